@@ -1,0 +1,56 @@
+"""Folders listed in an order that does not change."""
+
+import os
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from datamodules.errors import CorpusError
+from datamodules.media.suffixes import IMAGE_SUFFIXES
+
+T = TypeVar("T")
+
+
+def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
+    """The first `count` of `values`; all if that is None."""
+    return islice(values, count)
+
+
+def list_frames(folder: Path) -> tuple[tuple[str, ...], int]:
+    """(names of the images in `folder`, by name; their size together in bytes).
+
+    Raises:
+        CorpusError: the folder is missing or cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(
+                (entry.name, entry.stat().st_size)
+                for entry in entries
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+            )
+    except OSError as error:
+        raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error
+    return tuple(name for name, _ in found), sum(size for _, size in found)
+
+
+def walk(root: str, suffixes: Collection[str], below: str = "") -> Iterator[tuple[str, int]]:
+    """(path relative to `root`, size in bytes) of the files with one of `suffixes`, in any case; depth first, by name.
+
+    Hidden files and folders are left out; links are followed to files, not to folders.
+
+    Raises:
+        CorpusError: a folder cannot be listed.
+    """
+    try:
+        with os.scandir(os.path.join(root, below)) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise CorpusError(f"{os.path.join(root, below)} cannot be listed: {error.strerror}") from error
+    for entry in entries:
+        path = os.path.join(below, entry.name)
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(root, suffixes, path)
+        elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
+            yield path, entry.stat().st_size

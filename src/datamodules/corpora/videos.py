@@ -1,0 +1,64 @@
+"""A folder, or a list, of videos."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from datamodules.corpora.listing import limit, walk
+from datamodules.errors import ConfigError, CorpusError
+from datamodules.line.item import Item, check_split, key_from_path
+from datamodules.media.suffixes import VIDEO_SUFFIXES
+
+
+class Videos:
+    """The videos below a folder, by path; or those of a list, in its order.
+
+    Args:
+        root: the folder; paths of a list are relative to it, unless they are absolute.
+        video_list: a text file with a path a line; blank lines and lines that begin with `#` are skipped.
+        split: the split all of them belong to.
+        fps: frames per second to take; None: every frame.
+        max_items: at most this many videos; None: all.
+
+    Raises:
+        ConfigError: fps is not above 0.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        video_list: str | None = None,
+        split: str = "train",
+        fps: float | None = None,
+        max_items: int | None = None,
+    ) -> None:
+        if fps is not None and fps <= 0:
+            raise ConfigError(f"--data.fps {fps}: give a rate above 0, or leave it out for every frame")
+        self.root, self.video_list, self.split, self.fps, self.max_items = root, video_list, split, fps, max_items
+
+    def items(self) -> Iterator[Item]:
+        """The videos; keys are their paths without ending.
+
+        Raises:
+            CorpusError: the folder or the list is missing, or a listed video is.
+        """
+        check_split(self.split)
+        if not Path(self.root).is_dir():
+            raise CorpusError(f"--data.root {self.root} is no folder")
+        paths = self._listed() if self.video_list else walk(self.root, VIDEO_SUFFIXES)
+        for path, size in limit(paths, self.max_items):
+            key = key_from_path(os.path.splitext(path)[0].lstrip("/"))
+            yield Item(key=key, split=self.split, path=path, fps=self.fps, cost=size, meta={})
+
+    def _listed(self) -> Iterator[tuple[str, int]]:
+        try:
+            lines = Path(self.video_list or "").read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CorpusError(f"--data.video_list {self.video_list} cannot be read: {error}") from error
+        for number, line in enumerate(lines, 1):
+            path = line.strip()
+            if path and not path.startswith("#"):
+                try:
+                    yield path, os.stat(os.path.join(self.root, path)).st_size
+                except OSError as error:
+                    raise CorpusError(f"{self.video_list}, line {number}: {path}: {error.strerror}") from error

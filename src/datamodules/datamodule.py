@@ -1,0 +1,186 @@
+"""One DataModule for both ends: frames of a corpus for `predict`, batches of committed samples for training."""
+
+import math
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from datamodules.errors import ConfigError, RunError
+from datamodules.line.frames import FrameRequest
+from datamodules.line.item import Corpus
+from datamodules.line.loader import FrameLoader, die_with_parent
+from datamodules.line.rank import Rank
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.samples import SampleKind
+
+
+class FramesDataModule(LightningDataModule):
+    """Streams a corpus to an extractor; and loads what became of it for training.
+
+    Args:
+        corpus: what is to be preprocessed; not needed for training.
+        shards: the folder of a run (its `--output.dir`); not needed for preprocessing.
+        samples: the kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`.
+        num_workers: DataLoader workers of each rank; 0: none, the rank reads by itself.
+        batch_size: samples in a training batch, of each rank.
+        seed: of the order in which `train_dataloader` shuffles; each epoch has its own order.
+        train_split: the split of `train_dataloader`.
+        val_split: the split of `val_dataloader`.
+        test_split: the split of `test_dataloader`.
+        pin_memory: put batches into page-locked memory; None: where there is a GPU.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus | None = None,
+        shards: str | Path | None = None,
+        samples: SampleKind[Any] | None = None,
+        num_workers: int = 2,
+        batch_size: int = 16,
+        seed: int = 0,
+        train_split: str = "train",
+        val_split: str = "dev",
+        test_split: str = "test",
+        pin_memory: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if num_workers < 0 or batch_size < 1:
+            raise ConfigError(f"{num_workers = } must be 0 or more, and {batch_size = } 1 or more")
+        self.corpus, self.shards, self.samples = corpus, shards, samples
+        self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.rank: Rank | None = None  # set by the writer of a run before it starts
+
+    def setup(self, stage: str) -> None:
+        """Look that there is something to load.
+
+        Raises:
+            RunError: `shards` is no run, or has nothing committed of a split that `stage` needs.
+        """
+        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        for use in wanted:
+            if use == "train" or self._has(self.splits[use]) or stage != "fit":
+                self._committed(use)
+
+    def predict_dataloader(self) -> FrameLoader:
+        """Batches of frames, `datamodules.line.frames.Batch`, of the shards that this rank gets to lease.
+
+        Raises:
+            ConfigError: there is no corpus, or no run to lease from (see `preprocess.writer.ShardWriter`).
+        """
+        if self.corpus is None or self.rank is None:
+            raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
+        request: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[union-attr, assignment]
+        return FrameLoader(self.rank, self.corpus.root, request, self.num_workers, self.pin_memory)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Shuffled batches of the training split, every sample once an epoch over all ranks and workers."""
+        return self._dataloader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """Batches of the validation split in planned order; an empty list where the run has no such split."""
+        return self._dataloader("val", shuffle=False) if self._has(self.splits["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches of the test split in planned order."""
+        return self._dataloader("test", shuffle=False)
+
+    def _run(self) -> Run:
+        if self.shards is None:
+            raise ConfigError("training needs shards=…, the folder of a run")
+        return Run(self.shards)
+
+    def _kind(self) -> SampleKind[Any]:
+        if self.samples is None:
+            raise ConfigError("training needs samples=…, the kind of the samples in the shards")
+        return self.samples
+
+    def _has(self, split: str) -> bool:
+        return any(shard.split == split for shard in self._run().plan.shards)
+
+    def _committed(self, use: str) -> CommittedSamples:
+        run = self._run()
+        if not self._has(self.splits[use]):
+            there = sorted({shard.split for shard in run.plan.shards})
+            raise RunError(
+                f"{run.folder} has no split {self.splits[use]!r}; choose {use}_split from {', '.join(there)}"
+            )
+        return CommittedSamples(run, self.splits[use])
+
+    def _dataloader(self, use: str, shuffle: bool) -> DataLoader[dict[str, Any]]:
+        batches = SampleBatches(self._committed(use), self._kind())
+        return DataLoader(
+            batches,
+            batch_size=None,  # the sampler's elements are batches
+            sampler=EpochSampler(batches, self.batch_size, shuffle=shuffle, seed=self.seed),
+            num_workers=self.num_workers,
+            multiprocessing_context=multiprocessing.get_context("forkserver") if self.num_workers else None,
+            worker_init_fn=die_with_parent if self.num_workers else None,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.pin_memory,
+        )
+
+
+class SampleBatches(Dataset[dict[str, Any]]):
+    """Collated batches, by the list of their samples' indices."""
+
+    def __init__(self, committed: CommittedSamples, samples: SampleKind[Any]) -> None:
+        self._committed, self._samples = committed, samples
+
+    def __len__(self) -> int:
+        return len(self._committed)
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
+        return self._samples.collate([self._samples.decode(*self._committed[index]) for index in indices])
+
+
+class EpochSampler(DistributedSampler[list[int]]):
+    """Batches for one rank, such that over all ranks every sample comes exactly once an epoch.
+
+    torch's own sampler repeats samples, or drops some, until all ranks have equally many. Here the batches' sizes
+    differ by at most one instead, and all ranks get equally many batches, as DDP needs.
+
+    Args:
+        dataset: only its length is used.
+        batch_size: samples in a batch, at most; one more where a rank would otherwise be left with none.
+        shuffle: a new order each epoch, from `seed` and the epoch (`set_epoch`, which Lightning calls).
+        seed: the same on all ranks.
+
+    Raises:
+        ConfigError: there are fewer samples than ranks.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        super().__init__(
+            dataset,
+            num_replicas=None if distributed else 1,
+            rank=None if distributed else 0,
+            shuffle=shuffle,
+            seed=seed,
+        )
+        self._count = len(dataset)  # type: ignore[arg-type]
+        if self._count < self.num_replicas:
+            raise ConfigError(f"{self._count} samples cannot be shared by {self.num_replicas} ranks: use fewer")
+        self._steps = min(math.ceil(self._count / (batch_size * self.num_replicas)), self._count // self.num_replicas)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self._count)
+        if self.shuffle:
+            order = torch.randperm(self._count, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        num_batches = self._steps * self.num_replicas
+        for step in range(self._steps):
+            batch = step * self.num_replicas + self.rank
+            start, stop = (self._count * place // num_batches for place in (batch, batch + 1))
+            yield order[start:stop].tolist()

@@ -1,0 +1,47 @@
+"""Every error that Framemill raises on purpose.
+
+FramemillError
+├── ConfigError          an option or the installation is wrong; nothing was started     exit status 2
+├── CorpusError          the corpus cannot be listed as asked                            exit status 2
+├── RunError             the folder is no run, another run's, or damaged                 exit status 2
+├── EnvironmentFailure   disk, mount or device failed under the run; it can go on later  exit status 3
+└── ItemError            one item cannot be used; it becomes a failure row, the run goes on
+    ├── DecodeError      its frames cannot be read
+    └── ExtractError     the model cannot handle it
+"""
+
+
+class FramemillError(Exception):
+    """Base of all errors meant for the user: one line that says what is wrong, where, and what to do."""
+
+    exit_status = 2
+
+
+class ConfigError(FramemillError):
+    """An option or the installation is wrong; the message shows the value and what would be valid."""
+
+
+class CorpusError(FramemillError):
+    """The corpus cannot be listed as asked: a missing folder, a row without its frames, two items of one key."""
+
+
+class RunError(FramemillError):
+    """A folder is no run, belongs to a run with another fingerprint, or has nothing that was asked for."""
+
+
+class EnvironmentFailure(FramemillError):
+    """The surroundings failed (disk full, folder read-only, mount gone): no item is to blame, the run can go on."""
+
+    exit_status = 3
+
+
+class ItemError(FramemillError):
+    """One item cannot be used. The message is the reason kept in the shard's table."""
+
+
+class DecodeError(ItemError):
+    """An item's frames cannot be read."""
+
+
+class ExtractError(ItemError):
+    """The model cannot handle an item's frames."""

@@ -1,0 +1,313 @@
+"""Spool and commit: how results become a shard that is there whole, once, or not at all.
+
+Results of an open shard go to a spool, an append-only file whose entries bear checksums: it bounds memory, and whoever
+takes the shard over reads what it holds. When every planned row has a result, the shard is committed:
+
+1. tar and table are written under names of this attempt in `work/staging`, and fsynced;
+2. the record is *linked* into `records/`: this fails if it exists, so of several writers one wins. This is the commit;
+3. the staged files, which the record names, are renamed into place. Whoever finds a record without them does this.
+
+| table column   | type   | meaning                                                                       |
+|----------------|--------|-------------------------------------------------------------------------------|
+| key            | string | of the planned item                                                           |
+| status         | string | `ok`, or `failed`                                                             |
+| reason         | string | of the failure; null when ok                                                  |
+| reason_class   | string | `decode` or `extract`; null when ok                                           |
+| attempts       | int32  | how often the item was tried                                                  |
+| num_frames     | int64  | frames in the sample; 0 when failed                                           |
+| seconds        | double | reading and computing the item took                                           |
+| tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
+| tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
+"""
+
+import hashlib
+import io
+import json
+import os
+import struct
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.errors import RunError
+from datamodules.line.plan import Shard
+from datamodules.line.run import Record, Run, StagedFile
+
+TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        ("reason", pa.string()),
+        ("reason_class", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("num_frames", pa.int64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        ("tar_offset", pa.int64()),
+        ("tar_bytes", pa.int64()),
+    ]
+)
+
+_ENTRY = struct.Struct("<4sIII")  # magic, length of the header, length of the members, crc32 of both
+_MAGIC = b"FMS1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one planned item.
+
+    Attributes:
+        row: its place in the shard.
+        num_frames: frames in the sample; 0 when failed.
+        seconds: reading and computing took; never part of a tar.
+        reason: why it failed; None: it is a sample.
+        reason_class: `decode` or `extract`; None: it is a sample.
+        attempts: how often it was tried.
+    """
+
+    row: int
+    num_frames: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+    reason_class: str | None = None
+    attempts: int = 1
+
+
+class Spool:
+    """The results of one open shard, on disk.
+
+    Args:
+        folder: `work/spool` of the run.
+        shard: name of the shard. What other ranks have spooled for it, up to the first damaged entry, is taken over.
+        rank: who appends.
+    """
+
+    def __init__(self, folder: Path, shard: str, rank: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.results: dict[int, Result] = {}
+        self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
+        self._files: list[IO[bytes]] = []
+        for path in sorted(folder.glob(f"{shard}.*")):
+            with suppress(FileNotFoundError):  # committed meanwhile, by another
+                self._take_over(path)
+        self._own = open(folder / f"{shard}.{rank}", "a+b")
+        self._files.append(self._own)
+
+    def append(self, result: Result, members: Mapping[str, bytes]) -> None:
+        """Keep `result`, with the files of its sample by ending (none if it failed); the first of a row counts."""
+        if result.row in self.results:
+            return
+        sizes = [(ending, len(content)) for ending, content in members.items()]
+        header = json.dumps({"result": asdict(result), "members": sizes}).encode()
+        body = b"".join(members.values())
+        entry = _ENTRY.pack(_MAGIC, len(header), len(body), zlib.crc32(body, zlib.crc32(header)))
+        start = self._own.seek(0, os.SEEK_END) + _ENTRY.size + len(header)
+        self._own.write(entry + header + body)
+        self._own.flush()
+        self._keep(self._own, start, result, sizes)
+
+    def members(self, row: int) -> Iterator[tuple[str, bytes]]:
+        """(ending, content) of the files of a row's sample, in the order they were appended."""
+        file, offset, sizes = self._members[row]
+        for ending, size in sizes:
+            file.seek(offset)
+            yield ending, file.read(size)
+            offset += size
+
+    def sync(self) -> None:
+        """Make what was appended survive a crash of the machine."""
+        os.fsync(self._own.fileno())
+
+    def close(self) -> None:
+        """Close the files, which stay on disk for a successor."""
+        for file in self._files:
+            file.close()
+
+    def _keep(self, file: IO[bytes], offset: int, result: Result, sizes: list[tuple[str, int]]) -> None:
+        self.results[result.row] = result
+        self._members[result.row] = file, offset, sizes
+
+    def _take_over(self, path: Path) -> None:
+        file = open(path, "rb")
+        self._files.append(file)
+        while True:
+            raw = file.read(_ENTRY.size)
+            if len(raw) < _ENTRY.size:
+                return
+            magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
+            header = file.read(header_bytes)
+            start = file.tell()
+            body = file.read(body_bytes)
+            if magic != _MAGIC or zlib.crc32(body, zlib.crc32(header)) != checksum:
+                return
+            entry = json.loads(header)
+            if entry["result"]["row"] not in self.results:
+                self._keep(file, start, Result(**entry["result"]), [(e, n) for e, n in entry["members"]])
+
+
+def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> bool:
+    """Commit `shard` from `spool`, which has a result for each of its rows.
+
+    The tar's bytes depend on the samples alone: members in planned order, fixed headers.
+
+    Args:
+        run: the run.
+        shard: one of its planned shards.
+        spool: a result for every row.
+        rank: who commits.
+        seconds: since the lease.
+
+    Returns:
+        Whether this call made the record; False if another rank's was there, in which case nothing is left of this one.
+
+    Raises:
+        OSError: a step failed; the shard is not committed, or it is and only step 3 is to be finished.
+    """
+    attempt = f"{shard.name}.{rank}"
+    staging = run.work / "staging"
+    staging.mkdir(parents=True, exist_ok=True)
+    staged = [staging / f"{attempt}.{ending}" for ending in ("tar", "parquet", "json")]
+    try:
+        record = _stage(run, shard, spool, attempt, staged, rank, seconds)
+        won = _link(staged[2], run.record_path(shard.name))
+    except BaseException:
+        if not run.is_committed(shard.name):  # else the staged files may be the shard, and wait for step 3
+            _unlink(staged)
+        raise
+    if won:
+        settle(run, record)
+    _unlink(staged)
+    spool.close()
+    _unlink((run.work / "spool").glob(f"{shard.name}.*"))
+    return won
+
+
+def settle(run: Run, record: Record) -> None:
+    """Finish step 3 of a commit: rename the files that `record` names into place, where they are not yet."""
+    for file, ending in ((record.table, "parquet"), (record.tar, "tar")):
+        place = run.folder / file.name
+        place.parent.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):  # in place already
+            os.rename(run.work / "staging" / f"{record.attempt}.{ending}", place)
+            _sync_folder(place.parent)
+
+
+def settle_all(run: Run) -> None:
+    """`settle` whatever an interrupted commit left behind.
+
+    Raises:
+        RunError: a record names files that are neither staged nor in place.
+    """
+    for record in run.records():
+        places = [run.folder / record.tar.name, run.folder / record.table.name]
+        if not all(place.exists() for place in places):
+            settle(run, record)
+            for place in places:
+                if not place.exists():
+                    raise RunError(f"{place} is gone, though its shard was committed; run `preprocess verify`")
+
+
+def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:
+    tar, table, staged_record = staged
+    rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
+    failed = sum(row["status"] == "failed" for row in rows)
+    record = Record(
+        shard=shard.name,
+        attempt=attempt,
+        tar=tar_file,
+        table=_write_table(table, f"tables/{shard.name}.parquet", rows),
+        planned=len(rows),
+        committed=len(rows) - failed,
+        failed=failed,
+        num_frames=sum(row["num_frames"] for row in rows),
+        rank=rank,
+        seconds=round(seconds, 3),
+        fingerprint=run.fingerprint_digest,
+    )
+    with open(staged_record, "w") as file:
+        file.write(record.to_json())
+        file.flush()
+        os.fsync(file.fileno())
+    return record
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _link(staged: Path, record: Path) -> bool:
+    record.parent.mkdir(exist_ok=True)
+    try:
+        os.link(staged, record)
+    except FileExistsError:
+        return record.samefile(staged)  # a file server may answer a repeated request for a link that it made
+    _sync_folder(record.parent)
+    return True
+
+
+def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple[list[dict[str, Any]], StagedFile]:
+    rows = []
+    with open(path, "wb") as raw:
+        hashed = _HashingFile(raw)
+        with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=tarfile.RECORDSIZE) as tar:
+            for row, key in enumerate(keys):
+                result = spool.results[row]
+                start = tar.offset
+                for ending, content in spool.members(row):
+                    tar.addfile(_tar_header(f"{key}.{ending}", len(content)), io.BytesIO(content))
+                ok = result.reason is None
+                rows.append(
+                    {
+                        "key": key,
+                        "status": "ok" if ok else "failed",
+                        "reason": result.reason,
+                        "reason_class": result.reason_class,
+                        "attempts": result.attempts,
+                        "num_frames": result.num_frames,
+                        "seconds": result.seconds,
+                        "tar_offset": start if ok else None,
+                        "tar_bytes": tar.offset - start if ok else None,
+                    }
+                )
+        raw.flush()
+        os.fsync(raw.fileno())
+    return rows, StagedFile(name, hashed.sha256.hexdigest(), path.stat().st_size)
+
+
+def _tar_header(name: str, size: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and owner names empty, whoever writes
+    header.size, header.mode = size, 0o644
+    return header
+
+
+def _write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
+    pq.write_table(pa.Table.from_pylist(rows, TABLE_SCHEMA), path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        content = file.read()
+    return StagedFile(name, hashlib.sha256(content).hexdigest(), len(content))
+
+
+class _HashingFile(io.RawIOBase):
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._raw.write(data)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,217 @@
+"""Frames: what a DataLoader worker does. It takes tickets, opens each item once, and yields its frames in slices.
+
+A batch, one slice of one ticket, is a dict:
+
+| field     | type                          | meaning                                                             |
+|-----------|-------------------------------|---------------------------------------------------------------------|
+| shard     | int                           | number of the shard in the plan                                     |
+| rows      | list[int], B                  | for each frame, the row of its item in the shard                    |
+| frame_idx | list[int], B                  | for each frame, its place among the frames taken of its item        |
+| frames    | uint8 [B, 3, H, W], or a list of B times [3, H, W] where sizes differ; RGB                          |
+| results   | list of B: in place of `frames`, where the extractor works inside the workers                       |
+| ends      | list of `End`                 | the items that this slice completes, or that failed                 |
+
+Slices of one item come in order. A slice holds frames of several items only if these are single images.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from typing_extensions import NotRequired
+
+from datamodules.errors import DecodeError, ExtractError
+from datamodules.line.item import Item
+from datamodules.line.plan import Plan
+from datamodules.media.image import read_image
+from datamodules.media.video import Video
+
+
+class Ticket(NamedTuple):
+    """A piece of work for one worker: rows of one shard; several only if they are single images."""
+
+    shard: int
+    rows: tuple[int, ...]
+
+
+class End(TypedDict):
+    """That an item has no more frames.
+
+    `reason` (and its class, `decode` or `extract`) is None unless the item failed; `fps` is None for images; `size` is
+    (height, width) in px of the first frame, None if there was none.
+    """
+
+    row: int
+    num_frames: int
+    size: tuple[int, int] | None
+    fps: float | None
+    reason: str | None
+    reason_class: str | None
+    read_seconds: float
+    transform_seconds: float
+
+
+class Batch(TypedDict):
+    """One slice; see the module's table."""
+
+    shard: int
+    rows: list[int]
+    frame_idx: list[int]
+    ends: list[End]
+    frames: NotRequired[Tensor | list[Tensor]]
+    results: NotRequired[list[Any]]
+
+
+class FrameTransform(Protocol):
+    """An extractor that runs on the CPU, inside the workers; made and used in one process."""
+
+    def start(self, item: Item) -> None:
+        """The frames of `item` follow: forget the ones before."""
+        ...
+
+    def __call__(self, frame: Tensor) -> Any:
+        """The result of one frame, uint8 [3, H, W]; whatever can be sent to another process.
+
+        Raises:
+            ExtractError: this frame cannot be handled; its item fails.
+        """
+        ...
+
+
+class FrameRequest(NamedTuple):
+    """What an extractor wants of the frames; slices are its micro-batches, so both fields change results.
+
+    Attributes:
+        slice_frames: frames in a batch, at most; single images are put together up to this many.
+        transform: makes the extractor's `FrameTransform` in each worker; None: it wants the frames themselves.
+    """
+
+    slice_frames: int = 32
+    transform: Callable[[], FrameTransform] | None = None
+
+
+class TicketQueue(Protocol):
+    """Where workers take tickets from; None says that no more will come."""
+
+    def get(self) -> Ticket | None:
+        """Wait for the next ticket."""
+        ...
+
+
+class FrameStream(IterableDataset[Batch]):
+    """The slices of the tickets that this worker takes.
+
+    Args:
+        plan: path of the plan, opened here and in each worker anew.
+        root: folder that items' paths are relative to.
+        tickets: shared by the workers of one rank.
+        request: see `FrameRequest`.
+    """
+
+    def __init__(self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest) -> None:
+        self._plan, self._root, self._tickets, self._request = plan, root, tickets, request
+
+    def __iter__(self) -> Iterator[Batch]:
+        plan = Plan(self._plan)
+        transform = self._request.transform() if self._request.transform else None
+        while (ticket := self._tickets.get()) is not None:
+            yield from _slices(plan, self._root, ticket, self._request.slice_frames, transform)
+
+
+def _slices(
+    plan: Plan, root: str, ticket: Ticket, slice_frames: int, transform: FrameTransform | None
+) -> Iterator[Batch]:
+    current = _Slice(ticket.shard, transform)
+    for row in ticket.rows:
+        item = plan.item(ticket.shard, row)
+        end = End(
+            row=row,
+            num_frames=0,
+            size=None,
+            fps=None,
+            reason=None,
+            reason_class=None,
+            read_seconds=0.0,
+            transform_seconds=0.0,
+        )
+        try:
+            if transform:
+                transform.start(item)
+            for frame in _timed(_read(item, root, end), end):
+                if len(current) == slice_frames:
+                    yield current.batch()
+                    current = _Slice(ticket.shard, transform)
+                current.add(frame, end)
+            if end["num_frames"] == 0:
+                raise DecodeError(f"{item.path} has no frames")
+        except DecodeError as error:
+            end["reason"], end["reason_class"] = str(error), "decode"
+        except ExtractError as error:
+            end["reason"], end["reason_class"] = str(error), "extract"
+        current.ends.append(end)
+    yield current.batch()
+
+
+class _Slice:
+    """The slice being filled."""
+
+    def __init__(self, shard: int, transform: FrameTransform | None) -> None:
+        self._shard, self._transform = shard, transform
+        self._rows: list[int] = []
+        self._frame_idx: list[int] = []
+        self._content: list[Any] = []
+        self.ends: list[End] = []
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def add(self, frame: Tensor, end: End) -> None:
+        if end["size"] is None:
+            end["size"] = (frame.shape[1], frame.shape[2])
+        if self._transform:
+            started = time.perf_counter()
+            self._content.append(self._transform(frame))
+            end["transform_seconds"] += time.perf_counter() - started
+        else:
+            self._content.append(frame)
+        self._rows.append(end["row"])
+        self._frame_idx.append(end["num_frames"])
+        end["num_frames"] += 1
+
+    def batch(self) -> Batch:
+        batch = Batch(shard=self._shard, rows=self._rows, frame_idx=self._frame_idx, ends=self.ends)
+        if self._transform:
+            batch["results"] = self._content
+        elif self._content and all(frame.shape == self._content[0].shape for frame in self._content):
+            batch["frames"] = torch.stack(self._content)
+        else:
+            batch["frames"] = self._content
+        return batch
+
+
+def _read(item: Item, root: str, end: End) -> Iterator[Tensor]:
+    path = Path(os.path.join(root, item.path))
+    if item.frames:
+        if not path.is_dir():
+            raise DecodeError(f"the folder {item.path} is missing")
+        for name in item.frames:
+            yield read_image(path / name)
+    else:
+        with Video(path, item.fps) as video:
+            end["fps"] = round(video.fps, 6)
+            yield from video.frames()
+
+
+def _timed(frames: Iterator[Tensor], end: End) -> Iterator[Tensor]:
+    while True:
+        started = time.perf_counter()
+        frame = next(frames, None)
+        end["read_seconds"] += time.perf_counter() - started
+        if frame is None:
+            return
+        yield frame

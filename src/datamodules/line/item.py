@@ -1,0 +1,83 @@
+"""An item: one video, frame sequence or image that becomes one sample, or one failure.
+
+| field  | type             | meaning                                                                        |
+|--------|------------------|--------------------------------------------------------------------------------|
+| key    | str              | unique in the run, legal as WebDataset key and as file name: `key_from_path`   |
+| split  | str              | letters, digits, underscores                                                   |
+| path   | str              | folder of the frames, or the video; relative to the corpus root, or absolute   |
+| frames | tuple[str, ...]  | file names in that folder, in order; empty: `path` is a video                  |
+| fps    | float or None    | frames per second to take from a video; None: every frame                      |
+| cost   | int, bytes       | size on disk, by which shards are balanced                                     |
+| meta   | JSON-able dict   | what the corpus knows of it: glosses, transcript, prompt                       |
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Protocol
+
+from datamodules.errors import CorpusError
+
+_MAX_NAME_BYTES = 200  # ext4, XFS, NTFS and APFS allow 255 per name; the rest is for endings that exports add
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One unit of work; the fields are those of the table above."""
+
+    key: str
+    split: str
+    path: str
+    frames: tuple[str, ...] = ()
+    fps: float | None = None
+    cost: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Corpus(Protocol):
+    """Lists items; opens no file. Its constructor arguments are part of the run's fingerprint."""
+
+    root: str
+
+    def items(self) -> Iterator[Item]:
+        """All items, in an order and with keys that do not change from one listing to the next.
+
+        Raises:
+            CorpusError: the corpus is not as described.
+        """
+        ...
+
+
+def key_from_path(path: str | PurePosixPath) -> str:
+    """The key of a file or folder, from its path relative to the corpus root, given without its ending.
+
+    WebDataset ends a key at the first dot of the base name and lower-cases what follows, so dots, and with them
+    everything that is no letter, digit, dash or underscore, are percent-encoded: `a.v1/ü x` becomes `a%2Ev1/ü%20x`.
+
+    Raises:
+        CorpusError: a part of the path is empty, `..`, or longer than 200 bytes once encoded.
+    """
+    parts = str(path).split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise CorpusError(f"no key can be made of the path {str(path)!r}: it has an empty, '.' or '..' part")
+    encoded = [re.sub(r"[^\w-]", _percent_encoded, part) for part in parts]
+    for part in encoded:
+        if len(part.encode()) > _MAX_NAME_BYTES:
+            raise CorpusError(f"no key can be made of {str(path)!r}: {part!r} is longer than {_MAX_NAME_BYTES} bytes")
+    return "/".join(encoded)
+
+
+def check_split(split: str) -> str:
+    """`split`, if it can be part of a shard's name.
+
+    Raises:
+        CorpusError: it has anything but letters, digits and underscores.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", split):
+        raise CorpusError(f"{split!r} cannot name a split: use letters, digits and underscores")
+    return split
+
+
+def _percent_encoded(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())

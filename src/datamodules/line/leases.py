@@ -1,0 +1,193 @@
+"""Leases: who works on what, told by files alone, so that ranks may be unequal, vanish, and join at any time.
+
+A rank has one file, `ranks/{rank}`; a claim on the shard `name` is a hard link to it, `leases/{name}.{generation}`.
+Linking fails if the name exists, so a claim has one winner; and because all links share one modification time, touching
+the rank's file is the heartbeat of every claim it holds. Taking a claim over means creating the next generation.
+
+Claims only save work, they decide nothing: two ranks on one shard waste time and no more (see `commit.py`).
+"""
+
+import json
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from datamodules.errors import EnvironmentFailure
+
+
+@dataclass(frozen=True)
+class RankIdentity:
+    """What a rank's file says: enough for a rank of the same machine to see that its process is gone.
+
+    Attributes:
+        rank: unique name, `{host}-{pid}-{random}`.
+        machine: changes with the host, its boot and the process-id namespace (containers).
+        pid: process id on that machine.
+        started: when that process started, seconds since the epoch; process ids are reused.
+    """
+
+    rank: str
+    machine: str
+    pid: int
+    started: float
+
+    @classmethod
+    def of_this_process(cls) -> "RankIdentity":
+        """A new identity; a process that asks twice is two ranks."""
+        pid = os.getpid()
+        rank = f"{socket.gethostname().partition('.')[0]}-{pid}-{os.urandom(3).hex()}"
+        return cls(rank, _machine(), pid, psutil.Process(pid).create_time())
+
+    def has_died(self) -> bool:
+        """Whether its process is known to be gone; False where this machine cannot know."""
+        if self.machine != _machine():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - self.started) > 1
+        except psutil.NoSuchProcess:
+            return True
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim file, as found.
+
+    Attributes:
+        name: what is claimed.
+        generation: 0, and one more each time it was taken over or doubled.
+        holder: the rank that holds it; None if its file cannot be read.
+        dead: the holder's process is gone, or its heartbeat stands still.
+    """
+
+    name: str
+    generation: int
+    holder: RankIdentity | None
+    dead: bool
+
+
+class Leases:
+    """This process's claims in the folder `folder`, and its view of the others'.
+
+    Args:
+        folder: `work/` of the run; `ranks/` and `leases/` are made in it.
+        stale_seconds: a heartbeat that stands still this long, by this process's clock, is a dead rank's. File servers
+            cache modification times for some seconds (NFS: up to 60).
+        clock: seconds, monotonic.
+
+    Raises:
+        EnvironmentFailure: the folder is not writable, or its file system has no hard links.
+    """
+
+    def __init__(self, folder: Path, stale_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.identity = RankIdentity.of_this_process()
+        self._stale_seconds = stale_seconds
+        self._clock = clock
+        self._ranks, self._claims = folder / "ranks", folder / "leases"
+        self._last_beat: dict[str, tuple[int, float]] = {}  # rank: its file's mtime in ns, when we first saw that
+        self._held: dict[str, int] = {}
+        try:
+            self._ranks.mkdir(parents=True, exist_ok=True)
+            self._claims.mkdir(parents=True, exist_ok=True)
+            self._file = self._ranks / self.identity.rank
+            self._file.write_text(json.dumps(asdict(self.identity)))
+        except OSError as error:
+            raise EnvironmentFailure(f"the output folder cannot be written to: {error}") from error
+        self.random = random.Random(self.identity.rank)
+
+    def beat(self) -> None:
+        """Show that this rank lives; call it several times within `stale_seconds`."""
+        os.utime(self._file)
+
+    @contextmanager
+    def beating(self, seconds: float = 2.0) -> Iterator[None]:
+        """Beat every `seconds` from a thread while the block runs."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(seconds):
+                self.beat()
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def claim(self, name: str, generation: int = 0) -> bool:
+        """Try to become the holder of `name` in `generation`; False if another rank was faster."""
+        try:
+            os.link(self._file, self._path(name, generation))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"cannot create a hard link in {self._claims}: {error}; runs need a file system that has them"
+            ) from error
+        self._held[name] = generation
+        return True
+
+    def release(self, name: str) -> None:
+        """Give up `name`; a claim that is no longer there is no error."""
+        self._path(name, self._held.pop(name)).unlink(missing_ok=True)
+
+    def clear(self, name: str) -> None:
+        """Remove every claim on `name`, which is done."""
+        self._held.pop(name, None)
+        for path in self._claims.glob(f"{name}.*"):
+            path.unlink(missing_ok=True)
+
+    def claimed(self) -> set[str]:
+        """Everything that has a claim, dead or alive: one listing."""
+        return {path.name.rpartition(".")[0] for path in self._claims.iterdir()}
+
+    def survey(self) -> dict[str, list[Claim]]:
+        """Every claim there is, by name, in order of generation; reads each."""
+        claims: dict[str, list[Claim]] = {}
+        for path in sorted(self._claims.iterdir()):
+            name, _, generation = path.name.rpartition(".")
+            holder, dead = self._holder(path)
+            claims.setdefault(name, []).append(Claim(name, int(generation), holder, dead))
+        return claims
+
+    def close(self) -> None:
+        """Give up everything held, and be no rank any more."""
+        for name in list(self._held):
+            self.release(name)
+        self._file.unlink(missing_ok=True)
+
+    def _path(self, name: str, generation: int) -> Path:
+        return self._claims / f"{name}.{generation:06d}"
+
+    def _holder(self, path: Path) -> tuple[RankIdentity | None, bool]:
+        try:
+            modified = path.stat().st_mtime_ns
+            identity = RankIdentity(**json.loads(path.read_text()))
+        except FileNotFoundError:  # released between listing and reading
+            return None, True
+        except (ValueError, TypeError):  # written by a rank that was killed within its very first write
+            return None, True
+        now = self._clock()
+        seen, since = self._last_beat.get(identity.rank, (None, now))
+        if seen != modified:
+            since = now
+            self._last_beat[identity.rank] = modified, since
+        return identity, identity.has_died() or now - since > self._stale_seconds
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()

@@ -1,0 +1,281 @@
+"""The plan: which items there are and in which shard each lies, written once, the same for every rank.
+
+One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads its
+footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
+`fingerprint` (JSON), so a plan and what it was made for appear together or not at all, and `listing`, the sha256 of
+what the corpus listed.
+
+| column | type         | see `item.py` |
+|--------|--------------|---------------|
+| key    | string       |               |
+| split  | string       | constant within a shard |
+| path   | string       |               |
+| frames | list<string> |               |
+| fps    | double       | null: every frame |
+| cost   | int64        | bytes         |
+| meta   | string       | JSON          |
+"""
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datamodules.errors import ConfigError, CorpusError, RunError
+from datamodules.line.item import Item, check_split
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("path", pa.string()),
+        ("frames", pa.list_(pa.string())),
+        ("fps", pa.float64()),
+        ("cost", pa.int64()),
+        ("meta", pa.string()),
+    ]
+)
+_CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """How many items go into one shard. The smallest of the three limits holds, and never less than one item.
+
+    Args:
+        max_items: at most this many items.
+        max_bytes: at most this much input (`Item.cost`), unless one item alone is more.
+        min_shards: split every corpus into at least this many shards where it has that many items, so that there are
+            many more shards than ranks: that is the load balancing.
+    """
+
+    max_items: int = 1000
+    max_bytes: int = 1 << 30
+    min_shards: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("max_items", "max_bytes", "min_shards"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"shard size {name} = {getattr(self, name)}: it must be 1 or more")
+
+    def limits(self, num_items: int, cost: int) -> tuple[int, int]:
+        """(items, bytes) that a shard of a split with `num_items` items of together `cost` bytes may hold."""
+        per_shard = -(-num_items // self.min_shards)
+        return min(self.max_items, per_shard), min(self.max_bytes, -(-cost // self.min_shards) * 2)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard as planned.
+
+    Attributes:
+        number: its place in the plan, from 0, over all splits.
+        split: its split.
+        index: its place within the split, from 0.
+        num_items: rows.
+        num_frames: frames that the listing knows of: of image sequences, 0 for videos.
+        cost: bytes of input.
+    """
+
+    number: int
+    split: str
+    index: int
+    num_items: int
+    num_frames: int
+    cost: int
+
+    @property
+    def name(self) -> str:
+        """`{split}-{index:06d}`: the tar, the table and the record bear it."""
+        return f"{self.split}-{self.index:06d}"
+
+
+class Plan:
+    """A written plan, opened for reading.
+
+    Args:
+        path: the `plan.arrow` of a run.
+
+    Raises:
+        RunError: there is no such file, or it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{path} is no plan, or damaged: {error}") from error
+        metadata = self._file.schema.metadata or {}
+        if b"fingerprint" not in metadata:
+            raise RunError(f"{path} is no plan: it bears no fingerprint")
+        self.fingerprint: dict[str, Any] = json.loads(metadata[b"fingerprint"])
+        self.listing = metadata[b"listing"].decode()
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """Every planned shard, by number."""
+        shards: list[Shard] = []
+        for number in range(self._file.num_record_batches):
+            batch = self._file.get_batch(number)
+            split = batch["split"][0].as_py()
+            index = shards[-1].index + 1 if shards and shards[-1].split == split else 0
+            num_frames = len(batch["frames"].flatten())
+            shards.append(Shard(number, split, index, batch.num_rows, num_frames, pc.sum(batch["cost"]).as_py()))
+        return shards
+
+    @property
+    def num_items(self) -> int:
+        """Planned items over all splits."""
+        return sum(shard.num_items for shard in self.shards)
+
+    def keys(self, number: int) -> list[str]:
+        """The keys of shard `number`, in order."""
+        keys: list[str] = self._file.get_batch(number)["key"].to_pylist()
+        return keys
+
+    def items(self, number: int) -> list[Item]:
+        """The items of shard `number`, in order."""
+        return [_item(row) for row in self._file.get_batch(number).to_pylist()]
+
+    def item(self, number: int, row: int) -> Item:
+        """The item in row `row` of shard `number`."""
+        return _item(self._file.get_batch(number).slice(row, 1).to_pylist()[0])
+
+
+def _item(row: dict[str, Any]) -> Item:
+    return Item(**{**row, "frames": tuple(row["frames"]), "meta": json.loads(row["meta"])})
+
+
+def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[str, Any], size: ShardSize) -> None:
+    """Lay `items` out over shards and write the plan to `destination`, which appears whole or not at all.
+
+    Streams: holds one shard, and 8 bytes per item to find keys that occur twice.
+
+    Raises:
+        CorpusError: there are no items, or two have one key (both paths are named).
+        FileExistsError: another process was faster; its plan stands.
+    """
+    scratch = destination.with_name(f".{destination.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    scratch.mkdir(parents=True)
+    try:
+        listing = _Listing(scratch)
+        listing.fill(items)
+        metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing.digest}
+        written = scratch / "plan"
+        with pa.OSFile(str(written), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
+            for rows in listing.shards(size):
+                writer.write_batch(rows)
+        with open(written, "rb") as file:
+            os.fsync(file.fileno())
+        os.link(written, destination)
+    finally:
+        for path in scratch.iterdir():
+            path.unlink()
+        scratch.rmdir()
+
+
+class _Listing:
+    """The items of one listing, each split in a file of its own until all are known and shards can be sized."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._counts: dict[str, tuple[int, int]] = {}  # split: items, bytes; in the order of first appearance
+        self._key_hashes = array("Q")
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """sha256 over what was listed, in order: two listings with equal digests give equal plans."""
+        return self._sha256.hexdigest()
+
+    def fill(self, items: Iterable[Item]) -> None:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        with ExitStack() as stack:
+            writers: dict[str, Any] = {}
+
+            def flush(split: str) -> None:
+                if split not in writers:
+                    sink = stack.enter_context(pa.OSFile(str(self._folder / check_split(split)), "wb"))
+                    writers[split] = stack.enter_context(pa.ipc.new_stream(sink, SCHEMA))
+                writers[split].write_batch(pa.RecordBatch.from_pylist(rows[split], schema=SCHEMA))
+                rows[split] = []
+
+            for item in items:
+                count, cost = self._counts.get(item.split, (0, 0))
+                self._counts[item.split] = count + 1, cost + item.cost
+                row = self._row(item)
+                rows.setdefault(item.split, []).append(row)
+                if len(rows[item.split]) == _CHUNK_ROWS:
+                    flush(item.split)
+            for split in list(rows):
+                flush(split)
+        if not self._counts:
+            raise CorpusError("the corpus lists no items: check its root, its splits and its pattern")
+        self._refuse_duplicate_keys()
+
+    def _row(self, item: Item) -> dict[str, Any]:
+        meta = json.dumps(item.meta, sort_keys=True, ensure_ascii=False)
+        self._sha256.update(repr((item.key, item.split, item.path, item.frames, item.fps, item.cost, meta)).encode())
+        self._key_hashes.append(_hash64(item.key))
+        return {
+            "key": item.key,
+            "split": item.split,
+            "path": item.path,
+            "frames": list(item.frames),
+            "fps": item.fps,
+            "cost": item.cost,
+            "meta": meta,
+        }
+
+    def _chunks(self, split: str) -> Iterator[Any]:
+        with pa.memory_map(str(self._folder / split)) as source, pa.ipc.open_stream(source) as reader:
+            yield from reader
+
+    def _refuse_duplicate_keys(self) -> None:
+        hashes = np.sort(np.frombuffer(self._key_hashes, dtype=np.uint64))
+        suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        seen: dict[str, str] = {}
+        for split in self._counts if suspects else ():
+            for chunk in self._chunks(split):
+                for key, path in zip(chunk["key"].to_pylist(), chunk["path"].to_pylist(), strict=True):
+                    if _hash64(key) in suspects:
+                        if key in seen:
+                            raise CorpusError(
+                                f"two items have the key {key!r}: {seen[key]!r} and {path!r}; rename or leave out one"
+                            )
+                        seen[key] = path
+
+    def shards(self, size: ShardSize) -> Iterator[Any]:
+        """One record batch for each shard."""
+        for split, (num_items, cost) in self._counts.items():
+            max_items, max_bytes = size.limits(num_items, cost)
+            pending: list[Any] = []
+            rows, filled = 0, 0
+            for chunk in self._chunks(split):
+                start = 0
+                for row, item_cost in enumerate(chunk["cost"].to_pylist()):
+                    if rows and (rows == max_items or filled + item_cost > max_bytes):
+                        yield _concat([*pending, chunk[start:row]])
+                        pending, start, rows, filled = [], row, 0, 0
+                    rows, filled = rows + 1, filled + item_cost
+                pending.append(chunk[start:])
+            yield _concat(pending)
+
+
+def _concat(batches: list[Any]) -> Any:
+    return pa.Table.from_batches(batches, SCHEMA).combine_chunks().to_batches()[0]
+
+
+def _hash64(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")

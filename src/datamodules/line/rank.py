@@ -1,0 +1,295 @@
+"""A rank: one process's part in a run. It leases shards one after another, spools their results, and commits them.
+
+Each rank tells what it is doing in `work/ranks/{rank}.json`, replaced every two seconds, from which any process can
+draw the state of the whole run (`Activity`).
+"""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import ConfigError, EnvironmentFailure
+from datamodules.line.commit import Result, Spool, commit, settle_all
+from datamodules.line.item import Item
+from datamodules.line.leases import Claim, Leases
+from datamodules.line.plan import Shard
+from datamodules.line.run import Run
+
+_BEAT_SECONDS = 2.0
+_SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
+_DOUBLE_AFTER_SECONDS = 5.0  # younger leases are not doubled: too little is known of their speed
+
+
+@dataclass
+class Activity:
+    """What one rank is doing, as other processes see it.
+
+    Attributes:
+        rank: its name.
+        host: where it runs.
+        updated: seconds since the epoch.
+        started: seconds since the epoch.
+        items: items finished since it started, failures included.
+        failed: failures among them.
+        frames: frames of the finished items.
+        seconds: where its time went, by phase: `read` and `transform` in the workers (summed over them), `wait` for a
+            worker, `compute`, `write`.
+        workers: DataLoader workers.
+        shards: for each open shard, [rows done, rows in all, seconds since the lease].
+        machine: CPU, memory, disk and GPU figures; see `preprocess.status`.
+    """
+
+    rank: str
+    host: str
+    started: float
+    updated: float = 0.0
+    items: int = 0
+    failed: int = 0
+    frames: int = 0
+    workers: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add `seconds` to `phase`."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+
+class OpenShard:
+    """A shard that this rank has leased: its items, and the results so far."""
+
+    def __init__(self, run: Run, shard: Shard, rank: str) -> None:
+        self.shard = shard
+        self.items: list[Item] = run.plan.items(shard.number)
+        self.spool = Spool(run.work / "spool", shard.name, rank)
+        self.since = time.monotonic()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row has a result."""
+        return len(self.spool.results) == len(self.items)
+
+    @property
+    def missing(self) -> list[int]:
+        """Rows without a result, ascending."""
+        return [row for row in range(len(self.items)) if row not in self.spool.results]
+
+
+class Rank:
+    """This process's part in `run`: a context manager that beats while it is open.
+
+    Args:
+        run: the run.
+        only: (i, n): lease only shards whose number is i modulo n. For people who split by hand; the plan is the same.
+        stale_seconds: see `Leases`.
+        position: where in the plan to begin, 0 to 1: ranks that begin apart seldom want the same shard.
+    """
+
+    def __init__(
+        self, run: Run, only: tuple[int, int] | None = None, stale_seconds: float = 60.0, position: float = 0.0
+    ) -> None:
+        if only and not 0 <= only[0] < only[1]:
+            raise ConfigError(f"only = {only[0]}/{only[1]}: give i/n with 0 <= i < n")
+        self.run = run
+        self.leases = Leases(run.work, stale_seconds)
+        self.name = self.leases.identity.rank
+        self.activity = Activity(self.name, os.uname().nodename, time.time())
+        self.open: dict[int, OpenShard] = {}
+        self.num_committed = 0
+        self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
+        self._todo: list[Shard] = []
+        self._position = position
+        self._pace: list[float] = []  # seconds per row of the shards this rank has committed
+        self._failure: OSError | None = None
+        self._closing = threading.Event()
+        self._last_sync = time.monotonic()
+
+    def __enter__(self) -> "Rank":
+        settle_all(self.run)
+        self._survey()
+        self._rotate(int(self._position * len(self._todo)))
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        for opened in self.open.values():
+            opened.spool.close()
+        self.leases.close()
+        self._activity_path.unlink(missing_ok=True)
+
+    def lease(self) -> OpenShard | None:
+        """The next shard to work on; None if there is none now (others hold them, or all is done: `finished`)."""
+        while self._todo or self._survey():
+            shard = self._todo.pop(0)
+            if not self.leases.claim(shard.name):
+                self._survey()
+                if self._todo:
+                    self._rotate(self.leases.random.randrange(len(self._todo)))
+                continue
+            if opened := self._open(shard):
+                return opened
+        return self._lease_from_others()
+
+    def add(self, number: int, result: Result, members: Mapping[str, bytes]) -> None:
+        """Spool the result of a row of open shard `number`; commits the shard when it was the last one missing.
+
+        Raises:
+            EnvironmentFailure: the output folder cannot be written to.
+        """
+        opened = self.open.get(number)
+        if opened is None or result.row in opened.spool.results:
+            return
+        started = time.monotonic()
+        self._check()
+        try:
+            opened.spool.append(result, members)
+            if started - self._last_sync > _SYNC_SECONDS:
+                self.sync()
+            self.activity.items += 1
+            self.activity.failed += result.reason is not None
+            self.activity.frames += result.num_frames
+            if opened.is_complete:
+                self._commit(opened)
+        except OSError as error:
+            raise self._no_output(error) from error
+        finally:
+            self.activity.spend("write", time.monotonic() - started)
+
+    def sync(self) -> None:
+        """Make all that was spooled survive a crash of the machine."""
+        for opened in self.open.values():
+            opened.spool.sync()
+        self._last_sync = time.monotonic()
+
+    def abandon_committed(self) -> None:
+        """Drop open shards that another rank has committed meanwhile."""
+        for number, opened in list(self.open.items()):
+            if self.run.is_committed(opened.shard.name):
+                del self.open[number]
+                opened.spool.close()
+                self.leases.clear(opened.shard.name)
+
+    def finished(self) -> bool:
+        """Whether every shard that this rank may lease is committed."""
+        committed = self.run.committed()
+        return all(shard.name in committed for shard in self._mine)
+
+    def _open(self, shard: Shard) -> OpenShard | None:
+        if self.run.is_committed(shard.name):  # between the survey and the claim
+            self.leases.clear(shard.name)
+            return None
+        opened = OpenShard(self.run, shard, self.name)
+        self.open[shard.number] = opened
+        if opened.is_complete:  # its holder died just before the commit
+            self._commit(opened)
+            return None
+        return opened
+
+    def _commit(self, opened: OpenShard) -> None:
+        seconds = time.monotonic() - opened.since
+        commit(self.run, opened.shard, opened.spool, self.name, seconds)
+        self._pace.append(seconds / len(opened.items))
+        self.num_committed += 1
+        del self.open[opened.shard.number]
+        self.leases.clear(opened.shard.name)
+
+    def _survey(self) -> bool:
+        """List anew what is neither committed nor claimed; whether there is any."""
+        claimed = self.leases.claimed()
+        committed = self.run.committed()  # after the claims, which are removed after the commit
+        self._todo = [s for s in self._mine if s.name not in committed and s.name not in claimed]
+        return bool(self._todo)
+
+    def _rotate(self, places: int) -> None:
+        self._todo = self._todo[places:] + self._todo[:places]
+
+    def _lease_from_others(self) -> OpenShard | None:
+        """Take over a dead rank's shard; or double the slowest open one, if this rank would finish it first."""
+        claims = self.leases.survey()
+        committed = self.run.committed()
+        held = [
+            (shard, claims[shard.name])
+            for shard in self._mine
+            if shard.name in claims and shard.name not in committed and shard.number not in self.open
+        ]
+        for shard, holders in held:
+            if all(claim.dead for claim in holders) and self.leases.claim(shard.name, holders[-1].generation + 1):
+                return self._open(shard)
+        for shard, holders in sorted(held, key=lambda h: -self._seconds_left(h[1])):
+            alive = [claim for claim in holders if not claim.dead]
+            mine = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else float("inf")
+            slow = not self.open and self._seconds_left(alive) > max(2 * mine, _DOUBLE_AFTER_SECONDS)
+            if len(alive) == 1 and slow and self.leases.claim(shard.name, holders[-1].generation + 1):
+                return self._open(shard)
+        return None
+
+    def _seconds_left(self, holders: list[Claim]) -> float:
+        """How long the fastest of `holders` will still need, by what it tells of itself."""
+        left = []
+        for claim in holders:
+            activity = read_activity(self.run.work / "ranks" / f"{claim.holder.rank}.json") if claim.holder else None
+            if not claim.dead and activity and claim.name in activity.shards:
+                done, total, seconds = activity.shards[claim.name]
+                seconds += max(0.0, time.time() - activity.updated)
+                left.append(seconds * (total - done) / max(done, 0.5) if seconds > _DOUBLE_AFTER_SECONDS else 0.0)
+        return min(left, default=0.0)
+
+    @property
+    def _activity_path(self) -> Path:
+        return self.run.work / "ranks" / f"{self.name}.json"
+
+    def _beat(self) -> None:
+        while True:
+            try:
+                self.leases.beat()
+                self.publish()
+            except OSError as error:
+                self._failure = error
+            if self._closing.wait(_BEAT_SECONDS):
+                return
+
+    def publish(self) -> None:
+        """Write this rank's activity for others to see."""
+        now = time.monotonic()
+        self.activity.updated = time.time()
+        self.activity.shards = {
+            o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
+            for o in list(self.open.values())
+        }
+        partial = self._activity_path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self.activity)))
+        os.replace(partial, self._activity_path)
+
+    def _check(self) -> None:
+        if self._failure:
+            raise self._no_output(self._failure)
+
+    def _no_output(self, error: OSError) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"the output folder {self.run.folder} cannot be written to: {error.strerror or error}. "
+            f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe; "
+            "mend it and run the same command again"
+        )
+
+
+def read_activity(path: Path) -> Activity | None:
+    """What the rank whose file is `path` tells; None if there is no such file, or none that can be read."""
+    with suppress(OSError, ValueError, TypeError):
+        return Activity(**json.loads(path.read_text()))
+    return None
+
+
+def sweep(run: Run) -> None:
+    """Remove `work/` of a run whose every shard is committed."""
+    shutil.rmtree(run.work, ignore_errors=True)

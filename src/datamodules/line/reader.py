@@ -1,0 +1,101 @@
+"""Committed samples, read back by random access: the tables say where in the tars each one lies."""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from datamodules.errors import RunError
+from datamodules.line.run import Run
+
+
+class CommittedSamples:
+    """The committed samples of a run, in planned order; failed items are not among them.
+
+    Holds 20 bytes a sample, and opens at most 64 tars at once. Can be sent to other processes.
+
+    Args:
+        run: the run; shards committed later are not seen.
+        split: only this split; None: all.
+
+    Raises:
+        RunError: nothing is committed (of that split); the message names the splits there are.
+    """
+
+    def __init__(self, run: Run, split: str | None = None) -> None:
+        shards = run.plan.shards
+        splits = sorted({shard.split for shard in shards})
+        if split is not None and split not in splits:
+            raise RunError(f"{run.folder} has no split {split!r}; it has {', '.join(splits)}")
+        committed = run.committed()
+        tables = []
+        self._tars: list[Path] = []
+        for shard in shards:
+            if shard.name in committed and split in (None, shard.split):
+                table = pq.read_table(
+                    run.folder / "tables" / f"{shard.name}.parquet",
+                    columns=["tar_offset", "tar_bytes"],
+                    filters=[("status", "=", "ok")],
+                )
+                tables.append((len(self._tars), table))
+                self._tars.append(run.folder / f"{shard.name}.tar")
+        counts = [table.num_rows for _, table in tables]
+        if not sum(counts):
+            raise RunError(
+                f"nothing is committed in {run.folder}" + (f" of split {split!r}" if split else "") + ": run it first"
+            )
+        self._tar = np.repeat(np.arange(len(tables), dtype=np.int32), counts)
+        self._offset, self._bytes = (
+            np.concatenate([table[name].to_numpy() for _, table in tables]) for name in ("tar_offset", "tar_bytes")
+        )
+
+    def __len__(self) -> int:
+        return len(self._tar)
+
+    def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
+        """(key, content of its files by ending).
+
+        Raises:
+            RunError: the tar is missing or damaged there.
+        """
+        path = self._tars[self._tar[index]]
+        offset, size = int(self._offset[index]), int(self._bytes[index])
+        try:
+            content = os.pread(_open(path).fileno(), size, offset)
+            with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+                files = [(member.name, _content(tar, member)) for member in tar]
+        except (OSError, tarfile.TarError) as error:
+            raise RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`") from error
+        if not files:
+            raise RunError(f"{path} holds no sample at byte {offset}; run `preprocess verify`")
+        key = split_name(files[0][0])[0]
+        return key, {split_name(name)[1]: content for name, content in files}
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+        return (self[index] for index in range(len(self)))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, ending) of a file in a tar, as WebDataset splits it: at the first dot of the base name."""
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), ending
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path) -> IO[bytes]:
+    return open(path, "rb", buffering=0)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file: Any = tar.extractfile(member)
+    if file is None:
+        raise tarfile.ReadError(f"{member.name} is no regular file")
+    content: bytes = file.read()
+    return content

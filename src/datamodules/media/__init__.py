@@ -1,0 +1,1 @@
+"""Bytes to uint8 frames, and what is known of a file."""

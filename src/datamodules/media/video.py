@@ -1,0 +1,88 @@
+"""Videos to RGB frames, through decord, one thread: the parallelism is in the DataLoader's workers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.errors import DecodeError
+from datamodules.media.sampling import at_rate
+
+
+class Video:
+    """One video, opened in the process that reads it: a decoder does not survive a fork.
+
+    Args:
+        path: the file.
+        fps: frames per second to take; None: every frame.
+
+    Attributes:
+        average_fps_from_header: frames per second, as the container says.
+        num_frames_from_header: frames, as the container's index says; files promise more than they hold.
+
+    Raises:
+        DecodeError: it is missing, empty, or decord finds no video stream in it.
+    """
+
+    def __init__(self, path: Path, fps: float | None = None) -> None:
+        import decord
+
+        if not path.exists():
+            raise DecodeError(f"{path.name} is missing")
+        if path.stat().st_size == 0:
+            raise DecodeError(f"{path.name} is empty (0 bytes)")
+        self._errors = (decord.DECORDError, RuntimeError, IndexError)  # decord raises all three on damaged files
+        decord.logging.set_level(decord.logging.QUIET)
+        self.path = path
+        try:
+            self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+            self.num_frames_from_header = len(self._reader)
+            self.average_fps_from_header = float(self._reader.get_avg_fps())
+            self._wanted = self._select(fps)
+        except self._errors as error:
+            raise DecodeError(f"{path.name} does not open as a video: {_first_words(error)}") from error
+
+    def _select(self, fps: float | None) -> NDArray[np.int64]:
+        if fps is None:
+            return np.arange(self.num_frames_from_header)
+        return at_rate(self._reader.get_frame_timestamp(range(self.num_frames_from_header))[:, 0], fps)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of what `frames` yields: the header's average, scaled by the share of frames taken."""
+        return self.average_fps_from_header * len(self._wanted) / max(1, self.num_frames_from_header)
+
+    def frames(self) -> Iterator[Tensor]:
+        """The wanted frames in order, each decoded once: uint8 [3, H, W], RGB, upright.
+
+        Raises:
+            DecodeError: the file ends, or breaks, before the last wanted frame; both counts are named.
+        """
+        done = position = 0
+        try:
+            for wanted in self._wanted.tolist():
+                self._reader.skip_frames(wanted - position)
+                frame = self._reader.next().asnumpy()
+                position = wanted + 1
+                done += 1
+                yield torch.from_numpy(frame).permute(2, 0, 1)
+        except (*self._errors, StopIteration) as error:
+            raise DecodeError(
+                f"{self.path.name} breaks after {done} of {len(self._wanted)} frames: {_first_words(error)}"
+            ) from error
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._reader  # decord keeps decoded frames until the reader goes (dmlc/decord #208)
+
+
+def _first_words(error: BaseException) -> str:
+    return " ".join(str(error).split())[-160:]

@@ -1,0 +1,26 @@
+"""Sample kinds: what one item becomes, how that is written to and read from a shard, and how it is batched."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+Sample = TypeVar("Sample")
+
+
+class SampleKind(Protocol[Sample]):
+    """One kind of sample. Encoding is deterministic: equal samples give equal bytes."""
+
+    def encode(self, sample: Sample) -> dict[str, bytes]:
+        """The files of `sample` in a shard, by ending (`json`, `keypoints.npy`)."""
+        ...
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> Sample:
+        """The sample whose files, by ending, are `members`; extra files are ignored.
+
+        Raises:
+            RunError: a file is missing, or is not what this kind writes.
+        """
+        ...
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """A training batch."""
+        ...

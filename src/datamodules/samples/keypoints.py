@@ -1,0 +1,102 @@
+"""Keypoints of a person over the frames of an item.
+
+| file in the shard | type, shape       | meaning                                                                    |
+|-------------------|-------------------|----------------------------------------------------------------------------|
+| keypoints.npy     | float32 [T, K, 3] | x, y, z in px of the frame, z towards the camera negative; zeros if absent |
+| presence.npy      | uint8 [T, 4]      | whether pose, face, left hand, right hand were found in the frame          |
+| visibility.npy    | float32 [T, 33]   | MediaPipe's visibility of each pose point, 0 to 1; zeros without a pose    |
+| json              | object            | see below                                                                  |
+
+The json holds `layout` (143, 75 or 543 points), `width`, `height` in px, `fps` (null for images), `path` and `frames`
+(file names; empty for a video), `backend` and its version, and what the corpus knows of the item.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from datamodules.errors import RunError
+
+PARTS = ("pose", "face", "left_hand", "right_hand")  # the columns of `presence`
+
+
+@dataclass
+class KeypointSample:
+    """One item's keypoints; `keypoints`, `presence`, `visibility` and `meta` are the files of the table above.
+
+    Attributes:
+        key: of the item; not part of the files, but of their names.
+    """
+
+    key: str
+    keypoints: NDArray[np.float32]
+    presence: NDArray[np.uint8]
+    visibility: NDArray[np.float32]
+    meta: dict[str, Any]
+
+
+class KeypointSamples:
+    """The sample kind of the keypoints pipeline."""
+
+    def encode(self, sample: KeypointSample) -> dict[str, bytes]:
+        """The four files of the table above."""
+        return {
+            "keypoints.npy": _npy(sample.keypoints),
+            "presence.npy": _npy(sample.presence),
+            "visibility.npy": _npy(sample.visibility),
+            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(),
+        }
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> KeypointSample:
+        """The sample of `encode`'s files.
+
+        Raises:
+            RunError: a file is missing, or is not what `encode` writes.
+        """
+        try:
+            keypoints, presence, visibility = (
+                np.load(io.BytesIO(members[f"{name}.npy"]), allow_pickle=False)
+                for name in ("keypoints", "presence", "visibility")
+            )
+            return KeypointSample(key, keypoints, presence, visibility, json.loads(members["json"]))
+        except (KeyError, ValueError, EOFError) as error:
+            raise RunError(f"{key} is no keypoint sample: {error}; run `preprocess verify`") from error
+
+    def collate(self, samples: Sequence[KeypointSample]) -> dict[str, Any]:
+        """Samples padded at their ends with zeros to the longest.
+
+        Returns:
+            `keypoints` float32 [B, T, K, 3], `presence` uint8 [B, T, 4], `visibility` float32 [B, T, 33], `lengths`
+            int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta` lists of B.
+        """
+        lengths = torch.tensor([len(sample.keypoints) for sample in samples])
+        longest = int(lengths.max())
+
+        def pad(name: str) -> torch.Tensor:
+            arrays = [getattr(sample, name) for sample in samples]
+            padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
+            for row, values in zip(padded, arrays, strict=True):
+                row[: len(values)] = values
+            return torch.from_numpy(padded)
+
+        return {
+            "key": [sample.key for sample in samples],
+            "keypoints": pad("keypoints"),
+            "presence": pad("presence"),
+            "visibility": pad("visibility"),
+            "lengths": lengths,
+            "mask": torch.arange(longest) < lengths[:, None],
+            "meta": [sample.meta for sample in samples],
+        }
+
+
+def _npy(values: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
+    return buffer.getvalue()

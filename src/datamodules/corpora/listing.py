@@ -18,7 +18,7 @@ def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
 
 
 def list_frames(folder: Path) -> tuple[tuple[str, ...], int]:
-    """(names of the images in `folder`, by name; their size together in bytes).
+    """(names of the images in `folder`, hidden ones left out, by name; their size together in bytes).
 
     Raises:
         CorpusError: the folder is missing or cannot be listed.
@@ -28,7 +28,8 @@ def list_frames(folder: Path) -> tuple[tuple[str, ...], int]:
             found = sorted(
                 (entry.name, entry.stat().st_size)
                 for entry in entries
-                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+                if not entry.name.startswith(".")  # macOS leaves `._images0001.png` beside `images0001.png`
+                and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
             )
     except OSError as error:
         raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error

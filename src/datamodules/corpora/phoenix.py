@@ -19,12 +19,12 @@ from pathlib import Path
 
 from datamodules.corpora.listing import limit, list_frames
 from datamodules.errors import CorpusError
-from datamodules.line.item import Item, key_from_path
+from datamodules.line.item import Corpus, Item, key_from_path
 
 _COLUMNS = ("name", "speaker", "orth", "translation")
 
 
-class Phoenix2014T:
+class Phoenix2014T(Corpus):
     """The sentences of PHOENIX-2014-T, in the order of the annotation files.
 
     Args:
@@ -55,10 +55,13 @@ class Phoenix2014T:
             raise CorpusError(f"{table} is missing; name the splits that there are with --data.splits")
         with open(table, encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file, delimiter="|", quoting=csv.QUOTE_NONE)
-            if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-                raise CorpusError(f"{table} has no column {', '.join(missing)}; its header is {rows.fieldnames}")
-            for row in rows:
-                yield self._item(split, row, f"{table}, line {rows.line_num}")
+            try:
+                if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
+                    raise CorpusError(f"{table} has no column {', '.join(missing)}; its header is {rows.fieldnames}")
+                for row in rows:
+                    yield self._item(split, row, f"{table}, line {rows.line_num}")
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise CorpusError(f"{table} cannot be read: {error}") from error
 
     def _item(self, split: str, row: dict[str, str], where: str) -> Item:
         if any(row[name] is None for name in _COLUMNS):

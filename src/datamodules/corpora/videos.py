@@ -1,16 +1,17 @@
 """A folder, or a list, of videos."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.corpora.listing import limit, walk
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.line.item import Item, check_split, key_from_path
+from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
 
 
-class Videos:
+class Videos(Corpus):
     """The videos below a folder, by path; or those of a list, in its order.
 
     Args:
@@ -32,7 +33,7 @@ class Videos:
         fps: float | None = None,
         max_items: int | None = None,
     ) -> None:
-        if fps is not None and fps <= 0:
+        if fps is not None and not 0 < fps < math.inf:
             raise ConfigError(f"--data.fps {fps}: give a rate above 0, or leave it out for every frame")
         self.root, self.video_list, self.split, self.fps, self.max_items = root, video_list, split, fps, max_items
 
@@ -52,11 +53,11 @@ class Videos:
 
     def _listed(self) -> Iterator[tuple[str, int]]:
         try:
-            lines = Path(self.video_list or "").read_text(encoding="utf-8").splitlines()
+            lines = Path(self.video_list or "").read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise CorpusError(f"--data.video_list {self.video_list} cannot be read: {error}") from error
         for number, line in enumerate(lines, 1):
-            path = line.strip()
+            path = line.strip().removeprefix("./")  # as `find .` writes them
             if path and not path.startswith("#"):
                 try:
                     yield path, os.stat(os.path.join(self.root, path)).st_size

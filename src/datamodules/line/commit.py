@@ -127,7 +127,8 @@ class Spool:
     def close(self) -> None:
         """Close the files, which stay on disk for a successor."""
         for file in self._files:
-            file.close()
+            with suppress(OSError):  # an entry that the full disk refused, which `append` has told of
+                file.close()
 
     def _keep(self, file: IO[bytes], offset: int, result: Result, sizes: list[tuple[str, int]]) -> None:
         self.results[result.row] = result
@@ -136,15 +137,18 @@ class Spool:
     def _take_over(self, path: Path) -> None:
         file = open(path, "rb")
         self._files.append(file)
+        size = os.fstat(file.fileno()).st_size
         while True:
             raw = file.read(_ENTRY.size)
             if len(raw) < _ENTRY.size:
                 return
             magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
+            if magic != _MAGIC or file.tell() + header_bytes + body_bytes > size:
+                return
             header = file.read(header_bytes)
             start = file.tell()
             body = file.read(body_bytes)
-            if magic != _MAGIC or zlib.crc32(body, zlib.crc32(header)) != checksum:
+            if zlib.crc32(body, zlib.crc32(header)) != checksum:
                 return
             entry = json.loads(header)
             if entry["result"]["row"] not in self.results:
@@ -175,11 +179,10 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
     staged = [staging / f"{attempt}.{ending}" for ending in ("tar", "parquet", "json")]
     try:
         record = _stage(run, shard, spool, attempt, staged, rank, seconds)
-        won = _link(staged[2], run.record_path(shard.name))
     except BaseException:
-        if not run.is_committed(shard.name):  # else the staged files may be the shard, and wait for step 3
-            _unlink(staged)
+        _unlink(staged)
         raise
+    won = _link(staged[2], run.record_path(shard.name))  # if this fails, a file server may have made the link: keep all
     if won:
         settle(run, record)
     _unlink(staged)

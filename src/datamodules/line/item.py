@@ -12,10 +12,11 @@
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from datamodules.errors import CorpusError
 
@@ -35,18 +36,23 @@ class Item:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Corpus(Protocol):
-    """Lists items; opens no file. Its constructor arguments are part of the run's fingerprint."""
+class Corpus(ABC):
+    """Lists items; opens no file.
+
+    Attributes:
+        root: the folder that items' paths are relative to. It and every other public attribute, which are the
+            constructor's arguments, belong to the run's fingerprint.
+    """
 
     root: str
 
+    @abstractmethod
     def items(self) -> Iterator[Item]:
         """All items, in an order and with keys that do not change from one listing to the next.
 
         Raises:
             CorpusError: the corpus is not as described.
         """
-        ...
 
 
 def key_from_path(path: str | PurePosixPath) -> str:
@@ -58,7 +64,7 @@ def key_from_path(path: str | PurePosixPath) -> str:
     Raises:
         CorpusError: a part of the path is empty, `..`, or longer than 200 bytes once encoded.
     """
-    parts = str(path).split("/")
+    parts = _as_text(path).split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise CorpusError(f"no key can be made of the path {str(path)!r}: it has an empty, '.' or '..' part")
     encoded = [re.sub(r"[^\w-]", _percent_encoded, part) for part in parts]
@@ -77,6 +83,28 @@ def check_split(split: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_]+", split):
         raise CorpusError(f"{split!r} cannot name a split: use letters, digits and underscores")
     return split
+
+
+def check_key(key: str) -> str:
+    """`key`, if WebDataset gives it back as it is: what `key_from_path` makes, or would leave alone but for `%`.
+
+    Raises:
+        CorpusError: it is not.
+    """
+    if not re.fullmatch(r"[\w%-]+(/[\w%-]+)*", key):
+        raise CorpusError(
+            f"{key!r} cannot be a key: use letters, digits, '_', '-', '%' and '/' (datamodules.line.item.key_from_path)"
+        )
+    return key
+
+
+def _as_text(path: str | PurePosixPath) -> str:
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
+        raise CorpusError(f"the path {text!r} is not UTF-8: rename the file") from error
+    return text
 
 
 def _percent_encoded(match: re.Match[str]) -> str:

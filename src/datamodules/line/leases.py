@@ -7,6 +7,7 @@ the rank's file is the heartbeat of every claim it holds. Taking a claim over me
 Claims only save work, they decide nothing: two ranks on one shard waste time and no more (see `commit.py`).
 """
 
+import errno
 import json
 import os
 import random
@@ -126,10 +127,12 @@ class Leases:
 
     def claim(self, name: str, generation: int = 0) -> bool:
         """Try to become the holder of `name` in `generation`; False if another rank was faster."""
+        path = self._path(name, generation)
         try:
-            os.link(self._file, self._path(name, generation))
+            os.link(self._file, path)
         except FileExistsError:
-            return False
+            if not _same_file(self._file, path):  # a file server may answer a repeated request for a link that it made
+                return False
         except OSError as error:
             raise EnvironmentFailure(
                 f"cannot create a hard link in {self._claims}: {error}; runs need a file system that has them"
@@ -149,12 +152,12 @@ class Leases:
 
     def claimed(self) -> set[str]:
         """Everything that has a claim, dead or alive: one listing."""
-        return {path.name.rpartition(".")[0] for path in self._claims.iterdir()}
+        return {path.name.rpartition(".")[0] for path in self._claims.glob("[!.]*")}
 
     def survey(self) -> dict[str, list[Claim]]:
         """Every claim there is, by name, in order of generation; reads each."""
         claims: dict[str, list[Claim]] = {}
-        for path in sorted(self._claims.iterdir()):
+        for path in sorted(self._claims.glob("[!.]*")):  # NFS keeps removed files that are open as `.nfs…`
             name, _, generation = path.name.rpartition(".")
             holder, dead = self._holder(path)
             claims.setdefault(name, []).append(Claim(name, int(generation), holder, dead))
@@ -173,8 +176,10 @@ class Leases:
         try:
             modified = path.stat().st_mtime_ns
             identity = RankIdentity(**json.loads(path.read_text()))
-        except FileNotFoundError:  # released between listing and reading
-            return None, True
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):  # released between listing and reading
+                return None, True
+            raise
         except (ValueError, TypeError):  # written by a rank that was killed within its very first write
             return None, True
         now = self._clock()
@@ -183,6 +188,21 @@ class Leases:
             since = now
             self._last_beat[identity.rank] = modified, since
         return identity, identity.has_died() or now - since > self._stale_seconds
+
+
+def is_dead(path: Path) -> bool:
+    """Whether the rank whose file is `path` is known to be dead."""
+    try:
+        return RankIdentity(**json.loads(path.read_text())).has_died()
+    except (OSError, ValueError, TypeError):  # gone, or killed while writing it
+        return not path.exists()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _machine() -> str:

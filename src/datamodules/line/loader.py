@@ -4,16 +4,16 @@ Workers are started by a fork server: forking a process that has threads or CUDA
 torch anew for each worker (about 4 s of CPU; a fork from the server costs 0.05 s, after one such import in all).
 """
 
-import ctypes
 import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import groupby
+from multiprocessing.connection import wait
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -22,7 +22,6 @@ from datamodules.errors import EnvironmentFailure
 from datamodules.line.frames import Batch, FrameRequest, FrameStream, Ticket
 from datamodules.line.rank import OpenShard, Rank
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _IDLE_SECONDS = 0.5
 _STOP_SECONDS = 2.0
 
@@ -52,11 +51,19 @@ class FrameLoader:
         others = set(multiprocessing.active_children())
         batches = iter(self._start())
         try:
-            while self._hand_out():
-                started = time.monotonic()
-                batch = self._next(batches)
-                self._account(batch, time.monotonic() - started)
-                yield batch
+            idle = False
+            while not self._hand_out():
+                if self._with_workers:
+                    idle = False
+                    started = time.monotonic()
+                    batch = self._next(batches)
+                    self._account(batch, time.monotonic() - started)
+                    yield batch
+                else:  # Lightning asks for a batch before it hands over the one before: give it its turn
+                    if idle:
+                        time.sleep(_IDLE_SECONDS)
+                    idle = True
+                    yield Batch(shard=-1, rows=[], frame_idx=[], ends=[], results=[])
         finally:
             self._stop(set(multiprocessing.active_children()) - others)
 
@@ -96,18 +103,13 @@ class FrameLoader:
             worker.kill()  # in the middle of a long item; nothing waits for it any more
 
     def _hand_out(self) -> bool:
-        """Keep the workers in tickets, leasing as they run short; False when there is nothing left to do."""
-        while True:
-            while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
-                ticket = self._waiting.popleft()
-                if ticket.shard in self._rank.open:  # else another rank has committed it
-                    self._with_workers[ticket.shard, ticket.rows[-1]] = ticket
-                    self._tickets.put(ticket)
-            if self._with_workers:
-                return True
-            if self._rank.finished():
-                return False
-            time.sleep(_IDLE_SECONDS)
+        """Keep the workers in tickets, leasing as they run short; whether nothing is left to do, for any rank."""
+        while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
+            ticket = self._waiting.popleft()
+            if ticket.shard in self._rank.open:  # else another rank has committed it
+                self._with_workers[ticket.shard, ticket.rows[-1]] = ticket
+                self._tickets.put(ticket)
+        return not self._with_workers and self._rank.finished()
 
     def _lease(self) -> bool:
         now = time.monotonic()
@@ -147,13 +149,17 @@ def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:
 
 
 def die_with_parent(worker: int) -> None:
-    """Make this worker process end with the one that forked it, and leave signals to its rank.
+    """Make this worker process end when its rank does, however that ends, and leave signals to the rank.
 
-    A rank that is killed takes its fork server along; without this its workers would linger for seconds.
+    Workers are children of the fork server, so DataLoader's own watch, over the parent's process id, sees nothing.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(1)
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+
+    def watch() -> None:
+        wait([rank.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-rank", daemon=True).start()

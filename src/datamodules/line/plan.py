@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import ConfigError, CorpusError, RunError
-from datamodules.line.item import Item, check_split
+from datamodules.line.item import Item, check_key, check_split
 
 SCHEMA = pa.schema(
     [
@@ -70,7 +70,7 @@ class ShardSize:
 
     def limits(self, num_items: int, cost: int) -> tuple[int, int]:
         """(items, bytes) that a shard of a split with `num_items` items of together `cost` bytes may hold."""
-        per_shard = -(-num_items // self.min_shards)
+        per_shard = max(1, num_items // self.min_shards)
         return min(self.max_items, per_shard), min(self.max_bytes, -(-cost // self.min_shards) * 2)
 
 
@@ -163,7 +163,7 @@ def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[st
     Streams: holds one shard, and 8 bytes per item to find keys that occur twice.
 
     Raises:
-        CorpusError: there are no items, or two have one key (both paths are named).
+        CorpusError: there are no items, two have one key (both paths are named), or one cannot be written down.
         FileExistsError: another process was faster; its plan stands.
     """
     scratch = destination.with_name(f".{destination.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -172,7 +172,7 @@ def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[st
         listing = _Listing(scratch)
         listing.fill(items)
         metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing.digest}
-        written = scratch / "plan"
+        written = scratch / "plan.arrow"  # no split's name has a dot
         with pa.OSFile(str(written), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
             for rows in listing.shards(size):
                 writer.write_batch(rows)
@@ -226,8 +226,12 @@ class _Listing:
 
     def _row(self, item: Item) -> dict[str, Any]:
         meta = json.dumps(item.meta, sort_keys=True, ensure_ascii=False)
+        try:
+            "".join((item.path, *item.frames, meta)).encode()
+        except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
+            raise CorpusError(f"the item {item.path!r} has a name or text that is not UTF-8: {error}") from error
         self._sha256.update(repr((item.key, item.split, item.path, item.frames, item.fps, item.cost, meta)).encode())
-        self._key_hashes.append(_hash64(item.key))
+        self._key_hashes.append(_hash64(check_key(item.key)))
         return {
             "key": item.key,
             "split": item.split,

@@ -6,10 +6,9 @@ draw the state of the whole run (`Activity`).
 
 import json
 import os
-import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
-from datamodules.line.leases import Claim, Leases
+from datamodules.line.leases import Claim, Leases, is_dead
 from datamodules.line.plan import Shard
 from datamodules.line.run import Run
 
@@ -91,10 +90,16 @@ class Rank:
         only: (i, n): lease only shards whose number is i modulo n. For people who split by hand; the plan is the same.
         stale_seconds: see `Leases`.
         position: where in the plan to begin, 0 to 1: ranks that begin apart seldom want the same shard.
+        measure: called at every beat for `Activity.machine`.
     """
 
     def __init__(
-        self, run: Run, only: tuple[int, int] | None = None, stale_seconds: float = 60.0, position: float = 0.0
+        self,
+        run: Run,
+        only: tuple[int, int] | None = None,
+        stale_seconds: float = 60.0,
+        position: float = 0.0,
+        measure: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         if only and not 0 <= only[0] < only[1]:
             raise ConfigError(f"only = {only[0]}/{only[1]}: give i/n with 0 <= i < n")
@@ -106,7 +111,7 @@ class Rank:
         self.num_committed = 0
         self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self._todo: list[Shard] = []
-        self._position = position
+        self._position, self._measure = position, measure
         self._pace: list[float] = []  # seconds per row of the shards this rank has committed
         self._failure: OSError | None = None
         self._closing = threading.Event()
@@ -253,6 +258,7 @@ class Rank:
         while True:
             try:
                 self.leases.beat()
+                self.activity.machine = self._measure()
                 self.publish()
             except OSError as error:
                 self._failure = error
@@ -291,5 +297,11 @@ def read_activity(path: Path) -> Activity | None:
 
 
 def sweep(run: Run) -> None:
-    """Remove `work/` of a run whose every shard is committed."""
-    shutil.rmtree(run.work, ignore_errors=True)
+    """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
+    for folder in ("staging", "spool"):
+        for path in (run.work / folder).glob("*"):
+            path.unlink(missing_ok=True)
+    for path in (run.work / "ranks").glob("*"):
+        if path.suffix != ".json" and is_dead(path):
+            path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.json").unlink(missing_ok=True)

@@ -3,12 +3,14 @@
 import io
 import os
 import tarfile
+import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import RunError
@@ -35,24 +37,26 @@ class CommittedSamples:
             raise RunError(f"{run.folder} has no split {split!r}; it has {', '.join(splits)}")
         committed = run.committed()
         tables = []
+        self._token = os.urandom(8)  # a run made anew in the same folder is not read through the old one's open files
         self._tars: list[Path] = []
         for shard in shards:
             if shard.name in committed and split in (None, shard.split):
-                table = pq.read_table(
-                    run.folder / "tables" / f"{shard.name}.parquet",
-                    columns=["tar_offset", "tar_bytes"],
-                    filters=[("status", "=", "ok")],
-                )
-                tables.append((len(self._tars), table))
+                path = run.folder / "tables" / f"{shard.name}.parquet"
+                try:
+                    with open(path, "rb") as file:
+                        table = pq.read_table(file, columns=["tar_offset", "tar_bytes"])
+                except (OSError, pa.ArrowInvalid) as error:
+                    raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
+                tables.append(table.drop_null())  # failed items lie nowhere
                 self._tars.append(run.folder / f"{shard.name}.tar")
-        counts = [table.num_rows for _, table in tables]
+        counts = [table.num_rows for table in tables]
         if not sum(counts):
             raise RunError(
                 f"nothing is committed in {run.folder}" + (f" of split {split!r}" if split else "") + ": run it first"
             )
         self._tar = np.repeat(np.arange(len(tables), dtype=np.int32), counts)
         self._offset, self._bytes = (
-            np.concatenate([table[name].to_numpy() for _, table in tables]) for name in ("tar_offset", "tar_bytes")
+            np.concatenate([table[name].to_numpy() for table in tables]) for name in ("tar_offset", "tar_bytes")
         )
 
     def __len__(self) -> int:
@@ -67,7 +71,7 @@ class CommittedSamples:
         path = self._tars[self._tar[index]]
         offset, size = int(self._offset[index]), int(self._bytes[index])
         try:
-            content = os.pread(_open(path).fileno(), size, offset)
+            content = _open(path, self._token).read(size, offset)
             with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
                 files = [(member.name, _content(tar, member)) for member in tar]
         except (OSError, tarfile.TarError) as error:
@@ -88,9 +92,23 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}/{stem}" if folder else stem), ending
 
 
+class _OpenTar:
+    """A file descriptor that is closed with the last reference to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, size: int, offset: int) -> bytes:
+        content = os.pread(self._descriptor, size, offset)
+        if len(content) < size:
+            raise tarfile.ReadError(f"it ends {size - len(content)} bytes too soon")
+        return content
+
+
 @lru_cache(maxsize=64)
-def _open(path: Path) -> IO[bytes]:
-    return open(path, "rb", buffering=0)
+def _open(path: Path, token: bytes) -> _OpenTar:
+    return _OpenTar(path)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -13,7 +13,7 @@ import io
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
@@ -32,6 +32,8 @@ def read_image(path: Path) -> Tensor:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise DecodeError(f"{path.name} is missing") from error
+    except (IsADirectoryError, PermissionError) as error:  # any other OSError is the mount's, not the file's
+        raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
     if not content:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
     try:
@@ -40,7 +42,7 @@ def read_image(path: Path) -> Tensor:
         image: Tensor = decode_image(
             torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB, apply_exif_orientation=True
         )
-    except (RuntimeError, OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (RuntimeError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise DecodeError(f"{path.name} cannot be decoded ({len(content)} bytes): {reason[:200]}") from error
     if image.dim() == 4:

@@ -1,5 +1,6 @@
 """Which frames of a video are taken."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def at_rate(pts_seconds: NDArray[np.floating[Any]], fps: float) -> NDArray[np.in
     Raises:
         ConfigError: fps is not above 0.
     """
-    if fps <= 0:
+    if not 0 < fps < math.inf:
         raise ConfigError(f"{fps = }: give a rate above 0, or leave it out for every frame")
     if len(pts_seconds) == 0:
         return np.zeros(0, dtype=np.int64)

@@ -1,5 +1,6 @@
 """Videos to RGB frames, through decord, one thread: the parallelism is in the DataLoader's workers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -65,7 +66,8 @@ class Video:
         done = position = 0
         try:
             for wanted in self._wanted.tolist():
-                self._reader.skip_frames(wanted - position)
+                if wanted > position:
+                    self._reader.skip_frames(wanted - position)
                 frame = self._reader.next().asnumpy()
                 position = wanted + 1
                 done += 1
@@ -85,4 +87,7 @@ class Video:
 
 
 def _first_words(error: BaseException) -> str:
-    return " ".join(str(error).split())[-160:]
+    text = " ".join(str(error).split())
+    if "st_nb >= 0" in text:
+        return "it has no video stream that decord decodes"
+    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text)[:160] or "no frame came"  # decord puts the time in front

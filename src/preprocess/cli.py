@@ -1,0 +1,143 @@
+"""The command line. `run` and `estimate` import torch and lightning; the other commands start at once, without them.
+
+| exit status | meaning                                                                              |
+|-------------|--------------------------------------------------------------------------------------|
+| 0           | done; of `run`: every planned item is committed or failed                            |
+| 1           | `verify` found something wrong, or the coverage check of a run did                   |
+| 2           | wrong options, corpus, folder or installation: nothing was started                   |
+| 3           | the surroundings failed (disk full, …): what is committed is safe, run it again      |
+| 130         | interrupted: what is committed or spooled is safe, run it again                      |
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from datamodules.errors import FramemillError
+from datamodules.line.run import Run
+
+_Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is that of the table above."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] in (["run"], ["estimate"]):
+            from preprocess import running
+
+            return getattr(running, arguments[0])(arguments[1:])  # type: ignore[no-any-return]
+        options = _parser().parse_args(arguments)
+        command: _Command = options.command
+        return command(options)
+    except FramemillError as error:
+        Console(stderr=True).print("error:", str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `preprocess view O | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="preprocess", description="Raw image and video corpora into training data.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands.add_parser("run", help="run a pipeline over a corpus, or go on with a run; see `preprocess run --help`")
+    commands.add_parser("estimate", help="time a sample of a corpus, and say what all of it would take")
+
+    def add(name: str, command: _Command, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=command)
+        return added
+
+    def add_for_run(name: str, command: _Command, text: str) -> argparse.ArgumentParser:
+        added = add(name, command, text)
+        added.add_argument("folder", metavar="O", type=Path, help="folder of a run (its --output.dir)")
+        return added
+
+    status = add_for_run("status", _status, "how far a run is; while it runs, and after")
+    status.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    view = add_for_run("view", _view, "what a run holds; or one sample of it")
+    view.add_argument("key", metavar="KEY", nargs="?", help="key of the item to show")
+    add_for_run("verify", _verify, "check every record, hash, count and key; exit status 1 if something is wrong")
+    visualize = add_for_run("visualize", _visualize, "draw skeletons over the frames: PNG and MP4")
+    visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
+    visualize.add_argument("--split", help="of this split only")
+    export = add_for_run("export", _export, "write the samples in a format that other code reads")
+    export.add_argument("--format", required=True, help="phoenix-pickle, phoenix-npz or parquet")
+    merge = add("merge", _merge, "make one run of several over different splits or items")
+    merge.add_argument("folders", metavar="O", nargs="+", type=Path, help="folders of complete runs")
+    for command in (visualize, export, merge):
+        command.add_argument("--dest", metavar="D", type=Path, required=True, help="folder to write to")
+    sample = add("sample", _sample, "make a small corpus shaped like PHOENIX-2014-T, to try things on")
+    sample.add_argument("dest", metavar="D", type=Path, help="folder to make")
+    return parser
+
+
+def _status(options: argparse.Namespace) -> int:
+    from preprocess.status import StatusReader, render
+
+    status = StatusReader(Run(options.folder)).read()
+    if options.json:
+        print(status.to_json())  # noqa: T201
+    else:
+        Console().print(render(status), highlight=False)
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    from preprocess.report.view import view
+
+    view(Run(options.folder), options.key, Console())
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from preprocess.verify import coverage, verify
+
+    run = Run(options.folder)
+    problems = 0
+    for problem in verify(run):
+        problems += 1
+        print(problem)  # noqa: T201
+    covered = coverage(run)
+    verdict = f"{problems} problems" if problems else "everything is as it should be"
+    print(  # noqa: T201
+        f"{options.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
+        f" + {covered.missing:,} missing; {verdict}"
+    )
+    return 1 if problems else 0
+
+
+def _visualize(options: argparse.Namespace) -> int:
+    from preprocess.report.visualize import visualize
+
+    return _written(visualize(Run(options.folder), options.dest, options.num_samples, options.split))
+
+
+def _export(options: argparse.Namespace) -> int:
+    from preprocess.export import export
+
+    return _written(export(options.folder, options.format, options.dest))
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from preprocess.merge import merge
+
+    return _written([merge(options.folders, options.dest).folder])
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from preprocess.sample import make_sample_corpus
+
+    return _written([make_sample_corpus(options.dest)])
+
+
+def _written(paths: Sequence[Path]) -> int:
+    for path in paths:
+        print(path)  # noqa: T201
+    return 0

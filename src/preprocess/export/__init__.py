@@ -1,0 +1,123 @@
+"""Exports: the committed samples of a run, in formats that other code reads. A module of this package is a format.
+
+The module of the format `phoenix-npz` is `phoenix_npz`; it has `export(run, dest) -> list[Path]`, and its first lines
+tell the fields it writes. What all of them have in common:
+
+- they stream, whatever the number of frames: no more than one sample, or one row group, stands in memory;
+- every split of the plan gets its file, and only what is committed is in it. A run that is not complete, or has failed
+  items, can be exported: the statistics of each split say how many items were planned, committed, failed and not done,
+  and why each failed one did (`statistics.py`);
+- files appear together and whole, and none that exists is replaced.
+"""
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.line.commit import settle_all
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+
+if TYPE_CHECKING:
+    from datamodules.samples.keypoints import KeypointSample
+
+
+def formats() -> list[str]:
+    """The names that `export` takes as `format`."""
+    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return [_last_part(module.__name__).replace("_", "-") for module in modules if hasattr(module, "export")]
+
+
+def export(folder: Path, format: str, dest: Path) -> list[Path]:
+    """Write the committed samples of the run in `folder` to files in `dest`, which is made if it is not there.
+
+    Returns:
+        The files written. Shards that are committed while this goes on are not in them.
+
+    Raises:
+        ConfigError: there is no such format, it cannot hold the run's layout, or a file it would write exists.
+        RunError: `folder` is no run, has nothing committed, or holds samples of another kind.
+        EnvironmentFailure: the files cannot be written; none of them is there.
+    """
+    if format not in formats():
+        raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(formats())}")
+    run = _Snapshot(folder)
+    if not run.committed():
+        raise RunError(f"nothing is committed in {folder}: run it first")
+    module = importlib.import_module(f"{__name__}.{format.replace('-', '_')}")
+    try:
+        settle_all(run)
+        written: list[Path] = module.export(run, dest)
+    except OSError as error:
+        raise EnvironmentFailure(f"the export to {dest} failed, and nothing was written: {error}") from error
+    return written
+
+
+def planned_splits(run: Run) -> list[str]:
+    """The splits of the plan, in its order."""
+    return list(dict.fromkeys(shard.split for shard in run.plan.shards))
+
+
+def keypoint_samples(run: Run, split: str) -> "Iterator[KeypointSample]":
+    """The committed samples of `split`, in planned order.
+
+    Raises:
+        RunError: they are no keypoint samples, or a shard is damaged.
+    """
+    from datamodules.samples.keypoints import KeypointSamples  # imports torch
+
+    shards = {shard.name for shard in run.plan.shards if shard.split == split}
+    if any(record.committed for record in run.records() if record.shard in shards):
+        for key, members in CommittedSamples(run, split):
+            yield KeypointSamples().decode(key, members)
+
+
+@contextmanager
+def all_or_none(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Names under which to write `paths`, whose folders are made; they get their own when the block has ended well.
+
+    Raises:
+        ConfigError: one of `paths` exists; nothing has been done.
+    """
+    for path in paths:
+        if path.exists():
+            raise ConfigError(f"{path} exists, and is not replaced: remove it, or give another --dest")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ConfigError(f"--dest {path.parent} is no folder")
+    partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield partials
+        for partial, path in zip(partials, paths, strict=True):
+            _sync(partial)
+            os.rename(partial, path)
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+
+
+class _Snapshot(Run):
+    """A run as it is now: while it goes on, counts and samples are of the same shards."""
+
+    @cached_property
+    def _now(self) -> set[str]:
+        return super().committed()
+
+    def committed(self) -> set[str]:
+        return self._now
+
+
+def _last_part(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

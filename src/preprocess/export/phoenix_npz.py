@@ -1,0 +1,91 @@
+"""`phoenix-npz`: keypoints as code for PHOENIX-2014-T loads them with `numpy.load`. For each split two files:
+
+| file                    | what                                      |
+|-------------------------|-------------------------------------------|
+| {split}_keypoints.npz   | the arrays below, N frames of all videos  |
+| {split}_statistics.json | `statistics.py`                           |
+
+| array       | type, shape         | meaning                                                                          |
+|-------------|---------------------|----------------------------------------------------------------------------------|
+| keypoints   | float32 [N, 143, 3] | x, y, z in px of 68 face points (dlib's order), 21 of the left hand, 21 of the   |
+|             |                     | right hand, 33 of the pose; zeros where a part was not found                     |
+| image_paths | str [N]             | relative to the corpus root; frame i of a video's sample is `{video}#{i}`        |
+| video_ids   | str [N]             | the item's `name`, or its key if the corpus gives no names                       |
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from datamodules.errors import RunError
+from datamodules.line.run import Run
+from preprocess.export import all_or_none, keypoint_samples, planned_splits
+from preprocess.export.phoenix_pickle import PHOENIX_PARTS, FrameNames, phoenix_parts, refuse_without_face
+from preprocess.export.statistics import SplitStatistics
+
+_NUM_KEYPOINTS = sum(PHOENIX_PARTS.values())
+
+
+def export(run: Run, dest: Path) -> list[Path]:
+    """Write the files of the table above to `dest`.
+
+    Raises:
+        ConfigError: a file exists, or the layout has no face.
+        RunError: these are no keypoint samples, or a shard is damaged.
+    """
+    refuse_without_face(run)
+    splits = planned_splits(run)
+    paths = [dest / f"{split}_{file}" for split in splits for file in ("keypoints.npz", "statistics.json")]
+    with all_or_none(paths) as partials:
+        for split, npz, described in zip(splits, partials[::2], partials[1::2], strict=True):
+            statistics = SplitStatistics(run, split)
+            _write_npz(npz, run, split, statistics)
+            described.write_text(json.dumps(statistics.to_json(), indent=1) + "\n")
+    return paths
+
+
+def _write_npz(path: Path, run: Run, split: str, statistics: SplitStatistics) -> None:
+    num_frames = _num_frames(run, split)
+    with zipfile.ZipFile(path, "w") as archive, FrameNames(path.parent) as names:
+        written = 0
+        with _array(archive, "keypoints", (num_frames, _NUM_KEYPOINTS, 3), np.dtype("<f4")) as file:
+            for sample in keypoint_samples(run, split):
+                parts = phoenix_parts(sample)
+                statistics.add(parts, sample.presence)
+                names.add(sample)
+                written += len(sample.keypoints)
+                file.write(np.concatenate(list(parts.values()), axis=1, dtype="<f4").tobytes())
+        if written != num_frames:
+            raise RunError(f"{run.folder}: {split} has {written:,} frames, its records count {num_frames:,}")
+        dtype = np.dtype(f"<U{max(names.longest_path, 1)}")
+        with _array(archive, "image_paths", (num_frames,), dtype) as file:
+            for _, image_paths in names:
+                file.write(np.array(image_paths, dtype).tobytes())
+        dtype = np.dtype(f"<U{max(names.longest_id, 1)}")
+        with _array(archive, "video_ids", (num_frames,), dtype) as file:
+            for video_id, image_paths in names:
+                file.write(np.full(len(image_paths), video_id, dtype).tobytes())
+
+
+def _num_frames(run: Run, split: str) -> int:
+    shards = {shard.name for shard in run.plan.shards if shard.split == split}
+    return sum(record.num_frames for record in run.records() if record.shard in shards)
+
+
+@contextmanager
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[IO[bytes]]:  # type: ignore[type-arg]
+    """A file in `archive` that begins as an array of `shape` does; its values are to be written to it."""
+    entry = zipfile.ZipInfo(f"{name}.npy")  # has a fixed date: equal runs give equal files
+    if dtype.kind == "U":  # four bytes a character, most of them 0
+        entry.compress_type = zipfile.ZIP_DEFLATED
+    with archive.open(entry, "w", force_zip64=True) as file:
+        npy.write_array_header_1_0(  # type: ignore[no-untyped-call]
+            file, {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        )
+        yield file

@@ -1,0 +1,42 @@
+"""The fingerprint: all that results depend on, so that one output folder never mixes two of them.
+
+| field     | what                                                                                     |
+|-----------|------------------------------------------------------------------------------------------|
+| corpus    | class and arguments; `root` as an absolute path                                          |
+| shards    | the limits on a shard's size                                                             |
+| extractor | class and arguments                                                                      |
+| samples   | class                                                                                    |
+| versions  | Framemill, the decoders, and what the extractor names: libraries, weights                |
+| device    | `cpu`, or the name of the GPU                                                            |
+"""
+
+import os
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from datamodules.line.item import Corpus
+from datamodules.line.plan import ShardSize
+from preprocess.extractor import Extractor
+
+_DECIDE_PIXELS = ("framemill", "torch", "torchvision", "decord", "pillow", "numpy")
+
+
+def fingerprint(corpus: Corpus, extractor: Extractor, size: ShardSize, device: torch.device) -> dict[str, Any]:
+    """The fingerprint of a run, JSON-able. Nothing that leaves results alone is in it: ranks, workers, time."""
+    arguments = {name: value for name, value in vars(corpus).items() if not name.startswith("_")}
+    arguments["root"] = os.path.realpath(corpus.root)
+    return {
+        "corpus": {"class_path": _class_path(corpus), "init_args": arguments},
+        "shards": asdict(size),
+        "extractor": {"class_path": _class_path(extractor), "init_args": dict(extractor.hparams)},
+        "samples": {"class_path": _class_path(extractor.samples)},
+        "versions": {name: version(name) for name in _DECIDE_PIXELS} | extractor.ingredients(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _class_path(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"

@@ -1,0 +1,1 @@
+"""MediaPipe Holistic: pose, face and hands of the most prominent person in an image."""

@@ -1,0 +1,197 @@
+"""What Holistic finds in an image, and the keypoint layouts made of it.
+
+| layout | keypoints, in this order                                  | who expects it                              |
+|--------|-----------------------------------------------------------|---------------------------------------------|
+| 143    | 68 face, 21 left hand, 21 right hand, 33 pose             | code for PHOENIX-2014-T, dlib face points   |
+| 75     | 33 pose, 21 left hand, 21 right hand                      | sequence models without a face              |
+| 543    | 33 pose, 468 face, 21 left hand, 21 right hand            | MediaPipe's own order                       |
+
+Left and right are the person's own. Points are numbered as MediaPipe numbers them: PoseLandmark, HandLandmark, and the
+468 vertices of its canonical face mesh.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Edge = tuple[int, int]
+
+PARTS = ("pose", "face", "left_hand", "right_hand")  # the order of `Landmarks.presence`
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """The parts found of one person; None where a part was not found. All in pixels of the image handed in.
+
+    Attributes:
+        pose: float32 [33, 4]: x, y, z in px (z relative to the hips, towards the camera negative), visibility 0 to 1.
+            Points may lie outside the image.
+        face: float32 [468, 3]: x, y, z in px.
+        left_hand: float32 [21, 3]: x, y, z in px, z relative to the wrist.
+        right_hand: float32 [21, 3], likewise.
+    """
+
+    pose: NDArray[np.float32] | None = None
+    face: NDArray[np.float32] | None = None
+    left_hand: NDArray[np.float32] | None = None
+    right_hand: NDArray[np.float32] | None = None
+
+    @property
+    def presence(self) -> NDArray[np.uint8]:
+        """uint8 [4]: 1 where pose, face, left hand, right hand were found."""
+        return np.array([getattr(self, part) is not None for part in PARTS], np.uint8)
+
+    @property
+    def pose_visibility(self) -> NDArray[np.float32]:
+        """float32 [33], 0 to 1: how likely each pose point is seen; zeros without a pose."""
+        return np.zeros(33, np.float32) if self.pose is None else self.pose[:, 3]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a layout.
+
+    Attributes:
+        name: one of `PARTS`.
+        points: which of MediaPipe's points of this part, in the layout's order.
+        edges: lines of its skeleton, as pairs of positions in `points`.
+    """
+
+    name: str
+    points: tuple[int, ...]
+    edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parts in the order in which their points follow one another."""
+
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def part_slices(self) -> dict[str, slice]:
+        """Where each part's keypoints lie, by name of the part."""
+        slices, start = {}, 0
+        for part in self.parts:
+            slices[part.name] = slice(start, start + len(part.points))
+            start += len(part.points)
+        return slices
+
+    @cached_property
+    def part_edges(self) -> dict[str, tuple[Edge, ...]]:
+        """Lines of each part's skeleton, by name of the part, as pairs of keypoints of the whole layout."""
+        starts = {name: place.start for name, place in self.part_slices.items()}
+        return {
+            part.name: tuple((a + starts[part.name], b + starts[part.name]) for a, b in part.edges)
+            for part in self.parts
+        }
+
+    @property
+    def num_keypoints(self) -> int:
+        return sum(len(part.points) for part in self.parts)
+
+    def keypoints(self, landmarks: Landmarks) -> NDArray[np.float32]:
+        """float32 [K, 3]: x, y, z in px of the layout's K keypoints; zeros where a part was not found."""
+        keypoints = np.zeros((self.num_keypoints, 3), np.float32)
+        for part in self.parts:
+            points = getattr(landmarks, part.name)
+            if points is not None:
+                keypoints[self.part_slices[part.name]] = points[list(part.points), :3]
+        return keypoints
+
+
+def _chains(*chains: Iterable[int]) -> tuple[Edge, ...]:
+    """The edges along chains of points."""
+    return tuple(chain.from_iterable(pairwise(points) for points in chains))
+
+
+# The 68 of the 468 face points, in the order of dlib and iBUG. No sign-language project publishes such a list; this is
+# the one most common in public code, for instance `landmark_points_68` in latentsync/utils/image_processor.py of
+# ByteDance's LatentSync 1.5 (Apache-2.0).
+FACE_68 = (
+    *(162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389),  # jaw
+    *(71, 63, 105, 66, 107),  # right brow
+    *(336, 296, 334, 293, 301),  # left brow
+    *(168, 197, 5, 4),  # bridge of the nose
+    *(75, 97, 2, 326, 305),  # below the nose
+    *(33, 160, 158, 133, 153, 144),  # right eye
+    *(362, 385, 387, 263, 373, 380),  # left eye
+    *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # outer lips
+    *(78, 82, 13, 312, 308, 317, 14, 87),  # inner lips
+)
+
+# As dlib draws its 68 points: dlib/image_processing/render_face_detections.h.
+FACE_68_EDGES = _chains(
+    range(17),
+    range(17, 22),
+    range(22, 27),
+    range(27, 31),
+    (*range(30, 36), 30),
+    (*range(36, 42), 36),
+    (*range(42, 48), 42),
+    (*range(48, 60), 48),
+    (*range(60, 68), 60),
+)
+
+# FACEMESH_CONTOURS of mediapipe/python/solutions/face_mesh_connections.py (MediaPipe 0.10.21, Apache-2.0).
+FACE_468_EDGES = _chains(
+    (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291),  # lips
+    (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291),
+    (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308),
+    (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308),
+    (263, 249, 390, 373, 374, 380, 381, 382, 362),  # left eye
+    (263, 466, 388, 387, 386, 385, 384, 398, 362),
+    (276, 283, 282, 295, 285),  # left brow
+    (300, 293, 334, 296, 336),
+    (33, 7, 163, 144, 145, 153, 154, 155, 133),  # right eye
+    (33, 246, 161, 160, 159, 158, 157, 173, 133),
+    (46, 53, 52, 65, 55),  # right brow
+    (70, 63, 105, 66, 107),
+    (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152),  # oval
+    (152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109, 10),
+)
+
+# POSE_CONNECTIONS of mediapipe/python/solutions/pose_connections.py.
+POSE_EDGES = _chains(
+    (0, 1, 2, 3, 7),  # nose, left eye, left ear
+    (0, 4, 5, 6, 8),
+    (9, 10),  # mouth
+    (11, 12),  # shoulders
+    (11, 13, 15, 17, 19),  # left arm, wrist, little finger, index finger
+    (15, 19),
+    (15, 21),  # thumb
+    (12, 14, 16, 18, 20),
+    (16, 20),
+    (16, 22),
+    (11, 23, 25, 27, 29, 31),  # left side, leg, heel, toe
+    (27, 31),
+    (12, 24, 26, 28, 30, 32),
+    (28, 32),
+    (23, 24),  # hips
+)
+
+# HAND_CONNECTIONS of mediapipe/python/solutions/hands_connections.py.
+HAND_EDGES = _chains(
+    (0, 1, 2, 3, 4),  # wrist, thumb
+    (0, 5, 6, 7, 8),  # index finger
+    (5, 9, 10, 11, 12),
+    (9, 13, 14, 15, 16),
+    (13, 17, 18, 19, 20),  # little finger
+    (0, 17),
+)
+
+_POSE = Part("pose", tuple(range(33)), POSE_EDGES)
+_FACE_68 = Part("face", FACE_68, FACE_68_EDGES)
+_FACE_468 = Part("face", tuple(range(468)), FACE_468_EDGES)
+_HANDS = (Part("left_hand", tuple(range(21)), HAND_EDGES), Part("right_hand", tuple(range(21)), HAND_EDGES))
+
+# By number of keypoints; see the table above.
+LAYOUTS = {
+    143: Layout((_FACE_68, *_HANDS, _POSE)),
+    75: Layout((_POSE, *_HANDS)),
+    543: Layout((_POSE, _FACE_468, *_HANDS)),
+}

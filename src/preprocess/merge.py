@@ -1,0 +1,184 @@
+"""Merge: complete runs over different splits, or done on different machines, become one run folder.
+
+| in the merged folder     | what                                                                                   |
+|--------------------------|----------------------------------------------------------------------------------------|
+| `plan.arrow`             | the shards of all runs as they were, split by split, in the order the runs were given  |
+| `{shard}.tar`            | as it was: a hard link where the file system allows, else a copy; numbered anew        |
+| `tables/{shard}.parquet` | likewise                                                                               |
+| `records/{shard}.json`   | as it was, but for the names and the fingerprint                                       |
+
+| fingerprint of the merged run | what                                                  |
+|-------------------------------|-------------------------------------------------------|
+| corpus                        | {"merged": [those of the runs]}                       |
+| shards                        | {"merged": [those of the runs]}                       |
+| all others                    | the same in all runs                                  |
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.line.commit import settle_all
+from datamodules.line.plan import SCHEMA, Shard
+from datamodules.line.run import Run, StagedFile
+
+_MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
+
+
+def merge(folders: Sequence[Path], dest: Path) -> Run:
+    """Make one run in `dest` of the complete runs in `folders`, which stay as they are.
+
+    Streams: holds 8 bytes for each key. `dest` is there whole, or not at all.
+
+    Raises:
+        ConfigError: fewer than two folders, or `dest` is there and not empty.
+        RunError: a folder is no run, or not complete; two runs have a key in common, or were made otherwise (the
+            message names what differs); a file is not as its record says.
+        EnvironmentFailure: `dest` cannot be written.
+    """
+    dest = dest.resolve()
+    if len(folders) < 2:
+        raise ConfigError(f"{len(folders)} folder to merge: give two or more")
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        raise ConfigError(f"--dest {dest} is there and not empty: give a new folder")
+    runs = [Run(folder) for folder in folders]
+    for run in runs:
+        _refuse_incomplete(run)
+    for run in runs[1:]:
+        _refuse_made_otherwise(runs[0], run)
+    _refuse_common_keys(runs)
+    scratch = dest.with_name(f".{dest.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        scratch.mkdir(parents=True)
+        _fill(scratch, runs)
+        os.rename(scratch, dest)
+    except OSError as error:
+        raise EnvironmentFailure(f"cannot merge into {dest}, nothing was made there: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Run(dest)
+
+
+def _refuse_incomplete(run: Run) -> None:
+    done = run.committed()
+    missing = sum(shard.name not in done for shard in run.plan.shards)
+    if missing:
+        raise RunError(
+            f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing; "
+            "run the command that started it again, then merge"
+        )
+    settle_all(run)
+
+
+def _refuse_made_otherwise(first: Run, other: Run) -> None:
+    theirs, ours = (
+        {name: value for name, value in run.plan.fingerprint.items() if name not in _MAY_DIFFER}
+        for run in (first, other)
+    )
+    if differences := list(_differences(theirs, ours)):
+        raise RunError(
+            f"{first.folder} and {other.folder} were made otherwise, and do not belong into one run. "
+            f"They differ in: {'; '.join(differences)}"
+        )
+
+
+def _differences(first: Any, other: Any, name: str = "") -> Iterator[str]:
+    if isinstance(first, dict) and isinstance(other, dict):
+        for key in sorted(first.keys() | other.keys()):
+            yield from _differences(first.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif first != other:
+        yield f"{name}: {first!r} and {other!r}"
+
+
+def _refuse_common_keys(runs: Sequence[Run]) -> None:
+    hashes = np.sort(np.fromiter((hash(key) for run in runs for key in _keys(run)), dtype=np.int64))
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[str, Path] = {}
+    for run in runs if suspects else ():
+        for key in _keys(run):
+            if hash(key) in suspects:
+                if key in seen:
+                    raise RunError(f"the key {key!r} is in {seen[key]} and in {run.folder}: no run has a key twice")
+                seen[key] = run.folder
+
+
+def _keys(run: Run) -> Iterator[str]:
+    for shard in run.plan.shards:
+        yield from run.plan.keys(shard.number)
+
+
+def _fill(folder: Path, runs: Sequence[Run]) -> None:
+    splits = dict.fromkeys(shard.split for run in runs for shard in run.plan.shards)
+    sources = [(run, shard) for split in splits for run in runs for shard in run.plan.shards if shard.split == split]
+    _write_plan(folder / "plan.arrow", sources, runs)
+    merged = Run(folder)
+    for name in ("tables", "records"):
+        (folder / name).mkdir()
+    for (run, shard), place in zip(sources, merged.plan.shards, strict=True):
+        _take(run, shard, merged, place)
+    for path in (folder / "tables", folder / "records", folder):
+        _sync(path)
+
+
+def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
+    fingerprint = {
+        **runs[0].plan.fingerprint,
+        **{name: {"merged": [run.plan.fingerprint.get(name) for run in runs]} for name in _MAY_DIFFER},
+    }
+    listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
+    schema = SCHEMA.with_metadata({"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing})
+    plans = {run.folder: pa.ipc.open_file(pa.memory_map(str(run.plan.path))) for run in runs}
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for run, shard in sources:
+            writer.write_batch(plans[run.folder].get_batch(shard.number))
+    _sync(path)
+
+
+def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:
+    """Put a shard of `run` into the merged run, where it is called as `place` says."""
+    record = run.record(shard.name)
+    table = pq.read_table(run.folder / record.table.name, columns=["key"])
+    if table["key"].to_pylist() != run.plan.keys(shard.number):
+        raise RunError(f"the keys of {run.folder / record.table.name} are not those planned; run `preprocess verify`")
+    named = replace(
+        record,
+        shard=place.name,
+        attempt=f"{place.name}.{record.rank}",
+        tar=replace(record.tar, name=f"{place.name}.tar"),
+        table=replace(record.table, name=f"tables/{place.name}.parquet"),
+        fingerprint=merged.fingerprint_digest,
+    )
+    for old, new in ((record.tar, named.tar), (record.table, named.table)):
+        _link_or_copy(run.folder / old.name, merged.folder / new.name, old)
+    path = merged.record_path(place.name)
+    path.write_text(named.to_json())
+    _sync(path)
+
+
+def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:
+    size = source.stat().st_size
+    if size != expected.bytes:
+        raise RunError(f"{source} has {size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`")
+    try:
+        os.link(source, target)  # committed files are never written to again
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+        _sync(target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

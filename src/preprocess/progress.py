@@ -1,0 +1,72 @@
+"""The live display of a run, and the named loggers that are kept quiet meanwhile."""
+
+import logging
+import threading
+import time
+import warnings
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.live import Live
+
+from datamodules.line.run import Run
+from preprocess.ranks import is_first_on_machine
+from preprocess.status import StatusReader, headline, render
+from preprocess.writer import ShardWriter
+
+_CHATTER = ("lightning.pytorch", "lightning.fabric", "absl")  # tips for other products, "GPU available", …
+_NO_CONCERN = (
+    "Couldn't infer the batch indices",  # batches carry their items themselves
+    ".*LeafSpec",  # Lightning 2.6 with torch 2.15
+)
+
+
+class Progress(Callback):
+    """Shows the state of the whole run, all ranks on all machines, from the first rank of each machine.
+
+    On a terminal it is a display that is drawn anew; elsewhere a line every `line_seconds`.
+
+    Args:
+        console: where to; None: standard error.
+        line_seconds: between lines where there is no terminal.
+    """
+
+    def __init__(self, console: Console | None = None, line_seconds: float = 10.0) -> None:
+        self._console = console or Console(stderr=True)
+        self._line_seconds = line_seconds
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to show."""
+        writer = next(callback for callback in trainer.callbacks if isinstance(callback, ShardWriter))  # type: ignore[attr-defined]
+        if is_first_on_machine() and trainer.local_rank == 0:
+            show = self._draw if self._console.is_terminal else self._print
+            self._thread = threading.Thread(target=show, args=(writer.run,), name="progress", daemon=True)
+            self._thread.start()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show the end, and stop."""
+        self._done.set()
+        if self._thread:
+            self._thread.join()
+
+    def _draw(self, run: Run) -> None:
+        reader = StatusReader(run)
+        with Live(render(reader.read()), console=self._console, auto_refresh=False) as live:
+            while not self._done.wait(1.0):
+                live.update(render(reader.read()), refresh=True)
+            live.update(render(reader.read()), refresh=True)
+
+    def _print(self, run: Run) -> None:
+        reader = StatusReader(run)
+        while not self._done.wait(self._line_seconds):
+            self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True, highlight=False)
+
+
+def quiet() -> None:
+    """Silence third parties' chatter: loggers by name, and Lightning's warnings that do not concern us by text."""
+    for name in _CHATTER:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in _NO_CONCERN:
+        warnings.filterwarnings("ignore", message=text, module="lightning")

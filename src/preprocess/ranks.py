@@ -1,0 +1,66 @@
+"""Where this rank runs. Ranks share a folder and nothing else, so none needs a process group, whoever starts them.
+
+| started by                                         | becomes                                               |
+|----------------------------------------------------|-------------------------------------------------------|
+| `preprocess run`                                   | one rank on one device                                |
+| `preprocess run --trainer.devices 2`               | Lightning's launcher, `LeasedStrategy`                |
+| `torchrun -m preprocess run`, `fabric run`, `srun` | each process a rank, on device LOCAL_RANK mod devices |
+"""
+
+import os
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+
+class LeasedStrategy(DDPStrategy):
+    """DDP's launcher and its placement of ranks on devices, without its process group.
+
+    A process group would make every rank wait for the others to start, and die with any of them.
+    """
+
+    strategy_name = "leased"
+
+    def setup_distributed(self) -> None:
+        """Take the rank's number; connect to nobody."""
+        self.set_world_ranks()
+
+
+def placement(accelerator: Any, devices: Any) -> dict[str, Any]:
+    """Trainer arguments that put this process where it belongs.
+
+    Args:
+        accelerator: the Trainer's option.
+        devices: the Trainer's option; under torchrun, `fabric run` and srun it only says which devices there are.
+    """
+    local_rank = _started_as()
+    if local_rank is None:
+        several = not (devices in (1, "1", "auto", None) or (isinstance(devices, list) and len(devices) == 1))
+        several |= devices in ("auto", None, -1, "-1") and accelerator != "cpu" and torch.cuda.device_count() > 1
+        return {"strategy": LeasedStrategy()} if several else {}
+    num_gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
+    single: list[int] | int = [local_rank % num_gpus] if num_gpus else 1
+    return {"devices": single, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+
+
+def rank_position() -> float:
+    """Where in the plan this rank begins, 0 to 1: apart from the others of its launch."""
+    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE")):
+        if rank in os.environ and size in os.environ:
+            return int(os.environ[rank]) / int(os.environ[size])
+    return 0.0
+
+
+def is_first_on_machine() -> bool:
+    """Whether this process speaks for its machine: of several ranks on one, only the first shows the progress."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+
+
+def _started_as() -> int | None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, and `fabric run`, which is torchrun
+        return int(os.environ["LOCAL_RANK"])
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # srun
+        return int(os.environ["SLURM_LOCALID"])
+    return None

@@ -1,0 +1,1 @@
+"""Looking at what a run holds: `view` as tables, `visualize` as pictures."""

@@ -1,0 +1,210 @@
+"""`preprocess view`: what a run holds, or one sample of it, as tables. Needs neither torch nor lightning.
+
+| file of a sample | shown as                                                     |
+|------------------|--------------------------------------------------------------|
+| `*.npy`          | dtype, shape, least and greatest value                       |
+| `*.json`         | the document; lists of many values shortened                 |
+| `*.txt`          | the text, shortened                                          |
+| anything else    | its size                                                     |
+| `presence.npy`   | besides, for each part, in how many frames it was found      |
+"""
+
+import difflib
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.json import JSON
+from rich.table import Table
+from rich.text import Text
+
+from datamodules.errors import RunError
+from datamodules.line.plan import Shard
+from datamodules.line.reader import split_name
+from datamodules.line.run import Run
+from preprocess.holistic.layouts import PARTS
+
+_MAX_ROWS = 20
+_MAX_LIST = 8  # values of a list in a JSON document
+_MAX_TEXT = 2000  # characters
+_MAX_COMPARED = 20_000  # keys held against a mistyped one: about a second
+_STYLES = {"ok": "green", "failed": "red", "planned": "dim"}
+
+
+def view(run: Run, key: str | None, console: Console) -> None:
+    """Print what `run` holds, or, given the key of an item, what became of that item.
+
+    Raises:
+        RunError: no item has this key (the closest keys are named), or a record, table or tar is damaged.
+    """
+    console.print(_overview(run) if key is None else _item(run, key))
+
+
+def find(run: Run, key: str) -> tuple[Shard, int]:
+    """(shard, row) where the item with this key is planned. Reads the plan's keys alone.
+
+    Raises:
+        RunError: no item has this key; the closest keys are named.
+    """
+    for shard in run.plan.shards:
+        keys = run.plan.keys(shard.number)
+        if key in keys:
+            return shard, keys.index(key)
+    every = chain.from_iterable(run.plan.keys(shard.number) for shard in run.plan.shards)
+    known = list(islice(every, _MAX_COMPARED))
+    longer = [other for other in known if key in other]  # such as a name without its split
+    close = longer[:3] or difflib.get_close_matches(key, known, n=3)
+    hint = f"; closest: {', '.join(map(repr, close))}" if close else f"; the first is {known[0]!r}"
+    raise RunError(f"{run.folder} has no item {key!r} among {run.plan.num_items:,}{hint}")
+
+
+def _overview(run: Run) -> RenderableType:
+    rows = Table("key", "status", "frames", "reason", box=None, pad_edge=False)
+    rows.columns[0].overflow = rows.columns[3].overflow = "fold"
+    rows.columns[2].justify = "right"
+    for row in islice(_rows(run), _MAX_ROWS):
+        status, reason = row["status"], row["reason"] or ""
+        rows.add_row(Text(row["key"]), Text(status, _STYLES[status]), f"{row['num_frames']:,}", Text(reason))
+    more = run.plan.num_items - rows.row_count
+    parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), "", rows]
+    if more:
+        parts.append(Text(f"… and {more:,} more", style="dim"))
+    return Group(*parts)
+
+
+def _totals(run: Run) -> Table:
+    records = {record.shard: record for record in run.records()}
+    splits: dict[str, list[int]] = {}  # shards, items, ok, failed, planned, frames
+    for shard in run.plan.shards:
+        record = records.get(shard.name)
+        if record:
+            counts = [1, record.planned, record.committed, record.failed, 0, record.num_frames]
+        else:
+            counts = [1, shard.num_items, 0, 0, shard.num_items, 0]
+        so_far = splits.get(shard.split, [0] * len(counts))
+        splits[shard.split] = [a + b for a, b in zip(so_far, counts, strict=True)]
+    table = Table("split", "shards", "items", "ok", "failed", "planned", "frames", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for split, counts in splits.items():
+        table.add_row(split, *(f"{count:,}" for count in counts))
+    return table
+
+
+def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
+    """The rows of all tables in planned order; in place of tables that are not there yet, the planned keys."""
+    committed = run.committed()
+    for shard in run.plan.shards:
+        if shard.name in committed:
+            yield from _table(run, shard).to_pylist()
+        else:
+            for key in run.plan.keys(shard.number):
+                yield {"key": key, "status": "planned", "num_frames": 0, "reason": None}
+
+
+def _table(run: Run, shard: Shard) -> Any:
+    path = run.folder / "tables" / f"{shard.name}.parquet"
+    try:
+        with open(path, "rb") as file:
+            return pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
+
+
+def _item(run: Run, key: str) -> RenderableType:
+    shard, number = find(run, key)
+    item = run.plan.item(shard.number, number)
+    facts = {"split": item.split, "shard": f"{shard.name}, row {number}", "source": item.path}
+    if item.frames:
+        facts["source"] += f", {len(item.frames):,} images"
+    parts: list[RenderableType] = [Text(key, style="bold")]
+    if not run.is_committed(shard.name):
+        facts["status"] = "planned: its shard is not committed yet"
+        return Group(*parts, _facts(facts))
+    row = _table(run, shard).slice(number, 1).to_pylist()[0]
+    facts["status"] = row["status"] + (f" ({row['reason_class']})" if row["reason_class"] else "")
+    facts |= {"attempts": f"{row['attempts']}", "seconds": f"{row['seconds']:.2f}"}
+    if row["reason"] is not None:
+        return Group(*parts, _facts({**facts, "reason": row["reason"]}))
+    facts["frames"] = f"{row['num_frames']:,}"
+    files = _read(run, shard, row["tar_offset"], row["tar_bytes"])
+    return Group(*parts, _facts(facts), "", *_files(key, files))
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        table.add_row(Text(name, style="dim"), Text(value, _STYLES.get(value.partition(" ")[0], "")))
+    return table
+
+
+def _read(run: Run, shard: Shard, offset: int, size: int) -> dict[str, bytes]:
+    """The files of one sample, by ending; reads nothing else of the tar."""
+    path = run.folder / f"{shard.name}.tar"
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            content = io.BytesIO(file.read(size))
+        with tarfile.open(fileobj=content, mode="r:") as tar:
+            return {split_name(member.name)[1]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    except (OSError, tarfile.TarError) as error:
+        raise RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`") from error
+
+
+def _files(key: str, files: Mapping[str, bytes]) -> Iterator[RenderableType]:
+    table = Table("file", "bytes", "dtype", "shape", "min", "max", box=None, pad_edge=False)
+    for column in (table.columns[1], *table.columns[4:]):
+        column.justify = "right"
+    documents: list[RenderableType] = []
+    for ending, content in files.items():
+        kind = ending.rpartition(".")[2]
+        described: tuple[str, ...] = ()
+        try:
+            if kind == "npy":
+                values = np.load(io.BytesIO(content), allow_pickle=False)
+                described = (str(values.dtype), str(list(values.shape)), *_span(values))
+                if ending == "presence.npy" and values.shape[1:] == (len(PARTS),):
+                    documents += ["", _detection_rates(values)]
+            elif kind == "json":
+                documents += ["", JSON.from_data(_shortened(json.loads(content)))]
+            elif kind == "txt":
+                documents += ["", Text(content.decode()[:_MAX_TEXT])]
+        except (ValueError, EOFError) as error:
+            raise RunError(f"{key}.{ending} is damaged: {error}; run `preprocess verify`") from error
+        table.add_row(ending, f"{len(content):,}", *described)
+    yield table
+    yield from documents
+
+
+def _span(values: NDArray[Any]) -> tuple[str, str]:
+    if not values.size or values.dtype.kind not in "biuf":
+        return "–", "–"
+    return f"{values.min():.6g}", f"{values.max():.6g}"
+
+
+def _detection_rates(presence: NDArray[Any]) -> Table:
+    """Of `presence` [T, parts], 1 where a part was found."""
+    table = Table("part", "found in", "rate", box=None, pad_edge=False)
+    table.columns[2].justify = "right"
+    for part, column in zip(PARTS, presence.T, strict=True):
+        found, num_frames = int(np.count_nonzero(column)), len(column)
+        table.add_row(part, f"{found:,} of {num_frames:,} frames", f"{100 * found / max(1, num_frames):.1f} %")
+    return table
+
+
+def _shortened(document: Any) -> Any:
+    """`document` with long lists cut, which say how many values they had."""
+    if isinstance(document, dict):
+        return {name: _shortened(value) for name, value in document.items()}
+    if isinstance(document, list):
+        shown = [_shortened(value) for value in document[:_MAX_LIST]]
+        return shown if len(document) <= _MAX_LIST else [*shown, f"… {len(document):,} in all"]
+    return document

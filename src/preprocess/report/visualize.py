@@ -1,0 +1,256 @@
+"""`preprocess visualize`: skeletons over the frames they were found in.
+
+| file in `dest` | what                                                                                   |
+|----------------|----------------------------------------------------------------------------------------|
+| `{key}.png`    | a contact sheet: up to six frames, evenly spaced, with their numbers, counted from 0   |
+| `{key}.mp4`    | H.264, the first 300 frames at the sample's rate, 25 per second for images             |
+
+A `/` in a key becomes `__`. Frames that are no longer there, or no longer decode, are drawn as an empty page.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2  # comes with mediapipe
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.line.item import Item
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.media.image import read_image
+from datamodules.media.video import Video
+from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from preprocess.holistic.layouts import LAYOUTS, PARTS
+from preprocess.report.view import find
+
+Picture = NDArray[np.uint8]  # [H, W, 3], RGB
+
+COLOURS = {
+    "pose": (0, 200, 170),
+    "face": (255, 200, 70),
+    "left_hand": (255, 90, 110),
+    "right_hand": (80, 140, 255),
+}
+_WIDTHS = {"pose": 3.0, "face": 1.2, "left_hand": 2.0, "right_hand": 2.0}  # of lines, px in a frame of 520 px
+_COVERED = {"face": range(11), "left_hand": (17, 19, 21), "right_hand": (18, 20, 22)}  # pose points drawn better there
+_MIN_VISIBILITY = 0.5  # as in mediapipe/python/solutions/drawing_utils.py
+_MAX_FRAMES = 300
+_IMAGES_PER_SECOND = 25
+_SIDES_PX = (520, 1280)  # a drawn frame's longer side
+_HALO = (15, 20, 30)
+_PAGE = (244, 246, 248)
+_SHIFT = 4  # OpenCV takes coordinates in 1/16 px
+
+_SHEET_PX, _MARGIN_PX, _GAP_PX, _HEADER_PX, _FOOTER_PX = 1800, 32, 12, 84, 30
+_INK, _GREY = (30, 34, 40), (110, 118, 128)
+
+
+def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = None) -> list[Path]:
+    """Draw some of a run's keypoint samples, evenly spaced over its committed ones.
+
+    Args:
+        run: a run of the keypoints pipeline.
+        dest: a new or empty folder.
+        num_samples: how many, at most.
+        split: of this split only; None: of all.
+
+    Returns:
+        The files written, see the module's table; a sample of one frame has no MP4.
+
+    Raises:
+        ConfigError: `dest` holds something, or `num_samples` is below 1.
+        RunError: nothing is committed, or the samples are no keypoints.
+    """
+    if num_samples < 1:
+        raise ConfigError(f"{num_samples = }: give 1 or more")
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
+    samples = CommittedSamples(run, split)
+    chosen = np.unique(np.linspace(0, len(samples) - 1, num_samples).round().astype(int))
+    root = Path(run.plan.fingerprint["corpus"]["init_args"]["root"])
+    written = []
+    for index in chosen.tolist():
+        key, members = samples[index]
+        if "keypoints.npy" not in members:
+            raise RunError(f"{run.folder} holds no keypoints to draw: its samples have {', '.join(members)}")
+        shard, row = find(run, key)
+        sample = KeypointSamples().decode(key, members)
+        written += _write(sample, run.plan.item(shard.number, row), root, dest)
+    return written
+
+
+def _write(sample: KeypointSample, item: Item, root: Path, dest: Path) -> list[Path]:
+    dest.mkdir(parents=True, exist_ok=True)
+    name = sample.key.replace("/", "__")
+    num_frames = min(len(sample.keypoints), _MAX_FRAMES)
+    wanted = np.unique(np.linspace(0, num_frames - 1, 6).round().astype(int)).tolist()
+    panels: dict[int, Picture] = {}
+    paths = [dest / f"{name}.png"]
+    size = _size_drawn(sample)
+    pictures = _pictures(sample, _frames(item, root), size, num_frames)
+    if num_frames > 1:
+        paths.append(dest / f"{name}.mp4")
+        pictures = _filmed(pictures, paths[1], size, sample.meta.get("fps") or _IMAGES_PER_SECOND)
+    for frame_idx, picture in enumerate(pictures):
+        if frame_idx in wanted:
+            panels[frame_idx] = picture
+    _sheet(sample, panels).save(paths[0])
+    return paths
+
+
+def _size_drawn(sample: KeypointSample) -> tuple[int, int]:
+    """Width and height, both even as H.264 wants them, at which the frames of `sample` are drawn."""
+    width, height = sample.meta["width"], sample.meta["height"]
+    longer = max(width, height)
+    scale = min(max(longer, _SIDES_PX[0]), _SIDES_PX[1]) / longer
+    return 2 * max(1, round(width * scale / 2)), 2 * max(1, round(height * scale / 2))
+
+
+def _pictures(
+    sample: KeypointSample, frames: Iterator[Picture], size: tuple[int, int], num_frames: int
+) -> Iterator[Picture]:
+    """The first frames with what was found in them."""
+    stretch, missing = size[0] / sample.meta["width"], ""
+    for frame_idx in range(num_frames):
+        try:
+            picture = _page(size, missing) if missing else _resized(next(frames), size)
+        except (DecodeError, StopIteration) as error:
+            missing = f"the source is gone: {error}" if str(error) else "the source ends here"
+            picture = _page(size, missing)
+        yield _drawn(picture, _Found(sample, frame_idx), stretch)
+
+
+def _frames(item: Item, root: Path) -> Iterator[Picture]:
+    if item.frames:
+        for name in item.frames:
+            yield read_image(root / item.path / name).permute(1, 2, 0).numpy()
+    else:
+        with Video(root / item.path, item.fps) as video:
+            for frame in video.frames():
+                yield frame.permute(1, 2, 0).numpy()
+
+
+def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    enlarges = size[0] > picture.shape[1]
+    resized: Any = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if enlarges else cv2.INTER_AREA)
+    return resized  # type: ignore[no-any-return]
+
+
+def _page(size: tuple[int, int], caption: str) -> Picture:
+    page = Image.new("RGB", size, _PAGE)
+    ImageDraw.Draw(page).text((12, size[1] - 28), caption, _GREY, ImageFont.load_default(16))
+    return np.array(page)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found in one frame of a sample."""
+
+    sample: KeypointSample
+    frame_idx: int
+
+    def lines(self, part: str) -> list[tuple[int, int]]:
+        """Lines to draw of `part`, as pairs of keypoints; none if the part was not found."""
+        layout = LAYOUTS[self.sample.keypoints.shape[1]]
+        if part not in layout.part_slices or not self._has(part):
+            return []
+        edges = layout.part_edges[part]
+        if part != "pose":
+            return list(edges)
+        hidden = set(np.flatnonzero(self.sample.visibility[self.frame_idx] < _MIN_VISIBILITY).tolist())
+        for other, points in _COVERED.items():
+            if other in layout.part_slices and self._has(other):
+                hidden.update(points)
+        start = layout.part_slices[part].start
+        return [(a, b) for a, b in edges if a - start not in hidden and b - start not in hidden]
+
+    def _has(self, part: str) -> bool:
+        return bool(self.sample.presence[self.frame_idx, PARTS.index(part)])
+
+
+def _drawn(picture: Picture, found: _Found, stretch: float) -> Picture:
+    """`picture` with the skeleton of `found`, whose keypoints are multiplied by `stretch`."""
+    unit = max(picture.shape[:2]) / _SIDES_PX[0]
+    pixels = (found.sample.keypoints[found.frame_idx, :, :2] * stretch * (1 << _SHIFT)).round().astype(int)
+    shadow = picture.copy()
+    for part in PARTS:
+        _draw_part(shadow, pixels, found.lines(part), _HALO, _WIDTHS[part] * unit + 2 * unit)
+    drawn: Any = cv2.addWeighted(shadow, 0.45, picture, 0.55, 0)
+    for part in PARTS:
+        _draw_part(drawn, pixels, found.lines(part), COLOURS[part], _WIDTHS[part] * unit)
+    return drawn  # type: ignore[no-any-return]
+
+
+def _draw_part(
+    picture: Picture, pixels: NDArray[Any], lines: list[tuple[int, int]], colour: tuple[int, ...], width: float
+) -> None:
+    for a, b in lines:
+        cv2.line(picture, pixels[a].tolist(), pixels[b].tolist(), colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+    radius = round((width + 0.5) * (1 << _SHIFT))
+    for point in {point for line in lines for point in line}:
+        cv2.circle(picture, pixels[point].tolist(), radius, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+
+
+def _filmed(pictures: Iterator[Picture], path: Path, size: tuple[int, int], fps: float) -> Iterator[Picture]:
+    """`pictures`, all of this width and height, each of which is also written to an H.264 file."""
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        stream.width, stream.height = size
+        for picture in pictures:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            yield picture
+        file.mux(stream.encode())
+
+
+def _sheet(sample: KeypointSample, panels: dict[int, Picture]) -> Image.Image:
+    """`panels` side by side, by frame number, below a header."""
+    height, width = next(iter(panels.values())).shape[:2]
+    columns = min(len(panels), 6 if height > width else 3)
+    rows = -(-len(panels) // columns)
+    panel_width = (_SHEET_PX - 2 * _MARGIN_PX - (columns - 1) * _GAP_PX) // max(columns, 3)
+    panel_height = round(panel_width * height / width)
+    step = panel_width + _GAP_PX, panel_height + _FOOTER_PX
+    sheet = Image.new("RGB", (_SHEET_PX, _HEADER_PX + rows * step[1] + _MARGIN_PX // 2), "white")
+    draw = ImageDraw.Draw(sheet)
+    _head(draw, sample)
+    corners = _rounded(panel_width, panel_height)
+    for place, (frame_idx, picture) in enumerate(panels.items()):
+        x = _MARGIN_PX + place % columns * step[0]
+        y = _HEADER_PX + place // columns * step[1]
+        panel = Image.fromarray(_resized(picture, (panel_width, panel_height)))
+        sheet.paste(panel, (x, y), corners)
+        draw.text((x + 2, y + panel_height + 5), f"frame {frame_idx}", _GREY, ImageFont.load_default(16))
+    return sheet
+
+
+def _rounded(width: int, height: int) -> Image.Image:
+    """A mask with rounded corners: drawn four times as large, since Pillow draws hard edges."""
+    mask = Image.new("L", (4 * width, 4 * height), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * width - 1, 4 * height - 1), 40, 255)
+    return mask.resize((width, height), Image.Resampling.BOX)
+
+
+def _head(draw: ImageDraw.ImageDraw, sample: KeypointSample) -> None:
+    """The key and, below, what the sample is; at the right each part and in how many frames it was found."""
+    num_frames, num_keypoints = sample.keypoints.shape[:2]
+    facts = [f"{num_frames:,} frames", f"{sample.meta['width']}x{sample.meta['height']} px"]
+    facts += [f"{num_keypoints} keypoints"] + [sample.meta[name] for name in ("glosses",) if name in sample.meta]
+    draw.text((_MARGIN_PX, 16), sample.key, _INK, ImageFont.load_default(24))
+    draw.text((_MARGIN_PX, 50), "   ".join(facts), _GREY, ImageFont.load_default(17))
+    x = float(_SHEET_PX - _MARGIN_PX)
+    font = ImageFont.load_default(17)
+    for part, rate in reversed(list(zip(PARTS, sample.presence.mean(0).tolist(), strict=True))):
+        text = f"{part.replace('_', ' ')} {100 * rate:.0f} %"
+        x -= draw.textlength(text, font)
+        draw.text((x, 50), text, _INK, font)
+        draw.ellipse((x - 22, 54, x - 9, 67), COLOURS[part])
+        x -= 46

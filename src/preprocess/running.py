@@ -1,0 +1,123 @@
+"""`preprocess run` and `preprocess estimate`: a pipeline from its configuration, over a Lightning predict loop."""
+
+import os
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
+
+from datamodules import FramesDataModule
+from datamodules.errors import ConfigError
+from datamodules.line.rank import sweep
+from datamodules.line.run import Run
+from preprocess.extractor import Extractor
+from preprocess.progress import Progress, quiet
+from preprocess.ranks import is_first_on_machine, placement
+from preprocess.verify import coverage
+from preprocess.writer import ShardWriter
+
+_TRAINER = {
+    "trainer.devices": 1,
+    "trainer.logger": False,
+    "trainer.enable_checkpointing": False,
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_model_summary": False,
+    "trainer.use_distributed_sampler": False,
+}
+
+
+class PipelineCLI(LightningCLI):
+    """The sections of a configuration: `model` (an extractor), `data`, `output` (`ShardWriter`), `trainer`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `output`, and what a Trainer needs for preprocessing."""
+        parser.add_class_arguments(ShardWriter, "output")
+        parser.set_defaults(_TRAINER)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer placed on this rank's device, with the writer and the progress display among its callbacks."""
+        self.writer: ShardWriter = self._get(self.config_init, "output")
+        trainer = self.config_init["trainer"]
+        callbacks = [*(trainer.get("callbacks") or []), self.writer, Progress()]
+        placed = placement(trainer["accelerator"], trainer["devices"])
+        return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
+
+
+def run(argv: Sequence[str]) -> int:
+    """`preprocess run`: make, go on with, or join a run; ends with the coverage check."""
+    quiet()
+    cli = _cli(argv)
+    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    finished = cli.writer.run
+    _save_config(cli, finished.folder)
+    return conclude(finished, cli.writer.only is not None)
+
+
+def conclude(run: Run, partial: bool) -> int:
+    """Check the coverage and say how the run ended; the exit status."""
+    covered = coverage(run)
+    if covered.is_exact:
+        sweep(run)
+    if is_first_on_machine():
+        console = Console(stderr=True)
+        for problem in covered.problems:
+            console.print(problem, style="red", markup=False)
+        console.print(
+            f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
+            f" + {covered.missing:,} missing",
+            style="green" if covered.is_exact else "yellow",
+            highlight=False,
+        )
+    return 0 if covered.is_exact or (partial and not covered.problems) else 1
+
+
+def _cli(argv: Sequence[str]) -> PipelineCLI:
+    with warnings.catch_warnings():
+        # jsonargparse's own advice to LightningCLI's users; nothing that ours can act on
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        try:
+            return PipelineCLI(
+                Extractor,
+                FramesDataModule,
+                args=[_nested(argument) for argument in argv],
+                run=False,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                seed_everything_default=False,
+                auto_configure_optimizers=False,
+                parser_kwargs={
+                    "prog": "preprocess run",
+                    "description": "Run a pipeline over a corpus.",
+                    "exit_on_error": False,
+                },
+            )
+        except ArgumentError as error:
+            raise ConfigError(_in_one_line(str(error))) from error
+
+
+def _nested(argument: str) -> str:
+    """`--data.root` → `--data.corpus.init_args.root`: what the DataModule does not take belongs to its corpus."""
+    section, _, rest = argument.partition(".")
+    name = rest.partition("=")[0].partition(".")[0]
+    own = FramesDataModule.__init__.__annotations__
+    return f"--data.corpus.init_args.{rest}" if section == "--data" and name and name not in own else argument
+
+
+def _in_one_line(message: str) -> str:
+    """jsonargparse's message without the lines that repeat what was given, or name alternatives to nothing."""
+    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(noise))
+
+
+def _save_config(cli: PipelineCLI, folder: Path) -> None:
+    path = folder / "config.yaml"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(cli.parser.dump(cli.config, skip_none=False))
+        os.replace(partial, path)

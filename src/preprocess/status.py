@@ -1,0 +1,208 @@
+"""The state of a run, read from its folder alone: while it runs, after a crash, from any machine that sees it."""
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from datamodules.line.rank import Activity, read_activity
+from datamodules.line.run import Record, Run
+
+_SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Attributes:
+        folder: of the run.
+        planned_items, planned_shards: of the plan.
+        planned_frames: known from the listing alone: of image sequences; 0 for videos.
+        shards: committed.
+        items: committed, failures not included.
+        failed: items that failed.
+        failure_classes: how many of them by class; `decode`, `extract`.
+        frames: of the committed items.
+        spooled: rows of open shards that are done.
+        ranks: those that tell of themselves; silent ones included until they are known to be dead.
+        items_per_second, frames_per_second: of the ranks alive, since they started; 0 if none is.
+        eta_seconds: at that rate; None if there is none, 0 if the run is complete.
+        bottleneck: where most of the time goes: `read`, `transform`, `compute` or `write`; None if nothing runs.
+        disk_free_bytes: on the run's file system.
+    """
+
+    folder: str
+    planned_items: int
+    planned_shards: int
+    planned_frames: int
+    shards: int
+    items: int
+    failed: int
+    failure_classes: dict[str, int]
+    frames: int
+    spooled: int
+    ranks: list[Activity] = field(repr=False)
+    items_per_second: float
+    frames_per_second: float
+    eta_seconds: float | None
+    bottleneck: str | None
+    disk_free_bytes: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is committed."""
+        return self.shards == self.planned_shards
+
+    def to_json(self) -> str:
+        """One JSON object with the attributes above."""
+        return json.dumps({**asdict(self), "is_complete": self.is_complete}, indent=1, sort_keys=True)
+
+
+class StatusReader:
+    """Reads the status of one run again and again, and each record once."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._records: dict[str, Record] = {}
+        self._failure_classes: Counter[str] = Counter()
+
+    def read(self) -> Status:
+        """The status now.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        self._update()
+        records, shards = self._records.values(), self._run.plan.shards
+        ranks = list(_ranks(self._run))
+        alive = [rank for rank in ranks if time.time() - rank.updated < _SILENT_SECONDS]
+        spooled = sum(done for rank in alive for name, (done, _, _) in rank.shards.items() if name not in self._records)
+        done = sum(record.planned for record in records)
+        rate = sum(rank.items / max(1.0, rank.updated - rank.started) for rank in alive)
+        left = self._run.plan.num_items - done - spooled
+        return Status(
+            folder=str(self._run.folder),
+            planned_items=self._run.plan.num_items,
+            planned_shards=len(shards),
+            planned_frames=sum(shard.num_frames for shard in shards),
+            shards=len(self._records),
+            items=sum(record.committed for record in records),
+            failed=sum(record.failed for record in records),
+            failure_classes=dict(self._failure_classes),
+            frames=sum(record.num_frames for record in records),
+            spooled=spooled,
+            ranks=ranks,
+            items_per_second=round(rate, 3),
+            frames_per_second=round(sum(r.frames / max(1.0, r.updated - r.started) for r in alive), 3),
+            eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
+            bottleneck=bottleneck(alive),
+            disk_free_bytes=shutil.disk_usage(self._run.folder).free,
+        )
+
+    def _update(self) -> None:
+        for name in self._run.committed() - self._records.keys():
+            record = self._records[name] = self._run.record(name)
+            if record.failed:
+                table = pq.read_table(_place(self._run, record), columns=["reason_class"])
+                self._failure_classes.update(c for c in table["reason_class"].to_pylist() if c is not None)
+
+
+def _place(run: Run, record: Record) -> Path:
+    """Where the table is: in place, or still staged if its rank was killed between commit and rename."""
+    place = run.folder / record.table.name
+    return place if place.exists() else run.work / "staging" / f"{record.attempt}.parquet"
+
+
+def _ranks(run: Run) -> Iterator[Activity]:
+    for path in sorted((run.work / "ranks").glob("*.json")):
+        if activity := read_activity(path):
+            yield activity
+
+
+def bottleneck(ranks: list[Activity]) -> str | None:
+    """The phase that ranks wait for most: if they mostly wait for workers, the larger of what those do."""
+    seconds: Counter[str] = Counter()
+    for rank in ranks:
+        seconds.update({phase: int(1000 * spent) for phase, spent in rank.seconds.items()})
+    if not seconds:
+        return None
+    if seconds["wait"] > seconds["compute"] + seconds["write"]:
+        return max(("read", "transform"), key=lambda phase: seconds[phase])
+    return max(("compute", "write"), key=lambda phase: seconds[phase])
+
+
+def headline(status: Status) -> str:
+    """One line that says how far the run is."""
+    done = status.items + status.failed
+    percent = 100 * (done + status.spooled) / status.planned_items
+    parts = [
+        f"{done:,} of {status.planned_items:,} items ({percent:.1f} %)",
+        f"{status.shards:,} of {status.planned_shards:,} shards",
+        f"{status.frames:,} frames",
+        f"{status.failed:,} failed" + (f" ({_classes(status)})" if status.failed else ""),
+    ]
+    if not status.is_complete:
+        if status.items_per_second:
+            parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s")
+        parts.append(f"ETA {duration(status.eta_seconds)}" if status.eta_seconds is not None else "no rank at work")
+    if status.bottleneck:
+        parts.append(f"bottleneck: {status.bottleneck}")
+    return " · ".join(parts)
+
+
+def render(status: Status) -> RenderableType:
+    """The status as a person wants to see it: a bar, the headline, a row for each rank."""
+    done = status.items + status.failed + status.spooled
+    rows = Table.grid()
+    rows.add_row(Text(status.folder, style="bold"))
+    rows.add_row(ProgressBar(total=status.planned_items, completed=done, width=60))
+    rows.add_row(Text(headline(status)))
+    rows.add_row(Text(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
+    if status.ranks:
+        rows.add_row(_rank_table(status.ranks))
+    return rows
+
+
+def _rank_table(ranks: list[Activity]) -> Table:
+    table = Table("rank", "items", "frames/s", "where its time goes", "CPU", "memory", "GPUs", box=None, pad_edge=False)
+    for rank in ranks:
+        silent = time.time() - rank.updated
+        name = rank.rank if silent < _SILENT_SECONDS else f"{rank.rank} (silent for {duration(silent)})"
+        machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpus": [], **rank.machine}
+        gpus = ", ".join(f"{g['utilization_percent']} % {g['memory_percent']} % mem" for g in machine["gpus"]) or "–"
+        table.add_row(
+            name,
+            f"{rank.items:,}",
+            f"{rank.frames / max(1.0, rank.updated - rank.started):,.1f}",
+            ", ".join(f"{phase} {seconds:,.0f} s" for phase, seconds in sorted(rank.seconds.items())),
+            f"{machine['cpu_percent']:.0f} %",
+            f"{machine['rss_bytes'] / 1e9:.2f} GB",
+            gpus,
+        )
+    return table
+
+
+def _classes(status: Status) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(status.failure_classes.items()))
+
+
+def duration(seconds: float) -> str:
+    """`1 d 2 h`, `3 h 20 min`, `5 min 6 s`, `7 s`."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole % 60} s"

@@ -1,0 +1,124 @@
+"""The writer: gathers the results of each item's frames, and hands the samples to the rank, which spools them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from datamodules import FramesDataModule
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.commit import Result
+from datamodules.line.frames import Batch, End
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from preprocess.extractor import Extractor
+from preprocess.fingerprint import fingerprint
+from preprocess.machine import machine_figures
+from preprocess.ranks import rank_position
+
+
+class ShardWriter(BasePredictionWriter):
+    """Makes this process a rank of the run in `dir`, and writes its shards.
+
+    Args:
+        dir: the run's folder: a new one, or one to go on with.
+        shards: how many items go into a shard.
+        only: `i/n`: work only on every n-th shard, from the i-th (from 0). For splitting by hand between machines that
+            share no folder; the plan stays the same. None: on all.
+        stale_seconds: a rank whose heartbeat stands still this long is taken for dead, and its shards are taken over.
+    """
+
+    def __init__(
+        self, dir: str, shards: ShardSize | None = None, only: str | None = None, stale_seconds: float = 60.0
+    ) -> None:
+        super().__init__(write_interval="batch")
+        self.dir, self.shards, self.stale_seconds = Path(dir), shards or ShardSize(), stale_seconds
+        self.only = _parse_only(only)
+        self.rank: Rank | None = None
+        self._gathered: dict[tuple[int, int], list[Any]] = {}  # by shard and row: results of the frames so far
+        self._computing_since = 0.0
+
+    @property
+    def run(self) -> Run:
+        """The run; only once predicting has begun."""
+        assert self.rank is not None
+        return self.rank.run
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the run, planning it if it is new, and join it.
+
+        Raises:
+            RunError, CorpusError, EnvironmentFailure: see `open_or_plan`.
+        """
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, FramesDataModule)
+        assert isinstance(pl_module, Extractor)
+        if data.corpus is None:
+            raise ConfigError("there is no corpus to work on: set data.corpus")
+        made_by = fingerprint(data.corpus, pl_module, self.shards, trainer.strategy.root_device)
+        run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
+        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures)
+        data.rank = self.rank.__enter__()
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note the time."""
+        self._computing_since = time.monotonic()
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Gather the results of one slice, and finish the items that end with it."""
+        assert self.rank is not None
+        assert isinstance(pl_module, Extractor)
+        self.rank.activity.spend("compute", time.monotonic() - self._computing_since)
+        for row, frame_idx, result in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
+            if frame_idx == 0:  # also of an item that is begun again
+                self._gathered[batch["shard"], row] = []
+            self._gathered[batch["shard"], row].append(result)
+        for end in batch["ends"]:
+            self._finish(pl_module, batch["shard"], end)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the run."""
+        if self.rank is not None:
+            self.rank.__exit__()
+
+    def _finish(self, extractor: Extractor, shard: int, end: End) -> None:
+        assert self.rank is not None
+        results = self._gathered.pop((shard, end["row"]), [])
+        opened = self.rank.open.get(shard)
+        if opened is None:  # committed by another rank meanwhile
+            return
+        seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
+        reason, reason_class, members = end["reason"], end["reason_class"], {}
+        if reason is None:
+            try:
+                if error := next((result for result in results if isinstance(result, ExtractError)), None):
+                    raise error
+                members = extractor.samples.encode(extractor.assemble(opened.items[end["row"]], results, end))
+            except ExtractError as error:
+                reason, reason_class = str(error), "extract"
+        num_frames = end["num_frames"] if reason is None else 0
+        self.rank.add(shard, Result(end["row"], num_frames, seconds, reason, reason_class), members)
+
+
+def _parse_only(only: str | None) -> tuple[int, int] | None:
+    if only is None:
+        return None
+    index, _, count = only.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ConfigError(f"--output.only {only!r}: give i/n with 0 <= i < n, for example 0/4")
+    return int(index), int(count)

@@ -1,0 +1,106 @@
+"""A whole pipeline in one small file, cheap enough for tests: the mean brightness of each frame.
+
+It has what a pipeline needs, an extractor and a sample kind, and nothing that stands was edited for it.
+"""
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import ExtractError
+from datamodules.line.frames import Batch, End, FrameRequest
+from datamodules.line.item import Corpus, Item
+from preprocess.extractor import Extractor
+
+
+@dataclass
+class BrightnessSample:
+    key: str
+    brightness: Any  # float32 [T]
+    meta: dict[str, Any]
+
+
+class BrightnessSamples:
+    def encode(self, sample: BrightnessSample) -> dict[str, bytes]:
+        buffer = io.BytesIO()
+        np.save(buffer, sample.brightness, allow_pickle=False)
+        return {"brightness.npy": buffer.getvalue(), "json": json.dumps(sample.meta, sort_keys=True).encode()}
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> BrightnessSample:
+        brightness = np.load(io.BytesIO(members["brightness.npy"]), allow_pickle=False)
+        return BrightnessSample(key, brightness, json.loads(members["json"]))
+
+    def collate(self, samples: Sequence[BrightnessSample]) -> dict[str, Any]:
+        return {
+            "key": [sample.key for sample in samples],
+            "brightness": [torch.from_numpy(sample.brightness) for sample in samples],
+        }
+
+
+class Brightness(Extractor):
+    """Mean of each frame, 0 to 255; a frame that is all of one `poison` value cannot be handled.
+
+    Args:
+        in_workers: compute in the workers instead of in `extract`.
+        slice_frames: frames in a batch.
+        poison: the value of frames that fail; None: none does.
+        seconds_per_frame: how long a frame takes.
+    """
+
+    samples = BrightnessSamples()
+
+    def __init__(
+        self,
+        in_workers: bool = False,
+        slice_frames: int = 8,
+        poison: int | None = None,
+        seconds_per_frame: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["seconds_per_frame"])
+        self.poison, self.seconds_per_frame = poison, seconds_per_frame
+        self.frames = FrameRequest(slice_frames, MeanTransform if in_workers else None)
+
+    def extract(self, batch: Batch) -> list[Any]:
+        if "results" in batch:
+            return batch["results"]
+        time.sleep(self.seconds_per_frame * len(batch["rows"]))
+        results = [frame.float().mean().item() for frame in batch["frames"]]
+        for frame in batch["frames"]:
+            if self.poison is not None and bool((frame == self.poison).all()):
+                raise ExtractError(f"a frame is all {self.poison}")
+        return results
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> BrightnessSample:
+        return BrightnessSample(item.key, np.asarray(results, np.float32), {**item.meta, "path": item.path})
+
+
+class MeanTransform:
+    def start(self, item: Item) -> None:
+        pass
+
+    def __call__(self, frame: Tensor) -> float:
+        return frame.float().mean().item()
+
+
+class ImageFolders(Corpus):
+    """Each folder below `root` is a sequence of its PNG files; each PNG directly in `root` is a single image."""
+
+    def __init__(self, root: str, split: str = "train") -> None:
+        self.root, self.split = root, split
+
+    def items(self) -> Any:
+        for path in sorted(Path(self.root).iterdir()):
+            if path.is_dir():
+                frames = tuple(sorted(file.name for file in path.glob("*.png")))
+                yield Item(f"{self.split}/{path.name}", self.split, path.name, frames, cost=100 * len(frames))
+            else:
+                yield Item(f"{self.split}/{path.stem}", self.split, ".", (path.name,), cost=100)

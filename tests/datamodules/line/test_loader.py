@@ -1,0 +1,156 @@
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from datamodules.line.commit import Result
+from datamodules.line.frames import FrameRequest
+from datamodules.line.item import Item
+from datamodules.line.loader import FrameLoader, tickets
+from datamodules.line.rank import OpenShard, Rank
+from datamodules.line.reader import CommittedSamples
+from frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
+from line_making import make_run, start, tars, wait_for
+
+
+def check(run, copies):
+    """That the run is whole, and its samples are the frames of `write_corpus`."""
+    records = list(run.records())
+    assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
+    assert sum(record.failed for record in records) == 4 * copies
+    found = {key: json.loads(members["json"]) for key, members in CommittedSamples(run)}
+    assert len(found) == sum(record.committed for record in records) == 7 * copies
+    for n in range(copies):
+        assert [found[f"{n}/images/{k}"] for k in (0, 1, 2, 3, 6)] == [[0], [10], [20], [30], [60]]
+        assert found[f"{n}/whole"] == [100, 101, 102, 103, 104]
+        assert all(abs(value - gray_of(k)) < 4 for k, value in enumerate(found[f"{n}/video"]))
+        assert len(found[f"{n}/video"]) == 23
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_every_frame_comes_exactly_once_and_in_order_per_item(tmp_path, num_workers):
+    run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=8, copies=2)
+    children = set(psutil.Process().children(recursive=True))
+    batches = consume(run, tmp_path / "media", num_workers)
+    check(run, 2)
+    seen: dict[tuple[int, int], list[int]] = {}
+    for batch in batches:
+        assert len(batch["frames"]) == len(batch["rows"]) <= 4
+        for row, index in zip(batch["rows"], batch["frame_idx"], strict=True):
+            seen.setdefault((batch["shard"], row), []).append(index)
+    assert all(indices == list(range(len(indices))) for indices in seen.values())
+    assert len([end for batch in batches for end in batch["ends"]]) == 22
+    left = [p for p in psutil.Process().children(recursive=True) if p not in children and _is_worker(p)]
+    assert left == []
+
+
+def _children():
+    return psutil.Process().children(recursive=True)
+
+
+def _is_worker(process):
+    try:
+        return process.ppid() != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_the_tars_are_the_same_whatever_the_number_of_workers(tmp_path):
+    runs = [corpus_run(tmp_path / "media", tmp_path / str(n), per_shard=5) for n in (0, 2)]
+    for run, num_workers in zip(runs, (0, 2), strict=True):
+        consume(run, tmp_path / "media", num_workers)
+    assert tars(runs[0].folder) == tars(runs[1].folder) != {}
+
+
+def test_two_processes_share_a_run(tmp_path):
+    run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=3, copies=4)
+    processes = [start(consume_in_process, run.folder, tmp_path / "media", 0, 0.02) for _ in range(2)]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    check(run, 4)
+    assert len({record.rank for record in run.records()}) == 2
+
+
+RANK = """
+import sys
+from pathlib import Path
+from frame_making import consume_in_process
+if __name__ == "__main__":
+    consume_in_process(Path(sys.argv[1]), Path(sys.argv[2]), 2, 0.5)
+"""
+
+
+def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_run(tmp_path):
+    run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=3)
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = psutil.Popen([sys.executable, str(script), str(run.folder), str(tmp_path / "media")], env=environment)
+    spools = run.work / "spool"
+    wait_for(lambda: run.committed() or (spools.exists() and any(p.stat().st_size for p in spools.iterdir())), 60)
+    children = process.children(recursive=True)
+    assert len(children) >= 3  # fork server, two workers
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    psutil.wait_procs(children, timeout=2)
+    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert not run.committed() >= {shard.name for shard in run.plan.shards}
+    consume(run, tmp_path / "media", 0)
+    check(run, 1)
+
+
+def test_a_loader_that_is_left_early_ends_its_workers(tmp_path):
+    run = corpus_run(tmp_path / "media", tmp_path / "run")
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    with Rank(run) as rank:
+        batches = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(4), 2))
+        next(batches)
+        assert {p.pid for p in psutil.Process().children(recursive=True)} - before
+        batches.close()
+    started = time.monotonic()
+    wait_for(
+        lambda: not [p for p in psutil.Process().children(recursive=True) if p.pid not in before and _is_worker(p)]
+    )
+    assert time.monotonic() - started < 1
+
+
+def test_a_shard_that_another_rank_committed_is_worked_on_no_further(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 60), per_shard=60)
+    with Rank(run) as rank:
+        batches = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), 0))
+        next(batches)
+        rank.leases.clear("train-000000")
+        consume(run, tmp_path / "media", 0, slice_frames=30)
+        begun, left = time.monotonic(), 0
+        for _ in batches:
+            left += 1
+            time.sleep(0.05)
+            assert time.monotonic() - begun < 10
+    assert left < 59
+
+
+def _images(root, count):
+    for k in range(count):
+        write_image(root / "i" / f"{k}.png", k)
+    return [Item(f"i/{k}", "train", "i", (f"{k}.png",), cost=1) for k in range(count)]
+
+
+def test_tickets_group_single_images_and_depend_on_the_plan_alone(tmp_path):
+    run = corpus_run(tmp_path / "media", tmp_path / "run")
+    opened = OpenShard(run, run.plan.shards[0], "rank")
+    everything = [(0, 1, 2), (3, 4, 5), (6,), (7,), (8,), (9,), (10,)]
+    assert [ticket.rows for ticket in tickets(opened, 3)] == everything
+    for row in (4, 6, 9):
+        opened.spool.append(_result(row), {})
+    assert [ticket.rows for ticket in tickets(opened, 3)] == [(0, 1, 2), (3, 4, 5), (7,), (8,), (10,)]
+    opened.spool.close()
+
+
+def _result(row):
+    return Result(row, reason="x", reason_class="decode")

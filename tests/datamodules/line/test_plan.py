@@ -1,0 +1,172 @@
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.errors import ConfigError, CorpusError, RunError
+from datamodules.line.item import Item
+from datamodules.line.plan import Plan, ShardSize, write_plan
+from line_making import FINGERPRINT, some_items
+
+ONE_EACH = ShardSize(max_items=1, min_shards=1)
+
+
+def plan_of(folder, items, size):
+    write_plan(items, folder / "plan.arrow", FINGERPRINT, size)
+    return Plan(folder / "plan.arrow")
+
+
+def sizes(plan):
+    return [shard.num_items for shard in plan.shards]
+
+
+def test_what_is_read_is_what_was_listed(tmp_path):
+    items = [
+        Item("train/a", "train", "videos/ä b.mp4", fps=12.5, cost=7, meta={"text": "Übermorgen 'x'", "n": [1, None]}),
+        Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}),
+    ]
+    plan = plan_of(tmp_path, items, ShardSize(max_bytes=1 << 50, min_shards=1))
+    assert plan.items(0) == items
+    assert [plan.item(0, row) for row in (1, 0)] == [items[1], items[0]]
+    assert plan.keys(0) == ["train/a", "train/b"]
+    assert plan.fingerprint == FINGERPRINT
+    [shard] = plan.shards
+    assert (shard.name, shard.num_items, shard.num_frames, shard.cost) == ("train-000000", 2, 2, (1 << 40) + 7)
+
+
+def test_ten_items_are_ten_shards(tmp_path):
+    assert sizes(plan_of(tmp_path, some_items(10), ShardSize())) == [1] * 10
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 300, 511, 512, 700])
+def test_there_are_min_shards_where_there_are_that_many_items(tmp_path, count):
+    plan = plan_of(tmp_path, some_items(count), ShardSize())
+    assert len(plan.shards) >= min(count, 256)
+    assert plan.num_items == count
+
+
+def test_max_items_bounds_a_shard(tmp_path):
+    assert sizes(plan_of(tmp_path, some_items(11), ShardSize(max_items=4, min_shards=1))) == [4, 4, 3]
+
+
+def test_max_bytes_bounds_a_shard_unless_one_item_alone_is_more(tmp_path):
+    costs = [5, 5, 5, 40, 1, 1, 9, 1]
+    items = [Item(f"k{i}", "train", f"{i}.mp4", cost=cost) for i, cost in enumerate(costs)]
+    plan = plan_of(tmp_path, items, ShardSize(max_bytes=10, min_shards=1))
+    assert sizes(plan) == [2, 1, 1, 2, 2]
+    assert [shard.cost for shard in plan.shards] == [10, 5, 40, 2, 10]
+
+
+def test_items_of_no_known_cost_are_sized_by_count(tmp_path):
+    items = [Item(f"k{i}", "train", f"{i}.mp4") for i in range(5)]
+    assert sizes(plan_of(tmp_path, items, ShardSize(max_items=3, min_shards=1))) == [3, 2]
+
+
+def test_splits_that_come_interleaved_are_laid_out_one_after_another(tmp_path):
+    both = [item for pair in zip(some_items(5, "dev"), some_items(5, "train"), strict=True) for item in pair]
+    plan = plan_of(tmp_path, iter(both), ShardSize(max_items=3, min_shards=1))
+    names = ["dev-000000", "dev-000001", "train-000000", "train-000001"]
+    assert [shard.name for shard in plan.shards] == names
+    assert [shard.number for shard in plan.shards] == [0, 1, 2, 3]
+    assert [key for number in range(4) for key in plan.keys(number)] == [
+        item.key for item in some_items(5, "dev") + some_items(5, "train")
+    ]
+
+
+def test_a_split_may_be_named_plan(tmp_path):
+    assert plan_of(tmp_path, some_items(3, "plan"), ONE_EACH).num_items == 3
+
+
+def test_listings_longer_than_what_is_buffered_keep_their_order(tmp_path):
+    items = [Item(f"k{i}", "train", f"{i}.mp4", cost=i % 7) for i in range(9000)]
+    plan = plan_of(tmp_path, items, ShardSize(max_items=1000, min_shards=1))
+    assert [key for shard in plan.shards for key in plan.keys(shard.number)] == [item.key for item in items]
+    assert sum(shard.cost for shard in plan.shards) == sum(item.cost for item in items)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    costs=st.lists(st.integers(0, 50), min_size=1, max_size=60),
+    size=st.builds(ShardSize, max_items=st.integers(1, 9), max_bytes=st.integers(1, 99), min_shards=st.integers(1, 20)),
+)
+def test_every_item_is_in_one_shard_and_no_shard_is_too_large(tmp_path_factory, costs, size):
+    items = [Item(f"k{i}", "train", f"{i}.mp4", cost=cost) for i, cost in enumerate(costs)]
+    plan = plan_of(tmp_path_factory.mktemp("plan"), items, size)
+    assert [key for shard in plan.shards for key in plan.keys(shard.number)] == [item.key for item in items]
+    for shard in plan.shards:
+        assert 1 <= shard.num_items <= size.max_items
+        assert shard.num_items == 1 or shard.cost <= size.max_bytes
+    assert len(plan.shards) >= min(size.min_shards, len(items))
+
+
+def test_equal_listings_give_equal_plans_and_another_order_another(tmp_path):
+    plans = [tmp_path / name for name in ("a", "b", "c")]
+    for path, items in zip(plans, (some_items(5), some_items(5), some_items(5)[::-1]), strict=True):
+        write_plan(items, path, FINGERPRINT, ONE_EACH)
+    assert plans[0].read_bytes() == plans[1].read_bytes()
+    assert Plan(plans[0]).listing == Plan(plans[1]).listing != Plan(plans[2]).listing
+
+
+def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path):
+    items = [Item("a", "train", "a.mp4"), Item("b", "train", "b.mp4"), Item("a", "dev", "a.mkv")]
+    with pytest.raises(CorpusError, match=r"key 'a': 'a\.mp4' and 'a\.mkv'"):
+        plan_of(tmp_path, items, ONE_EACH)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (Item("a.v1", "train", "a.v1.mp4"), "cannot be a key"),
+        (Item("a", "tr-ain", "a.mp4"), "cannot name a split"),
+        (Item("a", "train", "\udcfc.mp4"), "not UTF-8"),
+        (Item("a", "train", "a", ("\udcfc.png",)), "not UTF-8"),
+    ],
+)
+def test_an_item_that_cannot_be_written_down_is_refused(tmp_path, item, message):
+    with pytest.raises(CorpusError, match=message):
+        plan_of(tmp_path, [item], ONE_EACH)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_corpus_without_items_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="lists no items"):
+        plan_of(tmp_path, [], ONE_EACH)
+
+
+def test_a_listing_that_breaks_leaves_nothing(tmp_path):
+    def broken():
+        yield from some_items(3)
+        raise CorpusError("the mount went away")
+
+    with pytest.raises(CorpusError, match="the mount went away"):
+        plan_of(tmp_path, broken(), ONE_EACH)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_plan_that_stands_is_not_replaced(tmp_path):
+    before = plan_of(tmp_path, some_items(3), ONE_EACH).listing
+    with pytest.raises(FileExistsError):
+        plan_of(tmp_path, some_items(4), ONE_EACH)
+    assert os.listdir(tmp_path) == ["plan.arrow"]
+    assert Plan(tmp_path / "plan.arrow").listing == before
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"text", lambda b: b[:100], lambda b: b[:-10]])
+def test_a_damaged_plan_fails(tmp_path, damage):
+    write_plan(some_items(3), tmp_path / "plan.arrow", FINGERPRINT, ONE_EACH)
+    (tmp_path / "cut").write_bytes(damage((tmp_path / "plan.arrow").read_bytes()))
+    with pytest.raises(RunError, match="is no plan, or damaged"):
+        Plan(tmp_path / "cut")
+
+
+def test_a_missing_plan_fails(tmp_path):
+    with pytest.raises(RunError, match=r"plan\.arrow is no plan"):
+        Plan(tmp_path / "plan.arrow")
+
+
+@pytest.mark.parametrize("limit", ["max_items", "max_bytes", "min_shards"])
+def test_a_shard_size_below_one_fails(limit):
+    with pytest.raises(ConfigError, match=f"shard size {limit} = 0: it must be 1 or more"):
+        ShardSize(**{limit: 0})

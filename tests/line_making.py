@@ -1,0 +1,144 @@
+"""Runs, samples and ranks for the tests of the line, made without torch; functions here are also run in processes."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.line.commit import Result
+from datamodules.line.item import Corpus, Item
+from datamodules.line.leases import Leases
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import OpenShard, Rank
+from datamodules.line.run import Run, open_or_plan
+
+FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "version": 1}
+
+
+class Listed(Corpus):
+    """The items it is given."""
+
+    def __init__(self, items: Sequence[Item], root: str = "/nowhere") -> None:
+        self.root, self._items = root, items
+
+    def items(self) -> Iterator[Item]:
+        yield from self._items
+
+
+def some_items(count: int, split: str = "train") -> list[Item]:
+    """`count` single images of one byte."""
+    return [
+        Item(f"{split}/item{i:03d}", split, f"{split}/item{i:03d}", ("frame.png",), cost=1, meta={"number": i})
+        for i in range(count)
+    ]
+
+
+def make_run(folder: Path, items: Sequence[Item] | int, per_shard: int = 4) -> Run:
+    """A run with `per_shard` items in each shard."""
+    listed = some_items(items) if isinstance(items, int) else items
+    return open_or_plan(folder, Listed(listed), FINGERPRINT, ShardSize(max_items=per_shard, min_shards=1))
+
+
+def members_of(item: Item) -> dict[str, bytes]:
+    """The files of an item's sample: the same whoever makes them; of several tar blocks."""
+    noise = hashlib.sha256(item.key.encode()).digest() * 40
+    return {"values.bin": noise, "json": json.dumps({"key": item.key}).encode()}
+
+
+def finish(rank: Rank, opened: OpenShard, rows: Sequence[int] | None = None, pause: float = 0.0) -> None:
+    """Give the missing rows (or `rows`) of a shard their results; items with `bad` in their key fail."""
+    for row in opened.missing if rows is None else rows:
+        item = opened.items[row]
+        if pause:
+            time.sleep(pause)
+        if "bad" in item.key:
+            rank.add(opened.shard.number, Result(row, reason="it is bad", reason_class="decode"), {})
+        else:
+            rank.add(opened.shard.number, Result(row, num_frames=1, seconds=pause), members_of(item))
+
+
+def work(folder: Path, pause: float = 0.0) -> int:
+    """Be a rank until the run is done; how many shards it committed."""
+    with Rank(Run(folder)) as rank:
+        while not rank.finished():
+            rank.abandon_committed()
+            opened = rank.lease()
+            if opened is None:
+                time.sleep(0.02)
+            else:
+                finish(rank, opened, pause=pause)
+        return rank.num_committed
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    """Every tar of a run."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Everything below `folder`: size and modification time in ns."""
+    return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def start(target: Any, *args: Any) -> Any:
+    """A process of its own, from a server that has imported everything, so that it costs no second."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["datamodules.line.loader"])
+    process = context.Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
+
+
+def claim_all(work_folder: Path, names: Sequence[str], ready: Any, won: Any) -> None:
+    """Claim `names` at the moment all do; report which were won, and stay until told."""
+    leases = Leases(work_folder)
+    ready.wait()
+    won.put((os.getpid(), [name for name in names if leases.claim(name)]))
+    ready.wait()
+
+
+def hold(work_folder: Path, name: str, claimed: Any) -> None:
+    """Claim `name`, say so, and do nothing more."""
+    claimed.put(Leases(work_folder).claim(name))
+    time.sleep(60)
+
+
+def work_slowly(folder: Path, number_of_rows: int, done: Any) -> None:
+    """Lease a shard, finish `number_of_rows` of its rows, say so, and do nothing more."""
+    with Rank(Run(folder)) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        finish(rank, opened, rows=opened.missing[:number_of_rows])
+        rank.sync()
+        rank.publish()
+        done.put(opened.shard.name)
+        time.sleep(60)
+
+
+def plan_at_once(folder: Path, count: int, ready: Any, digests: Any) -> None:
+    """Open or plan at the moment all do; report the plan's digest."""
+    ready.wait()
+    run = make_run(folder, count)
+    digests.put((run.plan.listing, run.plan.num_items))
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    """Wait until `condition()`; AssertionError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.01)

@@ -1,0 +1,113 @@
+"""The Parquet export is read as it is by pandas and pyarrow: a row a sample, arrays flat with their shape beside."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.errors import ConfigError
+from making import MadeItems, made_samples, make_run
+from preprocess.export import export, parquet
+
+CORPUS = MadeItems({"train": 5, "dev": 2})
+
+
+@pytest.mark.parametrize("layout", [143, 75, 543])
+def test_pandas_gives_back_every_sample(tmp_path: Path, layout: int) -> None:
+    make_run(tmp_path / "run", CORPUS, layout)
+
+    written = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    assert [path.name for path in written] == ["train.parquet", "dev.parquet"]
+    frame = pd.read_parquet(tmp_path / "out" / "train.parquet")
+    samples = made_samples(CORPUS, "train", layout)
+    assert len(frame) == len(samples)
+    for row, sample in zip(frame.itertuples(), samples, strict=True):
+        assert row.key == sample.key
+        assert (row.name, row.signer, row.glosses) == (sample.meta["name"], "Signer01", "REGEN MÖGLICH")
+        assert (row.path, row.layout, row.width, row.height) == (sample.meta["path"], layout, 210, 260)
+        assert row.num_frames == len(sample.keypoints)
+        assert row.keypoints.dtype == np.float32
+        np.testing.assert_array_equal(row.keypoints.reshape(row.keypoints_shape), sample.keypoints)
+        np.testing.assert_array_equal(row.presence.reshape(-1, 4), sample.presence)
+        np.testing.assert_array_equal(row.visibility.reshape(-1, 33), sample.visibility)
+
+
+def test_columns_have_the_types_of_the_table_and_only_texts_that_the_corpus_gives(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", MadeItems({"train": 2}, meta={"translation": "regen möglich", "weight": 3}, videos=True))
+
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    types = {field.name: str(field.type) for field in pq.read_schema(path)}
+    assert types == {
+        "key": "string",
+        "path": "string",
+        "name": "string",
+        "translation": "string",
+        "layout": "int32",
+        "width": "int32",
+        "height": "int32",
+        "fps": "double",
+        "num_frames": "int64",
+        "keypoints": "list<element: float>",
+        "keypoints_shape": "list<element: int32>",
+        "presence": "list<element: uint8>",
+        "visibility": "list<element: float>",
+    }
+    assert pq.read_table(path, columns=["fps", "translation"]).to_pylist() == [
+        {"fps": 25.0, "translation": "regen möglich"},
+        {"fps": 25.0, "translation": "regen möglich"},
+    ]
+
+
+def test_the_folder_reads_as_one_dataset_and_holds_nothing_else(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", CORPUS)
+
+    export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    keys = pd.read_parquet(tmp_path / "out", columns=["key"])["key"]
+    assert sorted(keys) == sorted(item.key for item in CORPUS.items())
+
+
+def test_statistics_are_in_the_metadata(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", CORPUS, layout=75, failed=("dev/v1",))
+
+    export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    statistics = json.loads(pq.read_metadata(tmp_path / "out" / "dev.parquet").metadata[b"statistics"])
+    assert [statistics[name] for name in ("split", "planned", "committed", "failed")] == ["dev", 2, 1, 1]
+    assert list(statistics["coordinate_range"]) == ["pose", "left_hand", "right_hand"]
+
+
+def test_row_groups_end_where_their_bytes_are_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "run", CORPUS)
+    samples = made_samples(CORPUS, "train")
+    size = [s.keypoints.nbytes + s.presence.nbytes + s.visibility.nbytes for s in samples]
+    monkeypatch.setattr(parquet, "_ROW_GROUP_BYTES", size[0] + size[1])
+
+    export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    metadata = pq.read_metadata(tmp_path / "out" / "train.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [2, 1, 1, 1]
+    keys = pq.read_table(tmp_path / "out" / "train.parquet", columns=["key"])["key"]
+    assert keys == pa.chunked_array([[s.key for s in samples]])
+
+
+def test_a_split_in_which_everything_failed_gives_no_rows(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", CORPUS, failed=("dev/v0", "dev/v1"))
+
+    export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    assert len(pd.read_parquet(tmp_path / "out" / "dev.parquet")) == 0
+
+
+def test_an_existing_file_fails(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", CORPUS)
+    export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    with pytest.raises(ConfigError, match=r"train\.parquet exists, and is not replaced"):
+        export(tmp_path / "run", "parquet", tmp_path / "out")

@@ -1,0 +1,188 @@
+"""Merging makes one run of several that `verify` finds right; what does not belong together is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.samples.keypoints import KeypointSamples
+from making import MadeItems, made_samples, make_run
+from preprocess.export import export
+from preprocess.merge import merge
+from preprocess.verify import coverage, verify
+
+HERE = MadeItems({"train": 5, "dev": 1}, prefix="a")
+THERE = MadeItems({"test": 2, "train": 3}, prefix="b")
+
+
+def two_runs(folder: Path) -> list[Path]:
+    """Runs of `HERE` and `THERE`; both have a shard `train-000000`."""
+    make_run(folder / "here", HERE, failed=("train/a1",))
+    make_run(folder / "there", THERE, failed=("test/b1",))
+    return [folder / "here", folder / "there"]
+
+
+def test_the_merged_run_holds_the_samples_of_all_in_order_and_verifies(tmp_path: Path) -> None:
+    run = merge(two_runs(tmp_path), tmp_path / "merged")
+
+    assert run.folder == tmp_path / "merged"
+    assert list(verify(run)) == []
+    covered = coverage(run)
+    assert (covered.planned, covered.committed, covered.failed, covered.missing) == (11, 9, 2, 0)
+    expected = [
+        *made_samples(HERE, "train", failed=("train/a1",)),
+        *made_samples(THERE, "train"),
+        *made_samples(HERE, "dev"),
+        *made_samples(THERE, "test", failed=("test/b1",)),
+    ]
+    kind = KeypointSamples()
+    found = [kind.decode(key, members) for key, members in CommittedSamples(run)]
+    assert [sample.key for sample in found] == [sample.key for sample in expected]
+    assert [kind.encode(sample) for sample in found] == [kind.encode(sample) for sample in expected]
+
+
+def test_shards_keep_their_items_and_are_numbered_anew_within_each_split(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+
+    run = merge(folders, tmp_path / "merged")
+
+    assert [(shard.name, run.plan.keys(shard.number)) for shard in run.plan.shards] == [
+        ("train-000000", ["train/a0", "train/a1"]),
+        ("train-000001", ["train/a2", "train/a3"]),
+        ("train-000002", ["train/a4"]),
+        ("train-000003", ["train/b0", "train/b1"]),
+        ("train-000004", ["train/b2"]),
+        ("dev-000000", ["dev/a0"]),
+        ("test-000000", ["test/b0", "test/b1"]),
+    ]
+    assert run.plan.items(3) == [item for item in THERE.items() if item.key in ("train/b0", "train/b1")]
+    assert (tmp_path / "merged" / "train-000003.tar").samefile(folders[1] / "train-000000.tar")
+    assert all(list(verify(Run(folder))) == [] for folder in folders)
+
+
+def test_tars_are_copied_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = two_runs(tmp_path)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    run = merge(folders, tmp_path / "merged")
+
+    assert list(verify(run)) == []
+    assert not (tmp_path / "merged" / "train-000000.tar").samefile(folders[0] / "train-000000.tar")
+
+
+def test_the_fingerprint_keeps_what_is_common_and_lists_the_corpora(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+
+    fingerprint = merge(folders, tmp_path / "merged").plan.fingerprint
+
+    first, second = (Run(folder).plan.fingerprint for folder in folders)
+    assert fingerprint["corpus"] == {"merged": [first["corpus"], second["corpus"]]}
+    assert fingerprint["extractor"] == first["extractor"]
+
+
+def test_a_merged_run_merges_and_exports(tmp_path: Path) -> None:
+    make_run(tmp_path / "third", MadeItems({"dev": 2}, prefix="c"))
+    once = merge(two_runs(tmp_path), tmp_path / "once")
+
+    twice = merge([once.folder, tmp_path / "third"], tmp_path / "twice")
+
+    assert list(verify(twice)) == []
+    names = [path.name for path in export(twice.folder, "parquet", tmp_path / "out")]
+    assert names == ["train.parquet", "dev.parquet", "test.parquet"]
+
+
+def test_an_empty_destination_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "merged").mkdir()
+
+    assert list(verify(merge(two_runs(tmp_path), tmp_path / "merged"))) == []
+
+
+def test_a_destination_with_content_fails(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"--dest .*here is there and not empty"):
+        merge(folders, folders[0])
+
+
+def test_one_folder_alone_fails(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1 folder to merge: give two or more"):
+        merge([tmp_path], tmp_path / "merged")
+
+
+def test_a_key_in_both_runs_fails_and_both_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "here", HERE)
+    make_run(tmp_path / "there", MadeItems({"dev": 3}, prefix="a"))
+
+    with pytest.raises(RunError, match=r"the key 'dev/a0' is in .*/here and in .*/there"):
+        merge([tmp_path / "here", tmp_path / "there"], tmp_path / "merged")
+
+
+def test_an_incomplete_run_fails_and_says_what_to_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "here", HERE, max_shards=1)
+    make_run(tmp_path / "there", THERE)
+
+    with pytest.raises(RunError, match=r"here is not complete: 3 of 4 shards are missing; run the command"):
+        merge([tmp_path / "here", tmp_path / "there"], tmp_path / "merged")
+
+
+def test_runs_made_otherwise_fail_and_the_difference_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "here", HERE)
+    make_run(tmp_path / "there", THERE, fingerprint={"versions": {"framemill": "0.2.0"}})
+
+    with pytest.raises(RunError, match=r"They differ in: versions\.framemill: '0\.1\.0' and '0\.2\.0'$"):
+        merge([tmp_path / "here", tmp_path / "there"], tmp_path / "merged")
+
+
+def test_a_folder_that_is_no_run_fails(tmp_path: Path) -> None:
+    make_run(tmp_path / "here", HERE)
+
+    with pytest.raises(RunError, match="is no run"):
+        merge([tmp_path / "here", tmp_path / "nowhere"], tmp_path / "merged")
+
+
+def test_a_truncated_tar_fails_and_nothing_is_left(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+    os.truncate(folders[1] / "train-000001.tar", 512)
+
+    with pytest.raises(RunError, match=r"train-000001\.tar has 512 bytes instead of .*; run `preprocess verify`"):
+        merge(folders, tmp_path / "merged")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
+
+
+def test_a_missing_tar_fails(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+    (folders[0] / "dev-000000.tar").unlink()
+
+    with pytest.raises(RunError, match=r"dev-000000\.tar is gone"):
+        merge(folders, tmp_path / "merged")
+
+
+def test_a_table_of_other_keys_fails(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+    os.replace(folders[0] / "tables" / "dev-000000.parquet", folders[0] / "tables" / "train-000002.parquet")
+    os.link(folders[0] / "tables" / "train-000002.parquet", folders[0] / "tables" / "dev-000000.parquet")
+
+    with pytest.raises(RunError, match=r"the keys of .*train-000002\.parquet are not those planned"):
+        merge(folders, tmp_path / "merged")
+
+
+def test_a_disk_that_refuses_fails_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = two_runs(tmp_path)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("shutil.copyfile", refuse)
+
+    with pytest.raises(EnvironmentFailure, match=r"cannot merge into .*merged.*No space left on device"):
+        merge(folders, tmp_path / "merged")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]

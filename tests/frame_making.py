@@ -78,7 +78,7 @@ def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause
     with Rank(run) as rank:
         for batch in FrameLoader(rank, str(root), FrameRequest(slice_frames), num_workers):
             batches.append(batch)
-            for row, frame in zip(batch["rows"], batch["frames"], strict=True):
+            for row, frame in zip(batch["rows"], batch.get("frames", []), strict=True):
                 values.setdefault((batch["shard"], row), []).append(int(frame.float().mean().round()))
             for end in batch["ends"]:
                 frames = values.pop((batch["shard"], end["row"]), [])

@@ -51,19 +51,20 @@ def make_run(
     failed: tuple[str, ...] = (),
     fingerprint: Mapping[str, Any] | None = None,
     max_shards: int | None = None,
+    per_shard: int = 2,
 ) -> Run:
-    """A run in shards of two items, whose samples are `made_sample`s; items with a key in `failed` are failures.
+    """A run in shards of `per_shard` items; its samples are `made_sample`s, items with a key in `failed` are failures.
 
     Only `max_shards` of its shards are done, if that is given; the rest are missing.
     """
     made_with = {
         "corpus": {"items": dict(corpus.items_per_split), "prefix": corpus.prefix},
-        "shards": {"max_items": 2},
+        "shards": {"max_items": per_shard},
         "extractor": {"class_path": "Made", "init_args": {"layout": layout}},
         "versions": {"framemill": "0.1.0"},
         **(fingerprint or {}),
     }
-    run = open_or_plan(folder, corpus, made_with, ShardSize(max_items=2, min_shards=1))
+    run = open_or_plan(folder, corpus, made_with, ShardSize(max_items=per_shard, min_shards=1))
     with Rank(run) as rank:
         for _ in range(len(run.plan.shards) if max_shards is None else max_shards):
             opened = rank.lease()

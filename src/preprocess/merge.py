@@ -15,22 +15,19 @@
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all
-from datamodules.line.plan import SCHEMA, Shard
-from datamodules.line.run import Run, StagedFile
+from datamodules.line.plan import Shard, write_batches
+from datamodules.line.run import Run, StagedFile, differences
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
 
@@ -85,19 +82,11 @@ def _refuse_made_otherwise(first: Run, other: Run) -> None:
         {name: value for name, value in run.plan.fingerprint.items() if name not in _MAY_DIFFER}
         for run in (first, other)
     )
-    if differences := list(_differences(theirs, ours)):
+    if different := differences(theirs, ours):
         raise RunError(
             f"{first.folder} and {other.folder} were made otherwise, and do not belong into one run. "
-            f"They differ in: {'; '.join(differences)}"
+            f"They differ in: {'; '.join(different)}"
         )
-
-
-def _differences(first: Any, other: Any, name: str = "") -> Iterator[str]:
-    if isinstance(first, dict) and isinstance(other, dict):
-        for key in sorted(first.keys() | other.keys()):
-            yield from _differences(first.get(key), other.get(key), f"{name}.{key}" if name else key)
-    elif first != other:
-        yield f"{name}: {first!r} and {other!r}"
 
 
 def _refuse_common_keys(runs: Sequence[Run]) -> None:
@@ -136,12 +125,8 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
         **{name: {"merged": [run.plan.fingerprint.get(name) for run in runs]} for name in _MAY_DIFFER},
     }
     listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
-    schema = SCHEMA.with_metadata({"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing})
-    plans = {run.folder: pa.ipc.open_file(pa.memory_map(str(run.plan.path))) for run in runs}
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for run, shard in sources:
-            writer.write_batch(plans[run.folder].get_batch(shard.number))
-    _sync(path)
+    batches = (run.plan.batch(shard.number) for run, shard in sources)
+    write_batches(path, batches, fingerprint, listing)
 
 
 def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 
@@ -26,6 +27,15 @@ class LeasedStrategy(DDPStrategy):
     def setup_distributed(self) -> None:
         """Take the rank's number; connect to nobody."""
         self.set_world_ranks()
+
+    def setup(self, trainer: Trainer) -> None:
+        """Put the module on the device; without the group there is no state to agree on."""
+        assert self.accelerator is not None
+        assert self.model is not None
+        self.accelerator.setup(trainer)
+        self.model = self.precision_plugin.convert_module(self.model)
+        self.model_to_device()
+        self.setup_precision_plugin()
 
 
 def placement(accelerator: Any, devices: Any) -> dict[str, Any]:

@@ -148,6 +148,10 @@ class Plan:
         """The items of shard `number`, in order."""
         return [_item(row) for row in self._file.get_batch(number).to_pylist()]
 
+    def batch(self, number: int) -> Any:
+        """Shard `number` as it lies in the file: a pyarrow RecordBatch with the columns of `SCHEMA`."""
+        return self._file.get_batch(number)
+
     def item(self, number: int, row: int) -> Item:
         """The item in row `row` of shard `number`."""
         return _item(self._file.get_batch(number).slice(row, 1).to_pylist()[0])
@@ -171,18 +175,30 @@ def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[st
     try:
         listing = _Listing(scratch)
         listing.fill(items)
-        metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing.digest}
         written = scratch / "plan.arrow"  # no split's name has a dot
-        with pa.OSFile(str(written), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
-            for rows in listing.shards(size):
-                writer.write_batch(rows)
-        with open(written, "rb") as file:
-            os.fsync(file.fileno())
+        write_batches(written, listing.shards(size), fingerprint, listing.digest)
         os.link(written, destination)
     finally:
         for path in scratch.iterdir():
             path.unlink()
         scratch.rmdir()
+
+
+def write_batches(path: Path, batches: Iterable[Any], fingerprint: Mapping[str, Any], listing: str) -> None:
+    """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
+
+    Args:
+        path: of the file.
+        batches: the shards of a split follow one another.
+        fingerprint: of the run, JSON-able.
+        listing: names what was listed; see `Plan.listing`.
+    """
+    metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing}
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 class _Listing:

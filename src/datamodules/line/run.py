@@ -144,11 +144,11 @@ def open_or_plan(
     if not (Path(folder) / "plan.arrow").exists():
         _plan(Path(folder), corpus, fingerprint, size)
     run = Run(folder)
-    differences = _differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
-    if differences:
+    different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
+    if different:
         raise RunError(
             f"{folder} holds a run made otherwise; use another --output.dir, or go on with the same settings. "
-            f"It differs in: {'; '.join(differences)}"
+            f"It differs in: {'; '.join(different)}"
         )
     return run
 
@@ -174,8 +174,9 @@ def _plan(folder: Path, corpus: Corpus, fingerprint: Mapping[str, Any], size: Sh
         leases.close()
 
 
-def _differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
+    """In which fields, named with dots, two fingerprints differ, and how; empty if they are equal."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = sorted(theirs.keys() | ours.keys())
-        return [d for k in keys for d in _differences(theirs.get(k), ours.get(k), f"{name}.{k}" if name else k)]
-    return [] if theirs == ours else [f"{name}: {theirs!r} there, {ours!r} now"]
+        return [d for k in keys for d in differences(theirs.get(k), ours.get(k), f"{name}.{k}" if name else k)]
+    return [] if theirs == ours else [f"{name}: {theirs!r} there, {ours!r} here"]

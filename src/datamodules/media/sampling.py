@@ -27,7 +27,8 @@ def at_rate(pts_seconds: NDArray[np.floating[Any]], fps: float) -> NDArray[np.in
     if len(pts_seconds) == 0:
         return np.zeros(0, dtype=np.int64)
     since_start = np.asarray(pts_seconds, dtype=np.float64) - pts_seconds[0]
-    times = np.arange(int(since_start[-1] * fps + 1e-6) + 1) / fps
-    indices = np.searchsorted(since_start, times + 1e-6, side="right") - 1
-    unique: NDArray[np.int64] = np.unique(indices)
-    return unique
+    gap = float(np.median(np.diff(since_start))) if len(since_start) > 1 else 0.0
+    starts = np.append(since_start, since_start[-1] + gap)  # the last frame is on show as long as most are
+    ticks = np.ceil((starts - gap / 100) * fps)  # the first time in or after each; decord's seconds are float32
+    ticks[0], ticks[1:] = 0, np.maximum(ticks[1:], 1)
+    return np.flatnonzero(ticks[:-1] < ticks[1:])

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
@@ -75,10 +74,12 @@ class KeypointSamples:
             `keypoints` float32 [B, T, K, 3], `presence` uint8 [B, T, 4], `visibility` float32 [B, T, 33], `lengths`
             int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta` lists of B.
         """
+        import torch  # exports and `view` decode without it
+
         lengths = torch.tensor([len(sample.keypoints) for sample in samples])
         longest = int(lengths.max())
 
-        def pad(name: str) -> torch.Tensor:
+        def pad(name: str) -> "torch.Tensor":
             arrays = [getattr(sample, name) for sample in samples]
             padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
             for row, values in zip(padded, arrays, strict=True):

@@ -84,11 +84,10 @@ def load_phoenix_pickle(path: Path) -> dict[str, dict[str, list[Any]]]:
         raise RunError(f"{path} is no pickle of keypoints, or damaged: it asks for too much memory") from error
     if not isinstance(content, dict) or not all(map(_is_split, content.values())):
         raise RunError(f"{path} is a pickle, but not of keypoints: each split must have lists {', '.join(_FIELDS)}")
-    for split in content.values():
-        for frame in split["keypoints"]:
-            for part, array in frame.items():
-                frame[part] = array.values if isinstance(array, _Array) else None
-    return content
+    return {
+        name: {**split, "keypoints": [_with_arrays(frame) for frame in split["keypoints"]]}
+        for name, split in content.items()
+    }
 
 
 def refuse_without_face(run: Run) -> None:
@@ -258,11 +257,16 @@ def _dtype_opcodes() -> bytes:
 def _is_split(split: object) -> bool:
     if not isinstance(split, dict) or not all(isinstance(split.get(name), list) for name in _FIELDS):
         return False
-    frames = all(
-        isinstance(frame, dict) and all(isinstance(part, _Array | None) for part in frame.values())
-        for frame in split["keypoints"]
+    if not all(isinstance(frame, dict) for frame in split["keypoints"]):
+        return False
+    parts = (part for frame in split["keypoints"] for part in frame.values() if part is not None)
+    return all(isinstance(part, _Array) and part.values is not None for part in parts) and all(
+        isinstance(name, str) for field in _FIELDS[1:] for name in split[field]
     )
-    return frames and all(isinstance(name, str) for field in _FIELDS[1:] for name in split[field])
+
+
+def _with_arrays(frame: dict[str, "_Array | None"]) -> dict[str, NDArray[Any] | None]:
+    return {part: array.values if array else None for part, array in frame.items()}
 
 
 class _Dtype:

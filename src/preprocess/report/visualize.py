@@ -9,6 +9,7 @@ A `/` in a key becomes `__`. Frames that are no longer there, or no longer decod
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +38,25 @@ COLOURS = {
     "left_hand": (255, 90, 110),
     "right_hand": (80, 140, 255),
 }
-_WIDTHS = {"pose": 3.0, "face": 1.2, "left_hand": 2.0, "right_hand": 2.0}  # of lines, px in a frame of 520 px
+
+
+@dataclass(frozen=True)
+class _Stroke:
+    """How wide lines, and how large points are drawn, in px."""
+
+    line_width: float
+    point_radius: float
+
+    def scaled(self, factor: float) -> "_Stroke":
+        return _Stroke(self.line_width * factor, self.point_radius * factor)
+
+    def grown(self, margin: float) -> "_Stroke":
+        """For what lies below, and shows this much on each side."""
+        return _Stroke(self.line_width + 2 * margin, self.point_radius + margin)
+
+
+_HAND = _Stroke(2, 2.2)
+_STROKES = {"pose": _Stroke(3, 4), "face": _Stroke(1, 1), "left_hand": _HAND, "right_hand": _HAND}  # at 520 px
 _COVERED = {"face": range(11), "left_hand": (17, 19, 21), "right_hand": (18, 20, 22)}  # pose points drawn better there
 _MIN_VISIBILITY = 0.5  # as in mediapipe/python/solutions/drawing_utils.py
 _MAX_FRAMES = 300
@@ -144,7 +163,7 @@ def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
 
 def _page(size: tuple[int, int], caption: str) -> Picture:
     page = Image.new("RGB", size, _PAGE)
-    ImageDraw.Draw(page).text((12, size[1] - 28), caption, _GREY, ImageFont.load_default(16))
+    ImageDraw.Draw(page).text((12, size[1] - 28), caption, _GREY, _font(caption, 16))
     return np.array(page)
 
 
@@ -180,19 +199,20 @@ def _drawn(picture: Picture, found: _Found, stretch: float) -> Picture:
     pixels = (found.sample.keypoints[found.frame_idx, :, :2] * stretch * (1 << _SHIFT)).round().astype(int)
     shadow = picture.copy()
     for part in PARTS:
-        _draw_part(shadow, pixels, found.lines(part), _HALO, _WIDTHS[part] * unit + 2 * unit)
-    drawn: Any = cv2.addWeighted(shadow, 0.45, picture, 0.55, 0)
+        _draw_part(shadow, pixels, found.lines(part), _HALO, _STROKES[part].grown(0.8).scaled(unit))
+    drawn: Any = cv2.addWeighted(shadow, 0.5, picture, 0.5, 0)
     for part in PARTS:
-        _draw_part(drawn, pixels, found.lines(part), COLOURS[part], _WIDTHS[part] * unit)
+        _draw_part(drawn, pixels, found.lines(part), COLOURS[part], _STROKES[part].scaled(unit))
     return drawn  # type: ignore[no-any-return]
 
 
 def _draw_part(
-    picture: Picture, pixels: NDArray[Any], lines: list[tuple[int, int]], colour: tuple[int, ...], width: float
+    picture: Picture, pixels: NDArray[Any], lines: list[tuple[int, int]], colour: tuple[int, ...], stroke: _Stroke
 ) -> None:
     for a, b in lines:
-        cv2.line(picture, pixels[a].tolist(), pixels[b].tolist(), colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
-    radius = round((width + 0.5) * (1 << _SHIFT))
+        start, end = pixels[a].tolist(), pixels[b].tolist()
+        cv2.line(picture, start, end, colour, max(1, round(stroke.line_width)), cv2.LINE_AA, _SHIFT)
+    radius = round(stroke.point_radius * (1 << _SHIFT))
     for point in {point for line in lines for point in line}:
         cv2.circle(picture, pixels[point].tolist(), radius, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
@@ -242,10 +262,16 @@ def _rounded(width: int, height: int) -> Image.Image:
 def _head(draw: ImageDraw.ImageDraw, sample: KeypointSample) -> None:
     """The key and, below, what the sample is; at the right each part and in how many frames it was found."""
     num_frames, num_keypoints = sample.keypoints.shape[:2]
-    facts = [f"{num_frames:,} frames", f"{sample.meta['width']}x{sample.meta['height']} px"]
-    facts += [f"{num_keypoints} keypoints"] + [sample.meta[name] for name in ("glosses",) if name in sample.meta]
-    draw.text((_MARGIN_PX, 16), sample.key, _INK, ImageFont.load_default(24))
-    draw.text((_MARGIN_PX, 50), "   ".join(facts), _GREY, ImageFont.load_default(17))
+    facts = [
+        f"{num_frames:,} frames",
+        f"{sample.meta['width']}x{sample.meta['height']} px",
+        f"{num_keypoints} keypoints",
+    ]
+    if "glosses" in sample.meta:
+        facts.append(sample.meta["glosses"])
+    draw.text((_MARGIN_PX, 16), sample.key, _INK, _font(sample.key, 24))
+    text = "   ".join(facts)
+    draw.text((_MARGIN_PX, 50), text, _GREY, _font(text, 17))
     x = float(_SHEET_PX - _MARGIN_PX)
     font = ImageFont.load_default(17)
     for part, rate in reversed(list(zip(PARTS, sample.presence.mean(0).tolist(), strict=True))):
@@ -254,3 +280,11 @@ def _head(draw: ImageDraw.ImageDraw, sample: KeypointSample) -> None:
         draw.text((x, 50), text, _INK, font)
         draw.ellipse((x - 22, 54, x - 9, 67), COLOURS[part])
         x -= 46
+
+
+def _font(text: str, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, which has ASCII alone; for other text one of the system's, if it is installed."""
+    if not text.isascii():
+        with suppress(OSError):
+            return ImageFont.truetype("DejaVuSans.ttf", size)
+    return ImageFont.load_default(size)

@@ -48,7 +48,7 @@ def test_max_items_limits_each_split(tmp_path):
 
 def test_quotes_in_a_translation_are_text(tmp_path):
     write_split(tmp_path, "dev", ['a|x|-1|-1|Signer01|"A|"so', "b"])
-    assert [item.meta["translation"] for item in Phoenix2014T(str(tmp_path), ["dev"]).items()][0] == '"so'
+    assert next(Phoenix2014T(str(tmp_path), ["dev"]).items()).meta["translation"] == '"so'
 
 
 def test_what_macos_leaves_beside_a_frame_is_no_frame(tmp_path):
@@ -84,7 +84,7 @@ def test_a_row_with_an_empty_folder_fails(tmp_path):
 @pytest.mark.parametrize("header", ["", "name,speaker,orth,translation", "name|video|start|end|speaker|orth"])
 def test_a_wrong_header_fails(tmp_path, header):
     write_split(tmp_path, "dev", ["a"], header=header)
-    with pytest.raises(CorpusError, match="has no column .*its header is"):
+    with pytest.raises(CorpusError, match=r"has no column .*its header is"):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 

@@ -40,7 +40,7 @@ def test_every_frame_comes_exactly_once_and_in_order_per_item(tmp_path, num_work
     check(run, 2)
     seen: dict[tuple[int, int], list[int]] = {}
     for batch in batches:
-        assert len(batch["frames"]) == len(batch["rows"]) <= 4
+        assert len(batch.get("frames", [])) == len(batch["rows"]) <= 4
         for row, index in zip(batch["rows"], batch["frame_idx"], strict=True):
             seen.setdefault((batch["shard"], row), []).append(index)
     assert all(indices == list(range(len(indices))) for indices in seen.values())
@@ -99,7 +99,7 @@ def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_ru
     os.kill(process.pid, signal.SIGKILL)
     process.wait(10)
     psutil.wait_procs(children, timeout=2)
-    assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert [c.cmdline() for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE] == []
     assert not run.committed() >= {shard.name for shard in run.plan.shards}
     consume(run, tmp_path / "media", 0)
     check(run, 1)

@@ -36,10 +36,8 @@ def test_every_committed_sample_is_there_once_in_planned_order(run):
     assert list(CommittedSamples(run)) == expected(run) + expected(run, "dev")
 
 
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # webdataset's
-def test_stock_webdataset_reads_the_same_keys_and_bytes(run):
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_stock_webdataset_reads_the_same_keys_and_bytes(run):  # it leaves its files open
     dataset = webdataset.WebDataset(
         [str(path) for path in sorted(run.folder.glob("train-*.tar"))],
         shardshuffle=False,

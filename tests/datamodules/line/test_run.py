@@ -21,13 +21,13 @@ def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("fingerprint", "differences"),
     [
-        ({**FINGERPRINT, "version": 2}, "version: 1 there, 2 now"),
+        ({**FINGERPRINT, "version": 2}, "version: 1 there, 2 here"),
         (
             {**FINGERPRINT, "extractor": {"class_path": "tests.Other", "threshold": 0.5}},
-            r"extractor\.class_path: 'tests\.Nothing' there, 'tests\.Other' now",
+            r"extractor\.class_path: 'tests\.Nothing' there, 'tests\.Other' here",
         ),
-        ({"extractor": FINGERPRINT["extractor"]}, "version: 1 there, None now"),
-        ({**FINGERPRINT, "more": [1]}, r"more: None there, \[1\] now"),
+        ({"extractor": FINGERPRINT["extractor"]}, "version: 1 there, None here"),
+        ({**FINGERPRINT, "more": [1]}, r"more: None there, \[1\] here"),
     ],
 )
 def test_another_fingerprint_is_refused_by_name_and_changes_nothing(tmp_path, fingerprint, differences):

@@ -123,7 +123,9 @@ def test_arrays_can_be_written_to_and_share_nothing(tmp_path: Path) -> None:
 def test_more_videos_than_a_byte_counts_keep_their_ids(tmp_path: Path) -> None:
     corpus = MadeItems({"train": 300})
 
-    content = load_phoenix_pickle(exported(tmp_path, corpus))
+    make_run(tmp_path / "run", corpus, per_shard=300)
+
+    content = load_phoenix_pickle(export(tmp_path / "run", "phoenix-pickle", tmp_path / "out")[0])
 
     assert content["train"]["video_ids"] == [f"v{i}" for i in range(300) for _ in range(1 + i % 4)]
 
@@ -174,6 +176,7 @@ def test_an_existing_file_fails_and_stays(tmp_path: Path) -> None:
 def test_what_pickle_itself_writes_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "theirs.pickle"
     content = expected_content(CORPUS)
+    content["train"]["keypoints"][1] = content["train"]["keypoints"][0]  # is referred to, not written twice
     path.write_bytes(pickle.dumps(content, protocol=4))
 
     assert_equal(load_phoenix_pickle(path), content)
@@ -201,12 +204,35 @@ def test_a_malicious_pickle_fails_and_nothing_is_executed(tmp_path: Path) -> Non
     assert harm.exists()  # it would have been
 
 
+@pytest.mark.parametrize("dtype", ["O", "i4", "U3"])
+def test_arrays_of_anything_but_floats_fail(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "other.pickle"
+    frame = {"pose": np.zeros((33, 3)).astype(dtype)}
+    path.write_bytes(pickle.dumps({"train": {"keypoints": [frame], "image_paths": [""], "video_ids": [""]}}))
+
+    with pytest.raises(RunError, match=f"the pickle has arrays of '{dtype}.*, and keypoints are floats: refused"):
+        load_phoenix_pickle(path)
+
+
+def test_an_array_whose_state_is_made_up_fails(tmp_path: Path) -> None:
+    path = exported(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"K\x44K\x03\x86", b"K\xffK\xff\x86"))  # a shape of 255 x 255
+
+    with pytest.raises(RunError, match="is no pickle of keypoints, or damaged: cannot reshape array of size 204"):
+        load_phoenix_pickle(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "is no pickle of keypoints, or damaged: Ran out of input"),
         (b"no pickle at all", "is no pickle of keypoints, or damaged"),
         (pickle.dumps(["a", "list"]), "is a pickle, but not of keypoints"),
+        (
+            pickle.dumps({"train": {"keypoints": [{"pose": 1}], "image_paths": [], "video_ids": []}}),
+            "but not of keypoints",
+        ),
         (pickle.dumps({"train": {"keypoints": []}}), "must have lists keypoints, image_paths, video_ids"),
     ],
 )

@@ -1,0 +1,113 @@
+"""Train on a keypoints run: glosses from the keypoints of signed sentences, by CTC.
+
+    python examples/train_signs.py --shards /data/keypoints
+    python examples/train_signs.py --shards /data/keypoints --devices 2 --epochs 120
+
+`FramesDataModule` is the class that made the shards; here it reads them back. The model is a small stack of
+convolutions over time, on positions and movements of the keypoints relative to the frame's size.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+
+from datamodules import FramesDataModule
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.samples.keypoints import KeypointSamples
+
+
+class GlossModel(LightningModule):
+    """CTC over glosses; class 0 is CTC's blank.
+
+    Args:
+        glosses: the vocabulary, in the order of classes 1, 2, ….
+        num_keypoints: K of the shards' layout.
+        learning_rate: at its peak.
+    """
+
+    def __init__(self, glosses: list[str], num_keypoints: int = 143, learning_rate: float = 3e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.glosses, self.learning_rate = glosses, learning_rate
+        self.layers = nn.Sequential(
+            nn.Conv1d(4 * num_keypoints, 128, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(128, 128, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(128, len(glosses) + 1, 1),
+        )
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        """Log-probabilities float32 [T, B, 1 + number of glosses]."""
+        size = torch.tensor([[meta["width"], meta["height"]] for meta in batch["meta"]], device=self.device)
+        places = batch["keypoints"][..., :2] / size[:, None, None]
+        moves = 20 * torch.diff(places, dim=1, prepend=places[:, :1])
+        features = torch.cat([places, moves], dim=-1) * batch["mask"][..., None, None]
+        return self.layers(features.flatten(2).transpose(1, 2)).permute(2, 0, 1).float().log_softmax(-1)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """CTC loss of one batch."""
+        sentences = [meta["glosses"].split() for meta in batch["meta"]]
+        targets = torch.tensor([1 + self.glosses.index(gloss) for sentence in sentences for gloss in sentence])
+        lengths = torch.tensor([len(sentence) for sentence in sentences])
+        loss = nn.functional.ctc_loss(self(batch), targets, batch["lengths"].cpu(), lengths, zero_infinity=True)
+        self.log("loss", loss, prog_bar=True, batch_size=len(sentences))
+        return loss
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Share of sentences whose glosses are all right, by the best path."""
+        right = [said == meta["glosses"].split() for said, meta in zip(self.read(batch), batch["meta"], strict=True)]
+        self.log("accuracy", sum(right) / len(right), batch_size=len(right), sync_dist=True)
+
+    def read(self, batch: dict[str, Any]) -> list[list[str]]:
+        """The glosses of each sample."""
+        best = self(batch).argmax(-1).T
+        paths = [torch.unique_consecutive(row[:length]) for row, length in zip(best, batch["lengths"], strict=True)]
+        return [[self.glosses[place - 1] for place in path.tolist() if place] for path in paths]
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with one warm-up and decay over the whole training."""
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def vocabulary(shards: Path, split: str = "train") -> list[str]:
+    """The glosses of a split, sorted."""
+    decode = KeypointSamples().decode
+    samples = (decode(*files) for files in CommittedSamples(Run(shards), split))
+    return sorted({gloss for sample in samples for gloss in sample.meta["glosses"].split()})
+
+
+def main() -> None:
+    """Train, and say how many of the training sentences are read right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=Path, required=True, help="folder of a keypoints run")
+    parser.add_argument("--devices", type=int, default=1, help="ranks, under DDP if more than one")
+    parser.add_argument("--epochs", type=int, default=80)
+    options = parser.parse_args()
+    seed_everything(0)
+    data = FramesDataModule(shards=options.shards, samples=KeypointSamples(), batch_size=2, test_split="train")
+    trainer = Trainer(
+        max_epochs=options.epochs,
+        devices=options.devices,
+        strategy="ddp" if options.devices > 1 else "auto",
+        precision="bf16-mixed",
+        accumulate_grad_batches=2 if options.devices == 1 else 1,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    model = GlossModel(vocabulary(options.shards))
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data)
+
+
+if __name__ == "__main__":
+    main()

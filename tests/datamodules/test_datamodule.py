@@ -1,0 +1,198 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import FramesDataModule
+from datamodules.datamodule import EpochSampler
+from datamodules.errors import ConfigError, RunError
+from datamodules.line.commit import Result
+from datamodules.line.rank import Rank
+from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from line_making import make_run, some_items
+
+
+def keypoint_run(folder, counts, per_shard=3):
+    """A run with `counts` committed keypoint samples by split; sample k has 1 + k % 3 frames."""
+    items = [item for split, count in counts.items() for item in some_items(count, split)]
+    run = make_run(folder, items, per_shard)
+    with Rank(run) as rank:
+        while opened := rank.lease():
+            for row in opened.missing:
+                item = opened.items[row]
+                frames = 1 + item.meta["number"] % 3
+                sample = KeypointSample(
+                    item.key,
+                    np.full((frames, 75, 3), item.meta["number"], np.float32),
+                    np.ones((frames, 4), np.uint8),
+                    np.ones((frames, 33), np.float32),
+                    dict(item.meta),
+                )
+                result = Result(row, num_frames=frames)
+                rank.add(opened.shard.number, result, KeypointSamples().encode(sample))
+    return run
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return keypoint_run(tmp_path_factory.mktemp("shards"), {"train": 17, "dev": 5, "test": 2}).folder
+
+
+def data_of(shards, **options):
+    options = {"num_workers": 0, "batch_size": 4, **options}
+    return FramesDataModule(shards=shards, samples=KeypointSamples(), **options)
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """Make this process the given rank of as many as given."""
+
+    def be(rank, num_ranks):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: num_ranks)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: rank)
+
+    return be
+
+
+def keys_of(loader):
+    return [batch["key"] for batch in loader]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_over_all_ranks_every_sample_comes_once_an_epoch_in_equally_many_batches(shards, ranks, num_ranks, batch_size):
+    found = []
+    for rank in range(num_ranks):
+        ranks(rank, num_ranks)
+        loader = data_of(shards, batch_size=batch_size).train_dataloader()
+        found.append(keys_of(loader))
+        assert len(loader) == len(found[-1])
+    assert len({len(batches) for batches in found}) == 1
+    assert sorted(key for batches in found for batch in batches for key in batch) == [
+        item.key for item in some_items(17)
+    ]
+    sizes = [len(batch) for batches in found for batch in batches]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch_size + 1
+
+
+@pytest.mark.parametrize(("num_workers", "split", "count"), [(1, "train", 17), (3, "train", 17), (3, "test", 2)])
+def test_workers_more_than_shards_or_samples_give_every_sample_once(shards, num_workers, split, count):
+    loader = data_of(shards, num_workers=num_workers, train_split=split).train_dataloader()
+    for _ in range(2):
+        assert sorted(key for batch in keys_of(loader) for key in batch) == [i.key for i in some_items(count, split)]
+
+
+def test_the_number_of_workers_changes_nothing(shards):
+    loaders = [data_of(shards, num_workers=n, seed=5).train_dataloader() for n in (0, 2)]
+    assert keys_of(loaders[0]) == keys_of(loaders[1])
+
+
+def test_shuffling_follows_the_seed_and_the_epoch(shards):
+    def order(seed, epoch):
+        loader = data_of(shards, seed=seed).train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        return keys_of(loader)
+
+    assert order(0, 0) == order(0, 0)
+    assert len({str(order(seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (7, 0))}) == 3
+    assert order(0, 0) != data_of(shards).val_dataloader()
+
+
+def test_validation_and_test_come_in_planned_order(shards):
+    data = data_of(shards)
+    assert [key for batch in keys_of(data.val_dataloader()) for key in batch] == [i.key for i in some_items(5, "dev")]
+    assert keys_of(data.test_dataloader()) == [[item.key for item in some_items(2, "test")]]
+
+
+def test_a_batch_is_padded_with_lengths_and_mask(shards):
+    [batch] = data_of(shards, batch_size=9, val_split="dev").val_dataloader()
+    assert batch["lengths"].tolist() == [1, 2, 3, 1, 2]
+    assert batch["keypoints"].shape == (5, 3, 75, 3)
+    assert torch.equal(batch["mask"].sum(1), batch["lengths"])
+    for number in range(5):
+        assert (batch["keypoints"][number][batch["mask"][number]] == number).all()
+        assert not batch["keypoints"][number][~batch["mask"][number]].any()
+
+
+def test_a_run_without_validation_split_validates_nothing(tmp_path):
+    data = data_of(keypoint_run(tmp_path, {"train": 3}).folder)
+    data.setup("fit")
+    assert data.val_dataloader() == []
+    with pytest.raises(RunError, match=r"has no split 'dev'; choose val_split from train"):
+        data.setup("validate")
+
+
+def test_a_split_that_was_not_planned_fails(shards):
+    data = data_of(shards, train_split="training")
+    with pytest.raises(RunError, match=r"has no split 'training'; choose train_split from dev, test, train"):
+        data.setup("fit")
+    with pytest.raises(RunError, match="choose train_split from"):
+        data.train_dataloader()
+
+
+def test_a_run_with_nothing_committed_fails(tmp_path):
+    make_run(tmp_path, 3)
+    with pytest.raises(RunError, match="nothing is committed"):
+        data_of(tmp_path).setup("fit")
+
+
+def test_a_folder_that_is_no_run_fails(tmp_path):
+    with pytest.raises(RunError, match=r"is no run: it has no plan\.arrow"):
+        data_of(tmp_path).setup("fit")
+
+
+def test_training_without_shards_or_kind_fails(shards):
+    with pytest.raises(ConfigError, match="training needs shards="):
+        FramesDataModule().setup("fit")
+    with pytest.raises(ConfigError, match="training needs samples="):
+        FramesDataModule(shards=shards).train_dataloader()
+
+
+def test_prediction_without_corpus_fails():
+    with pytest.raises(ConfigError, match="predict needs a corpus"):
+        FramesDataModule().predict_dataloader()
+
+
+@pytest.mark.parametrize("options", [{"num_workers": -1}, {"batch_size": 0}])
+def test_numbers_out_of_range_fail(options):
+    with pytest.raises(ConfigError, match="must be"):
+        FramesDataModule(**options)
+
+
+def test_fewer_samples_than_ranks_fail(shards, ranks):
+    ranks(0, 3)
+    with pytest.raises(ConfigError, match="2 samples cannot be shared by 3 ranks"):
+        data_of(shards).test_dataloader()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 1001])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_an_epochs_batches_are_a_partition(ranks, count, batch_size):
+    for num_ranks in range(1, min(count, 6) + 1):
+        batches = []
+        for rank in range(num_ranks):
+            ranks(rank, num_ranks)
+            sampler = EpochSampler(range(count), batch_size, shuffle=True, seed=3)
+            batches.append(list(sampler))
+            assert len(sampler) == len(batches[-1])
+        assert len({len(b) for b in batches}) == 1
+        assert sorted(index for b in batches for batch in b for index in batch) == list(range(count))
+        assert all(batch for b in batches for batch in b)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "datamodules", "datamodules.errors", "datamodules.line.item", "datamodules.line.plan",
+        "datamodules.line.leases", "datamodules.line.commit", "datamodules.line.run", "datamodules.line.rank",
+        "datamodules.line.reader", "datamodules.corpora.phoenix", "datamodules.corpora.videos",
+    ],
+)  # fmt: skip
+def test_what_status_and_planning_import_needs_no_torch(module):
+    code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'decord', 'av') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,178 @@
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from datamodules.errors import RunError
+from datamodules.line.commit import Result
+from datamodules.line.item import Item
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from making import REASON, MadeItems, made_sample, make_run
+from preprocess.report.view import find, view
+
+
+def shown(run: Run, key: str | None = None) -> list[list[str]]:
+    """The words of each line that `view` prints."""
+    console = Console(file=io.StringIO(), width=200)
+    view(run, key, console)
+    assert isinstance(console.file, io.StringIO)
+    return [line.split() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Eight items in shards of two, of which the last is not committed; train/v1 failed."""
+    return make_run(tmp_path / "run", MadeItems({"train": 5, "dev": 3}), failed=("train/v1",), max_shards=4)
+
+
+class OneItem:
+    root = "/corpus"
+
+    def items(self) -> list[Item]:
+        return [Item("train/a", "train", "a.mp4")]
+
+
+def run_of(folder: Path, members: dict[str, bytes]) -> Run:
+    """A run of one sample that has these files."""
+    run = open_or_plan(folder, OneItem(), {}, ShardSize())  # type: ignore[arg-type]
+    with Rank(run) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        rank.add(opened.shard.number, Result(0, num_frames=1), members)
+    return run
+
+
+def npy(values: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(values), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def test_run_shows_totals_of_each_split(run: Run) -> None:
+    lines = shown(run)
+    assert lines[1] == ["split", "shards", "items", "ok", "failed", "planned", "frames"]
+    assert lines[2] == ["train", "3", "5", "4", "1", "0", str(1 + 3 + 4 + 1)]
+    assert lines[3] == ["dev", "2", "3", "2", "0", "1", str(1 + 2)]
+
+
+def test_run_shows_each_item_with_status_and_frames(run: Run) -> None:
+    lines = shown(run)
+    assert ["train/v0", "ok", "1"] in lines
+    assert ["train/v1", "failed", "0", *REASON.split()] in lines
+    assert ["dev/v2", "planned", "0"] in lines
+    assert len(lines) == 5 + 1 + 8  # nothing about more
+
+
+def test_run_of_many_items_shows_twenty_and_how_many_more(tmp_path: Path) -> None:
+    lines = shown(make_run(tmp_path / "run", MadeItems({"train": 1234}), max_shards=0))
+    assert sum(line[1:2] == ["planned"] and line[0] != "split" for line in lines) == 20
+    assert lines[-1] == ["…", "and", "1,214", "more"]
+
+
+def test_key_shows_the_files_of_its_sample(run: Run) -> None:
+    sample = made_sample(run.plan.item(*_place(run, "train/v3")))
+    lines = shown(run, "train/v3")
+    values = sample.keypoints
+    assert ["frames", "4"] in lines
+    assert ["source", "features/train/v3,", "4", "images"] in lines
+    size = len(npy(values))
+    span = [f"{values.min():.6g}", f"{values.max():.6g}"]
+    assert ["keypoints.npy", f"{size:,}", "float32", "[4,", "143,", "3]", *span] in lines
+    assert ['"glosses":', '"REGEN', 'MÖGLICH",'] in lines
+
+
+def test_key_shows_the_detection_rate_of_each_part(run: Run) -> None:
+    presence = made_sample(run.plan.item(*_place(run, "train/v3"))).presence
+    lines = shown(run, "train/v3")
+    for part, column in zip(("pose", "face", "left_hand", "right_hand"), presence.T, strict=True):
+        found = int(column.sum())
+        assert [part, str(found), "of", "4", "frames", f"{25 * found:.1f}", "%"] in lines
+
+
+def test_key_of_a_failure_shows_its_reason(run: Run) -> None:
+    lines = shown(run, "train/v1")
+    assert ["status", "failed", "(decode)"] in lines
+    assert ["reason", *REASON.split()] in lines
+
+
+def test_key_of_an_open_shard_shows_that_it_is_planned(run: Run) -> None:
+    assert ["status", "planned:", "its", "shard", "is", "not", "committed", "yet"] in shown(run, "dev/v2")
+
+
+def test_files_of_any_kind_of_sample_are_shown(tmp_path: Path) -> None:
+    document = {"boxes": list(range(30)), "few": [1, 2]}
+    members = {
+        "json": json.dumps(document).encode(),
+        "jpg": b"123",
+        "mask.npy": npy([[True], [False]]),
+        "none.npy": npy(np.zeros((0, 4), np.int64)),
+        "presence.npy": npy([1, 0]),
+        "txt": b"a [bold]caption[/bold]",
+    }
+    lines = shown(run_of(tmp_path / "run", members), "train/a")
+    assert ["jpg", "3"] in lines
+    assert ["mask.npy", str(len(members["mask.npy"])), "bool", "[2,", "1]", "0", "1"] in lines
+    assert ["none.npy", str(len(members["none.npy"])), "int64", "[0,", "4]", "–", "–"] in lines
+    assert ["a", "[bold]caption[/bold]"] in lines
+    assert ['"…', "30", "in", 'all"'] in lines
+    assert not any(line[:1] == ["part"] for line in lines)  # that presence is another kind's
+
+
+def test_find_gives_shard_and_row(run: Run) -> None:
+    assert [(find(run, key)[0].name, find(run, key)[1]) for key in ("train/v3", "dev/v2")] == [
+        ("train-000001", 1),
+        ("dev-000001", 0),
+    ]
+
+
+def test_unknown_key_fails_and_names_the_closest(run: Run) -> None:
+    with pytest.raises(RunError, match=r"no item 'train/w3' among 8; closest: 'train/v3'"):
+        view(run, "train/w3", Console())
+
+
+def test_key_without_its_split_fails_and_names_those_that_contain_it(run: Run) -> None:
+    with pytest.raises(RunError, match=r"no item 'v2' among 8; closest: 'train/v2', 'dev/v2'$"):
+        view(run, "v2", Console())
+
+
+def test_key_like_no_other_fails_and_names_the_first(run: Run) -> None:
+    with pytest.raises(RunError, match=r"no item '%%%' among 8; the first is 'train/v0'"):
+        view(run, "%%%", Console())
+
+
+def test_sample_in_a_tar_cut_short_fails(run: Run) -> None:
+    tar = run.folder / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    with pytest.raises(RunError, match=r"train-000001.tar cannot be read at byte \d+: .*; run `preprocess verify`"):
+        view(run, "train/v2", Console())
+
+
+def test_damaged_table_fails(run: Run) -> None:
+    (run.folder / "tables" / "train-000000.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(RunError, match=r"train-000000.parquet cannot be read: .*; run `preprocess verify`"):
+        view(run, None, Console())
+
+
+@pytest.mark.parametrize("members", [{"a.npy": b"\x93NUMPY"}, {"a.npy": b""}, {"json": b"{"}])
+def test_damaged_file_of_a_sample_fails(tmp_path: Path, members: dict[str, bytes]) -> None:
+    run = run_of(tmp_path / "run", members)
+    with pytest.raises(RunError, match=r"train/a\.(a\.npy|json) is damaged: .*; run `preprocess verify`"):
+        view(run, "train/a", Console())
+
+
+def test_view_loads_neither_torch_nor_lightning() -> None:
+    code = "import sys, preprocess.report.view; print(sorted({'torch', 'lightning', 'cv2', 'av'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _place(run: Run, key: str) -> tuple[int, int]:
+    shard, row = find(run, key)
+    return shard.number, row

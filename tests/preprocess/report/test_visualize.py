@@ -1,0 +1,215 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import decord
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.errors import ConfigError, RunError
+from datamodules.line.commit import Result
+from datamodules.line.item import Corpus, Item
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from making import PART_SLICES, MadeItems, make_run
+from preprocess.report import visualize as module
+from preprocess.report.visualize import COLOURS, visualize
+
+# One point of each part, far from all others, in px of a frame of 104x130 px; drawn four times as large.
+PLACES = {"pose": (30, 90), "face": (20, 20), "left_hand": (80, 30), "right_hand": (80, 100)}
+PARTS = tuple(PLACES)
+GREY, PAGE = (128, 128, 128), (244, 246, 248)
+Frame = NDArray[np.uint8]
+
+
+class Items(Corpus):
+    def __init__(self, root: Path, items: list[Item]) -> None:
+        self.root, self._items = str(root), items
+
+    def items(self) -> Iterator[Item]:
+        yield from self._items
+
+
+def sequence(root: Path, key: str, num_frames: int = 3) -> Item:
+    """An item of grey images of 104x130 px."""
+    names = tuple(f"{n}.png" for n in range(num_frames))
+    (root / key).mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (104, 130), GREY).save(root / key / name)
+    return Item(key, key.partition("/")[0], key, names)
+
+
+def sample_of(item: Item, presence: tuple[int, ...] = (1, 1, 1, 1), layout: int = 143, **meta: Any) -> KeypointSample:
+    """All points of each part at its place, or absent in every frame."""
+    num_frames = meta.pop("num_frames", len(item.frames))
+    keypoints = np.zeros((num_frames, layout, 3), np.float32)
+    for found, part in zip(presence, PARTS, strict=True):
+        if found and part in PART_SLICES[layout]:
+            keypoints[:, PART_SLICES[layout][part], :2] = PLACES[part]
+    visibility = np.ones((num_frames, 33), np.float32)
+    about = {"layout": layout, "width": 104, "height": 130, "fps": None, **meta}
+    return KeypointSample(item.key, keypoints, np.array([presence] * num_frames, np.uint8), visibility, about)
+
+
+def run_of(folder: Path, root: Path, samples: list[tuple[Item, KeypointSample]]) -> Run:
+    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(root)}}}
+    run = open_or_plan(folder, Items(root, [item for item, _ in samples]), fingerprint, ShardSize())
+    by_key = {sample.key: sample for _, sample in samples}
+    with Rank(run) as rank:
+        while opened := rank.lease():
+            for row, item in enumerate(opened.items):
+                members = KeypointSamples().encode(by_key[item.key])
+                rank.add(opened.shard.number, Result(row, num_frames=1), members)
+    return run
+
+
+def filmed(path: Path) -> tuple[list[Frame], float]:
+    """(frames, frames per second) of an MP4, as decord reads it."""
+    reader = decord.VideoReader(str(path))
+    return [reader[i].asnumpy() for i in range(len(reader))], reader.get_avg_fps()
+
+
+def colour_at(frame: Frame, part: str) -> str:
+    """What the middle of the place of `part` looks like most: a part's name, `grey` or `page`."""
+    x, y = (4 * value for value in PLACES[part])
+    seen = frame[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(0)
+    known = {**COLOURS, "grey": GREY, "page": PAGE}
+    return min(known, key=lambda name: float(np.abs(np.subtract(known[name], seen)).sum()))
+
+
+def test_each_sample_becomes_a_sheet_and_a_film_named_by_its_key(tmp_path: Path) -> None:
+    items = [sequence(tmp_path / "root", key) for key in ("train/a", "train/b", "dev/c")]
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item)) for item in items])
+    written = visualize(run, tmp_path / "out", num_samples=9)
+    names = [f"{stem}.{ending}" for stem in ("train__a", "train__b", "dev__c") for ending in ("png", "mp4")]
+    assert [path.name for path in written] == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+
+
+def test_samples_are_taken_evenly_and_of_the_split_asked_for(tmp_path: Path) -> None:
+    items = [sequence(tmp_path / "root", f"{key}", 1) for key in ("dev/x", *(f"train/{i}" for i in range(5)))]
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item)) for item in items])
+    written = visualize(run, tmp_path / "out", num_samples=3, split="train")
+    assert [path.name for path in written] == ["train__0.png", "train__2.png", "train__4.png"]
+
+
+@pytest.mark.parametrize("layout", [143, 75])
+def test_parts_found_are_drawn_in_their_colours_over_the_frames(layout: int, tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a")
+    sample = sample_of(item, presence=(1, 1, 0, 1), layout=layout)
+    visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
+    frames, fps = filmed(tmp_path / "out" / "train__a.mp4")
+    assert ([frame.shape for frame in frames], fps) == ([(520, 416, 3)] * 3, 25.0)
+    face = "face" if layout == 143 else "grey"
+    for frame in frames:
+        assert [colour_at(frame, part) for part in PARTS] == ["pose", face, "grey", "right_hand"]
+
+
+def test_pose_points_that_are_not_visible_are_not_drawn(tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a")
+    sample = sample_of(item)
+    sample.visibility[1] = 0.4
+    visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
+    frames, _ = filmed(tmp_path / "out" / "train__a.mp4")
+    assert [colour_at(frame, "pose") for frame in frames] == ["pose", "grey", "pose"]
+
+
+def test_sheet_shows_six_frames_evenly_spaced(tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a", 11)
+    sample = sample_of(item, presence=(1, 0, 0, 0))
+    for frame_idx in range(11):
+        sample.presence[frame_idx, 0] = frame_idx in (0, 4, 10)
+    png, _ = visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
+    with Image.open(png) as image:
+        sheet = np.asarray(image)
+    assert sheet.shape[1] == 1800
+    below = sheet[84:]  # the header has the colours too
+    columns = np.flatnonzero((below == COLOURS["pose"]).all(2).any(0))
+    panel_px = (1800 - 2 * 32 - 5 * 12) // 6
+    where = (columns - 32) / (panel_px + 12)
+    assert sorted(set(where.astype(int).tolist())) == [0, 2, 5]  # frames 0, 2, 4, 6, 8, 10
+    np.testing.assert_allclose(where % 1, PLACES["pose"][0] / 104, atol=0.04)
+
+
+def test_frames_of_a_video_are_those_that_were_planned(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    with av.open(str(tmp_path / "root" / "a.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=20, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for level in range(10):
+            frame = np.full((480, 640, 3), 20 * level, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    item = Item("train/a", "train", "a.mp4", fps=10)
+    sample = sample_of(item, (0, 0, 0, 0), num_frames=5, fps=10.0, width=640, height=480)
+    visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
+    frames, fps = filmed(tmp_path / "out" / "train__a.mp4")
+    assert (fps, frames[0].shape) == (10.0, (480, 640, 3))
+    np.testing.assert_allclose([frame.mean() for frame in frames], [0, 40, 80, 120, 160], atol=4)
+
+
+@pytest.mark.parametrize(("size", "drawn"), [((639, 479), (640, 480)), ((2000, 1001), (1280, 640))])
+def test_films_have_even_sizes_up_to_1280_px(size: tuple[int, int], drawn: tuple[int, int], tmp_path: Path) -> None:
+    item = Item("train/a", "train", "gone", ("0.png", "1.png"))
+    sample = sample_of(item, width=size[0], height=size[1])
+    visualize(run_of(tmp_path / "run", tmp_path, [(item, sample)]), tmp_path / "out")
+    frames, _ = filmed(tmp_path / "out" / "train__a.mp4")
+    assert frames[0].shape == (drawn[1], drawn[0], 3)
+
+
+def test_frames_that_are_gone_are_drawn_on_a_page(tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a")
+    (tmp_path / "root" / "train/a/1.png").unlink()
+    sample = sample_of(item, (1, 0, 1, 1))
+    visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
+    frames, _ = filmed(tmp_path / "out" / "train__a.mp4")
+    assert [colour_at(frame, "face") for frame in frames] == ["grey", "page", "page"]
+    assert [colour_at(frame, "pose") for frame in frames] == ["pose"] * 3
+
+
+def test_sample_of_one_frame_has_no_film(tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a", 1)
+    written = visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))]), tmp_path / "out")
+    assert [path.name for path in written] == ["train__a.png"]
+
+
+def test_long_samples_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_FRAMES", 4)
+    item = sequence(tmp_path / "root", "train/a", 7)
+    visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))]), tmp_path / "out")
+    assert len(filmed(tmp_path / "out" / "train__a.mp4")[0]) == 4
+
+
+def test_visualize_into_a_folder_with_something_in_it_fails(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", MadeItems({"train": 1}))
+    with pytest.raises(ConfigError, match=r"run is not empty: name a folder that is new or empty"):
+        visualize(run, tmp_path / "run")
+
+
+def test_visualize_of_no_samples_fails(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", MadeItems({"train": 1}))
+    with pytest.raises(ConfigError, match=r"num_samples = 0: give 1 or more"):
+        visualize(run, tmp_path / "out", num_samples=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_visualize_of_an_unknown_split_fails(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", MadeItems({"train": 1}))
+    with pytest.raises(RunError, match=r"has no split 'dev'; it has train"):
+        visualize(run, tmp_path / "out", split="dev")
+
+
+def test_visualize_of_samples_without_keypoints_fails(tmp_path: Path) -> None:
+    item = Item("train/a", "train", "a", ("0.png",))
+    run = open_or_plan(tmp_path / "run", Items(tmp_path, [item]), {"corpus": {"init_args": {"root": "/"}}}, ShardSize())
+    with Rank(run) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        rank.add(opened.shard.number, Result(0, num_frames=1), {"json": b"{}", "txt": b""})
+    with pytest.raises(RunError, match=r"holds no keypoints to draw: its samples have json, txt"):
+        visualize(run, tmp_path / "out")

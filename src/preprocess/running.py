@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from datamodules import FramesDataModule
-from datamodules.errors import ConfigError
+from datamodules.errors import ConfigError, FramemillError
 from datamodules.line.rank import sweep
 from datamodules.line.run import Run
 from preprocess.extractor import Extractor
@@ -45,7 +46,10 @@ class PipelineCLI(LightningCLI):
         trainer = self.config_init["trainer"]
         callbacks = [*(trainer.get("callbacks") or []), self.writer, Progress()]
         placed = placement(trainer["accelerator"], trainer["devices"])
-        return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
+        try:
+            return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
+        except MisconfigurationException as error:  # more devices than there are, an accelerator that is not there
+            raise ConfigError(" ".join(str(error).split())) from error
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,6 +60,16 @@ def run(argv: Sequence[str]) -> int:
     finished = cli.writer.run
     _save_config(cli, finished.folder)
     return conclude(finished, cli.writer.only is not None)
+
+
+def estimate(argv: Sequence[str]) -> int:
+    """`preprocess estimate`: the options of `run`; runs a sample of the corpus, and says what all of it would take."""
+    from preprocess.estimate import estimate as estimated
+
+    quiet()
+    cli = _cli(argv)
+    Console().print(str(estimated(cli.trainer, cli.model, cli.datamodule, cli.writer)), highlight=False)
+    return 0
 
 
 def conclude(run: Run, partial: bool) -> int:
@@ -72,14 +86,16 @@ def conclude(run: Run, partial: bool) -> int:
             f" + {covered.missing:,} missing",
             style="green" if covered.is_exact else "yellow",
             highlight=False,
+            soft_wrap=True,
         )
     return 0 if covered.is_exact or (partial and not covered.problems) else 1
 
 
 def _cli(argv: Sequence[str]) -> PipelineCLI:
     with warnings.catch_warnings():
-        # jsonargparse's own advice to LightningCLI's users; nothing that ours can act on
+        # what jsonargparse and Lightning have to say to each other; nothing that our users can act on
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning|jsonargparse")
         try:
             return PipelineCLI(
                 Extractor,
@@ -98,6 +114,10 @@ def _cli(argv: Sequence[str]) -> PipelineCLI:
             )
         except ArgumentError as error:
             raise ConfigError(_in_one_line(str(error))) from error
+        except ValueError as error:  # jsonargparse's, around what a constructor raised
+            if isinstance(error.__cause__, FramemillError):
+                raise error.__cause__ from None
+            raise
 
 
 def _nested(argument: str) -> str:

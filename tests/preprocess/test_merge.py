@@ -135,7 +135,7 @@ def test_runs_made_otherwise_fail_and_the_difference_is_named(tmp_path: Path) ->
     make_run(tmp_path / "here", HERE)
     make_run(tmp_path / "there", THERE, fingerprint={"versions": {"framemill": "0.2.0"}})
 
-    with pytest.raises(RunError, match=r"They differ in: versions\.framemill: '0\.1\.0' and '0\.2\.0'$"):
+    with pytest.raises(RunError, match=r"They differ in: versions\.framemill: '0\.1\.0' there, '0\.2\.0' here$"):
         merge([tmp_path / "here", tmp_path / "there"], tmp_path / "merged")
 
 

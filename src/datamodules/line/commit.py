@@ -36,7 +36,6 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.errors import RunError
 from datamodules.line.plan import Shard
 from datamodules.line.run import Record, Run, StagedFile
 
@@ -193,7 +192,7 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
 
 def settle(run: Run, record: Record) -> None:
     """Finish step 3 of a commit: rename the files that `record` names into place, where they are not yet."""
-    for file, ending in ((record.table, "parquet"), (record.tar, "tar")):
+    for file, ending in ((record.table, "parquet"), (record.tar, "tar")):  # a tar that shows has its table
         place = run.folder / file.name
         place.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # in place already
@@ -202,18 +201,11 @@ def settle(run: Run, record: Record) -> None:
 
 
 def settle_all(run: Run) -> None:
-    """`settle` whatever an interrupted commit left behind.
-
-    Raises:
-        RunError: a record names files that are neither staged nor in place.
-    """
-    for record in run.records():
-        places = [run.folder / record.tar.name, run.folder / record.table.name]
-        if not all(place.exists() for place in places):
+    """`settle` whatever interrupted commits have left in staging; files of attempts that did not commit stay there."""
+    for path in (run.work / "staging").glob("*.tar"):
+        shard, attempt = path.name.partition(".")[0], path.stem
+        if run.is_committed(shard) and (record := run.record(shard)).attempt == attempt:
             settle(run, record)
-            for place in places:
-                if not place.exists():
-                    raise RunError(f"{place} is gone, though its shard was committed; run `preprocess verify`")
 
 
 def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import NotRequired
 
-from datamodules.errors import DecodeError, ExtractError
+from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
 from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.media.image import read_image
@@ -150,6 +150,10 @@ def _slices(
             if end["num_frames"] == 0:
                 raise DecodeError(f"{item.path} has no frames")
         except DecodeError as error:
+            if not os.path.isdir(root):
+                raise EnvironmentFailure(
+                    f"the corpus root {root} is gone; what is done is safe: bring it back, run the same command again"
+                ) from error
             end["reason"], end["reason_class"] = str(error), "decode"
         except ExtractError as error:
             end["reason"], end["reason_class"] = str(error), "extract"

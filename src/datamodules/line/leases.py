@@ -32,30 +32,24 @@ class RankIdentity:
         rank: unique name, `{host}-{pid}-{random}`.
         machine: changes with the host, its boot and the process-id namespace (containers).
         pid: process id on that machine.
-        started: when that process started, seconds since the epoch; process ids are reused.
+        started: when that process started, in clock ticks since the boot; process ids are reused.
     """
 
     rank: str
     machine: str
     pid: int
-    started: float
+    started: int
 
     @classmethod
     def of_this_process(cls) -> "RankIdentity":
         """A new identity; a process that asks twice is two ranks."""
         pid = os.getpid()
         rank = f"{socket.gethostname().partition('.')[0]}-{pid}-{os.urandom(3).hex()}"
-        return cls(rank, _machine(), pid, psutil.Process(pid).create_time())
+        return cls(rank, _machine(), pid, _started(pid) or 0)
 
     def has_died(self) -> bool:
         """Whether its process is known to be gone; False where this machine cannot know."""
-        if self.machine != _machine():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - self.started) > 1
-        except psutil.NoSuchProcess:
-            return True
+        return self.machine == _machine() and _started(self.pid) != self.started
 
 
 @dataclass(frozen=True)
@@ -203,6 +197,20 @@ def _same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
+
+
+def _started(pid: int) -> int | None:
+    """When the process `pid` started; None if there is none, or only what its parent has not yet buried."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from the third on: proc(5)
+        return None if fields[0] == "Z" else int(fields[19])
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+    try:  # not Linux
+        return int(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _machine() -> str:

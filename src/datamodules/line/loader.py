@@ -23,7 +23,8 @@ from datamodules.line.frames import Batch, FrameRequest, FrameStream, Ticket
 from datamodules.line.rank import OpenShard, Rank
 
 _IDLE_SECONDS = 0.5
-_STOP_SECONDS = 2.0
+_MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
+_LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
 
 
 class FrameLoader:
@@ -45,7 +46,8 @@ class FrameLoader:
         self._tickets: Any = None
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
         self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
-        self._next_lease = 0.0
+        self._next_lease = self._next_look = 0.0
+        self._patience = _IDLE_SECONDS
 
     def __iter__(self) -> Iterator[Batch]:
         others = set(multiprocessing.active_children())
@@ -55,10 +57,7 @@ class FrameLoader:
             while not self._hand_out():
                 if self._with_workers:
                     idle = False
-                    started = time.monotonic()
-                    batch = self._next(batches)
-                    self._account(batch, time.monotonic() - started)
-                    yield batch
+                    yield self._next(batches)
                 else:  # Lightning asks for a batch before it hands over the one before: give it its turn
                     if idle:
                         time.sleep(_IDLE_SECONDS)
@@ -66,6 +65,7 @@ class FrameLoader:
                     yield Batch(shard=-1, rows=[], frame_idx=[], ends=[], results=[])
         finally:
             self._stop(set(multiprocessing.active_children()) - others)
+            del batches  # DataLoader's own end: it waits for its workers
 
     def _start(self) -> DataLoader[Batch]:
         context: Any = None
@@ -85,25 +85,36 @@ class FrameLoader:
         )
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
+        started = time.monotonic()
         try:
-            return next(batches)
+            batch = next(batches)
+        except EnvironmentFailure as error:  # DataLoader puts the worker's traceback before its message
+            raise EnvironmentFailure(str(error).strip().rpartition("EnvironmentFailure: ")[2]) from error
         except RuntimeError as error:
             if "exited unexpectedly" not in str(error):
                 raise
             raise EnvironmentFailure(
                 f"a worker process died ({error}); what was finished is safe: run the same command again"
             ) from error
+        self._rank.activity.spend("wait", time.monotonic() - started)
+        for end in batch["ends"]:
+            self._rank.activity.spend("read", end["read_seconds"])
+            self._rank.activity.spend("transform", end["transform_seconds"])
+            self._with_workers.pop((batch["shard"], end["row"]), None)
+        return batch
 
     def _stop(self, workers: set[Any]) -> None:
-        for _ in workers:
-            self._tickets.put(None)
-        deadline = time.monotonic() + _STOP_SECONDS
         for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
-            worker.kill()  # in the middle of a long item; nothing waits for it any more
+            if self._with_workers:  # left early: nothing waits for what is in hand, which may take long
+                worker.kill()
+            else:
+                self._tickets.put(None)
 
     def _hand_out(self) -> bool:
         """Keep the workers in tickets, leasing as they run short; whether nothing is left to do, for any rank."""
+        if time.monotonic() > self._next_look:
+            self._rank.abandon_committed()
+            self._next_look = time.monotonic() + _LOOK_SECONDS
         while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
             ticket = self._waiting.popleft()
             if ticket.shard in self._rank.open:  # else another rank has committed it
@@ -112,24 +123,16 @@ class FrameLoader:
         return not self._with_workers and self._rank.finished()
 
     def _lease(self) -> bool:
-        now = time.monotonic()
-        if now < self._next_lease:
+        if time.monotonic() < self._next_lease:
             return False
-        self._rank.abandon_committed()
         opened = self._rank.lease()
         if opened is None:
-            self._next_lease = now + _IDLE_SECONDS
+            self._next_lease = time.monotonic() + self._patience
+            self._patience = min(2 * self._patience, _MAX_PATIENCE_SECONDS)
             return False
+        self._patience = _IDLE_SECONDS
         self._waiting.extend(tickets(opened, self._request.slice_frames))
         return True
-
-    def _account(self, batch: Batch, waited: float) -> None:
-        activity = self._rank.activity
-        activity.spend("wait", waited)
-        for end in batch["ends"]:
-            activity.spend("read", end["read_seconds"])
-            activity.spend("transform", end["transform_seconds"])
-            self._with_workers.pop((batch["shard"], end["row"]), None)
 
 
 def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:

@@ -24,6 +24,10 @@ from datamodules.line.run import Run
 _BEAT_SECONDS = 2.0
 _SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
 _DOUBLE_AFTER_SECONDS = 5.0  # younger leases are not doubled: too little is known of their speed
+_UNKNOWN_SECONDS = 30.0  # what a rank that has committed nothing yet takes itself to need for a shard
+
+
+_PHASES = ("read", "transform", "wait", "compute", "write")
 
 
 @dataclass
@@ -53,13 +57,13 @@ class Activity:
     failed: int = 0
     frames: int = 0
     workers: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PHASES, 0.0))
     shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
     def spend(self, phase: str, seconds: float) -> None:
         """Add `seconds` to `phase`."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self.seconds[phase] += seconds
 
 
 class OpenShard:
@@ -134,17 +138,26 @@ class Rank:
         self._activity_path.unlink(missing_ok=True)
 
     def lease(self) -> OpenShard | None:
-        """The next shard to work on; None if there is none now (others hold them, or all is done: `finished`)."""
+        """The next shard to work on; None if there is none now (others hold them, or all is done: `finished`).
+
+        Raises:
+            EnvironmentFailure: the output folder cannot be read or written to.
+        """
+        try:
+            return self._lease_unclaimed() or self._lease_from_others()
+        except OSError as error:
+            raise self._no_output(error) from error
+
+    def _lease_unclaimed(self) -> OpenShard | None:
         while self._todo or self._survey():
             shard = self._todo.pop(0)
             if not self.leases.claim(shard.name):
                 self._survey()
                 if self._todo:
                     self._rotate(self.leases.random.randrange(len(self._todo)))
-                continue
-            if opened := self._open(shard):
+            elif opened := self._open(shard):
                 return opened
-        return self._lease_from_others()
+        return None
 
     def add(self, number: int, result: Result, members: Mapping[str, bytes]) -> None:
         """Spool the result of a row of open shard `number`; commits the shard when it was the last one missing.
@@ -167,7 +180,9 @@ class Rank:
             if opened.is_complete:
                 self._commit(opened)
         except OSError as error:
-            raise self._no_output(error) from error
+            if not self.run.is_committed(opened.shard.name):
+                raise self._no_output(error) from error
+            self.abandon_committed()  # the rank that was faster has removed this one's spool
         finally:
             self.activity.spend("write", time.monotonic() - started)
 
@@ -186,9 +201,12 @@ class Rank:
                 self.leases.clear(opened.shard.name)
 
     def finished(self) -> bool:
-        """Whether every shard that this rank may lease is committed."""
+        """Whether every shard that this rank may lease is committed, and in place."""
         committed = self.run.committed()
-        return all(shard.name in committed for shard in self._mine)
+        if not all(shard.name in committed for shard in self._mine):
+            return False
+        settle_all(self.run)
+        return True
 
     def _open(self, shard: Shard) -> OpenShard | None:
         if self.run.is_committed(shard.name):  # between the survey and the claim
@@ -203,9 +221,9 @@ class Rank:
 
     def _commit(self, opened: OpenShard) -> None:
         seconds = time.monotonic() - opened.since
-        commit(self.run, opened.shard, opened.spool, self.name, seconds)
+        won = commit(self.run, opened.shard, opened.spool, self.name, seconds)
         self._pace.append(seconds / len(opened.items))
-        self.num_committed += 1
+        self.num_committed += won
         del self.open[opened.shard.number]
         self.leases.clear(opened.shard.name)
 
@@ -233,7 +251,7 @@ class Rank:
                 return self._open(shard)
         for shard, holders in sorted(held, key=lambda h: -self._seconds_left(h[1])):
             alive = [claim for claim in holders if not claim.dead]
-            mine = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else float("inf")
+            mine = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else _UNKNOWN_SECONDS
             slow = not self.open and self._seconds_left(alive) > max(2 * mine, _DOUBLE_AFTER_SECONDS)
             if len(alive) == 1 and slow and self.leases.claim(shard.name, holders[-1].generation + 1):
                 return self._open(shard)
@@ -260,6 +278,7 @@ class Rank:
                 self.leases.beat()
                 self.activity.machine = self._measure()
                 self.publish()
+                self._failure = None
             except OSError as error:
                 self._failure = error
             if self._closing.wait(_BEAT_SECONDS):
@@ -298,6 +317,7 @@ def read_activity(path: Path) -> Activity | None:
 
 def sweep(run: Run) -> None:
     """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
+    settle_all(run)
     for folder in ("staging", "spool"):
         for path in (run.work / folder).glob("*"):
             path.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class Video:
             raise DecodeError(f"{path.name} is empty (0 bytes)")
         self._errors = (decord.DECORDError, RuntimeError, IndexError)  # decord raises all three on damaged files
         decord.logging.set_level(decord.logging.QUIET)
-        self.path = path
+        self.path, self._fps = path, fps
         try:
             self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
             self.num_frames_from_header = len(self._reader)
@@ -54,8 +54,8 @@ class Video:
 
     @property
     def fps(self) -> float:
-        """Frames per second of what `frames` yields: the header's average, scaled by the share of frames taken."""
-        return self.average_fps_from_header * len(self._wanted) / max(1, self.num_frames_from_header)
+        """Frames per second of what `frames` yields: what was asked for, or the header's average if that is less."""
+        return min(self._fps or self.average_fps_from_header, self.average_fps_from_header)
 
     def frames(self) -> Iterator[Tensor]:
         """The wanted frames in order, each decoded once: uint8 [3, H, W], RGB, upright.

@@ -13,6 +13,7 @@ The json holds `layout` (143, 75 or 543 points), `width`, `height` in px, `fps` 
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ class KeypointSamples:
                 for name in ("keypoints", "presence", "visibility")
             )
             return KeypointSample(key, keypoints, presence, visibility, json.loads(members["json"]))
-        except (KeyError, ValueError, EOFError) as error:
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise RunError(f"{key} is no keypoint sample: {error}; run `preprocess verify`") from error
 
     def collate(self, samples: Sequence[KeypointSample]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class _Stroke:
 
 
 _HAND = _Stroke(2, 2.2)
-_STROKES = {"pose": _Stroke(3, 4), "face": _Stroke(1, 1), "left_hand": _HAND, "right_hand": _HAND}  # at 520 px
+_STROKES = {"pose": _Stroke(3, 4), "face": _Stroke(1.5, 1.2), "left_hand": _HAND, "right_hand": _HAND}  # at 520 px
 _COVERED = {"face": range(11), "left_hand": (17, 19, 21), "right_hand": (18, 20, 22)}  # pose points drawn better there
 _MIN_VISIBILITY = 0.5  # as in mediapipe/python/solutions/drawing_utils.py
 _MAX_FRAMES = 300

@@ -1,0 +1,203 @@
+"""`preprocess run` as users start it: real processes, one folder, and always the same bytes."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.line.run import Run
+from preprocess.cli import main
+from preprocess.verify import coverage, verify
+
+TESTS = Path(__file__).parents[1]
+NUM_VIDEOS, NUM_IMAGES, BROKEN = 10, 13, "train/v03"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frame sequences and single images of two sizes; one sequence has a 0-byte frame."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for video in range(NUM_VIDEOS):
+        (root / f"v{video:02d}").mkdir()
+        for frame in range(int(rng.integers(1, 30))):
+            _picture(rng, 48).save(root / f"v{video:02d}" / f"{frame:04d}.png")
+    for image in range(NUM_IMAGES):
+        _picture(rng, 48 if image < 9 else 50).save(root / f"image{image:02d}.png")
+    (root / "v03" / "0000.png").write_bytes(b"")
+    return root
+
+
+def _picture(rng: np.random.Generator, width: int) -> Image.Image:
+    return Image.fromarray(rng.integers(0, 255, (40, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def arguments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """The arguments of `preprocess run` for an output folder, and more."""
+    config = tmp_path_factory.mktemp("config") / "brightness.yaml"
+    config.write_text(
+        "model: {class_path: brightness.Brightness}\n"
+        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
+        "output: {dir: nowhere, shards: {min_shards: 6}}\n"
+        "trainer: {accelerator: cpu}\n"
+    )
+    return lambda folder, *more: ["run", "--config", str(config), "--output.dir", str(folder), *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tars of a run by one rank without workers."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert main(arguments(folder)) == 0
+    return tars(folder)
+
+
+def tars(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tar"))}
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": ""}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def preprocess(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "preprocess", *arguments]
+
+
+def torchrun(ranks: int, arguments: list[str], *options: str) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *options]
+    return [*launcher, "-m", "preprocess", *arguments]
+
+
+def assert_complete(folder: Path, undisturbed: dict[str, str]) -> None:
+    run = Run(folder)
+    assert list(verify(run)) == []
+    covered = coverage(run)
+    assert (covered.planned, covered.committed, covered.failed) == (NUM_VIDEOS + NUM_IMAGES, 22, 1)
+    assert tars(folder) == undisturbed
+
+
+@pytest.fixture
+def no_process_left() -> Iterator[None]:
+    """After the test, no process of this session's runs lives on."""
+    yield
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and (left := _forkservers()):
+        time.sleep(0.2)
+    assert left == []
+
+
+def _forkservers() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(b"multiprocessing.forkserver" in word and b"datamodules" in word for word in words):
+            environment = (path.parent / "environ").read_bytes()
+            if f"PYTHONPATH={TESTS}\0".encode() in environment:
+                found.append(str(path))
+    return found
+
+
+def test_one_process_commits_all_but_the_broken_item(undisturbed: dict[str, str]) -> None:
+    assert list(undisturbed) == [f"train-{index:06d}.tar" for index in range(len(undisturbed))]
+    assert len(undisturbed) >= 6
+
+
+def test_two_ranks_of_torchrun_give_the_same_tars(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
+) -> None:
+    finish(start(torchrun(2, arguments(tmp_path / "run", "--data.num_workers", "1"))))
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+def test_two_ranks_of_lightnings_launcher_with_two_workers_each_give_the_same_tars(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
+) -> None:
+    output = finish(start(preprocess(arguments(tmp_path / "run", "--trainer.devices", "2", "--data.num_workers", "2"))))
+    assert_complete(tmp_path / "run", undisturbed)
+    assert "23 planned = 22 committed + 1 failed + 0 missing" in output
+
+
+def test_three_independent_processes_of_which_one_is_killed_give_the_same_tars(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
+) -> None:
+    slow = arguments(tmp_path / "run", "--data.num_workers", "1", "--model.seconds_per_frame", "0.03")
+    processes = [start(preprocess(slow)) for _ in range(3)]
+    wait_for(lambda: len(list((tmp_path / "run").glob("*.tar"))) >= 2, processes[0])
+    os.killpg(processes[0].pid, signal.SIGKILL)
+    processes[0].communicate()
+    for process in processes[1:]:
+        finish(process)
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_workers(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
+) -> None:
+    slow = arguments(tmp_path / "run", "--model.seconds_per_frame", "0.03")
+    process = start(torchrun(2, [*slow, "--data.num_workers", "1"]))
+    wait_for(lambda: len(list((tmp_path / "run").glob("*.tar"))) >= 2, process)
+    for pid in _family(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert 2 <= len(tars(tmp_path / "run")) < len(undisturbed)
+
+    assert main(arguments(tmp_path / "run", "--data.num_workers", "4")) == 0
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_two_agents_of_torchrun_on_loopback_give_the_same_tars(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    rendezvous = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:29711", "--rdzv-id", "test")
+    command = torchrun(1, arguments(tmp_path / "run"), *rendezvous)
+    for agent in [start(command), start(command)]:
+        finish(agent)
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_fabric_run_with_a_script_path_gives_the_same_tars(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    script = TESTS.parent / "src" / "preprocess" / "__main__.py"
+    fabric = [str(Path(sys.executable).with_name("fabric")), "run", "--accelerator", "cpu", "--devices", "2"]
+    finish(start([*fabric, str(script), *arguments(tmp_path / "run")]))
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _family(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return [pid, *(member for child in children for member in _family(child))]

@@ -31,6 +31,11 @@ _TRAINER = {
     "trainer.use_distributed_sampler": False,
 }
 
+_DESCRIPTION = (
+    "Run a pipeline over a corpus, go on with a run, or join one. The options of a class are shown by "
+    "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME."
+)
+
 
 class PipelineCLI(LightningCLI):
     """The sections of a configuration: `model` (an extractor), `data`, `output` (`ShardWriter`), `trainer`."""
@@ -106,11 +111,7 @@ def _cli(argv: Sequence[str]) -> PipelineCLI:
                 save_config_callback=None,
                 seed_everything_default=False,
                 auto_configure_optimizers=False,
-                parser_kwargs={
-                    "prog": "preprocess run",
-                    "description": "Run a pipeline over a corpus.",
-                    "exit_on_error": False,
-                },
+                parser_kwargs={"prog": "preprocess run", "description": _DESCRIPTION, "exit_on_error": False},
             )
         except ArgumentError as error:
             raise ConfigError(_in_one_line(str(error))) from error

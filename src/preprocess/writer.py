@@ -20,6 +20,8 @@ from preprocess.fingerprint import fingerprint
 from preprocess.machine import machine_figures
 from preprocess.ranks import rank_position
 
+_DEFAULT_SIZE = ShardSize()
+
 
 class ShardWriter(BasePredictionWriter):
     """Makes this process a rank of the run in `dir`, and writes its shards.
@@ -33,10 +35,10 @@ class ShardWriter(BasePredictionWriter):
     """
 
     def __init__(
-        self, dir: str, shards: ShardSize | None = None, only: str | None = None, stale_seconds: float = 60.0
+        self, dir: str, shards: ShardSize = _DEFAULT_SIZE, only: str | None = None, stale_seconds: float = 60.0
     ) -> None:
         super().__init__(write_interval="batch")
-        self.dir, self.shards, self.stale_seconds = Path(dir), shards or ShardSize(), stale_seconds
+        self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only = _parse_only(only)
         self.rank: Rank | None = None
         self._gathered: dict[tuple[int, int], list[Any]] = {}  # by shard and row: results of the frames so far

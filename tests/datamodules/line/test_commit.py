@@ -275,14 +275,6 @@ def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monke
     assert run.record(SHARD).rank == "next"
 
 
-def test_a_record_whose_files_are_nowhere_fails(tmp_path):
-    run = make_run(tmp_path, 4)
-    commit_by(run, "rank")
-    (tmp_path / f"{SHARD}.tar").unlink()
-    with pytest.raises(RunError, match=r"train-000000\.tar is gone, though its shard was committed"):
-        settle_all(run)
-
-
 @pytest.mark.parametrize("limit", [0, 100, 5_000])
 def test_a_disk_that_fills_while_committing_fails_and_leaves_only_the_spool(tmp_path, limit):
     run = make_run(tmp_path, 4)

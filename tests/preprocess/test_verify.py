@@ -1,0 +1,61 @@
+"""`verify` passes a sound run, and names each thing that is wrong with an unsound one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datamodules.line.run import Run
+from making import MadeItems, make_run
+from preprocess.cli import main
+from preprocess.verify import coverage, verify
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_run(tmp_path / "run", MadeItems({"train": 4, "dev": 2}))
+    return tmp_path / "run"
+
+
+def test_a_sound_run_has_nothing_wrong_and_exact_coverage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(folder)
+    assert list(verify(run)) == []
+    covered = coverage(run)
+    assert covered.is_exact
+    assert covered.committed + covered.failed == covered.planned == 6
+    assert main(["verify", str(folder)]) == 0
+    assert "everything is as it should be" in capsys.readouterr().out
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda f: _flip(f / "train-000000.tar"), "train-000000.tar: its content has changed (sha256 differs)"),
+        (lambda f: _flip(f / "tables" / "dev-000000.parquet"), "tables/dev-000000.parquet: its content has changed"),
+        (lambda f: (f / "train-000000.tar").unlink(), "train-000000.tar: missing"),
+        (lambda f: (f / "train-000000.tar").write_bytes(b"123"), "train-000000.tar: 3 bytes instead of"),
+        (lambda f: (f / "train-000009.tar").write_bytes(b""), "train-000009.tar: a stray file"),
+        (lambda f: (f / "records" / "train-000000.json").unlink(), "are not done yet; run the same command again"),
+        (lambda f: (f / "records" / "train-000000.json").write_text("{"), "train-000000.json is missing or damaged"),
+        (lambda f: (f / "records" / "more-000000.json").write_text("{"), "more-000000.json: no such shard is planned"),
+    ],
+)
+def test_what_is_wrong_is_named_and_the_exit_status_is_1_fails(
+    folder: Path, damage: Callable[[Path], object], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(folder)
+    assert any(problem in found for found in verify(Run(folder)))
+    assert main(["verify", str(folder)]) == 1
+    assert problem in capsys.readouterr().out
+
+
+def test_a_record_that_counts_otherwise_than_the_plan_fails(folder: Path) -> None:
+    path = folder / "records" / "train-000000.json"
+    path.write_text(path.read_text().replace('"planned": 2', '"planned": 7'))
+    assert not coverage(Run(folder)).is_exact

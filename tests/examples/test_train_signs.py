@@ -43,7 +43,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_ranks_learn_the_glosses_of_the_demo_corpus(shards: Path) -> None:
     command = [sys.executable, str(EXAMPLE), "--shards", str(shards), "--devices", "2", "--epochs", "120"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env={**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     accuracy = re.search(r"accuracy\D*([01]\.\d+)", done.stdout)
     assert accuracy is not None, done.stdout

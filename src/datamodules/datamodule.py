@@ -4,7 +4,6 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -32,7 +31,8 @@ class FramesDataModule(LightningDataModule):
         train_split: the split of `train_dataloader`.
         val_split: the split of `val_dataloader`.
         test_split: the split of `test_dataloader`.
-        pin_memory: put batches into page-locked memory; None: where there is a GPU.
+        pin_memory: put batches into page-locked memory; None: where they go to a GPU.
+        timeout_seconds: a worker that makes no progress for so long is killed, which costs its item one attempt of 3.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class FramesDataModule(LightningDataModule):
         val_split: str = "dev",
         test_split: str = "test",
         pin_memory: bool | None = None,
+        timeout_seconds: float = 120.0,
     ) -> None:
         super().__init__()
         if num_workers < 0 or batch_size < 1:
@@ -54,7 +55,7 @@ class FramesDataModule(LightningDataModule):
         self.corpus, self.shards, self.samples = corpus, shards, samples
         self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.pin_memory, self.timeout_seconds = pin_memory, timeout_seconds
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
@@ -77,7 +78,9 @@ class FramesDataModule(LightningDataModule):
         if self.corpus is None or self.rank is None:
             raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
         request: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[union-attr, assignment]
-        return FrameLoader(self.rank, self.corpus.root, request, self.num_workers, self.pin_memory)
+        return FrameLoader(
+            self.rank, self.corpus.root, request, self.num_workers, self._pins_memory(), self.timeout_seconds
+        )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled batches of the training split, every sample once an epoch over all ranks and workers."""
@@ -90,6 +93,11 @@ class FramesDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the test split in planned order."""
         return self._dataloader("test", shuffle=False)
+
+    def _pins_memory(self) -> bool:
+        if self.pin_memory is None:
+            return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return self.pin_memory
 
     def _run(self) -> Run:
         if self.shards is None:
@@ -127,5 +135,5 @@ class FramesDataModule(LightningDataModule):
             multiprocessing_context=context,
             worker_init_fn=die_with_parent if context else None,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.pin_memory,
+            pin_memory=self._pins_memory(),
         )

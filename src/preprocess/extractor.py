@@ -60,8 +60,11 @@ class Extractor(LightningModule):
             rows=batch["rows"][place : place + 1],
             frame_idx=batch["frame_idx"][place : place + 1],
             ends=[],
-            frames=batch["frames"][place : place + 1],
         )
+        if "results" in batch:
+            one["results"] = batch["results"][place : place + 1]
+        else:
+            one["frames"] = batch["frames"][place : place + 1]
         try:
             return self.extract(one)[0]
         except ExtractError as error:

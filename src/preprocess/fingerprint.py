@@ -21,17 +21,18 @@ from datamodules.line.item import Corpus
 from datamodules.line.plan import ShardSize
 from preprocess.extractor import Extractor
 
-_DECIDE_PIXELS = ("framemill", "torch", "torchvision", "decord", "pillow", "numpy")
+_DECIDE_PIXELS = ("framemill", "torch", "decord", "pillow", "numpy")
 
 
 def fingerprint(corpus: Corpus, extractor: Extractor, size: ShardSize, device: torch.device) -> dict[str, Any]:
     """The fingerprint of a run, JSON-able. Nothing that leaves results alone is in it: ranks, workers, time."""
     arguments = {name: value for name, value in vars(corpus).items() if not name.startswith("_")}
     arguments["root"] = os.path.realpath(corpus.root)
+    options = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
     return {
         "corpus": {"class_path": _class_path(corpus), "init_args": arguments},
         "shards": asdict(size),
-        "extractor": {"class_path": _class_path(extractor), "init_args": dict(extractor.hparams)},
+        "extractor": {"class_path": _class_path(extractor), "init_args": options},
         "samples": {"class_path": _class_path(extractor.samples)},
         "versions": {name: version(name) for name in _DECIDE_PIXELS} | extractor.ingredients(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -22,7 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all
@@ -132,8 +131,7 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
 def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:
     """Put a shard of `run` into the merged run, where it is called as `place` says."""
     record = run.record(shard.name)
-    table = pq.read_table(run.folder / record.table.name, columns=["key"])
-    if table["key"].to_pylist() != run.plan.keys(shard.number):
+    if run.table(shard.name, ["key"])["key"].to_pylist() != run.plan.keys(shard.number):
         raise RunError(f"the keys of {run.folder / record.table.name} are not those planned; run `preprocess verify`")
     named = replace(
         record,
@@ -151,6 +149,8 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:
 
 
 def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:
+    if not source.exists():
+        raise RunError(f"{source} is gone, though its shard was committed; run `preprocess verify`")
     size = source.stat().st_size
     if size != expected.bytes:
         raise RunError(f"{source} has {size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`")

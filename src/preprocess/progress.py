@@ -51,6 +51,10 @@ class Progress(Callback):
         if self._thread:
             self._thread.join()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop, which Lightning does not do by `teardown` then."""
+        self.teardown(trainer, pl_module, "predict")
+
     def _draw(self, run: Run) -> None:
         reader = StatusReader(run)
         with Live(render(reader.read()), console=self._console, auto_refresh=False) as live:

@@ -8,12 +8,23 @@
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+
+class _IndependentLauncher(_SubprocessScriptLauncher):
+    """Lightning's launcher, without the observer that kills all ranks when one has died."""
+
+    def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+        return function(*args, **kwargs)
 
 
 class LeasedStrategy(DDPStrategy):
@@ -23,6 +34,10 @@ class LeasedStrategy(DDPStrategy):
     """
 
     strategy_name = "leased"
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _IndependentLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_distributed(self) -> None:
         """Take the rank's number; connect to nobody."""
@@ -49,7 +64,7 @@ def placement(accelerator: Any, devices: Any) -> dict[str, Any]:
     if local_rank is None:
         several = not (devices in (1, "1", "auto", None) or (isinstance(devices, list) and len(devices) == 1))
         several |= devices in ("auto", None, -1, "-1") and accelerator != "cpu" and torch.cuda.device_count() > 1
-        return {"strategy": LeasedStrategy()} if several else {}
+        return {"plugins": [LightningEnvironment()], **({"strategy": LeasedStrategy()} if several else {})}
     num_gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
     single: list[int] | int = [local_rank % num_gpus] if num_gpus else 1
     return {"devices": single, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}

@@ -1,10 +1,9 @@
 """`preprocess run` and `preprocess estimate`: a pipeline from its configuration, over a Lightning predict loop."""
 
-import os
+import signal
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -17,6 +16,7 @@ from datamodules.errors import ConfigError, FramemillError
 from datamodules.line.rank import sweep
 from datamodules.line.run import Run
 from preprocess.extractor import Extractor
+from preprocess.interrupt import StopOnSignal
 from preprocess.progress import Progress, quiet
 from preprocess.ranks import is_first_on_machine, placement
 from preprocess.verify import coverage
@@ -49,11 +49,12 @@ class PipelineCLI(LightningCLI):
         """A Trainer placed on this rank's device, with the writer and the progress display among its callbacks."""
         self.writer: ShardWriter = self._get(self.config_init, "output")
         trainer = self.config_init["trainer"]
-        callbacks = [*(trainer.get("callbacks") or []), self.writer, Progress()]
+        callbacks = [*(trainer.get("callbacks") or []), self.writer, Progress(), StopOnSignal()]
         placed = placement(trainer["accelerator"], trainer["devices"])
         try:
             return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
-        except MisconfigurationException as error:  # more devices than there are, an accelerator that is not there
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            # more devices than there are, an accelerator that is not there, an option that is none
             raise ConfigError(" ".join(str(error).split())) from error
 
 
@@ -61,10 +62,23 @@ def run(argv: Sequence[str]) -> int:
     """`preprocess run`: make, go on with, or join a run; ends with the coverage check."""
     quiet()
     cli = _cli(argv)
-    cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
-    finished = cli.writer.run
-    _save_config(cli, finished.folder)
-    return conclude(finished, cli.writer.only is not None)
+    cli.writer.config = cli.parser.dump(cli.config, skip_none=False)
+    try:
+        cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of it
+            raise KeyboardInterrupt from None
+        raise
+    assert cli.writer.rank is not None
+    stopped = cli.writer.rank.stopping
+    for process in getattr(cli.trainer.strategy.launcher, "procs", []):  # the ranks that Lightning has started
+        if stopped:
+            process.send_signal(stopped)
+        process.wait()
+    if stopped:
+        _say(f"stopped by {signal.Signals(stopped).name}; what is done is safe: the same command goes on", "yellow")
+    status = conclude(cli.writer.run, cli.writer.only is not None)
+    return 128 + stopped if stopped and status else status
 
 
 def estimate(argv: Sequence[str]) -> int:
@@ -83,15 +97,12 @@ def conclude(run: Run, partial: bool) -> int:
     if covered.is_exact:
         sweep(run)
     if is_first_on_machine():
-        console = Console(stderr=True)
         for problem in covered.problems:
-            console.print(problem, style="red", markup=False)
-        console.print(
+            _say(problem, "red")
+        _say(
             f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
             f" + {covered.missing:,} missing",
-            style="green" if covered.is_exact else "yellow",
-            highlight=False,
-            soft_wrap=True,
+            "green" if covered.is_exact else "yellow",
         )
     return 0 if covered.is_exact or (partial and not covered.problems) else 1
 
@@ -136,9 +147,5 @@ def _in_one_line(message: str) -> str:
     return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(noise))
 
 
-def _save_config(cli: PipelineCLI, folder: Path) -> None:
-    path = folder / "config.yaml"
-    if not path.exists():
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(cli.parser.dump(cli.config, skip_none=False))
-        os.replace(partial, path)
+def _say(text: str, style: str) -> None:
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -6,10 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -32,7 +30,7 @@ class Status:
         shards: committed.
         items: committed, failures not included.
         failed: items that failed.
-        failure_classes: how many of them by class; `decode`, `extract`.
+        failure_classes: how many of them by class; `decode`, `extract`, `crash`.
         frames: of the committed items.
         spooled: rows of open shards that are done.
         ranks: those that tell of themselves; silent ones included until they are known to be dead.
@@ -83,11 +81,17 @@ class StatusReader:
         Raises:
             RunError: a record is damaged.
         """
-        self._update()
+        for name in self._run.committed() - self._records.keys():
+            self._records[name] = self._run.record(name)
+            self._failure_classes.update(self._records[name].failure_classes)
         records, shards = self._records.values(), self._run.plan.shards
         ranks = list(_ranks(self._run))
-        alive = [rank for rank in ranks if time.time() - rank.updated < _SILENT_SECONDS]
-        spooled = sum(done for rank in alive for name, (done, _, _) in rank.shards.items() if name not in self._records)
+        alive = [rank for rank in ranks if _is_alive(rank)]
+        open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
+        for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
+            if name not in self._records:
+                open_shards[name] = max(rows, open_shards.get(name, 0))
+        spooled = sum(open_shards.values())
         done = sum(record.planned for record in records)
         rate = sum(rank.items / max(1.0, rank.updated - rank.started) for rank in alive)
         left = self._run.plan.num_items - done - spooled
@@ -110,24 +114,15 @@ class StatusReader:
             disk_free_bytes=shutil.disk_usage(self._run.folder).free,
         )
 
-    def _update(self) -> None:
-        for name in self._run.committed() - self._records.keys():
-            record = self._records[name] = self._run.record(name)
-            if record.failed:
-                table = pq.read_table(_place(self._run, record), columns=["reason_class"])
-                self._failure_classes.update(c for c in table["reason_class"].to_pylist() if c is not None)
-
-
-def _place(run: Run, record: Record) -> Path:
-    """Where the table is: in place, or still staged if its rank was killed between commit and rename."""
-    place = run.folder / record.table.name
-    return place if place.exists() else run.work / "staging" / f"{record.attempt}.parquet"
-
 
 def _ranks(run: Run) -> Iterator[Activity]:
     for path in sorted((run.work / "ranks").glob("*.json")):
         if activity := read_activity(path):
             yield activity
+
+
+def _is_alive(rank: Activity) -> bool:
+    return time.time() - rank.updated < _SILENT_SECONDS
 
 
 def bottleneck(ranks: list[Activity]) -> str | None:
@@ -155,7 +150,10 @@ def headline(status: Status) -> str:
     if not status.is_complete:
         if status.items_per_second:
             parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s")
-        parts.append(f"ETA {duration(status.eta_seconds)}" if status.eta_seconds is not None else "no rank at work")
+        if status.eta_seconds is not None:
+            parts.append(f"ETA {duration(status.eta_seconds)}")
+        elif not any(_is_alive(rank) for rank in status.ranks):
+            parts.append("no rank at work")
     if status.bottleneck:
         parts.append(f"bottleneck: {status.bottleneck}")
     return " · ".join(parts)
@@ -180,7 +178,7 @@ def _rank_table(ranks: list[Activity]) -> Table:
         silent = time.time() - rank.updated
         name = rank.rank if silent < _SILENT_SECONDS else f"{rank.rank} (silent for {duration(silent)})"
         machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpus": [], **rank.machine}
-        gpus = ", ".join(f"{g['utilization_percent']} % {g['memory_percent']} % mem" for g in machine["gpus"]) or "–"
+        gpus = ", ".join(f"{g.get('utilization_percent', '?')} %" for g in machine["gpus"]) or "–"
         table.add_row(
             name,
             f"{rank.items:,}",

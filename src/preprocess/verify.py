@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from datamodules.errors import RunError
 from datamodules.line.commit import TABLE_SCHEMA
 from datamodules.line.plan import Shard
@@ -100,7 +98,7 @@ def _file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
 
 
 def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
-    table = pq.read_table(run.folder / record.table.name)
+    table = run.table(shard.name)
     if not table.schema.equals(TABLE_SCHEMA):
         yield f"{record.table.name}: its columns are {table.schema.names}"
         return

@@ -1,5 +1,6 @@
 """The writer: gathers the results of each item's frames, and hands the samples to the rank, which spools them."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ class ShardWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only = _parse_only(only)
+        self.config: str | None = None  # text of the configuration, kept in the folder for people
         self.rank: Rank | None = None
         self._gathered: dict[tuple[int, int], list[Any]] = {}  # by shard and row: results of the frames so far
         self._computing_since = 0.0
@@ -63,6 +65,7 @@ class ShardWriter(BasePredictionWriter):
             raise ConfigError("there is no corpus to work on: set data.corpus")
         made_by = fingerprint(data.corpus, pl_module, self.shards, trainer.strategy.root_device)
         run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
+        self._keep_config()
         self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures)
         data.rank = self.rank.__enter__()
 
@@ -98,6 +101,17 @@ class ShardWriter(BasePredictionWriter):
         if self.rank is not None:
             self.rank.__exit__()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the run, which Lightning does not do by `teardown` then."""
+        self.teardown(trainer, pl_module, "predict")
+
+    def _keep_config(self) -> None:
+        path = self.dir / "config.yaml"
+        if self.config is not None and not path.exists():
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(self.config)
+            os.replace(partial, path)
+
     def _finish(self, extractor: Extractor, shard: int, end: End) -> None:
         assert self.rank is not None
         results = self._gathered.pop((shard, end["row"]), [])
@@ -114,7 +128,7 @@ class ShardWriter(BasePredictionWriter):
             except ExtractError as error:
                 reason, reason_class = str(error), "extract"
         num_frames = end["num_frames"] if reason is None else 0
-        self.rank.add(shard, Result(end["row"], num_frames, seconds, reason, reason_class), members)
+        self.rank.add(shard, Result(end["row"], num_frames, seconds, reason, reason_class, end["attempts"]), members)
 
 
 def _parse_only(only: str | None) -> tuple[int, int] | None:

@@ -201,3 +201,58 @@ def _family(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return [pid, *(member for child in children for member in _family(child))]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("crash", "crashed: SIGSEGV"), pytest.param("hang", "timed out after 2 s", marks=pytest.mark.slow)],
+)
+def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, what: str, reason: str
+) -> None:
+    poisoned = ["--model.class_path", "crashing.Poisoned", "--model.poison_key", "v05", "--model.what", what]
+    poisoned += ["--data.num_workers", "2", "--data.timeout_seconds", "2"]
+    finish(start(preprocess(arguments(tmp_path / "run", *poisoned))))
+    run = Run(tmp_path / "run")
+    assert list(verify(run)) == []
+    rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]
+    failed = {row["key"]: (row["reason"], row["reason_class"], row["attempts"]) for row in rows if row["reason"]}
+    assert failed == {BROKEN: ("0000.png is empty (0 bytes)", "decode", 1), "train/v05": (reason, "crash", 3)}
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_signal_ends_the_run_in_order_and_the_same_command_goes_on(
+    arguments: Callable[..., list[str]],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    no_process_left: None,
+    number: signal.Signals,
+    status: int,
+) -> None:
+    slow = arguments(tmp_path / "run", "--data.num_workers", "1", "--model.seconds_per_frame", "0.03")
+    process = start(preprocess(slow))
+    wait_for(lambda: len(list((tmp_path / "run").glob("*.tar"))) >= 1, process)
+    os.killpg(process.pid, number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    assert f"stopped by {number.name}; what is done is safe: the same command goes on" in output
+    assert not list((tmp_path / "run" / "work" / "leases").iterdir())
+
+    assert main(arguments(tmp_path / "run")) == 0
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+def test_a_rank_of_lightnings_launcher_that_is_killed_does_not_take_the_other_along(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
+) -> None:
+    slow = arguments(tmp_path / "run", "--trainer.devices", "2", "--model.seconds_per_frame", "0.05")
+    process = start(preprocess(slow))
+    ranks = tmp_path / "run" / "work" / "ranks"
+    wait_for(lambda: len(list(ranks.glob("*.json"))) == 2 and bool(tars(tmp_path / "run")), process)
+    second = next(pid for pid in _family(process.pid)[1:] if b"preprocess" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(second, signal.SIGKILL)
+    finish(process)
+    assert_complete(tmp_path / "run", undisturbed)

@@ -12,7 +12,7 @@ takes the shard over reads what it holds. When every planned row has a result, t
 | key            | string | of the planned item                                                           |
 | status         | string | `ok`, or `failed`                                                             |
 | reason         | string | of the failure; null when ok                                                  |
-| reason_class   | string | `decode` or `extract`; null when ok                                           |
+| reason_class   | string | `decode`, `extract` or `crash`; null when ok                                  |
 | attempts       | int32  | how often the item was tried                                                  |
 | num_frames     | int64  | frames in the sample; 0 when failed                                           |
 | seconds        | double | reading and computing the item took                                           |
@@ -27,6 +27,7 @@ import os
 import struct
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -66,7 +67,7 @@ class Result:
         num_frames: frames in the sample; 0 when failed.
         seconds: reading and computing took; never part of a tar.
         reason: why it failed; None: it is a sample.
-        reason_class: `decode` or `extract`; None: it is a sample.
+        reason_class: `decode`, `extract` or `crash`; None: it is a sample.
         attempts: how often it was tried.
     """
 
@@ -211,7 +212,8 @@ def settle_all(run: Run) -> None:
 def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:
     tar, table, staged_record = staged
     rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
-    failed = sum(row["status"] == "failed" for row in rows)
+    failure_classes = Counter(row["reason_class"] for row in rows if row["status"] == "failed")
+    failed = failure_classes.total()
     record = Record(
         shard=shard.name,
         attempt=attempt,
@@ -220,6 +222,7 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         planned=len(rows),
         committed=len(rows) - failed,
         failed=failed,
+        failure_classes=dict(sorted(failure_classes.items())),
         num_frames=sum(row["num_frames"] for row in rows),
         rank=rank,
         seconds=round(seconds, 3),

@@ -17,36 +17,43 @@ Slices of one item come in order. A slice holds frames of several items only if 
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 from typing_extensions import NotRequired
 
 from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
 from datamodules.line.item import Item
 from datamodules.line.plan import Plan
+from datamodules.line.stamps import Stamps
 from datamodules.media.image import read_image
 from datamodules.media.video import Video
 
 
 class Ticket(NamedTuple):
-    """A piece of work for one worker: rows of one shard; several only if they are single images."""
+    """A piece of work for one worker: rows of one shard; several only if they are single images.
+
+    `given_up` are those of its rows that no worker shall touch any more, with the reason.
+    """
 
     shard: int
     rows: tuple[int, ...]
+    given_up: tuple[tuple[int, str], ...] = ()
 
 
 class End(TypedDict):
     """That an item has no more frames.
 
-    `reason` (and its class, `decode` or `extract`) is None unless the item failed; `fps` is None for images; `size` is
-    (height, width) in px of the first frame, None if there was none.
+    `reason` (and its class, `decode`, `extract` or `crash`) is None unless the item failed; `fps` is None for images;
+    `size` is (height, width) in px of the first frame, None if there was none; `attempts` counts this one.
     """
 
     row: int
+    attempts: int
     num_frames: int
     size: tuple[int, int] | None
     fps: float | None
@@ -111,26 +118,53 @@ class FrameStream(IterableDataset[Batch]):
         root: folder that items' paths are relative to.
         tickets: shared by the workers of one rank.
         request: see `FrameRequest`.
+        stamps: of those workers; None: there are none, and this process reads by itself.
     """
 
-    def __init__(self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest) -> None:
+    def __init__(
+        self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest, stamps: Stamps | None = None
+    ) -> None:
         self._plan, self._root, self._tickets, self._request = plan, root, tickets, request
+        self._stamps = stamps
 
     def __iter__(self) -> Iterator[Batch]:
         plan = Plan(self._plan)
         transform = self._request.transform() if self._request.transform else None
         while (ticket := self._tickets.get()) is not None:
-            yield from _slices(plan, self._root, ticket, self._request.slice_frames, transform)
+            touch = partial(self._touch, ticket.shard)
+            for batch in _slices(plan, self._root, ticket, self._request.slice_frames, transform, touch):
+                self._leave()
+                yield batch
+
+    def _touch(self, shard: int, row: int) -> None:
+        if self._stamps:
+            self._stamps.touch(_worker(), shard, row)
+
+    def _leave(self) -> None:
+        if self._stamps:
+            self._stamps.leave(_worker())
+
+
+def _worker() -> int:
+    info = get_worker_info()
+    return info.id if info else 0
 
 
 def _slices(
-    plan: Plan, root: str, ticket: Ticket, slice_frames: int, transform: FrameTransform | None
+    plan: Plan,
+    root: str,
+    ticket: Ticket,
+    slice_frames: int,
+    transform: FrameTransform | None,
+    touch: Callable[[int], None],
 ) -> Iterator[Batch]:
     current = _Slice(ticket.shard, transform)
+    given_up = dict(ticket.given_up)
     for row in ticket.rows:
         item = plan.item(ticket.shard, row)
         end = End(
             row=row,
+            attempts=1,
             num_frames=0,
             size=None,
             fps=None,
@@ -139,6 +173,11 @@ def _slices(
             read_seconds=0.0,
             transform_seconds=0.0,
         )
+        if row in given_up:
+            end["reason"], end["reason_class"] = given_up[row], "crash"
+            current.ends.append(end)
+            continue
+        touch(row)
         try:
             if transform:
                 transform.start(item)
@@ -146,6 +185,7 @@ def _slices(
                 if len(current) == slice_frames:
                     yield current.batch()
                     current = _Slice(ticket.shard, transform)
+                touch(row)
                 current.add(frame, end)
             if end["num_frames"] == 0:
                 raise DecodeError(f"{item.path} has no frames")

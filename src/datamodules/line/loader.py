@@ -2,6 +2,9 @@
 
 Workers are started by a fork server: forking a process that has threads or CUDA can deadlock, and spawning imports
 torch anew for each worker (about 4 s of CPU; a fork from the server costs 0.05 s, after one such import in all).
+
+A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
+new workers go on with what was not delivered. An item without attempts left becomes a failure.
 """
 
 import multiprocessing
@@ -10,8 +13,9 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from multiprocessing.connection import wait
 from typing import Any
@@ -21,14 +25,16 @@ from torch.utils.data import DataLoader
 from datamodules.errors import EnvironmentFailure
 from datamodules.line.frames import Batch, FrameRequest, FrameStream, Ticket
 from datamodules.line.rank import OpenShard, Rank
+from datamodules.line.stamps import Stamps
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
 _LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
+_MAX_ATTEMPTS = 3
 
 
 class FrameLoader:
-    """The batches of all shards that `rank` gets to lease, until nothing is left to do for anyone.
+    """The batches of all shards that `rank` gets to lease, until nothing is left to do for anyone, or it is to stop.
 
     Args:
         rank: leases shards, and is given their results by whoever consumes the batches.
@@ -36,50 +42,80 @@ class FrameLoader:
         request: what the extractor wants.
         num_workers: worker processes; 0: read in this process.
         pin_memory: put batches into page-locked memory, for copies to a GPU.
+        timeout_seconds: a worker that makes no progress for so long is killed; with workers only.
     """
 
     def __init__(
-        self, rank: Rank, root: str, request: FrameRequest, num_workers: int, pin_memory: bool = False
+        self,
+        rank: Rank,
+        root: str,
+        request: FrameRequest,
+        num_workers: int,
+        pin_memory: bool = False,
+        timeout_seconds: float = 120.0,
     ) -> None:
         self._rank, self._root, self._request = rank, root, request
-        self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._tickets: Any = None
+        self._num_workers, self._pin_memory, self._timeout_seconds = num_workers, pin_memory, timeout_seconds
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
         self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
+        self._strikes: Counter[tuple[int, int]] = Counter()  # by shard and row: attempts that ended in a crash
+        self._overdue: dict[int, str] = {}  # pid: why its worker was killed
         self._next_lease = self._next_look = 0.0
         self._patience = _IDLE_SECONDS
 
     def __iter__(self) -> Iterator[Batch]:
+        while True:
+            with self._workers() as (batches, workers, stamps):
+                try:
+                    yield from self._batches(batches)
+                    return
+                except _WorkerDied:
+                    self._charge(workers, stamps)
+
+    def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        idle = False
+        while not self._rank.stopping and not self._hand_out():
+            if self._with_workers:
+                idle = False
+                yield self._next(batches)
+            else:  # Lightning asks for a batch before it hands over the one before: give it its turn
+                if idle:
+                    time.sleep(_IDLE_SECONDS)
+                idle = True
+                yield Batch(shard=-1, rows=[], frame_idx=[], ends=[], results=[])
+
+    @contextmanager
+    def _workers(self) -> Iterator[tuple[Iterator[Batch], list[Any], Stamps | None]]:
+        """Workers that take tickets, watched; the iterator over what they yield, their processes, their stamps."""
+        context: Any = multiprocessing.get_context("forkserver")
+        stamps = Stamps(context, self._num_workers) if self._num_workers else None
+        self._tickets: Any = context.SimpleQueue() if self._num_workers else queue.SimpleQueue()
         others = set(multiprocessing.active_children())
-        batches = iter(self._start())
+        batches = iter(self._dataloader(context, stamps))
+        workers = list(set(multiprocessing.active_children()) - others)
+        watching = threading.Event()
+        if stamps:
+            threading.Thread(target=self._watch, args=(stamps, watching), name="watchdog", daemon=True).start()
         try:
-            idle = False
-            while not self._hand_out():
-                if self._with_workers:
-                    idle = False
-                    yield self._next(batches)
-                else:  # Lightning asks for a batch before it hands over the one before: give it its turn
-                    if idle:
-                        time.sleep(_IDLE_SECONDS)
-                    idle = True
-                    yield Batch(shard=-1, rows=[], frame_idx=[], ends=[], results=[])
+            yield batches, workers, stamps
         finally:
-            self._stop(set(multiprocessing.active_children()) - others)
+            watching.set()
+            for worker in workers:
+                if self._with_workers or worker.exitcode is not None:  # nothing waits for what is in hand any more
+                    worker.kill()
+                else:
+                    self._tickets.put(None)
             del batches  # DataLoader's own end: it waits for its workers
 
-    def _start(self) -> DataLoader[Batch]:
-        context: Any = None
-        if self._num_workers:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])
-        self._tickets = context.SimpleQueue() if context else queue.SimpleQueue()
+    def _dataloader(self, context: Any, stamps: Stamps | None) -> DataLoader[Batch]:
+        context.set_forkserver_preload([__name__])
         self._rank.activity.workers = self._num_workers
         return DataLoader(
-            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request),
+            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps),
             batch_size=None,
             num_workers=self._num_workers,
-            multiprocessing_context=context,
-            worker_init_fn=die_with_parent if context else None,
+            multiprocessing_context=context if self._num_workers else None,
+            worker_init_fn=die_with_parent if self._num_workers else None,
             in_order=False,
             pin_memory=self._pin_memory,
         )
@@ -91,24 +127,47 @@ class FrameLoader:
         except EnvironmentFailure as error:  # DataLoader puts the worker's traceback before its message
             raise EnvironmentFailure(str(error).strip().rpartition("EnvironmentFailure: ")[2]) from error
         except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
-                raise
-            raise EnvironmentFailure(
-                f"a worker process died ({error}); what was finished is safe: run the same command again"
-            ) from error
+            if "exited unexpectedly" in str(error):
+                raise _WorkerDied from error
+            raise
         self._rank.activity.spend("wait", time.monotonic() - started)
         for end in batch["ends"]:
+            strikes = self._strikes[batch["shard"], end["row"]]
+            end["attempts"] = strikes if end["reason_class"] == "crash" else strikes + 1
             self._rank.activity.spend("read", end["read_seconds"])
             self._rank.activity.spend("transform", end["transform_seconds"])
             self._with_workers.pop((batch["shard"], end["row"]), None)
         return batch
 
-    def _stop(self, workers: set[Any]) -> None:
-        for worker in workers:
-            if self._with_workers:  # left early: nothing waits for what is in hand, which may take long
-                worker.kill()
-            else:
-                self._tickets.put(None)
+    def _watch(self, stamps: Stamps, done: threading.Event) -> None:
+        while not done.wait(min(1.0, self._timeout_seconds / 4)):
+            for stamp in stamps.read():
+                if stamp.seconds > self._timeout_seconds:
+                    with suppress(ProcessLookupError):  # it has died by itself
+                        os.kill(stamp.pid, signal.SIGKILL)
+                        self._overdue[stamp.pid] = f"timed out after {self._timeout_seconds:g} s"
+
+    def _charge(self, workers: list[Any], stamps: Stamps | None) -> None:
+        """Charge each dead worker to the item it had stamped, and take back all tickets that are not delivered."""
+        assert stamps is not None
+        died = {worker.pid: worker.exitcode for worker in workers if worker.exitcode is not None}
+        charged = [stamp for stamp in stamps.read() if stamp.pid in died]
+        if not charged:
+            raise EnvironmentFailure(
+                f"workers died before they touched an item (exit codes {sorted(died.values())}): out of memory, "
+                "or a broken installation? What is done is safe: mend it, and run the same command again"
+            )
+        given_up = {}
+        for stamp in charged:
+            self._strikes[stamp.shard, stamp.row] += 1
+            if self._strikes[stamp.shard, stamp.row] >= _MAX_ATTEMPTS:
+                killed = self._overdue.get(stamp.pid) if died[stamp.pid] == -signal.SIGKILL else None
+                reason = killed or f"crashed: {_exit_name(died[stamp.pid])}"
+                given_up[stamp.shard, stamp.row] = reason
+        for ticket in reversed(self._with_workers.values()):
+            more = [(row, given_up[ticket.shard, row]) for row in ticket.rows if (ticket.shard, row) in given_up]
+            self._waiting.appendleft(ticket._replace(given_up=(*ticket.given_up, *more)))
+        self._with_workers.clear()
 
     def _hand_out(self) -> bool:
         """Keep the workers in tickets, leasing as they run short; whether nothing is left to do, for any rank."""
@@ -133,6 +192,14 @@ class FrameLoader:
         self._patience = _IDLE_SECONDS
         self._waiting.extend(tickets(opened, self._request.slice_frames))
         return True
+
+
+class _WorkerDied(Exception):
+    """A worker ended that was to go on."""
+
+
+def _exit_name(exitcode: int) -> str:
+    return signal.Signals(-exitcode).name if exitcode < 0 else f"exit status {exitcode}"
 
 
 def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:

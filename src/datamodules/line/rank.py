@@ -113,6 +113,7 @@ class Rank:
         self.activity = Activity(self.name, os.uname().nodename, time.time())
         self.open: dict[int, OpenShard] = {}
         self.num_committed = 0
+        self.stopping: int | None = None  # the signal that asked this rank to stop; what it has spooled is kept
         self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self._todo: list[Shard] = []
         self._position, self._measure = position, measure
@@ -276,7 +277,6 @@ class Rank:
         while True:
             try:
                 self.leases.beat()
-                self.activity.machine = self._measure()
                 self.publish()
                 self._failure = None
             except OSError as error:
@@ -286,6 +286,7 @@ class Rank:
 
     def publish(self) -> None:
         """Write this rank's activity for others to see."""
+        self.activity.machine = self._measure()
         now = time.monotonic()
         self.activity.updated = time.time()
         self.activity.shards = {

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datamodules.errors import RunError
 from datamodules.line.run import Run
@@ -41,13 +39,7 @@ class CommittedSamples:
         self._tars: list[Path] = []
         for shard in shards:
             if shard.name in committed and split in (None, shard.split):
-                path = run.folder / "tables" / f"{shard.name}.parquet"
-                try:
-                    with open(path, "rb") as file:
-                        table = pq.read_table(file, columns=["tar_offset", "tar_bytes"])
-                except (OSError, pa.ArrowInvalid) as error:
-                    raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
-                tables.append(table.drop_null())  # failed items lie nowhere
+                tables.append(run.table(shard.name, ["tar_offset", "tar_bytes"]).drop_null())  # the failed lie nowhere
                 self._tars.append(run.folder / f"{shard.name}.tar")
         counts = [table.num_rows for table in tables]
         if not sum(counts):
@@ -69,20 +61,29 @@ class CommittedSamples:
             RunError: the tar is missing or damaged there.
         """
         path = self._tars[self._tar[index]]
-        offset, size = int(self._offset[index]), int(self._bytes[index])
-        try:
-            content = _open(path, self._token).read(size, offset)
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-                files = [(member.name, _content(tar, member)) for member in tar]
-        except (OSError, tarfile.TarError) as error:
-            raise RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`") from error
-        if not files:
-            raise RunError(f"{path} holds no sample at byte {offset}; run `preprocess verify`")
-        key = split_name(files[0][0])[0]
-        return key, {split_name(name)[1]: content for name, content in files}
+        return read_sample(path, int(self._offset[index]), int(self._bytes[index]), self._token)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         return (self[index] for index in range(len(self)))
+
+
+def read_sample(path: Path, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, bytes]]:
+    """(key, content of its files by ending) of the sample in `size` bytes from `offset` of the tar `path`.
+
+    Tars stay open for the next read with the same `token`.
+
+    Raises:
+        RunError: the tar is missing, or damaged there.
+    """
+    try:
+        content = _open(path, token).read(size, offset)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            files = [(member.name, _content(tar, member)) for member in tar]
+    except (OSError, tarfile.TarError) as error:
+        raise RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`") from error
+    if not files:
+        raise RunError(f"{path} holds no sample at byte {offset}; run `preprocess verify`")
+    return split_name(files[0][0])[0], {split_name(name)[1]: content for name, content in files}
 
 
 def split_name(name: str) -> tuple[str, str]:

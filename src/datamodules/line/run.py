@@ -14,11 +14,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.item import Corpus
@@ -49,6 +52,7 @@ class Record:
         planned: items of the shard; always `committed + failed`.
         committed: items that became samples.
         failed: items that became failure rows.
+        failure_classes: how many of these by class; see the table's `reason_class`.
         num_frames: frames of the committed items.
         rank: who committed.
         seconds: from lease to commit.
@@ -62,6 +66,7 @@ class Record:
     planned: int
     committed: int
     failed: int
+    failure_classes: dict[str, int]
     num_frames: int
     rank: str
     seconds: float
@@ -120,6 +125,19 @@ class Run:
             return Record.from_json(path.read_text())
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"the record {path} is missing or damaged ({error}); run `preprocess verify`") from error
+
+    def table(self, shard: str, columns: Sequence[str] | None = None) -> Any:
+        """The rows of a committed shard, a pyarrow Table: `columns` of `commit.TABLE_SCHEMA`, or all.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = self.folder / "tables" / f"{shard}.parquet"
+        try:
+            with open(path, "rb") as file:  # no thread pool for so little: it may abort a process that ends at once
+                return pq.ParquetFile(file).read(columns=columns, use_threads=False)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
 
     def records(self) -> Iterator[Record]:
         """The records of all committed shards, in planned order."""

@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
@@ -89,8 +88,7 @@ class SplitStatistics:
         failures: list[dict[str, str]] = []
         for shard in self._run.plan.shards:
             if shard.split == self._split and shard.name in done:
-                table = self._run.folder / "tables" / f"{shard.name}.parquet"
-                rows = pq.read_table(table, columns=["key", "reason"]).drop_null()  # a reason is of a failure
+                rows = self._run.table(shard.name, ["key", "reason"]).drop_null()  # a reason is of a failure
                 failures += rows.to_pylist()
         return failures
 

@@ -12,14 +12,11 @@
 import difflib
 import io
 import json
-import tarfile
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console, Group, RenderableType
 from rich.json import JSON
@@ -28,7 +25,7 @@ from rich.text import Text
 
 from datamodules.errors import RunError
 from datamodules.line.plan import Shard
-from datamodules.line.reader import split_name
+from datamodules.line.reader import read_sample
 from datamodules.line.run import Run
 from preprocess.holistic.layouts import PARTS
 
@@ -104,19 +101,10 @@ def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
     committed = run.committed()
     for shard in run.plan.shards:
         if shard.name in committed:
-            yield from _table(run, shard).to_pylist()
+            yield from run.table(shard.name).to_pylist()
         else:
             for key in run.plan.keys(shard.number):
                 yield {"key": key, "status": "planned", "num_frames": 0, "reason": None}
-
-
-def _table(run: Run, shard: Shard) -> Any:
-    path = run.folder / "tables" / f"{shard.name}.parquet"
-    try:
-        with open(path, "rb") as file:
-            return pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
 
 
 def _item(run: Run, key: str) -> RenderableType:
@@ -129,13 +117,13 @@ def _item(run: Run, key: str) -> RenderableType:
     if not run.is_committed(shard.name):
         facts["status"] = "planned: its shard is not committed yet"
         return Group(*parts, _facts(facts))
-    row = _table(run, shard).slice(number, 1).to_pylist()[0]
+    row = run.table(shard.name).slice(number, 1).to_pylist()[0]
     facts["status"] = row["status"] + (f" ({row['reason_class']})" if row["reason_class"] else "")
     facts |= {"attempts": f"{row['attempts']}", "seconds": f"{row['seconds']:.2f}"}
     if row["reason"] is not None:
         return Group(*parts, _facts({**facts, "reason": row["reason"]}))
     facts["frames"] = f"{row['num_frames']:,}"
-    files = _read(run, shard, row["tar_offset"], row["tar_bytes"])
+    _, files = read_sample(run.folder / f"{shard.name}.tar", row["tar_offset"], row["tar_bytes"])
     return Group(*parts, _facts(facts), "", *_files(key, files))
 
 
@@ -144,19 +132,6 @@ def _facts(facts: Mapping[str, str]) -> Table:
     for name, value in facts.items():
         table.add_row(Text(name, style="dim"), Text(value, _STYLES.get(value.partition(" ")[0], "")))
     return table
-
-
-def _read(run: Run, shard: Shard, offset: int, size: int) -> dict[str, bytes]:
-    """The files of one sample, by ending; reads nothing else of the tar."""
-    path = run.folder / f"{shard.name}.tar"
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            content = io.BytesIO(file.read(size))
-        with tarfile.open(fileobj=content, mode="r:") as tar:
-            return {split_name(member.name)[1]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-    except (OSError, tarfile.TarError) as error:
-        raise RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`") from error
 
 
 def _files(key: str, files: Mapping[str, bytes]) -> Iterator[RenderableType]:

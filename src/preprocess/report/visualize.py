@@ -5,7 +5,7 @@
 | `{key}.png`    | a contact sheet: up to six frames, evenly spaced, with their numbers, counted from 0   |
 | `{key}.mp4`    | H.264, the first 300 frames at the sample's rate, 25 per second for images             |
 
-A `/` in a key becomes `__`. Frames that are no longer there, or no longer decode, are drawn as an empty page.
+A `/` in a key is a folder. Frames that are no longer there, or no longer decode, are drawn as an empty page.
 """
 
 from collections.abc import Iterator
@@ -92,7 +92,6 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
         raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
     samples = CommittedSamples(run, split)
     chosen = np.unique(np.linspace(0, len(samples) - 1, num_samples).round().astype(int))
-    root = Path(run.plan.fingerprint["corpus"]["init_args"]["root"])
     written = []
     for index in chosen.tolist():
         key, members = samples[index]
@@ -100,21 +99,28 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
             raise RunError(f"{run.folder} holds no keypoints to draw: its samples have {', '.join(members)}")
         shard, row = find(run, key)
         sample = KeypointSamples().decode(key, members)
-        written += _write(sample, run.plan.item(shard.number, row), root, dest)
+        item = run.plan.item(shard.number, row)
+        written += _write(sample, item, _root(run, item), dest)
     return written
 
 
+def _root(run: Run, item: Item) -> Path:
+    """The corpus root below which `item` still is; of a merged run the first that has it."""
+    corpus = run.plan.fingerprint["corpus"]
+    roots = [Path(each["init_args"]["root"]) for each in corpus.get("merged", [corpus])]
+    return next((root for root in roots if (root / item.path).exists()), roots[0])
+
+
 def _write(sample: KeypointSample, item: Item, root: Path, dest: Path) -> list[Path]:
-    dest.mkdir(parents=True, exist_ok=True)
-    name = sample.key.replace("/", "__")
     num_frames = min(len(sample.keypoints), _MAX_FRAMES)
     wanted = np.unique(np.linspace(0, num_frames - 1, 6).round().astype(int)).tolist()
     panels: dict[int, Picture] = {}
-    paths = [dest / f"{name}.png"]
+    paths = [dest / f"{sample.key}.png"]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     size = _size_drawn(sample)
     pictures = _pictures(sample, _frames(item, root), size, num_frames)
     if num_frames > 1:
-        paths.append(dest / f"{name}.mp4")
+        paths.append(dest / f"{sample.key}.mp4")
         pictures = _filmed(pictures, paths[1], size, sample.meta.get("fps") or _IMAGES_PER_SECOND)
     for frame_idx, picture in enumerate(pictures):
         if frame_idx in wanted:

@@ -86,16 +86,15 @@ def test_each_sample_becomes_a_sheet_and_a_film_named_by_its_key(tmp_path: Path)
     items = [sequence(tmp_path / "root", key) for key in ("train/a", "train/b", "dev/c")]
     run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item)) for item in items])
     written = visualize(run, tmp_path / "out", num_samples=9)
-    names = [f"{stem}.{ending}" for stem in ("train__a", "train__b", "dev__c") for ending in ("png", "mp4")]
-    assert [path.name for path in written] == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    names = [f"{stem}.{ending}" for stem in ("train/a", "train/b", "dev/c") for ending in ("png", "mp4")]
+    assert [str(path.relative_to(tmp_path / "out")) for path in written] == names
 
 
 def test_samples_are_taken_evenly_and_of_the_split_asked_for(tmp_path: Path) -> None:
     items = [sequence(tmp_path / "root", f"{key}", 1) for key in ("dev/x", *(f"train/{i}" for i in range(5)))]
     run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item)) for item in items])
     written = visualize(run, tmp_path / "out", num_samples=3, split="train")
-    assert [path.name for path in written] == ["train__0.png", "train__2.png", "train__4.png"]
+    assert [path.name for path in written] == ["0.png", "2.png", "4.png"]
 
 
 @pytest.mark.parametrize("layout", [143, 75])
@@ -103,7 +102,7 @@ def test_parts_found_are_drawn_in_their_colours_over_the_frames(layout: int, tmp
     item = sequence(tmp_path / "root", "train/a")
     sample = sample_of(item, presence=(1, 1, 0, 1), layout=layout)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, fps = filmed(tmp_path / "out" / "train__a.mp4")
+    frames, fps = filmed(tmp_path / "out" / "train/a.mp4")
     assert ([frame.shape for frame in frames], fps) == ([(520, 416, 3)] * 3, 25.0)
     face = "face" if layout == 143 else "grey"
     for frame in frames:
@@ -115,7 +114,7 @@ def test_pose_points_that_are_not_visible_are_not_drawn(tmp_path: Path) -> None:
     sample = sample_of(item)
     sample.visibility[1] = 0.4
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train__a.mp4")
+    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
     assert [colour_at(frame, "pose") for frame in frames] == ["pose", "grey", "pose"]
 
 
@@ -148,7 +147,7 @@ def test_frames_of_a_video_are_those_that_were_planned(tmp_path: Path) -> None:
     item = Item("train/a", "train", "a.mp4", fps=10)
     sample = sample_of(item, (0, 0, 0, 0), num_frames=5, fps=10.0, width=640, height=480)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, fps = filmed(tmp_path / "out" / "train__a.mp4")
+    frames, fps = filmed(tmp_path / "out" / "train/a.mp4")
     assert (fps, frames[0].shape) == (10.0, (480, 640, 3))
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 40, 80, 120, 160], atol=4)
 
@@ -158,7 +157,7 @@ def test_films_have_even_sizes_up_to_1280_px(size: tuple[int, int], drawn: tuple
     item = Item("train/a", "train", "gone", ("0.png", "1.png"))
     sample = sample_of(item, width=size[0], height=size[1])
     visualize(run_of(tmp_path / "run", tmp_path, [(item, sample)]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train__a.mp4")
+    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
     assert frames[0].shape == (drawn[1], drawn[0], 3)
 
 
@@ -167,7 +166,7 @@ def test_frames_that_are_gone_are_drawn_on_a_page(tmp_path: Path) -> None:
     (tmp_path / "root" / "train/a/1.png").unlink()
     sample = sample_of(item, (1, 0, 1, 1))
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train__a.mp4")
+    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
     assert [colour_at(frame, "face") for frame in frames] == ["grey", "page", "page"]
     assert [colour_at(frame, "pose") for frame in frames] == ["pose"] * 3
 
@@ -175,14 +174,14 @@ def test_frames_that_are_gone_are_drawn_on_a_page(tmp_path: Path) -> None:
 def test_sample_of_one_frame_has_no_film(tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a", 1)
     written = visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))]), tmp_path / "out")
-    assert [path.name for path in written] == ["train__a.png"]
+    assert [path.name for path in written] == ["a.png"]
 
 
 def test_long_samples_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_FRAMES", 4)
     item = sequence(tmp_path / "root", "train/a", 7)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))]), tmp_path / "out")
-    assert len(filmed(tmp_path / "out" / "train__a.mp4")[0]) == 4
+    assert len(filmed(tmp_path / "out" / "train/a.mp4")[0]) == 4
 
 
 def test_visualize_into_a_folder_with_something_in_it_fails(tmp_path: Path) -> None:

@@ -124,13 +124,17 @@ class _Stopwatch(Callback):
     """Counts frames from the end of the first batch, when the workers have started."""
 
     def __init__(self) -> None:
-        self._started = 0.0
-        self._spent = 0.0
-        self._frames = 0
+        self._begun = self._first_end = self._last_end = 0.0
+        self._first_frames = self._frames = 0
 
     @property
     def frames_per_second(self) -> float:
-        return max(1, self._frames) / max(self._spent, 1e-3)
+        if not self._frames:  # all came in one batch: the start of the workers counts, and the speed is a lower bound
+            return self._first_frames / (self._first_end - self._begun)
+        return self._frames / (self._last_end - self._first_end)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.monotonic()
 
     def on_predict_batch_end(
         self,
@@ -143,10 +147,13 @@ class _Stopwatch(Callback):
     ) -> None:
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
-        if self._started and batch["rows"]:
+        if not batch["rows"]:
+            return
+        self._last_end = time.monotonic()
+        if self._first_end:
             self._frames += len(batch["rows"])
-            self._spent = time.monotonic() - self._started
-        self._started = self._started or time.monotonic()
+        else:
+            self._first_end, self._first_frames = self._last_end, len(batch["rows"])
 
 
 def _existing(folder: Path) -> Path:

@@ -86,7 +86,7 @@ def estimate(argv: Sequence[str]) -> int:
     from preprocess.estimate import estimate as estimated
 
     quiet()
-    cli = _cli(argv)
+    cli = _cli([*argv, "--trainer.devices", "1"])  # of one rank; several would only tell the same
     Console().print(str(estimated(cli.trainer, cli.model, cli.datamodule, cli.writer)), highlight=False)
     return 0
 

@@ -1,5 +1,6 @@
 """A folder, or a list, of videos."""
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ class Videos(Corpus):
 
     Raises:
         ConfigError: fps is not above 0.
+        CorpusError: the list cannot be read.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Videos(Corpus):
         if fps is not None and not 0 < fps < math.inf:
             raise ConfigError(f"--data.fps {fps}: give a rate above 0, or leave it out for every frame")
         self.root, self.video_list, self.split, self.fps, self.max_items = root, video_list, split, fps, max_items
+        self.video_list_sha256 = _sha256(video_list) if video_list else None  # another list is another run
 
     def items(self) -> Iterator[Item]:
         """The videos; keys are their paths without ending.
@@ -63,3 +66,10 @@ class Videos(Corpus):
                     yield path, os.stat(os.path.join(self.root, path)).st_size
                 except OSError as error:
                     raise CorpusError(f"{self.video_list}, line {number}: {path}: {error.strerror}") from error
+
+
+def _sha256(path: str) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CorpusError(f"--data.video_list {path} cannot be read: {error.strerror}") from error

@@ -197,6 +197,10 @@ def _slices(
             end["reason"], end["reason_class"] = str(error), "decode"
         except ExtractError as error:
             end["reason"], end["reason_class"] = str(error), "extract"
+        except OSError as error:  # EIO, ESTALE, …: the mount's, not the file's
+            raise EnvironmentFailure(
+                f"{os.path.join(root, item.path)} cannot be read: {error}; what is done is safe: mend it, and go on"
+            ) from error
         current.ends.append(end)
     yield current.batch()
 

@@ -113,6 +113,7 @@ class FrameLoader:
         return DataLoader(
             FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps),
             batch_size=None,
+            collate_fn=_as_it_is,  # the default would make a tensor, and a file descriptor, of each array in `results`
             num_workers=self._num_workers,
             multiprocessing_context=context if self._num_workers else None,
             worker_init_fn=die_with_parent if self._num_workers else None,
@@ -192,6 +193,10 @@ class FrameLoader:
         self._patience = _IDLE_SECONDS
         self._waiting.extend(tickets(opened, self._request.slice_frames))
         return True
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class _WorkerDied(Exception):

@@ -51,8 +51,8 @@ def _decode(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     with Image.open(io.BytesIO(content)) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"it is animated, {image.n_frames} frames where one image is wanted")  # type: ignore[attr-defined]
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
-            gray = ((np.asarray(upright, dtype=np.int32) + 128) // 257).clip(0, 255).astype(np.uint8)
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
+            gray = ((np.asarray(image, dtype=np.int32) + 128) // 257).clip(0, 255).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
-        return np.array(upright.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -131,6 +131,7 @@ def test_two_ranks_of_torchrun_give_the_same_tars(
     assert_complete(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_two_ranks_of_lightnings_launcher_with_two_workers_each_give_the_same_tars(
     arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
 ) -> None:

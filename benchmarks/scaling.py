@@ -1,0 +1,228 @@
+"""Time to finish on 1, 2 and 4 ranks, with one of 4 ten times slower, and how 1,000 ranks get along on one folder.
+
+    python benchmarks/scaling.py
+
+**Finishing.** Each rank is a process with a real `Rank` and a real `FrameLoader`, which reads small PNGs; in place of
+a model it sleeps for each frame, so that ranks do not compete for the cores of one machine. The ideal is all items over
+the summed speed of the ranks, that of a fast one being what it reached alone. Time counts from when all ranks are ready
+to the last commit.
+
+**Claiming.** 1,000 ranks, spread over a few processes, lease shard after shard of one folder until all are leased, and
+compute nothing: far more claims a second than real ranks make. They begin apart, as ranks of one launch do
+(`preprocess.ranks.rank_position`), or all at the first shard. A conflict is a claim that another rank won first. When
+all is leased, one more rank looks for work among what the others hold, as every idle rank does every few seconds.
+"""
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from datamodules.line.commit import Result
+from datamodules.line.frames import FrameRequest
+from datamodules.line.item import Corpus, Item
+from datamodules.line.leases import Leases
+from datamodules.line.loader import FrameLoader
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from measuring import print_machine, print_table, print_verdict
+
+_SLICE_FRAMES = 8
+_SLOWNESS = {"1 rank": (1,), "2 ranks": (1, 1), "4 ranks": (1, 1, 1, 1), "4 ranks, one 10 x slower": (1, 1, 1, 10)}
+_MOST_TO_IDEAL = 1.15
+_BEGINNINGS = {"begin apart": True, "begin together": False}
+
+
+class Repeated(Corpus):
+    """`num_items` items, each the same folder of frames."""
+
+    def __init__(self, root: str, frames: tuple[str, ...], num_items: int) -> None:
+        self.root, self.frames, self.num_items = root, frames, num_items
+
+    def items(self) -> Iterator[Item]:
+        """The items."""
+        for number in range(self.num_items):
+            yield Item(f"train/{number}", "train", ".", self.frames, cost=1)
+
+
+class Claims(NamedTuple):
+    """What the ranks of one process did: claims that were won and lost, and when it began and ended, monotonic."""
+
+    won: int
+    lost: int
+    began: float
+    ended: float
+
+
+def main() -> None:
+    """Measure, and print."""
+    options = _options()
+    print_machine("torch")
+    with tempfile.TemporaryDirectory() as scratch:
+        _finishing(Path(scratch), options)
+        _claiming(Path(scratch), options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=320, help="items of each run (default: 320)")
+    parser.add_argument("--frames", type=int, default=8, help="frames of each item (default: 8)")
+    parser.add_argument("--seconds-per-frame", type=float, default=0.05, help="of a fast rank (default: 0.05)")
+    parser.add_argument("--ranks", type=int, default=1000, help="ranks that claim (default: 1000)")
+    parser.add_argument("--processes", type=int, default=8, help="processes that these ranks share (default: 8)")
+    parser.add_argument("--shards", type=int, default=4000, help="shards that they claim (default: 4000)")
+    options: argparse.Namespace = parser.parse_args()
+    return options
+
+
+# Finishing
+
+
+def _finishing(scratch: Path, options: argparse.Namespace) -> None:
+    root = scratch / "frames"
+    root.mkdir()
+    corpus = Repeated(str(root), _make_frames(root, options.frames), options.items)
+    item_seconds, rows, ratios = 0.0, [], []
+    for name, slowness in _SLOWNESS.items():
+        taken = _finish(scratch / name, corpus, [options.seconds_per_frame * slow for slow in slowness])
+        item_seconds = item_seconds or taken / options.items  # of one fast rank, alone
+        more = [(slow - 1) * options.frames * options.seconds_per_frame for slow in slowness]
+        ideal = options.items / sum(1 / (item_seconds + seconds) for seconds in more)
+        ratios.append(taken / ideal)
+        rows.append((name, f"{ideal:.1f}", f"{taken:.1f}", f"{ratios[-1]:.3f}", _shares(Run(scratch / name))))
+    print_table(("", "ideal s", "taken s", "ratio", "items of each rank"), rows)
+    share = options.frames * options.seconds_per_frame / item_seconds
+    print(f"one rank alone sleeps {share:.0%} of its time; the rest is reading and committing")
+    print_verdict(f"≤ {_MOST_TO_IDEAL} x the ideal", f"{max(ratios):.3f} x at most", max(ratios) <= _MOST_TO_IDEAL)
+
+
+def _make_frames(folder: Path, count: int) -> tuple[str, ...]:
+    import torch
+    from torchvision.io import write_png
+
+    names = tuple(f"images{number:04d}.png" for number in range(1, count + 1))
+    for name in names:
+        write_png(torch.zeros(3, 260, 210, dtype=torch.uint8), str(folder / name))
+    return names
+
+
+def _finish(folder: Path, corpus: Repeated, seconds_per_frame: Sequence[float]) -> float:
+    run = open_or_plan(folder, corpus, {}, ShardSize())
+    context = _context()
+    ready = context.Barrier(len(seconds_per_frame) + 1)
+    ranks = [
+        context.Process(target=_be_a_rank, args=(folder, corpus.root, place / len(seconds_per_frame), seconds, ready))
+        for place, seconds in enumerate(seconds_per_frame)
+    ]
+    for rank in ranks:
+        rank.start()
+    ready.wait()
+    started = time.time()
+    for rank in ranks:
+        rank.join()
+    return max(run.record_path(shard.name).stat().st_mtime for shard in run.plan.shards) - started
+
+
+def _be_a_rank(folder: Path, root: str, position: float, seconds_per_frame: float, ready: Any) -> None:
+    run = Run(folder)
+    ready.wait()
+    with Rank(run, position=position) as rank:
+        for batch in FrameLoader(rank, root, FrameRequest(_SLICE_FRAMES), num_workers=0):
+            time.sleep(seconds_per_frame * len(batch["rows"]))
+            for end in batch["ends"]:
+                rank.add(batch["shard"], Result(end["row"], end["num_frames"]), {"json": b"{}"})
+
+
+def _shares(run: Run) -> str:
+    items: dict[str, int] = {}
+    for record in run.records():
+        items[record.rank] = items.get(record.rank, 0) + record.planned
+    return " ".join(str(count) for count in sorted(items.values(), reverse=True))
+
+
+# Claiming
+
+
+def _claiming(scratch: Path, options: argparse.Namespace) -> None:
+    rows = []
+    for name, apart in _BEGINNINGS.items():
+        folder = scratch / name
+        run = open_or_plan(folder, Repeated("/nowhere", (), options.shards), {}, ShardSize(max_items=1))
+        claims, look_seconds = _claim_all(run, options.ranks, options.processes, apart)
+        won, lost = sum(c.won for c in claims), sum(c.lost for c in claims)
+        assert won == options.shards, f"{won} of {options.shards} shards were leased"
+        seconds = max(c.ended for c in claims) - min(c.began for c in claims)
+        share = f"{lost / (won + lost):.1%}"
+        rows.append((name, f"{won:,}", f"{won / seconds:,.0f}", f"{lost:,}", share, f"{look_seconds:.2f}"))
+    columns = (f"{options.ranks:,} ranks", "leased", "leases/s", "conflicts", "of all claims", "idle rank's look, s")
+    print_table(columns, rows)
+
+
+def _claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tuple[list[Claims], float]:
+    """What each process did; and how long an idle rank takes to look for work among the claims of all the others."""
+    context = _context()
+    ready, results = context.Barrier(num_processes + 1), context.SimpleQueue()
+    positions = [number / num_ranks if apart else 0.0 for number in range(num_ranks)]
+    processes = [
+        context.Process(target=_claim, args=(run.folder, positions[number::num_processes], ready, results), daemon=True)
+        for number in range(num_processes)
+    ]
+    for process in processes:
+        process.start()
+    ready.wait()
+    claims = [results.get() for _ in processes]
+    with Rank(run) as idle:
+        started = time.perf_counter()
+        idle.lease()  # a shard whose holder seems slow, or none
+        look_seconds = time.perf_counter() - started
+    ready.wait()
+    for process in processes:
+        process.join()
+    return claims, look_seconds
+
+
+def _claim(folder: Path, positions: Sequence[float], ready: Any, results: Any) -> None:
+    """Be several ranks, which take turns, until every shard is leased; then hold what was leased until told."""
+    count = Counter[bool]()
+    claim = Leases.claim
+
+    def counted(leases: Leases, name: str, generation: int = 0) -> bool:
+        won = claim(leases, name, generation)
+        count[won] += 1
+        return won
+
+    run = Run(folder)
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(Leases, "claim", counted))
+        stack.enter_context(patch.object(Rank, "_lease_from_others", return_value=None))
+        ranks = [stack.enter_context(Rank(run, position=position)) for position in positions]
+        ready.wait()
+        began = time.monotonic()
+        while ranks:
+            ranks = [rank for rank in ranks if _lease(rank)]
+        results.put(Claims(count[True], count[False], began, time.monotonic()))
+        ready.wait()
+
+
+def _lease(rank: Rank) -> bool:
+    opened = rank.lease()
+    if opened:
+        opened.spool.close()  # thousands of open files in one process are no part of this
+    return opened is not None
+
+
+def _context() -> Any:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([FrameLoader.__module__])
+    return context
+
+
+if __name__ == "__main__":
+    main()

@@ -293,7 +293,7 @@ class Rank:
             o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
             for o in list(self.open.values())
         }
-        partial = self._activity_path.with_suffix(".partial")
+        partial = self._activity_path.with_suffix(f".{threading.get_ident()}.partial")  # of the heartbeat, or a caller
         partial.write_text(json.dumps(asdict(self.activity)))
         os.replace(partial, self._activity_path)
 

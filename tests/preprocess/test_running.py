@@ -257,3 +257,20 @@ def test_a_rank_of_lightnings_launcher_that_is_killed_does_not_take_the_other_al
     os.kill(second, signal.SIGKILL)
     finish(process)
     assert_complete(tmp_path / "run", undisturbed)
+
+
+def test_a_sequence_whose_frames_differ_in_size_fails_with_both_sizes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "corpus" / "v").mkdir(parents=True)
+    for frame, width in enumerate((48, 48, 50)):
+        _picture(rng, width).save(tmp_path / "corpus" / "v" / f"{frame}.png")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {class_path: brightness.Brightness}\n"
+        "data:\n  num_workers: 0\n"
+        f"  corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {tmp_path}/corpus}}}}\n"
+    )
+    assert main(["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]) == 0
+    (row,) = Run(tmp_path / "run").table("train-000000").to_pylist()
+    assert row["status"] == "failed"
+    assert row["reason"] == "frame 2 has 50x40 px, the first 48x40: the frames of one item have one size"

@@ -49,7 +49,7 @@ class End(TypedDict):
     """That an item has no more frames.
 
     `reason` (and its class, `decode`, `extract` or `crash`) is None unless the item failed; `fps` is None for images;
-    `size` is (height, width) in px of the first frame, None if there was none; `attempts` counts this one.
+    `size` is (height, width) in px of its frames, None if there was none; `attempts` counts this one.
     """
 
     row: int
@@ -219,8 +219,14 @@ class _Slice:
         return len(self._content)
 
     def add(self, frame: Tensor, end: End) -> None:
+        height, width = frame.shape[1:]
         if end["size"] is None:
-            end["size"] = (frame.shape[1], frame.shape[2])
+            end["size"] = (height, width)
+        elif end["size"] != (height, width):
+            raise DecodeError(
+                f"frame {end['num_frames']} has {width}x{height} px, the first {end['size'][1]}x{end['size'][0]}: "
+                "the frames of one item have one size"
+            )
         if self._transform:
             started = time.perf_counter()
             self._content.append(self._transform(frame))

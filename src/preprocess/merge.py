@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.line.commit import settle_all
+from datamodules.line.commit import settle_all, sync
 from datamodules.line.plan import Shard, write_batches
 from datamodules.line.run import Run, StagedFile, differences
 
@@ -115,7 +115,7 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
     for (run, shard), place in zip(sources, merged.plan.shards, strict=True):
         _take(run, shard, merged, place)
     for path in (folder / "tables", folder / "records", folder):
-        _sync(path)
+        sync(path)
 
 
 def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
@@ -145,7 +145,7 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:
         _link_or_copy(run.folder / old.name, merged.folder / new.name, old)
     path = merged.record_path(place.name)
     path.write_text(named.to_json())
-    _sync(path)
+    sync(path)
 
 
 def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:
@@ -158,12 +158,4 @@ def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:
         os.link(source, target)  # committed files are never written to again
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-        _sync(target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(target)

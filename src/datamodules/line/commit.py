@@ -198,7 +198,7 @@ def settle(run: Run, record: Record) -> None:
         place.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # in place already
             os.rename(run.work / "staging" / f"{record.attempt}.{ending}", place)
-            _sync_folder(place.parent)
+            sync(place.parent)
 
 
 def settle_all(run: Run) -> None:
@@ -246,7 +246,7 @@ def _link(staged: Path, record: Path) -> bool:
         os.link(staged, record)
     except FileExistsError:
         return record.samefile(staged)  # a file server may answer a repeated request for a link that it made
-    _sync_folder(record.parent)
+    sync(record.parent)
     return True
 
 
@@ -303,8 +303,9 @@ class _HashingFile(io.RawIOBase):
         return self._raw.write(data)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """fsync a file or a folder, so that it survives a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

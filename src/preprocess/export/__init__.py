@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.line.commit import settle_all
+from datamodules.line.commit import settle_all, sync
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 
@@ -96,7 +96,7 @@ def all_or_none(paths: Sequence[Path]) -> Iterator[list[Path]]:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield partials
         for partial, path in zip(partials, paths, strict=True):
-            _sync(partial)
+            sync(partial)
             os.rename(partial, path)
     finally:
         for partial in partials:
@@ -116,8 +116,3 @@ class _Snapshot(Run):
 
 def _last_part(module: str) -> str:
     return module.rpartition(".")[2]
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

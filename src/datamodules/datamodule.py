@@ -4,6 +4,7 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -81,6 +82,12 @@ class FramesDataModule(LightningDataModule):
         return FrameLoader(
             self.rank, self.corpus.root, request, self.num_workers, self._pins_memory(), self.timeout_seconds
         )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Training batches go to the device; frames stay, as its memory may suffice for parts of a batch only."""
+        if self.trainer is not None and self.trainer.predicting:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Shuffled batches of the training split, every sample once an epoch over all ranks and workers."""

@@ -5,9 +5,21 @@ FramemillError
 ├── CorpusError          the corpus cannot be listed as asked                            exit status 2
 ├── RunError             the folder is no run, another run's, or damaged                 exit status 2
 ├── EnvironmentFailure   disk, mount or device failed under the run; it can go on later  exit status 3
+├── TooManyFailures      so many items failed that something must be wrong with the run      exit status 4
 └── ItemError            one item cannot be used; it becomes a failure row, the run goes on
     ├── DecodeError      its frames cannot be read
+    │   ├── MissingError     its files are not there any more
+    │   └── ChangedError     its files are not those that were planned
     └── ExtractError     the model cannot handle it
+
+| class of a failure           | what                                                        | attempts       |
+|------------------------------|-------------------------------------------------------------|----------------|
+| `decode` `missing` `changed` | the errors above                                            | 1              |
+| `extract`                    | ExtractError                                                | 1              |
+| `io`                         | the file system cannot give the bytes (EIO, ESTALE, EACCES) | `max_attempts` |
+| `memory`                     | memory, or the GPU's, does not suffice for the item alone   | `max_attempts` |
+| `timeout`                    | no end in sight: a decoder or a model that hangs            | `max_attempts` |
+| `crash`                      | the process died of it                                      | `max_attempts` |
 """
 
 
@@ -35,13 +47,37 @@ class EnvironmentFailure(FramemillError):
     exit_status = 3
 
 
+class TooManyFailures(FramemillError):
+    """More items failed than `max_failures` allows; what is done is kept, and the run can go on with another limit."""
+
+    exit_status = 4
+
+
 class ItemError(FramemillError):
-    """One item cannot be used. The message is the reason kept in the shard's table."""
+    """One item cannot be used. The message is the reason kept in the shard's table, `reason_class` its class."""
+
+    reason_class: str
 
 
 class DecodeError(ItemError):
     """An item's frames cannot be read."""
 
+    reason_class = "decode"
+
+
+class MissingError(DecodeError):
+    """An item's files are not there any more."""
+
+    reason_class = "missing"
+
+
+class ChangedError(DecodeError):
+    """An item's files are not those that were planned."""
+
+    reason_class = "changed"
+
 
 class ExtractError(ItemError):
     """The model cannot handle an item's frames."""
+
+    reason_class = "extract"

@@ -1,11 +1,10 @@
 """The extractor: a LightningModule that turns frames into results, and results into samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from datamodules.errors import ExtractError
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.samples import SampleKind
@@ -19,13 +18,17 @@ class Extractor(LightningModule):
     Attributes:
         samples: the kind of sample that `assemble` makes.
         frames: how it wants its frames; see `FrameRequest`.
+        extraction: calls `extract`; given by the writer of the run.
     """
 
     samples: SampleKind[Any]
+    extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
 
     def extract(self, batch: Batch) -> list[Any]:
         """One result for each frame of `batch`, in its order; by default what the workers made of them.
+
+        It may be called again for parts of the same batch; see `preprocess.extraction`.
 
         Raises:
             ExtractError: the frames cannot be handled. A batch of several frames is then tried one by one, and the
@@ -46,26 +49,5 @@ class Extractor(LightningModule):
         return {}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
-        """`extract`, with an `ExtractError` in place of the result of each frame that cannot be handled."""
-        if not batch["rows"]:
-            return []
-        try:
-            return self.extract(batch)
-        except ExtractError:
-            return [self._extract_one(batch, place) for place in range(len(batch["rows"]))]
-
-    def _extract_one(self, batch: Batch, place: int) -> Any:
-        one = Batch(
-            shard=batch["shard"],
-            rows=batch["rows"][place : place + 1],
-            frame_idx=batch["frame_idx"][place : place + 1],
-            ends=[],
-        )
-        if "results" in batch:
-            one["results"] = batch["results"][place : place + 1]
-        else:
-            one["frames"] = batch["frames"][place : place + 1]
-        try:
-            return self.extract(one)[0]
-        except ExtractError as error:
-            return error
+        """What became of each frame of `batch`: `preprocess.extraction.Outcome`."""
+        return self.extraction(batch)

@@ -72,8 +72,6 @@ def run(argv: Sequence[str]) -> int:
     assert cli.writer.rank is not None
     stopped = cli.writer.rank.stopping
     for process in getattr(cli.trainer.strategy.launcher, "procs", []):  # the ranks that Lightning has started
-        if stopped:
-            process.send_signal(stopped)
         process.wait()
     if stopped:
         _say(f"stopped by {signal.Signals(stopped).name}; what is done is safe: the same command goes on", "yellow")

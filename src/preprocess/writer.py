@@ -13,9 +13,11 @@ from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.commit import Result
 from datamodules.line.frames import Batch, End
+from datamodules.line.limit import FailureLimit
 from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
+from datamodules.line.rank import Rank, Tolerance
 from datamodules.line.run import Run, open_or_plan
+from preprocess.extraction import Extraction, Outcome
 from preprocess.extractor import Extractor
 from preprocess.fingerprint import fingerprint
 from preprocess.machine import machine_figures
@@ -33,17 +35,32 @@ class ShardWriter(BasePredictionWriter):
         only: `i/n`: work only on every n-th shard, from the i-th (from 0). For splitting by hand between machines that
             share no folder; the plan stays the same. None: on all.
         stale_seconds: a rank whose heartbeat stands still this long is taken for dead, and its shards are taken over.
+        max_attempts: at an item that crashes or hangs its process, exhausts memory or cannot be read for now.
+        max_failures: stop when more items than this have failed: a number, or as in `50%` a share of those done (judged
+            once 1 % of the planned ones are, and no less than 100).
+        timeout_seconds: a call of `extract` that takes longer ends its process, which costs its items an attempt.
+        grace_seconds: after the first signal to stop, what is in hand may take so long to finish.
     """
 
     def __init__(
-        self, dir: str, shards: ShardSize = _DEFAULT_SIZE, only: str | None = None, stale_seconds: float = 60.0
+        self,
+        dir: str,
+        shards: ShardSize = _DEFAULT_SIZE,
+        only: str | None = None,
+        stale_seconds: float = 60.0,
+        max_attempts: int = 3,
+        max_failures: str = "50%",
+        timeout_seconds: float = 600.0,
+        grace_seconds: float = 30.0,
     ) -> None:
         super().__init__(write_interval="batch")
+        self.grace_seconds = grace_seconds
+        self._tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only = _parse_only(only)
         self.config: str | None = None  # text of the configuration, kept in the folder for people
         self.rank: Rank | None = None
-        self._gathered: dict[tuple[int, int], list[Any]] = {}  # by shard and row: results of the frames so far
+        self._gathered: dict[tuple[int, int], list[Outcome]] = {}  # by shard and row, of the frames so far
         self._computing_since = 0.0
 
     @property
@@ -66,8 +83,9 @@ class ShardWriter(BasePredictionWriter):
         made_by = fingerprint(data.corpus, pl_module, self.shards, trainer.strategy.root_device)
         run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()
-        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures)
+        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures, self._tolerance)
         data.rank = self.rank.__enter__()
+        pl_module.extraction = Extraction(pl_module, self.rank)
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -89,10 +107,10 @@ class ShardWriter(BasePredictionWriter):
         assert self.rank is not None
         assert isinstance(pl_module, Extractor)
         self.rank.activity.spend("compute", time.monotonic() - self._computing_since)
-        for row, frame_idx, result in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
+        for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
             if frame_idx == 0:  # also of an item that is begun again
                 self._gathered[batch["shard"], row] = []
-            self._gathered[batch["shard"], row].append(result)
+            self._gathered[batch["shard"], row].append(outcome)
         for end in batch["ends"]:
             self._finish(pl_module, batch["shard"], end)
 
@@ -114,7 +132,7 @@ class ShardWriter(BasePredictionWriter):
 
     def _finish(self, extractor: Extractor, shard: int, end: End) -> None:
         assert self.rank is not None
-        results = self._gathered.pop((shard, end["row"]), [])
+        outcomes = self._gathered.pop((shard, end["row"]), [])
         opened = self.rank.open.get(shard)
         if opened is None:  # committed by another rank meanwhile
             return
@@ -122,13 +140,22 @@ class ShardWriter(BasePredictionWriter):
         reason, reason_class, members = end["reason"], end["reason_class"], {}
         if reason is None:
             try:
+                results = [outcome.result for outcome in outcomes]
                 if error := next((result for result in results if isinstance(result, ExtractError)), None):
                     raise error
                 members = extractor.samples.encode(extractor.assemble(opened.items[end["row"]], results, end))
             except ExtractError as error:
-                reason, reason_class = str(error), "extract"
-        num_frames = end["num_frames"] if reason is None else 0
-        self.rank.add(shard, Result(end["row"], num_frames, seconds, reason, reason_class, end["attempts"]), members)
+                reason, reason_class = str(error), error.reason_class
+        result = Result(
+            row=end["row"],
+            num_frames=end["num_frames"] if reason is None else 0,
+            seconds=seconds,
+            reason=reason,
+            reason_class=reason_class,
+            attempts=1 + len(opened.spool.strikes.get(end["row"], ())),
+            split_to=min((outcome.split_to for outcome in outcomes if outcome.split_to), default=None),
+        )
+        self.rank.add(shard, result, members)
 
 
 def _parse_only(only: str | None) -> tuple[int, int] | None:

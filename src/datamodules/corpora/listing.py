@@ -17,8 +17,11 @@ def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
     return islice(values, count)
 
 
-def list_frames(folder: Path) -> tuple[tuple[str, ...], int]:
-    """(names of the images in `folder`, hidden ones left out, by name; their size together in bytes).
+def list_frames(folder: Path) -> tuple[tuple[str, ...], int, float]:
+    """The images in `folder`, hidden ones left out.
+
+    Returns:
+        Their names, sorted; their size together in bytes; their newest modification time in seconds since the epoch.
 
     Raises:
         CorpusError: the folder is missing or cannot be listed.
@@ -26,18 +29,20 @@ def list_frames(folder: Path) -> tuple[tuple[str, ...], int]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(
-                (entry.name, entry.stat().st_size)
+                (entry.name, entry.stat())
                 for entry in entries
                 if not entry.name.startswith(".")  # macOS leaves `._images0001.png` beside `images0001.png`
                 and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
             )
     except OSError as error:
         raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error
-    return tuple(name for name, _ in found), sum(size for _, size in found)
+    stats = [stat for _, stat in found]
+    modified = max((stat.st_mtime for stat in stats), default=0.0)
+    return tuple(name for name, _ in found), sum(stat.st_size for stat in stats), modified
 
 
-def walk(root: str, suffixes: Collection[str], below: str = "") -> Iterator[tuple[str, int]]:
-    """(path relative to `root`, size in bytes) of the files with one of `suffixes`, in any case; depth first, by name.
+def walk(root: str, suffixes: Collection[str], below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """(path relative to `root`, size and time) of the files with one of `suffixes`, in any case; depth first, by name.
 
     Hidden files and folders are left out; links are followed to files, not to folders.
 
@@ -54,4 +59,4 @@ def walk(root: str, suffixes: Collection[str], below: str = "") -> Iterator[tupl
         if entry.is_dir(follow_symlinks=False):
             yield from walk(root, suffixes, path)
         elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
-            yield path, entry.stat().st_size
+            yield path, entry.stat()

@@ -69,8 +69,8 @@ class Phoenix2014T(Corpus):
         name = row["name"]
         key = key_from_path(f"{split}/{name}")
         path = os.path.join("features", "fullFrame-210x260px", split, name)
-        frames, size = list_frames(Path(self.root) / path)
+        frames, size, modified = list_frames(Path(self.root) / path)
         if not frames:
             raise CorpusError(f"{where}: {name!r} has no frames in {Path(self.root) / path}")
         meta = {"name": name, "signer": row["speaker"], "glosses": row["orth"], "translation": row["translation"]}
-        return Item(key=key, split=split, path=path, frames=frames, cost=size, meta=meta)
+        return Item(key=key, split=split, path=path, frames=frames, cost=size, modified=modified, meta=meta)

@@ -50,11 +50,13 @@ class Videos(Corpus):
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
         paths = self._listed() if self.video_list else walk(self.root, VIDEO_SUFFIXES)
-        for path, size in limit(paths, self.max_items):
+        for path, stat in limit(paths, self.max_items):
             key = key_from_path(os.path.splitext(path)[0].lstrip("/"))
-            yield Item(key=key, split=self.split, path=path, fps=self.fps, cost=size, meta={})
+            yield Item(
+                key=key, split=self.split, path=path, fps=self.fps, cost=stat.st_size, modified=stat.st_mtime, meta={}
+            )
 
-    def _listed(self) -> Iterator[tuple[str, int]]:
+    def _listed(self) -> Iterator[tuple[str, os.stat_result]]:
         try:
             lines = Path(self.video_list or "").read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -63,7 +65,7 @@ class Videos(Corpus):
             path = line.strip().removeprefix("./")  # as `find .` writes them
             if path and not path.startswith("#"):
                 try:
-                    yield path, os.stat(os.path.join(self.root, path)).st_size
+                    yield path, os.stat(os.path.join(self.root, path))
                 except OSError as error:
                     raise CorpusError(f"{self.video_list}, line {number}: {path}: {error.strerror}") from error
 

@@ -1,7 +1,8 @@
 """Spool and commit: how results become a shard that is there whole, once, or not at all.
 
 Results of an open shard go to a spool, an append-only file whose entries bear checksums: it bounds memory, and whoever
-takes the shard over reads what it holds. When every planned row has a result, the shard is committed:
+takes the shard over reads what it holds, and what its writer touched when it died. When every planned row has a result,
+the shard is committed:
 
 1. tar and table are written under names of this attempt in `work/staging`, and fsynced;
 2. the record is *linked* into `records/`: this fails if it exists, so of several writers one wins. This is the commit;
@@ -12,10 +13,12 @@ takes the shard over reads what it holds. When every planned row has a result, t
 | key            | string | of the planned item                                                           |
 | status         | string | `ok`, or `failed`                                                             |
 | reason         | string | of the failure; null when ok                                                  |
-| reason_class   | string | `decode`, `extract` or `crash`; null when ok                                  |
+| reason_class   | string | see `datamodules.errors`; null when ok                                        |
 | attempts       | int32  | how often the item was tried                                                  |
 | num_frames     | int64  | frames in the sample; 0 when failed                                           |
 | seconds        | double | reading and computing the item took                                           |
+| split_to       | int32  | frames in the smallest batch that its frames were in, where memory, a crash   |
+|                |        | or another item's failure forced smaller ones than planned; else null         |
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
 """
@@ -28,7 +31,7 @@ import struct
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +42,7 @@ import pyarrow.parquet as pq
 
 from datamodules.line.plan import Shard
 from datamodules.line.run import Record, Run, StagedFile
+from datamodules.line.strikes import Strike
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -49,6 +53,7 @@ TABLE_SCHEMA = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),
         pa.field("num_frames", pa.int64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
+        ("split_to", pa.int32()),
         ("tar_offset", pa.int64()),
         ("tar_bytes", pa.int64()),
     ]
@@ -67,8 +72,9 @@ class Result:
         num_frames: frames in the sample; 0 when failed.
         seconds: reading and computing took; never part of a tar.
         reason: why it failed; None: it is a sample.
-        reason_class: `decode`, `extract` or `crash`; None: it is a sample.
+        reason_class: see `datamodules.errors`; None: it is a sample.
         attempts: how often it was tried.
+        split_to: frames in the smallest batch its frames were in; None: batches were as planned.
     """
 
     row: int
@@ -77,20 +83,33 @@ class Result:
     reason: str | None = None
     reason_class: str | None = None
     attempts: int = 1
+    split_to: int | None = None
 
 
 class Spool:
-    """The results of one open shard, on disk.
+    """The results of one open shard, on disk, and the strikes against its items.
 
     Args:
         folder: `work/spool` of the run.
         shard: name of the shard. What other ranks have spooled for it, up to the first damaged entry, is taken over.
         rank: who appends.
+        death: (reason, class) of the death of the rank of a name; None if it lives. What a dead rank touched last is
+            charged with that.
+
+    Attributes:
+        results: by row.
+        strikes: by row, in the order they were found.
+        touched: the rows that this process goes on with.
     """
 
-    def __init__(self, folder: Path, shard: str, rank: str) -> None:
+    def __init__(
+        self, folder: Path, shard: str, rank: str, death: Callable[[str], tuple[str, str] | None] = lambda _: None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.results: dict[int, Result] = {}
+        self.strikes: dict[int, list[Strike]] = {}
+        self.touched: list[int] = []
+        self._death = death
         self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
         self._files: list[IO[bytes]] = []
         for path in sorted(folder.glob(f"{shard}.*")):
@@ -104,13 +123,18 @@ class Spool:
         if result.row in self.results:
             return
         sizes = [(ending, len(content)) for ending, content in members.items()]
-        header = json.dumps({"result": asdict(result), "members": sizes}).encode()
-        body = b"".join(members.values())
-        entry = _ENTRY.pack(_MAGIC, len(header), len(body), zlib.crc32(body, zlib.crc32(header)))
-        start = self._own.seek(0, os.SEEK_END) + _ENTRY.size + len(header)
-        self._own.write(entry + header + body)
-        self._own.flush()
+        start = self._write({"result": asdict(result), "members": sizes}, b"".join(members.values()))
         self._keep(self._own, start, result, sizes)
+
+    def strike(self, strike: Strike) -> None:
+        """Charge an item with an attempt that has failed, and may be made again."""
+        self._write({"strike": asdict(strike)})
+        self.strikes.setdefault(strike.row, []).append(strike)
+
+    def touch(self, rows: Sequence[int]) -> None:
+        """This process goes on with these rows; none: with nothing that could be to blame if it died."""
+        self._write({"touched": list(rows)})
+        self.touched = list(rows)
 
     def members(self, row: int) -> Iterator[tuple[str, bytes]]:
         """(ending, content) of the files of a row's sample, in the order they were appended."""
@@ -130,6 +154,15 @@ class Spool:
             with suppress(OSError):  # an entry that the full disk refused, which `append` has told of
                 file.close()
 
+    def _write(self, entry: Mapping[str, Any], body: bytes = b"") -> int:
+        """Append an entry; where its body begins."""
+        header = json.dumps(entry).encode()
+        frame = _ENTRY.pack(_MAGIC, len(header), len(body), zlib.crc32(body, zlib.crc32(header)))
+        start = self._own.seek(0, os.SEEK_END) + _ENTRY.size + len(header)
+        self._own.write(frame + header + body)
+        self._own.flush()
+        return start
+
     def _keep(self, file: IO[bytes], offset: int, result: Result, sizes: list[tuple[str, int]]) -> None:
         self.results[result.row] = result
         self._members[result.row] = file, offset, sizes
@@ -137,22 +170,32 @@ class Spool:
     def _take_over(self, path: Path) -> None:
         file = open(path, "rb")
         self._files.append(file)
-        size = os.fstat(file.fileno()).st_size
-        while True:
-            raw = file.read(_ENTRY.size)
-            if len(raw) < _ENTRY.size:
-                return
-            magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
-            if magic != _MAGIC or file.tell() + header_bytes + body_bytes > size:
-                return
-            header = file.read(header_bytes)
-            start = file.tell()
-            body = file.read(body_bytes)
-            if zlib.crc32(body, zlib.crc32(header)) != checksum:
-                return
-            entry = json.loads(header)
-            if entry["result"]["row"] not in self.results:
+        touched: list[int] = []
+        for start, entry in _entries(file):
+            if "touched" in entry:
+                touched = entry["touched"]
+            elif "strike" in entry:
+                strike = Strike(**entry["strike"])
+                self.strikes.setdefault(strike.row, []).append(strike)
+            elif entry["result"]["row"] not in self.results:
                 self._keep(file, start, Result(**entry["result"]), [(e, n) for e, n in entry["members"]])
+        if touched and (death := self._death(path.suffix[1:])):
+            for row in touched:
+                self.strikes.setdefault(row, []).append(Strike(row, *death, alone=len(touched) == 1))
+
+
+def _entries(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(where its body begins, header) of each entry, up to the first that is damaged."""
+    size = os.fstat(file.fileno()).st_size
+    while len(raw := file.read(_ENTRY.size)) == _ENTRY.size:
+        magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
+        if magic != _MAGIC or file.tell() + header_bytes + body_bytes > size:
+            return
+        header = file.read(header_bytes)
+        start = file.tell()
+        if zlib.crc32(file.read(body_bytes), zlib.crc32(header)) != checksum:
+            return
+        yield start, json.loads(header)
 
 
 def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> bool:
@@ -270,6 +313,7 @@ def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tupl
                         "attempts": result.attempts,
                         "num_frames": result.num_frames,
                         "seconds": result.seconds,
+                        "split_to": result.split_to,
                         "tar_offset": start if ok else None,
                         "tar_bytes": tar.offset - start if ok else None,
                     }

@@ -10,13 +10,15 @@ A batch, one slice of one ticket, is a dict:
 | frames    | uint8 [B, 3, H, W], or a list of B times [3, H, W] where sizes differ; RGB                          |
 | results   | list of B: in place of `frames`, where the extractor works inside the workers                       |
 | ends      | list of `End`                 | the items that this slice completes, or that failed                 |
+| alone     | bool                          | a process died of one of these items: extract them one by one       |
 
 Slices of one item come in order. A slice holds frames of several items only if these are single images.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
@@ -26,34 +28,35 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from typing_extensions import NotRequired
 
-from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
+from datamodules.errors import ChangedError, DecodeError, EnvironmentFailure, ItemError, MissingError
 from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
 from datamodules.media.image import read_image
 from datamodules.media.video import Video
 
+_SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
+
 
 class Ticket(NamedTuple):
     """A piece of work for one worker: rows of one shard; several only if they are single images.
 
-    `given_up` are those of its rows that no worker shall touch any more, with the reason.
+    `given_up` are those of its rows that have failed already, and are not to be touched again.
     """
 
     shard: int
     rows: tuple[int, ...]
-    given_up: tuple[tuple[int, str], ...] = ()
+    given_up: frozenset[int] = frozenset()
 
 
 class End(TypedDict):
     """That an item has no more frames.
 
-    `reason` (and its class, `decode`, `extract` or `crash`) is None unless the item failed; `fps` is None for images;
-    `size` is (height, width) in px of its frames, None if there was none; `attempts` counts this one.
+    `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `fps` is None for images; `size`
+    is (height, width) in px of its frames, None if there was none.
     """
 
     row: int
-    attempts: int
     num_frames: int
     size: tuple[int, int] | None
     fps: float | None
@@ -70,6 +73,7 @@ class Batch(TypedDict):
     rows: list[int]
     frame_idx: list[int]
     ends: list[End]
+    alone: NotRequired[bool]
     frames: NotRequired[Tensor | list[Tensor]]
     results: NotRequired[list[Any]]
 
@@ -110,6 +114,18 @@ class TicketQueue(Protocol):
         ...
 
 
+class Touching(Protocol):
+    """Is told which items a process goes on with, so that its death or hang is charged to them."""
+
+    def touch(self, shard: int, rows: Sequence[int]) -> None:
+        """From now on these rows of a shard."""
+        ...
+
+    def let_go(self) -> None:
+        """From now on none."""
+        ...
+
+
 class FrameStream(IterableDataset[Batch]):
     """The slices of the tickets that this worker takes.
 
@@ -118,36 +134,25 @@ class FrameStream(IterableDataset[Batch]):
         root: folder that items' paths are relative to.
         tickets: shared by the workers of one rank.
         request: see `FrameRequest`.
-        stamps: of those workers; None: there are none, and this process reads by itself.
+        touching: is told which items are read: the stamps of the workers, or the rank that reads by itself.
     """
 
     def __init__(
-        self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest, stamps: Stamps | None = None
+        self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest, touching: Stamps | Touching
     ) -> None:
         self._plan, self._root, self._tickets, self._request = plan, root, tickets, request
-        self._stamps = stamps
+        self._touching = touching
 
     def __iter__(self) -> Iterator[Batch]:
         plan = Plan(self._plan)
         transform = self._request.transform() if self._request.transform else None
+        info = get_worker_info()
+        touching = self._touching.of(info.id if info else 0) if isinstance(self._touching, Stamps) else self._touching
         while (ticket := self._tickets.get()) is not None:
-            touch = partial(self._touch, ticket.shard)
+            touch = partial(touching.touch, ticket.shard)
             for batch in _slices(plan, self._root, ticket, self._request.slice_frames, transform, touch):
-                self._leave()
+                touching.let_go()
                 yield batch
-
-    def _touch(self, shard: int, row: int) -> None:
-        if self._stamps:
-            self._stamps.touch(_worker(), shard, row)
-
-    def _leave(self) -> None:
-        if self._stamps:
-            self._stamps.leave(_worker())
-
-
-def _worker() -> int:
-    info = get_worker_info()
-    return info.id if info else 0
 
 
 def _slices(
@@ -156,15 +161,13 @@ def _slices(
     ticket: Ticket,
     slice_frames: int,
     transform: FrameTransform | None,
-    touch: Callable[[int], None],
+    touch: Callable[[Sequence[int]], None],
 ) -> Iterator[Batch]:
     current = _Slice(ticket.shard, transform)
-    given_up = dict(ticket.given_up)
     for row in ticket.rows:
         item = plan.item(ticket.shard, row)
         end = End(
             row=row,
-            attempts=1,
             num_frames=0,
             size=None,
             fps=None,
@@ -173,11 +176,11 @@ def _slices(
             read_seconds=0.0,
             transform_seconds=0.0,
         )
-        if row in given_up:
-            end["reason"], end["reason_class"] = given_up[row], "crash"
+        if row in ticket.given_up:
+            end["reason"], end["reason_class"] = "given up", "crash"
             current.ends.append(end)
             continue
-        touch(row)
+        touch([row])
         try:
             if transform:
                 transform.start(item)
@@ -185,24 +188,34 @@ def _slices(
                 if len(current) == slice_frames:
                     yield current.batch()
                     current = _Slice(ticket.shard, transform)
-                touch(row)
+                touch([row])
                 current.add(frame, end)
             if end["num_frames"] == 0:
                 raise DecodeError(f"{item.path} has no frames")
-        except DecodeError as error:
-            if not os.path.isdir(root):
-                raise EnvironmentFailure(
-                    f"the corpus root {root} is gone; what is done is safe: bring it back, run the same command again"
-                ) from error
-            end["reason"], end["reason_class"] = str(error), "decode"
-        except ExtractError as error:
-            end["reason"], end["reason_class"] = str(error), "extract"
-        except OSError as error:  # EIO, ESTALE, …: the mount's, not the file's
-            raise EnvironmentFailure(
-                f"{os.path.join(root, item.path)} cannot be read: {error}; what is done is safe: mend it, and go on"
-            ) from error
+        except ItemError as error:
+            if isinstance(error, DecodeError):
+                _require(root)
+            end["reason"], end["reason_class"] = str(error), error.reason_class
+        except OSError as error:  # EIO, ESTALE, EACCES, …: the file's, or its mount's
+            _require(root)
+            end["reason"], end["reason_class"] = f"{item.path} cannot be read: {error.strerror or error}", "io"
+        except MemoryError:
+            end["reason"], end["reason_class"] = "out of memory", "memory"
         current.ends.append(end)
     yield current.batch()
+
+
+def _require(root: str) -> None:
+    """Raise EnvironmentFailure if the corpus is gone as a whole: an unmounted folder is missing, or empty."""
+    try:
+        with os.scandir(root) as entries:
+            there = next(entries, None) is not None
+    except OSError:
+        there = False
+    if not there:
+        raise EnvironmentFailure(
+            f"the corpus root {root} is gone, or empty; what is done is safe: bring it back, run the same command again"
+        )
 
 
 class _Slice:
@@ -250,15 +263,32 @@ class _Slice:
 
 def _read(item: Item, root: str, end: End) -> Iterator[Tensor]:
     path = Path(os.path.join(root, item.path))
+    if item.modified is not None:
+        _refuse_changed(path, item)
     if item.frames:
-        if not path.is_dir():
-            raise DecodeError(f"the folder {item.path} is missing")
         for name in item.frames:
             yield read_image(path / name)
     else:
         with Video(path, item.fps) as video:
             end["fps"] = round(video.fps, 6)
             yield from video.frames()
+
+
+def _refuse_changed(path: Path, item: Item) -> None:
+    files = [path / name for name in item.frames] or [path]
+    try:
+        stats = [os.stat(file) for file in files]
+    except FileNotFoundError as error:
+        raise MissingError(f"{os.path.relpath(error.filename, path.parent)} is missing, or its folder is") from error
+    assert item.modified is not None
+    size, modified = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in stats)
+    if size != item.cost:
+        raise ChangedError(f"{item.path} has {size:,} bytes, but had {item.cost:,} when it was planned")
+    if abs(modified - item.modified) > _SAME_TIME_SECONDS:
+        then, now = (
+            datetime.fromtimestamp(t, timezone.utc).isoformat(" ", "seconds") for t in (item.modified, modified)
+        )
+        raise ChangedError(f"{item.path} was written {now}, after it was planned with the time {then}")
 
 
 def _timed(frames: Iterator[Tensor], end: End) -> Iterator[Tensor]:

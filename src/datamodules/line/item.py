@@ -8,6 +8,7 @@
 | frames | tuple[str, ...]  | file names in that folder, in order; empty: `path` is a video                  |
 | fps    | float or None    | frames per second to take from a video; None: every frame                      |
 | cost   | int, bytes       | size on disk, by which shards are balanced                                     |
+| modified | float or None, s | newest modification time of its files, since the epoch; None: not looked at |
 | meta   | JSON-able dict   | what the corpus knows of it: glosses, transcript, prompt                       |
 """
 
@@ -33,6 +34,7 @@ class Item:
     frames: tuple[str, ...] = ()
     fps: float | None = None
     cost: int = 0
+    modified: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 

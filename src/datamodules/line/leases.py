@@ -157,6 +157,10 @@ class Leases:
             claims.setdefault(name, []).append(Claim(name, int(generation), holder, dead))
         return claims
 
+    def is_dead(self, rank: str) -> bool:
+        """Whether the rank of that name has ended, as far as can be known."""
+        return self._holder(self._ranks / rank)[1]
+
     def close(self) -> None:
         """Give up everything held, and be no rank any more."""
         for name in list(self._held):

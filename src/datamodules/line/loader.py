@@ -4,7 +4,9 @@ Workers are started by a fork server: forking a process that has threads or CUDA
 torch anew for each worker (about 4 s of CPU; a fork from the server costs 0.05 s, after one such import in all).
 
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
-new workers go on with what was not delivered. An item without attempts left becomes a failure.
+new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
+An item without attempts left becomes a failure (`Rank.strike`). If many items in a row cost an attempt, and none is
+read in between, it is not the items that are bad.
 """
 
 import multiprocessing
@@ -13,24 +15,26 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from datamodules.errors import EnvironmentFailure
-from datamodules.line.frames import Batch, FrameRequest, FrameStream, Ticket
+from datamodules.line.frames import Batch, End, FrameRequest, FrameStream, Ticket
 from datamodules.line.rank import OpenShard, Rank
 from datamodules.line.stamps import Stamps
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
 _LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
-_MAX_ATTEMPTS = 3
+_MAX_STRIKES_IN_A_ROW = 20
+_TRANSIENT = ("io", "memory")  # what a worker that lives may say of an item that is worth another attempt
 
 
 class FrameLoader:
@@ -58,7 +62,8 @@ class FrameLoader:
         self._num_workers, self._pin_memory, self._timeout_seconds = num_workers, pin_memory, timeout_seconds
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
         self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
-        self._strikes: Counter[tuple[int, int]] = Counter()  # by shard and row: attempts that ended in a crash
+        self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
+        self._in_a_row: set[tuple[int, int]] = set()  # items charged since one was last read well
         self._overdue: dict[int, str] = {}  # pid: why its worker was killed
         self._next_lease = self._next_look = 0.0
         self._patience = _IDLE_SECONDS
@@ -74,7 +79,7 @@ class FrameLoader:
 
     def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         idle = False
-        while not self._rank.stopping and not self._hand_out():
+        while not self._hand_out():
             if self._with_workers:
                 idle = False
                 yield self._next(batches)
@@ -89,7 +94,7 @@ class FrameLoader:
         """Workers that take tickets, watched; the iterator over what they yield, their processes, their stamps."""
         context: Any = multiprocessing.get_context("forkserver")
         stamps = Stamps(context, self._num_workers) if self._num_workers else None
-        self._tickets: Any = context.SimpleQueue() if self._num_workers else queue.SimpleQueue()
+        self._tickets: Tickets | LocalTickets = Tickets(context) if self._num_workers else LocalTickets()
         others = set(multiprocessing.active_children())
         batches = iter(self._dataloader(context, stamps))
         workers = list(set(multiprocessing.active_children()) - others)
@@ -111,7 +116,7 @@ class FrameLoader:
         context.set_forkserver_preload([__name__])
         self._rank.activity.workers = self._num_workers
         return DataLoader(
-            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps),
+            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps or self._rank),
             batch_size=None,
             collate_fn=_as_it_is,  # the default would make a tensor, and a file descriptor, of each array in `results`
             num_workers=self._num_workers,
@@ -132,13 +137,36 @@ class FrameLoader:
                 raise _WorkerDied from error
             raise
         self._rank.activity.spend("wait", time.monotonic() - started)
+        batch["alone"] = self._rank.is_suspect(batch["shard"], batch["rows"])
         for end in batch["ends"]:
-            strikes = self._strikes[batch["shard"], end["row"]]
-            end["attempts"] = strikes if end["reason_class"] == "crash" else strikes + 1
             self._rank.activity.spend("read", end["read_seconds"])
             self._rank.activity.spend("transform", end["transform_seconds"])
-            self._with_workers.pop((batch["shard"], end["row"]), None)
+        batch["ends"] = [end for end in batch["ends"] if self._is_final(batch["shard"], end)]
         return batch
+
+    def _is_final(self, shard: int, end: End) -> bool:
+        """Take note of an item's end; whether it is one, or the item is to be tried again."""
+        place = shard, end["row"]
+        ticket = self._with_workers.pop(place, None)
+        if end["reason"] is not None and end["reason_class"] in _TRANSIENT:
+            if self._strike(*place, end["reason"], end["reason_class"]):
+                self._again.add(place)
+        elif end["reason_class"] != "crash":  # which is of one given up before
+            self._in_a_row.clear()
+        if ticket and (again := {(shard, row) for row in ticket.rows} & self._again):
+            self._again -= again
+            self._waiting.append(ticket)  # behind all others: it may be a matter of time
+        return end["reason_class"] not in _TRANSIENT
+
+    def _strike(self, shard: int, row: int, reason: str, reason_class: str) -> bool:
+        """`Rank.strike`, unless it is not the item's fault."""
+        self._in_a_row.add((shard, row))
+        if len(self._in_a_row) > _MAX_STRIKES_IN_A_ROW:
+            raise EnvironmentFailure(
+                f"{len(self._in_a_row)} items in a row failed, the last one: {reason}. Is something wrong with the "
+                "mount, the memory, or the installation? What is done is safe: mend it, and run the same command again"
+            )
+        return self._rank.strike(shard, row, reason, reason_class)
 
     def _watch(self, stamps: Stamps, done: threading.Event) -> None:
         while not done.wait(min(1.0, self._timeout_seconds / 4)):
@@ -158,16 +186,10 @@ class FrameLoader:
                 f"workers died before they touched an item (exit codes {sorted(died.values())}): out of memory, "
                 "or a broken installation? What is done is safe: mend it, and run the same command again"
             )
-        given_up = {}
         for stamp in charged:
-            self._strikes[stamp.shard, stamp.row] += 1
-            if self._strikes[stamp.shard, stamp.row] >= _MAX_ATTEMPTS:
-                killed = self._overdue.get(stamp.pid) if died[stamp.pid] == -signal.SIGKILL else None
-                reason = killed or f"crashed: {_exit_name(died[stamp.pid])}"
-                given_up[stamp.shard, stamp.row] = reason
-        for ticket in reversed(self._with_workers.values()):
-            more = [(row, given_up[ticket.shard, row]) for row in ticket.rows if (ticket.shard, row) in given_up]
-            self._waiting.appendleft(ticket._replace(given_up=(*ticket.given_up, *more)))
+            overdue = self._overdue.get(stamp.pid) if died[stamp.pid] == -signal.SIGKILL else None
+            self._strike(stamp.shard, stamp.row, overdue or _death(died[stamp.pid]), "timeout" if overdue else "crash")
+        self._waiting.extendleft(reversed(self._with_workers.values()))
         self._with_workers.clear()
 
     def _hand_out(self) -> bool:
@@ -175,12 +197,21 @@ class FrameLoader:
         if time.monotonic() > self._next_look:
             self._rank.abandon_committed()
             self._next_look = time.monotonic() + _LOOK_SECONDS
+        if self._rank.stopping:
+            return self._take_back()
         while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
             ticket = self._waiting.popleft()
-            if ticket.shard in self._rank.open:  # else another rank has committed it
+            opened = self._rank.open.get(ticket.shard)
+            if opened:  # else another rank has committed it
                 self._with_workers[ticket.shard, ticket.rows[-1]] = ticket
-                self._tickets.put(ticket)
+                self._tickets.put(ticket._replace(given_up=opened.failed.intersection(ticket.rows)))
         return not self._with_workers and self._rank.finished()
+
+    def _take_back(self) -> bool:
+        """Take back the tickets that no worker has begun; whether no worker has one."""
+        for ticket in self._tickets.take_back():
+            self._with_workers.pop((ticket.shard, ticket.rows[-1]), None)
+        return not self._with_workers
 
     def _lease(self) -> bool:
         if time.monotonic() < self._next_lease:
@@ -199,12 +230,51 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+class LocalTickets(queue.SimpleQueue[Ticket | None]):
+    """Tickets for the process itself."""
+
+    def take_back(self) -> Iterator[Ticket]:
+        """All that nobody has taken."""
+        with suppress(queue.Empty):
+            while ticket := self.get_nowait():
+                yield ticket
+
+
+class Tickets:
+    """Tickets for worker processes: like multiprocessing's SimpleQueue, but they can be taken back."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self._reader, self._writer = context.Pipe(duplex=False)
+        self._reading = context.Lock()
+
+    def put(self, ticket: Ticket | None) -> None:
+        """For any worker; None for one that is to end."""
+        self._writer.send(ticket)
+
+    def get(self) -> Ticket | None:
+        """Wait for the next one."""
+        with self._reading:
+            ticket: Ticket | None = self._reader.recv()
+        return ticket
+
+    def take_back(self) -> Iterator[Ticket]:
+        """All that nobody has taken."""
+        if self._reading.acquire(timeout=0.1):  # else a worker waits for one, so there is none
+            try:
+                while self._reader.poll():
+                    yield self._reader.recv()
+            finally:
+                self._reading.release()
+
+
 class _WorkerDied(Exception):
     """A worker ended that was to go on."""
 
 
-def _exit_name(exitcode: int) -> str:
-    return signal.Signals(-exitcode).name if exitcode < 0 else f"exit status {exitcode}"
+def _death(exitcode: int) -> str:
+    if exitcode == -signal.SIGKILL:  # not by the watchdog
+        return "its process was killed (SIGKILL: out of memory?)"
+    return f"crashed: {signal.Signals(-exitcode).name if exitcode < 0 else f'exit status {exitcode}'}"
 
 
 def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:

@@ -13,6 +13,7 @@ what the corpus listed.
 | frames | list<string> |               |
 | fps    | double       | null: every frame |
 | cost   | int64        | bytes         |
+| modified | double     | s; null: not to be looked at |
 | meta   | string       | JSON          |
 """
 
@@ -42,6 +43,7 @@ SCHEMA = pa.schema(
         ("frames", pa.list_(pa.string())),
         ("fps", pa.float64()),
         ("cost", pa.int64()),
+        ("modified", pa.float64()),
         ("meta", pa.string()),
     ]
 )
@@ -246,7 +248,9 @@ class _Listing:
             "".join((item.path, *item.frames, meta)).encode()
         except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
             raise CorpusError(f"the item {item.path!r} has a name or text that is not UTF-8: {error}") from error
-        self._sha256.update(repr((item.key, item.split, item.path, item.frames, item.fps, item.cost, meta)).encode())
+        self._sha256.update(
+            repr((item.key, item.split, item.path, item.frames, item.fps, item.cost, item.modified, meta)).encode()
+        )
         self._key_hashes.append(_hash64(check_key(item.key)))
         return {
             "key": item.key,
@@ -255,6 +259,7 @@ class _Listing:
             "frames": list(item.frames),
             "fps": item.fps,
             "cost": item.cost,
+            "modified": item.modified,
             "meta": meta,
         }
 

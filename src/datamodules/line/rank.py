@@ -8,18 +8,20 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
+from datamodules.line.limit import FailureLimit, FailureWatch
 from datamodules.line.plan import Shard
 from datamodules.line.run import Run
+from datamodules.line.strikes import FaultFile, Strike, cause_of_death
 
 _BEAT_SECONDS = 2.0
 _SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
@@ -66,13 +68,35 @@ class Activity:
         self.seconds[phase] += seconds
 
 
+_NO_LIMIT = FailureLimit()
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a rank puts up with.
+
+    Attributes:
+        max_attempts: at an item that crashes or hangs its process, exhausts memory, or cannot be read for now.
+        limit: how many items may fail before the run is taken to be wrong.
+        timeout_seconds: what this process itself does with items may take so long at a time, or the process is ended.
+    """
+
+    max_attempts: int = 3
+    limit: FailureLimit = _NO_LIMIT
+    timeout_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or not self.timeout_seconds > 0:
+            raise ConfigError(f"max_attempts = {self.max_attempts}, timeout_seconds = {self.timeout_seconds}: too few")
+
+
 class OpenShard:
     """A shard that this rank has leased: its items, and the results so far."""
 
-    def __init__(self, run: Run, shard: Shard, rank: str) -> None:
+    def __init__(self, run: Run, shard: Shard, rank: str, death: Callable[[str], tuple[str, str] | None]) -> None:
         self.shard = shard
         self.items: list[Item] = run.plan.items(shard.number)
-        self.spool = Spool(run.work / "spool", shard.name, rank)
+        self.spool = Spool(run.work / "spool", shard.name, rank, death)
         self.since = time.monotonic()
 
     @property
@@ -85,6 +109,21 @@ class OpenShard:
         """Rows without a result, ascending."""
         return [row for row in range(len(self.items)) if row not in self.spool.results]
 
+    @property
+    def failed(self) -> frozenset[int]:
+        """Rows that have failed."""
+        return frozenset(row for row, result in self.spool.results.items() if result.reason is not None)
+
+    def given_up(self, max_attempts: int) -> Iterator[Result]:
+        """Failures in place of the results of items that have used up their attempts, the last of them alone."""
+        for row, strikes in self.spool.strikes.items():
+            last = strikes[-1]
+            if row not in self.spool.results and last.alone and len(strikes) >= max_attempts:
+                yield Result(row, reason=last.reason, reason_class=last.reason_class, attempts=len(strikes))
+
+
+_TOLERANCE = Tolerance()
+
 
 class Rank:
     """This process's part in `run`: a context manager that beats while it is open.
@@ -95,6 +134,7 @@ class Rank:
         stale_seconds: see `Leases`.
         position: where in the plan to begin, 0 to 1: ranks that begin apart seldom want the same shard.
         measure: called at every beat for `Activity.machine`.
+        tolerance: see `Tolerance`.
     """
 
     def __init__(
@@ -104,6 +144,7 @@ class Rank:
         stale_seconds: float = 60.0,
         position: float = 0.0,
         measure: Callable[[], dict[str, Any]] = dict,
+        tolerance: Tolerance = _TOLERANCE,
     ) -> None:
         if only and not 0 <= only[0] < only[1]:
             raise ConfigError(f"only = {only[0]}/{only[1]}: give i/n with 0 <= i < n")
@@ -114,6 +155,9 @@ class Rank:
         self.open: dict[int, OpenShard] = {}
         self.num_committed = 0
         self.stopping: int | None = None  # the signal that asked this rank to stop; what it has spooled is kept
+        self.tolerance = tolerance
+        self._failures = FailureWatch(run, tolerance.limit)
+        self._touched: OpenShard | None = None
         self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self._todo: list[Shard] = []
         self._position, self._measure = position, measure
@@ -124,6 +168,7 @@ class Rank:
 
     def __enter__(self) -> "Rank":
         settle_all(self.run)
+        self._fault = FaultFile(self.run.work / "ranks" / f"{self.name}.fault", self.tolerance.timeout_seconds)
         self._survey()
         self._rotate(int(self._position * len(self._todo)))
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -133,6 +178,7 @@ class Rank:
     def __exit__(self, *exception: object) -> None:
         self._closing.set()
         self._thread.join()
+        self._fault.close()
         for opened in self.open.values():
             opened.spool.close()
         self.leases.close()
@@ -165,27 +211,104 @@ class Rank:
 
         Raises:
             EnvironmentFailure: the output folder cannot be written to.
+            TooManyFailures: with this one, more items have failed than is tolerated.
         """
         opened = self.open.get(number)
         if opened is None or result.row in opened.spool.results:
             return
         started = time.monotonic()
         self._check()
-        try:
-            opened.spool.append(result, members)
+        with self._writing(opened):
+            self._keep(opened, result, members)
             if started - self._last_sync > _SYNC_SECONDS:
                 self.sync()
-            self.activity.items += 1
-            self.activity.failed += result.reason is not None
-            self.activity.frames += result.num_frames
             if opened.is_complete:
                 self._commit(opened)
+        self.activity.spend("write", time.monotonic() - started)
+
+    def strike(self, number: int, row: int, reason: str, reason_class: str) -> bool:
+        """Charge an item with a failed attempt; it fails if that was the last. Whether it is to be tried again.
+
+        Raises:
+            EnvironmentFailure, TooManyFailures: see `add`.
+        """
+        opened = self.open.get(number)
+        if opened is None or row in opened.spool.results:
+            return False
+        with self._writing(opened):
+            opened.spool.strike(Strike(row, reason, reason_class))
+            self._give_up(opened)
+            if opened.is_complete:
+                self._commit(opened)
+        return number in self.open and row not in opened.spool.results
+
+    def is_suspect(self, number: int, rows: Sequence[int]) -> bool:
+        """Whether a process died of one of these items, and it is not known of which."""
+        opened = self.open.get(number)
+        return opened is not None and any(
+            not strike.alone for row in rows for strike in opened.spool.strikes.get(row, ())
+        )
+
+    def touch(self, number: int, rows: Sequence[int]) -> None:
+        """This process itself goes on with these items: if it dies, or takes too long, they are charged.
+
+        Raises:
+            EnvironmentFailure: see `add`.
+        """
+        opened = self.open.get(number)
+        if opened is not None and opened is self._touched and opened.spool.touched == list(rows):
+            return
+        self._touched = opened
+        if opened is not None:
+            with self._writing(opened):
+                opened.spool.touch(rows)
+        self._fault.arm()
+
+    def let_go(self) -> None:
+        """What was touched is done with, well or badly."""
+        self._fault.disarm()
+        if self._touched:
+            with self._writing(self._touched):
+                self._touched.spool.touch(())
+            self._touched = None
+
+    def fail_device(self, error: BaseException) -> NoReturn:
+        """Leave this process, whose device cannot be used any more, such that what it touches is charged.
+
+        Raises:
+            EnvironmentFailure: always.
+        """
+        self._fault.disarm()
+        reason = " ".join(str(error).split())[:200]
+        self._fault.tell(reason)
+        keys = [self._touched.items[row].key for row in self._touched.spool.touched] if self._touched else []
+        self._touched = None  # so `let_go` leaves it as it is
+        raise EnvironmentFailure(
+            f"the device is out of order after {', '.join(keys[:4]) or 'no item'}: {reason}; "
+            "that is noted: run the same command again (torchrun --max-restarts does)"
+        ) from error
+
+    @contextmanager
+    def _writing(self, opened: OpenShard) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if not self.run.is_committed(opened.shard.name):
                 raise self._no_output(error) from error
             self.abandon_committed()  # the rank that was faster has removed this one's spool
-        finally:
-            self.activity.spend("write", time.monotonic() - started)
+
+    def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, bytes]) -> None:
+        opened.spool.append(result, members)
+        self.activity.items += 1
+        self.activity.failed += result.reason is not None
+        self.activity.frames += result.num_frames
+        if result.reason is not None:
+            mine = [len(o.failed) for o in self.open.values()], [len(o.spool.results) for o in self.open.values()]
+            self._failures.look(sum(mine[0]), sum(mine[1]), result.reason)
+
+    def _give_up(self, opened: OpenShard) -> None:
+        for failure in list(opened.given_up(self.tolerance.max_attempts)):
+            self._keep(opened, failure, {})
 
     def sync(self) -> None:
         """Make all that was spooled survive a crash of the machine."""
@@ -213,8 +336,9 @@ class Rank:
         if self.run.is_committed(shard.name):  # between the survey and the claim
             self.leases.clear(shard.name)
             return None
-        opened = OpenShard(self.run, shard, self.name)
+        opened = OpenShard(self.run, shard, self.name, self._death)
         self.open[shard.number] = opened
+        self._give_up(opened)
         if opened.is_complete:  # its holder died just before the commit
             self._commit(opened)
             return None
@@ -227,6 +351,9 @@ class Rank:
         self.num_committed += won
         del self.open[opened.shard.number]
         self.leases.clear(opened.shard.name)
+
+    def _death(self, rank: str) -> tuple[str, str] | None:
+        return cause_of_death(self.run.work / "ranks" / f"{rank}.fault") if self.leases.is_dead(rank) else None
 
     def _survey(self) -> bool:
         """List anew what is neither committed nor claimed; whether there is any."""
@@ -323,6 +450,5 @@ def sweep(run: Run) -> None:
         for path in (run.work / folder).glob("*"):
             path.unlink(missing_ok=True)
     for path in (run.work / "ranks").glob("*"):
-        if path.suffix != ".json" and is_dead(path):
+        if is_dead(path.with_name(path.name.partition(".")[0])):
             path.unlink(missing_ok=True)
-            path.with_name(f"{path.name}.json").unlink(missing_ok=True)

@@ -5,8 +5,9 @@ A death or a hang is charged to exactly the item that is stamped.
 
 import os
 import time
+from collections.abc import Sequence
 from multiprocessing.context import BaseContext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _NOTHING = -1
 _CELLS = 4  # pid, shard, row, monotonic nanoseconds
@@ -32,17 +33,28 @@ class Stamps:
     def __init__(self, context: BaseContext, num_workers: int) -> None:
         self._cells = context.RawArray("q", [_NOTHING] * (_CELLS * num_workers))
 
-    def touch(self, worker: int, shard: int, row: int) -> None:
-        """Worker number `worker`, this process, goes on with an item."""
-        start = worker * _CELLS
-        self._cells[start : start + _CELLS] = [os.getpid(), shard, row, time.monotonic_ns()]
-
-    def leave(self, worker: int) -> None:
-        """Worker number `worker` touches nothing: it waits for a ticket, or for its slice to be taken."""
-        self._cells[worker * _CELLS + 1] = _NOTHING
+    def of(self, worker: int) -> "WorkerStamp":
+        """The stamp of worker number `worker`, this process."""
+        return WorkerStamp(self._cells, worker * _CELLS)
 
     def read(self) -> list[Stamp]:
         """The items that are being touched."""
         cells, now = self._cells[:], time.monotonic_ns()
         stamps = [cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)]
         return [Stamp(pid, shard, row, (now - since) / 1e9) for pid, shard, row, since in stamps if shard != _NOTHING]
+
+
+class WorkerStamp:
+    """What this worker touches: one item at a time."""
+
+    def __init__(self, cells: Any, start: int) -> None:
+        self._cells, self._start = cells, start
+
+    def touch(self, shard: int, rows: Sequence[int]) -> None:
+        """It goes on with the item in the one row in `rows`."""
+        (row,) = rows
+        self._cells[self._start : self._start + _CELLS] = [os.getpid(), shard, row, time.monotonic_ns()]
+
+    def let_go(self) -> None:
+        """It touches nothing: it waits for a ticket, or for its slice to be taken."""
+        self._cells[self._start + 1] = _NOTHING

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.errors import DecodeError
+from datamodules.errors import DecodeError, MissingError
 
 _ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # on damaged files
 
@@ -29,13 +29,15 @@ def read_image(path: Path) -> Tensor:
     What the file is decides how it is decoded, not what its name says.
 
     Raises:
-        DecodeError: it is missing, empty, damaged, animated, or no image.
+        MissingError: it is missing.
+        OSError: the file system cannot give its bytes.
+        DecodeError: it is empty, damaged, animated, or no image.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise DecodeError(f"{path.name} is missing") from error
-    except (IsADirectoryError, PermissionError) as error:  # any other OSError is the mount's, not the file's
+        raise MissingError(f"{path.name} is missing") from error
+    except IsADirectoryError as error:  # any other OSError may be the mount's
         raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
     if not content:
         raise DecodeError(f"{path.name} is empty (0 bytes)")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.errors import DecodeError
+from datamodules.errors import DecodeError, MissingError
 from datamodules.media.sampling import at_rate
 
 
@@ -26,16 +26,22 @@ class Video:
         num_frames_from_header: frames, as the container's index says; files promise more than they hold.
 
     Raises:
-        DecodeError: it is missing, empty, or decord finds no video stream in it.
+        MissingError: it is missing.
+        OSError: the file system cannot give its bytes.
+        DecodeError: it is empty, or decord finds no video stream in it.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         import decord
 
-        if not path.exists():
-            raise DecodeError(f"{path.name} is missing")
-        if path.stat().st_size == 0:
-            raise DecodeError(f"{path.name} is empty (0 bytes)")
+        try:
+            with open(path, "rb") as file:  # decord would not tell a broken mount from a broken video
+                if not file.read(1):
+                    raise DecodeError(f"{path.name} is empty (0 bytes)")
+        except FileNotFoundError as error:
+            raise MissingError(f"{path.name} is missing") from error
+        except IsADirectoryError as error:
+            raise DecodeError(f"{path.name} is a folder") from error
         self._errors = (decord.DECORDError, RuntimeError, IndexError)  # decord raises all three on damaged files
         decord.logging.set_level(decord.logging.QUIET)
         self.path, self._fps = path, fps

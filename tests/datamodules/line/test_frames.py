@@ -8,6 +8,16 @@ from datamodules.line.frames import FrameRequest, FrameStream, Ticket
 from frame_making import corpus_run, gray_of
 
 
+class Untouched:
+    """Is told what is touched, and does not mind."""
+
+    def touch(self, shard, rows):
+        pass
+
+    def let_go(self):
+        pass
+
+
 class Mean:
     """Each frame's mean; refuses frames of mean 102."""
 
@@ -33,7 +43,7 @@ def slices(corpus, *tickets, slice_frames=4, transform=None):
     waiting = queue.SimpleQueue()
     for rows in (*tickets, None):
         waiting.put(rows and Ticket(0, rows))
-    return list(FrameStream(run.plan.path, str(root), waiting, FrameRequest(slice_frames, transform)))
+    return list(FrameStream(run.plan.path, str(root), waiting, FrameRequest(slice_frames, transform), Untouched()))
 
 
 def ends(batches):

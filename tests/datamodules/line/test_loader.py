@@ -143,7 +143,7 @@ def _images(root, count):
 
 def test_tickets_group_single_images_and_depend_on_the_plan_alone(tmp_path):
     run = corpus_run(tmp_path / "media", tmp_path / "run")
-    opened = OpenShard(run, run.plan.shards[0], "rank")
+    opened = OpenShard(run, run.plan.shards[0], "rank", lambda _: None)
     everything = [(0, 1, 2), (3, 4, 5), (6,), (7,), (8,), (9,), (10,)]
     assert [ticket.rows for ticket in tickets(opened, 3)] == everything
     for row in (4, 6, 9):

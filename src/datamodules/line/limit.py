@@ -1,5 +1,6 @@
 """How many items may fail before a run is taken to be wrong as a whole, as by weights or a corpus that do not fit."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class FailureLimit:
             value = float(number) if percent else int(number)
         except ValueError:
             value = -1
-        if value < 0 or (percent and value > 100):
+        if not 0 <= value <= (100 if percent else math.inf):
             raise ConfigError(f"max_failures {text!r}: give a number of items, or a percentage of those done as in 50%")
         return cls(share=value / 100) if percent else cls(count=int(value))
 
@@ -81,6 +82,6 @@ class FailureWatch:
             allowed = f"{self._limit.count:,}" if self._limit.count is not None else f"{self._limit.share:.0%}"
             raise TooManyFailures(
                 f"{failed:,} of {done:,} items done have failed, more than --output.max_failures {allowed}; "
-                f"the last one: {reason}. Is something wrong with the whole run? See `preprocess failures {self._run.folder}`; "
-                "to go on all the same, run the same command with --output.max_failures 100%"
+                f"the last one: {reason}. Is something wrong with the whole run? See `preprocess failures "
+                f"{self._run.folder}`; to go on all the same, run the same command with --output.max_failures 100%"
             )

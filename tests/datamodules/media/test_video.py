@@ -91,7 +91,7 @@ def test_what_is_no_video_fails_with_the_same_words_each_time(tmp_path, content)
 
 def test_a_folder_named_like_a_video_fails(tmp_path):
     (tmp_path / "a.mp4").mkdir()
-    with pytest.raises(DecodeError, match="a.mp4 is a folder"):
+    with pytest.raises(DecodeError, match=r"a\.mp4 is a folder"):
         Video(tmp_path / "a.mp4")
 
 

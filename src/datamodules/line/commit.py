@@ -98,7 +98,7 @@ class Spool:
 
     Attributes:
         results: by row.
-        strikes: by row, in the order they were found.
+        strikes: by row, in no order.
         touched: the rows that this process goes on with.
     """
 

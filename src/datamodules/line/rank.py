@@ -115,11 +115,11 @@ class OpenShard:
         return frozenset(row for row, result in self.spool.results.items() if result.reason is not None)
 
     def given_up(self, max_attempts: int) -> Iterator[Result]:
-        """Failures in place of the results of items that have used up their attempts, the last of them alone."""
+        """Failures in place of the results of items that have used up their attempts, one of them alone."""
         for row, strikes in self.spool.strikes.items():
-            last = strikes[-1]
-            if row not in self.spool.results and last.alone and len(strikes) >= max_attempts:
-                yield Result(row, reason=last.reason, reason_class=last.reason_class, attempts=len(strikes))
+            alone = [strike for strike in strikes if strike.alone]
+            if row not in self.spool.results and alone and len(strikes) >= max_attempts:
+                yield Result(row, reason=alone[-1].reason, reason_class=alone[-1].reason_class, attempts=len(strikes))
 
 
 _TOLERANCE = Tolerance()

@@ -50,9 +50,8 @@ def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_wit
         finish(one, one.lease())
         finish(one, one.lease())
         finish(other, other.lease(), rows=[0])
-        with pytest.raises(
-            TooManyFailures, match=r"4 of 6 items done have failed, more than --output\.max_failures 3; .*it is"
-        ):
+        expected = r"4 of 6 items done have failed, more than --output\.max_failures 3; the last one: it is bad"
+        with pytest.raises(TooManyFailures, match=expected):
             finish(other, next(iter(other.open.values())))
     work(tmp_path)
     assert sum(record.failed for record in run.records()) == 8
@@ -68,10 +67,8 @@ def test_the_default_lets_a_third_fail_and_stops_where_everything_does(tmp_path,
             try:
                 while opened := rank.lease():
                     for row in opened.missing:
-                        failed = row % 50 < 50 * bad // planned
-                        rank.add(
-                            opened.shard.number, Result(row, reason="x" if failed else None, reason_class="decode"), {}
-                        )
+                        reason = "x" if row % 50 < 50 * bad // planned else None
+                        rank.add(opened.shard.number, Result(row, reason=reason, reason_class=reason and "decode"), {})
                         done += 1
             except TooManyFailures:
                 pass

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.corpora.listing import list_frames
 from datamodules.errors import ExtractError
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Corpus, Item
@@ -100,7 +101,15 @@ class ImageFolders(Corpus):
     def items(self) -> Any:
         for path in sorted(Path(self.root).iterdir()):
             if path.is_dir():
-                frames = tuple(sorted(file.name for file in path.glob("*.png")))
-                yield Item(f"{self.split}/{path.name}", self.split, path.name, frames, cost=100 * len(frames))
+                frames, size, modified = list_frames(path)
+                yield Item(f"{self.split}/{path.name}", self.split, path.name, frames, cost=size, modified=modified)
             else:
-                yield Item(f"{self.split}/{path.stem}", self.split, ".", (path.name,), cost=100)
+                stat = path.stat()
+                yield Item(
+                    f"{self.split}/{path.stem}",
+                    self.split,
+                    ".",
+                    (path.name,),
+                    cost=stat.st_size,
+                    modified=stat.st_mtime,
+                )

@@ -1,15 +1,17 @@
-"""Extractors for tests whose workers die or hang on one item, as a native decoder may."""
+"""Extractors for tests whose workers, or whose rank itself, die or hang on one item, as native code may."""
 
+import ctypes
 import os
 import signal
 import time
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from brightness import Brightness, MeanTransform
-from datamodules.line.frames import FrameRequest
+from datamodules.line.frames import Batch, FrameRequest
 from datamodules.line.item import Item
 
 
@@ -34,3 +36,25 @@ class PoisonedTransform(MeanTransform):
                 os.kill(os.getpid(), signal.SIGSEGV)
             time.sleep(1000)
         return super().__call__(frame)
+
+
+class Deadly(Brightness):
+    """`Brightness` on frames of the value `poison` of which the rank itself dies, hangs, or runs out of memory."""
+
+    def __init__(self, poison: int, what: str, slice_frames: int = 8) -> None:
+        super().__init__(slice_frames=slice_frames)
+        self.value, self.what = poison, what
+
+    def extract(self, batch: Batch) -> list[Any]:
+        if any(bool((frame == self.value).all()) for frame in batch["frames"]):
+            if self.what == "segfault":
+                ctypes.string_at(0)
+            elif self.what == "hang":
+                time.sleep(1000)
+            elif self.what == "hang in native code":
+                ctypes.PyDLL(None).sleep(1000)  # and holds the GIL
+            elif self.what == "exhaust memory":
+                raise MemoryError
+            elif self.what == "lose the device":
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        return super().extract(batch)

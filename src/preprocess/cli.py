@@ -6,7 +6,8 @@
 | 1           | `verify` found something wrong, or the coverage check of a run did                   |
 | 2           | wrong options, corpus, folder or installation: nothing was started                   |
 | 3           | the surroundings failed (disk full, …): what is committed is safe, run it again      |
-| 130         | interrupted: what is committed or spooled is safe, run it again                      |
+| 4           | more items failed than `--output.max_failures` allows                                |
+| 128 + n     | stopped by signal n (130: Ctrl-C): what is committed or spooled is safe, run it again |
 """
 
 import argparse

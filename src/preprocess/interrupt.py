@@ -28,8 +28,8 @@ class StopOnSignal(Callback):
     def __init__(self) -> None:
         self._listener: _Listener | None = None
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; later than Lightning, which in predict would ignore SIGTERM, and before the workers start."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen, as soon as there is a rank; Lightning, which in predict would ignore SIGTERM, respects it."""
         writer = next(callback for callback in trainer.callbacks if isinstance(callback, ShardWriter))  # type: ignore[attr-defined]
         rank = writer.rank
         assert rank is not None

@@ -69,14 +69,27 @@ def run(argv: Sequence[str]) -> int:
         if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of it
             raise KeyboardInterrupt from None
         raise
+    except FramemillError:
+        _wait_for_launched(cli.trainer)
+        raise
+    _wait_for_launched(cli.trainer)
     assert cli.writer.rank is not None
     stopped = cli.writer.rank.stopping
-    for process in getattr(cli.trainer.strategy.launcher, "procs", []):  # the ranks that Lightning has started
-        process.wait()
     if stopped:
-        _say(f"stopped by {signal.Signals(stopped).name}; what is done is safe: the same command goes on", "yellow")
+        spooled = sum(len(opened.spool.results) for opened in cli.writer.rank.open.values())
+        _say(
+            f"stopped by {signal.Signals(stopped).name}; what is done is safe, {spooled:,} items of open shards among it: "
+            "the same command goes on",
+            "yellow",
+        )
     status = conclude(cli.writer.run, cli.writer.only is not None)
     return 128 + stopped if stopped and status else status
+
+
+def _wait_for_launched(trainer: Trainer) -> None:
+    """Wait for the ranks that Lightning's launcher has started, which go on without this one."""
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        process.wait()
 
 
 def estimate(argv: Sequence[str]) -> int:

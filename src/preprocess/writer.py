@@ -152,7 +152,6 @@ class ShardWriter(BasePredictionWriter):
             seconds=seconds,
             reason=reason,
             reason_class=reason_class,
-            attempts=1 + len(opened.spool.strikes.get(end["row"], ())),
             split_to=min((outcome.split_to for outcome in outcomes if outcome.split_to), default=None),
         )
         self.rank.add(shard, result, members)

@@ -9,7 +9,7 @@ from datamodules.line.run import Record, Run
 
 _MIN_ITEMS = 100
 _MIN_SHARE = 0.01
-_LOOK_SECONDS = 1.0
+_READING_SHARE = 0.02  # of the time, at most, however many shards there are
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ class FailureWatch:
     def __init__(self, run: Run, limit: FailureLimit) -> None:
         self._run, self._limit = run, limit
         self._records: dict[str, Record] = {}
+        self._planned = [shard.name for shard in run.plan.shards]
         self._next_look = 0.0
 
     def look(self, failed: int, done: int, reason: str) -> None:
-        """Judge, at most once a second, by the committed shards and `failed` of `done` items that are not.
+        """Judge by the committed shards, and `failed` of `done` items that are not.
 
         Args:
             failed: items of this rank's open shards.
@@ -70,12 +71,8 @@ class FailureWatch:
         Raises:
             TooManyFailures: they are too many.
         """
-        if time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + _LOOK_SECONDS
-        planned = {shard.name for shard in self._run.plan.shards}
-        for name in (self._run.committed() & planned) - self._records.keys():
-            self._records[name] = self._run.record(name)
+        if time.monotonic() > self._next_look:
+            self._read_records()
         failed += sum(record.failed for record in self._records.values())
         done += sum(record.planned for record in self._records.values())
         if self._limit.is_exceeded(failed, done, self._run.plan.num_items):
@@ -85,3 +82,9 @@ class FailureWatch:
                 f"the last one: {reason}. Is something wrong with the whole run? See `preprocess failures "
                 f"{self._run.folder}`; to go on all the same, run the same command with --output.max_failures 100%"
             )
+
+    def _read_records(self) -> None:
+        started = time.monotonic()
+        for name in self._run.committed().intersection(self._planned) - self._records.keys():
+            self._records[name] = self._run.record(name)
+        self._next_look = time.monotonic() + (time.monotonic() - started) / _READING_SHARE

@@ -5,8 +5,8 @@ torch anew for each worker (about 4 s of CPU; a fork from the server costs 0.05 
 
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
 new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
-An item without attempts left becomes a failure (`Rank.strike`). If many items in a row cost an attempt, and none is
-read in between, it is not the items that are bad.
+An item without attempts left becomes a failure (`Rank.strike`), as soon as another one is read well: if none is, but
+one after another uses up its attempts, it is not the items that are bad.
 """
 
 import multiprocessing
@@ -33,7 +33,7 @@ from datamodules.line.stamps import Stamps
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
 _LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
-_MAX_STRIKES_IN_A_ROW = 20
+_MAX_DOUBTFUL = 20
 _TRANSIENT = ("io", "memory")  # what a worker that lives may say of an item that is worth another attempt
 
 
@@ -63,7 +63,8 @@ class FrameLoader:
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
         self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
         self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
-        self._in_a_row: set[tuple[int, int]] = set()  # items charged since one was last read well
+        self._doubtful: dict[tuple[int, int], tuple[str, str]] = {}  # their last strike, since one was read well
+        self._has_read = False
         self._overdue: dict[int, str] = {}  # pid: why its worker was killed
         self._next_lease = self._next_look = 0.0
         self._patience = _IDLE_SECONDS
@@ -152,21 +153,32 @@ class FrameLoader:
             if self._strike(*place, end["reason"], end["reason_class"]):
                 self._again.add(place)
         elif end["reason_class"] != "crash":  # which is of one given up before
-            self._in_a_row.clear()
+            self._has_read = True
+            self._fail_doubtful()
         if ticket and (again := {(shard, row) for row in ticket.rows} & self._again):
             self._again -= again
             self._waiting.append(ticket)  # behind all others: it may be a matter of time
         return end["reason_class"] not in _TRANSIENT
 
     def _strike(self, shard: int, row: int, reason: str, reason_class: str) -> bool:
-        """`Rank.strike`, unless it is not the item's fault."""
-        self._in_a_row.add((shard, row))
-        if len(self._in_a_row) > _MAX_STRIKES_IN_A_ROW:
-            raise EnvironmentFailure(
-                f"{len(self._in_a_row)} items in a row failed, the last one: {reason}. Is something wrong with the "
-                "mount, the memory, or the installation? What is done is safe: mend it, and run the same command again"
-            )
-        return self._rank.strike(shard, row, reason, reason_class)
+        """`Rank.strike`, but with the item's last one wait until another item is read well."""
+        if self._rank.num_strikes(shard, row) + 1 < self._rank.tolerance.max_attempts:
+            return self._rank.strike(shard, row, reason, reason_class)
+        self._doubtful[shard, row] = reason, reason_class
+        if len(self._doubtful) > _MAX_DOUBTFUL:
+            raise self._no_input(reason)
+        return False
+
+    def _fail_doubtful(self) -> None:
+        while self._doubtful:
+            place, strike = self._doubtful.popitem()
+            self._rank.strike(*place, *strike)
+
+    def _no_input(self, reason: str) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"{len(self._doubtful)} items in a row failed, the last one: {reason}. Is something wrong with the mount, "
+            "the memory or the installation? What is done is safe: mend it, and run the same command again"
+        )
 
     def _watch(self, stamps: Stamps, done: threading.Event) -> None:
         while not done.wait(min(1.0, self._timeout_seconds / 4)):
@@ -204,8 +216,14 @@ class FrameLoader:
             opened = self._rank.open.get(ticket.shard)
             if opened:  # else another rank has committed it
                 self._with_workers[ticket.shard, ticket.rows[-1]] = ticket
-                self._tickets.put(ticket._replace(given_up=opened.failed.intersection(ticket.rows)))
-        return not self._with_workers and self._rank.finished()
+                failed = opened.failed | {row for shard, row in self._doubtful if shard == ticket.shard}
+                self._tickets.put(ticket._replace(given_up=failed.intersection(ticket.rows)))
+        if self._with_workers:
+            return False
+        if len(self._doubtful) > 1 and not self._has_read:
+            raise self._no_input(next(iter(self._doubtful.values()))[0])
+        self._fail_doubtful()  # nothing is left to tell by
+        return self._rank.finished()
 
     def _take_back(self) -> bool:
         """Take back the tickets that no worker has begun; whether no worker has one."""

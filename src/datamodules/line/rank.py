@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -209,6 +209,8 @@ class Rank:
     def add(self, number: int, result: Result, members: Mapping[str, bytes]) -> None:
         """Spool the result of a row of open shard `number`; commits the shard when it was the last one missing.
 
+        Strikes count as attempts, with this one.
+
         Raises:
             EnvironmentFailure: the output folder cannot be written to.
             TooManyFailures: with this one, more items have failed than is tolerated.
@@ -219,7 +221,7 @@ class Rank:
         started = time.monotonic()
         self._check()
         with self._writing(opened):
-            self._keep(opened, result, members)
+            self._keep(opened, replace(result, attempts=1 + self.num_strikes(number, result.row)), members)
             if started - self._last_sync > _SYNC_SECONDS:
                 self.sync()
             if opened.is_complete:
@@ -241,6 +243,11 @@ class Rank:
             if opened.is_complete:
                 self._commit(opened)
         return number in self.open and row not in opened.spool.results
+
+    def num_strikes(self, number: int, row: int) -> int:
+        """Attempts at an item of open shard `number` that have failed."""
+        opened = self.open.get(number)
+        return len(opened.spool.strikes.get(row, ())) if opened is not None else 0
 
     def is_suspect(self, number: int, rows: Sequence[int]) -> bool:
         """Whether a process died of one of these items, and it is not known of which."""

@@ -44,7 +44,7 @@ def mixed_items(good, bad):
 
 
 def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_with_another_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.line.limit._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("datamodules.line.limit._READING_SHARE", 1e9)
     run = make_run(tmp_path, mixed_items(2, 8), per_shard=2)
     with Rank(run) as one, Rank(run, tolerance=Tolerance(limit=FailureLimit(count=3))) as other:
         finish(one, one.lease())
@@ -58,7 +58,7 @@ def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_wit
 
 
 def test_the_default_lets_a_third_fail_and_stops_where_everything_does(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.line.limit._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("datamodules.line.limit._READING_SHARE", 1e9)
     default = Tolerance(limit=FailureLimit.parse("50%"))
     for bad, planned in ((60, 200), (200, 200)):
         run = make_run(tmp_path / str(bad), 200, per_shard=50)

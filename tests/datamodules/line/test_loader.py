@@ -1,17 +1,22 @@
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
+from datamodules.errors import EnvironmentFailure
+from datamodules.line import frames as frames_module
 from datamodules.line.commit import Result
-from datamodules.line.frames import FrameRequest
+from datamodules.line.frames import FrameRequest, Ticket
 from datamodules.line.item import Item
-from datamodules.line.loader import FrameLoader, tickets
+from datamodules.line.loader import FrameLoader, LocalTickets, Tickets, tickets
 from datamodules.line.rank import OpenShard, Rank
 from datamodules.line.reader import CommittedSamples
 from frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
@@ -154,3 +159,124 @@ def test_tickets_group_single_images_and_depend_on_the_plan_alone(tmp_path):
 
 def _result(row):
     return Result(row, reason="x", reason_class="decode")
+
+
+def failing_reads(monkeypatch, root, names, how):
+    """`read_image` raises what `how` gives for images of these names."""
+    read = frames_module.read_image
+
+    def reading(path):
+        if path.name in names and (error := how(path)):
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(frames_module, "read_image", reading)
+
+
+def consumed(run, root):
+    """The results of a run by one rank without workers."""
+    consume(run, root, 0, slice_frames=1)
+    tables = [run.table(shard.name).to_pylist() for shard in run.plan.shards]
+    return {row["key"]: row for rows in tables for row in rows}
+
+
+def test_a_file_that_cannot_be_read_for_a_while_is_tried_again_later_and_loses_nothing(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=12)
+    tried = Counter()
+
+    def twice(path):
+        tried[path.name] += 1
+        return OSError(errno.EIO, "Input/output error") if tried[path.name] <= 2 else None
+
+    failing_reads(monkeypatch, tmp_path / "media", {"3.png", "7.png"}, twice)
+    rows = consumed(run, tmp_path / "media")
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert rows["i/3"]["attempts"] == rows["i/7"]["attempts"] == 3
+    assert rows["i/4"]["attempts"] == 1
+    samples = {key: json.loads(members["json"]) for key, members in CommittedSamples(run)}
+    assert samples == {f"i/{k}": [k] for k in range(12)}
+
+
+def test_a_bad_sector_costs_its_item_after_three_attempts(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=4)
+    failing_reads(monkeypatch, tmp_path / "media", {"3.png"}, lambda _: OSError(errno.EIO, "Input/output error"))
+    rows = consumed(run, tmp_path / "media")
+    failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
+    assert failed == {"i/3": ("i cannot be read: Input/output error", "io", 3)}
+
+
+def test_memory_that_a_file_exhausts_costs_its_item(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
+    failing_reads(monkeypatch, tmp_path / "media", {"2.png"}, lambda _: MemoryError())
+    rows = consumed(run, tmp_path / "media")
+    assert [(row["reason"], row["reason_class"]) for row in rows.values() if row["reason"]] == [
+        ("out of memory", "memory")
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(tmp_path, monkeypatch, number):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=4)
+    with monkeypatch.context() as patch:
+        names = {f"{k}.png" for k in range(10, 40)}
+        failing_reads(patch, tmp_path / "media", names, lambda _: OSError(number, os.strerror(number)))
+        expected = rf"items in a row failed, the last one: i cannot be read: {os.strerror(number)}"
+        with pytest.raises(EnvironmentFailure, match=expected):
+            consume(run, tmp_path / "media", 0, slice_frames=1)
+    assert all(record.failed == 0 for record in run.records())
+    assert {row["status"] for row in consumed(run, tmp_path / "media").values()} == {"ok"}
+
+
+@pytest.mark.parametrize(("count", "bad"), [(3, 3), (12, 10), (12, 1)])
+def test_a_small_corpus_that_cannot_be_read_stops_the_run_unless_some_of_it_can(tmp_path, monkeypatch, count, bad):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", count), per_shard=2)
+    names = {f"{k}.png" for k in range(bad)}
+    failing_reads(monkeypatch, tmp_path / "media", names, lambda _: OSError(errno.EIO, "Input/output error"))
+    if bad == count:
+        with pytest.raises(EnvironmentFailure, match="3 items in a row failed"):
+            consume(run, tmp_path / "media", 0, slice_frames=1)
+        assert run.committed() == set()
+    else:
+        rows = consumed(run, tmp_path / "media")
+        assert {key for key, row in rows.items() if row["reason_class"] == "io"} == {f"i/{k}" for k in range(bad)}
+
+
+def test_a_corpus_that_is_gone_stops_the_run(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
+    (tmp_path / "media").rename(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentFailure, match="media is gone, or empty; what is done is safe"):
+        consume(run, tmp_path / "media", 0)
+
+
+def test_strikes_survive_the_rank_that_found_them(tmp_path):
+    run = make_run(tmp_path, 4)
+    with Rank(run) as rank:
+        rank.lease()
+        assert rank.strike(0, 2, "crashed: SIGSEGV", "crash")
+    with Rank(run) as successor:
+        opened = successor.lease()
+        assert [strike.reason for strike in opened.spool.strikes[2]] == ["crashed: SIGSEGV"]
+        assert successor.strike(0, 2, "crashed: SIGSEGV", "crash")
+        assert not successor.strike(0, 2, "timed out after 9 s", "timeout")
+        result = opened.spool.results[2]
+        assert (result.reason, result.reason_class, result.attempts) == ("timed out after 9 s", "timeout", 3)
+
+
+def test_tickets_that_nobody_has_taken_are_taken_back():
+    for tickets_of_a_kind in (Tickets(multiprocessing.get_context("forkserver")), LocalTickets()):
+        for row in range(3):
+            tickets_of_a_kind.put(Ticket(0, (row,)))
+        assert tickets_of_a_kind.get() == Ticket(0, (0,))
+        assert list(tickets_of_a_kind.take_back()) == [Ticket(0, (1,)), Ticket(0, (2,))]
+        assert list(tickets_of_a_kind.take_back()) == []
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_rank_that_is_to_stop_finishes_what_is_in_hand_and_begins_nothing(tmp_path, num_workers):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=40)
+    with Rank(run) as rank:
+        batches = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), num_workers))
+        next(batches)
+        rank.stopping = signal.SIGTERM
+        left = [row for batch in batches for row in batch["rows"]]
+        assert len(left) <= 2 * num_workers + 1

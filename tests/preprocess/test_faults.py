@@ -1,0 +1,205 @@
+"""`preprocess run` in real processes, under the faults that corpora, models, machines and people bring."""
+
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run
+from preprocess.verify import coverage, verify
+from zygote import Zygote
+
+NUM_IMAGES, NUM_VIDEOS = 20, 5
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """20 images of 20 values, and 5 sequences of 10 frames; image 7 has the value 7, as has frame 3 of sequence 2."""
+    root = tmp_path / "corpus"
+    root.mkdir()
+    for image in range(NUM_IMAGES):
+        _gray(root / f"image{image:02d}.png", image)
+    for video in range(NUM_VIDEOS):
+        (root / f"v{video}").mkdir()
+        for frame in range(10):
+            _gray(root / f"v{video}" / f"{frame}.png", 7 if (video, frame) == (2, 3) else 100 + frame)
+    return root
+
+
+def _gray(path, value):
+    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(path)
+
+
+@pytest.fixture
+def arguments(corpus, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "model: {class_path: brightness.Brightness}\n"
+        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
+        "output: {shards: {min_shards: 5}}\n"
+        "trainer: {accelerator: cpu}\n"
+    )
+    return lambda *more: ["run", "--config", str(config), "--output.dir", str(tmp_path / "run"), *more]
+
+
+def deadly(what):
+    return ["--model.class_path", "crashing.Deadly", "--model.poison", "7", "--model.what", what]
+
+
+def rows_of(folder):
+    run = Run(folder)
+    return {row["key"]: row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()}
+
+
+def until_done(zygote, arguments, log, most):
+    """Run again and again; the exit statuses."""
+    statuses = []
+    while not statuses or (statuses[-1] != 0 and len(statuses) < most):
+        statuses.append(zygote.run(arguments, log))
+    return statuses
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("what", "more", "reason", "reason_class", "status"),
+    [
+        ("segfault", [], "crashed: SIGSEGV", "crash", -signal.SIGSEGV),
+        ("hang", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
+        ("hang in native code", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
+        ("lose the device", [], "crashed: CUDA error: device-side assert triggered", "crash", 3),
+    ],
+)
+def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted_often_enough(
+    zygote, arguments, tmp_path, what, more, reason, reason_class, status
+):
+    again = until_done(zygote, arguments(*deadly(what), *more), tmp_path / "log", most=7)
+    assert again == [status] * 6 + [0], (tmp_path / "log").read_text()
+    rows = rows_of(tmp_path / "run")
+    failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
+    assert failed == dict.fromkeys(("train/image07", "train/v2"), (reason, reason_class, 3))
+    assert len(rows) == NUM_IMAGES + NUM_VIDEOS
+    suspected = {key for key, row in rows.items() if row["split_to"] == 1 and row["status"] == "ok"}
+    assert suspected
+    assert all(key.startswith("train/image") for key in suspected)
+    assert list(verify(Run(tmp_path / "run"))) == []
+    assert not list((tmp_path / "run" / "work" / "ranks").iterdir())
+
+
+def test_an_item_that_exhausts_memory_fails_alone_and_the_split_is_told(zygote, arguments, tmp_path):
+    assert zygote.run(arguments(*deadly("exhaust memory")), tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    rows = rows_of(tmp_path / "run")
+    failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
+    assert failed == dict.fromkeys(("train/image07", "train/v2"), ("out of memory", "memory", 3))
+    neighbours = {key: row["split_to"] for key, row in rows.items() if row["split_to"]}
+    assert neighbours
+    assert set(neighbours.values()) <= {1, 2, 4}
+
+
+def test_the_tars_do_not_tell_that_neighbours_crashed(zygote, arguments, tmp_path):
+    until_done(zygote, arguments(*deadly("segfault")), tmp_path / "log", most=7)
+    crashed = tmp_path / "crashed"
+    (tmp_path / "run").rename(crashed)
+    assert zygote.run(arguments("--model.poison", "7"), tmp_path / "log") == 0
+    assert {p.name: p.read_bytes() for p in crashed.glob("*.tar")} == {
+        p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.tar")
+    }
+
+
+def spooled(folder):
+    spool = folder / "work" / "spool"
+    return spool.exists() and any(path.stat().st_size for path in spool.iterdir())
+
+
+def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(zygote, arguments, tmp_path):
+    pid = zygote.start(arguments(*deadly("hang")), tmp_path / "log")
+    wait_for(lambda: spooled(tmp_path / "run"))
+    time.sleep(1)
+    os.kill(pid, signal.SIGTERM)
+    time.sleep(1.2)
+    assert zygote.poll(pid) is None
+    os.kill(pid, signal.SIGTERM)
+    assert zygote.wait(pid, 5) == 143
+    assert "a second SIGTERM: stopped at once" in (tmp_path / "log").read_text()
+    with Rank(Run(tmp_path / "run")) as successor:
+        while opened := successor.lease():
+            assert opened.spool.strikes == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_what_is_in_hand_at_a_signal_gets_its_grace_time_and_no_more(zygote, arguments, tmp_path, number):
+    pid = zygote.start(arguments(*deadly("hang"), "--output.grace_seconds", "1"), tmp_path / "log")
+    wait_for(lambda: spooled(tmp_path / "run"))
+    time.sleep(1)
+    os.kill(pid, number)
+    assert zygote.wait(pid, 10) == 128 + number
+    assert "what was in hand took longer than 1 s: stopped at once" in (tmp_path / "log").read_text()
+
+
+def test_what_is_in_hand_at_a_signal_is_finished(zygote, arguments, tmp_path):
+    pid = zygote.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
+    wait_for(lambda: spooled(tmp_path / "run"))
+    os.kill(pid, signal.SIGUSR1)
+    assert zygote.wait(pid, 20) == 138
+    assert "stopped by SIGUSR1; what is done is safe" in (tmp_path / "log").read_text()
+    assert zygote.run(arguments(), tmp_path / "log") == 0
+    assert list(verify(Run(tmp_path / "run"))) == []
+
+
+def test_a_corpus_that_is_gone_fails_nothing_and_the_run_goes_on_when_it_is_back(zygote, arguments, corpus, tmp_path):
+    pid = zygote.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
+    wait_for(lambda: spooled(tmp_path / "run"))
+    corpus.rename(tmp_path / "elsewhere")
+    corpus.mkdir()  # as an unmounted folder is there, and empty
+    assert zygote.wait(pid) == 3
+    assert "is gone, or empty; what is done is safe" in (tmp_path / "log").read_text()
+    corpus.rmdir()
+    (tmp_path / "elsewhere").rename(corpus)
+    assert zygote.run(arguments(), tmp_path / "log") == 0
+    assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"ok"}
+
+
+def test_files_that_vanish_or_change_after_planning_are_failures_that_say_so(zygote, arguments, corpus, tmp_path):
+    pid = zygote.start(arguments("--model.seconds_per_frame", "0.2"), tmp_path / "log")
+    wait_for(lambda: (tmp_path / "run" / "plan.arrow").exists())
+    os.kill(pid, signal.SIGKILL)
+    zygote.wait(pid)
+    os.utime(corpus / "v4" / "9.png", (1, 1e10))
+    shutil.rmtree(corpus / "v3")
+    (corpus / "image19.png").unlink()
+    with open(corpus / "image18.png", "ab") as file:
+        file.write(b"longer")
+    assert zygote.run(arguments(), tmp_path / "log") == 0
+    failed = {key: row for key, row in rows_of(tmp_path / "run").items() if row["reason"]}
+    assert {key: row["reason_class"] for key, row in failed.items()} == {
+        "train/v4": "changed", "train/v3": "missing", "train/image19": "missing", "train/image18": "changed",
+    }  # fmt: skip
+    assert "was written 2286" in failed["train/v4"]["reason"]
+    assert "bytes, but had" in failed["train/image18"]["reason"]
+
+
+def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(zygote, arguments, corpus, tmp_path):
+    for image in range(120):
+        (corpus / f"image{image:03d}.png").write_bytes(b"no image")
+    assert zygote.run(arguments(), tmp_path / "log") == 4
+    assert "items done have failed, more than --output.max_failures 50%" in (tmp_path / "log").read_text()
+    assert zygote.run(arguments("--output.max_failures", "100%"), tmp_path / "log") == 0
+    covered = coverage(Run(tmp_path / "run"))
+    assert (covered.planned, covered.committed, covered.failed) == (145, 25, 120)

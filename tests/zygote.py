@@ -1,0 +1,101 @@
+"""Many real `preprocess` processes for little: one that has imported everything forks one for each command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Zygote:
+    """The process that forks, as seen by the tests."""
+
+    def __init__(self):
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": ""}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, arguments, log):
+        """Start `preprocess` with `arguments`, a session of its own, its output into the file `log`; its process id."""
+        return self._ask({"start": list(arguments), "log": str(log)})
+
+    def poll(self, pid):
+        """The exit status of a process, negative: the signal it died of; None if it runs."""
+        return self._ask({"poll": pid})
+
+    def wait(self, pid, seconds=60):
+        """The exit status of a process, once it has ended."""
+        deadline = time.monotonic() + seconds
+        while (status := self.poll(pid)) is None:
+            assert time.monotonic() < deadline, "it goes on and on"
+            time.sleep(0.02)
+        return status
+
+    def run(self, arguments, log):
+        """`start` and `wait`."""
+        return self.wait(self.start(arguments, log))
+
+    def close(self):
+        """End, with whatever still runs."""
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def _ask(self, request):
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+def _serve():
+    import brightness  # noqa: F401
+    import crashing  # noqa: F401
+    import preprocess.running  # noqa: F401
+    from preprocess.cli import main
+
+    statuses = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            answer = _fork(main, request["start"], request["log"])
+            statuses[answer] = None
+        else:
+            answer = _poll(request["poll"], statuses)
+        print(json.dumps(answer), flush=True)
+    for pid in [pid for pid in statuses if _poll(pid, statuses) is None]:
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _poll(pid, statuses):
+    if statuses[pid] is None:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        statuses[pid] = os.waitstatus_to_exitcode(status) if done else None
+    return statuses[pid]
+
+
+def _fork(main, arguments, log):
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    status = 1
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = error.code
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve()

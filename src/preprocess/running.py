@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     if stopped:
         spooled = sum(len(opened.spool.results) for opened in cli.writer.rank.open.values())
         _say(
-            f"stopped by {signal.Signals(stopped).name}; what is done is safe, {spooled:,} items of open shards among it: "
+            f"stopped by {signal.Signals(stopped).name}; what is done is safe, {spooled:,} items of open shards too: "
             "the same command goes on",
             "yellow",
         )

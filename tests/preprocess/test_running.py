@@ -124,6 +124,7 @@ def test_one_process_commits_all_but_the_broken_item(undisturbed: dict[str, str]
     assert len(undisturbed) >= 6
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun_give_the_same_tars(
     arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
 ) -> None:
@@ -169,6 +170,68 @@ def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_work
     assert_complete(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.parametrize("max_restarts", [3, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_rank_of_torchrun_that_is_killed_is_restarted_or_the_same_command_goes_on(
+    arguments: Callable[..., list[str]],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    no_process_left: None,
+    max_restarts: int,
+) -> None:
+    slow = arguments(tmp_path / "run", "--model.seconds_per_frame", "0.05")
+    process = start(torchrun(2, slow, "--max-restarts", str(max_restarts)))
+    wait_for(lambda: bool(tars(tmp_path / "run")), process)
+    os.kill(_ranks(process.pid)[1], signal.SIGKILL)
+    output = process.communicate(timeout=120)[0]
+    assert (process.returncode == 0) == (max_restarts > 0), output
+    if not max_restarts:
+        assert main(arguments(tmp_path / "run")) == 0
+    assert_complete(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
+def test_an_item_of_which_ranks_die_fails_alone_under_torchrun_which_restarts_them(
+    corpus: Path,
+    arguments: Callable[..., list[str]],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    no_process_left: None,
+) -> None:
+    gray = corpus / "image99.png"
+    Image.new("RGB", (48, 40), (7, 7, 7)).save(gray)
+    deadly = ["--model.class_path", "crashing.Deadly", "--model.poison", "7", "--model.what", "segfault"]
+    try:
+        finish(start(torchrun(2, arguments(tmp_path / "run", *deadly), "--max-restarts", "5")))
+    finally:
+        gray.unlink()
+    run = Run(tmp_path / "run")
+    assert list(verify(run)) == []
+    rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]
+    failed = {row["key"]: (row["reason"], row["attempts"]) for row in rows if row["reason"]}
+    assert failed == {BROKEN: ("0000.png is empty (0 bytes)", 1), "train/image99": ("crashed: SIGSEGV", 3)}
+
+
+@pytest.mark.slow
+def test_a_node_that_joins_late_and_one_that_is_lost_leave_the_tars_the_same(
+    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # or a late node does not get in (torch 2.15)
+    elastic = ["--nnodes", "1:2", "--max-restarts", "5", "--rdzv-backend", "c10d", "--rdzv-id", "elastic"]
+    elastic += ["--rdzv-endpoint", "127.0.0.1:29713"]
+    elastic += ["--rdzv-conf", "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3"]
+    command = torchrun(1, arguments(tmp_path / "run", "--model.seconds_per_frame", "0.15"), *elastic)
+    first = start(command)
+    wait_for(lambda: bool(tars(tmp_path / "run")), first)
+    late = start(command)
+    ranks = tmp_path / "run" / "work" / "ranks"
+    wait_for(lambda: len(list(ranks.glob("*.json"))) == 2 and bool(_ranks(late.pid)), first)
+    for pid in _family(late.pid):
+        os.kill(pid, signal.SIGKILL)
+    late.communicate()
+    finish(first)
+    assert_complete(tmp_path / "run", undisturbed)
+
+
 @pytest.mark.slow
 def test_two_agents_of_torchrun_on_loopback_give_the_same_tars(
     arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path
@@ -202,6 +265,12 @@ def _family(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return [pid, *(member for child in children for member in _family(child))]
+
+
+def _ranks(pid: int) -> list[int]:
+    """The processes below `pid` that are `preprocess`, and not their workers or launchers."""
+    commands = {member: Path(f"/proc/{member}/cmdline").read_bytes().split(b"\0") for member in _family(pid)[1:]}
+    return [member for member, words in commands.items() if b"preprocess" in words and b"run" in words]
 
 
 @pytest.mark.parametrize(

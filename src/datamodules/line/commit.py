@@ -18,6 +18,7 @@ takes the shard over reads what it holds. When every planned row has a result, t
 | seconds        | double | reading and computing the item took                                           |
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
+| supersedes     | string | the shard whose failed row of this key a patch's row replaces; else null      |
 """
 
 import hashlib
@@ -51,6 +52,7 @@ TABLE_SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         ("tar_offset", pa.int64()),
         ("tar_bytes", pa.int64()),
+        ("supersedes", pa.string()),
     ]
 )
 
@@ -214,6 +216,10 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
     rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
     failure_classes = Counter(row["reason_class"] for row in rows if row["status"] == "failed")
     failed = failure_classes.total()
+    superseded_classes: Counter[str] = Counter()
+    for row in rows if run.patch else ():
+        row["supersedes"], reason_class = run.supersedes[row["key"]]
+        superseded_classes[reason_class] += 1
     record = Record(
         shard=shard.name,
         attempt=attempt,
@@ -223,6 +229,7 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         committed=len(rows) - failed,
         failed=failed,
         failure_classes=dict(sorted(failure_classes.items())),
+        superseded_classes=dict(sorted(superseded_classes.items())),
         num_frames=sum(row["num_frames"] for row in rows),
         rank=rank,
         seconds=round(seconds, 3),

@@ -224,7 +224,7 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         shard=shard.name,
         attempt=attempt,
         tar=tar_file,
-        table=_write_table(table, f"tables/{shard.name}.parquet", rows),
+        table=write_table(table, f"tables/{shard.name}.parquet", pa.Table.from_pylist(rows, TABLE_SCHEMA)),
         planned=len(rows),
         committed=len(rows) - failed,
         failed=failed,
@@ -292,8 +292,9 @@ def _tar_header(name: str, size: int) -> tarfile.TarInfo:
     return header
 
 
-def _write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
-    pq.write_table(pa.Table.from_pylist(rows, TABLE_SCHEMA), path)
+def write_table(path: Path, name: str, rows: Any) -> StagedFile:
+    """Write `rows`, a pyarrow Table of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
+    pq.write_table(rows, path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         content = file.read()

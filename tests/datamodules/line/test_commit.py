@@ -328,7 +328,7 @@ def test_a_failed_attempt_leaves_nothing_though_another_has_committed(tmp_path, 
     run = make_run(tmp_path, 4)
     slow = spool_of(run, "slow")
     commit_by(run, "fast")
-    monkeypatch.setattr(commit_module, "_write_table", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(commit_module, "write_table", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         commit(run, run.plan.shards[0], slow, "slow", 1.0)
     assert list((run.work / "staging").iterdir()) == []

@@ -8,59 +8,13 @@ import pytest
 import webdataset
 
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.commit import Result
-from datamodules.line.item import Item
-from datamodules.line.patches import Retry, count_failures, failures, open_or_patch
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
+from datamodules.line.patches import count_failures, failures
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
-from line_making import FINGERPRINT, make_run, members_of, some_items, start, tars, work
+from line_making import FINGERPRINT, make_run, members_of, start, tars, work
+from patch_making import KEYS, do, make_failing_run, named, retry
 
-SIZE = ShardSize(max_items=2, min_shards=1)
-NAMES = [
-    "train/a",
-    "train/b-bad-once",
-    "train/c",
-    "train/d-bad-twice",
-    "train/e-bad-always",
-    "train/f",
-    "train/g-crash",
-]
 BAD = ["train/b-bad-once", "train/d-bad-twice", "train/e-bad-always", "train/g-crash", "dev/x-bad-once"]
-
-
-def named(key):
-    return Item(key, key.split("/")[0], key, ("frame.png",), cost=1, meta={"name": key})
-
-
-def outcome(key, patch):
-    """(reason, class) with which an item fails in that patch; None if it does not."""
-    if "crash" in key and patch < 2:
-        return "crashed: SIGSEGV", "crash"
-    failing = {"once": patch < 1, "twice": patch < 2, "always": True}
-    return (f"bad in {patch}", "decode") if failing.get(key.rpartition("-")[2]) else None
-
-
-def do(run, only_shards=None):
-    """Be a rank of `run`, a patch or not, until it is done, or for so many shards."""
-    with Rank(run) as rank:
-        while not rank.finished() and only_shards != 0:
-            opened = rank.lease()
-            if opened is None:
-                time.sleep(0.02)
-                continue
-            for row in opened.missing:
-                item = opened.items[row]
-                if failed := outcome(item.key, run.patch):
-                    rank.add(opened.shard.number, Result(row, reason=failed[0], reason_class=failed[1]), {})
-                else:
-                    rank.add(opened.shard.number, Result(row, num_frames=1), members_of(item))
-            only_shards = only_shards - 1 if only_shards else None
-
-
-def retry(folder, *classes, fingerprint=FINGERPRINT, began=None):
-    return open_or_patch(folder, fingerprint, SIZE, Retry(classes, time.time() if began is None else began))
 
 
 def whole(folder):
@@ -74,9 +28,7 @@ def whole(folder):
 
 @pytest.fixture
 def folder(tmp_path):
-    make_run(tmp_path / "run", [*map(named, NAMES), named("dev/x-bad-once"), named("dev/y")], per_shard=3)
-    do(Run(tmp_path / "run"))
-    return tmp_path / "run"
+    return make_failing_run(tmp_path / "run")
 
 
 def committed(folder):
@@ -120,7 +72,7 @@ def test_a_patch_changes_no_committed_file_and_every_sample_is_read_once(folder)
     do(retry(folder))
     after = tars(folder)
     assert {name: after[name] for name in before} == before
-    good = sorted([*NAMES, "dev/x-bad-once", "dev/y"])
+    good = sorted(KEYS)
     for key in ("train/d-bad-twice", "train/e-bad-always", "train/g-crash"):
         good.remove(key)
     assert whole(folder) == good
@@ -134,13 +86,15 @@ def test_stock_webdataset_reads_each_key_once(folder):  # it leaves its files op
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     dataset = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=webdataset.split_by_node)
     found = sorted(sample["__key__"] for sample in dataset)
-    assert found == sorted({*NAMES, "dev/x-bad-once", "dev/y"} - {"train/e-bad-always"})
+    assert found == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
 def test_samples_of_patches_come_in_the_place_of_the_row_they_supersede(folder):
     do(retry(folder))
     do(retry(folder))
-    assert [key for key, _ in CommittedSamples(Run(folder), "train")] == [key for key in NAMES if "always" not in key]
+    assert [key for key, _ in CommittedSamples(Run(folder), "train")] == [
+        key for key in KEYS[:7] if "always" not in key
+    ]
     assert [key for key, _ in CommittedSamples(Run(folder), "dev")] == ["dev/x-bad-once", "dev/y"]
 
 
@@ -189,11 +143,11 @@ def test_a_retry_by_class_leaves_the_others_to_the_next(folder):
     assert (record.superseded_classes, record.failure_classes) == ({"decode": 2}, {})
     do(retry(folder))
     assert [key for key, _, _ in failed(folder)] == ["train/e-bad-always"]
-    assert whole(folder) == sorted({*NAMES, "dev/x-bad-once", "dev/y"} - {"train/e-bad-always"})
+    assert whole(folder) == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
 def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refused(folder):
-    do(retry(folder), only_shards=1)
+    do(retry(folder), num_shards=1)
     with pytest.raises(RunError, match=r"patch 1, and was made otherwise.*version: 1 there, 2 here"):
         retry(folder, fingerprint={**FINGERPRINT, "version": 2})
     with pytest.raises(RunError, match=r"retry\.classes: None there, \['crash'\] here"):
@@ -232,8 +186,7 @@ def test_processes_that_retry_at_once_get_one_patch(folder):
 
 
 def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path):
-    make_run(tmp_path, [named("train/a-bad-once"), named("train/b")], per_shard=1)
-    do(Run(tmp_path), only_shards=1)
+    do(make_run(tmp_path, [named("train/a-bad-once"), named("train/b")], per_shard=1), num_shards=1)
     with pytest.raises(RunError, match="is not complete: finish it with the same command first"):
         retry(tmp_path)
 
@@ -264,6 +217,5 @@ def test_rows_of_a_run_without_patches_are_its_tables(folder):
 
 
 def test_the_items_of_a_patch_are_laid_out_over_shards_as_the_size_says(tmp_path):
-    make_run(tmp_path, [named(f"train/{item.key[-3:]}-bad-once") for item in some_items(5)], per_shard=5)
-    do(Run(tmp_path))
+    make_failing_run(tmp_path, [f"train/{number}-bad-once" for number in range(5)])
     assert [shard.num_items for shard in retry(tmp_path).plan.shards] == [2, 2, 1]

@@ -68,7 +68,8 @@ def _is_damaged(run: Run, shard: Shard) -> bool:
 def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Run]:
     """From the first patch that is `wrong`, or tried items of a `damaged` shard again, all."""
     plans = {each.patch: each.plan for each in (run, *run.patches)}
-    again = {key: shard.patch for shard in damaged for key in plans[shard.patch].keys(shard.number)}
+    latest_first = sorted(damaged, key=lambda shard: -shard.patch)
+    again = {key: shard.patch for shard in latest_first for key in plans[shard.patch].keys(shard.number)}
     for patch in run.patches if again else ():
         keys = (key for shard in patch.plan.shards for key in patch.plan.keys(shard.number))
         if any(again.get(key, patch.patch) < patch.patch for key in keys):

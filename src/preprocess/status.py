@@ -68,7 +68,11 @@ class Status:
 
     def to_json(self) -> str:
         """One JSON object with the attributes above."""
-        return json.dumps({**asdict(self), "is_complete": self.is_complete}, indent=1, sort_keys=True)
+        return json.dumps(self._document(), indent=1, sort_keys=True)
+
+    def _document(self) -> dict[str, Any]:
+        patches = [patch._document() for patch in self.patches]
+        return {**asdict(self), "is_complete": self.is_complete, "patches": patches}
 
 
 class StatusReader:

@@ -40,7 +40,7 @@ class CommittedSamples:
         for shard in shards:
             if shard.name in committed and split in (None, shard.split):
                 rows = run.rows(shard.name, ["tar_offset", "tar_bytes"]).drop_null()  # the failed lie nowhere
-                there = rows["shard"].combine_chunks().dictionary_encode()
+                there = rows["shard"].combine_chunks()
                 numbers = [tars.setdefault(name, len(tars)) for name in there.dictionary.to_pylist()]
                 parts.append((np.array(numbers, np.int32)[there.indices], rows["tar_offset"], rows["tar_bytes"]))
         if not tars:

@@ -203,8 +203,8 @@ class Run:
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
         """The rows of a committed shard as they stand now: a failed one that patches tried again is the last's.
 
-        A pyarrow Table in planned order: `columns` of `commit.TABLE_SCHEMA`, or all; and `shard`, the name of the shard
-        whose table and tar hold the row and its sample.
+        A pyarrow Table in planned order: `columns` of `commit.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
+        the name of the shard whose table and tar hold the row and its sample.
 
         Raises:
             RunError: a table is missing or damaged.
@@ -219,7 +219,7 @@ class Run:
         order = list(range(len(keys)))
         for place, number in enumerate(replaced, start=len(keys)):
             order[number] = place
-        return pa.concat_tables([rows, latest]).take(order)
+        return pa.concat_tables([rows, latest]).unify_dictionaries().take(order)
 
     @cached_property
     def _retried(self) -> tuple[Any, dict[str, dict[str, int]]]:
@@ -234,7 +234,7 @@ class Run:
             for place, (key, superseded) in enumerate(zip(keys, supersedes, strict=True), start=num_rows):
                 places.setdefault(first.setdefault(key, superseded), {})[key] = place
             num_rows += len(keys)
-        return pa.concat_tables(tables).combine_chunks() if tables else None, places
+        return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None, places
 
     @cached_property
     def supersedes(self) -> dict[str, tuple[str, str]]:
@@ -271,7 +271,8 @@ def plan_path(folder: Path, patch: int = 0) -> Path:
 
 
 def _located(rows: Any, shard: str) -> Any:
-    return rows.append_column("shard", pa.repeat(shard, rows.num_rows))
+    column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [shard])
+    return rows.append_column("shard", column)
 
 
 def open_or_plan(

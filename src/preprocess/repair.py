@@ -5,6 +5,7 @@
 | a missing or damaged tar, table or record         | tar, table and record are deleted: the same command makes them |
 | the same, of a shard whose items a patch retried  | besides, that patch and all later ones are withdrawn           |
 | a patch's row that supersedes no failed row       | that patch and all later ones are withdrawn                    |
+| a patch of which nothing is done, and no rank     | it is withdrawn, as it may have been started by mistake        |
 | a tar, table or record of no committed shard      | moved to `stray/` in the run folder                            |
 | anything else                                     | nothing: another fingerprint, other keys or counts             |
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from datamodules.errors import RunError
 from datamodules.line.commit import settle, settle_all, sync
-from datamodules.line.leases import Leases
+from datamodules.line.leases import Leases, is_dead
 from datamodules.line.plan import Shard
 from datamodules.line.run import Run
 from preprocess.verify import Problem, file_problems, strays
@@ -41,6 +42,7 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
         )
     withdrawn = _to_withdraw(run, damaged, {problem.patch for problem in problems if problem.patch})
     _refuse_at_work(run, withdrawn)
+    withdrawn = withdrawn or [patch for patch in run.patches[-1:] if not patch.committed() and not _has_ranks(run)]
     for patch in reversed(withdrawn):
         _withdraw(patch)
         yield f"patch {patch.patch}: withdrawn, its items count as failed; retry again afterwards"
@@ -90,6 +92,10 @@ def _refuse_at_work(run: Run, patches: Sequence[Run]) -> None:
                     f"{run.folder}: patch {patch.patch} has to be withdrawn, but a rank is at work on {shard.name}: "
                     "stop the retry, then repair"
                 )
+
+
+def _has_ranks(run: Run) -> bool:
+    return any(path.suffix != ".json" and not is_dead(path) for path in (run.work / "ranks").glob("*"))
 
 
 def _withdraw(patch: Run) -> None:

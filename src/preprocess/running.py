@@ -92,7 +92,9 @@ def retry(argv: Sequence[str], began: float) -> int:
         _say(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
-    cli = _cli(["--config", str(config), "--output.dir", str(run.folder), "--output.only", "null", *overrides])
+    root = run.plan.fingerprint["corpus"]["init_args"]["root"]  # in config.yaml, paths may be relative
+    as_it_was = ["--config", str(config), "--data.root", root, "--output.dir", str(run.folder), "--output.only", "null"]
+    cli = _cli([*as_it_was, *overrides])
     cli.writer.retry = Retry(tuple(options.classes), began)
     return _predict(cli)
 

@@ -17,6 +17,8 @@ from preprocess.cli import main
 from preprocess.repair import repair
 from preprocess.verify import Problem, coverage, verify
 
+_LAST_LINE = "{}: 9 planned = 4 committed + 5 failed + 0 missing; everything is as it should be"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -126,6 +128,19 @@ def test_a_patch_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
     verify_and_repair(folder, capsys)
     assert list((folder / "work" / "spool").iterdir()) == []
     assert list((folder / "work" / "leases").iterdir()) == []
+
+
+def test_a_patch_of_which_nothing_is_done_is_given_up_unless_a_rank_is_there(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Rank(retry(folder, fingerprint={"made": "by mistake"})):
+        assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
+    assert verify_and_repair(folder, capsys)[1][0].startswith("patch 1: withdrawn")
+    do(retry(folder), num_shards=1)
+    assert verify_and_repair(folder, capsys)[1] == [
+        f"{folder}: 9 planned = 5 committed + 4 failed + 0 missing; everything is as it should be"
+    ]
+    assert not retry(folder).is_complete()
 
 
 def test_a_patch_that_a_rank_is_at_work_on_is_not_withdrawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ POISONED = {"train/i2": 7, "train/i5": 7}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
+def folder(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of eight images, of which the poisoned and an empty one, i7, failed."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -37,10 +37,11 @@ def folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Path:
     config = tmp_path / "brightness.yaml"
     config.write_text(
         "model: {class_path: brightness.Brightness, init_args: {poison: 7, slice_frames: 1}}\n"
-        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
+        "data: {num_workers: 0, corpus: {class_path: brightness.ImageFolders, init_args: {root: corpus}}}\n"
         "output: {dir: nowhere, shards: {max_items: 3, min_shards: 1}}\n"
         "trainer: {accelerator: cpu}\n"
     )
+    monkeypatch.chdir(tmp_path)
     run = ["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]
     assert main(run) == 0
     assert last_line(capfd) == "8 planned = 5 committed + 3 failed + 0 missing"
@@ -62,8 +63,9 @@ def brightness(folder: Path) -> dict[str, float]:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_failed_items_are_committed_with_other_settings_and_read_by_all(
-    folder: Path, capfd: pytest.CaptureFixture[str]
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir("/")  # the corpus was given relative to another folder
     config = (folder / "config.yaml").read_bytes()
     assert main(["retry", str(folder), "--class", "extract", "--model.poison", "null"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
@@ -127,6 +129,7 @@ def _die_at(key: str) -> Callable[..., object]:
     return assemble_or_die
 
 
+@pytest.mark.slow
 def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "preprocess"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": ""}

@@ -120,7 +120,8 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
     if different := differences(patch.plan.fingerprint, made_by):
         raise RunError(
             f"{folder} has a retry that is not finished, patch {patch.patch}, and was made otherwise: finish it with "
-            f"its own command first. It differs in: {'; '.join(different)}"
+            "its own command first; or, if nothing of it is done, give it up by `preprocess verify --repair`. "
+            f"It differs in: {'; '.join(different)}"
         )
     return patch
 

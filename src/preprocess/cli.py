@@ -29,7 +29,7 @@ _Command = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is that of the table above."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    began = psutil.Process().create_time() + 1.0 if argv is None else time.time()  # rounded down; see `patches.Retry`
+    began = _began() if argv is None else time.time()  # before torch is imported, which takes seconds
     try:
         if arguments[:1] == ["retry"]:
             from preprocess.running import retry
@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `preprocess view O | head`
         sys.stderr.close()
         return 0
+
+
+def _began() -> float:
+    """When this process was started, in seconds since the epoch; up to 1 s late."""
+    return psutil.Process().create_time() + 1.0  # which is up to 1 s early: Linux tells its boot in whole seconds
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -89,7 +89,8 @@ def retry(argv: Sequence[str], began: float) -> int:
         raise ConfigError(f"{run.folder} has no config.yaml to retry with: it is merged, or was made by other means")
     refuse_unfinished(run)
     if not count_failures(run, options.classes) and all(patch.is_complete() for patch in run.patches):
-        _say(f"{run.folder}: nothing to retry", "green")
+        if is_first_on_machine():
+            _say(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
     root = run.plan.fingerprint["corpus"]["init_args"]["root"]  # in config.yaml, paths may be relative

@@ -1,6 +1,7 @@
 """Small complete runs of keypoint samples, made with the line itself, for tests of what comes after a run."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from datamodules.line.commit import Result
 from datamodules.line.item import Corpus, Item
+from datamodules.line.patches import Retry, open_or_patch
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
@@ -73,6 +75,20 @@ def make_run(
                 result, members = _outcome(row, item, layout, failed)
                 rank.add(opened.shard.number, result, members)
     return run
+
+
+def retry_made(folder: Path, failed: tuple[str, ...] = (), layout: int = 143) -> Run:
+    """A patch over the failed items of a run; those with a key in `failed` fail again."""
+    size = ShardSize(max_items=2, min_shards=1)
+    patch = open_or_patch(folder, Run(folder).plan.fingerprint, size, Retry((), time.time()))
+    with Rank(patch) as rank:
+        for _ in patch.plan.shards:
+            opened = rank.lease()
+            assert opened is not None
+            for row, item in enumerate(opened.items):
+                result, members = _outcome(row, item, layout, failed)
+                rank.add(opened.shard.number, result, members)
+    return patch
 
 
 def made_sample(item: Item, layout: int = 143) -> KeypointSample:

@@ -1,8 +1,9 @@
-"""The command line. `run` and `estimate` import torch and lightning; the other commands start at once, without them.
+"""The command line. `run`, `retry` and `estimate` import torch and lightning; the others start at once, without them.
 
 | exit status | meaning                                                                              |
 |-------------|--------------------------------------------------------------------------------------|
-| 0           | done; of `run`: every planned item is committed or failed                            |
+| 0           | done; of `run`: every planned item is committed or failed; of `retry`: tried again;  |
+|             | of `verify --repair`: all that was wrong is repaired, shards may have to be done     |
 | 1           | `verify` found something wrong, or the coverage check of a run did                   |
 | 2           | wrong options, corpus, folder or installation: nothing was started                   |
 | 3           | the surroundings failed (disk full, …): what is committed is safe, run it again      |
@@ -12,12 +13,15 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from datamodules.errors import FramemillError
+from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
 
 _Command = Callable[[argparse.Namespace], int]
@@ -26,7 +30,12 @@ _Command = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is that of the table above."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    began = _began() if argv is None else time.time()  # before torch is imported, which takes seconds
     try:
+        if arguments[:1] == ["retry"]:
+            from preprocess.running import retry
+
+            return retry(arguments[1:], began)
         if arguments[:1] in (["run"], ["estimate"]):
             from preprocess import running
 
@@ -44,10 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _began() -> float:
+    """When this process was started, in seconds since the epoch; up to 1 s late."""
+    return psutil.Process().create_time() + 1.0  # which is up to 1 s early: Linux tells its boot in whole seconds
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="preprocess", description="Raw image and video corpora into training data.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("run", help="run a pipeline over a corpus, or go on with a run; see `preprocess run --help`")
+    commands.add_parser("retry", help="try failed items of a run again; see `preprocess retry --help`")
     commands.add_parser("estimate", help="time a sample of a corpus, and say what all of it would take")
 
     def add(name: str, command: _Command, text: str) -> argparse.ArgumentParser:
@@ -64,7 +79,15 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="one JSON object instead of text")
     view = add_for_run("view", _view, "what a run holds; or one sample of it")
     view.add_argument("key", metavar="KEY", nargs="?", help="key of the item to show")
-    add_for_run("verify", _verify, "check every record, hash, count and key; exit status 1 if something is wrong")
+    failed = add_for_run("failures", _failures, "what failed, where and why; those that a retry mended are not shown")
+    failed.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="of this class only")
+    form = failed.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    form.add_argument("--parquet", metavar="FILE", type=Path, help="write a Parquet file instead")
+    check = add_for_run(
+        "verify", _verify, "check every record, hash, count and key; exit status 1 if something is wrong"
+    )
+    check.add_argument("--repair", action="store_true", help="put damaged shards back to be done, move strays away")
     visualize = add_for_run("visualize", _visualize, "draw skeletons over the frames: PNG and MP4")
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
@@ -97,16 +120,38 @@ def _view(options: argparse.Namespace) -> int:
     return 0
 
 
+def _failures(options: argparse.Namespace) -> int:
+    from preprocess.failures import print_json, show, summary, write_parquet
+
+    run = Run(options.folder)
+    counts, failed = count_failures(run, options.classes), failures(run, options.classes)
+    if options.json:
+        print_json(failed)
+        return 0
+    if options.parquet:
+        write_parquet(failed, options.parquet)
+        _written([options.parquet])
+    else:
+        show(failed, Console())
+    print(summary(counts))  # noqa: T201
+    return 0
+
+
 def _verify(options: argparse.Namespace) -> int:
+    from preprocess.repair import repair
     from preprocess.verify import coverage, verify
 
     run = Run(options.folder)
-    problems = 0
+    problems = []
     for problem in verify(run):
-        problems += 1
+        problems.append(problem)
         print(problem)  # noqa: T201
-    covered = coverage(run)
-    verdict = f"{problems} problems" if problems else "everything is as it should be"
+    if options.repair:
+        for line in repair(run, problems):
+            print(line)  # noqa: T201
+        problems = [problem for problem in problems if not problem.is_open and not problem.is_repairable]
+    covered = coverage(Run(options.folder))
+    verdict = f"{len(problems)} problems" if problems else "everything is as it should be"
     print(  # noqa: T201
         f"{options.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
         f" + {covered.missing:,} missing; {verdict}"

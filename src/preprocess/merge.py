@@ -6,12 +6,14 @@
 | `{shard}.tar`            | as it was: a hard link where the file system allows, else a copy; numbered anew        |
 | `tables/{shard}.parquet` | likewise                                                                               |
 | `records/{shard}.json`   | as it was, but for the names and the fingerprint                                       |
+| patches                  | those of all runs, one after another, numbered anew; `supersedes` in their tables too  |
 
 | fingerprint of the merged run | what                                                  |
 |-------------------------------|-------------------------------------------------------|
 | corpus                        | {"merged": [those of the runs]}                       |
 | shards                        | {"merged": [those of the runs]}                       |
 | all others                    | the same in all runs                                  |
+| of a patch                    | as it was, but for the run that it is of              |
 """
 
 import hashlib
@@ -22,11 +24,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.line.commit import settle_all, sync
+from datamodules.line.commit import settle_all, sync, write_table
 from datamodules.line.plan import Shard, write_batches
-from datamodules.line.run import Run, StagedFile, differences
+from datamodules.line.run import Record, Run, StagedFile, differences, plan_path
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
 
@@ -73,6 +76,9 @@ def _refuse_incomplete(run: Run) -> None:
             f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing; "
             "run the command that started it again, then merge"
         )
+    for patch in run.patches:
+        if not patch.is_complete():
+            raise RunError(f"{run.folder}: patch {patch.patch} is not complete; finish the `retry`, then merge")
     settle_all(run)
 
 
@@ -112,8 +118,12 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
     merged = Run(folder)
     for name in ("tables", "records"):
         (folder / name).mkdir()
+    names: dict[tuple[Path, str], str] = {}  # folder and name of a shard: its name in the merged run
     for (run, shard), place in zip(sources, merged.plan.shards, strict=True):
-        _take(run, shard, merged, place)
+        names[run.folder, shard.name] = place.name
+        _take(run, shard, merged, place, names)
+    for number, patch in enumerate((patch for run in runs for patch in run.patches), start=1):
+        _take_patch(patch, merged, number, names)
     for path in (folder / "tables", folder / "records", folder):
         sync(path)
 
@@ -128,8 +138,19 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
     write_batches(path, batches, fingerprint, listing)
 
 
-def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:
-    """Put a shard of `run` into the merged run, where it is called as `place` says."""
+def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
+    retried = {**patch.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
+    batches = (patch.plan.batch(shard.number) for shard in patch.plan.shards)
+    path, fingerprint = plan_path(merged.folder, number), {**patch.plan.fingerprint, "retry": retried}
+    write_batches(path, batches, fingerprint, patch.plan.listing, number)
+    taken = Run(merged.folder, number)
+    for shard, place in zip(patch.plan.shards, taken.plan.shards, strict=True):
+        names[patch.folder, shard.name] = place.name
+        _take(patch, shard, taken, place, names)
+
+
+def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[Path, str], str]) -> None:
+    """Put a shard of `run` into the merged run, where it is called as `place` says, and others as `names` do."""
     record = run.record(shard.name)
     if run.table(shard.name, ["key"])["key"].to_pylist() != run.plan.keys(shard.number):
         raise RunError(f"the keys of {run.folder / record.table.name} are not those planned; run `preprocess verify`")
@@ -143,9 +164,22 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard) -> None:
     )
     for old, new in ((record.tar, named.tar), (record.table, named.table)):
         _link_or_copy(run.folder / old.name, merged.folder / new.name, old)
+    if run.patch:
+        named = _with_supersedes(run, record, merged, named, names)
     path = merged.record_path(place.name)
     path.write_text(named.to_json())
     sync(path)
+
+
+def _with_supersedes(
+    run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[Path, str], str]
+) -> Record:
+    """Write the table of a patch's shard anew, with the names that the superseded shards have in the merged run."""
+    rows = run.table(record.shard)
+    place, path = rows.schema.get_field_index("supersedes"), merged.folder / named.table.name
+    column = pa.array([names[run.folder, name] for name in rows["supersedes"].to_pylist()], pa.string())
+    path.unlink()  # a link to the other run's
+    return replace(named, table=write_table(path, named.table.name, rows.set_column(place, "supersedes", column)))
 
 
 def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:

@@ -1,9 +1,10 @@
-"""`preprocess run` and `preprocess estimate`: a pipeline from its configuration, over a Lightning predict loop."""
+"""`preprocess run`, `retry` and `estimate`: a pipeline from its configuration, over a Lightning predict loop."""
 
 import signal
 import warnings
-from argparse import ArgumentError
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, FramemillError
+from datamodules.line.patches import Retry, count_failures, refuse_unfinished
 from datamodules.line.rank import sweep
 from datamodules.line.run import Run
 from preprocess.extractor import Extractor
@@ -34,6 +36,11 @@ _TRAINER = {
 _DESCRIPTION = (
     "Run a pipeline over a corpus, go on with a run, or join one. The options of a class are shown by "
     "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME."
+)
+
+_RETRY = (
+    "Try the failed items of a run again, with the configuration that it keeps and whatever options of `run` follow, "
+    "for example --data.timeout_seconds 600. The same command goes on with a retry that was interrupted, or joins it."
 )
 
 
@@ -63,6 +70,37 @@ def run(argv: Sequence[str]) -> int:
     quiet()
     cli = _cli(argv)
     cli.writer.config = cli.parser.dump(cli.config, skip_none=False)
+    return _predict(cli)
+
+
+def retry(argv: Sequence[str], began: float) -> int:
+    """`preprocess retry`: try the failed items of a run again, with its configuration and what overrides that.
+
+    Args:
+        argv: the run's folder, classes of failures, options of `run`.
+        began: see `Retry`.
+    """
+    parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_RETRY)
+    parser.add_argument("folder", metavar="O", type=Path, help="folder of a complete run (its --output.dir)")
+    parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="of this class only")
+    options, overrides = parser.parse_known_args(argv)
+    run, config = Run(options.folder), options.folder / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{run.folder} has no config.yaml to retry with: it is merged, or was made by other means")
+    refuse_unfinished(run)
+    if not count_failures(run, options.classes) and all(patch.is_complete() for patch in run.patches):
+        if is_first_on_machine():
+            _say(f"{run.folder}: nothing to retry", "green")
+        return 0
+    quiet()
+    root = run.plan.fingerprint["corpus"]["init_args"]["root"]  # in config.yaml, paths may be relative
+    as_it_was = ["--config", str(config), "--data.root", root, "--output.dir", str(run.folder), "--output.only", "null"]
+    cli = _cli([*as_it_was, "--output.max_failures", "100%", *overrides])  # most may fail again
+    cli.writer.retry = Retry(tuple(options.classes), began)
+    return _predict(cli)
+
+
+def _predict(cli: PipelineCLI) -> int:
     try:
         cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
     except SystemExit as error:
@@ -102,20 +140,22 @@ def estimate(argv: Sequence[str]) -> int:
     return 0
 
 
-def conclude(run: Run, partial: bool) -> int:
-    """Check the coverage and say how the run ended; the exit status."""
+def conclude(worked_on: Run, partial: bool) -> int:
+    """Check the coverage of the run, or of the run that a patch is of, and say how it ended; the exit status."""
+    run = Run(worked_on.folder)
     covered = coverage(run)
-    if covered.is_exact:
+    is_done = covered.is_exact and worked_on.is_complete()
+    if is_done and all(patch.is_complete() for patch in run.patches):
         sweep(run)
     if is_first_on_machine():
         for problem in covered.problems:
-            _say(problem, "red")
+            _say(str(problem), "red")
         _say(
             f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
             f" + {covered.missing:,} missing",
-            "green" if covered.is_exact else "yellow",
+            "green" if is_done else "yellow",
         )
-    return 0 if covered.is_exact or (partial and not covered.problems) else 1
+    return 0 if is_done or (partial and not covered.problems) else 1
 
 
 def _cli(argv: Sequence[str]) -> PipelineCLI:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.line.rank import Activity, read_activity
-from datamodules.line.run import Record, Run
+from datamodules.line.run import Outcome, Record, Run
 
 _SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s
 
@@ -25,11 +25,12 @@ class Status:
 
     Attributes:
         folder: of the run.
+        patch: number of the patch that this is the status of; 0: of the run.
         planned_items, planned_shards: of the plan.
         planned_frames: known from the listing alone: of image sequences; 0 for videos.
         shards: committed.
         items: committed, failures not included.
-        failed: items that failed.
+        failed: items that failed, and are no sample of a patch either.
         failure_classes: how many of them by class; `decode`, `extract`, `crash`.
         frames: of the committed items.
         spooled: rows of open shards that are done.
@@ -38,9 +39,11 @@ class Status:
         eta_seconds: at that rate; None if there is none, 0 if the run is complete.
         bottleneck: where most of the time goes: `read`, `transform`, `compute` or `write`; None if nothing runs.
         disk_free_bytes: on the run's file system.
+        patches: status of each patch by itself, in order.
     """
 
     folder: str
+    patch: int
     planned_items: int
     planned_shards: int
     planned_frames: int
@@ -56,6 +59,7 @@ class Status:
     eta_seconds: float | None
     bottleneck: str | None
     disk_free_bytes: int
+    patches: "list[Status]" = field(repr=False)
 
     @property
     def is_complete(self) -> bool:
@@ -64,7 +68,11 @@ class Status:
 
     def to_json(self) -> str:
         """One JSON object with the attributes above."""
-        return json.dumps({**asdict(self), "is_complete": self.is_complete}, indent=1, sort_keys=True)
+        return json.dumps(self._document(), indent=1, sort_keys=True)
+
+    def _document(self) -> dict[str, Any]:
+        patches = [patch._document() for patch in self.patches]
+        return {**asdict(self), "is_complete": self.is_complete, "patches": patches}
 
 
 class StatusReader:
@@ -73,7 +81,7 @@ class StatusReader:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._records: dict[str, Record] = {}
-        self._failure_classes: Counter[str] = Counter()
+        self._patches = [StatusReader(patch) for patch in run.patches]
 
     def read(self) -> Status:
         """The status now.
@@ -83,8 +91,9 @@ class StatusReader:
         """
         for name in self._run.committed() - self._records.keys():
             self._records[name] = self._run.record(name)
-            self._failure_classes.update(self._records[name].failure_classes)
+        patches = [reader.read() for reader in self._patches]
         records, shards = self._records.values(), self._run.plan.shards
+        outcome = Outcome.of(records, (record for reader in self._patches for record in reader._records.values()))
         ranks = list(_ranks(self._run))
         alive = [rank for rank in ranks if _is_alive(rank)]
         open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
@@ -97,14 +106,15 @@ class StatusReader:
         left = self._run.plan.num_items - done - spooled
         return Status(
             folder=str(self._run.folder),
+            patch=self._run.patch,
             planned_items=self._run.plan.num_items,
             planned_shards=len(shards),
             planned_frames=sum(shard.num_frames for shard in shards),
             shards=len(self._records),
-            items=sum(record.committed for record in records),
-            failed=sum(record.failed for record in records),
-            failure_classes=dict(self._failure_classes),
-            frames=sum(record.num_frames for record in records),
+            items=outcome.committed,
+            failed=outcome.failed,
+            failure_classes=outcome.failure_classes,
+            frames=outcome.num_frames,
             spooled=spooled,
             ranks=ranks,
             items_per_second=round(rate, 3),
@@ -112,6 +122,7 @@ class StatusReader:
             eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
             bottleneck=bottleneck(alive),
             disk_free_bytes=shutil.disk_usage(self._run.folder).free,
+            patches=patches,
         )
 
 
@@ -163,9 +174,12 @@ def render(status: Status) -> RenderableType:
     """The status as a person wants to see it: a bar, the headline, a row for each rank."""
     done = status.items + status.failed + status.spooled
     rows = Table.grid()
-    rows.add_row(Text(status.folder, style="bold"))
+    rows.add_row(Text(status.folder + (f", patch {status.patch}" if status.patch else ""), style="bold"))
     rows.add_row(ProgressBar(total=status.planned_items, completed=done, width=60))
     rows.add_row(Text(headline(status)))
+    for patch in status.patches:
+        if not patch.is_complete:
+            rows.add_row(Text(f"patch {patch.patch}: {headline(patch)}"))
     rows.add_row(Text(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
     if status.ranks:
         rows.add_row(_rank_table(status.ranks))

@@ -2,27 +2,60 @@
 
 import hashlib
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from datamodules.errors import RunError
 from datamodules.line.commit import TABLE_SCHEMA
 from datamodules.line.plan import Shard
 from datamodules.line.reader import split_name
-from datamodules.line.run import Record, Run, StagedFile
+from datamodules.line.run import Outcome, Record, Run, StagedFile
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a run, and what `repair` may do about it; it can do nothing if no field says so.
+
+    Attributes:
+        text: what is wrong, and where; one line.
+        damaged: a shard with a missing or damaged file or record: can be put back, to be done again.
+        patch: number of a patch with a row that supersedes no failed one: can be withdrawn.
+        stray: a file of no committed shard: can be moved away.
+        is_open: nothing is wrong, but not all is done.
+    """
+
+    text: str
+    damaged: Shard | None = None
+    patch: int = 0
+    stray: Path | None = None
+    is_open: bool = False
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether `repair` leaves nothing of it."""
+        return bool(self.damaged or self.patch or self.stray)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Committed ∪ failed = planned, in numbers; `missing` counts items of shards that are not committed."""
+    """Committed ∪ failed = planned, in numbers; `missing` counts items of shards that are not committed.
+
+    An item that failed and is a sample of a patch is committed; one that a patch is to try again has failed.
+    """
 
     planned: int
     committed: int
     failed: int
     missing: int
-    problems: list[str]
+    problems: list[Problem]
 
     @property
     def is_exact(self) -> bool:
@@ -31,58 +64,48 @@ class Coverage:
 
 
 def coverage(run: Run) -> Coverage:
-    """Hold the records against the plan; reads no tar."""
-    planned = committed = failed = missing = 0
+    """Hold the records against the plans; reads no tar."""
+    problems: list[Problem] = []
+    done = run.committed()
+    own, *patches = (_records(each, problems) for each in (run, *run.patches))
+    outcome = Outcome.of(own, (record for records in patches for record in records))
+    problems += strays(run.folder, ["records/*.json"])
+    return Coverage(
+        planned=run.plan.num_items,
+        committed=outcome.committed,
+        failed=outcome.failed,
+        missing=sum(shard.num_items for shard in run.plan.shards if shard.name not in done),
+        problems=problems,
+    )
+
+
+def verify(run: Run) -> Iterator[Problem]:
+    """All that is wrong with `run` and its patches: records, hashes, counts, keys, stray files, missing shards."""
+    damaged = set()
+    for problem in chain(coverage(run).problems, _all_shard_problems(run)):
+        if problem.damaged:
+            damaged.add(problem.damaged.name)
+        yield problem
+    yield from _superseding_problems(run, damaged)
+    yield from _open_shards(run)
+    yield from strays(run.folder, ["*.tar", "tables/[!.]*"])
+
+
+def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", "*.tar", "tables/[!.]*")) -> list[Problem]:
+    """The files of the run in `folder` that match `patterns`, and are of no shard that is planned and committed."""
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    run = Run(folder)  # opened after the listing: what was listed is of a plan that is there
+    planned = {shard.name for each in (run, *run.patches) for shard in each.plan.shards}
     problems = []
-    done = run.committed()
-    for shard in run.plan.shards:
-        planned += shard.num_items
-        if shard.name not in done:
-            missing += shard.num_items
-            continue
-        try:
-            record = run.record(shard.name)
-        except RunError as error:
-            problems.append(str(error))
-            continue
-        committed, failed = committed + record.committed, failed + record.failed
-        if not record.planned == record.committed + record.failed == shard.num_items:
-            problems.append(f"{shard.name}: the record counts {record.planned} items, the plan {shard.num_items}")
-    problems += [f"records/{name}.json: no such shard is planned" for name in sorted(done - _names(run))]
-    return Coverage(planned, committed, failed, missing, problems)
+    for path in paths:
+        if path.stem not in planned or not run.is_committed(path.stem):
+            kind = "committed" if path.stem in planned else "planned"
+            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, of no {kind} shard", stray=path))
+    return problems
 
 
-def verify(run: Run) -> Iterator[str]:
-    """All that is wrong with `run`, one line each: records, hashes, counts, keys, stray files, missing shards."""
-    covered = coverage(run)
-    yield from covered.problems
-    done = run.committed()
-    for shard in run.plan.shards:
-        if shard.name in done:
-            with suppress(RunError):  # a damaged record is among the coverage's problems
-                yield from _shard_problems(run, shard, run.record(shard.name))
-    if covered.missing:
-        open_shards = len(_names(run) - done)
-        yield f"{covered.missing:,} items in {open_shards:,} shards are not done yet; run the same command again"
-    for path in sorted([*run.folder.glob("*.tar"), *(run.folder / "tables").glob("*")]):
-        if path.stem not in done:
-            yield f"{path.relative_to(run.folder)}: a stray file, of no committed shard"
-
-
-def _names(run: Run) -> set[str]:
-    return {shard.name for shard in run.plan.shards}
-
-
-def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
-    if record.fingerprint != run.fingerprint_digest:
-        yield f"{shard.name}: made with another fingerprint, {record.fingerprint} instead of {run.fingerprint_digest}"
-    damaged = [problem for file in (record.tar, record.table) for problem in _file_problems(run.folder, file)]
-    yield from damaged
-    if not damaged:
-        yield from _content_problems(run, shard, record)
-
-
-def _file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
+def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
+    """What is wrong with one file of a committed shard: it is missing, or not as its record says."""
     path = folder / file.name
     if not path.exists():
         yield f"{file.name}: missing"
@@ -95,6 +118,53 @@ def _file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
                 digest.update(block)
         if digest.hexdigest() != file.sha256:
             yield f"{file.name}: its content has changed (sha256 differs)"
+
+
+def _records(run: Run, problems: list[Problem]) -> list[Record]:
+    """The records of `run` that can be read; what is wrong with any is added to `problems`."""
+    done = run.committed()
+    records = []
+    for shard in (shard for shard in run.plan.shards if shard.name in done):
+        try:
+            record = run.record(shard.name)
+        except RunError as error:
+            problems.append(Problem(str(error), damaged=shard))
+            continue
+        records.append(record)
+        if not record.planned == record.committed + record.failed == shard.num_items:
+            counts = f"the record counts {record.planned} items, the plan {shard.num_items}"
+            problems.append(Problem(f"{shard.name}: {counts}"))
+    return records
+
+
+def _open_shards(run: Run) -> Iterator[Problem]:
+    for each in (run, *run.patches):
+        done = each.committed()
+        if missing := [shard.num_items for shard in each.plan.shards if shard.name not in done]:
+            part, again = (f" of patch {each.patch}", "`retry` command") if each.patch else ("", "command")
+            text = (
+                f"{sum(missing):,} items in {len(missing):,} shards{part} are not done yet; run the same {again} again"
+            )
+            yield Problem(text, is_open=True)
+
+
+def _all_shard_problems(run: Run) -> Iterator[Problem]:
+    for each in (run, *run.patches):
+        done = each.committed()
+        for shard in each.plan.shards:
+            if shard.name in done:
+                with suppress(RunError):  # a damaged record is among the coverage's problems
+                    yield from _shard_problems(each, shard, each.record(shard.name))
+
+
+def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[Problem]:
+    if record.fingerprint != run.fingerprint_digest:
+        made_with = f"made with another fingerprint, {record.fingerprint} instead of {run.fingerprint_digest}"
+        yield Problem(f"{shard.name}: {made_with}")
+    damage = [text for file in (record.tar, record.table) for text in file_problems(run.folder, file)]
+    yield from (Problem(text, damaged=shard) for text in damage)
+    if not damage:
+        yield from map(Problem, _content_problems(run, shard, record))
 
 
 def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
@@ -111,3 +181,35 @@ def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
     with tarfile.open(run.folder / record.tar.name) as tar:
         if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != ok:
             yield f"{record.tar.name}: its keys are not those of its table"
+
+
+def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
+    """Each row of a patch has to supersede a failed row that no other supersedes; of `damaged` shards nothing is known.
+
+    Then no key is committed in two tars: of its n rows n - 1 have failed.
+    """
+    failed: dict[tuple[str, str], str] = {}  # shard and key of rows that nothing supersedes so far: reason_class
+    for each in (run, *run.patches) if run.patches else ():
+        for record in _records(each, []):
+            if (each.patch or record.failed) and record.shard not in damaged:
+                rows = run.table(record.shard, ["key", "reason_class", "supersedes"]).to_pylist()
+                if each.patch:
+                    yield from _patch_problems(each.patch, record, rows, failed, damaged)
+                failed |= {(record.shard, row["key"]): row["reason_class"] for row in rows if row["reason_class"]}
+
+
+def _patch_problems(
+    patch: int, record: Record, rows: list[dict[str, Any]], failed: dict[tuple[str, str], str], damaged: set[str]
+) -> Iterator[Problem]:
+    classes: Counter[str] = Counter()
+    for row in rows:
+        superseded = row["supersedes"], row["key"]
+        if superseded in failed:
+            classes[failed.pop(superseded)] += 1
+        elif row["supersedes"] not in damaged:
+            what = f"{row['key']} supersedes no failed row of {row['supersedes']}, or not alone"
+            yield Problem(f"{record.table.name}: {what}", patch=patch)
+    if classes != record.superseded_classes and not damaged.intersection(row["supersedes"] for row in rows):
+        yield Problem(
+            f"{record.shard}: the record counts {record.superseded_classes} superseded, there are {dict(classes)}"
+        )

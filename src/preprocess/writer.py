@@ -14,6 +14,7 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.commit import Result
 from datamodules.line.frames import Batch, End
 from datamodules.line.limit import FailureLimit
+from datamodules.line.patches import Retry, open_or_patch
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank, Tolerance
 from datamodules.line.run import Run, open_or_plan
@@ -59,6 +60,7 @@ class ShardWriter(BasePredictionWriter):
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only = _parse_only(only)
         self.config: str | None = None  # text of the configuration, kept in the folder for people
+        self.retry: Retry | None = None  # set for `preprocess retry`: work on the failed items of the run in `dir`
         self.rank: Rank | None = None
         self._gathered: dict[tuple[int, int], list[Outcome]] = {}  # by shard and row, of the frames so far
         self._computing_since = 0.0
@@ -73,7 +75,7 @@ class ShardWriter(BasePredictionWriter):
         """Open the run, planning it if it is new, and join it.
 
         Raises:
-            RunError, CorpusError, EnvironmentFailure: see `open_or_plan`.
+            RunError, CorpusError, EnvironmentFailure: see `open_or_plan` and `open_or_patch`.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, FramesDataModule)
@@ -81,7 +83,10 @@ class ShardWriter(BasePredictionWriter):
         if data.corpus is None:
             raise ConfigError("there is no corpus to work on: set data.corpus")
         made_by = fingerprint(data.corpus, pl_module, self.shards, trainer.strategy.root_device)
-        run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
+        if self.retry:
+            run = open_or_patch(self.dir, made_by, self.shards, self.retry)
+        else:
+            run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()
         self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures, self._tolerance)
         data.rank = self.rank.__enter__()

@@ -10,6 +10,7 @@ from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.samples.keypoints import KeypointSamples
 from making import MadeItems, made_samples, make_run
+from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.export import export
 from preprocess.merge import merge
 from preprocess.verify import coverage, verify
@@ -186,3 +187,55 @@ def test_a_disk_that_refuses_fails_and_nothing_is_left(tmp_path: Path, monkeypat
         merge(folders, tmp_path / "merged")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
+
+
+def two_retried_runs(folder: Path) -> list[Path]:
+    """Runs whose failures were retried, once and twice, under keys of their own."""
+    here = make_failing_run(folder / "here")
+    there = make_failing_run(folder / "there", [key.replace("/", "/other-") for key in KEYS], per_shard=2)
+    for run in (here, here, there):
+        do(retry(run))
+    return [here, there]
+
+
+def test_patches_come_along_renumbered_and_their_samples_stay_in_place(tmp_path: Path) -> None:
+    folders = two_retried_runs(tmp_path)
+    before = [CommittedSamples(Run(folder), split) for split in ("train", "dev") for folder in folders]
+
+    run = merge(folders, tmp_path / "merged")
+
+    assert list(verify(run)) == []
+    assert [[shard.name for shard in patch.plan.shards] for patch in run.patches] == [
+        ["train-patch001-000000", "train-patch001-000001", "dev-patch001-000000"],
+        ["train-patch002-000000", "train-patch002-000001"],
+        ["train-patch003-000000", "train-patch003-000001", "dev-patch003-000000"],
+    ]
+    assert list(CommittedSamples(run)) == [sample for samples in before for sample in samples]
+    assert run.table("train-patch003-000000", ["supersedes"])["supersedes"].to_pylist() == [
+        "train-000003",  # there train-000000
+        "train-000004",
+    ]
+    covered = coverage(run)
+    assert (covered.planned, covered.committed, covered.failed, covered.missing) == (18, 14, 4, 0)
+    of = {patch.plan.fingerprint["retry"]["of"] for patch in run.patches}
+    assert of == {run.fingerprint_digest}
+    assert all(list(verify(Run(folder))) == [] for folder in folders)
+
+
+def test_a_merged_run_with_patches_merges_again(tmp_path: Path) -> None:
+    once = merge(two_retried_runs(tmp_path), tmp_path / "once")
+    third = make_failing_run(tmp_path / "third", ["test/a", "test/b-bad-once"])
+
+    twice = merge([third, once.folder], tmp_path / "twice")
+
+    assert list(verify(twice)) == []
+    assert [patch.patch for patch in twice.patches] == [1, 2, 3]
+    assert len(CommittedSamples(twice)) == 15
+
+
+def test_a_run_with_an_unfinished_retry_fails(tmp_path: Path) -> None:
+    folders = two_retried_runs(tmp_path)
+    do(retry(folders[1]), num_shards=1)
+
+    with pytest.raises(RunError, match=r"there: patch 2 is not complete; finish the `retry`, then merge"):
+        merge(folders, tmp_path / "merged")

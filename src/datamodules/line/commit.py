@@ -21,6 +21,7 @@ the shard is committed:
 |                |        | or another item's failure forced smaller ones than planned; else null         |
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
+| supersedes     | string | the shard whose failed row of this key a patch's row replaces; else null      |
 """
 
 import hashlib
@@ -56,6 +57,7 @@ TABLE_SCHEMA = pa.schema(
         ("split_to", pa.int32()),
         ("tar_offset", pa.int64()),
         ("tar_bytes", pa.int64()),
+        ("supersedes", pa.string()),
     ]
 )
 
@@ -257,15 +259,20 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
     rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
     failure_classes = Counter(row["reason_class"] for row in rows if row["status"] == "failed")
     failed = failure_classes.total()
+    superseded_classes: Counter[str] = Counter()
+    for row in rows if run.patch else ():
+        row["supersedes"], reason_class = run.supersedes[row["key"]]
+        superseded_classes[reason_class] += 1
     record = Record(
         shard=shard.name,
         attempt=attempt,
         tar=tar_file,
-        table=_write_table(table, f"tables/{shard.name}.parquet", rows),
+        table=write_table(table, f"tables/{shard.name}.parquet", pa.Table.from_pylist(rows, TABLE_SCHEMA)),
         planned=len(rows),
         committed=len(rows) - failed,
         failed=failed,
         failure_classes=dict(sorted(failure_classes.items())),
+        superseded_classes=dict(sorted(superseded_classes.items())),
         num_frames=sum(row["num_frames"] for row in rows),
         rank=rank,
         seconds=round(seconds, 3),
@@ -329,8 +336,9 @@ def _tar_header(name: str, size: int) -> tarfile.TarInfo:
     return header
 
 
-def _write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
-    pq.write_table(pa.Table.from_pylist(rows, TABLE_SCHEMA), path)
+def write_table(path: Path, name: str, rows: Any) -> StagedFile:
+    """Write `rows`, a pyarrow Table of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
+    pq.write_table(rows, path)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         content = file.read()

@@ -3,7 +3,8 @@
 One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads its
 footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
 `fingerprint` (JSON), so a plan and what it was made for appear together or not at all, and `listing`, the sha256 of
-what the corpus listed.
+what the corpus listed. A patch, which tries failed items again (`patches.py`), has a plan of the same form,
+`plan-001.arrow`; its metadata's `patch` is its number.
 
 | column | type         | see `item.py` |
 |--------|--------------|---------------|
@@ -87,6 +88,7 @@ class Shard:
         num_items: rows.
         num_frames: frames that the listing knows of: of image sequences, 0 for videos.
         cost: bytes of input.
+        patch: number of the patch whose plan it is in; 0: the run's own.
     """
 
     number: int
@@ -95,18 +97,20 @@ class Shard:
     num_items: int
     num_frames: int
     cost: int
+    patch: int = 0
 
     @property
     def name(self) -> str:
-        """`{split}-{index:06d}`: the tar, the table and the record bear it."""
-        return f"{self.split}-{self.index:06d}"
+        """`{split}-{index:06d}`, of a patch `{split}-patch{patch:03d}-{index:06d}`; tar, table and record bear it."""
+        patch = f"patch{self.patch:03d}-" if self.patch else ""
+        return f"{self.split}-{patch}{self.index:06d}"
 
 
 class Plan:
     """A written plan, opened for reading.
 
     Args:
-        path: the `plan.arrow` of a run.
+        path: the `plan.arrow` of a run, or a patch's.
 
     Raises:
         RunError: there is no such file, or it is damaged.
@@ -123,6 +127,7 @@ class Plan:
             raise RunError(f"{path} is no plan: it bears no fingerprint")
         self.fingerprint: dict[str, Any] = json.loads(metadata[b"fingerprint"])
         self.listing = metadata[b"listing"].decode()
+        self.patch = int(metadata[b"patch"])
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -132,8 +137,8 @@ class Plan:
             batch = self._file.get_batch(number)
             split = batch["split"][0].as_py()
             index = shards[-1].index + 1 if shards and shards[-1].split == split else 0
-            num_frames = len(batch["frames"].flatten())
-            shards.append(Shard(number, split, index, batch.num_rows, num_frames, pc.sum(batch["cost"]).as_py()))
+            num_frames, cost = len(batch["frames"].flatten()), pc.sum(batch["cost"]).as_py()
+            shards.append(Shard(number, split, index, batch.num_rows, num_frames, cost, self.patch))
         return shards
 
     @property
@@ -163,7 +168,9 @@ def _item(row: dict[str, Any]) -> Item:
     return Item(**{**row, "frames": tuple(row["frames"]), "meta": json.loads(row["meta"])})
 
 
-def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[str, Any], size: ShardSize) -> None:
+def write_plan(
+    items: Iterable[Item], destination: Path, fingerprint: Mapping[str, Any], size: ShardSize, patch: int = 0
+) -> None:
     """Lay `items` out over shards and write the plan to `destination`, which appears whole or not at all.
 
     Streams: holds one shard, and 8 bytes per item to find keys that occur twice.
@@ -178,7 +185,7 @@ def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[st
         listing = _Listing(scratch)
         listing.fill(items)
         written = scratch / "plan.arrow"  # no split's name has a dot
-        write_batches(written, listing.shards(size), fingerprint, listing.digest)
+        write_batches(written, listing.shards(size), fingerprint, listing.digest, patch)
         os.link(written, destination)
     finally:
         for path in scratch.iterdir():
@@ -186,7 +193,9 @@ def write_plan(items: Iterable[Item], destination: Path, fingerprint: Mapping[st
         scratch.rmdir()
 
 
-def write_batches(path: Path, batches: Iterable[Any], fingerprint: Mapping[str, Any], listing: str) -> None:
+def write_batches(
+    path: Path, batches: Iterable[Any], fingerprint: Mapping[str, Any], listing: str, patch: int = 0
+) -> None:
     """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
 
     Args:
@@ -194,8 +203,9 @@ def write_batches(path: Path, batches: Iterable[Any], fingerprint: Mapping[str, 
         batches: the shards of a split follow one another.
         fingerprint: of the run, JSON-able.
         listing: names what was listed; see `Plan.listing`.
+        patch: number of the patch that this is the plan of; 0: the run's own.
     """
-    metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing}
+    metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing, "patch": str(patch)}
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
         for batch in batches:
             writer.write_batch(batch)

@@ -455,7 +455,8 @@ def sweep(run: Run) -> None:
     settle_all(run)
     for folder in ("staging", "spool"):
         for path in (run.work / folder).glob("*"):
-            path.unlink(missing_ok=True)
+            if run.is_committed(path.name.partition(".")[0]):
+                path.unlink(missing_ok=True)
     for path in (run.work / "ranks").glob("*"):
         if is_dead(path.with_name(path.name.partition(".")[0])):
             path.unlink(missing_ok=True)

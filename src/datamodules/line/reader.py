@@ -16,7 +16,7 @@ from datamodules.line.run import Run
 
 
 class CommittedSamples:
-    """The committed samples of a run, in planned order; failed items are not among them.
+    """The committed samples of a run, in planned order, those of its patches included; failed items are not.
 
     Holds 20 bytes a sample, and opens at most 64 tars at once. Can be sent to other processes.
 
@@ -34,22 +34,21 @@ class CommittedSamples:
         if split is not None and split not in splits:
             raise RunError(f"{run.folder} has no split {split!r}; it has {', '.join(splits)}")
         committed = run.committed()
-        tables = []
         self._token = os.urandom(8)  # a run made anew in the same folder is not read through the old one's open files
-        self._tars: list[Path] = []
+        tars: dict[str, int] = {}
+        parts = []
         for shard in shards:
             if shard.name in committed and split in (None, shard.split):
-                tables.append(run.table(shard.name, ["tar_offset", "tar_bytes"]).drop_null())  # the failed lie nowhere
-                self._tars.append(run.folder / f"{shard.name}.tar")
-        counts = [table.num_rows for table in tables]
-        if not sum(counts):
+                rows = run.rows(shard.name, ["tar_offset", "tar_bytes"]).drop_null()  # the failed lie nowhere
+                there = rows["shard"].combine_chunks()
+                numbers = [tars.setdefault(name, len(tars)) for name in there.dictionary.to_pylist()]
+                parts.append((np.array(numbers, np.int32)[there.indices], rows["tar_offset"], rows["tar_bytes"]))
+        if not tars:
             raise RunError(
                 f"nothing is committed in {run.folder}" + (f" of split {split!r}" if split else "") + ": run it first"
             )
-        self._tar = np.repeat(np.arange(len(tables), dtype=np.int32), counts)
-        self._offset, self._bytes = (
-            np.concatenate([table[name].to_numpy() for table in tables]) for name in ("tar_offset", "tar_bytes")
-        )
+        self._tars = [run.folder / f"{name}.tar" for name in tars]
+        self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
     def __len__(self) -> int:
         return len(self._tar)

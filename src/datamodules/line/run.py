@@ -6,15 +6,18 @@
 | `tables/{shard}.parquet`   | a row for each planned item of the shard: `commit.TABLE_SCHEMA`                   |
 | `records/{shard}.json`     | what is true: the shard is committed if and only if this exists                   |
 | `plan.arrow`               | the plan and the fingerprint: `plan.py`                                           |
+| `plan-001.arrow`, …        | likewise of patches, which try failed items again: `patches.py`                   |
 | `config.yaml`              | the configuration that started the run                                            |
 | `work/`                    | ranks, leases, spools, staged files of shards in the making                       |
+| `stray/`                   | what `verify --repair` found and no shard knows                                   |
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,10 +56,11 @@ class Record:
         committed: items that became samples.
         failed: items that became failure rows.
         failure_classes: how many of these by class; see the table's `reason_class`.
+        superseded_classes: of a patch: classes of the failed rows that its rows replace, likewise; else empty.
         num_frames: frames of the committed items.
         rank: who committed.
         seconds: from lease to commit.
-        fingerprint: digest of the run's fingerprint.
+        fingerprint: digest of the run's fingerprint; of a patch, the patch's.
     """
 
     shard: str
@@ -67,6 +71,7 @@ class Record:
     committed: int
     failed: int
     failure_classes: dict[str, int]
+    superseded_classes: dict[str, int]
     num_frames: int
     rank: str
     seconds: float
@@ -83,19 +88,69 @@ class Record:
         return cls(**{**fields, "tar": StagedFile(**fields["tar"]), "table": StagedFile(**fields["table"])})
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of planned items, in numbers.
+
+    Attributes:
+        committed: items that became samples.
+        num_frames: frames of these.
+        failure_classes: items that failed, and are no sample of a patch either, by class.
+    """
+
+    committed: int
+    num_frames: int
+    failure_classes: dict[str, int]
+
+    @property
+    def failed(self) -> int:
+        """Items that failed, of all classes."""
+        return sum(self.failure_classes.values())
+
+    @classmethod
+    def of(cls, records: Iterable[Record], patches: Iterable[Record] = ()) -> "Outcome":
+        """Add up the `records` of a plan, and those of the patches over its failed rows."""
+        records, patches = list(records), list(patches)
+        classes: Counter[str] = Counter()
+        for record in (*records, *patches):
+            classes.update(record.failure_classes)
+        for record in patches:
+            classes.subtract(record.superseded_classes)
+        return cls(
+            committed=sum(record.committed for record in (*records, *patches)),
+            num_frames=sum(record.num_frames for record in (*records, *patches)),
+            failure_classes=dict(sorted((+classes).items())),
+        )
+
+
 class Run:
     """A run's folder, opened; nothing is written by opening it.
 
+    Args:
+        folder: of the run.
+        patch: 0: the run as it was planned first. p: its p-th patch, a plan over failed items of the run; leases,
+            ranks and commits know no difference.
+
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is no run, or has no such patch.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], patch: int = 0) -> None:
         self.folder = Path(folder)
         self.work = self.folder / "work"
-        if not (self.folder / "plan.arrow").is_file():
-            raise RunError(f"{self.folder} is no run: it has no plan.arrow; give the folder that was --output.dir")
-        self.plan = Plan(self.folder / "plan.arrow")
+        self.patch = patch
+        path = plan_path(self.folder, patch)
+        if not path.is_file():
+            raise RunError(f"{self.folder} is no run: it has no {path.name}; give the folder that was --output.dir")
+        self.plan = Plan(path)
+
+    @cached_property
+    def patches(self) -> "list[Run]":
+        """The patches that there are when this is first read, in order; a patch has none itself."""
+        if self.patch:
+            return []
+        numbers = sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("plan-*.arrow"))
+        return [type(self)(self.folder, number) for number in numbers]
 
     @cached_property
     def fingerprint_digest(self) -> str:
@@ -111,8 +166,14 @@ class Run:
         return self.record_path(shard).exists()
 
     def committed(self) -> set[str]:
-        """Names of all committed shards."""
-        return {path.stem for path in (self.folder / "records").glob("*.json")}
+        """Names of all committed shards of this plan; those of patches are theirs."""
+        names = (path.stem for path in (self.folder / "records").glob("*.json"))
+        patch = f"-patch{self.patch:03d}-"  # no split has a dash
+        return {name for name in names if (patch in name if self.patch else "-patch" not in name)}
+
+    def is_complete(self) -> bool:
+        """Whether every shard of this plan is committed."""
+        return self.committed().issuperset(shard.name for shard in self.plan.shards)
 
     def record(self, shard: str) -> Record:
         """The record of a committed shard.
@@ -139,12 +200,79 @@ class Run:
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
 
-    def records(self) -> Iterator[Record]:
-        """The records of all committed shards, in planned order."""
+    def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
+        """The rows of a committed shard as they stand now: a failed one that patches tried again is the last's.
+
+        A pyarrow Table in planned order: `columns` of `commit.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
+        the name of the shard whose table and tar hold the row and its sample.
+
+        Raises:
+            RunError: a table is missing or damaged.
+        """
+        rows = _located(self.table(shard, columns), shard)
+        retried, places = self._retried
+        if shard not in places:
+            return rows
+        keys = self.table(shard, ["key"])["key"].to_pylist()
+        replaced = [number for number, key in enumerate(keys) if key in places[shard]]
+        latest = retried.select(rows.column_names).take([places[shard][keys[number]] for number in replaced])
+        order = list(range(len(keys)))
+        for place, number in enumerate(replaced, start=len(keys)):
+            order[number] = place
+        return pa.concat_tables([rows, latest]).unify_dictionaries().take(order)
+
+    @cached_property
+    def _retried(self) -> tuple[Any, dict[str, dict[str, int]]]:
+        """All rows of patches; and for shards of this plan, which of them is the last of a key."""
+        tables = []
+        places: dict[str, dict[str, int]] = {}
+        first: dict[str, str] = {}  # for each key, the shard of this plan
+        num_rows = 0
+        for record in (record for patch in self.patches for record in patch.records()):
+            tables.append(_located(self.table(record.shard), record.shard))
+            keys, supersedes = (tables[-1][name].to_pylist() for name in ("key", "supersedes"))
+            for place, (key, superseded) in enumerate(zip(keys, supersedes, strict=True), start=num_rows):
+                places.setdefault(first.setdefault(key, superseded), {})[key] = place
+            num_rows += len(keys)
+        return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None, places
+
+    @cached_property
+    def supersedes(self) -> dict[str, tuple[str, str]]:
+        """Of a patch, for each key: (shard, reason_class) of the failed row that it replaces; else empty."""
+        failed: dict[str, tuple[str, str]] = {}
+        run = Run(self.folder)
+        earlier = [each for each in (run, *run.patches) if each.patch < self.patch]
+        for record in (record for each in earlier for record in each.records() if record.failed):
+            rows = self.table(record.shard, ["key", "reason_class"]).drop_null()  # a class is of a failure
+            for key, reason_class in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):
+                failed[key] = record.shard, reason_class
+        return failed
+
+    def records(self, split: str | None = None) -> Iterator[Record]:
+        """The records of all committed shards of this plan (of `split`), in planned order."""
         committed = self.committed()
         for shard in self.plan.shards:
-            if shard.name in committed:
+            if shard.name in committed and split in (None, shard.split):
                 yield self.record(shard.name)
+
+    def outcome(self, split: str | None = None) -> Outcome:
+        """What has become of the planned items (of `split`), patches included.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        patches = (record for patch in self.patches for record in patch.records(split))
+        return Outcome.of(self.records(split), patches)
+
+
+def plan_path(folder: Path, patch: int = 0) -> Path:
+    """Where the plan of a run is, or of its patch."""
+    return folder / (f"plan-{patch:03d}.arrow" if patch else "plan.arrow")
+
+
+def _located(rows: Any, shard: str) -> Any:
+    column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [shard])
+    return rows.append_column("shard", column)
 
 
 def open_or_plan(
@@ -159,8 +287,9 @@ def open_or_plan(
         CorpusError: see `write_plan`.
         EnvironmentFailure: the folder cannot be written to.
     """
-    if not (Path(folder) / "plan.arrow").exists():
-        _plan(Path(folder), corpus, fingerprint, size)
+    path = plan_path(Path(folder))
+    if not path.exists():
+        plan_once(path, lambda: write_plan(corpus.items(), path, fingerprint, size))
     run = Run(folder)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:
@@ -171,9 +300,13 @@ def open_or_plan(
     return run
 
 
-def _plan(folder: Path, corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize) -> None:
-    path = folder / "plan.arrow"
-    leases = Leases(folder / "work")
+def plan_once(path: Path, write: Callable[[], None]) -> None:
+    """Have one of all ranks that call this `write` the plan `path`, which the others wait for.
+
+    Raises:
+        EnvironmentFailure: it cannot be written.
+    """
+    leases = Leases(path.parent / "work")
     try:
         while not path.exists():
             claims = leases.survey().get(_PLANNING, [])
@@ -182,7 +315,7 @@ def _plan(folder: Path, corpus: Corpus, fingerprint: Mapping[str, Any], size: Sh
                 time.sleep(0.1)
                 continue
             with leases.beating():
-                write_plan(corpus.items(), path, fingerprint, size)
+                write()
             leases.clear(_PLANNING)
     except FileExistsError:  # planned by a rank that was thought dead; that plan stands
         pass

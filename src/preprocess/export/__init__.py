@@ -48,7 +48,8 @@ def export(folder: Path, format: str, dest: Path) -> list[Path]:
     if format not in formats():
         raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(formats())}")
     run = _Snapshot(folder)
-    if not run.committed():
+    committed = [each.committed() for each in (run, *run.patches)]  # from here on, these
+    if not any(committed):
         raise RunError(f"nothing is committed in {folder}: run it first")
     module = importlib.import_module(f"{__name__}.{format.replace('-', '_')}")
     try:
@@ -72,8 +73,7 @@ def keypoint_samples(run: Run, split: str) -> "Iterator[KeypointSample]":
     """
     from datamodules.samples.keypoints import KeypointSamples  # imports torch
 
-    shards = {shard.name for shard in run.plan.shards if shard.split == split}
-    if any(record.committed for record in run.records() if record.shard in shards):
+    if run.outcome(split).committed:
         for key, members in CommittedSamples(run, split):
             yield KeypointSamples().decode(key, members)
 
@@ -87,7 +87,7 @@ def all_or_none(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """
     for path in paths:
         if path.exists():
-            raise ConfigError(f"{path} exists, and is not replaced: remove it, or give another --dest")
+            raise ConfigError(f"{path} exists, and is not replaced: remove it, or write elsewhere")
         if path.parent.exists() and not path.parent.is_dir():
             raise ConfigError(f"--dest {path.parent} is no folder")
     partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]

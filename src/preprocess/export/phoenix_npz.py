@@ -51,7 +51,7 @@ def export(run: Run, dest: Path) -> list[Path]:
 
 
 def _write_npz(path: Path, run: Run, split: str, statistics: SplitStatistics) -> None:
-    num_frames = _num_frames(run, split)
+    num_frames = run.outcome(split).num_frames
     with zipfile.ZipFile(path, "w") as archive, FrameNames(path.parent) as names:
         written = 0
         with _array(archive, "keypoints", (num_frames, _NUM_KEYPOINTS, 3), np.dtype("<f4")) as file:
@@ -71,11 +71,6 @@ def _write_npz(path: Path, run: Run, split: str, statistics: SplitStatistics) ->
         with _array(archive, "video_ids", (num_frames,), dtype) as file:
             for video_id, image_paths in names:
                 file.write(np.full(len(image_paths), video_id, dtype).tobytes())
-
-
-def _num_frames(run: Run, split: str) -> int:
-    shards = {shard.name for shard in run.plan.shards if shard.split == split}
-    return sum(record.num_frames for record in run.records() if record.shard in shards)
 
 
 @contextmanager

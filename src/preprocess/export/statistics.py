@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
+from datamodules.line.patches import failures
 from datamodules.line.run import Run
 from preprocess.holistic.layouts import LAYOUTS, PARTS, Layout
 
@@ -72,25 +73,18 @@ class SplitStatistics:
         return {"x": [low[0], high[0]], "y": [low[1], high[1]]}
 
     def _outcome(self) -> dict[str, int]:
-        names = {shard.name for shard in self._run.plan.shards if shard.split == self._split}
         planned = sum(shard.num_items for shard in self._run.plan.shards if shard.split == self._split)
-        records = [record for record in self._run.records() if record.shard in names]
-        committed, failed = sum(r.committed for r in records), sum(r.failed for r in records)
+        done = self._run.outcome(self._split)
         return {
             "planned": planned,
-            "committed": committed,
-            "failed": failed,
-            "not_done": planned - committed - failed,
+            "committed": done.committed,
+            "failed": done.failed,
+            "not_done": planned - done.committed - done.failed,
         }
 
     def _failures(self) -> list[dict[str, str]]:
-        done = self._run.committed()
-        failures: list[dict[str, str]] = []
-        for shard in self._run.plan.shards:
-            if shard.split == self._split and shard.name in done:
-                rows = self._run.table(shard.name, ["key", "reason"]).drop_null()  # a reason is of a failure
-                failures += rows.to_pylist()
-        return failures
+        failed = failures(self._run, split=self._split)
+        return [{"key": failure.item.key, "reason": failure.reason} for failure in failed]
 
 
 def layout_of(sample: "KeypointSample") -> Layout:

@@ -78,20 +78,14 @@ def _overview(run: Run) -> RenderableType:
 
 
 def _totals(run: Run) -> Table:
-    records = {record.shard: record for record in run.records()}
-    splits: dict[str, list[int]] = {}  # shards, items, ok, failed, planned, frames
-    for shard in run.plan.shards:
-        record = records.get(shard.name)
-        if record:
-            counts = [1, record.planned, record.committed, record.failed, 0, record.num_frames]
-        else:
-            counts = [1, shard.num_items, 0, 0, shard.num_items, 0]
-        so_far = splits.get(shard.split, [0] * len(counts))
-        splits[shard.split] = [a + b for a, b in zip(so_far, counts, strict=True)]
     table = Table("split", "shards", "items", "ok", "failed", "planned", "frames", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for split, counts in splits.items():
+    for split in dict.fromkeys(shard.split for shard in run.plan.shards):
+        sizes = [shard.num_items for shard in run.plan.shards if shard.split == split]
+        done = run.outcome(split)
+        open_items = sum(sizes) - done.committed - done.failed
+        counts = (len(sizes), sum(sizes), done.committed, done.failed, open_items, done.num_frames)
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 
@@ -101,7 +95,7 @@ def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
     committed = run.committed()
     for shard in run.plan.shards:
         if shard.name in committed:
-            yield from run.table(shard.name).to_pylist()
+            yield from run.rows(shard.name).to_pylist()
         else:
             for key in run.plan.keys(shard.number):
                 yield {"key": key, "status": "planned", "num_frames": 0, "reason": None}
@@ -117,13 +111,15 @@ def _item(run: Run, key: str) -> RenderableType:
     if not run.is_committed(shard.name):
         facts["status"] = "planned: its shard is not committed yet"
         return Group(*parts, _facts(facts))
-    row = run.table(shard.name).slice(number, 1).to_pylist()[0]
+    row = run.rows(shard.name).slice(number, 1).to_pylist()[0]
+    if row["shard"] != shard.name:
+        facts["retried"] = row["shard"]
     facts["status"] = row["status"] + (f" ({row['reason_class']})" if row["reason_class"] else "")
     facts |= {"attempts": f"{row['attempts']}", "seconds": f"{row['seconds']:.2f}"}
     if row["reason"] is not None:
         return Group(*parts, _facts({**facts, "reason": row["reason"]}))
     facts["frames"] = f"{row['num_frames']:,}"
-    _, files = read_sample(run.folder / f"{shard.name}.tar", row["tar_offset"], row["tar_bytes"])
+    _, files = read_sample(run.folder / f"{row['shard']}.tar", row["tar_offset"], row["tar_bytes"])
     return Group(*parts, _facts(facts), "", *_files(key, files))
 
 

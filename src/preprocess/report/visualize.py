@@ -106,8 +106,8 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
 
 def _root(run: Run, item: Item) -> Path:
     """The corpus root below which `item` still is; of a merged run the first that has it."""
-    corpus = run.plan.fingerprint["corpus"]
-    roots = [Path(each["init_args"]["root"]) for each in corpus.get("merged", [corpus])]
+    corpora = [each.plan.fingerprint["corpus"] for each in (run, *run.patches)]
+    roots = [Path(each["init_args"]["root"]) for corpus in corpora for each in corpus.get("merged", [corpus])]
     return next((root for root in roots if (root / item.path).exists()), roots[0])
 
 

@@ -181,7 +181,7 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path):
     del failed["key"], failed["status"]
     assert failed == {
         "reason": "cut", "reason_class": "decode", "attempts": 2, "num_frames": 0, "seconds": 0.0,
-        "split_to": None, "tar_offset": None, "tar_bytes": None,
+        "split_to": None, "tar_offset": None, "tar_bytes": None, "supersedes": None,
     }  # fmt: skip
     content = (tmp_path / record.tar.name).read_bytes()
     items = {item.key: item for item in run.plan.items(0)}
@@ -328,7 +328,7 @@ def test_a_failed_attempt_leaves_nothing_though_another_has_committed(tmp_path, 
     run = make_run(tmp_path, 4)
     slow = spool_of(run, "slow")
     commit_by(run, "fast")
-    monkeypatch.setattr(commit_module, "_write_table", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(commit_module, "write_table", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left"):
         commit(run, run.plan.shards[0], slow, "slow", 1.0)
     assert list((run.work / "staging").iterdir()) == []

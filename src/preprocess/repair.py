@@ -1,0 +1,130 @@
+"""`preprocess verify --repair`: what is damaged is put back to be done again, what is stray is moved away.
+
+| found                                             | done                                                           |
+|---------------------------------------------------|----------------------------------------------------------------|
+| a missing or damaged tar, table or record         | tar, table and record are deleted: the same command makes them |
+| the same, of a shard whose items a patch retried  | besides, that patch and all later ones are withdrawn           |
+| a patch's row that supersedes no failed row       | that patch and all later ones are withdrawn                    |
+| a patch of which nothing is done, and no rank     | it is withdrawn, as it may have been started by mistake        |
+| a tar, table or record of no committed shard      | moved to `stray/` in the run folder                            |
+| anything else                                     | nothing: another fingerprint, other keys or counts             |
+
+A patch is withdrawn because a shard that is done again may succeed where it failed, and no sample may be there twice.
+Whoever is killed in between leaves what the next `verify --repair` finds: tars go first, plans last.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+from datamodules.errors import RunError
+from datamodules.line.commit import settle, settle_all, sync
+from datamodules.line.leases import Leases, is_dead
+from datamodules.line.plan import Shard
+from datamodules.line.run import Run
+from preprocess.verify import Problem, file_problems, strays
+
+
+def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
+    """Repair what `verify` has found, as the table above says; a line for each thing done. The run may be going on.
+
+    Raises:
+        RunError: the run is a merged one, which no command makes again; or a rank is at work on a patch that has to be
+            withdrawn. Nothing is changed then.
+    """
+    settle_all(run)
+    damaged = [problem.damaged for problem in problems if problem.damaged and _is_damaged(run, problem.damaged)]
+    damaged = list(dict.fromkeys(damaged))
+    if damaged and "merged" in run.plan.fingerprint.get("corpus", {}):
+        raise RunError(
+            f"{run.folder} is merged, and cannot make {damaged[0].name} again: repair its runs and merge anew"
+        )
+    withdrawn = _to_withdraw(run, damaged, {problem.patch for problem in problems if problem.patch})
+    _refuse_at_work(run, withdrawn)
+    withdrawn = withdrawn or [patch for patch in run.patches[-1:] if not patch.committed() and not _has_ranks(run)]
+    for patch in reversed(withdrawn):
+        _withdraw(patch)
+        yield f"patch {patch.patch}: withdrawn, its items count as failed; retry again afterwards"
+    for shard in damaged:
+        if shard.patch not in {patch.patch for patch in withdrawn}:
+            _delete(_files_of(run, shard))
+            again = "retry" if shard.patch else "run"
+            yield f"{shard.name}: put back; the same `{again}` command does it again"
+    for problem in strays(run.folder):
+        assert problem.stray is not None
+        yield f"{problem.stray.relative_to(run.folder)}: moved to {_move_away(run.folder, problem.stray)}"
+
+
+def _is_damaged(run: Run, shard: Shard) -> bool:
+    if not run.is_committed(shard.name):
+        return False
+    try:
+        record = run.record(shard.name)
+    except RunError:
+        return True
+    settle(run, record)  # what was missing may have been on its way
+    return any(problem for file in (record.tar, record.table) for problem in file_problems(run.folder, file))
+
+
+def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Run]:
+    """From the first patch that is `wrong`, or tried items of a `damaged` shard again, all."""
+    plans = {each.patch: each.plan for each in (run, *run.patches)}
+    latest_first = sorted(damaged, key=lambda shard: -shard.patch)
+    again = {key: shard.patch for shard in latest_first for key in plans[shard.patch].keys(shard.number)}
+    for patch in run.patches if again else ():
+        keys = (key for shard in patch.plan.shards for key in patch.plan.keys(shard.number))
+        if any(again.get(key, patch.patch) < patch.patch for key in keys):
+            wrong = wrong | {patch.patch}
+    return [patch for patch in run.patches if wrong and patch.patch >= min(wrong)]
+
+
+def _refuse_at_work(run: Run, patches: Sequence[Run]) -> None:
+    if not patches:
+        return
+    leases = Leases(run.work)
+    claims = leases.survey()
+    leases.close()
+    for patch in patches:
+        for shard in patch.plan.shards:
+            if any(not claim.dead for claim in claims.get(shard.name, [])):
+                raise RunError(
+                    f"{run.folder}: patch {patch.patch} has to be withdrawn, but a rank is at work on {shard.name}: "
+                    "stop the retry, then repair"
+                )
+
+
+def _has_ranks(run: Run) -> bool:
+    return any(path.suffix != ".json" and not is_dead(path) for path in (run.work / "ranks").glob("*"))
+
+
+def _withdraw(patch: Run) -> None:
+    shards = patch.plan.shards
+    for files in zip(*(_files_of(patch, shard) for shard in shards), strict=True):  # all tars, tables, records
+        _delete(files)
+    for shard in shards:  # nothing of it may go into another patch of this number
+        _delete(path for place in ("leases", "spool", "staging") for path in patch.work.glob(f"{place}/{shard.name}.*"))
+    _delete([patch.plan.path])
+
+
+def _files_of(run: Run, shard: Shard) -> tuple[Path, Path, Path]:
+    tar, table = run.folder / f"{shard.name}.tar", run.folder / "tables" / f"{shard.name}.parquet"
+    return tar, table, run.record_path(shard.name)
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    folders = set()
+    for path in paths:
+        path.unlink(missing_ok=True)
+        folders.add(path.parent)
+    for folder in folders:
+        sync(folder)
+
+
+def _move_away(folder: Path, path: Path) -> Path:
+    """Where in `stray/` it is now, relative to `folder`; nothing there is replaced."""
+    place = folder / "stray" / path.relative_to(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    free = next(p for n in count() if not (p := place.with_name(f"{place.name}.{n}" if n else place.name)).exists())
+    os.rename(path, free)
+    return free.relative_to(folder)

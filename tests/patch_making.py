@@ -1,0 +1,74 @@
+"""Runs with failures, and retries of them, made without torch: the key of an item says how long it fails."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datamodules.line.commit import Result
+from datamodules.line.item import Item
+from datamodules.line.patches import Retry, open_or_patch
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from line_making import FINGERPRINT, Listed, members_of
+
+KEYS = [
+    "train/a", "train/b-bad-once", "train/c", "train/d-bad-twice", "train/e-bad-always", "train/f", "train/g-crash",
+    "dev/x-bad-once", "dev/y",
+]  # fmt: skip
+
+
+def named(key: str) -> Item:
+    """A single image of one byte."""
+    return Item(key, key.split("/")[0], key, ("frame.png",), cost=1, meta={"name": key})
+
+
+def make_failing_run(folder: Path, keys: list[str] = KEYS, per_shard: int = 3, **fingerprint: Any) -> Path:
+    """A complete run, made as keys say: `-bad-once` and `-crash` fail in it, `-bad-twice` in patch 1 too, …"""
+    made_by, size = {**FINGERPRINT, **fingerprint}, ShardSize(max_items=per_shard, min_shards=1)
+    do(open_or_plan(folder, Listed([named(key) for key in keys]), made_by, size))
+    return folder
+
+
+def retry(folder: Path, *classes: str, fingerprint: Mapping[str, Any] = FINGERPRINT, began: float | None = None) -> Run:
+    """The patch of a retry that was started at `began`, or just now; two items in a shard."""
+    return open_or_patch(
+        folder,
+        fingerprint,
+        ShardSize(max_items=2, min_shards=1),
+        Retry(classes, time.time() if began is None else began),
+    )
+
+
+def do(run: Run, num_shards: int | None = None) -> None:
+    """Be a rank of `run`, a patch or not, until it is done, or for so many shards."""
+    with Rank(run) as rank:
+        while not rank.finished() and rank.num_committed != num_shards:
+            opened = rank.lease()
+            if opened is None:
+                time.sleep(0.02)
+                continue
+            for row in opened.missing:
+                item = opened.items[row]
+                reason, reason_class = _failure(item.key, run.patch)
+                if reason:
+                    rank.add(opened.shard.number, Result(row, reason=reason, reason_class=reason_class), {})
+                else:
+                    rank.add(opened.shard.number, Result(row, num_frames=1), members_of(item))
+
+
+def _failure(key: str, patch: int) -> tuple[str | None, str | None]:
+    if "crash" in key and patch < 2:
+        return "crashed: SIGSEGV", "crash"
+    fails = {"once": patch < 1, "twice": patch < 2, "always": True}.get(key.rpartition("-")[2], False)
+    return (f"bad in {patch}", "decode") if fails else (None, None)
+
+
+def retry_at_once(folder: Path, ready: Any, numbers: Any) -> None:
+    """Retry at the moment all do; report the patch that was worked on."""
+    began = time.time()
+    ready.wait()
+    patch = retry(folder, began=began)
+    do(patch)
+    numbers.put(patch.patch)

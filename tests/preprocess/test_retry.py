@@ -1,0 +1,180 @@
+"""`preprocess retry` end to end: what failed is tried again with other settings, and each sample is there once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from brightness import BrightnessSamples
+from datamodules.line.rank import Rank
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from line_making import finish
+from patch_making import do, make_failing_run, retry
+from preprocess.cli import main
+from preprocess.running import conclude
+from preprocess.verify import coverage, verify
+
+TESTS = Path(__file__).parents[1]
+KEYS = [f"train/i{number}" for number in range(8)]
+POISONED = {"train/i2": 7, "train/i5": 7}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of eight images, of which the poisoned and an empty one, i7, failed."""
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, key in enumerate(KEYS):
+        _picture(POISONED.get(key, 100 + number)).save(corpus / f"i{number}.png")
+    (corpus / "i7.png").write_bytes(b"")
+    config = tmp_path / "brightness.yaml"
+    config.write_text(
+        "model: {class_path: brightness.Brightness, init_args: {poison: 7, slice_frames: 1}}\n"
+        "data: {num_workers: 0, corpus: {class_path: brightness.ImageFolders, init_args: {root: corpus}}}\n"
+        "output: {dir: nowhere, shards: {max_items: 3, min_shards: 1}}\n"
+        "trainer: {accelerator: cpu}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    run = ["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]
+    assert main(run) == 0
+    assert last_line(capfd) == "8 planned = 5 committed + 3 failed + 0 missing"
+    return tmp_path / "run"
+
+
+def _picture(value: int) -> Image.Image:
+    return Image.fromarray(np.full((8, 8, 3), value, np.uint8))
+
+
+def last_line(capfd: pytest.CaptureFixture[str]) -> str:
+    return capfd.readouterr().err.splitlines()[-1].partition(": ")[2]
+
+
+def brightness(folder: Path) -> dict[str, float]:
+    decoded = (BrightnessSamples().decode(key, members) for key, members in CommittedSamples(Run(folder)))
+    return {sample.key: sample.brightness.tolist()[0] for sample in decoded}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_failed_items_are_committed_with_other_settings_and_read_by_all(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")  # the corpus was given relative to another folder
+    config = (folder / "config.yaml").read_bytes()
+    assert main(["retry", str(folder), "--class", "extract", "--model.poison", "null"]) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
+    assert (folder / "config.yaml").read_bytes() == config
+    assert brightness(folder) == {
+        key: POISONED.get(key, 100 + number) for number, key in enumerate(KEYS) if key != "train/i7"
+    }
+    assert list(brightness(folder)) == KEYS[:7]
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+    dataset = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=webdataset.split_by_node)
+    assert sorted(sample["__key__"] for sample in dataset) == KEYS[:7]  # it leaves its files open
+    assert list(verify(Run(folder))) == []
+    fingerprint = Run(folder, 1).plan.fingerprint
+    assert fingerprint["extractor"]["init_args"]["poison"] is None
+    assert fingerprint["retry"] == {"of": Run(folder).fingerprint_digest, "classes": ["extract"]}
+
+
+def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["retry", str(folder), "--model.poison", "null"]
+    assert main(command) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
+    _picture(107).save(folder.parent / "corpus" / "i7.png")
+    assert main(command) == 0
+    assert last_line(capfd) == "8 planned = 8 committed + 0 failed + 0 missing"
+    assert brightness(folder)["train/i7"] == 107
+    assert [patch.plan.num_items for patch in Run(folder).patches] == [3, 1]
+    assert main(command) == 0
+    assert last_line(capfd) == "nothing to retry"
+
+
+def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refused(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["retry", str(folder), "--model.poison", "null", "--output.shards.max_items", "1"]
+    monkeypatch.setattr("brightness.Brightness.assemble", _die_at("train/i5"))
+    with pytest.raises(RuntimeError, match="died"):
+        main(command)
+    monkeypatch.undo()
+    assert {shard.name for shard in Run(folder, 1).plan.shards} - Run(folder, 1).committed() == {
+        "train-patch001-000001",
+        "train-patch001-000002",
+    }
+    capfd.readouterr()
+    assert main(command[:2]) == 2
+    assert "patch 1, and was made otherwise" in capfd.readouterr().err
+    assert main(command) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
+    assert list(verify(Run(folder))) == []
+
+
+def _die_at(key: str) -> Callable[..., object]:
+    from brightness import Brightness
+
+    assemble = Brightness.assemble
+
+    def assemble_or_die(extractor: Brightness, item: object, results: object, end: object) -> object:
+        if item.key == key:  # type: ignore[attr-defined]
+            raise RuntimeError("died")
+        return assemble(extractor, item, results, end)  # type: ignore[arg-type]
+
+    return assemble_or_die
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "preprocess"]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": ""}
+    command = [*launcher, "retry", str(folder), "--model.poison", "null", "--output.shards.max_items", "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "8 planned = 7 committed + 1 failed + 0 missing" in done.stderr
+    assert [patch.patch for patch in Run(folder).patches] == [1]  # though i7 failed again
+    assert list(verify(Run(folder))) == []
+    assert coverage(Run(folder)).committed == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--class", "crash"], "--class crash: no item of"),
+        (["--model.poisonn", "1"], "poisonn"),
+        (["--output.shards.max_items", "0"], "shard size max_items = 0"),
+    ],
+)
+def test_wrong_options_fail_in_one_line_and_plan_nothing(
+    folder: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["retry", str(folder), *arguments]) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert Run(folder).patches == []
+
+
+def test_a_folder_without_a_configuration_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["retry", str(make_failing_run(tmp_path))]) == 2
+    assert "has no config.yaml to retry with" in capfd.readouterr().err
+
+
+def test_ending_a_run_leaves_a_retry_in_the_making_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make_failing_run(tmp_path / "run")
+    with Rank(retry(folder)) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        finish(rank, opened, rows=[1])
+        spooled = list((folder / "work" / "spool").iterdir())
+        assert conclude(Run(folder), partial=False) == 0
+        assert conclude(Run(folder, 1), partial=False) == 1
+        assert list((folder / "work" / "spool").iterdir()) == spooled
+    do(Run(folder, 1))
+    assert conclude(Run(folder, 1), partial=False) == 0
+    assert last_line(capfd) == "9 planned = 6 committed + 3 failed + 0 missing"

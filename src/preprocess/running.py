@@ -35,7 +35,8 @@ _TRAINER = {
 
 _DESCRIPTION = (
     "Run a pipeline over a corpus, go on with a run, or join one. The options of a class are shown by "
-    "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME."
+    "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME, and "
+    "--max-failures for --output.max_failures."
 )
 
 _RETRY = (
@@ -184,7 +185,13 @@ def _cli(argv: Sequence[str]) -> PipelineCLI:
 
 
 def _nested(argument: str) -> str:
-    """`--data.root` → `--data.corpus.init_args.root`: what the DataModule does not take belongs to its corpus."""
+    """`--data.root` → `--data.corpus.init_args.root`: what the DataModule does not take belongs to its corpus.
+
+    And `--max-failures` → `--output.max_failures`, as any option of `ShardWriter`.
+    """
+    plain = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+    if argument.startswith("--") and plain in ShardWriter.__init__.__annotations__:
+        return f"--output.{plain}{argument[2 + len(plain) :]}"
     section, _, rest = argument.partition(".")
     name = rest.partition("=")[0].partition(".")[0]
     own = FramesDataModule.__init__.__annotations__

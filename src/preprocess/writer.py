@@ -40,7 +40,8 @@ class ShardWriter(BasePredictionWriter):
         max_failures: stop when more items than this have failed: a number, or as in `50%` a share of those done (judged
             once 1 % of the planned ones are, and no less than 100).
         timeout_seconds: a call of `extract` that takes longer ends its process, which costs its items an attempt.
-        grace_seconds: after the first signal to stop, what is in hand may take so long to finish.
+        grace_seconds: after the first signal to stop, what is in hand may take so long to finish; torchrun and SLURM
+            kill 30 s after theirs.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class ShardWriter(BasePredictionWriter):
         max_attempts: int = 3,
         max_failures: str = "50%",
         timeout_seconds: float = 600.0,
-        grace_seconds: float = 30.0,
+        grace_seconds: float = 25.0,
     ) -> None:
         super().__init__(write_interval="batch")
         self.grace_seconds = grace_seconds

@@ -200,6 +200,6 @@ def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(zygote, ar
         (corpus / f"image{image:03d}.png").write_bytes(b"no image")
     assert zygote.run(arguments(), tmp_path / "log") == 4
     assert "items done have failed, more than --output.max_failures 50%" in (tmp_path / "log").read_text()
-    assert zygote.run(arguments("--output.max_failures", "100%"), tmp_path / "log") == 0
+    assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
     covered = coverage(Run(tmp_path / "run"))
     assert (covered.planned, covered.committed, covered.failed) == (145, 25, 120)

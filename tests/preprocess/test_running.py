@@ -97,12 +97,14 @@ def assert_complete(folder: Path, undisturbed: dict[str, str]) -> None:
 
 @pytest.fixture
 def no_process_left() -> Iterator[None]:
-    """After the test, no process of this session's runs lives on."""
+    """After the test, no process of this session's runs lives on, nor shared memory."""
+    before = set(Path("/dev/shm").iterdir())
     yield
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and (left := _forkservers()):
         time.sleep(0.2)
     assert left == []
+    assert {path for path in Path("/dev/shm").iterdir() if path.name.startswith(("torch_", "sem."))} <= before
 
 
 def _forkservers() -> list[str]:

@@ -1,8 +1,9 @@
 """Patches: failed items, tried again in the same run folder.
 
 A patch is a plan over failed items of a complete run, and leased, spooled and committed like any plan; it takes their
-files as they are now, though they changed since the run was planned. Of its shards, each row supersedes a failed one, which has no sample: so no committed file is touched, and the tars of the run and of
-its patches hold each sample once. `Run.rows` shows what holds now. A patch is planned only when all before are done.
+files as they are now. Of its shards, each row supersedes a failed one, which has no sample: so no committed file is
+touched, and the tars of the run and of its patches hold each sample once. `Run.rows` shows what holds now. A patch is
+planned only when all before are done.
 
 | in the folder                        | what                                                              |
 |--------------------------------------|-------------------------------------------------------------------|

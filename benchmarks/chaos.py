@@ -7,7 +7,8 @@
 | undisturbed | 2 processes of `preprocess run` with 2 workers each; the corpus' poison does nothing             |
 | poisoned    | the same, and the poison acts (its kinds: `poison.py`)                                           |
 | disturbed   | as poisoned; and workers and ranks get SIGKILL, and ranks SIGTERM, every few seconds             |
-| litData     | litData's `optimize` with 2 workers over the same items without poison; SIGKILL to workers       |
+| litData     | litData's `optimize` with 2 workers over the same items, without poison; SIGKILL to 1 worker     |
+| killed      | the same; SIGKILL to workers as often as in disturbed, or until none is left                     |
 | resumed     | the same with `use_checkpoint=True`; SIGKILL to `optimize` itself, which is resumed              |
 
 Each command is started again until it exits with 0. Poison and signals are drawn from a seed: the bad items are the
@@ -168,7 +169,7 @@ def _preprocess(
             "num_workers": _NUM_WORKERS,
             "timeout_seconds": options.timeout_seconds,
         },
-        "output": {"dir": str(folder)},
+        "output": {"dir": str(folder), "timeout_seconds": options.timeout_seconds},
         "trainer": {"accelerator": "cpu"},
     }
     path = folder.with_suffix(".yaml")
@@ -179,7 +180,7 @@ def _preprocess(
     rows = [row for shard in sorted(run.committed()) for row in run.table(shard).to_pylist()]
     failed = {row["key"]: row for row in rows if row["status"] == "failed"}
     poisons = {item.key: item.meta["poison"] or "" for item in corpus.items()}
-    attempts = sum(row["attempts"] for key, row in failed.items() if poisons[key].endswith("hang"))
+    attempts = sum(row["attempts"] for key, row in failed.items() if row["reason_class"] == "timeout")
     return Finished(
         result,
         Tally.of(poisons, list(keys_in_tars(folder)), list(failed)),
@@ -202,16 +203,15 @@ def keys_in_tars(folder: Path) -> Iterator[str]:
 
 def _litdata(folder: Path, corpus: Poisoned, options: argparse.Namespace) -> None:
     results, rows = {}, []
-    for name, receiver in (("litData", "worker"), ("resumed", "rank")):
+    for name, receiver, kills in (("litData", "worker", 1), ("killed", "worker", None), ("resumed", "rank", None)):
         dest = folder / name
         arguments = {"corpus": vars(corpus), "dest": str(dest), "seconds_per_frame": options.seconds_per_frame}
         arguments["resume"] = name == "resumed"
         script = "import json, sys, chaos; chaos.optimize(**json.loads(sys.argv[1]))"
         command = [sys.executable, "-c", script, json.dumps(arguments)]
-        blows = _blows(options, [(receiver, signal.SIGKILL)])
+        blows = _blows(options, [(receiver, signal.SIGKILL)])[:kills]
         results[name] = soak([command], dest.with_suffix(".log"), blows, options.max_seconds)
-        tally = Tally.of((item.key for item in corpus.items()), _keys_in_chunks(dest))
-        rows.append(_row(name, results[name], tally))
+        rows.append(_row(name, results[name], Tally.of((item.key for item in corpus.items()), _keys_in_chunks(dest))))
     print_table(_COLUMNS, rows)
     _print_signals(results)
 
@@ -220,7 +220,7 @@ def optimize(corpus: dict[str, Any], dest: str, seconds_per_frame: float, resume
     """What the subprocess of litData runs."""
     import litdata
 
-    inputs = [(item.key, item.frames) for item in Poisoned(**corpus).items()]
+    inputs = [[item.key, list(item.frames)] for item in Poisoned(**corpus).items()]  # it refuses to resume with tuples
     litdata.optimize(
         partial(mean_sample, corpus["root"], seconds_per_frame),
         inputs,
@@ -231,7 +231,7 @@ def optimize(corpus: dict[str, Any], dest: str, seconds_per_frame: float, resume
     )
 
 
-def mean_sample(root: str, seconds_per_frame: float, item: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
+def mean_sample(root: str, seconds_per_frame: float, item: list[Any]) -> dict[str, Any]:
     """The sample of one item, as litData wants it."""
     key, frames = item
     mean = MeanTransform(False, seconds_per_frame)

@@ -6,10 +6,10 @@
 | refused       | raises ExtractError                                              | worker       | extract      |
 | segfault      | reads address 0                                                  | worker       | crash        |
 | killed        | SIGKILL, as the kernel sends it where memory runs out            | worker       | crash        |
-| hang          | never returns                                                    | worker       | crash        |
+| hang          | never returns                                                    | worker       | timeout      |
 | rank-refused  | raises ExtractError                                              | `extract`    | extract      |
 | rank-segfault | reads address 0                                                  | `extract`    | crash        |
-| rank-hang     | never returns                                                    | `extract`    | crash        |
+| rank-hang     | never returns                                                    | `extract`    | timeout      |
 """
 
 import ctypes
@@ -75,10 +75,10 @@ POISONS = {
     "refused": Poison(_refuse, "extract"),
     "segfault": Poison(_segfault, "crash"),
     "killed": Poison(_kill, "crash"),
-    "hang": Poison(_hang, "crash"),
+    "hang": Poison(_hang, "timeout"),
     "rank-refused": Poison(_refuse, "extract", in_rank=True),
     "rank-segfault": Poison(_segfault, "crash", in_rank=True),
-    "rank-hang": Poison(_hang, "crash", in_rank=True),
+    "rank-hang": Poison(_hang, "timeout", in_rank=True),
 }
 
 

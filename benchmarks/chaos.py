@@ -202,14 +202,19 @@ def keys_in_tars(folder: Path) -> Iterator[str]:
 
 
 def _litdata(folder: Path, corpus: Poisoned, options: argparse.Namespace) -> None:
+    kill = signal.SIGKILL
+    all_blows = {
+        "litData": [Blow(4 * options.every_seconds, "worker", kill, 0.0)],  # when its workers have begun
+        "killed": _blows(options, [("worker", kill)]),
+        "resumed": _blows(options, [("rank", kill)]),
+    }
     results, rows = {}, []
-    for name, receiver, kills in (("litData", "worker", 1), ("killed", "worker", None), ("resumed", "rank", None)):
+    for name, blows in all_blows.items():
         dest = folder / name
         arguments = {"corpus": vars(corpus), "dest": str(dest), "seconds_per_frame": options.seconds_per_frame}
         arguments["resume"] = name == "resumed"
         script = "import json, sys, chaos; chaos.optimize(**json.loads(sys.argv[1]))"
         command = [sys.executable, "-c", script, json.dumps(arguments)]
-        blows = _blows(options, [(receiver, signal.SIGKILL)])[:kills]
         results[name] = soak([command], dest.with_suffix(".log"), blows, options.max_seconds)
         rows.append(_row(name, results[name], Tally.of((item.key for item in corpus.items()), _keys_in_chunks(dest))))
     print_table(_COLUMNS, rows)

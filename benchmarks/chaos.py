@@ -204,7 +204,7 @@ def keys_in_tars(folder: Path) -> Iterator[str]:
 def _litdata(folder: Path, corpus: Poisoned, options: argparse.Namespace) -> None:
     kill = signal.SIGKILL
     all_blows = {
-        "litData": [Blow(4 * options.every_seconds, "worker", kill, 0.0)],  # when its workers have begun
+        "litData": [Blow(options.every_seconds, "worker", kill, 0.0)],
         "killed": _blows(options, [("worker", kill)]),
         "resumed": _blows(options, [("rank", kill)]),
     }
@@ -215,10 +215,15 @@ def _litdata(folder: Path, corpus: Poisoned, options: argparse.Namespace) -> Non
         arguments["resume"] = name == "resumed"
         script = "import json, sys, chaos; chaos.optimize(**json.loads(sys.argv[1]))"
         command = [sys.executable, "-c", script, json.dumps(arguments)]
-        results[name] = soak([command], dest.with_suffix(".log"), blows, options.max_seconds)
+        begun = partial(_has_chunks, dest)  # it is to be killed while it works, not while it starts
+        results[name] = soak([command], dest.with_suffix(".log"), blows, options.max_seconds, begun)
         rows.append(_row(name, results[name], Tally.of((item.key for item in corpus.items()), _keys_in_chunks(dest))))
     print_table(_COLUMNS, rows)
     _print_signals(results)
+
+
+def _has_chunks(dest: Path) -> bool:
+    return any(dest.glob("*.bin"))
 
 
 def optimize(corpus: dict[str, Any], dest: str, seconds_per_frame: float, resume: bool) -> None:

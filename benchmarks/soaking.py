@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,8 +61,17 @@ class Tally(NamedTuple):
         return not (self.lost or self.doubled or self.foreign)
 
 
-def soak(commands: Sequence[Sequence[str]], log: Path, blows: Sequence[Blow], max_seconds: float) -> Soak:
-    """Run `commands` side by side until all have exited with 0, while `blows` fall; their output goes to `log`."""
+def soak(
+    commands: Sequence[Sequence[str]],
+    log: Path,
+    blows: Sequence[Blow],
+    max_seconds: float,
+    begun: Callable[[], bool] = lambda: True,
+) -> Soak:
+    """Run `commands` side by side until all have exited with 0, while `blows` fall; their output goes to `log`.
+
+    Whatever runs after `max_seconds` is killed. Until `begun()`, no time passes for the blows.
+    """
     started = last_blow = time.monotonic()
     dealt, exits, pending = Counter[str](), Counter[str](), list(blows)
     running = [_start(command, log) for command in commands]
@@ -75,6 +84,8 @@ def soak(commands: Sequence[Sequence[str]], log: Path, blows: Sequence[Blow], ma
                 if process.returncode:
                     exits[_exit_name(process.returncode)] += 1
                     running.append(_start(process.args, log))
+            if not begun():
+                last_blow = time.monotonic()
             if pending and time.monotonic() - last_blow >= pending[0].wait_seconds and _deal(pending[0], running):
                 blow, last_blow = pending.pop(0), time.monotonic()
                 dealt[f"{blow.number.name} to a {blow.receiver}"] += 1

@@ -1,0 +1,186 @@
+"""A corpus with poisoned items, and a cheap pipeline that they disturb: what `chaos.py` runs.
+
+| kind          | what such an item does, always                                   | where        | its row says |
+|---------------|------------------------------------------------------------------|--------------|--------------|
+| damaged       | raises DecodeError                                               | worker       | decode       |
+| refused       | raises ExtractError                                              | worker       | extract      |
+| segfault      | reads address 0                                                  | worker       | crash        |
+| killed        | SIGKILL, as the kernel sends it where memory runs out            | worker       | crash        |
+| hang          | never returns                                                    | worker       | timeout      |
+| rank-refused  | raises ExtractError                                              | `extract`    | extract      |
+| rank-segfault | reads address 0                                                  | `extract`    | crash        |
+| rank-hang     | never returns                                                    | `extract`    | timeout      |
+"""
+
+import ctypes
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from datamodules.errors import DecodeError, ExtractError
+from datamodules.line.frames import Batch, End, FrameRequest
+from datamodules.line.item import Corpus, Item
+from preprocess.extractor import Extractor
+
+_NUM_PICTURES, _SIDE_PX = 64, 16
+_LENGTHS = 1, 1, 2, 8  # frames of an item: half of them are single images
+_HANG_SECONDS = 1e6
+
+
+class Poison(NamedTuple):
+    """What one kind of poison does, and the failure that it shall become.
+
+    Attributes:
+        act: does it.
+        reason_class: of the item's row.
+        in_rank: it acts in `extract`, not in a worker.
+    """
+
+    act: Callable[[], None]
+    reason_class: str
+    in_rank: bool = False
+
+
+def _damage() -> None:
+    raise DecodeError("poison")
+
+
+def _refuse() -> None:
+    raise ExtractError("poison")
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    time.sleep(_HANG_SECONDS)
+
+
+POISONS = {
+    "damaged": Poison(_damage, "decode"),
+    "refused": Poison(_refuse, "extract"),
+    "segfault": Poison(_segfault, "crash"),
+    "killed": Poison(_kill, "crash"),
+    "hang": Poison(_hang, "timeout"),
+    "rank-refused": Poison(_refuse, "extract", in_rank=True),
+    "rank-segfault": Poison(_segfault, "crash", in_rank=True),
+    "rank-hang": Poison(_hang, "timeout", in_rank=True),
+}
+
+
+class Poisoned(Corpus):
+    """Tiny images, and sequences of them; `meta["poison"]` of an item is its kind of poison, or None.
+
+    Args:
+        root: folder of the pictures that `make_pictures` has made; items share them.
+        num_items: how many items.
+        num_poisoned: how many of them are poisoned.
+        kinds: of poison, of which each gets as many items as the others, or one more.
+        seed: which items these are, and which pictures an item has.
+    """
+
+    def __init__(self, root: str, num_items: int, num_poisoned: int, kinds: list[str], seed: int = 0) -> None:
+        self.root, self.num_items, self.num_poisoned, self.kinds, self.seed = root, num_items, num_poisoned, kinds, seed
+
+    def items(self) -> Iterator[Item]:
+        """The items."""
+        rng = random.Random(self.seed)
+        poisons = dict(zip(rng.sample(range(self.num_items), self.num_poisoned), cycle(self.kinds), strict=False))
+        for number in range(self.num_items):
+            frames = tuple(map(_picture_name, rng.choices(range(_NUM_PICTURES), k=rng.choice(_LENGTHS))))
+            meta = {"poison": poisons.get(number)}
+            yield Item(f"train/{number:06d}", "train", ".", frames, cost=len(frames), meta=meta)
+
+
+def make_pictures(folder: Path) -> None:
+    """Make the pictures of a `Poisoned` corpus in `folder`, a new one."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (_NUM_PICTURES, _SIDE_PX, _SIDE_PX, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / _picture_name(number))
+
+
+def _picture_name(number: int) -> str:
+    return f"{number:02d}.png"
+
+
+class MeanSamples:
+    """An item's key, and the mean of each of its frames, as a list of both."""
+
+    def encode(self, sample: list[Any]) -> dict[str, bytes]:
+        """One file, `json`."""
+        return {"json": json.dumps(sample).encode()}
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> list[Any]:
+        """What `encode` was given."""
+        sample: list[Any] = json.loads(members["json"])
+        return sample
+
+    def collate(self, samples: Sequence[list[Any]]) -> dict[str, Any]:
+        """The samples' two columns."""
+        return {"key": [key for key, _ in samples], "means": [means for _, means in samples]}
+
+
+class Chaotic(Extractor):
+    """The mean of each frame, 0 to 255, computed in the workers; poison acts on the first frame of its item.
+
+    Args:
+        poisonous: False: poison does nothing.
+        seconds_per_frame: what a worker sleeps for each frame, in place of a model.
+    """
+
+    samples = MeanSamples()
+
+    def __init__(self, poisonous: bool = True, seconds_per_frame: float = 0.0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.frames = FrameRequest(8, partial(MeanTransform, poisonous, seconds_per_frame))
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """The means, unless there is the name of a poison among them."""
+        for result in batch["results"]:
+            if isinstance(result, str):
+                POISONS[result].act()
+        return batch["results"]
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> list[Any]:
+        """The sample."""
+        return [item.key, list(results)]
+
+
+class MeanTransform:
+    """The mean of each frame; the name of its item's poison in place of it, where that is to act in the rank."""
+
+    def __init__(self, poisonous: bool, seconds_per_frame: float) -> None:
+        self._poisonous, self._seconds_per_frame = poisonous, seconds_per_frame
+        self._poison: str | None = None
+
+    def start(self, item: Item) -> None:
+        """The frames of `item` follow."""
+        self._poison = item.meta["poison"] if self._poisonous else None
+
+    def __call__(self, frame: Tensor) -> float | str:
+        """Of one frame."""
+        if self._poison and POISONS[self._poison].in_rank:
+            return self._poison
+        if self._poison:
+            POISONS[self._poison].act()
+        time.sleep(self._seconds_per_frame)
+        return frame.double().mean().item()

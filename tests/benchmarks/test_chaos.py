@@ -1,0 +1,77 @@
+"""What the soak counts, on tars made here; and that it notices what a command does."""
+
+import io
+import signal
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks import one another as scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def write_tar(path: Path, *keys: str) -> None:
+    with tarfile.open(path, "w") as tar:
+        for key in keys:
+            info = tarfile.TarInfo(f"{key}.json")
+            info.size = 2
+            tar.addfile(info, io.BytesIO(b"{}"))
+
+
+def test_tars_that_hold_each_planned_key_once_are_exact(tmp_path: Path) -> None:
+    from chaos import keys_in_tars
+    from soaking import Tally
+
+    write_tar(tmp_path / "train-000000.tar", "train/a", "train/b")
+    write_tar(tmp_path / "train-000001.tar", "train/c")
+    tally = Tally.of(["train/a", "train/b", "train/c", "train/d"], list(keys_in_tars(tmp_path)), ["train/d"])
+    assert tally == Tally(planned=4, written=3, failed=1, lost=[], doubled=[], foreign=[])
+    assert tally.is_exact
+
+
+def test_keys_that_are_lost_doubled_or_foreign_are_named(tmp_path: Path) -> None:
+    from chaos import keys_in_tars
+    from soaking import Tally
+
+    write_tar(tmp_path / "train-000000.tar", "train/a", "train/b", "train/x")
+    write_tar(tmp_path / "train-000001.tar", "train/a", "train/c")
+    tally = Tally.of([f"train/{name}" for name in "abcde"], list(keys_in_tars(tmp_path)), ["train/c", "train/d"])
+    assert (tally.lost, tally.doubled, tally.foreign) == (["train/e"], ["train/a", "train/c"], ["train/x"])
+    assert not tally.is_exact
+
+
+def test_a_command_is_started_again_until_it_exits_with_0(tmp_path: Path) -> None:
+    from soaking import soak
+
+    count = tmp_path / "count"
+    count.write_text("")
+    script = f"import sys; n = len(open({str(count)!r}).read()); open({str(count)!r}, 'a').write('x'); sys.exit(3 - n)"
+    result = soak([[sys.executable, "-c", script]], tmp_path / "log", [], max_seconds=60)
+    assert (result.ended, dict(result.exits)) == (True, {"status 3": 1, "status 2": 1, "status 1": 1})
+
+
+def test_a_signal_reaches_a_rank_and_a_command_that_does_not_end_is_told_of(tmp_path: Path) -> None:
+    from soaking import Blow, soak
+
+    sleeper = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    result = soak([sleeper], tmp_path / "log", [Blow(0.0, "rank", signal.SIGKILL, 0.5)], max_seconds=1)
+    assert not result.ended
+    assert dict(result.dealt) == {"SIGKILL to a rank": 1}
+    assert dict(result.exits) == {"SIGKILL": 1}
+
+
+def test_a_corpus_lists_the_same_poison_each_time_and_each_kind_as_often() -> None:
+    from poison import Poisoned
+
+    kinds = ["segfault", "hang", "refused"]
+    corpus = Poisoned("/nowhere", num_items=100, num_poisoned=6, kinds=kinds, seed=1)
+    items = list(corpus.items())
+    assert items == list(corpus.items())
+    assert sorted(item.meta["poison"] for item in items if item.meta["poison"]) == sorted(kinds * 2)

@@ -104,7 +104,7 @@ def no_process_left() -> Iterator[None]:
     while time.monotonic() < deadline and (left := _forkservers()):
         time.sleep(0.2)
     assert left == []
-    assert {path for path in Path("/dev/shm").iterdir() if path.name.startswith(("torch_", "sem."))} <= before
+    assert {path for path in Path("/dev/shm").iterdir() if path.name.startswith("torch_")} <= before
 
 
 def _forkservers() -> list[str]:

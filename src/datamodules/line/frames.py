@@ -35,6 +35,7 @@ from datamodules.line.stamps import Stamps
 from datamodules.media.image import read_image
 from datamodules.media.video import Video
 
+GIVEN_UP = "given up"  # in place of the reason of an item that the rank has failed already
 _SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
 
 
@@ -177,7 +178,7 @@ def _slices(
             transform_seconds=0.0,
         )
         if row in ticket.given_up:
-            end["reason"], end["reason_class"] = "given up", "crash"
+            end["reason"] = end["reason_class"] = GIVEN_UP
             current.ends.append(end)
             continue
         touch([row])

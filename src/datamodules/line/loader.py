@@ -1,7 +1,8 @@
 """The loader: leases shards for a rank, hands their rows to DataLoader workers as tickets, and yields their batches.
 
 Workers are started by a fork server: forking a process that has threads or CUDA can deadlock, and spawning imports
-torch anew for each worker (about 4 s of CPU; a fork from the server costs 0.05 s, after one such import in all).
+torch and the extractor's module anew for each worker (4 to 8 s of CPU; a fork from the server costs 0.05 s, after one
+such import in all).
 
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
 new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
@@ -26,13 +27,15 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.errors import EnvironmentFailure
-from datamodules.line.frames import Batch, End, FrameRequest, FrameStream, Ticket
+from datamodules.line.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket
 from datamodules.line.rank import OpenShard, Rank
 from datamodules.line.stamps import Stamps
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
 _LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
+_LOOK_AT_WORKERS_SECONDS = 0.5
+_MAX_IDLE_DEATHS = 3  # in a row
 _MAX_DOUBTFUL = 20
 _TRANSIENT = ("io", "memory")  # what a worker that lives may say of an item that is worth another attempt
 
@@ -65,6 +68,7 @@ class FrameLoader:
         self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
         self._doubtful: dict[tuple[int, int], tuple[str, str]] = {}  # their last strike, since one was read well
         self._has_read = False
+        self._num_idle_deaths = 0
         self._overdue: dict[int, str] = {}  # pid: why its worker was killed
         self._next_lease = self._next_look = 0.0
         self._patience = _IDLE_SECONDS
@@ -73,17 +77,19 @@ class FrameLoader:
         while True:
             with self._workers() as (batches, workers, stamps):
                 try:
-                    yield from self._batches(batches)
+                    yield from self._batches(batches, workers)
                     return
                 except _WorkerDied:
                     self._charge(workers, stamps)
+                    for worker in workers:  # also one that hangs: what they have in hand is handed out anew
+                        worker.kill()
 
-    def _batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _batches(self, batches: Iterator[Batch], workers: list[Any]) -> Iterator[Batch]:
         idle = False
         while not self._hand_out():
             if self._with_workers:
                 idle = False
-                yield self._next(batches)
+                yield self._next(batches, workers)
             else:  # Lightning asks for a batch before it hands over the one before: give it its turn
                 if idle:
                     time.sleep(_IDLE_SECONDS)
@@ -114,7 +120,9 @@ class FrameLoader:
             del batches  # DataLoader's own end: it waits for its workers
 
     def _dataloader(self, context: Any, stamps: Stamps | None) -> DataLoader[Batch]:
-        context.set_forkserver_preload([__name__])
+        transform: Any = self._request.transform
+        needed = [getattr(transform, "func", transform).__module__] if transform else []
+        context.set_forkserver_preload([__name__, *needed])
         self._rank.activity.workers = self._num_workers
         return DataLoader(
             FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps or self._rank),
@@ -124,19 +132,24 @@ class FrameLoader:
             multiprocessing_context=context if self._num_workers else None,
             worker_init_fn=die_with_parent if self._num_workers else None,
             in_order=False,
+            timeout=_LOOK_AT_WORKERS_SECONDS if self._num_workers else 0,
             pin_memory=self._pin_memory,
         )
 
-    def _next(self, batches: Iterator[Batch]) -> Batch:
+    def _next(self, batches: Iterator[Batch], workers: list[Any]) -> Batch:
         started = time.monotonic()
-        try:
-            batch = next(batches)
-        except EnvironmentFailure as error:  # DataLoader puts the worker's traceback before its message
-            raise EnvironmentFailure(str(error).strip().rpartition("EnvironmentFailure: ")[2]) from error
-        except RuntimeError as error:
-            if "exited unexpectedly" in str(error):
-                raise _WorkerDied from error
-            raise
+        batch = None
+        while batch is None:
+            if any(worker.exitcode is not None for worker in workers):  # DataLoader looks only when nothing has come
+                raise _WorkerDied
+            try:
+                batch = next(batches)
+            except EnvironmentFailure as error:  # DataLoader puts the worker's traceback before its message
+                raise EnvironmentFailure(str(error).strip().rpartition("EnvironmentFailure: ")[2]) from error
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error) and "timed out after" not in str(error):
+                    raise
+        self._num_idle_deaths = 0
         self._rank.activity.spend("wait", time.monotonic() - started)
         batch["alone"] = self._rank.is_suspect(batch["shard"], batch["rows"])
         for end in batch["ends"]:
@@ -147,18 +160,19 @@ class FrameLoader:
 
     def _is_final(self, shard: int, end: End) -> bool:
         """Take note of an item's end; whether it is one, or the item is to be tried again."""
-        place = shard, end["row"]
+        place, failed = (shard, end["row"]), end["reason_class"]
         ticket = self._with_workers.pop(place, None)
-        if end["reason"] is not None and end["reason_class"] in _TRANSIENT:
-            if self._strike(*place, end["reason"], end["reason_class"]):
+        if failed in _TRANSIENT:
+            assert end["reason"] is not None
+            if self._strike(*place, end["reason"], failed):
                 self._again.add(place)
-        elif end["reason_class"] != "crash":  # which is of one given up before
+        elif failed != GIVEN_UP:
             self._has_read = True
             self._fail_doubtful()
         if ticket and (again := {(shard, row) for row in ticket.rows} & self._again):
             self._again -= again
             self._waiting.append(ticket)  # behind all others: it may be a matter of time
-        return end["reason_class"] not in _TRANSIENT
+        return failed not in (*_TRANSIENT, GIVEN_UP)
 
     def _strike(self, shard: int, row: int, reason: str, reason_class: str) -> bool:
         """`Rank.strike`, but with the item's last one wait until another item is read well."""
@@ -193,7 +207,8 @@ class FrameLoader:
         assert stamps is not None
         died = {worker.pid: worker.exitcode for worker in workers if worker.exitcode is not None}
         charged = [stamp for stamp in stamps.read() if stamp.pid in died]
-        if not charged:
+        self._num_idle_deaths += not charged
+        if self._num_idle_deaths >= _MAX_IDLE_DEATHS:
             raise EnvironmentFailure(
                 f"workers died before they touched an item (exit codes {sorted(died.values())}): out of memory, "
                 "or a broken installation? What is done is safe: mend it, and run the same command again"

@@ -6,11 +6,13 @@ import signal
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from crashing_workers import FatalTransform
 from datamodules.errors import EnvironmentFailure
 from datamodules.line import frames as frames_module
 from datamodules.line.commit import Result
@@ -280,3 +282,44 @@ def test_a_rank_that_is_to_stop_finishes_what_is_in_hand_and_begins_nothing(tmp_
         rank.stopping = signal.SIGTERM
         left = [row for batch in batches for row in batch["rows"]]
         assert len(left) <= 2 * num_workers + 1
+
+
+def fatal(reads):
+    """An image that is all of one value of these does that to the worker that reads it."""
+    return partial(FatalTransform, reads)
+
+
+def results(run, root, transform, num_workers, timeout_seconds=120.0, blow=None):
+    """What becomes of a run by one rank whose workers apply `transform`; `blow` is called after the first batch."""
+    with Rank(run) as rank:
+        loader = FrameLoader(rank, str(root), FrameRequest(1, transform), num_workers, timeout_seconds=timeout_seconds)
+        for batch in loader:
+            for end in batch["ends"]:
+                rank.add(batch["shard"], Result(end["row"], reason=end["reason"], reason_class=end["reason_class"]), {})
+            if blow and batch["rows"]:
+                blow()
+                blow = None
+    rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]
+    return {row["key"]: (row["reason"], row["reason_class"], row["attempts"]) for row in rows if row["reason"]}
+
+
+def test_a_worker_that_dies_while_another_hangs_leaves_no_process_and_both_items_fail_alone(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=12)
+    before = {p.pid for p in _children()}
+    failed = results(run, tmp_path / "media", fatal({3: "crash", 4: "hang", 8: "kill"}), 2, timeout_seconds=1)
+    assert failed == {
+        "i/3": ("crashed: SIGSEGV", "crash", 3),
+        "i/4": ("timed out after 1 s", "timeout", 3),
+        "i/8": ("its process was killed (SIGKILL: out of memory?)", "crash", 3),
+    }
+    wait_for(lambda: not [p for p in _children() if p.pid not in before and _is_worker(p)])
+
+
+def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=40)
+    before = {p.pid for p in _children()}
+
+    def blow():
+        [os.kill(p.pid, signal.SIGKILL) for p in _children() if p.pid not in before and _is_worker(p)]
+
+    assert results(run, tmp_path / "media", fatal({}), 2, blow=blow) == {}

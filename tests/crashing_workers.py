@@ -1,0 +1,24 @@
+"""A transform of which workers die or hang, in a module that imports no more than workers need."""
+
+import os
+import signal
+import time
+
+
+class FatalTransform:
+    """The value of a gray frame; `fatal` says which values crash, kill or hang the process."""
+
+    def __init__(self, fatal):
+        self._fatal = fatal
+
+    def start(self, item):
+        pass
+
+    def __call__(self, frame):
+        value = int(frame[0, 0, 0])
+        what = self._fatal.get(value)
+        if what == "hang":
+            time.sleep(1000)
+        elif what:
+            os.kill(os.getpid(), signal.SIGSEGV if what == "crash" else signal.SIGKILL)
+        return value

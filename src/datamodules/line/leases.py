@@ -188,8 +188,10 @@ def is_dead(path: Path) -> bool:
     """Whether the rank whose file is `path` is known to be dead."""
     try:
         return RankIdentity(**json.loads(path.read_text())).has_died()
-    except (OSError, ValueError, TypeError):  # gone, or killed while writing it
+    except OSError:
         return not path.exists()
+    except (ValueError, TypeError):  # killed within its very first write
+        return True
 
 
 def _same_file(one: Path, other: Path) -> bool:

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
-from datamodules.line.plan import Shard
+from datamodules.line.plan import Shard, discard_unfinished
 from datamodules.line.run import Run
 
 _BEAT_SECONDS = 2.0
@@ -150,10 +150,12 @@ class Rank:
             raise self._no_output(error) from error
 
     def _lease_unclaimed(self) -> OpenShard | None:
-        while self._todo or self._survey():
+        tried: set[str] = set()  # once a call: a file server's listings may be old, and name the same shard for long
+        while self._todo or self._survey(tried):
             shard = self._todo.pop(0)
+            tried.add(shard.name)
             if not self.leases.claim(shard.name):
-                self._survey()
+                self._survey(tried)
                 if self._todo:
                     self._rotate(self.leases.random.randrange(len(self._todo)))
             elif opened := self._open(shard):
@@ -228,9 +230,9 @@ class Rank:
         del self.open[opened.shard.number]
         self.leases.clear(opened.shard.name)
 
-    def _survey(self) -> bool:
-        """List anew what is neither committed nor claimed; whether there is any."""
-        claimed = self.leases.claimed()
+    def _survey(self, tried: Set[str] = frozenset()) -> bool:
+        """List anew what is neither committed nor claimed, nor `tried`; whether there is any."""
+        claimed = self.leases.claimed() | tried
         committed = self.run.committed()  # after the claims, which are removed after the commit
         self._todo = [s for s in self._mine if s.name not in committed and s.name not in claimed]
         return bool(self._todo)
@@ -319,10 +321,10 @@ def read_activity(path: Path) -> Activity | None:
 def sweep(run: Run) -> None:
     """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
     settle_all(run)
-    for folder in ("staging", "spool"):
-        for path in (run.work / folder).glob("*"):
+    discard_unfinished(run.plan.path)
+    for folder in ("staging", "spool", "leases"):
+        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`
             path.unlink(missing_ok=True)
-    for path in (run.work / "ranks").glob("*"):
-        if path.suffix != ".json" and is_dead(path):
+    for path in (run.work / "ranks").glob("[!.]*"):
+        if is_dead(path.with_name(path.name.partition(".")[0])):
             path.unlink(missing_ok=True)
-            path.with_name(f"{path.name}.json").unlink(missing_ok=True)

@@ -184,10 +184,9 @@ def _plan(folder: Path, corpus: Corpus, fingerprint: Mapping[str, Any], size: Sh
             with leases.beating():
                 write_plan(corpus.items(), path, fingerprint, size)
             leases.clear(_PLANNING)
-    except FileExistsError:  # planned by a rank that was thought dead; that plan stands
-        pass
     except OSError as error:
-        raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
+        if not path.exists():  # else it was planned by a rank that was thought dead, and that plan stands
+            raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
     finally:
         leases.close()
 

@@ -263,6 +263,34 @@ def test_a_commit_that_died_between_record_and_rename_is_finished_later(tmp_path
     settle_all(run)
 
 
+def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    fsync, link, rename = os.fsync, os.link, os.rename
+    story = []
+
+    def synced(descriptor):
+        story.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        fsync(descriptor)
+
+    def dies_after_renaming(source, place):
+        rename(source, place)
+        story.append(f"renamed {place.name}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced)
+        patch.setattr(os, "link", lambda *args: (link(*args), story.append("linked")))
+        with monkeypatch.context() as dying:
+            dying.setattr(os, "rename", dies_after_renaming)
+            with pytest.raises(KeyboardInterrupt):
+                commit_by(run, "rank")
+        settle_all(run)
+    folders = [step for step in story if not step.startswith("work/staging/")]
+    before, after = folders[: folders.index("linked")], folders[folders.index("linked") + 1 :]
+    assert sorted(before) == [".", "work", "work/staging"]
+    assert after == ["records", f"renamed {SHARD}.parquet", "records", "tables", "."]
+
+
 def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monkeypatch):
     run = make_run(tmp_path, 4)
     with monkeypatch.context() as patch:

@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -173,22 +174,20 @@ def open_or_plan(
 
 def _plan(folder: Path, corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize) -> None:
     path = folder / "plan.arrow"
-    leases = Leases(folder / "work")
     try:
-        while not path.exists():
-            claims = leases.survey().get(_PLANNING, [])
-            generation = claims[-1].generation + 1 if claims else 0
-            if (claims and not claims[-1].dead) or not leases.claim(_PLANNING, generation):
-                time.sleep(0.1)
-                continue
-            with leases.beating():
-                write_plan(corpus.items(), path, fingerprint, size)
-            leases.clear(_PLANNING)
+        with closing(Leases(folder / "work")) as leases:
+            while not path.exists():
+                claims = leases.survey().get(_PLANNING, [])
+                generation = claims[-1].generation + 1 if claims else 0
+                if (claims and not claims[-1].dead) or not leases.claim(_PLANNING, generation):
+                    time.sleep(0.1)
+                    continue
+                with leases.beating():
+                    write_plan(corpus.items(), path, fingerprint, size)
+                leases.clear(_PLANNING)
     except OSError as error:
         if not path.exists():  # else it was planned by a rank that was thought dead, and that plan stands
             raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
-    finally:
-        leases.close()
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:

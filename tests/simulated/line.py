@@ -103,6 +103,7 @@ class _Line:
         self.num_shards = 1 + world.choices.choose(2)
         self._num_ranks = 1 + (world.choices.choose(3) + 1) % 3  # 2, 3 or 1
         world.files.appeared = self._check_appeared
+        world.crashed = self._check_all_that_shows
 
     def happen(self) -> None:
         """All of it; Broken if something does not hold."""
@@ -118,7 +119,6 @@ class _Line:
         world.calm = True
         if world.files.cache_seconds is None and world.choices.choose(2):
             world.crash(world.machines[0])
-            self._check_all_that_shows()
         world.pass_time()
         last = self.start(world.machines[0])
         world.run()

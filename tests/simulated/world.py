@@ -90,6 +90,7 @@ class World:
         self.story: list[str] = []
         self.tells = tells
         self.processes: list[Process] = []
+        self.crashed: Callable[[], None] = lambda: None  # called when a machine is up again
         self.current: Task
         self._tasks: list[Task] = []
         self._hub = getcurrent()
@@ -198,6 +199,8 @@ class World:
         self.files.crash(machine)
         machine.boot += 1
         machine.names, machine.listings, machine.times = {}, {}, {}
+        self.tell(f"machine{machine.number} is up again")
+        self.crashed()
 
     def pass_time(self) -> None:
         """Let so much time pass that nothing cached is still believed."""

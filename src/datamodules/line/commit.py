@@ -144,7 +144,7 @@ class Spool:
             if len(raw) < _ENTRY.size:
                 return
             magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
-            if magic != _MAGIC or file.tell() + header_bytes + body_bytes > size:
+            if magic != _MAGIC or not header_bytes or file.tell() + header_bytes + body_bytes > size:
                 return
             header = file.read(header_bytes)
             start = file.tell()
@@ -205,10 +205,13 @@ def settle(run: Run, record: Record) -> None:
         sync(place.parent)
 
 
-def settle_all(run: Run) -> None:
-    """`settle` every committed shard whose tar does not show."""
+def settle_all(run: Run) -> bool:
+    """`settle` every committed shard whose tar does not show; False if not all could be."""
     for shard in run.committed() - {path.stem for path in run.folder.glob("*.tar")}:
+        if not run.is_committed(shard):  # a file server's client may list a name before it finds it
+            return False
         settle(run, run.record(shard))
+    return True
 
 
 def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:

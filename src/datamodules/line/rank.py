@@ -208,8 +208,7 @@ class Rank:
         committed = self.run.committed()
         if not all(shard.name in committed for shard in self._mine):
             return False
-        settle_all(self.run)
-        return True
+        return settle_all(self.run)
 
     def _open(self, shard: Shard) -> OpenShard | None:
         if self.run.is_committed(shard.name):  # between the survey and the claim
@@ -224,7 +223,13 @@ class Rank:
 
     def _commit(self, opened: OpenShard) -> None:
         seconds = time.monotonic() - opened.since
-        won = commit(self.run, opened.shard, opened.spool, self.name, seconds)
+        try:
+            won = commit(self.run, opened.shard, opened.spool, self.name, seconds)
+        except OSError:
+            if not self.run.is_committed(opened.shard.name):
+                raise
+            won = False  # the rank that was faster has removed this one's files
+            opened.spool.close()
         self._pace.append(seconds / len(opened.items))
         self.num_committed += won
         del self.open[opened.shard.number]
@@ -320,7 +325,8 @@ def read_activity(path: Path) -> Activity | None:
 
 def sweep(run: Run) -> None:
     """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
-    settle_all(run)
+    if not settle_all(run):
+        return
     discard_unfinished(run.plan.path)
     for folder in ("staging", "spool", "leases"):
         for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`

@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line import rank as rank_module
-from datamodules.line.commit import Result
+from datamodules.line.commit import Result, commit
 from datamodules.line.item import Item
 from datamodules.line.rank import Rank, read_activity, sweep
 from datamodules.line.run import Run
@@ -306,6 +306,33 @@ def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard
     monkeypatch.setattr(os, "rename", swept_before)
     work(tmp_path)
     checked(run)
+
+
+def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    link = os.link
+
+    def swept_before(source, target):
+        if target.parent.name == "records":
+            monkeypatch.setattr(os, "link", link)
+            for claim in (run.work / "leases").iterdir():
+                claim.unlink()
+            work(tmp_path)
+            sweep(run)
+        link(source, target)
+
+    with Rank(run) as dead:
+        opened = dead.lease()
+        monkeypatch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finish(dead, opened)
+        monkeypatch.setattr(rank_module, "commit", commit)
+    monkeypatch.setattr(os, "link", swept_before)
+    with Rank(run) as late:
+        assert late.lease() is None
+        assert late.finished()
+        assert late.num_committed == 0
+    assert checked(run) == serial(tmp_path / "one", 4)
 
 
 def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the_others_end(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
 """What chance decides in a simulation: drawn from a seed, recorded, replayed, and shrunk.
 
 A choice is a number from 0, and 0 is the dullest: no fault, no switch, the fewest ranks. Only those that are not 0 are
-recorded, as {place in the order of drawing: value}; so whatever one leaves out of a record is a valid record again.
+recorded, as {place: value}; so whatever one leaves out of a record is a valid record again. Operations have the even
+places, all other choices the odd ones: to leave out a switch then moves less of what follows.
 """
 
 import random
@@ -28,31 +29,30 @@ class Choices:
     """
 
     def __init__(self, record: Mapping[int, int]) -> None:
-        self._record, self._place = record, 0
+        self._record, self._operation, self._other = record, 0, 1
         self.made: dict[int, int] = {}
 
     def choose(self, options: int) -> int:
         """A number from 0 to `options` - 1."""
-        self._place += 1
+        self._other += 2
         value = self._draw(options)
         if value:
-            self.made[self._place] = value
+            self.made[self._other] = value
         return value
 
     def disturbance(self) -> int:
         """What happens at an operation."""
-        self._place += 1
+        self._operation += 2
         value = self._disturb()
         if value:
-            self.made[self._place] = value
+            self.made[self._operation] = value
         return value
 
     def _draw(self, options: int) -> int:
-        return min(self._record.get(self._place, 0), options - 1)
+        return min(self._record.get(self._other, 0), options - 1)
 
     def _disturb(self) -> int:
-        value = self._record.get(self._place, NOTHING)
-        return value if value <= UNSURE else NOTHING  # in a shrunk record it may have been another choice
+        return self._record.get(self._operation, NOTHING)
 
 
 class RandomChoices(Choices):
@@ -70,13 +70,13 @@ class RandomChoices(Choices):
     def _skip(self) -> None:
         """Decide once how many operations go by undisturbed; that costs less than deciding at each."""
         rate = self._switches + self._faults
-        self._next = self._place + 1 + int(self._random.expovariate(rate))
+        self._next = self._operation + 2 + 2 * int(self._random.expovariate(rate))
 
     def _draw(self, options: int) -> int:
         return int(self._random.random() * options)
 
     def _disturb(self) -> int:
-        if self._place < self._next:
+        if self._operation < self._next:
             return NOTHING
         kind = SWITCH
         if self._random.random() * (self._switches + self._faults) >= self._switches:

@@ -1,8 +1,8 @@
 """Ranks that do a small run together while things go wrong, and what must hold then.
 
-1. Two or three ranks begin; each death may be followed by another rank. Each does what `preprocess run` does: opens the
-   run (sometimes plans it), leases, spools, commits, and sweeps when all is committed.
-2. When all have ended, perhaps after a crash of the machine, one more rank goes on undisturbed until all is done.
+1. One to three ranks begin; when they have ended or died, one or two others may go on, and others after these. Each
+   does what `preprocess run` does: opens the run (sometimes plans it), leases, spools, commits, and sweeps in the end.
+2. In the end, perhaps after a crash of the machine, one more rank goes on undisturbed until all is done.
 
 Held at every change: a tar that shows belongs to a record, and it and its table are whole. In the end: each planned row
 once, every file as its record says, the tars those of a quiet run, no litter.
@@ -101,7 +101,6 @@ class _Line:
         Os.forget()
         self._world = world
         self.num_shards = 1 + world.choices.choose(2)
-        self._num_ranks = 1 + (world.choices.choose(3) + 1) % 3  # 2, 3 or 1
         world.files.appeared = self._check_appeared
         world.crashed = self._check_all_that_shows
 
@@ -110,14 +109,11 @@ class _Line:
         world = self._world
         if world.choices.choose(16) != 15:
             self._put_plan()
-        for number in range(self._num_ranks):
-            self.start(world.machines[number % len(world.machines)])
-        world.run()
+        self._go_on(1 + (world.choices.choose(3) + 1) % 3)  # 2, 3 or 1
         while len(world.processes) < _MOST_PROCESSES and world.choices.choose(2):
-            self.start(world.machines[world.choices.choose(len(world.machines))])
-            world.run()
+            self._go_on(1 + world.choices.choose(2))
         world.calm = True
-        if world.files.cache_seconds is None and world.choices.choose(2):
+        if not world.is_nfs and world.choices.choose(2):
             world.crash(world.machines[0])
         world.pass_time()
         last = self.start(world.machines[0])
@@ -131,6 +127,14 @@ class _Line:
 
     def start(self, machine: Machine) -> Process:
         return self._world.start(machine, self._be_a_rank)
+
+    def _go_on(self, num_ranks: int) -> None:
+        """Let `num_ranks` ranks work until all have ended, however they end."""
+        machines = self._world.machines
+        first = self._world.choices.choose(len(machines))
+        for number in range(num_ranks):
+            self.start(machines[(first + number) % len(machines)])
+        self._world.run()
 
     def _be_a_rank(self) -> None:
         """What `preprocess run` does."""

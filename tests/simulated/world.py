@@ -123,7 +123,7 @@ class World:
 
     # Tasks
 
-    def start(self, machine: Machine, function: Callable[[], None], delay: float = 0.0) -> Process:
+    def start(self, machine: Machine, function: Callable[[], None]) -> Process:
         """A new process that calls `function`."""
         process = Process(machine, 1 + len(self.processes))
         self.processes.append(process)
@@ -138,10 +138,10 @@ class World:
                 self.tell(f"{process.name} ends: {type(error).__name__}: {error}")
             self.kill(process)
 
-        self.begin(process, "main", run).wake = self.now + delay
+        self.begin(process, "main", run)
         return process
 
-    def begin(self, process: Process, name: str, run: Callable[[], None]) -> Task:
+    def begin(self, process: Process, name: str, run: Callable[[], None]) -> None:
         """A new task of `process`."""
 
         def guarded() -> None:
@@ -153,7 +153,6 @@ class World:
         task.wake = self.now
         process.tasks.append(task)
         self._tasks.append(task)
-        return task
 
     def run(self) -> None:
         """Go on until every process has ended.

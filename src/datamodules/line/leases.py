@@ -197,7 +197,7 @@ def is_dead(path: Path) -> bool:
 def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:
+    except FileNotFoundError:  # released meanwhile; any other error is one: a claim of one's own would never be let go
         return False
 
 

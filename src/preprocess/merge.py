@@ -179,7 +179,9 @@ def _with_supersedes(
     place, path = rows.schema.get_field_index("supersedes"), merged.folder / named.table.name
     column = pa.array([names[run.folder, name] for name in rows["supersedes"].to_pylist()], pa.string())
     path.unlink()  # a link to the other run's
-    return replace(named, table=write_table(path, named.table.name, rows.set_column(place, "supersedes", column)))
+    return replace(
+        named, table=write_table(path, named.table.name, rows.set_column(place, "supersedes", column).to_pylist())
+    )
 
 
 def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:

@@ -188,7 +188,7 @@ def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
 def _write_table(folder: Path, record: dict[str, dict[str, object]], rows: object) -> None:
     from datamodules.line.commit import write_table
 
-    written = write_table(folder / str(record["table"]["name"]), "", rows)
+    written = write_table(folder / str(record["table"]["name"]), "", rows.to_pylist())
     record["table"] |= {"sha256": written.sha256, "bytes": written.bytes}
 
 

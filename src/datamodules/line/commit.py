@@ -4,9 +4,10 @@ Results of an open shard go to a spool, an append-only file whose entries bear c
 takes the shard over reads what it holds, and what its writer touched when it died. When every planned row has a result,
 the shard is committed:
 
-1. tar and table are written under names of this attempt in `work/staging`, and fsynced;
+1. tar and table are written under names of this attempt in `work/staging`; they and these names are fsynced;
 2. the record is *linked* into `records/`: this fails if it exists, so of several writers one wins. This is the commit;
-3. the staged files, which the record names, are renamed into place. Whoever finds a record without them does this.
+3. `records/` is fsynced, and the staged files, which the record names, are renamed into place. Whoever finds a record
+   without them does this.
 
 | table column   | type   | meaning                                                                       |
 |----------------|--------|-------------------------------------------------------------------------------|
@@ -191,7 +192,7 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
     size = os.fstat(file.fileno()).st_size
     while len(raw := file.read(_ENTRY.size)) == _ENTRY.size:
         magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
-        if magic != _MAGIC or file.tell() + header_bytes + body_bytes > size:
+        if magic != _MAGIC or not header_bytes or file.tell() + header_bytes + body_bytes > size:
             return
         header = file.read(header_bytes)
         start = file.tell()
@@ -220,10 +221,13 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
     """
     attempt = f"{shard.name}.{rank}"
     staging = run.work / "staging"
-    staging.mkdir(parents=True, exist_ok=True)
+    for folder in (staging, run.folder / "tables", run.folder / "records"):
+        folder.mkdir(parents=True, exist_ok=True)
     staged = [staging / f"{attempt}.{ending}" for ending in ("tar", "parquet", "json")]
     try:
         record = _stage(run, shard, spool, attempt, staged, rank, seconds)
+        for folder in (staging, run.work, run.folder):  # or a crash may leave a record whose files have no name
+            sync(folder)
     except BaseException:
         _unlink(staged)
         raise
@@ -238,20 +242,22 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
 
 def settle(run: Run, record: Record) -> None:
     """Finish step 3 of a commit: rename the files that `record` names into place, where they are not yet."""
+    sync(run.folder / "records")  # by a rank that died before it could, perhaps; nothing shows that a crash may disown
     for file, ending in ((record.table, "parquet"), (record.tar, "tar")):  # a tar that shows has its table
         place = run.folder / file.name
-        place.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):  # in place already
             os.rename(run.work / "staging" / f"{record.attempt}.{ending}", place)
-            sync(place.parent)
+        sync(place.parent)
 
 
-def settle_all(run: Run) -> None:
-    """`settle` whatever interrupted commits have left in staging; files of attempts that did not commit stay there."""
-    for path in (run.work / "staging").glob("*.tar"):
-        shard, attempt = path.name.partition(".")[0], path.stem
-        if run.is_committed(shard) and (record := run.record(shard)).attempt == attempt:
-            settle(run, record)
+def settle_all(run: Run) -> bool:
+    """`settle` every committed shard, of patches too, whose tar does not show; False if not all could be."""
+    committed = set().union(*(each.committed() for each in (run, *run.patches)))
+    for shard in committed - {path.stem for path in run.folder.glob("*.tar")}:
+        if not run.is_committed(shard):  # a file server's client may list a name before it finds it
+            return False
+        settle(run, run.record(shard))
+    return True
 
 
 def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:
@@ -267,7 +273,7 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         shard=shard.name,
         attempt=attempt,
         tar=tar_file,
-        table=write_table(table, f"tables/{shard.name}.parquet", pa.Table.from_pylist(rows, TABLE_SCHEMA)),
+        table=write_table(table, f"tables/{shard.name}.parquet", rows),
         planned=len(rows),
         committed=len(rows) - failed,
         failed=failed,
@@ -291,12 +297,10 @@ def _unlink(paths: Iterable[Path]) -> None:
 
 
 def _link(staged: Path, record: Path) -> bool:
-    record.parent.mkdir(exist_ok=True)
     try:
         os.link(staged, record)
     except FileExistsError:
         return record.samefile(staged)  # a file server may answer a repeated request for a link that it made
-    sync(record.parent)
     return True
 
 
@@ -336,13 +340,20 @@ def _tar_header(name: str, size: int) -> tarfile.TarInfo:
     return header
 
 
-def write_table(path: Path, name: str, rows: Any) -> StagedFile:
-    """Write `rows`, a pyarrow Table of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
-    pq.write_table(rows, path)
-    with open(path, "rb") as file:
+def write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
+    """Write `rows`, of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
+    content = _encode_table(rows)
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(file.fileno())
-        content = file.read()
     return StagedFile(name, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _encode_table(rows: list[dict[str, Any]]) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, TABLE_SCHEMA), content)
+    return content.getvalue()
 
 
 class _HashingFile(io.RawIOBase):

@@ -192,14 +192,16 @@ def is_dead(path: Path) -> bool:
     """Whether the rank whose file is `path` is known to be dead."""
     try:
         return RankIdentity(**json.loads(path.read_text())).has_died()
-    except (OSError, ValueError, TypeError):  # gone, or killed while writing it
+    except OSError:
         return not path.exists()
+    except (ValueError, TypeError):  # killed within its very first write
+        return True
 
 
 def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:
+    except FileNotFoundError:  # released meanwhile; any other error is one: a claim of one's own would never be let go
         return False
 
 

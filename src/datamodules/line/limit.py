@@ -71,6 +71,8 @@ class FailureWatch:
         Raises:
             TooManyFailures: they are too many.
         """
+        if self._limit == FailureLimit():
+            return
         if time.monotonic() > self._next_look:
             self._read_records()
         failed += sum(record.failed for record in self._records.values())

@@ -23,7 +23,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,9 +188,20 @@ def write_plan(
         write_batches(written, listing.shards(size), fingerprint, listing.digest, patch)
         os.link(written, destination)
     finally:
-        for path in scratch.iterdir():
-            path.unlink()
-        scratch.rmdir()
+        _discard(scratch)
+
+
+def discard_unfinished(destination: Path) -> None:
+    """Remove what was left by processes that were killed while they wrote the plan `destination`, which is there."""
+    for scratch in destination.parent.glob(f".{destination.name}.*"):
+        with suppress(OSError):  # another does so, too; or a late one is still at it
+            _discard(scratch)
+
+
+def _discard(scratch: Path) -> None:
+    for path in scratch.iterdir():
+        path.unlink()
+    scratch.rmdir()
 
 
 def write_batches(
@@ -206,10 +217,11 @@ def write_batches(
         patch: number of the patch that this is the plan of; 0: the run's own.
     """
     metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing, "patch": str(patch)}
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA.with_metadata(metadata)) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    with open(path, "rb") as file:
+    with open(path, "wb") as file:
+        with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        file.flush()
         os.fsync(file.fileno())
 
 
@@ -234,7 +246,7 @@ class _Listing:
 
             def flush(split: str) -> None:
                 if split not in writers:
-                    sink = stack.enter_context(pa.OSFile(str(self._folder / check_split(split)), "wb"))
+                    sink = stack.enter_context(open(self._folder / check_split(split), "wb"))
                     writers[split] = stack.enter_context(pa.ipc.new_stream(sink, SCHEMA))
                 writers[split].write_batch(pa.RecordBatch.from_pylist(rows[split], schema=SCHEMA))
                 rows[split] = []

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,8 +19,8 @@ from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
 from datamodules.line.limit import FailureLimit, FailureWatch
-from datamodules.line.plan import Shard
-from datamodules.line.run import Run
+from datamodules.line.plan import Shard, discard_unfinished
+from datamodules.line.run import PLANNING, Run
 from datamodules.line.strikes import FaultFile, Strike, cause_of_death
 
 _BEAT_SECONDS = 2.0
@@ -196,10 +196,12 @@ class Rank:
             raise self._no_output(error) from error
 
     def _lease_unclaimed(self) -> OpenShard | None:
-        while self._todo or self._survey():
+        tried: set[str] = set()  # once a call: a file server's listings may be old, and name the same shard for long
+        while self._todo or self._survey(tried):
             shard = self._todo.pop(0)
+            tried.add(shard.name)
             if not self.leases.claim(shard.name):
-                self._survey()
+                self._survey(tried)
                 if self._todo:
                     self._rotate(self.leases.random.randrange(len(self._todo)))
             elif opened := self._open(shard):
@@ -336,8 +338,7 @@ class Rank:
         committed = self.run.committed()
         if not all(shard.name in committed for shard in self._mine):
             return False
-        settle_all(self.run)
-        return True
+        return settle_all(self.run)
 
     def _open(self, shard: Shard) -> OpenShard | None:
         if self.run.is_committed(shard.name):  # between the survey and the claim
@@ -353,7 +354,13 @@ class Rank:
 
     def _commit(self, opened: OpenShard) -> None:
         seconds = time.monotonic() - opened.since
-        won = commit(self.run, opened.shard, opened.spool, self.name, seconds)
+        try:
+            won = commit(self.run, opened.shard, opened.spool, self.name, seconds)
+        except OSError:
+            if not self.run.is_committed(opened.shard.name):
+                raise
+            won = False  # the rank that was faster has removed this one's files
+            opened.spool.close()
         self._pace.append(seconds / len(opened.items))
         self.num_committed += won
         del self.open[opened.shard.number]
@@ -362,9 +369,9 @@ class Rank:
     def _death(self, rank: str) -> tuple[str, str] | None:
         return cause_of_death(self.run.work / "ranks" / f"{rank}.fault") if self.leases.is_dead(rank) else None
 
-    def _survey(self) -> bool:
-        """List anew what is neither committed nor claimed; whether there is any."""
-        claimed = self.leases.claimed()
+    def _survey(self, tried: Set[str] = frozenset()) -> bool:
+        """List anew what is neither committed nor claimed, nor `tried`; whether there is any."""
+        claimed = self.leases.claimed() | tried
         committed = self.run.committed()  # after the claims, which are removed after the commit
         self._todo = [s for s in self._mine if s.name not in committed and s.name not in claimed]
         return bool(self._todo)
@@ -452,11 +459,14 @@ def read_activity(path: Path) -> Activity | None:
 
 def sweep(run: Run) -> None:
     """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
-    settle_all(run)
-    for folder in ("staging", "spool"):
-        for path in (run.work / folder).glob("*"):
-            if run.is_committed(path.name.partition(".")[0]):
+    if not settle_all(run):
+        return
+    discard_unfinished(run.plan.path)
+    for folder in ("staging", "spool", "leases"):
+        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`
+            name = path.name.partition(".")[0]
+            if name == PLANNING or run.is_committed(name):
                 path.unlink(missing_ok=True)
-    for path in (run.work / "ranks").glob("*"):
+    for path in (run.work / "ranks").glob("[!.]*"):
         if is_dead(path.with_name(path.name.partition(".")[0])):
             path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, ShardSize, write_plan
 
-_PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
+PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
 
 
 @dataclass(frozen=True)
@@ -306,23 +307,20 @@ def plan_once(path: Path, write: Callable[[], None]) -> None:
     Raises:
         EnvironmentFailure: it cannot be written.
     """
-    leases = Leases(path.parent / "work")
     try:
-        while not path.exists():
-            claims = leases.survey().get(_PLANNING, [])
-            generation = claims[-1].generation + 1 if claims else 0
-            if (claims and not claims[-1].dead) or not leases.claim(_PLANNING, generation):
-                time.sleep(0.1)
-                continue
-            with leases.beating():
-                write()
-            leases.clear(_PLANNING)
-    except FileExistsError:  # planned by a rank that was thought dead; that plan stands
-        pass
+        with closing(Leases(path.parent / "work")) as leases:
+            while not path.exists():
+                claims = leases.survey().get(PLANNING, [])
+                generation = claims[-1].generation + 1 if claims else 0
+                if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
+                    time.sleep(0.1)
+                    continue
+                with leases.beating():
+                    write()
+                leases.clear(PLANNING)
     except OSError as error:
-        raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
-    finally:
-        leases.close()
+        if not path.exists():  # else it was planned by a rank that was thought dead, and that plan stands
+            raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:

@@ -91,16 +91,20 @@ def all_or_none(paths: Sequence[Path]) -> Iterator[list[Path]]:
         if path.parent.exists() and not path.parent.is_dir():
             raise ConfigError(f"--dest {path.parent} is no folder")
     partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    written: list[Path] = []
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield partials
-        for partial, path in zip(partials, paths, strict=True):
-            sync(partial)
-            os.rename(partial, path)
-    finally:
         for partial in partials:
-            partial.unlink(missing_ok=True)
+            sync(partial)
+        for partial, path in zip(partials, paths, strict=True):
+            os.rename(partial, path)
+            written.append(path)
+    except BaseException:
+        for path in (*partials, *written):
+            path.unlink(missing_ok=True)
+        raise
 
 
 class _Snapshot(Run):

@@ -14,6 +14,7 @@ from datamodules.errors import RunError
 from datamodules.line import commit as commit_module
 from datamodules.line.commit import TABLE_SCHEMA, Result, Spool, commit, settle_all
 from datamodules.line.item import Item
+from datamodules.line.rank import sweep
 from datamodules.line.run import Run
 from line_making import make_run, members_of, tars
 
@@ -130,6 +131,17 @@ def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path):
     with open(tmp_path / f"{SHARD}.a", "ab") as file:
         file.write(bytes(4096))
     assert list(Spool(tmp_path, SHARD, "b").results) == [0]
+
+
+def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignored(tmp_path):
+    spool = Spool(tmp_path / "whole", SHARD, "a")
+    spool.append(Result(0), {"json": b"x"})
+    content = (tmp_path / "whole" / f"{SHARD}.a").read_bytes()
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for kept in range(len(content)):
+        (torn / f"{SHARD}.a").write_bytes(content[:kept] + bytes(len(content) - kept))
+        assert Spool(torn, SHARD, "b").results == {}
 
 
 def test_reading_does_not_disturb_appending(tmp_path):
@@ -261,6 +273,48 @@ def test_a_commit_that_died_between_record_and_rename_is_finished_later(tmp_path
     assert tars(run.folder) == tars(whole.folder)
     assert (run.folder / "tables" / f"{SHARD}.parquet").exists()
     settle_all(run)
+
+
+def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    fsync, link, rename = os.fsync, os.link, os.rename
+    story = []
+
+    def synced(descriptor):
+        story.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        fsync(descriptor)
+
+    def dies_after_renaming(source, place):
+        rename(source, place)
+        story.append(f"renamed {place.name}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced)
+        patch.setattr(os, "link", lambda *args: (link(*args), story.append("linked")))
+        with monkeypatch.context() as dying:
+            dying.setattr(os, "rename", dies_after_renaming)
+            with pytest.raises(KeyboardInterrupt):
+                commit_by(run, "rank")
+        settle_all(run)
+    folders = [step for step in story if not step.startswith("work/staging/")]
+    before, after = folders[: folders.index("linked")], folders[folders.index("linked") + 1 :]
+    assert sorted(before) == [".", "work", "work/staging"]
+    assert after == ["records", f"renamed {SHARD}.parquet", "records", "tables", "."]
+
+
+def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            commit_by(run, "rank")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "is_committed", lambda shard: False)
+        assert not settle_all(run)
+        sweep(run)
+    assert settle_all(run)
+    assert list(tars(tmp_path)) == [f"{SHARD}.tar"]
 
 
 def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monkeypatch):

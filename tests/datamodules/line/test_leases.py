@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +94,16 @@ def test_a_link_that_the_file_server_made_but_did_not_confirm_is_a_claim(tmp_pat
     leases = Leases(tmp_path)
     os.link(tmp_path / "ranks" / leases.identity.rank, tmp_path / "leases" / "a-1.000000")
     assert leases.claim("a-1")
+
+
+def test_a_claim_of_which_neither_reply_nor_file_can_be_read_fails_rather_than_stay_held_by_nobody(
+    tmp_path, monkeypatch
+):
+    leases, link = Leases(tmp_path), os.link
+    monkeypatch.setattr(os, "link", lambda *args: (link(*args), link(*args)))
+    monkeypatch.setattr(Path, "samefile", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):
+        leases.claim("a")
 
 
 def test_release_gives_up_ones_own_claim_only(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line import rank as rank_module
-from datamodules.line.commit import Result
+from datamodules.line.commit import Result, commit
 from datamodules.line.item import Item
 from datamodules.line.rank import Rank, read_activity, sweep
 from datamodules.line.run import Run
@@ -167,6 +167,50 @@ def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(tmp_pat
         assert late.lease() is not None
 
 
+def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_tried_once(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 12)
+    with Rank(run) as first, Rank(run) as second:
+        held = [first.lease() for _ in range(3)]
+        assert None not in held
+        tried = []
+        claim = second.leases.claim
+        monkeypatch.setattr(second.leases, "claim", lambda name, *args: tried.append(name) or claim(name, *args))
+        monkeypatch.setattr(second.leases, "claimed", set)
+        second._todo = []
+        assert second.lease() is None
+        assert sorted(tried) == [opened.shard.name for opened in held]
+
+
+def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path):
+    run = make_run(tmp_path, 4)
+    process = start(work_slowly, tmp_path, 1, (done := context.Queue()))
+    done.get()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    (dead,) = (path.stem for path in (run.work / "ranks").glob("*.json"))
+    (run.work / "ranks" / f"{dead}.7.partial").write_text("cut")
+    (run.work / "ranks" / "torn-1-abc").write_text("")
+    (run.work / "spool" / ".nfs0001").write_text("removed, but still open somewhere")
+    (tmp_path / ".plan.arrow.1.abcd").mkdir()
+    (tmp_path / ".plan.arrow.1.abcd" / "train").write_text("")
+    with Rank(run) as living:
+        finish(living, living.lease())
+        os.link(run.work / "ranks" / living.name, run.work / "leases" / "train-000000.000009")
+        living.publish()
+        sweep(run)
+        left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+        assert sorted(map(str, left)) == [
+            "plan.arrow",
+            "records/train-000000.json",
+            "tables/train-000000.parquet",
+            "train-000000.tar",
+            f"work/ranks/{living.name}",
+            f"work/ranks/{living.name}.json",
+            "work/spool/.nfs0001",
+        ]
+        assert not (tmp_path / ".plan.arrow.1.abcd").exists()
+
+
 def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path):
     run = make_run(tmp_path / "split", 20)
     for part in range(3):
@@ -262,6 +306,33 @@ def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard
     monkeypatch.setattr(os, "rename", swept_before)
     work(tmp_path)
     checked(run)
+
+
+def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    link = os.link
+
+    def swept_before(source, target):
+        if target.parent.name == "records":
+            monkeypatch.setattr(os, "link", link)
+            for claim in (run.work / "leases").iterdir():
+                claim.unlink()
+            work(tmp_path)
+            sweep(run)
+        link(source, target)
+
+    with Rank(run) as dead:
+        opened = dead.lease()
+        monkeypatch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finish(dead, opened)
+        monkeypatch.setattr(rank_module, "commit", commit)
+    monkeypatch.setattr(os, "link", swept_before)
+    with Rank(run) as late:
+        assert late.lease() is None
+        assert late.finished()
+        assert late.num_committed == 0
+    assert checked(run) == serial(tmp_path / "one", 4)
 
 
 def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the_others_end(tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 import multiprocessing
+import os
 
 import pytest
 
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.line.leases import Leases
-from datamodules.line.plan import ShardSize
+from datamodules.line.plan import ShardSize, discard_unfinished
 from datamodules.line.run import Run, open_or_plan
 from line_making import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
@@ -63,6 +64,19 @@ def test_a_planner_that_was_killed_is_succeeded(tmp_path):
     for path in (tmp_path / "work" / "ranks").iterdir():
         path.write_text(path.read_text().replace('"started": ', '"started": 1'))  # a process id used anew
     assert make_run(tmp_path, 3).plan.num_items == 3
+
+
+def test_a_planner_that_was_thought_dead_and_swept_away_goes_by_the_plan_that_stands(tmp_path):
+    other = make_run(tmp_path / "other", 8)
+
+    class Late(Listed):
+        def items(self):
+            yield from some_items(8)
+            os.link(other.folder / "plan.arrow", tmp_path / "run" / "plan.arrow")
+            discard_unfinished(tmp_path / "run" / "plan.arrow")
+
+    run = open_or_plan(tmp_path / "run", Late([]), FINGERPRINT, ShardSize(max_items=4, min_shards=1))
+    assert run.plan.listing == other.plan.listing
 
 
 def test_a_corpus_that_cannot_be_listed_leaves_a_folder_in_which_the_next_can_plan(tmp_path):

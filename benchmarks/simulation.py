@@ -1,0 +1,110 @@
+"""Interleavings of ranks over a simulated file system, with faults: how many a second, and whether all held.
+
+    python benchmarks/simulation.py --interleavings 1000000 --processes 2
+    python benchmarks/simulation.py --seed 12345
+
+The first tries the seeds from `--first` on, and names those that failed. The second tells the story of one seed; if it
+fails, its story is shrunk first. What is simulated, and what must hold, say `tests/simulated/`.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from measuring import print_machine, print_table, print_verdict
+from simulated.choices import FAULTS, Choices, RandomChoices
+from simulated.line import interleave, shrunk, simulated, story_of
+
+_BATCH = 500
+
+
+@dataclass
+class _Tally:
+    """What came of a number of seeds."""
+
+    num_steps: int = 0
+    seconds: float = 0.0
+    faults: Counter[int] = field(default_factory=Counter)
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Measure, or tell, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--interleavings", type=int, default=20_000, help="how many seeds (20,000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
+    parser.add_argument("--processes", type=int, default=2, help="that share them (2)")
+    parser.add_argument("--seed", type=int, help="tell the story of this one instead")
+    options = parser.parse_args()
+    if options.seed is not None:
+        sys.exit(_tell(options.seed))
+    print_machine("greenlet")
+    seeds = range(options.first, options.first + options.interleavings)
+    started = time.perf_counter()
+    total = _Tally()
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for tally in pool.imap_unordered(_try, _batches(seeds)):
+            total.num_steps += tally.num_steps
+            total.seconds += tally.seconds
+            total.faults += tally.faults
+            total.failures |= tally.failures
+    _print(total, len(seeds), time.perf_counter() - started)
+
+
+def _batches(seeds: range) -> Iterator[range]:
+    for start in count(0, _BATCH):
+        if start >= len(seeds):
+            return
+        yield seeds[start : start + _BATCH]
+
+
+def _try(seeds: range) -> _Tally:
+    tally = _Tally()
+    with simulated():
+        gc.freeze()
+        for seed in seeds:
+            outcome = interleave(RandomChoices(seed))
+            tally.num_steps += outcome.num_steps
+            tally.seconds += outcome.seconds
+            tally.faults += outcome.faults
+            if outcome.failure:
+                tally.failures[seed] = outcome.failure
+    return tally
+
+
+def _print(total: _Tally, interleavings: int, seconds: float) -> None:
+    rows = [
+        ("interleavings", f"{interleavings:,}"),
+        ("a second", f"{interleavings / seconds:,.0f}"),
+        ("operations on files", f"{total.num_steps:,}"),
+        ("simulated hours", f"{total.seconds / 3600:,.0f}"),
+        *((name, f"{total.faults[fault]:,}") for fault, name in FAULTS.items()),
+        ("failures", f"{len(total.failures):,}"),
+    ]
+    print_table(("", f"in {seconds:,.0f} s"), rows)
+    for seed, failure in sorted(total.failures.items())[:20]:
+        print(f"--seed {seed}: {failure}")
+    print_verdict("no failure", f"{len(total.failures):,}", not total.failures)
+    if total.failures:
+        sys.exit(1)
+
+
+def _tell(seed: int) -> int:
+    with simulated():
+        outcome = interleave(RandomChoices(seed))
+        made = shrunk(outcome) if outcome.failure else outcome.made
+        print("\n".join(story_of(Choices(made))))
+    return 1 if outcome.failure else 0
+
+
+if __name__ == "__main__":
+    main()

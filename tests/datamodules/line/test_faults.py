@@ -1,0 +1,128 @@
+"""A run, and its planning, with a fault at every single call that changes a file; and at pairs of calls."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datamodules.line.rank import Rank, sweep
+from datamodules.line.run import Run
+from faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from line_making import finish, make_run, tars, work
+from preprocess.verify import verify
+
+ITEMS, PER_SHARD = 4, 2
+EXPLAINED = ("EnvironmentFailure", "RunError", "OSError", "FileNotFoundError")
+
+
+def plan(folder):
+    make_run(folder, ITEMS, PER_SHARD)
+
+
+def run_alone(folder):
+    work(folder)
+    sweep(Run(folder))
+
+
+def run_as_two(folder):
+    run = Run(folder)
+    with Rank(run) as one, Rank(run, position=0.5) as other:
+        while not (one.finished() and other.finished()):
+            for rank in (one, other):
+                if opened := rank.lease():
+                    finish(rank, opened)
+    sweep(run)
+
+
+def problems_between(folder, whole):
+    """Between two attempts a tar that shows has its record and its table, and is the one of a quiet run."""
+    run = Run(folder)
+    for name, content in tars(folder).items():
+        if not run.is_committed(name.removesuffix(".tar")):
+            yield f"{name} shows without a record"
+        elif content != whole[name]:
+            yield f"{name} has other bytes"
+        elif not (folder / run.record(name.removesuffix(".tar")).table.name).exists():
+            yield f"{name} shows without its table"
+
+
+def problems_in_the_end(folder, whole):
+    """All is there as in a quiet run, and nothing else."""
+    yield from verify(Run(folder))
+    if tars(folder) != whole:
+        yield f"not the tars of a quiet run: {list(tars(folder))}"
+    left = [*folder.glob(".*"), *(path for path in (folder / "work").rglob("*") if path.is_file())]
+    yield from (f"left: {path}" for path in left)
+
+
+def go_through(planned, folder, whole, *faults):
+    """Attempts at a run, each with a fault (call, kind) of its own, and then one without."""
+    shutil.copytree(planned, folder)
+    for number, (at, fault) in enumerate(faults):
+        _, raised = attempt((run_alone, run_as_two)[number % 2], folder, at=at, fault=fault)
+        assert raised in ("", "killed") or raised.startswith(EXPLAINED), (faults, raised)
+        assert (faults, list(problems_between(folder, whole))) == (faults, [])
+    _, raised = attempt((run_as_two, run_alone)[faults[0][0] % 2], folder)
+    assert (faults, raised, list(problems_in_the_end(folder, whole))) == (faults, "", [])
+    shutil.rmtree(folder)
+
+
+def quiet_run(folder):
+    """(a planned folder, the tars of its run, calls that the run makes)"""
+    plan(folder / "planned")
+    for name in ("quiet", "counted"):
+        shutil.copytree(folder / "planned", folder / name)
+    run_alone(folder / "quiet")  # here, so that what is imported at first use is not imported by each attempt
+    return folder / "planned", tars(folder / "quiet"), number_of_calls(run_alone, folder / "counted")
+
+
+def fault_at_every_call(folder, is_kill):
+    planned, whole, calls = quiet_run(folder)
+    assert calls > 50
+    for at in range(1, calls + 1):
+        go_through(planned, folder / "run", whole, (at, KILL if is_kill else kinds_of_error(at)))
+
+
+def fault_at_pairs_of_calls(folder, count):
+    planned, whole, calls = quiet_run(folder)
+    pairs = [(first, second) for first in range(1, calls + 1) for second in range(1, calls + 1)]
+    for first, second in random.Random(0).sample(pairs, count or len(pairs)):
+        kinds = (KILL, kinds_of_error(first)) if second % 3 == 0 else (KILL, KILL)
+        go_through(planned, folder / "run", whole, (first, kinds[0]), (second, kinds[1]))
+
+
+def fault_at_every_call_of_planning(folder, is_kill):
+    quiet_run(folder)
+    expected = Run(folder / "quiet").plan.listing
+    calls = number_of_calls(plan, folder / "counted again")
+    assert calls > 15
+    for at in range(1, calls + 1):
+        run = folder / str(at)
+        _, raised = attempt(plan, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
+        assert raised in ("", "killed") or raised.startswith("EnvironmentFailure"), (at, raised)
+        for function in (plan, run_alone):
+            _, raised = attempt(function, run)
+            assert (at, raised) == (at, "")
+        assert Run(run).plan.listing == expected
+        assert (at, list(problems_in_the_end(run, tars(run)))) == (at, [])
+
+
+@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
+def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill):
+    in_forker(fault_at_every_call, tmp_path, is_kill)
+
+
+def test_a_run_with_faults_at_two_calls_goes_on_to_the_same_bytes(tmp_path):
+    in_forker(fault_at_pairs_of_calls, tmp_path, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path):
+    in_forker(fault_at_pairs_of_calls, tmp_path, None)
+
+
+@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
+def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_kill):
+    in_forker(fault_at_every_call_of_planning, tmp_path, is_kill)

@@ -1,0 +1,72 @@
+"""Merging and exporting with a fault at every single call that changes a file: whole or not there, and done again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datamodules.line.run import Run
+from faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from line_making import make_run as make_empty_run
+from line_making import some_items, tars, work
+from making import MadeItems, make_run
+from preprocess.export import export
+from preprocess.merge import merge
+from preprocess.verify import verify
+
+SPLITS = ("train", "dev")
+
+
+def merge_at_every_call(folder, is_kill):
+    parts = [folder / split for split in SPLITS]
+    for part in parts:
+        make_empty_run(part, some_items(2, part.name), 2)
+        work(part)
+    merge(parts, folder / "quiet")
+    whole, before = tars(folder / "quiet"), [tars(part) for part in parts]
+    calls = number_of_calls(merge, parts, folder / "counted")
+    assert calls > 15
+    for at in range(1, calls + 1):
+        dest = folder / str(at) / "merged"
+        _, raised = attempt(merge, parts, dest, at=at, fault=KILL if is_kill else kinds_of_error(at))
+        assert raised in ("", "killed") or raised.startswith("EnvironmentFailure"), (at, raised)
+        if dest.exists():
+            shutil.rmtree(folder / "seen", ignore_errors=True)
+            dest.rename(folder / "seen")
+            assert (at, list(verify(Run(folder / "seen")))) == (at, [])
+        assert is_kill or not dest.parent.exists() or list(dest.parent.iterdir()) == []
+        _, raised = attempt(merge, parts, dest)
+        assert (at, raised, list(verify(Run(dest)))) == (at, "", [])
+        assert tars(dest) == whole
+        assert [tars(part) for part in parts] == before
+
+
+def export_at_every_call(folder, is_kill):
+    make_run(folder / "run", MadeItems(dict.fromkeys(SPLITS, 2)))
+    whole = [path.read_bytes() for path in export(folder / "run", "parquet", folder / "quiet")]
+    calls = number_of_calls(export, folder / "run", "parquet", folder / "counted")
+    assert calls >= 2 * len(SPLITS)
+    for at in range(1, calls + 1):
+        dest = folder / str(at)
+        args = (folder / "run", "parquet", dest)
+        _, raised = attempt(export, *args, at=at, fault=KILL if is_kill else kinds_of_error(at))
+        assert raised in ("", "killed") or raised.startswith("EnvironmentFailure"), (at, raised)
+        shown = sorted(dest.glob("[!.]*")) if dest.exists() else []
+        assert raised != "killed" or len(shown) < len(SPLITS)
+        assert not raised.startswith("EnvironmentFailure") or list(dest.glob("*")) == [], (at, shown)
+        for path in shown:
+            assert path.read_bytes() in whole, (at, path)
+            path.unlink()
+        _, raised = attempt(export, *args)
+        assert (at, raised) == (at, "")
+        assert [(dest / f"{split}.parquet").read_bytes() for split in SPLITS] == whole
+
+
+@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
+def test_a_merge_with_a_fault_at_any_call_is_whole_or_not_there_and_can_be_done_again(tmp_path: Path, is_kill):
+    in_forker(merge_at_every_call, tmp_path, is_kill)
+
+
+@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
+def test_an_export_with_a_fault_at_any_call_leaves_whole_files_only_and_can_be_done_again(tmp_path: Path, is_kill):
+    in_forker(export_at_every_call, tmp_path, is_kill)

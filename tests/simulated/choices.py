@@ -1,0 +1,123 @@
+"""What chance decides in a simulation: drawn from a seed, recorded, replayed, and shrunk.
+
+A choice is a number from 0, and 0 is the dullest: no fault, no switch, the fewest ranks. Only those that are not 0 are
+recorded, as {place: value}; so whatever one leaves out of a record is a valid record again. Operations have the even
+places, all other choices the odd ones: to leave out a switch then moves less of what follows.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+
+# what may happen at an operation; `NOTHING` first
+NOTHING, SWITCH, STALL, FREEZE, KILL, CRASH, ERROR, LOST, UNSURE = range(9)
+FAULTS = {
+    STALL: "stalled task",
+    FREEZE: "stalled process",
+    KILL: "killed process",
+    CRASH: "crashed machine",
+    ERROR: "failed operation",
+    LOST: "lost reply",
+    UNSURE: "done, but an error reported",
+}
+
+
+class Choices:
+    """The choices of a record; 0 wherever it has none.
+
+    Attributes:
+        made: the choices so far that were not 0.
+    """
+
+    def __init__(self, record: Mapping[int, int]) -> None:
+        self._record, self._operation, self._other = record, 0, 1
+        self.made: dict[int, int] = {}
+
+    def choose(self, options: int) -> int:
+        """A number from 0 to `options` - 1."""
+        self._other += 2
+        value = self._draw(options)
+        if value:
+            self.made[self._other] = value
+        return value
+
+    def disturbance(self) -> int:
+        """What happens at an operation."""
+        self._operation += 2
+        value = self._disturb()
+        if value:
+            self.made[self._operation] = value
+        return value
+
+    def _draw(self, options: int) -> int:
+        return min(self._record.get(self._other, 0), options - 1)
+
+    def _disturb(self) -> int:
+        return self._record.get(self._operation, NOTHING)
+
+
+class RandomChoices(Choices):
+    """Choices from a seed, which first decides how often tasks take turns, and which faults there are, how many."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__({})
+        self._random = random.Random(seed)
+        self._switches = self._random.choice((0.02, 0.1, 0.3, 0.6))
+        self._faults_left = self._random.choice((0, 1, 1, 2, 3, 5))
+        self._faults = self._random.choice((0.005, 0.02, 0.05)) if self._faults_left else 0.0
+        self._kinds = self._random.sample(list(FAULTS), self._random.randint(1, len(FAULTS)))
+        self._skip()
+
+    def _skip(self) -> None:
+        """Decide once how many operations go by undisturbed; that costs less than deciding at each."""
+        rate = self._switches + self._faults
+        self._next = self._operation + 2 + 2 * int(self._random.expovariate(rate))
+
+    def _draw(self, options: int) -> int:
+        return int(self._random.random() * options)
+
+    def _disturb(self) -> int:
+        if self._operation < self._next:
+            return NOTHING
+        kind = SWITCH
+        if self._random.random() * (self._switches + self._faults) >= self._switches:
+            kind = self._random.choice(self._kinds)
+            self._faults_left -= 1
+            self._faults = self._faults if self._faults_left else 0.0
+        self._skip()
+        return kind
+
+
+def shrink(record: Mapping[int, int], fails: Callable[[Mapping[int, int]], bool], tries: int = 2000) -> dict[int, int]:
+    """A record that still fails, out of which no single choice can be left, unless `tries` ran out before.
+
+    Args:
+        record: fails.
+        fails: whether a record does.
+        tries: calls of `fails` at most.
+    """
+    best = dict(record)
+    left = tries
+
+    def better(smaller: dict[int, int]) -> bool:
+        nonlocal best, left
+        left -= 1
+        if left < 0 or not fails(smaller):
+            return False
+        best = smaller
+        return True
+
+    size = max(1, len(best) // 2)
+    while left > 0:
+        before = len(best)
+        for start in range(0, len(best), size):
+            end = len(best) - start  # late ones first
+            left_out = sorted(best)[max(0, end - size) : max(0, end)]
+            better({place: value for place, value in best.items() if place not in left_out})
+        if size == 1 and len(best) == before:
+            break
+        size = max(1, size // 2)
+    for place, value in sorted(best.items()):
+        for smaller in {1, value // 2, value - 1} - {0}:
+            if smaller < best[place]:
+                better({**best, place: smaller})
+    return best

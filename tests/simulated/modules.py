@@ -1,0 +1,484 @@
+"""Stand-ins for what the modules of the line import, over the simulated world that is current.
+
+`installed()` puts them in place of the modules' globals (`os`, `time`, `threading`, `open`, `Path`, …); the code itself
+stays as it is. `Here.world` is the world in which their operations happen.
+"""
+
+import errno
+import fnmatch
+import io
+import itertools
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pyarrow as pa
+
+from datamodules.errors import RunError
+from datamodules.line import commit, leases, plan, rank, run
+from datamodules.line.plan import Plan
+from simulated.choices import LOST, UNSURE
+from simulated.files import File, Folder, failure
+from simulated.world import Killed, World
+
+
+class Here:
+    """Where the stand-ins do what they do."""
+
+    world: World
+
+
+class RawFile(io.RawIOBase):
+    """An open file; `mode` is `r`, `w`, `a` or `a+`, without its `b`."""
+
+    def __init__(self, path: str, mode: str) -> None:
+        world = Here.world
+        world.step(f"open {mode}", path)
+        if mode == "r":
+            found = _fresh(path)
+            if not isinstance(found, File):
+                raise failure(errno.ENOENT, path)
+            self.file = found
+        else:
+            self.file = world.files.create(world.machine, path, truncate=mode == "w")
+        self.path, self.mode, self.process = path, mode, world.process
+        self._offset = 0
+        self._error: OSError | None = None  # of the next write: this one had room for some
+        self.file.opened[world.machine.number] = self.file.opened.get(world.machine.number, 0) + 1
+        self.process.opened.append(self)
+
+    def readable(self) -> bool:
+        return self.mode in ("r", "a+")
+
+    def writable(self) -> bool:
+        return self.mode != "r"
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return Os.descriptor(self.file, self.path)
+
+    def readinto(self, buffer: Any) -> int:
+        Here.world.step("read", self.path)
+        content = self._content()[self._offset : self._offset + len(buffer)]
+        buffer[: len(content)] = content
+        self._offset += len(content)
+        return len(content)
+
+    def readall(self) -> bytes:
+        Here.world.step("read", self.path)
+        content = self._content()[self._offset :]
+        self._offset += len(content)
+        return content
+
+    def write(self, data: Any) -> int:
+        if not self.process.alive:  # a buffer that is let go of
+            return len(data)
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+        world, content = Here.world, bytes(data)
+        try:
+            world.step("write", self.path)
+        except (OSError, Killed) as error:
+            part = content[: world.choices.choose(len(content) + 1)]  # what had got through
+            self._put(part)
+            if not part or isinstance(error, Killed):
+                raise
+            self._error = error
+            return len(part)
+        self._put(content)
+        return len(content)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END:
+            offset += len(self._content()) if self.process.alive else 0
+        elif whence == io.SEEK_CUR:
+            offset += self._offset
+        self._offset = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._offset
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            if self in self.process.opened:
+                self.process.opened.remove(self)
+                Here.world.files.close(self.process.machine, self.file)
+
+    def _put(self, data: bytes) -> None:
+        if self.mode != "w":
+            self._offset = len(self.file.data)
+        Here.world.files.write(self.process.machine, self.file, self._offset, data)
+        self._offset += len(data)
+
+    def _content(self) -> bytes:
+        files = Here.world.files
+        if files.is_stale(self.process.machine, self.file):
+            raise failure(errno.ESTALE, self.path)
+        return files.content(self.process.machine, self.file)
+
+
+def simulated_open(path: Any, mode: str = "r") -> Any:
+    """`open`."""
+    raw = RawFile(str(path), mode.replace("b", ""))
+    if "b" not in mode:
+        return io.TextIOWrapper(io.BufferedWriter(raw) if mode == "w" else io.BufferedReader(raw), encoding="utf-8")
+    if mode == "rb":
+        return io.BufferedReader(raw)
+    return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+
+
+class Path:
+    """`pathlib.Path`, as far as the line uses it, and three times as fast."""
+
+    __slots__ = ("_path", "name")
+
+    def __init__(self, path: "str | Path") -> None:
+        self._path = str(path)
+        self.name = self._path.rpartition("/")[2]
+
+    def __truediv__(self, name: str) -> "Path":
+        return Path(f"{self._path}/{name}" if name else self)
+
+    def __str__(self) -> str:
+        return self._path
+
+    def __lt__(self, other: "Path") -> bool:
+        return self._path < other._path
+
+    @property
+    def parent(self) -> "Path":
+        return Path(self._path.rpartition("/")[0])
+
+    @property
+    def suffix(self) -> str:
+        return "." + self.name.rpartition(".")[2] if "." in self.name else ""
+
+    @property
+    def stem(self) -> str:
+        return self.name.removesuffix(self.suffix)
+
+    def with_name(self, name: str) -> "Path":
+        return self.parent / name
+
+    def with_suffix(self, suffix: str) -> "Path":
+        return self.with_name(self.stem + suffix)
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        files, machine, path = Here.world.files, Here.world.machine, str(self)
+        if parents and str(self.parent) not in files.folders:
+            self.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _change("mkdir", path, files.make_folder, machine, path)
+        except FileExistsError:
+            if not exist_ok or path not in files.folders:
+                raise
+
+    def rmdir(self) -> None:
+        _change("rmdir", str(self), Here.world.files.remove_folder, Here.world.machine, str(self))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            Os.unlink(self)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def exists(self) -> bool:
+        Here.world.step("exists", str(self))
+        return Here.world.files.look(Here.world.machine, str(self)) is not None
+
+    def is_file(self) -> bool:
+        Here.world.step("is_file", str(self))
+        return isinstance(Here.world.files.look(Here.world.machine, str(self)), File)
+
+    def stat(self) -> Any:
+        Here.world.step("stat", str(self))
+        return _status(str(self))
+
+    def samefile(self, other: Any) -> bool:
+        Here.world.step("stat", str(self))
+        Here.world.step("stat", str(other))
+        return bool(_status(str(self)).st_ino == _status(str(other)).st_ino)
+
+    def glob(self, pattern: str) -> Iterator["Path"]:
+        Here.world.step("list", str(self))
+        for name in Here.world.files.names(Here.world.machine, str(self)):
+            if fnmatch.fnmatchcase(name, pattern):
+                yield self / name
+
+    def iterdir(self) -> Iterator["Path"]:
+        return self.glob("*")
+
+    def read_text(self) -> str:
+        raw = RawFile(str(self), "r")
+        try:
+            return raw.readall().decode()
+        finally:
+            raw.close()
+
+    def write_text(self, text: str) -> int:
+        with simulated_open(self, "w") as file:
+            written: int = file.write(text)
+        return written
+
+
+class Os:
+    """`os`."""
+
+    O_RDONLY, SEEK_END = 0, io.SEEK_END
+    _descriptors: dict[int, tuple[File | Folder, str]] = {}  # noqa: RUF012
+    _random = itertools.count()
+
+    @classmethod
+    def forget(cls) -> None:
+        """Begin anew, so that each story is the same whatever came before it."""
+        cls._descriptors, cls._random = {}, itertools.count()
+
+    @staticmethod
+    def link(source: Path, target: Path) -> None:
+        _change("link", str(target), Here.world.files.link, Here.world.machine, str(source), str(target))
+
+    @staticmethod
+    def rename(source: Path, target: Path) -> None:
+        _change("rename to", str(target), Here.world.files.rename, Here.world.machine, str(source), str(target))
+
+    replace = rename
+
+    @staticmethod
+    def unlink(path: Path) -> None:
+        _change("unlink", str(path), Here.world.files.unlink, Here.world.machine, str(path))
+
+    @staticmethod
+    def utime(path: Path) -> None:
+        Here.world.step("utime", str(path))
+        file = _fresh(str(path))
+        if not isinstance(file, File):
+            raise failure(errno.ENOENT, str(path))
+        Here.world.files.touch(Here.world.machine, file)
+
+    @classmethod
+    def open(cls, path: Path, flags: int) -> int:
+        name = str(path)
+        found = Here.world.files.folders.get(name) or _fresh(name)
+        if found is None:
+            raise failure(errno.ENOENT, name)
+        return cls.descriptor(found, name)
+
+    @classmethod
+    def descriptor(cls, inode: File | Folder, path: str) -> int:
+        """A number for an open file."""
+        cls._descriptors[inode.number] = inode, path
+        return inode.number
+
+    @classmethod
+    def fsync(cls, descriptor: int) -> None:
+        inode, path = cls._descriptors[descriptor]
+        Here.world.step("fsync", path)
+        Here.world.files.sync(inode)
+
+    @staticmethod
+    def close(descriptor: int) -> None:
+        pass
+
+    @staticmethod
+    def fstat(descriptor: int) -> Any:
+        return SimpleNamespace(st_size=len(_visible(Os._descriptors[descriptor][0])))
+
+    @staticmethod
+    def getpid() -> int:
+        return Here.world.process.pid
+
+    @classmethod
+    def urandom(cls, size: int) -> bytes:
+        return next(cls._random).to_bytes(size, "big")
+
+    @staticmethod
+    def uname() -> Any:
+        return SimpleNamespace(nodename=f"machine{Here.world.machine.number}")
+
+
+class Time:
+    """`time`; no two machines' clocks agree."""
+
+    @staticmethod
+    def monotonic() -> float:
+        world = Here.world
+        return world.now + 1000.0 * world.machine.number
+
+    @staticmethod
+    def time() -> float:
+        world = Here.world
+        return 1.7e9 + world.now - 7200.0 * world.machine.number
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        Here.world.pause(max(seconds, 1.0))  # longer than asked for, as on a busy machine: fewer looks while one waits
+
+
+class Event:
+    """`threading.Event`."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+        Here.world.wake(self)
+
+    def wait(self, seconds: float) -> bool:
+        if not self._is_set:
+            Here.world.pause(seconds, self)
+        return self._is_set
+
+
+class Thread:
+    """`threading.Thread`."""
+
+    def __init__(self, target: Callable[[], None], name: str, daemon: bool) -> None:
+        self._target, self._name, self._done = target, name, Event()
+
+    def start(self) -> None:
+        Here.world.begin(Here.world.process, self._name, self._run)
+
+    def join(self) -> None:
+        while not self._done.wait(1e6):
+            pass
+
+    def _run(self) -> None:
+        try:
+            self._target()
+        except OSError as error:  # Python prints it; the thread ends, the process does not
+            Here.world.tell(f"thread {self._name} ends: {error}")
+        finally:
+            self._done.set()
+
+
+class Threading:
+    """`threading`."""
+
+    Event, Thread = Event, Thread
+
+    @staticmethod
+    def get_ident() -> int:
+        return Here.world.process.tasks.index(Here.world.current)
+
+
+class Arrow:
+    """`pyarrow`, but for memory maps."""
+
+    @staticmethod
+    def memory_map(path: str) -> Any:
+        return pa.BufferReader(_bytes(path)) if path.startswith("/run/") else pa.memory_map(path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pa, name)
+
+
+def _change(what: str, path: str, function: Callable[..., None], *args: Any) -> None:
+    happens = Here.world.step(what, path, changes=True)
+    function(*args)
+    if happens == LOST:  # the client asks again
+        function(*args)
+    elif happens == UNSURE:
+        raise failure(errno.EIO, path)
+
+
+def _fresh(path: str) -> File | Folder | None:
+    """What is at `path`: the kernel looks again when a file that it remembers is gone."""
+    files, machine = Here.world.files, Here.world.machine
+    found = files.look(machine, path)
+    if isinstance(found, File) and files.is_stale(machine, found):
+        place, _, name = path.rpartition("/")
+        machine.names.pop((files.folders[place].number, name), None)
+        found = files.look(machine, path)
+    return found
+
+
+def _visible(inode: File | Folder) -> bytes:
+    return Here.world.files.content(Here.world.machine, inode) if isinstance(inode, File) else b""
+
+
+def _status(path: str) -> Any:
+    found = Here.world.files.look(Here.world.machine, path) or Here.world.files.folders.get(path)
+    if found is None:
+        raise failure(errno.ENOENT, path)
+    modified_ns = Here.world.files.modified_ns(Here.world.machine, found) if isinstance(found, File) else 0
+    return SimpleNamespace(st_mtime_ns=modified_ns, st_size=len(_visible(found)), st_ino=found.number)
+
+
+def _bytes(path: str) -> bytes:
+    raw = RawFile(path, "r")
+    try:
+        return raw.readall()
+    finally:
+        raw.close()
+
+
+def _started(pid: int) -> int | None:
+    world = Here.world
+    process = world.processes[pid - 1]
+    return pid if process.alive and process.machine is world.machine else None
+
+
+_encode = commit._encode_table
+_tables: dict[str, bytes] = {}
+_plans: dict[bytes, Plan] = {}
+
+
+def _encode_table(rows: list[dict[str, Any]]) -> bytes:
+    key = repr(rows)
+    if key not in _tables:
+        _tables[key] = _encode(rows)
+    return _tables[key]
+
+
+def _open_plan(path: Path) -> Plan:
+    try:
+        content = _bytes(str(path))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    if content not in _plans:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            _plans[content] = Plan(pathlib.Path(file.name))
+        _plans[content].path = path  # type: ignore[assignment]
+    return _plans[content]
+
+
+_STAND_INS: dict[ModuleType, dict[str, Any]] = {
+    leases: {
+        "os": Os,
+        "time": Time,
+        "threading": Threading,
+        "socket": SimpleNamespace(gethostname=lambda: Os.uname().nodename),
+        "_machine": lambda: Here.world.machine.identity,
+        "_started": _started,
+    },
+    commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
+    plan: {"os": Os, "open": simulated_open, "pa": Arrow()},
+    run: {"Path": Path, "time": Time, "open": simulated_open, "Plan": _open_plan},
+    rank: {"os": Os, "time": Time, "threading": Threading},
+}
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Put the stand-ins into the modules of the line while the block runs."""
+    with ExitStack() as stack:
+        for module, names in _STAND_INS.items():
+            for name, stand_in in names.items():
+                stack.enter_context(patch.object(module, name, stand_in, create=True))
+        for module in (rank, run):  # whose clock is a default value, bound when it was defined
+            stack.enter_context(patch.object(module, "Leases", partial(leases.Leases, clock=Time.monotonic)))
+        yield

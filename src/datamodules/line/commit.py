@@ -35,7 +35,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -126,12 +126,12 @@ class Spool:
         if result.row in self.results:
             return
         sizes = [(ending, len(content)) for ending, content in members.items()]
-        start = self._write({"result": asdict(result), "members": sizes}, b"".join(members.values()))
+        start = self._write({"result": vars(result), "members": sizes}, b"".join(members.values()))
         self._keep(self._own, start, result, sizes)
 
     def strike(self, strike: Strike) -> None:
         """Charge an item with an attempt that has failed, and may be made again."""
-        self._write({"strike": asdict(strike)})
+        self._write({"strike": vars(strike)})
         self.strikes.setdefault(strike.row, []).append(strike)
 
     def touch(self, rows: Sequence[int]) -> None:

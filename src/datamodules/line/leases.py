@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -93,7 +93,7 @@ class Leases:
             self._ranks.mkdir(parents=True, exist_ok=True)
             self._claims.mkdir(parents=True, exist_ok=True)
             self._file = self._ranks / self.identity.rank
-            self._file.write_text(json.dumps(asdict(self.identity)))
+            self._file.write_text(json.dumps(vars(self.identity)))
         except OSError as error:
             raise EnvironmentFailure(f"the output folder cannot be written to: {error}") from error
         self.random = random.Random(self.identity.rank)

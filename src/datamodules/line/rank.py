@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from datamodules.line.run import PLANNING, Run
 from datamodules.line.strikes import FaultFile, Strike, cause_of_death
 
 _BEAT_SECONDS = 2.0
+_SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long
 _SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
 _DOUBLE_AFTER_SECONDS = 5.0  # younger leases are not doubled: too little is known of their speed
 _UNKNOWN_SECONDS = 30.0  # what a rank that has committed nothing yet takes itself to need for a shard
@@ -162,14 +163,17 @@ class Rank:
         self._todo: list[Shard] = []
         self._position, self._measure = position, measure
         self._pace: list[float] = []  # seconds per row of the shards this rank has committed
-        self._failure: OSError | None = None
+        self._failure: tuple[float, OSError] | None = None  # of the heartbeat, and since when
         self._closing = threading.Event()
         self._last_sync = time.monotonic()
 
     def __enter__(self) -> "Rank":
-        settle_all(self.run)
         self._fault = FaultFile(self.run.work / "ranks" / f"{self.name}.fault", self.tolerance.timeout_seconds)
-        self._survey()
+        try:
+            settle_all(self.run)
+            self._survey()
+        except OSError as error:
+            raise self._no_output(error) from error
         self._rotate(int(self._position * len(self._todo)))
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -181,8 +185,9 @@ class Rank:
         self._fault.close()
         for opened in self.open.values():
             opened.spool.close()
-        self.leases.close()
-        self._activity_path.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed now, others take for dead
+            self.leases.close()
+            self._activity_path.unlink(missing_ok=True)
 
     def lease(self) -> OpenShard | None:
         """The next shard to work on; None if there is none now (others hold them, or all is done: `finished`).
@@ -334,11 +339,16 @@ class Rank:
                 self.leases.clear(opened.shard.name)
 
     def finished(self) -> bool:
-        """Whether every shard that this rank may lease is committed, and in place."""
-        committed = self.run.committed()
-        if not all(shard.name in committed for shard in self._mine):
-            return False
-        return settle_all(self.run)
+        """Whether every shard that this rank may lease is committed, and in place.
+
+        Raises:
+            EnvironmentFailure: the output folder cannot be read or written to.
+        """
+        try:
+            committed = self.run.committed()
+            return all(shard.name in committed for shard in self._mine) and settle_all(self.run)
+        except OSError as error:
+            raise self._no_output(error) from error
 
     def _open(self, shard: Shard) -> OpenShard | None:
         if self.run.is_committed(shard.name):  # between the survey and the claim
@@ -421,7 +431,7 @@ class Rank:
                 self.publish()
                 self._failure = None
             except OSError as error:
-                self._failure = error
+                self._failure = self._failure or (time.monotonic(), error)
             if self._closing.wait(_BEAT_SECONDS):
                 return
 
@@ -435,12 +445,12 @@ class Rank:
             for o in list(self.open.values())
         }
         partial = self._activity_path.with_suffix(f".{threading.get_ident()}.partial")  # of the heartbeat, or a caller
-        partial.write_text(json.dumps(asdict(self.activity)))
+        partial.write_text(json.dumps(vars(self.activity)))
         os.replace(partial, self._activity_path)
 
     def _check(self) -> None:
-        if self._failure:
-            raise self._no_output(self._failure)
+        if self._failure and time.monotonic() - self._failure[0] > _SILENT_SECONDS:
+            raise self._no_output(self._failure[1])
 
     def _no_output(self, error: OSError) -> EnvironmentFailure:
         return EnvironmentFailure(
@@ -461,7 +471,8 @@ def sweep(run: Run) -> None:
     """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
     if not settle_all(run):
         return
-    discard_unfinished(run.plan.path)
+    for each in (run, *run.patches):
+        discard_unfinished(each.plan.path)
     for folder in ("staging", "spool", "leases"):
         for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`
             name = path.name.partition(".")[0]

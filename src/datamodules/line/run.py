@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ class Record:
 
     def to_json(self) -> str:
         """The text of the record file."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table)}
+        return json.dumps(fields, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Record":

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.line.patches import failures
 from datamodules.line.rank import Rank, sweep
 from datamodules.line.run import Run
 from faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
 from line_making import finish, make_run, tars, work
+from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.verify import verify
 
 ITEMS, PER_SHARD = 4, 2
@@ -126,3 +128,33 @@ def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
 def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_kill):
     in_forker(fault_at_every_call_of_planning, tmp_path, is_kill)
+
+
+def retry_and_sweep(folder):
+    do(retry(folder))
+    sweep(Run(folder))
+
+
+def retry_at_every_call(folder, is_kill):
+    make_failing_run(folder / "failed", KEYS[:3])
+    sweep(Run(folder / "failed"))
+    shutil.copytree(folder / "failed", folder / "quiet")
+    calls = number_of_calls(retry_and_sweep, folder / "quiet")
+    whole = tars(folder / "quiet")
+    assert calls > 20, calls
+    for at in range(1, calls + 1):
+        run = folder / str(at)
+        shutil.copytree(folder / "failed", run)
+        _, raised = attempt(retry_and_sweep, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
+        assert raised in ("", "killed") or raised.startswith(EXPLAINED), (at, raised)
+        assert (at, list(problems_between(run, whole))) == (at, [])
+        if any(failures(Run(run))):
+            _, raised = attempt(retry_and_sweep, run)
+        assert (at, raised if raised.startswith("Run") else "") == (at, "")
+        sweep(Run(run))
+        assert (at, list(problems_in_the_end(run, whole))) == (at, [])
+
+
+@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
+def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill):
+    in_forker(retry_at_every_call, tmp_path, is_kill)

@@ -116,14 +116,14 @@ def _status(options: argparse.Namespace) -> int:
 def _view(options: argparse.Namespace) -> int:
     from preprocess.report.view import view
 
-    view(Run(options.folder), options.key, Console())
+    view(_settled(options.folder), options.key, Console())
     return 0
 
 
 def _failures(options: argparse.Namespace) -> int:
     from preprocess.failures import print_json, show, summary, write_parquet
 
-    run = Run(options.folder)
+    run = _settled(options.folder)
     counts, failed = count_failures(run, options.classes), failures(run, options.classes)
     if options.json:
         print_json(failed)
@@ -135,6 +135,15 @@ def _failures(options: argparse.Namespace) -> int:
         show(failed, Console())
     print(summary(counts))  # noqa: T201
     return 0
+
+
+def _settled(folder: Path) -> Run:
+    """The run in `folder`, its files in place though a rank may have died between committing and renaming."""
+    from datamodules.line.commit import settle_all
+
+    run = Run(folder)
+    settle_all(run)
+    return run
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -162,7 +171,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _visualize(options: argparse.Namespace) -> int:
     from preprocess.report.visualize import visualize
 
-    return _written(visualize(Run(options.folder), options.dest, options.num_samples, options.split))
+    return _written(visualize(_settled(options.folder), options.dest, options.num_samples, options.split))
 
 
 def _export(options: argparse.Namespace) -> int:

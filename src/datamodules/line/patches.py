@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import ConfigError, RunError
+from datamodules.line.commit import settle_all
 from datamodules.line.item import Item
 from datamodules.line.plan import ShardSize, write_plan
 from datamodules.line.run import Run, differences, plan_once, plan_path
@@ -115,6 +116,7 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
     """
     run = Run(folder)
     refuse_unfinished(run)
+    settle_all(run)
     made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(retry.classes) or None}}
     made_by = json.loads(json.dumps(made_by))
     patch = _begun(run, made_by, retry.began) or _planned(run, made_by, size, retry)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.line.commit import settle_all
 from datamodules.line.patches import failures
 from datamodules.line.rank import Rank, sweep
 from datamodules.line.run import Run
@@ -148,6 +149,7 @@ def retry_at_every_call(folder, is_kill):
         _, raised = attempt(retry_and_sweep, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
         assert raised in ("", "killed") or raised.startswith(EXPLAINED), (at, raised)
         assert (at, list(problems_between(run, whole))) == (at, [])
+        settle_all(Run(run))  # as `preprocess failures` does
         if any(failures(Run(run))):
             _, raised = attempt(retry_and_sweep, run)
         assert (at, raised if raised.startswith("Run") else "") == (at, "")

@@ -20,7 +20,7 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import Result
 from datamodules.line.item import Corpus, Item
 from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank, sweep
+from datamodules.line.rank import Rank, Tolerance, sweep
 from datamodules.line.run import Run, open_or_plan
 from simulated.choices import Choices, shrink
 from simulated.files import File
@@ -33,6 +33,7 @@ _MOST_PROCESSES = 6
 _CACHE_SECONDS = (0.0, 3.0, 30.0)
 _ITEM_SECONDS = 1.0
 _STALE_SECONDS = 6.0
+_TOLERANCE = Tolerance(max_attempts=_MOST_PROCESSES + 1)  # so no death of theirs costs an item
 _KIND_LENGTH = 15  # as much of a failure's text tells its kind
 
 
@@ -138,13 +139,15 @@ class _Line:
 
     def _be_a_rank(self) -> None:
         """What `preprocess run` does."""
-        with Rank(_open(self.num_shards), stale_seconds=_STALE_SECONDS) as rank:
+        with Rank(_open(self.num_shards), stale_seconds=_STALE_SECONDS, tolerance=_TOLERANCE) as rank:
             while not rank.finished():
                 rank.abandon_committed()
                 opened = rank.lease()
                 for row in opened.missing if opened else ():
-                    Time.sleep(_ITEM_SECONDS)
                     assert opened is not None
+                    rank.touch(opened.shard.number, [row])
+                    Time.sleep(_ITEM_SECONDS)
+                    rank.let_go()
                     rank.add(opened.shard.number, *_result(opened.items[row], row, self._world.process.pid))
                 if not opened:
                     Time.sleep(2 * _ITEM_SECONDS)

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.line import commit, leases, plan, rank, run
+from datamodules.line import commit, leases, limit, plan, rank, run
 from datamodules.line.plan import Plan
 from simulated.choices import LOST, UNSURE
 from simulated.files import File, Folder, failure
@@ -219,10 +219,10 @@ class Path:
     def iterdir(self) -> Iterator["Path"]:
         return self.glob("*")
 
-    def read_text(self) -> str:
+    def read_text(self, errors: str = "strict") -> str:
         raw = RawFile(str(self), "r")
         try:
-            return raw.readall().decode()
+            return raw.readall().decode(errors=errors)
         finally:
             raw.close()
 
@@ -468,7 +468,8 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
     plan: {"os": Os, "open": simulated_open, "pa": Arrow()},
     run: {"Path": Path, "time": Time, "open": simulated_open, "Plan": _open_plan},
-    rank: {"os": Os, "time": Time, "threading": Threading},
+    rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
+    limit: {"time": Time},
 }
 
 

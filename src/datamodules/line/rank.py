@@ -281,10 +281,10 @@ class Rank:
     def let_go(self) -> None:
         """What was touched is done with, well or badly."""
         self._fault.disarm()
-        if self._touched:
-            with self._writing(self._touched):
-                self._touched.spool.touch(())
-            self._touched = None
+        touched, self._touched = self._touched, None
+        if touched and touched.shard.number in self.open:  # else another rank has committed it
+            with self._writing(touched):
+                touched.spool.touch(())
 
     def fail_device(self, error: BaseException) -> NoReturn:
         """Leave this process, whose device cannot be used any more, such that what it touches is charged.

@@ -360,3 +360,16 @@ def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_p
             process.join(10)
         work(run.folder)
         assert checked(run) == expected
+
+
+def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp_path):
+    run = make_run(tmp_path, 4)
+    with Rank(run) as slow:
+        slowly = slow.lease()
+        slow.touch(slowly.shard.number, [0])
+        slow.leases.clear(slowly.shard.name)
+        work(tmp_path)
+        slow.abandon_committed()
+        slow.let_go()
+        assert slow.open == {}
+    checked(run)

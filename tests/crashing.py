@@ -53,6 +53,8 @@ class Deadly(Brightness):
                 time.sleep(1000)
             elif self.what == "hang in native code":
                 ctypes.PyDLL(None).sleep(1000)  # and holds the GIL
+            elif self.what == "break":
+                1 / 0  # noqa: B018
             elif self.what == "exhaust memory":
                 raise MemoryError
             elif self.what == "lose the device":

@@ -6,10 +6,10 @@ import time
 
 
 class FatalTransform:
-    """The value of a gray frame; `fatal` says which values crash, kill or hang the process."""
+    """The value of a gray frame, `size` times; `fatal` says which values crash, kill, hang or break the process."""
 
-    def __init__(self, fatal):
-        self._fatal = fatal
+    def __init__(self, fatal, size=1):
+        self._fatal, self._size = fatal, size
 
     def start(self, item):
         pass
@@ -19,6 +19,8 @@ class FatalTransform:
         what = self._fatal.get(value)
         if what == "hang":
             time.sleep(1000)
+        elif what == "break":
+            raise ZeroDivisionError(value)
         elif what:
             os.kill(os.getpid(), signal.SIGSEGV if what == "crash" else signal.SIGKILL)
-        return value
+        return bytes([value]) * self._size

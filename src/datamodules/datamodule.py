@@ -12,10 +12,11 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.line.batches import EpochSampler, SampleBatches
 from datamodules.line.frames import FrameRequest
 from datamodules.line.item import Corpus
-from datamodules.line.loader import FrameLoader, die_with_parent
+from datamodules.line.loader import FrameLoader
 from datamodules.line.rank import Rank
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
+from datamodules.line.workers import die_with_parent
 from datamodules.samples import SampleKind
 
 

@@ -6,6 +6,7 @@
 | runs out of memory, or the GPU's         | halves are tried, down to one frame; that is tried again, then fails    |
 | leaves the device unusable               | noted against the batch's items; the process ends with exit status 3    |
 | kills the process, or does not come back | likewise; the next rank to take the shard tries these items one by one  |
+| raises anything else                     | likewise, with its traceback: a programming error ends the process      |
 
 Batches are handed over as they came from the workers, as lists or stacked frames, and split before `extract` puts
 them together, so that models with packed inputs are split as well.
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from datamodules.errors import ExtractError
+from datamodules.errors import EnvironmentFailure, ExtractError
 from datamodules.line.frames import Batch
 from datamodules.line.rank import Rank
 from preprocess.extractor import Extractor
@@ -85,8 +86,15 @@ class Extraction:
         except RuntimeError as error:
             if any(words in str(error) for words in _OUT_OF_MEMORY):
                 return error
-            if _is_device_lost(error):
-                self._rank.fail_device(error)
+            keys = self._rank.blame(error)
+            if not _is_device_lost(error):
+                raise
+            raise EnvironmentFailure(
+                f"the device is out of order after {keys}: {' '.join(str(error).split())[:200]}; that is noted: "
+                "run the same command again (torchrun --max-restarts does)"
+            ) from error
+        except Exception as error:
+            self._rank.blame(error)
             raise
         finally:
             self._rank.let_go()

@@ -40,10 +40,13 @@ class StopOnSignal(Callback):
             pass_on(number)
 
         def stop_now(number: int, why: str) -> None:
-            pass_on(number)
-            print(f"{why}: stopped at once; what is spooled or committed is safe", file=sys.stderr)  # noqa: T201
-            rank.let_go()  # nobody's fault
-            os._exit(128 + number)
+            threading.Timer(_AGAIN_SECONDS, os._exit, (128 + number,)).start()  # if the folder hangs as well
+            try:
+                pass_on(number)
+                print(f"{why}: stopped at once; what is spooled or committed is safe", file=sys.stderr)  # noqa: T201
+                rank.let_go()  # nobody's fault
+            finally:
+                os._exit(128 + number)
 
         def pass_on(number: int) -> None:
             for process in launched:

@@ -119,6 +119,9 @@ class ShardWriter(BasePredictionWriter):
             self._gathered[batch["shard"], row].append(outcome)
         for end in batch["ends"]:
             self._finish(pl_module, batch["shard"], end)
+        for shard, row in list(self._gathered):  # of items that were given up, or that another rank has committed
+            if shard not in self.rank.open or row in self.rank.open[shard].spool.results:
+                del self._gathered[shard, row]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the run."""

@@ -130,13 +130,18 @@ def test_a_batch_under_suspicion_is_extracted_item_by_item(rank):
     assert outcomes == [Outcome(10, 2), Outcome(20, 2), Outcome(30, 1), Outcome(40, 1)]
 
 
-def test_a_programming_error_is_no_bad_item(rank):
+def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_path):
+    make_run(tmp_path, 4)
     extractor = Memory()
     extractor.extract = lambda batch: batch["no such field"]
-    with pytest.raises(KeyError):
-        Extraction(extractor, rank)(batch_of([1]))
-    assert strikes(rank) == {}
-    assert rank.open[0].spool.touched == []
+    with Rank(Run(tmp_path)) as rank:
+        rank.lease()
+        with pytest.raises(KeyError):
+            Extraction(extractor, rank)(batch_of([1]))
+        assert strikes(rank) == {}
+    with Rank(Run(tmp_path)) as successor:
+        successor.lease()
+        assert strikes(successor) == {0: ["crashed: KeyError: 'no such field'"]}
 
 
 def test_results_that_are_not_one_a_frame_are_refused(rank):
@@ -160,7 +165,7 @@ def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_
         assert successor.is_suspect(0, [1])
         assert not successor.is_suspect(0, [0, 3])
         [strike] = successor.open[0].spool.strikes[2]
-        assert strike.reason.startswith("crashed: CUDA error: device-side assert triggered")
+        assert strike.reason.startswith("crashed: AcceleratorError: CUDA error: device-side assert triggered")
         assert (strike.reason_class, strike.alone) == ("crash", False)
 
 

@@ -84,7 +84,8 @@ def wait_for(condition, seconds=30):
         ("segfault", [], "crashed: SIGSEGV", "crash", -signal.SIGSEGV),
         ("hang", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
         ("hang in native code", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
-        ("lose the device", [], "crashed: CUDA error: device-side assert triggered", "crash", 3),
+        ("break", [], "crashed: ZeroDivisionError: division by zero", "crash", 1),
+        ("lose the device", [], "crashed: AcceleratorError: CUDA error: device-side assert triggered", "crash", 3),
     ],
 )
 def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted_often_enough(

@@ -17,6 +17,7 @@ Slices of one item come in order. A slice holds frames of several items only if 
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from typing_extensions import NotRequired
 
-from datamodules.errors import ChangedError, DecodeError, EnvironmentFailure, ItemError, MissingError
+from datamodules.errors import ChangedError, DecodeError, EnvironmentFailure, FramemillError, ItemError, MissingError
 from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
@@ -151,9 +152,23 @@ class FrameStream(IterableDataset[Batch]):
         touching = self._touching.of(info.id if info else 0) if isinstance(self._touching, Stamps) else self._touching
         while (ticket := self._tickets.get()) is not None:
             touch = partial(touching.touch, ticket.shard)
-            for batch in _slices(plan, self._root, ticket, self._request.slice_frames, transform, touch):
+            slices = _slices(plan, self._root, ticket, self._request.slice_frames, transform, touch)
+            while batch := _next(slices, dies=info is not None):
                 touching.let_go()
                 yield batch
+
+
+def _next(slices: Iterator[Batch], dies: bool) -> Batch | None:
+    """The next slice; a worker dies of an unexpected error, so that this is charged to the item it touches."""
+    try:
+        return next(slices, None)
+    except FramemillError:
+        raise
+    except Exception:
+        if not dies:
+            raise
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _slices(
@@ -167,16 +182,7 @@ def _slices(
     current = _Slice(ticket.shard, transform)
     for row in ticket.rows:
         item = plan.item(ticket.shard, row)
-        end = End(
-            row=row,
-            num_frames=0,
-            size=None,
-            fps=None,
-            reason=None,
-            reason_class=None,
-            read_seconds=0.0,
-            transform_seconds=0.0,
-        )
+        end = _end_of(row)
         if row in ticket.given_up:
             end["reason"] = end["reason_class"] = GIVEN_UP
             current.ends.append(end)
@@ -204,6 +210,27 @@ def _slices(
             end["reason"], end["reason_class"] = "out of memory", "memory"
         current.ends.append(end)
     yield current.batch()
+
+
+def _end_of(row: int) -> End:
+    return End(
+        row=row,
+        num_frames=0,
+        size=None,
+        fps=None,
+        reason=None,
+        reason_class=None,
+        read_seconds=0.0,
+        transform_seconds=0.0,
+    )
+
+
+def is_readable(item: Item, root: str) -> bool:
+    """Whether the first frame of `item` can be read now."""
+    try:
+        return next(_read(item, root, _end_of(0)), None) is not None
+    except (OSError, DecodeError):
+        return False
 
 
 def _require(root: str) -> None:

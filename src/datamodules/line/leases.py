@@ -161,6 +161,11 @@ class Leases:
         """Whether the rank of that name has ended, as far as can be known."""
         return self._holder(self._ranks / rank)[1]
 
+    def has_died_here(self, rank: str) -> bool:
+        """Whether the process of that rank is known to be gone, while its machine is up: this one."""
+        holder, _ = self._holder(self._ranks / rank)
+        return holder is not None and holder.has_died()
+
     def close(self) -> None:
         """Give up everything held, and be no rank any more."""
         for name in list(self._held):

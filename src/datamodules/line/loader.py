@@ -6,35 +6,31 @@ such import in all).
 
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
 new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
-An item without attempts left becomes a failure (`Rank.strike`), as soon as another one is read well: if none is, but
-one after another uses up its attempts, it is not the items that are bad.
+An item without attempts left becomes a failure (`Rank.strike`), as soon as another one is read. If none is, but one
+after another uses up its attempts, an item that was read well before tells whether they are bad, or the surroundings.
 """
 
 import multiprocessing
-import os
-import queue
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import groupby
-from multiprocessing.connection import wait
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from datamodules.errors import EnvironmentFailure
-from datamodules.line.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket
+from datamodules.line.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket, is_readable
+from datamodules.line.item import Item
 from datamodules.line.rank import OpenShard, Rank
+from datamodules.line.run import Run
 from datamodules.line.stamps import Stamps
+from datamodules.line.workers import LOOK_SECONDS, LocalTickets, Tickets, WorkerDied, Workers, die_with_parent
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
 _LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
-_LOOK_AT_WORKERS_SECONDS = 0.5
 _MAX_IDLE_DEATHS = 3  # in a row
 _MAX_DOUBTFUL = 20
 _TRANSIENT = ("io", "memory")  # what a worker that lives may say of an item that is worth another attempt
@@ -67,29 +63,26 @@ class FrameLoader:
         self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
         self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
         self._doubtful: dict[tuple[int, int], tuple[str, str]] = {}  # their last strike, since one was read well
-        self._has_read = False
+        self._good: Item | None = None  # one that was read well
         self._num_idle_deaths = 0
-        self._overdue: dict[int, str] = {}  # pid: why its worker was killed
         self._next_lease = self._next_look = 0.0
         self._patience = _IDLE_SECONDS
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            with self._workers() as (batches, workers, stamps):
+            with self._workers() as workers:
                 try:
-                    yield from self._batches(batches, workers)
+                    yield from self._batches(workers)
                     return
-                except _WorkerDied:
-                    self._charge(workers, stamps)
-                    for worker in workers:  # also one that hangs: what they have in hand is handed out anew
-                        worker.kill()
+                except WorkerDied:
+                    self._charge(workers)
 
-    def _batches(self, batches: Iterator[Batch], workers: list[Any]) -> Iterator[Batch]:
+    def _batches(self, workers: Workers) -> Iterator[Batch]:
         idle = False
         while not self._hand_out():
             if self._with_workers:
                 idle = False
-                yield self._next(batches, workers)
+                yield self._next(workers)
             else:  # Lightning asks for a batch before it hands over the one before: give it its turn
                 if idle:
                     time.sleep(_IDLE_SECONDS)
@@ -97,27 +90,17 @@ class FrameLoader:
                 yield Batch(shard=-1, rows=[], frame_idx=[], ends=[], results=[])
 
     @contextmanager
-    def _workers(self) -> Iterator[tuple[Iterator[Batch], list[Any], Stamps | None]]:
-        """Workers that take tickets, watched; the iterator over what they yield, their processes, their stamps."""
+    def _workers(self) -> Iterator[Workers]:
         context: Any = multiprocessing.get_context("forkserver")
-        stamps = Stamps(context, self._num_workers) if self._num_workers else None
+        stamps = Stamps(context, self._num_workers, self._timeout_seconds) if self._num_workers else None
         self._tickets: Tickets | LocalTickets = Tickets(context) if self._num_workers else LocalTickets()
-        others = set(multiprocessing.active_children())
-        batches = iter(self._dataloader(context, stamps))
-        workers = list(set(multiprocessing.active_children()) - others)
-        watching = threading.Event()
-        if stamps:
-            threading.Thread(target=self._watch, args=(stamps, watching), name="watchdog", daemon=True).start()
+        workers = Workers(self._dataloader(context, stamps), stamps, self._timeout_seconds)
+        is_done = False
         try:
-            yield batches, workers, stamps
+            yield workers
+            is_done = not self._with_workers
         finally:
-            watching.set()
-            for worker in workers:
-                if self._with_workers or worker.exitcode is not None:  # nothing waits for what is in hand any more
-                    worker.kill()
-                else:
-                    self._tickets.put(None)
-            del batches  # DataLoader's own end: it waits for its workers
+            workers.end(self._tickets, at_once=not is_done)
 
     def _dataloader(self, context: Any, stamps: Stamps | None) -> DataLoader[Batch]:
         transform: Any = self._request.transform
@@ -132,23 +115,13 @@ class FrameLoader:
             multiprocessing_context=context if self._num_workers else None,
             worker_init_fn=die_with_parent if self._num_workers else None,
             in_order=False,
-            timeout=_LOOK_AT_WORKERS_SECONDS if self._num_workers else 0,
+            timeout=LOOK_SECONDS if self._num_workers else 0,
             pin_memory=self._pin_memory,
         )
 
-    def _next(self, batches: Iterator[Batch], workers: list[Any]) -> Batch:
+    def _next(self, workers: Workers) -> Batch:
         started = time.monotonic()
-        batch = None
-        while batch is None:
-            if any(worker.exitcode is not None for worker in workers):  # DataLoader looks only when nothing has come
-                raise _WorkerDied
-            try:
-                batch = next(batches)
-            except EnvironmentFailure as error:  # DataLoader puts the worker's traceback before its message
-                raise EnvironmentFailure(str(error).strip().rpartition("EnvironmentFailure: ")[2]) from error
-            except RuntimeError as error:
-                if "exited unexpectedly" not in str(error) and "timed out after" not in str(error):
-                    raise
+        batch = workers.next()
         self._num_idle_deaths = 0
         self._rank.activity.spend("wait", time.monotonic() - started)
         batch["alone"] = self._rank.is_suspect(batch["shard"], batch["rows"])
@@ -167,8 +140,9 @@ class FrameLoader:
             if self._strike(*place, end["reason"], failed):
                 self._again.add(place)
         elif failed != GIVEN_UP:
-            self._has_read = True
             self._fail_doubtful()
+            if failed is None and shard in self._rank.open:
+                self._good = self._rank.open[shard].items[end["row"]]
         if ticket and (again := {(shard, row) for row in ticket.rows} & self._again):
             self._again -= again
             self._waiting.append(ticket)  # behind all others: it may be a matter of time
@@ -180,7 +154,7 @@ class FrameLoader:
             return self._rank.strike(shard, row, reason, reason_class)
         self._doubtful[shard, row] = reason, reason_class
         if len(self._doubtful) > _MAX_DOUBTFUL:
-            raise self._no_input(reason)
+            self._judge_doubtful()
         return False
 
     def _fail_doubtful(self) -> None:
@@ -188,34 +162,44 @@ class FrameLoader:
             place, strike = self._doubtful.popitem()
             self._rank.strike(*place, *strike)
 
-    def _no_input(self, reason: str) -> EnvironmentFailure:
-        return EnvironmentFailure(
-            f"{len(self._doubtful)} items in a row failed, the last one: {reason}. Is something wrong with the mount, "
-            "the memory or the installation? What is done is safe: mend it, and run the same command again"
-        )
+    def _judge_doubtful(self) -> None:
+        """Fail them, unless their failing in a row is the fault of the surroundings."""
+        reason, _ = next(reversed(self._doubtful.values()))
+        good = self._good_item()
+        is_io = any(reason_class == "io" for _, reason_class in self._doubtful.values())
+        if (good is None and len(self._doubtful) > 1) or (good and is_io and not is_readable(good, self._root)):
+            raise EnvironmentFailure(
+                f"{len(self._doubtful)} items in a row failed, the last one: {reason}. Is something wrong with the "
+                "mount, the memory or the installation? What is done is safe: mend it, and run the same command again"
+            )
+        self._fail_doubtful()
 
-    def _watch(self, stamps: Stamps, done: threading.Event) -> None:
-        while not done.wait(min(1.0, self._timeout_seconds / 4)):
-            for stamp in stamps.read():
-                if stamp.seconds > self._timeout_seconds:
-                    with suppress(ProcessLookupError):  # it has died by itself
-                        os.kill(stamp.pid, signal.SIGKILL)
-                        self._overdue[stamp.pid] = f"timed out after {self._timeout_seconds:g} s"
+    def _good_item(self) -> Item | None:
+        """One that was read well, by this rank or by any that has spooled or committed; None if none is known."""
+        if self._good:
+            return self._good
+        for opened in self._rank.open.values():
+            for row, result in opened.spool.results.items():
+                if result.reason is None:
+                    return opened.items[row]
+        run = Run(self._rank.run.folder)
+        committed = run.committed()
+        for shard in (shard for shard in run.plan.shards if shard.name in committed):
+            if run.record(shard.name).committed:
+                return run.plan.item(shard.number, run.table(shard.name, ["status"])["status"].to_pylist().index("ok"))
+        return None
 
-    def _charge(self, workers: list[Any], stamps: Stamps | None) -> None:
-        """Charge each dead worker to the item it had stamped, and take back all tickets that are not delivered."""
-        assert stamps is not None
-        died = {worker.pid: worker.exitcode for worker in workers if worker.exitcode is not None}
-        charged = [stamp for stamp in stamps.read() if stamp.pid in died]
+    def _charge(self, workers: Workers) -> None:
+        """Charge dead workers to the items they had stamped, and take back all tickets that are not delivered."""
+        exit_codes, charged = workers.deaths()
         self._num_idle_deaths += not charged
         if self._num_idle_deaths >= _MAX_IDLE_DEATHS:
             raise EnvironmentFailure(
-                f"workers died before they touched an item (exit codes {sorted(died.values())}): out of memory, "
-                "or a broken installation? What is done is safe: mend it, and run the same command again"
+                f"workers died before they touched an item (exit codes {exit_codes}): out of memory, or a broken "
+                "installation? What is done is safe: mend it, and run the same command again"
             )
-        for stamp in charged:
-            overdue = self._overdue.get(stamp.pid) if died[stamp.pid] == -signal.SIGKILL else None
-            self._strike(stamp.shard, stamp.row, overdue or _death(died[stamp.pid]), "timeout" if overdue else "crash")
+        for stamp, reason, reason_class in charged:
+            self._strike(stamp.shard, stamp.row, reason, reason_class)
         self._waiting.extendleft(reversed(self._with_workers.values()))
         self._with_workers.clear()
 
@@ -235,9 +219,8 @@ class FrameLoader:
                 self._tickets.put(ticket._replace(given_up=failed.intersection(ticket.rows)))
         if self._with_workers:
             return False
-        if len(self._doubtful) > 1 and not self._has_read:
-            raise self._no_input(next(iter(self._doubtful.values()))[0])
-        self._fail_doubtful()  # nothing is left to tell by
+        if self._doubtful:  # and nothing is left to tell by
+            self._judge_doubtful()
         return self._rank.finished()
 
     def _take_back(self) -> bool:
@@ -255,59 +238,14 @@ class FrameLoader:
             self._patience = min(2 * self._patience, _MAX_PATIENCE_SECONDS)
             return False
         self._patience = _IDLE_SECONDS
-        self._waiting.extend(tickets(opened, self._request.slice_frames))
+        struck = opened.spool.strikes.keys()
+        made = tickets(opened, self._request.slice_frames)  # those that cost a process before, last
+        self._waiting.extend(sorted(made, key=lambda ticket: not struck.isdisjoint(ticket.rows)))
         return True
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-class LocalTickets(queue.SimpleQueue[Ticket | None]):
-    """Tickets for the process itself."""
-
-    def take_back(self) -> Iterator[Ticket]:
-        """All that nobody has taken."""
-        with suppress(queue.Empty):
-            while ticket := self.get_nowait():
-                yield ticket
-
-
-class Tickets:
-    """Tickets for worker processes: like multiprocessing's SimpleQueue, but they can be taken back."""
-
-    def __init__(self, context: BaseContext) -> None:
-        self._reader, self._writer = context.Pipe(duplex=False)
-        self._reading = context.Lock()
-
-    def put(self, ticket: Ticket | None) -> None:
-        """For any worker; None for one that is to end."""
-        self._writer.send(ticket)
-
-    def get(self) -> Ticket | None:
-        """Wait for the next one."""
-        with self._reading:
-            ticket: Ticket | None = self._reader.recv()
-        return ticket
-
-    def take_back(self) -> Iterator[Ticket]:
-        """All that nobody has taken."""
-        if self._reading.acquire(timeout=0.1):  # else a worker waits for one, so there is none
-            try:
-                while self._reader.poll():
-                    yield self._reader.recv()
-            finally:
-                self._reading.release()
-
-
-class _WorkerDied(Exception):
-    """A worker ended that was to go on."""
-
-
-def _death(exitcode: int) -> str:
-    if exitcode == -signal.SIGKILL:  # not by the watchdog
-        return "its process was killed (SIGKILL: out of memory?)"
-    return f"crashed: {signal.Signals(-exitcode).name if exitcode < 0 else f'exit status {exitcode}'}"
 
 
 def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:
@@ -324,20 +262,3 @@ def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:
             ticket = Ticket(opened.shard.number, tuple(rows[start : start + step]))
             if missing.intersection(ticket.rows):
                 yield ticket
-
-
-def die_with_parent(worker: int) -> None:
-    """Make this worker process end when its rank does, however that ends, and leave signals to the rank.
-
-    Workers are children of the fork server, so DataLoader's own watch, over the parent's process id, sees nothing.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    rank = multiprocessing.parent_process()
-    assert rank is not None
-
-    def watch() -> None:
-        wait([rank.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-rank", daemon=True).start()

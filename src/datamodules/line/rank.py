@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line.commit import Result, Spool, commit, settle_all
@@ -182,6 +182,8 @@ class Rank:
     def __exit__(self, *exception: object) -> None:
         self._closing.set()
         self._thread.join()
+        with suppress(EnvironmentFailure):
+            self.let_go()
         self._fault.close()
         for opened in self.open.values():
             opened.spool.close()
@@ -286,21 +288,12 @@ class Rank:
             with self._writing(touched):
                 touched.spool.touch(())
 
-    def fail_device(self, error: BaseException) -> NoReturn:
-        """Leave this process, whose device cannot be used any more, such that what it touches is charged.
-
-        Raises:
-            EnvironmentFailure: always.
-        """
+    def blame(self, error: BaseException) -> str:
+        """Leave word that this process ends because of `error`, such that what it touches is charged; their keys."""
         self._fault.disarm()
-        reason = " ".join(str(error).split())[:200]
-        self._fault.tell(reason)
-        keys = [self._touched.items[row].key for row in self._touched.spool.touched] if self._touched else []
-        self._touched = None  # so `let_go` leaves it as it is
-        raise EnvironmentFailure(
-            f"the device is out of order after {', '.join(keys[:4]) or 'no item'}: {reason}; "
-            "that is noted: run the same command again (torchrun --max-restarts does)"
-        ) from error
+        self._fault.tell(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+        touched, self._touched = self._touched, None  # so `let_go` leaves it as it is
+        return ", ".join(touched.items[row].key for row in touched.spool.touched[:4]) if touched else "no item"
 
     @contextmanager
     def _writing(self, opened: OpenShard) -> Iterator[None]:
@@ -377,7 +370,12 @@ class Rank:
         self.leases.clear(opened.shard.name)
 
     def _death(self, rank: str) -> tuple[str, str] | None:
-        return cause_of_death(self.run.work / "ranks" / f"{rank}.fault") if self.leases.is_dead(rank) else None
+        """Of the rank of that name, if it is dead; but a machine that was lost is no item's fault."""
+        fault = self.run.work / "ranks" / f"{rank}.fault"
+        has_told = fault.exists() and fault.stat().st_size > 0
+        if self.leases.is_dead(rank) and (has_told or self.leases.has_died_here(rank)):
+            return cause_of_death(fault)
+        return None
 
     def _survey(self, tried: Set[str] = frozenset()) -> bool:
         """List anew what is neither committed nor claimed, nor `tried`; whether there is any."""

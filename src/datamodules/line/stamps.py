@@ -3,6 +3,7 @@
 A death or a hang is charged to exactly the item that is stamped.
 """
 
+import faulthandler
 import os
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
 _NOTHING = -1
-_CELLS = 4  # pid, shard, row, monotonic nanoseconds
+_CELLS = 4  # pid, monotonic nanoseconds, row, shard: written in this order, so that no time is taken for another's
 
 
 class Stamp(NamedTuple):
@@ -28,33 +29,47 @@ class Stamps:
     Args:
         context: that starts them.
         num_workers: how many there are.
+        timeout_seconds: a worker that makes no progress ends itself after twice this time, rank or no rank.
     """
 
-    def __init__(self, context: BaseContext, num_workers: int) -> None:
+    def __init__(self, context: BaseContext, num_workers: int, timeout_seconds: float) -> None:
         self._cells = context.RawArray("q", [_NOTHING] * (_CELLS * num_workers))
+        self._timeout_seconds = timeout_seconds
 
     def of(self, worker: int) -> "WorkerStamp":
         """The stamp of worker number `worker`, this process."""
-        return WorkerStamp(self._cells, worker * _CELLS)
+        return WorkerStamp(self._cells, worker * _CELLS, self._timeout_seconds)
 
     def read(self) -> list[Stamp]:
         """The items that are being touched."""
         cells, now = self._cells[:], time.monotonic_ns()
         stamps = [cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)]
-        return [Stamp(pid, shard, row, (now - since) / 1e9) for pid, shard, row, since in stamps if shard != _NOTHING]
+        return [Stamp(pid, shard, row, (now - since) / 1e9) for pid, since, row, shard in stamps if shard != _NOTHING]
 
 
 class WorkerStamp:
-    """What this worker touches: one item at a time."""
+    """What this worker touches: one item at a time.
 
-    def __init__(self, cells: Any, start: int) -> None:
-        self._cells, self._start = cells, start
+    Should its rank be gone, nobody else would end a worker that is stuck in native code and holds the GIL: a timer of
+    faulthandler, which needs no Python, does.
+    """
+
+    def __init__(self, cells: Any, start: int, timeout_seconds: float) -> None:
+        self._cells, self._start, self._timeout_seconds = cells, start, timeout_seconds
+        self._armed = 0.0  # when the timer was set; 0: it is not
 
     def touch(self, shard: int, rows: Sequence[int]) -> None:
         """It goes on with the item in the one row in `rows`."""
         (row,) = rows
-        self._cells[self._start : self._start + _CELLS] = [os.getpid(), shard, row, time.monotonic_ns()]
+        now = time.monotonic()
+        if now - self._armed > self._timeout_seconds / 2:
+            faulthandler.dump_traceback_later(2 * self._timeout_seconds, exit=True)
+            self._armed = now
+        self._cells[self._start : self._start + _CELLS] = [os.getpid(), time.monotonic_ns(), row, shard]
 
     def let_go(self) -> None:
         """It touches nothing: it waits for a ticket, or for its slice to be taken."""
-        self._cells[self._start + 1] = _NOTHING
+        self._cells[self._start + _CELLS - 1] = _NOTHING
+        if self._armed:
+            faulthandler.cancel_dump_traceback_later()
+            self._armed = 0.0

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,9 +19,10 @@ from datamodules.line import frames as frames_module
 from datamodules.line.commit import Result
 from datamodules.line.frames import FrameRequest, Ticket
 from datamodules.line.item import Item
-from datamodules.line.loader import FrameLoader, LocalTickets, Tickets, tickets
+from datamodules.line.loader import FrameLoader, tickets
 from datamodules.line.rank import OpenShard, Rank
 from datamodules.line.reader import CommittedSamples
+from datamodules.line.workers import LocalTickets, Tickets
 from frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
 from line_making import make_run, start, tars, wait_for
 
@@ -219,14 +221,37 @@ def test_memory_that_a_file_exhausts_costs_its_item(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(tmp_path, monkeypatch, number):
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=4)
+    reads = itertools.count()
     with monkeypatch.context() as patch:
-        names = {f"{k}.png" for k in range(10, 40)}
-        failing_reads(patch, tmp_path / "media", names, lambda _: OSError(number, os.strerror(number)))
+        names = {f"{k}.png" for k in range(40)}
+        gone = OSError(number, os.strerror(number))
+        failing_reads(patch, tmp_path / "media", names, lambda _: gone if next(reads) >= 10 else None)
         expected = rf"items in a row failed, the last one: i cannot be read: {os.strerror(number)}"
         with pytest.raises(EnvironmentFailure, match=expected):
             consume(run, tmp_path / "media", 0, slice_frames=1)
     assert all(record.failed == 0 for record in run.records())
     assert {row["status"] for row in consumed(run, tmp_path / "media").values()} == {"ok"}
+
+
+def test_many_bad_files_in_a_row_fail_if_others_can_be_read(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 80), per_shard=80)
+    bad = {f"{k}.png" for k in range(20, 60)}
+    failing_reads(monkeypatch, tmp_path / "media", bad, lambda _: OSError(errno.EIO, "Input/output error"))
+    rows = consumed(run, tmp_path / "media")
+    assert {key for key, row in rows.items() if row["reason_class"] == "io"} == {f"i/{k}" for k in range(20, 60)}
+
+
+def test_items_that_are_all_that_is_left_fail_if_others_were_read_before(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 6), per_shard=6)
+    with Rank(run) as rank:
+        opened = rank.lease()
+        for row in range(4):
+            rank.add(0, Result(row, num_frames=1), {"json": b"[]"})
+        assert opened.missing == [4, 5]
+    bad = {"4.png", "5.png"}
+    failing_reads(monkeypatch, tmp_path / "media", bad, lambda _: OSError(errno.EIO, "Input/output error"))
+    rows = consumed(run, tmp_path / "media")
+    assert {key for key, row in rows.items() if row["reason_class"] == "io"} == {"i/4", "i/5"}
 
 
 @pytest.mark.parametrize(("count", "bad"), [(3, 3), (12, 10), (12, 1)])
@@ -284,9 +309,9 @@ def test_a_rank_that_is_to_stop_finishes_what_is_in_hand_and_begins_nothing(tmp_
         assert len(left) <= 2 * num_workers + 1
 
 
-def fatal(reads):
+def fatal(reads, size=1):
     """An image that is all of one value of these does that to the worker that reads it."""
-    return partial(FatalTransform, reads)
+    return partial(FatalTransform, reads, size)
 
 
 def results(run, root, transform, num_workers, timeout_seconds=120.0, blow=None):
@@ -323,3 +348,41 @@ def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path):
         [os.kill(p.pid, signal.SIGKILL) for p in _children() if p.pid not in before and _is_worker(p)]
 
     assert results(run, tmp_path / "media", fatal({}), 2, blow=blow) == {}
+
+
+def test_a_worker_that_dies_within_a_message_to_its_rank_does_not_hang_it(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 30), per_shard=30)
+    reads = dict.fromkeys((3, 10, 17, 24), "kill")
+    failed = results(run, tmp_path / "media", fatal(reads, size=500_000), 2)
+    assert failed.keys() == {f"i/{k}" for k in reads}
+
+
+def test_an_item_on_which_a_transform_breaks_fails_alone(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 6), per_shard=6)
+    failed = results(run, tmp_path / "media", fatal({2: "break"}), 2)
+    assert failed == {"i/2": ("crashed: exit status 1", "crash", 3)}
+
+
+def test_what_cost_a_process_before_comes_last(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 5), per_shard=5)
+    with Rank(run) as rank:
+        rank.lease()
+        rank.strike(0, 1, "its process was killed", "crash")
+    with Rank(run) as rank:
+        batches = FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), 0)
+        rows = []
+        for batch in batches:
+            rows += batch["rows"]
+            for end in batch["ends"]:
+                rank.add(batch["shard"], Result(end["row"], num_frames=1), {"json": b"1"})
+        assert rows == [0, 2, 3, 4, 1]
+
+
+def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
+    (tmp_path / "media").rename(tmp_path / "elsewhere")
+    for _ in range(3):
+        with pytest.raises(EnvironmentFailure, match="is gone, or empty"):
+            consume(run, tmp_path / "media", 0)
+    with Rank(run) as rank:
+        assert rank.lease().spool.strikes == {}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 
@@ -91,6 +92,9 @@ def _fork(main, arguments, log):
         status = main(arguments)
     except SystemExit as error:
         status = error.code
+    except BaseException:  # as Python itself would
+        traceback.print_exc()
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

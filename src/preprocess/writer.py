@@ -116,7 +116,7 @@ class ShardWriter(BasePredictionWriter):
         for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
             if frame_idx == 0:  # also of an item that is begun again
                 self._gathered[batch["shard"], row] = []
-            self._gathered[batch["shard"], row].append(outcome)
+            self._gathered.setdefault((batch["shard"], row), []).append(outcome)
         for end in batch["ends"]:
             self._finish(pl_module, batch["shard"], end)
         for shard, row in list(self._gathered):  # of items that were given up, or that another rank has committed

@@ -1,16 +1,16 @@
 """Whether a run is what it says: coverage from its records (every run ends with it), and every byte (`verify`)."""
 
+import errno
 import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datamodules.errors import RunError
+from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import TABLE_SCHEMA
 from datamodules.line.plan import Shard
 from datamodules.line.reader import split_name
@@ -105,19 +105,33 @@ def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", "*.tar", "
 
 
 def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
-    """What is wrong with one file of a committed shard: it is missing, or not as its record says."""
+    """What is wrong with one file of a committed shard: it is missing, unreadable, or not as its record says.
+
+    Raises:
+        EnvironmentFailure: it cannot be opened or read for a reason that is not its own.
+    """
     path = folder / file.name
-    if not path.exists():
-        yield f"{file.name}: missing"
-    elif path.stat().st_size != file.bytes:
-        yield f"{file.name}: {path.stat().st_size:,} bytes instead of {file.bytes:,}"
-    else:
-        with open(path, "rb") as content:
-            digest = hashlib.sha256()
-            while block := content.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != file.sha256:
+    try:
+        size = path.stat().st_size
+        if size != file.bytes:
+            yield f"{file.name}: {size:,} bytes instead of {file.bytes:,}"
+        elif _sha256(path) != file.sha256:
             yield f"{file.name}: its content has changed (sha256 differs)"
+    except FileNotFoundError:
+        yield f"{file.name}: missing"
+    except OSError as error:
+        if (
+            error.errno != errno.EIO
+        ):  # no permission, mount gone: the file itself may be sound, and is not to be made anew
+            raise EnvironmentFailure(
+                f"{path} cannot be read: {error.strerror}; mend that, then verify again"
+            ) from error
+        yield f"{file.name}: cannot be read: {error.strerror}"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _records(run: Run, problems: list[Problem]) -> list[Record]:
@@ -153,8 +167,11 @@ def _all_shard_problems(run: Run) -> Iterator[Problem]:
         done = each.committed()
         for shard in each.plan.shards:
             if shard.name in done:
-                with suppress(RunError):  # a damaged record is among the coverage's problems
-                    yield from _shard_problems(each, shard, each.record(shard.name))
+                try:
+                    record = each.record(shard.name)
+                except RunError:  # among the coverage's problems
+                    continue
+                yield from _shard_problems(each, shard, record)
 
 
 def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[Problem]:
@@ -164,7 +181,10 @@ def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[Problem]
     damage = [text for file in (record.tar, record.table) for text in file_problems(run.folder, file)]
     yield from (Problem(text, damaged=shard) for text in damage)
     if not damage:
-        yield from map(Problem, _content_problems(run, shard, record))
+        try:
+            yield from map(Problem, _content_problems(run, shard, record))
+        except (RunError, OSError, tarfile.TarError) as error:  # though their hashes are right
+            yield Problem(f"{shard.name}: its table or tar cannot be read: {error}")
 
 
 def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:

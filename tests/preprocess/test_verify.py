@@ -1,10 +1,14 @@
 """`verify` passes a sound run, and names each thing that is wrong with an unsound one."""
 
+import errno
+import hashlib
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from datamodules.errors import EnvironmentFailure
 from datamodules.line.run import Run
 from making import MadeItems, make_run
 from preprocess.cli import main
@@ -62,3 +66,35 @@ def test_a_record_that_counts_otherwise_than_the_plan_fails(folder: Path) -> Non
     path = folder / "records" / "train-000000.json"
     path.write_text(path.read_text().replace('"planned": 2', '"planned": 7'))
     assert not coverage(Run(folder)).is_exact
+
+
+def _failing(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, "as told")
+
+    return fail
+
+
+def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shard(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashlib, "file_digest", _failing(errno.EIO))
+    problems = [problem for problem in verify(Run(folder)) if problem.damaged]
+    assert len(problems) == 2 * len(Run(folder).plan.shards)
+    assert str(problems[0]) == "train-000000.tar: cannot be read: as told"
+
+
+def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashlib, "file_digest", _failing(errno.EACCES))
+    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; mend that"):
+        list(verify(Run(folder)))
+
+
+def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_tar(*_: object) -> None:
+        raise tarfile.ReadError("no tar")
+
+    monkeypatch.setattr(tarfile, "open", no_tar)
+    assert "train-000000: its table or tar cannot be read: no tar" in map(str, verify(Run(folder)))

@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from datamodules.errors import RunError
 from datamodules.line.commit import Spool
+from datamodules.line.leases import Leases
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run
-from line_making import listing
+from line_making import finish, listing
 from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.repair import repair
@@ -142,6 +144,31 @@ def test_a_patch_of_which_nothing_is_done_is_given_up_unless_a_rank_is_there(
         f"{folder}: 9 planned = 5 committed + 4 failed + 0 missing; everything is as it should be"
     ]
     assert not retry(folder).is_complete()
+
+
+def test_a_patch_of_which_results_are_spooled_is_not_given_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Rank(retry(folder)) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        finish(rank, opened, rows=[0])
+        opened.spool.close()
+    assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
+    assert [patch.patch for patch in Run(folder).patches] == [1]
+
+
+def test_a_rank_of_another_machine_is_at_work_for_as_long_as_its_heart_beats(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leases = Leases(retry(folder).work)
+    assert leases.claim("train-patch001-000000")
+    path = folder / "work" / "ranks" / leases.identity.rank
+    path.write_text(json.dumps({**vars(leases.identity), "machine": "another"}))
+    assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
+    _flip(folder / "train-000000.tar")
+    assert main(["verify", str(folder), "--repair"]) == 2
+    assert "a rank is at work on train-patch001-000000" in capsys.readouterr().err
+    os.utime(path, (time.time() - 61,) * 2)
+    assert verify_and_repair(folder, capsys)[1][0].startswith("patch 1: withdrawn")
 
 
 def test_a_patch_that_a_rank_is_at_work_on_is_not_withdrawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,9 +145,11 @@ def _records(run: Run, problems: list[Problem]) -> list[Record]:
             problems.append(Problem(str(error), damaged=shard))
             continue
         records.append(record)
-        if not record.planned == record.committed + record.failed == shard.num_items:
-            counts = f"the record counts {record.planned} items, the plan {shard.num_items}"
-            problems.append(Problem(f"{shard.name}: {counts}"))
+        failed = sum(record.failure_classes.values())
+        if not (record.committed + failed == record.planned == shard.num_items and failed == record.failed):
+            counts = f"{record.committed} committed + {record.failed} failed {record.failure_classes}"
+            planned = f"{record.planned} planned, the plan has {shard.num_items}"
+            problems.append(Problem(f"{shard.name}: the record counts {counts} = {planned}"))
     return records
 
 
@@ -192,12 +194,23 @@ def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
     if not table.schema.equals(TABLE_SCHEMA):
         yield f"{record.table.name}: its columns are {table.schema.names}"
         return
-    rows = table.select(["key", "status"]).to_pylist()
+    rows = table.select(["key", "status", "reason_class", "num_frames", "supersedes"]).to_pylist()
     if [row["key"] for row in rows] != run.plan.keys(shard.number):
         yield f"{record.table.name}: its keys are not those of the plan"
     ok = [row["key"] for row in rows if row["status"] == "ok"]
-    if len(ok) != record.committed:
-        yield f"{record.table.name}: {len(ok)} committed rows, the record counts {record.committed}"
+    counts = {
+        "committed": len(ok),
+        "failure_classes": dict(Counter(row["reason_class"] for row in rows if row["status"] != "ok")),
+        "superseded_classes": sum(row["supersedes"] is not None for row in rows),
+        "num_frames": sum(row["num_frames"] for row in rows),
+    }
+    recorded = {name: getattr(record, name) for name in counts}
+    recorded["superseded_classes"] = sum(record.superseded_classes.values())  # classes: `_superseding_problems`
+    yield from (
+        f"{record.table.name}: {name} is {count}, in the record {recorded[name]}"
+        for name, count in counts.items()
+        if count != recorded[name]
+    )
     with tarfile.open(run.folder / record.tar.name) as tar:
         if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != ok:
             yield f"{record.tar.name}: its keys are not those of its table"

@@ -5,12 +5,13 @@ import os
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datamodules.errors import RunError
-from datamodules.line.commit import Spool
+from datamodules.line.commit import Spool, write_table
 from datamodules.line.leases import Leases
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run
@@ -200,22 +201,15 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
 def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
     do(retry(folder))
     do(retry(folder))
-    path = folder / "records" / "train-patch002-000000.json"
-    record = json.loads(path.read_text())
-    rows = Run(folder).table("train-patch002-000000")
-    place = rows.schema.get_field_index("supersedes")
-    _write_table(folder, record, rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]))
-    path.write_text(json.dumps(record))
+    run = Run(folder)
+    record, rows = run.record("train-patch002-000000"), run.table("train-patch002-000000")
+    place, path = rows.schema.get_field_index("supersedes"), folder / record.table.name
+    rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
+    record = replace(record, table=write_table(path, record.table.name, rows))
+    run.record_path(record.shard).write_text(record.to_json())
     assert "tables/train-patch002-000000.parquet: train/d-bad-twice supersedes no failed row of train-000001, " in str(
         next(verify(Run(folder)))
     )
-
-
-def _write_table(folder: Path, record: dict[str, dict[str, object]], rows: object) -> None:
-    from datamodules.line.commit import write_table
-
-    written = write_table(folder / str(record["table"]["name"]), "", rows.to_pylist())
-    record["table"] |= {"sha256": written.sha256, "bytes": written.bytes}
 
 
 def test_strays_are_moved_and_replace_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,8 +231,8 @@ def test_strays_are_moved_and_replace_nothing(folder: Path, capsys: pytest.Captu
 def test_what_repair_cannot_mend_stays_and_the_exit_status_is_1_fails(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder / "records" / "train-000000.json"
-    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    record = Run(folder).record("train-000000")
+    Run(folder).record_path("train-000000").write_text(replace(record, fingerprint="another").to_json())
     before = listing(folder)
     assert main(["verify", str(folder), "--repair"]) == 1
     assert "made with another fingerprint" in capsys.readouterr().out

@@ -4,11 +4,12 @@ import errno
 import hashlib
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from datamodules.errors import EnvironmentFailure
+from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.run import Run
 from making import MadeItems, make_run
 from preprocess.cli import main
@@ -62,10 +63,44 @@ def test_what_is_wrong_is_named_and_the_exit_status_is_1_fails(
     assert problem in capsys.readouterr().out
 
 
-def test_a_record_that_counts_otherwise_than_the_plan_fails(folder: Path) -> None:
-    path = folder / "records" / "train-000000.json"
-    path.write_text(path.read_text().replace('"planned": 2', '"planned": 7'))
+def _rewrite_record(folder: Path, shard: str, **fields: object) -> None:
+    run = Run(folder)
+    run.record_path(shard).write_text(replace(run.record(shard), **fields).to_json())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"planned": 7}, {"committed": 1}, {"failed": 1}, {"failed": 1, "committed": 1}, {"failure_classes": {"io": 1}}],
+)
+def test_a_record_that_counts_otherwise_than_the_plan_or_itself_fails(folder: Path, fields: dict[str, object]) -> None:
+    _rewrite_record(folder, "train-000000", **fields)
     assert not coverage(Run(folder)).is_exact
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"num_frames": 99}, "in the record 99"),
+        ({"committed": 1, "failed": 1, "failure_classes": {"io": 1}}, "committed is 2, in the record 1"),
+        ({"superseded_classes": {"io": 1}}, "superseded_classes is 0, in the record 1"),
+    ],
+)
+def test_a_record_that_counts_otherwise_than_its_table_fails(
+    folder: Path, fields: dict[str, object], problem: str
+) -> None:
+    _rewrite_record(folder, "train-000000", **fields)
+    found = next(verify(Run(folder)))
+    assert str(found).startswith("tables/train-000000.parquet: ")
+    assert str(found).endswith(problem)
+
+
+def test_any_flipped_byte_of_a_record_is_found(folder: Path) -> None:
+    path = folder / "records" / "train-000000.json"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(RunError, match="missing or damaged"):
+            Run(folder).record("train-000000")
 
 
 def _failing(number: int) -> Callable[..., None]:

@@ -160,7 +160,12 @@ def _verify(options: argparse.Namespace) -> int:
             print(line)  # noqa: T201
         problems = [problem for problem in problems if not problem.is_open and not problem.is_repairable]
     covered = coverage(Run(options.folder))
-    verdict = f"{len(problems)} problems" if problems else "everything is as it should be"
+    if problems:
+        verdict = f"{len(problems):,} problems"
+    elif covered.missing:
+        verdict = f"{covered.missing:,} items to be done again: run the same command"
+    else:
+        verdict = "everything is as it should be"
     print(  # noqa: T201
         f"{options.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
         f" + {covered.missing:,} missing; {verdict}"

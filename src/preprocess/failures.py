@@ -5,7 +5,7 @@
 | key          | string | of the item                                                                          |
 | split        | string |                                                                                      |
 | path         | string | of the video, or the folder of the frames; relative to the corpus root, or absolute  |
-| reason_class | string | `decode`, `extract` or `crash`                                                       |
+| reason_class | string | see `datamodules.errors`                                                             |
 | reason       | string |                                                                                      |
 | attempts     | int32  | how often the item was tried, by the run or retry that tried it last                 |
 | shard        | string | whose table has the row                                                              |
@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from datamodules.errors import ConfigError
 from datamodules.line.patches import Failure
 from preprocess.export import all_or_none
 
@@ -60,11 +61,14 @@ def write_parquet(failures: Iterable[Failure], path: Path) -> None:
     """Write `path`, which appears whole or not at all.
 
     Raises:
-        ConfigError: it exists.
+        ConfigError: it exists, or cannot be written.
     """
-    with all_or_none([path]) as [partial], pq.ParquetWriter(partial, _SCHEMA) as writer:
-        for rows in _chunks(failures):
-            writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+    try:
+        with all_or_none([path], "--parquet") as [partial], pq.ParquetWriter(partial, _SCHEMA) as writer:
+            for rows in _chunks(failures):
+                writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
+    except OSError as error:
+        raise ConfigError(f"--parquet {path} cannot be written: {error}") from error
 
 
 def summary(counts: Mapping[str, int]) -> str:

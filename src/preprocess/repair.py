@@ -9,18 +9,22 @@
 | a tar, table or record of no committed shard      | moved to `stray/` in the run folder                            |
 | anything else                                     | nothing: another fingerprint, other keys or counts             |
 
+Nothing is done of a patch of which no result is committed or spooled. No rank is there if all have died, or have been
+silent for a minute: of another machine's, or of one before a restart, nothing else can be known.
+
 A patch is withdrawn because a shard that is done again may succeed where it failed, and no sample may be there twice.
 Whoever is killed in between leaves what the next `verify --repair` finds: tars go first, plans last.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
 from datamodules.errors import RunError
 from datamodules.line.commit import settle, settle_all, sync
-from datamodules.line.leases import Leases, is_dead
+from datamodules.line.leases import Leases
 from datamodules.line.plan import Shard
 from datamodules.line.run import Run
 from preprocess.verify import Problem, file_problems, strays
@@ -42,7 +46,7 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
         )
     withdrawn = _to_withdraw(run, damaged, {problem.patch for problem in problems if problem.patch})
     _refuse_at_work(run, withdrawn)
-    withdrawn = withdrawn or [patch for patch in run.patches[-1:] if not patch.committed() and not _has_ranks(run)]
+    withdrawn = withdrawn or [patch for patch in run.patches[-1:] if not _is_begun(patch)]
     for patch in reversed(withdrawn):
         _withdraw(patch)
         yield f"patch {patch.patch}: withdrawn, its items count as failed; retry again afterwards"
@@ -82,20 +86,24 @@ def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Ru
 def _refuse_at_work(run: Run, patches: Sequence[Run]) -> None:
     if not patches:
         return
-    leases = Leases(run.work)
-    claims = leases.survey()
-    leases.close()
+    with closing(Leases(run.work)) as leases:
+        claims, at_work = leases.survey(), leases.at_work()
     for patch in patches:
         for shard in patch.plan.shards:
-            if any(not claim.dead for claim in claims.get(shard.name, [])):
+            if any(claim.holder and claim.holder.rank in at_work for claim in claims.get(shard.name, [])):
                 raise RunError(
                     f"{run.folder}: patch {patch.patch} has to be withdrawn, but a rank is at work on {shard.name}: "
                     "stop the retry, then repair"
                 )
 
 
-def _has_ranks(run: Run) -> bool:
-    return any(path.suffix != ".json" and not is_dead(path) for path in (run.work / "ranks").glob("*"))
+def _is_begun(patch: Run) -> bool:
+    """Whether anything of it is committed or spooled, or a rank is at work in the folder."""
+    spools = (path for shard in patch.plan.shards for path in patch.work.glob(f"spool/{shard.name}.*"))
+    if patch.committed() or any(path.stat().st_size for path in spools):
+        return True
+    with closing(Leases(patch.work)) as leases:
+        return bool(leases.at_work())
 
 
 def _withdraw(patch: Run) -> None:

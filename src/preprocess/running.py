@@ -13,7 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from datamodules import FramesDataModule
-from datamodules.errors import ConfigError, FramemillError
+from datamodules.errors import ConfigError, FramemillError, TooManyFailures
+from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, count_failures, refuse_unfinished
 from datamodules.line.rank import sweep
 from datamodules.line.run import Run
@@ -32,6 +33,8 @@ _TRAINER = {
     "trainer.enable_model_summary": False,
     "trainer.use_distributed_sampler": False,
 }
+
+_NO_LIMIT = FailureLimit()
 
 _DESCRIPTION = (
     "Run a pipeline over a corpus, go on with a run, or join one. The options of a class are shown by "
@@ -121,7 +124,8 @@ def _predict(cli: PipelineCLI) -> int:
             "the same command goes on",
             "yellow",
         )
-    status = conclude(cli.writer.run, cli.writer.only is not None)
+    limit = FailureLimit() if cli.writer.retry else cli.writer.rank.tolerance.limit
+    status = conclude(cli.writer.run, cli.writer.only is not None, limit)
     return 128 + stopped if stopped and status else status
 
 
@@ -141,21 +145,36 @@ def estimate(argv: Sequence[str]) -> int:
     return 0
 
 
-def conclude(worked_on: Run, partial: bool) -> int:
-    """Check the coverage of the run, or of the run that a patch is of, and say how it ended; the exit status."""
+def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
+    """Check the coverage of the run, or of the run that a patch is of, and say how it ended; the exit status.
+
+    Args:
+        worked_on: the run, or the patch.
+        partial: this was to do a part of the run only.
+        limit: of the failures of a complete run; it was too early to judge a short one by it while it went on.
+    """
     run = Run(worked_on.folder)
     covered = coverage(run)
     is_done = covered.is_exact and worked_on.is_complete()
     if is_done and all(patch.is_complete() for patch in run.patches):
         sweep(run)
+    has_failed = is_done and limit.is_exceeded_in_all(covered.failed, covered.planned)
     if is_first_on_machine():
         for problem in covered.problems:
             _say(str(problem), "red")
         _say(
             f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
             f" + {covered.missing:,} missing",
-            "green" if is_done else "yellow",
+            "green" if is_done and not has_failed else "yellow",
         )
+        if has_failed:
+            _say(
+                f"more have failed than --output.max_failures {limit} allows. Is something wrong with the whole run? "
+                f"See `preprocess failures {run.folder}`, and try them again by `preprocess retry {run.folder}`",
+                "red",
+            )
+    if has_failed:
+        return TooManyFailures.exit_status
     return 0 if is_done or (partial and not covered.problems) else 1
 
 

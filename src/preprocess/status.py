@@ -31,7 +31,7 @@ class Status:
         shards: committed.
         items: committed, failures not included.
         failed: items that failed, and are no sample of a patch either.
-        failure_classes: how many of them by class; `decode`, `extract`, `crash`.
+        failure_classes: how many of them by class; see `datamodules.errors`.
         frames: of the committed items.
         spooled: rows of open shards that are done.
         ranks: those that tell of themselves; silent ones included until they are known to be dead.
@@ -81,6 +81,7 @@ class StatusReader:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._records: dict[str, Record] = {}
+        self._planned = {shard.name for shard in run.plan.shards}  # ranks may be at work on another plan's
         self._patches = [StatusReader(patch) for patch in run.patches]
 
     def read(self) -> Status:
@@ -98,7 +99,7 @@ class StatusReader:
         alive = [rank for rank in ranks if _is_alive(rank)]
         open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
         for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
-            if name not in self._records:
+            if name in self._planned and name not in self._records:
                 open_shards[name] = max(rows, open_shards.get(name, 0))
         spooled = sum(open_shards.values())
         done = sum(record.planned for record in records)

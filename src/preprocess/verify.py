@@ -1,16 +1,16 @@
 """Whether a run is what it says: coverage from its records (every run ends with it), and every byte (`verify`)."""
 
+import errno
 import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datamodules.errors import RunError
+from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import TABLE_SCHEMA
 from datamodules.line.plan import Shard
 from datamodules.line.reader import split_name
@@ -105,19 +105,33 @@ def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", "*.tar", "
 
 
 def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
-    """What is wrong with one file of a committed shard: it is missing, or not as its record says."""
+    """What is wrong with one file of a committed shard: it is missing, unreadable, or not as its record says.
+
+    Raises:
+        EnvironmentFailure: it cannot be opened or read for a reason that is not its own.
+    """
     path = folder / file.name
-    if not path.exists():
-        yield f"{file.name}: missing"
-    elif path.stat().st_size != file.bytes:
-        yield f"{file.name}: {path.stat().st_size:,} bytes instead of {file.bytes:,}"
-    else:
-        with open(path, "rb") as content:
-            digest = hashlib.sha256()
-            while block := content.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != file.sha256:
+    try:
+        size = path.stat().st_size
+        if size != file.bytes:
+            yield f"{file.name}: {size:,} bytes instead of {file.bytes:,}"
+        elif _sha256(path) != file.sha256:
             yield f"{file.name}: its content has changed (sha256 differs)"
+    except FileNotFoundError:
+        yield f"{file.name}: missing"
+    except OSError as error:
+        if (
+            error.errno != errno.EIO
+        ):  # no permission, mount gone: the file itself may be sound, and is not to be made anew
+            raise EnvironmentFailure(
+                f"{path} cannot be read: {error.strerror}; mend that, then verify again"
+            ) from error
+        yield f"{file.name}: cannot be read: {error.strerror}"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _records(run: Run, problems: list[Problem]) -> list[Record]:
@@ -131,9 +145,11 @@ def _records(run: Run, problems: list[Problem]) -> list[Record]:
             problems.append(Problem(str(error), damaged=shard))
             continue
         records.append(record)
-        if not record.planned == record.committed + record.failed == shard.num_items:
-            counts = f"the record counts {record.planned} items, the plan {shard.num_items}"
-            problems.append(Problem(f"{shard.name}: {counts}"))
+        failed = sum(record.failure_classes.values())
+        if not (record.committed + failed == record.planned == shard.num_items and failed == record.failed):
+            counts = f"{record.committed} committed + {record.failed} failed {record.failure_classes}"
+            planned = f"{record.planned} planned, the plan has {shard.num_items}"
+            problems.append(Problem(f"{shard.name}: the record counts {counts} = {planned}"))
     return records
 
 
@@ -153,8 +169,11 @@ def _all_shard_problems(run: Run) -> Iterator[Problem]:
         done = each.committed()
         for shard in each.plan.shards:
             if shard.name in done:
-                with suppress(RunError):  # a damaged record is among the coverage's problems
-                    yield from _shard_problems(each, shard, each.record(shard.name))
+                try:
+                    record = each.record(shard.name)
+                except RunError:  # among the coverage's problems
+                    continue
+                yield from _shard_problems(each, shard, record)
 
 
 def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[Problem]:
@@ -164,7 +183,10 @@ def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[Problem]
     damage = [text for file in (record.tar, record.table) for text in file_problems(run.folder, file)]
     yield from (Problem(text, damaged=shard) for text in damage)
     if not damage:
-        yield from map(Problem, _content_problems(run, shard, record))
+        try:
+            yield from map(Problem, _content_problems(run, shard, record))
+        except (RunError, OSError, tarfile.TarError) as error:  # though their hashes are right
+            yield Problem(f"{shard.name}: its table or tar cannot be read: {error}")
 
 
 def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
@@ -172,12 +194,23 @@ def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
     if not table.schema.equals(TABLE_SCHEMA):
         yield f"{record.table.name}: its columns are {table.schema.names}"
         return
-    rows = table.select(["key", "status"]).to_pylist()
+    rows = table.select(["key", "status", "reason_class", "num_frames", "supersedes"]).to_pylist()
     if [row["key"] for row in rows] != run.plan.keys(shard.number):
         yield f"{record.table.name}: its keys are not those of the plan"
     ok = [row["key"] for row in rows if row["status"] == "ok"]
-    if len(ok) != record.committed:
-        yield f"{record.table.name}: {len(ok)} committed rows, the record counts {record.committed}"
+    counts = {
+        "committed": len(ok),
+        "failure_classes": dict(Counter(row["reason_class"] for row in rows if row["status"] != "ok")),
+        "superseded_classes": sum(row["supersedes"] is not None for row in rows),
+        "num_frames": sum(row["num_frames"] for row in rows),
+    }
+    recorded = {name: getattr(record, name) for name in counts}
+    recorded["superseded_classes"] = sum(record.superseded_classes.values())  # classes: `_superseding_problems`
+    yield from (
+        f"{record.table.name}: {name} is {count}, in the record {recorded[name]}"
+        for name, count in counts.items()
+        if count != recorded[name]
+    )
     with tarfile.open(run.folder / record.tar.name) as tar:
         if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != ok:
             yield f"{record.tar.name}: its keys are not those of its table"

@@ -8,10 +8,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.line.rank import Rank
 from datamodules.line.run import Run
+from line_making import finish
 from patch_making import do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.export.statistics import SplitStatistics
+from preprocess.status import StatusReader, headline
 from preprocess.verify import coverage, verify
 
 
@@ -60,6 +63,18 @@ def test_a_parquet_file_that_exists_is_not_replaced(
     (tmp_path / "failures.parquet").touch()
     assert main(["failures", str(folder), "--parquet", str(tmp_path / "failures.parquet")]) == 2
     assert "exists, and is not replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("file/x", "--parquet {}/file is no folder"), ("file/nope/x", "--parquet {}/file/nope/x cannot be written: ")],
+)
+def test_a_place_that_is_none_for_a_parquet_file_fails(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["failures", str(folder), "--parquet", str(tmp_path / place)]) == 2
+    assert message.format(tmp_path) in capsys.readouterr().err
 
 
 def test_the_table_ends_with_the_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,3 +144,13 @@ def test_coverage_status_statistics_and_view_count_what_holds_after_retries(
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["retried", "train-patch001-000000"] in shown
     assert ["status", "ok"] in shown
+
+
+def test_what_a_retry_has_spooled_counts_for_its_patch_and_not_for_the_run(folder: Path) -> None:
+    with Rank(retry(folder)) as rank:
+        opened = next(opened for opened in iter(rank.lease, None) if len(opened.items) == 2)
+        finish(rank, opened, rows=[0])
+        rank.publish()
+        status = StatusReader(Run(folder)).read()
+    assert headline(status).startswith("9 of 9 items (100.0 %)")
+    assert (status.spooled, [patch.spooled for patch in status.patches]) == (0, [1])

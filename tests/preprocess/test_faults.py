@@ -204,3 +204,16 @@ def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(zygote, ar
     assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
     covered = coverage(Run(tmp_path / "run"))
     assert (covered.planned, covered.committed, covered.failed) == (145, 25, 120)
+
+
+def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_status(
+    zygote, arguments, corpus, tmp_path
+):
+    for image in range(NUM_IMAGES):
+        (corpus / f"image{image:02d}.png").write_bytes(b"no image")
+    assert zygote.run(arguments(), tmp_path / "log") == 4
+    assert "25 planned = 5 committed + 20 failed + 0 missing" in (tmp_path / "log").read_text()
+    assert "more have failed than --output.max_failures 50% allows" in (tmp_path / "log").read_text()
+    assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
+    retried = ["retry", str(tmp_path / "run"), "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]
+    assert zygote.run(retried, tmp_path / "log") == 0

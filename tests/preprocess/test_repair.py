@@ -3,16 +3,19 @@
 import json
 import os
 import tarfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from datamodules.errors import RunError
-from datamodules.line.commit import Spool
+from datamodules.line.commit import Spool, write_table
+from datamodules.line.leases import Leases
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run
-from line_making import listing
+from line_making import finish, listing
 from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.repair import repair
@@ -65,7 +68,7 @@ def test_a_damaged_shard_is_put_back_and_done_again_with_the_same_bytes(
     status, lines = verify_and_repair(folder, capsys)
     assert status == 0
     assert lines[0] == "train-000000: put back; the same `run` command does it again"
-    assert "3 missing; everything is as it should be" in lines[1]
+    assert lines[1].endswith("3 missing; 3 items to be done again: run the same command")
     assert not (folder / "train-000000.tar").exists()
     assert not (folder / "tables" / "train-000000.parquet").exists()
     do(Run(folder))
@@ -144,6 +147,30 @@ def test_a_patch_of_which_nothing_is_done_is_given_up_unless_a_rank_is_there(
     assert not retry(folder).is_complete()
 
 
+def test_a_patch_of_which_results_are_spooled_is_not_given_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Rank(retry(folder)) as rank:
+        opened = next(opened for opened in iter(rank.lease, None) if len(opened.items) == 2)
+        finish(rank, opened, rows=[0])
+        opened.spool.close()
+    assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
+    assert [patch.patch for patch in Run(folder).patches] == [1]
+
+
+def test_a_rank_of_another_machine_is_at_work_for_as_long_as_its_heart_beats(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leases = Leases(retry(folder).work)
+    assert leases.claim("train-patch001-000000")
+    path = folder / "work" / "ranks" / leases.identity.rank
+    path.write_text(json.dumps({**vars(leases.identity), "machine": "another"}))
+    assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
+    _flip(folder / "train-000000.tar")
+    assert main(["verify", str(folder), "--repair"]) == 2
+    assert "a rank is at work on train-patch001-000000" in capsys.readouterr().err
+    os.utime(path, (time.time() - 61,) * 2)
+    assert verify_and_repair(folder, capsys)[1][0].startswith("patch 1: withdrawn")
+
+
 def test_a_patch_that_a_rank_is_at_work_on_is_not_withdrawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _flip(folder / "train-000000.tar")
     with Rank(retry(folder)) as rank:
@@ -174,22 +201,15 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
 def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
     do(retry(folder))
     do(retry(folder))
-    path = folder / "records" / "train-patch002-000000.json"
-    record = json.loads(path.read_text())
-    rows = Run(folder).table("train-patch002-000000")
-    place = rows.schema.get_field_index("supersedes")
-    _write_table(folder, record, rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]))
-    path.write_text(json.dumps(record))
+    run = Run(folder)
+    record, rows = run.record("train-patch002-000000"), run.table("train-patch002-000000")
+    place, path = rows.schema.get_field_index("supersedes"), folder / record.table.name
+    rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
+    record = replace(record, table=write_table(path, record.table.name, rows))
+    run.record_path(record.shard).write_text(record.to_json())
     assert "tables/train-patch002-000000.parquet: train/d-bad-twice supersedes no failed row of train-000001, " in str(
         next(verify(Run(folder)))
     )
-
-
-def _write_table(folder: Path, record: dict[str, dict[str, object]], rows: object) -> None:
-    from datamodules.line.commit import write_table
-
-    written = write_table(folder / str(record["table"]["name"]), "", rows.to_pylist())
-    record["table"] |= {"sha256": written.sha256, "bytes": written.bytes}
 
 
 def test_strays_are_moved_and_replace_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,8 +231,8 @@ def test_strays_are_moved_and_replace_nothing(folder: Path, capsys: pytest.Captu
 def test_what_repair_cannot_mend_stays_and_the_exit_status_is_1_fails(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder / "records" / "train-000000.json"
-    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    record = Run(folder).record("train-000000")
+    Run(folder).record_path("train-000000").write_text(replace(record, fingerprint="another").to_json())
     before = listing(folder)
     assert main(["verify", str(folder), "--repair"]) == 1
     assert "made with another fingerprint" in capsys.readouterr().out

@@ -1,10 +1,15 @@
 """`verify` passes a sound run, and names each thing that is wrong with an unsound one."""
 
+import errno
+import hashlib
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.run import Run
 from making import MadeItems, make_run
 from preprocess.cli import main
@@ -58,7 +63,73 @@ def test_what_is_wrong_is_named_and_the_exit_status_is_1_fails(
     assert problem in capsys.readouterr().out
 
 
-def test_a_record_that_counts_otherwise_than_the_plan_fails(folder: Path) -> None:
-    path = folder / "records" / "train-000000.json"
-    path.write_text(path.read_text().replace('"planned": 2', '"planned": 7'))
+def _rewrite_record(folder: Path, shard: str, **fields: object) -> None:
+    run = Run(folder)
+    run.record_path(shard).write_text(replace(run.record(shard), **fields).to_json())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"planned": 7}, {"committed": 1}, {"failed": 1}, {"failed": 1, "committed": 1}, {"failure_classes": {"io": 1}}],
+)
+def test_a_record_that_counts_otherwise_than_the_plan_or_itself_fails(folder: Path, fields: dict[str, object]) -> None:
+    _rewrite_record(folder, "train-000000", **fields)
     assert not coverage(Run(folder)).is_exact
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"num_frames": 99}, "in the record 99"),
+        ({"committed": 1, "failed": 1, "failure_classes": {"io": 1}}, "committed is 2, in the record 1"),
+        ({"superseded_classes": {"io": 1}}, "superseded_classes is 0, in the record 1"),
+    ],
+)
+def test_a_record_that_counts_otherwise_than_its_table_fails(
+    folder: Path, fields: dict[str, object], problem: str
+) -> None:
+    _rewrite_record(folder, "train-000000", **fields)
+    found = next(verify(Run(folder)))
+    assert str(found).startswith("tables/train-000000.parquet: ")
+    assert str(found).endswith(problem)
+
+
+def test_any_flipped_byte_of_a_record_is_found(folder: Path) -> None:
+    path = folder / "records" / "train-000000.json"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(RunError, match="missing or damaged"):
+            Run(folder).record("train-000000")
+
+
+def _failing(number: int) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise OSError(number, "as told")
+
+    return fail
+
+
+def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shard(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashlib, "file_digest", _failing(errno.EIO))
+    problems = [problem for problem in verify(Run(folder)) if problem.damaged]
+    assert len(problems) == 2 * len(Run(folder).plan.shards)
+    assert str(problems[0]) == "train-000000.tar: cannot be read: as told"
+
+
+def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hashlib, "file_digest", _failing(errno.EACCES))
+    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; mend that"):
+        list(verify(Run(folder)))
+
+
+def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_tar(*_: object) -> None:
+        raise tarfile.ReadError("no tar")
+
+    monkeypatch.setattr(tarfile, "open", no_tar)
+    assert "train-000000: its table or tar cannot be read: no tar" in map(str, verify(Run(folder)))

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +165,21 @@ class Leases:
         """Whether the process of that rank is known to be gone, while its machine is up: this one."""
         holder, _ = self._holder(self._ranks / rank)
         return holder is not None and holder.has_died()
+
+    def at_work(self) -> set[str]:
+        """The other ranks that are not dead and have beaten within `stale_seconds`, by the file system's clock.
+
+        Tells at once; `survey` and `is_dead` trust no clock but their own, and have to look on for so long.
+        """
+        self.beat()
+        latest = self._file.stat().st_mtime
+        names = set()
+        for path in self._ranks.glob("*"):
+            with suppress(FileNotFoundError):  # it left meanwhile
+                is_silent = latest - path.stat().st_mtime > self._stale_seconds
+                if path != self._file and not path.suffix and not is_silent and not is_dead(path):
+                    names.add(path.name)
+        return names
 
     def close(self) -> None:
         """Give up everything held, and be no rank any more."""

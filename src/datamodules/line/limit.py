@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from datamodules.errors import ConfigError, TooManyFailures
-from datamodules.line.run import Record, Run
+from datamodules.line.run import Run
 
 _MIN_ITEMS = 100
 _MIN_SHARE = 0.01
@@ -41,9 +41,15 @@ class FailureLimit:
 
     def is_exceeded(self, failed: int, done: int, planned: int) -> bool:
         """Whether `failed` of `done` items are too many, where `planned` are to be done in all."""
-        if self.count is not None:
-            return failed > self.count
-        return done >= max(_MIN_ITEMS, _MIN_SHARE * planned) and failed > self.share * done
+        is_early = self.count is None and done < max(_MIN_ITEMS, _MIN_SHARE * planned)
+        return not is_early and self.is_exceeded_in_all(failed, done)
+
+    def is_exceeded_in_all(self, failed: int, planned: int) -> bool:
+        """Whether `failed` of `planned` items are too many, where all are done, however few they are."""
+        return failed > (self.share * planned if self.count is None else self.count)
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%}" if self.count is None else f"{self.count:,}"
 
 
 class FailureWatch:
@@ -56,8 +62,8 @@ class FailureWatch:
 
     def __init__(self, run: Run, limit: FailureLimit) -> None:
         self._run, self._limit = run, limit
-        self._records: dict[str, Record] = {}
-        self._planned = [shard.name for shard in run.plan.shards]
+        self._unread = {shard.name for shard in run.plan.shards}
+        self._failed = self._done = 0  # in the records read
         self._next_look = 0.0
 
     def look(self, failed: int, done: int, reason: str) -> None:
@@ -75,18 +81,20 @@ class FailureWatch:
             return
         if time.monotonic() > self._next_look:
             self._read_records()
-        failed += sum(record.failed for record in self._records.values())
-        done += sum(record.planned for record in self._records.values())
+        failed += self._failed
+        done += self._done
         if self._limit.is_exceeded(failed, done, self._run.plan.num_items):
-            allowed = f"{self._limit.count:,}" if self._limit.count is not None else f"{self._limit.share:.0%}"
             raise TooManyFailures(
-                f"{failed:,} of {done:,} items done have failed, more than --output.max_failures {allowed}; "
+                f"{failed:,} of {done:,} items done have failed, more than --output.max_failures {self._limit}; "
                 f"the last one: {reason}. Is something wrong with the whole run? See `preprocess failures "
                 f"{self._run.folder}`; to go on all the same, run the same command with --output.max_failures 100%"
             )
 
     def _read_records(self) -> None:
         started = time.monotonic()
-        for name in self._run.committed().intersection(self._planned) - self._records.keys():
-            self._records[name] = self._run.record(name)
+        for name in self._run.committed() & self._unread:
+            record = self._run.record(name)
+            self._unread.remove(name)
+            self._failed += record.failed
+            self._done += record.planned
         self._next_look = time.monotonic() + (time.monotonic() - started) / _READING_SHARE

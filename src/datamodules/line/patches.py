@@ -40,7 +40,7 @@ class Failure:
         item: as planned.
         shard: the shard whose table tells of its last failure.
         reason: why it failed.
-        reason_class: `decode`, `extract` or `crash`.
+        reason_class: see `datamodules.errors`.
         attempts: how often it was tried, by the run or patch that `shard` is of.
     """
 

@@ -79,15 +79,20 @@ class Record:
     fingerprint: str
 
     def to_json(self) -> str:
-        """The text of the record file."""
+        """The text of the record file: the fields, and `sha256`, the digest of their JSON without it."""
         fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table)}
-        return json.dumps(fields, indent=1, sort_keys=True) + "\n"
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return json.dumps({**fields, "sha256": digest}, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
         """Read what `to_json` wrote; ValueError, TypeError or KeyError where it is something else."""
-        fields = json.loads(text)
-        return cls(**{**fields, "tar": StagedFile(**fields["tar"]), "table": StagedFile(**fields["table"])})
+        fields = {**json.loads(text)}
+        del fields["sha256"]
+        record = cls(**{**fields, "tar": StagedFile(**fields["tar"]), "table": StagedFile(**fields["table"])})
+        if record.to_json() != text:
+            raise ValueError("its content has changed: sha256 differs")
+        return record
 
 
 @dataclass(frozen=True)

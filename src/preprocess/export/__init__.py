@@ -79,17 +79,21 @@ def keypoint_samples(run: Run, split: str) -> "Iterator[KeypointSample]":
 
 
 @contextmanager
-def all_or_none(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[Path]]:
     """Names under which to write `paths`, whose folders are made; they get their own when the block has ended well.
 
+    Args:
+        paths: in one folder or several.
+        option: of the command line, by which they were given.
+
     Raises:
-        ConfigError: one of `paths` exists; nothing has been done.
+        ConfigError: one of `paths` exists, or its folder is none; nothing has been done.
     """
     for path in paths:
         if path.exists():
             raise ConfigError(f"{path} exists, and is not replaced: remove it, or write elsewhere")
         if path.parent.exists() and not path.parent.is_dir():
-            raise ConfigError(f"--dest {path.parent} is no folder")
+            raise ConfigError(f"{option} {path.parent} is no folder")
     partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
     written: list[Path] = []
     try:

@@ -39,6 +39,14 @@ def test_a_limit_is_exceeded_when_more_have_failed(limit, failed, done, planned,
     assert FailureLimit.parse(limit).is_exceeded(failed, done, planned) is exceeded
 
 
+@pytest.mark.parametrize(
+    ("limit", "failed", "planned", "exceeded"),
+    [("50%", 10, 20, False), ("50%", 11, 20, True), ("100%", 20, 20, False), ("3", 3, 20, False), ("3", 4, 20, True)],
+)
+def test_a_limit_is_exceeded_in_all_however_few_items_there_are(limit, failed, planned, exceeded):
+    assert FailureLimit.parse(limit).is_exceeded_in_all(failed, planned) is exceeded
+
+
 def mixed_items(good, bad):
     return some_items(good) + [Item(f"train/bad{i:03d}", "train", "x", ("x.png",)) for i in range(bad)]
 

@@ -148,8 +148,11 @@ def _settled(folder: Path) -> Run:
 
 def _verify(options: argparse.Namespace) -> int:
     from preprocess.repair import repair
-    from preprocess.verify import coverage, verify
+    from preprocess.verify import coverage, plan_problems, verify
 
+    if damaged := plan_problems(options.folder):
+        print(*damaged, sep="\n")  # noqa: T201
+        return 1
     run = Run(options.folder)
     problems = []
     for problem in verify(run):

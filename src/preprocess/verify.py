@@ -12,7 +12,7 @@ from typing import Any
 
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import TABLE_SCHEMA
-from datamodules.line.plan import Shard
+from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
 from datamodules.line.run import Outcome, Record, Run, StagedFile
 
@@ -89,6 +89,12 @@ def verify(run: Run) -> Iterator[Problem]:
     yield from _superseding_problems(run, damaged)
     yield from _open_shards(run)
     yield from strays(run.folder, ["*.tar", "tables/[!.]*"])
+
+
+def plan_problems(folder: Path) -> list[str]:
+    """The plans in `folder` that are damaged: to be asked before a `Run` opens them."""
+    what = "its content has changed (sha256 differs); put back a copy of it, or make the run anew in another folder"
+    return [f"{path.name}: {what}" for path in sorted(folder.glob("plan*.arrow")) if not is_as_written(path)]
 
 
 def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", "*.tar", "tables/[!.]*")) -> list[Problem]:

@@ -13,7 +13,7 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.run import Run
 from making import MadeItems, make_run
 from preprocess.cli import main
-from preprocess.verify import coverage, verify
+from preprocess.verify import coverage, plan_problems, verify
 
 
 @pytest.fixture
@@ -133,3 +133,18 @@ def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(tarfile, "open", no_tar)
     assert "train-000000: its table or tar cannot be read: no tar" in map(str, verify(Run(folder)))
+
+
+def test_any_flipped_byte_of_a_plan_is_found_before_it_is_opened(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "plan.arrow"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert plan_problems(folder), place
+    path.write_bytes(content[:-1])
+    assert main(["verify", str(folder)]) == 1
+    assert "plan.arrow: its content has changed" in capsys.readouterr().out
+    path.write_bytes(content)
+    assert plan_problems(folder) == []

@@ -27,7 +27,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +48,7 @@ SCHEMA = pa.schema(
         ("meta", pa.string()),
     ]
 )
+_BLOCK_BYTES = 1 << 20
 _CHUNK_ROWS = 4096
 
 
@@ -222,7 +223,40 @@ def write_batches(
             for batch in batches:
                 writer.write_batch(batch)
         file.flush()
+        with open(path, "rb") as written:
+            digest, place = hashlib.file_digest(written, "sha256").digest(), _footer_start(written)
+            written.seek(place)
+            footer = written.read()
+        file.seek(place)
+        file.write(digest + footer)
+        file.flush()
         os.fsync(file.fileno())
+
+
+def is_as_written(path: Path) -> bool:
+    """Whether a plan file has the bytes that were written; opens it without Arrow, which damage may make it abort.
+
+    The sha256 of the rest stands in 32 bytes before the footer, where no reader of the Arrow format looks.
+    """
+    with open(path, "rb") as file:
+        place = _footer_start(file) - 32
+        if place < 0:
+            return False
+        digest = hashlib.sha256()
+        file.seek(0)
+        while block := file.read(min(_BLOCK_BYTES, place - file.tell())):
+            digest.update(block)
+        expected = file.read(32)
+        digest.update(file.read())
+        return digest.digest() == expected
+
+
+def _footer_start(file: IO[bytes]) -> int:
+    """Where the footer of an Arrow file begins, which ends with its length and `ARROW1`; below 0 if it is none."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 10))
+    length = int.from_bytes(file.read(4), "little")
+    return size - 10 - length
 
 
 class _Listing:

@@ -224,9 +224,8 @@ def write_batches(
                 writer.write_batch(batch)
         file.flush()
         with open(path, "rb") as written:
-            digest, place = hashlib.file_digest(written, "sha256").digest(), _footer_start(written)
-            written.seek(place)
-            footer = written.read()
+            place = _footer_start(written)
+            digest, footer = _sha256(written, place, place)
         file.seek(place)
         file.write(digest + footer)
         file.flush()
@@ -242,13 +241,21 @@ def is_as_written(path: Path) -> bool:
         place = _footer_start(file) - 32
         if place < 0:
             return False
-        digest = hashlib.sha256()
-        file.seek(0)
-        while block := file.read(min(_BLOCK_BYTES, place - file.tell())):
-            digest.update(block)
-        expected = file.read(32)
-        digest.update(file.read())
-        return digest.digest() == expected
+        digest, _ = _sha256(file, place, place + 32)
+        file.seek(place)
+        return digest == file.read(32)
+
+
+def _sha256(file: IO[bytes], stop: int, start: int) -> tuple[bytes, bytes]:
+    """(sha256 of what `file` holds before `stop` and from `start` on, the latter)"""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(min(_BLOCK_BYTES, stop - file.tell())):
+        digest.update(block)
+    file.seek(start)
+    footer = file.read()
+    digest.update(footer)
+    return digest.digest(), footer
 
 
 def _footer_start(file: IO[bytes]) -> int:

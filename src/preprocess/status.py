@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from datamodules.line.rank import Activity, read_activity
+from datamodules.line.activity import Activity, read_activity
 from datamodules.line.run import Outcome, Record, Run
 
 _SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s

@@ -351,7 +351,7 @@ def test_a_sequence_whose_frames_differ_in_size_fails_with_both_sizes(tmp_path: 
         "data:\n  num_workers: 0\n"
         f"  corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {tmp_path}/corpus}}}}\n"
     )
-    assert main(["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]) == 0
+    assert main(["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]) == 4  # all of it has failed
     (row,) = Run(tmp_path / "run").table("train-000000").to_pylist()
     assert row["status"] == "failed"
     assert row["reason"] == "frame 2 has 50x40 px, the first 48x40: the frames of one item have one size"

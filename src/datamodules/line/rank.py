@@ -1,7 +1,7 @@
 """A rank: one process's part in a run. It leases shards one after another, spools their results, and commits them.
 
 Each rank tells what it is doing in `work/ranks/{rank}.json`, replaced every two seconds, from which any process can
-draw the state of the whole run (`Activity`).
+draw the state of the whole run (`activity.py`).
 """
 
 import json
@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure
+from datamodules.line.activity import Activity, read_activity
 from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
@@ -28,46 +29,6 @@ _SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long
 _SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
 _DOUBLE_AFTER_SECONDS = 5.0  # younger leases are not doubled: too little is known of their speed
 _UNKNOWN_SECONDS = 30.0  # what a rank that has committed nothing yet takes itself to need for a shard
-
-
-_PHASES = ("read", "transform", "wait", "compute", "write")
-
-
-@dataclass
-class Activity:
-    """What one rank is doing, as other processes see it.
-
-    Attributes:
-        rank: its name.
-        host: where it runs.
-        updated: seconds since the epoch.
-        started: seconds since the epoch.
-        items: items finished since it started, failures included.
-        failed: failures among them.
-        frames: frames of the finished items.
-        seconds: where its time went, by phase: `read` and `transform` in the workers (summed over them), `wait` for a
-            worker, `compute`, `write`.
-        workers: DataLoader workers.
-        shards: for each open shard, [rows done, rows in all, seconds since the lease].
-        machine: CPU, memory, disk and GPU figures; see `preprocess.status`.
-    """
-
-    rank: str
-    host: str
-    started: float
-    updated: float = 0.0
-    items: int = 0
-    failed: int = 0
-    frames: int = 0
-    workers: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PHASES, 0.0))
-    shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-
-    def spend(self, phase: str, seconds: float) -> None:
-        """Add `seconds` to `phase`."""
-        self.seconds[phase] += seconds
-
 
 _NO_LIMIT = FailureLimit()
 
@@ -456,13 +417,6 @@ class Rank:
             f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe; "
             "mend it and run the same command again"
         )
-
-
-def read_activity(path: Path) -> Activity | None:
-    """What the rank whose file is `path` tells; None if there is no such file, or none that can be read."""
-    with suppress(OSError, ValueError, TypeError):
-        return Activity(**json.loads(path.read_text()))
-    return None
 
 
 def sweep(run: Run) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line import rank as rank_module
+from datamodules.line.activity import read_activity
 from datamodules.line.commit import Result, commit
 from datamodules.line.item import Item
-from datamodules.line.rank import Rank, read_activity, sweep
+from datamodules.line.rank import Rank, sweep
 from datamodules.line.run import Run
 from line_making import finish, make_run, some_items, start, tars, wait_for, work, work_slowly
 

@@ -143,6 +143,7 @@ def test_two_ranks_of_lightnings_launcher_with_two_workers_each_give_the_same_ta
     assert "23 planned = 22 committed + 1 failed + 0 missing" in output
 
 
+@pytest.mark.slow
 def test_three_independent_processes_of_which_one_is_killed_give_the_same_tars(
     arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
 ) -> None:

@@ -4,14 +4,15 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from brightness import Brightness, MeanTransform
-from datamodules.line.frames import Batch, FrameRequest
+from brightness import Brightness, BrightnessSample, MeanTransform
+from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 
 
@@ -60,3 +61,8 @@ class Deadly(Brightness):
             elif self.what == "lose the device":
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         return super().extract(batch)
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> BrightnessSample:
+        if self.what == "break assembling" and self.value in results:
+            raise ZeroDivisionError("division by zero")
+        return super().assemble(item, results, end)

@@ -54,6 +54,8 @@ class FramesDataModule(LightningDataModule):
         super().__init__()
         if num_workers < 0 or batch_size < 1:
             raise ConfigError(f"{num_workers = } must be 0 or more, and {batch_size = } 1 or more")
+        if not timeout_seconds > 0:
+            raise ConfigError(f"{timeout_seconds = } must be above 0")
         self.corpus, self.shards, self.samples = corpus, shards, samples
         self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
         self.splits = {"train": train_split, "val": val_split, "test": test_split}

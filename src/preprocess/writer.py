@@ -56,6 +56,8 @@ class ShardWriter(BasePredictionWriter):
         grace_seconds: float = 25.0,
     ) -> None:
         super().__init__(write_interval="batch")
+        if grace_seconds < 0:
+            raise ConfigError(f"{grace_seconds = }: it must be 0 or more")
         self.grace_seconds = grace_seconds
         self._tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
@@ -155,6 +157,10 @@ class ShardWriter(BasePredictionWriter):
                 members = extractor.samples.encode(extractor.assemble(opened.items[end["row"]], results, end))
             except ExtractError as error:
                 reason, reason_class = str(error), error.reason_class
+            except Exception as error:  # ends the process, as in `extract`
+                self.rank.touch(shard, [end["row"]])
+                self.rank.blame(error)
+                raise
         result = Result(
             row=end["row"],
             num_frames=end["num_frames"] if reason is None else 0,

@@ -11,6 +11,7 @@ from PIL import Image
 
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run
+from preprocess.cli import main
 from preprocess.verify import coverage, verify
 from zygote import Zygote
 
@@ -85,6 +86,7 @@ def wait_for(condition, seconds=30):
         ("hang", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
         ("hang in native code", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
         ("break", [], "crashed: ZeroDivisionError: division by zero", "crash", 1),
+        ("break assembling", [], "crashed: ZeroDivisionError: division by zero", "crash", 1),
         ("lose the device", [], "crashed: AcceleratorError: CUDA error: device-side assert triggered", "crash", 3),
     ],
 )
@@ -98,7 +100,7 @@ def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted
     assert failed == dict.fromkeys(("train/image07", "train/v2"), (reason, reason_class, 3))
     assert len(rows) == NUM_IMAGES + NUM_VIDEOS
     suspected = {key for key, row in rows.items() if row["split_to"] == 1 and row["status"] == "ok"}
-    assert suspected
+    assert bool(suspected) == (what != "break assembling")  # which is of one item
     assert all(key.startswith("train/image") for key in suspected)
     assert list(verify(Run(tmp_path / "run"))) == []
     assert not list((tmp_path / "run" / "work" / "ranks").iterdir())
@@ -217,3 +219,19 @@ def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_st
     assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
     retried = ["retry", str(tmp_path / "run"), "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]
     assert zygote.run(retried, tmp_path / "log") == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--data.timeout_seconds", "0", "timeout_seconds = 0.0 must be above 0"),
+        ("--output.timeout_seconds", "-1", "timeout_seconds = -1.0: it must be above 0"),
+        ("--grace-seconds", "-5", "grace_seconds = -5.0: it must be 0 or more"),
+        ("--max-attempts", "0", "max_attempts = 0: it must be 1 or more"),
+        ("--max-failures", "most", "max_failures 'most': give a number of items"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_stops_before_the_run(arguments, tmp_path, capfd, option, value, message):
+    assert main(arguments(option, value)) == 2
+    assert message in " ".join(capfd.readouterr().err.split())
+    assert not (tmp_path / "run").exists()

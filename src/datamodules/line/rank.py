@@ -48,8 +48,10 @@ class Tolerance:
     timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1 or not self.timeout_seconds > 0:
-            raise ConfigError(f"max_attempts = {self.max_attempts}, timeout_seconds = {self.timeout_seconds}: too few")
+        if self.max_attempts < 1:
+            raise ConfigError(f"max_attempts = {self.max_attempts}: it must be 1 or more")
+        if not self.timeout_seconds > 0:
+            raise ConfigError(f"timeout_seconds = {self.timeout_seconds}: it must be above 0")
 
 
 class OpenShard:

@@ -24,3 +24,10 @@ class FatalTransform:
         elif what:
             os.kill(os.getpid(), signal.SIGSEGV if what == "crash" else signal.SIGKILL)
         return bytes([value]) * self._size
+
+
+class HangingStart(FatalTransform):
+    """It is not made in any time."""
+
+    def __init__(self):
+        time.sleep(1000)

@@ -13,7 +13,7 @@ from datamodules.line.commit import Result
 from datamodules.line.item import Corpus, Item
 from datamodules.line.leases import Leases
 from datamodules.line.plan import ShardSize
-from datamodules.line.rank import OpenShard, Rank
+from datamodules.line.rank import OpenShard, Rank, Tolerance
 from datamodules.line.run import Run, open_or_plan
 
 FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "version": 1}
@@ -117,6 +117,15 @@ def work_slowly(folder: Path, number_of_rows: int, done: Any) -> None:
         rank.publish()
         done.put(opened.shard.name)
         time.sleep(60)
+
+
+def touch_and_leave(folder: Path) -> None:
+    """Be a rank that leaves while it touches an item, and live on for longer than that may have taken."""
+    with Rank(Run(folder), tolerance=Tolerance(timeout_seconds=0.2)) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        rank.touch(opened.shard.number, [0])
+    time.sleep(0.6)
 
 
 def plan_at_once(folder: Path, count: int, ready: Any, digests: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crashing_workers import FatalTransform
+from crashing_workers import FatalTransform, HangingStart
 from datamodules.errors import EnvironmentFailure
 from datamodules.line import frames as frames_module
 from datamodules.line.commit import Result
@@ -229,6 +229,7 @@ def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(tmp_path, mon
         expected = rf"items in a row failed, the last one: i cannot be read: {os.strerror(number)}"
         with pytest.raises(EnvironmentFailure, match=expected):
             consume(run, tmp_path / "media", 0, slice_frames=1)
+    assert next(reads) <= 10 + 3 * (21 + 3)  # not three attempts at each of all that is left
     assert all(record.failed == 0 for record in run.records())
     assert {row["status"] for row in consumed(run, tmp_path / "media").values()} == {"ok"}
 
@@ -386,3 +387,10 @@ def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tm
             consume(run, tmp_path / "media", 0)
     with Rank(run) as rank:
         assert rank.lease().spool.strikes == {}
+
+
+def test_workers_that_neither_work_nor_deliver_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.line.workers._START_SECONDS", 1.0)
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 2), per_shard=2)
+    with pytest.raises(EnvironmentFailure, match=r"no worker has delivered anything for \d s, .* Is /dev/shm full"):
+        results(run, tmp_path / "media", HangingStart, 1, timeout_seconds=1)

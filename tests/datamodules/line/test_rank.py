@@ -13,7 +13,7 @@ from datamodules.line.commit import Result, commit
 from datamodules.line.item import Item
 from datamodules.line.rank import Rank, sweep
 from datamodules.line.run import Run
-from line_making import finish, make_run, some_items, start, tars, wait_for, work, work_slowly
+from line_making import finish, make_run, some_items, start, tars, touch_and_leave, wait_for, work, work_slowly
 
 context = multiprocessing.get_context("forkserver")
 
@@ -374,3 +374,9 @@ def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp
         slow.let_go()
         assert slow.open == {}
     checked(run)
+
+
+def test_a_process_whose_rank_has_left_is_not_ended_by_its_timer(tmp_path):
+    process = start(touch_and_leave, make_run(tmp_path, 4).folder)
+    process.join(30)
+    assert process.exitcode == 0

@@ -128,6 +128,7 @@ class Rank:
         self._pace: list[float] = []  # seconds per row of the shards this rank has committed
         self._failure: tuple[float, OSError] | None = None  # of the heartbeat, and since when
         self._closing = threading.Event()
+        self._publishing = threading.Lock()  # what the heartbeat began to tell must not replace what came after
         self._last_sync = time.monotonic()
 
     def __enter__(self) -> "Rank":
@@ -398,16 +399,17 @@ class Rank:
 
     def publish(self) -> None:
         """Write this rank's activity for others to see."""
-        self.activity.machine = self._measure()
-        now = time.monotonic()
-        self.activity.updated = time.time()
-        self.activity.shards = {
-            o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
-            for o in list(self.open.values())
-        }
-        partial = self._activity_path.with_suffix(f".{threading.get_ident()}.partial")  # of the heartbeat, or a caller
-        partial.write_text(json.dumps(vars(self.activity)))
-        os.replace(partial, self._activity_path)
+        with self._publishing:
+            self.activity.machine = self._measure()
+            now = time.monotonic()
+            self.activity.updated = time.time()
+            self.activity.shards = {
+                o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
+                for o in list(self.open.values())
+            }
+            partial = self._activity_path.with_suffix(".partial")
+            partial.write_text(json.dumps(vars(self.activity)))
+            os.replace(partial, self._activity_path)
 
     def _check(self) -> None:
         if self._failure and time.monotonic() - self._failure[0] > _SILENT_SECONDS:

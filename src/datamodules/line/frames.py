@@ -34,8 +34,10 @@ from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
 from datamodules.media.image import read_image
-from datamodules.media.video import Video
+from datamodules.media.sampling import Every, Selection
+from datamodules.media.video import Decoding, Video, VideoFacts
 
+_EVERY, _DECODING = Every(), Decoding()
 GIVEN_UP = "given up"  # in place of the reason of an item that the rank has failed already
 _SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
 
@@ -54,14 +56,17 @@ class Ticket(NamedTuple):
 class End(TypedDict):
     """That an item has no more frames.
 
-    `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `fps` is None for images; `size`
-    is (height, width) in px of its frames, None if there was none.
+    `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `size` is (height, width) in px
+    of its frames, None if there was none. None for images: `fps`; `video`, what is known of the file; `pts_seconds`, of
+    each frame since the video's first.
     """
 
     row: int
     num_frames: int
     size: tuple[int, int] | None
     fps: float | None
+    video: VideoFacts | None
+    pts_seconds: list[float] | None
     reason: str | None
     reason_class: str | None
     read_seconds: float
@@ -97,15 +102,21 @@ class FrameTransform(Protocol):
 
 
 class FrameRequest(NamedTuple):
-    """What an extractor wants of the frames; slices are its micro-batches, so both fields change results.
+    """What an extractor wants of the frames; slices are its micro-batches, so every field changes results.
 
     Attributes:
         slice_frames: frames in a batch, at most; single images are put together up to this many.
         transform: makes the extractor's `FrameTransform` in each worker; None: it wants the frames themselves.
+        selection: which frames of a video, among those that are its item's.
+        size: (height, width) in px that frames of videos are resized to; None: as they are.
+        decoding: how videos are decoded; the DataModule's (`--data.decoding`) replaces it.
     """
 
     slice_frames: int = 32
     transform: Callable[[], FrameTransform] | None = None
+    selection: Selection = _EVERY
+    size: tuple[int, int] | None = None
+    decoding: Decoding = _DECODING
 
 
 class TicketQueue(Protocol):
@@ -218,6 +229,8 @@ def _end_of(row: int) -> End:
         num_frames=0,
         size=None,
         fps=None,
+        video=None,
+        pts_seconds=None,
         reason=None,
         reason_class=None,
         read_seconds=0.0,

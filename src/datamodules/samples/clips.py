@@ -1,0 +1,222 @@
+"""Clips: a few frames of a video, and the text that goes with them.
+
+| file in the shard | type, shape        | meaning                                                                   |
+|-------------------|--------------------|---------------------------------------------------------------------------|
+| frames.npy        | uint8 [T, H, W, 3] | the frames, RGB                                                           |
+| 000.jpg …         | JPEG, quality 95   | or in place of it a file for each frame: a sixth of the bytes, but lossy  |
+| mp4               | H.264, CRF 18      | or one file, smaller still; 8 frames per second, whatever lay between     |
+|                   |                    | them; colours at half the resolution                                      |
+| tokens.npy        | int64 [77]         | CLIP's tokens of the text, start and end among them, padded with 0; not   |
+|                   |                    | there if the run has no tokenizer                                         |
+| json              | object             | see below                                                                 |
+
+The json holds `path` of the video, its `width`, `height` in px, `fps`, `num_frames`, `codec`, the `backends` that
+decoded it, `pts_seconds` of the T frames since its first; `num_tokens` of the whole text and whether it is `truncated`;
+and what the corpus knows of the item: `transcript`, `vid`, `begin_time`, `end_time`, `duration`, `size`.
+
+JPEG is read and written by Pillow: torchvision's codec is deprecated since 0.29 (see `datamodules.media.image`).
+"""
+
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.errors import ConfigError, RunError
+from datamodules.media.packets import said
+
+Picture = NDArray[np.uint8]  # [H, W, 3], RGB
+Dtype = Literal["uint8", "float32"]
+
+_JPEG_QUALITY = 95
+_FPS = 8  # of an MP4
+_DAMAGED = (ValueError, OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
+# one thread, and no machine's own instructions: the same bytes everywhere
+_X264 = {"crf": "18", "threads": "1", "x264-params": "cpu-independent=1"}
+
+
+@dataclass
+class ClipSample:
+    """One clip.
+
+    Attributes:
+        key: of the item; not part of the files, but of their names.
+        stored: its frames as files, by ending: of `raw_frames`, `jpeg_frames` or `mp4_frames`.
+        tokens: int64 [77]; None without a tokenizer.
+        meta: the json of the table above.
+    """
+
+    key: str
+    stored: dict[str, bytes]
+    tokens: NDArray[np.int64] | None
+    meta: dict[str, Any]
+
+    @cached_property
+    def frames(self) -> NDArray[np.uint8]:
+        """uint8 [T, H, W, 3], RGB; decoded when first asked for, as much of what reads clips needs none.
+
+        Raises:
+            RunError: they are damaged.
+        """
+        try:
+            if "frames.npy" in self.stored:
+                return _as_array(self.stored["frames.npy"])
+            if "mp4" in self.stored:
+                return _film(self.stored["mp4"])
+            return np.stack([_picture(self.stored[name]) for name in sorted(self.stored, key=_jpeg_number)])
+        except _DAMAGED as error:
+            reason = str(error).partition(" <_io.BytesIO")[0]  # whose address tells nothing
+            raise RunError(f"the frames of {self.key} are damaged: {reason}; run `preprocess verify`") from error
+
+
+class ClipSamples:
+    """The sample kind of the clips pipeline.
+
+    Args:
+        dtype: of the frames of a batch: `uint8`, 0 to 255, a quarter of the bytes on their way to the GPU; or
+            `float32`, 0 to 1.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+
+    def __init__(self, dtype: Dtype = "uint8") -> None:
+        if dtype not in get_args(Dtype):
+            raise ConfigError(f"{dtype = }: choose from {', '.join(get_args(Dtype))}")
+        self.dtype = dtype
+
+    def encode(self, sample: ClipSample) -> dict[str, bytes]:
+        """The files of the table above."""
+        tokens = {} if sample.tokens is None else {"tokens.npy": _npy("<i8", sample.tokens.shape, [sample.tokens])}
+        return {
+            **sample.stored,
+            **tokens,
+            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(),
+        }
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> ClipSample:
+        """The sample of `encode`'s files.
+
+        Raises:
+            RunError: a file is missing, or is not what `encode` writes.
+        """
+        stored = {name: content for name, content in members.items() if _holds_frames(name)}
+        try:
+            if not stored:
+                raise KeyError("frames.npy, 000.jpg or mp4")
+            tokens = np.load(io.BytesIO(members["tokens.npy"]), allow_pickle=False) if "tokens.npy" in members else None
+            return ClipSample(key, stored, tokens, json.loads(members["json"]))
+        except (KeyError, ValueError, EOFError) as error:
+            raise RunError(f"{key} is no clip sample: {error}; run `preprocess verify`") from error
+
+    def collate(self, samples: Sequence[ClipSample]) -> dict[str, Any]:
+        """Clips of one run, stacked.
+
+        Returns:
+            `frames` uint8 or float32 [B, T, 3, H, W], channels last in memory; `tokens` int64 [B, 77], if the samples
+            have them; `text` list of B; `sizes` float32 [B, S], CLIP4MC's sizes of the target, padded with zeros to the
+            longest, and `sizes_mask` bool [B, S] (True: a size, not padding); `key` and `meta` lists of B.
+
+        Raises:
+            RunError: the frames of one are damaged.
+        """
+        import torch  # exports decode without it
+
+        frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3)
+        batch = {"frames": frames.float().div_(255) if self.dtype == "float32" else frames}
+        tokens = [sample.tokens for sample in samples if sample.tokens is not None]
+        if tokens:
+            batch["tokens"] = torch.from_numpy(np.stack(tokens))
+        sizes = [torch.tensor(sample.meta.get("size") or [], dtype=torch.float32) for sample in samples]
+        lengths = torch.tensor([len(size) for size in sizes])
+        batch["sizes"] = torch.nn.utils.rnn.pad_sequence(sizes, batch_first=True)
+        batch["sizes_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
+        return {
+            **batch,
+            "text": [sample.meta.get("transcript") or "" for sample in samples],
+            "key": [sample.key for sample in samples],
+            "meta": [sample.meta for sample in samples],
+        }
+
+
+def raw_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
+    """`frames.npy` of `frames`, which have one size."""
+    return {"frames.npy": _npy("|u1", (len(frames), *frames[0].shape), frames)}
+
+
+def jpeg_frames(frames: Sequence[bytes]) -> dict[str, bytes]:
+    """`000.jpg`, `001.jpg` … of frames that are `jpeg`s already."""
+    return {f"{number:03d}.jpg": content for number, content in enumerate(frames)}
+
+
+def mp4_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
+    """`mp4` of `frames`, which have one size, even in width and height."""
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", container_options={"fflags": "+bitexact"}) as file:
+        stream = file.add_stream("libx264", rate=_FPS, options=_X264)
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = frames[0].shape[:2]
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    return {"mp4": buffer.getvalue()}
+
+
+def jpeg(frame: Picture) -> bytes:
+    """`frame` as a JPEG of quality 95."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _npy(dtype: str, shape: tuple[int, ...], parts: Sequence[NDArray[Any]]) -> bytes:
+    """An .npy file of `parts`, one after another; each is copied once."""
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})  # type: ignore[no-untyped-call]
+    return b"".join([header.getvalue(), *(np.ascontiguousarray(part, dtype).data for part in parts)])
+
+
+def _as_array(content: bytes) -> NDArray[np.uint8]:
+    """The array of `frames.npy`, without a copy."""
+    file = io.BytesIO(content)
+    if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+        raise ValueError("frames.npy has another version than 1.0")
+    shape, _, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+    if dtype != np.uint8 or len(shape) != 4:
+        raise ValueError(f"frames.npy is {dtype} {list(shape)}")
+    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
+
+
+def _picture(content: bytes) -> Picture:
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        return np.asarray(image)
+
+
+def _film(content: bytes) -> NDArray[np.uint8]:
+    import av
+
+    try:
+        with av.open(io.BytesIO(content), "r", format="mp4") as file:
+            file.streams.video[0].thread_type = "NONE"
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(f"mp4: {said(error)}") from error
+
+
+def _holds_frames(name: str) -> bool:
+    stem, _, ending = name.partition(".")
+    return name in ("frames.npy", "mp4") or (ending == "jpg" and stem.isdecimal())
+
+
+def _jpeg_number(name: str) -> int:
+    return int(name.partition(".")[0])

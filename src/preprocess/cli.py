@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
     export = add_for_run("export", _export, "write the samples in a format that other code reads")
-    export.add_argument("--format", required=True, help="phoenix-pickle, phoenix-npz or parquet")
+    export.add_argument("--format", required=True, help="phoenix-pickle, phoenix-npz, clip4mc, parquet or jsonl")
     merge = add("merge", _merge, "make one run of several over different splits or items")
     merge.add_argument("folders", metavar="O", nargs="+", type=Path, help="folders of complete runs")
     for command in (visualize, export, merge):

@@ -13,6 +13,7 @@ tell the fields it writes. What all of them have in common:
 import importlib
 import os
 import pkgutil
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,6 +26,7 @@ from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 
 if TYPE_CHECKING:
+    from datamodules.samples.clips import ClipSample
     from datamodules.samples.keypoints import KeypointSample
 
 
@@ -71,11 +73,41 @@ def keypoint_samples(run: Run, split: str) -> "Iterator[KeypointSample]":
     Raises:
         RunError: they are no keypoint samples, or a shard is damaged.
     """
-    from datamodules.samples.keypoints import KeypointSamples  # imports torch
+    from datamodules.samples.keypoints import KeypointSamples
 
+    refuse_other_kinds(run, KeypointSamples.__name__)
     if run.outcome(split).committed:
         for key, members in CommittedSamples(run, split):
             yield KeypointSamples().decode(key, members)
+
+
+def clip_samples(run: Run, split: str) -> "Iterator[ClipSample]":
+    """The committed samples of `split`, in planned order.
+
+    Raises:
+        RunError: they are no clip samples, or a shard is damaged.
+    """
+    from datamodules.samples.clips import ClipSamples
+
+    refuse_other_kinds(run, ClipSamples.__name__)
+    if run.outcome(split).committed:
+        for key, members in CommittedSamples(run, split):
+            yield ClipSamples().decode(key, members)
+
+
+def kind_of(run: Run) -> str:
+    """The class of the run's samples, such as `ClipSamples`, without its module; empty where the run does not tell."""
+    return _last_part(run.plan.fingerprint.get("samples", {}).get("class_path", ""))
+
+
+def refuse_other_kinds(run: Run, wanted: str) -> None:
+    """See what the run holds, as far as it tells.
+
+    Raises:
+        RunError: samples of another kind than `wanted`.
+    """
+    if kind_of(run) not in ("", wanted):
+        raise RunError(f"{run.folder} holds {kind_of(run)}, and this format is of {wanted}: choose another --format")
 
 
 @contextmanager
@@ -108,6 +140,26 @@ def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[
     except BaseException:
         for path in (*partials, *written):
             path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(dest: Path) -> Iterator[Path]:
+    """A hidden folder beside `dest` to write to, which becomes `dest` when the block has ended well.
+
+    Raises:
+        ConfigError: `dest` is there, and no empty folder; nothing has been done.
+    """
+    if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
+        raise ConfigError(f"--dest {dest} exists, and is not replaced: name a folder that is new or empty")
+    partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.sync()  # one call, where one for each of a million small files would take hours
+        os.rename(partial, dest)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

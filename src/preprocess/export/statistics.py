@@ -14,7 +14,7 @@
 | failures         | list of object | {"key": str, "reason": str} of each failed item                                 |
 
 Parts are `pose`, `face`, `left_hand` and `right_hand`, as far as the layout has them. Where the file has no frames, the
-rates and ranges are empty.
+rates and ranges are empty; of samples that are no keypoints, they are not there.
 """
 
 from collections.abc import Mapping
@@ -56,14 +56,15 @@ class SplitStatistics:
     def to_json(self) -> dict[str, Any]:
         """The table above, of all that was added."""
         found = {name: count / self._frames for name, count in self._found.items() if self._frames}
+        counted = counts(self._run, self._split)
+        failed = counted.pop("failures")
         return {
-            "split": self._split,
+            **counted,
             "frames": self._frames,
             "videos": self._videos,
-            **self._outcome(),
             "detection_rate": found,
             "coordinate_range": {name: self._range(name) for name in found},
-            "failures": self._failures(),
+            "failures": failed,
         }
 
     def _range(self, part: str) -> dict[str, list[float]] | None:
@@ -72,19 +73,25 @@ class SplitStatistics:
         low, high = self._lowest[part].tolist(), self._highest[part].tolist()
         return {"x": [low[0], high[0]], "y": [low[1], high[1]]}
 
-    def _outcome(self) -> dict[str, int]:
-        planned = sum(shard.num_items for shard in self._run.plan.shards if shard.split == self._split)
-        done = self._run.outcome(self._split)
-        return {
-            "planned": planned,
-            "committed": done.committed,
-            "failed": done.failed,
-            "not_done": planned - done.committed - done.failed,
-        }
 
-    def _failures(self) -> list[dict[str, str]]:
-        failed = failures(self._run, split=self._split)
-        return [{"key": failure.item.key, "reason": failure.reason} for failure in failed]
+def counts(run: Run, split: str) -> dict[str, Any]:
+    """The table above without rates and ranges, which only keypoints have: what the records and tables tell of a split.
+
+    Raises:
+        RunError: a record or table is damaged.
+    """
+    planned = sum(shard.num_items for shard in run.plan.shards if shard.split == split)
+    done = run.outcome(split)
+    return {
+        "split": split,
+        "frames": done.num_frames,
+        "videos": done.committed,
+        "planned": planned,
+        "committed": done.committed,
+        "failed": done.failed,
+        "not_done": planned - done.committed - done.failed,
+        "failures": [{"key": failure.item.key, "reason": failure.reason} for failure in failures(run, split=split)],
+    }
 
 
 def layout_of(sample: "KeypointSample") -> Layout:

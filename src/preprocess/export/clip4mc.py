@@ -1,0 +1,81 @@
+"""`clip4mc`: clips as CLIP4MC's own training code opens them (`load_processed_data_new`). `dest` becomes a folder of
+
+| file                                   | what                                                                        |
+|----------------------------------------|-----------------------------------------------------------------------------|
+| sample_{idx:06d}_{vid}/video_input.pkl | uint8 [T, H, W, 3], BGR: their reader turns the channels round              |
+| sample_{idx:06d}_{vid}/text_input.pkl  | {"tokens": int64 [77]}                                                      |
+| sample_{idx:06d}_{vid}/size.json       | list of float; empty if the corpus gives none                               |
+| dataset_info.json                      | {"train": [folder, …], "val": …, "test": …}: absolute paths, which their    |
+|                                        | reader opens as they are; the split `dev` is `val`                          |
+| statistics.json                        | {split: see `statistics.py`}                                                |
+
+`idx` counts the samples of all splits from 0. What cannot stand in a name is percent-encoded in `vid`, which is the
+item's key if the corpus gives none. Their reader takes every (T // 16)-th frame, so T is a multiple of 16.
+"""
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+
+from datamodules.errors import ConfigError
+from datamodules.line.run import Run
+from preprocess.export import clip_samples, planned_splits, whole_folder
+from preprocess.export.statistics import counts
+
+if TYPE_CHECKING:
+    from datamodules.samples.clips import ClipSample
+
+_SPLITS = {"dev": "val"}
+_NUM_FRAMES = 16  # that their model takes
+_PROTOCOL = 4  # of pickle; Python 3.4
+_MAX_VID = 200  # characters, all ASCII; file systems allow 255 a name
+
+
+def export(run: Run, dest: Path) -> list[Path]:
+    """Write the folder of the table above.
+
+    Returns:
+        Its two JSON files.
+
+    Raises:
+        ConfigError: `dest` holds something, or the run has no tokens or another number of frames.
+        RunError: these are no clip samples, or a shard is damaged.
+    """
+    dest = Path(os.path.abspath(dest))
+    folders: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    with whole_folder(dest) as partial:
+        for split in planned_splits(run):
+            listed = folders.setdefault(_SPLITS.get(split, split), [])
+            for sample in clip_samples(run, split):
+                name = _name(sum(map(len, folders.values())), sample)
+                _write(partial / name, sample)
+                listed.append(str(dest / name))
+        (partial / "dataset_info.json").write_text(json.dumps(folders, indent=1) + "\n")
+        statistics = {split: counts(run, split) for split in planned_splits(run)}
+        (partial / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
+    return [dest / "dataset_info.json", dest / "statistics.json"]
+
+
+def _name(idx: int, sample: "ClipSample") -> str:
+    vid = quote(str(sample.meta.get("vid") or sample.key), safe="")
+    return f"sample_{idx:06d}_{vid[:_MAX_VID]}"
+
+
+def _write(folder: Path, sample: "ClipSample") -> None:
+    if sample.tokens is None:
+        raise ConfigError(f"{sample.key} has no tokens, and CLIP4MC wants them: run the pipeline with a tokenizer")
+    if len(sample.frames) == 0 or len(sample.frames) % _NUM_FRAMES:
+        raise ConfigError(
+            f"{sample.key} has {len(sample.frames)} frames, of which CLIP4MC's reader does not take {_NUM_FRAMES}: "
+            f"run the pipeline with num_frames {_NUM_FRAMES}, or a multiple"
+        )
+    folder.mkdir()
+    bgr = np.ascontiguousarray(sample.frames[..., ::-1])
+    (folder / "video_input.pkl").write_bytes(pickle.dumps(bgr, _PROTOCOL))
+    (folder / "text_input.pkl").write_bytes(pickle.dumps({"tokens": sample.tokens}, _PROTOCOL))
+    (folder / "size.json").write_text(json.dumps([float(size) for size in sample.meta.get("size") or ()]) + "\n")

@@ -1,0 +1,44 @@
+"""`jsonl`: what the json of each sample says, for any kind of sample that has one. For each split two files:
+
+| file                    | what                                                               |
+|-------------------------|--------------------------------------------------------------------|
+| {split}.jsonl           | a JSON object a line for each sample: its `key`, then its json     |
+| {split}_statistics.json | `statistics.py`                                                    |
+"""
+
+import json
+from pathlib import Path
+
+from datamodules.errors import RunError
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from preprocess.export import all_or_none, planned_splits
+from preprocess.export.statistics import counts
+
+
+def export(run: Run, dest: Path) -> list[Path]:
+    """Write the files of the table above to `dest`.
+
+    Raises:
+        ConfigError: a file exists.
+        RunError: the samples have no json, or a shard is damaged.
+    """
+    splits = planned_splits(run)
+    paths = [dest / f"{split}{ending}" for split in splits for ending in (".jsonl", "_statistics.json")]
+    with all_or_none(paths) as partials:
+        for split, lines, described in zip(splits, partials[::2], partials[1::2], strict=True):
+            _write_split(lines, run, split)
+            described.write_text(json.dumps(counts(run, split), indent=1) + "\n")
+    return paths
+
+
+def _write_split(path: Path, run: Run, split: str) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for key, members in CommittedSamples(run, split) if run.outcome(split).committed else ():
+            if "json" not in members:
+                raise RunError(f"{key} has no json, of which this format is made: it has {', '.join(members)}")
+            try:
+                line = {"key": key} | json.loads(members["json"]) | {"key": key}
+            except (ValueError, TypeError) as error:
+                raise RunError(f"{key}.json is no JSON object: {error}; run `preprocess verify`") from error
+            print(json.dumps(line, ensure_ascii=False), file=file)

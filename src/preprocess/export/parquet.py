@@ -1,4 +1,4 @@
-"""`parquet`: `{split}.parquet`, a row for each sample; for pandas, DuckDB, Hugging Face datasets.
+"""`parquet`: `{split}.parquet`, a row for each sample; for pandas, DuckDB, Hugging Face datasets. Of keypoints:
 
 | column          | type        | meaning                                                                          |
 |-----------------|-------------|----------------------------------------------------------------------------------|
@@ -17,12 +17,34 @@
 | presence        | list<uint8> | [T, 4], flat: whether pose, face, left hand, right hand were found               |
 | visibility      | list<float> | [T, 33], flat: of each pose point, 0 to 1; zeros without a pose                  |
 
+Of clips, whose frames stay in the shards, which the key finds:
+
+| column          | type         | meaning                                                                         |
+|-----------------|--------------|---------------------------------------------------------------------------------|
+| key             | string       | of the item                                                                     |
+| path            | string       | of the video; relative to the corpus root                                       |
+| vid             | string       | this and the next five: only if the corpus gives it for an item of the split;   |
+| transcript      | string       | null for items where it does not                                                |
+| begin_time      | double       | s; this and the next two are the corpus's own                                   |
+| end_time        | double       | s                                                                               |
+| duration        | double       | s                                                                               |
+| size            | list<double> |                                                                                 |
+| width, height   | int32        | px, of the video                                                                |
+| fps             | double       | frames per second, of the video                                                 |
+| num_frames      | int64        | of the video                                                                    |
+| codec           | string       | of the video                                                                    |
+| pts_seconds     | list<double> | of the T frames of the clip, since the video's first                            |
+| tokens          | list<int64>  | 77; null without a tokenizer                                                    |
+| num_tokens      | int32        | of the whole text; null without a tokenizer                                     |
+| truncated       | bool         | whether that was more than 77; likewise                                         |
+
 Arrays are flat because pandas then gives one NumPy array a row; nested lists become an object for every point. The
 file's metadata holds `statistics` (JSON, see `statistics.py`), so that a folder of these files holds nothing else:
 `pyarrow.parquet.read_metadata(file).metadata[b"statistics"]`.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +53,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.line.run import Run
-from preprocess.export import all_or_none, keypoint_samples, planned_splits
-from preprocess.export.statistics import SplitStatistics, parts_of
+from preprocess.export import all_or_none, clip_samples, keypoint_samples, kind_of, planned_splits
+from preprocess.export.statistics import SplitStatistics, counts, parts_of
 
 if TYPE_CHECKING:
     from datamodules.samples.keypoints import KeypointSample
@@ -40,42 +62,97 @@ if TYPE_CHECKING:
 _TEXTS = ("name", "signer", "glosses", "translation")
 _ROW_GROUP_BYTES = 16 << 20  # of arrays: what a reader holds for each row group that it opens
 
+_Row = tuple[dict[str, Any], int]  # and the bytes of its arrays
+
 
 def export(run: Run, dest: Path) -> list[Path]:
-    """Write the files of the table above to `dest`; takes every layout.
+    """Write the files of the table above to `dest`; takes every layout of keypoints.
 
     Raises:
         ConfigError: a file exists.
-        RunError: these are no keypoint samples, or a shard is damaged.
+        RunError: these are neither keypoint nor clip samples, or a shard is damaged.
     """
     splits = planned_splits(run)
     paths = [dest / f"{split}.parquet" for split in splits]
     with all_or_none(paths) as partials:
         for split, partial in zip(splits, partials, strict=True):
-            _write_split(partial, run, split)
+            if kind_of(run) == "ClipSamples":
+                _write_clips(partial, run, split)
+            else:
+                _write_keypoints(partial, run, split)
     return paths
 
 
-def _write_split(path: Path, run: Run, split: str) -> None:
+def _write_keypoints(path: Path, run: Run, split: str) -> None:
     statistics, schema = SplitStatistics(run, split), _schema(run, split)
-    rows: list[dict[str, Any]] = []
-    pending_bytes = 0
-    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+
+    def rows() -> Iterator[_Row]:
         for sample in keypoint_samples(run, split):
             statistics.add(parts_of(sample), sample.presence)
-            rows.append(_row(sample, schema))
-            pending_bytes += sample.keypoints.nbytes + sample.presence.nbytes + sample.visibility.nbytes
-            if pending_bytes >= _ROW_GROUP_BYTES:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                rows, pending_bytes = [], 0
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+            yield _row(sample, schema), sample.keypoints.nbytes + sample.presence.nbytes + sample.visibility.nbytes
+
+    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+        _write_rows(writer, schema, rows())
         writer.add_key_value_metadata({"statistics": json.dumps(statistics.to_json())})
 
 
-def _schema(run: Run, split: str) -> Any:
+def _write_clips(path: Path, run: Run, split: str) -> None:
+    known = _known(run, split)
+    schema = pa.schema([field for field in _CLIP_SCHEMA if field.name in known or field.name not in _OF_CLIP_CORPUS])
+    rows = (
+        ({**sample.meta, "key": sample.key, "tokens": sample.tokens}, 8 * (77 + len(sample.meta["pts_seconds"])))
+        for sample in clip_samples(run, split)
+    )
+    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
+        _write_rows(writer, schema, rows)
+        writer.add_key_value_metadata({"statistics": json.dumps(counts(run, split))})
+
+
+def _write_rows(writer: Any, schema: Any, rows: Iterator[_Row]) -> None:
+    pending: list[dict[str, Any]] = []
+    pending_bytes = 0
+    for row, num_bytes in rows:
+        pending.append(row)
+        pending_bytes += num_bytes
+        if pending_bytes >= _ROW_GROUP_BYTES:
+            writer.write_table(pa.Table.from_pylist(pending, schema))
+            pending, pending_bytes = [], 0
+    if pending:
+        writer.write_table(pa.Table.from_pylist(pending, schema))
+
+
+def _known(run: Run, split: str) -> set[str]:
+    """What the corpus knows of some item of `split`."""
     shards = [shard for shard in run.plan.shards if shard.split == split]
-    known = {name for shard in shards for item in run.plan.items(shard.number) for name in item.meta}
+    return {name for shard in shards for item in run.plan.items(shard.number) for name in item.meta}
+
+
+_OF_CLIP_CORPUS = ("vid", "transcript", "begin_time", "end_time", "duration", "size")
+_CLIP_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        ("path", pa.string()),
+        ("vid", pa.string()),
+        ("transcript", pa.string()),
+        ("begin_time", pa.float64()),
+        ("end_time", pa.float64()),
+        ("duration", pa.float64()),
+        ("size", pa.list_(pa.float64())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("fps", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("codec", pa.string()),
+        pa.field("pts_seconds", pa.list_(pa.float64()), nullable=False),
+        ("tokens", pa.list_(pa.int64())),
+        ("num_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+    ]
+)
+
+
+def _schema(run: Run, split: str) -> Any:
+    known = _known(run, split)
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),

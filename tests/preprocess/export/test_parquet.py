@@ -1,6 +1,7 @@
 """The Parquet export is read as it is by pandas and pyarrow: a row a sample, arrays flat with their shape beside."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.errors import ConfigError
+from clip_making import ClipItems, made_clip, make_clip_run
+from datamodules.errors import ConfigError, RunError
+from line_making import Listed
 from making import MadeItems, made_samples, make_run
 from preprocess.export import export, parquet
 
@@ -110,4 +113,76 @@ def test_an_existing_file_fails(tmp_path: Path) -> None:
     export(tmp_path / "run", "parquet", tmp_path / "out")
 
     with pytest.raises(ConfigError, match=r"train\.parquet exists, and is not replaced"):
+        export(tmp_path / "run", "parquet", tmp_path / "out")
+
+
+CLIPS = ClipItems({"train": 3, "dev": 1})
+
+
+def test_pandas_gives_back_all_of_a_clip_but_its_frames(tmp_path: Path) -> None:
+    make_clip_run(tmp_path / "run", CLIPS)
+
+    written = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    assert [path.name for path in written] == ["train.parquet", "dev.parquet"]
+    frame = pd.read_parquet(tmp_path / "out" / "train.parquet")
+    samples = [made_clip(item) for item in CLIPS.items() if item.split == "train"]
+    assert len(frame) == len(samples)
+    for row, sample in zip(frame.itertuples(), samples, strict=True):
+        meta = sample.meta
+        assert (row.key, row.path, row.vid, row.transcript) == (
+            sample.key,
+            meta["path"],
+            meta["vid"],
+            meta["transcript"],
+        )
+        assert (row.begin_time, row.end_time, row.duration) == (1.5, meta["end_time"], meta["duration"])
+        assert (row.width, row.height, row.fps, row.num_frames, row.codec) == (640, 360, 25.0, 100, "h264")
+        assert row.pts_seconds.tolist() == meta["pts_seconds"]
+        assert (row.size if meta["size"] is None else row.size.tolist()) == meta["size"]
+        assert (row.tokens.dtype, row.num_tokens, row.truncated) == (np.int64, 3, False)
+        np.testing.assert_array_equal(row.tokens, sample.tokens)
+
+
+def test_columns_of_clips_are_those_that_the_corpus_gives(tmp_path: Path) -> None:
+    corpus = ClipItems({"train": 1})
+    bare = [replace(item, meta={"transcript": "cow"}) for item in corpus.items()]
+    make_clip_run(tmp_path / "run", Listed(bare), with_tokens=False)
+
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    types = {field.name: str(field.type) for field in pq.read_schema(path)}
+    assert types == {
+        "key": "string",
+        "path": "string",
+        "transcript": "string",
+        "width": "int32",
+        "height": "int32",
+        "fps": "double",
+        "num_frames": "int64",
+        "codec": "string",
+        "pts_seconds": "list<element: double>",
+        "tokens": "list<element: int64>",
+        "num_tokens": "int32",
+        "truncated": "bool",
+    }
+    assert pq.read_table(path, columns=["tokens", "num_tokens", "truncated"]).to_pylist() == [
+        {"tokens": None, "num_tokens": None, "truncated": None}
+    ]
+
+
+def test_statistics_of_clips_are_in_the_metadata(tmp_path: Path) -> None:
+    make_clip_run(tmp_path / "run", CLIPS, failed=("train/v1",))
+
+    path, _ = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    statistics = json.loads(pq.read_metadata(path).metadata[b"statistics"])
+    assert [statistics[name] for name in ("planned", "committed", "failed", "frames")] == [3, 2, 1, 32]
+    assert "detection_rate" not in statistics
+
+
+def test_samples_that_are_neither_fail(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": "elsewhere.PoseSamples"}})
+
+    with pytest.raises(RunError, match="holds PoseSamples, and this format is of KeypointSamples"):
         export(tmp_path / "run", "parquet", tmp_path / "out")

@@ -85,7 +85,7 @@ class ShardWriter(BasePredictionWriter):
         assert isinstance(pl_module, Extractor)
         if data.corpus is None:
             raise ConfigError("there is no corpus to work on: set data.corpus")
-        made_by = fingerprint(data.corpus, pl_module, self.shards, trainer.strategy.root_device)
+        made_by = fingerprint(data, pl_module, self.shards, trainer.strategy.root_device)
         if self.retry:
             run = open_or_patch(self.dir, made_by, self.shards, self.retry)
         else:

@@ -13,6 +13,7 @@ what the corpus listed. A patch, which tries failed items again (`patches.py`), 
 | path   | string       |               |
 | frames | list<string> |               |
 | fps    | double       | null: every frame |
+| start_seconds, stop_seconds | double | null: from the first frame, to the last |
 | cost   | int64        | bytes         |
 | modified | double     | s; null: not to be looked at |
 | meta   | string       | JSON          |
@@ -43,6 +44,8 @@ SCHEMA = pa.schema(
         ("path", pa.string()),
         ("frames", pa.list_(pa.string())),
         ("fps", pa.float64()),
+        ("start_seconds", pa.float64()),
+        ("stop_seconds", pa.float64()),
         ("cost", pa.int64()),
         ("modified", pa.float64()),
         ("meta", pa.string()),
@@ -311,20 +314,10 @@ class _Listing:
             "".join((item.path, *item.frames, meta)).encode()
         except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
             raise CorpusError(f"the item {item.path!r} has a name or text that is not UTF-8: {error}") from error
-        self._sha256.update(
-            repr((item.key, item.split, item.path, item.frames, item.fps, item.cost, item.modified, meta)).encode()
-        )
+        row = {**{name: getattr(item, name) for name in SCHEMA.names}, "meta": meta}
+        self._sha256.update(repr(tuple(row.values())).encode())
         self._key_hashes.append(_hash64(check_key(item.key)))
-        return {
-            "key": item.key,
-            "split": item.split,
-            "path": item.path,
-            "frames": list(item.frames),
-            "fps": item.fps,
-            "cost": item.cost,
-            "modified": item.modified,
-            "meta": meta,
-        }
+        return row
 
     def _chunks(self, split: str) -> Iterator[Any]:
         with pa.memory_map(str(self._folder / split)) as source, pa.ipc.open_stream(source) as reader:

@@ -1,17 +1,107 @@
-"""Videos to RGB frames, through decord, one thread: the parallelism is in the DataLoader's workers."""
+"""Videos to RGB frames: those that were asked for, or a failure.
 
-import re
-from collections.abc import Iterator
+One pass over a file's packets tells how many frames it holds and when each is shown (`packets.py`); a selection says
+which are wanted (`sampling.py`); a backend decodes them; each is looked at to be the one that was wanted. Frames are
+resized in one place, so the picture does not depend on the backend.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from types import TracebackType
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from datamodules.errors import DecodeError, MissingError
-from datamodules.media.sampling import at_rate
+from datamodules.errors import ConfigError, DecodeError
+from datamodules.media.packets import Packets, VideoFacts, open_container, read_packets, video_stream
+from datamodules.media.sampling import Every, Selection
+
+Backend = Literal["pyav", "torchcodec", "decord"]
+
+_EVERY = Every()
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
+_SAME_SECONDS = 0.001  # float32, in an hour of video
+_BACKENDS = "datamodules.media.backends"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How videos are decoded.
+
+    Args:
+        backend: `pyav`; `torchcodec`, which needs FFmpeg's libraries on the system; or `decord`.
+        fallback: go on with the other backends, in this order, where this one fails on a file; the rows say so.
+        stream: number of the video stream in each file, as ffprobe counts; None: the one FFmpeg takes for the best.
+        skip_non_reference: do not decode frames that nobody needs; `pyav` only.
+        device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
+
+    Raises:
+        ConfigError: an argument is none of these.
+    """
+
+    backend: Backend = "pyav"
+    fallback: bool = False
+    stream: int | None = None
+    skip_non_reference: bool = True
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.backend not in get_args(Backend):
+            raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(Backend))}")
+        if self.device != "cpu" and self.backend != "torchcodec":
+            raise ConfigError(
+                f"backend = {self.backend!r} decodes on the CPU only: choose torchcodec for {self.device}"
+            )
+
+    def require(self) -> None:
+        """ConfigError unless the backend is installed, and works here."""
+        backend = import_module(f"{_BACKENDS}.{self.backend}")
+        if hasattr(backend, "require"):
+            backend.require()
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """Those to try, in this order."""
+        others = [name for name in get_args(Backend) if name != self.backend]
+        return (self.backend, *others) if self.fallback else (self.backend,)
+
+
+_DECODING = Decoding()
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Frames of a video.
+
+    Attributes:
+        frames: uint8 [T, 3, H, W], RGB.
+        pts_seconds: float64 [T]: when each is shown, since the video's first frame.
+        facts: what is known of the file.
+    """
+
+    frames: Tensor
+    pts_seconds: NDArray[np.float64]
+    facts: VideoFacts
+
+
+def read_frames(
+    path: Path, selection: Selection = _EVERY, size: tuple[int, int] | None = None, decoding: Decoding = _DECODING
+) -> VideoFrames:
+    """The wanted frames of the video in `path`, resized to `size` (height, width) if that is given.
+
+    Raises:
+        MissingError, OSError, DecodeError: see `Video`.
+    """
+    video = Video(path, decoding)
+    indices = selection.indices(video.pts_seconds)
+    frames = torch.stack(list(video.frames(indices, size)))
+    return VideoFrames(frames, video.pts_seconds[indices], video.facts)
 
 
 class Video:
@@ -19,81 +109,99 @@ class Video:
 
     Args:
         path: the file.
-        fps: frames per second to take; None: every frame.
+        decoding: how to decode it.
 
     Attributes:
-        average_fps_from_header: frames per second, as the container says.
-        num_frames_from_header: frames, as the container's index says; files promise more than they hold.
+        pts_seconds: float64 [T]: when each of its frames is shown, since the first.
+        facts: what is known of the file; `backends` are those that have been at work so far.
+        num_decoded: frames that the backend has decoded so far, where it tells (`pyav`).
+        num_streams: video streams in the file.
 
     Raises:
         MissingError: it is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, or decord finds no video stream in it.
+        DecodeError: it is empty, no video, cut off, or there is no decoder for it.
     """
 
-    def __init__(self, path: Path, fps: float | None = None) -> None:
-        import decord
+    def __init__(self, path: Path, decoding: Decoding = _DECODING) -> None:
+        self.path, self.decoding, self.num_decoded = path, decoding, 0
+        with open_container(path) as container:
+            stream = video_stream(container, decoding.stream)
+            self.packets: Packets = read_packets(container, stream)
+            self.facts: VideoFacts = _facts(container, stream, self.packets)
+            self.num_streams = len(container.streams.video)
+            self._format = container.format.name
+        self.pts_seconds = self.packets.pts_seconds
 
-        try:
-            with open(path, "rb") as file:  # decord would not tell a broken mount from a broken video
-                if not file.read(1):
-                    raise DecodeError(f"{path.name} is empty (0 bytes)")
-        except FileNotFoundError as error:
-            raise MissingError(f"{path.name} is missing") from error
-        except IsADirectoryError as error:
-            raise DecodeError(f"{path.name} is a folder") from error
-        self._errors = (decord.DECORDError, RuntimeError, IndexError)  # decord raises all three on damaged files
-        decord.logging.set_level(decord.logging.QUIET)
-        self.path, self._fps = path, fps
-        try:
-            self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-            self.num_frames_from_header = len(self._reader)
-            self.average_fps_from_header = float(self._reader.get_avg_fps())
-            self._wanted = self._select(fps)
-        except self._errors as error:
-            raise DecodeError(f"{path.name} does not open as a video: {_first_words(error)}") from error
+    def require_indexed(self, backend: str) -> None:
+        """DecodeError unless the file is of a kind of which every backend finds the right frames."""
+        if self._format not in _INDEXED:
+            raise DecodeError(f"{backend} gives wrong frames of {self._format}; choose backend pyav, or allow fallback")
 
-    def _select(self, fps: float | None) -> NDArray[np.int64]:
-        if fps is None:
-            return np.arange(self.num_frames_from_header)
-        return at_rate(self._reader.get_frame_timestamp(range(self.num_frames_from_header))[:, 0], fps)
+    def require_times(self, backend: str, indices: Sequence[int], pts_seconds: NDArray[np.floating[Any]]) -> None:
+        """DecodeError unless the frames that `backend` has for `indices` are shown when the packets say."""
+        late = np.abs(pts_seconds - self.pts_seconds[list(indices)]) > _SAME_SECONDS
+        if late.any():
+            place = int(np.flatnonzero(late)[0])
+            raise DecodeError(f"{backend} has another frame for number {indices[place]}, of {pts_seconds[place]:.3f} s")
 
-    @property
-    def fps(self) -> float:
-        """Frames per second of what `frames` yields: what was asked for, or the header's average if that is less."""
-        return min(self._fps or self.average_fps_from_header, self.average_fps_from_header)
+    def frames(
+        self, indices: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> Iterator[Tensor]:
+        """The frames `indices` (ascending; one may come several times) in order, each decoded once.
 
-    def frames(self) -> Iterator[Tensor]:
-        """The wanted frames in order, each decoded once: uint8 [3, H, W], RGB, upright.
+        Args:
+            indices: places among all frames of the video.
+            size: (height, width) in px to resize to: bilinear, with antialiasing; None: as they are.
+
+        Returns:
+            uint8 [3, H, W], RGB, upright.
 
         Raises:
-            DecodeError: the file ends, or breaks, before the last wanted frame; both counts are named.
+            DecodeError: a frame does not come; both counts are named.
         """
-        done = position = 0
-        try:
-            for wanted in self._wanted.tolist():
-                if wanted > position:
-                    self._reader.skip_frames(wanted - position)
-                frame = self._reader.next().asnumpy()
-                position = wanted + 1
-                done += 1
-                yield torch.from_numpy(frame).permute(2, 0, 1)
-        except (*self._errors, StopIteration) as error:
-            raise DecodeError(
-                f"{self.path.name} breaks after {done} of {len(self._wanted)} frames: {_first_words(error)}"
-            ) from error
-
-    def __enter__(self) -> "Video":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del self._reader  # decord keeps decoded frames until the reader goes (dmlc/decord #208)
+        wanted = list(dict.fromkeys(int(index) for index in indices))
+        counts = Counter(int(index) for index in indices)
+        done = 0
+        for number, name in enumerate(self.decoding.backends, 1):
+            self.facts["backends"].append(name)
+            try:
+                for frame in import_module(f"{_BACKENDS}.{name}").decode(self, wanted[done:]):
+                    self.facts["height"], self.facts["width"] = frame.shape[1:]
+                    resized = resize(frame, size)
+                    done += 1
+                    yield from [resized] * counts[wanted[done - 1]]
+                return
+            except DecodeError as error:
+                if number == len(self.decoding.backends):
+                    raise DecodeError(
+                        f"{self.path.name} breaks after {done} of {len(wanted)} wanted frames: {error}"
+                    ) from error
 
 
-def _first_words(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if "st_nb >= 0" in text:
-        return "it has no video stream that decord decodes"
-    return re.sub(r"\[\d\d:\d\d:\d\d\] \S+: ", "", text)[:160] or "no frame came"  # decord puts the time in front
+def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """`frame`, uint8 [3, H, W], with `size` (height, width); bilinear, with antialiasing, as torchvision's Resize."""
+    if size is None or tuple(frame.shape[1:]) == size:
+        return frame.cpu()
+    # on a GPU in float, which torch has no uint8 kernel for
+    pixels = frame if frame.device.type == "cpu" else frame.float()
+    resized = interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return resized.round().clamp(0, 255).byte().cpu() if resized.is_floating_point() else resized
+
+
+def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
+    """What the container says; and the packets."""
+    seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
+    begin = packets.pts[0] * packets.time_base if packets.is_timed else 0
+    return VideoFacts(
+        codec=stream.codec_context.name,
+        stream=stream.index,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        num_frames=len(packets.shown),
+        num_frames_from_header=stream.frames or None,
+        duration_seconds_from_header=round(float(seconds), 6) or None,
+        average_fps_from_header=round(float(stream.average_rate), 6) if stream.average_rate else None,
+        begin_seconds=round(float(begin), 6),
+        backends=[],
+    )

@@ -168,6 +168,7 @@ class ShardWriter(BasePredictionWriter):
             reason=reason,
             reason_class=reason_class,
             split_to=min((outcome.split_to for outcome in outcomes if outcome.split_to), default=None),
+            decoder=",".join(end["video"]["backends"]) or None if end["video"] else None,
         )
         self.rank.add(shard, result, members)
 

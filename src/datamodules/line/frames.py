@@ -330,10 +330,10 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
 
 def _read_video(item: Item, video: Video, request: FrameRequest, end: End) -> Iterator[Tensor]:
     """The frames that the item's times and rate leave of the video, and the extractor's selection of these."""
-    indices = between(video.pts_seconds, item.start_seconds, item.stop_seconds)
-    if item.fps:
-        indices = indices[AtRate(item.fps).indices(video.pts_seconds[indices])]
     try:
+        indices = between(video.pts_seconds, item.start_seconds, item.stop_seconds)
+        if item.fps:
+            indices = indices[AtRate(item.fps).indices(video.pts_seconds[indices])]
         indices = indices[request.selection.indices(video.pts_seconds[indices])]
     except DecodeError as error:
         raise DecodeError(f"{item.path}: {error}") from error

@@ -72,7 +72,7 @@ def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out():
     pts = np.arange(100) / 29.97
     parts = [between(pts, None, 1.0), between(pts, 1.0, 2.0), between(pts, 2.0, 3.0), between(pts, 3.0, None)]
     assert np.concatenate(parts).tolist() == list(range(100))
-    with pytest.raises(DecodeError, match=r"it has no frame from 5 s to 6 s; its last one is at 3\.303 s"):
+    with pytest.raises(DecodeError, match=r"it has no frame from 5 s to 6 s; the last is at 3\.303 s"):
         between(pts, 5.0, 6.0)
 
 

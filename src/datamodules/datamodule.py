@@ -1,6 +1,7 @@
 """One DataModule for both ends: frames of a corpus for `predict`, batches of committed samples for training."""
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from datamodules.line.rank import Rank
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.line.workers import die_with_parent
+from datamodules.media.video import Decoding
 from datamodules.samples import SampleKind
+
+_DECODING = Decoding()
 
 
 class FramesDataModule(LightningDataModule):
@@ -35,6 +39,7 @@ class FramesDataModule(LightningDataModule):
         test_split: the split of `test_dataloader`.
         pin_memory: put batches into page-locked memory; None: where they go to a GPU.
         timeout_seconds: a worker that makes no progress for so long is killed, which costs its item one attempt of 3.
+        decoding: how videos are decoded.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class FramesDataModule(LightningDataModule):
         test_split: str = "test",
         pin_memory: bool | None = None,
         timeout_seconds: float = 120.0,
+        decoding: Decoding = _DECODING,
     ) -> None:
         super().__init__()
         if num_workers < 0 or batch_size < 1:
@@ -59,7 +65,7 @@ class FramesDataModule(LightningDataModule):
         self.corpus, self.shards, self.samples = corpus, shards, samples
         self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
-        self.pin_memory, self.timeout_seconds = pin_memory, timeout_seconds
+        self.pin_memory, self.timeout_seconds, self.decoding = pin_memory, timeout_seconds, decoding
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
@@ -81,7 +87,9 @@ class FramesDataModule(LightningDataModule):
         """
         if self.corpus is None or self.rank is None:
             raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
-        request: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[union-attr, assignment]
+        wanted: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[union-attr, assignment]
+        request = wanted._replace(decoding=self._decoding(wanted))
+        request.decoding.require()
         return FrameLoader(
             self.rank, self.corpus.root, request, self.num_workers, self._pins_memory(), self.timeout_seconds
         )
@@ -103,6 +111,15 @@ class FramesDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the test split in planned order."""
         return self._dataloader("test", shuffle=False)
+
+    def _decoding(self, wanted: FrameRequest) -> Decoding:
+        """As configured; but on this rank's GPU if the extractor wants that."""
+        if wanted.decoding.device == "cpu":
+            return self.decoding
+        device = self.trainer.strategy.root_device  # type: ignore[union-attr]
+        if device.type != "cuda":
+            raise ConfigError("decoding with NVDEC needs a GPU: --trainer.accelerator gpu, or decode on the cpu")
+        return replace(self.decoding, backend="torchcodec", device=str(device))
 
     def _pins_memory(self) -> bool:
         if self.pin_memory is None:

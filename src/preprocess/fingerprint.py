@@ -6,6 +6,7 @@
 | shards    | the limits on a shard's size                                                             |
 | extractor | class and arguments                                                                      |
 | samples   | class                                                                                    |
+| decoding  | how videos are decoded: `datamodules.media.video.Decoding`                               |
 | versions  | Framemill, the decoders, and what the extractor names: libraries, weights                |
 | device    | `cpu`, or the name of the GPU                                                            |
 """
@@ -13,19 +14,22 @@
 import os
 from dataclasses import asdict
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from datamodules.line.item import Corpus
+from datamodules import FramesDataModule
 from datamodules.line.plan import ShardSize
 from preprocess.extractor import Extractor
 
-_DECIDE_PIXELS = ("framemill", "torch", "decord", "pillow", "numpy")
+_DECIDE_PIXELS = ("framemill", "torch", "pillow", "numpy")
 
 
-def fingerprint(corpus: Corpus, extractor: Extractor, size: ShardSize, device: torch.device) -> dict[str, Any]:
+def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, device: torch.device) -> dict[str, Any]:
     """The fingerprint of a run, JSON-able. Nothing that leaves results alone is in it: ranks, workers, time."""
+    corpus = data.corpus
+    assert corpus is not None
     arguments = {name: value for name, value in vars(corpus).items() if not name.startswith("_")}
     arguments["root"] = os.path.realpath(corpus.root)
     options = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
@@ -34,9 +38,15 @@ def fingerprint(corpus: Corpus, extractor: Extractor, size: ShardSize, device: t
         "shards": asdict(size),
         "extractor": {"class_path": _class_path(extractor), "init_args": options},
         "samples": {"class_path": _class_path(extractor.samples)},
-        "versions": {name: version(name) for name in _DECIDE_PIXELS} | extractor.ingredients(),
+        "decoding": asdict(data.decoding),
+        "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(data))} | extractor.ingredients(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+
+
+def _backends(data: FramesDataModule) -> list[str]:
+    """The packages of the video backends that may be used; PyAV opens the files for all of them."""
+    return ["av", *(name for name in data.decoding.backends if name != "pyav" and find_spec(name))]
 
 
 def _class_path(instance: object) -> str:

@@ -85,7 +85,7 @@ class ShardWriter(BasePredictionWriter):
         assert isinstance(pl_module, Extractor)
         if data.corpus is None:
             raise ConfigError("there is no corpus to work on: set data.corpus")
-        made_by = fingerprint(data.corpus, pl_module, self.shards, trainer.strategy.root_device)
+        made_by = fingerprint(data, pl_module, self.shards, trainer.strategy.root_device)
         if self.retry:
             run = open_or_patch(self.dir, made_by, self.shards, self.retry)
         else:
@@ -168,6 +168,7 @@ class ShardWriter(BasePredictionWriter):
             reason=reason,
             reason_class=reason_class,
             split_to=min((outcome.split_to for outcome in outcomes if outcome.split_to), default=None),
+            decoder=",".join(end["video"]["backends"]) or None if end["video"] else None,
         )
         self.rank.add(shard, result, members)
 

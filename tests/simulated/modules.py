@@ -341,6 +341,22 @@ class Event:
         return self._is_set
 
 
+class Lock:
+    """`threading.Lock`."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+
+    def __enter__(self) -> None:
+        while self._is_held:
+            Here.world.pause(1e6, self)
+        self._is_held = True
+
+    def __exit__(self, *exception: object) -> None:
+        self._is_held = False
+        Here.world.wake(self)
+
+
 class Thread:
     """`threading.Thread`."""
 
@@ -366,11 +382,7 @@ class Thread:
 class Threading:
     """`threading`."""
 
-    Event, Thread = Event, Thread
-
-    @staticmethod
-    def get_ident() -> int:
-        return Here.world.process.tasks.index(Here.world.current)
+    Event, Lock, Thread = Event, Lock, Thread
 
 
 class Arrow:

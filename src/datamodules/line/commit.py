@@ -20,6 +20,7 @@ the shard is committed:
 | seconds        | double | reading and computing the item took                                           |
 | split_to       | int32  | frames in the smallest batch that its frames were in, where memory, a crash   |
 |                |        | or another item's failure forced smaller ones than planned; else null         |
+| decoder        | string | what decoded the video: one backend, or several after fallbacks; else null    |
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
 | supersedes     | string | the shard whose failed row of this key a patch's row replaces; else null      |
@@ -56,6 +57,7 @@ TABLE_SCHEMA = pa.schema(
         pa.field("num_frames", pa.int64(), nullable=False),
         pa.field("seconds", pa.float64(), nullable=False),
         ("split_to", pa.int32()),
+        ("decoder", pa.string()),
         ("tar_offset", pa.int64()),
         ("tar_bytes", pa.int64()),
         ("supersedes", pa.string()),
@@ -78,6 +80,7 @@ class Result:
         reason_class: see `datamodules.errors`; None: it is a sample.
         attempts: how often it was tried.
         split_to: frames in the smallest batch its frames were in; None: batches were as planned.
+        decoder: the backends that decoded its video, in order, separated by commas; None: it is none.
     """
 
     row: int
@@ -87,6 +90,7 @@ class Result:
     reason_class: str | None = None
     attempts: int = 1
     split_to: int | None = None
+    decoder: str | None = None
 
 
 class Spool:
@@ -325,6 +329,7 @@ def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tupl
                         "num_frames": result.num_frames,
                         "seconds": result.seconds,
                         "split_to": result.split_to,
+                        "decoder": result.decoder,
                         "tar_offset": start if ok else None,
                         "tar_bytes": tar.offset - start if ok else None,
                     }

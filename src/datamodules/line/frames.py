@@ -34,8 +34,9 @@ from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
 from datamodules.media.image import read_image
-from datamodules.media.sampling import Every, Selection
-from datamodules.media.video import Decoding, Video, VideoFacts
+from datamodules.media.packets import VideoFacts
+from datamodules.media.sampling import AtRate, Every, Selection, between
+from datamodules.media.video import Decoding, Video
 
 _EVERY, _DECODING = Every(), Decoding()
 GIVEN_UP = "given up"  # in place of the reason of an item that the rank has failed already
@@ -163,7 +164,7 @@ class FrameStream(IterableDataset[Batch]):
         touching = self._touching.of(info.id if info else 0) if isinstance(self._touching, Stamps) else self._touching
         while (ticket := self._tickets.get()) is not None:
             touch = partial(touching.touch, ticket.shard)
-            slices = _slices(plan, self._root, ticket, self._request.slice_frames, transform, touch)
+            slices = _slices(plan, self._root, ticket, self._request, transform, touch)
             while batch := _next(slices, dies=info is not None):
                 touching.let_go()
                 yield batch
@@ -186,7 +187,7 @@ def _slices(
     plan: Plan,
     root: str,
     ticket: Ticket,
-    slice_frames: int,
+    request: FrameRequest,
     transform: FrameTransform | None,
     touch: Callable[[Sequence[int]], None],
 ) -> Iterator[Batch]:
@@ -202,8 +203,8 @@ def _slices(
         try:
             if transform:
                 transform.start(item)
-            for frame in _timed(_read(item, root, end), end):
-                if len(current) == slice_frames:
+            for frame in _timed(_read(item, root, request, end), end):
+                if len(current) == request.slice_frames:
                     yield current.batch()
                     current = _Slice(ticket.shard, transform)
                 touch([row])
@@ -238,10 +239,19 @@ def _end_of(row: int) -> End:
     )
 
 
+def frames_of(item: Item, root: str) -> Iterator[Tensor]:
+    """Every frame of `item`: uint8 [3, H, W].
+
+    Raises:
+        DecodeError, OSError: see `Video` and `read_image`.
+    """
+    return _read(item, root, FrameRequest(), _end_of(0))
+
+
 def is_readable(item: Item, root: str) -> bool:
     """Whether the first frame of `item` can be read now."""
     try:
-        return next(_read(item, root, _end_of(0)), None) is not None
+        return next(frames_of(item, root), None) is not None
     except (OSError, DecodeError):
         return False
 
@@ -296,13 +306,18 @@ class _Slice:
         if self._transform:
             batch["results"] = self._content
         elif self._content and all(frame.shape == self._content[0].shape for frame in self._content):
-            batch["frames"] = torch.stack(self._content)
+            batch["frames"] = _stack(self._content)
         else:
             batch["frames"] = self._content
         return batch
 
 
-def _read(item: Item, root: str, end: End) -> Iterator[Tensor]:
+def _stack(frames: Sequence[Tensor]) -> Tensor:
+    """[B, 3, H, W], in memory as the frames are, which mostly come as [H, W, 3]; to turn 2 MB costs more than 1 ms."""
+    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
+
+
+def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Tensor]:
     path = Path(os.path.join(root, item.path))
     if item.modified is not None:
         _refuse_changed(path, item)
@@ -310,9 +325,23 @@ def _read(item: Item, root: str, end: End) -> Iterator[Tensor]:
         for name in item.frames:
             yield read_image(path / name)
     else:
-        with Video(path, item.fps) as video:
-            end["fps"] = round(video.fps, 6)
-            yield from video.frames()
+        yield from _read_video(item, Video(path, request.decoding), request, end)
+
+
+def _read_video(item: Item, video: Video, request: FrameRequest, end: End) -> Iterator[Tensor]:
+    """The frames that the item's times and rate leave of the video, and the extractor's selection of these."""
+    try:
+        indices = between(video.pts_seconds, item.start_seconds, item.stop_seconds)
+        if item.fps:
+            indices = indices[AtRate(item.fps).indices(video.pts_seconds[indices])]
+        indices = indices[request.selection.indices(video.pts_seconds[indices])]
+    except DecodeError as error:
+        raise DecodeError(f"{item.path}: {error}") from error
+    end["video"] = video.facts
+    end["pts_seconds"] = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
+    fps = video.facts["average_fps_from_header"]
+    end["fps"] = min(item.fps or fps, fps) if fps else item.fps
+    yield from video.frames(indices, request.size)
 
 
 def _refuse_changed(path: Path, item: Item) -> None:

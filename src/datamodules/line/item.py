@@ -7,7 +7,7 @@
 | path   | str              | folder of the frames, or the video; relative to the corpus root, or absolute   |
 | frames | tuple[str, ...]  | file names in that folder, in order; empty: `path` is a video                  |
 | fps    | float or None    | frames per second to take from a video; None: every frame                      |
-| start_seconds, stop_seconds | float or None | the part of a video that is meant, half-open, since its first frame; None: to its ends |
+| start_seconds, stop_seconds | float or None | part of a video, half-open, since its first frame; None: to its end |
 | cost   | int, bytes       | size on disk, by which shards are balanced                                     |
 | modified | float or None, s | newest modification time of its files, since the epoch; None: not looked at |
 | meta   | JSON-able dict   | what the corpus knows of it: glosses, transcript, prompt                       |

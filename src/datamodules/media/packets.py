@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DecodeError, MissingError
 
+_UNTIMED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})  # formats, by FFmpeg's names, without such times
+_HEAD_BYTES = 64  # more than the first two headers of Matroska take
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 
 
@@ -22,8 +24,8 @@ class VideoFacts(TypedDict):
     """What is known of a video file; `*_from_header` is what the container says, None if nothing.
 
     `stream` is its number in the file, as ffprobe counts; `num_frames` is the number of packets that show one, and
-    `begin_seconds` when the first is shown; `width` and `height` are in px, upright; `backends` are those that decoded
-    the frames, more than one only after a fallback.
+    `begin_seconds` when the first is shown; `width` and `height` are in px, upright once a frame has been decoded;
+    `backends` are those that decoded the frames, more than one only after a fallback.
     """
 
     codec: str
@@ -40,28 +42,38 @@ class VideoFacts(TypedDict):
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of one video stream that show a frame each.
+    """The packets of one video stream, of which each shows one frame or none.
 
     Attributes:
-        pts: int64 [T], in units of `time_base`, ascending: when each frame is shown.
-        decode_order: int64 [T]: the place of each frame's packet in the stream.
-        keyframes: int64 [K]: indices of those frames from which decoding can start, ascending.
+        stream_pts: int64 [N]: when each packet is to be shown, in units of `time_base`; in the order of the stream.
+        shown: int64 [T]: places in the stream of the packets that show a frame, in the order in which they are shown.
+        keyframes: int64 [K]: places in the stream of packets from which decoding can begin, ascending.
         time_base: seconds.
+        is_timed: False where the file does not say when its frames are shown: then `shown` counts them as they are
+            decoded, and they are taken to follow one another evenly, as AVI means it.
     """
 
-    pts: NDArray[np.int64]
-    decode_order: NDArray[np.int64]
+    stream_pts: NDArray[np.int64]
+    shown: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     time_base: Fraction
+    is_timed: bool = True
+
+    @property
+    def pts(self) -> NDArray[np.int64]:
+        """int64 [T]: when each frame is shown, in units of `time_base`, ascending."""
+        return self.stream_pts[self.shown]
 
     @property
     def pts_seconds(self) -> NDArray[np.float64]:
         """float64 [T]: when each frame is shown, since the first."""
-        return (self.pts - self.pts[0]) * float(self.time_base)
+        pts = self.pts
+        seconds: NDArray[np.float64] = (pts - pts[0]) * float(self.time_base)
+        return seconds
 
 
 def open_container(path: Path) -> Any:
-    """The file, opened by PyAV.
+    """The file, opened by PyAV; to be closed.
 
     Raises:
         MissingError: it is missing.
@@ -72,7 +84,7 @@ def open_container(path: Path) -> Any:
 
     try:
         with open(path, "rb") as file:  # FFmpeg would not tell a broken mount from a broken video
-            content = file.read(64)
+            content = file.read(_HEAD_BYTES)
     except FileNotFoundError as error:
         raise MissingError(f"{path.name} is missing") from error
     except IsADirectoryError as error:
@@ -111,41 +123,61 @@ def read_packets(container: Any, stream: Any) -> Packets:
     """Go through the packets of `stream`, to the end of the file.
 
     Raises:
-        DecodeError: there is no frame; the file holds fewer than its index promises, as one does that was cut off; or
-            its packets do not say when they are to be shown.
+        DecodeError: there is no frame; or the file holds fewer than its index promises, as one does that was cut off.
     """
     import av
 
     name = os.path.basename(container.name)
-    rows: list[tuple[int, int, bool]] = []
-    num_packets = 0
+    pts: list[int | None] = []
+    keyframes: list[int] = []
+    hidden: set[int] = set()  # by an edit list; or from before the first keyframe, in what was cut out of something
     try:
         for packet in container.demux(stream):
-            if packet.size == 0:  # PyAV ends with one
+            if packet.size == 0 or packet.is_corrupt:  # PyAV ends with an empty one; the last one may be cut off
                 continue
-            num_packets += not packet.is_corrupt  # cut off
-            is_first = not rows and not packet.is_keyframe  # what was recorded from the middle on
-            if packet.is_discard or packet.is_corrupt or is_first:
-                continue
-            if packet.pts is None:
-                raise DecodeError(f"{name}: its packets do not say when they are to be shown; put it into another file")
-            rows.append((packet.pts, num_packets, packet.is_keyframe))
+            if packet.is_keyframe:
+                keyframes.append(len(pts))
+            if packet.is_discard or not keyframes:
+                hidden.add(len(pts))
+            pts.append(packet.pts)
     except av.FFmpegError as error:
-        raise DecodeError(f"{name} breaks after {num_packets} frames: {said(error)}") from error
+        raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
     promised = _num_promised(container, stream)
-    if num_packets < promised:
-        raise DecodeError(f"{name} holds {num_packets} of the {promised} frames that it promises: it was cut off")
-    if not rows:
+    if len(pts) < promised:
+        raise DecodeError(f"{name} holds {len(pts)} of the {promised} frames that it promises: it was cut off")
+    if len(pts) == len(hidden):
         raise DecodeError(f"{name} has no frames")
-    pts, order, is_key = (np.array(column) for column in zip(*rows, strict=True))
-    shown = np.argsort(pts, kind="stable")
-    if len(np.unique(pts)) < len(pts):
-        raise DecodeError(f"{name}: several of its frames are to be shown at one time")
-    return Packets(pts[shown], order[shown], np.flatnonzero(is_key[shown]), stream.time_base)
+    if container.format.name in _UNTIMED or None in pts or len(set(pts)) < len(pts):
+        return _counted(container, stream)
+    stream_pts = np.array(pts, dtype=np.int64)
+    visible = np.array([place for place in range(len(pts)) if place not in hidden])
+    return Packets(
+        stream_pts, visible[np.argsort(stream_pts[visible])], np.array(keyframes, dtype=np.int64), stream.time_base
+    )
+
+
+def _counted(container: Any, stream: Any) -> Packets:
+    """The frames of a file that does not say when they are shown: all are decoded, to count them."""
+    import av
+
+    name, count = os.path.basename(container.name), 0
+    rate = stream.average_rate or stream.guessed_rate
+    if not rate:
+        raise DecodeError(f"{name} says neither when its frames are shown nor how many a second")
+    try:
+        with av.open(container.name) as again:
+            for _ in again.decode(again.streams[stream.index]):
+                count += 1
+    except av.FFmpegError as error:
+        raise DecodeError(f"{name} breaks after {count} frames: {said(error)}") from error
+    if not count:
+        raise DecodeError(f"{name} has no frames")
+    every = np.arange(count)
+    return Packets(every, every, np.zeros(1, dtype=np.int64), 1 / Fraction(rate), is_timed=False)
 
 
 def _num_promised(container: Any, stream: Any) -> int:
-    """Frames that the index says there are; of MP4 FFmpeg's own index, which leaves out what an edit list cuts off."""
+    """Packets that the index says there are; of MP4 FFmpeg's own index, which leaves out what an edit list cuts off."""
     if "mp4" in container.format.name:
         return len(stream.index_entries)
     return int(stream.frames)
@@ -154,6 +186,8 @@ def _num_promised(container: Any, stream: Any) -> int:
 def _require_whole_matroska(path: Path, content: bytes) -> None:
     """FFmpeg reads a Matroska file that was cut off without a word; but it begins with its length, unless live."""
     if not content.startswith(_EBML):
+        return
+    if len(content) < _HEAD_BYTES:
         return
     header_bytes, width = _ebml_size(content, 4)
     place = 4 + width + (header_bytes or 0)

@@ -66,7 +66,8 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.short not in get_args(Short):
-            raise ConfigError(f"count = {self.count} must be 1 or more, and short = {self.short!r} one of {get_args(Short)}")
+            choices = ", ".join(get_args(Short))
+            raise ConfigError(f"count = {self.count} must be 1 or more, and short = {self.short!r} one of {choices}")
 
     def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """`count` indices, or DecodeError."""
@@ -148,5 +149,6 @@ def between(
     stop = math.inf if stop_seconds is None else stop_seconds
     found = np.flatnonzero((pts_seconds >= start) & (pts_seconds < stop))
     if len(found) == 0 and len(pts_seconds):
-        raise DecodeError(f"it has no frame from {start:g} s to {stop:g} s; its last one is at {pts_seconds[-1]:.3f} s")
+        end = "its end" if stop_seconds is None else f"{stop:g} s"
+        raise DecodeError(f"it has no frame from {max(start, 0):g} s to {end}; the last is at {pts_seconds[-1]:.3f} s")
     return found

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,6 +25,9 @@ from datamodules.media.sampling import Every, Selection
 Backend = Literal["pyav", "torchcodec", "decord"]
 
 _EVERY = Every()
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
+_SAME_SECONDS = 0.001  # float32, in an hour of video
+_BACKENDS = "datamodules.media.backends"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,15 @@ class Decoding:
         if self.backend not in get_args(Backend):
             raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(Backend))}")
         if self.device != "cpu" and self.backend != "torchcodec":
-            raise ConfigError(f"backend = {self.backend!r} decodes on the CPU only: choose torchcodec for {self.device}")
+            raise ConfigError(
+                f"backend = {self.backend!r} decodes on the CPU only: choose torchcodec for {self.device}"
+            )
+
+    def require(self) -> None:
+        """ConfigError unless the backend is installed, and works here."""
+        backend = import_module(f"{_BACKENDS}.{self.backend}")
+        if hasattr(backend, "require"):
+            backend.require()
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -105,6 +115,7 @@ class Video:
         pts_seconds: float64 [T]: when each of its frames is shown, since the first.
         facts: what is known of the file; `backends` are those that have been at work so far.
         num_decoded: frames that the backend has decoded so far, where it tells (`pyav`).
+        num_streams: video streams in the file.
 
     Raises:
         MissingError: it is missing.
@@ -118,9 +129,25 @@ class Video:
             stream = video_stream(container, decoding.stream)
             self.packets: Packets = read_packets(container, stream)
             self.facts: VideoFacts = _facts(container, stream, self.packets)
+            self.num_streams = len(container.streams.video)
+            self._format = container.format.name
         self.pts_seconds = self.packets.pts_seconds
 
-    def frames(self, indices: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None) -> Iterator[Tensor]:
+    def require_indexed(self, backend: str) -> None:
+        """DecodeError unless the file is of a kind of which every backend finds the right frames."""
+        if self._format not in _INDEXED:
+            raise DecodeError(f"{backend} gives wrong frames of {self._format}; choose backend pyav, or allow fallback")
+
+    def require_times(self, backend: str, indices: Sequence[int], pts_seconds: NDArray[np.floating[Any]]) -> None:
+        """DecodeError unless the frames that `backend` has for `indices` are shown when the packets say."""
+        late = np.abs(pts_seconds - self.pts_seconds[list(indices)]) > _SAME_SECONDS
+        if late.any():
+            place = int(np.flatnonzero(late)[0])
+            raise DecodeError(f"{backend} has another frame for number {indices[place]}, of {pts_seconds[place]:.3f} s")
+
+    def frames(
+        self, indices: Sequence[int] | NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> Iterator[Tensor]:
         """The frames `indices` (ascending; one may come several times) in order, each decoded once.
 
         Args:
@@ -140,6 +167,7 @@ class Video:
             self.facts["backends"].append(name)
             try:
                 for frame in import_module(f"{_BACKENDS}.{name}").decode(self, wanted[done:]):
+                    self.facts["height"], self.facts["width"] = frame.shape[1:]
                     resized = resize(frame, size)
                     done += 1
                     yield from [resized] * counts[wanted[done - 1]]
@@ -159,3 +187,21 @@ def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
     pixels = frame if frame.device.type == "cpu" else frame.float()
     resized = interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
     return resized.round().clamp(0, 255).byte().cpu() if resized.is_floating_point() else resized
+
+
+def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
+    """What the container says; and the packets."""
+    seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
+    begin = packets.pts[0] * packets.time_base if packets.is_timed else 0
+    return VideoFacts(
+        codec=stream.codec_context.name,
+        stream=stream.index,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        num_frames=len(packets.shown),
+        num_frames_from_header=stream.frames or None,
+        duration_seconds_from_header=round(float(seconds), 6) or None,
+        average_fps_from_header=round(float(stream.average_rate), 6) if stream.average_rate else None,
+        begin_seconds=round(float(begin), 6),
+        backends=[],
+    )

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.line.frames import frames_of
 from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
-from datamodules.media.image import read_image
-from datamodules.media.video import Video
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.layouts import LAYOUTS, PARTS
 from preprocess.report.view import find
@@ -118,7 +117,7 @@ def _write(sample: KeypointSample, item: Item, root: Path, dest: Path) -> list[P
     paths = [dest / f"{sample.key}.png"]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     size = _size_drawn(sample)
-    pictures = _pictures(sample, _frames(item, root), size, num_frames)
+    pictures = _pictures(sample, _read(item, root), size, num_frames)
     if num_frames > 1:
         paths.append(dest / f"{sample.key}.mp4")
         pictures = _filmed(pictures, paths[1], size, sample.meta.get("fps") or _IMAGES_PER_SECOND)
@@ -151,14 +150,9 @@ def _pictures(
         yield _drawn(picture, _Found(sample, frame_idx), stretch)
 
 
-def _frames(item: Item, root: Path) -> Iterator[Picture]:
-    if item.frames:
-        for name in item.frames:
-            yield read_image(root / item.path / name).permute(1, 2, 0).numpy()
-    else:
-        with Video(root / item.path, item.fps) as video:
-            for frame in video.frames():
-                yield frame.permute(1, 2, 0).numpy()
+def _read(item: Item, root: Path) -> Iterator[Picture]:
+    for frame in frames_of(item, str(root)):
+        yield frame.permute(1, 2, 0).numpy()
 
 
 def _resized(picture: Picture, size: tuple[int, int]) -> Picture:

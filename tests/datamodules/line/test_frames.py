@@ -5,7 +5,12 @@ import torch
 
 from datamodules.errors import ExtractError
 from datamodules.line.frames import FrameRequest, FrameStream, Ticket
+from datamodules.line.item import Item
+from datamodules.media.sampling import Every, Uniform
+from datamodules.media.video import Decoding
 from frame_making import corpus_run, gray_of
+from line_making import make_run
+from video_making import KINDS, numbers, write
 
 
 class Untouched:
@@ -38,12 +43,13 @@ def corpus(tmp_path_factory):
     return corpus_run(folder / "media", folder / "run"), folder / "media"
 
 
-def slices(corpus, *tickets, slice_frames=4, transform=None):
+def slices(corpus, *tickets, slice_frames=4, transform=None, **request):
     run, root = corpus
     waiting = queue.SimpleQueue()
     for rows in (*tickets, None):
         waiting.put(rows and Ticket(0, rows))
-    return list(FrameStream(run.plan.path, str(root), waiting, FrameRequest(slice_frames, transform), Untouched()))
+    wanted = FrameRequest(slice_frames, transform, **request)
+    return list(FrameStream(run.plan.path, str(root), waiting, wanted, Untouched()))
 
 
 def ends(batches):
@@ -120,3 +126,69 @@ def test_a_transform_that_refuses_a_frame_fails_its_item_only(corpus):
     batches = slices(corpus, (7,), (6,), transform=Mean)
     assert (ends(batches)[7]["reason"], ends(batches)[7]["reason_class"]) == ("102 is too bright", "extract")
     assert ends(batches)[6]["reason"] is None
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """One video of 60 frames, 25 a second, as a whole and in parts."""
+    folder = tmp_path_factory.mktemp("parts")
+    path = write(folder / "video", KINDS["b-frames"])
+    items = [
+        Item("whole", "train", path.name, cost=1),
+        Item("middle", "train", path.name, start_seconds=0.4, stop_seconds=1.2, cost=1),
+        Item("end", "train", path.name, start_seconds=2.0, cost=1),
+        Item("slow", "train", path.name, fps=5.0, stop_seconds=1.2, cost=1),
+        Item("beyond", "train", path.name, start_seconds=60.0, cost=1),
+    ]
+    return make_run(folder / "run", items, per_shard=5), folder
+
+
+def shown(batches):
+    return [number for batch in batches for number in numbers(batch["frames"].permute(0, 2, 3, 1).numpy())]
+
+
+@pytest.mark.parametrize(
+    ("row", "selection", "wanted"),
+    [
+        (0, Every(20), [0, 20, 40]),
+        (0, Uniform(4), [0, 19, 39, 59]),
+        (1, Every(), list(range(10, 30))),
+        (1, Uniform(4), [10, 16, 22, 29]),
+        (2, Every(), list(range(50, 60))),
+        (3, Every(), [0, 5, 10, 15, 20, 25]),
+        (3, Uniform(3), [0, 10, 25]),
+    ],
+)
+def test_the_selection_is_made_of_the_frames_that_the_item_has(parts, row, selection, wanted):
+    batches = slices(parts, (row,), selection=selection, slice_frames=8)
+    assert shown(batches) == wanted
+    end = ends(batches)[row]
+    assert end["reason"] is None
+    assert end["pts_seconds"] == pytest.approx([number / 25 for number in wanted])
+    assert (end["video"]["num_frames"], end["video"]["codec"], end["video"]["backends"]) == (60, "h264", ["pyav"])
+    assert end["fps"] == (5.0 if row == 3 else 25.0)
+
+
+def test_frames_are_resized_and_lie_in_memory_as_they_came(parts):
+    [batch] = slices(parts, (0,), selection=Uniform(16), size=(48, 64), slice_frames=16)
+    assert batch["frames"].shape == (16, 3, 48, 64)
+    assert batch["frames"].permute(0, 2, 3, 1).is_contiguous()
+    assert shown([batch]) == Uniform(16).indices(torch.arange(60).numpy() / 25).tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "selection", "reason"),
+    [
+        (1, Uniform(21), "video.mp4: it has 20 frames, and 21 are wanted"),
+        (4, Every(), r"video.mp4: it has no frame from 60 s to its end; the last is at 2.360 s"),
+    ],
+)
+def test_an_item_with_too_few_frames_is_an_end_with_its_reason(parts, row, selection, reason):
+    [batch] = slices(parts, (row,), selection=selection)
+    assert (ends([batch])[row]["reason"], ends([batch])[row]["reason_class"]) == (reason, "decode")
+
+
+def test_videos_are_decoded_as_asked_for(parts):
+    batches = slices(parts, (0,), selection=Every(20), decoding=Decoding("decord"))
+    assert shown(batches) == [0, 20, 40]
+    assert ends(batches)[0]["video"]["backends"] == ["decord"]

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.errors import ConfigError
-from datamodules.media.sampling import at_rate
+from datamodules.errors import ConfigError, DecodeError
+from datamodules.media.sampling import AtRate, AtTimes, Every, Uniform, between
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ from datamodules.media.sampling import at_rate
     ],
 )
 def test_the_frames_on_show_at_the_times_are_taken(pts, fps, wanted):
-    assert at_rate(pts, fps).tolist() == wanted
+    assert AtRate(fps).indices(pts).tolist() == wanted
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=50), st.floats(0.1, 100))
 def test_indices_ascend_begin_with_the_first_and_come_once(gaps, fps):
     pts = np.cumsum(gaps)
-    indices = at_rate(pts, fps)
+    indices = AtRate(fps).indices(pts)
     assert indices[0] == 0
     assert (np.diff(indices) > 0).all()
     assert len(indices) <= len(pts)
@@ -39,4 +39,53 @@ def test_indices_ascend_begin_with_the_first_and_come_once(gaps, fps):
 @pytest.mark.parametrize("fps", [0, -5.0, float("nan"), float("inf")])
 def test_a_rate_that_is_none_fails(fps):
     with pytest.raises(ConfigError, match="give a rate above 0"):
-        at_rate(np.arange(3), fps)
+        AtRate(fps)
+
+
+@given(st.integers(1, 40), st.integers(1, 500))
+def test_uniform_is_linspace_from_the_first_to_the_last(count, total):
+    for short in ("fail", "repeat", "pad"):
+        if total < count and short == "fail":
+            with pytest.raises(DecodeError, match=f"it has {total} frames, and {count} are wanted"):
+                Uniform(count, short).indices(np.arange(total) / 25)
+            continue
+        indices = Uniform(count, short).indices(np.arange(total) / 25)
+        if total < count and short == "pad":
+            assert indices.tolist() == [*range(total), *([total - 1] * (count - total))]
+        else:
+            assert indices.tolist() == [int(place) for place in np.linspace(0, total - 1, count)]
+
+
+def test_every_takes_the_first_and_then_each_step():
+    assert Every().indices(np.arange(5) / 25).tolist() == [0, 1, 2, 3, 4]
+    assert Every(2).indices(np.arange(5) / 25).tolist() == [0, 2, 4]
+
+
+def test_times_take_the_frame_on_show():
+    pts = np.array([0.0, 0.5, 0.6, 2.0])
+    assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts).tolist() == [0, 0, 1, 2, 3, 3]
+    with pytest.raises(DecodeError, match=r"it ends at 2\.500 s, and a frame at 2\.600 s is wanted"):
+        AtTimes([0.0, 2.6]).indices(pts)
+
+
+def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out():
+    pts = np.arange(100) / 29.97
+    parts = [between(pts, None, 1.0), between(pts, 1.0, 2.0), between(pts, 2.0, 3.0), between(pts, 3.0, None)]
+    assert np.concatenate(parts).tolist() == list(range(100))
+    with pytest.raises(DecodeError, match=r"it has no frame from 5 s to 6 s; the last is at 3\.303 s"):
+        between(pts, 5.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Every(0), "step = 0: give 1 for every frame"),
+        (lambda: Uniform(0), "count = 0 must be 1 or more"),
+        (lambda: Uniform(16, "loop"), "short = 'loop' one of fail, repeat, pad"),  # type: ignore[arg-type]
+        (lambda: AtTimes([2.0, 1.0]), r"seconds = \[2\.0, 1\.0\]: give times from 0 on that ascend"),
+        (lambda: AtTimes([-1.0]), "give times from 0 on"),
+    ],
+)
+def test_selections_that_make_no_sense_fail(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -7,7 +7,8 @@ does not lead to it: some streams (intra-refresh, some edit lists, MPEG-TS) bear
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import open_container, said, video_stream
+from datamodules.media.packets import Packets, open_container, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -27,10 +28,125 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
     Raises:
         DecodeError: one of them does not come, or is damaged.
     """
-    todo = deque(indices)
-    if video.decoding.skip_non_reference:
-        with _Reader(video) as reader:
-            for first, last in _stretches(video, indices):
-                for index, frame in reader.stretch(first, last, todo):
-                    ...
-    yield from ()
+    done = 0
+    if video.packets.is_timed:
+        with suppress(_Astray), closing(_Decoder(video)) as decoder:
+            for frame in decoder.by_keyframes(indices):
+                yield _pixels(frame)
+                done += 1
+            return
+    with closing(_Decoder(video)) as decoder:
+        for frame in decoder.from_the_beginning(indices[done:]):
+            yield _pixels(frame)
+
+
+class _Astray(Exception):
+    """The keyframes do not lead to what is wanted."""
+
+
+class _Decoder:
+    """The decoder of one video; to be closed."""
+
+    def __init__(self, video: "Video") -> None:
+        self._video, self._packets = video, video.packets
+        self._container = open_container(video.path)
+        self._stream = video_stream(self._container, video.facts["stream"])
+        self._codec = self._stream.codec_context
+        self._codec.thread_type = "NONE"  # the workers are the parallelism; and with threads a skip would come late
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def by_keyframes(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The frames `indices`, each stretch of them from the keyframe before it.
+
+        Raises:
+            _Astray: one of them does not come, or is damaged.
+        """
+        import av
+
+        places = {pts: place for place, pts in enumerate(self._packets.stream_pts.tolist())}
+        try:
+            for first, members in _stretches(self._packets, indices):
+                last = int(self._packets.shown[members].max())
+                due = deque(self._packets.pts[members].tolist())
+                if first:
+                    self._container.seek(int(self._packets.stream_pts[first]), stream=self._stream)
+                for frame in self._stretch(places, first, last, frozenset(due)):
+                    if not due or frame.pts != due.popleft() or frame.is_corrupt:
+                        raise _Astray
+                    yield frame
+                if due:
+                    raise _Astray
+        except av.FFmpegError as error:
+            raise _Astray from error
+
+    def _stretch(self, places: dict[int, int], first: int, last: int, wanted: Collection[int]) -> Iterator[Any]:
+        """The wanted frames among those of the packets from place `first` to `last` of the stream."""
+        skips = self._video.decoding.skip_non_reference
+        begun = False
+        for packet in self._container.demux(self._stream):
+            place = places.get(packet.pts, -1)
+            if not begun and (place > first or packet.size == 0):  # the search ended behind it
+                raise _Astray
+            begun = begun or place == first
+            if not begun:
+                continue
+            self._codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
+            for frame in [*packet.decode(), *(self._codec.decode(None) if place >= last else ())]:
+                self._video.num_decoded += 1
+                if frame.pts in wanted:
+                    yield frame
+            if place >= last:
+                return
+
+    def from_the_beginning(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The frames `indices`, with all frames of the file decoded up to the last of them.
+
+        Raises:
+            DecodeError: one of them does not come; or a frame, wanted or not, is damaged.
+        """
+        import av
+
+        packets = self._packets
+        due = deque((packets.pts[indices] if packets.is_timed else np.asarray(indices)).tolist())
+        count = 0
+        try:
+            for frame in self._container.decode(self._stream):
+                self._video.num_decoded += 1
+                if frame.is_corrupt:
+                    raise DecodeError(f"frame {count} is damaged")
+                if (frame.pts if packets.is_timed else count) == due[0]:
+                    yield frame
+                    due.popleft()
+                if not due:
+                    return
+                count += 1
+        except av.FFmpegError as error:
+            raise DecodeError(f"frame {count} cannot be decoded: {said(error)}") from error
+        raise DecodeError(f"{count} of {len(packets.shown)} frames can be decoded")
+
+
+def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """(the keyframe's place in the stream, indices of frames): what is decoded in one go without a seek."""
+    stretches: list[tuple[int, list[int]]] = []
+    sent = -1
+    for index in indices:
+        place = int(packets.shown[index])
+        key = int(np.searchsorted(packets.keyframes, place, side="right")) - 1
+        while key > 0 and packets.stream_pts[packets.keyframes[key]] > packets.stream_pts[place]:
+            key -= 1  # the frame is decoded after this keyframe, but shown before it, and needs what came earlier
+        first = int(packets.keyframes[key])
+        if not stretches or first > sent:
+            stretches.append((first, []))
+        stretches[-1][1].append(index)
+        sent = max(sent, place)
+    return stretches
+
+
+def _pixels(frame: Any) -> Tensor:
+    pixels = frame.to_ndarray(format="rgb24")
+    if turns := round(frame.rotation / 90):
+        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+    return torch.from_numpy(pixels).permute(2, 0, 1)

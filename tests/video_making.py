@@ -1,0 +1,160 @@
+"""Videos of many kinds whose every frame shows its number, for the tests of reading them."""
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+_BITS = 8  # of a number: as many bars
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a video is written. `times` gives the pts of frame k in 1/1000 s; `change` is done to the finished file.
+
+    `skips`: whether frames that nobody wants can be left out of decoding, which takes B-frames on which none depends.
+    """
+
+    suffix: str = "mp4"
+    codec: str = "libx264"
+    options: Mapping[str, str] = field(default_factory=lambda: {"g": "30", "bf": "3"})
+    pix_fmt: str = "yuv420p"
+    size: tuple[int, int] = (128, 96)
+    times: Callable[[int], int] = lambda k: 40 * k
+    hidden: int = 0  # frames before the first, which an edit list hides
+    num_streams: int = 1
+    change: Callable[[bytes], bytes] = bytes
+    skips: bool = False
+    container_options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the codec takes times in 1/1000 s; the older ones know frame rates only."""
+        return not self.codec.startswith(("mpeg", "mjpeg")) and self.suffix != "avi"
+
+
+def picture(number: int, size: tuple[int, int] = (128, 96)) -> Picture:
+    """uint8 [H, W, 3]: `number` in white and black bars, over something that moves."""
+    width, height = size
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    moving = 60 + 40 * np.sin((x + 5 * number) / 9) + 30 * np.cos((y - 3 * number) / 7)
+    pixels = np.stack([moving, moving[::-1], 160 - moving], axis=-1).clip(0, 255).astype(np.uint8)
+    for bit, column in enumerate(_bars(width)):
+        pixels[height // 4 : 3 * height // 4, column] = 255 if number >> bit & 1 else 0
+    return pixels
+
+
+def number_in(pixels: Picture) -> int:
+    """The number that a decoded frame, uint8 [H, W, 3], shows."""
+    height, width = pixels.shape[:2]
+    middle = pixels[3 * height // 8 : 5 * height // 8]
+    return sum((middle[:, column].mean() > 127) << bit for bit, column in enumerate(_bars(width)))
+
+
+def _bars(width: int) -> list[slice]:
+    step = width // _BITS
+    return [slice(bit * step + 2, (bit + 1) * step - 2) for bit in range(_BITS)]
+
+
+def write(path: Path, kind: Kind, num_frames: int = 60) -> Path:
+    """A video of that kind, `path` with its suffix; frame k shows the number k, in stream s the number 100 s + k."""
+    path = path.with_name(f"{path.name}.{kind.suffix}")
+    with av.open(str(path), "w", options=dict(kind.container_options)) as container:
+        streams = [_stream(container, kind) for _ in range(kind.num_streams)]
+        for place, stream in enumerate(streams):
+            for packet in _packets(stream, kind, num_frames, 100 * place):
+                container.mux(packet)
+    path.write_bytes(kind.change(path.read_bytes()))
+    return path
+
+
+def _stream(container: Any, kind: Kind) -> Any:
+    stream = container.add_stream(kind.codec, rate=25, options={**kind.options, "threads": "1"})
+    stream.width, stream.height = kind.size
+    stream.pix_fmt = kind.pix_fmt
+    if kind.is_timed:
+        stream.codec_context.time_base = Fraction(1, 1000)
+    return stream
+
+
+def _packets(stream: Any, kind: Kind, num_frames: int, first: int) -> Iterator[Any]:
+    """The packets of numbered frames, after those that are to be hidden, which have times below 0."""
+    time_base = stream.codec_context.time_base or Fraction(1, 25)
+    for k in range(kind.hidden + num_frames):
+        number = first + k - kind.hidden if k >= kind.hidden else 255
+        frame = av.VideoFrame.from_ndarray(picture(number, kind.size), format="rgb24").reformat(format=kind.pix_fmt)
+        frame.pts = kind.times(k) if kind.is_timed else k
+        frame.time_base = time_base
+        yield from _shifted(stream.encode(frame), kind)
+    yield from _shifted(stream.encode(), kind)
+
+
+def _shifted(packets: Sequence[Any], kind: Kind) -> Iterator[Any]:
+    for packet in packets:
+        if kind.hidden:
+            packet.pts -= kind.times(kind.hidden)
+            packet.dts -= kind.times(kind.hidden)
+        yield packet
+
+
+def _rotated(content: bytes) -> bytes:
+    """An MP4 that is to be shown turned by 90 degrees: the matrix in its track's header."""
+    place = content.index(b"tkhd") + 4 + 40
+    matrix = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    return content[:place] + matrix + content[place + 36 :]
+
+
+def _x264(**options: int | str) -> dict[str, str]:
+    return {"x264-params": ":".join(f"{name}={value}" for name, value in options.items())}
+
+
+def _x265(**options: int | str) -> dict[str, str]:
+    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in options.items())}
+
+
+def _uneven(k: int) -> int:
+    return 40 * k + (13 * k) % 29 + (400 if k > 30 else 0)
+
+
+KINDS: dict[str, Kind] = {
+    "b-frames": Kind(skips=True),
+    "no b-frames": Kind(options={"g": "30", "bf": "0"}),
+    "gop 1": Kind(options={"g": "1", "bf": "0"}),
+    "gop 250": Kind(options={"g": "250", "bf": "3"}, skips=True),
+    "open gop": Kind(options=_x264(keyint=12, bframes=3, open_gop=1, b_adapt=0), skips=True),
+    "intra-refresh": Kind(options=_x264(keyint=15, bframes=2, intra_refresh=1)),
+    "variable rate": Kind(times=_uneven, skips=True),
+    "variable rate in matroska": Kind("mkv", times=_uneven, skips=True),
+    "edit list": Kind(hidden=17, options={"g": "25", "bf": "3", "sc_threshold": "0"}, skips=True),
+    "start offset": Kind("mkv", times=lambda k: 1400 + 40 * k, skips=True),
+    "rotation": Kind("mov", change=_rotated, skips=True),
+    "odd size": Kind(size=(131, 97), pix_fmt="yuv444p", skips=True),
+    "10 bit": Kind(pix_fmt="yuv420p10le", skips=True),
+    "fragments": Kind(container_options={"movflags": "frag_keyframe+empty_moov"}, skips=True),
+    "two streams": Kind(num_streams=2, skips=True),
+    "hevc": Kind(codec="libx265", options=_x265(keyint=20, bframes=3, log_level="none"), skips=True),
+    "hevc open gop": Kind(codec="libx265", options=_x265(keyint=9, open_gop=1, log_level="none"), skips=True),
+    "vp8": Kind("webm", "libvpx", {"g": "20", "auto-alt-ref": "1", "lag-in-frames": "10", "b": "1M"}),
+    "vp9": Kind("webm", "libvpx-vp9", {"g": "20", "lag-in-frames": "10", "deadline": "realtime", "b": "1M"}),
+    "av1": Kind("mkv", "libsvtav1", {"g": "20", "preset": "12", "svtav1-params": "lp=1"}),
+    "mpeg-ts": Kind("ts"),
+    "mpeg-2 in mpeg-ps": Kind("mpg", "mpeg2video", {"g": "12", "bf": "2"}),
+    "flv": Kind("flv", skips=True),
+    "mpeg-4 in avi": Kind("avi", "mpeg4", {"g": "12", "bf": "2", "b": "1M"}),
+    "h.264 in avi": Kind("avi"),
+    "motion jpeg in avi": Kind("avi", "mjpeg", {}, "yuvj420p"),
+    "wmv": Kind("wmv", "wmv2", {"g": "12", "b": "1M"}),
+}  # fmt: skip
+
+
+def numbers(frames: Sequence[Picture]) -> list[int]:
+    """The number in each of `frames`."""
+    return [number_in(frame) for frame in frames]

@@ -113,3 +113,12 @@ class ImageFolders(Corpus):
                     cost=stat.st_size,
                     modified=stat.st_mtime,
                 )
+
+
+class Pictures(ImageFolders):
+    """Likewise, but its root is called `folder`."""
+
+    root_option = "folder"
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)

@@ -5,6 +5,7 @@ import warnings
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -97,8 +98,10 @@ def retry(argv: Sequence[str], began: float) -> int:
             _say(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
-    root = run.plan.fingerprint["corpus"]["init_args"]["root"]  # in config.yaml, paths may be relative
-    as_it_was = ["--config", str(config), "--data.root", root, "--output.dir", str(run.folder), "--output.only", "null"]
+    corpus = run.plan.fingerprint["corpus"]
+    root = f"--data.{resolve_name(corpus['class_path']).root_option}"
+    as_it_was = ["--config", str(config), "--output.dir", str(run.folder), "--output.only", "null"]
+    as_it_was += [root, corpus["init_args"]["root"]]  # in config.yaml, paths may be relative
     cli = _cli([*as_it_was, "--output.max_failures", "100%", *overrides])  # most may fail again
     cli.writer.retry = Retry(tuple(options.classes), began)
     return _predict(cli)

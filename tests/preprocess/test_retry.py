@@ -83,6 +83,18 @@ def test_failed_items_are_committed_with_other_settings_and_read_by_all(
     assert fingerprint["retry"] == {"of": Run(folder).fingerprint_digest, "classes": ["extract"]}
 
 
+def test_a_corpus_whose_root_is_another_option_is_found_from_another_folder(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = folder.parent / "brightness.yaml"
+    config.write_text(config.read_text().replace("ImageFolders", "Pictures").replace("{root:", "{folder:"))
+    other = folder.parent / "other"
+    assert main(["run", "--config", str(config), "--output.dir", str(other)]) == 0
+    monkeypatch.chdir("/")
+    assert main(["retry", str(other), "--class", "extract", "--model.poison", "null"]) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
+
+
 def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["retry", str(folder), "--model.poison", "null"]
     assert main(command) == 0

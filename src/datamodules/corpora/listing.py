@@ -1,5 +1,6 @@
 """Folders listed in an order that does not change."""
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator
 from itertools import islice
@@ -10,11 +11,28 @@ from datamodules.errors import CorpusError
 from datamodules.media.suffixes import IMAGE_SUFFIXES
 
 T = TypeVar("T")
+_BLOCK_BYTES = 1 << 20
 
 
 def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
     """The first `count` of `values`; all if that is None."""
     return islice(values, count)
+
+
+def list_sha256(path: str, option: str) -> str:
+    """sha256 of the list `path`, which the option `option` names: another list is another run.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise CorpusError(f"{option} {path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def list_frames(folder: Path) -> tuple[tuple[str, ...], int, float]:

@@ -1,12 +1,11 @@
 """A folder, or a list, of videos."""
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.listing import limit, walk
+from datamodules.corpora.listing import limit, list_sha256, walk
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
@@ -38,7 +37,7 @@ class Videos(Corpus):
         if fps is not None and not 0 < fps < math.inf:
             raise ConfigError(f"--data.fps {fps}: give a rate above 0, or leave it out for every frame")
         self.root, self.video_list, self.split, self.fps, self.max_items = root, video_list, split, fps, max_items
-        self.video_list_sha256 = _sha256(video_list) if video_list else None  # another list is another run
+        self.video_list_sha256 = list_sha256(video_list, "--data.video_list") if video_list else None
 
     def items(self) -> Iterator[Item]:
         """The videos; keys are their paths without ending.
@@ -68,10 +67,3 @@ class Videos(Corpus):
                     yield path, os.stat(os.path.join(self.root, path))
                 except OSError as error:
                     raise CorpusError(f"{self.video_list}, line {number}: {path}: {error.strerror}") from error
-
-
-def _sha256(path: str) -> str:
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise CorpusError(f"--data.video_list {path} cannot be read: {error.strerror}") from error

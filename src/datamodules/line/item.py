@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from datamodules.errors import CorpusError
 
@@ -47,9 +47,11 @@ class Corpus(ABC):
     Attributes:
         root: the folder that items' paths are relative to. It and every other public attribute, which are the
             constructor's arguments, belong to the run's fingerprint.
+        root_option: the constructor's argument that gives `root`.
     """
 
     root: str
+    root_option: ClassVar[str] = "root"
 
     @abstractmethod
     def items(self) -> Iterator[Item]:

@@ -1,0 +1,75 @@
+"""CLIP4MC (Ding et al., 2023): clips of Minecraft videos, each with what is said in it.
+
+`train_pairs.json` is a list of objects. Older files spell some keys otherwise; both are read, and meta has the newer.
+
+| meta of an item | in older files   | meaning                                                          |
+|-----------------|------------------|------------------------------------------------------------------|
+| vid             |                  | names the pair                                                   |
+| transcript      | transcript clip  | what is said                                                     |
+| begin_time      | begin position   | s, where the clip was cut out of its video                       |
+| end_time        | end position     | s                                                                |
+| duration        |                  | s                                                                |
+| size            |                  | list of float                                                    |
+
+What a file lacks of the last four is null. Of `clip_path`, which was written on somebody else's machine, only the file
+name counts.
+"""
+
+import re
+from typing import Any, ClassVar
+
+from datamodules.corpora.pairs import Columns, Pairs, Split, as_name
+from datamodules.corpora.rows import Rows, read_rows
+
+_NEWER = {"transcript clip": "transcript", "begin position": "begin_time", "end position": "end_time"}
+_ALL_TRAIN = Split()
+
+
+class Clip4MC(Pairs):
+    """The pairs of CLIP4MC, in the order of the file.
+
+    Args:
+        pairs: `train_pairs.json`; or the same objects as JSON Lines.
+        clips_dir: the folder that has the clips.
+        split: which split each pair belongs to.
+        max_items: at most this many pairs, from the beginning; None: all.
+        whole_videos: the files are whole videos, of which `begin_time` to `end_time` is meant, and not cut already.
+        numbered: keys are the numbers of the rows, for files in which a `vid` comes twice, which is an error else.
+
+    Raises:
+        CorpusError: the list cannot be read.
+    """
+
+    root_option: ClassVar[str] = "clips_dir"
+
+    def __init__(
+        self,
+        pairs: str,
+        clips_dir: str,
+        split: Split = _ALL_TRAIN,
+        max_items: int | None = None,
+        whole_videos: bool = False,
+        numbered: bool = False,
+    ) -> None:
+        columns = Columns(
+            video="clip_path",
+            text="transcript",
+            id=None if numbered else "vid",
+            start="begin_time" if whole_videos else None,
+            stop="end_time" if whole_videos else None,
+            meta=["vid", "begin_time", "end_time", "duration", "size"],
+        )
+        super().__init__(clips_dir, pairs, columns, split, max_items)
+
+    def _rows(self) -> Rows:
+        for where, row in read_rows(self._pairs):
+            for older, newer in _NEWER.items():
+                if older in row:
+                    row.setdefault(newer, row.pop(older))
+            yield where, row
+
+    def _path(self, video: str) -> str:
+        return re.split(r"[/\\]", video)[-1]
+
+    def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**super()._meta(row), "vid": as_name("vid", row.get("vid"))}

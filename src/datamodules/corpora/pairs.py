@@ -1,0 +1,247 @@
+"""Pairs of a video and a text, from a list in JSON, JSON Lines, CSV, TSV or Parquet (see `rows.py`).
+
+| meta of an item | meaning                                                                                       |
+|-----------------|-----------------------------------------------------------------------------------------------|
+| transcript      | the text; empty where the row has none, which costs that item if the pipeline needs one        |
+| others          | the other columns, or those of `Columns.meta`, by their names, as they are; but not the video |
+
+A video that is not there costs its item: it is listed, and fails when it is to be read. What is wrong with the list
+itself (no such column, a malformed row, a path that leads out of the folder) stops the listing.
+"""
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from datamodules.corpora.listing import limit, list_sha256
+from datamodules.corpora.rows import Rows, read_rows
+from datamodules.errors import ConfigError, CorpusError
+from datamodules.line.item import Corpus, Item, check_split, key_from_path
+
+SplitMode = Literal["all_train", "fraction", "column"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a list, or the keys of its objects, are called.
+
+    Args:
+        video: path of the video, relative to the folder of the videos.
+        text: the text; null and "" alike are none.
+        id: makes the item's key, so no two rows may have the same; None: the row's number does.
+        start: where the part of the video that is meant begins, in seconds since its first frame; None, also as a
+            value: at that.
+        stop: where it ends, half-open, likewise; None: with the video.
+        meta: those that become meta besides the text; None: all but the video.
+    """
+
+    video: str = "video"
+    text: str = "text"
+    id: str | None = "id"
+    start: str | None = None
+    stop: str | None = None
+    meta: list[str] | None = None
+
+    @property
+    def needed(self) -> list[str]:
+        """Those that every row has to have, whatever becomes meta."""
+        return [name for name in (self.video, self.text, self.id, self.start, self.stop) if name is not None]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which split each pair belongs to.
+
+    Args:
+        mode: `all_train`: all to `train`. `fraction`: by chance; what a pair gets depends on `seed` and its key alone,
+            so it keeps that when others come, go, or change places. `column`: what the row says.
+        fractions: of `fraction`, the share of each split; together 1.
+        seed: of `fraction`.
+        column: of `column`, where the row says it.
+
+    Raises:
+        ConfigError: the mode or the fractions are no such thing.
+    """
+
+    mode: SplitMode = "all_train"
+    fractions: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.05, "test": 0.05})
+    seed: int = 0
+    column: str = "split"
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(SplitMode):
+            raise ConfigError(f"--data.split.mode {self.mode}: choose from {', '.join(get_args(SplitMode))}")
+        shares = self.fractions.values()
+        if not all(share >= 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+            raise ConfigError(f"--data.split.fractions {self.fractions}: give shares from 0 to 1 that are 1 together")
+        for name in self.fractions:
+            try:
+                check_split(name)
+            except CorpusError as error:
+                raise ConfigError(f"--data.split.fractions {self.fractions}: {error}") from error
+
+    def of(self, key: str, row: Mapping[str, Any]) -> str:
+        """The split of the pair `key`.
+
+        Raises:
+            CorpusError: what the row says cannot name a split.
+        """
+        if self.mode == "all_train":
+            return "train"
+        if self.mode == "column":
+            return check_split(as_name(self.column, row[self.column]))
+        shares = sorted(self.fractions.items())  # as the fingerprint, which knows no order
+        draw = int.from_bytes(hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8).digest(), "big") / 2**64
+        for name, share in shares[:-1]:
+            if draw < share:
+                return name
+            draw -= share
+        return shares[-1][0]
+
+
+_COLUMNS, _ALL_TRAIN = Columns(), Split()
+
+
+class Pairs(Corpus):
+    """The pairs of a list, in its order.
+
+    Args:
+        root: the folder of the videos.
+        pairs: the list; its ending says what it is: .json, .jsonl, .ndjson, .csv, .tsv or .parquet.
+        columns: what the list calls what is needed.
+        split: which split each pair belongs to.
+        max_items: at most this many pairs, from the beginning; None: all.
+
+    Raises:
+        CorpusError: the list cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        pairs: str,
+        columns: Columns = _COLUMNS,
+        split: Split = _ALL_TRAIN,
+        max_items: int | None = None,
+    ) -> None:
+        self._pairs, self._columns, self._split = pairs, columns, split
+        self.root, self.columns, self.split, self.max_items = root, asdict(columns), asdict(split), max_items
+        self.pairs_sha256 = list_sha256(pairs, "--data.pairs")  # another list is another run; where it lies is not
+
+    def items(self) -> Iterator[Item]:
+        """The pairs; keys are the ids, or the numbers of the rows, from `00000001`.
+
+        Raises:
+            CorpusError: the folder or the list is missing, a row is wrong (the message says which), or no video of all
+                is there.
+            ConfigError: the ending of the list says nothing of what it is.
+        """
+        if not Path(self.root).is_dir():
+            raise CorpusError(f"--data.{self.root_option} {self.root} is no folder")
+        listed = found = 0
+        for where, row in limit(self._rows(), self.max_items):
+            listed += 1
+            try:
+                item = self._item(listed, row)
+            except CorpusError as error:
+                raise CorpusError(f"{where}: {error}") from error
+            found += item.modified is not None
+            yield item
+        if listed and not found:
+            raise CorpusError(
+                f"none of the {listed:,} videos of {self._pairs} is in --data.{self.root_option} {self.root}: "
+                "is it the right folder?"
+            )
+
+    def _rows(self) -> Rows:
+        """The rows as `columns` names them."""
+        columns, meta = self._columns, self._columns.meta
+        by_row = [self._split.column] if self._split.mode == "column" else []
+        return read_rows(self._pairs, None if meta is None else [*columns.needed, *by_row, *meta])
+
+    def _path(self, video: str) -> str:
+        """Path of the video that a row names, relative to `root`."""
+        return video
+
+    def _item(self, number: int, row: dict[str, Any]) -> Item:
+        columns, split = self._columns, self._split
+        for name in (*columns.needed, split.column) if split.mode == "column" else columns.needed:
+            if name not in row:
+                raise CorpusError(f"it has no {name!r}, but {', '.join(map(repr, row))}: see --data.columns")
+        key = f"{number:08d}" if columns.id is None else key_from_path(as_name(columns.id, row[columns.id]))
+        start, stop = (_seconds(name, row) for name in (columns.start, columns.stop))
+        if stop is not None and stop <= (start or 0.0):
+            raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
+        path = self._path(_text(columns.video, row[columns.video]))
+        cost, modified = _look_at(self.root, path)
+        return Item(
+            key=key,
+            split=split.of(key, row),
+            path=path,
+            start_seconds=start,
+            stop_seconds=stop,
+            cost=cost,
+            modified=modified,
+            meta=self._meta(row),
+        )
+
+    def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        columns = self._columns
+        names = row if columns.meta is None else columns.meta
+        meta = {name: row.get(name) for name in names if name not in (columns.video, columns.text)}
+        if "transcript" in meta:
+            raise CorpusError(f"it has a 'transcript' besides the text {columns.text!r}: leave it out of columns.meta")
+        text = row[columns.text]
+        return {"transcript": "" if text is None else _text(columns.text, text), **meta}
+
+
+def as_name(column: str, value: Any) -> str:
+    """`value`, what a row has in `column`, as text that can name something.
+
+    Raises:
+        CorpusError: it is neither text nor a whole number, or is empty.
+    """
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        raise CorpusError(f"{column!r} is {value!r:.80}: give text or a whole number")
+    return str(value)
+
+
+def _look_at(root: str, path: str) -> tuple[int, float | None]:
+    """(size in bytes, modification time) of a video; 0 and None if there is none, so that its item fails when read."""
+    if path in ("", "."):
+        raise CorpusError(f"{path!r} names no video")
+    if path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path) or ".." in re.split(r"[/\\]", path):
+        raise CorpusError(f"{path!r} leads out of the folder of the videos: name a file in it")
+    try:
+        stat = os.stat(os.path.join(root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, None
+    except OSError as error:
+        raise CorpusError(f"{path!r} cannot be looked at: {error.strerror}") from error
+    except ValueError as error:  # a zero byte, half a character
+        raise CorpusError(f"{path!r} is no path: {error}") from error
+    return stat.st_size, stat.st_mtime
+
+
+def _text(column: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise CorpusError(f"{column!r} is {value!r:.80}, and not text")
+    return value
+
+
+def _seconds(column: str | None, row: Mapping[str, Any]) -> float | None:
+    value = None if column is None else row[column]
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number")
+    return seconds

@@ -1,0 +1,241 @@
+import json
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.corpora.pairs import Columns, Pairs, Split
+from datamodules.errors import ConfigError, CorpusError
+from datamodules.line.item import Item
+from datamodules.line.plan import Plan, ShardSize, write_plan
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b c.mp4", "sub/ü.mp4"):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * len(name))
+    return tmp_path / "videos"
+
+
+def row(name, video="a.mp4", text="hello", **more):
+    return {"id": name, "video": video, "text": text, **more}
+
+
+def pairs(root, rows, **arguments):
+    """The corpus of a JSON list of `rows` beside `root`."""
+    path = root.parent / "pairs.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return Pairs(str(root), str(path), **arguments)
+
+
+def test_pairs_come_in_the_order_of_the_list_with_their_meta(root):
+    rows = [row("z", "b c.mp4", "grün", tags=["x", {"y": None}]), row("é/1.2", "sub/ü.mp4", "two")]
+    items = list(pairs(root, rows).items())
+    modified = [(root / name).stat().st_mtime for name in ("b c.mp4", "sub/ü.mp4")]
+    assert items == [
+        Item("z", "train", "b c.mp4", cost=7, modified=modified[0],
+             meta={"transcript": "grün", "id": "z", "tags": ["x", {"y": None}]}),
+        Item("é/1%2E2", "train", "sub/ü.mp4", cost=9, modified=modified[1],
+             meta={"transcript": "two", "id": "é/1.2"}),
+    ]  # fmt: skip
+    assert items == list(pairs(root, rows).items())
+
+
+def test_columns_may_have_any_names(root):
+    (root.parent / "list.csv").write_text("clip,caption,key,from,to,x,y\na.mp4,hi,k,0.5,2,3,4\n")
+    columns = Columns(video="clip", text="caption", id="key", start="from", stop="to", meta=["y", "to"])
+    [item] = Pairs(str(root), str(root.parent / "list.csv"), columns).items()
+    assert (item.key, item.path, item.start_seconds, item.stop_seconds) == ("k", "a.mp4", 0.5, 2.0)
+    assert item.meta == {"transcript": "hi", "y": "4", "to": "2"}
+
+
+def test_max_items_limits_and_reads_no_further(root):
+    rows = [row("a"), row("b"), "not reached"]
+    assert [item.key for item in pairs(root, rows, max_items=2).items()] == ["a", "b"]
+
+
+def test_a_whole_number_is_an_id(root):
+    assert [item.key for item in pairs(root, [row(12), row(0)]).items()] == ["12", "0"]
+
+
+def test_without_ids_keys_are_the_numbers_of_the_rows(root):
+    corpus = pairs(
+        root, [{"video": "a.mp4", "text": "one"}, {"video": "a.mp4", "text": "two"}], columns=Columns(id=None)
+    )
+    assert [(item.key, item.meta) for item in corpus.items()] == [
+        ("00000001", {"transcript": "one"}), ("00000002", {"transcript": "two"})
+    ]  # fmt: skip
+
+
+def test_a_missing_video_is_listed_to_fail_when_it_is_read(root):
+    items = list(pairs(root, [row("a"), row("gone", "gone.mp4"), row("in a file", "a.mp4/x.mp4")]).items())
+    assert [(item.path, item.cost, item.modified) for item in items[1:]] == [
+        ("gone.mp4", 0, None), ("a.mp4/x.mp4", 0, None)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_a_row_without_text_is_listed_with_an_empty_transcript(root, text):
+    [item] = pairs(root, [row("a", text=text)]).items()
+    assert item.meta["transcript"] == ""
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), (1.5, 1.5), ("12.5", 12.5), ("", None), (None, None)])
+def test_a_time_is_a_number_or_none(root, value, seconds):
+    [item] = pairs(root, [row("a", start=value)], columns=Columns(start="start")).items()
+    assert (item.start_seconds, item.stop_seconds) == (seconds, None)
+
+
+@pytest.mark.parametrize("value", [-1, "-0.1", "1:02", "x", True, [1], "nan", "inf", 10**400])
+def test_a_time_that_is_no_number_from_0_on_fails(root, value):
+    with pytest.raises(CorpusError, match=r"pairs\.json, row 2: 'start' is .*: give seconds from 0 on"):
+        list(pairs(root, [row("a", start=0), row("b", start=value)], columns=Columns(start="start")).items())
+
+
+@pytest.mark.parametrize(("start", "stop"), [(2, 2), (2, "1.5"), (None, 0)])
+def test_a_part_that_does_not_end_after_it_begins_fails(root, start, stop):
+    corpus = pairs(root, [row("a", t=start, u=stop)], columns=Columns(start="t", stop="u"))
+    with pytest.raises(CorpusError, match=r"pairs\.json, row 1: u = .* is not after t = "):
+        list(corpus.items())
+
+
+BAD_ROWS = [
+    ({"id": "b", "video": "a.mp4"}, r"it has no 'text', but 'id', 'video': see --data\.columns"),
+    (row(None), "'id' is None: give text or a whole number"),
+    (row(""), "'id' is ''"),
+    (row(1.5), "'id' is 1.5"),
+    (row(True), "'id' is True"),
+    (row("../b"), "no key can be made of the path '../b'"),
+    (row("b", text=["hello"]), r"'text' is \['hello'\], and not text"),
+    (row("b", video=None), "'video' is None, and not text"),
+    (row("b", video=""), "'' names no video"),
+    (row("b", video="../videos/a.mp4"), "'../videos/a.mp4' leads out of the folder"),
+    (row("b", video="..\\a.mp4"), "leads out of the folder"),
+    (row("b", video="sub/../../a.mp4"), "leads out of the folder"),
+    (row("b", video="/etc/passwd"), "'/etc/passwd' leads out of the folder"),
+    (row("b", video="C:\\a.mp4"), "leads out of the folder"),
+    (row("b", video="a\0.mp4"), r"'a\\x00\.mp4' is no path: embedded null byte"),
+    (row("b", video="a\ud800.mp4"), "is no path: .*surrogates not allowed"),
+    (row("b", video="a" * 256), "cannot be looked at: File name too long"),
+    (row("b", transcript="x"), "it has a 'transcript' besides the text 'text'"),
+]
+
+
+@pytest.mark.parametrize(("bad", "match"), BAD_ROWS)
+def test_a_row_that_is_wrong_fails_with_its_number_and_value(root, bad, match):
+    with pytest.raises(CorpusError, match=rf"pairs\.json, row 2: .*{match}"):
+        list(pairs(root, [row("a"), bad]).items())
+
+
+def test_an_id_that_comes_twice_fails_when_planned(root, tmp_path):
+    corpus = pairs(root, [row("a"), row("b"), row("a", "b c.mp4")])
+    with pytest.raises(CorpusError, match=r"two items have the key 'a': 'a\.mp4' and 'b c\.mp4'"):
+        write_plan(corpus.items(), tmp_path / "plan.arrow", {}, ShardSize())
+
+
+def test_a_folder_that_has_none_of_the_videos_fails(root, tmp_path):
+    corpus = pairs(root, [row("a"), row("b")])
+    corpus.root = str(tmp_path)
+    with pytest.raises(CorpusError, match=r"none of the 2 videos of .*pairs\.json is in --data\.root .*right folder"):
+        list(corpus.items())
+
+
+def test_a_missing_folder_or_list_fails(root, tmp_path):
+    with pytest.raises(CorpusError, match=r"--data\.pairs .*nowhere\.json cannot be read: No such file"):
+        Pairs(str(root), str(tmp_path / "nowhere.json"))
+    corpus = pairs(root, [row("a")])
+    corpus.root = str(tmp_path / "nowhere")
+    with pytest.raises(CorpusError, match=r"--data\.root .*nowhere is no folder"):
+        list(corpus.items())
+
+
+def test_all_pairs_belong_to_train_unless_told_otherwise(root):
+    assert [item.split for item in pairs(root, [row("a", split="test")]).items()] == ["train"]
+
+
+def test_a_column_says_the_split(root):
+    rows = [row("a", split="test"), row("b", split="train"), row("c", split=2)]
+    items = list(pairs(root, rows, split=Split("column")).items())
+    assert [item.split for item in items] == ["test", "train", "2"]
+    assert items[0].meta == {"transcript": "hello", "id": "a", "split": "test"}
+
+
+def test_of_a_table_the_column_of_the_split_is_read_though_it_is_no_meta(root):
+    table = pa.Table.from_pylist([row("a", split="test", jpg=b"\xff")])
+    pq.write_table(table, root.parent / "list.parquet")
+    [item] = Pairs(str(root), str(root.parent / "list.parquet"), Columns(meta=[]), Split("column")).items()
+    assert (item.split, item.meta) == ("test", {"transcript": "hello"})
+
+
+@pytest.mark.parametrize(("split", "match"), [("a-b", "'a-b' cannot name a split"), (None, "'split' is None")])
+def test_a_split_that_is_no_name_fails_with_its_row(root, split, match):
+    with pytest.raises(CorpusError, match=rf"pairs\.json, row 1: {match}"):
+        list(pairs(root, [row("a", split=split)], split=Split("column")).items())
+
+
+def test_a_row_without_the_column_of_the_split_fails(root):
+    with pytest.raises(CorpusError, match=r"row 1: it has no 'part'"):
+        list(pairs(root, [row("a")], split=Split("column", column="part")).items())
+
+
+def test_fractions_are_met_and_depend_on_seed_and_key_alone(root):
+    split = Split("fraction", {"train": 0.8, "val": 0.15, "test": 0.05, "none": 0.0}, seed=3)
+    splits = {f"k{number}": split.of(f"k{number}", {}) for number in range(20_000)}
+    counts = Counter(splits.values())
+    assert set(counts) == {"train", "val", "test"}
+    assert [round(counts[name] / 20_000, 2) for name in ("train", "val", "test")] == [0.80, 0.15, 0.05]
+    rows = [row(name) for name in reversed(list(splits)[:300])]
+    corpus = pairs(root, rows, split=Split("fraction", {"test": 0.05, "train": 0.8, "val": 0.15}, seed=3))
+    listed = {item.key: item.split for item in corpus.items()}
+    assert listed == {f"k{number}": splits[f"k{number}"] for number in range(300)}
+    other = Split("fraction", split.fractions, seed=4)
+    assert sum(other.of(key, {}) != name for key, name in splits.items()) > 2_000
+
+
+def test_a_draw_is_the_same_on_every_machine():
+    split = Split("fraction", {"a": 0.5, "b": 0.5})
+    assert "".join(split.of(str(number), {}) for number in range(16)) == "abbbababbaaaabaa"
+
+
+def test_splits_that_interleave_are_planned_shard_by_shard(root, tmp_path):
+    rows = [row(f"k{number}", split="ab"[number % 2]) for number in range(6)]
+    write_plan(pairs(root, rows, split=Split("column")).items(), tmp_path / "p", {}, ShardSize(min_shards=1))
+    plan = Plan(tmp_path / "p")
+    assert [(shard.name, plan.keys(shard.number)) for shard in plan.shards] == [
+        ("a-000000", ["k0", "k2", "k4"]), ("b-000000", ["k1", "k3", "k5"])
+    ]  # fmt: skip
+
+
+def test_a_mode_that_there_is_not_fails():
+    with pytest.raises(ConfigError, match=r"--data\.split\.mode random: choose from all_train, fraction, column"):
+        Split("random")
+
+
+@pytest.mark.parametrize("fractions", [{}, {"train": 0.9}, {"a": 1.5, "b": -0.5}, {"a": float("nan"), "b": 1.0}])
+def test_fractions_that_are_not_1_together_fail(fractions):
+    with pytest.raises(ConfigError, match=r"--data\.split\.fractions .*: give shares from 0 to 1 that are 1 together"):
+        Split("fraction", fractions)
+
+
+def test_a_fraction_of_what_cannot_name_a_split_fails():
+    with pytest.raises(ConfigError, match=r"--data\.split\.fractions .*'a-b' cannot name a split"):
+        Split("fraction", {"a-b": 1.0})
+
+
+def public(corpus):
+    """What belongs to the fingerprint, as it is written."""
+    return json.loads(json.dumps({name: value for name, value in vars(corpus).items() if name[0] != "_"}))
+
+
+def test_the_fingerprint_knows_the_content_of_the_list_and_not_its_place(root, tmp_path):
+    corpus = pairs(root, [row("a")], columns=Columns(meta=["x"]), split=Split(seed=1))
+    (tmp_path / "copy.json").write_bytes((tmp_path / "pairs.json").read_bytes())
+    copy = Pairs(str(root), str(tmp_path / "copy.json"), Columns(meta=["x"]), Split(seed=1))
+    assert public(copy) == public(corpus)
+    assert public(corpus)["columns"]["meta"] == ["x"]
+    assert public(corpus)["split"]["seed"] == 1
+    assert public(pairs(root, [row("b")], columns=Columns(meta=["x"]), split=Split(seed=1))) != public(copy)

@@ -1,0 +1,190 @@
+import json
+import tracemalloc
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.corpora import rows
+from datamodules.corpora.rows import read_rows
+from datamodules.errors import ConfigError, CorpusError
+
+ROWS = [{"id": "a", "n": "1"}, {"id": "ü „x“", "n": "[2, {"}, {"id": "", "n": 'q"\n,\t\\'}]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return str(path)
+
+
+def read(path):
+    return [values for _, values in read_rows(path)]
+
+
+def write_rows(folder, ending):
+    """ROWS in a list of that kind."""
+    path = folder / f"list{ending}"
+    if ending.lower() == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+        return str(path)
+    if ending == ".json":
+        return write(path, json.dumps(ROWS, indent=2, ensure_ascii=False))
+    if ending in (".jsonl", ".ndjson"):
+        return write(path, "\n\n".join(json.dumps(row) for row in ROWS))
+    quoted = ['"' + value.replace('"', '""') + '"' for row in ROWS for value in row.values()]
+    delimiter = "\t" if ending == ".tsv" else ","
+    lines = [delimiter.join(pair) for pair in [("id", "n"), *zip(quoted[::2], quoted[1::2], strict=True)]]
+    return write(path, "\r\n".join(lines) + "\r\n\r\n")
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".PARQUET"])
+def test_each_kind_of_list_gives_the_same_rows(tmp_path, ending):
+    assert read(write_rows(tmp_path, ending)) == ROWS
+
+
+def test_rows_are_named_by_their_place(tmp_path):
+    names = {ending: [where for where, _ in read_rows(write_rows(tmp_path, ending))] for ending in (".json", ".jsonl")}
+    assert names[".json"] == [f"{tmp_path}/list.json, row {number}" for number in (1, 2, 3)]
+    assert names[".jsonl"] == [f"{tmp_path}/list.jsonl, line {number}" for number in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
+def test_a_byte_order_mark_is_no_content(tmp_path, ending):
+    text = {".json": '[{"id": 1}]', ".jsonl": '{"id": 1}', ".csv": "id\n1"}[ending]
+    assert [str(row["id"]) for row in read(write(tmp_path / f"list{ending}", text, "utf-8-sig"))] == ["1"]
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ] \n"])
+def test_an_empty_json_list_has_no_rows(tmp_path, text):
+    assert read(write(tmp_path / "list.json", text)) == []
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv"])
+def test_an_empty_file_has_no_rows(tmp_path, ending):
+    assert read(write(tmp_path / f"list{ending}", "")) == []
+
+
+def test_what_json_does_not_know_becomes_null(tmp_path):
+    assert read(write(tmp_path / "list.json", '[{"a": NaN, "b": [-Infinity, 1]}]')) == [{"a": None, "b": [None, 1]}]
+
+
+@pytest.mark.parametrize("num_chars", [1, 2, 7, 64])
+def test_json_is_read_in_pieces_of_any_size(tmp_path, monkeypatch, num_chars):
+    monkeypatch.setattr(rows, "_READ_CHARS", num_chars)
+    objects = [{"id": f"ü{number}", "n": [number, -1.5e3, True, None, {"x": "a\\\n]}"}]} for number in range(20)]
+    assert read(write(tmp_path / "list.json", json.dumps(objects, indent=1))) == objects
+
+
+MALFORMED = [
+    ("", r"line 1, column 1: malformed JSON: '\[' expected, not the end: give a list of objects"),
+    ('{"a": 1}', r"line 1, column 1: malformed JSON: '\[' expected, not '\{': .*name it \.jsonl"),
+    ('[{"a": 1}', "line 1, column 10: malformed JSON: ',' or ']' expected, not the end"),
+    ('[\n {"a": 1},\n {"a": 2}\n {"a": 3}]', r"line 4, column 2: malformed JSON: ',' or '\]' expected, not '\{'"),
+    ('[\n {"a": 1},\n {"a" 2}]', "line 3, column 7: malformed JSON: Expecting ':' delimiter"),
+    ('[{"a": 1},\n {"a": "\n', "line 2, column 9: malformed JSON: Invalid control character at"),
+    ('[{"a": 1},\n\n   {"a": "cut o', "line 3, column 10: malformed JSON: Unterminated string starting at"),
+    ('[{"a": 1},]', "line 1, column 11: malformed JSON: Expecting value"),
+    ('[{"a": 1}]\n{"b": 2}', "line 2, column 1: malformed JSON: there is more after the list"),
+]
+
+
+@pytest.mark.parametrize("num_chars", [1, 5, 1 << 20])
+@pytest.mark.parametrize(("text", "match"), MALFORMED)
+def test_malformed_json_fails_with_line_and_column(tmp_path, monkeypatch, text, match, num_chars):
+    monkeypatch.setattr(rows, "_READ_CHARS", num_chars)
+    with pytest.raises(CorpusError, match=rf"list\.json, {match}"):
+        read(write(tmp_path / "list.json", text))
+
+
+def test_malformed_json_is_not_read_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "_READ_CHARS", 64)
+    monkeypatch.setattr(rows, "_MAX_ROW_CHARS", 256)
+    path = write(tmp_path / "list.json", '[{"a": 1}, {"a" 2}, ' + " " * 1_000_000 + "]")
+    tracemalloc.start()
+    with pytest.raises(CorpusError, match="line 1, column 17"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet"])
+def test_a_long_list_is_never_in_memory_whole(tmp_path, monkeypatch, ending):
+    monkeypatch.setattr(rows, "_READ_CHARS", 1 << 12)
+    objects = [{"id": number, "text": f"{number:0100}"} for number in range(20_000)]
+    path = tmp_path / f"list{ending}"
+    if ending == ".json":
+        path.write_text(json.dumps(objects))
+    elif ending == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, objects)))
+    elif ending == ".csv":
+        path.write_text("id,text\n" + "\n".join(f"{row['id']},{row['text']}" for row in objects))
+    else:
+        pq.write_table(pa.Table.from_pylist(objects), path, row_group_size=2000)
+    del objects
+    tracemalloc.start()
+    assert sum(int(values["text"]) for _, values in read_rows(str(path))) == sum(range(20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000  # of more than 2 MB of text
+
+
+def test_a_malformed_line_fails_with_line_and_column(tmp_path):
+    with pytest.raises(CorpusError, match=r"list\.jsonl, line 3, column 7: malformed JSON: Expecting ':' delimiter"):
+        read(write(tmp_path / "list.jsonl", '{"a": 1}\n\n {"a" 2}\n'))
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_a_row_that_is_no_object_fails(tmp_path, ending):
+    text = '[{"a": 1}, ["b"]]' if ending == ".json" else '{"a": 1}\n["b"]'
+    with pytest.raises(CorpusError, match=rf"list{ending}, (row|line) 2 is no object \{{…\}}: \['b'\]"):
+        read(write(tmp_path / f"list{ending}", text))
+
+
+@pytest.mark.parametrize("row", ["a", "a,b,c"])
+def test_a_row_with_other_fields_than_the_header_fails(tmp_path, row):
+    with pytest.raises(CorpusError, match=rf"list\.csv, line 3: it has {row.count(',') + 1} fields, and the header 2"):
+        read(write(tmp_path / "list.csv", f"id,text\na,b\n{row}\n"))
+
+
+def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path):
+    with pytest.raises(CorpusError, match=r"after .*list\.tsv, line 2 is malformed: '\t' expected after '\"'"):
+        read(write(tmp_path / "list.tsv", 'id\ttext\na\tx\nb\t"so" he said\nc\ty\n'))
+    with pytest.raises(CorpusError, match=r"after .*list\.tsv, line 2 is malformed: unexpected end of data"):
+        read(write(tmp_path / "list.tsv", 'id\ttext\na\tx\nb\t"so he said\nc\ty\n'))
+
+
+def test_a_header_with_one_name_twice_fails(tmp_path):
+    with pytest.raises(CorpusError, match=r"list\.csv has several columns 'id': rename all but one"):
+        read(write(tmp_path / "list.csv", "id,text,id\n"))
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
+def test_a_list_that_is_not_utf8_fails(tmp_path, ending):
+    with pytest.raises(CorpusError, match=rf"what comes after the beginning of .*list{ending} is not UTF-8: invalid"):
+        read(write(tmp_path / f"list{ending}", '[{"id": "ü"}]', "latin-1"))
+
+
+def test_a_damaged_parquet_file_fails(tmp_path):
+    with pytest.raises(CorpusError, match=r"what comes after the beginning of .*list\.parquet is malformed: Parquet"):
+        read(write(tmp_path / "list.parquet", "PAR1 no such thing PAR1"))
+
+
+def test_a_column_that_json_cannot_hold_fails_unless_it_is_left_out(tmp_path):
+    table = {"id": [1], "jpg": [b"\xff"], "scores": [[{"a": 0.5}]], "kind": pa.array(["x"]).dictionary_encode()}
+    pq.write_table(pa.table(table), tmp_path / "list.parquet")
+    with pytest.raises(CorpusError, match=r"the column 'jpg' is binary, which JSON cannot hold: leave it out"):
+        read(str(tmp_path / "list.parquet"))
+    [(_, row)] = read_rows(str(tmp_path / "list.parquet"), ["id", "scores", "kind", "no such column"])
+    assert row == {"id": 1, "scores": [{"a": 0.5}], "kind": "x"}
+
+
+def test_another_ending_fails(tmp_path):
+    with pytest.raises(ConfigError, match=r"list\.xlsx: its ending says nothing .* \.json, \.jsonl, \.ndjson, \.csv"):
+        read(write(tmp_path / "list.xlsx", ""))
+
+
+@pytest.mark.parametrize("ending", [".json", ".parquet"])
+def test_a_missing_list_fails(tmp_path, ending):
+    with pytest.raises(CorpusError, match=rf"list{ending} cannot be read: .*No such file"):
+        read(str(tmp_path / f"list{ending}"))

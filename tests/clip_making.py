@@ -1,7 +1,7 @@
 """Clip samples, a small real CLIP tokenizer, and small complete runs of clips, for the tests of what clips become."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
 from datamodules.samples.clips import ClipSample, ClipSamples, raw_frames
+from video_making import Kind, write
 
 REASON = "its transcript is empty"
 MERGES = ["c o", "co w</w>", "m i", "mi l", "mil k</w>"]
@@ -49,7 +50,7 @@ def made_clip(item: Item, num_frames: int = 16, with_tokens: bool = True) -> Cli
     """A clip of `item`, the same each time."""
     seed = sum(item.key.encode())
     tokens = np.zeros(77, np.int64)
-    tokens[:3] = 517, seed, 518
+    tokens[:3] = 517, seed % 512, 518
     about = {
         "path": item.path, "width": 640, "height": 360, "fps": 25.0, "num_frames": 100, "codec": "h264",
         "backends": ["pyav"], "pts_seconds": [0.25 * number for number in range(num_frames)],
@@ -87,3 +88,15 @@ def make_clip_run(folder: Path, corpus: Corpus, failed: tuple[str, ...] = (), **
                     members = ClipSamples().encode(made_clip(item, **options))
                     rank.add(opened.shard.number, Result(row, num_frames=16), members)
     return run
+
+
+def write_corpus(root: Path, texts: Mapping[str, str | None], num_frames: int = 40) -> Path:
+    """A corpus of CLIP4MC's shape: `clips/` and `train_pairs.json`; the frames of its videos show their numbers."""
+    (root / "clips").mkdir(parents=True)
+    rows = []
+    for number, (name, text) in enumerate(texts.items()):
+        write(root / "clips" / name, Kind(), num_frames)
+        about = {"begin_time": 1.0, "end_time": 2.6, "duration": 1.6, "size": [0.5] * number}
+        rows.append({"vid": name, "clip_path": f"elsewhere/{name}.mp4", "transcript": text, **about})
+    (root / "train_pairs.json").write_text(json.dumps(rows))
+    return root

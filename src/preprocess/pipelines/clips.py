@@ -1,0 +1,225 @@
+"""Clips: frames spread evenly over a video, and its text with CLIP's tokens. Samples: `datamodules.samples.clips`."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.frames import Batch, End, FrameRequest
+from datamodules.line.item import Item
+from datamodules.media.sampling import Short, Uniform
+from datamodules.media.video import Decoding
+from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
+from preprocess.extractor import Extractor
+
+NUM_TOKENS = 77  # the context of CLIP's text model (Radford et al., 2021)
+_STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
+    "raw": raw_frames,
+    "jpeg": jpeg_frames,
+    "mp4": mp4_frames,
+}
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
+
+
+class Clips(Extractor):
+    """Decoding and resizing, on the CPU inside the DataLoader workers or by the GPU; there is no model.
+
+    Args:
+        num_frames: of a clip, from the first to the last of the video, or of the part of it that is meant.
+        height: of the frames, px.
+        width: of the frames, px.
+        short: what becomes of videos of fewer frames: `fail`, `repeat` or `pad`, see `media.sampling.Uniform`.
+        store: frames as one array (`raw`), as `jpeg`s of quality 95, or as one `mp4`.
+        tokenizer: CLIP's: a folder that has its files, or its name on the Hugging Face hub; null: no tokens.
+        decode: `cpu`; or `cuda`: by NVDEC of this rank's GPU.
+
+    Raises:
+        ConfigError: an argument is none of these, or the tokenizer is not there.
+    """
+
+    samples = ClipSamples()
+
+    def __init__(
+        self,
+        num_frames: int = 16,
+        height: int = 160,
+        width: int = 256,
+        short: Short = "fail",
+        store: Literal["raw", "jpeg", "mp4"] = "raw",
+        tokenizer: str | None = "openai/clip-vit-base-patch32",
+        decode: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
+        super().__init__()
+        if min(num_frames, height, width) < 1:
+            raise ConfigError(f"{num_frames = }, {height = } and {width = } must be 1 or more")
+        if store == "mp4" and (height % 2 or width % 2):
+            raise ConfigError(f"{height = } and {width = } must be even for store = 'mp4': H.264 halves its colours")
+        self.save_hyperparameters(ignore=["tokenizer"])  # what it is decides, not where
+        self.tokenizer = ClipTokenizer(tokenizer) if tokenizer else None
+        self.frames = FrameRequest(
+            slice_frames=num_frames,
+            transform=JpegTransform if store == "jpeg" else None,
+            selection=Uniform(num_frames, short),
+            size=(height, width),
+            decoding=Decoding("torchcodec", device="cuda") if decode == "cuda" else Decoding(),
+        )
+
+    def ingredients(self) -> dict[str, str]:
+        """What decides the tokens; and the decoder, if that is not the DataModule's."""
+        used = ("transformers", "tokenizers") if self.tokenizer else ()
+        decoders = ("torchcodec",) if self.frames.decoding.device != "cpu" else ()
+        tokenizer = self.tokenizer.sha256 if self.tokenizer else "none"
+        return {"tokenizer": tokenizer, **{name: version(name) for name in (*used, *decoders)}}
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """The frames, uint8 [H, W, 3]: views into the batch; or the JPEGs that the workers made."""
+        if "results" in batch:
+            return batch["results"]
+        return [frame.permute(1, 2, 0).cpu().numpy() for frame in batch["frames"]]
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
+        """The frames, as they are to be stored, and the tokens.
+
+        Raises:
+            ExtractError: it has no text, and tokens are wanted; its text is empty; or it is no video.
+        """
+        store = _STORES[self.hparams["store"]]
+        meta = {**item.meta, "path": item.path, **_known(item, end)}
+        tokens = None
+        if self.tokenizer:
+            tokens, meta["num_tokens"] = self.tokenizer(_transcript(item))
+            meta["truncated"] = meta["num_tokens"] > NUM_TOKENS
+        elif "transcript" in item.meta:
+            _transcript(item)
+        return ClipSample(item.key, store(results), tokens, meta)
+
+
+def _known(item: Item, end: End) -> dict[str, Any]:
+    """What the json of a sample says of its video."""
+    facts = end["video"]
+    if facts is None:
+        raise ExtractError(f"{item.path} is no video, and clips are made of videos")
+    return {
+        **{name: facts[name] for name in ("codec", "width", "height", "num_frames", "backends")},
+        "fps": end["fps"],
+        "pts_seconds": [round(seconds, 6) for seconds in end["pts_seconds"] or ()],
+    }
+
+
+def _transcript(item: Item) -> str:
+    if "transcript" not in item.meta:
+        raise ExtractError("its corpus gives no transcript: set --model.tokenizer null for clips without text")
+    text = item.meta["transcript"]
+    if not isinstance(text, str) or not text.strip():
+        raise ExtractError("its transcript is empty")
+    return text
+
+
+class JpegTransform:
+    """Each frame as a JPEG, in one worker."""
+
+    def start(self, item: Item) -> None:
+        """Nothing is kept from frame to frame."""
+
+    def __call__(self, frame: Tensor) -> bytes:
+        """The JPEG of a frame, uint8 [3, H, W]."""
+        return jpeg(frame.permute(1, 2, 0).cpu().numpy())
+
+
+class ClipTokenizer:
+    """CLIP's tokens of a text.
+
+    transformers makes up a tokenizer of two tokens, without a word, where it finds no files; so they are read, and
+    looked at, here. CLIP's vocabulary has all 256 bytes, within and at the end of words, and what merges make of them.
+
+    Args:
+        name: a folder that has `tokenizer.json`, or `vocab.json` and `merges.txt`; or a name on the Hugging Face hub,
+            which is asked only if its cache on this machine does not have them.
+
+    Attributes:
+        sha256: of all that decides the tokens.
+
+    Raises:
+        ConfigError: they are not there, damaged, or not CLIP's.
+    """
+
+    def __init__(self, name: str) -> None:
+        from transformers import CLIPTokenizer
+
+        vocabulary, merges = _read(_folder(name))
+        self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
+        self._end = vocabulary[_END]
+        self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
+
+    def __call__(self, text: str) -> tuple[NDArray[np.int64], int]:
+        """(int64 [77]: tokens of `text`, padded with 0; how many it has, start and end among them).
+
+        Of a longer text the first 76 are kept, and the end.
+        """
+        ids = self._tokenizer.encode(text).ids
+        tokens = np.zeros(NUM_TOKENS, np.int64)
+        tokens[: len(ids)] = ids[:NUM_TOKENS]
+        if len(ids) > NUM_TOKENS:
+            tokens[-1] = self._end
+        return tokens, len(ids)
+
+
+def _folder(name: str) -> Path:
+    """The folder `name`; or where the hub's cache has its files, or had them put now."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    wanted, failure = [file for files in _FILES for file in files], "it has no tokenizer"
+    for from_cache in (True, False):
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=from_cache))
+        except (OSError, ValueError) as error:  # offline, no such name, a name that can be none
+            failure = " ".join(str(error).split())[:120]
+            continue
+        if _has_files(folder):
+            return folder
+    raise ConfigError(
+        f"--model.tokenizer {name}: there is no such folder, nor can it be had from the Hugging Face hub ({failure}); "
+        "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
+    )
+
+
+def _has_files(folder: Path) -> bool:
+    return any(all((folder / file).is_file() for file in files) for files in _FILES)
+
+
+def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of CLIP's tokenizer in `folder`, whole."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    if not _has_files(folder):
+        raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt")
+    try:
+        if (folder / "tokenizer.json").is_file():
+            model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
+            vocabulary, lines = model["vocab"], model["merges"]
+        else:
+            vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
+            lines = (folder / "merges.txt").read_text("utf-8").split("\n")[1:]  # the first is the version
+        pairs = [line.split() if isinstance(line, str) else line for line in lines if line]
+        merges = [(str(first), str(second)) for first, second in pairs]
+        known = set(vocabulary)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the tokenizer in {folder} is damaged: {error}") from error
+    letters = {letter + end for letter in ByteLevel.alphabet() for end in ("", "</w>")}
+    made = {first + second for first, second in merges}
+    if known != letters | made | {_START, _END}:
+        raise ConfigError(
+            f"the tokenizer in {folder} is not CLIP's, or cut off: {len(known):,} words, {len(merges):,} merges; "
+            "wanted are start, end, 512 letters, and a word for each merge"
+        )
+    return vocabulary, merges

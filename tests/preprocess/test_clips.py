@@ -1,0 +1,297 @@
+"""The clips pipeline, whole: videos and their texts in, samples and training batches out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from clip_making import ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
+from datamodules import FramesDataModule
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.frames import End
+from datamodules.line.item import Item
+from datamodules.line.patches import failures
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Decoding, read_frames
+from datamodules.samples.clips import ClipSample, ClipSamples
+from preprocess.cli import main
+from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
+from video_making import Kind, numbers, write
+
+ROOT = Path(__file__).parents[2]
+LONG = "milk the cow " * 40
+TEXTS = {"a": "Milk the  COW!", "b é": LONG, "c": "Kühe"}
+EVENLY = np.linspace(0, 39, 16).astype(int).tolist()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("clips") / "corpus", TEXTS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer")
+
+
+def run(corpus: Path, folder: Path, *options: str, num_workers: int = 0) -> int:
+    config = ["--config", str(ROOT / "configs" / "clips.yaml"), "--data.num_workers", str(num_workers)]
+    data = ["--data.pairs", str(corpus / "train_pairs.json"), "--data.clips_dir", str(corpus / "clips")]
+    return main(["run", *config, *data, "--output.dir", str(folder), *options])
+
+
+@pytest.fixture(scope="module")
+def shards(corpus: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run by the configuration that users start, with workers."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    assert run(corpus, folder, "--model.tokenizer", str(tokenizer), num_workers=2) == 0
+    return folder
+
+
+def samples(folder: Path) -> list[ClipSample]:
+    return [ClipSamples().decode(*files) for files in CommittedSamples(Run(folder))]
+
+
+def test_each_pair_becomes_a_sample_of_16_frames_evenly_spaced_in_rgb(shards: Path, corpus: Path) -> None:
+    found = samples(shards)
+    assert [sample.key for sample in found] == ["a", "b%20é", "c"]
+    for sample, name in zip(found, TEXTS, strict=True):
+        expected = read_frames(corpus / "clips" / f"{name}.mp4", Uniform(16), (160, 256)).frames
+        assert (sample.frames.shape, sample.frames.dtype) == ((16, 160, 256, 3), np.uint8)
+        np.testing.assert_array_equal(sample.frames, expected.permute(0, 2, 3, 1).numpy())
+        assert numbers(list(sample.frames)) == EVENLY
+
+
+def test_the_json_says_what_is_known_of_pair_and_video(shards: Path) -> None:
+    first = samples(shards)[0].meta
+    assert first.pop("pts_seconds") == pytest.approx([0.04 * number for number in EVENLY])
+    assert first == {
+        "vid": "a", "transcript": "Milk the  COW!", "begin_time": 1.0, "end_time": 2.6, "duration": 1.6, "size": [],
+        "path": "a.mp4", "width": 128, "height": 96, "fps": 25.0, "num_frames": 40, "codec": "h264",
+        "backends": ["pyav"], "num_tokens": 8, "truncated": False,
+    }  # fmt: skip
+
+
+def test_tokens_are_those_of_transformers_padded_with_0(shards: Path, tokenizer: Path) -> None:
+    peer = CLIPTokenizer.from_pretrained(tokenizer)
+    for sample, text in zip(samples(shards), TEXTS.values(), strict=True):
+        ids = peer(text, truncation=True, max_length=77)["input_ids"]
+        assert sample.tokens is not None
+        assert (sample.tokens.dtype, sample.tokens.tolist()) == (np.int64, ids + [0] * (77 - len(ids)))
+        assert sample.meta["transcript"] == text
+    assert [s.meta["truncated"] for s in samples(shards)] == [False, True, False]
+    assert samples(shards)[1].meta["num_tokens"] == len(peer.tokenize(LONG)) + 2
+
+
+def test_ranks_without_workers_give_the_same_bytes(corpus: Path, tokenizer: Path, shards: Path, tmp_path: Path) -> None:
+    assert run(corpus, tmp_path / "run", "--model.tokenizer", str(tokenizer)) == 0
+    tars = [[path.read_bytes() for path in sorted(folder.glob("*.tar"))] for folder in (shards, tmp_path / "run")]
+    assert tars[0] == tars[1]
+
+
+@pytest.mark.parametrize(("store", "names"), [("jpeg", [f"{k:03d}.jpg" for k in range(16)]), ("mp4", ["mp4"])])
+def test_frames_are_stored_as_asked(corpus: Path, shards: Path, tmp_path: Path, store: str, names: list[str]) -> None:
+    options = ["--model.store", store, "--model.tokenizer", "null"]
+    assert run(corpus, tmp_path / "run", *options) == 0
+    for sample, raw in zip(samples(tmp_path / "run"), samples(shards), strict=True):
+        assert (sorted(sample.stored), sample.tokens) == (names, None)
+        assert numbers(list(sample.frames)) == EVENLY
+        assert np.abs(sample.frames.astype(int) - raw.frames).mean() < 4
+        assert "num_tokens" not in sample.meta
+        assert sample.meta["transcript"] == raw.meta["transcript"]
+
+
+def test_a_text_that_is_empty_costs_its_pair(tokenizer: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": "cow", "b": " \n", "c": None, "d": "milk"}, num_frames=16)
+    assert run(corpus, tmp_path / "run", "--model.tokenizer", str(tokenizer)) == 0
+    assert {
+        failure.item.path: (failure.reason, failure.reason_class) for failure in failures(Run(tmp_path / "run"))
+    } == {
+        "b.mp4": ("its transcript is empty", "extract"),
+        "c.mp4": ("its transcript is empty", "extract"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("short", "expected"),
+    [("repeat", [k * 9 // 15 for k in range(16)]), ("pad", [*range(10), *[9] * 6]), ("fail", None)],
+)
+def test_short_videos_fail_or_are_filled_as_asked(tmp_path: Path, short: str, expected: list[int] | None) -> None:
+    corpus = write_corpus(tmp_path / "corpus", {"a": "cow"}, num_frames=10)
+    options = ["--model.tokenizer", "null", "--model.short", short, "--max-failures", "100%"]
+    assert run(corpus, tmp_path / "run", *options) == 0
+    if expected is None:
+        (failure,) = failures(Run(tmp_path / "run"))
+        assert failure.reason == "a.mp4: it has 10 frames, and 16 are wanted"
+    else:
+        (sample,) = samples(tmp_path / "run")
+        assert numbers(list(sample.frames)) == expected
+        assert sample.meta["pts_seconds"] == pytest.approx([0.04 * number for number in expected])
+
+
+def test_videos_without_texts_become_clips_without(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    write(tmp_path / "videos" / "a", Kind(), 20)
+    corpus = ["--data.corpus", "datamodules.corpora.videos.Videos", "--data.root", str(tmp_path / "videos")]
+    model = ["--model", "preprocess.pipelines.clips.Clips", "--model.tokenizer", "null", "--model.num_frames", "5"]
+    rest = ["--data.num_workers", "0", "--output.dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]
+    assert main(["run", *model, *corpus, *rest]) == 0
+    (sample,) = samples(tmp_path / "run")
+    assert (sample.frames.shape, sample.tokens, "transcript" in sample.meta) == ((5, 160, 256, 3), None, False)
+    assert numbers(list(sample.frames)) == [0, 4, 9, 14, 19]
+
+
+def test_a_missing_tokenizer_stops_before_the_run(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(corpus, tmp_path / "run", "--model.tokenizer", str(tmp_path / "nowhere")) == 2
+    assert "nowhere: there is no such folder, nor can it be had from the Hugging Face hub" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_tokenizer_is_another_run_and_another_place_of_the_same_is_not(
+    corpus: Path, tokenizer: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = write_tokenizer(tmp_path / "same")
+    assert run(corpus, shards, "--model.tokenizer", str(same)) == 0
+    merges = (same / "merges.txt").read_text()
+    (same / "merges.txt").write_text(merges.replace("c o\nco w</w>", "o w</w>\nc ow</w>"))
+    words = json.loads((same / "vocab.json").read_text())
+    words["ow</w>"] = words.pop("co")
+    (same / "vocab.json").write_text(json.dumps(words))
+    assert run(corpus, shards, "--model.tokenizer", str(same)) == 2
+    assert "holds a run made otherwise" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached_fails_and_names_what_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def offline(name: str, **options: Any) -> str:
+        asked.append((name, options["local_files_only"]))
+        raise FileNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(ConfigError, match=r"--model.tokenizer some/clip: .*hub \(no connection\); give a folder"):
+        ClipTokenizer("some/clip")
+    assert asked == [("some/clip", True), ("some/clip", False)]
+
+
+def test_a_tokenizer_in_the_cache_of_the_hub_is_taken_from_there(
+    tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(name: str, local_files_only: bool, **options: Any) -> str:
+        assert local_files_only
+        return str(tokenizer)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    assert ClipTokenizer("some/clip").sha256 == ClipTokenizer(str(tokenizer)).sha256
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("vocab.json", None, "has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt"),
+        ("merges.txt", None, "has no tokenizer"),
+        ("vocab.json", "{", "is damaged: Expecting property name"),
+        ("vocab.json", '{"<|startoftext|>": 0, "<|endoftext|>": 1}', "is not CLIP's, or cut off: 2 words, 5 merges"),
+        ("merges.txt", "#version: 0.2\nc o\nco w</w>\n", "is not CLIP's, or cut off: 519 words, 2 merges"),
+        ("merges.txt", "#version: 0.2\nc\n", "is damaged"),
+        ("tokenizer.json", "{}", "is damaged: 'model'"),
+    ],
+)
+def test_tokens_are_never_made_up(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        ClipTokenizer(str(folder))
+
+
+def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
+    tokens = ClipTokenizer(str(tokenizer))
+    for num_words in (75, 76):
+        ids, count = tokens("cow " * num_words)
+        assert (ids.tolist(), count) == ([517, *[513] * 75, 518], num_words + 2)
+
+
+def end_of(**more: Any) -> End:
+    facts = {"codec": "h264", "width": 4, "height": 2, "num_frames": 9, "backends": ["pyav"]}
+    return {"fps": 25.0, "video": facts, "pts_seconds": [0.0], **more}  # type: ignore[typeddict-item]
+
+
+def test_what_has_no_text_or_is_no_video_fails(tokenizer: Path) -> None:
+    frame, item = np.zeros((2, 4, 3), np.uint8), Item("a", "train", "a.mp4", meta={"transcript": "cow"})
+    with pytest.raises(ExtractError, match=r"its corpus gives no transcript: set --model\.tokenizer null"):
+        Clips(tokenizer=str(tokenizer)).assemble(Item("a", "train", "a.mp4"), [frame], end_of())
+    with pytest.raises(ExtractError, match=r"a\.mp4 is no video, and clips are made of videos"):
+        Clips(tokenizer=None).assemble(item, [frame], end_of(video=None))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 0}, r"num_frames = 0, .* must be 1 or more"),
+        ({"width": 0}, "width = 0 must be 1 or more"),
+        ({"store": "mp4", "width": 255}, "width = 255 must be even for store = 'mp4'"),
+        ({"short": "cut"}, "short = 'cut'"),
+    ],
+)
+def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Clips(**{"tokenizer": None, **options})
+
+
+def test_frames_are_asked_for_as_the_options_say() -> None:
+    wanted = Clips(num_frames=8, height=32, width=48, short="pad", tokenizer=None).frames
+    assert wanted == (8, None, Uniform(8, "pad"), (32, 48), Decoding())
+    assert Clips(tokenizer=None, store="jpeg").frames.transform is JpegTransform
+    by_gpu = Clips(tokenizer=None, decode="cuda")
+    assert (by_gpu.frames.decoding.backend, by_gpu.frames.decoding.device) == ("torchcodec", "cuda")
+    assert set(by_gpu.ingredients()) == {"tokenizer", "torchcodec"}
+
+
+def test_frames_are_views_into_the_batch() -> None:
+    frames = torch.arange(2 * 4 * 6 * 3, dtype=torch.uint8).reshape(2, 4, 6, 3).permute(0, 3, 1, 2)
+    results = Clips(tokenizer=None).extract({"rows": [0, 0], "frames": frames})  # type: ignore[typeddict-item]
+    assert [result.flags.c_contiguous for result in results] == [True, True]
+    assert results[1].ctypes.data == frames[1].data_ptr()
+
+
+def test_a_training_batch_has_frames_tokens_texts_and_sizes(shards: Path) -> None:
+    data = FramesDataModule(shards=shards, samples=ClipSamples(), batch_size=3, num_workers=0)
+    (batch,) = list(data.train_dataloader())
+    assert (batch["frames"].shape, batch["frames"].dtype) == ((3, 16, 3, 160, 256), torch.uint8)
+    assert batch["tokens"].shape == (3, 77)
+    assert sorted(batch["text"]) == sorted(TEXTS.values())
+    assert batch["sizes_mask"].sum(1).tolist() == [list(TEXTS.values()).index(text) for text in batch["text"]]
+
+
+def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> None:
+    make_clip_run(tmp_path / "run", ClipItems({"train": 8}))
+    script = Path(__file__).parents[1] / "contrastive.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    for epoch in range(20):
+        assert sorted(first["keys"][epoch] + second["keys"][epoch]) == [f"train/v{number}" for number in range(8)]
+    assert first["keys"][0] != first["keys"][1]
+    assert first["weights"] == second["weights"]
+    for told in (first, second):
+        assert np.mean(told["losses"][-5:]) < 0.9 * told["losses"][0]

@@ -117,7 +117,8 @@ def _x264(**options: int | str) -> dict[str, str]:
 
 
 def _x265(**options: int | str) -> dict[str, str]:
-    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in options.items())}
+    given = {**options, "pools": "none", "frame_threads": 1, "log_level": "none"}
+    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in given.items())}
 
 
 def _uneven(k: int) -> int:
@@ -140,8 +141,8 @@ KINDS: dict[str, Kind] = {
     "10 bit": Kind(pix_fmt="yuv420p10le", skips=True),
     "fragments": Kind(container_options={"movflags": "frag_keyframe+empty_moov"}, skips=True),
     "two streams": Kind(num_streams=2, skips=True),
-    "hevc": Kind(codec="libx265", options=_x265(keyint=20, bframes=3, log_level="none"), skips=True),
-    "hevc open gop": Kind(codec="libx265", options=_x265(keyint=9, open_gop=1, log_level="none"), skips=True),
+    "hevc": Kind(codec="libx265", options=_x265(keyint=20, bframes=3), skips=True),
+    "hevc open gop": Kind(codec="libx265", options=_x265(keyint=9, open_gop=1), skips=True),
     "vp8": Kind("webm", "libvpx", {"g": "20", "auto-alt-ref": "1", "lag-in-frames": "10", "b": "1M"}),
     "vp9": Kind("webm", "libvpx-vp9", {"g": "20", "lag-in-frames": "10", "deadline": "realtime", "b": "1M"}),
     "av1": Kind("mkv", "libsvtav1", {"g": "20", "preset": "12", "svtav1-params": "lp=1"}),

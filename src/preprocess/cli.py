@@ -1,10 +1,10 @@
-"""The command line. `run`, `retry` and `estimate` import torch and lightning; the others start at once, without them.
+"""The command line. `run`, `retry`, `estimate` and `check` import torch and lightning; the others start at once.
 
 | exit status | meaning                                                                              |
 |-------------|--------------------------------------------------------------------------------------|
 | 0           | done; of `run`: every planned item is committed or failed; of `retry`: tried again;  |
 |             | of `verify --repair`: all that was wrong is repaired, shards may have to be done     |
-| 1           | `verify` found something wrong, or the coverage check of a run did                   |
+| 1           | `verify` or `check` found something wrong, or the coverage check of a run did        |
 | 2           | wrong options, corpus, folder or installation: nothing was started                   |
 | 3           | the surroundings failed (disk full, …): what is committed is safe, run it again      |
 | 4           | more items failed than `--output.max_failures` allows                                |
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from preprocess.running import retry
 
             return retry(arguments[1:], began)
-        if arguments[:1] in (["run"], ["estimate"]):
+        if arguments[:1] in (["run"], ["estimate"], ["check"]):
             from preprocess import running
 
             return getattr(running, arguments[0])(arguments[1:])  # type: ignore[no-any-return]
@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="run a pipeline over a corpus, or go on with a run; see `preprocess run --help`")
     commands.add_parser("retry", help="try failed items of a run again; see `preprocess retry --help`")
     commands.add_parser("estimate", help="time a sample of a corpus, and say what all of it would take")
+
+    commands.add_parser("check", help="look for files that a run would fail: `run`'s options, and --full, --json")
 
     def add(name: str, command: _Command, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)

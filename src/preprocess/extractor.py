@@ -36,6 +36,13 @@ class Extractor(LightningModule):
         """
         return batch["results"]
 
+    def refuse(self, item: Item) -> None:
+        """Nothing, if a sample can be made of `item` as far as the corpus tells; `preprocess check` asks for it too.
+
+        Raises:
+            ExtractError: it cannot, whatever its frames are.
+        """
+
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> Any:
         """The sample of `item`, from the results of all its frames in order; `end` says what is known of them.
 

@@ -148,6 +148,19 @@ def estimate(argv: Sequence[str]) -> int:
     return 0
 
 
+def check(argv: Sequence[str]) -> int:
+    """`preprocess check`: the options of `run`; looks at every file, and says which items a run would fail."""
+    from preprocess.check import check as checked
+
+    parser = ArgumentParser("preprocess check", add_help=False, allow_abbrev=False)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options, argv = parser.parse_known_args(argv)
+    quiet()
+    cli = _cli([*argv, "--trainer.devices", "1"])
+    return checked(cli.trainer, cli.model, cli.datamodule, cli.writer, options.full, options.json)
+
+
 def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
     """Check the coverage of the run, or of the run that a patch is of, and say how it ended; the exit status.
 

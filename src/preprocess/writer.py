@@ -59,7 +59,7 @@ class ShardWriter(BasePredictionWriter):
         if grace_seconds < 0:
             raise ConfigError(f"{grace_seconds = }: it must be 0 or more")
         self.grace_seconds = grace_seconds
-        self._tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
+        self.tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only = _parse_only(only)
         self.config: str | None = None  # text of the configuration, kept in the folder for people
@@ -91,7 +91,7 @@ class ShardWriter(BasePredictionWriter):
         else:
             run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()
-        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures, self._tolerance)
+        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures, self.tolerance)
         data.rank = self.rank.__enter__()
         pl_module.extraction = Extraction(pl_module, self.rank)
 
@@ -147,6 +147,7 @@ class ShardWriter(BasePredictionWriter):
         opened = self.rank.open.get(shard)
         if opened is None:  # committed by another rank meanwhile
             return
+        item = opened.items[end["row"]]
         seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
         reason, reason_class, members = end["reason"], end["reason_class"], {}
         if reason is None:
@@ -154,7 +155,8 @@ class ShardWriter(BasePredictionWriter):
                 results = [outcome.result for outcome in outcomes]
                 if error := next((result for result in results if isinstance(result, ExtractError)), None):
                     raise error
-                members = extractor.samples.encode(extractor.assemble(opened.items[end["row"]], results, end))
+                extractor.refuse(item)
+                members = extractor.samples.encode(extractor.assemble(item, results, end))
             except ExtractError as error:
                 reason, reason_class = str(error), error.reason_class
             except Exception as error:  # ends the process, as in `extract`

@@ -136,7 +136,7 @@ class Video:
     def require_indexed(self, backend: str) -> None:
         """DecodeError unless the file is of a kind of which every backend finds the right frames."""
         if self._format not in _INDEXED:
-            raise DecodeError(f"{backend} gives wrong frames of {self._format}; choose backend pyav, or allow fallback")
+            raise DecodeError(f"{backend} is not trusted with {self._format}: choose backend pyav, or allow a fallback")
 
     def require_times(self, backend: str, indices: Sequence[int], pts_seconds: NDArray[np.floating[Any]]) -> None:
         """DecodeError unless the frames that `backend` has for `indices` are shown when the packets say."""

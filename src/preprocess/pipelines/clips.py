@@ -85,28 +85,32 @@ class Clips(Extractor):
             return batch["results"]
         return [frame.permute(1, 2, 0).cpu().numpy() for frame in batch["frames"]]
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
-        """The frames, as they are to be stored, and the tokens.
+    def refuse(self, item: Item) -> None:
+        """Nothing, if it is a video, and has a text where tokens are wanted.
 
         Raises:
-            ExtractError: it has no text, and tokens are wanted; its text is empty; or it is no video.
+            ExtractError: it is or has none; or its text is empty.
         """
+        if item.frames:
+            raise ExtractError(f"{item.path} is no video, and clips are made of videos")
+        if self.tokenizer or "transcript" in item.meta:
+            _require_transcript(item)
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
+        """The frames, as they are to be stored, and the tokens."""
         store = _STORES[self.hparams["store"]]
-        meta = {**item.meta, "path": item.path, **_known(item, end)}
+        meta = {**item.meta, "path": item.path, **_known(end)}
         tokens = None
         if self.tokenizer:
-            tokens, meta["num_tokens"] = self.tokenizer(_transcript(item))
+            tokens, meta["num_tokens"] = self.tokenizer(item.meta["transcript"])
             meta["truncated"] = meta["num_tokens"] > NUM_TOKENS
-        elif "transcript" in item.meta:
-            _transcript(item)
         return ClipSample(item.key, store(results), tokens, meta)
 
 
-def _known(item: Item, end: End) -> dict[str, Any]:
+def _known(end: End) -> dict[str, Any]:
     """What the json of a sample says of its video."""
     facts = end["video"]
-    if facts is None:
-        raise ExtractError(f"{item.path} is no video, and clips are made of videos")
+    assert facts is not None
     return {
         **{name: facts[name] for name in ("codec", "width", "height", "num_frames", "backends")},
         "fps": end["fps"],
@@ -114,13 +118,14 @@ def _known(item: Item, end: End) -> dict[str, Any]:
     }
 
 
-def _transcript(item: Item) -> str:
+def _require_transcript(item: Item) -> None:
     if "transcript" not in item.meta:
         raise ExtractError("its corpus gives no transcript: set --model.tokenizer null for clips without text")
     text = item.meta["transcript"]
     if not isinstance(text, str) or not text.strip():
         raise ExtractError("its transcript is empty")
-    return text
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ExtractError("its transcript has half a character (a lone surrogate)")
 
 
 class JpegTransform:

@@ -1,10 +1,5 @@
 """Decoders of videos. A module of this package is a backend, named in `Decoding.backend`; imported where first used.
 
 Each has `decode(video, indices)`, which yields the frames `indices` (ascending, each once) of a `Video`: uint8
-[3, H, W], RGB, upright; or raises DecodeError. All give the same pixels.
-
-What they take, of 32 kinds of files that `tests/datamodules/media/test_video.py` makes; the others are failures:
-
-| file                                     | pyav                  | torchcodec    | decord               |
-|------------------------------------------|-----------------------|---------------|----------------------|
+[3, H, W], RGB, upright; or raises DecodeError. All give the same pixels; what each takes: `docs/videos.md`.
 """

@@ -1,0 +1,131 @@
+"""`preprocess check`: what a run would fail, found without running the pipeline.
+
+Every file is opened, its frames are counted, and the first and the last of those that the pipeline would take are
+decoded; with `--full` all of them. The check is a run itself, into a temporary folder, by an extractor that takes the
+frames for nothing: so files that hang or crash their decoder are found as in a run.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from datamodules import FramesDataModule
+from datamodules.line.frames import End, FrameRequest
+from datamodules.line.item import Corpus, Item
+from datamodules.line.limit import FailureLimit
+from datamodules.line.patches import count_failures, failures
+from datamodules.line.run import Run
+from datamodules.media.sampling import Selection
+from preprocess.extractor import Extractor
+from preprocess.failures import print_json, show, summary
+from preprocess.writer import ShardWriter
+
+
+def check(
+    trainer: Trainer, extractor: Extractor, data: FramesDataModule, writer: ShardWriter, full: bool, json: bool
+) -> int:
+    """Check `data.corpus` for `extractor`, and print what would fail; the exit status.
+
+    `data` and `writer` are changed, and good for nothing else afterwards.
+    """
+    assert data.corpus is not None
+    if not full:
+        data.corpus = _Ends(data.corpus)
+    with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
+        writer.dir, writer.only = Path(folder), None
+        writer.tolerance = replace(writer.tolerance, limit=FailureLimit.parse("100%"))
+        trainer.predict(_Check(extractor, full), datamodule=data, return_predictions=False)
+        run = Run(folder)
+        counts = count_failures(run)
+        assert writer.rank is not None
+        if writer.rank.stopping:
+            return 128 + writer.rank.stopping
+        if json:
+            print_json(failures(run))
+        elif counts:
+            show(failures(run), Console())
+        if not json:
+            print(f"{run.plan.num_items:,} items checked; {summary(counts)}")  # noqa: T201
+    return 1 if counts else 0
+
+
+@dataclass(frozen=True)
+class FirstAndLast:
+    """The first and the last frame of another selection."""
+
+    of: Selection
+
+    def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Two indices, or one."""
+        ends: NDArray[np.int64] = np.unique(self.of.indices(pts_seconds)[[0, -1]])
+        return ends
+
+
+class _Check(Extractor):
+    """Takes the frames that `checked` would take, and makes nothing of them."""
+
+    def __init__(self, checked: Extractor, full: bool) -> None:
+        super().__init__()
+        self.samples = _NoSamples()
+        self._refuse = checked.refuse
+        wanted = checked.frames
+        self.frames = FrameRequest(
+            transform=_Drop,
+            selection=wanted.selection if full else FirstAndLast(wanted.selection),
+            size=wanted.size,
+            decoding=wanted.decoding,
+        )
+
+    def refuse(self, item: Item) -> None:
+        """As the checked one does."""
+        self._refuse(item)
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> None:
+        """Nothing."""
+
+
+class _Drop:
+    """Makes nothing of a frame, in the worker that decoded it."""
+
+    def start(self, item: Item) -> None:
+        """Nothing to forget."""
+
+    def __call__(self, frame: Tensor) -> None:
+        """Nothing."""
+
+
+class _NoSamples:
+    """The kind of no sample at all."""
+
+    def encode(self, sample: None) -> dict[str, bytes]:
+        """An empty file, as a sample has one file at least."""
+        return {"checked": b""}
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Nothing."""
+
+    def collate(self, samples: Sequence[None]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class _Ends(Corpus):
+    """A corpus whose frame sequences have their first and last frame only."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.root, self._corpus = corpus.root, corpus
+
+    def items(self) -> Iterator[Item]:
+        """The items of the corpus."""
+        for item in self._corpus.items():
+            if len(item.frames) > 2:
+                item = replace(item, frames=(item.frames[0], item.frames[-1]), modified=None)
+            yield item

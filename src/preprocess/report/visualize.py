@@ -1,9 +1,9 @@
-"""`preprocess visualize`: skeletons over the frames they were found in.
+"""`preprocess visualize`: skeletons over the frames they were found in; or clips, as they are stored.
 
 | file in `dest` | what                                                                                   |
 |----------------|----------------------------------------------------------------------------------------|
 | `{key}.png`    | a contact sheet: up to six frames, evenly spaced, with their numbers, counted from 0   |
-| `{key}.mp4`    | H.264, the first 300 frames at the sample's rate, 25 per second for images             |
+| `{key}.mp4`    | H.264, the first 300 frames at the sample's rate, 25 per second for images, 8 of clips |
 
 A `/` in a key is a folder. Frames that are no longer there, or no longer decode, are drawn as an empty page.
 """
@@ -25,7 +25,9 @@ from datamodules.line.frames import frames_of
 from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
+from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from preprocess.export import kind_of
 from preprocess.holistic.layouts import LAYOUTS, PARTS
 from preprocess.report.view import find
 
@@ -60,6 +62,7 @@ _COVERED = {"face": range(11), "left_hand": (17, 19, 21), "right_hand": (18, 20,
 _MIN_VISIBILITY = 0.5  # as in mediapipe/python/solutions/drawing_utils.py
 _MAX_FRAMES = 300
 _IMAGES_PER_SECOND = 25
+_CLIP_FRAMES_PER_SECOND = 8
 _SIDES_PX = (520, 1280)  # a drawn frame's longer side
 _HALO = (15, 20, 30)
 _PAGE = (244, 246, 248)
@@ -70,10 +73,10 @@ _INK, _GREY = (30, 34, 40), (110, 118, 128)
 
 
 def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = None) -> list[Path]:
-    """Draw some of a run's keypoint samples, evenly spaced over its committed ones.
+    """Draw some of a run's samples, evenly spaced over its committed ones.
 
     Args:
-        run: a run of the keypoints pipeline.
+        run: a run of the keypoints or the clips pipeline.
         dest: a new or empty folder.
         num_samples: how many, at most.
         split: of this split only; None: of all.
@@ -83,7 +86,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
 
     Raises:
         ConfigError: `dest` holds something, or `num_samples` is below 1.
-        RunError: nothing is committed, or the samples are no keypoints.
+        RunError: nothing is committed, or the samples are neither keypoints nor clips.
     """
     if num_samples < 1:
         raise ConfigError(f"{num_samples = }: give 1 or more")
@@ -94,13 +97,65 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
     written = []
     for index in chosen.tolist():
         key, members = samples[index]
-        if "keypoints.npy" not in members:
-            raise RunError(f"{run.folder} holds no keypoints to draw: its samples have {', '.join(members)}")
-        shard, row = find(run, key)
-        sample = KeypointSamples().decode(key, members)
-        item = run.plan.item(shard.number, row)
-        written += _write(sample, item, _root(run, item), dest)
+        if kind_of(run) == ClipSamples.__name__:
+            drawing = _of_clip(ClipSamples().decode(key, members))
+        elif "keypoints.npy" in members:
+            shard, row = find(run, key)
+            item = run.plan.item(shard.number, row)
+            drawing = _of_keypoints(KeypointSamples().decode(key, members), item, _root(run, item))
+        else:
+            raise RunError(f"{run.folder} holds no keypoints or clips to draw: its samples have {', '.join(members)}")
+        written += _write(drawing, dest)
     return written
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn of one sample: `num_frames` pictures of `size` (width, height), and what is said of it above them.
+
+    `rates` tells for each part in how many of the frames it was found, 0 to 1.
+    """
+
+    key: str
+    pictures: Iterator[Picture]
+    num_frames: int
+    size: tuple[int, int]
+    fps: float
+    facts: list[str]
+    rates: dict[str, float]
+
+
+def _of_keypoints(sample: KeypointSample, item: Item, root: Path) -> _Drawing:
+    meta, num_frames = sample.meta, min(len(sample.keypoints), _MAX_FRAMES)
+    size = _size_drawn(meta["width"], meta["height"])
+    facts = [*_facts(len(sample.keypoints), meta), f"{sample.keypoints.shape[1]} keypoints"]
+    return _Drawing(
+        key=sample.key,
+        pictures=_pictures(sample, _read(item, root), size, num_frames),
+        num_frames=num_frames,
+        size=size,
+        fps=meta.get("fps") or _IMAGES_PER_SECOND,
+        facts=[*facts, meta["glosses"]] if "glosses" in meta else facts,
+        rates=dict(zip(PARTS, sample.presence.mean(0).tolist(), strict=True)),
+    )
+
+
+def _of_clip(sample: ClipSample) -> _Drawing:
+    height, width = sample.frames.shape[1:3]
+    size = _size_drawn(width, height)
+    return _Drawing(
+        key=sample.key,
+        pictures=(_resized(frame, size) for frame in sample.frames[:_MAX_FRAMES]),
+        num_frames=min(len(sample.frames), _MAX_FRAMES),
+        size=size,
+        fps=_CLIP_FRAMES_PER_SECOND,
+        facts=[*_facts(len(sample.frames), sample.meta), sample.meta.get("transcript") or ""],
+        rates={},
+    )
+
+
+def _facts(num_frames: int, meta: dict[str, Any]) -> list[str]:
+    return [f"{num_frames:,} frames", f"{meta['width']}x{meta['height']} px"]
 
 
 def _root(run: Run, item: Item) -> Path:
@@ -110,27 +165,24 @@ def _root(run: Run, item: Item) -> Path:
     return next((root for root in roots if (root / item.path).exists()), roots[0])
 
 
-def _write(sample: KeypointSample, item: Item, root: Path, dest: Path) -> list[Path]:
-    num_frames = min(len(sample.keypoints), _MAX_FRAMES)
-    wanted = np.unique(np.linspace(0, num_frames - 1, 6).round().astype(int)).tolist()
+def _write(drawing: _Drawing, dest: Path) -> list[Path]:
+    wanted = np.unique(np.linspace(0, drawing.num_frames - 1, 6).round().astype(int)).tolist()
     panels: dict[int, Picture] = {}
-    paths = [dest / f"{sample.key}.png"]
+    paths = [dest / f"{drawing.key}.png"]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    size = _size_drawn(sample)
-    pictures = _pictures(sample, _read(item, root), size, num_frames)
-    if num_frames > 1:
-        paths.append(dest / f"{sample.key}.mp4")
-        pictures = _filmed(pictures, paths[1], size, sample.meta.get("fps") or _IMAGES_PER_SECOND)
+    pictures = drawing.pictures
+    if drawing.num_frames > 1:
+        paths.append(dest / f"{drawing.key}.mp4")
+        pictures = _filmed(pictures, paths[1], drawing.size, drawing.fps)
     for frame_idx, picture in enumerate(pictures):
         if frame_idx in wanted:
             panels[frame_idx] = picture
-    _sheet(sample, panels).save(paths[0])
+    _sheet(drawing, panels).save(paths[0])
     return paths
 
 
-def _size_drawn(sample: KeypointSample) -> tuple[int, int]:
-    """Width and height, both even as H.264 wants them, at which the frames of `sample` are drawn."""
-    width, height = sample.meta["width"], sample.meta["height"]
+def _size_drawn(width: int, height: int) -> tuple[int, int]:
+    """Width and height, both even as H.264 wants them, at which frames of this size are drawn."""
     longer = max(width, height)
     scale = min(max(longer, _SIDES_PX[0]), _SIDES_PX[1]) / longer
     return 2 * max(1, round(width * scale / 2)), 2 * max(1, round(height * scale / 2))
@@ -231,7 +283,7 @@ def _filmed(pictures: Iterator[Picture], path: Path, size: tuple[int, int], fps:
         file.mux(stream.encode())
 
 
-def _sheet(sample: KeypointSample, panels: dict[int, Picture]) -> Image.Image:
+def _sheet(drawing: _Drawing, panels: dict[int, Picture]) -> Image.Image:
     """`panels` side by side, by frame number, below a header."""
     height, width = next(iter(panels.values())).shape[:2]
     columns = min(len(panels), 6 if height > width else 3)
@@ -241,7 +293,7 @@ def _sheet(sample: KeypointSample, panels: dict[int, Picture]) -> Image.Image:
     step = panel_width + _GAP_PX, panel_height + _FOOTER_PX
     sheet = Image.new("RGB", (_SHEET_PX, _HEADER_PX + rows * step[1] + _MARGIN_PX // 2), "white")
     draw = ImageDraw.Draw(sheet)
-    _head(draw, sample)
+    _head(draw, drawing)
     corners = _rounded(panel_width, panel_height)
     for place, (frame_idx, picture) in enumerate(panels.items()):
         x = _MARGIN_PX + place % columns * step[0]
@@ -259,22 +311,14 @@ def _rounded(width: int, height: int) -> Image.Image:
     return mask.resize((width, height), Image.Resampling.BOX)
 
 
-def _head(draw: ImageDraw.ImageDraw, sample: KeypointSample) -> None:
+def _head(draw: ImageDraw.ImageDraw, drawing: _Drawing) -> None:
     """The key and, below, what the sample is; at the right each part and in how many frames it was found."""
-    num_frames, num_keypoints = sample.keypoints.shape[:2]
-    facts = [
-        f"{num_frames:,} frames",
-        f"{sample.meta['width']}x{sample.meta['height']} px",
-        f"{num_keypoints} keypoints",
-    ]
-    if "glosses" in sample.meta:
-        facts.append(sample.meta["glosses"])
-    draw.text((_MARGIN_PX, 16), sample.key, _INK, _font(sample.key, 24))
-    text = "   ".join(facts)
+    draw.text((_MARGIN_PX, 16), drawing.key, _INK, _font(drawing.key, 24))
+    text = "   ".join(drawing.facts).replace("\n", " ")
     draw.text((_MARGIN_PX, 50), text, _GREY, _font(text, 17))
     x = float(_SHEET_PX - _MARGIN_PX)
     font = ImageFont.load_default(17)
-    for part, rate in reversed(list(zip(PARTS, sample.presence.mean(0).tolist(), strict=True))):
+    for part, rate in reversed(drawing.rates.items()):
         text = f"{part.replace('_', ' ')} {100 * rate:.0f} %"
         x -= draw.textlength(text, font)
         draw.text((x, 50), text, _INK, font)

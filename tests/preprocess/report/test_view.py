@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import RunError
 from datamodules.line.commit import Result
 from datamodules.line.item import Item
@@ -123,6 +124,17 @@ def test_files_of_any_kind_of_sample_are_shown(tmp_path: Path) -> None:
     assert ["a", "[bold]caption[/bold]"] in lines
     assert ['"…', "30", "in", 'all"'] in lines
     assert not any(line[:1] == ["part"] for line in lines)  # that presence is another kind's
+
+
+def test_key_of_a_clip_shows_its_frames_tokens_and_text(tmp_path: Path) -> None:
+    run = make_clip_run(tmp_path / "run", ClipItems({"train": 2}))
+    lines = shown(run, "train/v1")
+    frames = made_clip(run.plan.item(0, 1)).frames
+    size = ["uint8", "[16,", "16,", "24,", "3]", f"{frames.min()}", f"{frames.max()}"]
+    assert ["frames.npy", f"{frames.nbytes + 128:,}", *size] in lines
+    assert ["tokens.npy", "744", "int64", "[77]", "0", "518"] in lines
+    assert ['"transcript":', '"milk', "the", "cow,", '1",'] in lines
+    assert ['"…', "16", "in", 'all"'] in lines  # pts_seconds
 
 
 def test_find_gives_shard_and_row(run: Run) -> None:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.commit import Result
 from datamodules.line.item import Corpus, Item
@@ -210,5 +211,18 @@ def test_visualize_of_samples_without_keypoints_fails(tmp_path: Path) -> None:
         opened = rank.lease()
         assert opened is not None
         rank.add(opened.shard.number, Result(0, num_frames=1), {"json": b"{}", "txt": b""})
-    with pytest.raises(RunError, match=r"holds no keypoints to draw: its samples have json, txt"):
+    with pytest.raises(RunError, match=r"holds no keypoints or clips to draw: its samples have json, txt"):
         visualize(run, tmp_path / "out")
+
+
+def test_clips_are_drawn_as_they_are_stored(tmp_path: Path) -> None:
+    run = make_clip_run(tmp_path / "run", ClipItems({"train": 2}))
+    written = visualize(run, tmp_path / "out", num_samples=1)
+    assert [str(path.relative_to(tmp_path / "out")) for path in written] == ["train/v0.png", "train/v0.mp4"]
+    frames, fps = filmed(written[1])
+    stored = made_clip(run.plan.item(0, 0)).frames
+    assert ([frame.shape for frame in frames], fps) == ([(346, 520, 3)] * 16, 8.0)
+    for frame, expected in zip(frames, stored, strict=True):
+        np.testing.assert_allclose(frame.mean((0, 1)), expected.mean((0, 1)), atol=6)
+    with Image.open(written[0]) as sheet:
+        assert sheet.width == 1800

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
-    """Seven pairs; the videos of five of them, or their texts, are bad."""
+    """Eight pairs; the videos of six of them, or their texts, are bad."""
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in ("sound", "naïve name – 2", "silent"):
@@ -35,6 +35,7 @@ def options(tmp_path: Path) -> list[str]:
         {"vid": f"v{number}", "clip_path": f"C:\\clips\\{name}.mp4", "transcript": "" if name == "silent" else name}
         for number, name in enumerate(names)
     ]
+    pairs.append({"vid": "v7", "clip_path": "sound.mp4", "transcript": "half an emoji \ud83d"})
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     return [
         *("--config", str(ROOT / "configs" / "clips.yaml"), "--data.pairs", str(tmp_path / "pairs.json")),
@@ -58,6 +59,7 @@ def test_what_is_found_is_what_a_run_fails(
         "v4": "short.mp4: it has 12 frames, and 16 are wanted",
         "v5": quick["v5"][:60],
         "v6": "missing.mp4 is missing",
+        "v7": "its transcript has half a character (a lone surrogate)",
     }
     assert "of the 30 frames that it promises: it was cut off" in quick["v5"]
     assert main(["check", *options, "--json", "--full"]) == 1
@@ -76,7 +78,7 @@ def test_a_sound_corpus_is_said_to_be_so(options: list[str], capfd: pytest.Captu
 
 def test_the_table_ends_with_the_counts(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *options]) == 1
-    assert capfd.readouterr().out.splitlines()[-1] == "7 items checked; 4 failed: decode 2, extract 1, missing 1"
+    assert capfd.readouterr().out.splitlines()[-1] == "8 items checked; 5 failed: decode 2, extract 2, missing 1"
 
 
 def test_a_wrong_option_fails(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:

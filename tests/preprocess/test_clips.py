@@ -15,7 +15,6 @@ from transformers import CLIPTokenizer
 from clip_making import ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.frames import End
 from datamodules.line.item import Item
 from datamodules.line.patches import failures
 from datamodules.line.reader import CommittedSamples
@@ -225,17 +224,24 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
         assert (ids.tolist(), count) == ([517, *[513] * 75, 518], num_words + 2)
 
 
-def end_of(**more: Any) -> End:
-    facts = {"codec": "h264", "width": 4, "height": 2, "num_frames": 9, "backends": ["pyav"]}
-    return {"fps": 25.0, "video": facts, "pts_seconds": [0.0], **more}  # type: ignore[typeddict-item]
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Item("a", "train", "a.mp4"), r"its corpus gives no transcript: set --model\.tokenizer null"),
+        (Item("a", "train", "a.mp4", meta={"transcript": " \n"}), "its transcript is empty"),
+        (Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}), "half a character"),
+        (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is no video, and clips are made of"),
+    ],
+)
+def test_what_has_no_text_or_is_no_video_is_refused(item: Item, reason: str, tokenizer: Path) -> None:
+    with pytest.raises(ExtractError, match=reason):
+        Clips(tokenizer=str(tokenizer)).refuse(item)
 
 
-def test_what_has_no_text_or_is_no_video_fails(tokenizer: Path) -> None:
-    frame, item = np.zeros((2, 4, 3), np.uint8), Item("a", "train", "a.mp4", meta={"transcript": "cow"})
-    with pytest.raises(ExtractError, match=r"its corpus gives no transcript: set --model\.tokenizer null"):
-        Clips(tokenizer=str(tokenizer)).assemble(Item("a", "train", "a.mp4"), [frame], end_of())
-    with pytest.raises(ExtractError, match=r"a\.mp4 is no video, and clips are made of videos"):
-        Clips(tokenizer=None).assemble(item, [frame], end_of(video=None))
+def test_without_a_tokenizer_a_video_needs_no_text() -> None:
+    Clips(tokenizer=None).refuse(Item("a", "train", "a.mp4"))
+    with pytest.raises(ExtractError, match="its transcript is empty"):
+        Clips(tokenizer=None).refuse(Item("a", "train", "a.mp4", meta={"transcript": ""}))
 
 
 @pytest.mark.parametrize(

@@ -309,11 +309,11 @@ class _Listing:
         self._refuse_duplicate_keys()
 
     def _row(self, item: Item) -> dict[str, Any]:
-        meta = json.dumps(item.meta, sort_keys=True, ensure_ascii=False)
+        meta = json.dumps(item.meta, sort_keys=True)  # escaped: a text may have half a character, as JSON allows
         try:
-            "".join((item.path, *item.frames, meta)).encode()
+            "".join((item.path, *item.frames)).encode()
         except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
-            raise CorpusError(f"the item {item.path!r} has a name or text that is not UTF-8: {error}") from error
+            raise CorpusError(f"the item {item.path!r} has a name that is not UTF-8: {error}") from error
         row = {**{name: getattr(item, name) for name in SCHEMA.names}, "meta": meta}
         self._sha256.update(repr(tuple(row.values())).encode())
         self._key_hashes.append(_hash64(check_key(item.key)))

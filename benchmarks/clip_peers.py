@@ -1,0 +1,276 @@
+"""What `clips.py` measures beside Framemill: each takes 16 frames of each video, evenly, and writes them with its text.
+
+    python benchmarks/clip_peers.py script PAIRS.json OUT 2
+
+| contender  | what                                                                                                    |
+|------------|---------------------------------------------------------------------------------------------------------|
+| script     | a process pool; decord with width and height at opening, `np.linspace`, `get_batch`; a pickle each      |
+| opencv     | the same pool; `cv2.VideoCapture`, every frame grabbed, the wanted ones retrieved and resized           |
+| torchcodec | a DataLoader with as many workers, out of order; exact mode, its own Resize; a pickle each              |
+| ray        | Ray Data: `map` over the pairs; decord and pickles as the script                                        |
+| litdata    | litData's `optimize`: decord as the script; its own chunks                                              |
+| bare       | no framework: every other pair on a core of its own; PyAV, with a scan of the packets, a seek to the    |
+|            | keyframe, non-reference frames skipped, torch's resize; a pickle each                                   |
+
+Each is a process of its own, for which Framemill need not be installed, and notes in OUT.txt when a video was done.
+Each decodes with one thread a process, and gives uint8 [16, 160, 256, 3], RGB.
+"""
+
+import json
+import os
+import pickle
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from multiprocessing import Pool, Process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_FRAMES, HEIGHT, WIDTH = 16, 160, 256
+
+Frames = NDArray[np.uint8]  # [16, 160, 256, 3], RGB
+Pair = list[str]  # path of a video, text
+Read = Callable[[str], Frames]
+
+
+def main() -> None:
+    """Run one contender."""
+    name, pairs, out, workers = sys.argv[1:]
+    Path(out).mkdir()
+    CONTENDERS[name](json.loads(Path(pairs).read_text()), out, int(workers))
+
+
+def evenly(total: int) -> NDArray[np.int64]:
+    """The places of the wanted frames among `total`."""
+    return np.linspace(0, total - 1, NUM_FRAMES).astype(np.int64)
+
+
+def finished_times(out: str) -> list[float]:
+    """When each video was done, seconds since the epoch."""
+    return [float(line) for line in Path(f"{out}.txt").read_text().split()]
+
+
+def _sample(read: Read, pair: Pair) -> dict[str, Any]:
+    """What is to be stored of a pair; it is done with that."""
+    path, text = pair
+    frames = read(path)
+    if frames.shape != (NUM_FRAMES, HEIGHT, WIDTH, 3) or frames.dtype != np.uint8:
+        raise ValueError(f"{path}: {frames.dtype} {frames.shape} is not what all contenders are to make")
+    return {"frames": frames, "text": text}
+
+
+def _pickle(read: Read, out: str, pair: Pair) -> dict[str, str]:
+    sample = _sample(read, pair)
+    with open(f"{out}/{Path(pair[0]).stem}.pkl", "wb") as file:
+        pickle.dump(sample, file)
+    _note(out)
+    return {"path": pair[0]}
+
+
+def _note(out: str) -> None:
+    with open(f"{out}.txt", "a") as file:  # O_APPEND: lines of several processes do not mix
+        file.write(f"{time.time()}\n")
+
+
+# A video's frames, by several decoders
+
+
+def by_decord(path: str) -> Frames:
+    """decord's, resized while decoding."""
+    import decord
+
+    reader = decord.VideoReader(path, ctx=decord.cpu(0), width=WIDTH, height=HEIGHT, num_threads=1)
+    frames: Frames = reader.get_batch(evenly(len(reader))).asnumpy()
+    return frames
+
+
+def by_opencv(path: str) -> Frames:
+    """OpenCV's; to seek is slower where GOPs are long, and to grab no slower where they are short."""
+    import cv2
+
+    video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames = []
+    place = -1
+    for index in evenly(int(video.get(cv2.CAP_PROP_FRAME_COUNT))):
+        while place < index:
+            video.grab()
+            place += 1
+        frame = cv2.resize(video.retrieve()[1], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    video.release()
+    return np.stack(frames).astype(np.uint8, copy=False)
+
+
+def by_torchcodec(path: str) -> Frames:
+    """torchcodec's, resized while decoding."""
+    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+    from torchcodec.transforms import Resize  # type: ignore[attr-defined]
+
+    decoder = VideoDecoder(
+        path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact", transforms=[Resize((HEIGHT, WIDTH))]
+    )
+    assert decoder.metadata.num_frames is not None
+    frames: Frames = decoder.get_frames_at(evenly(decoder.metadata.num_frames).tolist()).data.numpy()
+    return frames
+
+
+def by_pyav(path: str) -> Frames:
+    """What Framemill does, without looking whether the file is sound: for files of which every frame has its time."""
+    import av
+
+    with av.open(path) as container:
+        stream: Any = container.streams.best("video")
+        packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size]
+    times = sorted(pts for pts, _ in packets)
+    places = {pts: place for place, (pts, _) in enumerate(packets)}
+    keys = [place for place, (_, is_key) in enumerate(packets) if is_key]
+    frames: list[Frames] = []
+    with av.open(path) as container:
+        stream = container.streams.video[0] if len(container.streams.video) == 1 else container.streams.best("video")
+        stream.codec_context.thread_type = "NONE"
+        for key, wanted in _stretches([times[i] for i in evenly(len(times))], places, keys):
+            if key:
+                container.seek(packets[key][0], stream=stream)
+            frames.extend(_stretch(container, stream, places, key, wanted))
+    return np.stack(frames)
+
+
+def _stretches(wanted: Sequence[int], places: dict[int, int], keys: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """(the keyframe's place in the stream, wanted times): what is decoded without a seek."""
+    stretches: list[tuple[int, list[int]]] = []
+    sent = -1
+    for pts in wanted:
+        key = keys[bisect_right(keys, places[pts]) - 1]
+        if not stretches or key > sent:
+            stretches.append((key, []))
+        stretches[-1][1].append(pts)
+        sent = max(sent, places[pts])
+    return stretches
+
+
+def _stretch(container: Any, stream: Any, places: dict[int, int], key: int, wanted: Sequence[int]) -> Iterator[Frames]:
+    last = max(places[pts] for pts in wanted)
+    counts = {pts: wanted.count(pts) for pts in wanted}
+    for packet in container.demux(stream):
+        place = places.get(packet.pts, -1)
+        if place < key:
+            continue
+        stream.codec_context.skip_frame = "DEFAULT" if packet.pts in counts else "NONREF"
+        decoded = packet.decode()
+        for frame in [*decoded, *(stream.codec_context.decode(None) if place >= last else ())]:
+            if frame.pts in counts:
+                yield from [_resized(frame.to_ndarray(format="rgb24", threads=1))] * counts[frame.pts]
+        if place >= last:
+            return
+
+
+def _resized(frame: Frames) -> Frames:
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None]
+    resized = interpolate(pixels, (HEIGHT, WIDTH), mode="bilinear", antialias=True, align_corners=False)
+    small: Frames = resized[0].permute(1, 2, 0).numpy()
+    return small
+
+
+# The contenders
+
+
+def _pool(read: Read, pairs: Sequence[Pair], out: str, workers: int) -> None:
+    with Pool(workers) as pool:
+        for _ in pool.imap_unordered(partial(_pickle, read, out), pairs):
+            pass
+
+
+def _dataloader(pairs: Sequence[Pair], out: str, workers: int) -> None:
+    from torch.utils.data import DataLoader
+
+    pickled: Any = _Pickled(pairs, out)
+    loader: Any = DataLoader(pickled, batch_size=None, num_workers=workers, in_order=False)
+    for _ in loader:
+        pass
+
+
+class _Pickled:
+    """A map-style data set that stores what it is asked for: cheaper than to send frames to the main process."""
+
+    def __init__(self, pairs: Sequence[Pair], out: str) -> None:
+        self._pairs, self._out = pairs, out
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return _pickle(by_torchcodec, self._out, self._pairs[index])
+
+
+def _ray(pairs: Sequence[Pair], out: str, workers: int) -> None:
+    import ray  # type: ignore[import-not-found]
+
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    folder = os.path.abspath(out)  # Ray's workers may stand elsewhere
+    rows = ray.data.from_items([{"pair": pair} for pair in pairs])
+    rows.map(lambda row: _pickle(by_decord, folder, list(row["pair"]))).materialize()
+
+
+def _litdata(pairs: Sequence[Pair], out: str, workers: int) -> None:
+    import litdata
+
+    read = partial(_noted_sample, by_decord, out)
+    litdata.optimize(
+        read, list(pairs), out, chunk_bytes="64MB", num_workers=workers, keep_data_ordered=False, verbose=False
+    )
+
+
+def _noted_sample(read: Read, out: str, pair: Pair) -> dict[str, Any]:
+    sample = _sample(read, pair)
+    _note(out)
+    return sample
+
+
+def _bare(pairs: Sequence[Pair], out: str, workers: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    processes = [
+        Process(target=_bare_share, args=(pairs[number::workers], out, cores[number % len(cores)]))
+        for number in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def _bare_share(pairs: Sequence[Pair], out: str, core: int) -> None:
+    import torch
+
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    for pair in pairs:
+        _pickle(by_pyav, out, pair)
+
+
+CONTENDERS: dict[str, Callable[[Sequence[Pair], str, int], None]] = {
+    "script": partial(_pool, by_decord),
+    "opencv": partial(_pool, by_opencv),
+    "torchcodec": _dataloader,
+    "ray": _ray,
+    "litdata": _litdata,
+    "bare": _bare,
+}
+MODULES = {
+    "script": ["decord"],
+    "opencv": ["cv2"],
+    "torchcodec": ["torchcodec"],
+    "ray": ["ray.data", "decord"],
+    "litdata": ["litdata", "decord"],
+    "bare": ["av", "torch"],
+}
+
+if __name__ == "__main__":
+    main()

@@ -97,11 +97,14 @@ def by_opencv(path: str) -> Frames:
     frames = []
     place = -1
     for index in evenly(int(video.get(cv2.CAP_PROP_FRAME_COUNT))):
-        while place < index:
-            video.grab()
+        while place < index and video.grab():
             place += 1
-        frame = cv2.resize(video.retrieve()[1], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+        there, frame = video.retrieve()
+        if there:
+            resized = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+            frames.append(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
+        else:  # it counts more frames in some files than there are
+            frames.append(frames[-1])
     video.release()
     return np.stack(frames).astype(np.uint8, copy=False)
 

@@ -1,7 +1,7 @@
 """Videos per second of the clips pipeline on 2 cores, beside the script that most would write, other tools, the limit.
 
     python benchmarks/clips.py --peers /tmp/peers/bin/python    # 15 minutes, and 4 more the first time
-    python benchmarks/clips.py --memory                         # does memory grow with the corpus? 20 GB of disk
+    python benchmarks/clips.py --memory                         # does memory grow with the corpus? 40 GB of disk
     python benchmarks/clips.py --nvdec                          # frames/s by the GPU's decoder
 
 From each video 16 frames of 256x160 px, evenly, uint8 RGB, are stored with the video's text, without tokens. The
@@ -212,7 +212,7 @@ def _preprocess(job: Job, out: Path) -> list[float]:
     options = {"config": _REPOSITORY / "configs" / "clips.yaml", "model.tokenizer": "null", "output.dir": out}
     options |= {"data.clips_dir": job.clips, "data.pairs": job.pairs, "data.num_workers": job.workers}
     command = [sys.executable, "-m", "preprocess", "run", *(f"--{name}={value}" for name, value in options.items())]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _call(command)
     run = Run(out)
     records = list(run.records())
     assert sum(record.committed for record in records) == run.plan.num_items, "a video failed"
@@ -223,11 +223,18 @@ def _preprocess(job: Job, out: Path) -> list[float]:
 def _peer(contender: str, python: str, job: Job, out: Path) -> list[float]:
     """Run one of `clip_peers.py`; when each video was done."""
     command = [python, clip_peers.__file__, contender, str(job.peer_pairs), str(out), str(job.workers)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _call(command)
     finished = clip_peers.finished_times(str(out))
     num_pairs = len(json.loads(job.peer_pairs.read_text()))
     assert len(finished) == num_pairs, f"{contender} has done {len(finished)} of {num_pairs} videos"
     return finished
+
+
+def _call(command: Sequence[str]) -> None:
+    """Run `command` to its end without a word; RuntimeError with its last words if it fails."""
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def _print_group(name: str, num_videos: int, turns: dict[str, list[Turn]], absent: Sequence[str]) -> None:

@@ -32,12 +32,12 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
     if video.packets.is_timed:
         with suppress(_Astray), closing(_Decoder(video)) as decoder:
             for frame in decoder.by_keyframes(indices):
-                yield _pixels(frame)
+                yield decoder.pixels(frame)
                 done += 1
             return
     with closing(_Decoder(video)) as decoder:
         for frame in decoder.from_the_beginning(indices[done:]):
-            yield _pixels(frame)
+            yield decoder.pixels(frame)
 
 
 class _Astray(Exception):
@@ -48,6 +48,9 @@ class _Decoder:
     """The decoder of one video; to be closed."""
 
     def __init__(self, video: "Video") -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()  # one for all frames: making it costs as much as converting a small one
         self._video, self._packets = video, video.packets
         self._container = open_container(video.path)
         self._stream = video_stream(self._container, video.facts["stream"])
@@ -57,6 +60,13 @@ class _Decoder:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+    def pixels(self, frame: Any) -> Tensor:
+        """What `frame` shows: uint8 [3, H, W], RGB, upright."""
+        pixels = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        if turns := round(frame.rotation / 90):
+            pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def by_keyframes(self, indices: Sequence[int]) -> Iterator[Any]:
         """The frames `indices`, each stretch of them from the keyframe before it.
@@ -143,10 +153,3 @@ def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list
         stretches[-1][1].append(index)
         sent = max(sent, place)
     return stretches
-
-
-def _pixels(frame: Any) -> Tensor:
-    pixels = frame.to_ndarray(format="rgb24")
-    if turns := round(frame.rotation / 90):
-        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
-    return torch.from_numpy(pixels).permute(2, 0, 1)

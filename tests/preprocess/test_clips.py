@@ -317,16 +317,16 @@ def zygote() -> Iterator[Zygote]:
 
 
 def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_run(
-    corpus: Path, tokenizer: Path, tmp_path: Path, zygote: Zygote
+    corpus: Path, tmp_path: Path, zygote: Zygote
 ) -> None:
     pairs = [
         {"vid": f"{name}{copy}", "clip_path": f"{name}.mp4", "transcript": text}
-        for copy in range(10)
+        for copy in range(8)
         for name, text in TEXTS.items()
     ]
     (tmp_path / "train_pairs.json").write_text(json.dumps(pairs))
     (tmp_path / "clips").symlink_to(corpus / "clips")
-    options = ["--model.tokenizer", str(tokenizer)]
+    options = ["--model.tokenizer", "null"]
     assert run(tmp_path, tmp_path / "undisturbed", *options) == 0
 
     config = ["--config", str(ROOT / "configs" / "clips.yaml"), "--data.num_workers", "0", *options]

@@ -194,7 +194,7 @@ def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
     seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
     begin = packets.pts[0] * packets.time_base if packets.is_timed else 0
     return VideoFacts(
-        codec=stream.codec_context.name,
+        codec=stream.codec_context.codec.canonical_name,
         stream=stream.index,
         width=stream.codec_context.width,
         height=stream.codec_context.height,

@@ -109,7 +109,7 @@ def psnr(a: Picture, b: Picture) -> float:
 def test_short_clips(name, num_frames, tmp_path):
     path = write(tmp_path / "clip", KINDS[name], num_frames)
     if num_frames < 16:
-        with pytest.raises(DecodeError, match=f"it has {num_frames} frames, and 16 are wanted"):
+        with pytest.raises(DecodeError, match=f"it has {num_frames} of the 16 frames that are wanted"):
             frames_of(path, Uniform(16))
     else:
         found, _ = frames_of(path, Uniform(16))

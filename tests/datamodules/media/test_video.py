@@ -232,6 +232,33 @@ def test_garbage_in_the_middle_fails_with_both_counts(backend: Backend, tmp_path
         frames_of(path, Every(), Decoding(backend))
 
 
+@pytest.mark.parametrize("name", ["b-frames", "gop 250", "open gop"])
+def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(name, tmp_path, videos):
+    sound, _ = frames_of(videos[name], Uniform(16))
+    content = videos[name].read_bytes()
+    with av.open(str(videos[name])) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 60]
+    num_failed = 0
+    for number, (place, size) in enumerate(packets[1::5]):
+        noise = np.random.default_rng(number).bytes(size // 4)
+        start = place + size // 3
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(content[:start] + noise + content[start + len(noise) :])
+        with av.open(str(path)) as container:
+            try:
+                is_noticed = any(frame.is_corrupt for frame in container.decode(video=0))
+            except av.FFmpegError:
+                is_noticed = True
+        if is_noticed:
+            try:
+                found, _ = frames_of(path, Uniform(16))
+            except DecodeError:
+                num_failed += 1
+            else:
+                assert all((a == b).all() for a, b in zip(found, sound, strict=True))
+    assert num_failed > 2
+
+
 @pytest.mark.parametrize("content", [b"text, not video\n" * 100, bytes(5000), b"\x1a\x45\xdf\xa3", b"\x00"])
 def test_what_is_no_video_fails_with_the_same_words_each_time(content, tmp_path):
     (tmp_path / "a.mp4").write_bytes(content)

@@ -84,7 +84,7 @@ class _Decoder:
                 if first:
                     self._container.seek(int(self._packets.stream_pts[first]), stream=self._stream)
                 for frame in self._stretch(places, first, last, frozenset(due)):
-                    if not due or frame.pts != due.popleft() or frame.is_corrupt:
+                    if not due or frame.pts != due.popleft():
                         raise _Astray
                     yield frame
                 if due:
@@ -94,7 +94,7 @@ class _Decoder:
 
     def _stretch(self, places: dict[int, int], first: int, last: int, wanted: Collection[int]) -> Iterator[Any]:
         """The wanted frames among those of the packets from place `first` to `last` of the stream."""
-        skips = self._video.decoding.skip_non_reference
+        skips, begin = self._video.decoding.skip_non_reference, self._packets.stream_pts[first]
         begun = False
         for packet in self._container.demux(self._stream):
             place = places.get(packet.pts, -1)
@@ -106,6 +106,8 @@ class _Decoder:
             self._codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
             for frame in [*packet.decode(), *(self._codec.decode(None) if place >= last else ())]:
                 self._video.num_decoded += 1
+                if frame.is_corrupt and frame.pts >= begin:  # others may be made of it; what is shown before is not
+                    raise _Astray
                 if frame.pts in wanted:
                     yield frame
             if place >= last:

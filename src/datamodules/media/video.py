@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.packets import Packets, VideoFacts, open_container, read_packets, video_stream
+from datamodules.media.packets import Packets, VideoFacts, display_matrix, open_container, read_packets, video_stream
 from datamodules.media.sampling import Every, Selection
 
 Backend = Literal["pyav", "torchcodec", "decord"]
@@ -134,9 +134,14 @@ class Video:
         self.pts_seconds = self.packets.pts_seconds
 
     def require_indexed(self, backend: str) -> None:
-        """DecodeError unless the file is of a kind of which every backend finds the right frames."""
-        if self._format not in _INDEXED:
+        """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""
+        if self._format not in _INDEXED or not self.packets.is_seekable:
             raise DecodeError(f"{backend} is not trusted with {self._format}: choose backend pyav, or allow a fallback")
+        with open_container(self.path) as container:
+            first = next(container.decode(container.streams[self.facts["stream"]]), None)
+        matrix = display_matrix(first) if first is not None else None
+        if matrix is not None and np.linalg.det(matrix) < 0:
+            raise DecodeError(f"{backend} does not mirror what is to be mirrored: choose backend pyav")
 
     def require_times(self, backend: str, indices: Sequence[int], pts_seconds: NDArray[np.floating[Any]]) -> None:
         """DecodeError unless the frames that `backend` has for `indices` are shown when the packets say."""
@@ -192,7 +197,7 @@ def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
 def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
     """What the container says; and the packets."""
     seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
-    begin = packets.pts[0] * packets.time_base if packets.is_timed else 0
+    begin = int(packets.pts[0]) * packets.time_base
     return VideoFacts(
         codec=stream.codec_context.codec.canonical_name,
         stream=stream.index,

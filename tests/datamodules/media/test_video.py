@@ -1,6 +1,7 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ from datamodules.errors import ConfigError, DecodeError, MissingError
 from datamodules.media.backends import torchcodec
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
-from video_making import KINDS, Kind, Picture, numbers, picture, write
+from video_making import KINDS, Kind, Picture, numbers, picture, upright, write
 
 _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"
@@ -47,14 +48,18 @@ def all_decoded(path: Path) -> list[Picture]:
     """Every frame as it comes, from the first to the last."""
     with av.open(str(path)) as container:
         frames = container.decode(container.streams.best("video"))
-        return [np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)) for frame in frames]
+        return [_turned(frame.to_ndarray(format="rgb24"), frame.rotation, path) for frame in frames]
+
+
+def _turned(frame: Picture, degrees: int, path: Path) -> Picture:
+    return frame[:, ::-1] if path.stem == "mirrored" else np.rot90(frame, round(degrees / 90))
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), Every(7), AtTimes([1.0, 1.9])])
 def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_skips(name, selection, videos):
     full = all_decoded(videos[name])
-    assert numbers([np.rot90(frame) for frame in full] if name == "rotation" else full) == list(range(60))
+    assert numbers([upright(name, frame) for frame in full]) == list(range(60))
     num_decoded = {}
     for skips in (True, False):
         found, video = frames_of(videos[name], selection, Decoding(skip_non_reference=skips))
@@ -73,8 +78,9 @@ NOT_TRUSTED = {
     "mpeg-4 in avi": "avi", "h.264 in avi": "avi", "motion jpeg in avi": "avi",
 }  # fmt: skip
 REFUSED = {
-    "torchcodec": {"intra-refresh": "another frame"},
+    "torchcodec": {"intra-refresh": "another frame", "mirrored": "does not mirror"},
     "decord": {
+        "mirrored": "does not mirror",
         "edit list": "counts 77 frames where the file shows 60",
         "two streams": "several video streams",
         "av1": "no decoder",
@@ -128,6 +134,37 @@ def test_times_are_those_of_the_packets_since_the_first_frame(videos):
     offset = Video(videos["start offset"])
     assert offset.pts_seconds == pytest.approx(np.arange(60) / 25)
     assert offset.facts["begin_seconds"] == pytest.approx(1.4)
+
+
+def write_motion_jpeg(path: Path, times: list[int]) -> Path:
+    """A video whose frames are shown at `times`, in 1/1000 s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = number, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.pts = packet.dts = time
+                container.mux(packet)
+    return path
+
+
+def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path):
+    times = [0, 1000, 2000, 3000, 3040, 3040, 3080, 4000]
+    path = write_motion_jpeg(tmp_path / "ties.mkv", times)
+    found, video = frames_of(path, Every())
+    assert numbers(found) == list(range(8))
+    assert video.pts_seconds.tolist() == pytest.approx([time / 1000 for time in times])
+    assert numbers(frames_of(path, AtTimes([1.5, 3.05, 3.9]))[0]) == [1, 5, 6]
+
+
+def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path):
+    path = write_motion_jpeg(tmp_path / "gap.avi", [40 * k for k in range(60) if not 20 <= k < 40])
+    found, video = frames_of(path, Every())
+    assert numbers(found) == list(range(40))
+    assert video.pts_seconds[[19, 20, 39]].tolist() == pytest.approx([19 / 25, 40 / 25, 59 / 25])
 
 
 def test_the_facts_say_what_comes_from_the_header(videos):

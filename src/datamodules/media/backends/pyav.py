@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import Packets, open_container, said, video_stream
+from datamodules.media.packets import Packets, display_matrix, open_container, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -29,7 +30,7 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
         DecodeError: one of them does not come, or is damaged.
     """
     done = 0
-    if video.packets.is_timed:
+    if video.packets.is_seekable:
         with suppress(_Astray), closing(_Decoder(video)) as decoder:
             for frame in decoder.by_keyframes(indices):
                 yield decoder.pixels(frame)
@@ -63,9 +64,10 @@ class _Decoder:
 
     def pixels(self, frame: Any) -> Tensor:
         """What `frame` shows: uint8 [3, H, W], RGB, upright."""
-        pixels = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        if turns := round(frame.rotation / 90):
-            pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+        pixels: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        matrix = display_matrix(frame)
+        if matrix is not None:
+            pixels = np.ascontiguousarray(_upright(pixels, matrix))
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def by_keyframes(self, indices: Sequence[int]) -> Iterator[Any]:
@@ -122,14 +124,14 @@ class _Decoder:
         import av
 
         packets = self._packets
-        due = deque((packets.pts[indices] if packets.is_timed else np.asarray(indices)).tolist())
+        due = deque((packets.pts[indices] if packets.is_seekable else np.asarray(indices)).tolist())
         count = 0
         try:
             for frame in self._container.decode(self._stream):
                 self._video.num_decoded += 1
                 if frame.is_corrupt:
                     raise DecodeError(f"frame {count} is damaged")
-                if (frame.pts if packets.is_timed else count) == due[0]:
+                if (frame.pts if packets.is_seekable else count) == due[0]:
                     yield frame
                     due.popleft()
                 if not due:
@@ -155,3 +157,11 @@ def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list
         stretches[-1][1].append(index)
         sent = max(sent, place)
     return stretches
+
+
+def _upright(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """[H, W, 3], turned and mirrored by multiples of 90 degrees: x' = a x + c y, y' = b x + d y."""
+    (a, b), (c, d) = matrix
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

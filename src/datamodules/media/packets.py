@@ -131,11 +131,13 @@ def read_packets(container: Any, stream: Any) -> Packets:
     pts: list[int | None] = []
     keyframes: list[int] = []
     hidden: set[int] = set()  # by an edit list; or from before the first keyframe, in what was cut out of something
+    is_cut = False
     ticks: list[int] = []  # of AVI: in frames of its rate; it has a tick without a packet where a frame stays on show
     try:
         for packet in container.demux(stream):
-            if packet.is_corrupt or packet.size == 0:  # cut off; PyAV's own, at the end
+            if packet.size == 0:  # PyAV's own, at the end
                 continue
+            is_cut = packet.is_corrupt  # which counts for the last one only: others are there, if damaged
             if packet.is_keyframe:
                 keyframes.append(len(pts))
             if packet.is_discard or not keyframes:
@@ -144,6 +146,10 @@ def read_packets(container: Any, stream: Any) -> Packets:
             ticks.append(packet.dts if is_avi else len(ticks))
     except av.FFmpegError as error:
         raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
+    if is_cut:
+        pts.pop(), ticks.pop()
+        keyframes = [place for place in keyframes if place < len(pts)]
+        hidden.discard(len(pts))
     held, promised = _num_held(ticks), _num_promised(container, stream)
     if held < promised:
         raise DecodeError(f"{name} holds {held} of the {promised} frames that it promises: it was cut off")

@@ -8,6 +8,7 @@ resized in one place, so the picture does not depend on the backend.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +37,7 @@ class Decoding:
 
     Args:
         backend: `pyav`; `torchcodec`, which needs FFmpeg's libraries on the system; or `decord`.
-        fallback: go on with the other backends, in this order, where this one fails on a file; the rows say so.
+        fallback: go on with those of the other backends that work here where this one fails on a file; the rows say so.
         stream: number of the video stream in each file, as ffprobe counts; None: the one FFmpeg takes for the best.
         skip_non_reference: do not decode frames that nobody needs; `pyav` only.
         device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
@@ -61,15 +62,31 @@ class Decoding:
 
     def require(self) -> None:
         """ConfigError unless the backend is installed, and works here."""
-        backend = import_module(f"{_BACKENDS}.{self.backend}")
-        if hasattr(backend, "require"):
-            backend.require()
+        _backend(self.backend)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
-        """Those to try, in this order."""
-        others = [name for name in get_args(Backend) if name != self.backend]
-        return (self.backend, *others) if self.fallback else (self.backend,)
+        """Those to try, in this order: of a fallback those that work here."""
+        others = [name for name in get_args(Backend) if name != self.backend and _works(name)] if self.fallback else []
+        return (self.backend, *others)
+
+
+@cache
+def _backend(name: Backend) -> Any:
+    """The module of a backend that works here; ConfigError if it does not."""
+    backend = import_module(f"{_BACKENDS}.{name}")
+    if hasattr(backend, "require"):
+        backend.require()
+    return backend
+
+
+@cache
+def _works(name: Backend) -> bool:
+    try:
+        _backend(name)
+    except ConfigError:
+        return False
+    return True
 
 
 _DECODING = Decoding()
@@ -171,7 +188,7 @@ class Video:
         for number, name in enumerate(self.decoding.backends, 1):
             self.facts["backends"].append(name)
             try:
-                for frame in import_module(f"{_BACKENDS}.{name}").decode(self, wanted[done:]):
+                for frame in _backend(name).decode(self, wanted[done:]):
                     self.facts["height"], self.facts["width"] = frame.shape[1:]
                     resized = resize(frame, size)
                     done += 1

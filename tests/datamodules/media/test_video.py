@@ -1,6 +1,7 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
 import os
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from datamodules.errors import ConfigError, DecodeError, MissingError
+from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
@@ -195,6 +197,33 @@ def test_a_fallback_happens_only_when_allowed_and_is_told(videos):
     found, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
     assert numbers(found) == np.linspace(0, 59, 16).astype(int).tolist()
     assert video.facts["backends"] == ["decord", "pyav"]
+
+
+def test_a_fallback_leaves_out_what_does_not_work_here(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    video_module._backend.cache_clear()
+    video_module._works.cache_clear()
+    torchcodec._decoder_class.cache_clear()
+    try:
+        assert Decoding("decord", fallback=True).backends == ("decord", "pyav")
+        path = cut(write(tmp_path / "ts", KINDS["mpeg-ts"]), 0.3)
+        with pytest.raises(DecodeError, match="decord is not trusted with mpegts"):
+            frames_of(path, Uniform(16), Decoding("pyav", fallback=True))
+        with pytest.raises(ConfigError, match="backend torchcodec needs `pip install torchcodec`"):
+            Decoding("torchcodec").require()
+    finally:
+        video_module._backend.cache_clear()
+        video_module._works.cache_clear()
+        torchcodec._decoder_class.cache_clear()
+
+
+def test_packets_lost_from_a_stream_fail_what_is_made_of_them(tmp_path):
+    path = write(tmp_path / "lossy", KINDS["mpeg-ts"])
+    content = path.read_bytes()
+    start = len(content) * 3 // 10 // 188 * 188
+    path.write_bytes(content[:start] + content[start + 8 * 188 :])
+    with pytest.raises(DecodeError, match=r"lossy\.ts breaks after \d+ of \d+ wanted frames: frame \d+ is damaged"):
+        frames_of(path, Every())
 
 
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), AtTimes([0.0, 0.5, 1.0])])

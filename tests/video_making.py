@@ -105,11 +105,24 @@ def _shifted(packets: Sequence[Any], kind: Kind) -> Iterator[Any]:
         yield packet
 
 
-def _rotated(content: bytes) -> bytes:
-    """An MP4 that is to be shown turned by 90 degrees: the matrix in its track's header."""
+def _displayed(content: bytes, a: int, b: int, c: int, d: int) -> bytes:
+    """An MP4 with the matrix in its track's header that turns or mirrors it."""
     place = content.index(b"tkhd") + 4 + 40
-    matrix = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     return content[:place] + matrix + content[place + 36 :]
+
+
+def _rotated(content: bytes) -> bytes:
+    return _displayed(content, 0, 1, -1, 0)
+
+
+def _mirrored(content: bytes) -> bytes:
+    return _displayed(content, -1, 0, 0, 1)
+
+
+def upright(name: str, frame: Picture) -> Picture:
+    """The picture of a kind as it was drawn, from how it is to be shown."""
+    return np.rot90(frame) if name == "rotation" else frame[:, ::-1] if name == "mirrored" else frame
 
 
 def _x264(**options: int | str) -> dict[str, str]:
@@ -137,6 +150,7 @@ KINDS: dict[str, Kind] = {
     "edit list": Kind(hidden=17, options={"g": "25", "bf": "3", "sc_threshold": "0"}, skips=True),
     "start offset": Kind("mkv", times=lambda k: 1400 + 40 * k, skips=True),
     "rotation": Kind("mov", change=_rotated, skips=True),
+    "mirrored": Kind("mov", change=_mirrored, skips=True),
     "odd size": Kind(size=(131, 97), pix_fmt="yuv444p", skips=True),
     "10 bit": Kind(pix_fmt="yuv420p10le", skips=True),
     "fragments": Kind(container_options={"movflags": "frag_keyframe+empty_moov"}, skips=True),

@@ -69,11 +69,14 @@ class FramesDataModule(LightningDataModule):
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
-        """Look that there is something to load.
+        """Look that there is something to load, and that videos can be decoded as asked for.
 
         Raises:
+            ConfigError: they cannot.
             RunError: `shards` is no run, or has nothing committed of a split that `stage` needs.
         """
+        if stage == "predict":
+            self._request().decoding.require()
         wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
         for use in wanted:
             if use == "train" or self._has(self.splits[use]) or stage != "fit":
@@ -87,11 +90,8 @@ class FramesDataModule(LightningDataModule):
         """
         if self.corpus is None or self.rank is None:
             raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
-        wanted: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[union-attr, assignment]
-        request = wanted._replace(decoding=self._decoding(wanted))
-        request.decoding.require()
         return FrameLoader(
-            self.rank, self.corpus.root, request, self.num_workers, self._pins_memory(), self.timeout_seconds
+            self.rank, self.corpus.root, self._request(), self.num_workers, self._pins_memory(), self.timeout_seconds
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -112,14 +112,16 @@ class FramesDataModule(LightningDataModule):
         """Batches of the test split in planned order."""
         return self._dataloader("test", shuffle=False)
 
-    def _decoding(self, wanted: FrameRequest) -> Decoding:
-        """As configured; but on this rank's GPU if the extractor wants that."""
-        if wanted.decoding.device == "cpu":
-            return self.decoding
-        device = self.trainer.strategy.root_device  # type: ignore[union-attr]
+    def _request(self) -> FrameRequest:
+        """What the extractor wants, decoded as configured; on this rank's GPU if either says so."""
+        assert self.trainer is not None
+        wanted: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[assignment]
+        if wanted.decoding.device == self.decoding.device == "cpu":
+            return wanted._replace(decoding=self.decoding)
+        device = self.trainer.strategy.root_device
         if device.type != "cuda":
             raise ConfigError("decoding with NVDEC needs a GPU: --trainer.accelerator gpu, or decode on the cpu")
-        return replace(self.decoding, backend="torchcodec", device=str(device))
+        return wanted._replace(decoding=replace(self.decoding, backend="torchcodec", device=str(device)))
 
     def _pins_memory(self) -> bool:
         if self.pin_memory is None:

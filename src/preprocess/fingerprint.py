@@ -14,7 +14,6 @@
 import os
 from dataclasses import asdict
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
 
 def _backends(data: FramesDataModule) -> list[str]:
     """The packages of the video backends that may be used; PyAV opens the files for all of them."""
-    return ["av", *(name for name in data.decoding.backends if name != "pyav" and find_spec(name))]
+    return ["av", *(name for name in data.decoding.backends if name != "pyav")]
 
 
 def _class_path(instance: object) -> str:

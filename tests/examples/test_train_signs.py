@@ -41,6 +41,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_the_glosses_of_the_demo_corpus(shards: Path) -> None:
     command = [sys.executable, str(EXAMPLE), "--shards", str(shards), "--devices", "2", "--epochs", "120"]
     done = subprocess.run(

@@ -35,6 +35,8 @@ def run_fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
         (("--output.shards.max_items", "0"), 2, "shard size max_items = 0"),
         (("--data.num_workers", "-1"), 2, "num_workers = -1 must be 0 or more"),
         (("--data.root", "/nowhere"), 2, "--data.root /nowhere is no folder"),
+        (("--data.decoding.backend", "opencv"), 2, "Expected a typing.Literal['pyav', 'torchcodec', 'decord']"),
+        (("--data.decoding", "{backend: torchcodec, device: cuda}"), 2, "needs a GPU: --trainer.accelerator gpu"),
         (("--trainer.accelerator", "gpu", "--trainer.devices", "9"), 2, "gpu"),
     ],
 )

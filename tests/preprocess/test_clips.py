@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,12 @@ from datamodules.line.run import Run
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import Decoding, read_frames
 from datamodules.samples.clips import ClipSample, ClipSamples
+from line_making import tars
 from preprocess.cli import main
 from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
+from preprocess.verify import verify
 from video_making import Kind, numbers, write
+from zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 LONG = "milk the cow " * 40
@@ -130,7 +136,7 @@ def test_short_videos_fail_or_are_filled_as_asked(tmp_path: Path, short: str, ex
     assert run(corpus, tmp_path / "run", *options) == 0
     if expected is None:
         (failure,) = failures(Run(tmp_path / "run"))
-        assert failure.reason == "a.mp4: it has 10 frames, and 16 are wanted"
+        assert failure.reason == "a.mp4: it has 10 of the 16 frames that are wanted"
     else:
         (sample,) = samples(tmp_path / "run")
         assert numbers(list(sample.frames)) == expected
@@ -231,6 +237,10 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
         (Item("a", "train", "a.mp4", meta={"transcript": " \n"}), "its transcript is empty"),
         (Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}), "half a character"),
         (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is no video, and clips are made of"),
+        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "width": 3}), "its corpus tells its 'width'"),
+        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "begin_time": "00:12"}), "begin_time is '00:12': give"),
+        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": 0.5}), r"size is 0\.5: give a list of numbers"),
+        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": ["a"]}), r"size is \['a'\]: give a list"),
     ],
 )
 def test_what_has_no_text_or_is_no_video_is_refused(item: Item, reason: str, tokenizer: Path) -> None:
@@ -301,3 +311,38 @@ def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> Non
     assert first["weights"] == second["weights"]
     for told in (first, second):
         assert np.mean(told["losses"][-5:]) < 0.9 * told["losses"][0]
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_run(
+    corpus: Path, tmp_path: Path, zygote: Zygote
+) -> None:
+    pairs = [
+        {"vid": f"{name}{copy}", "clip_path": f"{name}.mp4", "transcript": text}
+        for copy in range(8)
+        for name, text in TEXTS.items()
+    ]
+    (tmp_path / "train_pairs.json").write_text(json.dumps(pairs))
+    (tmp_path / "clips").symlink_to(corpus / "clips")
+    options = ["--model.tokenizer", "null"]
+    assert run(tmp_path, tmp_path / "undisturbed", *options) == 0
+
+    config = ["--config", str(ROOT / "configs" / "clips.yaml"), "--data.num_workers", "0", *options]
+    data = ["--data.pairs", str(tmp_path / "train_pairs.json"), "--data.clips_dir", str(tmp_path / "clips")]
+    command = ["run", *config, *data, "--output.dir", str(tmp_path / "run")]
+    ranks = [zygote.start(command, tmp_path / f"rank{number}.log") for number in range(2)]
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "run").glob("*.tar"))) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(ranks[0], signal.SIGKILL)
+    assert zygote.wait(ranks[0]) == -signal.SIGKILL
+    assert zygote.wait(ranks[1]) == 0
+    assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
+    assert list(verify(Run(tmp_path / "run"))) == []

@@ -328,6 +328,7 @@ def test_a_signal_ends_the_run_in_order_and_the_same_command_goes_on(
     assert_complete(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_rank_of_lightnings_launcher_that_is_killed_does_not_take_the_other_along(
     arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
 ) -> None:

@@ -64,8 +64,8 @@ class Clip4MC(Pairs):
     def _rows(self) -> Rows:
         for where, row in read_rows(self._pairs):
             for older, newer in _NEWER.items():
-                if older in row:
-                    row.setdefault(newer, row.pop(older))
+                if older in row and row.get(newer) is None:
+                    row[newer] = row[older]
             yield where, row
 
     def _path(self, video: str) -> str:

@@ -7,11 +7,12 @@
 | `.csv` `.tsv`     | a header, then a row a line, separated by `,` or tabs | line               |
 | `.parquet`        |                                                       | row, from 1        |
 
-Text is UTF-8, with or without a byte order mark. `NaN` and `Infinity` in JSON, which knows neither, become null.
+Text is UTF-8, with or without a byte order mark. Numbers that are none, or infinite, become null: JSON knows neither.
 """
 
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 
 from datamodules.errors import ConfigError, CorpusError
 
-_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
+_DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _READ_CHARS = 1 << 20
 _MAX_ROW_CHARS = 1 << 24  # what is malformed is read on for so long, as if its end were still to come
@@ -50,7 +51,7 @@ def read_rows(path: str, columns: Collection[str] | None = None) -> Rows:
         for where, values in read(path, columns):
             if not isinstance(values, dict):
                 raise CorpusError(f"{where} is no object {{…}}: {values!r:.80}")
-            yield where, values
+            yield where, {name: _finite(value) for name, value in values.items()}
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -83,6 +84,8 @@ def _read_json_lines(path: str, columns: Collection[str] | None) -> Iterator[tup
                 except json.JSONDecodeError as error:
                     where = f"{path}, line {number}, column {error.colno}"
                     raise CorpusError(f"{where}: malformed JSON: {error.msg}") from error
+                except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
+                    raise CorpusError(f"{path}, line {number}: {error}") from error
 
 
 def _read_csv(path: str, columns: Collection[str] | None) -> Rows:
@@ -129,6 +132,16 @@ _READERS: dict[str, Callable[[str, Collection[str] | None], Iterator[tuple[str, 
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,
 }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return value
 
 
 def _refuse_doubled(path: str, header: list[str]) -> None:
@@ -184,6 +197,8 @@ class _JsonText:
                 beyond = error.pos - self._place
                 if len(self._text) - self._place > _MAX_ROW_CHARS or not self._read():
                     self.fail(error.msg, beyond)
+            except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
+                self.fail(str(error))
 
     def fail(self, problem: str, beyond: int = 0) -> NoReturn:
         """Raise CorpusError with the line and column of what stands `beyond` characters after the next one."""

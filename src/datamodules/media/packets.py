@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DecodeError, MissingError
 
-_UNTIMED = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo"})  # formats, by FFmpeg's names, without such times
+_EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 _HEAD_BYTES = 64  # more than the first two headers of Matroska take
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 
@@ -49,15 +49,15 @@ class Packets:
         shown: int64 [T]: places in the stream of the packets that show a frame, in the order in which they are shown.
         keyframes: int64 [K]: places in the stream of packets from which decoding can begin, ascending.
         time_base: seconds.
-        is_timed: False where the file does not say when its frames are shown: then `shown` counts them as they are
-            decoded, and they are taken to follow one another evenly, as AVI means it.
+        is_seekable: False where packets do not tell frames apart, because they bear no time, or several the same: then
+            these are the frames as they are decoded, from the first on.
     """
 
     stream_pts: NDArray[np.int64]
     shown: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     time_base: Fraction
-    is_timed: bool = True
+    is_seekable: bool = True
 
     @property
     def pts(self) -> NDArray[np.int64]:
@@ -127,28 +127,36 @@ def read_packets(container: Any, stream: Any) -> Packets:
     """
     import av
 
-    name = os.path.basename(container.name)
+    name, is_avi = os.path.basename(container.name), container.format.name == "avi"
     pts: list[int | None] = []
     keyframes: list[int] = []
     hidden: set[int] = set()  # by an edit list; or from before the first keyframe, in what was cut out of something
+    is_cut = False
+    ticks: list[int] = []  # of AVI: in frames of its rate; it has a tick without a packet where a frame stays on show
     try:
         for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_corrupt:  # PyAV ends with an empty one; the last one may be cut off
+            if packet.size == 0:  # PyAV's own, at the end
                 continue
+            is_cut = packet.is_corrupt  # which counts for the last one only: others are there, if damaged
             if packet.is_keyframe:
                 keyframes.append(len(pts))
             if packet.is_discard or not keyframes:
                 hidden.add(len(pts))
             pts.append(packet.pts)
+            ticks.append(packet.dts if is_avi else len(ticks))
     except av.FFmpegError as error:
         raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
-    promised = _num_promised(container, stream)
-    if len(pts) < promised:
-        raise DecodeError(f"{name} holds {len(pts)} of the {promised} frames that it promises: it was cut off")
+    if is_cut:
+        pts.pop(), ticks.pop()
+        keyframes = [place for place in keyframes if place < len(pts)]
+        hidden.discard(len(pts))
+    held, promised = _num_held(ticks), _num_promised(container, stream)
+    if held < promised:
+        raise DecodeError(f"{name} holds {held} of the {promised} frames that it promises: it was cut off")
     if len(pts) == len(hidden):
         raise DecodeError(f"{name} has no frames")
-    if container.format.name in _UNTIMED or None in pts or len(set(pts)) < len(pts):
-        return _counted(container, stream)
+    if container.format.name in _EVENLY or None in pts or len(set(pts)) < len(pts):
+        return _decoded(container, stream, ticks)
     stream_pts = np.array(pts, dtype=np.int64)
     visible = np.array([place for place in range(len(pts)) if place not in hidden])
     return Packets(
@@ -156,31 +164,54 @@ def read_packets(container: Any, stream: Any) -> Packets:
     )
 
 
-def _counted(container: Any, stream: Any) -> Packets:
-    """The frames of a file that does not say when they are shown: all are decoded, to count them."""
+def _decoded(container: Any, stream: Any, ticks: list[int]) -> Packets:
+    """The frames of a file whose packets do not tell them apart: all are decoded once, to know of them.
+
+    Args:
+        container: the file.
+        stream: of its streams.
+        ticks: times of its packets in frames of the stream's rate: all that AVI knows of time.
+    """
     import av
 
-    name, count = os.path.basename(container.name), 0
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise DecodeError(f"{name} says neither when its frames are shown nor how many a second")
+    name = os.path.basename(container.name)
+    pts: list[int | None] = []
     try:
         with av.open(container.name) as again:
-            for _ in again.decode(again.streams[stream.index]):
-                count += 1
+            pts.extend(frame.pts for frame in again.decode(again.streams[stream.index]))
     except av.FFmpegError as error:
-        raise DecodeError(f"{name} breaks after {count} frames: {said(error)}") from error
-    if not count:
+        raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
+    if not pts:
         raise DecodeError(f"{name} has no frames")
-    every = np.arange(count)
-    return Packets(every, every, np.zeros(1, dtype=np.int64), 1 / Fraction(rate), is_timed=False)
+    time_base = stream.time_base
+    if container.format.name in _EVENLY:
+        pts = [*sorted(ticks)] if len(ticks) == len(pts) else [*range(len(pts))]
+        if not stream.average_rate:
+            raise DecodeError(f"{name} says neither when its frames are shown nor how many a second")
+        time_base = 1 / Fraction(stream.average_rate)
+    if None in pts or pts != sorted(pts):  # type: ignore[type-var]
+        raise DecodeError(f"{name} does not say when its frames are shown")
+    return Packets(
+        np.array(pts, dtype=np.int64), np.arange(len(pts)), np.zeros(1, np.int64), time_base, is_seekable=False
+    )
+
+
+def _num_held(ticks: list[int]) -> int:
+    """Frames of the stream's rate up to the end of the last packet, which is shown as long as most are."""
+    return ticks[-1] + (round(np.median(np.diff(ticks))) if len(ticks) > 1 else 1) if ticks else 0
+
+
+def display_matrix(frame: Any) -> NDArray[np.int32] | None:
+    """How a frame is to be turned and mirrored: int32 [2, 2], of 65536; None if the file does not say."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return None if matrix is None else np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]
 
 
 def _num_promised(container: Any, stream: Any) -> int:
     """Packets that the index says there are; of MP4 FFmpeg's own index, which leaves out what an edit list cuts off."""
     if "mp4" in container.format.name:
         return len(stream.index_entries)
-    return int(stream.frames)
+    return int(stream.frames) if container.format.name == "avi" else 0  # others fill it with what they like
 
 
 def _require_whole_matroska(path: Path, content: bytes) -> None:

@@ -73,7 +73,7 @@ class Uniform:
         """`count` indices, or DecodeError."""
         total = len(pts_seconds)
         if total < self.count and self.short == "fail":
-            raise DecodeError(f"it has {total} frames, and {self.count} are wanted")
+            raise DecodeError(f"it has {total} of the {self.count} frames that are wanted")
         if total < self.count and self.short == "pad":
             return np.minimum(np.arange(self.count), total - 1)
         return np.linspace(0, total - 1, self.count).astype(np.int64)

@@ -8,6 +8,7 @@ resized in one place, so the picture does not depend on the backend.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.packets import Packets, VideoFacts, open_container, read_packets, video_stream
+from datamodules.media.packets import Packets, VideoFacts, display_matrix, open_container, read_packets, video_stream
 from datamodules.media.sampling import Every, Selection
 
 Backend = Literal["pyav", "torchcodec", "decord"]
@@ -36,7 +37,7 @@ class Decoding:
 
     Args:
         backend: `pyav`; `torchcodec`, which needs FFmpeg's libraries on the system; or `decord`.
-        fallback: go on with the other backends, in this order, where this one fails on a file; the rows say so.
+        fallback: go on with those of the other backends that work here where this one fails on a file; the rows say so.
         stream: number of the video stream in each file, as ffprobe counts; None: the one FFmpeg takes for the best.
         skip_non_reference: do not decode frames that nobody needs; `pyav` only.
         device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
@@ -61,15 +62,31 @@ class Decoding:
 
     def require(self) -> None:
         """ConfigError unless the backend is installed, and works here."""
-        backend = import_module(f"{_BACKENDS}.{self.backend}")
-        if hasattr(backend, "require"):
-            backend.require()
+        _backend(self.backend)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
-        """Those to try, in this order."""
-        others = [name for name in get_args(Backend) if name != self.backend]
-        return (self.backend, *others) if self.fallback else (self.backend,)
+        """Those to try, in this order: of a fallback those that work here."""
+        others = [name for name in get_args(Backend) if name != self.backend and _works(name)] if self.fallback else []
+        return (self.backend, *others)
+
+
+@cache
+def _backend(name: Backend) -> Any:
+    """The module of a backend that works here; ConfigError if it does not."""
+    backend = import_module(f"{_BACKENDS}.{name}")
+    if hasattr(backend, "require"):
+        backend.require()
+    return backend
+
+
+@cache
+def _works(name: Backend) -> bool:
+    try:
+        _backend(name)
+    except ConfigError:
+        return False
+    return True
 
 
 _DECODING = Decoding()
@@ -134,9 +151,14 @@ class Video:
         self.pts_seconds = self.packets.pts_seconds
 
     def require_indexed(self, backend: str) -> None:
-        """DecodeError unless the file is of a kind of which every backend finds the right frames."""
-        if self._format not in _INDEXED:
+        """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""
+        if self._format not in _INDEXED or not self.packets.is_seekable:
             raise DecodeError(f"{backend} is not trusted with {self._format}: choose backend pyav, or allow a fallback")
+        with open_container(self.path) as container:
+            first = next(container.decode(container.streams[self.facts["stream"]]), None)
+        matrix = display_matrix(first) if first is not None else None
+        if matrix is not None and np.linalg.det(matrix) < 0:
+            raise DecodeError(f"{backend} does not mirror what is to be mirrored: choose backend pyav")
 
     def require_times(self, backend: str, indices: Sequence[int], pts_seconds: NDArray[np.floating[Any]]) -> None:
         """DecodeError unless the frames that `backend` has for `indices` are shown when the packets say."""
@@ -166,7 +188,7 @@ class Video:
         for number, name in enumerate(self.decoding.backends, 1):
             self.facts["backends"].append(name)
             try:
-                for frame in import_module(f"{_BACKENDS}.{name}").decode(self, wanted[done:]):
+                for frame in _backend(name).decode(self, wanted[done:]):
                     self.facts["height"], self.facts["width"] = frame.shape[1:]
                     resized = resize(frame, size)
                     done += 1
@@ -192,9 +214,9 @@ def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
 def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
     """What the container says; and the packets."""
     seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
-    begin = packets.pts[0] * packets.time_base if packets.is_timed else 0
+    begin = int(packets.pts[0]) * packets.time_base
     return VideoFacts(
-        codec=stream.codec_context.name,
+        codec=stream.codec_context.codec.canonical_name,
         stream=stream.index,
         width=stream.codec_context.width,
         height=stream.codec_context.height,

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,11 @@ _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
     "raw": raw_frames,
     "jpeg": jpeg_frames,
     "mp4": mp4_frames,
+}
+# what the json of a sample says besides what the corpus tells
+_TOLD = frozenset({"path", "codec", "width", "height", "num_frames", "backends", "fps", "pts_seconds"}) | {
+    "num_tokens",
+    "truncated",
 }
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
@@ -86,15 +92,16 @@ class Clips(Extractor):
         return [frame.permute(1, 2, 0).cpu().numpy() for frame in batch["frames"]]
 
     def refuse(self, item: Item) -> None:
-        """Nothing, if it is a video, and has a text where tokens are wanted.
+        """Nothing, if it is a video, has a text where tokens are wanted, and what else is told of it can be kept.
 
         Raises:
-            ExtractError: it is or has none; or its text is empty.
+            ExtractError: it is or has none; its text is empty; or the corpus tells of it what has another meaning here.
         """
         if item.frames:
             raise ExtractError(f"{item.path} is no video, and clips are made of videos")
         if self.tokenizer or "transcript" in item.meta:
             _require_transcript(item)
+        _require_meta(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
         """The frames, as they are to be stored, and the tokens."""
@@ -126,6 +133,17 @@ def _require_transcript(item: Item) -> None:
         raise ExtractError("its transcript is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ExtractError("its transcript has half a character (a lone surrogate)")
+
+
+def _require_meta(item: Item) -> None:
+    if taken := [name for name in item.meta if name in _TOLD]:
+        raise ExtractError(f"its corpus tells its {taken[0]!r}, which is the video's own here: leave out that column")
+    for name in ("begin_time", "end_time", "duration"):
+        if not isinstance(item.meta.get(name), (int, float, NoneType)):
+            raise ExtractError(f"{name} is {item.meta[name]!r:.40}: give seconds, or null")
+    size = item.meta.get("size")
+    if size is not None and not (isinstance(size, list) and all(isinstance(each, (int, float)) for each in size)):
+        raise ExtractError(f"size is {size!r:.40}: give a list of numbers, or null")
 
 
 class JpegTransform:

@@ -188,3 +188,21 @@ def test_another_ending_fails(tmp_path):
 def test_a_missing_list_fails(tmp_path, ending):
     with pytest.raises(CorpusError, match=rf"list{ending} cannot be read: .*No such file"):
         read(str(tmp_path / f"list{ending}"))
+
+
+@pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
+@pytest.mark.parametrize(
+    ("value", "message"), [("[" * 100_000, "recursion"), ("9" * 5000, "Exceeds the limit .* for integer string")]
+)
+def test_json_that_python_will_not_read_fails_with_its_place(tmp_path, name, value, message):
+    row = '{"a": 1}\n' if name == "list.jsonl" else '[{"a": 1},\n'
+    (tmp_path / name).write_text(f'{row}{{"a": {value}}}')
+    with pytest.raises(CorpusError, match=rf"{name}, line 2.*{message}"):
+        list(read_rows(str(tmp_path / name)))
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1e999, "b": [NaN, 1.5], "c": {"d": -Infinity}}')
+    assert [row for _, row in read_rows(str(tmp_path / "a.jsonl"))] == [{"a": None, "b": [None, 1.5], "c": {"d": None}}]
+    pq.write_table(pa.table({"a": [float("nan"), 1.0, float("inf")]}), tmp_path / "a.parquet")
+    assert [row["a"] for _, row in read_rows(str(tmp_path / "a.parquet"))] == [None, 1.0, None]

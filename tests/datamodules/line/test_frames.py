@@ -179,7 +179,7 @@ def test_frames_are_resized_and_lie_in_memory_as_they_came(parts):
 @pytest.mark.parametrize(
     ("row", "selection", "reason"),
     [
-        (1, Uniform(21), "video.mp4: it has 20 frames, and 21 are wanted"),
+        (1, Uniform(21), "video.mp4: it has 20 of the 21 frames that are wanted"),
         (4, Every(), r"video.mp4: it has no frame from 60 s to its end; the last is at 2.360 s"),
     ],
 )

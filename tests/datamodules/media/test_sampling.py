@@ -46,7 +46,7 @@ def test_a_rate_that_is_none_fails(fps):
 def test_uniform_is_linspace_from_the_first_to_the_last(count, total):
     for short in ("fail", "repeat", "pad"):
         if total < count and short == "fail":
-            with pytest.raises(DecodeError, match=f"it has {total} frames, and {count} are wanted"):
+            with pytest.raises(DecodeError, match=f"it has {total} of the {count} frames that are wanted"):
                 Uniform(count, short).indices(np.arange(total) / 25)
             continue
         indices = Uniform(count, short).indices(np.arange(total) / 25)

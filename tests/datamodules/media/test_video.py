@@ -1,6 +1,8 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
 import os
+import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,10 +11,11 @@ import pytest
 import torch
 
 from datamodules.errors import ConfigError, DecodeError, MissingError
+from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
-from video_making import KINDS, Kind, Picture, numbers, picture, write
+from video_making import KINDS, Kind, Picture, numbers, picture, upright, write
 
 _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"
@@ -47,14 +50,18 @@ def all_decoded(path: Path) -> list[Picture]:
     """Every frame as it comes, from the first to the last."""
     with av.open(str(path)) as container:
         frames = container.decode(container.streams.best("video"))
-        return [np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)) for frame in frames]
+        return [_turned(frame.to_ndarray(format="rgb24"), frame.rotation, path) for frame in frames]
+
+
+def _turned(frame: Picture, degrees: int, path: Path) -> Picture:
+    return frame[:, ::-1] if path.stem == "mirrored" else np.rot90(frame, round(degrees / 90))
 
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), Every(7), AtTimes([1.0, 1.9])])
 def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_skips(name, selection, videos):
     full = all_decoded(videos[name])
-    assert numbers([np.rot90(frame) for frame in full] if name == "rotation" else full) == list(range(60))
+    assert numbers([upright(name, frame) for frame in full]) == list(range(60))
     num_decoded = {}
     for skips in (True, False):
         found, video = frames_of(videos[name], selection, Decoding(skip_non_reference=skips))
@@ -73,8 +80,9 @@ NOT_TRUSTED = {
     "mpeg-4 in avi": "avi", "h.264 in avi": "avi", "motion jpeg in avi": "avi",
 }  # fmt: skip
 REFUSED = {
-    "torchcodec": {"intra-refresh": "another frame"},
+    "torchcodec": {"intra-refresh": "another frame", "mirrored": "does not mirror"},
     "decord": {
+        "mirrored": "does not mirror",
         "edit list": "counts 77 frames where the file shows 60",
         "two streams": "several video streams",
         "av1": "no decoder",
@@ -109,7 +117,7 @@ def psnr(a: Picture, b: Picture) -> float:
 def test_short_clips(name, num_frames, tmp_path):
     path = write(tmp_path / "clip", KINDS[name], num_frames)
     if num_frames < 16:
-        with pytest.raises(DecodeError, match=f"it has {num_frames} frames, and 16 are wanted"):
+        with pytest.raises(DecodeError, match=f"it has {num_frames} of the 16 frames that are wanted"):
             frames_of(path, Uniform(16))
     else:
         found, _ = frames_of(path, Uniform(16))
@@ -128,6 +136,37 @@ def test_times_are_those_of_the_packets_since_the_first_frame(videos):
     offset = Video(videos["start offset"])
     assert offset.pts_seconds == pytest.approx(np.arange(60) / 25)
     assert offset.facts["begin_seconds"] == pytest.approx(1.4)
+
+
+def write_motion_jpeg(path: Path, times: list[int]) -> Path:
+    """A video whose frames are shown at `times`, in 1/1000 s."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = number, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.pts = packet.dts = time
+                container.mux(packet)
+    return path
+
+
+def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path):
+    times = [0, 1000, 2000, 3000, 3040, 3040, 3080, 4000]
+    path = write_motion_jpeg(tmp_path / "ties.mkv", times)
+    found, video = frames_of(path, Every())
+    assert numbers(found) == list(range(8))
+    assert video.pts_seconds.tolist() == pytest.approx([time / 1000 for time in times])
+    assert numbers(frames_of(path, AtTimes([1.5, 3.05, 3.9]))[0]) == [1, 5, 6]
+
+
+def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path):
+    path = write_motion_jpeg(tmp_path / "gap.avi", [40 * k for k in range(60) if not 20 <= k < 40])
+    found, video = frames_of(path, Every())
+    assert numbers(found) == list(range(40))
+    assert video.pts_seconds[[19, 20, 39]].tolist() == pytest.approx([19 / 25, 40 / 25, 59 / 25])
 
 
 def test_the_facts_say_what_comes_from_the_header(videos):
@@ -158,6 +197,33 @@ def test_a_fallback_happens_only_when_allowed_and_is_told(videos):
     found, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
     assert numbers(found) == np.linspace(0, 59, 16).astype(int).tolist()
     assert video.facts["backends"] == ["decord", "pyav"]
+
+
+def test_a_fallback_leaves_out_what_does_not_work_here(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    video_module._backend.cache_clear()
+    video_module._works.cache_clear()
+    torchcodec._decoder_class.cache_clear()
+    try:
+        assert Decoding("decord", fallback=True).backends == ("decord", "pyav")
+        path = cut(write(tmp_path / "ts", KINDS["mpeg-ts"]), 0.3)
+        with pytest.raises(DecodeError, match="decord is not trusted with mpegts"):
+            frames_of(path, Uniform(16), Decoding("pyav", fallback=True))
+        with pytest.raises(ConfigError, match="backend torchcodec needs `pip install torchcodec`"):
+            Decoding("torchcodec").require()
+    finally:
+        video_module._backend.cache_clear()
+        video_module._works.cache_clear()
+        torchcodec._decoder_class.cache_clear()
+
+
+def test_packets_lost_from_a_stream_fail_what_is_made_of_them(tmp_path):
+    path = write(tmp_path / "lossy", KINDS["mpeg-ts"])
+    content = path.read_bytes()
+    start = len(content) * 3 // 10 // 188 * 188
+    path.write_bytes(content[:start] + content[start + 8 * 188 :])
+    with pytest.raises(DecodeError, match=r"lossy\.ts breaks after \d+ of \d+ wanted frames: frame \d+ is damaged"):
+        frames_of(path, Every())
 
 
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), AtTimes([0.0, 0.5, 1.0])])
@@ -230,6 +296,33 @@ def test_garbage_in_the_middle_fails_with_both_counts(backend: Backend, tmp_path
     path.write_bytes(content)
     with pytest.raises(DecodeError, match=r"garbage\.mp4 breaks after \d+ of 60 wanted frames: "):
         frames_of(path, Every(), Decoding(backend))
+
+
+@pytest.mark.parametrize("name", ["b-frames", "gop 250", "open gop"])
+def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(name, tmp_path, videos):
+    sound, _ = frames_of(videos[name], Uniform(16))
+    content = videos[name].read_bytes()
+    with av.open(str(videos[name])) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 60]
+    num_failed = 0
+    for number, (place, size) in enumerate(packets[1::5]):
+        noise = np.random.default_rng(number).bytes(size // 4)
+        start = place + size // 3
+        path = tmp_path / f"{number}.mp4"
+        path.write_bytes(content[:start] + noise + content[start + len(noise) :])
+        with av.open(str(path)) as container:
+            try:
+                is_noticed = any(frame.is_corrupt for frame in container.decode(video=0))
+            except av.FFmpegError:
+                is_noticed = True
+        if is_noticed:
+            try:
+                found, _ = frames_of(path, Uniform(16))
+            except DecodeError:
+                num_failed += 1
+            else:
+                assert all((a == b).all() for a, b in zip(found, sound, strict=True))
+    assert num_failed > 2
 
 
 @pytest.mark.parametrize("content", [b"text, not video\n" * 100, bytes(5000), b"\x1a\x45\xdf\xa3", b"\x00"])

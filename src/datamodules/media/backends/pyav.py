@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import Packets, open_container, said, video_stream
+from datamodules.media.packets import Packets, display_matrix, open_container, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -29,15 +30,15 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
         DecodeError: one of them does not come, or is damaged.
     """
     done = 0
-    if video.packets.is_timed:
+    if video.packets.is_seekable:
         with suppress(_Astray), closing(_Decoder(video)) as decoder:
             for frame in decoder.by_keyframes(indices):
-                yield _pixels(frame)
+                yield decoder.pixels(frame)
                 done += 1
             return
     with closing(_Decoder(video)) as decoder:
         for frame in decoder.from_the_beginning(indices[done:]):
-            yield _pixels(frame)
+            yield decoder.pixels(frame)
 
 
 class _Astray(Exception):
@@ -48,6 +49,9 @@ class _Decoder:
     """The decoder of one video; to be closed."""
 
     def __init__(self, video: "Video") -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()  # one for all frames: making it costs as much as converting a small one
         self._video, self._packets = video, video.packets
         self._container = open_container(video.path)
         self._stream = video_stream(self._container, video.facts["stream"])
@@ -57,6 +61,14 @@ class _Decoder:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
+
+    def pixels(self, frame: Any) -> Tensor:
+        """What `frame` shows: uint8 [3, H, W], RGB, upright."""
+        pixels: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        matrix = display_matrix(frame)
+        if matrix is not None:
+            pixels = np.ascontiguousarray(_upright(pixels, matrix))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def by_keyframes(self, indices: Sequence[int]) -> Iterator[Any]:
         """The frames `indices`, each stretch of them from the keyframe before it.
@@ -74,7 +86,7 @@ class _Decoder:
                 if first:
                     self._container.seek(int(self._packets.stream_pts[first]), stream=self._stream)
                 for frame in self._stretch(places, first, last, frozenset(due)):
-                    if not due or frame.pts != due.popleft() or frame.is_corrupt:
+                    if not due or frame.pts != due.popleft():
                         raise _Astray
                     yield frame
                 if due:
@@ -84,7 +96,7 @@ class _Decoder:
 
     def _stretch(self, places: dict[int, int], first: int, last: int, wanted: Collection[int]) -> Iterator[Any]:
         """The wanted frames among those of the packets from place `first` to `last` of the stream."""
-        skips = self._video.decoding.skip_non_reference
+        skips, begin = self._video.decoding.skip_non_reference, self._packets.stream_pts[first]
         begun = False
         for packet in self._container.demux(self._stream):
             place = places.get(packet.pts, -1)
@@ -96,6 +108,8 @@ class _Decoder:
             self._codec.skip_frame = "NONREF" if skips and packet.pts not in wanted else "DEFAULT"
             for frame in [*packet.decode(), *(self._codec.decode(None) if place >= last else ())]:
                 self._video.num_decoded += 1
+                if frame.is_corrupt and frame.pts >= begin:  # others may be made of it; what is shown before is not
+                    raise _Astray
                 if frame.pts in wanted:
                     yield frame
             if place >= last:
@@ -110,14 +124,14 @@ class _Decoder:
         import av
 
         packets = self._packets
-        due = deque((packets.pts[indices] if packets.is_timed else np.asarray(indices)).tolist())
+        due = deque((packets.pts[indices] if packets.is_seekable else np.asarray(indices)).tolist())
         count = 0
         try:
             for frame in self._container.decode(self._stream):
                 self._video.num_decoded += 1
                 if frame.is_corrupt:
                     raise DecodeError(f"frame {count} is damaged")
-                if (frame.pts if packets.is_timed else count) == due[0]:
+                if (frame.pts if packets.is_seekable else count) == due[0]:
                     yield frame
                     due.popleft()
                 if not due:
@@ -145,8 +159,9 @@ def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list
     return stretches
 
 
-def _pixels(frame: Any) -> Tensor:
-    pixels = frame.to_ndarray(format="rgb24")
-    if turns := round(frame.rotation / 90):
-        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+def _upright(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """[H, W, 3], turned and mirrored by multiples of 90 degrees: x' = a x + c y, y' = b x + d y."""
+    (a, b), (c, d) = matrix
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

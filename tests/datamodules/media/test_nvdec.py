@@ -1,0 +1,28 @@
+"""NVDEC, by torchcodec, gives the frames that the CPU gives. Fails where there is no GPU: it is asked for by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Decoding, read_frames
+from video_making import KINDS, Kind, numbers, write
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["b-frames", "gop 250", "open gop", "variable rate", "edit list", "hevc"])
+def test_nvdec_gives_the_right_frames_close_to_those_of_the_cpu(name: str, tmp_path: Path) -> None:
+    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    kind = Kind(**{**vars(KINDS[name]), "size": (256, 192)})  # NVDEC takes no frames below 144 px
+    path = write(tmp_path / "video", kind)
+    by_gpu, by_cpu = (
+        read_frames(path, Uniform(16), (160, 256), decoding)
+        for decoding in (Decoding("torchcodec", device="cuda"), Decoding())
+    )
+    assert by_gpu.facts["backends"] == ["torchcodec"]
+    assert by_gpu.frames.device.type == "cpu"
+    assert numbers(list(by_gpu.frames.permute(0, 2, 3, 1).numpy())) == np.linspace(0, 59, 16).astype(int).tolist()
+    error = (by_gpu.frames.double() - by_cpu.frames.double()).square().mean((1, 2, 3))
+    assert (10 * torch.log10(255**2 / error)).min() > 35.0

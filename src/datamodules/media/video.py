@@ -142,13 +142,21 @@ class Video:
 
     def __init__(self, path: Path, decoding: Decoding = _DECODING) -> None:
         self.path, self.decoding, self.num_decoded = path, decoding, 0
-        with open_container(path) as container:
-            stream = video_stream(container, decoding.stream)
-            self.packets: Packets = read_packets(container, stream)
-            self.facts: VideoFacts = _facts(container, stream, self.packets)
-            self.num_streams = len(container.streams.video)
-            self._format = container.format.name
+        self._container = container = open_container(path)
+        stream = video_stream(container, decoding.stream)
+        self.packets: Packets = read_packets(container, stream)
+        self.facts: VideoFacts = _facts(container, stream, self.packets)
+        self.num_streams = len(container.streams.video)
+        self._format = container.format.name
         self.pts_seconds = self.packets.pts_seconds
+        if self._format not in _INDEXED or not self.packets.is_seekable:  # of which a decoder that begins anew does better than one that goes back
+            container.close()
+            self._container = None
+
+    def take_container(self) -> tuple[Any, bool]:
+        """(the file, opened, to be closed by who takes it; whether it has been read to its end already)"""
+        container, self._container = self._container, None
+        return (open_container(self.path), False) if container is None else (container, True)
 
     def require_indexed(self, backend: str) -> None:
         """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""

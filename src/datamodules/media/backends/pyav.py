@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import Packets, display_matrix, open_container, said, video_stream
+from datamodules.media.packets import Packets, display_matrix, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -53,7 +53,7 @@ class _Decoder:
 
         self._reformatter = VideoReformatter()  # one for all frames: making it costs as much as converting a small one
         self._video, self._packets = video, video.packets
-        self._container = open_container(video.path)
+        self._container, self._is_read = video.take_container()  # opening one costs as much as 5 frames
         self._stream = video_stream(self._container, video.facts["stream"])
         self._codec = self._stream.codec_context
         self._codec.thread_type = "NONE"  # the workers are the parallelism; and with threads a skip would come late
@@ -83,7 +83,7 @@ class _Decoder:
             for first, members in _stretches(self._packets, indices):
                 last = int(self._packets.shown[members].max())
                 due = deque(self._packets.pts[members].tolist())
-                if first:
+                if first or self._is_read:
                     self._container.seek(int(self._packets.stream_pts[first]), stream=self._stream)
                 for frame in self._stretch(places, first, last, frozenset(due)):
                     if not due or frame.pts != due.popleft():

@@ -5,10 +5,12 @@ decoded; with `--full` all of them. The check is a run itself, into a temporary 
 frames for nothing: so files that hang or crash their decoder are found as in a run.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from datamodules import FramesDataModule
+from datamodules.errors import ConfigError
 from datamodules.line.frames import End, FrameRequest
 from datamodules.line.item import Corpus, Item
 from datamodules.line.limit import FailureLimit
@@ -35,7 +38,12 @@ def check(
     """Check `data.corpus` for `extractor`, and print what would fail; the exit status.
 
     `data` and `writer` are changed, and good for nothing else afterwards.
+
+    Raises:
+        ConfigError: several processes were started, which would all do the same.
     """
+    if trainer.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("check is one process: start it once, with more --data.num_workers")
     assert data.corpus is not None
     if not full:
         data.corpus = _Ends(data.corpus)
@@ -45,16 +53,19 @@ def check(
         trainer.predict(_Check(extractor, full), datamodule=data, return_predictions=False)
         run = Run(folder)
         counts = count_failures(run)
+        num_checked = sum(record.planned for record in run.records())
         assert writer.rank is not None
-        if writer.rank.stopping:
-            return 128 + writer.rank.stopping
+        stopped = writer.rank.stopping
         if json:
             print_json(failures(run))
         elif counts:
             show(failures(run), Console())
-        if not json:
-            print(f"{run.plan.num_items:,} items checked; {summary(counts)}")  # noqa: T201
-    return 1 if counts else 0
+    if stopped:
+        of = f" of {run.plan.num_items:,}, then stopped by {Signals(stopped).name}"
+        Console(stderr=True).print(f"{num_checked:,} items checked{of}", style="yellow", highlight=False)
+    elif not json:
+        print(f"{num_checked:,} items checked; {summary(counts)}")  # noqa: T201
+    return 128 + stopped if stopped else 1 if counts else 0
 
 
 @dataclass(frozen=True)

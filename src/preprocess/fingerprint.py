@@ -37,7 +37,7 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
         "shards": asdict(size),
         "extractor": {"class_path": _class_path(extractor), "init_args": options},
         "samples": {"class_path": _class_path(extractor.samples)},
-        "decoding": asdict(data.decoding),
+        "decoding": {name: value for name, value in asdict(data.decoding).items() if name != "skip_non_reference"},
         "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(data))} | extractor.ingredients(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }

@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 from datamodules.errors import DecodeError, MissingError
 
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
+# playlists and the like would open what they name: other files, addresses
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,obu,h264,hevc,m4v,mxf,nut,rm,dv,wtv,3gp"
+)
+_TRUSTED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _HEAD_BYTES = 64  # more than the first two headers of Matroska take
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 
@@ -93,7 +98,7 @@ def open_container(path: Path) -> Any:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
     _require_whole_matroska(path, content)
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(str(path), metadata_errors="replace", options=_TRUSTED)
     except av.FFmpegError as error:
         raise DecodeError(f"{path.name} does not open as a video: {said(error)}") from error
 
@@ -104,6 +109,8 @@ def video_stream(container: Any, number: int | None) -> Any:
     Raises:
         DecodeError: there is none, or no decoder for it.
     """
+    from av.stream import Disposition
+
     name = os.path.basename(container.name)
     stream = container.streams.best("video") if number is None else None
     if number is not None:
@@ -112,7 +119,7 @@ def video_stream(container: Any, number: int | None) -> Any:
             there = ", ".join(str(s.index) for s in container.streams.video) or "none"
             raise DecodeError(f"{name} has no video stream {number}; its video streams: {there}")
         stream = found[0]
-    if stream is None:
+    if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a record
         raise DecodeError(f"{name} has no video stream")
     if stream.codec_context is None:
         raise DecodeError(f"{name}: there is no decoder for its video stream {stream.index}")
@@ -177,7 +184,7 @@ def _decoded(container: Any, stream: Any, ticks: list[int]) -> Packets:
     name = os.path.basename(container.name)
     pts: list[int | None] = []
     try:
-        with av.open(container.name) as again:
+        with av.open(container.name, options=_TRUSTED) as again:
             pts.extend(frame.pts for frame in again.decode(again.streams[stream.index]))
     except av.FFmpegError as error:
         raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error

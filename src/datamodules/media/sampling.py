@@ -116,13 +116,13 @@ class AtTimes:
         seconds: since the first frame, ascending.
 
     Raises:
-        ConfigError: they do not ascend, or begin before 0.
+        ConfigError: there are none, they do not ascend, or begin before 0.
     """
 
     seconds: Sequence[float]
 
     def __post_init__(self) -> None:
-        if any(b < a for a, b in zip((0.0, *self.seconds), self.seconds, strict=False)):
+        if not self.seconds or not all(a <= b for a, b in zip((0.0, *self.seconds), self.seconds, strict=False)):
             raise ConfigError(f"seconds = {list(self.seconds)}: give times from 0 on that ascend")
 
     def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
@@ -130,7 +130,7 @@ class AtTimes:
         since_start = np.asarray(pts_seconds, dtype=np.float64)
         gap = float(np.median(np.diff(since_start))) if len(since_start) > 1 else 0.0
         end = since_start[-1] + gap if len(since_start) else 0.0
-        if self.seconds and self.seconds[-1] >= max(end, np.nextafter(0, 1)):
+        if self.seconds[-1] >= max(end, np.nextafter(0, 1)):
             raise DecodeError(f"it ends at {end:.3f} s, and a frame at {self.seconds[-1]:.3f} s is wanted")
         return np.searchsorted(since_start, np.asarray(self.seconds), side="right") - 1
 

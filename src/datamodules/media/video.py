@@ -55,6 +55,8 @@ class Decoding:
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
             raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(Backend))}")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"device = {self.device!r}: choose from cpu, cuda")
         if self.device != "cpu" and self.backend != "torchcodec":
             raise ConfigError(
                 f"backend = {self.backend!r} decodes on the CPU only: choose torchcodec for {self.device}"
@@ -149,7 +151,7 @@ class Video:
         self.num_streams = len(container.streams.video)
         self._format = container.format.name
         self.pts_seconds = self.packets.pts_seconds
-        if self._format not in _INDEXED or not self.packets.is_seekable:  # of which a decoder that begins anew does better than one that goes back
+        if self._format not in _INDEXED or not self.packets.is_seekable:  # these do not go back well
             container.close()
             self._container = None
 
@@ -192,9 +194,12 @@ class Video:
         """
         wanted = list(dict.fromkeys(int(index) for index in indices))
         counts = Counter(int(index) for index in indices)
+        if wanted != sorted(wanted):
+            raise ValueError(f"indices have to ascend: {wanted}")
         done = 0
-        for number, name in enumerate(self.decoding.backends, 1):
-            self.facts["backends"].append(name)
+        for number, name in enumerate(self.decoding.backends if wanted else (), 1):
+            if name not in self.facts["backends"]:
+                self.facts["backends"].append(name)
             try:
                 for frame in _backend(name).decode(self, wanted[done:]):
                     self.facts["height"], self.facts["width"] = frame.shape[1:]

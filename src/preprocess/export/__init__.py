@@ -10,6 +10,7 @@ tell the fields it writes. What all of them have in common:
 - files appear together and whole, and none that exists is replaced.
 """
 
+import fcntl
 import importlib
 import os
 import pkgutil
@@ -147,20 +148,32 @@ def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[
 def whole_folder(dest: Path) -> Iterator[Path]:
     """A hidden folder beside `dest` to write to, which becomes `dest` when the block has ended well.
 
+    What an export that was killed has left in it is removed by the next one to the same place.
+
     Raises:
-        ConfigError: `dest` is there, and no empty folder; nothing has been done.
+        ConfigError: `dest` is there, and no empty folder; or another export is writing it. Nothing has been done.
     """
     if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
         raise ConfigError(f"--dest {dest} exists, and is not replaced: name a folder that is new or empty")
-    partial = dest.with_name(f".{dest.name}.{os.getpid()}.partial")
+    partial = dest.with_name(f".{dest.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
     try:
-        partial.mkdir(parents=True)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ConfigError(f"another export is writing --dest {dest}") from error
+    try:
+        for left in partial.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield partial
         os.sync()  # one call, where one for each of a million small files would take hours
         os.rename(partial, dest)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
 
 
 class _Snapshot(Run):

@@ -7,6 +7,7 @@
 | sample_{idx:06d}_{vid}/size.json       | list of float; empty if the corpus gives none                               |
 | dataset_info.json                      | {"train": [folder, …], "val": …, "test": …}: absolute paths, which their    |
 |                                        | reader opens as they are; the split `dev` is `val`                          |
+| index.json                             | the same, by the names of the folders: stays true when `dest` is moved      |
 | statistics.json                        | {split: see `statistics.py`}                                                |
 
 `idx` counts the samples of all splits from 0. What cannot stand in a name is percent-encoded in `vid`, which is the
@@ -40,7 +41,7 @@ def export(run: Run, dest: Path) -> list[Path]:
     """Write the folder of the table above.
 
     Returns:
-        Its two JSON files.
+        Its three JSON files.
 
     Raises:
         ConfigError: `dest` holds something, or the run has no tokens or another number of frames.
@@ -54,11 +55,13 @@ def export(run: Run, dest: Path) -> list[Path]:
             for sample in clip_samples(run, split):
                 name = _name(sum(map(len, folders.values())), sample)
                 _write(partial / name, sample)
-                listed.append(str(dest / name))
-        (partial / "dataset_info.json").write_text(json.dumps(folders, indent=1) + "\n")
+                listed.append(name)
+        paths = {split: [str(dest / name) for name in names] for split, names in folders.items()}
+        (partial / "dataset_info.json").write_text(json.dumps(paths, indent=1) + "\n")
+        (partial / "index.json").write_text(json.dumps(folders, indent=1) + "\n")
         statistics = {split: counts(run, split) for split in planned_splits(run)}
         (partial / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n")
-    return [dest / "dataset_info.json", dest / "statistics.json"]
+    return [dest / name for name in ("dataset_info.json", "index.json", "statistics.json")]
 
 
 def _name(idx: int, sample: "ClipSample") -> str:

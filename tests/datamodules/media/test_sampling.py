@@ -84,6 +84,8 @@ def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out():
         (lambda: Uniform(16, "loop"), "short = 'loop' one of fail, repeat, pad"),  # type: ignore[arg-type]
         (lambda: AtTimes([2.0, 1.0]), r"seconds = \[2\.0, 1\.0\]: give times from 0 on that ascend"),
         (lambda: AtTimes([-1.0]), "give times from 0 on"),
+        (lambda: AtTimes([]), "give times from 0 on"),
+        (lambda: AtTimes([float("nan")]), "give times from 0 on"),
     ],
 )
 def test_selections_that_make_no_sense_fail(make, message):

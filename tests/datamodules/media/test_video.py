@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 
 from datamodules.errors import ConfigError, DecodeError, MissingError
 from datamodules.media import video as video_module
@@ -344,6 +345,33 @@ def test_a_file_with_sound_only_fails(tmp_path):
         container.mux([*stream.encode(frame), *stream.encode()])
     with pytest.raises(DecodeError, match=r"a\.mp4 has no video stream"):
         Video(tmp_path / "a.mp4")
+
+
+def test_a_playlist_opens_no_other_file(videos, tmp_path):
+    for text in (f"ffconcat version 1.0\nfile {videos['b-frames']}\n", f"#EXTM3U\n#EXTINF:2,\n{videos['mpeg-ts']}\n"):
+        (tmp_path / "a.mp4").write_text(text)
+        with pytest.raises(DecodeError, match=r"a\.mp4 does not open as a video"):
+            Video(tmp_path / "a.mp4")
+
+
+def test_the_cover_of_a_record_is_no_video(tmp_path, videos):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        sound, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=25)
+        cover.width, cover.height, cover.pix_fmt = 128, 96, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*sound.encode(frame), *sound.encode()])
+        shown = av.VideoFrame.from_ndarray(picture(1), format="rgb24").reformat(format="yuvj420p")
+        container.mux([*cover.encode(shown), *cover.encode()])
+    with pytest.raises(DecodeError, match=r"a\.mp4 has no video stream"):
+        Video(tmp_path / "a.mp4")
+
+
+def test_indices_that_do_not_ascend_fail_and_none_give_none(videos):
+    with pytest.raises(ValueError, match=r"indices have to ascend: \[5, 3\]"):
+        list(Video(videos["b-frames"]).frames([5, 3]))
+    assert list(Video(videos["b-frames"]).frames([])) == []
 
 
 def test_missing_and_empty_files_and_folders_fail(tmp_path):

@@ -1,6 +1,8 @@
 """The CLIP4MC export opens in CLIP4MC's own reader, whose arithmetic is written out here."""
 
+import fcntl
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def test_their_reader_gives_back_rgb_tokens_and_sizes_of_every_sample(
     tmp_path: Path, num_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_clip_run(tmp_path / "run", CORPUS, num_frames=num_frames)
-    index, _ = export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    index, *_ = export(tmp_path / "run", "clip4mc", tmp_path / "out")
     monkeypatch.chdir("/")
     for split, named in (("train", "train"), ("dev", "val"), ("test", "test")):
         items = [item for item in CORPUS.items() if item.split == split]
@@ -46,7 +48,7 @@ def test_their_reader_gives_back_rgb_tokens_and_sizes_of_every_sample(
 
 def test_folders_are_numbered_over_all_splits_and_no_vid_leads_out_of_them(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", CORPUS)
-    index, statistics = export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    index, names_only, statistics = export(tmp_path / "run", "clip4mc", tmp_path / "out")
     names = [
         f"sample_{idx:06d}_..%2F{split}.%C3%A9%2F{number}"
         for idx, (split, number) in enumerate(
@@ -54,15 +56,33 @@ def test_folders_are_numbered_over_all_splits_and_no_vid_leads_out_of_them(tmp_p
         )
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    assert sorted(path.name for path in index.parent.iterdir()) == sorted([*names, index.name, statistics.name])
+    assert sorted(path.name for path in index.parent.iterdir()) == sorted(
+        [*names, index.name, names_only.name, statistics.name]
+    )
     listed = json.loads(index.read_text())
     assert list(listed) == ["train", "val", "test"]
     assert [*listed["train"], *listed["val"], *listed["test"]] == [str(tmp_path / "out" / name) for name in names]
+    assert json.loads(names_only.read_text()) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
+
+
+def test_what_a_killed_export_left_is_replaced_and_one_that_goes_on_is_not_disturbed(tmp_path: Path) -> None:
+    make_clip_run(tmp_path / "run", CORPUS)
+    partial = tmp_path / ".out.partial"
+    (partial / "sample_000000_old").mkdir(parents=True)
+    (partial / "dataset_info.json").touch()
+    lock = os.open(partial, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(ConfigError, match=r"another export is writing --dest .*out"):
+        export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    os.close(lock)
+    export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    assert not (tmp_path / "out" / "sample_000000_old").exists()
 
 
 def test_pickles_open_with_any_numpy(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
-    index, _ = export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    index, *_ = export(tmp_path / "run", "clip4mc", tmp_path / "out")
     for path in index.parent.rglob("*.pkl"):
         assert b"numpy._core" not in path.read_bytes()
 
@@ -77,7 +97,7 @@ def test_a_vid_that_is_missing_or_long_gives_a_name_that_file_systems_take(tmp_p
 
 def test_failed_items_are_in_the_statistics_and_nowhere_else(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", CORPUS, failed=("train/v1", "test/v0"))
-    index, statistics = export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    index, _, statistics = export(tmp_path / "run", "clip4mc", tmp_path / "out")
     assert {split: len(found) for split, found in json.loads(index.read_text()).items()} == {
         "train": 2, "val": 2, "test": 0,
     }  # fmt: skip
@@ -120,7 +140,7 @@ def test_clips_in_formats_of_keypoints_fail(tmp_path: Path, format: str) -> None
 def test_nothing_that_exists_is_replaced(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
     (tmp_path / "empty").mkdir()
-    index, _ = export(tmp_path / "run", "clip4mc", tmp_path / "empty")
+    index, *_ = export(tmp_path / "run", "clip4mc", tmp_path / "empty")
     index.write_text("mine")
     (tmp_path / "file").write_text("mine")
     for there in ("empty", "file"):

@@ -62,6 +62,10 @@ class _Decoder:
         """Close the file."""
         self._container.close()
 
+    def _seconds(self, due: int) -> float:
+        packets = self._packets
+        return float((due - packets.pts[0]) * packets.time_base) if packets.is_seekable else packets.pts_seconds[due]
+
     def pixels(self, frame: Any) -> Tensor:
         """What `frame` shows: uint8 [3, H, W], RGB, upright."""
         pixels: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
@@ -139,7 +143,7 @@ class _Decoder:
                 count += 1
         except av.FFmpegError as error:
             raise DecodeError(f"frame {count} cannot be decoded: {said(error)}") from error
-        raise DecodeError(f"{count} of {len(packets.shown)} frames can be decoded")
+        raise DecodeError(f"{count} of {len(packets.shown)} frames came, and not that of {self._seconds(due[0]):.3f} s")
 
 
 def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list[int]]]:

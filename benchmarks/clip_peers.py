@@ -111,8 +111,8 @@ def by_opencv(path: str) -> Frames:
 
 def by_torchcodec(path: str) -> Frames:
     """torchcodec's, resized while decoding."""
-    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
-    from torchcodec.transforms import Resize  # type: ignore[attr-defined]
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
 
     decoder = VideoDecoder(
         path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact", transforms=[Resize((HEIGHT, WIDTH))]

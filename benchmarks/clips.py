@@ -316,7 +316,7 @@ def _measure_nvdec(options: argparse.Namespace) -> None:
 def _decode_all(video: Path) -> int:
     """Decode every frame; how many there are."""
     import torch
-    from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+    from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(video), device="cuda")
     num_frames = len(decoder)

@@ -43,7 +43,7 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
 @cache
 def _decoder_class() -> Any:
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
+        from torchcodec.decoders import VideoDecoder
 
         VideoDecoder(b"no video")  # only this looks for FFmpeg's libraries
     except ImportError as error:

@@ -132,12 +132,15 @@ class Outcome:
         statuses: Counter[str] = Counter()
         classes: Counter[str] = Counter()
         num_frames = 0
+        patches = list(patches)
         for record in chain(records, patches):
             statuses.update(record.statuses)
-            statuses.subtract(record.superseded_statuses)
             classes.update(record.failure_classes)
+            num_frames += record.num_frames
+        for record in patches:
+            statuses.subtract(record.superseded_statuses)
             classes.subtract(record.superseded_classes)
-            num_frames += record.num_frames - record.superseded_frames
+            num_frames -= record.superseded_frames
         return cls(
             committed=statuses.total(),
             num_frames=num_frames,

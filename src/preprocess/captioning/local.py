@@ -1,0 +1,244 @@
+"""Captions by a model on the rank's device: any checkpoint that transformers loads as `AutoModelForImageTextToText`."""
+
+import copy
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial, wraps
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.utils import logging
+
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.item import Item
+from preprocess.captioning.caption import Caption, Status
+from preprocess.captioning.checkpoints import Checkpoint
+from preprocess.captioning.inputs import LocalTransform, SizeLimit, collate, unpack
+from preprocess.captioning.prompts import Prepared
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_GROUNDED = "kosmos-2"
+_DECIDE = ("transformers", "tokenizers", "torchvision")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the weights are held.
+
+    Attributes:
+        dtype: `auto`: as the checkpoint says.
+        attn_implementation: of transformers: `sdpa`, `eager`, `flash_attention_2`, …; None: its choice.
+        quantization: by bitsandbytes; None: none.
+    """
+
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    attn_implementation: str | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"--model.dtype {self.dtype}: use auto, {', '.join(DTYPES)}")
+        if self.quantization not in (None, "8bit", "4bit"):
+            raise ConfigError(f"--model.quantization {self.quantization}: use 8bit, 4bit or null")
+        missing = [name for name in ("bitsandbytes", "accelerate") if self.quantization and not find_spec(name)]
+        if missing:
+            raise ConfigError(
+                f"--model.quantization {self.quantization} needs {' and '.join(missing)}: "
+                "pip install 'framemill[quantization]'"
+            )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a caption is generated.
+
+    Attributes:
+        max_new_tokens: at most.
+        num_beams: of beam search; 1: none.
+        temperature: of sampling; 0: always the likeliest token.
+    """
+
+    max_new_tokens: int = 128
+    num_beams: int = 1
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.num_beams < 1 or self.temperature < 0:
+            raise ConfigError(
+                f"max_new_tokens = {self.max_new_tokens} and num_beams = {self.num_beams} must be 1 or more, "
+                f"temperature = {self.temperature} 0 or more"
+            )
+
+
+class LocalEngine:
+    """A checkpoint; its weights are loaded by `load`, on the rank alone.
+
+    Args:
+        checkpoint: the model.
+        fill: the prompt for an item; it goes to other processes.
+        system_prompt: None: none.
+        limit: of the images' size.
+        weights: how they are held.
+        generation: how captions are generated.
+
+    Attributes:
+        transform: makes a `LocalTransform`.
+
+    Raises:
+        ConfigError: the processor cannot be used so.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        fill: Callable[[Item], str],
+        system_prompt: str | None,
+        limit: SizeLimit,
+        weights: Weights,
+        generation: Generation,
+    ) -> None:
+        config = checkpoint.config()
+        self._dtype = DTYPES.get(weights.dtype) or config.dtype or torch.float32
+        context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        max_tokens = context - generation.max_new_tokens if context else None
+        self.transform = partial(LocalTransform, checkpoint, fill, system_prompt, limit, self._dtype, max_tokens)
+        self.transform()  # whatever is wrong with it shows now
+        self._checkpoint, self._weights, self._wanted = checkpoint, weights, generation
+        self._processor = checkpoint.processor()
+        self._is_grounded = config.model_type == _GROUNDED
+        self._model: Any = None
+
+    def ingredients(self) -> dict[str, str]:
+        """What the weights are, and the versions of what uses them."""
+        quantizer = ("bitsandbytes",) if self._weights.quantization else ()
+        return {"weights": self._checkpoint.identity(), **{name: version(name) for name in (*_DECIDE, *quantizer)}}
+
+    def load(self, device: torch.device) -> None:
+        """Load the weights, onto `device`.
+
+        Raises:
+            ConfigError: they are not all there, or do not fit the configuration, the memory or the options.
+        """
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        try:
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                self._checkpoint.folder,
+                dtype=self._dtype,
+                attn_implementation=self._weights.attn_implementation,
+                trust_remote_code=self._checkpoint.trust_remote_code,
+                output_loading_info=True,
+                **self._quantized(device),
+            )
+            model, info = loaded
+            self._model = model if self._weights.quantization else model.to(device)
+        except (OSError, ValueError, ImportError, RuntimeError) as error:  # no such attention, shapes, GPU memory, …
+            reason = " ".join(str(error).split())[:300]
+            raise ConfigError(
+                f"--model.model {self._checkpoint.name} cannot be loaded on {device}: {reason}"
+            ) from error
+        if missing := sorted(info["missing_keys"]):  # transformers would make them up
+            raise ConfigError(
+                f"--model.model {self._checkpoint.name}: its weights lack {missing[0]} and {len(missing) - 1} more"
+            )
+        self._model.eval()
+        self._generation = self._generation_config()
+        if self._is_grounded:
+            _number_places(self._model.text_model)
+
+    def captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
+        """Of one batch, in order."""
+        return [self.caption(tokens) for tokens in self.generate(inputs)]
+
+    @torch.inference_mode()
+    def generate(self, inputs: Sequence[Prepared]) -> list[list[int]]:
+        """The tokens that the model answers with to each of one batch, and what it is made to say after its end."""
+        device = self._model.device
+        unpacked = [{name: unpack(value, device) for name, value in each.inputs.items()} for each in inputs]
+        batch = collate(unpacked, self._generation.pad_token_id)
+        with self._seeded(batch):
+            output = self._model.generate(**batch, generation_config=self._generation)
+        answer: list[list[int]] = self._without_prompt(output, batch["input_ids"]).tolist()
+        return answer
+
+    def caption(self, tokens: list[int]) -> Caption:
+        """What `tokens` say, up to the first end mark."""
+        ends = [tokens.index(end) for end in self._generation.eos_token_id or () if end in tokens]
+        said = tokens[: min(ends, default=len(tokens))]
+        text = self._processor.tokenizer.decode(said, skip_special_tokens=True)
+        entities = None
+        if self._is_grounded:
+            text, found = self._processor.post_process_generation(text)
+            entities = [[phrase, list(span), [list(box) for box in boxes]] for phrase, span, boxes in found]
+        status: Status = "truncated" if not ends else "ok" if text.strip() else "empty"
+        return Caption(text.strip(), status, len(said), entities)
+
+    def _quantized(self, device: torch.device) -> dict[str, Any]:
+        if self._weights.quantization is None:
+            return {}
+        is_8bit = self._weights.quantization == "8bit"
+        make: Any = BitsAndBytesConfig
+        config = make(load_in_8bit=is_8bit, load_in_4bit=not is_8bit, bnb_4bit_compute_dtype=self._dtype)
+        return {"quantization_config": config, "device_map": {"": device}}
+
+    def _generation_config(self) -> Any:
+        """The checkpoint's own, but for how long captions are and how they are searched for."""
+        config, tokenizer = copy.deepcopy(self._model.generation_config), self._processor.tokenizer
+        sampling = self._wanted.temperature > 0
+        config.update(
+            max_new_tokens=self._wanted.max_new_tokens,
+            max_length=None,
+            num_beams=self._wanted.num_beams,
+            do_sample=sampling,
+            temperature=self._wanted.temperature if sampling else None,
+            return_dict_in_generate=False,
+        )
+        if not sampling:
+            config.update(top_k=None, top_p=None, min_p=None, typical_p=None)
+        if config.eos_token_id is None:
+            config.eos_token_id = tokenizer.eos_token_id
+        config.eos_token_id = [config.eos_token_id] if isinstance(config.eos_token_id, int) else config.eos_token_id
+        known = (tokenizer.pad_token_id, config.pad_token_id, *(config.eos_token_id or ()), 0)
+        config.pad_token_id = next(token for token in known if token is not None)
+        return config
+
+    def _without_prompt(self, output: Tensor, prompt: Tensor) -> Tensor:
+        """What of `output` the model has said: all but the prompt, or the mark that a decoder begins with."""
+        if self._model.config.is_encoder_decoder:
+            return output[:, 1:]
+        num_tokens = prompt.shape[1]
+        return output[:, num_tokens:] if torch.equal(output[:, :num_tokens], prompt) else output
+
+    @contextmanager
+    def _seeded(self, batch: Mapping[str, Tensor]) -> Iterator[None]:
+        """What is drawn at random depends on the batch alone, and leaves other random numbers as they were."""
+        if not self._wanted.temperature:
+            yield
+            return
+        seed = 0
+        for value in batch.values():
+            seed = zlib.crc32(value.contiguous().cpu().view(torch.uint8).numpy().data, seed)
+        with torch.random.fork_rng([self._model.device] if self._model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+
+def _number_places(text_model: Any) -> None:
+    """Give Kosmos-2 the place of each token; its own count is off by the padding from the second new token on."""
+    prepare, padding = text_model.prepare_inputs_for_generation, text_model.config.pad_token_id
+
+    @wraps(prepare)  # generate looks at its arguments
+    def numbered(input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = prepare(input_ids, attention_mask=attention_mask, **kwargs)
+        if attention_mask is None:  # nothing is padded
+            return inputs
+        places = padding + attention_mask.cumsum(1) * attention_mask
+        return {**inputs, "position_ids": places[:, -inputs["input_ids"].shape[1] :]}
+
+    text_model.prepare_inputs_for_generation = numbered

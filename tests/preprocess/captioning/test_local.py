@@ -1,0 +1,382 @@
+"""Captions by tiny random models of four families, loaded as real ones are."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from checkpoint_making import FAMILIES, save_checkpoint
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.item import Item
+from preprocess.captioning import inputs as inputs_module
+from preprocess.captioning.caption import Caption
+from preprocess.captioning.checkpoints import Checkpoint
+from preprocess.captioning.inputs import SizeLimit, collate, unpack
+from preprocess.captioning.local import Generation, LocalEngine, Weights
+from preprocess.captioning.prompts import Prepared, PromptTemplate
+
+CPU = torch.device("cpu")
+SIZES = ((40, 60), (60, 40), (33, 99), (64, 64), (30, 31), (90, 30), (50, 50), (20, 80))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {family: save_checkpoint(family, folder / family) for family in FAMILIES}
+
+
+def pictures(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:
+    """Colours that change over the image, and noise, of (height, width)."""
+    rng = np.random.default_rng(0)
+    made = []
+    for height, width in sizes:
+        slopes = rng.uniform(-200, 200, (2, 3, 1, 1))
+        y, x = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None]
+        values = rng.integers(0, 256, (3, 1, 1)) + slopes[0] * x + slopes[1] * y
+        values = values + rng.integers(-40, 40, (3, height, width))
+        made.append(torch.from_numpy(values.clip(0, 255).astype(np.uint8)))
+    return made
+
+
+def make_engine(
+    folder: Path,
+    system_prompt: str | None = None,
+    limit: SizeLimit = SizeLimit(),  # noqa: B008
+    **generation: Any,
+) -> LocalEngine:
+    wanted = Generation(**{"max_new_tokens": 12, **generation})
+    template = PromptTemplate("Describe {what}.")
+    return LocalEngine(Checkpoint.find(str(folder)), template, system_prompt, limit, Weights(), wanted)
+
+
+def prepare(engine: LocalEngine, frames: Sequence[Tensor], words: Sequence[str]) -> list[Prepared]:
+    transform, prepared = engine.transform(), []
+    for frame, word in zip(frames, words, strict=True):
+        transform.start(Item("a", "train", ".", ("a.png",), meta={"what": word}))
+        prepared.append(transform(frame))
+    return prepared
+
+
+@pytest.fixture(scope="module")
+def engines(folders: dict[str, Path]) -> dict[str, LocalEngine]:
+    made = {family: make_engine(folder) for family, folder in folders.items()}
+    for engine in made.values():
+        engine.load(CPU)
+    return made
+
+
+def mixed(engine: LocalEngine) -> list[Prepared]:
+    """Images of many sizes, prompts of many lengths."""
+    return prepare(engine, pictures(), ["it" + " so" * number for number in range(len(SIZES))])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_answer_changes_with_the_image(engines: dict[str, LocalEngine], family: str) -> None:
+    engine = engines[family]
+    answers = engine.generate(prepare(engine, pictures([(48, 48)] * 8), ["it"] * 8))
+    assert len({tuple(answer) for answer in answers}) >= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_of_n_is_n_batches_of_1_token_for_token(engines: dict[str, LocalEngine], family: str) -> None:
+    engine = engines[family]
+    prepared = mixed(engine)
+    assert len({each.num_tokens for each in prepared}) > 4
+    alone = [engine.generate([each])[0] for each in prepared]
+    together = engine.generate(prepared)
+    said = [answer[: len(single)] for answer, single in zip(together, alone, strict=True)]
+    assert said == alone
+    assert engine.captions(prepared) == [engine.caption(answer) for answer in alone]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_on_the_right_would_change_answers(
+    engines: dict[str, LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pad_end(value: Tensor, num_places: int, fill: int) -> Tensor:
+        return torch.nn.functional.pad(value, [0, num_places], value=fill)
+
+    engine = engines[family]
+    prepared = mixed(engine)
+    expected = engine.captions(prepared)
+    monkeypatch.setattr(inputs_module, "pad_start", pad_end)
+    assert engine.captions(prepared) != expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_inputs_are_put_together_as_the_processor_itself_does(
+    engines: dict[str, LocalEngine], folders: dict[str, Path], family: str
+) -> None:
+    prepared = mixed(engines[family])
+    processor = Checkpoint.find(str(folders[family])).processor()
+    processor.tokenizer.padding_side = "left"
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pictures()]
+    prompts = [each.prompt for each in prepared]
+    if processor.chat_template:
+        content = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
+        chats = [[{"role": "user", "content": each}] for each in content]
+        prompts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
+    nested: Any = images if family in ("kosmos2", "qwen2_5_vl") else [[image] for image in images]
+    expected = dict(processor(images=nested, text=prompts, padding=True, return_tensors="pt"))
+    found = collate([{n: unpack(v, CPU) for n, v in each.inputs.items()} for each in prepared], 0)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_captions_are_ok_truncated_or_empty_and_have_no_prompt(engines: dict[str, LocalEngine]) -> None:
+    found = [caption for engine in engines.values() for caption in engine.captions(mixed(engine))]
+    captions = [caption for caption in found if isinstance(caption, Caption)]
+    assert {caption.status for caption in captions} == {"ok", "truncated", "empty"}
+    for caption in captions:
+        assert "Describe" not in caption.text
+        assert caption.num_tokens == 12 if caption.status == "truncated" else caption.num_tokens < 12
+        assert (caption.status == "empty") <= (caption.text == "")
+
+
+def test_each_answer_ends_at_its_own_mark(engines: dict[str, LocalEngine]) -> None:
+    engine = engines["smolvlm"]
+    letters = {letter: token for token, letter in enumerate(sorted_letters(), 4)}
+    x, y, end, other_end = letters["x"], letters["y"], 2, 124 + 39
+    assert engine.caption([x, y, end, x, x]) == Caption("xy", "ok", 2)
+    assert engine.caption([x, other_end, y, end, 0]) == Caption("x", "ok", 1)
+    assert engine.caption([letters["Ġ"], end, x]) == Caption("", "empty", 1)
+    assert engine.caption([x, letters["Ġ"], y]) == Caption("x y", "truncated", 3)
+
+
+def sorted_letters() -> list[str]:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return sorted(ByteLevel.alphabet())
+
+
+def test_kosmos2_keeps_what_it_has_grounded(engines: dict[str, LocalEngine], folders: dict[str, Path]) -> None:
+    tokenizer = Checkpoint.find(str(folders["kosmos2"])).processor().tokenizer
+    said = "a<phrase> cat</phrase><object><patch_index_0044><patch_index_0863></object> sits"
+    caption = engines["kosmos2"].caption([*tokenizer(said, add_special_tokens=False)["input_ids"], 2])
+    assert (caption.text, caption.status) == ("a cat sits", "ok")
+    assert caption.entities == [["cat", [2, 5], [[0.390625, 0.046875, 0.984375, 0.828125]]]]
+
+
+def test_a_checkpoint_that_samples_by_itself_does_not_here(engines: dict[str, LocalEngine]) -> None:
+    prepared = mixed(engines["smolvlm"])
+    assert engines["smolvlm"].generate(prepared) == engines["smolvlm"].generate(prepared)
+
+
+def test_sampling_depends_on_the_batch_alone(folders: dict[str, Path], engines: dict[str, LocalEngine]) -> None:
+    engine = make_engine(folders["smolvlm"], temperature=5.0)
+    engine.load(CPU)
+    prepared = mixed(engine)
+    torch.manual_seed(1)
+    first = engine.generate(prepared)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.rand(1) == drawn
+    assert engine.generate(prepared) == first != engines["smolvlm"].generate(prepared)
+
+
+def test_beams_are_searched(folders: dict[str, Path], engines: dict[str, LocalEngine]) -> None:
+    engine = make_engine(folders["smolvlm"], num_beams=3)
+    engine.load(CPU)
+    prepared = mixed(engine)
+    found = engine.captions(prepared)
+    assert found == [engine.captions([each])[0] for each in prepared] != engines["smolvlm"].captions(prepared)
+
+
+def test_a_system_prompt_goes_where_the_chat_template_says(folders: dict[str, Path]) -> None:
+    [with_one], [without] = (
+        prepare(make_engine(folders["smolvlm"], system), pictures([(40, 40)]), ["it"]) for system in ("Be brief", None)
+    )
+    assert with_one.num_tokens == without.num_tokens + len("system: Be brief\n") + 1  # a token a letter, and a mark
+    with pytest.raises(ConfigError, match=r"--model\.system_prompt: .*kosmos2 has no chat template"):
+        make_engine(folders["kosmos2"], "Be brief")
+
+
+@pytest.mark.parametrize(
+    ("family", "limit", "num_pixels"),
+    [
+        ("smolvlm", SizeLimit(longest_edge=32), 32 * 32),
+        ("smolvlm", SizeLimit(), 5 * 32 * 32),
+        ("idefics2", SizeLimit(longest_edge=24), 24 * 18),
+        ("idefics2", SizeLimit(longest_edge=12), 12 * 12),
+        ("qwen2_5_vl", SizeLimit(), 56 * 72),
+        ("qwen2_5_vl", SizeLimit(max_pixels=600), 16 * 24),
+    ],
+)
+def test_images_are_limited_in_the_way_of_each_processor(
+    folders: dict[str, Path], family: str, limit: SizeLimit, num_pixels: int
+) -> None:
+    [prepared] = prepare(make_engine(folders[family], None, limit), pictures([(200, 260)]), ["it"])
+    assert prepared.num_pixels == num_pixels
+
+
+@pytest.mark.parametrize(
+    ("family", "limit", "message"),
+    [
+        (
+            "smolvlm",
+            SizeLimit(max_pixels=600),
+            r"--model\.max_pixels 600: SmolVLM\w+ has no .* use --model\.longest_edge",
+        ),
+        (
+            "qwen2_5_vl",
+            SizeLimit(longest_edge=9),
+            r"--model\.longest_edge 9: Qwen2VL\w+ has no .* use --model\.max_pixels",
+        ),
+        ("kosmos2", SizeLimit(longest_edge=9), r"--model\.longest_edge 9: CLIP\w+ has no .* all images the same size"),
+        ("kosmos2", SizeLimit(max_pixels=9), r"--model\.max_pixels 9: CLIP\w+ has no .* all images the same size"),
+    ],
+)
+def test_a_limit_that_a_processor_does_not_have_fails(
+    folders: dict[str, Path], family: str, limit: SizeLimit, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_engine(folders[family], None, limit)
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "word", "message"),
+    [
+        ("qwen2_5_vl", (1, 300), "it", "its processor: absolute aspect ratio must be smaller than 200"),
+        ("smolvlm", (30, 30), "<image>", "its processor: The total number of <image> tokens"),
+        ("kosmos2", (30, 30), "x" * 500, "its prompt and image are 578 tokens, where 500 are possible"),
+        ("smolvlm", (30, 30), "", "its field 'what' is empty"),
+    ],
+)
+def test_an_image_or_a_prompt_that_cannot_be_handled_fails_alone(
+    folders: dict[str, Path], family: str, size: tuple[int, int], word: str, message: str
+) -> None:
+    with pytest.raises(ExtractError, match=message):
+        prepare(make_engine(folders[family]), pictures([size]), [word])
+
+
+def test_images_of_a_few_pixels_are_images(engines: dict[str, LocalEngine]) -> None:
+    for engine in engines.values():
+        assert len(engine.captions(prepare(engine, pictures([(1, 3), (3, 1), (4, 4)]), ["it"] * 3))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens = 0 and num_beams = 1 must be 1 or more"),
+        ({"num_beams": 0}, "num_beams = 0 must be 1 or more"),
+        ({"temperature": -1.0}, r"temperature = -1\.0 0 or more"),
+    ],
+)
+def test_generations_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Generation(**options)
+
+
+def test_weights_that_cannot_be_held_as_asked_fail(folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"--model\.quantization 4bit needs bitsandbytes .*framemill\[quantization\]"):
+        Weights(quantization="4bit")
+    with pytest.raises(ConfigError, match=r"--model\.dtype int8: use auto, bf16, fp16, fp32"):
+        Weights(dtype="int8")  # type: ignore[arg-type]
+    weights = Weights(attn_implementation="flash_attention_2")
+    checkpoint = Checkpoint.find(str(folders["smolvlm"]))
+    engine = LocalEngine(checkpoint, PromptTemplate("x"), None, SizeLimit(), weights, Generation())
+    with pytest.raises(ConfigError, match=r"smolvlm cannot be loaded on cpu: .*[Ff]lash"):
+        engine.load(CPU)
+
+
+def test_bf16_goes_through(folders: dict[str, Path]) -> None:
+    checkpoint, template = Checkpoint.find(str(folders["qwen2_5_vl"])), PromptTemplate("Describe {what}.")
+    engine = LocalEngine(checkpoint, template, None, SizeLimit(), Weights("bf16"), Generation(5))
+    engine.load(CPU)
+    prepared = mixed(engine)
+    assert prepared[0].inputs["pixel_values"].dtype == torch.bfloat16
+    assert len(engine.captions(prepared)) == len(prepared)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        (["config.json"], r"has no config: no config\.json"),
+        (["processor_config.json"], r"has no processor: neither processor_config\.json nor preprocessor_config\.json"),
+        (["tokenizer.json"], r"has no tokenizer: neither tokenizer\.json nor vocab\.json"),
+        (["model.safetensors"], r"has no weights: neither \*\.safetensors nor \*\.bin"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_fails_and_says_which(
+    folders: dict[str, Path], tmp_path: Path, removed: list[str], message: str
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    for name in removed:
+        (folder / name).unlink()
+    with pytest.raises(ConfigError, match=message):
+        Checkpoint.find(str(folder))
+
+
+def test_a_part_of_the_weights_that_is_missing_fails(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}))
+    with pytest.raises(ConfigError, match=r"has no model-2\.safetensors, which model\.safetensors\.index\.json names"):
+        Checkpoint.find(str(folder))
+    index.write_text("[]")
+    with pytest.raises(ConfigError, match=r"has no weights that can be read: .*index\.json is damaged"):
+        Checkpoint.find(str(folder))
+
+
+def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"its weights lack .*{name.rpartition('layers')[2]} and 0 more"):
+        make_engine(folder).load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"model_type": "mine"}, r"cannot load its config: .*mine"),
+        ("config.json", {"model_type": "bert"}, r"makes no texts of images and texts: it is a bert"),
+        (
+            "config.json",
+            {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
+            r"runs by code of its own \(type mine\): .*, and if you trust it, set --model\.trust_remote_code true",
+        ),
+        ("processor_config.json", {"processor_class": "CLIPProcessorX"}, r"cannot load its|has no"),
+    ],
+)
+def test_a_folder_of_another_kind_fails(
+    folders: dict[str, Path], tmp_path: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
+    with pytest.raises(ConfigError, match=message):
+        Checkpoint.find(str(folder)).processor()
+
+
+def test_what_identifies_a_checkpoint_are_its_files_or_its_commit(folders: dict[str, Path], tmp_path: Path) -> None:
+    here = Checkpoint.find(str(folders["smolvlm"]))
+    folder = copied(folders["smolvlm"], tmp_path / "snapshots" / "0f1e")
+    (folder / "README.md").write_text("of no consequence")
+    there = Checkpoint.find(str(folder))
+    assert (here.commit, there.commit, there.identity()) == (None, "0f1e", "0f1e")
+    moved = Checkpoint.find(str(folder.rename(tmp_path / "moved")))
+    assert moved.identity() == here.identity()
+    (moved.folder / "generation_config.json").write_text("{}")
+    assert moved.identity() != here.identity()
+
+
+def test_a_revision_of_a_folder_fails(folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"--model\.revision v1 is one of the Hugging Face hub, but .* is a folder"):
+        Checkpoint.find(str(folders["smolvlm"]), "v1")

@@ -104,8 +104,8 @@ def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
 def _item(run: Run, key: str) -> RenderableType:
     shard, number = find(run, key)
     item = run.plan.item(shard.number, number)
-    facts = {"split": item.split, "shard": f"{shard.name}, row {number}", "source": item.path}
-    if item.frames:
+    facts = {"split": item.split, "shard": f"{shard.name}, row {number}", "source": item.source}
+    if len(item.frames) > 1:
         facts["source"] += f", {len(item.frames):,} images"
     parts: list[RenderableType] = [Text(key, style="bold")]
     if not run.is_committed(shard.name):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import ConfigError, ExtractError
+from datamodules.hub import folder_of, has_files
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.media.sampling import Short, Uniform
@@ -33,6 +34,7 @@ _TOLD = frozenset({"path", "codec", "width", "height", "num_frames", "backends",
 }
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
+_HINT = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 
 class Clips(Extractor):
@@ -177,7 +179,7 @@ class ClipTokenizer:
     def __init__(self, name: str) -> None:
         from transformers import CLIPTokenizer
 
-        vocabulary, merges = _read(_folder(name))
+        vocabulary, merges = _read(folder_of(name, "--model.tokenizer", _FILES, hint=_HINT))
         self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
         self._end = vocabulary[_END]
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
@@ -195,36 +197,11 @@ class ClipTokenizer:
         return tokens, len(ids)
 
 
-def _folder(name: str) -> Path:
-    """The folder `name`; or where the hub's cache has its files, or had them put now."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    wanted, failure = [file for files in _FILES for file in files], "it has no tokenizer"
-    for from_cache in (True, False):
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=from_cache))
-        except (OSError, ValueError) as error:  # offline, no such name, a name that can be none
-            failure = " ".join(str(error).split())[:120]
-            continue
-        if _has_files(folder):
-            return folder
-    raise ConfigError(
-        f"--model.tokenizer {name}: there is no such folder, nor can it be had from the Hugging Face hub ({failure}); "
-        "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
-    )
-
-
-def _has_files(folder: Path) -> bool:
-    return any(all((folder / file).is_file() for file in files) for files in _FILES)
-
-
 def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of CLIP's tokenizer in `folder`, whole."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    if not _has_files(folder):
+    if not has_files(folder, _FILES):
         raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt")
     try:
         if (folder / "tokenizer.json").is_file():

@@ -24,6 +24,7 @@ from datamodules.errors import FramemillError
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
 
+_FORMATS = "phoenix-pickle, phoenix-npz, clip4mc, captions-json, imagefolder, parquet or jsonl"
 _Command = Callable[[argparse.Namespace], int]
 
 
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
     export = add_for_run("export", _export, "write the samples in a format that other code reads")
-    export.add_argument("--format", required=True, help="phoenix-pickle, phoenix-npz, clip4mc, parquet or jsonl")
+    export.add_argument("--format", required=True, help=_FORMATS)
     merge = add("merge", _merge, "make one run of several over different splits or items")
     merge.add_argument("folders", metavar="O", nargs="+", type=Path, help="folders of complete runs")
     for command in (visualize, export, merge):

@@ -91,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         "verify", _verify, "check every record, hash, count and key; exit status 1 if something is wrong"
     )
     check.add_argument("--repair", action="store_true", help="put damaged shards back to be done, move strays away")
-    visualize = add_for_run("visualize", _visualize, "draw skeletons over the frames, or clips: PNG and MP4")
+    visualize = add_for_run(
+        "visualize", _visualize, "draw skeletons over the frames, or clips: PNG and MP4; or captions: HTML"
+    )
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
     export = add_for_run("export", _export, "write the samples in a format that other code reads")

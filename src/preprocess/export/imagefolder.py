@@ -52,8 +52,8 @@ def _write_split(folder: Path, run: Run, split: str) -> None:
             path = image_path(sample.key, sample.meta)
             if path.suffix.lower() == ".avif":  # of which datasets 5 knows nothing
                 raise ConfigError(
-                    f"{path} would be left out by Hugging Face's imagefolder without a word: take --format captions-json, "
-                    "or load the shards themselves as webdataset"
+                    f"{path} would be left out by Hugging Face's imagefolder without a word: take --format "
+                    "captions-json, or load the shards themselves as webdataset"
                 )
             create(folder, path, sample.image, sample.key)
             line = {"file_name": str(path), "text": sample.caption, "status": sample.meta.get("status")}

@@ -7,11 +7,14 @@
 | `*.txt`          | the text, shortened                                          |
 | anything else    | its size                                                     |
 | `presence.npy`   | besides, for each part, in how many frames it was found      |
+
+Of a run of captions besides: how many of each status, and how long they are, of up to 1,000 that are read.
 """
 
 import difflib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -25,11 +28,14 @@ from rich.text import Text
 
 from datamodules.errors import RunError
 from datamodules.line.plan import Shard
-from datamodules.line.reader import read_sample
+from datamodules.line.reader import CommittedSamples, read_sample
 from datamodules.line.run import Run
+from datamodules.samples.captions import CaptionSamples
+from preprocess.export import kind_of
 from preprocess.holistic.layouts import PARTS
 
 _MAX_ROWS = 20
+_MAX_CAPTIONS = 1000
 _MAX_LIST = 8  # values of a list in a JSON document
 _MAX_TEXT = 2000  # characters
 _MAX_COMPARED = 20_000  # keys held against a mistyped one: about a second
@@ -71,7 +77,10 @@ def _overview(run: Run) -> RenderableType:
         status, reason = row["status"], row["reason"] or ""
         rows.add_row(Text(row["key"]), Text(status, _STYLES[status]), f"{row['num_frames']:,}", Text(reason))
     more = run.plan.num_items - rows.row_count
-    parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), "", rows]
+    parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), ""]
+    if kind_of(run) == CaptionSamples.__name__ and run.outcome().committed:
+        parts += [_captions(run), ""]
+    parts.append(rows)
     if more:
         parts.append(Text(f"… and {more:,} more", style="dim"))
     return Group(*parts)
@@ -88,6 +97,25 @@ def _totals(run: Run) -> Table:
         counts = (len(sizes), sum(sizes), done.committed, done.failed, open_items, done.num_frames)
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
+
+
+def _captions(run: Run) -> Table:
+    """Status and length of captions, evenly spaced over those that are committed."""
+    samples = CommittedSamples(run)
+    chosen = np.unique(np.linspace(0, len(samples) - 1, _MAX_CAPTIONS).round().astype(int)).tolist()
+    read = [CaptionSamples().decode(*samples[index]) for index in chosen]
+    statuses = Counter(str(sample.meta.get("status")) for sample in read)
+    tokens = [sample.meta["num_tokens"] for sample in read if sample.meta.get("num_tokens") is not None]
+    facts = {
+        "captions": f"{len(read):,} of {len(samples):,} read",
+        "status": ", ".join(f"{status} {count:,}" for status, count in statuses.most_common()),
+        "characters": _lengths([len(sample.caption) for sample in read]),
+    }
+    return _facts({**facts, "tokens": _lengths(tokens)} if tokens else facts)
+
+
+def _lengths(lengths: list[int]) -> str:
+    return f"{min(lengths):,} to {max(lengths):,}, the median {np.median(lengths):,.0f}"
 
 
 def _rows(run: Run) -> Iterator[Mapping[str, Any]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
+from transformers import AutoTokenizer
 
 from caption_making import caption_items, made_caption, make_caption_run, write_tokenizer
 from datamodules import FramesDataModule
@@ -102,6 +103,12 @@ def test_tokens_are_padded_at_their_ends_and_cut_off_at_max_tokens(tokenizer):
     assert batch["tokens_mask"].tolist() == [[True, True, False, False], [True] * 4, [False] * 4]
     assert batch["text"] == ["a cow", "a red cow drinks milk", ""]
     assert CaptionSamples(tokenizer).collate(samples)["tokens"].shape == (3, 5)
+
+
+def test_captions_are_cut_off_at_their_ends_whatever_the_tokenizer_says(tokenizer, tmp_path):
+    AutoTokenizer.from_pretrained(tokenizer, truncation_side="left", padding_side="left").save_pretrained(tmp_path)
+    batch = CaptionSamples(str(tmp_path), max_tokens=2).collate([sample("a", "a red cow"), sample("b", "milk")])
+    assert batch["tokens"].tolist() == [[2, 3], [6, 0]]
 
 
 def test_a_batch_has_tokens_images_keys_and_meta_only_where_there_are_any():

@@ -25,7 +25,10 @@ def named(key: str) -> Item:
 
 
 def make_failing_run(folder: Path, keys: list[str] = KEYS, per_shard: int = 3, **fingerprint: Any) -> Path:
-    """A complete run, made as keys say: `-bad-once` and `-crash` fail in it, `-bad-twice` in patch 1 too, …"""
+    """A complete run, made as keys say: `-bad-once` and `-crash` fail in it, `-bad-twice` in patch 1 too, …
+
+    The samples of `-cut-once` are truncated in it, those of `-cut-twice` in patch 1 too, …
+    """
     made_by, size = {**FINGERPRINT, **fingerprint}, ShardSize(max_items=per_shard, min_shards=1)
     do(open_or_plan(folder, Listed([named(key) for key in keys]), made_by, size))
     return folder
@@ -55,14 +58,21 @@ def do(run: Run, num_shards: int | None = None) -> None:
                 if reason:
                     rank.add(opened.shard.number, Result(row, reason=reason, reason_class=reason_class), {})
                 else:
-                    rank.add(opened.shard.number, Result(row, num_frames=1), members_of(item))
+                    status = _status(item.key, run.patch)
+                    told = {"txt": f"{status} in {run.patch}".encode()} if "-cut-" in item.key else {}
+                    rank.add(opened.shard.number, Result(row, num_frames=1, status=status), members_of(item) | told)
 
 
 def _failure(key: str, patch: int) -> tuple[str | None, str | None]:
     if "crash" in key and patch < 2:
         return "crashed: SIGSEGV", "crash"
-    fails = {"once": patch < 1, "twice": patch < 2, "always": True}.get(key.rpartition("-")[2], False)
+    fails = "-bad-" in key and {"once": patch < 1, "twice": patch < 2, "always": True}[key.rpartition("-")[2]]
     return (f"bad in {patch}", "decode") if fails else (None, None)
+
+
+def _status(key: str, patch: int) -> str:
+    cut = {"cut-once": patch < 1, "cut-twice": patch < 2, "cut-always": True}
+    return "truncated" if any(key.endswith(name) and is_cut for name, is_cut in cut.items()) else "ok"
 
 
 def retry_at_once(folder: Path, ready: Any, numbers: Any) -> None:

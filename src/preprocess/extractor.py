@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from datamodules.line.commit import OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.samples import SampleKind
@@ -50,6 +51,13 @@ class Extractor(LightningModule):
             ExtractError: no sample can be made of them; the item becomes a failure.
         """
         raise NotImplementedError
+
+    def status(self, sample: Any) -> str:
+        """What the table says of a sample: `ok`; or, in a word, what is the matter with it, as `truncated`.
+
+        `preprocess retry --class` takes such a word. It is none of the classes of `datamodules.errors`.
+        """
+        return OK
 
     def ingredients(self) -> dict[str, str]:
         """Versions and weights that change results, by name, for the fingerprint."""

@@ -29,7 +29,7 @@ import pyarrow as pa
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all, sync, write_table
 from datamodules.line.plan import Shard, write_batches
-from datamodules.line.run import Record, Run, StagedFile, differences, plan_path
+from datamodules.line.run import SUPERSEDED, Record, Run, StagedFile, differences, plan_path
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
 
@@ -142,7 +142,8 @@ def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, st
     retried = {**patch.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
     batches = (patch.plan.batch(shard.number) for shard in patch.plan.shards)
     path, fingerprint = plan_path(merged.folder, number), {**patch.plan.fingerprint, "retry": retried}
-    write_batches(path, batches, fingerprint, patch.plan.listing, number)
+    replaces = [names[patch.folder, name] for name in patch.plan.replaces]
+    write_batches(path, batches, fingerprint, patch.plan.listing, number, replaces)
     taken = Run(merged.folder, number)
     for shard, place in zip(patch.plan.shards, taken.plan.shards, strict=True):
         names[patch.folder, shard.name] = place.name
@@ -161,6 +162,7 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[P
         tar=replace(record.tar, name=f"{place.name}.tar"),
         table=replace(record.table, name=f"tables/{place.name}.parquet"),
         fingerprint=merged.fingerprint_digest,
+        replaces=place.replaces,
     )
     for old, new in ((record.tar, named.tar), (record.table, named.table)):
         _link_or_copy(run.folder / old.name, merged.folder / new.name, old)
@@ -185,6 +187,9 @@ def _with_supersedes(
 
 
 def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:
+    if not source.exists() and (source.parent / SUPERSEDED / source.name).exists():
+        source, target = (path.parent / SUPERSEDED / path.name for path in (source, target))
+        target.parent.mkdir(exist_ok=True)
     if not source.exists():
         raise RunError(f"{source} is gone, though its shard was committed; run `preprocess verify`")
     size = source.stat().st_size

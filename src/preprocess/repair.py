@@ -7,6 +7,7 @@
 | a patch's row that supersedes no failed row       | that patch and all later ones are withdrawn                    |
 | a patch of which nothing is done, and no rank     | it is withdrawn, as it may have been started by mistake        |
 | a tar, table or record of no committed shard      | moved to `stray/` in the run folder                            |
+| a tar in `superseded/` whose place nobody has     | moved back                                                     |
 | anything else                                     | nothing: another fingerprint, other keys or counts             |
 
 Nothing is done of a patch of which no result is committed or spooled. No rank is there if all have died, or have been
@@ -26,7 +27,7 @@ from datamodules.errors import RunError
 from datamodules.line.commit import settle, settle_all, sync
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Shard
-from datamodules.line.run import Run
+from datamodules.line.run import SUPERSEDED, Run
 from preprocess.verify import Problem, file_problems, strays
 
 
@@ -38,6 +39,7 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
             withdrawn. Nothing is changed then.
     """
     settle_all(run)
+    yield from _put_back(run)
     damaged = [problem.damaged for problem in problems if problem.damaged and _is_damaged(run, problem.damaged)]
     damaged = list(dict.fromkeys(damaged))
     if damaged and "merged" in run.plan.fingerprint.get("corpus", {}):
@@ -55,9 +57,20 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
             _delete(_files_of(run, shard))
             again = "retry" if shard.patch else "run"
             yield f"{shard.name}: put back; the same `{again}` command does it again"
+    yield from _put_back(run)
     for problem in strays(run.folder):
         assert problem.stray is not None
         yield f"{problem.stray.relative_to(run.folder)}: moved to {_move_away(run.folder, problem.stray)}"
+
+
+def _put_back(run: Run) -> Iterator[str]:
+    """Bring back into sight the tars whose place no shard has any more."""
+    run = Run(run.folder)  # with the patches that there are now
+    for path in sorted(run.folder.glob(f"{SUPERSEDED}/*.tar")):
+        if path.stem not in run.replaced and run.is_committed(path.stem) and not (run.folder / path.name).exists():
+            os.rename(path, run.folder / path.name)
+            sync(run.folder)
+            yield f"{path.relative_to(run.folder)}: back in {run.folder}, as no other has its place"
 
 
 def _is_damaged(run: Run, shard: Shard) -> bool:
@@ -68,7 +81,8 @@ def _is_damaged(run: Run, shard: Shard) -> bool:
     except RunError:
         return True
     settle(run, record)  # what was missing may have been on its way
-    return any(problem for file in (record.tar, record.table) for problem in file_problems(run.folder, file))
+    files = (record.table,) if shard.name in run.replaced else (record.tar, record.table)
+    return any(problem for file in files for problem in file_problems(run.folder, file))
 
 
 def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Run]:

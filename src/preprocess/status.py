@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.line.activity import Activity, read_activity
+from datamodules.line.commit import OK
 from datamodules.line.run import Outcome, Record, Run
 
 _SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s
@@ -30,6 +31,7 @@ class Status:
         planned_frames: known from the listing alone: of image sequences; 0 for videos.
         shards: committed.
         items: committed, failures not included.
+        statuses: these by status: `ok`, or what the pipeline says of them.
         failed: items that failed, and are no sample of a patch either.
         failure_classes: how many of them by class; see `datamodules.errors`.
         frames: of the committed items.
@@ -49,6 +51,7 @@ class Status:
     planned_frames: int
     shards: int
     items: int
+    statuses: dict[str, int]
     failed: int
     failure_classes: dict[str, int]
     frames: int
@@ -113,6 +116,7 @@ class StatusReader:
             planned_frames=sum(shard.num_frames for shard in shards),
             shards=len(self._records),
             items=outcome.committed,
+            statuses=outcome.statuses,
             failed=outcome.failed,
             failure_classes=outcome.failure_classes,
             frames=outcome.num_frames,
@@ -157,8 +161,10 @@ def headline(status: Status) -> str:
         f"{done:,} of {status.planned_items:,} items ({percent:.1f} %)",
         f"{status.shards:,} of {status.planned_shards:,} shards",
         f"{status.frames:,} frames",
-        f"{status.failed:,} failed" + (f" ({_classes(status)})" if status.failed else ""),
+        f"{status.failed:,} failed" + (f" ({_counts(status.failure_classes)})" if status.failed else ""),
     ]
+    if notable := {name: count for name, count in status.statuses.items() if name != OK}:
+        parts.append(_counts(notable))
     if not status.is_complete:
         if status.items_per_second:
             parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s")
@@ -206,8 +212,8 @@ def _rank_table(ranks: list[Activity]) -> Table:
     return table
 
 
-def _classes(status: Status) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(status.failure_classes.items()))
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
 
 
 def duration(seconds: float) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.line.commit import TABLE_SCHEMA
+from datamodules.line.commit import TABLE_SCHEMA, count_rows
 from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
-from datamodules.line.run import Outcome, Record, Run, StagedFile
+from datamodules.line.run import SUPERSEDED, Outcome, Record, Run, StagedFile
+
+_SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def verify(run: Run) -> Iterator[Problem]:
         yield problem
     yield from _superseding_problems(run, damaged)
     yield from _open_shards(run)
-    yield from strays(run.folder, ["*.tar", "tables/[!.]*"])
+    yield from strays(run.folder, _SAMPLES)
 
 
 def plan_problems(folder: Path) -> list[str]:
@@ -97,16 +99,23 @@ def plan_problems(folder: Path) -> list[str]:
     return [f"{path.name}: {what}" for path in sorted(folder.glob("plan*.arrow")) if not is_as_written(path)]
 
 
-def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", "*.tar", "tables/[!.]*")) -> list[Problem]:
-    """The files of the run in `folder` that match `patterns`, and are of no shard that is planned and committed."""
+def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)) -> list[Problem]:
+    """The files of the run in `folder` that match `patterns`, and are of no shard that is planned and committed.
+
+    So are tars in sight of shards whose place others have taken, and tars out of sight of those that stand.
+    """
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     run = Run(folder)  # opened after the listing: what was listed is of a plan that is there
-    planned = {shard.name for each in (run, *run.patches) for shard in each.plan.shards}
+    planned, replaced = {shard.name for each in (run, *run.patches) for shard in each.plan.shards}, run.replaced
     problems = []
     for path in paths:
-        if path.stem not in planned or not run.is_committed(path.stem):
-            kind = "committed" if path.stem in planned else "planned"
-            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, of no {kind} shard", stray=path))
+        of_no = "planned" if path.stem not in planned else None if run.is_committed(path.stem) else "committed"
+        if of_no is None and path.suffix == ".tar":
+            of_no = {(True, False): "standing", (False, True): "superseded"}.get(
+                (path.stem in replaced, path.parent.name == SUPERSEDED)
+            )
+        if of_no:
+            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, of no {of_no} shard", stray=path))
     return problems
 
 
@@ -171,6 +180,7 @@ def _open_shards(run: Run) -> Iterator[Problem]:
 
 
 def _all_shard_problems(run: Run) -> Iterator[Problem]:
+    replaced = run.replaced
     for each in (run, *run.patches):
         done = each.committed()
         for shard in each.plan.shards:
@@ -179,23 +189,27 @@ def _all_shard_problems(run: Run) -> Iterator[Problem]:
                     record = each.record(shard.name)
                 except RunError:  # among the coverage's problems
                     continue
-                yield from _shard_problems(each, shard, record)
+                yield from _shard_problems(each, shard, record, stands=shard.name not in replaced)
 
 
-def _shard_problems(run: Run, shard: Shard, record: Record) -> Iterator[Problem]:
+def _shard_problems(run: Run, shard: Shard, record: Record, stands: bool) -> Iterator[Problem]:
+    """Of one that does not stand, as another has taken its place, only the table is needed."""
     if record.fingerprint != run.fingerprint_digest:
         made_with = f"made with another fingerprint, {record.fingerprint} instead of {run.fingerprint_digest}"
         yield Problem(f"{shard.name}: {made_with}")
-    damage = [text for file in (record.tar, record.table) for text in file_problems(run.folder, file)]
+    files = (record.tar, record.table) if stands else (record.table,)
+    damage = [text for file in files for text in file_problems(run.folder, file)]
     yield from (Problem(text, damaged=shard) for text in damage)
     if not damage:
         try:
-            yield from map(Problem, _content_problems(run, shard, record))
+            yield from map(Problem, _table_problems(run, shard, record))
+            if stands:
+                yield from map(Problem, _tar_problems(run, record))
         except (RunError, OSError, tarfile.TarError) as error:  # though their hashes are right
             yield Problem(f"{shard.name}: its table or tar cannot be read: {error}")
 
 
-def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
+def _table_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
     table = run.table(shard.name)
     if not table.schema.equals(TABLE_SCHEMA):
         yield f"{record.table.name}: its columns are {table.schema.names}"
@@ -203,52 +217,66 @@ def _content_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
     rows = table.select(["key", "status", "reason_class", "num_frames", "supersedes"]).to_pylist()
     if [row["key"] for row in rows] != run.plan.keys(shard.number):
         yield f"{record.table.name}: its keys are not those of the plan"
-    ok = [row["key"] for row in rows if row["status"] == "ok"]
+    statuses, classes = count_rows(rows)
     counts = {
-        "committed": len(ok),
-        "failure_classes": dict(Counter(row["reason_class"] for row in rows if row["status"] != "ok")),
-        "superseded_classes": sum(row["supersedes"] is not None for row in rows),
+        "committed": sum(statuses.values()),
+        "statuses": statuses,
+        "failure_classes": classes,
+        "superseded": sum(row["supersedes"] is not None for row in rows),
         "num_frames": sum(row["num_frames"] for row in rows),
     }
-    recorded = {name: getattr(record, name) for name in counts}
-    recorded["superseded_classes"] = sum(record.superseded_classes.values())  # classes: `_superseding_problems`
+    recorded = {**vars(record), "superseded": sum(_superseded_by(record).values())}  # more: `_superseding_problems`
     yield from (
         f"{record.table.name}: {name} is {count}, in the record {recorded[name]}"
         for name, count in counts.items()
         if count != recorded[name]
     )
+
+
+def _tar_problems(run: Run, record: Record) -> Iterator[str]:
+    rows = run.table(record.shard, ["key", "tar_offset"]).to_pylist()
+    samples = [row["key"] for row in rows if row["tar_offset"] is not None]
     with tarfile.open(run.folder / record.tar.name) as tar:
-        if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != ok:
+        if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != samples:
             yield f"{record.tar.name}: its keys are not those of its table"
 
 
-def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
-    """Each row of a patch has to supersede a failed row that no other supersedes; of `damaged` shards nothing is known.
+def _superseded_by(record: Record) -> dict[str, int]:
+    return {**record.superseded_statuses, **record.superseded_classes}
 
-    Then no key is committed in two tars: of its n rows n - 1 have failed.
+
+def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
+    """Each row of a patch has to supersede a row that no other supersedes, and that has failed or is out of sight.
+
+    Then no key is in two tars in sight. Of `damaged` shards nothing is known.
     """
-    failed: dict[tuple[str, str], str] = {}  # shard and key of rows that nothing supersedes so far: reason_class
+    replaced = run.replaced
+    open_to: dict[tuple[str, str], str] = {}  # shard and key of such rows, superseded by none so far: class or status
     for each in (run, *run.patches) if run.patches else ():
         for record in _records(each, []):
-            if (each.patch or record.failed) and record.shard not in damaged:
-                rows = run.table(record.shard, ["key", "reason_class", "supersedes"]).to_pylist()
+            out_of_sight = record.shard in replaced
+            if (each.patch or record.failed or out_of_sight) and record.shard not in damaged:
+                rows = run.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
                 if each.patch:
-                    yield from _patch_problems(each.patch, record, rows, failed, damaged)
-                failed |= {(record.shard, row["key"]): row["reason_class"] for row in rows if row["reason_class"]}
+                    yield from _patch_problems(each.patch, record, rows, open_to, damaged)
+                for row in (row for row in rows if row["reason_class"] or out_of_sight):
+                    open_to[record.shard, row["key"]] = row["reason_class"] or row["status"]
+    for shard, key in open_to:
+        if shard in replaced and replaced[shard] not in damaged:
+            yield Problem(f"{shard}: its row {key} stands, but its tar is out of sight, as another has taken its place")
 
 
 def _patch_problems(
-    patch: int, record: Record, rows: list[dict[str, Any]], failed: dict[tuple[str, str], str], damaged: set[str]
+    patch: int, record: Record, rows: list[dict[str, Any]], open_to: dict[tuple[str, str], str], damaged: set[str]
 ) -> Iterator[Problem]:
     classes: Counter[str] = Counter()
     for row in rows:
         superseded = row["supersedes"], row["key"]
-        if superseded in failed:
-            classes[failed.pop(superseded)] += 1
+        if superseded in open_to:
+            classes[open_to.pop(superseded)] += 1
         elif row["supersedes"] not in damaged:
             what = f"{row['key']} supersedes no failed row of {row['supersedes']}, or not alone"
             yield Problem(f"{record.table.name}: {what}", patch=patch)
-    if classes != record.superseded_classes and not damaged.intersection(row["supersedes"] for row in rows):
-        yield Problem(
-            f"{record.shard}: the record counts {record.superseded_classes} superseded, there are {dict(classes)}"
-        )
+    counted = _superseded_by(record)
+    if classes != counted and not damaged.intersection(row["supersedes"] for row in rows):
+        yield Problem(f"{record.shard}: the record counts {counted} superseded, there are {dict(classes)}")

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.commit import Result
+from datamodules.line.commit import OK, Result
 from datamodules.line.frames import Batch, End
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, open_or_patch
@@ -149,14 +149,15 @@ class ShardWriter(BasePredictionWriter):
             return
         item = opened.items[end["row"]]
         seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
-        reason, reason_class, members = end["reason"], end["reason_class"], {}
+        reason, reason_class, members, status = end["reason"], end["reason_class"], {}, OK
         if reason is None:
             try:
                 results = [outcome.result for outcome in outcomes]
                 if error := next((result for result in results if isinstance(result, ExtractError)), None):
                     raise error
                 extractor.refuse(item)
-                members = extractor.samples.encode(extractor.assemble(item, results, end))
+                sample = extractor.assemble(item, results, end)
+                members, status = extractor.samples.encode(sample), extractor.status(sample)
             except ExtractError as error:
                 reason, reason_class = str(error), error.reason_class
             except Exception as error:  # ends the process, as in `extract`
@@ -171,6 +172,7 @@ class ShardWriter(BasePredictionWriter):
             reason_class=reason_class,
             split_to=min((outcome.split_to for outcome in outcomes if outcome.split_to), default=None),
             decoder=",".join(end["video"]["backends"]) or None if end["video"] else None,
+            status=status,
         )
         self.rank.add(shard, result, members)
 

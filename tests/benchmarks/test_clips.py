@@ -13,6 +13,7 @@ import pytest
 from datamodules.media.packets import open_container, read_packets, video_stream
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames
+from torchcodec_there import needs_torchcodec
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NUM_FRAMES, GOP = 70, 30
@@ -64,7 +65,9 @@ def test_each_two_that_follow_one_another_cost_the_same() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["by_pyav", "by_decord", "by_opencv", "by_torchcodec"])
+@pytest.mark.parametrize(
+    "name", ["by_pyav", "by_decord", "by_opencv", pytest.param("by_torchcodec", marks=needs_torchcodec)]
+)
 def test_all_take_the_same_frames_as_framemill(name: str, videos: list[Path]) -> None:
     import clip_peers
 

@@ -82,7 +82,7 @@ def test_a_record_that_counts_otherwise_than_the_plan_or_itself_fails(folder: Pa
     [
         ({"num_frames": 99}, "in the record 99"),
         ({"committed": 1, "failed": 1, "failure_classes": {"io": 1}}, "committed is 2, in the record 1"),
-        ({"superseded_classes": {"io": 1}}, "superseded_classes is 0, in the record 1"),
+        ({"superseded_classes": {"io": 1}}, "superseded is 0, in the record 1"),
     ],
 )
 def test_a_record_that_counts_otherwise_than_its_table_fails(

@@ -6,13 +6,13 @@ the shard is committed:
 
 1. tar and table are written under names of this attempt in `work/staging`; they and these names are fsynced;
 2. the record is *linked* into `records/`: this fails if it exists, so of several writers one wins. This is the commit;
-3. `records/` is fsynced, and the staged files, which the record names, are renamed into place. Whoever finds a record
-   without them does this.
+3. `records/` is fsynced, and the staged files, which the record names, are renamed into place; before that, the tar
+   whose place they take, if any, is moved to `superseded/`. Whoever finds a record without its files does this.
 
 | table column   | type   | meaning                                                                       |
 |----------------|--------|-------------------------------------------------------------------------------|
 | key            | string | of the planned item                                                           |
-| status         | string | `ok`, or `failed`                                                             |
+| status         | string | `failed`; else `ok`, or what the pipeline says of the sample, as `truncated`  |
 | reason         | string | of the failure; null when ok                                                  |
 | reason_class   | string | see `datamodules.errors`; null when ok                                        |
 | attempts       | int32  | how often the item was tried                                                  |
@@ -23,7 +23,7 @@ the shard is committed:
 | decoder        | string | what decoded the video: one backend, or several after fallbacks; else null    |
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
-| supersedes     | string | the shard whose failed row of this key a patch's row replaces; else null      |
+| supersedes     | string | the shard whose row of this key a patch's row replaces; else null             |
 """
 
 import hashlib
@@ -44,7 +44,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.line.plan import Shard
-from datamodules.line.run import Record, Run, StagedFile
+from datamodules.line.run import SUPERSEDED, Record, Run, StagedFile
 from datamodules.line.strikes import Strike
 
 TABLE_SCHEMA = pa.schema(
@@ -64,6 +64,7 @@ TABLE_SCHEMA = pa.schema(
     ]
 )
 
+OK = "ok"  # the status of a sample with which nothing is the matter
 _ENTRY = struct.Struct("<4sIII")  # magic, length of the header, length of the members, crc32 of both
 _MAGIC = b"FMS1"
 
@@ -81,6 +82,7 @@ class Result:
         attempts: how often it was tried.
         split_to: frames in the smallest batch its frames were in; None: batches were as planned.
         decoder: the backends that decoded its video, in order, separated by commas; None: it is none.
+        status: of a sample; `Extractor.status`.
     """
 
     row: int
@@ -91,6 +93,7 @@ class Result:
     attempts: int = 1
     split_to: int | None = None
     decoder: str | None = None
+    status: str = OK
 
 
 class Spool:
@@ -247,6 +250,8 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
 def settle(run: Run, record: Record) -> None:
     """Finish step 3 of a commit: rename the files that `record` names into place, where they are not yet."""
     sync(run.folder / "records")  # by a rank that died before it could, perhaps; nothing shows that a crash may disown
+    if record.replaces:
+        _put_out_of_sight(run, record.replaces)
     for file, ending in ((record.table, "parquet"), (record.tar, "tar")):  # a tar that shows has its table
         place = run.folder / file.name
         with suppress(FileNotFoundError):  # in place already
@@ -254,9 +259,19 @@ def settle(run: Run, record: Record) -> None:
         sync(place.parent)
 
 
+def _put_out_of_sight(run: Run, shard: str) -> None:
+    """Its samples stand in a patch's shard, and would be read twice."""
+    place = run.folder / SUPERSEDED
+    place.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # there already
+        os.rename(run.folder / f"{shard}.tar", place / f"{shard}.tar")
+    for folder in (place, run.folder):
+        sync(folder)
+
+
 def settle_all(run: Run) -> bool:
     """`settle` every committed shard, of patches too, whose tar does not show; False if not all could be."""
-    committed = set().union(*(each.committed() for each in (run, *run.patches)))
+    committed = set().union(*(each.committed() for each in (run, *run.patches))) - run.replaced.keys()
     for shard in committed - {path.stem for path in run.folder.glob("*.tar")}:
         if not run.is_committed(shard):  # a file server's client may list a name before it finds it
             return False
@@ -267,12 +282,12 @@ def settle_all(run: Run) -> bool:
 def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:
     tar, table, staged_record = staged
     rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
-    failure_classes = Counter(row["reason_class"] for row in rows if row["status"] == "failed")
-    failed = failure_classes.total()
-    superseded_classes: Counter[str] = Counter()
-    for row in rows if run.patch else ():
-        row["supersedes"], reason_class = run.supersedes[row["key"]]
-        superseded_classes[reason_class] += 1
+    superseded = run.superseded(shard) if run.patch else []
+    for row, earlier in zip(rows, superseded, strict=bool(superseded)):
+        row["supersedes"] = earlier["shard"]
+    statuses, classes = count_rows(rows)
+    superseded_statuses, superseded_classes = count_rows(superseded)
+    failed = sum(classes.values())
     record = Record(
         shard=shard.name,
         attempt=attempt,
@@ -281,9 +296,13 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         planned=len(rows),
         committed=len(rows) - failed,
         failed=failed,
-        failure_classes=dict(sorted(failure_classes.items())),
-        superseded_classes=dict(sorted(superseded_classes.items())),
+        statuses=statuses,
+        failure_classes=classes,
         num_frames=sum(row["num_frames"] for row in rows),
+        superseded_statuses=superseded_statuses,
+        superseded_classes=superseded_classes,
+        superseded_frames=sum(row["num_frames"] for row in superseded),
+        replaces=shard.replaces,
         rank=rank,
         seconds=round(seconds, 3),
         fingerprint=run.fingerprint_digest,
@@ -293,6 +312,14 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         file.flush()
         os.fsync(file.fileno())
     return record
+
+
+def count_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
+    """(how many samples of each status, how many failures of each class) rows of a table tell of."""
+    rows = list(rows)
+    statuses = Counter(row["status"] for row in rows if row["reason_class"] is None)
+    classes = Counter(row["reason_class"] for row in rows if row["reason_class"] is not None)
+    return dict(sorted(statuses.items())), dict(sorted(classes.items()))
 
 
 def _unlink(paths: Iterable[Path]) -> None:
@@ -322,7 +349,7 @@ def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tupl
                 rows.append(
                     {
                         "key": key,
-                        "status": "ok" if ok else "failed",
+                        "status": result.status if ok else "failed",
                         "reason": result.reason,
                         "reason_class": result.reason_class,
                         "attempts": result.attempts,

@@ -186,7 +186,8 @@ class FrameLoader:
         committed = run.committed()
         for shard in (shard for shard in run.plan.shards if shard.name in committed):
             if run.record(shard.name).committed:
-                return run.plan.item(shard.number, run.table(shard.name, ["status"])["status"].to_pylist().index("ok"))
+                classes = run.table(shard.name, ["reason_class"])["reason_class"].to_pylist()
+                return run.plan.item(shard.number, classes.index(None))
         return None
 
     def _charge(self, workers: Workers) -> None:
@@ -249,13 +250,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:
-    """The tickets of a shard that still have a row without a result.
+    """The tickets of a shard that still have a row without a result, without rows that a retry keeps.
 
     They depend on the plan alone: a video or frame sequence is one, and so are up to `slice_frames` single images in a
     row. One that was done in part is done again whole, because its slices are the extractor's micro-batches.
     """
     missing = set(opened.missing)
-    for is_image, group in groupby(range(len(opened.items)), key=lambda row: len(opened.items[row].frames) == 1):
+    wanted = [row for row in range(len(opened.items)) if row not in opened.kept]
+    for is_image, group in groupby(wanted, key=lambda row: len(opened.items[row].frames) == 1):
         rows = list(group)
         step = slice_frames if is_image else 1
         for start in range(0, len(rows), step):

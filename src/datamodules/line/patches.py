@@ -1,46 +1,56 @@
-"""Patches: failed items, tried again in the same run folder.
+"""Patches: items tried again in the same run folder.
 
-A patch is a plan over failed items of a complete run, and leased, spooled and committed like any plan; it takes their
-files as they are now. Of its shards, each row supersedes a failed one, which has no sample: so no committed file is
-touched, and the tars of the run and of its patches hold each sample once. `Run.rows` shows what holds now. A patch is
-planned only when all before are done.
+A patch is a plan over items of a complete run, and leased, spooled and committed like any plan; it takes their files
+as they are now. No committed file is changed, and the tars of the run and of its patches hold each sample once:
+
+- failed items have no sample, so the shards of a patch over them lie beside the others;
+- of samples, which are tried again if their status is named (`truncated`), the patch has a shard for each shard that
+  holds one. It takes that one's place: what is not tried again is copied from it, and its tar moves to `superseded/`.
+
+`Run.rows` shows what holds now. A patch is planned only when all before are done.
 
 | in the folder                        | what                                                              |
 |--------------------------------------|-------------------------------------------------------------------|
 | `plan-001.arrow`, …                  | the plan of patch 1, …                                            |
 | `{split}-patch001-{index:06d}`       | its shards: tar, table and record lie where all others do         |
-| table column `supersedes`            | the shard whose failed row of this key this row replaces          |
-| record field `superseded_classes`    | of which classes those were, so that counting needs no table      |
+| table column `supersedes`            | the shard whose row of this key this row replaces                 |
+| record fields `superseded_…`         | of which classes those were, so that counting needs no table      |
 
 | fingerprint of a patch | what                                                                                       |
 |------------------------|--------------------------------------------------------------------------------------------|
-| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all}           |
+| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures}  |
 | all others             | as a run with the settings of the retry has them                                           |
 """
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.commit import settle_all
+from datamodules.line.commit import OK, Result, settle_all
 from datamodules.line.item import Item
-from datamodules.line.plan import ShardSize, write_plan
-from datamodules.line.run import Run, differences, plan_once, plan_path
+from datamodules.line.plan import Shard, ShardSize, write_plan, write_plan_of
+from datamodules.line.reader import read_sample
+from datamodules.line.run import Record, Run, differences, plan_once, plan_path
+
+_OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that failed, and is no sample of a patch either.
+    """An item that failed, and is no sample of a patch either; or one whose sample has a status that was asked for.
 
     Attributes:
         item: as planned.
-        shard: the shard whose table tells of its last failure.
-        reason: why it failed.
-        reason_class: see `datamodules.errors`.
+        shard: the shard whose table tells of its last attempt.
+        reason: why it failed; of a sample, its status.
+        reason_class: see `datamodules.errors`; of a sample, its status.
         attempts: how often it was tried, by the run or patch that `shard` is of.
     """
 
@@ -56,7 +66,7 @@ class Retry:
     """What one command is to try again.
 
     Attributes:
-        classes: failed items of these classes; empty: of all.
+        classes: failed items of these classes, and samples of these statuses; empty: all failed items.
         began: when the command was started, seconds since the epoch. Ranks of one launch start together, and a fast one
             may finish a patch before a slow one looks: who began before a patch was complete belongs to it.
     """
@@ -66,30 +76,42 @@ class Retry:
 
 
 def failures(run: Run, classes: Collection[str] = (), split: str | None = None) -> Iterator[Failure]:
-    """The failed items of `run` (of these classes, of this split), in planned order; reads tables with failures only.
+    """The failed items of `run` (of these classes, of this split), in planned order; reads tables with such only.
+
+    A class may also be a status of samples, as `truncated`.
 
     Raises:
         RunError: a record or table is damaged.
     """
-    failed = {record.shard for record in run.records(split) if record.failed}
-    for shard in (shard for shard in run.plan.shards if shard.name in failed):
-        for number, row in enumerate(run.rows(shard.name, ["reason", "reason_class", "attempts"]).to_pylist()):
-            if row["reason"] is not None and (not classes or row["reason_class"] in classes):
-                yield Failure(run.plan.item(shard.number, number), **row)
+    found = {record.shard for record in run.records(split) if record.failed or record.statuses.keys() - {OK}}
+    for shard in (shard for shard in run.plan.shards if shard.name in found):
+        rows = run.rows(shard.name, ["status", "reason", "reason_class", "attempts"]).to_pylist()
+        for number, row in enumerate(rows):
+            if _is_meant(row, classes):
+                told = row["reason"] or row["status"], row["reason_class"] or row["status"], row["attempts"]
+                yield Failure(run.plan.item(shard.number, number), row["shard"], *told)
+
+
+def _is_meant(row: Mapping[str, Any], classes: Collection[str]) -> bool:
+    """Whether the row of a table is a failure of these classes, or a sample of such a status."""
+    return (row["reason_class"] or row["status"]) in classes if classes else row["reason_class"] is not None
 
 
 def count_failures(run: Run, classes: Collection[str] = ()) -> dict[str, int]:
     """How many `failures` there are, by class; from records alone.
 
     Raises:
-        ConfigError: nothing has ever failed with one of `classes`; the message names the classes there are.
+        ConfigError: no item has ever had one of `classes`; the message names the classes there are.
         RunError: a record is damaged.
     """
-    known = {name for each in (run, *run.patches) for record in each.records() for name in record.failure_classes}
+    records = [record for each in (run, *run.patches) for record in each.records()]
+    known = {name for record in records for name in (*record.failure_classes, *record.statuses)} - {OK}
     if unknown := sorted(set(classes) - known):
         there = f"there are {', '.join(sorted(known))}" if known else "nothing has failed"
-        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} failed so; {there}")
-    return {name: count for name, count in run.outcome().failure_classes.items() if not classes or name in classes}
+        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} ended so; {there}")
+    outcome = run.outcome()
+    counts = {**outcome.failure_classes, **outcome.statuses} if classes else outcome.failure_classes
+    return {name: count for name, count in counts.items() if not classes or name in classes}
 
 
 def refuse_unfinished(run: Run) -> None:
@@ -146,6 +168,65 @@ def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, retry: Retry
         raise RunError(f"{run.folder} has nothing to retry")
     number = run.patches[-1].patch + 1 if run.patches else 1
     path = plan_path(Path(run.folder), number)
-    failed = (replace(failure.item, modified=None) for failure in failures(run, retry.classes))  # as files now are
-    plan_once(path, lambda: write_plan(failed, path, made_by, size, number))
+    if set(retry.classes) & run.outcome().statuses.keys():
+        plan_once(path, lambda: _write_replacing(run, path, made_by, number, retry.classes))
+    else:
+        failed = (replace(failure.item, modified=None) for failure in failures(run, retry.classes))  # as files now are
+        plan_once(path, lambda: write_plan(failed, path, made_by, size, number))
     return Run(run.folder, number)
+
+
+def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, classes: Collection[str]) -> None:
+    """Write the plan of a patch that has a shard for each one with items of these classes, of all that stands there."""
+    gone = _superseded(run)
+    chosen: list[tuple[Run, Shard, Any]] = []  # with which rows stand, bool [rows]
+    for each in (run, *run.patches):
+        names = {record.shard for record in each.records() if _has(record, classes)}
+        for shard in (shard for shard in each.plan.shards if shard.name in names):
+            rows = run.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
+            stand = [row["key"] not in gone.get(shard.name, ()) for row in rows]
+            if any(stands and _is_meant(row, classes) for row, stands in zip(rows, stand, strict=True)):
+                chosen.append((each, shard, pa.array(stand)))
+    splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
+    chosen.sort(key=lambda place: splits.index(place[1].split))
+    batches = (_to_be_read_anew(each.plan.batch(shard.number).filter(stand)) for each, shard, stand in chosen)
+    write_plan_of(batches, path, made_by, run.plan.listing, number, [shard.name for _, shard, _ in chosen])
+
+
+def _to_be_read_anew(batch: Any) -> Any:
+    """Rows of a plan, of files as they are now."""
+    return batch.set_column(batch.schema.get_field_index("modified"), "modified", pa.nulls(len(batch), pa.float64()))
+
+
+def _has(record: Record, classes: Collection[str]) -> bool:
+    return not record.statuses.keys().isdisjoint(classes) or not record.failure_classes.keys().isdisjoint(classes)
+
+
+def _superseded(run: Run) -> dict[str, set[str]]:
+    """By shard, the keys of its rows that patches have superseded."""
+    keys: dict[str, set[str]] = {}
+    for record in (record for patch in run.patches for record in patch.records()):
+        for row in run.table(record.shard, ["key", "supersedes"]).to_pylist():
+            keys.setdefault(row["supersedes"], set()).add(row["key"])
+    return keys
+
+
+def kept(run: Run, shard: Shard) -> Iterator[tuple[Result, Callable[[], dict[str, bytes]]]]:
+    """What a shard of a patch has of the one whose place it takes, as it was: (result, reads its sample's files).
+
+    Raises:
+        RunError: a table or tar is missing or damaged.
+    """
+    if shard.replaces is None:
+        return
+    tar = run.folder / f"{shard.replaces}.tar"
+    classes = run.plan.fingerprint["retry"]["classes"]
+    for number, row in enumerate(run.superseded(shard)):
+        if not _is_meant(row, classes):
+            result = Result(number, **{name: row[name] for name in _OF_RESULT})
+            place = row["tar_offset"], row["tar_bytes"]
+            yield result, partial(_members, tar, *place)
+
+
+def _members(tar: Path, offset: int | None, size: int | None) -> dict[str, bytes]:
+    return {} if offset is None or size is None else read_sample(tar, offset, size)[1]

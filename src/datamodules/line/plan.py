@@ -4,7 +4,7 @@ One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is s
 footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
 `fingerprint` (JSON), so a plan and what it was made for appear together or not at all, and `listing`, the sha256 of
 what the corpus listed. A patch, which tries failed items again (`patches.py`), has a plan of the same form,
-`plan-001.arrow`; its metadata's `patch` is its number.
+`plan-001.arrow`; its metadata's `patch` is its number, and `replaces` names the shards whose places its shards take.
 
 | column | type         | see `item.py` |
 |--------|--------------|---------------|
@@ -24,8 +24,8 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +95,7 @@ class Shard:
         num_frames: frames that the listing knows of: of image sequences, 0 for videos.
         cost: bytes of input.
         patch: number of the patch whose plan it is in; 0: the run's own.
+        replaces: of a patch that tries samples again: the shard whose place it takes, with all that stands there.
     """
 
     number: int
@@ -104,6 +105,7 @@ class Shard:
     num_frames: int
     cost: int
     patch: int = 0
+    replaces: str | None = None
 
     @property
     def name(self) -> str:
@@ -134,6 +136,7 @@ class Plan:
         self.fingerprint: dict[str, Any] = json.loads(metadata[b"fingerprint"])
         self.listing = metadata[b"listing"].decode()
         self.patch = int(metadata[b"patch"])
+        self.replaces: list[str] = json.loads(metadata[b"replaces"])  # by shard; empty: none takes the place of another
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -144,7 +147,8 @@ class Plan:
             split = batch["split"][0].as_py()
             index = shards[-1].index + 1 if shards and shards[-1].split == split else 0
             num_frames, cost = len(batch["frames"].flatten()), pc.sum(batch["cost"]).as_py()
-            shards.append(Shard(number, split, index, batch.num_rows, num_frames, cost, self.patch))
+            replaces = self.replaces[number] if self.replaces else None
+            shards.append(Shard(number, split, index, batch.num_rows, num_frames, cost, self.patch, replaces))
         return shards
 
     @property
@@ -185,14 +189,43 @@ def write_plan(
         CorpusError: there are no items, two have one key (both paths are named), or one cannot be written down.
         FileExistsError: another process was faster; its plan stands.
     """
-    scratch = destination.with_name(f".{destination.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    scratch.mkdir(parents=True)
-    try:
+    with _scratch(destination) as scratch:
         listing = _Listing(scratch)
         listing.fill(items)
         written = scratch / "plan.arrow"  # no split's name has a dot
         write_batches(written, listing.shards(size), fingerprint, listing.digest, patch)
         os.link(written, destination)
+
+
+def write_plan_of(
+    batches: Iterable[Any],
+    destination: Path,
+    fingerprint: Mapping[str, Any],
+    listing: str,
+    patch: int,
+    replaces: Sequence[str],
+) -> None:
+    """Write the plan of a patch each of whose shards takes the place of another; it appears whole or not at all.
+
+    Args:
+        batches, fingerprint, listing, patch, replaces: see `write_batches`.
+        destination: of the plan.
+
+    Raises:
+        FileExistsError: another process was faster; its plan stands.
+    """
+    with _scratch(destination) as scratch:
+        write_batches(scratch / "plan.arrow", batches, fingerprint, listing, patch, replaces)
+        os.link(scratch / "plan.arrow", destination)
+
+
+@contextmanager
+def _scratch(destination: Path) -> Iterator[Path]:
+    """A folder to make `destination` in, gone at the end."""
+    scratch = destination.with_name(f".{destination.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
     finally:
         _discard(scratch)
 
@@ -211,7 +244,12 @@ def _discard(scratch: Path) -> None:
 
 
 def write_batches(
-    path: Path, batches: Iterable[Any], fingerprint: Mapping[str, Any], listing: str, patch: int = 0
+    path: Path,
+    batches: Iterable[Any],
+    fingerprint: Mapping[str, Any],
+    listing: str,
+    patch: int = 0,
+    replaces: Sequence[str] = (),
 ) -> None:
     """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
 
@@ -221,8 +259,14 @@ def write_batches(
         fingerprint: of the run, JSON-able.
         listing: names what was listed; see `Plan.listing`.
         patch: number of the patch that this is the plan of; 0: the run's own.
+        replaces: for each shard the one whose place it takes; empty: none does.
     """
-    metadata = {"fingerprint": json.dumps(fingerprint, sort_keys=True), "listing": listing, "patch": str(patch)}
+    metadata = {
+        "fingerprint": json.dumps(fingerprint, sort_keys=True),
+        "listing": listing,
+        "patch": str(patch),
+        "replaces": json.dumps(list(replaces)),
+    }
     with open(path, "wb") as file:
         with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
             for batch in batches:

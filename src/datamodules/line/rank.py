@@ -20,6 +20,7 @@ from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
 from datamodules.line.limit import FailureLimit, FailureWatch
+from datamodules.line.patches import kept
 from datamodules.line.plan import Shard, discard_unfinished
 from datamodules.line.run import PLANNING, Run
 from datamodules.line.strikes import FaultFile, Strike, cause_of_death
@@ -61,6 +62,11 @@ class OpenShard:
         self.shard = shard
         self.items: list[Item] = run.plan.items(shard.number)
         self.spool = Spool(run.work / "spool", shard.name, rank, death)
+        self.kept: set[int] = set()  # rows that a retry does not try
+        for result, read_members in kept(run, shard):
+            self.kept.add(result.row)
+            if result.row not in self.spool.results:
+                self.spool.append(result, read_members())
         self.since = time.monotonic()
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.errors import RunError
-from datamodules.line.run import Run
+from datamodules.line.run import SUPERSEDED, Run
 
 
 class CommittedSamples:
@@ -96,7 +96,10 @@ class _OpenTar:
     """A file descriptor that is closed with the last reference to it."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # a retry has taken its place meanwhile
+            self._descriptor = os.open(path.parent / SUPERSEDED / path.name, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, size: int, offset: int) -> bytes:

@@ -6,7 +6,8 @@
 | `tables/{shard}.parquet`   | a row for each planned item of the shard: `commit.TABLE_SCHEMA`                   |
 | `records/{shard}.json`     | what is true: the shard is committed if and only if this exists                   |
 | `plan.arrow`               | the plan and the fingerprint: `plan.py`                                           |
-| `plan-001.arrow`, …        | likewise of patches, which try failed items again: `patches.py`                   |
+| `plan-001.arrow`, …        | likewise of patches, which try items again: `patches.py`                          |
+| `superseded/{shard}.tar`   | of a shard whose place a patch's shard has taken: out of sight of `O/*.tar`       |
 | `config.yaml`              | the configuration that started the run                                            |
 | `work/`                    | ranks, leases, spools, staged files of shards in the making                       |
 | `stray/`                   | what `verify --repair` found and no shard knows                                   |
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ import pyarrow.parquet as pq
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
-from datamodules.line.plan import Plan, ShardSize, write_plan
+from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
 
+SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
 
 
@@ -56,9 +59,12 @@ class Record:
         planned: items of the shard; always `committed + failed`.
         committed: items that became samples.
         failed: items that became failure rows.
-        failure_classes: how many of these by class; see the table's `reason_class`.
-        superseded_classes: of a patch: classes of the failed rows that its rows replace, likewise; else empty.
+        statuses: how many of the committed by status: `ok`, or what the pipeline says of them.
+        failure_classes: how many of the failed by class; see the table's `reason_class`.
         num_frames: frames of the committed items.
+        superseded_statuses, superseded_classes, superseded_frames: of a patch: of the rows that its rows replace,
+            likewise; else empty, and 0.
+        replaces: of a patch that tries samples again: the shard whose place it takes; else None.
         rank: who committed.
         seconds: from lease to commit.
         fingerprint: digest of the run's fingerprint; of a patch, the patch's.
@@ -71,9 +77,13 @@ class Record:
     planned: int
     committed: int
     failed: int
+    statuses: dict[str, int]
     failure_classes: dict[str, int]
-    superseded_classes: dict[str, int]
     num_frames: int
+    superseded_statuses: dict[str, int]
+    superseded_classes: dict[str, int]
+    superseded_frames: int
+    replaces: str | None
     rank: str
     seconds: float
     fingerprint: str
@@ -102,11 +112,13 @@ class Outcome:
     Attributes:
         committed: items that became samples.
         num_frames: frames of these.
+        statuses: these by status.
         failure_classes: items that failed, and are no sample of a patch either, by class.
     """
 
     committed: int
     num_frames: int
+    statuses: dict[str, int]
     failure_classes: dict[str, int]
 
     @property
@@ -116,16 +128,23 @@ class Outcome:
 
     @classmethod
     def of(cls, records: Iterable[Record], patches: Iterable[Record] = ()) -> "Outcome":
-        """Add up the `records` of a plan, and those of the patches over its failed rows."""
-        records, patches = list(records), list(patches)
+        """Add up the `records` of a plan, and those of the patches over its rows."""
+        statuses: Counter[str] = Counter()
         classes: Counter[str] = Counter()
-        for record in (*records, *patches):
+        num_frames = 0
+        patches = list(patches)
+        for record in chain(records, patches):
+            statuses.update(record.statuses)
             classes.update(record.failure_classes)
+            num_frames += record.num_frames
         for record in patches:
+            statuses.subtract(record.superseded_statuses)
             classes.subtract(record.superseded_classes)
+            num_frames -= record.superseded_frames
         return cls(
-            committed=sum(record.committed for record in (*records, *patches)),
-            num_frames=sum(record.num_frames for record in (*records, *patches)),
+            committed=statuses.total(),
+            num_frames=num_frames,
+            statuses=dict(sorted((+statuses).items())),
             failure_classes=dict(sorted((+classes).items())),
         )
 
@@ -135,8 +154,8 @@ class Run:
 
     Args:
         folder: of the run.
-        patch: 0: the run as it was planned first. p: its p-th patch, a plan over failed items of the run; leases,
-            ranks and commits know no difference.
+        patch: 0: the run as it was planned first. p: its p-th patch, a plan over items of the run; leases, ranks and
+            commits know no difference.
 
     Raises:
         RunError: the folder is no run, or has no such patch.
@@ -208,7 +227,7 @@ class Run:
             raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
 
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
-        """The rows of a committed shard as they stand now: a failed one that patches tried again is the last's.
+        """The rows of a committed shard as they stand now: one that patches tried again is the last's.
 
         A pyarrow Table in planned order: `columns` of `commit.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
         the name of the shard whose table and tar hold the row and its sample.
@@ -243,17 +262,35 @@ class Run:
             num_rows += len(keys)
         return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None, places
 
+    def superseded(self, shard: Shard) -> list[dict[str, Any]]:
+        """For each row of a patch's `shard`, the row that it supersedes, with the columns of the table, and `shard`.
+
+        Raises:
+            RunError: a table is missing or damaged.
+        """
+        keys = self.plan.keys(shard.number)
+        if shard.replaces is None:
+            return [self._failed_before[key] for key in keys]
+        rows = {row["key"]: row for row in self.table(shard.replaces).to_pylist()}
+        return [{**rows[key], "shard": shard.replaces} for key in keys]
+
     @cached_property
-    def supersedes(self) -> dict[str, tuple[str, str]]:
-        """Of a patch, for each key: (shard, reason_class) of the failed row that it replaces; else empty."""
-        failed: dict[str, tuple[str, str]] = {}
+    def _failed_before(self) -> dict[str, dict[str, Any]]:
+        """Of a patch, by key: the last failed row before it."""
+        failed: dict[str, dict[str, Any]] = {}
         run = Run(self.folder)
         earlier = [each for each in (run, *run.patches) if each.patch < self.patch]
         for record in (record for each in earlier for record in each.records() if record.failed):
-            rows = self.table(record.shard, ["key", "reason_class"]).drop_null()  # a class is of a failure
-            for key, reason_class in zip(*(rows[name].to_pylist() for name in rows.column_names), strict=True):
-                failed[key] = record.shard, reason_class
+            rows = self.table(record.shard, ["key", "status", "reason_class", "num_frames"])
+            for row in rows.drop_null().to_pylist():  # a class is of a failure
+                failed[row["key"]] = {**row, "shard": record.shard}
         return failed
+
+    @property
+    def replaced(self) -> dict[str, str]:
+        """The shards whose place a committed shard of a patch has taken, of which nothing stands; and by which."""
+        shards = (shard for patch in self.patches if patch.plan.replaces for shard in patch.plan.shards)
+        return {shard.replaces: shard.name for shard in shards if shard.replaces and self.is_committed(shard.name)}
 
     def records(self, split: str | None = None) -> Iterator[Record]:
         """The records of all committed shards of this plan (of `split`), in planned order."""

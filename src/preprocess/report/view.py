@@ -75,7 +75,9 @@ def _overview(run: Run) -> RenderableType:
     rows.columns[2].justify = "right"
     for row in islice(_rows(run), _MAX_ROWS):
         status, reason = row["status"], row["reason"] or ""
-        rows.add_row(Text(row["key"]), Text(status, _STYLES[status]), f"{row['num_frames']:,}", Text(reason))
+        rows.add_row(
+            Text(row["key"]), Text(status, _STYLES.get(status, "yellow")), f"{row['num_frames']:,}", Text(reason)
+        )
     more = run.plan.num_items - rows.row_count
     parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), ""]
     if kind_of(run) == CaptionSamples.__name__ and run.outcome().committed:

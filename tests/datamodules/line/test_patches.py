@@ -192,7 +192,7 @@ def test_a_run_without_failures_has_nothing_to_retry(tmp_path):
 
 
 def test_a_class_that_nothing_failed_with_fails_and_the_classes_there_are_are_named(folder):
-    with pytest.raises(ConfigError, match=r"--class extract: no item of .* failed so; there are crash, decode"):
+    with pytest.raises(ConfigError, match=r"--class extract: no item of .* ended so; there are crash, decode"):
         count_failures(Run(folder), ["extract"])
 
 

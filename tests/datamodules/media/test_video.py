@@ -16,21 +16,13 @@ from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
+from torchcodec_there import needs_torchcodec
 from video_making import KINDS, Kind, Picture, numbers, picture, upright, write
 
 _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"
 
 
-def torchcodec_works() -> bool:
-    try:
-        torchcodec.require()
-    except ConfigError:
-        return "FRAMEMILL_REQUIRE_TORCHCODEC" in os.environ  # then its tests fail, in place of being skipped
-    return True
-
-
-needs_torchcodec = pytest.mark.skipif(not torchcodec_works(), reason="torchcodec, or FFmpeg's libraries, are not there")
 needs_odd = pytest.mark.skipif(not ODD.is_dir(), reason=f"{ODD} is not there")
 
 

@@ -62,7 +62,8 @@ def make_caption_run(
                 if item.key in failed:
                     rank.add(opened.shard.number, Result(row, reason=REASON, reason_class="decode"), {})
                 else:
-                    members = CaptionSamples().encode(made_caption(item, number, **options))
-                    rank.add(opened.shard.number, Result(row, num_frames=1), members)
+                    sample = made_caption(item, number, **options)
+                    result = Result(row, num_frames=1, status=sample.meta["status"])
+                    rank.add(opened.shard.number, result, CaptionSamples().encode(sample))
                 number += 1
     return run

@@ -8,13 +8,12 @@
 | anything else    | its size                                                     |
 | `presence.npy`   | besides, for each part, in how many frames it was found      |
 
-Of a run of captions besides: how many of each status, and how long they are, of up to 1,000 that are read.
+Of a run of captions besides: how long they are, of up to 1,000 that are read.
 """
 
 import difflib
 import io
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.errors import RunError
+from datamodules.line.commit import OK
 from datamodules.line.plan import Shard
 from datamodules.line.reader import CommittedSamples, read_sample
 from datamodules.line.run import Run
@@ -89,28 +89,29 @@ def _overview(run: Run) -> RenderableType:
 
 
 def _totals(run: Run) -> Table:
-    table = Table("split", "shards", "items", "ok", "failed", "planned", "frames", box=None, pad_edge=False)
+    splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
+    outcomes = {split: run.outcome(split) for split in splits}
+    statuses = [OK, *sorted({status for done in outcomes.values() for status in done.statuses} - {OK})]
+    table = Table("split", "shards", "items", *statuses, "failed", "planned", "frames", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for split in dict.fromkeys(shard.split for shard in run.plan.shards):
+    for split, done in outcomes.items():
         sizes = [shard.num_items for shard in run.plan.shards if shard.split == split]
-        done = run.outcome(split)
         open_items = sum(sizes) - done.committed - done.failed
-        counts = (len(sizes), sum(sizes), done.committed, done.failed, open_items, done.num_frames)
+        found = (done.statuses.get(status, 0) for status in statuses)
+        counts = (len(sizes), sum(sizes), *found, done.failed, open_items, done.num_frames)
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 
 
 def _captions(run: Run) -> Table:
-    """Status and length of captions, evenly spaced over those that are committed."""
+    """Lengths of captions, evenly spaced over those that are committed."""
     samples = CommittedSamples(run)
     chosen = np.unique(np.linspace(0, len(samples) - 1, _MAX_CAPTIONS).round().astype(int)).tolist()
     read = [CaptionSamples().decode(*samples[index]) for index in chosen]
-    statuses = Counter(str(sample.meta.get("status")) for sample in read)
     tokens = [sample.meta["num_tokens"] for sample in read if sample.meta.get("num_tokens") is not None]
     facts = {
         "captions": f"{len(read):,} of {len(samples):,} read",
-        "status": ", ".join(f"{status} {count:,}" for status, count in statuses.most_common()),
         "characters": _lengths([len(sample.caption) for sample in read]),
     }
     return _facts({**facts, "tokens": _lengths(tokens)} if tokens else facts)

@@ -78,9 +78,12 @@ def test_images_in_tars_are_shown_from_there(tmp_path: Path) -> None:
 
 def test_view_counts_statuses_and_lengths(tmp_path: Path) -> None:
     run = make_caption_run(tmp_path / "run", ITEMS, failed=("a",), status="truncated", num_tokens=30)
+    plain = make_caption_run(tmp_path / "plain", ITEMS)
     lines = [line.split() for line in shown(run).splitlines()]
     assert ["captions", "2", "of", "2", "read"] in lines
-    assert ["status", "truncated", "2"] in lines
+    assert ["split", "shards", "items", "ok", "truncated", "failed", "planned", "frames"] in lines
+    assert ["train", "2", "3", "0", "2", "1", "0", "2"] in lines
+    assert ["train", "2", "3", "3", "0", "0", "3"] in [line.split() for line in shown(plain).splitlines()]
     assert ["characters", "22", "to", "22,", "the", "median", "22"] in lines
     assert ["tokens", "30", "to", "30,", "the", "median", "30"] in lines
 

@@ -24,6 +24,7 @@ from datamodules.errors import FramemillError
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
 
+_FORMATS = "phoenix-pickle, phoenix-npz, clip4mc, captions-json, imagefolder, parquet or jsonl"
 _Command = Callable[[argparse.Namespace], int]
 
 
@@ -90,11 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         "verify", _verify, "check every record, hash, count and key; exit status 1 if something is wrong"
     )
     check.add_argument("--repair", action="store_true", help="put damaged shards back to be done, move strays away")
-    visualize = add_for_run("visualize", _visualize, "draw skeletons over the frames, or clips: PNG and MP4")
+    visualize = add_for_run(
+        "visualize", _visualize, "draw skeletons over the frames, or clips: PNG and MP4; or captions: HTML"
+    )
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
     export = add_for_run("export", _export, "write the samples in a format that other code reads")
-    export.add_argument("--format", required=True, help="phoenix-pickle, phoenix-npz, clip4mc, parquet or jsonl")
+    export.add_argument("--format", required=True, help=_FORMATS)
     merge = add("merge", _merge, "make one run of several over different splits or items")
     merge.add_argument("folders", metavar="O", nargs="+", type=Path, help="folders of complete runs")
     for command in (visualize, export, merge):

@@ -4,7 +4,7 @@
 |--------------|--------|--------------------------------------------------------------------------------------|
 | key          | string | of the item                                                                          |
 | split        | string |                                                                                      |
-| path         | string | of the video, or the folder of the frames; relative to the corpus root, or absolute  |
+| path         | string | of the video, image, or folder of frames; relative to the corpus root, or absolute   |
 | reason_class | string | see `datamodules.errors`                                                             |
 | reason       | string |                                                                                      |
 | attempts     | int32  | how often the item was tried, by the run or retry that tried it last                 |
@@ -82,7 +82,7 @@ def _row(failure: Failure) -> dict[str, Any]:
     return {
         "key": failure.item.key,
         "split": failure.item.split,
-        "path": failure.item.path,
+        "path": failure.item.source,
         "reason_class": failure.reason_class,
         "reason": failure.reason,
         "attempts": failure.attempts,

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +59,7 @@ def list_frames(folder: Path) -> tuple[tuple[str, ...], int, float]:
     return tuple(name for name, _ in found), sum(stat.st_size for stat in stats), modified
 
 
-def walk(root: str, suffixes: Collection[str], below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+def walk(root: str, suffixes: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
     """(path relative to `root`, size and time) of the files with one of `suffixes`, in any case; depth first, by name.
 
     Hidden files and folders are left out; links are followed to files, not to folders.
@@ -67,14 +67,64 @@ def walk(root: str, suffixes: Collection[str], below: str = "") -> Iterator[tupl
     Raises:
         CorpusError: a folder cannot be listed.
     """
+    return ((path, stat) for path, stat, _ in walk_folders(root, suffixes, lambda folder, names: None))
+
+
+def walk_folders(
+    root: str, suffixes: Collection[str], known_of: Callable[[str, list[str]], T], below: str = ""
+) -> Iterator[tuple[str, os.stat_result, T]]:
+    """As `walk`, with what `known_of` says of each file's folder.
+
+    Args:
+        root: the folder.
+        suffixes: of the files.
+        known_of: is called once for each folder, with its path relative to `root` and all names in it with `suffixes`.
+        below: the folder to begin at, relative to `root`.
+    """
     try:
         with os.scandir(os.path.join(root, below)) as found:
             entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise CorpusError(f"{os.path.join(root, below)} cannot be listed: {error.strerror}") from error
+    known = known_of(below, [entry.name for entry in entries if _has_ending(entry.name, suffixes)])
     for entry in entries:
         path = os.path.join(below, entry.name)
         if entry.is_dir(follow_symlinks=False):
-            yield from walk(root, suffixes, path)
-        elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
-            yield path, entry.stat()
+            yield from walk_folders(root, suffixes, known_of, path)
+        elif _has_ending(entry.name, suffixes) and entry.is_file():
+            yield path, entry.stat(), known
+
+
+def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
+    """(number of its line, path) of each path that the list `path` has, which the option `option` names.
+
+    Blank lines and lines that begin with `#` are skipped; a `./` in front, as `find .` writes it, is left out.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                name = line.strip().removeprefix("./")
+                if name and not name.startswith("#"):
+                    yield number, name
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{option} {path} cannot be read: {error}") from error
+
+
+def stat_listed(root: str, path: str, where: str) -> os.stat_result:
+    """Size and time of the file `path`, relative to `root`, that a list names in the place `where`.
+
+    Raises:
+        CorpusError: it is not there.
+    """
+    try:
+        return os.stat(os.path.join(root, path))
+    except (OSError, ValueError) as error:  # a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CorpusError(f"{where}: {path}: {reason}") from error
+
+
+def _has_ending(name: str, suffixes: Collection[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in suffixes

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from datamodules.corpora.listing import limit, list_sha256, walk
+from datamodules.corpora.listing import limit, list_sha256, read_list, stat_listed, walk
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
@@ -56,14 +56,6 @@ class Videos(Corpus):
             )
 
     def _listed(self) -> Iterator[tuple[str, os.stat_result]]:
-        try:
-            lines = Path(self.video_list or "").read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(f"--data.video_list {self.video_list} cannot be read: {error}") from error
-        for number, line in enumerate(lines, 1):
-            path = line.strip().removeprefix("./")  # as `find .` writes them
-            if path and not path.startswith("#"):
-                try:
-                    yield path, os.stat(os.path.join(self.root, path))
-                except OSError as error:
-                    raise CorpusError(f"{self.video_list}, line {number}: {path}: {error.strerror}") from error
+        assert self.video_list
+        for number, path in read_list(self.video_list, "--data.video_list"):
+            yield path, stat_listed(self.root, path, f"{self.video_list}, line {number}")

@@ -34,7 +34,8 @@ from datamodules.errors import ChangedError, DecodeError, EnvironmentFailure, Fr
 from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
-from datamodules.media.image import read_image
+from datamodules.media.content import read_file, read_member
+from datamodules.media.image import decode_image
 from datamodules.media.packets import VideoFacts
 from datamodules.media.sampling import AtRate, Every, Selection, between
 from datamodules.media.video import Decoding, Video
@@ -60,7 +61,7 @@ class End(TypedDict):
 
     `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `size` is (height, width) in px
     of its frames, None if there was none. None for images: `fps`; `video`, what is known of the file; `pts_seconds`, of
-    each frame since the video's first.
+    each frame since the video's first. `content` is a single image's file, if `FrameRequest.keep_content` asks for it.
     """
 
     row: int
@@ -69,6 +70,7 @@ class End(TypedDict):
     fps: float | None
     video: VideoFacts | None
     pts_seconds: list[float] | None
+    content: bytes | None
     reason: str | None
     reason_class: str | None
     read_seconds: float
@@ -150,6 +152,7 @@ class FrameRequest(NamedTuple):
         selection: which frames of a video, among those that are its item's.
         size: (height, width) in px that frames of videos are resized to; None: as they are.
         decoding: how videos are decoded; the DataModule's (`--data.decoding`) replaces it.
+        keep_content: give the files of single images along, as they are (`End.content`).
         batching: how single images are put together by the sizes of the results that `transform` makes, which are
             `Weighed`; None: as they come.
     """
@@ -159,6 +162,7 @@ class FrameRequest(NamedTuple):
     selection: Selection = _EVERY
     size: tuple[int, int] | None = None
     decoding: Decoding = _DECODING
+    keep_content: bool = False
     batching: Batching | None = None
 
     @property
@@ -295,14 +299,14 @@ def _slices(
                 touch([row])
                 current.add(frame, end)
             if end["num_frames"] == 0:
-                raise DecodeError(f"{item.path} has no frames")
+                raise DecodeError(f"{item.source} has no frames")
         except ItemError as error:
             if isinstance(error, DecodeError):
                 _require(root)
             end["reason"], end["reason_class"] = str(error), error.reason_class
         except OSError as error:  # EIO, ESTALE, EACCES, …: the file's, or its mount's
             _require(root)
-            end["reason"], end["reason_class"] = f"{item.path} cannot be read: {error.strerror or error}", "io"
+            end["reason"], end["reason_class"] = f"{item.source} cannot be read: {error.strerror or error}", "io"
         except MemoryError:
             end["reason"], end["reason_class"] = "out of memory", "memory"
         current.ends.append(end)
@@ -317,6 +321,7 @@ def _end_of(row: int) -> End:
         fps=None,
         video=None,
         pts_seconds=None,
+        content=None,
         reason=None,
         reason_class=None,
         read_seconds=0.0,
@@ -328,7 +333,7 @@ def frames_of(item: Item, root: str) -> Iterator[Tensor]:
     """Every frame of `item`: uint8 [3, H, W].
 
     Raises:
-        DecodeError, OSError: see `Video` and `read_image`.
+        DecodeError, OSError: see `Video`, `read_file`, `read_member` and `decode_image`.
     """
     return _read(item, root, FrameRequest(), _end_of(0))
 
@@ -408,7 +413,14 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
         _refuse_changed(path, item)
     if item.frames:
         for name in item.frames:
-            yield read_image(path / name)
+            if item.start_byte is None:
+                content = read_file(path / name)
+            else:
+                content = read_member(path, name, item.start_byte, item.cost)
+            frame = decode_image(content, name)
+            if request.keep_content and len(item.frames) == 1:
+                end["content"] = content
+            yield frame
     else:
         yield from _read_video(item, Video(path, request.decoding), request, end)
 
@@ -430,20 +442,20 @@ def _read_video(item: Item, video: Video, request: FrameRequest, end: End) -> It
 
 
 def _refuse_changed(path: Path, item: Item) -> None:
-    files = [path / name for name in item.frames] or [path]
+    files = [path] if item.start_byte is not None else [path / name for name in item.frames] or [path]
     try:
         stats = [os.stat(file) for file in files]
     except FileNotFoundError as error:
         raise MissingError(f"{os.path.relpath(error.filename, path.parent)} is missing, or its folder is") from error
     assert item.modified is not None
     size, modified = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in stats)
-    if size != item.cost:
-        raise ChangedError(f"{item.path} has {size:,} bytes, but had {item.cost:,} when it was planned")
+    if size != item.cost and item.start_byte is None:  # of a tar, its image is looked at: `read_member`
+        raise ChangedError(f"{item.source} has {size:,} bytes, but had {item.cost:,} when it was planned")
     if abs(modified - item.modified) > _SAME_TIME_SECONDS:
         then, now = (
             datetime.fromtimestamp(t, timezone.utc).isoformat(" ", "seconds") for t in (item.modified, modified)
         )
-        raise ChangedError(f"{item.path} was written {now}, after it was planned with the time {then}")
+        raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
 
 
 def _timed(frames: Iterator[Tensor], end: End) -> Iterator[Tensor]:

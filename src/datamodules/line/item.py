@@ -6,6 +6,8 @@
 | split  | str              | letters, digits, underscores                                                   |
 | path   | str              | folder of the frames, or the video; relative to the corpus root, or absolute   |
 | frames | tuple[str, ...]  | file names in that folder, in order; empty: `path` is a video                  |
+| start_byte | int or None  | first byte of an image in a tar: `path` is the tar, `frames` the name of its member, |
+|        |                  | and its `cost` bytes are the image                                             |
 | fps    | float or None    | frames per second to take from a video; None: every frame                      |
 | start_seconds, stop_seconds | float or None | part of a video, half-open, since its first frame; None: to its end |
 | cost   | int, bytes       | size on disk, by which shards are balanced                                     |
@@ -13,6 +15,7 @@
 | meta   | JSON-able dict   | what the corpus knows of it: glosses, transcript, prompt                       |
 """
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -36,9 +39,15 @@ class Item:
     fps: float | None = None
     start_seconds: float | None = None
     stop_seconds: float | None = None
+    start_byte: int | None = None
     cost: int = 0
     modified: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """What to call its file, or files, by: the path, and of a single image the name as well."""
+        return os.path.join(self.path, self.frames[0]) if len(self.frames) == 1 else self.path
 
 
 class Corpus(ABC):

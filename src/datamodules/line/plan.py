@@ -14,6 +14,7 @@ what the corpus listed. A patch, which tries failed items again (`patches.py`), 
 | frames | list<string> |               |
 | fps    | double       | null: every frame |
 | start_seconds, stop_seconds | double | null: from the first frame, to the last |
+| start_byte | int64    | null: of no tar |
 | cost   | int64        | bytes         |
 | modified | double     | s; null: not to be looked at |
 | meta   | string       | JSON          |
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
         ("fps", pa.float64()),
         ("start_seconds", pa.float64()),
         ("stop_seconds", pa.float64()),
+        ("start_byte", pa.int64()),
         ("cost", pa.int64()),
         ("modified", pa.float64()),
         ("meta", pa.string()),
@@ -373,8 +375,9 @@ class _Listing:
         seen: dict[str, str] = {}
         for split in self._counts if suspects else ():
             for chunk in self._chunks(split):
-                for key, path in zip(chunk["key"].to_pylist(), chunk["path"].to_pylist(), strict=True):
+                for row, key in enumerate(chunk["key"].to_pylist()):
                     if _hash64(key) in suspects:
+                        path = _item(chunk.slice(row, 1).to_pylist()[0]).source
                         if key in seen:
                             raise CorpusError(
                                 f"two items have the key {key!r}: {seen[key]!r} and {path!r}; rename or leave out one"

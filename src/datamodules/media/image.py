@@ -2,8 +2,15 @@
 
 | file                         | becomes                                                            |
 |------------------------------|--------------------------------------------------------------------|
-| PNG, JPEG, WebP, AVIF, GIF   | RGB; gray is repeated, alpha dropped, CMYK converted, EXIF applied |
-| 16-bit gray PNG              | the nearest 8-bit value, v / 257                                   |
+| PNG, JPEG, WebP, AVIF, GIF,  | RGB; gray is repeated, alpha dropped, CMYK converted, EXIF applied |
+| BMP, TIFF                    |                                                                    |
+| 16-bit gray                  | the nearest 8-bit value, v / 257                                   |
+| 16-bit colour                | the higher byte, v / 256 cut off: all that Pillow gives            |
+| JPEG of several (MPO), as    | the first, which is the photograph; others are its depth or gain   |
+| telephones make              |                                                                    |
+
+Refused are animations, more pixels than Pillow takes for a decompression bomb (178,956,970), and numbers without a
+known range: floating point, and gray of more than 16 bits.
 
 Not torchvision, whose decoders are some 30 % faster, but deprecated since 0.29, and whose process dies of a
 segmentation fault on some damaged files; it also ignores EXIF in WebP.
@@ -11,6 +18,7 @@ segmentation fault on some damaged files; it also ignores EXIF in WebP.
 
 import io
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +26,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from datamodules.errors import DecodeError, MissingError
+from datamodules.errors import DecodeError
+from datamodules.media.content import read_file
 
-_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)  # on damaged files
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]  # [H, W, 3]
+
+# on damaged files: TypeError of TIFF, RuntimeError of AVIF
+_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError
+)  # fmt: skip
 
 
 def read_image(path: Path) -> Tensor:
@@ -33,28 +47,43 @@ def read_image(path: Path) -> Tensor:
         OSError: the file system cannot give its bytes.
         DecodeError: it is empty, damaged, animated, or no image.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingError(f"{path.name} is missing") from error
-    except IsADirectoryError as error:  # any other OSError may be the mount's
-        raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
-    if not content:
-        raise DecodeError(f"{path.name} is empty (0 bytes)")
+    return decode_image(read_file(path), path.name)
+
+
+def decode_image(content: bytes, name: str) -> Tensor:
+    """The image in `content`, as `read_image` gives it.
+
+    Args:
+        content: of the file.
+        name: of the file, for errors.
+
+    Raises:
+        DecodeError: it is damaged, animated, or no image.
+    """
     try:
         pixels = _decode(content)
     except _ERRORS as error:
-        reason = " ".join(str(error).replace(" <_io.BytesIO object", "").split())
-        raise DecodeError(f"{path.name} cannot be decoded ({len(content)} bytes): {reason[:200]}") from error
+        reason = " ".join(str(error).partition(" <_io.BytesIO")[0].split())  # whose address tells nothing
+        raise DecodeError(f"{name} cannot be decoded ({len(content)} bytes): {reason[:200]}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(content)) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it is animated, {image.n_frames} frames where one image is wanted")  # type: ignore[attr-defined]
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
-            gray = ((np.asarray(image, dtype=np.int32) + 128) // 257).clip(0, 255).astype(np.uint8)
-            return np.repeat(gray[..., None], 3, axis=2)
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def _decode(content: bytes) -> Pixels:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels it takes, damaged EXIF
+        with Image.open(io.BytesIO(content)) as image:
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise ValueError(f"it is animated, {image.n_frames} frames where one image is wanted")  # type: ignore[attr-defined]
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):
+                return _from_16_bits(np.asarray(image, dtype=np.int32))
+            if image.mode == "F":
+                raise ValueError("it has floating-point values, and nothing tells which is white")
+            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _from_16_bits(gray: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Pixels:
+    """Each value's nearest of 8 bits; Pillow would cut them off at 255."""
+    if gray.min() < 0 or gray.max() > 0xFFFF:
+        raise ValueError(f"it has values from {gray.min()} to {gray.max()}, more than 16 bits hold")
+    return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)

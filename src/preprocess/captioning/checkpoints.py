@@ -10,7 +10,7 @@ from typing import Any
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoProcessor, __version__
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints import checkpoint_folder
+from datamodules.hub import find_folder
 
 _CONFIG = ("config.json",)
 _PROCESSOR = ("processor_config.json", "preprocessor_config.json")
@@ -47,7 +47,7 @@ class Checkpoint:
         if revision and Path(name).is_dir():
             raise ConfigError(f"--model.revision {revision} is one of the Hugging Face hub, but {name} is a folder")
         advice = "give a folder with its config, processor, tokenizer and weights"
-        folder = checkpoint_folder(name, "--model.model", _OF_HUB, _is_whole, advice, revision)
+        folder = find_folder(name, "--model.model", _OF_HUB, _is_whole, advice, revision)
         if lacking := _lacking(folder):
             raise ConfigError(f"--model.model {name}: {folder} has no {lacking}")
         found = cls(name, folder, trust_remote_code)

@@ -25,8 +25,10 @@ from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all, sync
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
+from datamodules.samples import Sample, SampleKind
 
 if TYPE_CHECKING:
+    from datamodules.samples.captions import CaptionSample
     from datamodules.samples.clips import ClipSample
     from datamodules.samples.keypoints import KeypointSample
 
@@ -69,31 +71,36 @@ def planned_splits(run: Run) -> list[str]:
 
 
 def keypoint_samples(run: Run, split: str) -> "Iterator[KeypointSample]":
-    """The committed samples of `split`, in planned order.
-
-    Raises:
-        RunError: they are no keypoint samples, or a shard is damaged.
-    """
+    """`samples_of` a run of keypoints."""
     from datamodules.samples.keypoints import KeypointSamples
 
-    refuse_other_kinds(run, KeypointSamples.__name__)
-    if run.outcome(split).committed:
-        for key, members in CommittedSamples(run, split):
-            yield KeypointSamples().decode(key, members)
+    return samples_of(run, split, KeypointSamples())
 
 
 def clip_samples(run: Run, split: str) -> "Iterator[ClipSample]":
+    """`samples_of` a run of clips."""
+    from datamodules.samples.clips import ClipSamples
+
+    return samples_of(run, split, ClipSamples())
+
+
+def caption_samples(run: Run, split: str) -> "Iterator[CaptionSample]":
+    """`samples_of` a run of captions."""
+    from datamodules.samples.captions import CaptionSamples
+
+    return samples_of(run, split, CaptionSamples())
+
+
+def samples_of(run: Run, split: str, kind: SampleKind[Sample]) -> Iterator[Sample]:
     """The committed samples of `split`, in planned order.
 
     Raises:
-        RunError: they are no clip samples, or a shard is damaged.
+        RunError: they are of another kind, or a shard is damaged.
     """
-    from datamodules.samples.clips import ClipSamples
-
-    refuse_other_kinds(run, ClipSamples.__name__)
+    refuse_other_kinds(run, type(kind).__name__)
     if run.outcome(split).committed:
         for key, members in CommittedSamples(run, split):
-            yield ClipSamples().decode(key, members)
+            yield kind.decode(key, members)
 
 
 def kind_of(run: Run) -> str:

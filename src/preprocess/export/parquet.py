@@ -38,6 +38,23 @@ Of clips, whose frames stay in the shards, which the key finds:
 | num_tokens      | int32        | of the whole text; null without a tokenizer                                     |
 | truncated       | bool         | whether that was more than 77; likewise                                         |
 
+Of captions, whose images stay where they are:
+
+| column         | type   | meaning                                                                                |
+|----------------|--------|----------------------------------------------------------------------------------------|
+| key            | string | of the item                                                                            |
+| image          | string | path relative to the corpus root                                                       |
+| caption        | string |                                                                                        |
+| status         | string | `ok`, `truncated`, `empty`                                                             |
+| model          | string | this and the next four: what made it                                                   |
+| revision       | string |                                                                                        |
+| backend        | string |                                                                                        |
+| prompt         | string | as it was filled in                                                                    |
+| system_prompt  | string |                                                                                        |
+| num_tokens     | int32  | of the caption                                                                         |
+| width, height  | int32  | px, of the image                                                                       |
+| entities       | string | JSON, of models that ground them; null of others                                       |
+
 Arrays are flat because pandas then gives one NumPy array a row; nested lists become an object for every point. The
 file's metadata holds `statistics` (JSON, see `statistics.py`), so that a folder of these files holds nothing else:
 `pyarrow.parquet.read_metadata(file).metadata[b"statistics"]`.
@@ -53,7 +70,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.line.run import Run
-from preprocess.export import all_or_none, clip_samples, keypoint_samples, kind_of, planned_splits
+from preprocess.export import all_or_none, caption_samples, clip_samples, keypoint_samples, kind_of, planned_splits
 from preprocess.export.statistics import SplitStatistics, counts, parts_of
 
 if TYPE_CHECKING:
@@ -70,16 +87,13 @@ def export(run: Run, dest: Path) -> list[Path]:
 
     Raises:
         ConfigError: a file exists.
-        RunError: these are neither keypoint nor clip samples, or a shard is damaged.
+        RunError: these are neither keypoints, clips nor captions, or a shard is damaged.
     """
     splits = planned_splits(run)
     paths = [dest / f"{split}.parquet" for split in splits]
     with all_or_none(paths) as partials:
         for split, partial in zip(splits, partials, strict=True):
-            if kind_of(run) == "ClipSamples":
-                _write_clips(partial, run, split)
-            else:
-                _write_keypoints(partial, run, split)
+            _WRITERS.get(kind_of(run), _write_keypoints)(partial, run, split)
     return paths
 
 
@@ -103,6 +117,25 @@ def _write_clips(path: Path, run: Run, split: str) -> None:
         ({**sample.meta, "key": sample.key, "tokens": sample.tokens}, 8 * (77 + len(sample.meta["pts_seconds"])))
         for sample in clip_samples(run, split)
     )
+    _write_told(path, run, split, schema, rows)
+
+
+def _write_captions(path: Path, run: Run, split: str) -> None:
+    def rows() -> Iterator[_Row]:
+        for sample in caption_samples(run, split):
+            entities = sample.meta.get("entities")
+            told = {"entities": None if entities is None else json.dumps(entities, ensure_ascii=False)}
+            texts = (sample.caption, sample.meta.get("prompt"), told["entities"])
+            yield (
+                {**sample.meta, **told, "key": sample.key, "caption": sample.caption},
+                sum(len(t or "") for t in texts),
+            )
+
+    _write_told(path, run, split, _CAPTION_SCHEMA, rows())
+
+
+def _write_told(path: Path, run: Run, split: str, schema: Any, rows: Iterator[_Row]) -> None:
+    """A file of `rows`, with what is known of the split."""
     with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
         _write_rows(writer, schema, rows)
         writer.add_key_value_metadata({"statistics": json.dumps(counts(run, split))})
@@ -149,6 +182,20 @@ _CLIP_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
+
+_CAPTION_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        ("image", pa.string()),
+        pa.field("caption", pa.string(), nullable=False),
+        *((name, pa.string()) for name in ("status", "model", "revision", "backend", "prompt", "system_prompt")),
+        ("num_tokens", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("entities", pa.string()),
+    ]
+)
+_WRITERS = {"ClipSamples": _write_clips, "CaptionSamples": _write_captions}
 
 
 def _schema(run: Run, split: str) -> Any:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import ConfigError, ExtractError
+from datamodules.hub import folder_of, has_files
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
-from preprocess.checkpoints import checkpoint_folder
 from preprocess.extractor import Extractor
 
 NUM_TOKENS = 77  # the context of CLIP's text model (Radford et al., 2021)
@@ -34,6 +34,7 @@ _TOLD = frozenset({"path", "codec", "width", "height", "num_frames", "backends",
 }
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
+_HINT = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 
 class Clips(Extractor):
@@ -178,9 +179,7 @@ class ClipTokenizer:
     def __init__(self, name: str) -> None:
         from transformers import CLIPTokenizer
 
-        wanted = [file for files in _FILES for file in files]
-        advice = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
-        vocabulary, merges = _read(checkpoint_folder(name, "--model.tokenizer", wanted, _has_files, advice))
+        vocabulary, merges = _read(folder_of(name, "--model.tokenizer", _FILES, hint=_HINT))
         self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
         self._end = vocabulary[_END]
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
@@ -198,15 +197,11 @@ class ClipTokenizer:
         return tokens, len(ids)
 
 
-def _has_files(folder: Path) -> bool:
-    return any(all((folder / file).is_file() for file in files) for files in _FILES)
-
-
 def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of CLIP's tokenizer in `folder`, whole."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    if not _has_files(folder):
+    if not has_files(folder, _FILES):
         raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt")
     try:
         if (folder / "tokenizer.json").is_file():

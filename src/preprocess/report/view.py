@@ -7,6 +7,8 @@
 | `*.txt`          | the text, shortened                                          |
 | anything else    | its size                                                     |
 | `presence.npy`   | besides, for each part, in how many frames it was found      |
+
+Of a run of captions besides: how long they are, of up to 1,000 that are read.
 """
 
 import difflib
@@ -24,12 +26,16 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.errors import RunError
+from datamodules.line.commit import OK
 from datamodules.line.plan import Shard
-from datamodules.line.reader import read_sample
+from datamodules.line.reader import CommittedSamples, read_sample
 from datamodules.line.run import Run
+from datamodules.samples.captions import CaptionSamples
+from preprocess.export import kind_of
 from preprocess.holistic.layouts import PARTS
 
 _MAX_ROWS = 20
+_MAX_CAPTIONS = 1000
 _MAX_LIST = 8  # values of a list in a JSON document
 _MAX_TEXT = 2000  # characters
 _MAX_COMPARED = 20_000  # keys held against a mistyped one: about a second
@@ -73,23 +79,46 @@ def _overview(run: Run) -> RenderableType:
             Text(row["key"]), Text(status, _STYLES.get(status, "yellow")), f"{row['num_frames']:,}", Text(reason)
         )
     more = run.plan.num_items - rows.row_count
-    parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), "", rows]
+    parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), ""]
+    if kind_of(run) == CaptionSamples.__name__ and run.outcome().committed:
+        parts += [_captions(run), ""]
+    parts.append(rows)
     if more:
         parts.append(Text(f"… and {more:,} more", style="dim"))
     return Group(*parts)
 
 
 def _totals(run: Run) -> Table:
-    table = Table("split", "shards", "items", "ok", "failed", "planned", "frames", box=None, pad_edge=False)
+    splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
+    outcomes = {split: run.outcome(split) for split in splits}
+    statuses = [OK, *sorted({status for done in outcomes.values() for status in done.statuses} - {OK})]
+    table = Table("split", "shards", "items", *statuses, "failed", "planned", "frames", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for split in dict.fromkeys(shard.split for shard in run.plan.shards):
+    for split, done in outcomes.items():
         sizes = [shard.num_items for shard in run.plan.shards if shard.split == split]
-        done = run.outcome(split)
         open_items = sum(sizes) - done.committed - done.failed
-        counts = (len(sizes), sum(sizes), done.committed, done.failed, open_items, done.num_frames)
+        found = (done.statuses.get(status, 0) for status in statuses)
+        counts = (len(sizes), sum(sizes), *found, done.failed, open_items, done.num_frames)
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
+
+
+def _captions(run: Run) -> Table:
+    """Lengths of captions, evenly spaced over those that are committed."""
+    samples = CommittedSamples(run)
+    chosen = np.unique(np.linspace(0, len(samples) - 1, _MAX_CAPTIONS).round().astype(int)).tolist()
+    read = [CaptionSamples().decode(*samples[index]) for index in chosen]
+    tokens = [sample.meta["num_tokens"] for sample in read if sample.meta.get("num_tokens") is not None]
+    facts = {
+        "captions": f"{len(read):,} of {len(samples):,} read",
+        "characters": _lengths([len(sample.caption) for sample in read]),
+    }
+    return _facts({**facts, "tokens": _lengths(tokens)} if tokens else facts)
+
+
+def _lengths(lengths: list[int]) -> str:
+    return f"{min(lengths):,} to {max(lengths):,}, the median {np.median(lengths):,.0f}"
 
 
 def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
@@ -106,8 +135,8 @@ def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
 def _item(run: Run, key: str) -> RenderableType:
     shard, number = find(run, key)
     item = run.plan.item(shard.number, number)
-    facts = {"split": item.split, "shard": f"{shard.name}, row {number}", "source": item.path}
-    if item.frames:
+    facts = {"split": item.split, "shard": f"{shard.name}, row {number}", "source": item.source}
+    if len(item.frames) > 1:
         facts["source"] += f", {len(item.frames):,} images"
     parts: list[RenderableType] = [Text(key, style="bold")]
     if not run.is_committed(shard.name):

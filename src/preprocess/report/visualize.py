@@ -1,9 +1,11 @@
-"""`preprocess visualize`: skeletons over the frames they were found in; or clips, as they are stored.
+"""`preprocess visualize`: skeletons over the frames they were found in; clips, as they are stored; captions.
 
 | file in `dest` | what                                                                                   |
 |----------------|----------------------------------------------------------------------------------------|
 | `{key}.png`    | a contact sheet: up to six frames, evenly spaced, with their numbers, counted from 0   |
 | `{key}.mp4`    | H.264, the first 300 frames at the sample's rate, 25 per second for images, 8 of clips |
+
+Of captions there is one file, `captions.html`: each beside its image, which is stored, or where it was.
 
 A `/` in a key is a folder. Frames that are no longer there, or no longer decode, are drawn as an empty page.
 """
@@ -25,10 +27,13 @@ from datamodules.line.frames import frames_of
 from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
+from datamodules.media.image import decode_image
+from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.export import kind_of
 from preprocess.holistic.layouts import LAYOUTS, PARTS
+from preprocess.report.captions import Card, page
 from preprocess.report.view import find
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
@@ -76,7 +81,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
     """Draw some of a run's samples, evenly spaced over its committed ones.
 
     Args:
-        run: a run of the keypoints or the clips pipeline.
+        run: a run of the keypoints, the clips or the captions pipeline.
         dest: a new or empty folder.
         num_samples: how many, at most.
         split: of this split only; None: of all.
@@ -86,7 +91,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
 
     Raises:
         ConfigError: `dest` holds something, or `num_samples` is below 1.
-        RunError: nothing is committed, or the samples are neither keypoints nor clips.
+        RunError: nothing is committed, or the samples are neither keypoints, clips nor captions.
     """
     if num_samples < 1:
         raise ConfigError(f"{num_samples = }: give 1 or more")
@@ -94,6 +99,8 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
         raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
     samples = CommittedSamples(run, split)
     chosen = np.unique(np.linspace(0, len(samples) - 1, num_samples).round().astype(int))
+    if kind_of(run) == CaptionSamples.__name__:
+        return [_write_page(run, (CaptionSamples().decode(*samples[index]) for index in chosen.tolist()), dest)]
     written = []
     for index in chosen.tolist():
         key, members = samples[index]
@@ -104,9 +111,29 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
             item = run.plan.item(shard.number, row)
             drawing = _of_keypoints(KeypointSamples().decode(key, members), item, _root(run, item))
         else:
-            raise RunError(f"{run.folder} holds no keypoints or clips to draw: its samples have {', '.join(members)}")
+            raise RunError(
+                f"{run.folder} holds no keypoints, clips or captions to draw: its samples have {', '.join(members)}"
+            )
         written += _write(drawing, dest)
     return written
+
+
+def _write_page(run: Run, samples: Iterator[CaptionSample], dest: Path) -> Path:
+    dest.mkdir(parents=True, exist_ok=True)
+    path = dest / "captions.html"
+    path.write_text(page(f"Captions of {run.folder}", (_card(run, sample) for sample in samples)), "utf-8", "replace")
+    return path
+
+
+def _card(run: Run, sample: CaptionSample) -> Card:
+    shard, row = find(run, sample.key)
+    item = run.plan.item(shard.number, row)
+    try:
+        if sample.image is not None:
+            return Card(sample, decode_image(sample.image, sample.key).permute(1, 2, 0).numpy())
+        return Card(sample, next(_read(item, _root(run, item))))
+    except (DecodeError, OSError) as error:
+        return Card(sample, None, f"the image is gone: {error}")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,19 @@
+import os
 import queue
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from datamodules.errors import ExtractError
-from datamodules.line.frames import Batching, FrameRequest, FrameStream, Ticket
+from datamodules.corpora.tar_images import TarImages
+from datamodules.errors import ChangedError, ExtractError, MissingError
+from datamodules.line.frames import Batching, FrameRequest, FrameStream, Ticket, frames_of, is_readable
 from datamodules.line.item import Item
 from datamodules.media.sampling import Every, Uniform
 from datamodules.media.video import Decoding
 from frame_making import corpus_run, gray_of
+from image_making import image_bytes, write_tar
 from line_making import make_run
 from video_making import KINDS, numbers, write
 
@@ -254,3 +258,76 @@ def test_videos_are_decoded_as_asked_for(parts):
     batches = slices(parts, (0,), selection=Every(20), decoding=Decoding("decord"))
     assert shown(batches) == [0, 20, 40]
     assert ends(batches)[0]["video"]["backends"] == ["decord"]
+
+
+def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus):
+    for keep_content in (True, False):
+        found = ends(slices(corpus, (0, 2, 3, 4), (7,), keep_content=keep_content))
+        for row in (0, 2, 3):
+            content = (corpus[1] / "images" / f"{row}.png").read_bytes()
+            assert found[row]["content"] == (content if keep_content else None)
+        assert (found[4]["content"], found[7]["content"]) == (None, None)  # the one is empty, the other a sequence
+
+
+GRAYS = (0, 50, 200)
+NAMES = ("a b.v1.png", "sub/ü.jpg", "n" * 150 + ".webp")
+
+
+@pytest.fixture
+def tar(tmp_path):
+    """A run over a tar of three images, one that is none, and an empty one."""
+    folder = tmp_path / "tars"
+    members = {name: image_bytes(gray, name.rpartition(".")[2]) for name, gray in zip(NAMES, GRAYS, strict=True)}
+    write_tar(folder / "t.tar", {**members, "bad.png": b"no image", "empty.png": b""})
+    return make_run(tmp_path / "run", list(TarImages(str(folder)).items()), per_shard=5), folder
+
+
+def test_images_are_read_from_their_places_in_a_tar(tar):
+    [batch] = slices(tar, (0, 1, 2, 3, 4), slice_frames=5, keep_content=True)
+    assert batch["frames"].float().mean((1, 2, 3)).tolist() == list(GRAYS)
+    assert [end["reason"] for end in batch["ends"][:3]] == [None] * 3
+    assert ends([batch])[3]["reason"].startswith("bad.png cannot be decoded (8 bytes)")
+    assert ends([batch])[4]["reason"] == "empty.png is empty (0 bytes)"
+    contents = [image_bytes(gray, name.rpartition(".")[2]) for name, gray in zip(NAMES, GRAYS, strict=True)]
+    assert [end["content"] for end in batch["ends"]] == [*contents, None, None]
+    item = tar[0].plan.item(0, 0)
+    assert is_readable(item, str(tar[1]))
+    assert [frame.shape for frame in frames_of(item, str(tar[1]))] == [(3, 6, 8)]
+
+
+def test_an_image_of_a_tar_that_was_written_after_it_was_planned_fails_as_changed(tar):
+    _, folder = tar
+    os.utime(folder / "t.tar", (1e9, 1e9))
+    [batch] = slices(tar, (0, 1))
+    assert {end["reason_class"] for end in batch["ends"]} == {"changed"}
+    assert "t.tar/a b.v1.png was written 2001-09-09" in batch["ends"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"more.png": image_bytes(9), NAMES[0]: image_bytes(0)},
+        {NAMES[0]: image_bytes(7, size=(90, 60))},
+        {"another.png": image_bytes(0)},
+        {},
+    ],
+)
+def test_what_has_another_place_in_a_tar_now_is_never_taken_for_what_was_planned(tar, members):
+    """Of a retry, which takes files as they are now, and so looks at no time."""
+    run, folder = tar
+    item = replace(run.plan.item(0, 0), modified=None)
+    write_tar(folder / "t.tar", members)
+    with pytest.raises(ChangedError, match=r"t\.tar has no a b\.v1\.png of \d+ bytes at 512 any more"):
+        list(frames_of(item, str(folder)))
+    assert not is_readable(item, str(folder))
+
+
+def test_an_image_of_a_tar_that_is_gone_is_missing(tar):
+    run, folder = tar
+    (folder / "t.tar").rename(folder / "u.tar")
+    [batch] = slices(tar, (0,))
+    assert (batch["ends"][0]["reason"], batch["ends"][0]["reason_class"]) == (
+        "t.tar is missing, or its folder is", "missing"
+    )  # fmt: skip
+    with pytest.raises(MissingError, match=r"t\.tar is missing"):
+        list(frames_of(replace(run.plan.item(0, 0), modified=None), str(folder)))

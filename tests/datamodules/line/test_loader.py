@@ -166,15 +166,15 @@ def _result(row):
 
 
 def failing_reads(monkeypatch, root, names, how):
-    """`read_image` raises what `how` gives for images of these names."""
-    read = frames_module.read_image
+    """`read_file` raises what `how` gives for images of these names."""
+    read = frames_module.read_file
 
     def reading(path):
         if path.name in names and (error := how(path)):
             raise error
         return read(path)
 
-    monkeypatch.setattr(frames_module, "read_image", reading)
+    monkeypatch.setattr(frames_module, "read_file", reading)
 
 
 def consumed(run, root):
@@ -206,7 +206,7 @@ def test_a_bad_sector_costs_its_item_after_three_attempts(tmp_path, monkeypatch)
     failing_reads(monkeypatch, tmp_path / "media", {"3.png"}, lambda _: OSError(errno.EIO, "Input/output error"))
     rows = consumed(run, tmp_path / "media")
     failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
-    assert failed == {"i/3": ("i cannot be read: Input/output error", "io", 3)}
+    assert failed == {"i/3": ("i/3.png cannot be read: Input/output error", "io", 3)}
 
 
 def test_memory_that_a_file_exhausts_costs_its_item(tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(tmp_path, mon
         names = {f"{k}.png" for k in range(40)}
         gone = OSError(number, os.strerror(number))
         failing_reads(patch, tmp_path / "media", names, lambda _: gone if next(reads) >= 10 else None)
-        expected = rf"items in a row failed, the last one: i cannot be read: {os.strerror(number)}"
+        expected = rf"items in a row failed, the last one: i/\d+\.png cannot be read: {os.strerror(number)}"
         with pytest.raises(EnvironmentFailure, match=expected):
             consume(run, tmp_path / "media", 0, slice_frames=1)
     assert next(reads) <= 10 + 3 * (21 + 3)  # not three attempts at each of all that is left

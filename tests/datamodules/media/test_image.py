@@ -1,4 +1,8 @@
+import io
 import os
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -6,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, features
 
 from datamodules.errors import DecodeError
-from datamodules.media.image import read_image
+from datamodules.media.image import decode_image, read_image
 
 
 def gradient(mode="RGB", size=(17, 11)):
@@ -138,19 +142,18 @@ def test_what_is_no_image_fails(tmp_path, content):
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.avif"])
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.avif", "a.png", "a.tif"])
 def test_an_animation_fails(tmp_path, name):
     gradient().save(tmp_path / name, save_all=True, append_images=[gradient().rotate(180)])
     with pytest.raises(DecodeError, match="animated"):
         read_image(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif"])
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of damaged EXIF
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.avif", "a.tif", "a.bmp"])
 def test_flipped_bytes_give_an_image_or_a_reason(tmp_path, name):
     exif = Image.Exif()
     exif[0x0112] = 6
-    gradient("RGB", (32, 16)).save(tmp_path / name, **({} if name == "a.gif" else {"exif": exif}))
+    gradient("RGB", (32, 16)).save(tmp_path / name, **({} if name in ("a.gif", "a.bmp") else {"exif": exif}))
     content = bytearray((tmp_path / name).read_bytes())
     chance = np.random.default_rng(0)
     for _ in range(150):
@@ -162,3 +165,140 @@ def test_flipped_bytes_give_an_image_or_a_reason(tmp_path, name):
             assert read_image(tmp_path / name).dtype == torch.uint8
         except DecodeError as error:
             assert name in str(error)  # noqa: PT017 - both ends are right
+
+
+def test_content_is_decoded_as_its_file_is(tmp_path):
+    gradient().save(tmp_path / "a b.v1.ü.png")
+    content = (tmp_path / "a b.v1.ü.png").read_bytes()
+    assert decode_image(content, "x").equal(read_image(tmp_path / "a b.v1.ü.png"))
+    with pytest.raises(DecodeError, match=r"^sub/x\.png cannot be decoded \(4 bytes\): cannot identify image file$"):
+        decode_image(b"text", "sub/x.png")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda p: p),
+        (2, lambda p: p[:, ::-1]),
+        (3, lambda p: p[::-1, ::-1]),
+        (4, lambda p: p[::-1]),
+        (5, lambda p: p.swapaxes(0, 1)),
+        (6, lambda p: np.rot90(p, -1)),
+        (7, lambda p: np.rot90(p, 2).swapaxes(0, 1)),
+        (8, lambda p: np.rot90(p)),
+    ],
+)
+def test_each_exif_orientation_turns_the_known_picture_as_exif_says(tmp_path, orientation, upright):
+    """In EXIF 2.3, 4.6.4: 6 has its first row at the right, so it is turned clockwise."""
+    picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), upright(picture))
+
+
+def test_damaged_exif_warns_nobody(tmp_path):
+    gradient().save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "a.jpg").shape == (3, 11, 17)
+
+
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((255, 0, 0, 0), (0, 255, 255)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+        ((0, 0, 0, 0), (255, 255, 255)),
+    ],
+)
+def test_a_cmyk_jpeg_as_adobe_writes_it_inverted_has_the_colours_of_its_inks(tmp_path, ink, colour):
+    Image.new("CMYK", (16, 16), ink).save(tmp_path / "a.jpg", quality=95)
+    content = (tmp_path / "a.jpg").read_bytes()
+    assert b"Adobe" in content
+    assert (read_image(tmp_path / "a.jpg").int() - torch.tensor(colour)[:, None, None]).abs().max() <= 3
+
+
+def test_palette_and_gray_with_transparency_drop_it(tmp_path):
+    image = gradient().quantize(16)
+    image.save(tmp_path / "p.png", transparency=bytes(range(0, 256, 16)))
+    found = read_image(tmp_path / "p.png").permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, np.array(image.convert("RGB")))
+    Image.new("LA", (4, 4), (70, 0)).save(tmp_path / "la.png")
+    assert read_image(tmp_path / "la.png").unique().tolist() == [70]
+
+
+def png_of_16_bits(values, colour_type):
+    """A PNG of uint16 [H, W, channels], which Pillow cannot write."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("colour_type", [2, 6])
+def test_colours_of_16_bits_become_their_higher_bytes(colour_type):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, 3 if colour_type == 2 else 4), np.uint16)
+    found = decode_image(png_of_16_bits(values, colour_type), "a.png").permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(found, values[..., :3] >> 8)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_gray_tiffs_of_16_bits_become_the_nearest_of_8_in_either_order_of_bytes(tmp_path, mode):
+    values = np.array([[0, 128, 129, 30000, 65535]], np.uint16)
+    content = values.astype("<u2" if mode == "I;16" else ">u2").tobytes()
+    Image.frombytes(mode, (5, 1), content).save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.mode == mode
+    assert read_image(tmp_path / "a.tif")[:, 0].tolist() == [np.rint(values[0] / 257).astype(int).tolist()] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array([[0.0, 1.0]], np.float32), "it has floating-point values, and nothing tells which is white"),
+        (np.array([[0, 70000]], np.int32), "it has values from 0 to 70000, more than 16 bits hold"),
+        (np.array([[-1, 255]], np.int32), "it has values from -1 to 255"),
+    ],
+)
+def test_numbers_without_a_known_range_fail(tmp_path, values, message):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(DecodeError, match=message):
+        read_image(tmp_path / "a.tif")
+
+
+def test_of_a_jpeg_with_several_pictures_the_first_is_taken(tmp_path):
+    gradient().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[gradient().rotate(180)])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    assert difference(tmp_path / "a.jpg") <= 2
+
+
+def png_of(width, height):
+    """A PNG that says it has so many pixels, and has none."""
+    buffer = io.BytesIO()
+    Image.new("1", (1, 1)).save(buffer, "png")
+    header = b"IHDR" + struct.pack(">II", width, height) + buffer.getvalue()[24:29]
+    return buffer.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + buffer.getvalue()[33:]
+
+
+def test_a_decompression_bomb_fails_with_its_size(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_of(20_000, 10_000))
+    with pytest.raises(DecodeError, match=r"a\.png cannot .*200000000 pixels. exceeds limit of 178956970 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_below_that_size_nothing_fails_and_nobody_is_warned(tmp_path, monkeypatch):
+    gradient().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17 * 11 - 1)  # half as many as it takes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_image(tmp_path / "a.png").shape == (3, 11, 17)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17 * 11 // 2 - 1)
+    with pytest.raises(DecodeError, match="187 pixels"):
+        read_image(tmp_path / "a.png")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from caption_making import caption_items, made_caption, make_caption_run
 from clip_making import REASON, ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.commit import Result
@@ -75,3 +76,11 @@ def test_an_existing_file_fails(tmp_path: Path) -> None:
     export(tmp_path / "run", "jsonl", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"train\.jsonl exists, and is not replaced"):
         export(tmp_path / "run", "jsonl", tmp_path / "out")
+
+
+def test_captions_have_lines_with_their_text(tmp_path: Path) -> None:
+    [item] = caption_items("sub/a.jpg")
+    make_caption_run(tmp_path / "run", [item])
+    path, _ = export(tmp_path / "run", "jsonl", tmp_path / "out")
+    made = made_caption(item)
+    assert lines(path) == [{"key": "sub/a", "caption": made.caption, **made.meta}]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from caption_making import caption_items, make_caption_run
 from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
 from line_making import Listed
@@ -186,3 +187,30 @@ def test_samples_that_are_neither_fail(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match="holds PoseSamples, and this format is of KeypointSamples"):
         export(tmp_path / "run", "parquet", tmp_path / "out")
+
+
+def test_captions_are_rows_with_all_that_made_them(tmp_path: Path) -> None:
+    entities = [["a cow", [0, 5], [[0.1, 0.2, 0.5, 0.9]]]]
+    items = caption_items("a.jpg", "sub/b.png", "c.png")
+    make_caption_run(tmp_path / "run", items, failed=("c",), entities=entities, status="truncated")
+
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    rows = pq.read_table(path).to_pylist()
+    assert [(row["key"], row["image"], row["caption"]) for row in rows] == [
+        ("a", "a.jpg", "a cow, <i>0</i> & Kühe"), ("sub/b", "sub/b.png", "a cow, <i>1</i> & Kühe")
+    ]  # fmt: skip
+    told = {
+        "status": "truncated", "model": "made/cow-1B", "revision": "abc", "backend": "transformers",
+        "prompt": "Describe the <b>Kühe</b>.", "system_prompt": None, "num_tokens": 3, "width": 8, "height": 6,
+    }  # fmt: skip
+    assert [{name: row[name] for name in told} for row in rows] == [told] * 2
+    assert [json.loads(row["entities"]) for row in rows] == [entities] * 2
+    statistics = json.loads(pq.read_metadata(path).metadata[b"statistics"])
+    assert [statistics[name] for name in ("planned", "committed", "failed")] == [3, 2, 1]
+
+
+def test_captions_without_entities_have_none(tmp_path: Path) -> None:
+    make_caption_run(tmp_path / "run", caption_items("a.jpg"), store_images=False)
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+    assert pq.read_table(path)["entities"].to_pylist() == [None]

@@ -129,10 +129,9 @@ def test_a_damaged_shard_fails_and_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_fails_and_lists_the_known(tmp_path: Path) -> None:
-    assert formats() == ["clip4mc", "jsonl", "parquet", "phoenix-npz", "phoenix-pickle"]
-    with pytest.raises(
-        ConfigError, match=r"--format csv: .*choose from clip4mc, jsonl, parquet, phoenix-npz, phoenix-pickle"
-    ):
+    known = ["captions-json", "clip4mc", "imagefolder", "jsonl", "parquet", "phoenix-npz", "phoenix-pickle"]
+    assert formats() == known
+    with pytest.raises(ConfigError, match=rf"--format csv: .*choose from {', '.join(known)}$"):
         export(tmp_path, "csv", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"--format statistics"):
         export(tmp_path, "statistics", tmp_path / "out")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints import checkpoint_folder
+from datamodules.hub import find_folder
 
 
 def find(name: str, revision: str | None = None) -> Path:
-    return checkpoint_folder(
+    return find_folder(
         name, "--model.model", ["*.json"], lambda folder: (folder / "config.json").is_file(), "give a folder", revision
     )
 
@@ -84,7 +84,7 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", f"http://127.0.0.1:{listening.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr("preprocess.checkpoints._ASK_SECONDS", 0.5)
+        monkeypatch.setattr("datamodules.hub._ASK_SECONDS", 0.5)
         yield
 
 

@@ -1,14 +1,38 @@
-"""Checkpoints: where the files of a model, or of a part of it, are; a folder, or a name on the Hugging Face hub."""
+"""What has a name on the Hugging Face hub, in a folder of this machine."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from datamodules.errors import ConfigError
 
+FileSets = Sequence[Sequence[str]]  # each of which will do
 _ASK_SECONDS = 10.0  # for the hub's first answer; without one, huggingface_hub itself waits for ever
 
 
-def checkpoint_folder(
+def folder_of(name: str, option: str, files: FileSets, besides: Sequence[str] = (), hint: str = "") -> Path:
+    """`find_folder` for what has all files of one of these sets.
+
+    Args:
+        name: a folder, or a name on the hub.
+        option: that gave it, for messages.
+        files: which it must have.
+        besides: files to have with them, if there are any.
+        hint: what to give instead.
+
+    Raises:
+        ConfigError: it is nowhere; the message says what was tried.
+    """
+    wanted = [*besides, *(file for names in files for file in names)]
+    return find_folder(name, option, wanted, partial(has_files, files=files), hint)
+
+
+def has_files(folder: Path, files: FileSets) -> bool:
+    """Whether `folder` has all files of one of these sets."""
+    return any(all((folder / file).is_file() for file in names) for names in files)
+
+
+def find_folder(
     name: str,
     option: str,
     wanted: Sequence[str],

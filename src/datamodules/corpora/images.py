@@ -1,0 +1,164 @@
+"""A folder, or a list, of images; with JSON files that tell more of each.
+
+| meta of an item | meaning                                                                                        |
+|-----------------|------------------------------------------------------------------------------------------------|
+| image           | path of the image relative to the root, with its ending                                        |
+| json_files      | its JSON files, as [absolute path, first byte, bytes], later ones win; the whole file if these |
+|                 | are null, as here; left out if there is none                                                   |
+"""
+
+import hashlib
+import os
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.corpora.listing import limit, list_sha256, read_list, stat_listed, walk_folders
+from datamodules.errors import CorpusError
+from datamodules.line.item import Corpus, Item, check_split, key_from_path
+from datamodules.media.suffixes import IMAGE_SUFFIXES
+
+
+class _Folder(NamedTuple):
+    """What is known of a folder of images: which stems do not name one image alone, and its JSON files' names."""
+
+    ambiguous: Collection[str]
+    jsons: list[Collection[str]]  # of each json dir
+
+
+class Images(Corpus):
+    """The images below a folder, by path; or those of a list, in its order.
+
+    Args:
+        root: the folder; paths of a list are relative to it, unless they are absolute.
+        image_list: a text file with a path a line; blank lines and lines that begin with `#` are skipped.
+        json_dirs: folders of JSON files: that of the image `sub/a.jpg` is `sub/a.json` in each, if it is there. A
+            relative one is below `root` if there is such a folder, and else below the current folder.
+        split: the split all of them belong to.
+        max_items: at most this many images; None: all.
+
+    Raises:
+        CorpusError: the list cannot be read, or a folder of JSON files is missing.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_list: str | None = None,
+        json_dirs: Sequence[str] = (),
+        split: str = "train",
+        max_items: int | None = None,
+    ) -> None:
+        self.root, self.image_list, self.split, self.max_items = root, image_list, split, max_items
+        self.json_dirs = [_json_dir(root, folder) for folder in json_dirs]
+        self.image_list_sha256 = list_sha256(image_list, "--data.image_list") if image_list else None
+
+    def items(self) -> Iterator[Item]:
+        """The images; keys are their paths without ending.
+
+        Where two images of one folder differ by their endings only, the keys of both keep them: `a%2Ejpg`, `a%2Epng`.
+
+        Raises:
+            CorpusError: the folder or the list is missing, or a listed image is missing, or by its ending none.
+        """
+        check_split(self.split)
+        if not Path(self.root).is_dir():
+            raise CorpusError(f"--data.root {self.root} is no folder")
+        return limit(self._listed(self.image_list) if self.image_list else self._found(), self.max_items)
+
+    def _found(self) -> Iterator[Item]:
+        for image, stat, folder in walk_folders(self.root, IMAGE_SUFFIXES, self._folder):
+            path, name = os.path.split(image)
+            stem = os.path.splitext(name)[0]
+            has_json = [f"{stem}.json" in names for names in folder.jsons]
+            yield self._item(path, image, stat, stem in folder.ambiguous, has_json)
+
+    def _folder(self, folder: str, names: Sequence[str]) -> _Folder:
+        jsons = [_names_in(os.path.join(json_dir, folder)) if names else () for json_dir in self.json_dirs]
+        return _Folder(_ambiguous(names), jsons)
+
+    def _listed(self, image_list: str) -> Iterator[Item]:
+        paths = (path for _, path in read_list(image_list, "--data.image_list"))
+        is_ambiguous = _ambiguous_in_list(self._placed(path)[1] for path in paths)
+        for number, path in read_list(image_list, "--data.image_list"):
+            where = f"{image_list}, line {number}"
+            if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
+                raise CorpusError(f"{where}: {path} is no image by its ending: {', '.join(sorted(IMAGE_SUFFIXES))}")
+            folder, image = self._placed(path)
+            stem = os.path.splitext(image)[0]
+            has_json = [os.path.isfile(os.path.join(json_dir, f"{stem}.json")) for json_dir in self.json_dirs]
+            stat = stat_listed(self.root, path, where)
+            try:
+                yield self._item(folder, image, stat, is_ambiguous(stem), has_json)
+            except CorpusError as error:
+                raise CorpusError(f"{where}: {error}") from error
+
+    def _placed(self, path: str) -> tuple[str, str]:
+        """(folder, path relative to the root) of an image that the list names."""
+        if not os.path.isabs(path):
+            return os.path.dirname(path), path
+        relative = os.path.relpath(path, self.root)
+        if relative.startswith(os.pardir + os.sep):  # elsewhere
+            return os.path.dirname(path), path.lstrip("/")
+        return os.path.dirname(relative), relative
+
+    def _item(
+        self, folder: str, image: str, stat: os.stat_result, keeps_ending: bool, has_json: Sequence[bool]
+    ) -> Item:
+        stem = os.path.splitext(image)[0]
+        jsons = [
+            [os.path.join(json_dir, f"{stem}.json"), None, None]
+            for json_dir, is_there in zip(self.json_dirs, has_json, strict=True)
+            if is_there
+        ]
+        return Item(
+            key=key_from_path(image if keeps_ending else stem),
+            split=self.split,
+            path=folder,
+            frames=(os.path.basename(image),),
+            cost=stat.st_size,
+            modified=stat.st_mtime,
+            meta={"image": image, **({"json_files": jsons} if jsons else {})},
+        )
+
+
+def _json_dir(root: str, folder: str) -> str:
+    for path in (os.path.join(root, folder), folder):
+        if os.path.isdir(path):
+            return os.path.realpath(path)
+    raise CorpusError(f"--data.json_dirs {folder}: there is no such folder, neither below {root} nor here")
+
+
+def _names_in(folder: str) -> Collection[str]:
+    """All names in `folder`; none if there is no such folder."""
+    try:
+        return frozenset(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error
+
+
+def _ambiguous(names: Sequence[str]) -> Collection[str]:
+    """The stems of `names` that several of them have, or that are another's whole name."""
+    counts = Counter(chain(names, (os.path.splitext(name)[0] for name in names)))
+    return {name for name, count in counts.items() if count > 1}
+
+
+def _ambiguous_in_list(images: Iterator[str]) -> Callable[[str], bool]:
+    """Likewise of all paths of a list; whether a stem is one. Holds 16 bytes an image."""
+    hashes = array("Q")
+    for image in images:
+        hashes.extend((_hash64(image), _hash64(os.path.splitext(image)[0])))
+    found = np.sort(np.frombuffer(hashes, dtype=np.uint64))
+    ambiguous = set(found[1:][found[1:] == found[:-1]].tolist())
+    return lambda stem: _hash64(stem) in ambiguous
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "little")

@@ -1,0 +1,185 @@
+"""Captions: a text for each image; and the image itself, if the run was to store it.
+
+| file in the shard | type   | meaning                                                                              |
+|-------------------|--------|--------------------------------------------------------------------------------------|
+| txt               | UTF-8  | the caption; empty if that is its status                                             |
+| json              | object | see below                                                                            |
+| jpg, png, webp, … | bytes  | the image's file as it was, by its ending; only of a run with `store_images`         |
+
+The json holds `image` (path relative to the corpus root; of a tar `{tar without .tar}/{member}`), `caption`, `status`
+(`ok`, `truncated`, `empty`), `model` and its `revision`, `prompt` as it was filled in, `system_prompt`, `num_tokens` of
+the caption, `width`, `height` of the image in px, `backend`, and `entities` of models that ground them (Kosmos-2).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.hub import folder_of, has_files
+from datamodules.media.suffixes import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TOKENIZER_FILES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("tekken.json",),
+)
+_TOKENIZER_BESIDES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+@dataclass
+class CaptionSample:
+    """One caption.
+
+    Attributes:
+        key: of the item; not part of the files, but of their names.
+        caption: the text.
+        meta: the json of the table above, without `caption`.
+        image: the image's file as it is; None if it is not stored.
+        image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
+    """
+
+    key: str
+    caption: str
+    meta: dict[str, Any]
+    image: bytes | None = None
+    image_ending: str | None = None
+
+
+class CaptionSamples:
+    """The sample kind of the captions pipeline.
+
+    Args:
+        tokenizer: for training batches: a folder, or a name on the Hugging Face hub, of any tokenizer that transformers
+            reads; None: text only.
+        max_tokens: of a caption; longer ones are cut off at their ends.
+        size: (height, width) in px that images of a batch are resized to; None: as they are.
+
+    Raises:
+        ConfigError: the tokenizer is not there or none, or a number is below 1.
+    """
+
+    def __init__(
+        self, tokenizer: str | None = None, max_tokens: int = 128, size: tuple[int, int] | None = None
+    ) -> None:
+        if max_tokens < 1 or min(size or (1,)) < 1:
+            raise ConfigError(f"{max_tokens = } and {size = } must be 1 or more")
+        self.max_tokens, self.size = max_tokens, size
+        self.tokenizer = _tokenizer(tokenizer) if tokenizer else None
+
+    def encode(self, sample: CaptionSample) -> dict[str, bytes]:
+        """The files of the table above.
+
+        Half a character, which JSON allows and UTF-8 does not, becomes a question mark.
+        """
+        meta = json.dumps({**sample.meta, "caption": sample.caption}, sort_keys=True, ensure_ascii=False)
+        files = {"txt": sample.caption.encode(errors="replace"), "json": meta.encode(errors="replace")}
+        if sample.image is None:
+            return files
+        if not _is_image(sample.image_ending or ""):
+            raise ValueError(f"{sample.key} has an image whose ending is {sample.image_ending!r}")
+        return {str(sample.image_ending): sample.image, **files}
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> CaptionSample:
+        """The sample of `encode`'s files.
+
+        Raises:
+            RunError: a file is missing, or is not what `encode` writes.
+        """
+        ending = next(filter(_is_image, members), None)
+        try:
+            meta = {**json.loads(members["json"])}
+            meta.pop("caption", None)
+            caption = members["txt"].decode()
+        except (KeyError, ValueError, TypeError) as error:
+            raise RunError(f"{key} is no caption sample: {error}; run `preprocess verify`") from error
+        return CaptionSample(key, caption, meta, members[ending] if ending else None, ending)
+
+    def collate(self, samples: Sequence[CaptionSample]) -> dict[str, Any]:
+        """Captions, and images where all samples have them.
+
+        Returns:
+            `images` uint8 [B, 3, H, W], RGB, or a list of B times [3, H, W] where sizes differ, if they are stored;
+            `tokens` int64 [B, L], as the tokenizer makes them, padded at their ends, and `tokens_mask` bool [B, L]
+            (True: a token, not padding), if there is a tokenizer; `text`, `key` and `meta` lists of B.
+
+        Raises:
+            ConfigError: `size` is given, and a sample has no image.
+            RunError: the image of one is damaged.
+        """
+        batch: dict[str, Any] = {
+            "text": [sample.caption for sample in samples],
+            "key": [sample.key for sample in samples],
+            "meta": [sample.meta for sample in samples],
+        }
+        without = next((sample.key for sample in samples if sample.image is None), None)
+        if without is None:
+            batch["images"] = self._images(samples)
+        elif self.size is not None:
+            raise ConfigError(
+                f"size = {self.size} is of images, and {without} has none: run the pipeline with "
+                "--model.store_images true, or leave out the size and train on text alone"
+            )
+        if self.tokenizer is not None:
+            batch["tokens"], batch["tokens_mask"] = self._tokens(batch["text"])
+        return batch
+
+    def _images(self, samples: Sequence[CaptionSample]) -> "Tensor | list[Tensor]":
+        import torch  # exports and `view` decode without it
+
+        from datamodules.media.video import resize
+
+        images = [resize(_decoded(sample), self.size) for sample in samples]
+        return torch.stack(images) if len({image.shape for image in images}) == 1 else images
+
+    def _tokens(self, texts: list[str]) -> "tuple[Tensor, Tensor]":
+        import torch
+
+        assert self.tokenizer is not None
+        found = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+        lengths = torch.tensor([len(ids) for ids in found])
+        tokens = torch.full((len(found), int(lengths.max())), self.tokenizer.pad_token_id or 0)
+        for row, ids in zip(tokens, found, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens, torch.arange(tokens.shape[1]) < lengths[:, None]
+
+
+def _is_image(ending: str) -> bool:
+    return f".{ending}" in IMAGE_SUFFIXES
+
+
+def _decoded(sample: CaptionSample) -> "Tensor":
+    from datamodules.media.image import decode_image
+
+    assert sample.image is not None
+    try:
+        return decode_image(sample.image, f"{sample.key}.{sample.image_ending}")
+    except DecodeError as error:
+        raise RunError(f"{error}; run `preprocess verify`") from error
+
+
+def _tokenizer(name: str) -> Any:
+    """transformers' tokenizer `name`, which has to have files: it makes up a small one, without a word, without."""
+    from transformers import AutoTokenizer
+
+    there = ", ".join(" and ".join(files) for files in _TOKENIZER_FILES)
+    hint = f"give a folder that has {there}"
+    folder = folder_of(name, "tokenizer", _TOKENIZER_FILES, _TOKENIZER_BESIDES, hint)
+    if not has_files(folder, _TOKENIZER_FILES):
+        raise ConfigError(f"{folder} has no tokenizer: {hint}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ConfigError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ConfigError(f"the tokenizer in {folder} has no words: are its files whole?")
+    tokenizer.truncation_side = "right"
+    return tokenizer

@@ -1,0 +1,60 @@
+"""`imagefolder`: images and their captions as Hugging Face's `load_dataset("imagefolder", data_dir=dest)` reads them.
+
+| file in `dest`         | what                                                                                       |
+|------------------------|--------------------------------------------------------------------------------------------|
+| {split}/{image}        | the image's file, in a tree that mirrors the corpus                                        |
+| {split}/metadata.jsonl | a JSON object a line: `file_name` relative to its folder, `text`, and `status` of the text |
+| statistics.json        | {split: see `statistics.py`}                                                               |
+
+The images come from the shards: the run has to store them; AVIF is refused, which
+`datasets` leaves out.
+"""
+
+import json
+from pathlib import Path, PurePosixPath
+
+from datamodules.errors import ConfigError
+from datamodules.line.run import Run
+from preprocess.export import caption_samples, planned_splits, whole_folder
+from preprocess.export.mirror import as_json, create, image_path
+from preprocess.export.statistics import counts
+
+
+def export(run: Run, dest: Path) -> list[Path]:
+    """Write the files of the table above.
+
+    Returns:
+        The list of each split.
+
+    Raises:
+        ConfigError: `dest` holds something, the run has stored no images, or AVIF.
+        RunError: these are no caption samples, a shard is damaged, or a path leads out of `dest` or is two images'.
+    """
+    splits = planned_splits(run)
+    with whole_folder(dest) as partial:
+        for split in splits:
+            _write_split(partial / split, run, split)
+        create(
+            partial, PurePosixPath("statistics.json"), as_json({split: counts(run, split) for split in splits}), "all"
+        )
+    return [dest / split / "metadata.jsonl" for split in splits]
+
+
+def _write_split(folder: Path, run: Run, split: str) -> None:
+    folder.mkdir()
+    with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n") as lines:
+        for sample in caption_samples(run, split):
+            if sample.image is None:
+                raise ConfigError(
+                    f"{sample.key} has no image, of which this format is made: run the pipeline with "
+                    "--model.store_images true, or take --format captions-json"
+                )
+            path = image_path(sample.key, sample.meta)
+            if path.suffix.lower() == ".avif":  # of which datasets 5 knows nothing
+                raise ConfigError(
+                    f"{path} would be left out by Hugging Face's imagefolder without a word: take --format "
+                    "captions-json, or load the shards themselves as webdataset"
+                )
+            create(folder, path, sample.image, sample.key)
+            line = {"file_name": str(path), "text": sample.caption, "status": sample.meta.get("status")}
+            print(json.dumps(line, ensure_ascii=False), file=lines)

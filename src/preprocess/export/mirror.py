@@ -1,0 +1,40 @@
+"""Files in a tree that mirrors the images of the corpus: none leads out of it, and none is written twice."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datamodules.errors import RunError
+
+
+def image_path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:
+    """The path of an item's image, relative to the corpus, as its `image` tells it.
+
+    Raises:
+        RunError: it tells none, or one that leads out of the folder it is put below.
+    """
+    image = meta.get("image")
+    path = PurePosixPath(image) if isinstance(image, str) and "\0" not in image else PurePosixPath()
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise RunError(f"{key} has the image {image!r}, which is no path below a folder: nothing is written there")
+    return path
+
+
+def create(root: Path, path: PurePosixPath, content: bytes, key: str) -> None:
+    """Write the file `path` below `root`, which is the item `key`'s.
+
+    Raises:
+        RunError: there is a file or folder of this name already.
+    """
+    try:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        with open(root / path, "xb") as file:
+            file.write(content)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunError(f"{key} would be written to {path}, which is another's already: export them apart") from error
+
+
+def as_json(values: Any) -> bytes:
+    """A JSON document of several lines, as people read it."""
+    return json.dumps(values, indent=1, ensure_ascii=False).encode(errors="replace") + b"\n"

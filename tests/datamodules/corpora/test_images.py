@@ -1,0 +1,183 @@
+import os
+import random
+
+import pytest
+
+from datamodules.corpora.images import Images
+from datamodules.errors import CorpusError
+from datamodules.line.plan import ShardSize, write_plan
+from image_making import write_tree
+
+
+@pytest.fixture
+def root(tmp_path):
+    names = (
+        "b.jpg",
+        "a.v1.PNG",
+        "sub dir/ü 1.webp",
+        "sub dir/notes.txt",
+        ".hidden/e.jpg",
+        "._a.jpg",
+        "sub dir/x/c.gif",
+    )
+    return write_tree(tmp_path / "images", *names)
+
+
+def keys(corpus):
+    return [item.key for item in corpus.items()]
+
+
+def jsons(corpus):
+    return {item.key: item.meta.get("json_files") for item in corpus.items()}
+
+
+def write_list(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_images_below_the_folder_come_by_name_each_as_one_frame_of_its_folder(root):
+    items = list(Images(str(root), split="dev").items())
+    assert [item.key for item in items] == ["a%2Ev1", "b", "sub%20dir/x/c", "sub%20dir/ü%201"]
+    assert [(item.path, item.frames) for item in items] == [
+        ("", ("a.v1.PNG",)), ("", ("b.jpg",)), ("sub dir/x", ("c.gif",)), ("sub dir", ("ü 1.webp",))
+    ]  # fmt: skip
+    assert [dict(item.meta) for item in items] == [
+        {"image": name} for name in ("a.v1.PNG", "b.jpg", "sub dir/x/c.gif", "sub dir/ü 1.webp")
+    ]
+    assert {(item.split, item.cost, item.start_byte) for item in items} == {("dev", 1, None)}
+    assert items[1].modified == os.stat(root / "b.jpg").st_mtime
+    assert items == list(Images(str(root), split="dev").items())
+
+
+def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_path):
+    names = ["a.jpg", "a.png", "sub/a.jpg", "a.JPG.png", "a.jpg.gif", "b.jpg.gif", "c.x.jpg", "c.jpg"]
+    write_tree(tmp_path, *names)
+    found = {item.meta["image"]: item.key for item in Images(str(tmp_path)).items()}
+    assert found == {
+        "a.jpg": "a%2Ejpg", "a.png": "a%2Epng", "sub/a.jpg": "sub/a", "a.JPG.png": "a%2EJPG",
+        "a.jpg.gif": "a%2Ejpg%2Egif", "b.jpg.gif": "b%2Ejpg", "c.x.jpg": "c%2Ex", "c.jpg": "c",
+    }  # fmt: skip
+    chance = random.Random(0)
+    chance.shuffle(names)
+    listed = Images(str(tmp_path), image_list=write_list(tmp_path / "list", *names))
+    assert [(item.meta["image"], item.key) for item in listed.items()] == [(name, found[name]) for name in names]
+
+
+def test_max_items_limits_and_changes_no_key(tmp_path):
+    write_tree(tmp_path, "a.jpg", "a.png", "b.jpg")
+    assert keys(Images(str(tmp_path), max_items=1)) == ["a%2Ejpg"]
+    listed = write_list(tmp_path / "list", "a.png", "b.jpg", "a.jpg")
+    assert keys(Images(str(tmp_path), listed, max_items=1)) == ["a%2Epng"]
+
+
+def test_a_list_gives_the_order(root, tmp_path):
+    write_tree(tmp_path / "elsewhere", "z.jpg")
+    names = ["sub dir/ü 1.webp", "", "# b.jpg", "  ./b.jpg ", f"{root}/sub dir/x/c.gif", f"{tmp_path}/elsewhere/z.jpg"]
+    items = list(Images(str(root), write_list(tmp_path / "list", *names)).items())
+    outside = f"{tmp_path}/elsewhere".lstrip("/")
+    assert [item.meta["image"] for item in items] == [
+        "sub dir/ü 1.webp", "b.jpg", "sub dir/x/c.gif", f"{outside}/z.jpg"
+    ]  # fmt: skip
+    assert [item.key for item in items][:3] == ["sub%20dir/ü%201", "b", "sub%20dir/x/c"]
+    assert [item.path for item in items] == ["sub dir", "", "sub dir/x", f"{tmp_path}/elsewhere"]
+    assert all((root / item.source).is_file() for item in items)
+
+
+def test_json_files_that_are_there_are_listed_in_the_order_of_their_folders(root, tmp_path):
+    write_tree(root / "jsons", "b.json", "sub dir/ü 1.json", "sub dir/x.json")
+    details = write_tree(tmp_path / "details", "b.json", "a.v1.json", "sub dir/x/c.JSON")
+    found = jsons(Images(str(root), json_dirs=["jsons", str(details)]))
+    assert found == {
+        "a%2Ev1": [[f"{details}/a.v1.json", None, None]],
+        "b": [[f"{root}/jsons/b.json", None, None], [f"{details}/b.json", None, None]],
+        "sub%20dir/x/c": None,
+        "sub%20dir/ü%201": [[f"{root}/jsons/sub dir/ü 1.json", None, None]],
+    }
+    listed = write_list(tmp_path / "list", "b.jpg", "a.v1.PNG", "sub dir/ü 1.webp", "sub dir/x/c.gif")
+    assert jsons(Images(str(root), listed, json_dirs=["jsons", str(details)])) == found
+
+
+def test_json_files_may_lie_beside_the_images(root):
+    write_tree(root, "sub dir/x/c.json")
+    assert jsons(Images(str(root), json_dirs=["."]))["sub%20dir/x/c"] == [[f"{root}/sub dir/x/c.json", None, None]]
+
+
+def test_relative_json_dirs_are_below_the_root_if_they_can_be_and_else_below_the_current_folder(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path / "jsons", "b.json")
+    assert jsons(Images("images", json_dirs=["jsons"]))["b"] == [[f"{tmp_path}/jsons/b.json", None, None]]
+    write_tree(root / "jsons", "b.json")
+    assert jsons(Images("images", json_dirs=["jsons"]))["b"] == [[f"{root}/jsons/b.json", None, None]]
+
+
+def test_a_folder_of_json_files_that_is_missing_fails(root):
+    with pytest.raises(
+        CorpusError, match=r"--data\.json_dirs nowhere: there is no such folder, neither below .*images"
+    ):
+        Images(str(root), json_dirs=["nowhere"])
+
+
+def test_listing_looks_once_at_each_folder_and_opens_no_image(root, tmp_path, monkeypatch):
+    write_tree(tmp_path / "jsons", *(f"{number}.json" for number in range(50)))
+    write_tree(root, *(f"{number}.jpg" for number in range(50)))
+    corpus = Images(str(root), json_dirs=[str(tmp_path / "jsons")])
+    looked = []
+    for name in ("scandir", "listdir", "stat"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, *_, real=real, **__: looked.append(str(path)) or real(path))
+    monkeypatch.setattr("builtins.open", None)
+    assert sum(found is not None for found in jsons(corpus).values()) == 50
+    assert len(looked) < 12
+    assert not [path for path in looked if path.endswith((".jpg", ".json"))]
+
+
+def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_holds(root, tmp_path):
+    listed = write_list(tmp_path / "list", "b.jpg")
+    (tmp_path / "jsons").mkdir()
+    one = vars(Images(str(root), listed, json_dirs=[str(tmp_path / "jsons")], split="dev", max_items=3))
+    assert {name: one[name] for name in ("root", "image_list", "json_dirs", "split", "max_items")} == {
+        "root": str(root), "image_list": listed, "json_dirs": [str(tmp_path / "jsons")], "split": "dev", "max_items": 3
+    }  # fmt: skip
+    write_list(tmp_path / "list", "sub dir/x/c.gif")
+    assert vars(Images(str(root), listed))["image_list_sha256"] != one["image_list_sha256"]
+
+
+def test_an_empty_root_has_no_images(tmp_path):
+    assert keys(Images(str(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nowhere.jpg", r"list, line 2: nowhere\.jpg: No such file"),
+        ("sub dir/notes.txt", r"list, line 2: sub dir/notes\.txt is no image by its ending: \.avif, \.bmp"),
+        ("../x.jpg", r"list, line 2: no key can be made"),
+        ("a\0.jpg", r"list, line 2: a\0\.jpg: .*null byte"),
+    ],
+)
+def test_a_listed_image_that_cannot_be_fails_with_its_line(root, tmp_path, line, message):
+    write_tree(tmp_path, "x.jpg")
+    with pytest.raises(CorpusError, match=message):
+        keys(Images(str(root), write_list(tmp_path / "list", "b.jpg", line)))
+
+
+def test_an_image_listed_twice_is_refused_with_its_path(root, tmp_path):
+    listed = write_list(tmp_path / "list", "sub dir/x/c.gif", "b.jpg", f"{root}/sub dir/x/c.gif")
+    with pytest.raises(CorpusError, match=r"'sub dir/x/c\.gif' and 'sub dir/x/c\.gif'"):
+        write_plan(Images(str(root), listed).items(), tmp_path / "plan.arrow", {}, ShardSize())
+
+
+def test_a_missing_list_or_root_fails(root, tmp_path):
+    with pytest.raises(CorpusError, match=r"--data\.image_list .*nowhere cannot be read"):
+        Images(str(root), image_list=str(tmp_path / "nowhere"))
+    with pytest.raises(CorpusError, match="nowhere is no folder"):
+        Images(str(tmp_path / "nowhere")).items()
+
+
+def test_a_list_that_is_not_utf8_fails(root, tmp_path):
+    (tmp_path / "list").write_bytes("b.jpg\nü.jpg".encode("latin-1"))
+    with pytest.raises(CorpusError, match="list cannot be read"):
+        keys(Images(str(root), image_list=str(tmp_path / "list")))

@@ -1,0 +1,88 @@
+"""The folder that Hugging Face's `imagefolder` loads, as that loads it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from caption_making import caption_items, make_caption_run
+from datamodules.errors import ConfigError
+from datamodules.media.suffixes import IMAGE_SUFFIXES
+from image_making import image_bytes
+from preprocess.export import export
+
+ITEMS = [
+    *caption_items("a.png", "sub dir/ü 1.v2.png", "sub dir/[b]#1.jpg"),
+    *caption_items("sub dir/c.webp", "d.PNG", split="dev"),
+]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`datasets.load_dataset("imagefolder")`, offline, with a cache of its own."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    return lambda folder: datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))
+
+
+def test_datasets_loads_each_image_with_its_caption_by_split(tmp_path: Path, load: Any) -> None:
+    make_caption_run(tmp_path / "run", [*ITEMS, *caption_items("e.jpg", split="dev")], failed=("e",))
+    written = export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    assert written == [tmp_path / "out" / split / "metadata.jsonl" for split in ("train", "dev")]
+    loaded = load(tmp_path / "out")
+    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 3, "validation": 2}
+    for rows, numbers in ((loaded["train"], (0, 1, 2)), (loaded["validation"], (3, 4))):
+        by_text = {row["text"]: row for row in rows}
+        assert set(by_text) == {f"a cow, <i>{number}</i> & Kühe" for number in numbers}
+        for number in numbers:
+            row = by_text[f"a cow, <i>{number}</i> & Kühe"]
+            assert row["status"] == "ok"
+            assert abs(int(np.asarray(row["image"].convert("RGB")).mean().round()) - 10 * number) <= 1
+
+
+def test_a_run_of_one_split_of_any_name_loads(tmp_path: Path, load: Any) -> None:
+    make_caption_run(tmp_path / "run", caption_items("a.png", "x/b.png", split="everything"))
+    export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    [rows] = load(tmp_path / "out").values()
+    assert sorted(row["text"] for row in rows) == ["a cow, <i>0</i> & Kühe", "a cow, <i>1</i> & Kühe"]
+
+
+def test_the_images_are_the_files_as_they_were_in_a_tree_that_mirrors_them(tmp_path: Path) -> None:
+    make_caption_run(tmp_path / "run", ITEMS)
+    export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    assert (tmp_path / "out/train/sub dir/[b]#1.jpg").read_bytes() == image_bytes(20, "jpg")
+    with Image.open(tmp_path / "out/dev/sub dir/c.webp") as image:
+        assert image.format == "WEBP"
+    lines = [json.loads(line) for line in (tmp_path / "out/dev/metadata.jsonl").read_text("utf-8").splitlines()]
+    assert lines == [
+        {"file_name": "sub dir/c.webp", "text": "a cow, <i>3</i> & Kühe", "status": "ok"},
+        {"file_name": "d.PNG", "text": "a cow, <i>4</i> & Kühe", "status": "ok"},
+    ]
+    statistics = json.loads((tmp_path / "out/statistics.json").read_text())
+    assert {split: of["committed"] for split, of in statistics.items()} == {"train": 3, "dev": 2}
+
+
+def test_a_run_without_images_fails_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
+    make_caption_run(tmp_path / "run", ITEMS, store_images=False)
+    with pytest.raises(ConfigError, match=r"a has no image, .*: run the pipeline with --model\.store_images true"):
+        export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_avif_which_datasets_leaves_out_without_a_word_fails(tmp_path: Path) -> None:
+    make_caption_run(tmp_path / "run", caption_items("a.png", "b.avif"))
+    with pytest.raises(ConfigError, match=r"b\.avif would be left out by Hugging Face's imagefolder.*captions-json"):
+        export(tmp_path / "run", "imagefolder", tmp_path / "out")
+
+
+@pytest.mark.parametrize("ending", sorted(IMAGE_SUFFIXES - {".avif"}))
+def test_datasets_takes_all_other_endings(ending: str) -> None:
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    assert ending in ImageFolder.EXTENSIONS

@@ -1,0 +1,23 @@
+"""What an engine says of one image."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Status = Literal["ok", "truncated", "empty"]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What an engine says of one image.
+
+    Attributes:
+        text: without the prompt, and without white space around it.
+        status: `truncated`: it was stopped at `max_new_tokens`; `empty`: it says nothing.
+        num_tokens: that were generated, the end mark not among them.
+        entities: of Kosmos-2: [phrase, [start, stop], [[x1, y1, x2, y2], ...]], 0 to 1.
+    """
+
+    text: str
+    status: Status
+    num_tokens: int
+    entities: list[Any] | None = None

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from typing import NamedTuple
 
 
 class FatalTransform:
@@ -31,3 +32,27 @@ class HangingStart(FatalTransform):
 
     def __init__(self):
         time.sleep(1000)
+
+
+class Brightness(NamedTuple):
+    """The value of a gray frame, and its size."""
+
+    value: int
+    num_pixels: int
+    num_tokens: int = 1
+
+
+class FatalBrightness(FatalTransform):
+    """`Brightness` of a frame; the darker, the larger it is said to be. One in `mines` dies once, of a file there."""
+
+    def __init__(self, mines):
+        super().__init__({})
+        self._mines = mines
+
+    def __call__(self, frame):
+        value = int(frame[0, 0, 0])
+        mine = self._mines / str(value)
+        if mine.exists():
+            mine.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Brightness(value, 256 - value)

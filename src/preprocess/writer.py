@@ -148,8 +148,8 @@ class ShardWriter(BasePredictionWriter):
         assert self.rank is not None
         outcomes = self._gathered.pop((shard, end["row"]), [])
         opened = self.rank.open.get(shard)
-        if opened is None:  # committed by another rank meanwhile
-            return
+        if opened is None or end["row"] in opened.spool.results:
+            return  # committed by another rank meanwhile; or done before, and again for its neighbours in the ticket
         item = opened.items[end["row"]]
         seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
         reason, reason_class, members = end["reason"], end["reason_class"], {}

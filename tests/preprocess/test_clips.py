@@ -159,7 +159,7 @@ def test_a_missing_tokenizer_stops_before_the_run(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(corpus, tmp_path / "run", "--model.tokenizer", str(tmp_path / "nowhere")) == 2
-    assert "nowhere: there is no such folder, nor can it be had from the Hugging Face hub" in capsys.readouterr().err
+    assert f"there is no folder {tmp_path / 'nowhere'}, nor can that name be had from" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -175,19 +175,6 @@ def test_another_tokenizer_is_another_run_and_another_place_of_the_same_is_not(
     (same / "vocab.json").write_text(json.dumps(words))
     assert run(corpus, shards, "--model.tokenizer", str(same)) == 2
     assert "holds a run made otherwise" in capsys.readouterr().err
-
-
-def test_a_hub_that_cannot_be_reached_fails_and_names_what_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def offline(name: str, **options: Any) -> str:
-        asked.append((name, options["local_files_only"]))
-        raise FileNotFoundError("no connection")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(ConfigError, match=r"--model.tokenizer some/clip: .*hub \(no connection\); give a folder"):
-        ClipTokenizer("some/clip")
-    assert asked == [("some/clip", True), ("some/clip", False)]
 
 
 def test_a_tokenizer_in_the_cache_of_the_hub_is_taken_from_there(

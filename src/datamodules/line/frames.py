@@ -12,7 +12,8 @@ A batch, one slice of one ticket, is a dict:
 | ends      | list of `End`                 | the items that this slice completes, or that failed                 |
 | alone     | bool                          | a process died of one of these items: extract them one by one       |
 
-Slices of one item come in order. A slice holds frames of several items only if these are single images.
+Slices of one item come in order. A slice holds frames of several items only if these are single images. Where these
+are put together by size (`Batching`), their ends come with the ticket's last slice: it is done, or done again, whole.
 """
 
 import os
@@ -102,6 +103,44 @@ class FrameTransform(Protocol):
         ...
 
 
+class Weighed(Protocol):
+    """What a transform makes of a frame, if batches are to be limited by size; both are padded to the batch's largest.
+
+    Attributes:
+        num_pixels: that the model will see.
+        num_tokens: likewise.
+    """
+
+    @property
+    def num_pixels(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+
+class Batching(NamedTuple):
+    """How single images are put together by size: those of a window are sorted, and cut where a limit is reached.
+
+    One that is above a limit by itself is a batch by itself.
+
+    Attributes:
+        window: images that a worker prepares, and holds in memory, before it sorts them.
+        max_pixels: of a batch, its largest image's times their number; None: any.
+        max_tokens: likewise.
+    """
+
+    window: int
+    max_pixels: int | None = None
+    max_tokens: int | None = None
+
+    def fits(self, images: Sequence[Weighed]) -> bool:
+        """Whether these can be one batch."""
+        pixels = len(images) * max(image.num_pixels for image in images)
+        tokens = len(images) * max(image.num_tokens for image in images)
+        fits_pixels = self.max_pixels is None or pixels <= self.max_pixels
+        return fits_pixels and (self.max_tokens is None or tokens <= self.max_tokens)
+
+
 class FrameRequest(NamedTuple):
     """What an extractor wants of the frames; slices are its micro-batches, so every field changes results.
 
@@ -111,6 +150,8 @@ class FrameRequest(NamedTuple):
         selection: which frames of a video, among those that are its item's.
         size: (height, width) in px that frames of videos are resized to; None: as they are.
         decoding: how videos are decoded; the DataModule's (`--data.decoding`) replaces it.
+        batching: how single images are put together by the sizes of the results that `transform` makes, which are
+            `Weighed`; None: as they come.
     """
 
     slice_frames: int = 32
@@ -118,6 +159,12 @@ class FrameRequest(NamedTuple):
     selection: Selection = _EVERY
     size: tuple[int, int] | None = None
     decoding: Decoding = _DECODING
+    batching: Batching | None = None
+
+    @property
+    def images_in_ticket(self) -> int:
+        """Single images that one worker takes at once."""
+        return self.batching.window if self.batching else self.slice_frames
 
 
 class TicketQueue(Protocol):
@@ -164,7 +211,7 @@ class FrameStream(IterableDataset[Batch]):
         touching = self._touching.of(info.id if info else 0) if isinstance(self._touching, Stamps) else self._touching
         while (ticket := self._tickets.get()) is not None:
             touch = partial(touching.touch, ticket.shard)
-            slices = _slices(plan, self._root, ticket, self._request, transform, touch)
+            slices = _batches(plan, self._root, ticket, self._request, transform, touch)
             while batch := _next(slices, dies=info is not None):
                 touching.let_go()
                 yield batch
@@ -181,6 +228,44 @@ def _next(slices: Iterator[Batch], dies: bool) -> Batch | None:
             raise
         traceback.print_exc()
         os._exit(1)
+
+
+def _batches(
+    plan: Plan,
+    root: str,
+    ticket: Ticket,
+    request: FrameRequest,
+    transform: FrameTransform | None,
+    touch: Callable[[Sequence[int]], None],
+) -> Iterator[Batch]:
+    batching = request.batching
+    if batching is None or len(plan.item(ticket.shard, ticket.rows[0]).frames) != 1:
+        yield from _slices(plan, root, ticket, request, transform, touch)
+        return
+    whole = request._replace(slice_frames=batching.window)
+    for window in _slices(plan, root, ticket, whole, transform, touch):  # one, as the ticket's images fill no more
+        yield from _by_size(window, request.slice_frames, batching)
+
+
+def _by_size(window: Batch, slice_frames: int, batching: Batching) -> Iterator[Batch]:
+    """The images of `window` in batches of similar size, from small to large; the ends come with the last."""
+    rows, results = window["rows"], window["results"]
+    places = sorted(range(len(rows)), key=lambda at: (results[at].num_pixels, results[at].num_tokens, rows[at]))
+    groups: list[list[int]] = [[]]
+    for place in places:
+        grown = [*groups[-1], place]
+        if len(grown) > 1 and (len(grown) > slice_frames or not batching.fits([results[at] for at in grown])):
+            groups.append([place])
+        else:
+            groups[-1] = grown
+    for group in groups:
+        yield Batch(
+            shard=window["shard"],
+            rows=[rows[at] for at in group],
+            frame_idx=[window["frame_idx"][at] for at in group],
+            ends=window["ends"] if group is groups[-1] else [],
+            results=[results[at] for at in group],
+        )
 
 
 def _slices(

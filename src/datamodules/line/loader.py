@@ -239,7 +239,7 @@ class FrameLoader:
             return False
         self._patience = _IDLE_SECONDS
         struck = opened.spool.strikes.keys()
-        made = tickets(opened, self._request.slice_frames)  # those that cost a process before, last
+        made = tickets(opened, self._request.images_in_ticket)  # those that cost a process before, last
         self._waiting.extend(sorted(made, key=lambda ticket: not struck.isdisjoint(ticket.rows)))
         return True
 
@@ -248,16 +248,16 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def tickets(opened: OpenShard, slice_frames: int) -> Iterator[Ticket]:
+def tickets(opened: OpenShard, num_images: int) -> Iterator[Ticket]:
     """The tickets of a shard that still have a row without a result.
 
-    They depend on the plan alone: a video or frame sequence is one, and so are up to `slice_frames` single images in a
+    They depend on the plan alone: a video or frame sequence is one, and so are up to `num_images` single images in a
     row. One that was done in part is done again whole, because its slices are the extractor's micro-batches.
     """
     missing = set(opened.missing)
     for is_image, group in groupby(range(len(opened.items)), key=lambda row: len(opened.items[row].frames) == 1):
         rows = list(group)
-        step = slice_frames if is_image else 1
+        step = num_images if is_image else 1
         for start in range(0, len(rows), step):
             ticket = Ticket(opened.shard.number, tuple(rows[start : start + step]))
             if missing.intersection(ticket.rows):

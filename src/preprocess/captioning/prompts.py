@@ -1,6 +1,15 @@
 """Prompts: what is asked of a model about one image."""
 
+import json
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.item import Item
+
+JSON_FILES = "json_files"  # in the meta of an item: [path, first byte, bytes] of each; the latter two null: all of it
+_PIECES = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<stray>[{}])")
 
 
 class Prepared(NamedTuple):
@@ -17,3 +26,94 @@ class Prepared(NamedTuple):
     inputs: Any
     num_tokens: int
     num_pixels: int
+
+
+class PromptTemplate:
+    """A prompt with fields: `Describe the {name}, sold by {seller.name}.` `{{` and `}}` are braces.
+
+    Fields are what the corpus tells of an item, and those of its JSON files, of which later ones win. `{a.b}` is the
+    field `a.b`, or else the field `b` of the object `a`. Values are texts, numbers, true or false, or lists of these.
+
+    Args:
+        template: the prompt.
+
+    Attributes:
+        fields: that are wanted, in order.
+
+    Raises:
+        ConfigError: a brace without its partner, or without a name.
+    """
+
+    def __init__(self, template: str) -> None:
+        pieces = list(_PIECES.finditer(template))
+        if stray := next((piece for piece in pieces if piece["stray"]), None):
+            raise ConfigError(
+                f"--model.prompt {template!r}: the {stray[0]!r} at character {stray.start() + 1} has no partner, or no "
+                "name of a field: write {{ and }} for braces"
+            )
+        self._template = template
+        self.fields = [piece["field"].strip() for piece in pieces if piece["field"]]
+
+    def __call__(self, item: Item) -> str:
+        """The prompt for `item`.
+
+        Raises:
+            ExtractError: a field is not there, null, empty or an object; or a JSON file is none.
+        """
+        known = _known(item) if self.fields else {}
+        return _PIECES.sub(
+            lambda piece: piece[0][0] if piece["brace"] else _text(known, piece["field"].strip()), self._template
+        )
+
+
+def _known(item: Item) -> dict[str, Any]:
+    """The fields that there are of `item`."""
+    known = {name: value for name, value in item.meta.items() if name != JSON_FILES}
+    for path, start_byte, num_bytes in item.meta.get(JSON_FILES, ()):
+        known |= _read(path, start_byte, num_bytes)
+    return known
+
+
+def _read(path: str, start_byte: int | None, num_bytes: int | None) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(start_byte or 0)
+            content = file.read(-1 if num_bytes is None else num_bytes)
+    except FileNotFoundError as error:
+        raise ExtractError(f"{path} is missing") from error
+    where = path if start_byte is None else f"the JSON at byte {start_byte:,} of {path}"
+    try:
+        fields = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError among them
+        raise ExtractError(f"{where} is no JSON in UTF-8: {error}") from error
+    if not isinstance(fields, dict):
+        raise ExtractError(f"{where} holds no object with fields, but {type(fields).__name__}")
+    return fields
+
+
+def _text(known: Mapping[str, Any], field: str) -> str:
+    value = _find(known, field)
+    if isinstance(value, (dict, Mapping)):
+        raise ExtractError(f"its field {field!r} is an object: name one of {_listed(value, field)}")
+    values = value if isinstance(value, list) else [value]
+    texts = [json.dumps(each) if isinstance(each, bool) else str(each).strip() for each in values if each is not None]
+    if not all(texts) or not texts:
+        raise ExtractError(f"its field {field!r} is {'null' if value is None else 'empty'}")
+    return ", ".join(texts)
+
+
+def _find(known: Any, field: str) -> Any:
+    if field in known:
+        return known[field]
+    outer, _, inner = field.partition(".")
+    if inner and isinstance(known.get(outer), Mapping):
+        try:
+            return _find(known[outer], inner)
+        except ExtractError as error:
+            raise ExtractError(f"in its field {outer!r}: {error}") from error
+    raise ExtractError(f"it has no field {field!r}; there are {_listed(known)}")
+
+
+def _listed(known: Mapping[str, Any], outer: str = "") -> str:
+    names = [f"{outer}.{name}" if outer else name for name in known]
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"

@@ -18,6 +18,7 @@ from datamodules.line.item import Item
 from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
+from preprocess.checkpoints import checkpoint_folder
 from preprocess.extractor import Extractor
 
 NUM_TOKENS = 77  # the context of CLIP's text model (Radford et al., 2021)
@@ -177,7 +178,9 @@ class ClipTokenizer:
     def __init__(self, name: str) -> None:
         from transformers import CLIPTokenizer
 
-        vocabulary, merges = _read(_folder(name))
+        wanted = [file for files in _FILES for file in files]
+        advice = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
+        vocabulary, merges = _read(checkpoint_folder(name, "--model.tokenizer", wanted, _has_files, advice))
         self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
         self._end = vocabulary[_END]
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
@@ -193,27 +196,6 @@ class ClipTokenizer:
         if len(ids) > NUM_TOKENS:
             tokens[-1] = self._end
         return tokens, len(ids)
-
-
-def _folder(name: str) -> Path:
-    """The folder `name`; or where the hub's cache has its files, or had them put now."""
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    wanted, failure = [file for files in _FILES for file in files], "it has no tokenizer"
-    for from_cache in (True, False):
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=from_cache))
-        except (OSError, ValueError) as error:  # offline, no such name, a name that can be none
-            failure = " ".join(str(error).split())[:120]
-            continue
-        if _has_files(folder):
-            return folder
-    raise ConfigError(
-        f"--model.tokenizer {name}: there is no such folder, nor can it be had from the Hugging Face hub ({failure}); "
-        "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
-    )
 
 
 def _has_files(folder: Path) -> bool:

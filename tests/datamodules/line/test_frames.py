@@ -1,10 +1,11 @@
 import queue
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from datamodules.errors import ExtractError
-from datamodules.line.frames import FrameRequest, FrameStream, Ticket
+from datamodules.line.frames import Batching, FrameRequest, FrameStream, Ticket
 from datamodules.line.item import Item
 from datamodules.media.sampling import Every, Uniform
 from datamodules.media.video import Decoding
@@ -126,6 +127,67 @@ def test_a_transform_that_refuses_a_frame_fails_its_item_only(corpus):
     batches = slices(corpus, (7,), (6,), transform=Mean)
     assert (ends(batches)[7]["reason"], ends(batches)[7]["reason_class"]) == ("102 is too bright", "extract")
     assert ends(batches)[6]["reason"] is None
+
+
+class Size(NamedTuple):
+    num_pixels: int
+    num_tokens: int
+
+
+class Sizes:
+    """Sizes of a gray image's value: as many pixels, and the tokens that `tokens` tells of it; refuses 102."""
+
+    tokens = staticmethod(lambda value: 1)
+
+    def start(self, item):
+        pass
+
+    def __call__(self, frame):
+        value = int(frame.float().mean().round())
+        if value == 102:
+            raise ExtractError("102 is too bright")
+        return Size(value, self.tokens(value))
+
+
+class ManyTokens(Sizes):
+    tokens = staticmethod(lambda value: 10 if value == 20 else 1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "transform", "expected"),
+    [
+        ({}, Sizes, [[0, 1, 2, 3], [6]]),
+        ({"max_pixels": 60}, Sizes, [[0, 1, 2], [3], [6]]),  # 3 x 20 fit, 4 x 30 do not, nor 2 x 60
+        ({"max_pixels": 59}, Sizes, [[0, 1], [2], [3], [6]]),  # 60 by itself
+        ({"max_tokens": 3}, Sizes, [[0, 1, 2], [3, 6]]),
+        ({"max_tokens": 20}, ManyTokens, [[0, 1], [2, 3], [6]]),  # of the largest of the batch, not of the last
+    ],
+)
+def test_images_of_a_window_are_batches_of_similar_size_within_the_limits(corpus, limits, transform, expected):
+    batches = slices(corpus, (6, 1, 3, 0, 2), transform=transform, batching=Batching(10, **limits))
+    assert [batch["rows"] for batch in batches] == expected
+    assert [[size.num_pixels for size in batch["results"]] for batch in batches] == [
+        [10 * row for row in rows] for rows in expected
+    ]
+
+
+def test_the_ends_of_a_window_come_with_its_last_batch_in_the_order_of_the_ticket(corpus):
+    batches = slices(corpus, (6, 4, 0, 5, 1), slice_frames=1, transform=Sizes, batching=Batching(10))
+    assert [batch["rows"] for batch in batches] == [[0], [1], [6]]
+    assert [[end["row"] for end in batch["ends"]] for batch in batches] == [[], [], [6, 4, 0, 5, 1]]
+    assert ends(batches)[4]["reason"] == "4.png is empty (0 bytes)"
+
+
+def test_a_window_of_bad_images_only_is_a_batch_without_results(corpus):
+    [batch] = slices(corpus, (4, 5), transform=Sizes, batching=Batching(10))
+    assert (batch["rows"], batch["results"], len(batch["ends"])) == ([], [], 2)
+
+
+def test_frames_of_videos_and_sequences_come_in_order_whatever_their_sizes(corpus):
+    for row, sizes in ((9, [4, 4, 4, 4, 4, 3]), (8, [2])):
+        batches = slices(corpus, (row,), transform=Sizes, batching=Batching(10, max_pixels=1))
+        assert [len(batch["rows"]) for batch in batches] == sizes
+        assert [index for batch in batches for index in batch["frame_idx"]] == list(range(sum(sizes)))
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crashing_workers import FatalTransform, HangingStart
+from crashing_workers import FatalBrightness, FatalTransform, HangingStart
 from datamodules.errors import EnvironmentFailure
 from datamodules.line import frames as frames_module
 from datamodules.line.commit import Result
-from datamodules.line.frames import FrameRequest, Ticket
+from datamodules.line.frames import Batching, FrameRequest, Ticket
 from datamodules.line.item import Item
 from datamodules.line.loader import FrameLoader, tickets
 from datamodules.line.rank import OpenShard, Rank
@@ -362,6 +362,54 @@ def test_an_item_on_which_a_transform_breaks_fails_alone(tmp_path):
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 6), per_shard=6)
     failed = results(run, tmp_path / "media", fatal({2: "break"}), 2)
     assert failed == {"i/2": ("crashed: exit status 1", "crash", 3)}
+
+
+def windows(run, root, mines, num_workers, blow=lambda batch: None):
+    """The batches of a run by one rank, images by size in windows of 6, batches of 2, as lists of values."""
+    request = FrameRequest(2, partial(FatalBrightness, mines), batching=Batching(6))
+    gathered, batches = {}, []
+    with Rank(run) as rank:
+        for batch in FrameLoader(rank, str(root), request, num_workers):
+            blow(batch)
+            batches.append([result.value for result in batch["results"]])
+            gathered |= {(batch["shard"], row): r.value for row, r in zip(batch["rows"], batch["results"], strict=True)}
+            for end in batch["ends"]:
+                value = gathered.pop((batch["shard"], end["row"]))
+                rank.add(batch["shard"], Result(end["row"], num_frames=1), {"json": str(value).encode()})
+    assert gathered == {}
+    assert {key: int(members["json"]) for key, members in CommittedSamples(run)} == {f"i/{k}": k for k in range(24)}
+    return batches
+
+
+def test_a_worker_that_is_killed_within_a_window_loses_nothing_and_repeats_nothing(tmp_path):
+    images = _images(tmp_path / "media", 24)
+    whole = make_run(tmp_path / "whole", images, per_shard=12)
+    expected = windows(whole, tmp_path / "media", tmp_path / "mines", 0)
+    assert expected[:3] == [[5, 4], [3, 2], [1, 0]]  # from small to large
+    (tmp_path / "mines").mkdir()
+    for value in (3, 14, 22):
+        (tmp_path / "mines" / str(value)).touch()
+    disturbed = make_run(tmp_path / "disturbed", images, per_shard=12)
+    made = windows(disturbed, tmp_path / "media", tmp_path / "mines", 2)
+    assert list((tmp_path / "mines").iterdir()) == []
+    assert {tuple(batch) for batch in made} - {()} == {tuple(batch) for batch in expected} - {()}
+    assert tars(tmp_path / "disturbed") == tars(tmp_path / "whole") != {}
+    rows = [row for shard in disturbed.plan.shards for row in disturbed.table(shard.name).to_pylist()]
+    assert {row["key"]: row["attempts"] for row in rows if row["attempts"] > 1} == {"i/3": 2, "i/14": 2, "i/22": 2}
+
+
+def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_done_again(tmp_path):
+    run = make_run(tmp_path / "run", _images(tmp_path / "media", 24), per_shard=24)
+    killed = []
+
+    def kill(batch):
+        if not killed and batch["rows"] and not batch["ends"]:
+            killed.extend(process for process in multiprocessing.active_children())
+            for process in killed:
+                process.kill()
+
+    windows(run, tmp_path / "media", tmp_path / "mines", 1, kill)
+    assert killed
 
 
 def test_what_cost_a_process_before_comes_last(tmp_path):

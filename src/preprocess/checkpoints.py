@@ -1,0 +1,65 @@
+"""Checkpoints: where the files of a model, or of a part of it, are; a folder, or a name on the Hugging Face hub."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datamodules.errors import ConfigError
+
+_ASK_SECONDS = 10.0  # for the hub's first answer; without one, huggingface_hub itself waits for ever
+
+
+def checkpoint_folder(
+    name: str,
+    option: str,
+    wanted: Sequence[str],
+    is_whole: Callable[[Path], bool],
+    advice: str,
+    revision: str | None = None,
+) -> Path:
+    """The folder `name`; or where the hub's cache has its files, or had them put now.
+
+    The hub is asked only if its cache on this machine does not have them.
+
+    Args:
+        name: a folder, or a name on the hub.
+        option: that gave it, for messages.
+        wanted: patterns of the files to have from the hub.
+        is_whole: whether a folder has all that is needed.
+        advice: what to do if it is nowhere.
+        revision: branch, tag or commit on the hub; None: its main branch.
+
+    Raises:
+        ConfigError: it is nowhere, or not whole on the hub.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from httpx import HTTPError
+
+    failure = ""
+    for find in (_cached, _downloaded):
+        try:
+            folder = find(name, wanted, revision)
+        except (OSError, ValueError, HTTPError) as error:  # offline, no such name, a name that can be none
+            failure = " ".join(str(error).split())[:160]
+            continue
+        if is_whole(folder):
+            return folder
+        failure = "its files are not all there"
+    at = f" at revision {revision}" if revision else ""
+    raise ConfigError(
+        f"{option} {name}: there is no folder {Path(name).absolute()}, nor can that name{at} be had from the Hugging "
+        f"Face hub ({failure}); {advice}"
+    )
+
+
+def _cached(name: str, wanted: Sequence[str], revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted), local_files_only=True))
+
+
+def _downloaded(name: str, wanted: Sequence[str], revision: str | None) -> Path:
+    from huggingface_hub import model_info, snapshot_download
+
+    model_info(name, revision=revision, timeout=_ASK_SECONDS)
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))

@@ -1,0 +1,91 @@
+"""Prompts filled from what is known of an image."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.item import Item
+from preprocess.captioning.prompts import PromptTemplate
+
+
+def item(*json_files: list[Any], **meta: Any) -> Item:
+    return Item(
+        "a", "train", ".", ("a.png",), meta={**meta, **({"json_files": list(json_files)} if json_files else {})}
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("Describe it.", "Describe it."),
+        ("A {name}; {material}", "A red chair; oak"),
+        ("by { seller.name }", "by Ann"),
+        ("{price} {new} {tags}", "12.5 true a, 3"),
+        ("{{name}} {}}".replace("{}}", "{{}}"), "{name} {}"),
+        ("{seller.x.y} {a.b}", "deep dotted"),
+        ("{it's: odd!r}", "odd name"),
+    ],
+)
+def test_fields_are_filled_in(template: str, expected: str) -> None:
+    fields = {
+        "name": " red chair ", "material": "oak", "seller": {"name": "Ann", "x": {"y": "deep"}}, "price": 12.5,
+        "new": True, "tags": ["a", 3], "a.b": "dotted", "a": {"b": "nested"}, "it's: odd!r": "odd name",
+    }  # fmt: skip
+    assert PromptTemplate(template)(item(**fields)) == expected
+
+
+def test_fields_come_from_the_corpus_and_from_json_files_of_which_later_ones_win(tmp_path: Path) -> None:
+    (tmp_path / "1.json").write_bytes(b'\xef\xbb\xbf{"name": "k\xc3\xa4se", "size": 1}')
+    inner = json.dumps({"size": 2}).encode()
+    (tmp_path / "2.tar").write_bytes(b"before" + inner + b"after")
+    files = [[str(tmp_path / "1.json"), None, None], [str(tmp_path / "2.tar"), 6, len(inner)]]
+    assert PromptTemplate("{place} {name} {size}")(item(*files, place="here", name="x")) == "here käse 2"
+
+
+def test_a_prompt_without_fields_opens_no_file() -> None:
+    assert PromptTemplate("Describe {{it}}")(item(["/nowhere.json", None, None])) == "Describe {it}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{colour}", r"it has no field 'colour'; there are name, seller, none, blank, list$"),
+        ("{seller.town}", r"in its field 'seller': it has no field 'town'; there are name$"),
+        ("{name.town}", "it has no field 'name.town'"),
+        ("{name.__class__}", "it has no field 'name.__class__'"),
+        ("{none}", "its field 'none' is null"),
+        ("{blank}", "its field 'blank' is empty"),
+        ("{list}", "its field 'list' is empty"),
+        ("{seller}", r"its field 'seller' is an object: name one of seller\.name$"),
+        ("{json_files}", "it has no field 'json_files'"),
+    ],
+)
+def test_a_field_that_is_not_there_or_says_nothing_fails(template: str, message: str) -> None:
+    with pytest.raises(ExtractError, match=message):
+        PromptTemplate(template)(item(name="x", seller={"name": "y"}, none=None, blank=" \n", list=[]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"name": "k\xe4se"}', r"a\.json is no JSON in UTF-8: .*0xe4"),
+        (b'{"name": ', r"a\.json is no JSON in UTF-8: Expecting value"),
+        (b"[" * 100_000, r"a\.json is no JSON"),
+        (b'["name"]', r"a\.json holds no object with fields, but list"),
+        (None, r"a\.json is missing"),
+    ],
+)
+def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ExtractError, match=message):
+        PromptTemplate("{name}")(item([str(tmp_path / "a.json"), None, None]))
+
+
+@pytest.mark.parametrize(("template", "at"), [("a {", 3), ("}", 1), ("{}", 1), ("{a{b}}", 1), ("{{a}", 4)])
+def test_braces_without_partner_or_name_fail(template: str, at: int) -> None:
+    with pytest.raises(ConfigError, match=rf"at character {at} has no partner, or no name of a field"):
+        PromptTemplate(template)

@@ -1,0 +1,95 @@
+"""Where the files of models are: folders, the hub's cache, the hub."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datamodules.errors import ConfigError
+from preprocess.checkpoints import checkpoint_folder
+
+
+def find(name: str, revision: str | None = None) -> Path:
+    return checkpoint_folder(
+        name, "--model.model", ["*.json"], lambda folder: (folder / "config.json").is_file(), "give a folder", revision
+    )
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Path]:
+    """A hub of one's own: what its cache (True) has, and what it lets be downloaded (False), by `local_files_only`."""
+    folders: dict[str, Path] = {}
+
+    def download(name: str, revision: str | None, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        assert allow_patterns == ["*.json"]
+        try:
+            return str(folders[f"{'cache' if local_files_only else 'hub'}:{name}@{revision}"])
+        except KeyError:
+            raise FileNotFoundError(f"{name} is not in the {'cache' if local_files_only else 'hub'}") from None
+
+    def ask(name: str, revision: str | None, timeout: float) -> None:
+        if f"hub:{name}@{revision}" not in folders:
+            raise FileNotFoundError("no  such\nname")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.model_info", ask)
+    return folders
+
+
+def whole(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_is_itself(hub: dict[str, Path], tmp_path: Path) -> None:
+    assert find(str(tmp_path)) == tmp_path
+
+
+def test_the_cache_comes_before_the_hub(hub: dict[str, Path], tmp_path: Path) -> None:
+    hub["cache:a/b@None"], hub["hub:a/b@None"] = whole(tmp_path / "cached"), whole(tmp_path / "loaded")
+    assert find("a/b") == tmp_path / "cached"
+
+
+def test_what_the_cache_has_in_part_comes_from_the_hub(hub: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "cached").mkdir()
+    hub["cache:a/b@v1"], hub["hub:a/b@v1"] = tmp_path / "cached", whole(tmp_path / "loaded")
+    assert find("a/b", "v1") == tmp_path / "loaded"
+
+
+def test_what_is_nowhere_fails_and_says_where_it_was_looked_for(hub: dict[str, Path], tmp_path: Path) -> None:
+    message = (
+        r"--model.model a/b: there is no folder /.*/a/b, nor can that name be had .* \(no such name\); give a folder"
+    )
+    with pytest.raises(ConfigError, match=message):
+        find("a/b")
+    with pytest.raises(ConfigError, match="that name at revision v2 be had"):
+        find("a/b", "v2")
+
+
+def test_what_the_hub_itself_has_in_part_fails(hub: dict[str, Path], tmp_path: Path) -> None:
+    hub["hub:a/b@None"] = tmp_path
+    with pytest.raises(ConfigError, match=r"that name be had .* \(its files are not all there\)"):
+        find("a/b")
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """One that takes connections, and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("preprocess.checkpoints._ASK_SECONDS", 0.5)
+        yield
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(silent_hub: None) -> None:
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"nor can that name be had .* \(timed out\)"):
+        find("a/b")
+    assert time.monotonic() - started < 5

@@ -4,6 +4,7 @@
 |------------------------------------------|-------------------------------------------------------------------------|
 | raises ExtractError                      | the batch is tried frame by frame; items of frames that fail again fail |
 | runs out of memory, or the GPU's         | halves are tried, down to one frame; that is tried again, then fails    |
+| raises EnvironmentFailure                | no item is charged; the process ends with exit status 3                 |
 | leaves the device unusable               | noted against the batch's items; the process ends with exit status 3    |
 | kills the process, or does not come back | likewise; the next rank to take the shard tries these items one by one  |
 | raises anything else                     | likewise, with its traceback: a programming error ends the process      |
@@ -93,6 +94,8 @@ class Extraction:
                 f"the device is out of order after {keys}: {' '.join(str(error).split())[:200]}; that is noted: "
                 "run the same command again (torchrun --max-restarts does)"
             ) from error
+        except EnvironmentFailure:  # a server is gone: no item's fault
+            raise
         except Exception as error:
             self._rank.blame(error)
             raise

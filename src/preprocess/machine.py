@@ -1,4 +1,4 @@
-"""How busy the machine is: a few figures for the live display and `status`."""
+"""How busy the machine is: a few figures for the live display, `status` and the records of shards."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,13 +9,17 @@ import psutil
 import pynvml
 
 
-def machine_figures() -> dict[str, Any]:
+def machine_figures(gpu: str | None = None) -> dict[str, Any]:
     """Load of this machine now.
+
+    Args:
+        gpu: UUID of the GPU that this process works on; None: it works on none.
 
     Returns:
         `cpu_percent` (0 to 100 over all cores, since the last call), `memory_percent` (0 to 100), `rss_bytes` of this
-        process with its children, and `gpus`: for each NVIDIA GPU `name`, `utilization_percent`, `memory_percent`,
-        `temperature_celsius`, `power_watts`, as far as it tells; an empty list where there is none.
+        process with its children, and `gpu`: `name`, `utilization_percent` (of the time in which it was at work),
+        `memory_percent`, `temperature_celsius`, `power_watts` of that NVIDIA GPU, whoever uses it, as far as it tells;
+        empty where there is none.
     """
     process = psutil.Process()
     rss = 0
@@ -26,22 +30,23 @@ def machine_figures() -> dict[str, Any]:
         "cpu_percent": psutil.cpu_percent(),
         "memory_percent": psutil.virtual_memory().percent,
         "rss_bytes": rss,
-        "gpus": _gpus(),
+        "gpu": _gpu_figures(gpu) if gpu else {},
     }
 
 
-def _gpus() -> list[dict[str, Any]]:
-    read = [{name: _read(figure, gpu) for name, figure in _FIGURES.items()} for gpu in _devices()]
-    return [{name: value for name, value in figures.items() if value is not None} for figures in read]
+def _gpu_figures(uuid: str) -> dict[str, Any]:
+    gpu = _device(uuid)
+    read = {name: _read(figure, gpu) for name, figure in _FIGURES.items()} if gpu else {}
+    return {name: value for name, value in read.items() if value is not None}
 
 
 @lru_cache(maxsize=1)
-def _devices() -> list[Any]:
-    try:
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:  # no driver here
-        return []
+def _device(uuid: str) -> Any:
+    for kind in ("GPU", "MIG"):
+        with suppress(pynvml.NVMLError):  # no driver here; or not of this kind
+            pynvml.nvmlInit()
+            return pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{uuid}")
+    return None
 
 
 def _read(figure: Callable[[Any], Any], gpu: Any) -> Any:
@@ -57,7 +62,7 @@ def _memory_percent(gpu: Any) -> float:
 
 
 _FIGURES: dict[str, Callable[[Any], Any]] = {
-    "name": pynvml.nvmlDeviceGetName,
+    "name": lambda gpu: pynvml.nvmlDeviceGetName(gpu),
     "utilization_percent": lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
     "memory_percent": _memory_percent,
     "temperature_celsius": lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),

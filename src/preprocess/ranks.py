@@ -78,6 +78,11 @@ def rank_position() -> float:
     return 0.0
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """What names the GPU that `device` is to this process, whichever of the machine's it may see; None: it is none."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
 def is_first_on_machine() -> bool:
     """Whether this process speaks for its machine: of several ranks on one, only the first shows the progress."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0

@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Status:
         spooled: rows of open shards that are done.
         ranks: those that tell of themselves; silent ones included until they are known to be dead.
         items_per_second, frames_per_second: of the ranks alive, since they started; 0 if none is.
+        tokens_per_second: that models generate, likewise.
+        gpu_percent: share of the time of the committed shards in which the ranks' GPUs were at work; None without GPUs.
         eta_seconds: at that rate; None if there is none, 0 if the run is complete.
         bottleneck: where most of the time goes: `read`, `transform`, `compute` or `write`; None if nothing runs.
         disk_free_bytes: on the run's file system.
@@ -59,6 +61,8 @@ class Status:
     ranks: list[Activity] = field(repr=False)
     items_per_second: float
     frames_per_second: float
+    tokens_per_second: float
+    gpu_percent: float | None
     eta_seconds: float | None
     bottleneck: str | None
     disk_free_bytes: int
@@ -106,7 +110,7 @@ class StatusReader:
                 open_shards[name] = max(rows, open_shards.get(name, 0))
         spooled = sum(open_shards.values())
         done = sum(record.planned for record in records)
-        rate = sum(rank.items / max(1.0, rank.updated - rank.started) for rank in alive)
+        rate = sum(_per_second(rank, rank.items) for rank in alive)
         left = self._run.plan.num_items - done - spooled
         return Status(
             folder=str(self._run.folder),
@@ -123,7 +127,9 @@ class StatusReader:
             spooled=spooled,
             ranks=ranks,
             items_per_second=round(rate, 3),
-            frames_per_second=round(sum(r.frames / max(1.0, r.updated - r.started) for r in alive), 3),
+            frames_per_second=round(sum(_per_second(rank, rank.frames) for rank in alive), 3),
+            tokens_per_second=round(sum(_per_second(rank, rank.tokens) for rank in alive), 3),
+            gpu_percent=_gpu_percent(records),
             eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
             bottleneck=bottleneck(alive),
             disk_free_bytes=shutil.disk_usage(self._run.folder).free,
@@ -139,6 +145,20 @@ def _ranks(run: Run) -> Iterator[Activity]:
 
 def _is_alive(rank: Activity) -> bool:
     return time.time() - rank.updated < _SILENT_SECONDS
+
+
+def _per_second(rank: Activity, count: int) -> float:
+    return count / max(1.0, rank.updated - rank.started)
+
+
+def _gpu_percent(records: Iterable[Record]) -> float | None:
+    measured = [
+        (record.machine["gpu"]["utilization_percent"]["mean"], record.seconds)
+        for record in records
+        if "utilization_percent" in record.machine.get("gpu", ())
+    ]
+    seconds = sum(each for _, each in measured)
+    return round(sum(percent * each for percent, each in measured) / seconds, 1) if seconds else None
 
 
 def bottleneck(ranks: list[Activity]) -> str | None:
@@ -167,11 +187,14 @@ def headline(status: Status) -> str:
         parts.append(_counts(notable))
     if not status.is_complete:
         if status.items_per_second:
-            parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s")
+            tokens = f", {status.tokens_per_second:,.1f} tokens/s" if status.tokens_per_second else ""
+            parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s{tokens}")
         if status.eta_seconds is not None:
             parts.append(f"ETA {duration(status.eta_seconds)}")
         elif not any(_is_alive(rank) for rank in status.ranks):
             parts.append("no rank at work")
+    if status.gpu_percent is not None:
+        parts.append(f"GPUs busy: {status.gpu_percent:.0f} %")
     if status.bottleneck:
         parts.append(f"bottleneck: {status.bottleneck}")
     return " · ".join(parts)
@@ -194,26 +217,38 @@ def render(status: Status) -> RenderableType:
 
 
 def _rank_table(ranks: list[Activity]) -> Table:
-    table = Table("rank", "items", "frames/s", "where its time goes", "CPU", "memory", "GPUs", box=None, pad_edge=False)
+    rates = ("frames/s", *(["tokens/s"] if any(rank.tokens for rank in ranks) else []))
+    columns = ("rank", "items", *rates, "where its time goes", "CPU", "memory", "GPU")
+    table = Table(*columns, box=None, pad_edge=False)
     for rank in ranks:
         silent = time.time() - rank.updated
         name = rank.rank if silent < _SILENT_SECONDS else f"{rank.rank} (silent for {duration(silent)})"
-        machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpus": [], **rank.machine}
-        gpus = ", ".join(f"{g.get('utilization_percent', '?')} %" for g in machine["gpus"]) or "–"
+        machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpu": {}, **rank.machine}
         table.add_row(
             name,
             f"{rank.items:,}",
-            f"{rank.frames / max(1.0, rank.updated - rank.started):,.1f}",
+            *(f"{_per_second(rank, count):,.1f}" for count in (rank.frames, rank.tokens)[: len(rates)]),
             ", ".join(f"{phase} {seconds:,.0f} s" for phase, seconds in sorted(rank.seconds.items())),
             f"{machine['cpu_percent']:.0f} %",
             f"{machine['rss_bytes'] / 1e9:.2f} GB",
-            gpus,
+            _gpu_text(machine["gpu"]),
         )
     return table
 
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _gpu_text(gpu: dict[str, Any]) -> str:
+    """`93 %, memory 41 %, 61 °C, 310 W`, as far as it tells."""
+    told = (
+        ("utilization_percent", "{:.0f} %"),
+        ("memory_percent", "memory {:.0f} %"),
+        ("temperature_celsius", "{} °C"),
+        ("power_watts", "{} W"),
+    )
+    return ", ".join(form.format(gpu[name]) for name, form in told if name in gpu) or "–"
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from preprocess.extraction import Extraction, Outcome
 from preprocess.extractor import Extractor
 from preprocess.fingerprint import fingerprint
 from preprocess.machine import machine_figures
-from preprocess.ranks import rank_position
+from preprocess.ranks import gpu_uuid, rank_position
 
 _DEFAULT_SIZE = ShardSize()
 
@@ -91,7 +92,8 @@ class ShardWriter(BasePredictionWriter):
         else:
             run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()
-        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), machine_figures, self.tolerance)
+        measure = partial(machine_figures, gpu_uuid(trainer.strategy.root_device))
+        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), measure, self.tolerance)
         data.rank = self.rank.__enter__()
         pl_module.extraction = Extraction(pl_module, self.rank)
 
@@ -115,6 +117,7 @@ class ShardWriter(BasePredictionWriter):
         assert self.rank is not None
         assert isinstance(pl_module, Extractor)
         self.rank.activity.spend("compute", time.monotonic() - self._computing_since)
+        self.rank.activity.tokens += sum(getattr(outcome.result, "num_tokens", 0) for outcome in prediction)
         for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
             if frame_idx == 0:  # also of an item that is begun again
                 self._gathered[batch["shard"], row] = []

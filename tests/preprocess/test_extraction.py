@@ -144,6 +144,17 @@ def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_
         assert strikes(successor) == {0: ["crashed: KeyError: 'no such field'"]}
 
 
+def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_path):
+    run = make_run(tmp_path, 8, per_shard=8)
+    with Rank(run) as rank:
+        rank.lease()
+        with pytest.raises(EnvironmentFailure, match="the server is gone"):
+            Extraction(Memory(0, EnvironmentFailure("the server is gone")), rank)(batch_of([1, 2]))
+    with Rank(run) as successor:
+        successor.lease()
+        assert strikes(successor) == {}
+
+
 def test_results_that_are_not_one_a_frame_are_refused(rank):
     extractor = Memory()
     extractor.extract = lambda batch: [1]

@@ -1,9 +1,11 @@
 """What a rank tells of itself in `work/ranks/{rank}.json`, from which any process can draw the state of the run."""
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 _PHASES = ("read", "transform", "wait", "compute", "write")
@@ -21,11 +23,12 @@ class Activity:
         items: items finished since it started, failures included.
         failed: failures among them.
         frames: frames of the finished items.
+        tokens: that models have generated, where they do.
         seconds: where its time went, by phase: `read` and `transform` in the workers (summed over them), `wait` for a
             worker, `compute`, `write`.
         workers: DataLoader workers.
         shards: for each open shard, [rows done, rows in all, seconds since the lease].
-        machine: CPU, memory, disk and GPU figures; see `preprocess.status`.
+        machine: figures of CPU, memory and GPU; see `preprocess.machine`.
     """
 
     rank: str
@@ -35,6 +38,7 @@ class Activity:
     items: int = 0
     failed: int = 0
     frames: int = 0
+    tokens: int = 0
     workers: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PHASES, 0.0))
     shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
@@ -43,6 +47,20 @@ class Activity:
     def spend(self, phase: str, seconds: float) -> None:
         """Add `seconds` to `phase`."""
         self.seconds[phase] += seconds
+
+
+def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`{"mean", "peak"}` of each number that was `measured` several times; what is none, as it was last."""
+    summary: dict[str, Any] = {}
+    for name in sorted({name for figures in measured for name in figures}):
+        values = [figures[name] for figures in measured if name in figures]
+        if isinstance(values[-1], Mapping):
+            summary[name] = mean_and_peak(values)
+        elif isinstance(values[-1], (int, float)):
+            summary[name] = {"mean": round(fmean(values), 1), "peak": max(values)}
+        else:
+            summary[name] = values[-1]
+    return summary
 
 
 def read_activity(path: Path) -> Activity | None:

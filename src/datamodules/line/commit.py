@@ -67,6 +67,7 @@ TABLE_SCHEMA = pa.schema(
 OK = "ok"  # the status of a sample with which nothing is the matter
 _ENTRY = struct.Struct("<4sIII")  # magic, length of the header, length of the members, crc32 of both
 _MAGIC = b"FMS1"
+_UNKNOWN: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,9 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         yield start, json.loads(header)
 
 
-def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> bool:
+def commit(
+    run: Run, shard: Shard, spool: Spool, rank: str, seconds: float, machine: Mapping[str, Any] = _UNKNOWN
+) -> bool:
     """Commit `shard` from `spool`, which has a result for each of its rows.
 
     The tar's bytes depend on the samples alone: members in planned order, fixed headers.
@@ -219,6 +222,7 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
         spool: a result for every row.
         rank: who commits.
         seconds: since the lease.
+        machine: what was measured meanwhile; see `Record`.
 
     Returns:
         Whether this call made the record; False if another rank's was there, in which case nothing is left of this one.
@@ -232,7 +236,7 @@ def commit(run: Run, shard: Shard, spool: Spool, rank: str, seconds: float) -> b
         folder.mkdir(parents=True, exist_ok=True)
     staged = [staging / f"{attempt}.{ending}" for ending in ("tar", "parquet", "json")]
     try:
-        record = _stage(run, shard, spool, attempt, staged, rank, seconds)
+        record = _stage(run, shard, spool, attempt, staged, rank, seconds, machine)
         for folder in (staging, run.work, run.folder):  # or a crash may leave a record whose files have no name
             sync(folder)
     except BaseException:
@@ -279,7 +283,16 @@ def settle_all(run: Run) -> bool:
     return True
 
 
-def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path], rank: str, seconds: float) -> Record:
+def _stage(
+    run: Run,
+    shard: Shard,
+    spool: Spool,
+    attempt: str,
+    staged: list[Path],
+    rank: str,
+    seconds: float,
+    machine: Mapping[str, Any],
+) -> Record:
     tar, table, staged_record = staged
     rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
     superseded = run.superseded(shard) if run.patch else []
@@ -306,6 +319,7 @@ def _stage(run: Run, shard: Shard, spool: Spool, attempt: str, staged: list[Path
         rank=rank,
         seconds=round(seconds, 3),
         fingerprint=run.fingerprint_digest,
+        machine=dict(machine),
     )
     with open(staged_record, "w") as file:
         file.write(record.to_json())

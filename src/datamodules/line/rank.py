@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure
-from datamodules.line.activity import Activity, read_activity
+from datamodules.line.activity import Activity, mean_and_peak, read_activity
 from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
@@ -68,6 +68,7 @@ class OpenShard:
             if result.row not in self.spool.results:
                 self.spool.append(result, read_members())
         self.since = time.monotonic()
+        self.measured: list[dict[str, Any]] = []  # of the machine, at each beat since then
 
     @property
     def is_complete(self) -> bool:
@@ -103,7 +104,7 @@ class Rank:
         only: (i, n): lease only shards whose number is i modulo n. For people who split by hand; the plan is the same.
         stale_seconds: see `Leases`.
         position: where in the plan to begin, 0 to 1: ranks that begin apart seldom want the same shard.
-        measure: called at every beat for `Activity.machine`.
+        measure: called at every beat for `Activity.machine`, and what records say of the machine.
         tolerance: see `Tolerance`.
     """
 
@@ -328,7 +329,8 @@ class Rank:
     def _commit(self, opened: OpenShard) -> None:
         seconds = time.monotonic() - opened.since
         try:
-            won = commit(self.run, opened.shard, opened.spool, self.name, seconds)
+            machine = mean_and_peak(opened.measured or [self.activity.machine])  # of a short one, what was last
+            won = commit(self.run, opened.shard, opened.spool, self.name, seconds, machine)
         except OSError:
             if not self.run.is_committed(opened.shard.name):
                 raise
@@ -409,6 +411,8 @@ class Rank:
             self.activity.machine = self._measure()
             now = time.monotonic()
             self.activity.updated = time.time()
+            for opened in list(self.open.values()):
+                opened.measured.append(self.activity.machine)
             self.activity.shards = {
                 o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
                 for o in list(self.open.values())

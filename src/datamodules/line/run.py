@@ -68,6 +68,7 @@ class Record:
         rank: who committed.
         seconds: from lease to commit.
         fingerprint: digest of the run's fingerprint; of a patch, the patch's.
+        machine: mean and peak of the rank's figures from lease to commit; see `preprocess.machine`.
     """
 
     shard: str
@@ -87,6 +88,7 @@ class Record:
     rank: str
     seconds: float
     fingerprint: str
+    machine: dict[str, Any]
 
     def to_json(self) -> str:
         """The text of the record file: the fields, and `sha256`, the digest of their JSON without it."""

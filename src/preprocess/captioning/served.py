@@ -1,0 +1,270 @@
+"""Captions by a server that speaks OpenAI's chat completions: vLLM, SGLang, TGI, llama.cpp; see docs/serving.md.
+
+Images are turned upright, resized and encoded in the workers; the rank sends a batch at a time, many requests at once.
+"""
+
+import asyncio
+import base64
+import io
+import math
+import os
+import weakref
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from PIL import Image
+from torch import Tensor
+
+from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
+from datamodules.line.item import Item
+from preprocess.captioning.caption import Caption
+from preprocess.captioning.prompts import Prepared
+
+_T = TypeVar("_T")
+_JPEG_QUALITY = 95
+_MAX_CONNECTIONS = 1000  # the client's own limit
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server is, and how it is asked. Nothing but `image_format` changes captions.
+
+    Attributes:
+        url: of its API; `/v1` is added to one without a path.
+        api_key_env: the environment variable that holds its key; None: it wants none.
+        max_concurrency: requests of one rank in flight.
+        max_retries: of a request that is put off, or gets no answer.
+        timeout_seconds: for each try. All of them, with the waiting between, must fit into --output.timeout_seconds.
+        image_format: how images are sent: as `jpeg` of quality 95, or as `png`, which loses nothing and is larger.
+
+    Raises:
+        ConfigError: one of these cannot be.
+    """
+
+    url: str = "http://localhost:8000/v1"
+    api_key_env: str | None = None
+    max_concurrency: int = 64
+    max_retries: int = 4
+    timeout_seconds: float = 100.0
+    image_format: Literal["jpeg", "png"] = "jpeg"
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            host, secret, _ = parts.hostname, parts.password or parts.username, parts.port
+        except ValueError as error:
+            raise ConfigError(f"--model.server.url {self.url!r} is no URL: {error}") from error
+        if secret:
+            raise ConfigError("--model.server.url holds a password: give the key by --model.server.api_key_env")
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+            raise ConfigError(f"--model.server.url {self.url!r}: give one such as http://localhost:8000/v1")
+        if not 1 <= self.max_concurrency <= _MAX_CONNECTIONS:
+            raise ConfigError(f"max_concurrency = {self.max_concurrency}: it must be 1 to {_MAX_CONNECTIONS}")
+        if self.max_retries < 0 or not 0 < self.timeout_seconds < math.inf:
+            raise ConfigError(
+                f"max_retries = {self.max_retries} must be 0 or more, timeout_seconds = {self.timeout_seconds} above 0"
+            )
+
+    @property
+    def base_url(self) -> str:
+        """The URL that paths such as `/models` are added to."""
+        return self.url.rstrip("/") + ("" if urlsplit(self.url).path.strip("/") else "/v1")
+
+    def api_key(self) -> str | None:
+        """The key; None if the server wants none.
+
+        Raises:
+            ConfigError: its environment variable is not set.
+        """
+        if self.api_key_env is None:
+            return None
+        if not (key := os.environ.get(self.api_key_env)):
+            raise ConfigError(f"--model.server.api_key_env: the environment variable {self.api_key_env} is not set")
+        return key
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a server is asked to do with each image.
+
+    Attributes:
+        system_prompt: None: none is sent.
+        max_new_tokens: of a caption.
+        temperature: 0: always the likeliest token.
+        seed: of the sampling, where there is any.
+    """
+
+    system_prompt: str | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SizeLimit:
+    """How large images are sent, at most, in px; None: as large as they are."""
+
+    max_pixels: int | None = None
+    longest_edge: int | None = None
+
+    def fit(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) within the limits, of the same shape as far as whole px allow, and never larger."""
+        scale = 1.0
+        if self.max_pixels:
+            scale = min(scale, math.sqrt(self.max_pixels / (width * height)))
+        if self.longest_edge:
+            scale = min(scale, self.longest_edge / max(width, height))
+        if scale == 1.0:
+            return width, height
+        return max(1, math.floor(width * scale + 1e-9)), max(1, math.floor(height * scale + 1e-9))
+
+
+class ServedTransform:
+    """An image as the server gets it, in one worker.
+
+    Args:
+        fill: the prompt for an item; may raise ExtractError.
+        limit: of the size.
+        image_format: see `Server`.
+    """
+
+    def __init__(self, fill: Callable[[Item], str], limit: SizeLimit, image_format: str) -> None:
+        self._fill, self._limit, self._format = fill, limit, image_format
+
+    def start(self, item: Item) -> None:
+        """Fill the prompt for `item`."""
+        self._prompt = self._fill(item)
+
+    def __call__(self, frame: Tensor) -> Prepared:
+        """The image, uint8 [3, H, W], as a data URL."""
+        image = Image.fromarray(frame.permute(1, 2, 0).numpy())
+        size = self._limit.fit(*image.size)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        encoded = io.BytesIO()
+        image.save(encoded, self._format, **({"quality": _JPEG_QUALITY} if self._format == "jpeg" else {}))
+        url = f"data:image/{self._format};base64,{base64.b64encode(encoded.getvalue()).decode()}"
+        return Prepared(self._prompt, url, 0, size[0] * size[1])
+
+
+class ServedEngine:
+    """A model on a server.
+
+    Args:
+        model: its name, as the server says it.
+        server: see `Server`.
+        fill: the prompt for an item, which the workers ask for; it goes to other processes.
+        generation: see `Generation`.
+        limit: of the images' size.
+
+    Attributes:
+        transform: makes a `ServedTransform`.
+        close: ends the connections; so does the end of the process.
+
+    Raises:
+        ConfigError: the key is not there, or the openai package.
+    """
+
+    def __init__(
+        self, model: str, server: Server, fill: Callable[[Item], str], generation: Generation, limit: SizeLimit
+    ) -> None:
+        try:
+            from preprocess.captioning.chat import Chat
+        except ImportError as error:
+            raise ConfigError(
+                f"a server is asked by the openai package: pip install 'framemill[openai]' ({error})"
+            ) from error
+        self.transform = partial(ServedTransform, fill, limit, server.image_format)
+        self._model, self._server, self._generation = model, server, generation
+        self._chat = Chat(server.base_url, server.api_key(), server.max_retries, server.timeout_seconds)
+        self._loop = asyncio.new_event_loop()  # one for all batches, as connections belong to a loop
+        self._slots = asyncio.Semaphore(server.max_concurrency)
+        self._good: Prepared | None = None  # one that the server has answered well
+        self.close = weakref.finalize(self, _close, self._loop, self._chat.close)
+
+    def ingredients(self) -> dict[str, str]:
+        """What the server says that the model is, and how images are sent.
+
+        Raises:
+            ConfigError: there is no server, or it does not serve the model.
+        """
+        models = self._run(self._chat.models())
+        if self._model not in models:
+            there = ", ".join(models) or "nothing"
+            raise ConfigError(f"--model.model {self._model}: {self._server.base_url} serves {there}")
+        root = models[self._model].get("root") or self._model  # vLLM, SGLang: the checkpoint behind the name
+        return {"served_model": str(root), "image_format": self._server.image_format}
+
+    def captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
+        """Of one batch, in order: what the server says, or why it does not take an image.
+
+        Raises:
+            EnvironmentFailure: the server is gone, or something is wrong with it.
+        """
+        return self._run(self._captions(inputs))
+
+    async def _captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
+        from preprocess.captioning.chat import DoubtfulError
+
+        tasks = [self._loop.create_task(self._caption(prepared)) for prepared in inputs]
+        try:
+            captions = await asyncio.gather(*tasks)
+        finally:  # if the server is gone, or it was Ctrl-C
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for prepared, caption in zip(inputs, captions, strict=True):
+            if isinstance(caption, Caption):
+                self._good = prepared
+        if doubtful := next((caption for caption in captions if isinstance(caption, DoubtfulError)), None):
+            await self._require(doubtful)
+        return captions
+
+    async def _caption(self, prepared: Prepared) -> Caption | ExtractError:
+        async with self._slots:
+            try:
+                text, is_cut, num_tokens = await self._chat.answer(self._request(prepared))
+            except ExtractError as error:
+                return error
+        return Caption(text, "truncated" if is_cut else "ok" if text else "empty", num_tokens)
+
+    async def _require(self, doubtful: ExtractError) -> None:
+        """Nothing, if the server still answers what it has answered before: then the item is to blame."""
+        if self._good is None or isinstance(await self._caption(self._good), ExtractError):
+            raise EnvironmentFailure(
+                f"something is wrong with {self._server.base_url}: {doubtful}. What is done is safe: mend it, and run "
+                "the same command again"
+            )
+
+    def _request(self, prepared: Prepared) -> dict[str, Any]:
+        wanted = self._generation
+        image = {"type": "image_url", "image_url": {"url": prepared.inputs}}
+        content = [image, {"type": "text", "text": prepared.prompt}]
+        system = [{"role": "system", "content": wanted.system_prompt}] if wanted.system_prompt else []
+        return {
+            "model": self._model,
+            "messages": [*system, {"role": "user", "content": content}],
+            "max_tokens": wanted.max_new_tokens,
+            "temperature": wanted.temperature,
+            "seed": wanted.seed,
+        }
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        task = self._loop.create_task(work)
+        try:
+            return self._loop.run_until_complete(task)
+        finally:
+            if not task.done():  # Ctrl-C
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(task)
+
+
+def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    loop.run_until_complete(close())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()

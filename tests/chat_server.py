@@ -1,0 +1,162 @@
+"""A real HTTP server on this machine that speaks OpenAI's chat completions, well or badly, as a test wants it."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+from PIL import Image
+
+MODEL = "tiny-vlm"
+
+
+@dataclass
+class Ask:
+    """One request for a caption; `nth`: how often this image and prompt came before, from 0."""
+
+    body: dict
+    headers: dict[str, str]
+    nth: int
+
+    @property
+    def prompt(self) -> str:
+        return self.body["messages"][-1]["content"][1]["text"]
+
+    @property
+    def url(self) -> str:
+        return self.body["messages"][-1]["content"][0]["image_url"]["url"]
+
+    @property
+    def image(self) -> np.ndarray:
+        content = base64.b64decode(self.url.partition(",")[2])
+        return np.asarray(Image.open(io.BytesIO(content)))
+
+    @property
+    def brightness(self) -> int:
+        return round(self.image.mean())
+
+
+@dataclass
+class Reply:
+    """What the server does: waits, then answers with `body`, or hangs up in the middle of it."""
+
+    body: bytes
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    drops: bool = False
+
+
+def said(text: str, finish: str = "stop", num_tokens: int = 3, **more) -> Reply:
+    """An answer as servers give it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    usage = {"prompt_tokens": 5, "completion_tokens": num_tokens, "total_tokens": 5 + num_tokens}
+    answer = {"id": "1", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
+    return Reply(json.dumps(answer).encode(), **more)
+
+
+def refused(status: int, message: str, **headers: str) -> Reply:
+    """An error as vLLM gives it."""
+    body = json.dumps({"error": {"message": message, "type": "Error", "code": status}})
+    return Reply(body.encode(), status, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def describe(ask: Ask) -> Reply:
+    """The caption that a working server gives: how bright the image is, and the prompt."""
+    return said(f" {ask.brightness}: {ask.prompt}\n")
+
+
+class ChatServer(ThreadingHTTPServer):
+    """Use as a context manager.
+
+    Attributes:
+        url: of its API.
+        asks: requests for captions so far.
+        peak: how many were there at once.
+        connections: how many were made.
+        models: what `/v1/models` says, if it is not told otherwise.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, behave: Callable[[Ask], Reply] = describe, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.behave = behave
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.asks: list[Ask] = []
+        self.peak = self.connections = self._now = 0
+        listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "root": "org/Tiny-VLM"}]}
+        self.models = Reply(json.dumps(listed).encode())
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> "ChatServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+        for connection in self._open:
+            with suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def process_request(self, request, client_address) -> None:
+        self.connections += 1
+        self._open.append(request)
+        super().process_request(request, client_address)
+
+    def handle_error(self, request, client_address) -> None:
+        """Clients may go away."""
+
+    def reply(self, body: dict, headers: dict[str, str]) -> Reply:
+        with self._lock:
+            nth = sum(earlier.body == body for earlier in self.asks)
+            self.asks.append(ask := Ask(body, headers, nth))
+            self._now += 1
+            self.peak = max(self.peak, self._now)
+        try:
+            reply = self.behave(ask)
+            time.sleep(reply.seconds)
+            return reply
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ChatServer
+
+    def do_GET(self) -> None:
+        self._send(self.server.models if self.path == "/v1/models" else refused(404, "Not Found"))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != "/v1/chat/completions":
+            self._send(refused(404, "Not Found"))
+        else:
+            self._send(self.server.reply(body, {name.lower(): value for name, value in self.headers.items()}))
+
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(reply.body)), **reply.headers}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(reply.body[: len(reply.body) // 2] if reply.drops else reply.body)
+        if reply.drops:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""

@@ -1,0 +1,385 @@
+"""Captions by a server: a real one, on this machine, that does what servers do."""
+
+import os
+import pickle
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from chat_server import MODEL, ChatServer, Reply, describe, refused, said
+from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
+from datamodules.line.item import Item
+from preprocess.captioning.caption import Caption
+from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
+
+
+def ask_for(item):
+    """The prompt for an item."""
+    if not item.meta.get("name"):
+        raise ExtractError("no name")
+    return f"Describe the {item.meta['name']}"
+
+
+def engine_for(server, generation=None, limit=None, **options):
+    where = Server(**{"url": server if isinstance(server, str) else server.url, "image_format": "png", **options})
+    return ServedEngine(MODEL, where, ask_for, generation or Generation(), limit or SizeLimit())
+
+
+def prepare(engine, frame, name="cup"):
+    transform = pickle.loads(pickle.dumps(engine.transform))()  # as a worker gets it
+    transform.start(Item("key", "folder", ("image.png",), meta={"name": name}))
+    return transform(frame)
+
+
+def gray(value, height=8, width=12):
+    return torch.full((3, height, width), value, dtype=torch.uint8)
+
+
+def grays(engine, *values):
+    return [prepare(engine, gray(value)) for value in values]
+
+
+def texts(captions):
+    return [caption.text if isinstance(caption, Caption) else str(caption) for caption in captions]
+
+
+def test_captions_come_in_order_though_answers_do_not():
+    def later_first(ask):
+        return said(str(ask.brightness), seconds=0.02 * (8 - ask.brightness))
+
+    with ChatServer(later_first) as server:
+        engine = engine_for(server)
+        assert texts(engine.captions(grays(engine, *range(8)))) == [str(value) for value in range(8)]
+        engine.close()
+
+
+def test_many_requests_are_in_flight_but_no_more_than_allowed():
+    with ChatServer(lambda ask: said("x", seconds=0.03)) as server:
+        engine = engine_for(server, max_concurrency=4)
+        engine.captions(grays(engine, *range(20)))
+        assert server.peak == 4
+        engine.captions(grays(engine, *range(20)))
+        assert server.connections <= 4  # which batches share
+        engine.close()
+
+
+def test_the_server_gets_the_picture_the_prompt_and_the_options():
+    frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 9, 7), dtype=np.uint8))
+    with ChatServer() as server:
+        engine = engine_for(server, Generation("Be brief.", 17, 0.5, 3))
+        prepared = prepare(engine, frame, "mug")
+        assert prepared[0] == "Describe the mug"
+        assert prepared[2:] == (0, 63)
+        engine.captions([prepared])
+        (ask,) = server.asks
+        assert np.array_equal(ask.image, frame.permute(1, 2, 0).numpy())
+        assert ask.body["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert ask.body["messages"][1]["content"][1] == {"type": "text", "text": "Describe the mug"}
+        options = {name: ask.body[name] for name in ("model", "max_tokens", "temperature", "seed")}
+        assert options == {"model": MODEL, "max_tokens": 17, "temperature": 0.5, "seed": 3}
+        engine.close()
+
+
+def test_no_system_prompt_is_no_message():
+    with ChatServer() as server:
+        engine = engine_for(server)
+        engine.captions(grays(engine, 1))
+        assert [message["role"] for message in server.asks[0].body["messages"]] == ["user"]
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        (SizeLimit(), (40, 100)),
+        (SizeLimit(max_pixels=1000), (20, 50)),
+        (SizeLimit(longest_edge=25), (10, 25)),
+        (SizeLimit(max_pixels=1000, longest_edge=25), (10, 25)),
+        (SizeLimit(max_pixels=10**6, longest_edge=500), (40, 100)),
+        (SizeLimit(longest_edge=1), (1, 1)),
+    ],
+)
+def test_images_are_made_smaller_never_larger(limit, size):
+    with ChatServer() as server:
+        engine = engine_for(server, limit=limit)
+        prepared = prepare(engine, gray(100, 40, 100))
+        engine.captions([prepared])
+        assert server.asks[0].image.shape == (*size, 3)
+        assert np.array_equal(np.unique(server.asks[0].image), [100])
+        assert prepared.num_pixels == size[0] * size[1]
+        engine.close()
+
+
+def test_jpeg_is_close_and_says_so():
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 64, 64)
+    with ChatServer() as server:
+        engine = engine_for(server, image_format="jpeg")
+        engine.captions([prepare(engine, ramp)])
+        (ask,) = server.asks
+        assert ask.url.startswith("data:image/jpeg;base64,/9j/")
+        assert np.abs(ask.image.astype(int) - ramp.permute(1, 2, 0).numpy()).max() <= 3
+        engine.close()
+
+
+def test_a_prompt_that_cannot_be_filled_fails_its_item():
+    with ChatServer() as server:
+        engine = engine_for(server)
+        with pytest.raises(ExtractError, match="no name"):
+            prepare(engine, gray(0), name="")
+        engine.close()
+
+
+def test_a_caption_says_its_status_and_tokens():
+    answers = {1: said(" a cup \n"), 2: said("a cup of", "length", 32), 3: said(" "), 4: said(None, num_tokens=0)}
+    with ChatServer(lambda ask: answers[ask.brightness]) as server:
+        engine = engine_for(server)
+        assert engine.captions(grays(engine, 1, 2, 3, 4)) == [
+            Caption("a cup", "ok", 3),
+            Caption("a cup of", "truncated", 32),
+            Caption("", "empty", 3),
+            Caption("", "empty", 0),
+        ]
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        refused(500, "oops"),
+        refused(503, "loading"),
+        refused(429, "slow down"),
+        Reply(describe.__doc__.encode(), drops=True),
+        said("late", seconds=0.6),
+    ],
+    ids=["500", "503", "429", "drops", "hangs"],
+)
+def test_what_fails_once_is_asked_again(failure):
+    with ChatServer(lambda ask: failure if ask.nth == 0 and ask.brightness == 1 else describe(ask)) as server:
+        engine = engine_for(server, timeout_seconds=0.4)
+        assert texts(engine.captions(grays(engine, 0, 1, 2))) == [f"{value}: Describe the cup" for value in range(3)]
+        assert len(server.asks) == 4
+        engine.close()
+
+
+def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for():
+    came = []
+
+    def limit(ask):
+        came.append(time.monotonic())
+        return refused(429, "slow down", Retry_After="1") if ask.nth == 0 else describe(ask)
+
+    with ChatServer(limit) as server:
+        engine = engine_for(server)
+        assert texts(engine.captions(grays(engine, 7))) == ["7: Describe the cup"]
+        assert 1.0 <= came[1] - came[0] < 2.0  # not the half second of the client's own
+        engine.close()
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_image_that_the_server_refuses_fails_alone(status):
+    with ChatServer(lambda ask: refused(status, "image too large") if ask.brightness == 1 else describe(ask)) as server:
+        engine = engine_for(server)
+        captions = engine.captions(grays(engine, 0, 1, 2))
+        assert texts(captions)[::2] == ["0: Describe the cup", "2: Describe the cup"]
+        assert type(captions[1]) is ExtractError
+        assert str(captions[1]) == f"the server refuses it ({status}): image too large"
+        assert len(server.asks) == 3  # asking again would change nothing
+        engine.close()
+
+
+_UNUSABLE = {
+    "500": (refused(500, "boom"), r"the server fails at it \(500\): boom"),
+    "no JSON": (Reply(b"<html>login"), "the server's answer is no JSON"),
+    "text": (Reply(b"login", headers={"Content-Type": "text/html"}), "the server's answer has no choices: login"),
+    "a list": (Reply(b"[]"), r"has no choices: \[\]"),
+    "no choices": (Reply(b'{"choices": []}'), "has no choices"),
+    "an error": (Reply(b'{"error": "no image"}'), "has no choices: {'error': 'no image'}"),
+    "no text": (said(["part"]), "has no choices"),
+    "broken off": (said("a cu", "abort"), "the server broke it off: abort"),
+}
+
+
+@pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
+def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(reply, reason):
+    with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
+        engine = engine_for(server, max_retries=0)
+        captions = engine.captions(grays(engine, 0, 1))
+        assert texts(captions)[:1] == ["0: Describe the cup"]
+        with pytest.raises(ExtractError, match=reason):
+            raise captions[1]
+        with pytest.raises(ExtractError, match=reason):  # the one of a batch before tells as well
+            raise engine.captions(grays(engine, 1))[0]
+        engine.close()
+
+
+@pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
+def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply, reason):
+    with ChatServer(lambda ask: reply if ask.brightness or ask.nth else describe(ask)) as server:
+        engine = engine_for(server, max_retries=0)
+        with pytest.raises(EnvironmentFailure, match=rf"something is wrong with http://127.*{reason}.*is safe"):
+            engine.captions(grays(engine, 0, 1))
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "match"),
+    [
+        (refused(401, "bad key tops3cret"), r"v1 refuses the API key \(401\).*api_key_env.*is safe"),
+        (refused(403, "bad key tops3cret"), r"v1 refuses the API key \(403\)"),
+        (refused(404, "no model"), r"v1 answers 404: no model.*is safe"),
+        (refused(429, "quota"), r"v1 answers 429: quota"),
+        (refused(503, "loading"), r"v1 answers 503: loading"),
+        (
+            Reply(b"01234567", drops=True),
+            r"v1 is gone, or takes more than --model.server.timeout_seconds \(peer closed",
+        ),
+        (said("late", seconds=0.5), r"v1 is gone, or takes more than --model.server.timeout_seconds \(ReadTimeout"),
+    ],
+    ids=["401", "403", "404", "429", "503", "drops", "hangs"],
+)
+def test_a_server_in_no_state_to_answer_stops_the_run(reply, match, monkeypatch):
+    monkeypatch.setenv("KEY", "tops3cret")
+    with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
+        engine = engine_for(server, max_retries=0, timeout_seconds=0.3, api_key_env="KEY")
+        with pytest.raises(EnvironmentFailure, match=match) as failure:
+            engine.captions(grays(engine, 0, 1, 2))
+        assert "tops3cret" not in str(failure.value)
+        server.behave = describe
+        assert texts(engine.captions(grays(engine, 1))) == ["1: Describe the cup"]  # none of it lingers
+        engine.close()
+
+
+def test_a_server_that_has_gone_stops_the_run():
+    with ChatServer() as server:
+        engine = engine_for(server, max_retries=0)
+        engine.captions(grays(engine, 0))
+    with pytest.raises(EnvironmentFailure, match=r"the server http://127\.0\.0\.1:\d+/v1 is gone"):
+        engine.captions(grays(engine, 0))
+    engine.close()
+
+
+def test_when_the_server_is_gone_no_request_is_made_any_more():
+    with ChatServer(lambda ask: refused(404, "gone")) as server:
+        engine = engine_for(server, max_concurrency=2)
+        with pytest.raises(EnvironmentFailure, match="404"):
+            engine.captions(grays(engine, *range(50)))
+        assert len(server.asks) <= 4
+        engine.close()
+
+
+def test_ctrl_c_waits_for_no_answer():
+    with ChatServer(lambda ask: said("late", seconds=0.1 if ask.nth else 3.0)) as server:
+        engine = engine_for(server)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            engine.captions(grays(engine, 0, 1))
+        assert time.monotonic() - began < 1.0
+        assert texts(engine.captions(grays(engine, 0, 1))) == ["late", "late"]
+        engine.close()
+
+
+def test_an_engine_that_is_dropped_closes_its_connections():
+    with ChatServer() as server:
+        engine = engine_for(server)
+        engine.captions(grays(engine, 0))
+        loop = engine._loop
+        del engine
+        assert loop.is_closed()
+
+
+def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerprint():
+    with ChatServer() as server:
+        engine = engine_for(server)
+        assert engine.ingredients() == {"served_model": "org/Tiny-VLM", "image_format": "png"}
+        server.models = Reply(b'{"data": [{"id": "tiny-vlm"}]}')  # without vLLM's `root`
+        assert engine.ingredients()["served_model"] == "tiny-vlm"
+        engine.close()
+
+
+def test_no_server_is_told_at_once_with_its_url():
+    with ChatServer() as server:
+        url = server.url
+    engine = engine_for(url)
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=rf"no server answers at {url} \(.*\): start it, or give its URL"):
+        engine.ingredients()
+    assert time.monotonic() - began < 0.3
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "match"),
+    [
+        (Reply(b'{"data": [{"id": "a"}, {"id": "b"}]}'), r"--model.model tiny-vlm: http://127.*/v1 serves a, b$"),
+        (Reply(b'{"data": []}'), r"serves nothing$"),
+        (Reply(b"<html>", headers={"Content-Type": "text/html"}), r"models is not what an OpenAI-compatible"),
+        (Reply(b"<html>"), r"models is not what an OpenAI-compatible server says; is the path '/v1' right\?"),
+        (Reply(b"[]"), r"models is not what an OpenAI-compatible"),
+        (Reply(b'{"data": [{}]}'), r"models is not what an OpenAI-compatible"),
+        (refused(404, "Not Found"), r"v1/models answers 404: Not Found"),
+        (refused(401, "no"), r"v1/models refuses the API key \(401\); --model.server.api_key_env names what holds it"),
+        (refused(503, "loading"), r"v1/models answers 503: loading"),
+    ],
+)
+def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(reply, match):
+    with ChatServer() as server:
+        engine = engine_for(server)
+        server.models = reply
+        with pytest.raises(ConfigError, match=match):
+            engine.ingredients()
+        engine.close()
+
+
+def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "tops3cret")
+    monkeypatch.setenv("OPENAI_API_KEY", "anothers")
+    with ChatServer() as server:
+        with_key, without = engine_for(server, api_key_env="MY_KEY"), engine_for(server)
+        with_key.captions(grays(with_key, 0))
+        without.captions(grays(without, 0))
+        assert [ask.headers["authorization"] for ask in server.asks] == ["Bearer tops3cret", "Bearer none"]
+        with_key.close()
+        without.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"url": "ftp://host/v1"}, r"'ftp://host/v1': give one such as http://localhost:8000/v1"),
+        ({"url": "file:///etc/passwd"}, "give one such as"),
+        ({"url": "localhost:8000"}, "give one such as"),
+        ({"url": "http:///v1"}, "give one such as"),
+        ({"url": "http://host/v1?key=1"}, "give one such as"),
+        ({"url": "http://host:port/v1"}, "is no URL: Port could not be cast"),
+        ({"url": "http://me:tops3cret@host/v1"}, "^--model.server.url holds a password: give the key by"),
+        ({"max_concurrency": 0}, "max_concurrency = 0: it must be 1 to 1000"),
+        ({"max_retries": -1}, "max_retries = -1 must be 0 or more"),
+        ({"timeout_seconds": 0.0}, r"timeout_seconds = 0\.0 above 0"),
+    ],
+)
+def test_a_server_that_cannot_be_is_refused(options, match):
+    with pytest.raises(ConfigError, match=match):
+        Server(**options)
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://host:8000", "http://host:8000/v1"),
+        ("http://host:8000/", "http://host:8000/v1"),
+        ("https://host/v1/", "https://host/v1"),
+        ("http://host/vlm/v2", "http://host/vlm/v2"),
+    ],
+)
+def test_a_url_without_a_path_gets_the_usual_one(url, base):
+    assert Server(url).base_url == base
+
+
+def test_a_key_that_is_not_set_is_told_by_name():
+    with pytest.raises(ConfigError, match="the environment variable NO_SUCH_KEY is not set"):
+        engine_for("http://localhost:1/v1", api_key_env="NO_SUCH_KEY")

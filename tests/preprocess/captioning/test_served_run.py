@@ -1,0 +1,114 @@
+"""Runs whose captions come from a server that works, has gone, comes back elsewhere, or takes for ever."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from chat_server import MODEL, ChatServer, describe, refused, said
+from datamodules.line.run import Run
+from preprocess.cli import main
+from preprocess.verify import coverage, verify
+
+TESTS = Path(__file__).parents[2]
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Gray images: number n has the brightness 8 * n."""
+    root = tmp_path_factory.mktemp("corpus")
+    for number in range(COUNT):
+        Image.new("RGB", (20 + number, 30), (8 * number,) * 3).save(root / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture
+def arguments(corpus, tmp_path):
+    config = tmp_path / "served.yaml"
+    config.write_text(
+        f"model: {{class_path: served_pictures.ServedPictures, init_args: {{model: {MODEL}}}}}\n"
+        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
+        "output: {dir: nowhere, shards: {min_shards: 3}}\n"
+        "trainer: {accelerator: cpu}\n"
+    )
+    common = ["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]
+    return lambda server, *more: [*common, "--model.server.url", server.url, *more]
+
+
+def captions(folder):
+    run = Run(folder)
+    assert list(verify(run)) == []
+    found = {}
+    for tar in sorted(folder.glob("*.tar")):
+        listed = subprocess.run(["tar", "xOf", str(tar)], capture_output=True, check=True).stdout
+        found[tar.name] = listed
+    return found
+
+
+def expected():
+    return b"".join(f'"{8 * number}: What is train/{number:03d}?"'.encode() for number in range(COUNT))
+
+
+def test_every_image_gets_its_own_caption(arguments, tmp_path):
+    with ChatServer() as server:
+        assert main(arguments(server, "--data.num_workers", "2")) == 0
+        assert len(server.asks) == COUNT
+        assert server.peak > 1
+    assert b"".join(captions(tmp_path / "run").values()) == expected()
+
+
+def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(arguments, tmp_path):
+    with ChatServer(lambda ask: refused(400, "too dark") if ask.brightness == 0 else describe(ask)) as server:
+        assert main(arguments(server)) == 0
+    covered = coverage(Run(tmp_path / "run"))
+    assert (covered.committed, covered.failed) == (COUNT - 1, 1)
+    rows = Run(tmp_path / "run").table("train-000000").to_pylist()
+    assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses it (400): too dark")
+
+
+def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(arguments, tmp_path, capsys):
+    def dies_later(ask):
+        return describe(ask) if len(server.asks) <= 12 else refused(503, "shutting down")
+
+    with ChatServer(dies_later) as server:
+        assert main(arguments(server, "--model.server.max_retries", "0")) == 3
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"{server.url} answers 503: shutting down. What is done is safe" in told
+    covered = coverage(Run(tmp_path / "run"))
+    assert covered.failed == 0
+    with ChatServer() as server:  # on another port
+        assert main(arguments(server)) == 0
+        assert len(server.asks) < COUNT  # the first batch was spooled
+    assert b"".join(captions(tmp_path / "run").values()) == expected()
+    tables = [Run(tmp_path / "run").table(shard.name).to_pylist() for shard in Run(tmp_path / "run").plan.shards]
+    assert {row["attempts"] for rows in tables for row in rows} == {1}  # nobody was charged
+
+
+def test_without_the_server_or_the_model_nothing_is_begun(arguments, tmp_path, capsys):
+    with ChatServer() as server:
+        assert main(arguments(server, "--model.model", "another")) == 2
+        assert f"--model.model another: {server.url} serves {MODEL}" in " ".join(capsys.readouterr().err.split())
+    assert main(arguments(server)) == 2
+    assert f"no server answers at {server.url}" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_ends_a_run_though_the_server_never_answers(arguments, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    with ChatServer(lambda ask: said("late", seconds=60)) as server:
+        command = arguments(server, "--output.grace_seconds", "0.2")
+        with subprocess.Popen([sys.executable, "-m", "preprocess", *command], env=environment) as process:
+            deadline = time.monotonic() + 60
+            while not server.asks and time.monotonic() < deadline:
+                time.sleep(0.05)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert time.monotonic() - began < 5
+    assert coverage(Run(tmp_path / "run")).failed == 0

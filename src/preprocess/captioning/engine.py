@@ -9,13 +9,12 @@ from preprocess.captioning.caption import Caption
 
 
 class Engine(Protocol):
-    """A model, wherever it runs.
+    """A model, wherever it runs."""
 
-    Attributes:
-        transform: made in each worker: an image and its item to what `captions` wants.
-    """
-
-    transform: Callable[[], FrameTransform]
+    @property
+    def transform(self) -> Callable[[], FrameTransform]:
+        """Makes, in each worker, what turns an image and its item into what `captions` wants."""
+        ...
 
     def captions(self, inputs: Sequence[Any]) -> list[Caption | ExtractError]:
         """Of one batch of what `transform` made, in order."""

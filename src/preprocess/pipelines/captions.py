@@ -1,0 +1,193 @@
+"""Captions: what a vision-language model says of each image. Samples: `datamodules.samples.captions`."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.frames import Batch, Batching, End, FrameRequest
+from datamodules.line.item import Item
+from datamodules.samples.captions import CaptionSample, CaptionSamples
+from preprocess.captioning.caption import Caption
+from preprocess.captioning.engine import Engine
+from preprocess.captioning.prompts import JSON_FILES, PromptTemplate
+from preprocess.captioning.served import Generation as ServedGeneration
+from preprocess.captioning.served import ServedEngine, Server
+from preprocess.captioning.served import SizeLimit as ServedLimit
+from preprocess.extractor import Extractor
+
+_SERVER = Server()
+# what the json of a sample says besides what the corpus tells
+_TOLD = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
+    "width",
+    "height",
+    "backend",
+    "entities",
+}
+_LOCAL_ONLY = ("num_beams", "dtype", "attn_implementation", "quantization", "trust_remote_code", "revision")
+
+
+class Answer(NamedTuple):
+    """What became of an image: the prompt as it was filled in, and what was said."""
+
+    prompt: str
+    caption: Caption
+
+    @property
+    def num_tokens(self) -> int:
+        """That were generated; the run counts them."""
+        return self.caption.num_tokens
+
+
+class Captions(Extractor):
+    """A model that transformers loads as `AutoModelForImageTextToText`, on the rank's device; or one on a server.
+
+    Args:
+        model: a folder with the model and its processor, or its name on the Hugging Face hub; or as a server calls it.
+        prompt: what is asked of each image; `{name}` is a field of its JSON files, or what the corpus tells.
+        system_prompt: None: none. Only for models with a chat template.
+        max_new_tokens: of a caption; longer ones are cut off, and their status is `truncated`.
+        num_beams: of beam search; 1: none.
+        temperature: of sampling; 0: always the likeliest token.
+        batch_size: images in a batch, at most.
+        max_batch_tokens: of prompts and images, as padded: the longest of the batch times their number; None: any.
+        max_batch_pixels: likewise, as the model sees them; None: any.
+        batch_window: with such a limit, so many images are sorted by size before they are put together; each worker
+            holds as many in memory.
+        max_pixels: images are made smaller than this, by processors that count pixels: Qwen's; None: as it says.
+        longest_edge: likewise, px, by those that look at the longer side: Idefics2's, SmolVLM's.
+        dtype: of the weights; `auto`: as the checkpoint says.
+        attn_implementation: of transformers: `sdpa`, `eager`, `flash_attention_2`, …; None: its choice.
+        quantization: of the weights, by bitsandbytes; None: none.
+        trust_remote_code: run code that the checkpoint brings.
+        revision: of the model on the hub: branch, tag or commit; None: its main branch.
+        store_images: keep each image's file in its sample.
+        backend: `transformers`: on the rank's device; `openai`: on a server.
+        server: where that is.
+
+    Raises:
+        ConfigError: an argument is none of these; or the model is not there, or cannot be used.
+    """
+
+    samples = CaptionSamples()
+
+    def __init__(
+        self,
+        model: str,
+        prompt: str = "Describe this image.",
+        system_prompt: str | None = None,
+        max_new_tokens: int = 128,
+        num_beams: int = 1,
+        temperature: float = 0.0,
+        batch_size: int = 8,
+        max_batch_tokens: int | None = None,
+        max_batch_pixels: int | None = None,
+        batch_window: int = 32,
+        max_pixels: int | None = None,
+        longest_edge: int | None = None,
+        dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+        attn_implementation: str | None = None,
+        quantization: Literal["8bit", "4bit"] | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        store_images: bool = False,
+        backend: Literal["transformers", "openai"] = "transformers",
+        server: Server = _SERVER,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["server"])
+        limits = (max_batch_tokens, max_batch_pixels, max_pixels, longest_edge)
+        if min(batch_size, batch_window, max_new_tokens, *(limit for limit in limits if limit is not None)) < 1:
+            raise ConfigError(
+                f"{batch_size = }, {batch_window = }, {max_new_tokens = }, {max_batch_tokens = }, {max_batch_pixels = }"
+                f", {max_pixels = } and {longest_edge = } must be 1 or more"
+            )
+        self.commit: str | None = None
+        self.engine: Engine = self._local() if backend == "transformers" else self._served(server)
+        limited = backend == "transformers" and (max_batch_tokens or max_batch_pixels)
+        self.frames = FrameRequest(
+            slice_frames=batch_size,
+            transform=self.engine.transform,
+            keep_content=store_images,
+            batching=Batching(batch_window, max_batch_pixels, max_batch_tokens) if limited else None,
+        )
+
+    def _local(self) -> Engine:
+        from preprocess.captioning.checkpoints import Checkpoint
+        from preprocess.captioning.inputs import SizeLimit
+        from preprocess.captioning.local import Generation, LocalEngine, Weights
+
+        wanted = self.hparams
+        weights = Weights(wanted["dtype"], wanted["attn_implementation"], wanted["quantization"])
+        generation = Generation(wanted["max_new_tokens"], wanted["num_beams"], wanted["temperature"])
+        template, limit = PromptTemplate(wanted["prompt"]), SizeLimit(wanted["max_pixels"], wanted["longest_edge"])
+        checkpoint = Checkpoint.find(wanted["model"], wanted["revision"], wanted["trust_remote_code"])
+        self.commit = checkpoint.commit
+        return LocalEngine(checkpoint, template, wanted["system_prompt"], limit, weights, generation)
+
+    def _served(self, server: Server) -> Engine:
+        wanted, usual = self.hparams, {"num_beams": 1, "dtype": "auto"}
+        if given := [name for name in _LOCAL_ONLY if wanted[name] not in (None, False, usual.get(name))]:
+            raise ConfigError(
+                f"--model.{given[0]} {wanted[given[0]]} is for backend transformers: tell the server itself"
+            )
+        generation = ServedGeneration(wanted["system_prompt"], wanted["max_new_tokens"], wanted["temperature"])
+        limit = ServedLimit(wanted["max_pixels"], wanted["longest_edge"])
+        return ServedEngine(wanted["model"], server, PromptTemplate(wanted["prompt"]), generation, limit)
+
+    def setup(self, stage: str) -> None:
+        """Load the weights onto the rank's device, if the model runs there."""
+        load = getattr(self.engine, "load", None)
+        if load:
+            load(self.trainer.strategy.root_device)
+
+    def ingredients(self) -> dict[str, str]:
+        """What the model is, and the versions of what runs it."""
+        return self.engine.ingredients()
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """An `Answer` for each image; or why there is none."""
+        prepared = batch["results"]
+        return [
+            caption if isinstance(caption, ExtractError) else Answer(each.prompt, caption)
+            for each, caption in zip(prepared, self.engine.captions(prepared), strict=True)
+        ]
+
+    def refuse(self, item: Item) -> None:
+        """Nothing, if it is one image, and what else is told of it can be kept.
+
+        Raises:
+            ExtractError: it is none; or the corpus tells of it what has another meaning here.
+        """
+        if len(item.frames) != 1:
+            raise ExtractError(f"{item.path} is no single image, and captions are made of these")
+        if taken := [name for name in item.meta if name in _TOLD]:
+            raise ExtractError(f"its corpus tells its {taken[0]!r}, which is the caption's own here: leave it out")
+
+    def assemble(self, item: Item, results: Sequence[Answer], end: End) -> CaptionSample:
+        """The caption, how it was made, and the image if that is to be stored."""
+        ((prompt, caption),) = results
+        assert end["size"] is not None
+        told = {
+            "image": "/".join(part for part in (item.path, *item.frames) if part != "."),
+            **{name: value for name, value in item.meta.items() if name != JSON_FILES},
+            "model": self.hparams["model"],
+            "revision": self.commit,
+            "prompt": prompt,
+            "system_prompt": self.hparams["system_prompt"],
+            "status": caption.status,
+            "num_tokens": caption.num_tokens,
+            "height": end["size"][0],
+            "width": end["size"][1],
+            "backend": self.hparams["backend"],
+        }
+        if caption.entities is not None:
+            told["entities"] = caption.entities
+        if end["content"] is None:
+            return CaptionSample(item.key, caption.text, told)
+        ending = PurePosixPath(item.frames[0]).suffix.lower().removeprefix(".")
+        return CaptionSample(item.key, caption.text, told, end["content"], ending)
+
+    def status(self, sample: CaptionSample) -> str:
+        """`ok`, `truncated` or `empty`."""
+        return str(sample.meta["status"])

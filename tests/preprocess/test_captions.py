@@ -1,0 +1,237 @@
+"""The captions pipeline, whole: images in, captions and training batches out, by tiny random models."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from checkpoint_making import save_checkpoint
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.commit import Result
+from datamodules.line.item import Item
+from datamodules.line.patches import failures
+from datamodules.line.rank import Rank
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.samples.captions import CaptionSample, CaptionSamples
+from line_making import tars
+from preprocess.cli import main
+from preprocess.pipelines.captions import Captions
+from preprocess.verify import verify
+from zygote import Zygote
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = {"captions": "smolvlm", "captions_idefics2": "idefics2", "captions_qwen2_5_vl": "qwen2_5_vl"} | {
+    "captions_kosmos2": "kosmos2"
+}
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """Noise of many sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        height, width = rng.integers(20, 100, 2)
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {family: save_checkpoint(family, folder / family) for family in CONFIGS.values()}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images") / "images", 12)
+
+
+def command(images: Path, output: Path, model: Path | str, *options: str, config: str = "captions") -> list[str]:
+    where = ["--data.root", str(images), "--output.dir", str(output), "--model.model", str(model)]
+    small = ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--model.max_new_tokens", "8"]
+    precise = ["--model.dtype", "fp32", "--output.shards.max_items", "6", "--output.shards.min_shards", "1"]
+    return ["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *where, *small, *precise, *options]
+
+
+def samples(folder: Path) -> list[CaptionSample]:
+    return [CaptionSamples().decode(*files) for files in CommittedSamples(Run(folder))]
+
+
+@pytest.mark.parametrize(("config", "family"), CONFIGS.items())
+def test_each_configuration_runs(
+    config: str, family: str, images: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    assert main(command(images, tmp_path / "run", models[family], config=config)) == 0
+    found = samples(tmp_path / "run")
+    assert [sample.meta["image"] for sample in found] == [f"{number:03d}.png" for number in range(12)]
+    statuses = Run(tmp_path / "run").table("train-000000", ["status"])["status"].to_pylist()
+    assert statuses == [sample.meta["status"] for sample in found[:6]]
+    for sample in found:
+        with Image.open(images / sample.meta["image"]) as image:
+            width, height = image.size
+        assert sample.meta["model"] == str(models[family])
+        assert (sample.meta["width"], sample.meta["height"], sample.image) == (width, height, None)
+        assert sample.meta["prompt"].endswith(("Describe this image.", "An image of"))
+        assert ("entities" in sample.meta) == (family == "kosmos2")
+        assert (sample.meta["num_tokens"] == 8) == (sample.meta["status"] == "truncated")
+    assert len({sample.caption for sample in found}) > 1
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_each_configuration_is_right_but_for_a_model_that_is_not_here(
+    config: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(name: str, **options: Any) -> None:
+        raise FileNotFoundError(f"no network for {name}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.model_info", offline)
+    options = ["--data.root", str(images), "--output.dir", str(tmp_path / "run")]
+    assert main(["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *options]) == 2
+    message = capsys.readouterr().err
+    assert "--model.model " in message
+    assert "no network for " in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_stored_as_they_are(images: Path, models: dict[str, Path], tmp_path: Path) -> None:
+    assert main(command(images, tmp_path / "run", models["smolvlm"], "--model.store_images", "true")) == 0
+    for sample in samples(tmp_path / "run"):
+        assert sample.image == (images / sample.meta["image"]).read_bytes()
+        assert sample.image_ending == "png"
+
+
+def test_a_field_that_is_missing_fails_its_image_alone(models: dict[str, Path], tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images", 4)
+    for number, name in enumerate(("cow", "", None)):
+        (tmp_path / "jsons").mkdir(exist_ok=True)
+        (tmp_path / "jsons" / f"{number:03d}.json").write_text(json.dumps({"name": name}))
+    options = ["--data.json_dirs", f"[{tmp_path / 'jsons'}]", "--model.prompt", "Describe the {name}."]
+    failed = ["--max-failures", "100%"]
+    assert main(command(images, tmp_path / "run", models["smolvlm"], *options, *failed)) == 0
+    (sample,) = samples(tmp_path / "run")
+    assert sample.meta["prompt"] == "Describe the cow."
+    assert "json_files" not in sample.meta
+    assert {
+        failure.item.key: (failure.reason, failure.reason_class) for failure in failures(Run(tmp_path / "run"))
+    } == {
+        "001": ("its field 'name' is empty", "extract"),
+        "002": ("its field 'name' is null", "extract"),
+        "003": ("it has no field 'name'; there are image", "extract"),
+    }
+
+
+def test_captions_that_were_cut_off_are_tried_again_with_more_tokens(
+    images: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    assert main(command(images, tmp_path / "run", models["qwen2_5_vl"], config="captions_qwen2_5_vl")) == 0
+    before = {sample.key: sample for sample in samples(tmp_path / "run")}
+    cut = {key for key, sample in before.items() if sample.meta["status"] == "truncated"}
+    assert 0 < len(cut) < len(before)
+    assert main(["retry", str(tmp_path / "run"), "--class", "truncated", "--model.max_new_tokens", "30"]) == 0
+    for sample in samples(tmp_path / "run"):
+        if sample.key in cut:
+            assert sample.meta["num_tokens"] > 8
+        else:
+            assert sample == before[sample.key]
+
+
+def test_a_window_of_which_a_part_is_done_is_done_again_and_the_part_kept(
+    images: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    model, small = models["smolvlm"], ["--model.batch_size", "2"]
+    assert main(command(images, tmp_path / "whole", model, *small)) == 0
+    assert main(command(images, tmp_path / "run", model, *small, "--output.only", "1/2")) == 0
+    with Rank(Run(tmp_path / "run")) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        first = CaptionSample(opened.items[1].key, "from before", {"status": "ok"})
+        rank.add(opened.shard.number, Result(1, num_frames=1), CaptionSamples().encode(first))
+    assert main(command(images, tmp_path / "run", model, *small)) == 0
+    expected = {sample.key: sample.caption for sample in samples(tmp_path / "whole")} | {first.key: "from before"}
+    assert {sample.key: sample.caption for sample in samples(tmp_path / "run")} == expected
+
+
+@pytest.fixture
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+def test_two_ranks_of_which_one_is_killed_end_with_the_captions_of_an_undisturbed_run(
+    models: dict[str, Path], tmp_path: Path, zygote: Zygote
+) -> None:
+    images = write_images(tmp_path / "images", 96)
+    assert main(command(images, tmp_path / "undisturbed", models["smolvlm"])) == 0
+    run = command(images, tmp_path / "run", models["smolvlm"])
+    ranks = [zygote.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(ranks[0], signal.SIGKILL)
+    assert zygote.wait(ranks[0]) == -signal.SIGKILL
+    assert zygote.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
+    assert list(verify(Run(tmp_path / "run"))) == []
+
+
+@pytest.mark.slow  # torchrun and workers; 30 s
+def test_torchrun_goes_on_when_a_rank_is_killed_to_the_captions_of_an_undisturbed_run(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "images", 96)
+    assert main(command(images, tmp_path / "undisturbed", models["smolvlm"])) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
+    run = command(images, tmp_path / "run", models["smolvlm"], "--data.num_workers", "1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+    with open(tmp_path / "log", "w") as log:
+        agent = psutil.Popen([*launcher, "-m", "preprocess", *run], env=environment, stdout=log, stderr=log)
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "run").glob("*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    agent.children()[0].kill()
+    assert agent.wait(150) == 0, (tmp_path / "log").read_text()
+    assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
+    assert list(verify(Run(tmp_path / "run"))) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Item("a", "train", "a.mp4"), r"a\.mp4 is no single image"),
+        (Item("a", "train", "a", ("0.png", "1.png")), "a is no single image"),
+        (Item("a", "train", ".", ("0.png",), meta={"status": 3}), "its corpus tells its 'status'"),
+    ],
+)
+def test_what_is_no_image_is_refused(item: Item, reason: str, models: dict[str, Path]) -> None:
+    with pytest.raises(ExtractError, match=reason):
+        Captions(str(models["smolvlm"])).refuse(item)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size = 0, .* must be 1 or more"),
+        ({"max_batch_pixels": 0}, "max_batch_pixels = 0, .* must be 1 or more"),
+        ({"prompt": "a {"}, "has no partner"),
+        ({"backend": "openai", "num_beams": 2}, r"--model\.num_beams 2 is for backend transformers"),
+        ({"backend": "openai", "quantization": "4bit"}, r"--model\.quantization 4bit is for backend transformers"),
+    ],
+)
+def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str, models: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Captions(str(models["smolvlm"]), **options)

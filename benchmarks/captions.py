@@ -1,0 +1,306 @@
+"""Images per second of the captions pipeline on one process's device, beside the loop that most would write.
+
+    python benchmarks/captions.py             # 10 minutes on 2 cores
+    python benchmarks/captions.py --gpu       # a larger model on a GPU: images/s, tokens/s, how busy it is
+
+Models have random weights, and say `--tokens` tokens of each image, never less. Contenders take turns over the same
+JPEGs in the same batches, each turn a fresh process:
+
+| contender  | what                                                                                                   |
+|------------|--------------------------------------------------------------------------------------------------------|
+| loop       | one process: PIL, the processor over a batch, `generate`, a JSON for each image                        |
+| preprocess | `preprocess run`, one rank, one worker that prepares                                                   |
+| budget     | the same, with batches of images of similar size up to `max_batch_tokens` (the mixed images alone)     |
+
+| images | what                                                                                                        |
+|--------|-------------------------------------------------------------------------------------------------------------|
+| equal  | 384x384 px, to a SmolVLM, which cuts them into tiles                                                        |
+| mixed  | longest side 200 to 2000 px, to a Qwen2.5-VL, whose tokens grow with the image (at most `--max-pixels`)     |
+
+The steady rate counts from the first finished batch, or shard, to the last; the whole rate from starting the process to
+its end. Padded tokens are what batches hold besides prompts and images, as a share of all.
+"""
+
+import argparse
+import json
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from datamodules.line.frames import FrameRequest, FrameStream, Ticket
+from datamodules.line.item import Item
+from datamodules.line.plan import Plan
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.media.image import read_image
+from measuring import Ratio, print_machine, print_table, print_verdict
+
+_REPOSITORY = Path(__file__).parents[1]
+_PROMPT = "Describe this image."
+_EQUAL_PX, _SHORTEST_PX, _LONGEST_PX = 384, 200, 2000
+_LEAST_TO_LOOP, _LEAST_BUSY_PERCENT = 1.0, 90.0
+
+
+class Turn(NamedTuple):
+    """One turn of one contender: images per second, steady and whole; tokens that it said of each."""
+
+    steady: float
+    whole: float
+    num_tokens: float
+
+
+class Job(NamedTuple):
+    """What every contender of a group is given.
+
+    Attributes:
+        model: folder of the checkpoint.
+        images: folder of the images.
+        tokens: that are said of each image.
+        batch_size: images in a batch.
+        options: of `preprocess run`, besides.
+    """
+
+    model: Path
+    images: Path
+    tokens: int
+    batch_size: int
+    options: dict[str, str]
+
+
+def main() -> None:
+    """Measure, print tables, and whether what was wanted is reached."""
+    options = _options()
+    print_machine("torch", "transformers", "lightning", "pillow")
+    with tempfile.TemporaryDirectory(prefix="framemill-captions-") as name:
+        scratch = Path(name)
+        if options.gpu:
+            _measure_gpu(scratch, options)
+            return
+        _compare_equal(scratch, options)
+        _compare_mixed(scratch, options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=96, help="in a turn (default: 96)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--batch-size", type=int, default=8, help="(default: 8)")
+    parser.add_argument("--tokens", type=int, default=24, help="that are said of each image (default: 24)")
+    parser.add_argument("--max-pixels", type=int, default=400_000, help="of a mixed image (default: 400000)")
+    parser.add_argument("--gpu", action="store_true", help="measure a larger model on a GPU in place of all that")
+    found: argparse.Namespace = parser.parse_args()
+    return found
+
+
+def _compare_equal(scratch: Path, options: argparse.Namespace) -> None:
+    from caption_models import save_smolvlm
+
+    sizes = [(_EQUAL_PX, _EQUAL_PX)] * options.images
+    model = save_smolvlm(scratch / "smolvlm", hidden=256, layers=6)
+    job = Job(model, _make_images(scratch / "equal", sizes), options.tokens, options.batch_size, {})
+    turns = _take_turns(job, {"loop": None, "preprocess": {}}, scratch, options.rounds)
+    _print_group("equal sizes", turns)
+    _verdict(turns, "preprocess", "loop", "equal sizes")
+
+
+def _compare_mixed(scratch: Path, options: argparse.Namespace) -> None:
+    from caption_models import save_qwen
+
+    model = save_qwen(scratch / "qwen", hidden=256, layers=6, max_pixels=options.max_pixels)
+    job = Job(model, _make_images(scratch / "mixed", _mixed_sizes(options.images)), options.tokens, 8, {})
+    limit = _limit(job)
+    budget = {"max_batch_tokens": str(limit), "batch_size": "64", "batch_window": "48"}
+    contenders: dict[str, dict[str, str] | None] = {"loop": None, "preprocess": {}, "budget": budget}
+    turns = _take_turns(job, contenders, scratch, options.rounds)
+    padded = {name: _padding(job, scratch / f"mixed-{name}") for name in ("preprocess", "budget")}
+    _print_group(f"mixed sizes, budget of {limit:,} tokens a batch", turns, {**padded, "loop": padded["preprocess"]})
+    _verdict(turns, "budget", "preprocess", "mixed sizes")
+    print_verdict(
+        "mixed sizes: fewer padded tokens by a budget than in fixed batches",
+        f"{padded['budget']:.1%} to {padded['preprocess']:.1%} of all",
+        padded["budget"] < padded["preprocess"],
+    )
+
+
+def _make_images(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
+    """Pictures of soft colours, (width, height) px; compressible as photographs are."""
+    folder.mkdir()
+    drawn = np.random.default_rng(0)
+    for number, size in enumerate(sizes):
+        coarse = Image.fromarray(drawn.integers(0, 256, (12, 12, 3), np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=90)
+    return folder
+
+
+def _mixed_sizes(count: int) -> list[tuple[int, int]]:
+    drawn = random.Random(0)
+    sizes = []
+    for _ in range(count):
+        longest = round(_SHORTEST_PX * (_LONGEST_PX / _SHORTEST_PX) ** drawn.random())
+        other = round(longest * drawn.uniform(0.5, 1.0))
+        sizes.append((longest, other) if drawn.random() < 0.5 else (other, longest))
+    return sizes
+
+
+def _take_turns(
+    job: Job, contenders: dict[str, dict[str, str] | None], scratch: Path, rounds: int
+) -> dict[str, list[Turn]]:
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, model_options in contenders.items():
+            out = scratch / f"{job.images.name}-{name}"
+            shutil.rmtree(out, ignore_errors=True)
+            turn = _loop(job, out) if model_options is None else _preprocess(job, out, model_options)
+            print(f"{job.images.name}, round {number}, {name}: {turn}", flush=True)
+            turns[name].append(turn)
+    return turns
+
+
+def _loop(job: Job, out: Path) -> Turn:
+    command = [sys.executable, str(Path(__file__).with_name("caption_loop.py")), str(job.model), str(job.images)]
+    started = time.time()
+    _call([*command, str(out), _PROMPT, str(job.batch_size), str(job.tokens)])
+    whole = time.time() - started
+    documents = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    tokens = sum(document["num_tokens"] for document in documents) / len(documents)
+    return _turn([document["finished"] for document in documents], whole, tokens)
+
+
+def _preprocess(job: Job, out: Path, model_options: dict[str, str]) -> Turn:
+    model = {"model": str(job.model), "prompt": _PROMPT, "max_new_tokens": str(job.tokens), "dtype": "fp32"}
+    model |= {"batch_size": str(job.batch_size), "max_batch_pixels": "null", **model_options}
+    values = {f"model.{name}": value for name, value in model.items()} | {
+        "data.root": str(job.images),
+        "data.num_workers": "1",
+        "output.dir": str(out),
+        "output.shards.max_items": str(_per_shard(model)),
+        "output.shards.min_shards": "1",
+        **job.options,
+    }
+    options = [f"--{name}={value}" for name, value in values.items()]
+    started = time.time()
+    _call([sys.executable, "-m", "preprocess", "run", "--config", str(_REPOSITORY / "configs/captions.yaml"), *options])
+    whole = time.time() - started
+    run = Run(out)
+    records = list(run.records())
+    assert sum(record.committed for record in records) == run.plan.num_items, "an image failed"
+    finished = [run.record_path(record.shard).stat().st_mtime for record in records for _ in range(record.committed)]
+    samples = (json.loads(files["json"]) for _, files in CommittedSamples(run))
+    return _turn(finished, whole, sum(sample["num_tokens"] for sample in samples) / len(finished))
+
+
+def _per_shard(model: dict[str, str]) -> int:
+    """So that shards end with batches: of one, or of one window."""
+    return int(model.get("batch_window", model["batch_size"]))
+
+
+def _turn(finished: Sequence[float], whole_seconds: float, num_tokens: float) -> Turn:
+    """Of the times at which images were done; those of the first batch, or shard, are not counted as done since."""
+    first, last = min(finished), max(finished)
+    since = sum(each > first + 0.001 for each in finished)
+    return Turn(since / (last - first), len(finished) / whole_seconds, num_tokens)
+
+
+def _call(command: Sequence[str]) -> None:
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
+    if done.returncode:
+        raise RuntimeError(f"{command[:4]} failed:\n{done.stderr[-3000:]}")
+
+
+def _request(job: Job, model_options: dict[str, str]) -> FrameRequest:
+    from preprocess.pipelines.captions import Captions
+
+    numbers = {name: int(value) for name, value in model_options.items()}
+    return Captions(str(job.model), _PROMPT, **{"batch_size": job.batch_size, **numbers}).frames  # type: ignore[arg-type]
+
+
+def _limit(job: Job) -> int:
+    """Tokens that a fixed batch of images of the mean size has: what a budget may then hold."""
+    from preprocess.pipelines.captions import Captions
+
+    transform = Captions(str(job.model), _PROMPT).engine.transform()
+    counts: list[int] = []
+    for path in sorted(job.images.iterdir()):
+        transform.start(Item(path.stem, "train", "", (path.name,)))
+        counts.append(transform(read_image(path)).num_tokens)
+    return round(job.batch_size * sum(counts) / len(counts))
+
+
+def _padding(job: Job, out: Path) -> float:
+    """Share of padding in the batches of a run, put together again by the code that did so."""
+    held = wanted = 0
+    made_with = Run(out).plan.fingerprint["extractor"]["init_args"]
+    names = ("batch_size", "max_batch_tokens", "batch_window")
+    request = _request(job, {name: made_with[name] for name in names if made_with[name] is not None})
+    tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+    plan = Plan(Run(out).plan.path)
+    for shard in plan.shards:
+        for start in range(0, shard.num_items, request.images_in_ticket):
+            rows = range(start, min(start + request.images_in_ticket, shard.num_items))
+            tickets.put(Ticket(shard.number, tuple(rows)))
+    tickets.put(None)
+    for batch in FrameStream(plan.path, str(job.images), tickets, request, _Untouched()):
+        lengths = [prepared.num_tokens for prepared in batch["results"]]
+        held += max(lengths, default=0) * len(lengths)
+        wanted += sum(lengths)
+    return (held - wanted) / held
+
+
+class _Untouched:
+    """Nobody is charged here."""
+
+    def touch(self, shard: int, rows: Sequence[int]) -> None:
+        """Nothing."""
+
+    def let_go(self) -> None:
+        """Nothing."""
+
+
+def _print_group(title: str, turns: dict[str, list[Turn]], padded: dict[str, float] | None = None) -> None:
+    rows = []
+    for name, taken in turns.items():
+        steady, whole = (median(getattr(turn, field) for turn in taken) for field in ("steady", "whole"))
+        share = [f"{padded[name]:.1%}"] if padded else []
+        rows.append((name, f"{steady:.2f}", f"{steady * taken[0].num_tokens:.0f}", f"{whole:.2f}", *share))
+    print(f"\n{title}")
+    print_table(("", "images/s", "tokens/s", "whole images/s", *(["padded tokens"] if padded else [])), rows)
+
+
+def _verdict(turns: dict[str, list[Turn]], ours: str, theirs: str, what: str) -> None:
+    ratio = Ratio.of_pairs((turn.steady for turn in turns[ours]), (turn.steady for turn in turns[theirs]))
+    wanted = f"{what}: {ours} ≥ {_LEAST_TO_LOOP} x {theirs}, steady"
+    print_verdict(wanted, f"{ratio} x", ratio.median >= _LEAST_TO_LOOP)
+
+
+def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
+    import torch
+
+    from caption_models import save_smolvlm
+
+    if not torch.cuda.is_available():
+        print("there is no GPU here: nothing measured")
+        return
+    model = save_smolvlm(scratch / "smolvlm", hidden=1536, layers=24)
+    images = _make_images(scratch / "equal", [(_EQUAL_PX, _EQUAL_PX)] * 16 * options.images)
+    job = Job(model, images, 4 * options.tokens, 64, {"data.num_workers": "12", "trainer.accelerator": "gpu"})
+    turn = _preprocess(job, scratch / "out", {"dtype": "bf16"})
+    records = list(Run(scratch / "out").records())
+    busy = [record.machine.get("gpu", {}).get("utilization_percent", {}).get("mean") for record in records[1:]]
+    percent = float(median(each for each in busy if each is not None))
+    print(f"{torch.cuda.get_device_name()}: {turn.steady:.1f} images/s, {turn.steady * job.tokens:,.0f} tokens/s")
+    print_verdict(f"GPU busy ≥ {_LEAST_BUSY_PERCENT} %", f"{percent:.1f} %", percent >= _LEAST_BUSY_PERCENT)
+
+
+if __name__ == "__main__":
+    main()

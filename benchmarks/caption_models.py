@@ -1,10 +1,13 @@
 """Models with random weights for `captions.py`: the tests' tiny checkpoints, larger; they never end by themselves."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from checkpoint_making import save_checkpoint
 

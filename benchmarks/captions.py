@@ -48,6 +48,7 @@ from measuring import Ratio, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]
 _PROMPT = "Describe this image."
+_WINDOW = 32  # images that a budget sorts at a time
 _EQUAL_PX, _SHORTEST_PX, _LONGEST_PX = 384, 200, 2000
 _LEAST_TO_LOOP, _LEAST_BUSY_PERCENT = 1.0, 90.0
 
@@ -93,13 +94,15 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=96, help="in a turn (default: 96)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--images", type=int, default=160, help="in a turn (default: 160)")
+    parser.add_argument("--rounds", type=int, default=2, help="(default: 2)")
     parser.add_argument("--batch-size", type=int, default=8, help="(default: 8)")
-    parser.add_argument("--tokens", type=int, default=24, help="that are said of each image (default: 24)")
+    parser.add_argument("--tokens", type=int, default=16, help="that are said of each image (default: 16)")
     parser.add_argument("--max-pixels", type=int, default=400_000, help="of a mixed image (default: 400000)")
     parser.add_argument("--gpu", action="store_true", help="measure a larger model on a GPU in place of all that")
     found: argparse.Namespace = parser.parse_args()
+    if found.images < 2 * _WINDOW:
+        parser.error(f"--images {found.images}: the steady rate needs {2 * _WINDOW} or more")
     return found
 
 
@@ -120,7 +123,7 @@ def _compare_mixed(scratch: Path, options: argparse.Namespace) -> None:
     model = save_qwen(scratch / "qwen", hidden=256, layers=6, max_pixels=options.max_pixels)
     job = Job(model, _make_images(scratch / "mixed", _mixed_sizes(options.images)), options.tokens, 8, {})
     limit = _limit(job)
-    budget = {"max_batch_tokens": str(limit), "batch_size": "64", "batch_window": "48"}
+    budget = {"max_batch_tokens": str(limit), "batch_size": "32", "batch_window": str(_WINDOW)}
     contenders: dict[str, dict[str, str] | None] = {"loop": None, "preprocess": {}, "budget": budget}
     turns = _take_turns(job, contenders, scratch, options.rounds)
     padded = {name: _padding(job, scratch / f"mixed-{name}") for name in ("preprocess", "budget")}

@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from clip_making import ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.frames import FrameRequest
 from datamodules.line.item import Item
 from datamodules.line.patches import failures
 from datamodules.line.reader import CommittedSamples
@@ -257,7 +258,7 @@ def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str) 
 
 def test_frames_are_asked_for_as_the_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Clips(num_frames=8, height=32, width=48, short="pad", tokenizer=None).frames
-    assert wanted == (8, None, Uniform(8, "pad"), (32, 48), Decoding())
+    assert wanted == FrameRequest(8, None, Uniform(8, "pad"), (32, 48), Decoding())
     assert Clips(tokenizer=None, store="jpeg").frames.transform is JpegTransform
     by_gpu = Clips(tokenizer=None, decode="cuda")
     assert (by_gpu.frames.decoding.backend, by_gpu.frames.decoding.device) == ("torchcodec", "cuda")

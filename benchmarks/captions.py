@@ -9,7 +9,7 @@ JPEGs in the same batches, each turn a fresh process:
 | contender  | what                                                                                                   |
 |------------|--------------------------------------------------------------------------------------------------------|
 | loop       | one process: PIL, the processor over a batch, `generate`, a JSON for each image                        |
-| preprocess | `preprocess run`, one rank, one worker that prepares                                                   |
+| preprocess | `preprocess run`, one process as well: a rank without workers                                          |
 | budget     | the same, with batches of images of similar size up to `max_batch_tokens` (the mixed images alone)     |
 
 | images | what                                                                                                        |
@@ -88,13 +88,14 @@ def main() -> None:
         if options.gpu:
             _measure_gpu(scratch, options)
             return
-        _compare_equal(scratch, options)
-        _compare_mixed(scratch, options)
+        for group in options.groups:
+            _GROUPS[group](scratch, options)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=160, help="in a turn (default: 160)")
+    parser.add_argument("--groups", nargs="+", choices=list(_GROUPS), default=list(_GROUPS), help="(default: all)")
+    parser.add_argument("--images", type=int, default=128, help="in a turn (default: 128)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: 2)")
     parser.add_argument("--batch-size", type=int, default=8, help="(default: 8)")
     parser.add_argument("--tokens", type=int, default=16, help="that are said of each image (default: 16)")
@@ -185,9 +186,9 @@ def _preprocess(job: Job, out: Path, model_options: dict[str, str]) -> Turn:
     model |= {"batch_size": str(job.batch_size), "max_batch_pixels": "null", **model_options}
     values = {f"model.{name}": value for name, value in model.items()} | {
         "data.root": str(job.images),
-        "data.num_workers": "1",
+        "data.num_workers": "0",
         "output.dir": str(out),
-        "output.shards.max_items": str(_per_shard(model)),
+        "output.shards.max_items": str(_WINDOW),
         "output.shards.min_shards": "1",
         **job.options,
     }
@@ -201,11 +202,6 @@ def _preprocess(job: Job, out: Path, model_options: dict[str, str]) -> Turn:
     finished = [run.record_path(record.shard).stat().st_mtime for record in records for _ in range(record.committed)]
     samples = (json.loads(files["json"]) for _, files in CommittedSamples(run))
     return _turn(finished, whole, sum(sample["num_tokens"] for sample in samples) / len(finished))
-
-
-def _per_shard(model: dict[str, str]) -> int:
-    """So that shards end with batches: of one, or of one window."""
-    return int(model.get("batch_window", model["batch_size"]))
 
 
 def _turn(finished: Sequence[float], whole_seconds: float, num_tokens: float) -> Turn:
@@ -304,6 +300,8 @@ def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
     print(f"{torch.cuda.get_device_name()}: {turn.steady:.1f} images/s, {turn.steady * job.tokens:,.0f} tokens/s")
     print_verdict(f"GPU busy ≥ {_LEAST_BUSY_PERCENT} %", f"{percent:.1f} %", percent >= _LEAST_BUSY_PERCENT)
 
+
+_GROUPS = {"equal": _compare_equal, "mixed": _compare_mixed}
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ which are wanted (`sampling.py`); a backend decodes them; each is looked at to b
 resized in one place, so the picture does not depend on the backend.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def _works(name: Backend) -> bool:
 
 
 _DECODING = Decoding()
+_last_scanned: dict[tuple[Path, int, int, int], Packets] = {}  # of this process; one at most
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Video:
         self.path, self.decoding, self.num_decoded = path, decoding, 0
         self._container = container = open_container(path)
         stream = video_stream(container, decoding.stream)
-        self.packets: Packets = read_packets(container, stream)
+        self.packets, self._is_read = _scanned(path, container, stream)
         self.facts: VideoFacts = _facts(container, stream, self.packets)
         self.num_streams = len(container.streams.video)
         self._format = container.format.name
@@ -158,7 +160,7 @@ class Video:
     def take_container(self) -> tuple[Any, bool]:
         """(the file, opened, to be closed by who takes it; whether it has been read to its end already)"""
         container, self._container = self._container, None
-        return (open_container(self.path), False) if container is None else (container, True)
+        return (open_container(self.path), False) if container is None else (container, self._is_read)
 
     def require_indexed(self, backend: str) -> None:
         """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""
@@ -222,6 +224,21 @@ def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
     pixels = frame if frame.device.type == "cpu" else frame.float()
     resized = interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
     return resized.round().clamp(0, 255).byte().cpu() if resized.is_floating_point() else resized
+
+
+def _scanned(path: Path, container: Any, stream: Any) -> tuple[Packets, bool]:
+    """(the packets of `stream`, whether `container` was read to its end for them)
+
+    Those of the last video are remembered: clips of a long one follow one another, and need one pass over it.
+    """
+    stat = os.stat(path)
+    key = (path, stat.st_size, stat.st_mtime_ns, stream.index)
+    if key in _last_scanned:
+        return _last_scanned[key], False
+    packets = read_packets(container, stream)
+    _last_scanned.clear()
+    _last_scanned[key] = packets
+    return packets, True
 
 
 def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:

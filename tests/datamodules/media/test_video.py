@@ -1,6 +1,7 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
 import os
+import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from av.stream import Disposition
 from datamodules.errors import ConfigError, DecodeError, MissingError
 from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
+from datamodules.media.packets import read_packets
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
 from torchcodec_there import needs_torchcodec
@@ -235,6 +237,19 @@ def test_resizing_is_bilinear_with_antialiasing_to_within_one_level(size):
     frame = torch.from_numpy(picture(77)).permute(2, 0, 1)
     exact = torch.nn.functional.interpolate(frame[None].double(), size, mode="bilinear", antialias=True)[0]
     assert (resize(frame, size).double() - exact).abs().max() <= 1.0
+
+
+def test_clips_of_one_video_need_one_pass_over_its_packets(videos, monkeypatch, tmp_path):
+    path = tmp_path / "long.mp4"
+    shutil.copy(videos["b-frames"], path)
+    passes = []
+    monkeypatch.setattr(video_module, "read_packets", lambda *of: passes.append(of) or read_packets(*of))
+    first, again = (read_frames(path, AtTimes([0.5, 1.0])) for _ in range(2))
+    assert len(passes) == 1
+    assert torch.equal(again.frames, first.frames)
+    os.utime(path, (1, 1))  # written anew
+    read_frames(path, AtTimes([0.5]))
+    assert len(passes) == 2
 
 
 def test_frames_stay_what_they_were_when_the_next_is_read(videos):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from chat_server import MODEL, ChatServer, describe, refused, said
+from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from preprocess.cli import main
 from preprocess.verify import coverage, verify
@@ -30,29 +31,30 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def arguments(corpus, tmp_path):
-    config = tmp_path / "served.yaml"
-    config.write_text(
-        f"model: {{class_path: served_pictures.ServedPictures, init_args: {{model: {MODEL}}}}}\n"
-        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
-        "output: {dir: nowhere, shards: {min_shards: 3}}\n"
-        "trainer: {accelerator: cpu}\n"
-    )
-    common = ["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]
-    return lambda server, *more: [*common, "--model.server.url", server.url, *more]
+    values = {
+        "config": TESTS.parent / "configs" / "captions.yaml",
+        "model.backend": "openai",
+        "model.model": MODEL,
+        "model.prompt": "What is {image}?",
+        "model.batch_size": 8,
+        "data.root": corpus,
+        "data.num_workers": 0,
+        "output.dir": tmp_path / "run",
+        "output.shards.min_shards": 3,
+        "trainer.accelerator": "cpu",
+    }
+    common = [f"--{name}={value}" for name, value in values.items()]
+    return lambda server, *more: ["run", *common, "--model.server.url", server.url, *more]
 
 
 def captions(folder):
     run = Run(folder)
     assert list(verify(run)) == []
-    found = {}
-    for tar in sorted(folder.glob("*.tar")):
-        listed = subprocess.run(["tar", "xOf", str(tar)], capture_output=True, check=True).stdout
-        found[tar.name] = listed
-    return found
+    return [(key, files["txt"].decode()) for key, files in CommittedSamples(run)]
 
 
 def expected():
-    return b"".join(f'"{8 * number}: What is train/{number:03d}?"'.encode() for number in range(COUNT))
+    return [(f"{number:03d}", f"{8 * number}: What is {number:03d}.png?") for number in range(COUNT)]
 
 
 def test_every_image_gets_its_own_caption(arguments, tmp_path):
@@ -60,7 +62,7 @@ def test_every_image_gets_its_own_caption(arguments, tmp_path):
         assert main(arguments(server, "--data.num_workers", "2")) == 0
         assert len(server.asks) == COUNT
         assert server.peak > 1
-    assert b"".join(captions(tmp_path / "run").values()) == expected()
+    assert captions(tmp_path / "run") == expected()
 
 
 def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(arguments, tmp_path):
@@ -85,7 +87,7 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(ar
     with ChatServer() as server:  # on another port
         assert main(arguments(server)) == 0
         assert len(server.asks) < COUNT  # the first batch was spooled
-    assert b"".join(captions(tmp_path / "run").values()) == expected()
+    assert captions(tmp_path / "run") == expected()
     tables = [Run(tmp_path / "run").table(shard.name).to_pylist() for shard in Run(tmp_path / "run").plan.shards]
     assert {row["attempts"] for rows in tables for row in rows} == {1}  # nobody was charged
 

@@ -66,12 +66,14 @@ def do(run: Run, num_shards: int | None = None) -> None:
 def _failure(key: str, patch: int) -> tuple[str | None, str | None]:
     if "crash" in key and patch < 2:
         return "crashed: SIGSEGV", "crash"
+    if key.endswith("cut-then-bad") and patch:
+        return "gone", "missing"
     fails = "-bad-" in key and {"once": patch < 1, "twice": patch < 2, "always": True}[key.rpartition("-")[2]]
     return (f"bad in {patch}", "decode") if fails else (None, None)
 
 
 def _status(key: str, patch: int) -> str:
-    cut = {"cut-once": patch < 1, "cut-twice": patch < 2, "cut-always": True}
+    cut = {"cut-once": patch < 1, "cut-twice": patch < 2, "cut-always": True, "cut-then-bad": True}
     return "truncated" if any(key.endswith(name) and is_cut for name, is_cut in cut.items()) else "ok"
 
 

@@ -1,7 +1,6 @@
 """Whether a run is what it says: coverage from its records (every run ends with it), and every byte (`verify`)."""
 
 import errno
-import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import TABLE_SCHEMA, count_rows
 from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
-from datamodules.line.run import SUPERSEDED, Outcome, Record, Run, StagedFile
+from datamodules.line.run import SUPERSEDED, Outcome, Record, Run, StagedFile, sha256_of
 
 _SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
 
@@ -130,7 +129,7 @@ def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
         size = path.stat().st_size
         if size != file.bytes:
             yield f"{file.name}: {size:,} bytes instead of {file.bytes:,}"
-        elif _sha256(path) != file.sha256:
+        elif sha256_of(path) != file.sha256:
             yield f"{file.name}: its content has changed (sha256 differs)"
     except FileNotFoundError:
         yield f"{file.name}: missing"
@@ -142,11 +141,6 @@ def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
                 f"{path} cannot be read: {error.strerror}; mend that, then verify again"
             ) from error
         yield f"{file.name}: cannot be read: {error.strerror}"
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _records(run: Run, problems: list[Problem]) -> list[Record]:

@@ -1,7 +1,6 @@
 """`verify` passes a sound run, and names each thing that is wrong with an unsound one."""
 
 import errno
-import hashlib
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,7 +112,7 @@ def _failing(number: int) -> Callable[..., None]:
 def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shard(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashlib, "file_digest", _failing(errno.EIO))
+    monkeypatch.setattr("preprocess.verify.sha256_of", _failing(errno.EIO))
     problems = [problem for problem in verify(Run(folder)) if problem.damaged]
     assert len(problems) == 2 * len(Run(folder).plan.shards)
     assert str(problems[0]) == "train-000000.tar: cannot be read: as told"
@@ -122,7 +121,7 @@ def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shar
 def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hashlib, "file_digest", _failing(errno.EACCES))
+    monkeypatch.setattr("preprocess.verify.sha256_of", _failing(errno.EACCES))
     with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; mend that"):
         list(verify(Run(folder)))
 

@@ -5,7 +5,8 @@ as they are now. No committed file is changed, and the tars of the run and of it
 
 - failed items have no sample, so the shards of a patch over them lie beside the others;
 - of samples, which are tried again if their status is named (`truncated`), the patch has a shard for each shard that
-  holds one. It takes that one's place: what is not tried again is copied from it, and its tar moves to `superseded/`.
+  holds one. It takes that one's place: what is not tried again is copied from it, and so is a sample that fails when it
+  is tried again; its tar moves to `superseded/`.
 
 `Run.rows` shows what holds now. A patch is planned only when all before are done.
 
@@ -25,10 +26,11 @@ as they are now. No committed file is changed, and the tars of the run and of it
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -37,7 +39,7 @@ from datamodules.line.commit import OK, Result, settle_all
 from datamodules.line.item import Item
 from datamodules.line.plan import Shard, ShardSize, write_plan, write_plan_of
 from datamodules.line.reader import read_sample
-from datamodules.line.run import Record, Run, differences, plan_once, plan_path
+from datamodules.line.run import SUPERSEDED, Record, Run, differences, plan_once, plan_path, sha256_of
 
 _OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 
@@ -211,21 +213,44 @@ def _superseded(run: Run) -> dict[str, set[str]]:
     return keys
 
 
-def kept(run: Run, shard: Shard) -> Iterator[tuple[Result, Callable[[], dict[str, bytes]]]]:
-    """What a shard of a patch has of the one whose place it takes, as it was: (result, reads its sample's files).
+class Earlier(NamedTuple):
+    """What became of an item of a patch's shard in the shard whose place that takes.
+
+    Attributes:
+        result: with the row that it has in the patch's shard.
+        members: reads the files of its sample.
+        is_tried: whether it is tried again.
+    """
+
+    result: Result
+    members: Callable[[], dict[str, bytes]]
+    is_tried: bool
+
+
+def earlier(run: Run, shard: Shard) -> Iterator[Earlier]:
+    """Of each item of a patch's `shard`, if that takes the place of another.
 
     Raises:
-        RunError: a table or tar is missing or damaged.
+        RunError: that one's table or tar is missing, or not as its record says: it would be copied as if it were.
     """
     if shard.replaces is None:
         return
     tar = run.folder / f"{shard.replaces}.tar"
+    _require_sound(run, shard.replaces, tar)
     classes = run.plan.fingerprint["retry"]["classes"]
     for number, row in enumerate(run.superseded(shard)):
-        if not _is_meant(row, classes):
-            result = Result(number, **{name: row[name] for name in _OF_RESULT})
-            place = row["tar_offset"], row["tar_bytes"]
-            yield result, partial(_members, tar, *place)
+        result = Result(number, **{name: row[name] for name in _OF_RESULT})
+        yield Earlier(result, partial(_members, tar, row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes))
+
+
+def _require_sound(run: Run, name: str, tar: Path) -> None:
+    wrong = "is missing"
+    for path in (tar, tar.parent / SUPERSEDED / tar.name):
+        with suppress(FileNotFoundError):
+            if sha256_of(path) == run.record(name).tar.sha256:
+                return
+            wrong = "has changed"
+    raise RunError(f"{tar} {wrong}, so its other samples cannot be kept: run `preprocess verify --repair`, then retry")
 
 
 def _members(tar: Path, offset: int | None, size: int | None) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from datamodules.line.commit import Result, Spool, commit, settle_all
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
 from datamodules.line.limit import FailureLimit, FailureWatch
-from datamodules.line.patches import kept
+from datamodules.line.patches import Earlier, earlier
 from datamodules.line.plan import Shard, discard_unfinished
 from datamodules.line.run import PLANNING, Run
 from datamodules.line.strikes import FaultFile, Strike, cause_of_death
@@ -61,12 +61,17 @@ class OpenShard:
     def __init__(self, run: Run, shard: Shard, rank: str, death: Callable[[str], tuple[str, str] | None]) -> None:
         self.shard = shard
         self.items: list[Item] = run.plan.items(shard.number)
-        self.spool = Spool(run.work / "spool", shard.name, rank, death)
         self.kept: set[int] = set()  # rows that a retry does not try
-        for result, read_members in kept(run, shard):
-            self.kept.add(result.row)
-            if result.row not in self.spool.results:
-                self.spool.append(result, read_members())
+        self.before: dict[int, Earlier] = {}  # the samples that it tries, which stand if they fail now
+        before = list(earlier(run, shard))  # raises before a file is open
+        self.spool = Spool(run.work / "spool", shard.name, rank, death)
+        for each in before:
+            if each.is_tried and each.result.reason is None:
+                self.before[each.result.row] = each
+            elif not each.is_tried:
+                self.kept.add(each.result.row)
+                if each.result.row not in self.spool.results:
+                    self.spool.append(each.result, each.members())
         self.since = time.monotonic()
         self.measured: list[dict[str, Any]] = []  # of the machine, at each beat since then
 
@@ -276,6 +281,9 @@ class Rank:
             self.abandon_committed()  # the rank that was faster has removed this one's spool
 
     def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, bytes]) -> None:
+        if result.reason is not None and result.row in opened.before:
+            before = opened.before[result.row]
+            result, members = before.result, before.members()
         opened.spool.append(result, members)
         self.activity.items += 1
         self.activity.failed += result.reason is not None

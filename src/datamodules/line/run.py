@@ -34,6 +34,7 @@ from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
 
+_BLOCK_BYTES = 1 << 20
 SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
 
@@ -309,6 +310,15 @@ class Run:
         """
         patches = (record for patch in self.patches for record in patch.records(split))
         return Outcome.of(self.records(split), patches)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def plan_path(folder: Path, patch: int = 0) -> Path:

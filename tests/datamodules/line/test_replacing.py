@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import webdataset
 
-from datamodules.errors import ConfigError
+from datamodules.errors import ConfigError, RunError
 from datamodules.line.commit import settle_all
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.rank import Rank
@@ -86,6 +86,29 @@ def test_samples_of_a_status_are_tried_again_and_all_else_of_their_shards_is_kep
     assert (outcome.committed, outcome.num_frames, outcome.statuses) == (8, 8, {"ok": 6, "truncated": 2})
     assert outcome.failure_classes == {"decode": 2}
     assert problems(folder) == []
+
+
+def test_a_sample_that_fails_when_it_is_tried_again_stays(tmp_path: Path) -> None:
+    folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-then-bad", "train/c-cut-once"])
+    before = dict(CommittedSamples(Run(folder)))
+    patch = retry(folder, "truncated")
+    do(patch)
+    after = dict(CommittedSamples(Run(folder)))
+    assert after.keys() == before.keys()
+    assert after["train/b-cut-then-bad"] == before["train/b-cut-then-bad"]
+    assert after["train/c-cut-once"]["txt"] == b"ok in 1"
+    assert Run(folder).outcome().statuses == {"ok": 2, "truncated": 1}
+    assert problems(folder) == []
+
+
+def test_samples_of_a_damaged_tar_are_not_taken_for_sound(folder: Path) -> None:
+    tar = folder / "train-000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[600] ^= 1
+    tar.write_bytes(content)
+    with pytest.raises(RunError, match=r"train-000000\.tar has changed, so .* run `preprocess verify --repair`"):
+        do(retry(folder, "truncated"))
+    assert len(problems(folder)) > 0
 
 
 def test_only_what_is_to_be_tried_again_is_worked_on(folder: Path) -> None:

@@ -3,11 +3,12 @@
 | what the server does                                     | what becomes of it                                     |
 |----------------------------------------------------------|--------------------------------------------------------|
 | 429, 408, 409, 5xx; drops the connection; takes too long | asked again, after what it says in Retry-After or with |
-|                                                          | back-off; after `max_retries`: EnvironmentFailure      |
+|                                                          | back-off, `max_retries` times                          |
 | 400, 413, 422                                            | ExtractError: it does not take this request            |
-| any other 4xx (401, 403: the key; 404: the model)        | EnvironmentFailure                                     |
-| 500 to every try; an answer that is no JSON, has no      | DoubtfulError: whether the request or the server is to |
-| choices, or was broken off by the server                 | blame shows by how it answers others                   |
+| 429 to every try; any other 4xx (401, 403: the key; 404: | EnvironmentFailure                                     |
+| the model)                                               |                                                        |
+| 408, 409, 5xx or no answer to every try; an answer that  | DoubtfulError: whether the request or the server is to |
+| is no JSON, has no choices, or was broken off by it      | blame shows by how it answers another                  |
 
 The asking again is the `openai` package's. No message bears what a server says of a key that it refuses.
 """
@@ -22,6 +23,7 @@ from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 
 _AT_ONCE_SECONDS = 5.0  # to connect; and for what needs no thinking
 _REFUSED = (400, 413, 422)
+_DOUBTFUL = (408, 409)  # and 5xx
 _GO_ON = "What is done is safe: mend it, and run the same command again"
 _BROKEN_OFF = ("abort", "error", "content_filter")  # finish reasons of vLLM, SGLang and OpenAI
 
@@ -83,13 +85,12 @@ class Chat:
         except openai.APIStatusError as error:
             if error.status_code in _REFUSED:
                 raise ExtractError(f"the server refuses it ({error.status_code}): {_message(error)}") from error
-            if error.status_code == 500:
-                raise DoubtfulError(f"the server fails at it (500): {_message(error)}") from error
+            if error.status_code in _DOUBTFUL or error.status_code >= 500:
+                raise DoubtfulError(f"the server fails at it ({error.status_code}): {_message(error)}") from error
             raise EnvironmentFailure(f"{_refusal(self.url, error)}. {_GO_ON}") from error
         except openai.APIConnectionError as error:
-            raise EnvironmentFailure(
-                f"the server {self.url} is gone, or takes more than --model.server.timeout_seconds ({_cause(error)}). "
-                f"{_GO_ON}"
+            raise DoubtfulError(
+                f"the server hangs up, or takes more than --model.server.timeout_seconds ({_cause(error)})"
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DoubtfulError("the server's answer is no JSON") from error

@@ -27,6 +27,7 @@ from preprocess.captioning.prompts import Prepared
 _T = TypeVar("_T")
 _JPEG_QUALITY = 95
 _MAX_CONNECTIONS = 1000  # the client's own limit
+_GRAY = Image.new("RGB", (64, 64), (128, 128, 128))
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Server:
         api_key_env: the environment variable that holds its key; None: it wants none.
         max_concurrency: requests of one rank in flight.
         max_retries: of a request that is put off, or gets no answer.
-        timeout_seconds: for each try. All of them, with the waiting between, must fit into --output.timeout_seconds.
+        timeout_seconds: for each try. All of them, one more, and the waiting between must fit into
+            --output.timeout_seconds.
         image_format: how images are sent: as `jpeg` of quality 95, or as `png`, which loses nothing and is larger.
 
     Raises:
@@ -49,7 +51,7 @@ class Server:
     api_key_env: str | None = None
     max_concurrency: int = 64
     max_retries: int = 4
-    timeout_seconds: float = 100.0
+    timeout_seconds: float = 90.0
     image_format: Literal["jpeg", "png"] = "jpeg"
 
     def __post_init__(self) -> None:
@@ -145,10 +147,13 @@ class ServedTransform:
         size = self._limit.fit(*image.size)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
-        encoded = io.BytesIO()
-        image.save(encoded, self._format, **({"quality": _JPEG_QUALITY} if self._format == "jpeg" else {}))
-        url = f"data:image/{self._format};base64,{base64.b64encode(encoded.getvalue()).decode()}"
-        return Prepared(self._prompt, url, 0, size[0] * size[1])
+        return Prepared(self._prompt, _data_url(image, self._format), 0, size[0] * size[1])
+
+
+def _data_url(image: Image.Image, image_format: str) -> str:
+    encoded = io.BytesIO()
+    image.save(encoded, image_format, **({"quality": _JPEG_QUALITY} if image_format == "jpeg" else {}))
+    return f"data:image/{image_format};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 class ServedEngine:
@@ -183,7 +188,10 @@ class ServedEngine:
         self._chat = Chat(server.base_url, server.api_key(), server.max_retries, server.timeout_seconds)
         self._loop = asyncio.new_event_loop()  # one for all batches, as connections belong to a loop
         self._slots = asyncio.Semaphore(server.max_concurrency)
-        self._good: Prepared | None = None  # one that the server has answered well
+        # one that the server has answered well; at first, one that it should
+        self._good = Prepared(
+            "Describe this image.", _data_url(_GRAY, server.image_format), 0, _GRAY.width * _GRAY.height
+        )
         self.close = weakref.finalize(self, _close, self._loop, self._chat.close)
 
     def ingredients(self) -> dict[str, str]:
@@ -208,37 +216,44 @@ class ServedEngine:
         return self._run(self._captions(inputs))
 
     async def _captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
-        from preprocess.captioning.chat import DoubtfulError
-
         tasks = [self._loop.create_task(self._caption(prepared)) for prepared in inputs]
         try:
-            captions = await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:  # if the server is gone, or it was Ctrl-C
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for prepared, caption in zip(inputs, captions, strict=True):
-            if isinstance(caption, Caption):
-                self._good = prepared
-        if doubtful := next((caption for caption in captions if isinstance(caption, DoubtfulError)), None):
-            await self._require(doubtful)
-        return captions
 
     async def _caption(self, prepared: Prepared) -> Caption | ExtractError:
+        from preprocess.captioning.chat import DoubtfulError
+
         async with self._slots:
             try:
-                text, is_cut, num_tokens = await self._chat.answer(self._request(prepared))
+                caption = await self._ask(prepared)
+            except DoubtfulError as error:
+                await self._require(error)
+                return error
             except ExtractError as error:
                 return error
+        self._good = prepared
+        return caption
+
+    async def _ask(self, prepared: Prepared) -> Caption:
+        text, is_cut, num_tokens = await self._chat.answer(self._request(prepared))
         return Caption(text, "truncated" if is_cut else "ok" if text else "empty", num_tokens)
 
     async def _require(self, doubtful: ExtractError) -> None:
-        """Nothing, if the server still answers what it has answered before: then the item is to blame."""
-        if self._good is None or isinstance(await self._caption(self._good), ExtractError):
+        """Nothing, if the server answers what it has answered before, or a gray image: then the item is to blame.
+
+        All tries together may take as long as one: what hangs must not hang twice as long.
+        """
+        try:
+            await asyncio.wait_for(self._ask(self._good), self._server.timeout_seconds)
+        except (ExtractError, asyncio.TimeoutError) as error:
             raise EnvironmentFailure(
                 f"something is wrong with {self._server.base_url}: {doubtful}. What is done is safe: mend it, and run "
                 "the same command again"
-            )
+            ) from error
 
     def _request(self, prepared: Prepared) -> dict[str, Any]:
         wanted = self._generation

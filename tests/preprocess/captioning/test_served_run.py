@@ -81,7 +81,10 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(ar
     with ChatServer(dies_later) as server:
         assert main(arguments(server, "--model.server.max_retries", "0")) == 3
         told = " ".join(capsys.readouterr().err.split())
-        assert f"{server.url} answers 503: shutting down. What is done is safe" in told
+        assert (
+            f"something is wrong with {server.url}: the server fails at it (503): shutting down. What is done is safe"
+            in told
+        )
     covered = coverage(Run(tmp_path / "run"))
     assert covered.failed == 0
     with ChatServer() as server:  # on another port

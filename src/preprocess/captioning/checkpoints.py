@@ -57,8 +57,8 @@ class Checkpoint:
 
     @property
     def commit(self) -> str | None:
-        """On the hub; None if it is not known, because it is a folder of other origin."""
-        return self.folder.name if self.folder.parent.name == "snapshots" else None
+        """On the hub; None if it is not known, because a folder was given."""
+        return None if self.folder == Path(self.name) else self.folder.name
 
     def identity(self) -> str:
         """The commit; or the sha256 of all files that matter, weights among them."""

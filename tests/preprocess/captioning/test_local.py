@@ -365,16 +365,24 @@ def test_a_folder_of_another_kind_fails(
         Checkpoint.find(str(folder)).processor()
 
 
-def test_what_identifies_a_checkpoint_are_its_files_or_its_commit(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_what_identifies_a_folder_are_its_files_wherever_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
     here = Checkpoint.find(str(folders["smolvlm"]))
-    folder = copied(folders["smolvlm"], tmp_path / "snapshots" / "0f1e")
+    folder = copied(folders["smolvlm"], tmp_path / "snapshots" / "0f1e")  # as if in the hub's cache
     (folder / "README.md").write_text("of no consequence")
     there = Checkpoint.find(str(folder))
-    assert (here.commit, there.commit, there.identity()) == (None, "0f1e", "0f1e")
-    moved = Checkpoint.find(str(folder.rename(tmp_path / "moved")))
-    assert moved.identity() == here.identity()
-    (moved.folder / "generation_config.json").write_text("{}")
-    assert moved.identity() != here.identity()
+    assert (here.commit, there.commit) == (None, None)
+    assert there.identity() == here.identity()
+    (folder / "generation_config.json").write_text("{}")
+    assert there.identity() != here.identity()
+
+
+def test_what_identifies_a_name_on_the_hub_is_its_commit(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "models--maker--tiny" / "snapshots" / "0f1e")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folder))
+    found = Checkpoint.find("maker/tiny")
+    assert (found.folder, found.commit, found.identity()) == (folder, "0f1e", "0f1e")
 
 
 def test_a_revision_of_a_folder_fails(folders: dict[str, Path]) -> None:

@@ -79,6 +79,7 @@ class ChatServer(ThreadingHTTPServer):
     Attributes:
         url: of its API.
         asks: requests for captions so far.
+        headers: of all requests so far, by names in small letters.
         peak: how many were there at once.
         connections: how many were made.
         models: what `/v1/models` says, if it is not told otherwise.
@@ -92,6 +93,7 @@ class ChatServer(ThreadingHTTPServer):
         self.behave = behave
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.asks: list[Ask] = []
+        self.headers: list[dict[str, str]] = []
         self.peak = self.connections = self._now = 0
         listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "root": "org/Tiny-VLM"}]}
         self.models = Reply(json.dumps(listed).encode())
@@ -139,14 +141,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: ChatServer
 
     def do_GET(self) -> None:
+        self._note_headers()
         self._send(self.server.models if self.path == "/v1/models" else refused(404, "Not Found"))
 
     def do_POST(self) -> None:
+        headers = self._note_headers()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/chat/completions":
             self._send(refused(404, "Not Found"))
         else:
-            self._send(self.server.reply(body, {name.lower(): value for name, value in self.headers.items()}))
+            self._send(self.server.reply(body, headers))
+
+    def _note_headers(self) -> dict[str, str]:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.headers.append(headers)
+        return headers
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)

@@ -14,6 +14,9 @@ The asking again is the `openai` package's. No message bears what a server says 
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,12 +48,10 @@ class Chat:
     def __init__(self, url: str, api_key: str | None, max_retries: int, timeout_seconds: float) -> None:
         timeout = openai.Timeout(timeout_seconds, connect=min(timeout_seconds, _AT_ONCE_SECONDS))
         self.url = url
-        self._client = openai.AsyncOpenAI(
-            base_url=url,
-            api_key=api_key or "none",  # or it would take OPENAI_API_KEY, which is meant for another server
-            max_retries=max_retries,
-            timeout=timeout,
-        )
+        with _without_defaults():
+            self._client = openai.AsyncOpenAI(
+                base_url=url, api_key=api_key or "none", max_retries=max_retries, timeout=timeout
+            )
 
     async def models(self) -> dict[str, dict[str, Any]]:
         """What it says of the models that it serves, by name; asked once.
@@ -58,9 +59,9 @@ class Chat:
         Raises:
             ConfigError: nobody answers there, or not as such a server does.
         """
-        client = self._client.with_options(max_retries=0, timeout=_AT_ONCE_SECONDS)
         try:
-            answer: Any = await client.get("/models", cast_to=object)
+            options: Any = {"max_retries": 0, "timeout": _AT_ONCE_SECONDS}
+            answer: Any = await self._client.get("/models", cast_to=object, options=options)
             return {model["id"]: model for model in answer["data"]}
         except openai.APIStatusError as error:
             raise ConfigError(_refusal(f"{self.url}/models", error)) from error
@@ -98,6 +99,16 @@ class Chat:
     async def close(self) -> None:
         """Close its connections."""
         await self._client.close()
+
+
+@contextmanager
+def _without_defaults() -> Iterator[None]:
+    """In it, no client takes key, organization, project or headers of another server from the environment."""
+    held = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OPENAI_")}
+    try:
+        yield
+    finally:
+        os.environ.update(held)
 
 
 def _choice(answer: Any) -> tuple[str, bool, int]:

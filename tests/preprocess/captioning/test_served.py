@@ -371,6 +371,29 @@ def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeyp
         without.close()
 
 
+def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch):
+    held = {
+        "OPENAI_ORG_ID": "org-s3cret",
+        "OPENAI_PROJECT_ID": "proj-s3cret",
+        "OPENAI_ADMIN_KEY": "admin-s3cret",
+        "OPENAI_CUSTOM_HEADERS": "X-Mine: my-s3cret\nAuthorization: Bearer s3cret",
+        "OPENAI_BASE_URL": "http://s3cret.invalid/v1",
+    }
+    for name, value in held.items():
+        monkeypatch.setenv(name, value)
+    with ChatServer() as server:
+        engine = engine_for(server)
+        engine.ingredients()
+        engine.captions(grays(engine, 0))
+        assert len(server.headers) == 2
+        for headers in server.headers:
+            assert "s3cret" not in str(headers)
+            assert headers["authorization"] == "Bearer none"
+            assert not {"openai-organization", "openai-project", "x-mine"} & headers.keys()
+        engine.close()
+    assert {name: os.environ[name] for name in held} == held  # for others in this process
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

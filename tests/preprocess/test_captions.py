@@ -126,8 +126,8 @@ def test_a_field_that_is_missing_fails_its_image_alone(models: dict[str, Path], 
     assert {
         failure.item.key: (failure.reason, failure.reason_class) for failure in failures(Run(tmp_path / "run"))
     } == {
-        "001": ("its field 'name' is empty", "extract"),
-        "002": ("its field 'name' is null", "extract"),
+        "001": (f"its field 'name' is empty (in {tmp_path}/jsons/001.json)", "extract"),
+        "002": (f"its field 'name' is null (in {tmp_path}/jsons/002.json)", "extract"),
         "003": ("it has no field 'name'; there are image", "extract"),
     }
 

@@ -1,6 +1,7 @@
 """Prompts: what is asked of a model about one image."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -58,30 +59,45 @@ class PromptTemplate:
         """The prompt for `item`.
 
         Raises:
-            ExtractError: a field is not there, null, empty or an object; or a JSON file is none.
+            ExtractError: a field is not there, or says nothing, or is no text; or a JSON file is none.
         """
-        known = _known(item) if self.fields else {}
+        known = _known(item) if self.fields else _Known({}, {})
         return _PIECES.sub(
-            lambda piece: piece[0][0] if piece["brace"] else _text(known, piece["field"].strip()), self._template
+            lambda piece: piece[0][0] if piece["brace"] else known.text(piece["field"].strip()), self._template
         )
 
 
-def _known(item: Item) -> dict[str, Any]:
-    """The fields that there are of `item`."""
-    known = {name: value for name, value in item.meta.items() if name != JSON_FILES}
+class _Known(NamedTuple):
+    """The fields that there are of an item; and where those of JSON files come from."""
+
+    fields: dict[str, Any]
+    places: dict[str, str]
+
+    def text(self, field: str) -> str:
+        try:
+            return _text(self.fields, field)
+        except ExtractError as error:
+            place = self.places.get(field) or self.places.get(field.partition(".")[0])
+            raise ExtractError(f"{error} (in {place})" if place else str(error)) from error
+
+
+def _known(item: Item) -> _Known:
+    known = _Known({name: value for name, value in item.meta.items() if name != JSON_FILES}, {})
     for path, start_byte, num_bytes in item.meta.get(JSON_FILES, ()):
-        known |= _read(path, start_byte, num_bytes)
+        where = path if start_byte is None else f"the JSON at byte {start_byte:,} of {path}"
+        fields = _read(where, path, start_byte, num_bytes)
+        known.fields.update(fields)
+        known.places.update(dict.fromkeys(fields, where))
     return known
 
 
-def _read(path: str, start_byte: int | None, num_bytes: int | None) -> dict[str, Any]:
+def _read(where: str, path: str, start_byte: int | None, num_bytes: int | None) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             file.seek(start_byte or 0)
             content = file.read(-1 if num_bytes is None else num_bytes)
     except FileNotFoundError as error:
         raise ExtractError(f"{path} is missing") from error
-    where = path if start_byte is None else f"the JSON at byte {start_byte:,} of {path}"
     try:
         fields = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError among them
@@ -96,10 +112,21 @@ def _text(known: Mapping[str, Any], field: str) -> str:
     if isinstance(value, (dict, Mapping)):
         raise ExtractError(f"its field {field!r} is an object: name one of {_listed(value, field)}")
     values = value if isinstance(value, list) else [value]
-    texts = [json.dumps(each) if isinstance(each, bool) else str(each).strip() for each in values if each is not None]
+    if wrong := next((wrong for each in values if (wrong := _no_text(each))), None):
+        raise ExtractError(f"its field {field!r} is {'a list with ' if isinstance(value, list) else ''}{wrong}")
+    texts = [json.dumps(each) if isinstance(each, bool) else str(each).strip() for each in values]
     if not all(texts) or not texts:
-        raise ExtractError(f"its field {field!r} is {'null' if value is None else 'empty'}")
+        raise ExtractError(f"its field {field!r} is empty")
     return ", ".join(texts)
+
+
+def _no_text(value: Any) -> str | None:
+    """What `value` is, if it cannot stand in a prompt by itself."""
+    if isinstance(value, float) and not math.isfinite(value):  # Python reads NaN and 1e999, which are no JSON
+        return f"{value}, which is no number"
+    if isinstance(value, (dict, Mapping)):
+        return "an object"
+    return "null" if value is None else "a list" if isinstance(value, list) else None
 
 
 def _find(known: Any, field: str) -> Any:

@@ -1,6 +1,7 @@
 """Prompts filled from what is known of an image."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,30 @@ def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: by
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ExtractError, match=message):
         PromptTemplate("{name}")(item([str(tmp_path / "a.json"), None, None]))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("NaN", "its field 'size' is nan, which is no number"),
+        ("-Infinity", "its field 'size' is -inf, which is no number"),
+        ("[1, 1e999]", "its field 'size' is a list with inf, which is no number"),
+        ('["a", {"b": 1}]', "its field 'size' is a list with an object"),
+        ('["a", ["b"]]', "its field 'size' is a list with a list"),
+        ('["a", null]', "its field 'size' is a list with null"),
+        ("null", "its field 'size' is null"),
+        ("{}", "its field 'size' is an object: name one of none"),
+    ],
+)
+def test_a_field_that_is_no_text_fails_and_is_named_with_its_file(tmp_path: Path, value: str, message: str) -> None:
+    (tmp_path / "1.json").write_text('{"name": "x", "size": 1}')
+    (tmp_path / "2.json").write_text(f'{{"size": {value}, "of": {{"size": {value}}}}}')
+    there = item(*([str(tmp_path / name), None, None] for name in ("1.json", "2.json")))
+    for field in ("size", "of.size"):
+        expected = re.escape(f"{message.replace('size', field)} (in {tmp_path}/2.json)")
+        with pytest.raises(ExtractError, match=f"^{expected}$"):
+            PromptTemplate("{name} {" + field + "}")(there)
+    assert PromptTemplate("{name}")(there) == "x"
 
 
 @pytest.mark.parametrize(("template", "at"), [("a {", 3), ("}", 1), ("{}", 1), ("{a{b}}", 1), ("{{a}", 4)])

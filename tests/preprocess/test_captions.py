@@ -119,7 +119,8 @@ def test_a_field_that_is_missing_fails_its_image_alone(models: dict[str, Path], 
         (tmp_path / "jsons" / f"{number:03d}.json").write_text(json.dumps({"name": name}))
     options = ["--data.json_dirs", f"[{tmp_path / 'jsons'}]", "--model.prompt", "Describe the {name}."]
     failed = ["--max-failures", "100%"]
-    assert main(command(images, tmp_path / "run", models["smolvlm"], *options, *failed)) == 0
+    run = tmp_path / "run"
+    assert main(command(images, run, models["smolvlm"], *options, *failed)) == 0
     (sample,) = samples(tmp_path / "run")
     assert sample.meta["prompt"] == "Describe the cow."
     assert "json_files" not in sample.meta
@@ -128,8 +129,11 @@ def test_a_field_that_is_missing_fails_its_image_alone(models: dict[str, Path], 
     } == {
         "001": (f"its field 'name' is empty (in {tmp_path}/jsons/001.json)", "extract"),
         "002": (f"its field 'name' is null (in {tmp_path}/jsons/002.json)", "extract"),
-        "003": ("it has no field 'name'; there are image", "extract"),
+        "003": (f"it has no field 'name'; there are image; looked for in {tmp_path}/jsons/003.json", "extract"),
     }
+    (tmp_path / "jsons" / "003.json").write_text(json.dumps({"name": "sheep"}))  # that come later are seen
+    assert main(["retry", str(run), "--max-failures", "100%"]) == 0
+    assert [sample.meta["prompt"] for sample in samples(run)] == ["Describe the cow.", "Describe the sheep."]
 
 
 def test_captions_that_were_cut_off_are_tried_again_with_more_tokens(

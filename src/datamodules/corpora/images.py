@@ -3,8 +3,8 @@
 | meta of an item | meaning                                                                                        |
 |-----------------|------------------------------------------------------------------------------------------------|
 | image           | path of the image relative to the root, with its ending                                        |
-| json_files      | its JSON files, as [absolute path, first byte, bytes], later ones win; the whole file if these |
-|                 | are null, as here; left out if there is none                                                   |
+| json_files      | where its JSON files are, if they are there when they are read; later ones win: [absolute      |
+|                 | path, first byte, bytes], the latter two null here: the whole file; left out without json_dirs |
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,21 +23,15 @@ from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import IMAGE_SUFFIXES
 
 
-class _Folder(NamedTuple):
-    """What is known of a folder of images: which stems do not name one image alone, and its JSON files' names."""
-
-    ambiguous: Collection[str]
-    jsons: list[Collection[str]]  # of each json dir
-
-
 class Images(Corpus):
     """The images below a folder, by path; or those of a list, in its order.
 
     Args:
         root: the folder; paths of a list are relative to it, unless they are absolute.
         image_list: a text file with a path a line; blank lines and lines that begin with `#` are skipped.
-        json_dirs: folders of JSON files: that of the image `sub/a.jpg` is `sub/a.json` in each, if it is there. A
-            relative one is below `root` if there is such a folder, and else below the current folder.
+        json_dirs: folders of JSON files: that of the image `sub/a.jpg` is `sub/a.json` in each, if it is there
+            when the image is worked on. A relative one is below `root` if there is such a folder, and else below the
+            current folder.
         split: the split all of them belong to.
         max_items: at most this many images; None: all.
 
@@ -72,15 +65,9 @@ class Images(Corpus):
         return limit(self._listed(self.image_list) if self.image_list else self._found(), self.max_items)
 
     def _found(self) -> Iterator[Item]:
-        for image, stat, folder in walk_folders(self.root, IMAGE_SUFFIXES, self._folder):
+        for image, stat, ambiguous in walk_folders(self.root, IMAGE_SUFFIXES, lambda _, names: _ambiguous(names)):
             path, name = os.path.split(image)
-            stem = os.path.splitext(name)[0]
-            has_json = [f"{stem}.json" in names for names in folder.jsons]
-            yield self._item(path, image, stat, stem in folder.ambiguous, has_json)
-
-    def _folder(self, folder: str, names: Sequence[str]) -> _Folder:
-        jsons = [_names_in(os.path.join(json_dir, folder)) if names else () for json_dir in self.json_dirs]
-        return _Folder(_ambiguous(names), jsons)
+            yield self._item(path, image, stat, os.path.splitext(name)[0] in ambiguous)
 
     def _listed(self, image_list: str) -> Iterator[Item]:
         paths = (path for _, path in read_list(image_list, "--data.image_list"))
@@ -90,11 +77,9 @@ class Images(Corpus):
             if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
                 raise CorpusError(f"{where}: {path} is no image by its ending: {', '.join(sorted(IMAGE_SUFFIXES))}")
             folder, image = self._placed(path)
-            stem = os.path.splitext(image)[0]
-            has_json = [os.path.isfile(os.path.join(json_dir, f"{stem}.json")) for json_dir in self.json_dirs]
             stat = stat_listed(self.root, path, where)
             try:
-                yield self._item(folder, image, stat, is_ambiguous(stem), has_json)
+                yield self._item(folder, image, stat, is_ambiguous(os.path.splitext(image)[0]))
             except CorpusError as error:
                 raise CorpusError(f"{where}: {error}") from error
 
@@ -107,15 +92,9 @@ class Images(Corpus):
             return os.path.dirname(path), path.lstrip("/")
         return os.path.dirname(relative), relative
 
-    def _item(
-        self, folder: str, image: str, stat: os.stat_result, keeps_ending: bool, has_json: Sequence[bool]
-    ) -> Item:
+    def _item(self, folder: str, image: str, stat: os.stat_result, keeps_ending: bool) -> Item:
         stem = os.path.splitext(image)[0]
-        jsons = [
-            [os.path.join(json_dir, f"{stem}.json"), None, None]
-            for json_dir, is_there in zip(self.json_dirs, has_json, strict=True)
-            if is_there
-        ]
+        jsons = [[os.path.join(json_dir, f"{stem}.json"), None, None] for json_dir in self.json_dirs]
         return Item(
             key=key_from_path(image if keeps_ending else stem),
             split=self.split,
@@ -132,16 +111,6 @@ def _json_dir(root: str, folder: str) -> str:
         if os.path.isdir(path):
             return os.path.realpath(path)
     raise CorpusError(f"--data.json_dirs {folder}: there is no such folder, neither below {root} nor here")
-
-
-def _names_in(folder: str) -> Collection[str]:
-    """All names in `folder`; none if there is no such folder."""
-    try:
-        return frozenset(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except OSError as error:
-        raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error
 
 
 def _ambiguous(names: Sequence[str]) -> Collection[str]:

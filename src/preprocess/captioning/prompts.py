@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.item import Item
 
-JSON_FILES = "json_files"  # in the meta of an item: [path, first byte, bytes] of each; the latter two null: all of it
+# in the meta of an item: [path, first byte, bytes] of each; the latter two null: the whole file, if it is there
+JSON_FILES = "json_files"
 _PIECES = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<stray>[{}])")
 
 
@@ -32,8 +33,9 @@ class Prepared(NamedTuple):
 class PromptTemplate:
     """A prompt with fields: `Describe the {name}, sold by {seller.name}.` `{{` and `}}` are braces.
 
-    Fields are what the corpus tells of an item, and those of its JSON files, of which later ones win. `{a.b}` is the
-    field `a.b`, or else the field `b` of the object `a`. Values are texts, numbers, true or false, or lists of these.
+    Fields are what the corpus tells of an item, and those of its JSON files as they are now, of which later ones win.
+    `{a.b}` is the field `a.b`, or else the field `b` of the object `a`. Values are texts, numbers, true or false, or
+    lists of these.
 
     Args:
         template: the prompt.
@@ -61,33 +63,36 @@ class PromptTemplate:
         Raises:
             ExtractError: a field is not there, or says nothing, or is no text; or a JSON file is none.
         """
-        known = _known(item) if self.fields else _Known({}, {})
+        known = _known(item) if self.fields else _Known({}, {}, [])
         return _PIECES.sub(
             lambda piece: piece[0][0] if piece["brace"] else known.text(piece["field"].strip()), self._template
         )
 
 
 class _Known(NamedTuple):
-    """The fields that there are of an item; and where those of JSON files come from."""
+    """The fields that there are of an item; where those of JSON files come from; and where they were looked for."""
 
     fields: dict[str, Any]
     places: dict[str, str]
+    looked_for: list[str]
 
     def text(self, field: str) -> str:
         try:
             return _text(self.fields, field)
         except ExtractError as error:
             place = self.places.get(field) or self.places.get(field.partition(".")[0])
-            raise ExtractError(f"{error} (in {place})" if place else str(error)) from error
+            looked_for = f"; looked for in {', '.join(self.looked_for)}" if self.looked_for else ""
+            raise ExtractError(f"{error} (in {place})" if place else f"{error}{looked_for}") from error
 
 
 def _known(item: Item) -> _Known:
-    known = _Known({name: value for name, value in item.meta.items() if name != JSON_FILES}, {})
+    known = _Known({name: value for name, value in item.meta.items() if name != JSON_FILES}, {}, [])
     for path, start_byte, num_bytes in item.meta.get(JSON_FILES, ()):
         where = path if start_byte is None else f"the JSON at byte {start_byte:,} of {path}"
         fields = _read(where, path, start_byte, num_bytes)
         known.fields.update(fields)
         known.places.update(dict.fromkeys(fields, where))
+        known.looked_for.append(where)
     return known
 
 
@@ -96,7 +101,9 @@ def _read(where: str, path: str, start_byte: int | None, num_bytes: int | None) 
         with open(path, "rb") as file:
             file.seek(start_byte or 0)
             content = file.read(-1 if num_bytes is None else num_bytes)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if start_byte is None:  # the image has none there
+            return {}
         raise ExtractError(f"{path} is missing") from error
     try:
         fields = json.loads(content.decode("utf-8-sig"))

@@ -46,6 +46,18 @@ def test_fields_come_from_the_corpus_and_from_json_files_of_which_later_ones_win
     assert PromptTemplate("{place} {name} {size}")(item(*files, place="here", name="x")) == "here käse 2"
 
 
+def test_json_files_that_are_not_there_are_passed_over_and_named_where_a_field_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "1.json").write_text('{"name": "x"}')
+    paths = [str(tmp_path / name) for name in ("0.json", "1.json", "1.json/2.json")]
+    there = item(*([path, None, None] for path in paths))
+    assert PromptTemplate("{name}")(there) == "x"
+    looked_for = re.escape("it has no field 'size'; there are name; looked for in " + ", ".join(paths))
+    with pytest.raises(ExtractError, match=f"^{looked_for}$"):
+        PromptTemplate("{size}")(there)
+    with pytest.raises(ExtractError, match=r"gone\.tar is missing"):
+        PromptTemplate("{name}")(item([str(tmp_path / "gone.tar"), 512, 20]))
+
+
 def test_a_prompt_without_fields_opens_no_file() -> None:
     assert PromptTemplate("Describe {{it}}")(item(["/nowhere.json", None, None])) == "Describe {it}"
 
@@ -76,12 +88,10 @@ def test_a_field_that_is_not_there_or_says_nothing_fails(template: str, message:
         (b'{"name": ', r"a\.json is no JSON in UTF-8: Expecting value"),
         (b"[" * 100_000, r"a\.json is no JSON"),
         (b'["name"]', r"a\.json holds no object with fields, but list"),
-        (None, r"a\.json is missing"),
     ],
 )
-def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "a.json").write_bytes(content)
+def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ExtractError, match=message):
         PromptTemplate("{name}")(item([str(tmp_path / "a.json"), None, None]))
 

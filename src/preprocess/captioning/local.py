@@ -91,7 +91,7 @@ class LocalEngine:
         transform: makes a `LocalTransform`.
 
     Raises:
-        ConfigError: the processor cannot be used so.
+        ConfigError: the processor cannot be used so; or captions would be longer than the model's context.
     """
 
     def __init__(
@@ -106,6 +106,11 @@ class LocalEngine:
         config = checkpoint.config()
         self._dtype = DTYPES.get(weights.dtype) or config.dtype or torch.float32
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if context and generation.max_new_tokens >= context:
+            raise ConfigError(
+                f"--model.max_new_tokens {generation.max_new_tokens}: {checkpoint.name} takes {context:,} tokens in "
+                "all, prompt and image among them"
+            )
         max_tokens = context - generation.max_new_tokens if context else None
         self.transform = partial(LocalTransform, checkpoint, fill, system_prompt, limit, self._dtype, max_tokens)
         self.transform()  # whatever is wrong with it shows now

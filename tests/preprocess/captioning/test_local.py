@@ -276,6 +276,14 @@ def test_generations_that_make_no_sense_fail(options: dict[str, Any], message: s
         Generation(**options)
 
 
+def test_captions_longer_than_the_context_of_the_model_fail_before_a_run(folders: dict[str, Path]) -> None:
+    make_engine(folders["kosmos2"], max_new_tokens=511)
+    with pytest.raises(
+        ConfigError, match=r"--model\.max_new_tokens 512: .*kosmos2 takes 512 tokens in all, prompt and"
+    ):
+        make_engine(folders["kosmos2"], max_new_tokens=512)
+
+
 def test_weights_that_cannot_be_held_as_asked_fail(folders: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match=r"--model\.quantization 4bit needs bitsandbytes .*framemill\[quantization\]"):
         Weights(quantization="4bit")

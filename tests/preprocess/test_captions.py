@@ -226,6 +226,13 @@ def test_what_is_no_image_is_refused(item: Item, reason: str, models: dict[str, 
         Captions(str(models["smolvlm"])).refuse(item)
 
 
+def test_a_window_is_no_smaller_than_a_batch(models: dict[str, Path]) -> None:
+    for batch_size, window in ((8, 32), (33, 33)):
+        extractor = Captions(str(models["smolvlm"]), batch_size=batch_size, batch_window=32, max_batch_pixels=10**6)
+        assert extractor.frames.batching is not None
+        assert (extractor.frames.slice_frames, extractor.frames.batching.window) == (batch_size, window)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

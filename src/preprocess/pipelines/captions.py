@@ -52,8 +52,8 @@ class Captions(Extractor):
         batch_size: images in a batch, at most.
         max_batch_tokens: of prompts and images, as padded: the longest of the batch times their number; None: any.
         max_batch_pixels: likewise, as the model sees them; None: any.
-        batch_window: with such a limit, so many images are sorted by size before they are put together; each worker
-            holds as many in memory.
+        batch_window: with such a limit, so many images, or `batch_size` if that is more, are sorted by size before
+            they are put together; each worker holds as many in memory.
         max_pixels: images are made smaller than this, by processors that count pixels: Qwen's; None: as it says.
         longest_edge: likewise, px, by those that look at the longer side: Idefics2's, SmolVLM's.
         dtype: of the weights; `auto`: as the checkpoint says.
@@ -105,11 +105,12 @@ class Captions(Extractor):
         self.commit: str | None = None
         self.engine: Engine = self._local() if backend == "transformers" else self._served(server)
         limited = backend == "transformers" and (max_batch_tokens or max_batch_pixels)
+        window = max(batch_window, batch_size)
         self.frames = FrameRequest(
             slice_frames=batch_size,
             transform=self.engine.transform,
             keep_content=store_images,
-            batching=Batching(batch_window, max_batch_pixels, max_batch_tokens) if limited else None,
+            batching=Batching(window, max_batch_pixels, max_batch_tokens) if limited else None,
         )
 
     def _local(self) -> Engine:

@@ -56,16 +56,28 @@ class TarImages(Corpus):
         What is no legal key here is percent-encoded: `a b.jpg` has the key `a%20b`.
 
         Raises:
-            CorpusError: no tar is there; one is compressed, damaged or cut off; or a sample of it has several images.
+            CorpusError: the pattern can be none, or names no tar; one is compressed, damaged or cut off; or a sample of
+                it has several images.
         """
         check_split(self.split)
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
-        found = (path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if path.is_file())
-        tars = sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
+        tars = self._tars()
         if not tars:
             raise CorpusError(f"--data.root {self.root} has no tars {self.tars!r}: set --data.tars")
         return limit((item for tar in tars for item in self._images(tar)), self.max_items)
+
+    def _tars(self) -> list[str]:
+        """Those that the pattern names, relative to the root; hidden ones left out."""
+        try:
+            if os.pardir in Path(self.tars).parts:
+                raise ValueError("it leaves the folder")
+            found = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if path.is_file()]
+        except (ValueError, NotImplementedError) as error:  # empty; absolute
+            raise CorpusError(
+                f"--data.tars {self.tars!r}: {error}; give a pattern below --data.root, such as train-*.tar"
+            ) from error
+        return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
     def _images(self, tar: str) -> Iterator[Item]:
         """The items of one tar, whose headers are all held, because a sample's JSON may come after its image."""

@@ -3,6 +3,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import tarfile
 
 import pytest
@@ -184,6 +185,14 @@ def test_no_tars_or_no_root_fail(tmp_path):
         listed(tmp_path, tars="x*.tar")
     with pytest.raises(CorpusError, match="is no folder"):
         listed(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("pattern", ["", "/data/*.tar", "../*.tar", "sub/../*.tar", "a**/*.tar"])
+def test_a_pattern_that_can_be_none_fails(tmp_path, pattern):
+    write_tar(tmp_path / "t.tar", {"a.jpg": b"x"})
+    told = rf"--data\.tars '{re.escape(pattern)}': .*; give a pattern below --data\.root, such as train-\*\.tar"
+    with pytest.raises(CorpusError, match=told):
+        listed(tmp_path, tars=pattern)
 
 
 def test_content_is_not_read(tmp_path):

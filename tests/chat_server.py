@@ -5,7 +5,6 @@ import io
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -85,7 +84,7 @@ class ChatServer(ThreadingHTTPServer):
         models: what `/v1/models` says, if it is not told otherwise.
     """
 
-    daemon_threads = True
+    daemon_threads = False  # closing waits for all answers: no thread outlives its test
     request_queue_size = 128
 
     def __init__(self, behave: Callable[[Ask], Reply] = describe, port: int = 0) -> None:
@@ -98,6 +97,7 @@ class ChatServer(ThreadingHTTPServer):
         listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "root": "org/Tiny-VLM"}]}
         self.models = Reply(json.dumps(listed).encode())
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
@@ -108,10 +108,11 @@ class ChatServer(ThreadingHTTPServer):
     def __exit__(self, *exception: object) -> None:
         self.shutdown()
         self._thread.join()
-        self.server_close()
+        self._closing.set()
         for connection in self._open:
             with suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
 
     def process_request(self, request, client_address) -> None:
         self.connections += 1
@@ -129,7 +130,7 @@ class ChatServer(ThreadingHTTPServer):
             self.peak = max(self.peak, self._now)
         try:
             reply = self.behave(ask)
-            time.sleep(reply.seconds)
+            self._closing.wait(reply.seconds)
             return reply
         finally:
             with self._lock:

@@ -27,6 +27,7 @@ from preprocess.captioning.prompts import Prepared
 _T = TypeVar("_T")
 _JPEG_QUALITY = 95
 _MAX_CONNECTIONS = 1000  # the client's own limit
+_left_open: list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]] = []  # see `_close`
 _GRAY = Image.new("RGB", (64, 64), (128, 128, 128))
 
 
@@ -269,6 +270,8 @@ class ServedEngine:
         }
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        while _left_open:
+            _close(*_left_open.pop())
         task = self._loop.create_task(work)
         try:
             return self._loop.run_until_complete(task)
@@ -280,6 +283,10 @@ class ServedEngine:
 
 
 def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close `loop` and what it has open: now, or if the engine was collected while another's loop runs, after that."""
+    if asyncio._get_running_loop():
+        _left_open.append((loop, close))
+        return
     loop.run_until_complete(close())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()

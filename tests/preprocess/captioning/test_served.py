@@ -1,9 +1,9 @@
 """Captions by a server: a real one, on this machine, that does what servers do."""
 
+import gc
 import os
 import pickle
 import signal
-import threading
 import time
 
 import numpy as np
@@ -175,7 +175,7 @@ def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for():
     with ChatServer(limit) as server:
         engine = engine_for(server)
         assert texts(engine.captions(grays(engine, 7))) == ["7: Describe the cup"]
-        assert 1.0 <= came[1] - came[0] < 2.0  # not the half second of the client's own
+        assert came[1] - came[0] >= 1.0  # not the half second of the client's own
         engine.close()
 
 
@@ -296,13 +296,17 @@ def test_when_the_server_is_gone_no_request_is_made_any_more():
 
 
 def test_ctrl_c_waits_for_no_answer():
-    with ChatServer(lambda ask: said("late", seconds=0.1 if ask.nth else 3.0)) as server:
+    def interrupt(ask):
+        if len(server.asks) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return said("late", seconds=0.0 if ask.nth else 30.0)
+
+    with ChatServer(interrupt) as server:
         engine = engine_for(server)
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             engine.captions(grays(engine, 0, 1))
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10
         assert texts(engine.captions(grays(engine, 0, 1))) == ["late", "late"]
         engine.close()
 
@@ -314,6 +318,26 @@ def test_an_engine_that_is_dropped_closes_its_connections():
         loop = engine._loop
         del engine
         assert loop.is_closed()
+
+
+def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_later():
+    with ChatServer() as server:
+        first, second = engine_for(server), engine_for(server)
+        first.captions(grays(first, 0))
+        first.itself, loop = first, first._loop  # a cycle, as Lightning's modules have them
+        ask = second._ask
+
+        async def collect(prepared):
+            gc.collect()
+            return await ask(prepared)
+
+        second._ask, inputs = collect, grays(second, 1)
+        del first
+        assert texts(second.captions(inputs)) == ["1: Describe the cup"]
+        assert not loop.is_closed()
+        assert texts(second.captions(inputs)) == ["1: Describe the cup"]
+        assert loop.is_closed()
+        second.close()
 
 
 def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerprint():
@@ -332,7 +356,7 @@ def test_no_server_is_told_at_once_with_its_url():
     began = time.monotonic()
     with pytest.raises(ConfigError, match=rf"no server answers at {url} \(.*\): start it, or give its URL"):
         engine.ingredients()
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 3  # which trying again would take
     engine.close()
 
 

@@ -14,7 +14,8 @@ class Zygote:
     """The process that forks, as seen by the tests."""
 
     def __init__(self):
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONWARNINGS": ""}
+        path = str(Path(__file__).parent)
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -54,6 +55,8 @@ class Zygote:
 def _serve():
     import brightness  # noqa: F401
     import crashing  # noqa: F401
+    import preprocess.captioning.chat
+    import preprocess.captioning.local
     import preprocess.running  # noqa: F401
     from preprocess.cli import main
 

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,17 +166,10 @@ def test_a_window_of_which_a_part_is_done_is_done_again_and_the_part_kept(
     assert {sample.key: sample.caption for sample in samples(tmp_path / "run")} == expected
 
 
-@pytest.fixture
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
-
-
 def test_two_ranks_of_which_one_is_killed_end_with_the_captions_of_an_undisturbed_run(
     models: dict[str, Path], tmp_path: Path, zygote: Zygote
 ) -> None:
-    images = write_images(tmp_path / "images", 96)
+    images = write_images(tmp_path / "images", 48)
     assert main(command(images, tmp_path / "undisturbed", models["smolvlm"])) == 0
     run = command(images, tmp_path / "run", models["smolvlm"])
     ranks = [zygote.start(run, tmp_path / f"rank{number}.log") for number in range(2)]

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -300,13 +299,6 @@ def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> Non
     assert first["weights"] == second["weights"]
     for told in (first, second):
         assert np.mean(told["losses"][-5:]) < 0.9 * told["losses"][0]
-
-
-@pytest.fixture
-def zygote() -> Iterator[Zygote]:
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
 
 
 def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_run(

@@ -13,16 +13,8 @@ from datamodules.line.rank import Rank
 from datamodules.line.run import Run
 from preprocess.cli import main
 from preprocess.verify import coverage, verify
-from zygote import Zygote
 
 NUM_IMAGES, NUM_VIDEOS = 20, 5
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
 
 
 @pytest.fixture

@@ -1,0 +1,13 @@
+from collections.abc import Iterator
+
+import pytest
+
+from zygote import Zygote
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Forks `preprocess` processes; its own start takes seconds."""
+    zygote = Zygote()
+    yield zygote
+    zygote.close()

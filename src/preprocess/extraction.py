@@ -131,7 +131,13 @@ def _items(batch: Batch) -> Iterator[Batch]:
 
 
 def _part(batch: Batch, places: slice) -> Batch:
-    part = Batch(shard=batch["shard"], rows=batch["rows"][places], frame_idx=batch["frame_idx"][places], ends=[])
+    part = Batch(
+        shard=batch["shard"],
+        rows=batch["rows"][places],
+        frame_idx=batch["frame_idx"][places],
+        pts_seconds=batch["pts_seconds"][places],
+        ends=[],
+    )
     if "results" in batch:
         part["results"] = batch["results"][places]
     else:

@@ -1,13 +1,16 @@
 """The extractor: a LightningModule that turns frames into results, and results into samples."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
 
+from datamodules.errors import ConfigError
 from datamodules.line.commit import OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
+from datamodules.line.rank import Rank
 from datamodules.samples import SampleKind
 
 
@@ -19,10 +22,12 @@ class Extractor(LightningModule):
     Attributes:
         samples: the kind of sample that `assemble` makes.
         frames: how it wants its frames; see `FrameRequest`.
-        extraction: calls `extract`; given by the writer of the run.
+        rank: this process's part in the run; given by its writer, as is
+        extraction: calls `extract`.
     """
 
     samples: SampleKind[Any]
+    rank: Rank
     extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
 
@@ -51,6 +56,17 @@ class Extractor(LightningModule):
             ExtractError: no sample can be made of them; the item becomes a failure.
         """
         raise NotImplementedError
+
+    def forget(self, shard: int, row: int) -> None:
+        """Drop what is kept of an item's frames between calls of `extract`, if anything: no more of them will come."""
+
+    def draw_to(self, folder: Path) -> None:
+        """Draw each video's results over it, into `folder`, while the run goes on.
+
+        Raises:
+            ConfigError: this pipeline cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} draws no videos: leave --output.videos out")
 
     def status(self, sample: Any) -> str:
         """What the table says of a sample: `ok`; or, in a word, what is the matter with it, as `truncated`.

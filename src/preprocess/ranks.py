@@ -4,7 +4,8 @@
 |----------------------------------------------------|-------------------------------------------------------|
 | `preprocess run`                                   | one rank on one device                                |
 | `preprocess run --trainer.devices 2`               | Lightning's launcher, `LeasedStrategy`                |
-| `torchrun -m preprocess run`, `fabric run`, `srun` | each process a rank, on device LOCAL_RANK mod devices |
+| `torchrun -m preprocess run`, `fabric run`, `srun` | each process a rank, on one device after another: more |
+|                                                    | processes than devices share them                      |
 """
 
 import os
@@ -16,6 +17,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+
+from datamodules.errors import ConfigError
 
 
 class _IndependentLauncher(_SubprocessScriptLauncher):
@@ -58,16 +61,28 @@ def placement(accelerator: Any, devices: Any) -> dict[str, Any]:
 
     Args:
         accelerator: the Trainer's option.
-        devices: the Trainer's option; under torchrun, `fabric run` and srun it only says which devices there are.
+        devices: the Trainer's option; under torchrun, `fabric run` and srun a list (`0,2`) says which GPUs to use.
+
+    Raises:
+        ConfigError: a listed GPU is not there.
     """
     local_rank = _started_as()
     if local_rank is None:
         several = not (devices in (1, "1", "auto", None) or (isinstance(devices, list) and len(devices) == 1))
         several |= devices in ("auto", None, -1, "-1") and accelerator != "cpu" and torch.cuda.device_count() > 1
         return {"plugins": [LightningEnvironment()], **({"strategy": LeasedStrategy()} if several else {})}
-    num_gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
-    single: list[int] | int = [local_rank % num_gpus] if num_gpus else 1
+    gpus = [] if accelerator == "cpu" else _gpus(devices, torch.cuda.device_count())
+    single: list[int] | int = [gpus[local_rank % len(gpus)]] if gpus else 1
     return {"devices": single, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+
+
+def _gpus(devices: Any, count: int) -> list[int]:
+    """Those of `count` GPUs that the Trainer's option lists; all if it lists none."""
+    listed = devices.split(",") if isinstance(devices, str) and "," in devices else devices
+    gpus = [int(gpu) for gpu in listed if str(gpu).strip()] if isinstance(listed, list) else list(range(count))
+    if missing := [gpu for gpu in gpus if gpu not in range(count)]:
+        raise ConfigError(f"--trainer.devices {devices}: there is no GPU {missing[0]}; there are {count}, from 0")
+    return gpus
 
 
 def rank_position() -> float:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from datamodules.line.patches import Retry, open_or_patch
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank, Tolerance
 from datamodules.line.run import Run, open_or_plan
+from datamodules.samples import Content
 from preprocess.extraction import Extraction, Outcome
 from preprocess.extractor import Extractor
 from preprocess.fingerprint import fingerprint
@@ -43,6 +44,7 @@ class ShardWriter(BasePredictionWriter):
         timeout_seconds: a call of `extract` that takes longer ends its process, which costs its items an attempt.
         grace_seconds: after the first signal to stop, what is in hand may take so long to finish; torchrun and SLURM
             kill 30 s after theirs.
+        videos: draw each video's results over it, to `{dir}/videos`, as it goes; these are for looking at only.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ShardWriter(BasePredictionWriter):
         max_failures: str = "50%",
         timeout_seconds: float = 600.0,
         grace_seconds: float = 25.0,
+        videos: bool = False,
     ) -> None:
         super().__init__(write_interval="batch")
         if grace_seconds < 0:
@@ -62,11 +65,11 @@ class ShardWriter(BasePredictionWriter):
         self.grace_seconds = grace_seconds
         self.tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
-        self.only = _parse_only(only)
+        self.only, self.videos = _parse_only(only), videos
         self.config: str | None = None  # text of the configuration, kept in the folder for people
         self.retry: Retry | None = None  # set for `preprocess retry`: work on the failed items of the run in `dir`
         self.rank: Rank | None = None
-        self._gathered: dict[tuple[int, int], list[Outcome]] = {}  # by shard and row, of the frames so far
+        self._gathered: dict[tuple[int, int], _Gathered] = {}  # by shard and row
         self._computing_since = 0.0
 
     @property
@@ -86,6 +89,8 @@ class ShardWriter(BasePredictionWriter):
         assert isinstance(pl_module, Extractor)
         if data.corpus is None:
             raise ConfigError("there is no corpus to work on: set data.corpus")
+        if self.videos:
+            pl_module.draw_to(self.dir / "videos")
         made_by = fingerprint(data, pl_module, self.shards, trainer.strategy.root_device)
         if self.retry:
             run = open_or_patch(self.dir, made_by, self.shards, self.retry)
@@ -94,7 +99,7 @@ class ShardWriter(BasePredictionWriter):
         self._keep_config()
         measure = partial(machine_figures, gpu_uuid(trainer.strategy.root_device))
         self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), measure, self.tolerance)
-        data.rank = self.rank.__enter__()
+        data.rank = pl_module.rank = self.rank.__enter__()
         pl_module.extraction = Extraction(pl_module, self.rank)
 
     def on_predict_batch_start(
@@ -120,13 +125,14 @@ class ShardWriter(BasePredictionWriter):
         self.rank.activity.tokens += sum(getattr(outcome.result, "num_tokens", 0) for outcome in prediction)
         for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
             if frame_idx == 0:  # also of an item that is begun again
-                self._gathered[batch["shard"], row] = []
-            self._gathered.setdefault((batch["shard"], row), []).append(outcome)
+                self._gathered[batch["shard"], row] = _Gathered()
+            self._gathered.setdefault((batch["shard"], row), _Gathered()).add(outcome)
         for end in batch["ends"]:
             self._finish(pl_module, batch["shard"], end)
         for shard, row in list(self._gathered):  # of items that were given up, or that another rank has committed
             if shard not in self.rank.open or row in self.rank.open[shard].spool.results:
                 del self._gathered[shard, row]
+                pl_module.forget(shard, row)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the run."""
@@ -146,20 +152,21 @@ class ShardWriter(BasePredictionWriter):
 
     def _finish(self, extractor: Extractor, shard: int, end: End) -> None:
         assert self.rank is not None
-        outcomes = self._gathered.pop((shard, end["row"]), [])
+        gathered = self._gathered.pop((shard, end["row"]), _Gathered())
         opened = self.rank.open.get(shard)
         if opened is None or end["row"] in opened.spool.results:
+            extractor.forget(shard, end["row"])
             return  # committed by another rank meanwhile; or done before, and again for its neighbours in the ticket
         item = opened.items[end["row"]]
         seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
-        reason, reason_class, members, status = end["reason"], end["reason_class"], {}, OK
+        members: Mapping[str, Content] = {}
+        reason, reason_class, status = end["reason"], end["reason_class"], OK
         if reason is None:
             try:
-                results = [outcome.result for outcome in outcomes]
-                if error := next((result for result in results if isinstance(result, ExtractError)), None):
-                    raise error
+                if gathered.error:
+                    raise gathered.error
                 extractor.refuse(item)
-                sample = extractor.assemble(item, results, end)
+                sample = extractor.assemble(item, gathered.results, end)
                 members, status = extractor.samples.encode(sample), extractor.status(sample)
             except ExtractError as error:
                 reason, reason_class = str(error), error.reason_class
@@ -173,11 +180,30 @@ class ShardWriter(BasePredictionWriter):
             seconds=seconds,
             reason=reason,
             reason_class=reason_class,
-            split_to=min((outcome.split_to for outcome in outcomes if outcome.split_to), default=None),
+            split_to=gathered.split_to,
             decoder=",".join(end["video"]["backends"]) or None if end["video"] else None,
             status=status,
         )
         self.rank.add(shard, result, members)
+        extractor.forget(shard, end["row"])
+
+
+class _Gathered:
+    """What is known of an item's frames so far; of a long video, 8 bytes a frame where results are None."""
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.error: ExtractError | None = None
+        self.split_to: int | None = None
+
+    def add(self, outcome: Outcome) -> None:
+        """The next frame's."""
+        result, split_to = outcome
+        self.results.append(result)
+        if isinstance(result, ExtractError):
+            self.error = self.error or result
+        if split_to:
+            self.split_to = min(split_to, self.split_to or split_to)
 
 
 def _parse_only(only: str | None) -> tuple[int, int] | None:

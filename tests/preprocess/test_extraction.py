@@ -31,7 +31,8 @@ class Memory:
 def batch_of(values, rows=None, **more):
     frames = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     rows = list(range(len(values))) if rows is None else rows
-    return {"shard": 0, "rows": rows, "frame_idx": [0] * len(rows), "ends": [], "frames": frames, **more}
+    each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
+    return {"shard": 0, **each, "ends": [], "frames": frames, **more}
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ import pyarrow.parquet as pq
 from datamodules.line.plan import Shard
 from datamodules.line.run import SUPERSEDED, Record, Run, StagedFile
 from datamodules.line.strikes import Strike
+from datamodules.samples import Content, size_of
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -65,8 +66,9 @@ TABLE_SCHEMA = pa.schema(
 )
 
 OK = "ok"  # the status of a sample with which nothing is the matter
-_ENTRY = struct.Struct("<4sIII")  # magic, length of the header, length of the members, crc32 of both
-_MAGIC = b"FMS1"
+_ENTRY = struct.Struct("<4sIQI")  # magic, length of the header, length of the members, crc32 of both
+_MAGIC = b"FMS2"
+_BLOCK_BYTES = 1 << 20
 _UNKNOWN: Mapping[str, Any] = {}
 
 
@@ -129,12 +131,12 @@ class Spool:
         self._own = open(folder / f"{shard}.{rank}", "a+b")
         self._files.append(self._own)
 
-    def append(self, result: Result, members: Mapping[str, bytes]) -> None:
+    def append(self, result: Result, members: Mapping[str, Content]) -> None:
         """Keep `result`, with the files of its sample by ending (none if it failed); the first of a row counts."""
         if result.row in self.results:
             return
-        sizes = [(ending, len(content)) for ending, content in members.items()]
-        start = self._write({"result": vars(result), "members": sizes}, b"".join(members.values()))
+        sizes = [(ending, size_of(content)) for ending, content in members.items()]
+        start = self._write({"result": vars(result), "members": sizes}, list(members.values()))
         self._keep(self._own, start, result, sizes)
 
     def strike(self, strike: Strike) -> None:
@@ -147,12 +149,12 @@ class Spool:
         self._write({"touched": list(rows)})
         self.touched = list(rows)
 
-    def members(self, row: int) -> Iterator[tuple[str, bytes]]:
-        """(ending, content) of the files of a row's sample, in the order they were appended."""
+    def members(self, row: int) -> Iterator[tuple[str, int, IO[bytes]]]:
+        """(ending, size, a file whose next bytes are the content) of a row's sample, in the order of appending."""
         file, offset, sizes = self._members[row]
         for ending, size in sizes:
             file.seek(offset)
-            yield ending, file.read(size)
+            yield ending, size, file
             offset += size
 
     def sync(self) -> None:
@@ -165,12 +167,16 @@ class Spool:
             with suppress(OSError):  # an entry that the full disk refused, which `append` has told of
                 file.close()
 
-    def _write(self, entry: Mapping[str, Any], body: bytes = b"") -> int:
+    def _write(self, entry: Mapping[str, Any], body: Sequence[Content] = ()) -> int:
         """Append an entry; where its body begins."""
         header = json.dumps(entry).encode()
-        frame = _ENTRY.pack(_MAGIC, len(header), len(body), zlib.crc32(body, zlib.crc32(header)))
+        size, checksum = 0, zlib.crc32(header)
+        for block in _blocks(body):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
         start = self._own.seek(0, os.SEEK_END) + _ENTRY.size + len(header)
-        self._own.write(frame + header + body)
+        self._own.write(_ENTRY.pack(_MAGIC, len(header), size, checksum) + header)
+        for block in _blocks(body):
+            self._own.write(block)
         self._own.flush()
         return start
 
@@ -203,10 +209,22 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         if magic != _MAGIC or not header_bytes or file.tell() + header_bytes + body_bytes > size:
             return
         header = file.read(header_bytes)
-        start = file.tell()
-        if zlib.crc32(file.read(body_bytes), zlib.crc32(header)) != checksum:
+        start, found = file.tell(), zlib.crc32(header)
+        for first in range(0, body_bytes, _BLOCK_BYTES):
+            found = zlib.crc32(file.read(min(_BLOCK_BYTES, body_bytes - first)), found)
+        if found != checksum:
             return
         yield start, json.loads(header)
+
+
+def _blocks(contents: Iterable[Content]) -> Iterator[bytes]:
+    for content in contents:
+        if isinstance(content, bytes):
+            yield content
+        else:
+            content.seek(0)
+            while block := content.read(_BLOCK_BYTES):
+                yield block
 
 
 def commit(
@@ -357,8 +375,8 @@ def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tupl
             for row, key in enumerate(keys):
                 result = spool.results[row]
                 start = tar.offset
-                for ending, content in spool.members(row):
-                    tar.addfile(_tar_header(f"{key}.{ending}", len(content)), io.BytesIO(content))
+                for ending, size, content in spool.members(row):
+                    tar.addfile(_tar_header(f"{key}.{ending}", size), content)
                 ok = result.reason is None
                 rows.append(
                     {

@@ -9,6 +9,7 @@ A batch, one slice of one ticket, is a dict:
 | frame_idx | list[int], B                  | for each frame, its place among the frames taken of its item        |
 | frames    | uint8 [B, 3, H, W], or a list of B times [3, H, W] where sizes differ; RGB                          |
 | results   | list of B: in place of `frames`, where the extractor works inside the workers                       |
+| pts_seconds | list[float or None], B      | for each frame, when it is shown since its video's first; None: an image |
 | ends      | list of `End`                 | the items that this slice completes, or that failed                 |
 | alone     | bool                          | a process died of one of these items: extract them one by one       |
 
@@ -83,6 +84,7 @@ class Batch(TypedDict):
     shard: int
     rows: list[int]
     frame_idx: list[int]
+    pts_seconds: list[float | None]
     ends: list[End]
     alone: NotRequired[bool]
     frames: NotRequired[Tensor | list[Tensor]]
@@ -267,6 +269,7 @@ def _by_size(window: Batch, slice_frames: int, batching: Batching) -> Iterator[B
             shard=window["shard"],
             rows=[rows[at] for at in group],
             frame_idx=[window["frame_idx"][at] for at in group],
+            pts_seconds=[window["pts_seconds"][at] for at in group],
             ends=window["ends"] if group is groups[-1] else [],
             results=[results[at] for at in group],
         )
@@ -366,6 +369,7 @@ class _Slice:
         self._shard, self._transform = shard, transform
         self._rows: list[int] = []
         self._frame_idx: list[int] = []
+        self._pts_seconds: list[float | None] = []
         self._content: list[Any] = []
         self.ends: list[End] = []
 
@@ -389,10 +393,17 @@ class _Slice:
             self._content.append(frame)
         self._rows.append(end["row"])
         self._frame_idx.append(end["num_frames"])
+        self._pts_seconds.append(end["pts_seconds"][end["num_frames"]] if end["pts_seconds"] else None)
         end["num_frames"] += 1
 
     def batch(self) -> Batch:
-        batch = Batch(shard=self._shard, rows=self._rows, frame_idx=self._frame_idx, ends=self.ends)
+        batch = Batch(
+            shard=self._shard,
+            rows=self._rows,
+            frame_idx=self._frame_idx,
+            pts_seconds=self._pts_seconds,
+            ends=self.ends,
+        )
         if self._transform:
             batch["results"] = self._content
         elif self._content and all(frame.shape == self._content[0].shape for frame in self._content):

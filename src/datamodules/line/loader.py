@@ -87,7 +87,7 @@ class FrameLoader:
                 if idle:
                     time.sleep(_IDLE_SECONDS)
                 idle = True
-                yield Batch(shard=-1, rows=[], frame_idx=[], ends=[], results=[])
+                yield Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], ends=[], results=[])
 
     @contextmanager
     def _workers(self) -> Iterator[Workers]:

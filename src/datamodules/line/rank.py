@@ -24,6 +24,7 @@ from datamodules.line.patches import Earlier, earlier
 from datamodules.line.plan import Shard, discard_unfinished
 from datamodules.line.run import PLANNING, Run
 from datamodules.line.strikes import FaultFile, Strike, cause_of_death
+from datamodules.samples import Content
 
 _BEAT_SECONDS = 2.0
 _SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long
@@ -191,7 +192,7 @@ class Rank:
                 return opened
         return None
 
-    def add(self, number: int, result: Result, members: Mapping[str, bytes]) -> None:
+    def add(self, number: int, result: Result, members: Mapping[str, Content]) -> None:
         """Spool the result of a row of open shard `number`; commits the shard when it was the last one missing.
 
         Strikes count as attempts, with this one.
@@ -280,7 +281,7 @@ class Rank:
                 raise self._no_output(error) from error
             self.abandon_committed()  # the rank that was faster has removed this one's spool
 
-    def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, bytes]) -> None:
+    def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, Content]) -> None:
         if result.reason is not None and result.row in opened.before:
             before = opened.before[result.row]
             result, members = before.result, before.members()

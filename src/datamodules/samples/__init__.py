@@ -1,15 +1,17 @@
 """Sample kinds: what one item becomes, how that is written to and read from a shard, and how it is batched."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from os import SEEK_END
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 Sample = TypeVar("Sample")
+Content = bytes | BinaryIO  # of a file in a shard: an open file, where it is too large for the memory
 
 
 class SampleKind(Protocol[Sample]):
     """One kind of sample. Encoding is deterministic: equal samples give equal bytes."""
 
-    def encode(self, sample: Sample) -> dict[str, bytes]:
+    def encode(self, sample: Sample) -> Mapping[str, Content]:
         """The files of `sample` in a shard, by ending (`json`, `keypoints.npy`)."""
         ...
 
@@ -24,3 +26,8 @@ class SampleKind(Protocol[Sample]):
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """A training batch."""
         ...
+
+
+def size_of(content: Content) -> int:
+    """Bytes in it."""
+    return len(content) if isinstance(content, bytes) else content.seek(0, SEEK_END)

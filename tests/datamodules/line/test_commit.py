@@ -59,23 +59,36 @@ def files_below(folder):
 # Spool
 
 
+def read(spool, row):
+    return [(ending, file.read(size)) for ending, size, file in spool.members(row)]
+
+
 def test_what_is_appended_is_read_back(tmp_path):
     spool = Spool(tmp_path, SHARD, "a")
     spool.append(Result(3, num_frames=2, seconds=1.0), {"json": b"{}", "npy": b"12345", "empty": b""})
     spool.append(Result(0, reason="grün", reason_class="extract"), {})
-    assert list(spool.members(3)) == [("json", b"{}"), ("npy", b"12345"), ("empty", b"")]
-    assert list(spool.members(0)) == []
+    assert read(spool, 3) == [("json", b"{}"), ("npy", b"12345"), ("empty", b"")]
+    assert read(spool, 0) == []
     assert spool.results == {
         3: Result(3, num_frames=2, seconds=1.0),
         0: Result(0, reason="grün", reason_class="extract"),
     }
 
 
+def test_an_open_file_is_spooled_from_its_beginning_in_blocks(tmp_path):
+    content = bytes(range(251)) * 9_000  # 2.3 MB, more than two blocks
+    with open(tmp_path / "large", "w+b") as file:
+        file.write(content)
+        Spool(tmp_path / "spool", SHARD, "a").append(Result(0), {"json": b"{}", "bin": file, "txt": b"end"})
+    successor = Spool(tmp_path / "spool", SHARD, "b")
+    assert read(successor, 0) == [("json", b"{}"), ("bin", content), ("txt", b"end")]
+
+
 def test_the_first_result_of_a_row_counts(tmp_path):
     spool = Spool(tmp_path, SHARD, "a")
     spool.append(Result(0, num_frames=1), {"json": b"first"})
     spool.append(Result(0, num_frames=2), {"json": b"second"})
-    assert list(spool.members(0)) == [("json", b"first")]
+    assert read(spool, 0) == [("json", b"first")]
     assert spool.results[0].num_frames == 1
 
 
@@ -87,7 +100,7 @@ def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path):
     third = Spool(tmp_path, SHARD, "c")
     other_shard = Spool(tmp_path, f"{SHARD}0", "c")
     assert sorted(third.results) == [0, 1]
-    assert [list(third.members(row)) for row in (1, 0)] == [[("json", b"one")], [("json", b"zero")]]
+    assert [read(third, row) for row in (1, 0)] == [[("json", b"one")], [("json", b"zero")]]
     assert other_shard.results == {}
 
 
@@ -121,7 +134,7 @@ def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_pa
         successor = Spool(damaged, SHARD, "b")
         whole = [row for row in range(3) if ends[row + 1] <= place]
         assert sorted(successor.results) == whole
-        assert [list(successor.members(row)) for row in whole] == [[("json", f"row {row}".encode())] for row in whole]
+        assert [read(successor, row) for row in whole] == [[("json", f"row {row}".encode())] for row in whole]
         successor.close()
 
 
@@ -148,7 +161,7 @@ def test_reading_does_not_disturb_appending(tmp_path):
     spool = Spool(tmp_path, SHARD, "a")
     for row in range(5):
         spool.append(Result(row), {"json": b"x" * 100 + str(row).encode()})
-        assert [content[100:] for past in range(row + 1) for _, content in spool.members(past)] == [
+        assert [content[100:] for past in range(row + 1) for _, content in read(spool, past)] == [
             str(past).encode() for past in range(row + 1)
         ]
     assert sorted(Spool(tmp_path, SHARD, "b").results) == [0, 1, 2, 3, 4]

@@ -231,6 +231,7 @@ def test_the_selection_is_made_of_the_frames_that_the_item_has(parts, row, selec
     end = ends(batches)[row]
     assert end["reason"] is None
     assert end["pts_seconds"] == pytest.approx([number / 25 for number in wanted])
+    assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == end["pts_seconds"]
     assert (end["video"]["num_frames"], end["video"]["codec"], end["video"]["backends"]) == (60, "h264", ["pyav"])
     assert end["fps"] == (5.0 if row == 3 else 25.0)
 

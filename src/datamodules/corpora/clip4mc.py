@@ -18,8 +18,8 @@ name counts.
 import re
 from typing import Any, ClassVar
 
-from datamodules.corpora.pairs import Columns, Pairs, Split, as_name
-from datamodules.corpora.rows import Rows, read_rows
+from datamodules.corpora.pairs import Columns, Pairs, Split
+from datamodules.corpora.rows import Rows, as_name, read_rows
 
 _NEWER = {"transcript clip": "transcript", "begin position": "begin_time", "end position": "end_time"}
 _ALL_TRAIN = Split()

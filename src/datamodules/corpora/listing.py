@@ -126,5 +126,24 @@ def stat_listed(root: str, path: str, where: str) -> os.stat_result:
         raise CorpusError(f"{where}: {path}: {reason}") from error
 
 
+def look_at(root: str, path: str) -> tuple[int, float | None]:
+    """(size in bytes, modification time) of the file `path`, relative to `root`; 0 and None if there is none.
+
+    An item that is listed all the same fails when it is read, alone.
+
+    Raises:
+        CorpusError: that cannot be told.
+    """
+    try:
+        stat = os.stat(os.path.join(root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, None
+    except OSError as error:
+        raise CorpusError(f"{path!r} cannot be looked at: {error.strerror}") from error
+    except ValueError as error:  # a zero byte, half a character
+        raise CorpusError(f"{path!r} is no path: {error}") from error
+    return stat.st_size, stat.st_mtime
+
+
 def _has_ending(name: str, suffixes: Collection[str]) -> bool:
     return os.path.splitext(name)[1].lower() in suffixes

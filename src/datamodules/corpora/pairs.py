@@ -11,15 +11,14 @@ itself (no such column, a malformed row, a path that leads out of the folder) st
 
 import hashlib
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.corpora.listing import limit, list_sha256
-from datamodules.corpora.rows import Rows, read_rows
+from datamodules.corpora.listing import limit, list_sha256, look_at
+from datamodules.corpora.rows import Rows, as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 
@@ -174,10 +173,10 @@ class Pairs(Corpus):
             if name not in row:
                 raise CorpusError(f"it has no {name!r}, but {', '.join(map(repr, row))}: see --data.columns")
         key = f"{number:08d}" if columns.id is None else key_from_path(as_name(columns.id, row[columns.id]))
-        start, stop = (_seconds(name, row) for name in (columns.start, columns.stop))
+        start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
         if stop is not None and stop <= (start or 0.0):
             raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
-        path = self._path(_text(columns.video, row[columns.video]))
+        path = self._path(as_text(columns.video, row[columns.video]))
         cost, modified = _look_at(self.root, path)
         return Item(
             key=key,
@@ -197,18 +196,7 @@ class Pairs(Corpus):
         if "transcript" in meta:
             raise CorpusError(f"it has a 'transcript' besides the text {columns.text!r}: leave it out of columns.meta")
         text = row[columns.text]
-        return {"transcript": "" if text is None else _text(columns.text, text), **meta}
-
-
-def as_name(column: str, value: Any) -> str:
-    """`value`, what a row has in `column`, as text that can name something.
-
-    Raises:
-        CorpusError: it is neither text nor a whole number, or is empty.
-    """
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
-        raise CorpusError(f"{column!r} is {value!r:.80}: give text or a whole number")
-    return str(value)
+        return {"transcript": "" if text is None else as_text(columns.text, text), **meta}
 
 
 def _look_at(root: str, path: str) -> tuple[int, float | None]:
@@ -217,31 +205,4 @@ def _look_at(root: str, path: str) -> tuple[int, float | None]:
         raise CorpusError(f"{path!r} names no video")
     if path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path) or ".." in re.split(r"[/\\]", path):
         raise CorpusError(f"{path!r} leads out of the folder of the videos: name a file in it")
-    try:
-        stat = os.stat(os.path.join(root, path))
-    except (FileNotFoundError, NotADirectoryError):
-        return 0, None
-    except OSError as error:
-        raise CorpusError(f"{path!r} cannot be looked at: {error.strerror}") from error
-    except ValueError as error:  # a zero byte, half a character
-        raise CorpusError(f"{path!r} is no path: {error}") from error
-    return stat.st_size, stat.st_mtime
-
-
-def _text(column: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise CorpusError(f"{column!r} is {value!r:.80}, and not text")
-    return value
-
-
-def _seconds(column: str | None, row: Mapping[str, Any]) -> float | None:
-    value = None if column is None else row[column]
-    if value is None or value == "":
-        return None
-    try:
-        seconds = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number")
-    return seconds
+    return look_at(root, path)

@@ -60,6 +60,41 @@ def read_rows(path: str, columns: Collection[str] | None = None) -> Rows:
         raise CorpusError(f"what comes after {where} is malformed: {error}") from error
 
 
+def as_name(column: str, value: Any) -> str:
+    """`value`, what a row has in `column`, as text that can name something.
+
+    Raises:
+        CorpusError: it is neither text nor a whole number, or is empty.
+    """
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        raise CorpusError(f"{column!r} is {value!r:.80}: give text or a whole number")
+    return str(value)
+
+
+def as_text(column: str, value: Any) -> str:
+    """`value`, what a row has in `column`, if it is text; else CorpusError."""
+    if not isinstance(value, str):
+        raise CorpusError(f"{column!r} is {value!r:.80}, and not text")
+    return value
+
+
+def as_seconds(column: str, value: Any) -> float | None:
+    """`value`, what a row has in `column`, as seconds; None for null and "".
+
+    Raises:
+        CorpusError: it is no number from 0 on.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number")
+    return seconds
+
+
 def _read_json(path: str, columns: Collection[str] | None) -> Iterator[tuple[str, Any]]:
     with open(path, encoding="utf-8-sig") as file:
         text = _JsonText(path, file)

@@ -90,7 +90,7 @@ def open_container(path: Path) -> Any:
     try:
         with open(path, "rb") as file:  # FFmpeg would not tell a broken mount from a broken video
             content = file.read(_HEAD_BYTES)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingError(f"{path.name} is missing") from error
     except IsADirectoryError as error:
         raise DecodeError(f"{path.name} is a folder") from error

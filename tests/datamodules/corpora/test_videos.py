@@ -1,9 +1,11 @@
+import json
 import os
 
 import pytest
 
 from datamodules.corpora.videos import Videos
-from datamodules.errors import ConfigError, CorpusError
+from datamodules.errors import ConfigError, CorpusError, MissingError
+from datamodules.line.frames import frames_of
 
 
 @pytest.fixture
@@ -72,9 +74,29 @@ def test_a_list_that_is_not_utf8_fails(root, tmp_path):
         keys(Videos(str(root), video_list=str(tmp_path / "list")))
 
 
-def test_a_listed_video_that_is_missing_fails_with_its_line(root, tmp_path):
-    (tmp_path / "list").write_text("b.mp4\nnot-there.mp4\n")
-    with pytest.raises(CorpusError, match=r"list, line 2: not-there\.mp4: No such file"):
+@pytest.mark.parametrize("line", ["not-there.mp4", "b.mp4/c.mp4"])
+def test_a_listed_video_that_is_missing_is_an_item_that_fails_alone(root, tmp_path, line):
+    (tmp_path / "list").write_text(f"{line}\nb.mp4\n")
+    missing, there = Videos(str(root), video_list=str(tmp_path / "list")).items()
+    assert (missing.path, missing.cost, missing.modified) == (line, 0, None)
+    assert (there.path, there.cost, there.modified is None) == ("b.mp4", 5, False)
+    with pytest.raises(MissingError, match=r"(not-there|c)\.mp4 is missing"):
+        next(frames_of(missing, str(root)))
+
+
+@pytest.mark.parametrize("max_items", [None, 2])
+def test_a_list_of_which_no_video_is_there_fails(root, tmp_path, max_items):
+    (tmp_path / "list").write_text("x.mp4\ny.mp4\nb.mp4\n"[: None if max_items else 12])
+    corpus = Videos(str(root), video_list=str(tmp_path / "list"), max_items=max_items)
+    with pytest.raises(CorpusError, match=r"none of the 2 videos of .*list is in --data\.root .*right folder"):
+        keys(corpus)
+
+
+@pytest.mark.parametrize("again", ["b.mp4", "./b.mp4", "b.webm"])
+def test_a_path_that_is_listed_twice_fails_with_both_lines(root, tmp_path, again):
+    (tmp_path / "list").write_text(f"b.mp4\n\n# and again\n{again}\n")
+    name = again.removeprefix("./")
+    with pytest.raises(CorpusError, match=rf"list, line 4: {name} has the key 'b' of .*list, line 1: leave one out$"):
         keys(Videos(str(root), video_list=str(tmp_path / "list")))
 
 
@@ -94,3 +116,72 @@ def test_a_rate_that_is_none_fails(root, fps):
 def test_a_split_that_is_no_name_fails(root):
     with pytest.raises(CorpusError, match="cannot name a split"):
         keys(Videos(str(root), split="a-b"))
+
+
+def listed(tmp_path, *rows, **options):
+    """A corpus over `list.jsonl` with these rows, and a blank line in front."""
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(["", *(row if isinstance(row, str) else json.dumps(row) for row in rows)]))
+    return Videos(str(tmp_path / "videos"), video_list=str(path), **options)
+
+
+def test_rows_give_prompts_keys_parts_and_meta(root, tmp_path):
+    first = {"video": "./b.mp4", "prompt": "car. person.", "camera": {"id": 3}}
+    part = {"video": "ü.mov", "key": "sub.v1/part 1", "start_seconds": 1.5, "stop_seconds": 2}
+    items = list(listed(tmp_path, first, part, {**part, "key": 2, "stop_seconds": None}, fps=5.0).items())
+    assert [item.key for item in items] == ["b", "sub%2Ev1/part%201", "2"]
+    assert [item.path for item in items] == ["b.mp4", "ü.mov", "ü.mov"]
+    assert [(item.start_seconds, item.stop_seconds) for item in items] == [(None, None), (1.5, 2.0), (1.5, None)]
+    assert [item.meta for item in items] == [{"prompt": "car. person.", "camera": {"id": 3}}, {}, {}]
+    assert {(item.fps, item.split) for item in items} == {(5.0, "train")}
+
+
+def test_a_part_is_of_all_videos_unless_a_row_says_otherwise(root, tmp_path):
+    rows = [{"video": "b.mp4"}, {"video": "a.MKV", "start_seconds": 0, "stop_seconds": 3}]
+    corpus = listed(tmp_path, *rows, start_seconds=1.0, stop_seconds=2.5)
+    assert [(item.start_seconds, item.stop_seconds) for item in corpus.items()] == [(1.0, 2.5), (0.0, 3.0)]
+    in_folder = Videos(str(root), start_seconds=1.0).items()
+    assert {(item.start_seconds, item.stop_seconds) for item in in_folder} == {(1.0, None)}
+
+
+BAD_ROWS = [
+    ({"path": "b.mp4"}, "it has no 'video', but 'path'"),
+    ({"video": 3}, "'video' is 3, and not text"),
+    ({"video": ""}, "no key can be made"),
+    ({"video": "../b.mp4"}, "no key can be made of the path '../b'"),
+    ({"video": "b.mp4", "key": "../b"}, "no key can be made of the path '../b'"),
+    ({"video": "b.mp4", "key": 1.5}, "'key' is 1.5: give text or a whole number"),
+    ({"video": "b.mp4", "prompt": ["car"]}, r"'prompt' is \['car'\], and not text"),
+    ({"video": "b.mp4", "start_seconds": -1}, "'start_seconds' is -1: give seconds from 0 on"),
+    ({"video": "b.mp4", "start_seconds": 2, "stop_seconds": 2}, "stop_seconds = 2 is not after start_seconds = 2"),
+    ({"video": "b.mp4", "stop_seconds": 0.5}, "stop_seconds = 0.5 is not after start_seconds = 1"),
+    ('{"video": "b.mp4"', "malformed JSON"),
+    ("b.mp4", "malformed JSON"),
+]
+
+
+@pytest.mark.parametrize(("bad", "match"), BAD_ROWS)
+def test_a_row_that_is_wrong_fails_with_its_line(root, tmp_path, bad, match):
+    with pytest.raises(CorpusError, match=rf"list\.jsonl, line 3(, column [0-9]+)?: {match}"):
+        keys(listed(tmp_path, {"video": "a.MKV"}, bad, start_seconds=1.0))
+
+
+@pytest.mark.parametrize("keyed", [{}, {"key": "x"}])
+def test_rows_of_one_key_fail_with_both_lines(root, tmp_path, keyed):
+    rows = [{"video": "b.mp4", "prompt": prompt, **keyed} for prompt in ("car", "dog")]
+    with pytest.raises(CorpusError, match=r"line 3: b\.mp4 has the key '.' of .* line 2: .* or give each a 'key'"):
+        keys(listed(tmp_path, *rows))
+
+
+@pytest.mark.parametrize(
+    ("part", "match"),
+    [
+        ({"start_seconds": -1.0}, r"--data\.start_seconds -1\.0: give seconds from 0 on"),
+        ({"stop_seconds": float("nan")}, r"--data\.stop_seconds nan: give seconds from 0 on"),
+        ({"stop_seconds": 0.0}, r"--data\.stop_seconds 0 is not after the start, 0"),
+        ({"start_seconds": 3.0, "stop_seconds": 2.5}, r"--data\.stop_seconds 2\.5 is not after the start, 3"),
+    ],
+)
+def test_a_part_that_is_none_fails(root, part, match):
+    with pytest.raises(ConfigError, match=match):
+        Videos(str(root), **part)

@@ -4,15 +4,17 @@ import io
 import os
 import tarfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from datamodules.errors import RunError
 from datamodules.line.run import SUPERSEDED, Run
+
+T = TypeVar("T")
 
 
 class CommittedSamples:
@@ -62,6 +64,19 @@ class CommittedSamples:
         path = self._tars[self._tar[index]]
         return read_sample(path, int(self._offset[index]), int(self._bytes[index]), self._token)
 
+    def open(self, index: int) -> tuple[str, dict[str, BinaryIO]]:
+        """(key, its files by ending): for samples that are not to stand in memory whole; see `open_sample`.
+
+        Raises:
+            RunError: the tar is missing or damaged there.
+        """
+        path = self._tars[self._tar[index]]
+        return open_sample(path, int(self._offset[index]), int(self._bytes[index]), self._token)
+
+    def opened(self) -> Iterator[tuple[str, dict[str, BinaryIO]]]:
+        """`open` of each, in planned order."""
+        return (self.open(index) for index in range(len(self)))
+
     def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         return (self[index] for index in range(len(self)))
 
@@ -79,10 +94,34 @@ def read_sample(path: Path, offset: int, size: int, token: bytes = b"") -> tuple
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             files = [(member.name, _content(tar, member)) for member in tar]
     except (OSError, tarfile.TarError) as error:
-        raise RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`") from error
+        raise _damaged(path, offset, error) from error
+    return _by_ending(path, offset, files)
+
+
+def open_sample(path: Path, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, BinaryIO]]:
+    """(key, its files by ending): as `read_sample`, but each file reads from the tar what it is asked for.
+
+    The files can be read and sought in, and stand at their starts; reading one raises RunError where the tar ends
+    before it.
+    """
+    try:
+        sample = _Part(path, _open(path, token), offset, size)
+        with tarfile.open(fileobj=cast(Any, sample), mode="r:") as tar:
+            places = [(member.name, sample.part(member.offset_data, member.size)) for member in tar]
+    except (OSError, tarfile.TarError) as error:
+        raise _damaged(path, offset, error) from error
+    return _by_ending(path, offset, [(name, cast(BinaryIO, io.BufferedReader(part))) for name, part in places])
+
+
+def _damaged(path: Path, offset: int, error: Exception) -> RunError:
+    return RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`")
+
+
+def _by_ending(path: Path, offset: int, files: Sequence[tuple[str, T]]) -> tuple[str, dict[str, T]]:
+    """(key, what belongs to each ending) of a sample, by the names of its files."""
     if not files:
         raise RunError(f"{path} holds no sample at byte {offset}; run `preprocess verify`")
-    return split_name(files[0][0])[0], {split_name(name)[1]: content for name, content in files}
+    return split_name(files[0][0])[0], {split_name(name)[1]: each for name, each in files}
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -107,6 +146,40 @@ class _OpenTar:
         if len(content) < size:
             raise tarfile.ReadError(f"it ends {size - len(content)} bytes too soon")
         return content
+
+
+class _Part(io.RawIOBase):
+    """`size` bytes from `offset` of an open tar, as a file."""
+
+    def __init__(self, path: Path, tar: _OpenTar, offset: int, size: int) -> None:
+        self._path, self._tar, self._offset, self._size, self._place = path, tar, offset, size, 0
+
+    def part(self, offset: int, size: int) -> "_Part":
+        """A part of this part."""
+        return _Part(self._path, self._tar, self._offset + offset, size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        size = max(0, min(len(buffer), self._size - self._place))
+        try:
+            content = self._tar.read(size, self._offset + self._place)
+        except (OSError, tarfile.TarError) as error:
+            raise _damaged(self._path, self._offset, error) from error
+        buffer[:size] = content
+        self._place += size
+        return size
 
 
 @lru_cache(maxsize=64)

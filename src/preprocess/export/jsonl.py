@@ -34,11 +34,11 @@ def export(run: Run, dest: Path) -> list[Path]:
 
 def _write_split(path: Path, run: Run, split: str) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for key, members in CommittedSamples(run, split) if run.outcome(split).committed else ():
-            if "json" not in members:
-                raise RunError(f"{key} has no json, of which this format is made: it has {', '.join(members)}")
+        for key, files in CommittedSamples(run, split).opened() if run.outcome(split).committed else ():
+            if "json" not in files:
+                raise RunError(f"{key} has no json, of which this format is made: it has {', '.join(files)}")
             try:
-                line = {"key": key} | json.loads(members["json"]) | {"key": key}
+                line = {"key": key} | json.loads(files["json"].read()) | {"key": key}
             except (ValueError, TypeError) as error:
                 raise RunError(f"{key}.json is no JSON object: {error}; run `preprocess verify`") from error
             print(json.dumps(line, ensure_ascii=False), file=file)

@@ -1,3 +1,4 @@
+import os
 import pickle
 import shutil
 
@@ -58,6 +59,28 @@ def test_hugging_face_datasets_streams_the_same_keys(run, monkeypatch):
     files = [str(path) for path in sorted(run.folder.glob("train-*.tar"))]
     stream = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=True)
     assert [(sample["__key__"], sample["json"]["key"]) for sample in stream] == [(k, k) for k, _ in expected(run)]
+
+
+def test_files_that_are_opened_hold_the_same_bytes_and_are_read_where_they_are_sought(run):
+    committed = CommittedSamples(run)
+    for index, (key, members) in enumerate(committed):
+        found, files = committed.open(index)
+        assert (found, {ending: file.read() for ending, file in files.items()}) == (key, members)
+    [noise, *_] = files.values()
+    whole = members["values.bin"]
+    assert (noise.seek(-700, os.SEEK_END), noise.read(100), noise.tell()) == (len(whole) - 700, whole[-700:-600], 680)
+    assert (noise.seek(3), noise.readline()) == (3, whole[3:].splitlines(keepends=True)[0])
+    assert (noise.seek(len(whole) + 5), noise.read()) == (len(whole) + 5, b"")
+
+
+def test_a_file_that_is_opened_is_not_read_whole(run, monkeypatch):
+    committed, sizes = CommittedSamples(run), []
+    noise = committed[0][1]["values.bin"]
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: sizes.append(args[1]) or pread(*args))
+    files = committed.open(0)[1]
+    assert 0 < sum(sizes) < len(noise)
+    assert files["values.bin"].read(5) == noise[:5]
 
 
 def test_it_can_be_sent_to_another_process(run):
@@ -121,6 +144,8 @@ def test_a_damaged_tar_fails(run, damage):
         tar.write_bytes(tar.read_bytes()[: {"cut": 700, "within": first - 1024}[damage]])
     with pytest.raises(RunError, match="preprocess verify"):
         committed[0]
+    with pytest.raises(RunError, match="preprocess verify"):
+        [file.read() for file in committed.open(0)[1].values()]
 
 
 @pytest.mark.parametrize("damage", ["missing", "text"])

@@ -16,6 +16,8 @@ from datamodules.errors import ConfigError, DecodeError
 
 Short = Literal["fail", "repeat", "pad"]
 
+_NEAR_SECONDS = 0.001
+
 
 class Selection(Protocol):
     """Chooses frames of a video by their times."""
@@ -133,6 +135,26 @@ class AtTimes:
         if self.seconds[-1] >= max(end, np.nextafter(0, 1)):
             raise DecodeError(f"it ends at {end:.3f} s, and a frame at {self.seconds[-1]:.3f} s is wanted")
         return np.searchsorted(since_start, np.asarray(self.seconds), side="right") - 1
+
+
+@dataclass(frozen=True)
+class NearTimes:
+    """The frames shown at times that were written down of them, and rounded: the nearest to each.
+
+    Args:
+        seconds: since the first frame, ascending.
+    """
+
+    seconds: Sequence[float]
+
+    def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """One index for each time; DecodeError if no frame is shown within 1 ms of one."""
+        wanted = np.asarray(self.seconds, dtype=np.float64)
+        nearest = np.array([np.abs(pts_seconds - second).argmin() for second in wanted], dtype=np.int64)
+        far = np.abs(pts_seconds[nearest] - wanted) > _NEAR_SECONDS
+        if far.any():
+            raise DecodeError(f"it has no frame at {wanted[far][0]:.3f} s")
+        return nearest
 
 
 def between(

@@ -9,7 +9,11 @@ Content = bytes | BinaryIO  # of a file in a shard: an open file, where it is to
 
 
 class SampleKind(Protocol[Sample]):
-    """One kind of sample. Encoding is deterministic: equal samples give equal bytes."""
+    """One kind of sample. Encoding is deterministic: equal samples give equal bytes.
+
+    One whose samples are not to stand in memory whole has a true `opens_files`: its `decode` is given open files, which
+    can be read in parts, in place of their content.
+    """
 
     def encode(self, sample: Sample) -> Mapping[str, Content]:
         """The files of `sample` in a shard, by ending (`json`, `keypoints.npy`)."""

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.sampling import AtRate, AtTimes, Every, Uniform, between
+from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Uniform, between
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,15 @@ def test_times_take_the_frame_on_show():
     assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts).tolist() == [0, 0, 1, 2, 3, 3]
     with pytest.raises(DecodeError, match=r"it ends at 2\.500 s, and a frame at 2\.600 s is wanted"):
         AtTimes([0.0, 2.6]).indices(pts)
+
+
+def test_times_that_were_rounded_take_the_frame_they_were_of():
+    pts = np.arange(300) * 1001 / 30000
+    for digits in (3, 6):
+        assert NearTimes(np.round(pts[7:90:3], digits).tolist()).indices(pts).tolist() == list(range(7, 90, 3))
+    assert NearTimes([0.0, 0.0]).indices(np.array([0.0])).tolist() == [0, 0]
+    with pytest.raises(DecodeError, match=r"it has no frame at 0\.015 s"):
+        NearTimes([0.0, 0.015]).indices(pts)
 
 
 def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out():

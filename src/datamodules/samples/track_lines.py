@@ -1,0 +1,162 @@
+"""The lines of a `tracks.jsonl`: one for every frame that was taken of a video, also for those without objects.
+
+| field     | type   | meaning                                                                                        |
+|-----------|--------|------------------------------------------------------------------------------------------------|
+| frame_idx | int    | its place among the frames taken, from 0 without gaps                                          |
+| timestamp | float  | when it is shown, in seconds since the video's first frame, as the container says              |
+| objects   | list   | {"obj_id": int, "label": str, "score": float, "bbox": [x1, y1, x2, y2], "mask": COCO's run     |
+|           |        | lengths}, by `obj_id`; the box in px, half-open, around the mask                               |
+
+`frame_idx` comes first in a line, so that one is found in a file of any length by bisection.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import BinaryIO, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.errors import RunError
+
+_NUMBER = re.compile(rb'\{"frame_idx": ?(\d+),')
+_NEAR_BYTES = 1 << 16  # lines so near are read one after another
+_TAIL_BYTES = 1 << 14
+
+
+class Rle(TypedDict):
+    """A mask in COCO's run lengths, compressed: `size` [H, W], and `counts` as ASCII."""
+
+    size: list[int]
+    counts: str
+
+
+class LineObject(TypedDict):
+    """An object in one frame: `score` 0 to 1, `bbox` [x1, y1, x2, y2] in px, half-open, of its mask."""
+
+    obj_id: int
+    label: str
+    score: float
+    bbox: list[int]
+    mask: Rle
+
+
+class TrackLine(TypedDict):
+    """A line; the fields are those of the table above."""
+
+    frame_idx: int
+    timestamp: float
+    objects: list[LineObject]
+
+
+class TrackLines:
+    """The lines of one file, read as they are asked for.
+
+    Args:
+        file: seekable.
+        name: of the sample, for errors.
+
+    Raises:
+        RunError: these are no such lines; from every method.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._size = file.seek(0, os.SEEK_END)
+
+    def __len__(self) -> int:
+        return self._number(self._last()) + 1 if self._size else 0
+
+    def __iter__(self) -> Iterator[TrackLine]:
+        return (self._parse(line) for line in self.raw())
+
+    def raw(self) -> Iterator[bytes]:
+        """The lines as they are, each with its end."""
+        self._file.seek(0)
+        yield from self._file
+
+    def read(self, first: int, count: int = 1, step: int = 1) -> list[TrackLine]:
+        """The lines of the frames first, first + step, … first + (count - 1) step; only these are parsed."""
+        found = []
+        self._file.seek(self._place(first))
+        for number in range(first, first + (count - 1) * step + 1):
+            line = self._file.readline()
+            if self._number(line) != number:
+                raise self._damaged(f"frame {number} is not where it should be")
+            if (number - first) % step == 0:
+                found.append(self._parse(line))
+        return found
+
+    def _place(self, wanted: int) -> int:
+        """Where the line of the frame `wanted` begins."""
+        low, high = 0, self._size  # `low` is where a line begins, of this frame or one before
+        while high - low > _NEAR_BYTES:
+            middle = (low + high) // 2
+            self._file.seek(middle)
+            self._file.readline()
+            place = self._file.tell()
+            if place < high and self._number(self._file.readline()) <= wanted:
+                low = place
+            else:
+                high = middle
+        self._file.seek(low)
+        while line := self._file.readline():
+            if self._number(line) == wanted:
+                return low
+            low += len(line)
+        raise self._damaged(f"it has no frame {wanted}")
+
+    def _last(self) -> bytes:
+        tail, size = b"", _TAIL_BYTES // 4
+        while b"\n" not in tail[:-1] and len(tail) < self._size:
+            size = min(4 * size, self._size)
+            self._file.seek(self._size - size)
+            tail = self._file.read(size)
+        return tail[:-1].rpartition(b"\n")[2]
+
+    def _number(self, line: bytes) -> int:
+        begin = _NUMBER.match(line)
+        if begin is None:
+            raise self._damaged(f"a line begins {line[:40]!r}")
+        return int(begin[1])
+
+    def _parse(self, line: bytes) -> TrackLine:
+        try:
+            parsed: TrackLine = json.loads(line)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
+        return parsed
+
+    def _damaged(self, problem: str) -> RunError:
+        return RunError(f"{self._name}.tracks.jsonl is damaged: {problem}; run `preprocess verify`")
+
+
+def line_of(line: TrackLine) -> bytes:
+    """How `line` is written in a `tracks.jsonl`, with its end; half a character becomes a question mark."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
+
+
+def rle_of(mask: NDArray[np.bool_]) -> Rle:
+    """The run lengths of `mask`, bool [H, W]."""
+    from pycocotools import mask as coco
+
+    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
+
+
+def mask_of(rle: Rle) -> NDArray[np.bool_]:
+    """The mask, bool [H, W], of its run lengths."""
+    from pycocotools import mask as coco
+
+    mask: NDArray[np.bool_] = coco.decode(rle).astype(bool)
+    return mask
+
+
+def bbox_of(rle: Rle) -> list[int]:
+    """[x1, y1, x2, y2] in px, half-open, of what a mask covers; zeros if that is nothing."""
+    from pycocotools import mask as coco
+
+    x, y, width, height = (int(value) for value in coco.toBbox(rle))
+    return [x, y, x + width, y + height]

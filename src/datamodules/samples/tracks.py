@@ -1,0 +1,260 @@
+"""Tracks: objects that were found by a text, and followed through a video.
+
+| file in the shard | type, shape    | meaning                                                                        |
+|-------------------|----------------|--------------------------------------------------------------------------------|
+| tracks.jsonl      | JSON Lines     | a line for every frame taken, see `track_lines.py`                             |
+| boxes.npy         | float32 [M, 4] | the `bbox` of each object of each frame, in the lines' order                   |
+| obj_ids.npy       | int32 [M]      | the `obj_id` of each                                                           |
+| frame_idx.npy     | int32 [M]      | the frame of each                                                              |
+| json              | object         | see below                                                                      |
+
+The json holds `path` of the video, the `prompt`, `video_info` (`width`, `height` in px, `fps`, `num_frames`, `duration`
+in seconds), `num_objects`, what made it, and what the corpus knows of the item.
+
+A `tracks.jsonl` can be of any length (5 objects through two hours are 0.8 GB): it is read where it lies, and in parts.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datamodules.media.video import Decoding
+
+Start = Literal["random", "first"]
+
+FILES = ("tracks.jsonl", "boxes.npy", "obj_ids.npy", "frame_idx.npy")
+_PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))  # and which dimension N is
+_DAMAGED = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass
+class TrackSample:
+    """The tracks of one video, or of a part of it.
+
+    Attributes:
+        key: of the item; not part of the files, but of their names.
+        meta: the json of the table above.
+        files: the others of the table, by ending; files are seekable, and stand at their starts.
+    """
+
+    key: str
+    meta: dict[str, Any]
+    files: dict[str, bytes | BinaryIO]
+
+    @property
+    def lines(self) -> TrackLines:
+        """Its `tracks.jsonl`."""
+        return TrackLines(self._open("tracks.jsonl"), self.key)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """What `boxes.npy`, `obj_ids.npy` or `frame_idx.npy` holds.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            array: NDArray[Any] = np.load(self._open(name), allow_pickle=False)
+        except _DAMAGED as error:
+            raise RunError(f"{self.key}.{name} is damaged: {error}; run `preprocess verify`") from error
+        return array
+
+    def _open(self, name: str) -> BinaryIO:
+        content = self.files[name]
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        file.seek(0)
+        return file
+
+
+class TrackSamples:
+    """The sample kind of the tracking pipeline; for training: clips of frames, with what was found in them.
+
+    Args:
+        num_frames: of a clip.
+        step: of the frames taken, every how many'th is one of the clip; 1: all.
+        root: the folder that the videos' paths are relative to: the run's `--data.root`. Needed for training alone.
+        size: (height, width) in px that frames, boxes and masks are resized to; None: as they are.
+        start: where in the video a clip begins: `random`, by torch's generator; or at the `first` frame.
+        decoding: how the videos are decoded; None: as `Decoding()` says.
+
+    Raises:
+        ConfigError: an argument is none of these.
+    """
+
+    opens_files = True
+
+    def __init__(
+        self,
+        num_frames: int = 8,
+        step: int = 1,
+        root: str | Path | None = None,
+        size: tuple[int, int] | None = None,
+        start: Start = "random",
+        decoding: "Decoding | None" = None,
+    ) -> None:
+        if min(num_frames, step, *(size or ())) < 1:
+            raise ConfigError(f"{num_frames = }, {step = } and {size = } must be 1 or more")
+        if start not in get_args(Start):
+            raise ConfigError(f"{start = }: choose from {', '.join(get_args(Start))}")
+        self.num_frames, self.step, self.root, self.size = num_frames, step, root, size
+        self.start, self.decoding = start, decoding
+
+    def encode(self, sample: TrackSample) -> dict[str, bytes | BinaryIO]:
+        """The files of the table above; those that are open are passed on as they are."""
+        meta = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="replace")
+        return {**{name: sample.files[name] for name in FILES}, "json": meta}
+
+    def decode(self, key: str, members: Mapping[str, bytes | BinaryIO]) -> TrackSample:
+        """The sample of `encode`'s files, or of their bytes; only the json is read here.
+
+        Raises:
+            RunError: a file is missing, or is not what `encode` writes.
+        """
+        try:
+            told = members["json"]
+            meta = {**json.loads(told if isinstance(told, bytes) else told.read())}
+            return TrackSample(key, meta, {name: members[name] for name in FILES})
+        except _DAMAGED as error:
+            raise RunError(f"{key} is no track sample: {error}; run `preprocess verify`") from error
+
+    def collate(self, samples: Sequence[TrackSample]) -> dict[str, Any]:
+        """A clip of each sample: T frames of its video, read from `root`, and the N objects that are in any of them.
+
+        Of a video with fewer than T frames the last one comes again, with its objects, and `frames_mask` is False
+        there. Of a clip with fewer than N objects the others are zeros, and `objects_mask` is False there.
+
+        Returns:
+            `frames` uint8 [B, T, 3, H, W], RGB; `masks` bool [B, T, N, H, W]; lists of B of these where sizes differ;
+            `boxes` float32 [B, T, N, 4], x1, y1, x2, y2 in px, half-open; `scores` float32 [B, T, N]; `present` bool
+            [B, T, N]: whether the object is in the frame, all others of it are zeros; `obj_ids` int64 [B, N];
+            `timestamps` float64 [B, T], seconds since the video's first frame; `frames_mask` bool [B, T];
+            `objects_mask` bool [B, N]; `labels` list of B lists of the objects' labels; `key` and `meta` lists of B.
+
+        Raises:
+            ConfigError: there is no `root`.
+            RunError: a video is not there, or is not the one that was tracked; or a shard is damaged.
+        """
+        import torch  # exports decode without it
+
+        clips = [self._clip(sample) for sample in samples]
+        num_objects = max(len(clip["labels"]) for clip in clips)
+        batch: dict[str, Any] = {name: _padded([clip[name] for clip in clips], num_objects, at) for name, at in _PADDED}
+        batch["frames"] = _stacked([clip["frames"] for clip in clips])
+        for name in ("timestamps", "frames_mask"):
+            batch[name] = torch.stack([clip[name] for clip in clips])
+        there = torch.tensor([len(clip["labels"]) for clip in clips])
+        batch["objects_mask"] = torch.arange(num_objects) < there[:, None]
+        batch["labels"] = [clip["labels"] for clip in clips]
+        batch["key"] = [sample.key for sample in samples]
+        batch["meta"] = [sample.meta for sample in samples]
+        return batch
+
+    def _clip(self, sample: TrackSample) -> dict[str, Any]:
+        """The entries of a batch, of one sample, without the dimension B."""
+        import torch
+
+        lines = self._lines(sample)
+        num_frames = len(lines)
+        frames = self._frames(sample, [line["timestamp"] for line in lines])
+        lines += [lines[-1]] * (self.num_frames - num_frames)
+        frames = torch.cat([frames, frames[-1:].expand(self.num_frames - num_frames, -1, -1, -1)])
+        return {
+            "frames": frames,
+            "timestamps": torch.tensor([line["timestamp"] for line in lines], dtype=torch.float64),
+            "frames_mask": torch.arange(self.num_frames) < num_frames,
+            **_objects(sample.key, lines, (frames.shape[2], frames.shape[3]), sample.meta["video_info"]),
+        }
+
+    def _lines(self, sample: TrackSample) -> list[TrackLine]:
+        import torch
+
+        lines = sample.lines
+        there = len(lines)
+        if not there:
+            raise RunError(f"{sample.key} has no frames; run `preprocess verify`")
+        count = min(self.num_frames, -(-there // self.step))
+        last_start = there - 1 - (count - 1) * self.step
+        can_vary = self.start == "random" and count == self.num_frames
+        return lines.read(int(torch.randint(last_start + 1, ())) if can_vary else 0, count, self.step)
+
+    def _frames(self, sample: TrackSample, seconds: list[float]) -> "Tensor":
+        from datamodules.media.sampling import NearTimes
+        from datamodules.media.video import Decoding, read_frames
+
+        if self.root is None:
+            raise ConfigError("tracks have no frames of their own: give TrackSamples(root=…), the run's --data.root")
+        path = Path(self.root, sample.meta["path"])
+        try:
+            frames = read_frames(path, NearTimes(seconds), self.size, self.decoding or Decoding()).frames
+        except (DecodeError, OSError) as error:
+            raise RunError(
+                f"{sample.key}: the frames of {path} cannot be read: {error}; root = {str(self.root)!r} is to be the "
+                "folder of the videos that were tracked"
+            ) from error
+        height, width = frames.shape[2:]
+        info = sample.meta["video_info"]
+        if self.size is None and (width, height) != (info["width"], info["height"]):
+            tracked = f"{info['width']}x{info['height']}"
+            raise RunError(f"{path} has frames of {width}x{height} px, and {sample.key} is of a video of {tracked} px")
+        return frames
+
+
+def _objects(key: str, lines: Sequence[TrackLine], size: tuple[int, int], info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a batch says of the objects in `lines`, in frames of `size` (height, width)."""
+    import torch
+
+    labels = {each["obj_id"]: each["label"] for line in lines for each in line["objects"]}
+    columns = {obj_id: column for column, obj_id in enumerate(sorted(labels))}
+    shape = (len(lines), len(columns))
+    boxes, scores = torch.zeros(*shape, 4), torch.zeros(shape)
+    present, masks = torch.zeros(shape, dtype=torch.bool), torch.zeros(*shape, *size, dtype=torch.bool)
+    scale = torch.tensor([size[1] / info["width"], size[0] / info["height"]] * 2)
+    for row, line in enumerate(lines):
+        for each in line["objects"]:
+            if each["mask"]["size"] != [info["height"], info["width"]]:
+                raise RunError(f"{key} has a mask of {each['mask']['size']} px; run `preprocess verify`")
+            place = row, columns[each["obj_id"]]
+            boxes[place] = torch.tensor(each["bbox"]) * scale
+            scores[place], present[place] = each["score"], True
+            masks[place] = _resized(mask_of(each["mask"]), size)
+    ids = torch.tensor(list(columns), dtype=torch.int64)
+    told = {"boxes": boxes, "scores": scores, "present": present, "masks": masks, "obj_ids": ids}
+    return {**told, "labels": [labels[obj_id] for obj_id in columns]}
+
+
+def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> "Tensor":
+    """bool [H, W] of `size`: each px is that of the mask which lies nearest."""
+    import torch
+
+    given = torch.from_numpy(mask)
+    if mask.shape == size:
+        return given
+    return torch.nn.functional.interpolate(given[None, None].byte(), size, mode="nearest-exact")[0, 0].bool()
+
+
+def _padded(values: "Sequence[Tensor]", num_objects: int, at: int) -> "Tensor | list[Tensor]":
+    """`values`, whose dimension `at` is of objects, with zeros for more of them; stacked."""
+    import torch
+
+    shapes = ([*value.shape[:at], num_objects - value.shape[at], *value.shape[at + 1 :]] for value in values)
+    return _stacked(
+        [torch.cat([value, value.new_zeros(shape)], at) for value, shape in zip(values, shapes, strict=True)]
+    )
+
+
+def _stacked(values: "list[Tensor]") -> "Tensor | list[Tensor]":
+    import torch
+
+    return torch.stack(values) if len({value.shape for value in values}) == 1 else values

@@ -1,0 +1,102 @@
+import io
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from datamodules.errors import RunError
+from datamodules.samples import track_lines as module
+from datamodules.samples.track_lines import TrackLines, bbox_of, line_of, mask_of, rle_of
+
+
+def line(number, length=0):
+    label = "ü" * length
+    each = {"obj_id": 1, "label": label, "score": 0.5, "bbox": [0, 0, 1, 1], "mask": {"size": [1, 1], "counts": "01"}}
+    return {"frame_idx": number, "timestamp": number / 25, "objects": [each] if length else []}
+
+
+def uneven(count):
+    """Lines from 50 to some 6,000 bytes, in no order of length."""
+    return [line(number, 3000 if number % 7 == 3 else number % 5) for number in range(count)]
+
+
+class Counting(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    num_read = 0
+
+    def read(self, *args):
+        found = super().read(*args)
+        self.num_read += len(found)
+        return found
+
+    def readline(self, *args):
+        found = super().readline(*args)
+        self.num_read += len(found)
+        return found
+
+
+def test_a_line_is_compact_json_that_begins_with_its_number():
+    assert line_of(line(3)) == b'{"frame_idx":3,"timestamp":0.12,"objects":[]}\n'
+    assert "üü".encode() in line_of(line(3, 2))
+    assert b'"label":"?"' in line_of({**line(3), "objects": [{"label": "\ud800"}]})
+
+
+@pytest.mark.parametrize("near_bytes", [1, 1000, 1 << 16])
+@pytest.mark.parametrize("count", [1, 2, 3, 200])
+def test_every_line_is_found_wherever_one_begins_to_look(count, near_bytes, monkeypatch):
+    monkeypatch.setattr(module, "_NEAR_BYTES", near_bytes)
+    wanted = uneven(count)
+    lines = TrackLines(io.BytesIO(b"".join(map(line_of, wanted))), "a")
+    assert len(lines) == count
+    assert list(lines) == wanted
+    assert [lines.read(number) for number in reversed(range(count))] == [[each] for each in reversed(wanted)]
+
+
+def test_every_so_many_lines_are_read():
+    lines = TrackLines(io.BytesIO(b"".join(map(line_of, uneven(20)))), "a")
+    assert [each["frame_idx"] for each in lines.read(3, 4, 5)] == [3, 8, 13, 18]
+
+
+def test_of_a_long_file_little_is_read():
+    file = Counting(b"".join(map(line_of, uneven(5000))))
+    lines = TrackLines(file, "a")
+    assert (len(lines), lines.read(4321)) == (5000, [uneven(5000)[4321]])
+    assert file.num_read < file.seek(0, 2) / 20
+
+
+def test_a_file_without_lines_has_none():
+    lines = TrackLines(io.BytesIO(), "a")
+    assert (len(lines), list(lines)) == (0, [])
+
+
+@pytest.mark.parametrize("near_bytes", [1, 1 << 16])
+@pytest.mark.parametrize("number", [5, 6, 100])
+def test_a_frame_that_is_not_there_fails(number, near_bytes, monkeypatch):
+    monkeypatch.setattr(module, "_NEAR_BYTES", near_bytes)
+    content = b"".join(line_of(line(number)) for number in (0, 1, 2, 3, 4, 7, 8))
+    with pytest.raises(RunError, match=rf"a\.tracks\.jsonl is damaged: it has no frame {number}; run"):
+        TrackLines(io.BytesIO(content), "a").read(number)
+    with pytest.raises(RunError, match="frame 5 is not where it should be"):
+        TrackLines(io.BytesIO(content), "a").read(3, 4)
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 600, b"[]\n" * 300, b'{"frame_idx":0,"timestamp":\n'])
+def test_lines_that_are_none_fail(content):
+    with pytest.raises(RunError, match=r"a\.tracks\.jsonl is damaged: .*preprocess verify"):
+        TrackLines(io.BytesIO(content), "a").read(0)
+
+
+def test_a_mask_comes_back_from_its_run_lengths():
+    mask = np.random.default_rng(0).random((37, 53)) < 0.3
+    rle = rle_of(mask)
+    assert (rle["size"], isinstance(rle["counts"], str)) == ([37, 53], True)
+    np.testing.assert_array_equal(mask_of(rle), mask)
+    assert int(coco.area(rle)) == mask.sum()
+
+
+def test_a_box_is_half_open_around_the_mask():
+    mask = np.zeros((20, 30), bool)
+    mask[3:9, 4] = mask[5, 10:30] = True
+    assert bbox_of(rle_of(mask)) == [4, 3, 30, 9]
+    assert bbox_of(rle_of(np.zeros((20, 30), bool))) == [0, 0, 0, 0]

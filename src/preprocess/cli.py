@@ -24,7 +24,10 @@ from datamodules.errors import FramemillError
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
 
-_FORMATS = "phoenix-pickle, phoenix-npz, clip4mc, captions-json, imagefolder, parquet or jsonl"
+_FORMATS = (
+    "phoenix-pickle, phoenix-npz; clip4mc; captions-json, imagefolder; tracks-jsonl, grounded-sam2, coco-video, mot; "
+    "parquet, jsonl"
+)
 _Command = Callable[[argparse.Namespace], int]
 
 

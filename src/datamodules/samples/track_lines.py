@@ -89,6 +89,11 @@ class TrackLines:
                 found.append(self._parse(line))
         return found
 
+    def since(self, first: int) -> Iterator[TrackLine]:
+        """The lines from the frame `first` on."""
+        self._file.seek(self._place(first))
+        return map(self._parse, self._file)
+
     def _place(self, wanted: int) -> int:
         """Where the line of the frame `wanted` begins."""
         low, high = 0, self._size  # `low` is where a line begins, of this frame or one before

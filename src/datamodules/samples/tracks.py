@@ -1,12 +1,12 @@
 """Tracks: objects that were found by a text, and followed through a video.
 
-| file in the shard | type, shape    | meaning                                                                        |
-|-------------------|----------------|--------------------------------------------------------------------------------|
-| tracks.jsonl      | JSON Lines     | a line for every frame taken, see `track_lines.py`                             |
-| boxes.npy         | float32 [M, 4] | the `bbox` of each object of each frame, in the lines' order                   |
-| obj_ids.npy       | int32 [M]      | the `obj_id` of each                                                           |
-| frame_idx.npy     | int32 [M]      | the frame of each                                                              |
-| json              | object         | see below                                                                      |
+| file in the shard | type, shape    | meaning                                                      |
+|-------------------|----------------|--------------------------------------------------------------|
+| tracks.jsonl      | JSON Lines     | a line for every frame taken, see `track_lines.py`           |
+| boxes.npy         | float32 [M, 4] | the `bbox` of each object of each frame, in the lines' order |
+| obj_ids.npy       | int32 [M]      | the `obj_id` of each                                         |
+| frame_idx.npy     | int32 [M]      | the frame of each                                            |
+| json              | object         | see below                                                    |
 
 The json holds `path` of the video, the `prompt`, `video_info` (`width`, `height` in px, `fps`, `num_frames`, `duration`
 in seconds), `num_objects`, what made it, and what the corpus knows of the item.
@@ -125,6 +125,8 @@ class TrackSamples:
         try:
             told = members["json"]
             meta = {**json.loads(told if isinstance(told, bytes) else told.read())}
+            if missing := [name for name in ("path", "prompt", "video_info") if name not in meta]:
+                raise KeyError(f"{missing[0]} of its json")
             return TrackSample(key, meta, {name: members[name] for name in FILES})
         except _DAMAGED as error:
             raise RunError(f"{key} is no track sample: {error}; run `preprocess verify`") from error

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datamodules.samples.captions import CaptionSample
     from datamodules.samples.clips import ClipSample
     from datamodules.samples.keypoints import KeypointSample
+    from datamodules.samples.tracks import TrackSample
 
 
 def formats() -> list[str]:
@@ -89,6 +90,16 @@ def caption_samples(run: Run, split: str) -> "Iterator[CaptionSample]":
     from datamodules.samples.captions import CaptionSamples
 
     return samples_of(run, split, CaptionSamples())
+
+
+def track_samples(run: Run, split: str) -> "Iterator[TrackSample]":
+    """`samples_of` a run of tracks, whose files are open, and read where they lie."""
+    from datamodules.samples.tracks import TrackSamples
+
+    refuse_other_kinds(run, TrackSamples.__name__)
+    if run.outcome(split).committed:
+        for key, files in CommittedSamples(run, split).opened():
+            yield TrackSamples().decode(key, files)
 
 
 def samples_of(run: Run, split: str, kind: SampleKind[Sample]) -> Iterator[Sample]:

@@ -1,0 +1,72 @@
+"""`mot`: boxes of tracks as MOTChallenge has them (2D MOT 2015). `dest` becomes a folder of
+
+| file                      | what                                                                            |
+|---------------------------|---------------------------------------------------------------------------------|
+| {split}/{key}/gt/gt.txt   | a line for each object of each frame: `frame,id,x,y,width,height,conf,-1,-1,-1` |
+| {split}/{key}/seqinfo.ini | `name`, `imDir`, `frameRate` of the frames taken, `seqLength`, `imWidth`, …     |
+| statistics.json           | {split: see `statistics.py`}                                                    |
+
+Frames, ids and px are counted from 1: the px at the upper left is (1, 1). `conf` is the score, 0 to 1. Masks and labels
+are not in it. A `%` in a name is doubled in the .ini, as Python's configparser wants it.
+"""
+
+import configparser
+from pathlib import Path
+
+from datamodules.line.run import Run
+from datamodules.samples.tracks import TrackSample
+from preprocess.export import planned_splits, track_samples, whole_folder
+from preprocess.export.mirror import as_json
+from preprocess.export.statistics import counts
+
+
+def export(run: Run, dest: Path) -> list[Path]:
+    """Write the folder of the table above.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: `dest` holds something.
+        RunError: these are no track samples, or a shard is damaged.
+    """
+    splits = planned_splits(run)
+    with whole_folder(dest) as partial:
+        for split in splits:
+            for sample in track_samples(run, split):
+                _write_video(partial / split / sample.key, sample)
+        (partial / "statistics.json").write_bytes(as_json({split: counts(run, split) for split in splits}))
+    return [dest]
+
+
+def _write_video(folder: Path, sample: TrackSample) -> None:
+    (folder / "gt").mkdir(parents=True)
+    with open(folder / "gt" / "gt.txt", "x", encoding="ascii", newline="\n") as file:
+        for line in sample.lines:
+            for each in line["objects"]:
+                x1, y1, x2, y2 = each["bbox"]
+                values = (line["frame_idx"] + 1, each["obj_id"], x1 + 1, y1 + 1, x2 - x1, y2 - y1, each["score"])
+                print(*values, -1, -1, -1, sep=",", file=file)
+    info = configparser.ConfigParser()
+    info.optionxform = str  # type: ignore[assignment, method-assign]  # keeps capitals
+    video = sample.meta["video_info"]
+    info["Sequence"] = {
+        "name": sample.key.replace("%", "%%"),
+        "imDir": "img1",
+        "frameRate": f"{frame_rate(sample):g}",
+        "seqLength": str(len(sample.lines)),
+        "imWidth": str(video["width"]),
+        "imHeight": str(video["height"]),
+        "imExt": ".jpg",
+    }
+    with open(folder / "seqinfo.ini", "x", encoding="utf-8") as file:
+        info.write(file, space_around_delimiters=False)
+
+
+def frame_rate(sample: TrackSample) -> float:
+    """Frames per second of those that were taken, by their times; of a single one the video's."""
+    lines = sample.lines
+    if len(lines) < 2:
+        return float(sample.meta["video_info"]["fps"] or 0)
+    first, last = (lines.read(place)[0]["timestamp"] for place in (0, len(lines) - 1))
+    return (len(lines) - 1) / (last - first)

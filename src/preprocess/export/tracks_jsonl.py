@@ -1,0 +1,50 @@
+"""`tracks-jsonl`: tracks as one JSON object a video. For each split two files:
+
+| file                    | what                         |
+|-------------------------|------------------------------|
+| {split}.jsonl           | the object below, one a line |
+| {split}_statistics.json | `statistics.py`              |
+
+| field       | type   | meaning                                                                                      |
+|-------------|--------|----------------------------------------------------------------------------------------------|
+| video_path  | str    | relative to the corpus root                                                                  |
+| text_prompt | str    |                                                                                              |
+| video_info  | object | `width`, `height` in px, `fps`, `num_frames`, `duration` in seconds                          |
+| frames      | list   | of each frame taken: `frame_idx`, `timestamp` and `objects`, as in the samples' tracks.jsonl |
+
+A line holds all frames of a video, and is as long: 0.8 GB for 5 objects through two hours.
+"""
+
+import json
+from pathlib import Path
+
+from datamodules.line.run import Run
+from preprocess.export import all_or_none, planned_splits, track_samples
+from preprocess.export.statistics import counts
+
+
+def export(run: Run, dest: Path) -> list[Path]:
+    """Write the files of the table above to `dest`.
+
+    Raises:
+        ConfigError: a file exists.
+        RunError: these are no track samples, or a shard is damaged.
+    """
+    splits = planned_splits(run)
+    paths = [dest / f"{split}{ending}" for split in splits for ending in (".jsonl", "_statistics.json")]
+    with all_or_none(paths) as partials:
+        for split, lines, described in zip(splits, partials[::2], partials[1::2], strict=True):
+            _write_split(lines, run, split)
+            described.write_text(json.dumps(counts(run, split), indent=1) + "\n")
+    return paths
+
+
+def _write_split(path: Path, run: Run, split: str) -> None:
+    with open(path, "wb") as file:
+        for sample in track_samples(run, split):
+            told = {"video_path": sample.meta["path"], "text_prompt": sample.meta["prompt"]}
+            head = json.dumps({**told, "video_info": sample.meta["video_info"]}, ensure_ascii=False)
+            file.write(head.encode(errors="replace")[:-1] + b', "frames": [')
+            for number, line in enumerate(sample.lines.raw()):
+                file.write((b", " if number else b"") + line.rstrip(b"\n"))
+            file.write(b"]}\n")

@@ -1,0 +1,279 @@
+"""What tracks are exported to, opened by the libraries of the formats, equals what the shapes of the videos are."""
+
+import configparser
+import io
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from clip_making import ClipItems, make_clip_run
+from datamodules.errors import ConfigError, RunError
+from datamodules.line.commit import Result
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from datamodules.samples.track_lines import TrackLine, line_of
+from preprocess.export import export
+from preprocess.export.statistics import counts
+from track_making import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
+
+FORMATS = ("tracks-jsonl", "grounded-sam2", "coco-video", "mot")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> TrackItems:
+    return write_videos(tmp_path_factory.mktemp("videos"), "train/a", "train/sub/b%2E1", "dev/c", fps=12.5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, corpus: TrackItems) -> Run:
+    return make_track_run(tmp_path_factory.mktemp("run"), corpus)
+
+
+def truth(corpus: TrackItems, key: str) -> list[list[Shape]]:
+    """The shapes in each frame taken of a video."""
+    item = next(item for item in corpus.items() if item.key == key)
+    return [corpus.videos[key].at(k) for k, _ in corpus.frames(item)]
+
+
+def test_tracks_jsonl_has_an_object_a_video(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
+    written = export(run.folder, "tracks-jsonl", tmp_path / "out")
+    names = ["train.jsonl", "train_statistics.json", "dev.jsonl", "dev_statistics.json"]
+    assert [path.name for path in written] == names
+    assert json.loads(written[1].read_text()) == counts(run, "train")
+    videos = [json.loads(line) for path in written[::2] for line in path.read_text().splitlines()]
+    for video, item in zip(videos, corpus.items(), strict=True):
+        assert list(video) == ["video_path", "text_prompt", "video_info", "frames"]
+        assert (video["video_path"], video["text_prompt"]) == (item.path, "car. person.")
+        num_frames = corpus.videos[item.key].num_frames
+        info = {"width": 96, "height": 64, "fps": 25.0, "num_frames": num_frames, "duration": num_frames / 25}
+        assert video["video_info"] == info
+        assert video["frames"] == corpus.lines(item)
+
+
+def test_grounded_sam2_has_a_json_and_an_array_of_ids_for_each_frame(
+    run: Run, corpus: TrackItems, tmp_path: Path
+) -> None:
+    assert export(run.folder, "grounded-sam2", tmp_path / "out") == [tmp_path / "out"]
+    for key in corpus.videos:
+        frames = truth(corpus, key)
+        names = [f"mask_{frame_idx:05d}" for frame_idx in range(len(frames))]
+        for data, ending in (("json_data", "json"), ("mask_data", "npy")):
+            found = sorted(path.name for path in (tmp_path / "out" / key / data).iterdir())
+            assert found == [f"{name}.{ending}" for name in names]
+        for name, shapes in zip(names, frames, strict=True):
+            ids = np.load(tmp_path / "out" / key / "mask_data" / f"{name}.npy")
+            assert (ids.dtype, ids.shape) == (np.uint16, (64, 96))
+            expected = np.zeros((64, 96), np.uint16)
+            labels = {}
+            for shape in shapes:
+                expected[shape.mask] = shape.obj_id
+                x1, y1, x2, y2 = shape.bbox
+                labels[str(shape.obj_id)] = {
+                    "instance_id": shape.obj_id, "class_name": shape.label, "x1": x1, "y1": y1, "x2": x2 - 1,
+                    "y2": y2 - 1, "logit": shape.score,
+                }  # fmt: skip
+            np.testing.assert_array_equal(ids, expected)
+            about = {"mask_height": 64, "mask_width": 96, "promote_type": "mask", "labels": labels}
+            document = json.loads((tmp_path / "out" / key / "json_data" / f"{name}.json").read_text())
+            assert document == {"mask_name": f"{name}.npy", **about}
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text())["dev"] == counts(run, "dev")
+
+
+def test_ids_that_uint16_cannot_hold_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: TrackItems) -> None:
+    lines = TrackItems.lines
+    monkeypatch.setattr(TrackItems, "lines", lambda self, item: raised(lines(self, item)))
+    make_track_run(tmp_path / "run", corpus)
+    with pytest.raises(ConfigError, match=r"train/a has the object 65536, and this format none above 65535"):
+        export(tmp_path / "run", "grounded-sam2", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def raised(lines: list[TrackLine]) -> list[TrackLine]:
+    for line in lines:
+        for each in line["objects"]:
+            each["obj_id"] += 65535
+    return lines
+
+
+# The fields and their types as https://competitions.codalab.org/competitions/20128#participate-get-data has them.
+YOUTUBE_VIS: dict[str, dict[str, Any]] = {
+    "videos": {"id": int, "width": int, "height": int, "length": int, "file_names": list},
+    "annotations": {
+        "id": int, "video_id": int, "category_id": int, "segmentations": list, "areas": list, "bboxes": list,
+        "iscrowd": int,
+    },
+    "categories": {"id": int, "name": str, "supercategory": str},
+}  # fmt: skip
+
+
+def test_coco_video_has_every_field_of_youtube_vis_and_pycocotools_reads_its_masks(
+    run: Run, corpus: TrackItems, tmp_path: Path
+) -> None:
+    written = export(run.folder, "coco-video", tmp_path / "out")
+    assert [path.name for path in written] == [
+        "train.json", "train_statistics.json", "dev.json", "dev_statistics.json"
+    ]  # fmt: skip
+    assert json.loads(written[3].read_text()) == counts(run, "dev")
+    found = []
+    for path in written[::2]:
+        document = json.loads(path.read_text())
+        assert {*document} == {"info", "licenses", *YOUTUBE_VIS}
+        for name, fields in YOUTUBE_VIS.items():
+            for entry in document[name]:
+                assert {field: type(entry[field]) for field in fields} == fields
+        labels = {category["id"]: category["name"] for category in document["categories"]}
+        assert labels == {1: "car", 2: "person"}
+        for video in document["videos"]:
+            tracks = [each for each in document["annotations"] if each["video_id"] == video["id"]]
+            expect_tracks(video, tracks, labels, truth(corpus, video["key"]))
+            found.append((video["id"], video["key"], [each["id"] for each in tracks]))
+    assert found == [(1, "train/a", [1, 2]), (2, "train/sub/b%2E1", [3, 4]), (3, "dev/c", [5, 6])]
+
+
+def expect_tracks(video: Any, tracks: Any, labels: dict[int, str], frames: list[list[Shape]]) -> None:
+    """See that a video's annotations are its shapes."""
+    assert (video["width"], video["height"], video["length"], len(tracks)) == (96, 64, len(frames), 2)
+    assert video["file_names"] == [f"{video['key']}/{place:05d}.jpg" for place in range(len(frames))]
+    for track in tracks:
+        scores = []
+        values = zip(track["segmentations"], track["bboxes"], track["areas"], frames, strict=True)
+        for segmentation, bbox, area, shapes in values:
+            shape = next((shape for shape in shapes if shape.label == labels[track["category_id"]]), None)
+            if shape is None:
+                assert segmentation is bbox is area is None
+                continue
+            scores.append(shape.score)
+            assert (shape.obj_id, track["iscrowd"]) == (track["obj_id"], 0)
+            np.testing.assert_array_equal(coco.decode(segmentation), shape.mask)
+            assert (bbox, area) == (coco.toBbox(segmentation).tolist(), shape.mask.sum())
+        assert track["score"] == pytest.approx(np.mean(scores), abs=1e-4)
+        assert 0 < len(scores) <= len(frames)
+
+
+def test_mot_has_boxes_from_1_as_its_readers_take_them(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
+    export(run.folder, "mot", tmp_path / "out")
+    for key in corpus.videos:
+        frames = truth(corpus, key)
+        folder = tmp_path / "out" / key.partition("/")[0] / key
+        table = np.loadtxt(folder / "gt" / "gt.txt", delimiter=",", ndmin=2)
+        expected = [
+            (place, s.obj_id, s.bbox[0] + 1, s.bbox[1] + 1, s.bbox[2] - s.bbox[0], s.bbox[3] - s.bbox[1], s.score)
+            for place, shapes in enumerate(frames, 1)
+            for s in shapes
+        ]
+        np.testing.assert_allclose(table, [(*row, -1, -1, -1) for row in expected])
+        info = configparser.ConfigParser()
+        info.read(folder / "seqinfo.ini")
+        assert dict(info["Sequence"]) == {
+            "name": key, "imdir": "img1", "framerate": "12.5", "seqlength": str(len(frames)), "imwidth": "96",
+            "imheight": "64", "imext": ".jpg",
+        }  # fmt: skip
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "dev", "statistics.json"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_failed_items_and_videos_without_objects_are_told_of(tmp_path: Path, format: str, corpus: TrackItems) -> None:
+    class Nothing(TrackItems):
+        def lines(self, item: Any) -> list[TrackLine]:
+            return [{**line, "objects": []} for line in super().lines(item)]
+
+    run = make_track_run(tmp_path / "run", Nothing(corpus.root, corpus.videos), failed=("dev/c", "train/a"))
+    out = tmp_path / "out"
+    export(run.folder, format, out)
+    statistics = [json.loads(path.read_text()) for path in out.rglob("*statistics.json")]
+    told = {split["split"]: split for each in statistics for split in ([each] if "split" in each else each.values())}
+    assert told == {split: counts(run, split) for split in ("train", "dev")}
+    assert told["dev"]["failures"] == [{"key": "dev/c", "reason": REASON}]
+    if format == "coco-video":
+        documents = [json.loads((out / f"{split}.json").read_text()) for split in ("train", "dev")]
+        assert [[len(d[name]) for name in YOUTUBE_VIS] for d in documents] == [[1, 0, 0], [0, 0, 0]]
+    elif format == "mot":
+        assert [path.stat().st_size for path in out.rglob("gt.txt")] == [0]
+    elif format == "grounded-sam2":
+        assert {int(np.load(path).max()) for path in out.rglob("*.npy")} == {0}
+    else:
+        assert [len((out / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "dev")] == [1, 0]
+
+
+@pytest.mark.parametrize("format", ["tracks-jsonl", "coco-video", "mot"])
+def test_memory_does_not_grow_with_the_video(tmp_path: Path, format: str, corpus: TrackItems) -> None:
+    peaks = []
+    for num_frames in (200, 4000):
+        run = long_run(tmp_path / f"{num_frames}", corpus, num_frames)
+        tracemalloc.start()
+        export(run.folder, format, tmp_path / f"{num_frames}-out")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        tar_bytes = (run.folder / "train-000000.tar").stat().st_size
+    assert peaks[1] - peaks[0] < tar_bytes / 8
+
+
+def long_run(folder: Path, corpus: TrackItems, num_frames: int) -> Run:
+    """A run of one video, whose lines are of 6 kB each."""
+    item = next(corpus.items())
+    [line] = corpus.lines(item)[:1]
+    line["objects"][0]["mask"]["counts"] += "0" * 6000
+    files = {
+        "tracks.jsonl": b"".join(
+            line_of({**line, "frame_idx": number, "timestamp": number / 25}) for number in range(num_frames)
+        ),
+        "boxes.npy": npy(np.zeros((num_frames, 4), np.float32)),
+        "obj_ids.npy": npy(np.ones(num_frames, np.int32)),
+        "frame_idx.npy": npy(np.arange(num_frames, dtype=np.int32)),
+        "json": json.dumps(corpus.sample(item).meta).encode(),
+    }
+    told = {"samples": {"class_path": TRACKS}}
+    run = open_or_plan(folder, TrackItems(corpus.root, {"train/a": corpus.videos["train/a"]}), told, ShardSize())
+    with Rank(run) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        rank.add(opened.shard.number, Result(0, num_frames=num_frames), files)
+    return run
+
+
+def npy(values: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_samples_of_another_kind_fail(tmp_path: Path, format: str) -> None:
+    make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
+    with pytest.raises(RunError, match=r"run holds ClipSamples, and this format is of TrackSamples: choose another"):
+        export(tmp_path / "run", format, tmp_path / "out")
+    assert not any((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_nothing_that_exists_is_replaced(run: Run, tmp_path: Path, format: str) -> None:
+    export(run.folder, format, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="exists, and is not replaced"):
+        export(run.folder, format, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_arrays_that_do_not_fit_the_lines_fail(tmp_path: Path, corpus: TrackItems) -> None:
+    run = make_track_run(tmp_path / "run", corpus)
+    tar = run.folder / "train-000000.tar"
+    content = tar.read_bytes()
+    place = content.index(b'"obj_id":2')
+    tar.write_bytes(content[:place] + b'"obj_id":7' + content[place + 10 :])
+    with pytest.raises(RunError, match=r"frame 1 of train/a has no object 2, as its obj_ids\.npy says"):
+        export(run.folder, "coco-video", tmp_path / "out")
+    assert not any((tmp_path / "out").rglob("*"))
+
+
+def test_jsonl_takes_tracks_and_parquet_refuses_them(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
+    written = export(run.folder, "jsonl", tmp_path / "out")
+    lines = [json.loads(line) for path in written[::2] for line in path.read_text().splitlines()]
+    assert [(line["key"], line["num_objects"]) for line in lines] == [(key, 2) for key in corpus.videos]
+    with pytest.raises(RunError, match="holds TrackSamples, and this format is of KeypointSamples"):
+        export(run.folder, "parquet", tmp_path / "out")

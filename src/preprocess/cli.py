@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--repair", action="store_true", help="put damaged shards back to be done, move strays away")
     visualize = add_for_run(
-        "visualize", _visualize, "draw skeletons over the frames, or clips: PNG and MP4; or captions: HTML"
+        "visualize", _visualize, "draw skeletons or tracks over the frames, or clips: PNG and MP4; or captions: HTML"
     )
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")

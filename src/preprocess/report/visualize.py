@@ -1,9 +1,11 @@
-"""`preprocess visualize`: skeletons over the frames they were found in; clips, as they are stored; captions.
+"""`preprocess visualize`: skeletons or tracks over the frames they were found in; clips, as they are stored; captions.
 
 | file in `dest` | what                                                                                   |
 |----------------|----------------------------------------------------------------------------------------|
 | `{key}.png`    | a contact sheet: up to six frames, evenly spaced, with their numbers, counted from 0   |
 | `{key}.mp4`    | H.264, the first 300 frames at the sample's rate, 25 per second for images, 8 of clips |
+
+Films of tracks have every frame, at its time and of its size (`tracks.py`).
 
 Of captions there is one file, `captions.html`: each beside its image, which is stored, or where it was.
 
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,11 @@ from datamodules.media.image import decode_image
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export import kind_of
 from preprocess.holistic.layouts import LAYOUTS, PARTS
 from preprocess.report.captions import Card, page
+from preprocess.report.tracks import TrackVideo, drawn_of
 from preprocess.report.view import find
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
@@ -81,7 +86,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
     """Draw some of a run's samples, evenly spaced over its committed ones.
 
     Args:
-        run: a run of the keypoints, the clips or the captions pipeline.
+        run: a run of the keypoints, the clips, the captions or the tracking pipeline.
         dest: a new or empty folder.
         num_samples: how many, at most.
         split: of this split only; None: of all.
@@ -91,7 +96,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
 
     Raises:
         ConfigError: `dest` holds something, or `num_samples` is below 1.
-        RunError: nothing is committed, or the samples are neither keypoints, clips nor captions.
+        RunError: nothing is committed, or the samples are of none of these.
     """
     if num_samples < 1:
         raise ConfigError(f"{num_samples = }: give 1 or more")
@@ -103,16 +108,19 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
         return [_write_page(run, (CaptionSamples().decode(*samples[index]) for index in chosen.tolist()), dest)]
     written = []
     for index in chosen.tolist():
+        if kind_of(run) == TrackSamples.__name__:
+            written += _write_tracks(run, TrackSamples().decode(*samples.open(index)), dest)
+            continue
         key, members = samples[index]
         if kind_of(run) == ClipSamples.__name__:
             drawing = _of_clip(ClipSamples().decode(key, members))
         elif "keypoints.npy" in members:
-            shard, row = find(run, key)
-            item = run.plan.item(shard.number, row)
+            item = _item(run, key)
             drawing = _of_keypoints(KeypointSamples().decode(key, members), item, _root(run, item))
         else:
             raise RunError(
-                f"{run.folder} holds no keypoints, clips or captions to draw: its samples have {', '.join(members)}"
+                f"{run.folder} holds no keypoints, clips, captions or tracks to draw: its samples have "
+                f"{', '.join(members)}"
             )
         written += _write(drawing, dest)
     return written
@@ -126,8 +134,7 @@ def _write_page(run: Run, samples: Iterator[CaptionSample], dest: Path) -> Path:
 
 
 def _card(run: Run, sample: CaptionSample) -> Card:
-    shard, row = find(run, sample.key)
-    item = run.plan.item(shard.number, row)
+    item = _item(run, sample.key)
     try:
         if sample.image is not None:
             return Card(sample, decode_image(sample.image, sample.key).permute(1, 2, 0).numpy())
@@ -185,6 +192,11 @@ def _facts(num_frames: int, meta: dict[str, Any]) -> list[str]:
     return [f"{num_frames:,} frames", f"{meta['width']}x{meta['height']} px"]
 
 
+def _item(run: Run, key: str) -> Item:
+    shard, row = find(run, key)
+    return run.plan.item(shard.number, row)
+
+
 def _root(run: Run, item: Item) -> Path:
     """The corpus root below which `item` still is; of a merged run the first that has it."""
     corpora = [each.plan.fingerprint["corpus"] for each in (run, *run.patches)]
@@ -192,20 +204,45 @@ def _root(run: Run, item: Item) -> Path:
     return next((root for root in roots if (root / item.path).exists()), roots[0])
 
 
+def _write_tracks(run: Run, sample: TrackSample, dest: Path) -> list[Path]:
+    item, info, lines = _item(run, sample.key), sample.meta["video_info"], sample.lines
+    size = info["height"], info["width"]
+    paths = [dest / f"{sample.key}.png", dest / f"{sample.key}.mp4"]
+    with TrackVideo(paths[1], size) as film:
+        frames = _frames_or_pages(_read(item, _root(run, item)), (size[1], size[0]))
+        facts = [*_facts(len(lines), info), f"{sample.meta['num_objects']} objects", f'"{sample.meta["prompt"]}"']
+        drawing = _Drawing(
+            key=sample.key,
+            pictures=(film.add(next(frames), line["timestamp"], drawn_of(line)) for line in lines),
+            num_frames=len(lines),
+            size=(size[1], size[0]),
+            fps=info["fps"],
+            facts=facts,
+            rates={},
+        )
+        _write_sheet(drawing, drawing.pictures, paths[0])
+    return paths
+
+
 def _write(drawing: _Drawing, dest: Path) -> list[Path]:
-    wanted = np.unique(np.linspace(0, drawing.num_frames - 1, 6).round().astype(int)).tolist()
-    panels: dict[int, Picture] = {}
     paths = [dest / f"{drawing.key}.png"]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     pictures = drawing.pictures
     if drawing.num_frames > 1:
         paths.append(dest / f"{drawing.key}.mp4")
         pictures = _filmed(pictures, paths[1], drawing.size, drawing.fps)
+    _write_sheet(drawing, pictures, paths[0])
+    return paths
+
+
+def _write_sheet(drawing: _Drawing, pictures: Iterator[Picture], path: Path) -> None:
+    wanted = np.unique(np.linspace(0, drawing.num_frames - 1, 6).round().astype(int)).tolist()
+    panels: dict[int, Picture] = {}
     for frame_idx, picture in enumerate(pictures):
         if frame_idx in wanted:
             panels[frame_idx] = picture
-    _sheet(drawing, panels).save(paths[0])
-    return paths
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sheet(drawing, panels).save(path)
 
 
 def _size_drawn(width: int, height: int) -> tuple[int, int]:
@@ -219,14 +256,21 @@ def _pictures(
     sample: KeypointSample, frames: Iterator[Picture], size: tuple[int, int], num_frames: int
 ) -> Iterator[Picture]:
     """The first frames with what was found in them."""
-    stretch, missing = size[0] / sample.meta["width"], ""
-    for frame_idx in range(num_frames):
-        try:
-            picture = _page(size, missing) if missing else _resized(next(frames), size)
-        except (DecodeError, StopIteration) as error:
-            missing = f"the source is gone: {error}" if str(error) else "the source ends here"
-            picture = _page(size, missing)
+    stretch = size[0] / sample.meta["width"]
+    for frame_idx, picture in enumerate(islice(_frames_or_pages(frames, size), num_frames)):
         yield _drawn(picture, _Found(sample, frame_idx), stretch)
+
+
+def _frames_or_pages(frames: Iterator[Picture], size: tuple[int, int]) -> Iterator[Picture]:
+    """`frames`, of this width and height; and when they end, or can be read no more, pages that say so without end."""
+    missing = "the source ends here"
+    try:
+        for frame in frames:
+            yield _resized(frame, size)
+    except DecodeError as error:
+        missing = f"the source is gone: {error}"
+    while True:
+        yield _page(size, missing)
 
 
 def _read(item: Item, root: Path) -> Iterator[Picture]:
@@ -235,6 +279,8 @@ def _read(item: Item, root: Path) -> Iterator[Picture]:
 
 
 def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    if picture.shape[1::-1] == size:
+        return picture
     enlarges = size[0] > picture.shape[1]
     resized: Any = cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC if enlarges else cv2.INTER_AREA)
     return resized  # type: ignore[no-any-return]

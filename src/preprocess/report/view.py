@@ -16,7 +16,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from rich.text import Text
 from datamodules.errors import RunError
 from datamodules.line.commit import OK
 from datamodules.line.plan import Shard
-from datamodules.line.reader import CommittedSamples, read_sample
+from datamodules.line.reader import CommittedSamples, open_sample
 from datamodules.line.run import Run
 from datamodules.samples.captions import CaptionSamples
 from preprocess.export import kind_of
@@ -150,7 +150,7 @@ def _item(run: Run, key: str) -> RenderableType:
     if row["reason"] is not None:
         return Group(*parts, _facts({**facts, "reason": row["reason"]}))
     facts["frames"] = f"{row['num_frames']:,}"
-    _, files = read_sample(run.folder / f"{row['shard']}.tar", row["tar_offset"], row["tar_bytes"])
+    _, files = open_sample(run.folder / f"{row['shard']}.tar", row["tar_offset"], row["tar_bytes"])
     return Group(*parts, _facts(facts), "", *_files(key, files))
 
 
@@ -161,27 +161,29 @@ def _facts(facts: Mapping[str, str]) -> Table:
     return table
 
 
-def _files(key: str, files: Mapping[str, bytes]) -> Iterator[RenderableType]:
+def _files(key: str, files: Mapping[str, BinaryIO]) -> Iterator[RenderableType]:
     table = Table("file", "bytes", "dtype", "shape", "min", "max", box=None, pad_edge=False)
     for column in (table.columns[1], *table.columns[4:]):
         column.justify = "right"
     documents: list[RenderableType] = []
-    for ending, content in files.items():
+    for ending, file in files.items():
         kind = ending.rpartition(".")[2]
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         described: tuple[str, ...] = ()
         try:
             if kind == "npy":
-                values = np.load(io.BytesIO(content), allow_pickle=False)
+                values = np.load(file, allow_pickle=False)
                 described = (str(values.dtype), str(list(values.shape)), *_span(values))
                 if ending == "presence.npy" and values.shape[1:] == (len(PARTS),):
                     documents += ["", _detection_rates(values)]
             elif kind == "json":
-                documents += ["", JSON.from_data(_shortened(json.loads(content)))]
+                documents += ["", JSON.from_data(_shortened(json.loads(file.read())))]
             elif kind == "txt":
-                documents += ["", Text(content.decode()[:_MAX_TEXT])]
+                documents += ["", Text(file.read().decode()[:_MAX_TEXT])]
         except (ValueError, EOFError) as error:
             raise RunError(f"{key}.{ending} is damaged: {error}; run `preprocess verify`") from error
-        table.add_row(ending, f"{len(content):,}", *described)
+        table.add_row(ending, f"{size:,}", *described)
     yield table
     yield from documents
 

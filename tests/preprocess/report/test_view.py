@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
 from making import REASON, MadeItems, made_sample, make_run
 from preprocess.report.view import find, view
+from track_making import make_track_run, write_videos
 
 
 def shown(run: Run, key: str | None = None) -> list[list[str]]:
@@ -188,3 +190,19 @@ def test_view_loads_neither_torch_nor_lightning() -> None:
 def _place(run: Run, key: str) -> tuple[int, int]:
     shard, row = find(run, key)
     return shard.number, row
+
+
+def test_a_sample_of_tracks_is_shown_without_its_lines_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_videos(tmp_path / "videos", "train/a", num_frames=150)
+    run = make_track_run(tmp_path / "run", corpus)
+    [item] = corpus.items()
+    files = corpus.sample(item).files
+    sizes, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: sizes.append(args[1]) or pread(*args))
+    lines = shown(run, "train/a")
+    assert ["tracks.jsonl", f"{len(files['tracks.jsonl']):,}"] in lines  # type: ignore[arg-type]
+    num_boxes = len(corpus.sample(item).array("obj_ids.npy"))
+    assert ["obj_ids.npy", f"{128 + 4 * num_boxes:,}", "int32", f"[{num_boxes}]", "1", "2"] in lines
+    assert 0 < sum(sizes) < len(files["tracks.jsonl"])  # type: ignore[arg-type]

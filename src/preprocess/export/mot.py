@@ -53,7 +53,7 @@ def _write_video(folder: Path, sample: TrackSample) -> None:
     info["Sequence"] = {
         "name": sample.key.replace("%", "%%"),
         "imDir": "img1",
-        "frameRate": f"{frame_rate(sample):g}",
+        "frameRate": f"{_frame_rate(sample):g}",
         "seqLength": str(len(sample.lines)),
         "imWidth": str(video["width"]),
         "imHeight": str(video["height"]),
@@ -63,7 +63,7 @@ def _write_video(folder: Path, sample: TrackSample) -> None:
         info.write(file, space_around_delimiters=False)
 
 
-def frame_rate(sample: TrackSample) -> float:
+def _frame_rate(sample: TrackSample) -> float:
     """Frames per second of those that were taken, by their times; of a single one the video's."""
     lines = sample.lines
     if len(lines) < 2:

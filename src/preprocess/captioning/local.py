@@ -21,8 +21,8 @@ from preprocess.captioning.caption import Caption, Status
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import LocalTransform, SizeLimit, collate, unpack
 from preprocess.captioning.prompts import Prepared
+from preprocess.checkpoints import DTYPES
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _GROUNDED = "kosmos-2"
 _DECIDE = ("transformers", "tokenizers", "torchvision")
 

@@ -1,0 +1,71 @@
+"""What tracks objects: the protocols that `grounded` and `sam3` keep."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class TrackedObject(NamedTuple):
+    """An object on one frame.
+
+    Attributes:
+        obj_id: from 1 in each video, in order of appearance; never given again.
+        label: the class of the prompt that it is of.
+        score: 0 to 1, of the last detection that confirmed it.
+        mask: bool [H, W], on the model's device, of the frame's own size.
+    """
+
+    obj_id: int
+    label: str
+    score: float
+    mask: Tensor
+
+
+class VideoTracker(Protocol):
+    """The state of one video; dropped at its end."""
+
+    def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
+        """The objects of the next frames, ascending by id.
+
+        After an exception (memory) it may be called again with fewer of the same frames: those done already are
+        answered from memory, nothing is tracked twice.
+
+        Args:
+            first: the place of the first of them in the video, from 0.
+            frames: uint8 [3, H, W], RGB, on the model's device.
+        """
+        ...
+
+
+class TrackingBackend(Protocol):
+    """The models, loaded once per rank."""
+
+    def load(self, device: torch.device) -> None:
+        """Load the weights, onto `device`.
+
+        Raises:
+            ConfigError: they are not all there, or do not fit the configuration or the memory.
+        """
+        ...
+
+    def check(self, classes: tuple[str, ...]) -> None:
+        """Nothing, if these can be looked for; needs no weights.
+
+        Raises:
+            ExtractError: they are too long for the model.
+        """
+        ...
+
+    def start(self, classes: tuple[str, ...]) -> VideoTracker:
+        """A new video, in which these are looked for, as `prompt.classes_of` gives them.
+
+        Raises:
+            ExtractError: they are too long for the model.
+        """
+        ...
+
+    def ingredients(self) -> dict[str, str]:
+        """Weights and versions that change results, by name, for the fingerprint."""
+        ...

@@ -1,0 +1,30 @@
+"""Prompts become classes."""
+
+import pytest
+
+from datamodules.errors import ExtractError
+from preprocess.tracking.prompt import classes_of, text_of
+
+
+@pytest.mark.parametrize(
+    ("prompt", "classes"),
+    [
+        ("car. person.", ("car", "person")),
+        ("car", ("car",)),
+        ("  Red  Car .PERSON", ("red car", "person")),
+        ("car. Car. . car.", ("car",)),
+        ("dog\n.\tcat", ("dog", "cat")),
+    ],
+)
+def test_classes_are_trimmed_lower_case_and_named_once(prompt: str, classes: tuple[str, ...]) -> None:
+    assert classes_of(prompt) == classes
+
+
+@pytest.mark.parametrize("prompt", ["", " ", ".", " . . "])
+def test_a_prompt_without_classes_fails(prompt: str) -> None:
+    with pytest.raises(ExtractError, match=r"names nothing to look for: write classes, as 'car\. person\.'"):
+        classes_of(prompt)
+
+
+def test_the_text_for_the_model_ends_each_class_with_a_full_stop() -> None:
+    assert text_of(classes_of("Car. red  person")) == "car. red person."

@@ -1,0 +1,136 @@
+"""SAM 2 and EdgeTAM: masks that are carried through a video, by sessions of transformers that do not grow.
+
+Each object has a session of its own, so that objects do not depend on one another (one session of several binarises
+all their masks when one of them is corrected); all share the features of the current frame. A box begins a session,
+whose first output is the mask; where it is a track's, that output becomes a conditioning frame of the track.
+
+What a session keeps after a frame (checked against `modeling_sam2_video.py` and `modeling_edgetam_video.py` of
+transformers 5.23, which read no more of it for any later frame):
+
+| of                                               | kept                                                       |
+|--------------------------------------------------|------------------------------------------------------------|
+| conditioning frames                              | the newest `max_memory_frames`: memory features, pointer   |
+| the other frames, for the next `num_maskmem` - 1 | memory features, pointer                                   |
+| for the next `max_object_pointers_in_encoder` - 1 | pointer                                                   |
+| the current frame                                | its pixels, and its features, once for all objects         |
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EdgeTamVideoModel, Sam2VideoModel
+
+from datamodules.errors import ConfigError
+from preprocess.tracking.loading import ModelFolder
+from preprocess.tracking.options import Weights
+
+MODELS = {"sam2_video": Sam2VideoModel, "edgetam_video": EdgeTamVideoModel}
+_OBJECT = 1  # the only one of a session
+_OPTION = "--model.segmenter"
+
+
+class Segmenter:
+    """A checkpoint of SAM 2 or EdgeTAM; its weights are loaded by `load`.
+
+    Args:
+        checkpoint: a folder, or a name on the Hugging Face hub, as `facebook/sam2.1-hiera-tiny`.
+        max_memory_frames: conditioning frames that are remembered of each object, the newest. 4 is what SAM 3, which
+            is conditioned by detections too, looks at (`max_cond_frame_num`).
+        weights: how they are held.
+
+    Raises:
+        ConfigError: the checkpoint is not there, not whole, or of another kind.
+    """
+
+    def __init__(self, checkpoint: str, max_memory_frames: int, weights: Weights) -> None:
+        if max_memory_frames < 1:
+            raise ConfigError(f"{max_memory_frames = } must be 1 or more: objects begin with one")
+        self._checkpoint = ModelFolder.find(checkpoint, _OPTION, tuple(MODELS))
+        self._processor = self._checkpoint.processor()
+        self._max_memory_frames, self._weights = max_memory_frames, weights
+        self._model: Any = None
+
+    def load(self, device: torch.device) -> None:
+        """See `TrackingBackend`."""
+        model_class = MODELS[self._checkpoint.config().model_type]
+        self._model = self._checkpoint.load(model_class, self._weights.dtype, device)
+        if self._weights.compile:
+            self._model.vision_encoder.compile()
+
+    def ingredients(self) -> dict[str, str]:
+        """What the weights are."""
+        return {"segmenter": self._checkpoint.identity()}
+
+    def start(self) -> "SegmentedVideo":
+        """A new video."""
+        return SegmentedVideo(self._model, self._processor, self._max_memory_frames)
+
+
+class SegmentedVideo:
+    """A `MaskVideo`, whose memories are sessions of transformers.
+
+    Args:
+        model: of transformers, as `Sam2VideoModel`.
+        processor: its.
+        max_memory_frames: conditioning frames that are remembered of each object.
+    """
+
+    def __init__(self, model: Any, processor: Any, max_memory_frames: int) -> None:
+        self._model, self._processor, self._max_memory_frames = model, processor, max_memory_frames
+        self._cache = self._session().cache
+        self._place, self._size = -1, (0, 0)
+        self._pixels: Tensor
+
+    def show(self, frame_idx: int, frame: Tensor) -> None:
+        """See `MaskVideo`."""
+        self._place, self._size = frame_idx, (frame.shape[-2], frame.shape[-1])
+        images = self._processor(images=frame, device=self._model.device, return_tensors="pt")
+        self._pixels = images["pixel_values"][0].to(self._model.dtype)
+
+    def outline(self, box: Sequence[float]) -> tuple[Any, Tensor]:
+        """See `MaskVideo`."""
+        session = self._session()
+        session.cache = self._cache
+        boxes = [[list(box)]]
+        self._processor.add_inputs_to_inference_session(
+            session, self._place, _OBJECT, input_boxes=boxes, original_size=self._size
+        )
+        return session, self.follow(session)
+
+    def follow(self, memory: Any) -> Tensor:
+        """See `MaskVideo`."""
+        memory.processed_frames = None  # of the last frame
+        output = self._model(inference_session=memory, frame_idx=self._place, frame=self._pixels)
+        self._forget(memory)
+        masks = self._processor.post_process_masks([output.pred_masks.float()], original_sizes=[self._size])
+        mask: Tensor = masks[0][0, 0]
+        return mask
+
+    def correct(self, memory: Any, seen: Any) -> None:
+        """See `MaskVideo`."""
+        known, new = memory.output_dict_per_obj[0], seen.output_dict_per_obj[0]
+        known["non_cond_frame_outputs"].pop(self._place, None)
+        known["cond_frame_outputs"].update(new["cond_frame_outputs"])
+        self._forget(memory)
+
+    def _session(self) -> Any:
+        return self._processor.init_video_session(inference_device=self._model.device, dtype=self._model.dtype)
+
+    def _forget(self, session: Any) -> None:
+        """Drop what no later frame looks at; see the module's table."""
+        config, outputs = self._model.config, session.output_dict_per_obj[0]
+        conditioning, others = outputs["cond_frame_outputs"], outputs["non_cond_frame_outputs"]
+        for place in sorted(conditioning)[: -self._max_memory_frames]:
+            del conditioning[place]
+        num_pointers = config.max_object_pointers_in_encoder
+        for place in [place for place in others if place <= self._place + 1 - max(num_pointers, config.num_maskmem)]:
+            del others[place]
+        for output in (*conditioning.values(), *others.values()):
+            output.pop("high_res_masks", None)
+            output.pop("pred_masks", None)
+        for place in [place for place in others if place <= self._place + 1 - config.num_maskmem]:
+            others[place] = {"object_pointer": others[place]["object_pointer"]}
+        session.frames_tracked_per_obj[0].clear()
+        session.point_inputs_per_obj[0].clear()

@@ -1,0 +1,260 @@
+"""SAM 2 and EdgeTAM with tiny random weights, loaded as real ones are, against the sessions of transformers itself."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoProcessor
+
+from datamodules.errors import ConfigError
+from preprocess.tracking.options import Weights
+from preprocess.tracking.sam2 import MODELS, SegmentedVideo, Segmenter
+from tracking_making import make_edgetam, make_grounding_dino, make_sam2, moving_square
+
+CPU = torch.device("cpu")
+SIZE = (48, 64)
+FAMILIES = ("sam2_video", "edgetam_video")
+BOXES = ((2.0, 10.0, 16.0, 26.0), (30.0, 5.0, 60.0, 40.0))
+NUM_FRAMES = 30  # more than any memory: 16 pointers
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("segmenters")
+    return {"sam2_video": make_sam2(folder / "sam2"), "edgetam_video": make_edgetam(folder / "edgetam")}
+
+
+@pytest.fixture(scope="module")
+def segmenters(folders: dict[str, Path]) -> dict[str, Segmenter]:
+    return {family: load(folder) for family, folder in folders.items()}
+
+
+def load(folder: Path, max_memory_frames: int = 4, weights: Weights = Weights()) -> Segmenter:  # noqa: B008
+    segmenter = Segmenter(str(folder), max_memory_frames, weights)
+    segmenter.load(CPU)
+    return segmenter
+
+
+def streamed(video: SegmentedVideo, boxes: Sequence[Sequence[float]], corrections: Sequence[int] = ()) -> list[Tensor]:
+    """bool [frames, objects, H, W]: each object begun by its box, and corrected by it on some frames."""
+    memories: list[Any] = []
+    masks = []
+    for place, frame in enumerate(moving_square(NUM_FRAMES)):
+        video.show(place, frame)
+        if place == 0:
+            begun = [video.outline(box) for box in boxes]
+            memories = [memory for memory, _ in begun]
+            masks.append(torch.stack([mask for _, mask in begun]))
+            continue
+        found = [video.follow(memory) for memory in memories]
+        if place in corrections:
+            for index, box in enumerate(boxes):
+                seen, found[index] = video.outline(box)
+                video.correct(memories[index], seen)
+        masks.append(torch.stack(found))
+    return masks
+
+
+def whole(folder: Path, family: str, boxes: Sequence[Sequence[float]], corrections: Sequence[int] = ()) -> list[Tensor]:
+    """The same by the session that transformers makes of a whole video."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    model = MODELS[family].from_pretrained(folder).eval()
+    session = processor.init_video_session(video=torch.stack(moving_square(NUM_FRAMES)))
+    masks: dict[int, Tensor] = {}
+    stops = [*corrections, NUM_FRAMES]
+    for first, stop in zip([0, *corrections], stops, strict=True):
+        processor.add_inputs_to_inference_session(
+            session, first, list(range(len(boxes))), input_boxes=[[list(box) for box in boxes]]
+        )
+        for output in _outputs(model, session, first, stop):
+            found = processor.post_process_masks([output.pred_masks], original_sizes=[SIZE])[0]
+            masks[output.frame_idx] = found[:, 0]
+    return [masks[place] for place in range(NUM_FRAMES)]
+
+
+def _outputs(model: Any, session: Any, first: int, stop: int) -> Iterator[Any]:
+    yield model(session, frame_idx=first)
+    if stop > first + 1:
+        yield from model.propagate_in_video_iterator(session, first + 1, stop - first - 2)
+
+
+def differing(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[int]:
+    """Pixels that differ, of each frame."""
+    return [int((one != other).sum()) for one, other in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_change_with_the_frame_and_the_box(segmenters: dict[str, Segmenter], family: str) -> None:
+    masks = streamed(segmenters[family].start(), BOXES)
+    assert [int(mask.sum()) for mask in masks[0]] != [0, 0]
+    assert sum(not torch.equal(one, other) for one, other in pairwise(masks)) >= 20
+    assert sum(not torch.equal(*both) for both in masks) >= 20, "objects differ"
+    corrected = streamed(segmenters[family].start(), BOXES, [9])
+    assert sum(differing(masks[:9], corrected[:9])) == 0
+    assert sum(differing(masks[10:], corrected[10:])) > 0, "memory decides"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_streamed_masks_are_those_of_a_session_of_the_whole_video(
+    segmenters: dict[str, Segmenter], folders: dict[str, Path], family: str
+) -> None:
+    masks = streamed(segmenters[family].start(), BOXES)
+    assert differing(masks, whole(folders[family], family, BOXES)) == [0] * NUM_FRAMES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_corrected_masks_are_those_of_a_session_of_the_whole_video(
+    segmenters: dict[str, Segmenter], folders: dict[str, Path], family: str
+) -> None:
+    masks = streamed(segmenters[family].start(), BOXES[:1], [9, 20])
+    assert differing(masks, whole(folders[family], family, BOXES[:1], [9, 20])) == [0] * NUM_FRAMES
+
+
+def test_objects_do_not_depend_on_one_another(segmenters: dict[str, Segmenter]) -> None:
+    both = streamed(segmenters["sam2_video"].start(), BOXES, [9])
+    alone = streamed(segmenters["sam2_video"].start(), BOXES[1:], [9])
+    assert sum(differing([masks[1:] for masks in both], alone)) == 0
+
+
+def test_the_newest_conditioning_frames_are_remembered(folders: dict[str, Path]) -> None:
+    corrections = [4, 8, 12, 16]
+    few, many = (streamed(load(folders["sam2_video"], number).start(), BOXES[:1], corrections) for number in (2, 9))
+    assert sum(differing(few[:9], many[:9])) == 0
+    assert sum(differing(few[9:], many[9:])) > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_image_is_encoded_once_a_frame(
+    segmenters: dict[str, Segmenter], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = segmenters[family]._model
+    calls, encode = [], model.get_image_features
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return encode(*args, **kwargs)
+
+    monkeypatch.setattr(model, "get_image_features", counted)
+    streamed(segmenters[family].start(), BOXES, [9])
+    assert len(calls) == NUM_FRAMES
+
+
+def held(value: Any, seen: set[int]) -> list[int]:
+    """Bytes of the storages that are within `value`, each once."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen:
+            return []
+        seen.add(storage.data_ptr())
+        return [storage.nbytes()]
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    return [size for each in within for size in held(each, seen)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("every", [1, 5])
+def test_an_object_holds_as_much_after_20_frames_as_after_80(
+    segmenters: dict[str, Segmenter], family: str, every: int
+) -> None:
+    video = segmenters[family].start()
+    frames, tensors, things = moving_square(81), {}, {}
+    video.show(0, frames[0])
+    memory, _ = video.outline(BOXES[0])
+    for place in range(1, 81):
+        video.show(place, frames[place])
+        video.follow(memory)
+        if place % every == 0:
+            video.correct(memory, video.outline(BOXES[0])[0])
+        if place in (20, 40, 80):
+            state = {name: value for name, value in vars(memory).items() if name != "cache"}
+            tensors[place] = held({**state, "cache": memory.cache._vision_features}, set())
+            things[place] = sum(len(value) for value in state.values() if hasattr(value, "__len__"))
+    assert len(tensors[20]) == len(tensors[40]) == len(tensors[80]) > 5
+    assert sum(tensors[20]) == sum(tensors[40]) == sum(tensors[80])
+    assert things[20] == things[40] == things[80]
+
+
+def test_transformers_own_session_does_grow(folders: dict[str, Path]) -> None:
+    processor: Any = AutoProcessor.from_pretrained(folders["sam2_video"])
+    model = MODELS["sam2_video"].from_pretrained(folders["sam2_video"]).eval()
+    session, sizes = processor.init_video_session(), []
+    for place, frame in enumerate(moving_square(10)):
+        pixels = processor(images=frame, return_tensors="pt")["pixel_values"][0]
+        if place == 0:
+            processor.add_inputs_to_inference_session(session, 0, 1, input_boxes=[[list(BOXES[0])]], original_size=SIZE)
+        model(inference_session=session, frame=pixels)
+        sizes.append(sum(held(vars(session), set())))
+    assert sizes[9] - sizes[8] == sizes[2] - sizes[1] > 0
+
+
+def test_nothing_passes_from_one_video_to_the_next(segmenters: dict[str, Segmenter]) -> None:
+    alone = streamed(segmenters["sam2_video"].start(), BOXES[:1])
+    streamed(segmenters["sam2_video"].start(), BOXES[1:])
+    assert sum(differing(streamed(segmenters["sam2_video"].start(), BOXES[:1]), alone)) == 0
+
+
+def test_a_frame_followed_again_has_the_same_mask(segmenters: dict[str, Segmenter]) -> None:
+    video, frames = segmenters["sam2_video"].start(), moving_square(3)
+    video.show(0, frames[0])
+    memory, _ = video.outline(BOXES[0])
+    for place in (1, 2):
+        video.show(place, frames[place])
+        assert torch.equal(video.follow(memory), video.follow(memory))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_makes_masks_of_the_frames_size(folders: dict[str, Path], family: str, dtype: Any) -> None:
+    video = load(folders[family], weights=Weights(dtype)).start()
+    for place, frame in enumerate(moving_square(3)):
+        video.show(place, frame)
+        if place == 0:
+            memory, mask = video.outline(BOXES[0])
+        else:
+            mask = video.follow(memory)
+        assert (mask.dtype, mask.shape) == (torch.bool, SIZE)
+    assert video._model.dtype in (torch.bfloat16, torch.float16)
+
+
+def test_compile_is_of_the_image_encoder(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(type(self).__name__))
+    load(folders["sam2_video"], weights=Weights(compile=True))
+    load(folders["sam2_video"])
+    assert compiled == ["Sam2VisionModel"]
+
+
+@pytest.mark.parametrize(("how", "message"), [("missing", "its weights lack memory"), ("besides", "have besides new")])
+def test_weights_that_do_not_match_the_class_fail(
+    folders: dict[str, Path], tmp_path: Path, how: str, message: str
+) -> None:
+    shutil.copytree(folders["sam2_video"], tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    if how == "missing":
+        del weights["memory_temporal_positional_encoding"]
+    else:
+        weights["new.weight"] = torch.zeros(2)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"--model\.segmenter .*{message}.*not those of Sam2VideoModel"):
+        load(tmp_path)
+
+
+def test_a_model_of_another_type_fails(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a grounding-dino model: give one of type sam2_video or edgetam_video"):
+        Segmenter(str(make_grounding_dino(tmp_path)), 4, Weights())
+
+
+def test_a_memory_without_frames_fails(folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="max_memory_frames = 0 must be 1 or more"):
+        Segmenter(str(folders["sam2_video"]), 0, Weights())
+
+
+def test_another_dtype_fails() -> None:
+    with pytest.raises(ConfigError, match=r"--model\.dtype int8: use auto, bf16, fp16, fp32"):
+        Weights("int8")  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     BertTokenizer,
+    CLIPTokenizer,
     EdgeTamVideoConfig,
     EdgeTamVideoModel,
     GroundingDinoConfig,
@@ -23,9 +24,14 @@ from transformers import (
     Sam2VideoModel,
     Sam2VideoProcessor,
     Sam2VideoVideoProcessor,
+    Sam3ImageProcessor,
+    Sam3VideoConfig,
+    Sam3VideoModel,
+    Sam3VideoProcessor,
 )
 
 SAM2_PX = 128  # what SAM 2 sees, high and wide
+SAM3_PX = 112
 _WORDS = ("car", "person", "ball", "dog", "cat", "red")
 _FIXED = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, ".": 1012, "?": 1029}  # GroundingDINO counts on these
 _HIDDEN = 128  # at least twice 64, which SAM 2's memory has
@@ -85,7 +91,7 @@ def make_sam2(folder: Path) -> Path:
 
 def sam2_model(**config: Any) -> Sam2VideoModel:
     """Its model; `config` is besides, or instead of, what is tiny."""
-    return _lively(Sam2VideoModel(Sam2VideoConfig(**{**_sam2_config(), **config})))
+    return _lively(Sam2VideoModel(Sam2VideoConfig(**{**_sam2_config(), **config})), 17)
 
 
 def make_edgetam(folder: Path) -> Path:
@@ -104,6 +110,29 @@ def make_edgetam(folder: Path) -> Path:
     return folder
 
 
+def make_sam3(folder: Path) -> Path:
+    """A SAM 3 for video, whose words are letters."""
+    tokenizer = CLIPTokenizer(vocab=_clip_vocabulary(), merges=[])
+    config = Sam3VideoConfig(
+        detector_config=_sam3_detector(len(tokenizer)),
+        tracker_config=_sam3_tracker(),
+        low_res_mask_size=SAM3_PX // 14 * 4,
+        score_threshold_detection=0.05,
+        new_det_thresh=0.1,
+        high_conf_thresh=0.1,
+        high_iou_thresh=0.3,
+        recondition_every_nth_frame=4,
+    )
+    model = Sam3VideoModel(config)
+    _lively(model, 9)
+    model.save_pretrained(folder)
+    size = {"height": SAM3_PX, "width": SAM3_PX}
+    Sam3VideoProcessor(Sam3ImageProcessor(size=size), Sam2VideoVideoProcessor(size=size), tokenizer).save_pretrained(
+        folder
+    )
+    return folder
+
+
 def moving_square(num_frames: int, height: int = 48, width: int = 64) -> list[Tensor]:
     """uint8 [3, H, W] frames: a square that goes to the right, over noise."""
     noise = torch.randint(0, 80, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -115,7 +144,7 @@ def moving_square(num_frames: int, height: int = 48, width: int = 64) -> list[Te
     return frames
 
 
-def _lively(model: Any, seed: int = 8) -> Any:
+def _lively(model: Any, seed: int) -> Any:
     """`model` with weights such that its masks depend on all that they can depend on."""
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
@@ -148,6 +177,40 @@ def _vocabulary() -> dict[str, int]:
     after = max(places) + 1
     words = [places.get(place, f"[unused{place}]") for place in range(after)] + letters + list(_WORDS)
     return {word: place for place, word in enumerate(words)}
+
+
+def _clip_vocabulary() -> dict[str, int]:
+    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    return {word: place for place, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+
+
+def _sam3_detector(vocab_size: int) -> dict[str, Any]:
+    text = {
+        "model_type": "clip_text_model",
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "eos_token_id": vocab_size - 1,
+    }
+    part = {"hidden_size": _HIDDEN, "num_attention_heads": 2, "intermediate_size": 64, "num_layers": 1}
+    return {
+        "vision_config": _SAM3_VISION,
+        "text_config": text,
+        "geometry_encoder_config": part,
+        "detr_encoder_config": part,
+        "detr_decoder_config": {**part, "num_queries": 4, "num_layers": 2},
+        "mask_decoder_config": {"hidden_size": _HIDDEN, "num_attention_heads": 2},
+    }
+
+
+def _sam3_tracker() -> dict[str, Any]:
+    config = _sam2_config()
+    prompt = {"hidden_size": _HIDDEN, "image_size": SAM3_PX, "patch_size": 14}
+    return {**config, "vision_config": _SAM3_VISION, "prompt_encoder_config": prompt, "image_size": SAM3_PX}
 
 
 def _sam2_processor() -> Sam2VideoProcessor:
@@ -210,5 +273,20 @@ _EDGETAM_VISION = {
         },
     },
     "backbone_channel_list": [64, 32, 16, 8],
+    **_FPN,
+}
+_SAM3_VISION = {
+    "model_type": "sam3_vision_model",
+    "backbone_config": {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SAM3_PX,
+        "pretrain_image_size": 56,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+    },
     **_FPN,
 }

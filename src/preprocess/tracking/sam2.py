@@ -24,6 +24,7 @@ from transformers import EdgeTamVideoModel, Sam2VideoModel
 
 from datamodules.errors import ConfigError
 from preprocess.tracking.loading import ModelFolder
+from preprocess.tracking.memory import forget_frames
 from preprocess.tracking.options import Weights
 
 MODELS = {"sam2_video": Sam2VideoModel, "edgetam_video": EdgeTamVideoModel}
@@ -120,17 +121,6 @@ class SegmentedVideo:
 
     def _forget(self, session: Any) -> None:
         """Drop what no later frame looks at; see the module's table."""
-        config, outputs = self._model.config, session.output_dict_per_obj[0]
-        conditioning, others = outputs["cond_frame_outputs"], outputs["non_cond_frame_outputs"]
-        for place in sorted(conditioning)[: -self._max_memory_frames]:
-            del conditioning[place]
-        num_pointers = config.max_object_pointers_in_encoder
-        for place in [place for place in others if place <= self._place + 1 - max(num_pointers, config.num_maskmem)]:
-            del others[place]
-        for output in (*conditioning.values(), *others.values()):
-            output.pop("high_res_masks", None)
-            output.pop("pred_masks", None)
-        for place in [place for place in others if place <= self._place + 1 - config.num_maskmem]:
-            others[place] = {"object_pointer": others[place]["object_pointer"]}
+        forget_frames(session.output_dict_per_obj[0], self._place, self._max_memory_frames, self._model.config)
         session.frames_tracked_per_obj[0].clear()
         session.point_inputs_per_obj[0].clear()

@@ -9,7 +9,7 @@ On each frame, all tracks are followed. Every `detection_frequency` frames there
 | is smaller than `min_area_px`, or `max_objects` are followed            | nothing                           |
 | else                                                                    | a new track; best scores first    |
 
-A frame is either done or as if it had not been begun: what may run out of memory comes before what changes a track.
+Within a frame, what may run out of memory comes before what changes a track.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
+from preprocess.tracking.stepping import SteppedTracker
 
 Memory = TypeVar("Memory")  # of one object
 
@@ -83,7 +84,7 @@ class _Seen(NamedTuple):
     mask: Tensor
 
 
-class Tracks(Generic[Memory]):
+class Tracks(SteppedTracker, Generic[Memory]):
     """The tracks of one video; a `VideoTracker`.
 
     Args:
@@ -98,45 +99,25 @@ class Tracks(Generic[Memory]):
         video: MaskVideo[Memory],
         identity: Identity,
     ) -> None:
+        super().__init__()
         self._detect, self._video, self._identity = detect, video, identity
         self._tracks: list[_Track[Memory]] = []
         self._num_objects = 0  # that ever were
         self._detections: dict[int, list[Detection]] = {}
-        self._done: dict[int, list[TrackedObject]] = {}
-        self._next = 0
 
-    def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
-        """See `VideoTracker`.
-
-        Raises:
-            ValueError: these are not the next frames.
-        """
-        if first > self._next:
-            raise ValueError(f"frame {first} comes after frame {self._next}, which was not tracked")
-        self._done = {place: objects for place, objects in self._done.items() if place >= first}
-        if first < self._next and first not in self._done:
-            raise ValueError(f"frame {first} was tracked, and is forgotten")
-        places = range(first, first + len(frames))
-        self._look(dict(zip(places, frames, strict=True)))
-        return [self._objects(place, frame) for place, frame in zip(places, frames, strict=True)]
-
-    def _look(self, frames: Mapping[int, Tensor]) -> None:
+    def prepare(self, frames: Mapping[int, Tensor]) -> None:
         """Detect on those of `frames` that want it, together."""
         every = self._identity.detection_frequency
-        places = [place for place in frames if place % every == 0 and place >= self._next]
-        places = [place for place in places if place not in self._detections]
+        self._detections = {
+            place: found for place, found in self._detections.items() if place >= min(frames, default=0)
+        }
+        places = [place for place in frames if place % every == 0 and place not in self._detections]
         if places:
             found = self._detect([frames[place] for place in places])
             self._detections.update(zip(places, found, strict=True))
 
-    def _objects(self, place: int, frame: Tensor) -> list[TrackedObject]:
-        if place not in self._done:
-            self._done[place] = self._step(place, frame)
-            self._detections.pop(place, None)
-            self._next = place + 1
-        return self._done[place]
-
-    def _step(self, place: int, frame: Tensor) -> list[TrackedObject]:
+    def step(self, place: int, frame: Tensor) -> list[TrackedObject]:
+        """See `SteppedTracker`."""
         self._video.show(place, frame)
         self._tracks = [track for track in self._tracks if place - track.confirmed <= self._identity.num_lost_frames]
         masks = [self._followed(track, place) for track in self._tracks]

@@ -1,0 +1,246 @@
+"""SAM 3 with tiny random weights, loaded as a real one is, against the streamed session of transformers itself."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, Sam3VideoModel
+
+from datamodules.errors import ConfigError, ExtractError
+from preprocess.tracking.backend import TrackedObject
+from preprocess.tracking.options import Identity, Weights
+from preprocess.tracking.sam3 import Sam3
+from tracking_making import make_sam2, make_sam3, moving_square
+
+CPU = torch.device("cpu")
+NUM_FRAMES = 26  # more than any memory: 16 pointers
+KEEP = Identity(max_lost_frames=1000)
+Objects = list[list[TrackedObject]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sam3(tmp_path_factory.mktemp("sam3"))
+
+
+@pytest.fixture(scope="module")
+def sam3(folder: Path) -> Sam3:
+    return load(folder, 1000, KEEP)
+
+
+@pytest.fixture(scope="module")
+def tracked(sam3: Sam3) -> Objects:
+    return sam3.start(("car",)).track(0, moving_square(NUM_FRAMES))
+
+
+def load(folder: Path, max_memory_frames: int, identity: Identity) -> Sam3:
+    backend = Sam3(str(folder), max_memory_frames, identity, Weights())
+    backend.load(CPU)
+    return backend
+
+
+class Seen(NamedTuple):
+    """What transformers says of an object on a frame; `obj_id` is its own."""
+
+    obj_id: int
+    label: str
+    score: float
+    mask: Tensor
+
+
+def of_transformers(folder: Path, classes: Sequence[str]) -> list[list[Seen]]:
+    """Masks that are not empty, of a session that forgets nothing."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    model = Sam3VideoModel.from_pretrained(folder).eval()
+    session = processor.init_video_session()
+    processor.add_text_prompt(session, list(classes))
+    results = []
+    for frame in moving_square(NUM_FRAMES):
+        inputs = processor(images=frame, return_tensors="pt")
+        output = model(inference_session=session, frame=inputs["pixel_values"][0])
+        found = processor.postprocess_outputs(session, output, original_sizes=inputs["original_sizes"])
+        labels = {known: text for text, ids in found["prompt_to_obj_ids"].items() for known in ids}
+        rows = zip(found["object_ids"].tolist(), found["scores"].tolist(), found["masks"], strict=True)
+        results.append([Seen(known, labels[known], score, mask) for known, score, mask in rows if mask.any()])
+    return results
+
+
+def same(first: Objects, second: Objects) -> bool:
+    rows = [[(each[:3], each.mask.tolist()) for frame in objects for each in frame] for objects in (first, second)]
+    return rows[0] == rows[1] and [len(frame) for frame in first] == [len(frame) for frame in second]
+
+
+def test_masks_change_with_the_frame_and_the_prompt(sam3: Sam3, tracked: Objects) -> None:
+    assert len({each.obj_id for objects in tracked for each in objects}) >= 2
+    masks = [each.mask for objects in tracked for each in objects if each.obj_id == 1]
+    assert len(masks) > 5
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) > 0.8 * len(masks)
+    other = sam3.start(("dog",)).track(0, moving_square(3))
+    assert not same(other, tracked[:3])
+
+
+def test_ids_labels_scores_and_masks_are_those_of_a_session_that_forgets_nothing(
+    folder: Path, tracked: Objects
+) -> None:
+    expected = of_transformers(folder, ("car",))
+    ids: dict[int, int] = {}
+    for objects, seen in zip(tracked, expected, strict=True):
+        for each in seen:
+            ids.setdefault(each.obj_id, len(ids) + 1)
+        ordered = sorted(seen, key=lambda each: ids[each.obj_id])
+        assert [each[:3] for each in objects] == [(ids[each.obj_id], *each[1:3]) for each in ordered]
+        for one, other in zip(objects, ordered, strict=True):
+            assert torch.equal(one.mask, other.mask)
+
+
+def test_each_object_is_of_the_class_that_found_it(sam3: Sam3) -> None:
+    objects = [each for frame in sam3.start(("car", "dog")).track(0, moving_square(3)) for each in frame]
+    labels = {each.obj_id: {other.label for other in objects if other.obj_id == each.obj_id} for each in objects}
+    assert sorted(labels) == list(range(1, len(labels) + 1))
+    assert {label for found in labels.values() for label in found} == {"car", "dog"}
+    assert all(len(found) == 1 for found in labels.values())
+
+
+def test_slices_of_any_size_are_the_same(sam3: Sam3, tracked: Objects) -> None:
+    tracker, frames = sam3.start(("car",)), moving_square(9)
+    assert same(
+        [objects for n in (0, 1, 4) for objects in tracker.track(n, frames[n : {0: 1, 1: 4, 4: 9}[n]])], tracked[:9]
+    )
+
+
+def held(value: Any, seen: set[int]) -> list[int]:
+    """Bytes of the storages that are within `value`, each once."""
+    if isinstance(value, Tensor):
+        storage = value.untyped_storage()
+        is_new = storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        return [storage.nbytes()] if is_new else []
+    within = dict(value).values() if isinstance(value, dict) else value if isinstance(value, list | set) else ()
+    return [size for each in within for size in held(each, seen)]
+
+
+def num_kept(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(dict(value)) + sum(num_kept(each) for each in dict(value).values())
+    return len(value) if isinstance(value, list | set) else 0
+
+
+def test_a_session_holds_as_much_after_20_frames_as_after_40(sam3: Sam3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sam3._model, "recondition_every_nth_frame", 0)  # which would add conditioning frames
+    tracker, sizes = sam3.start(("car",)), {}
+    for place, frame in enumerate(moving_square(41)):
+        tracker.track(place, [frame])
+        state = vars(tracker._session)
+        sizes[place] = (len(held(state, set())), sum(held(state, set())), num_kept(state))
+    assert sizes[10] < sizes[20] == sizes[30] == sizes[40]
+    assert min(sizes[20]) > 10
+
+
+def test_the_newest_conditioning_frames_are_remembered(folder: Path) -> None:
+    tracker, numbers = load(folder, 2, KEEP).start(("car",)), []
+    for place, frame in enumerate(moving_square(20)):
+        tracker.track(place, [frame])
+        outputs = tracker._session.output_dict_per_obj.values()
+        numbers.append([len(each["cond_frame_outputs"]) for each in outputs])
+    assert max(max(each) for each in numbers) == 2
+    assert numbers[0] == [1] * len(numbers[0])
+
+
+@pytest.mark.parametrize("method", ["_encode_new_memory", "_run_single_frame_inference", "_single_frame_forward"])
+@pytest.mark.parametrize("call", [1, 3, 7])
+def test_memory_that_runs_out_once_changes_nothing(
+    sam3: Sam3, tracked: Objects, monkeypatch: pytest.MonkeyPatch, method: str, call: int
+) -> None:
+    tracker_model, calls = sam3._model.tracker_model, []
+    whole = getattr(tracker_model, method)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            raise torch.OutOfMemoryError("out of memory, once")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(tracker_model, method, failing)
+    tracker, frames = sam3.start(("car",)), moving_square(6)
+    with pytest.raises(torch.OutOfMemoryError):
+        tracker.track(0, frames)
+    assert same(tracker.track(0, frames[:3]) + tracker.track(3, frames[3:]), tracked[:6])
+
+
+def blind(backend: Sam3, monkeypatch: pytest.MonkeyPatch, frames: range) -> None:
+    """Nothing is detected on these frames."""
+    run, numbers = backend._model.run_detection, iter(range(1000))
+
+    def detections(**arguments: Any) -> Any:
+        found = run(**arguments)
+        if next(numbers) in frames:
+            return {each: {name: value[:0] for name, value in parts.items()} for each, parts in found.items()}
+        return found
+
+    monkeypatch.setattr(backend._model, "run_detection", detections)
+
+
+def test_an_object_that_no_detection_confirms_ends_and_its_id_is_not_given_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = load(folder, 4, Identity(max_lost_frames=4))
+    blind(backend, monkeypatch, range(2, 12))
+    tracker = backend.start(("car",))
+    objects = tracker.track(0, moving_square(12))
+    before = {each.obj_id for frame in objects[:6] for each in frame}
+    assert [bool(frame) for frame in objects[6:]] == [False] * 6
+    session = tracker._session
+    assert not session.obj_ids
+    assert not session.output_dict_per_obj
+    assert [session.obj_id_to_score, session.trk_keep_alive, session.obj_first_frame_idx] == [{}, {}, {}]
+    again = tracker.track(12, moving_square(14)[12:])
+    assert {each.obj_id for frame in again for each in frame}.isdisjoint(before)
+
+
+def test_an_object_of_several_ends_alone(folder: Path) -> None:
+    backend = load(folder, 4, Identity(max_lost_frames=1))
+    tracker, counts = backend.start(("car",)), set()
+    for place, frame in enumerate(moving_square(20)):
+        tracker.track(place, [frame])
+        assert len(tracker._session.output_dict_per_obj) == len(tracker._session.obj_ids) == len(tracker._confirmed)
+        counts.add(len(tracker._confirmed))
+    assert len(counts) > 1
+
+
+def test_max_objects_and_min_area_are_kept(folder: Path) -> None:
+    for identity in (Identity(max_objects=1), Identity(min_area_px=500)):
+        tracker = load(folder, 4, identity).start(("car",))
+        objects = tracker.track(0, moving_square(6))
+        assert all(len(tracker._session.obj_ids) <= identity.max_objects for _ in objects)
+        assert all(int(each.mask.sum()) >= identity.min_area_px for frame in objects for each in frame)
+
+
+def test_nothing_passes_from_one_video_to_the_next(sam3: Sam3, tracked: Objects) -> None:
+    sam3.start(("car",)).track(0, moving_square(8)[::-1])
+    assert same(sam3.start(("car",)).track(0, moving_square(4)), tracked[:4])
+
+
+def test_nothing_found_is_a_result(sam3: Sam3, monkeypatch: pytest.MonkeyPatch) -> None:
+    blind(sam3, monkeypatch, range(1000))
+    assert sam3.start(("car",)).track(0, moving_square(3)) == [[], [], []]
+
+
+def test_a_class_with_too_many_tokens_fails(sam3: Sam3) -> None:
+    sam3.check(("a" * 30,))
+    with pytest.raises(ExtractError, match="has 33 tokens with its marks, but SAM 3 takes 32: use fewer words"):
+        sam3.start(("car", "a" * 31))
+
+
+def test_a_model_of_another_type_fails(folder: Path, tmp_path: Path) -> None:
+    make_sam2(tmp_path)
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    with pytest.raises(ConfigError, match=r"--model\.segmenter .* is a sam2_video model: give one of type sam3_video"):
+        Sam3(str(tmp_path), 4, KEEP, Weights())
+
+
+def test_ingredients_name_the_weights_and_what_runs_them(sam3: Sam3) -> None:
+    assert {"segmenter", "transformers", "tokenizers", "torchvision"} <= set(sam3.ingredients())

@@ -150,6 +150,9 @@ def _lively(model: Any, seed: int) -> Any:
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():
             _fill(name, parameter)
+        for name, buffer in model.named_buffers():
+            if "positional_embedding" in name:
+                buffer.normal_()
         decoder = getattr(model, "mask_decoder", None)
         if decoder is not None:
             shared = model.prompt_encoder.shared_embedding.positional_embedding

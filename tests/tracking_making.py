@@ -76,7 +76,7 @@ def make_grounding_dino(folder: Path, max_text_len: int = 32) -> Path:
             head.layers[-1].weight.normal_(0, 0.1)
             head.layers[-1].bias.copy_(torch.tensor([0.0, 0.0, 1.5, 1.5]))  # anchors are small
     model.save_pretrained(folder)
-    size = {"shortest_edge": 48, "longest_edge": 80}
+    size = {"shortest_edge": 96, "longest_edge": 160}  # the coarsest features have more than one place
     GroundingDinoProcessor(GroundingDinoImageProcessor(size=size), tokenizer).save_pretrained(folder)
     return folder
 

@@ -16,6 +16,7 @@ transformers 5.23, which read no more of it for any later frame):
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers import EdgeTamVideoModel, Sam2VideoModel
 from datamodules.errors import ConfigError
 from preprocess.tracking.loading import ModelFolder
 from preprocess.tracking.memory import forget_frames
+from preprocess.tracking.meta_checkpoint import SUFFIXES, MetaFile
 from preprocess.tracking.options import Weights
 
 MODELS = {"sam2_video": Sam2VideoModel, "edgetam_video": EdgeTamVideoModel}
@@ -36,7 +38,7 @@ class Segmenter:
     """A checkpoint of SAM 2 or EdgeTAM; its weights are loaded by `load`.
 
     Args:
-        checkpoint: a folder, or a name on the Hugging Face hub, as `facebook/sam2.1-hiera-tiny`.
+        checkpoint: a folder, a name on the Hugging Face hub, as `facebook/sam2.1-hiera-tiny`, or one of Meta's files.
         max_memory_frames: conditioning frames that are remembered of each object, the newest. 4 is what SAM 3, which
             is conditioned by detections too, looks at (`max_cond_frame_num`).
         weights: how they are held.
@@ -48,7 +50,7 @@ class Segmenter:
     def __init__(self, checkpoint: str, max_memory_frames: int, weights: Weights) -> None:
         if max_memory_frames < 1:
             raise ConfigError(f"{max_memory_frames = } must be 1 or more: objects begin with one")
-        self._checkpoint = ModelFolder.find(checkpoint, _OPTION, tuple(MODELS))
+        self._checkpoint = _found(checkpoint)
         self._processor = self._checkpoint.processor()
         self._max_memory_frames, self._weights = max_memory_frames, weights
         self._model: Any = None
@@ -67,6 +69,15 @@ class Segmenter:
     def start(self) -> "SegmentedVideo":
         """A new video."""
         return SegmentedVideo(self._model, self._processor, self._max_memory_frames)
+
+
+def _found(checkpoint: str) -> ModelFolder | MetaFile:
+    path = Path(checkpoint)
+    if path.suffix not in SUFFIXES:
+        return ModelFolder.find(checkpoint, _OPTION, tuple(MODELS))
+    if not path.is_file():
+        raise ConfigError(f"{_OPTION} {checkpoint}: there is no file {path.absolute()}")
+    return MetaFile(path, _OPTION)
 
 
 class SegmentedVideo:

@@ -1,0 +1,213 @@
+"""Meta's own SAM 2 files, as `sam2.1_hiera_tiny.pt`: their weights by the names of transformers.
+
+Meta's names are those of the modules in https://github.com/facebookresearch/sam2 (`sam2/modeling`), and the sizes those
+of its `sam2/configs`; both are paired as in transformers' `convert_sam2_video_to_hf.py`.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Sam2ImageProcessor,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    Sam2VideoProcessor,
+    Sam2VideoVideoProcessor,
+)
+
+from datamodules.errors import ConfigError
+from preprocess.checkpoints import DTYPES
+from preprocess.tracking.loading import refuse_keys
+
+SUFFIXES = (".pt", ".pth")
+# by channels of the first stage and blocks of all: what differs from the defaults of transformers, which are tiny's
+SIZES: dict[tuple[int, int], dict[str, Any]] = {
+    (96, 12): {},
+    (96, 16): {
+        "vision_config": {
+            "backbone_config": {"blocks_per_stage": [1, 2, 11, 2], "global_attention_blocks": [7, 10, 13]},
+        }
+    },
+    (112, 24): {
+        "vision_config": {
+            "backbone_config": {
+                "hidden_size": 112,
+                "embed_dim_per_stage": [112, 224, 448, 896],
+                "num_attention_heads_per_stage": [2, 4, 8, 16],
+                "blocks_per_stage": [2, 3, 16, 3],
+                "global_attention_blocks": [12, 16, 20],
+                "window_positional_embedding_background_size": [14, 14],
+            },
+            "backbone_channel_list": [896, 448, 224, 112],
+        }
+    },
+    (144, 48): {
+        "vision_config": {
+            "backbone_config": {
+                "hidden_size": 144,
+                "embed_dim_per_stage": [144, 288, 576, 1152],
+                "num_attention_heads_per_stage": [2, 4, 8, 16],
+                "blocks_per_stage": [2, 6, 36, 4],
+                "global_attention_blocks": [23, 33, 43],
+                "window_positional_embedding_background_size": [7, 7],
+                "window_size_per_stage": [8, 4, 16, 8],
+            },
+            "backbone_channel_list": [1152, 576, 288, 144],
+        }
+    },
+}
+_NAMES = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}
+_HEADS = r"(iou_prediction_head|pred_obj_score_head|output_hypernetworks_mlps\.\d+|object_pointer_proj)"
+_RENAMED = (  # in this order
+    (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
+    (r"^image_encoder\.neck\.convs\.(\d+)\.conv\.", r"vision_encoder.neck.convs.\1."),
+    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
+    (r"^sam_prompt_encoder\.", "prompt_encoder."),
+    (r"\.pe_layer\.positional_encoding_gaussian_matrix$", ".shared_embedding.positional_embedding"),
+    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+    (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+    (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+    (r"^sam_mask_decoder\.", "mask_decoder."),
+    (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+    (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+    (r"^memory_encoder\.pix_feat_proj\.", "memory_encoder.feature_projection."),
+    (r"^memory_encoder\.out_proj\.", "memory_encoder.projection."),
+    (r"^memory_encoder\.fuser\.", "memory_encoder.memory_fuser."),
+    (r"\.dwconv\.", ".depthwise_conv."),
+    (r"\.pwconv(\d)\.", r".pointwise_conv\1."),
+    (r"\.gamma$", ".scale"),
+    (r"\.mask_downsampler\.encoder\.12\.", ".mask_downsampler.final_conv."),
+    (r"^obj_ptr_tpos_proj\.", "temporal_positional_encoding_projection_layer."),
+    (r"^obj_ptr_proj\.", "object_pointer_proj."),
+    (r"^no_obj_ptr$", "no_object_pointer"),
+    (r"^no_obj_embed_spatial$", "occlusion_spatial_embedding_parameter"),
+    (r"^no_mem_embed$", "no_memory_embedding"),
+    (r"^no_mem_pos_enc$", "no_memory_positional_encoding"),
+    (r"^maskmem_tpos_enc$", "memory_temporal_positional_encoding"),
+    (r"\.mlp\.layers\.0\.", ".mlp.proj_in."),
+    (r"\.mlp\.layers\.1\.", ".mlp.proj_out."),
+    (_HEADS + r"\.layers\.0\.", r"\1.proj_in."),
+    (_HEADS + r"\.layers\.1\.", r"\1.layers.0."),
+    (_HEADS + r"\.layers\.2\.", r"\1.proj_out."),
+    (r"\.out_proj\.", ".o_proj."),
+    (r"\.norm(\w*)\.", r".layer_norm\1."),
+)
+_DOWNSAMPLER = re.compile(r"\.mask_downsampler\.encoder\.(\d+)\.")
+_BLOCK_BYTES = 1 << 24
+_POINTS = "prompt_encoder.point_embeddings"
+
+
+@dataclass(frozen=True)
+class MetaFile:
+    """One of Meta's files, in place of a `ModelFolder`.
+
+    Attributes:
+        path: of the file.
+        option: that gave it, for messages.
+    """
+
+    path: Path
+    option: str
+
+    def identity(self) -> str:
+        """The sha256 of the file."""
+        digest = hashlib.sha256()
+        with open(self.path, "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def config(self) -> Sam2VideoConfig:
+        """As the shapes of the weights have it.
+
+        Raises:
+            ConfigError: these are no weights of SAM 2, or of a size that it does not have.
+        """
+        return self._config(self._state())
+
+    def processor(self) -> Any:
+        """Of transformers, for images as large as the model takes."""
+        return self._processor(self.config())
+
+    def load(self, model_class: Any, dtype: str, device: torch.device) -> Any:
+        """The model with its weights; see `ModelFolder.load`; `auto` is float32, as the file has it.
+
+        Raises:
+            ConfigError: the weights are not all those of SAM 2, or the memory does not hold them.
+        """
+        state = self._state()
+        model: Any = Sam2VideoModel(self._config(state))
+        what = f"{self.option} {self.path}"
+        try:
+            missing, unexpected = model.load_state_dict(of_transformers(state), strict=False)
+            for keys, how in ((missing, "lack"), (unexpected, "have besides")):
+                if keys:
+                    refuse_keys(what, model_class, how, keys)
+            return model.to(device, DTYPES.get(dtype, torch.float32)).eval()
+        except RuntimeError as error:  # shapes, GPU memory
+            raise ConfigError(f"{what} cannot be loaded on {device}: {' '.join(str(error).split())[:300]}") from error
+
+    def _state(self) -> dict[str, Tensor]:
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+            state: dict[str, Tensor] = content["model"]
+            state["image_encoder.trunk.patch_embed.proj.weight"].shape  # noqa: B018
+        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, AttributeError, EOFError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ConfigError(
+                f"{self.option} {self.path} is no file of Meta's SAM 2, which has its weights under 'model' ({reason})"
+            ) from error
+        return state
+
+    def _config(self, state: dict[str, Tensor]) -> Sam2VideoConfig:
+        blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
+        size = (state["image_encoder.trunk.patch_embed.proj.weight"].shape[0], len(blocks))
+        if size not in SIZES:
+            known = ", ".join(f"{name} {wanted}" for wanted, name in _NAMES.items())
+            raise ConfigError(
+                f"{self.option} {self.path} is no SAM 2 of a known size: it has {size} channels and blocks; {known}"
+            )
+        is_2_1 = "no_obj_embed_spatial" in state
+        vision: dict[str, Any] = {"model_type": "sam2_vision_model", **SIZES[size].get("vision_config", {})}
+        vision["backbone_config"] = {"model_type": "sam2_hiera_det_model", **vision.get("backbone_config", {})}
+        return Sam2VideoConfig(
+            **{**SIZES[size], "vision_config": vision},
+            enable_occlusion_spatial_embedding=is_2_1,
+            enable_temporal_pos_encoding_for_object_pointers="obj_ptr_tpos_proj.weight" in state,
+        )
+
+    def _processor(self, config: Sam2VideoConfig) -> Sam2VideoProcessor:
+        side: Any = config.image_size
+        size, quarter = {"height": side, "width": side}, {"height": side // 4, "width": side // 4}
+        images = Sam2ImageProcessor(size=size, mask_size=quarter)
+        return Sam2VideoProcessor(images, Sam2VideoVideoProcessor(size=size))
+
+
+def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Meta's weights by transformers' names; names that are not Meta's stay as they are."""
+    renamed = {_renamed(name): value for name, value in state.items()}
+    points = sorted(name for name in renamed if name.startswith(_POINTS))  # one row each, 0 to 3
+    if points:
+        renamed["prompt_encoder.point_embed.weight"] = torch.cat([renamed.pop(name) for name in points])
+    shared = "prompt_encoder.shared_embedding.positional_embedding"
+    if shared in renamed:
+        renamed["shared_image_embedding.positional_embedding"] = renamed[shared]
+    return renamed
+
+
+def _renamed(name: str) -> str:
+    for pattern, new in _RENAMED:
+        name = re.sub(pattern, new, name)
+    if found := _DOWNSAMPLER.search(name):  # convolution, norm, activation, and so on
+        layer, part = divmod(int(found[1]), 3)
+        name = _DOWNSAMPLER.sub(f".mask_downsampler.layers.{layer}.{('conv', 'layer_norm', 'activation')[part]}.", name)
+    return name

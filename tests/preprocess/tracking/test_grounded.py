@@ -1,0 +1,108 @@
+"""GroundingDINO with SAM 2 or EdgeTAM, all with tiny random weights, by the calls that the pipeline makes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules.errors import ExtractError
+from preprocess.tracking.backend import TrackedObject
+from preprocess.tracking.detection import Detector
+from preprocess.tracking.grounded import GroundedSegmenter
+from preprocess.tracking.options import Identity, Thresholds, Weights
+from preprocess.tracking.sam2 import Segmenter
+from tracking_making import make_edgetam, make_grounding_dino, make_sam2, moving_square
+
+Objects = Sequence[Sequence[TrackedObject]]
+NUM_FRAMES = 10
+
+
+def make_backend(
+    folder: Path,
+    make: Any = make_sam2,
+    identity: Identity = Identity(detection_frequency=2),  # noqa: B008
+    weights: Weights = Weights(),  # noqa: B008
+) -> GroundedSegmenter:
+    detector = Detector(str(make_grounding_dino(folder / "detector")), Thresholds(0.9, 0.9), weights)
+    backend = GroundedSegmenter(detector, Segmenter(str(make(folder / "segmenter")), 4, weights), identity)
+    backend.load(torch.device("cpu"))
+    return backend
+
+
+@pytest.fixture(scope="module", params=[make_sam2, make_edgetam])
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GroundedSegmenter:
+    return make_backend(tmp_path_factory.mktemp("backend"), request.param)
+
+
+def track(backend: GroundedSegmenter, sizes: Sequence[int], classes: tuple[str, ...] = ("car", "dog")) -> Objects:
+    tracker, frames, results = backend.start(classes), moving_square(sum(sizes)), []
+    first = 0
+    for size in sizes:
+        results += tracker.track(first, frames[first : first + size])
+        first += size
+    return results
+
+
+def rows(objects: Objects) -> list[list[tuple[int, str, int]]]:
+    return [[(each.obj_id, each.label, int(each.mask.sum())) for each in frame] for frame in objects]
+
+
+def test_objects_are_found_and_carried_on(backend: GroundedSegmenter) -> None:
+    objects = track(backend, [NUM_FRAMES])
+    ids = [[each.obj_id for each in frame] for frame in objects]
+    assert all(each == sorted(set(each)) for each in ids)
+    assert min(each for frame in ids for each in frame) == 1
+    assert any(set(one) & set(other) for one, other in zip(ids[0::2], ids[1::2], strict=True))
+    for frame in objects:
+        for each in frame:
+            assert each.label in ("car", "dog")
+            assert 0.9 < each.score <= 1
+            assert (each.mask.dtype, each.mask.shape) == (torch.bool, (48, 64))
+
+
+def test_slices_of_any_size_are_the_same(backend: GroundedSegmenter) -> None:
+    assert rows(track(backend, [1, 4, 5])) == rows(track(backend, [NUM_FRAMES]))
+
+
+def test_nothing_passes_from_one_video_to_the_next(backend: GroundedSegmenter) -> None:
+    alone = rows(track(backend, [4]))
+    backend.start(("person",)).track(0, moving_square(4)[::-1])
+    assert rows(track(backend, [4])) == alone
+
+
+def test_memory_that_runs_out_once_changes_nothing(backend: GroundedSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, model = rows(track(backend, [6])), backend._segmenter._model
+    whole, calls = model._encode_new_memory, []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 7:
+            raise torch.OutOfMemoryError("out of memory, once")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(model, "_encode_new_memory", failing)
+    tracker, frames = backend.start(("car", "dog")), moving_square(6)
+    with pytest.raises(torch.OutOfMemoryError):
+        tracker.track(0, frames)
+    assert rows([*tracker.track(0, frames[:3]), *tracker.track(3, frames[3:])]) == expected
+
+
+def test_half_precision_tracks_too(tmp_path: Path) -> None:
+    backend = make_backend(tmp_path, weights=Weights("bf16"))
+    assert sum(map(len, track(backend, [3]))) > 0
+
+
+def test_a_prompt_too_long_fails_before_weights_are_loaded(tmp_path: Path) -> None:
+    detector = Detector(str(make_grounding_dino(tmp_path / "detector")), Thresholds(), Weights())
+    backend = GroundedSegmenter(detector, Segmenter(str(make_sam2(tmp_path / "sam2")), 4, Weights()), Identity())
+    backend.check(("car", "dog"))
+    with pytest.raises(ExtractError, match="but the detector takes 32"):
+        backend.check(("z" * 40,))
+
+
+def test_ingredients_name_both_weights_and_what_runs_them(backend: GroundedSegmenter) -> None:
+    ingredients = backend.ingredients()
+    assert set(ingredients) == {"detector", "segmenter", "transformers", "tokenizers", "torchvision", "scipy"}
+    assert len(ingredients["detector"]) == len(ingredients["segmenter"]) == 64

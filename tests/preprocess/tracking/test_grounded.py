@@ -16,7 +16,7 @@ from preprocess.tracking.sam2 import Segmenter
 from tracking_making import make_edgetam, make_grounding_dino, make_sam2, moving_square
 
 Objects = Sequence[Sequence[TrackedObject]]
-NUM_FRAMES = 10
+NUM_FRAMES = 6
 
 
 def make_backend(
@@ -63,7 +63,7 @@ def test_objects_are_found_and_carried_on(backend: GroundedSegmenter) -> None:
 
 
 def test_slices_of_any_size_are_the_same(backend: GroundedSegmenter) -> None:
-    assert rows(track(backend, [1, 4, 5])) == rows(track(backend, [NUM_FRAMES]))
+    assert rows(track(backend, [1, 2, 3])) == rows(track(backend, [NUM_FRAMES]))
 
 
 def test_nothing_passes_from_one_video_to_the_next(backend: GroundedSegmenter) -> None:

@@ -7,12 +7,12 @@ whose first output is the mask; where it is a track's, that output becomes a con
 What a session keeps after a frame (checked against `modeling_sam2_video.py` and `modeling_edgetam_video.py` of
 transformers 5.23, which read no more of it for any later frame):
 
-| of                                               | kept                                                       |
-|--------------------------------------------------|------------------------------------------------------------|
-| conditioning frames                              | the newest `max_memory_frames`: memory features, pointer   |
-| the other frames, for the next `num_maskmem` - 1 | memory features, pointer                                   |
-| for the next `max_object_pointers_in_encoder` - 1 | pointer                                                   |
-| the current frame                                | its pixels, and its features, once for all objects         |
+| of                                                               | kept                                     |
+|------------------------------------------------------------------|------------------------------------------|
+| conditioning frames, the newest `max_memory_frames`              | memory features, pointer                 |
+| other frames, for the next `num_maskmem` - 1                     | memory features, pointer                 |
+| other frames, for the next `max_object_pointers_in_encoder` - 1  | pointer                                  |
+| the current frame                                                | its features, once for all objects       |
 """
 
 from collections.abc import Sequence

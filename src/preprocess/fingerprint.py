@@ -12,7 +12,7 @@
 """
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +31,8 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
     assert corpus is not None
     arguments = {name: value for name, value in vars(corpus).items() if not name.startswith("_")}
     arguments["root"] = os.path.realpath(corpus.root)
-    options = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
+    hparams = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
+    options = {name: _described(value) for name, value in hparams.items()}
     return {
         "corpus": {"class_path": _class_path(corpus), "init_args": arguments},
         "shards": asdict(size),
@@ -46,6 +47,16 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
 def _backends(data: FramesDataModule) -> list[str]:
     """The packages of the video backends that may be used; PyAV opens the files for all of them."""
     return ["av", *(name for name in data.decoding.backends if name != "pyav")]
+
+
+def _described(value: Any) -> Any:
+    """An option, JSON-able: an object, which Python code may give in place of its configuration, as that would be."""
+    if isinstance(value, str | int | float | list | tuple | dict) or value is None:
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    arguments = {name: _described(each) for name, each in vars(value).items() if not name.startswith("_")}
+    return {"class_path": _class_path(value), "init_args": arguments}
 
 
 def _class_path(instance: object) -> str:

@@ -1,4 +1,4 @@
-"""The live display of a run, and the named loggers that are kept quiet meanwhile."""
+"""What a run shows: the live display, a line of the log for what a pipeline tells; and what is kept quiet meanwhile."""
 
 import logging
 import threading
@@ -68,8 +68,19 @@ class Progress(Callback):
             self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True, highlight=False)
 
 
+class _Lines(logging.Handler):
+    """A line of standard error for each record; above the live display, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = time.strftime("%H:%M:%S"), record.getMessage()
+        Console(stderr=True).print(*line, markup=False, highlight=False, soft_wrap=True)
+
+
 def quiet() -> None:
-    """Silence third parties' chatter: loggers by name, and Lightning's warnings that do not concern us by text."""
+    """Show what our own loggers tell, and silence third parties': by name, and Lightning's warnings by text."""
+    ours = logging.getLogger("preprocess")
+    ours.setLevel(logging.INFO)
+    ours.handlers = [_Lines()]
     for name in _CHATTER:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in _NO_CONCERN:

@@ -79,7 +79,12 @@ def placement(accelerator: Any, devices: Any) -> dict[str, Any]:
 def _gpus(devices: Any, count: int) -> list[int]:
     """Those of `count` GPUs that the Trainer's option lists; all if it lists none."""
     listed = devices.split(",") if isinstance(devices, str) and "," in devices else devices
-    gpus = [int(gpu) for gpu in listed if str(gpu).strip()] if isinstance(listed, list) else list(range(count))
+    if not isinstance(listed, list) or listed == [-1]:
+        return list(range(count))
+    named = [str(gpu).strip() for gpu in listed]
+    if not any(named) or not all(gpu.isdecimal() for gpu in named if gpu):
+        raise ConfigError(f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2")
+    gpus = [int(gpu) for gpu in named if gpu]
     if missing := [gpu for gpu in gpus if gpu not in range(count)]:
         raise ConfigError(f"--trainer.devices {devices}: there is no GPU {missing[0]}; there are {count}, from 0")
     return gpus

@@ -1,5 +1,6 @@
 """The writer: gathers the results of each item's frames, and hands the samples to the rank, which spools them."""
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from preprocess.fingerprint import fingerprint
 from preprocess.machine import machine_figures
 from preprocess.ranks import gpu_uuid, rank_position
 
+_log = logging.getLogger(__name__)
 _DEFAULT_SIZE = ShardSize()
 
 
@@ -44,7 +46,8 @@ class ShardWriter(BasePredictionWriter):
         timeout_seconds: a call of `extract` that takes longer ends its process, which costs its items an attempt.
         grace_seconds: after the first signal to stop, what is in hand may take so long to finish; torchrun and SLURM
             kill 30 s after theirs.
-        videos: draw each video's results over it, to `{dir}/videos`, as it goes; these are for looking at only.
+        videos: draw each video's results over it, to `{dir}/videos`, as it goes; these are for looking at only. What is
+            done already is not drawn: `preprocess visualize` draws it.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class ShardWriter(BasePredictionWriter):
         else:
             run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()
+        if self.videos and (done := len(run.committed())):
+            _log.warning("%s shards are done, and are not drawn: `preprocess visualize %s`", f"{done:,}", self.dir)
         measure = partial(machine_figures, gpu_uuid(trainer.strategy.root_device))
         self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), measure, self.tolerance)
         data.rank = pl_module.rank = self.rank.__enter__()
@@ -136,8 +141,13 @@ class ShardWriter(BasePredictionWriter):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the run."""
-        if self.rank is not None:
-            self.rank.__exit__()
+        assert isinstance(pl_module, Extractor)
+        try:
+            while self._gathered:
+                pl_module.forget(*self._gathered.popitem()[0])
+        finally:
+            if self.rank is not None:
+                self.rank.__exit__()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the run, which Lightning does not do by `teardown` then."""

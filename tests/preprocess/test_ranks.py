@@ -27,6 +27,7 @@ def devices_of(monkeypatch, num_ranks, devices, accelerator="auto"):
         (4, "0,2", [[0], [2], [0], [2]]),
         (2, [3], [[3], [3]]),
         (2, "1,", [[1], [1]]),
+        (2, [-1], [[0], [1]]),
     ],
 )
 def test_ranks_of_torchrun_share_the_gpus_that_are_listed(four_gpus, monkeypatch, num_ranks, devices, wanted):
@@ -36,6 +37,12 @@ def test_ranks_of_torchrun_share_the_gpus_that_are_listed(four_gpus, monkeypatch
 def test_a_gpu_that_is_not_there_fails(four_gpus, monkeypatch):
     with pytest.raises(ConfigError, match=r"--trainer.devices 0,4: there is no GPU 4; there are 4"):
         devices_of(monkeypatch, 1, "0,4")
+
+
+@pytest.mark.parametrize("devices", ["0,x", ",", "-1,0"])
+def test_what_are_no_numbers_of_gpus_fails(four_gpus, monkeypatch, devices):
+    with pytest.raises(ConfigError, match=f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2"):
+        devices_of(monkeypatch, 1, devices)
 
 
 def test_on_the_cpu_each_rank_has_one_device_of_its_own(four_gpus, monkeypatch):

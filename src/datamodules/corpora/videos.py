@@ -29,6 +29,7 @@ from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
 
 _ROWS = (".jsonl", ".ndjson")
+_NULL = ("prompt", None)  # as pandas writes what is missing
 _NO_META = ("video", "key", "start_seconds", "stop_seconds")
 
 
@@ -113,7 +114,7 @@ class Videos(Corpus):
 
     @property
     def _way_out(self) -> str:
-        return ": leave one out, or give each a 'key'" if self._is_rows else ": leave one out"
+        return f": leave one out, or give each a 'key'{'' if self._is_rows else ', in a .jsonl'}"
 
     def _rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(where it stands, the object of the module's table) of each line."""
@@ -147,5 +148,5 @@ class Videos(Corpus):
             stop_seconds=stop,
             cost=cost,
             modified=modified,
-            meta={field: value for field, value in row.items() if field not in _NO_META},
+            meta={field: value for field, value in row.items() if field not in _NO_META and (field, value) != _NULL},
         )

@@ -6,6 +6,7 @@ draw the state of the whole run (`activity.py`).
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -135,6 +136,7 @@ class Rank:
         self.tolerance = tolerance
         self._failures = FailureWatch(run, tolerance.limit)
         self._touched: OpenShard | None = None
+        self._scratch: Path | None = None
         self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self._todo: list[Shard] = []
         self._position, self._measure = position, measure
@@ -165,6 +167,8 @@ class Rank:
         for opened in self.open.values():
             opened.spool.close()
         with suppress(OSError):  # what cannot be removed now, others take for dead
+            if self._scratch:
+                shutil.rmtree(self._scratch, ignore_errors=True)
             self.leases.close()
             self._activity_path.unlink(missing_ok=True)
 
@@ -271,6 +275,14 @@ class Rank:
         self._fault.tell(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         touched, self._touched = self._touched, None  # so `let_go` leaves it as it is
         return ", ".join(touched.items[row].key for row in touched.spool.touched[:4]) if touched else "no item"
+
+    @property
+    def scratch(self) -> Path:
+        """A folder on the run's disk for what is needed no longer than this process; made when first asked for."""
+        if self._scratch is None:
+            self._scratch = self.run.work / "scratch" / self.name
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch
 
     @contextmanager
     def _writing(self, opened: OpenShard) -> Iterator[None]:
@@ -456,3 +468,6 @@ def sweep(run: Run) -> None:
     for path in (run.work / "ranks").glob("[!.]*"):
         if is_dead(path.with_name(path.name.partition(".")[0])):
             path.unlink(missing_ok=True)
+    for left in (run.work / "scratch").glob("*"):
+        if is_dead(run.work / "ranks" / left.name):
+            shutil.rmtree(left, ignore_errors=True)

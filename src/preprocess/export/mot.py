@@ -1,13 +1,16 @@
 """`mot`: boxes of tracks as MOTChallenge has them (2D MOT 2015). `dest` becomes a folder of
 
-| file                      | what                                                                            |
-|---------------------------|---------------------------------------------------------------------------------|
-| {split}/{key}/gt/gt.txt   | a line for each object of each frame: `frame,id,x,y,width,height,conf,-1,-1,-1` |
-| {split}/{key}/seqinfo.ini | `name`, `imDir`, `frameRate` of the frames taken, `seqLength`, `imWidth`, …     |
-| statistics.json           | {split: see `statistics.py`}                                                    |
+| file                      | what                                                                                 |
+|---------------------------|--------------------------------------------------------------------------------------|
+| {split}/{key}/gt/gt.txt   | `frame,id,x,y,width,height,1,1,1` of each object of each frame, as a ground truth:   |
+|                           | it counts, it is of class 1, all of it is to be seen                                 |
+| {split}/{key}/det/det.txt | the same as results: `frame,id,x,y,width,height,conf,-1,-1,-1`                       |
+| {split}/{key}/seqinfo.ini | `name`, `imDir`, `frameRate` of the frames taken, `seqLength`, `imWidth`, …          |
+| statistics.json           | {split: see `statistics.py`}                                                         |
 
-Frames, ids and px are counted from 1: the px at the upper left is (1, 1). `conf` is the score, 0 to 1. Masks and labels
-are not in it. A `%` in a name is doubled in the .ini, as Python's configparser wants it.
+Frames, ids and px are counted from 1: the px at the upper left is (1, 1). `conf` is the score, 0 to 1; readers of a
+ground truth take that column for a flag, and drop what is 0 as an integer. Masks and labels are not in it. A `%` in a
+name is doubled in the .ini, as Python's configparser wants it.
 """
 
 import configparser
@@ -40,13 +43,15 @@ def export(run: Run, dest: Path) -> list[Path]:
 
 
 def _write_video(folder: Path, sample: TrackSample) -> None:
-    (folder / "gt").mkdir(parents=True)
-    with open(folder / "gt" / "gt.txt", "x", encoding="ascii", newline="\n") as file:
+    for name in ("gt", "det"):
+        (folder / name).mkdir(parents=True)
+    with open(folder / "gt" / "gt.txt", "x") as truth, open(folder / "det" / "det.txt", "x") as results:
         for line in sample.lines:
             for each in line["objects"]:
                 x1, y1, x2, y2 = each["bbox"]
-                values = (line["frame_idx"] + 1, each["obj_id"], x1 + 1, y1 + 1, x2 - x1, y2 - y1, each["score"])
-                print(*values, -1, -1, -1, sep=",", file=file)
+                values = (line["frame_idx"] + 1, each["obj_id"], x1 + 1, y1 + 1, x2 - x1, y2 - y1)
+                print(*values, 1, 1, 1, sep=",", file=truth)
+                print(*values, each["score"], -1, -1, -1, sep=",", file=results)
     info = configparser.ConfigParser()
     info.optionxform = str  # type: ignore[assignment, method-assign]  # keeps capitals
     video = sample.meta["video_info"]

@@ -100,14 +100,15 @@ class TrackVideo:
     Args:
         path: of the MP4; its folder is made. What is there is replaced.
         size: (height, width) of the frames, px. H.264 wants even ones: the last row or column of an odd one is doubled.
+        partial: its name until it is closed, on the same file system; None: a hidden one beside `path`.
 
     Raises:
         OSError: it cannot be written; also of `add` and `close`.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], partial: Path | None = None) -> None:
         self.path = path
-        self._partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
+        self._partial = partial or path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
         self._size, self._pad = size, ((0, size[0] % 2), (0, size[1] % 2), (0, 0))
         self._file: Any = None
         self._stream: Any = None
@@ -130,7 +131,8 @@ class TrackVideo:
 
         Args:
             frame: of the film's size.
-            pts_seconds: when it is shown; ascending. The film begins with the first one's.
+            pts_seconds: when it is shown; ascending, and a tick later where two are equal. The film begins with the
+                first one's.
             objects: what is drawn.
         """
         import av
@@ -141,7 +143,8 @@ class TrackVideo:
         drawn = draw(frame, objects)
         pixels = np.pad(drawn, self._pad, "edge") if self._size[0] % 2 or self._size[1] % 2 else drawn
         video_frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        video_frame.time_base, video_frame.pts = _TIME_BASE, round((pts_seconds - self._begin_seconds) / _TIME_BASE)
+        wanted = round((pts_seconds - self._begin_seconds) / _TIME_BASE)
+        video_frame.time_base, video_frame.pts = _TIME_BASE, max(wanted, self._last_pts + 1)
         if self._last_pts >= 0:
             self._duration = video_frame.pts - self._last_pts
         self._last_pts = video_frame.pts

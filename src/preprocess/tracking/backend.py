@@ -1,5 +1,6 @@
-"""What tracks objects: the protocols that `grounded` and `sam3` keep."""
+"""What tracks objects: what `grounded` and `sam3` have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -39,33 +40,33 @@ class VideoTracker(Protocol):
         ...
 
 
-class TrackingBackend(Protocol):
-    """The models, loaded once per rank."""
+class TrackingBackend(ABC):
+    """The models, loaded once per rank. Public attributes are the constructor's arguments, for the fingerprint."""
 
+    @abstractmethod
     def load(self, device: torch.device) -> None:
         """Load the weights, onto `device`.
 
         Raises:
             ConfigError: they are not all there, or do not fit the configuration or the memory.
         """
-        ...
 
+    @abstractmethod
     def check(self, classes: tuple[str, ...]) -> None:
         """Nothing, if these can be looked for; needs no weights.
 
         Raises:
             ExtractError: they are too long for the model.
         """
-        ...
 
+    @abstractmethod
     def start(self, classes: tuple[str, ...]) -> VideoTracker:
         """A new video, in which these are looked for, as `prompt.classes_of` gives them.
 
         Raises:
             ExtractError: they are too long for the model.
         """
-        ...
 
+    @abstractmethod
     def ingredients(self) -> dict[str, str]:
         """Weights and versions that change results, by name, for the fingerprint."""
-        ...

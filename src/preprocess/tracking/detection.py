@@ -45,7 +45,7 @@ class Detector:
     """
 
     def __init__(self, checkpoint: str, thresholds: Thresholds, weights: Weights) -> None:
-        self._folder = ModelFolder.find(checkpoint, "--model.detector", ("grounding-dino",), (TOKENIZER,))
+        self._folder = ModelFolder.find(checkpoint, "--model.backend.detector", ("grounding-dino",), (TOKENIZER,))
         self._processor = self._folder.processor()
         self._max_tokens = int(self._folder.config().max_text_len)
         self._thresholds, self._weights = thresholds, weights

@@ -5,25 +5,44 @@ from importlib.metadata import version
 
 import torch
 
+from preprocess.tracking.backend import TrackingBackend
 from preprocess.tracking.detection import Detector
-from preprocess.tracking.options import Identity
+from preprocess.tracking.options import Identity, Thresholds, Weights
 from preprocess.tracking.sam2 import Segmenter
 from preprocess.tracking.tracks import Tracks
 
 _DECIDE = ("transformers", "tokenizers", "torchvision", "scipy")
+_THRESHOLDS, _IDENTITY, _WEIGHTS = Thresholds(), Identity(), Weights()
 
 
-class GroundedSegmenter:
-    """A `TrackingBackend`.
+class GroundedSam2(TrackingBackend):
+    """Both, on the rank's device.
 
     Args:
-        detector: finds objects.
-        segmenter: makes their masks.
-        identity: which of them are the same.
+        detector: a GroundingDINO, see `Detector`.
+        segmenter: a SAM 2 or EdgeTAM, see `Segmenter`.
+        thresholds: what is a detection.
+        identity: which masks are the same object.
+        max_memory_frames: conditioning frames that are remembered of each object; see `Segmenter`.
+        weights: how those of both are held.
+
+    Raises:
+        ConfigError: a checkpoint is not there, not whole, or of another kind.
     """
 
-    def __init__(self, detector: Detector, segmenter: Segmenter, identity: Identity) -> None:
-        self._detector, self._segmenter, self._identity = detector, segmenter, identity
+    def __init__(
+        self,
+        detector: str,
+        segmenter: str,
+        thresholds: Thresholds = _THRESHOLDS,
+        identity: Identity = _IDENTITY,
+        max_memory_frames: int = 4,
+        weights: Weights = _WEIGHTS,
+    ) -> None:
+        self.detector, self.segmenter, self.thresholds, self.identity = detector, segmenter, thresholds, identity
+        self.max_memory_frames, self.weights = max_memory_frames, weights
+        self._detector = Detector(detector, thresholds, weights)
+        self._segmenter = Segmenter(segmenter, max_memory_frames, weights)
 
     def load(self, device: torch.device) -> None:
         """See `TrackingBackend`."""
@@ -37,7 +56,7 @@ class GroundedSegmenter:
     def start(self, classes: tuple[str, ...]) -> Tracks[object]:
         """See `TrackingBackend`."""
         detect = partial(self._detector.detect, self._detector.query(classes))
-        return Tracks(detect, self._segmenter.start(), self._identity)
+        return Tracks(detect, self._segmenter.start(), self.identity)
 
     def ingredients(self) -> dict[str, str]:
         """See `TrackingBackend`."""

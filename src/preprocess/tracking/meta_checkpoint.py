@@ -177,10 +177,8 @@ class MetaFile:
                 f"{self.option} {self.path} is no SAM 2 of a known size: it has {size} channels and blocks; {known}"
             )
         is_2_1 = "no_obj_embed_spatial" in state
-        vision: dict[str, Any] = {"model_type": "sam2_vision_model", **SIZES[size].get("vision_config", {})}
-        vision["backbone_config"] = {"model_type": "sam2_hiera_det_model", **vision.get("backbone_config", {})}
-        return Sam2VideoConfig(
-            **{**SIZES[size], "vision_config": vision},
+        return sized(
+            size,
             enable_occlusion_spatial_embedding=is_2_1,
             enable_temporal_pos_encoding_for_object_pointers="obj_ptr_tpos_proj.weight" in state,
         )
@@ -190,6 +188,13 @@ class MetaFile:
         size, quarter = {"height": side, "width": side}, {"height": side // 4, "width": side // 4}
         images = Sam2ImageProcessor(size=size, mask_size=quarter)
         return Sam2VideoProcessor(images, Sam2VideoVideoProcessor(size=size))
+
+
+def sized(size: tuple[int, int], **options: Any) -> Sam2VideoConfig:
+    """The configuration of a size of `SIZES`, and `options` of it besides."""
+    vision: dict[str, Any] = {"model_type": "sam2_vision_model", **SIZES[size].get("vision_config", {})}
+    vision["backbone_config"] = {"model_type": "sam2_hiera_det_model", **vision.get("backbone_config", {})}
+    return Sam2VideoConfig(**{**SIZES[size], "vision_config": vision}, **options)
 
 
 def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -74,4 +74,4 @@ class Weights:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"--model.dtype {self.dtype}: use auto, {', '.join(DTYPES)}")
+            raise ConfigError(f"--model.backend.weights.dtype {self.dtype}: use auto, {', '.join(DTYPES)}")

@@ -31,7 +31,7 @@ from preprocess.tracking.options import Weights
 
 MODELS = {"sam2_video": Sam2VideoModel, "edgetam_video": EdgeTamVideoModel}
 _OBJECT = 1  # the only one of a session
-_OPTION = "--model.segmenter"
+_OPTION = "--model.backend.segmenter"
 
 
 class Segmenter:

@@ -26,45 +26,58 @@ from transformers.utils.generic import ModelOutput
 
 from datamodules.errors import ConfigError, ExtractError
 from preprocess.checkpoints import TOKENIZER
-from preprocess.tracking.backend import TrackedObject
+from preprocess.tracking.backend import TrackedObject, TrackingBackend
 from preprocess.tracking.loading import ModelFolder
 from preprocess.tracking.memory import forget_frames
 from preprocess.tracking.options import Identity, Weights
 from preprocess.tracking.stepping import SteppedTracker
 
 _DECIDE = ("transformers", "tokenizers", "torchvision")
+_WEIGHTS = Weights()
 _KERNELS = "kernels"  # with it, transformers fetches kernels that fill holes and drop doubles
 
 
-class Sam3:
-    """A `TrackingBackend`. What a detection is, and which is the same object, its checkpoint's config says.
+class Sam3(TrackingBackend):
+    """SAM 3. What a detection is, and which is the same object, its checkpoint's config says.
 
     A score is that of the detection that an object began with: SAM 3 tells no later ones.
 
     Args:
         checkpoint: a folder, or a name on the Hugging Face hub, as `facebook/sam3`.
+        max_objects: see `Identity`, as for
+        min_area_px: of a mask, and
+        max_lost_frames: without a detection.
         max_memory_frames: conditioning frames that are remembered of each object, the newest.
-        identity: its `max_objects`, `min_area_px` and `max_lost_frames`.
         weights: how they are held.
 
     Raises:
-        ConfigError: the checkpoint is not there, not whole, or of another kind.
+        ConfigError: the checkpoint is not there, not whole, or of another kind; or a number is too small.
     """
 
-    def __init__(self, checkpoint: str, max_memory_frames: int, identity: Identity, weights: Weights) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        max_objects: int = 100,
+        min_area_px: int = 1,
+        max_lost_frames: int = 30,
+        max_memory_frames: int = 4,
+        weights: Weights = _WEIGHTS,
+    ) -> None:
         if max_memory_frames < 1:
             raise ConfigError(f"{max_memory_frames = } must be 1 or more: objects begin with one")
-        self._checkpoint = ModelFolder.find(checkpoint, "--model.segmenter", ("sam3_video",), (TOKENIZER,))
+        self.checkpoint, self.max_objects, self.min_area_px = checkpoint, max_objects, min_area_px
+        self.max_lost_frames, self.max_memory_frames, self.weights = max_lost_frames, max_memory_frames, weights
+        self._identity = Identity(max_objects=max_objects, min_area_px=min_area_px, max_lost_frames=max_lost_frames)
+        self._checkpoint = ModelFolder.find(checkpoint, "--model.backend.checkpoint", ("sam3_video",), (TOKENIZER,))
         self._processor = self._checkpoint.processor()
         self._max_tokens = int(self._checkpoint.config().detector_config.text_config.max_position_embeddings)
-        self._max_memory_frames, self._identity, self._weights = max_memory_frames, identity, weights
         self._model: Any = None
 
     def load(self, device: torch.device) -> None:
         """See `TrackingBackend`."""
-        self._model = self._checkpoint.load(Sam3VideoModel, self._weights.dtype, device)
-        self._model.max_num_objects = self._identity.max_objects
-        if self._weights.compile:
+        self._model = self._checkpoint.load(Sam3VideoModel, self.weights.dtype, device)
+        self._model.max_num_objects = self.max_objects
+        if self.weights.compile:
             self._model.detector_model.vision_encoder.compile()
 
     def check(self, classes: tuple[str, ...]) -> None:
@@ -80,7 +93,7 @@ class Sam3:
     def start(self, classes: tuple[str, ...]) -> "Sam3Tracker":
         """See `TrackingBackend`."""
         self.check(classes)
-        return Sam3Tracker(self._model, self._processor, classes, self._max_memory_frames, self._identity)
+        return Sam3Tracker(self._model, self._processor, classes, self.max_memory_frames, self._identity)
 
     def ingredients(self) -> dict[str, str]:
         """See `TrackingBackend`."""

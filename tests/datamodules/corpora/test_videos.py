@@ -96,7 +96,10 @@ def test_a_list_of_which_no_video_is_there_fails(root, tmp_path, max_items):
 def test_a_path_that_is_listed_twice_fails_with_both_lines(root, tmp_path, again):
     (tmp_path / "list").write_text(f"b.mp4\n\n# and again\n{again}\n")
     name = again.removeprefix("./")
-    with pytest.raises(CorpusError, match=rf"list, line 4: {name} has the key 'b' of .*list, line 1: leave one out$"):
+    with pytest.raises(
+        CorpusError,
+        match=rf"list, line 4: {name} has the key 'b' of .*list, line 1: leave one out, or give each a 'key', in a .j",
+    ):
         keys(Videos(str(root), video_list=str(tmp_path / "list")))
 
 

@@ -161,13 +161,15 @@ def test_mot_has_boxes_from_1_as_its_readers_take_them(run: Run, corpus: TrackIt
     for key in corpus.videos:
         frames = truth(corpus, key)
         folder = tmp_path / "out" / key.partition("/")[0] / key
-        table = np.loadtxt(folder / "gt" / "gt.txt", delimiter=",", ndmin=2)
+        gt, det = (np.loadtxt(folder / name / f"{name}.txt", delimiter=",", ndmin=2) for name in ("gt", "det"))
         expected = [
             (place, s.obj_id, s.bbox[0] + 1, s.bbox[1] + 1, s.bbox[2] - s.bbox[0], s.bbox[3] - s.bbox[1], s.score)
             for place, shapes in enumerate(frames, 1)
             for s in shapes
         ]
-        np.testing.assert_allclose(table, [(*row, -1, -1, -1) for row in expected])
+        np.testing.assert_allclose(det, [(*row, -1, -1, -1) for row in expected])
+        np.testing.assert_allclose(gt, [(*row[:-1], 1, 1, 1) for row in expected])
+        assert (gt[:, 6].astype(int) != 0).all()  # what TrackEval keeps of a ground truth
         info = configparser.ConfigParser()
         info.read(folder / "seqinfo.ini")
         assert dict(info["Sequence"]) == {

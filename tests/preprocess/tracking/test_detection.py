@@ -134,7 +134,7 @@ def test_bf16_finds_much_the_same(folder: Path) -> None:
 def test_a_model_of_another_type_fails(tmp_path: Path) -> None:
     make_sam2(tmp_path)
     shutil.copy(make_grounding_dino(tmp_path / "other") / "tokenizer.json", tmp_path)
-    with pytest.raises(ConfigError, match=r"--model\.detector .* is a sam2_video model: give one of type grounding-di"):
+    with pytest.raises(ConfigError, match=r"backend\.detector .* is a sam2_video model: give one of type grounding-di"):
         Detector(str(tmp_path), Thresholds(), Weights())
 
 
@@ -185,7 +185,7 @@ def test_the_identity_changes_with_the_weights(folder: Path, tmp_path: Path) -> 
 def test_a_damaged_config_fails(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-    with pytest.raises(ConfigError, match=r"--model\.detector .*: transformers 5\S* cannot load its config"):
+    with pytest.raises(ConfigError, match=r"backend\.detector .*: transformers 5\S* cannot load its config"):
         Detector(str(tmp_path), Thresholds(), Weights())
 
 

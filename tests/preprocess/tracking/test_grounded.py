@@ -9,10 +9,8 @@ import torch
 
 from datamodules.errors import ExtractError
 from preprocess.tracking.backend import TrackedObject
-from preprocess.tracking.detection import Detector
-from preprocess.tracking.grounded import GroundedSegmenter
+from preprocess.tracking.grounded import GroundedSam2
 from preprocess.tracking.options import Identity, Thresholds, Weights
-from preprocess.tracking.sam2 import Segmenter
 from tracking_making import make_edgetam, make_grounding_dino, make_sam2, moving_square
 
 Objects = Sequence[Sequence[TrackedObject]]
@@ -24,19 +22,19 @@ def make_backend(
     make: Any = make_sam2,
     identity: Identity = Identity(detection_frequency=2),  # noqa: B008
     weights: Weights = Weights(),  # noqa: B008
-) -> GroundedSegmenter:
-    detector = Detector(str(make_grounding_dino(folder / "detector")), Thresholds(0.9, 0.9), weights)
-    backend = GroundedSegmenter(detector, Segmenter(str(make(folder / "segmenter")), 4, weights), identity)
+) -> GroundedSam2:
+    detector, segmenter = make_grounding_dino(folder / "detector"), make(folder / "segmenter")
+    backend = GroundedSam2(str(detector), str(segmenter), Thresholds(0.9, 0.9), identity, weights=weights)
     backend.load(torch.device("cpu"))
     return backend
 
 
 @pytest.fixture(scope="module", params=[make_sam2, make_edgetam])
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GroundedSegmenter:
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GroundedSam2:
     return make_backend(tmp_path_factory.mktemp("backend"), request.param)
 
 
-def track(backend: GroundedSegmenter, sizes: Sequence[int], classes: tuple[str, ...] = ("car", "dog")) -> Objects:
+def track(backend: GroundedSam2, sizes: Sequence[int], classes: tuple[str, ...] = ("car", "dog")) -> Objects:
     tracker, frames, results = backend.start(classes), moving_square(sum(sizes)), []
     first = 0
     for size in sizes:
@@ -49,7 +47,7 @@ def rows(objects: Objects) -> list[list[tuple[int, str, int]]]:
     return [[(each.obj_id, each.label, int(each.mask.sum())) for each in frame] for frame in objects]
 
 
-def test_objects_are_found_and_carried_on(backend: GroundedSegmenter) -> None:
+def test_objects_are_found_and_carried_on(backend: GroundedSam2) -> None:
     objects = track(backend, [NUM_FRAMES])
     ids = [[each.obj_id for each in frame] for frame in objects]
     assert all(each == sorted(set(each)) for each in ids)
@@ -62,17 +60,17 @@ def test_objects_are_found_and_carried_on(backend: GroundedSegmenter) -> None:
             assert (each.mask.dtype, each.mask.shape) == (torch.bool, (48, 64))
 
 
-def test_slices_of_any_size_are_the_same(backend: GroundedSegmenter) -> None:
+def test_slices_of_any_size_are_the_same(backend: GroundedSam2) -> None:
     assert rows(track(backend, [1, 2, 3])) == rows(track(backend, [NUM_FRAMES]))
 
 
-def test_nothing_passes_from_one_video_to_the_next(backend: GroundedSegmenter) -> None:
+def test_nothing_passes_from_one_video_to_the_next(backend: GroundedSam2) -> None:
     alone = rows(track(backend, [4]))
     backend.start(("person",)).track(0, moving_square(4)[::-1])
     assert rows(track(backend, [4])) == alone
 
 
-def test_memory_that_runs_out_once_changes_nothing(backend: GroundedSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_once_changes_nothing(backend: GroundedSam2, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, model = rows(track(backend, [6])), backend._segmenter._model
     whole, calls = model._encode_new_memory, []
 
@@ -95,14 +93,13 @@ def test_half_precision_tracks_too(tmp_path: Path) -> None:
 
 
 def test_a_prompt_too_long_fails_before_weights_are_loaded(tmp_path: Path) -> None:
-    detector = Detector(str(make_grounding_dino(tmp_path / "detector")), Thresholds(), Weights())
-    backend = GroundedSegmenter(detector, Segmenter(str(make_sam2(tmp_path / "sam2")), 4, Weights()), Identity())
+    backend = GroundedSam2(str(make_grounding_dino(tmp_path / "detector")), str(make_sam2(tmp_path / "sam2")))
     backend.check(("car", "dog"))
     with pytest.raises(ExtractError, match="but the detector takes 32"):
         backend.check(("z" * 40,))
 
 
-def test_ingredients_name_both_weights_and_what_runs_them(backend: GroundedSegmenter) -> None:
+def test_ingredients_name_both_weights_and_what_runs_them(backend: GroundedSam2) -> None:
     ingredients = backend.ingredients()
     assert set(ingredients) == {"detector", "segmenter", "transformers", "tokenizers", "torchvision", "scipy"}
     assert len(ingredients["detector"]) == len(ingredients["segmenter"]) == 64

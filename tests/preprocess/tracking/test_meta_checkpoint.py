@@ -204,7 +204,7 @@ def test_the_size_is_told_from_the_shapes(size: tuple[int, int], num_parameters:
     """Numbers of parameters are those that Meta's README gives: 38.9, 46, 80.8 and 224.4 million."""
     trunk = {"image_encoder.trunk.patch_embed.proj.weight": torch.empty(size[0], 3, 7, 7)}
     blocks = {f"image_encoder.trunk.blocks.{block}.norm1.weight": torch.empty(0) for block in range(size[1])}
-    config = MetaFile(Path("a.pt"), "--model.segmenter")._config({**trunk, **blocks})
+    config = MetaFile(Path("a.pt"), "--model.backend.segmenter")._config({**trunk, **blocks})
     with torch.device("meta"):
         model = Sam2VideoModel(config)
     assert sum(each.numel() for each in model.parameters()) == pytest.approx(num_parameters, rel=0.01)
@@ -225,7 +225,7 @@ def test_weights_that_are_left_over_or_missing_fail(tmp_path: Path) -> None:
     ):
         changed = {name: value for name, value in {**state, **change}.items() if value is not None}
         torch.save({"model": changed}, tmp_path / "sam2.pt")
-        with pytest.raises(ConfigError, match=rf"--model\.segmenter .*sam2\.pt.*{message}"):
+        with pytest.raises(ConfigError, match=rf"--model\.backend\.segmenter .*sam2\.pt.*{message}"):
             Segmenter(str(tmp_path / "sam2.pt"), 4, Weights()).load(torch.device("cpu"))
 
 
@@ -253,7 +253,7 @@ def test_a_size_that_sam2_does_not_have_fails(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_missing_file_fails(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--model\.segmenter .*no\.pt: there is no file"):
+    with pytest.raises(ConfigError, match=r"--model\.backend\.segmenter .*no\.pt: there is no file"):
         Segmenter(str(tmp_path / "no.pt"), 4, Weights())
 
 

@@ -255,7 +255,7 @@ def test_weights_that_do_not_match_the_class_fail(
     else:
         weights["new.weight"] = torch.zeros(2)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=rf"--model\.segmenter .*{message}.*not those of Sam2VideoModel"):
+    with pytest.raises(ConfigError, match=rf"--model\.backend\.segmenter .*{message}.*not those of Sam2VideoModel"):
         load(tmp_path)
 
 
@@ -270,5 +270,5 @@ def test_a_memory_without_frames_fails(folders: dict[str, Path]) -> None:
 
 
 def test_another_dtype_fails() -> None:
-    with pytest.raises(ConfigError, match=r"--model\.dtype int8: use auto, bf16, fp16, fp32"):
+    with pytest.raises(ConfigError, match=r"weights\.dtype int8: use auto, bf16, fp16, fp32"):
         Weights("int8")  # type: ignore[arg-type]

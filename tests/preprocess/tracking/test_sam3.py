@@ -12,7 +12,7 @@ from transformers import AutoProcessor, Sam3VideoModel
 
 from datamodules.errors import ConfigError, ExtractError
 from preprocess.tracking.backend import TrackedObject
-from preprocess.tracking.options import Identity, Weights
+from preprocess.tracking.options import Identity
 from preprocess.tracking.sam3 import Sam3
 from tracking_making import make_sam2, make_sam3, moving_square
 
@@ -38,7 +38,8 @@ def tracked(sam3: Sam3) -> Objects:
 
 
 def load(folder: Path, max_memory_frames: int, identity: Identity) -> Sam3:
-    backend = Sam3(str(folder), max_memory_frames, identity, Weights())
+    of_identity = identity.max_objects, identity.min_area_px, identity.max_lost_frames
+    backend = Sam3(str(folder), *of_identity, max_memory_frames)
     backend.load(CPU)
     return backend
 
@@ -238,8 +239,8 @@ def test_a_class_with_too_many_tokens_fails(sam3: Sam3) -> None:
 def test_a_model_of_another_type_fails(folder: Path, tmp_path: Path) -> None:
     make_sam2(tmp_path)
     shutil.copy(folder / "tokenizer.json", tmp_path)
-    with pytest.raises(ConfigError, match=r"--model\.segmenter .* is a sam2_video model: give one of type sam3_video"):
-        Sam3(str(tmp_path), 4, KEEP, Weights())
+    with pytest.raises(ConfigError, match=r"backend\.checkpoint .* is a sam2_video model: give one of type sam3_video"):
+        Sam3(str(tmp_path))
 
 
 def test_ingredients_name_the_weights_and_what_runs_them(sam3: Sam3) -> None:

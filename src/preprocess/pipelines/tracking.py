@@ -1,0 +1,215 @@
+"""Tracking: objects that a text names, carried through videos. Samples: `datamodules.samples.tracks`."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from torch import Tensor
+
+from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
+from datamodules.line.frames import Batch, End, FrameRequest
+from datamodules.line.item import Item
+from datamodules.samples.tracks import TrackSample, TrackSamples
+from preprocess.extractor import Extractor
+from preprocess.report.tracks import Drawn, TrackVideo
+from preprocess.tracking.backend import TrackingBackend, VideoTracker
+from preprocess.tracking.prompt import classes_of
+from preprocess.tracking.recording import Recording, described
+
+_log = logging.getLogger(__name__)
+
+
+class Tracking(Extractor):
+    """Detection and segmentation of what a prompt names, with one identity for each object of a video.
+
+    Args:
+        backend: the models: `preprocess.tracking.grounded.GroundedSam2`, `preprocess.tracking.sam3.Sam3`.
+        prompt: what to look for, as `car. person.`; a video's own, from the corpus, comes before it.
+        slice_frames: frames that are handed over at once, and detected in one batch: a limit of the memory, none of
+            what is tracked.
+
+    Raises:
+        ConfigError: the prompt names nothing, or slice_frames is below 1.
+    """
+
+    samples = TrackSamples()
+
+    def __init__(self, backend: TrackingBackend, prompt: str | None = None, slice_frames: int = 16) -> None:
+        super().__init__()
+        if slice_frames < 1:
+            raise ConfigError(f"{slice_frames = }: use 1 or more")
+        if prompt is not None:
+            try:
+                classes_of(prompt)
+            except ExtractError as error:
+                raise ConfigError(f"--model.prompt: {error}") from error
+        self.save_hyperparameters()
+        self.backend = backend
+        self.frames = FrameRequest(slice_frames)
+        self._videos: dict[tuple[int, int], _Video] = {}  # by shard and row
+        self._drawings: Path | None = None
+
+    def setup(self, stage: str) -> None:
+        """Load the weights onto the rank's device."""
+        self.backend.load(self.trainer.strategy.root_device)
+
+    def ingredients(self) -> dict[str, str]:
+        """What the models are, and the versions of what runs them."""
+        return self.backend.ingredients()
+
+    def draw_to(self, folder: Path) -> None:
+        """Draw each video's objects over it, to `folder`/{key}.mp4."""
+        self._drawings = folder
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """None for each frame: what is found is written down, and with the video's last frame becomes its sample.
+
+        Raises:
+            ExtractError: the item is no video, or there is no prompt for it.
+            EnvironmentFailure: the disk is full.
+        """
+        place, first = (batch["shard"], batch["rows"][0]), batch["frame_idx"][0]
+        opened = self.rank.open.get(batch["shard"])
+        if opened is None or place[1] in opened.spool.results:  # another rank has committed it; or it has failed
+            return [None] * len(batch["rows"])
+        item, frames = opened.items[batch["rows"][0]], list(batch["frames"])
+        self.refuse(item)
+        with _disk():
+            if first == 0:
+                self.forget(*place)
+                self._videos[place] = self._begin(item, frames[0])
+            self._videos[place].add(first, frames, batch["pts_seconds"])
+        return [None] * len(batch["rows"])
+
+    def refuse(self, item: Item) -> None:
+        """Nothing, if it is a video with a prompt.
+
+        Raises:
+            ExtractError: it is not.
+        """
+        if item.frames:
+            raise ExtractError(f"{item.path} is no video, and objects are tracked through these")
+        self.backend.check(classes_of(self._prompt(item)))
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> TrackSample:
+        """The sample of what was written down."""
+        video = next(each for each in self._videos.values() if each.key == item.key)
+        if video.recording.num_frames != end["num_frames"]:
+            raise ValueError(
+                f"{video.recording.num_frames} of {end['num_frames']} frames of {item.key} are written down"
+            )
+        assert end["video"] is not None
+        assert end["size"] is not None
+        meta = {
+            **item.meta,
+            "path": item.path,
+            "prompt": self._prompt(item),
+            "video_info": {
+                "width": end["size"][1],
+                "height": end["size"][0],
+                "fps": end["video"]["average_fps_from_header"],
+                "num_frames": end["video"]["num_frames"],
+                "duration": end["video"]["duration_seconds_from_header"],
+            },
+            "num_frames": end["num_frames"],
+            "num_objects": len(video.recording.obj_ids),
+            "backend": type(self.backend).__name__,
+        }
+        with _disk():
+            files = video.finish()
+        _log.info(
+            "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
+            item.key,
+            f"{end['num_frames']:,}",
+            video.seconds,
+            end["num_frames"] / video.seconds,
+            meta["num_objects"],
+            self.device,
+        )
+        return TrackSample(item.key, meta, files)
+
+    def forget(self, shard: int, row: int) -> None:
+        """Drop a video's state, and what is drawn of it if that is not whole."""
+        if video := self._videos.pop((shard, row), None):
+            video.close()
+
+    def _begin(self, item: Item, frame: Tensor) -> "_Video":
+        tracker = self.backend.start(classes_of(self._prompt(item)))
+        drawing = None
+        if self._drawings:
+            path, size = self._drawings / f"{item.key}.mp4", (frame.shape[1], frame.shape[2])
+            drawing = TrackVideo(path, size, self.rank.scratch / f"{uuid4().hex}.mp4")
+        return _Video(item.key, tracker, Recording(self.rank.scratch), drawing)
+
+    def _prompt(self, item: Item) -> str:
+        prompt = item.meta.get("prompt", self.hparams["prompt"])
+        if not isinstance(prompt, str):
+            raise ExtractError("there is no prompt for it: set --model.prompt, or give it one in the video list")
+        return prompt
+
+
+class _Video:
+    """One video's state.
+
+    Attributes:
+        seconds: spent on it so far.
+    """
+
+    def __init__(self, key: str, tracker: VideoTracker, recording: Recording, drawing: TrackVideo | None) -> None:
+        self.key, self.recording = key, recording
+        self._tracker, self._drawing = tracker, drawing
+        self.seconds, self._num_drawn = 0.0, 0
+
+    def add(self, first: int, frames: Sequence[Tensor], pts_seconds: Sequence[float | None]) -> None:
+        """Track, draw and write down the next frames; those that are done already, before memory ran out, are left."""
+        started = time.monotonic()
+        found = self._tracker.track(first, frames)
+        for number, (frame, seconds, objects) in enumerate(zip(frames, pts_seconds, found, strict=True), first):
+            if number < self.recording.num_frames:
+                continue
+            assert seconds is not None
+            lines, masks = described(objects)
+            if self._drawing and number == self._num_drawn:
+                drawn = [Drawn(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
+                self._draw(frame, seconds, drawn)
+                self._num_drawn += 1
+            self.recording.add(seconds, lines)
+        self.seconds += time.monotonic() - started
+
+    def _draw(self, frame: Tensor, seconds: float, objects: Sequence[Drawn]) -> None:
+        from av import FFmpegError
+
+        assert self._drawing
+        try:
+            self._drawing.add(frame.permute(1, 2, 0).cpu().numpy(), seconds, objects)
+        except FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            _log.warning("%s: its film cannot be drawn, but the tracks are kept: %s", self.key, error)
+            self._drawing.discard()
+            self._drawing = None
+
+    def finish(self) -> dict[str, Any]:
+        if self._drawing:
+            self._drawing.close()
+            self._drawing = None
+        return self.recording.files()
+
+    def close(self) -> None:
+        if self._drawing:
+            self._drawing.discard()
+        self.recording.close()
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"tracks cannot be written down: {error}; mend it, run the same command again"
+        ) from error

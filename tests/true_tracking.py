@@ -1,0 +1,106 @@
+"""A tracking backend that knows the truth: of videos of `tracking_truth`'s shapes, stored without loss."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+
+from datamodules.errors import ExtractError
+from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
+from preprocess.tracking.options import Identity
+from preprocess.tracking.tracks import Tracks
+from tracking_truth import SHAPES, SIZE, Shape, TrueDetector, TrueSegmenter, frames_of
+
+
+class TrueBackend(TrackingBackend):
+    """Finds the shapes whose labels the prompt names; `fails_at`: see `TrueSegmenter`."""
+
+    def __init__(self, detection_frequency: int = 1, fails_at: int | None = None) -> None:
+        self.detection_frequency, self.fails_at = detection_frequency, fails_at
+
+    def load(self, device: torch.device) -> None:
+        """There is nothing to load."""
+
+    def check(self, classes: tuple[str, ...]) -> None:
+        """A class of more than 20 letters is too long."""
+        if long := [name for name in classes if len(name) > 20]:
+            raise ExtractError(f"{long[0]!r} is too long")
+
+    def start(self, classes: tuple[str, ...]) -> VideoTracker:
+        """A new video, of all shapes that have these labels."""
+        shapes = shapes_of(classes)
+        segmenter = TrueSegmenter(shapes, fails_at=self.fails_at)
+        return Tracks(TrueDetector(shapes), segmenter, Identity(self.detection_frequency))
+
+    def ingredients(self) -> dict[str, str]:
+        """Of which there is one."""
+        return {"truth": "1"}
+
+
+def shapes_of(classes: Sequence[str]) -> list[Shape]:
+    """Those with these labels."""
+    return [shape for shape in SHAPES if shape.label in classes]
+
+
+def write_video(path: Path, num_frames: int, labels: Sequence[str], times: Sequence[int] | None = None) -> Path:
+    """The shapes with these labels, FFV1; `times` of the frames, in 1/1000 s, are those of 25 a second if not given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt, stream.codec_context.time_base = "bgr0", Fraction(1, 1000)
+        for number, frame in enumerate(frames_of(shapes_of(labels), num_frames)):
+            picture = av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).numpy(), format="rgb24")
+            picture.pts, picture.time_base = times[number] if times else 40 * number, Fraction(1, 1000)
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+    return path
+
+
+class SteadyBackend(TrackingBackend):
+    """Finds five objects that stay where they are, whatever is shown."""
+
+    def load(self, device: torch.device) -> None:
+        """There is nothing to load."""
+
+    def check(self, classes: tuple[str, ...]) -> None:
+        """Nothing is too long for it."""
+
+    def start(self, classes: tuple[str, ...]) -> VideoTracker:
+        """A new video."""
+        return _Steady()
+
+    def ingredients(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+
+class _Steady:
+    def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
+        found = []
+        for frame in frames:
+            masks = torch.zeros(5, *frame.shape[1:], dtype=torch.bool)
+            for place in range(5):
+                masks[place, 2 * place : 2 * place + 9, 5:20] = True
+            found.append([TrackedObject(place + 1, "thing", 0.5, masks[place]) for place in range(5)])
+        return found
+
+
+def write_gray_video(path: Path, num_frames: int) -> Path:
+    """Frames that are all the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "bgr0"
+        picture = av.VideoFrame(SIZE[1], SIZE[0], "bgr0")
+        for plane in picture.planes:
+            plane.update(bytes([128]) * plane.buffer_size)
+        for number in range(num_frames):
+            picture.pts = number
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+    return path

@@ -296,7 +296,15 @@ def test_when_the_server_is_gone_no_request_is_made_any_more():
         engine.close()
 
 
-def test_ctrl_c_waits_for_no_answer():
+@pytest.fixture
+def sigint():
+    """Raises KeyboardInterrupt, also where the tests were started in the background, and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_no_answer(sigint):
     once = threading.Lock()
 
     def interrupt(ask):

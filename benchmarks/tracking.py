@@ -91,7 +91,7 @@ def _measure_memory(scratch: Path, options: argparse.Namespace) -> None:
     for num_frames in _MEMORY_FRAMES:
         videos = _make_videos(scratch / str(num_frames), 1, num_frames, _SIZE)
         with Watch(memory=True) as watch:
-            _preprocess(Job(models, videos, num_frames, {"model.backend.identity.max_objects": "2"}), scratch / "out")
+            _preprocess(Job(models, videos, num_frames, {}), scratch / "out")
         peaks.append(watch.peak_mb)
         print(f"{num_frames:,} frames: {watch.peak_mb:,.0f} MB", flush=True)
     growth = peaks[-1] / peaks[0]
@@ -167,6 +167,7 @@ def _preprocess(job: Job, out: Path) -> float:
         "model.backend.segmenter": str(job.models / "sam2"),
         "model.backend.thresholds.box": "0.9",  # of random weights, few
         "model.backend.thresholds.text": "0.9",
+        "model.backend.identity.max_objects": "2",
         "model.prompt": _PROMPT,
         "model.slice_frames": str(_SLICE_FRAMES),
         "data.root": str(job.videos),

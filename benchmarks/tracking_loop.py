@@ -13,14 +13,14 @@ from torch import Tensor
 
 from datamodules.samples.track_lines import LineObject, bbox_of, line_of, rle_of
 from preprocess.tracking.grounded import GroundedSam2
-from preprocess.tracking.options import Thresholds
+from preprocess.tracking.options import Identity, Thresholds
 from preprocess.tracking.prompt import classes_of
 
 
 def main(detector: str, segmenter: str, videos: str, out: str, slice_frames: str, prompt: str) -> None:
     """Track each video, and write its lines."""
     device = torch.device("cpu")
-    backend = GroundedSam2(detector, segmenter, Thresholds(0.9, 0.9))
+    backend = GroundedSam2(detector, segmenter, Thresholds(0.9, 0.9), Identity(max_objects=2))
     backend.load(device)
     Path(out).mkdir()
     for path in sorted(Path(videos).iterdir()):

@@ -1,0 +1,209 @@
+"""Poses: the 18 joints of each person in an image (`skeleton.py`); and, as asked for, their picture, and the image.
+
+| file in the shard | type, shape        | meaning                                                                     |
+|-------------------|--------------------|-----------------------------------------------------------------------------|
+| keypoints.npy     | float32 [P, 18, 3] | x, y in px of the processed image, score; a missing joint is 0, 0, 0        |
+| json              | object             | see below                                                                   |
+| pose.png          | PNG                | the skeletons on black, as large as the processed image; `store_pose_map`   |
+| jpg, png, webp, … | bytes              | the image's file as it was, by its ending; `store_images`                   |
+
+The json holds `image` (path relative to the corpus root), `caption` (null without one), `people`, `width` and `height`
+of the processed image in px, `original_width` and `original_height` of the image, upright as its EXIF says, `resize`,
+`backend`. Each of `people`, the surest first, has `score`, `keypoints` in the processed and `original_keypoints` in the
+original image: 18 lists of x, y, score. No person is a valid result: [0, 18, 3], and an empty list.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.samples.skeleton import JOINTS, Keypoints, mirrored, pose_map, resized
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Coordinates = Literal["processed", "original"]
+Condition = Literal["pose_map", "keypoints"]
+
+_POSE_MAP = "pose.png"
+_DECIMALS = 3  # of px and scores in the json
+
+
+@dataclass
+class PoseSample:
+    """The people in one image.
+
+    Attributes:
+        key: of the item; not part of the files, but of their names.
+        keypoints: float32 [P, 18, 3], as the table above has them.
+        scores: float32 [P], of each person, above 0; what they mean is up to the backend.
+        meta: the json of the table above, without `people`.
+        pose_map: the PNG; None if it is not stored.
+        image: the image's file as it is; None if it is not stored.
+        image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
+    """
+
+    key: str
+    keypoints: Keypoints
+    scores: NDArray[np.float32]
+    meta: dict[str, Any]
+    pose_map: bytes | None = None
+    image: bytes | None = None
+    image_ending: str | None = None
+
+    def size(self, coordinates: Coordinates = "processed") -> tuple[int, int]:
+        """(height, width) in px of the processed, or of the original image."""
+        prefix = "" if coordinates == "processed" else "original_"
+        return self.meta[f"{prefix}height"], self.meta[f"{prefix}width"]
+
+    def keypoints_in(self, coordinates: Coordinates) -> Keypoints:
+        """`keypoints`, in px of the processed, or of the original image."""
+        return resized(self.keypoints, self.size(), self.size(coordinates))
+
+
+class PoseSamples:
+    """The sample kind of the pose pipeline; for training: images, what is to condition on, and captions.
+
+    Args:
+        condition: what batches have of the people: a `pose_map`, drawn anew, or their `keypoints`.
+        size: (height, width) in px that images, pose maps and keypoints are resized to; None: of the processed image.
+        flip: how likely a sample is mirrored, 0 to 1, by torch's generator; right joints become left ones.
+
+    Raises:
+        ConfigError: an argument is none of these.
+    """
+
+    def __init__(
+        self, condition: Condition = "pose_map", size: tuple[int, int] | None = None, flip: float = 0.0
+    ) -> None:
+        if condition not in get_args(Condition):
+            raise ConfigError(f"{condition = }: choose from {', '.join(get_args(Condition))}")
+        if min(size or (1,)) < 1 or not 0 <= flip <= 1:
+            raise ConfigError(f"{size = } must be 1 or more, and {flip = } from 0 to 1")
+        self.condition, self.size, self.flip = condition, size, flip
+
+    def encode(self, sample: PoseSample) -> dict[str, bytes]:
+        """The files of the table above."""
+        meta = json.dumps({**sample.meta, "people": _people(sample)}, sort_keys=True, ensure_ascii=False)
+        buffer = io.BytesIO()
+        np.save(buffer, np.ascontiguousarray(sample.keypoints), allow_pickle=False)
+        files = {"keypoints.npy": buffer.getvalue(), "json": meta.encode(errors="replace")}
+        if sample.pose_map is not None:
+            files[_POSE_MAP] = sample.pose_map
+        if sample.image is not None:
+            if not _is_image(sample.image_ending or ""):
+                raise ValueError(f"{sample.key} has an image whose ending is {sample.image_ending!r}")
+            files[str(sample.image_ending)] = sample.image
+        return files
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> PoseSample:
+        """The sample of `encode`'s files.
+
+        Raises:
+            RunError: a file is missing, or is not what `encode` writes.
+        """
+        ending = next(filter(_is_image, members), None)
+        try:
+            keypoints = np.load(io.BytesIO(members["keypoints.npy"]), allow_pickle=False)
+            meta = {**json.loads(members["json"])}
+            scores = np.array([person["score"] for person in meta.pop("people")], np.float32)
+            if keypoints.shape != (len(scores), len(JOINTS), 3):
+                raise ValueError(f"its keypoints have the shape {list(keypoints.shape)}, for {len(scores)} people")
+        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise RunError(f"{key} is no pose sample: {error}; run `preprocess verify`") from error
+        image = members[ending] if ending else None
+        return PoseSample(key, keypoints, scores, meta, members.get(_POSE_MAP), image, ending)
+
+    def collate(self, samples: Sequence[PoseSample]) -> dict[str, Any]:
+        """Images, where all samples have them; what is to condition on; captions.
+
+        Returns:
+            `images` uint8 [B, 3, H, W], RGB, if they are stored; `pose_maps` uint8 [B, 3, H, W], RGB; or lists of B of
+            these where sizes differ. In place of `pose_maps`: `keypoints` float32 [B, P, 18, 3], zeros for fewer
+            people than P, and `people_mask` bool [B, P] (True: a person). `flipped` bool [B]; `text` list of B, the
+            captions, "" where there is none; `key` and `meta` lists of B.
+
+        Raises:
+            RunError: the image of one is damaged.
+        """
+        import torch  # exports and `view` decode without it
+
+        flipped = torch.rand(len(samples)) < self.flip
+        people = [self._keypoints(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True)]
+        batch: dict[str, Any] = {
+            "flipped": flipped,
+            "text": [sample.meta.get("caption") or "" for sample in samples],
+            "key": [sample.key for sample in samples],
+            "meta": [sample.meta for sample in samples],
+        }
+        if self.condition == "pose_map":
+            drawn = (pose_map(each, self._size(sample)) for each, sample in zip(people, samples, strict=True))
+            batch["pose_maps"] = _stacked([torch.from_numpy(picture).permute(2, 0, 1) for picture in drawn])
+        else:
+            batch["keypoints"], batch["people_mask"] = _padded(people)
+        if all(sample.image is not None for sample in samples):
+            images = (self._image(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True))
+            batch["images"] = _stacked(list(images))
+        return batch
+
+    def _size(self, sample: PoseSample) -> tuple[int, int]:
+        return self.size or sample.size()
+
+    def _keypoints(self, sample: PoseSample, flip: bool) -> Keypoints:
+        keypoints = resized(sample.keypoints, sample.size(), self._size(sample))
+        return mirrored(keypoints, self._size(sample)[1]) if flip else keypoints
+
+    def _image(self, sample: PoseSample, flip: bool) -> "Tensor":
+        from datamodules.media.image import decode_image
+        from datamodules.media.video import resize
+
+        assert sample.image is not None
+        try:
+            image = decode_image(sample.image, f"{sample.key}.{sample.image_ending}")
+        except DecodeError as error:
+            raise RunError(f"{error}; run `preprocess verify`") from error
+        image = resize(image, self._size(sample))
+        return image.flip(2) if flip else image
+
+
+def image_ending(name: str) -> str:
+    """The ending of an image's file called `name`, as samples have it."""
+    return PurePosixPath(name).suffix.lower().removeprefix(".")
+
+
+def _people(sample: PoseSample) -> list[dict[str, Any]]:
+    processed, original = (sample.keypoints_in(each).astype(float).round(_DECIMALS) for each in get_args(Coordinates))
+    return [
+        {"score": score, "keypoints": here.tolist(), "original_keypoints": there.tolist()}
+        for score, here, there in zip(sample.scores.tolist(), processed, original, strict=True)
+    ]
+
+
+def _is_image(ending: str) -> bool:
+    return f".{ending}" in IMAGE_SUFFIXES
+
+
+def _padded(people: Sequence[Keypoints]) -> "tuple[Tensor, Tensor]":
+    import torch
+
+    counts = torch.tensor([len(each) for each in people])
+    most = int(counts.max())
+    padded = np.zeros((len(people), most, len(JOINTS), 3), np.float32)
+    for row, each in zip(padded, people, strict=True):
+        row[: len(each)] = each
+    return torch.from_numpy(padded), torch.arange(most) < counts[:, None]
+
+
+def _stacked(values: "list[Tensor]") -> "Tensor | list[Tensor]":
+    import torch
+
+    return torch.stack(values) if len({value.shape for value in values}) == 1 else values

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from image_making import image_bytes
 from line_making import Listed
+from preprocess.pose.decoding import PAFS
 
 REASON = "a.jpg is empty (0 bytes)"
 MADE = {"samples": {"class_path": "datamodules.samples.pose.PoseSamples"}}
@@ -68,3 +69,75 @@ def make_pose_run(
                     rank.add(opened.shard.number, Result(row, num_frames=1), PoseSamples().encode(sample))
                 number += 1
     return run
+
+
+class Scene(NamedTuple):
+    """People in an image, and what OpenPose's network is trained to give for it.
+
+    Attributes:
+        people: float32 [P, 18, 3].
+        pafs: float32 [38, h, w].
+        heatmaps: float32 [19, h, w].
+        size: (height, width) of the image, px.
+        stride: px for a cell of the maps.
+    """
+
+    people: NDArray[np.float32]
+    pafs: NDArray[np.float32]
+    heatmaps: NDArray[np.float32]
+    size: tuple[int, int]
+    stride: int
+
+
+def rendered(people: NDArray[np.float32], size: tuple[int, int] = (256, 256), stride: int = 8) -> Scene:
+    """Heatmaps of sigma 7 px, fields 8 px to each side of a limb, as OpenPose's training makes them."""
+    height, width = (-(-each // stride) for each in size)
+    centres = (stride - 1) / 2
+    y, x = (each * stride + centres for each in np.mgrid[:height, :width].astype(np.float32))
+    heatmaps = np.zeros((19, height, width), np.float32)
+    pafs, counts = np.zeros((19, 2, height, width), np.float32), np.zeros((19, 1, height, width), np.float32)
+    for person in people:
+        for joint, (px, py, score) in enumerate(person):
+            blob = np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 7.0**2)) * (score > 0)
+            heatmaps[joint] = np.maximum(heatmaps[joint], blob)
+        for a, b, channel in PAFS:
+            if person[a, 2] > 0 and person[b, 2] > 0:
+                near, along = _limb(person[a, :2], person[b, :2], x, y)
+                pafs[channel // 2] += near * along[:, None, None]
+                counts[channel // 2] += near
+    heatmaps[18] = 1 - heatmaps[:18].max(0)
+    pafs /= np.maximum(counts, 1)
+    return Scene(people, pafs.reshape(38, height, width), heatmaps, size, stride)
+
+
+def _limb(start: NDArray[Any], end: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> tuple[Any, NDArray[np.float32]]:
+    """(which cells are near it, its direction)"""
+    length = max(float(np.hypot(*(end - start))), 1e-6)
+    along = (end - start) / length
+    forward = (x - start[0]) * along[0] + (y - start[1]) * along[1]
+    aside = np.abs((x - start[0]) * along[1] - (y - start[1]) * along[0])
+    return (forward >= -8) & (forward <= length + 8) & (aside <= 8), along.astype(np.float32)
+
+
+def crowd(rng: np.random.Generator, count: int, size: tuple[int, int] = (256, 256)) -> NDArray[np.float32]:
+    """`count` people of several heights beside and before one another, some leaning; a fifth of their joints missing.
+
+    None of one's joints is within 10 px of the same joint of another, where heatmaps would have one peak for both.
+    """
+    people: list[NDArray[np.float32]] = []
+    while len(people) < count:
+        height = rng.uniform(0.45, 0.9) * size[0]
+        x, y = rng.uniform(0.1, 0.9) * size[1], rng.uniform(0.02, 0.98 - height / size[0]) * size[0]
+        person = standing(x, y, height, rng.uniform(-0.3, 0.3))
+        if all(np.hypot(*(person - other)[:, :2].T).min() > 10 for other in people):
+            people.append(person)
+    found = np.array(people, np.float32).reshape(count, 18, 3)
+    found[rng.random((count, 18)) < 0.2] = 0
+    return inside(found, size)
+
+
+def inside(people: NDArray[np.float32], size: tuple[int, int], margin_px: int = 0) -> NDArray[np.float32]:
+    """`people` without the joints that are not so far inside the image: those of people whom its edge cuts off."""
+    x, y = people[..., 0] - margin_px, people[..., 1] - margin_px
+    cut = (x < 0) | (y < 0) | (x > size[1] - 1 - 2 * margin_px) | (y > size[0] - 1 - 2 * margin_px)
+    return np.where(cut[..., None], np.float32(0), people)

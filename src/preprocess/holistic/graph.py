@@ -12,6 +12,7 @@ MediaPipe's C++ side writes about ten lines to stderr whenever a graph starts; n
 
 import os
 import warnings
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,7 @@ class HolisticGraph:
         mode: what to remember from one image to the next; see the table above.
         min_detection_confidence: 0 to 1, least score of a detected person.
         min_tracking_confidence: 0 to 1, least score of a pose found where the person was detected or tracked.
+        parts: of `PARTS`, which to look for; models that serve others alone are not run.
 
     Raises:
         ConfigError: mediapipe 0.10.21 is not installed, or an argument is none of the above.
@@ -73,7 +75,12 @@ class HolisticGraph:
     """
 
     def __init__(
-        self, mode: Mode = "static", *, min_detection_confidence: float = 0.5, min_tracking_confidence: float = 0.5
+        self,
+        mode: Mode = "static",
+        *,
+        min_detection_confidence: float = 0.5,
+        min_tracking_confidence: float = 0.5,
+        parts: Collection[str] = PARTS,
     ) -> None:
         if mode not in get_args(Mode):
             raise ConfigError(f"{mode = } is none of {', '.join(get_args(Mode))}")
@@ -85,6 +92,8 @@ class HolisticGraph:
         _set_thresholds(self._config, min_detection_confidence, min_tracking_confidence)
         if mode == "static":
             _cut_tracking(self._config)
+        self._parts = parts
+        _keep_only(self._config, {_stream(part) for part in parts})
         self._packets: dict[str, Any] = {}
         self._graph = self._start()
 
@@ -119,7 +128,7 @@ class HolisticGraph:
             self._graph = self._start()  # one that failed refuses every later image
             reason = " ".join(str(error).splitlines()[:2])  # the lines after these repeat it
             raise ExtractError(f"MediaPipe failed on an image of {width}x{height} px: {reason}") from error
-        return Landmarks(**{part: self._points(part, width, height) for part in PARTS})
+        return Landmarks(**{part: self._points(part, width, height) for part in self._parts})
 
     def _points(self, part: str, width: int, height: int) -> NDArray[np.float32] | None:
         packet = self._packets.get(_stream(part))
@@ -163,7 +172,7 @@ class HolisticGraph:
             )
         _first_pid = os.getpid()
         graph = self._mp.CalculatorGraph(graph_config=self._config)
-        for part in PARTS:
+        for part in self._parts:
             graph.observe_output_stream(_stream(part), self._packets.__setitem__)
         is_video = self.mode == "video"
         flags = {
@@ -238,3 +247,27 @@ def _cut_tracking(config: Any) -> None:
                 node.input_stream[i] = f"{tag}:{found_here[name]}"
     del config.node[:]
     config.node.extend(kept)
+
+
+def _keep_only(config: Any, wanted: set[str]) -> None:
+    """Take all nodes out of the graph of which the streams `wanted` need nothing."""
+    kept: set[int] = set()
+    while needed := [place for place, node in enumerate(config.node) if place not in kept and _made(node) & wanted]:
+        kept.update(needed)
+        wanted = wanted.union(*(_taken(config.node[place]) for place in needed))
+    nodes = [node for place, node in enumerate(config.node) if place in kept]
+    del config.node[:]
+    config.node.extend(nodes)
+
+
+def _made(node: Any) -> set[str]:
+    return _names(*node.output_stream, *node.output_side_packet)
+
+
+def _taken(node: Any) -> set[str]:
+    return _names(*node.input_stream, *node.input_side_packet)
+
+
+def _names(*streams: str) -> set[str]:
+    """Without their tags."""
+    return {stream.rpartition(":")[2] for stream in streams}

@@ -142,6 +142,13 @@ def test_the_order_of_pictures_changes_nothing(pictures: list[Picture], fresh: l
     assert _same(again, fresh[0])
 
 
+def test_parts_by_themselves_are_as_with_all_others(pictures: list[Picture], fresh: list[Landmarks]) -> None:
+    with HolisticGraph(parts=("pose",)) as pose, HolisticGraph() as everything:
+        assert len(pose._config.node) < len(everything._config.node) / 2
+        for picture, expected in zip(pictures[:8], fresh, strict=False):
+            assert _same(pose(picture), Landmarks(pose=expected.pose))
+
+
 def test_a_holistic_that_is_reused_leaks_from_picture_to_picture(
     mp: Any, pictures: list[Picture], fresh: list[Landmarks]
 ) -> None:

@@ -1,0 +1,261 @@
+"""The three backends: through the same tests, and each by itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+from torch import Tensor
+
+from datamodules.errors import ConfigError
+from datamodules.samples.skeleton import JOINTS
+from pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
+from pose_making import rendered, standing
+from preprocess.pose import openpose
+from preprocess.pose.backend import People, PoseBackend, within
+from preprocess.pose.mediapipe import MediaPipe
+from preprocess.pose.openpose import OpenPose
+from preprocess.pose.vitpose import VitPose
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    make_rtdetr(folder / "rtdetr")
+    make_vitpose(folder / "vitpose")
+    make_openpose(folder / "openpose" / "body_pose_model.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backends(folder: Path) -> dict[str, PoseBackend]:
+    made: dict[str, PoseBackend] = {
+        "mediapipe": MediaPipe(),
+        "openpose": OpenPose(str(folder / "openpose"), scales=(0.25,)),
+        "vitpose": vitpose(folder),
+    }
+    for backend in made.values():
+        backend.load(CPU)
+    return made
+
+
+def vitpose(folder: Path, estimator: str = "vitpose", **options: Any) -> VitPose:
+    chosen = {"min_score": 0.3, "min_joint_score": 0.0, **options}
+    return VitPose(str(folder / "rtdetr"), str(folder / estimator), **chosen)
+
+
+def picture(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def check(found: People, size: tuple[int, int]) -> None:
+    """That it is what `People` says."""
+    count = len(found.scores)
+    assert found.keypoints.shape == (count, 18, 3)
+    assert found.keypoints.dtype == found.scores.dtype == np.float32
+    assert np.isfinite(found.keypoints).all()
+    assert (found.scores > 0).all()
+    assert (np.diff(found.scores) <= 0).all()
+    missing = found.keypoints[..., 2] <= 0
+    assert not found.keypoints[missing].any()
+    assert not missing.all(1).any()
+    np.testing.assert_array_equal(within(found.keypoints, size), found.keypoints)
+
+
+@pytest.mark.parametrize("name", ["mediapipe", "openpose", "vitpose"])
+@pytest.mark.parametrize("size", [(1, 1), (4, 40), (40, 1), (64, 48)])
+def test_images_of_any_size_have_people_or_none(
+    name: str, size: tuple[int, int], backends: dict[str, PoseBackend]
+) -> None:
+    rng = np.random.default_rng(0)
+    (found,) = backends[name].people([picture(rng.integers(0, 256, (*size, 3), dtype=np.uint8))])
+    check(found, size)
+
+
+@pytest.mark.parametrize("name", ["mediapipe", "openpose", "vitpose"])
+def test_images_of_several_sizes_are_found_each_as_alone(name: str, backends: dict[str, PoseBackend]) -> None:
+    space = astronaut()
+    images = [
+        picture(each) for each in (space[::4, ::4], space[::8, ::4], space[:128, :128], np.zeros((64, 64, 3), np.uint8))
+    ]
+    together = backends[name].people(images)
+    for image, found in zip(images, together, strict=True):
+        check(found, (image.shape[1], image.shape[2]))
+        (alone,) = backends[name].people([image])
+        assert alone.keypoints.shape == found.keypoints.shape
+        np.testing.assert_allclose(alone.keypoints[..., :2], found.keypoints[..., :2], atol=1.01)
+    if name != "mediapipe":  # these have random weights
+        assert any(len(found.scores) for found in together)
+
+
+@pytest.mark.parametrize("name", ["mediapipe", "openpose", "vitpose"])
+def test_what_they_are_made_of_is_told(name: str, backends: dict[str, PoseBackend]) -> None:
+    ingredients = backends[name].ingredients()
+    assert ingredients == backends[name].ingredients()
+    assert all(isinstance(value, str) and value for value in ingredients.values())
+    assert any(len(value) == 64 for value in ingredients.values()) == (name != "mediapipe")
+
+
+def test_mediapipe_finds_the_astronaut_and_nobody_in_noise(backends: dict[str, PoseBackend]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    nobody, somebody, nobody_again = backends["mediapipe"].people(
+        [picture(each) for each in (noise, astronaut(), noise)]
+    )
+    assert len(nobody.scores) == len(nobody_again.scores) == 0
+    assert len(somebody.scores) == 1
+    found = dict(zip(JOINTS, somebody.keypoints[0].tolist(), strict=True))
+    for joint, x, y in (("nose", 222, 128), ("right_eye", 205, 103), ("left_eye", 248, 112), ("neck", 209, 248)):
+        assert np.hypot(found[joint][0] - x, found[joint][1] - y) < 8
+    assert found["right_shoulder"][0] < found["neck"][0] < found["left_shoulder"][0]
+    assert found["left_ankle"] == [0, 0, 0]
+    assert 0.5 < somebody.scores[0] <= 1
+
+
+def test_mediapipe_asks_for_more_visible_joints_if_told(backends: dict[str, PoseBackend]) -> None:
+    sure = MediaPipe(min_visibility=0.9)
+    sure.load(CPU)
+    (usual,), (found,) = (backend.people([picture(astronaut())]) for backend in (backends["mediapipe"], sure))
+    assert 0 < (found.keypoints[..., 2] > 0).sum() < (usual.keypoints[..., 2] > 0).sum()
+
+
+@pytest.fixture
+def drawing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], OpenPose]:
+    """An OpenPose whose network gives maps of `people` [P, 18, 3], in an image of 100x150 px, of any size seen."""
+
+    def make(people: Any) -> OpenPose:
+        backend = OpenPose(str(folder / "openpose"), scales=(0.5, 1.0))
+
+        def net(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            seen = people.copy()
+            seen[..., :2] = (people[..., :2] + 0.5) * (inputs.shape[2] // 8 * 8 / 100) - 0.5
+            scene = rendered(seen, (inputs.shape[2], inputs.shape[3]))
+            return torch.from_numpy(scene.pafs)[None], torch.from_numpy(scene.heatmaps)[None]
+
+        backend._net = net  # type: ignore[assignment]
+        return backend
+
+    return make
+
+
+def test_openposes_coordinates_are_those_of_the_image_at_all_scales(drawing: Callable[[Any], OpenPose]) -> None:
+    people = np.stack([standing(40, 8, 84), standing(100, 6, 88)])
+    for size in ((100, 150), (3000, 4500)):
+        scale = size[0] / 100
+        (found,) = drawing(people).people([torch.zeros(3, *size, dtype=torch.uint8)])
+        assert len(found.scores) == 2
+        keypoints = found.keypoints[np.argsort(found.keypoints[:, 1, 0])]
+        apart = np.abs((keypoints[..., :2] + 0.5) / scale - 0.5 - people[..., :2])
+        assert np.median(apart) < 1
+        assert apart.max() < 3
+
+
+def test_openpose_never_sees_more_than_its_longest_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openpose, "_MAX_INPUT_PX", 64)
+    backend = OpenPose(str(folder / "openpose"))
+    seen = []
+
+    def net(inputs: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(tuple(inputs.shape))
+        return torch.zeros(1, 38, 1, 8), torch.zeros(1, 19, 1, 8)
+
+    backend._net = net  # type: ignore[assignment]
+    backend.people([torch.zeros(3, 2, 3000, dtype=torch.uint8)])
+    assert seen == [(1, 3, 8, 64)]
+
+
+def test_openpose_in_bf16_finds_much_the_same(folder: Path) -> None:
+    backend = OpenPose(str(folder / "openpose"), dtype="bf16", scales=(0.1,))
+    backend.load(CPU)
+    check(backend.people([picture(astronaut()[::4, ::4])])[0], (128, 128))
+
+
+def reference(folder: Path, image: Tensor) -> list[tuple[float, Any]]:
+    """(score, [17, 3]) of each person, by transformers' own lines."""
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection, VitPoseForPoseEstimation
+
+    find, estimate = (AutoImageProcessor.from_pretrained(folder / name) for name in ("rtdetr", "vitpose"))
+    finder = AutoModelForObjectDetection.from_pretrained(folder / "rtdetr")
+    estimator = VitPoseForPoseEstimation.from_pretrained(folder / "vitpose")
+    with torch.inference_mode():
+        found = find.post_process_object_detection(
+            finder(**find(images=image, return_tensors="pt")), 0.3, [tuple(image.shape[1:])]
+        )[0]
+        boxes = found["boxes"][found["labels"] == 0].clamp(min=0).minimum(torch.tensor([*image.shape[:0:-1]] * 2))
+        boxes[:, 2:] -= boxes[:, :2]
+        inputs = estimate(image, boxes=[boxes.numpy()], return_tensors="pt")
+        poses = estimate.post_process_pose_estimation(estimator(**inputs), boxes=[boxes.numpy()])[0]
+    joints = [np.concatenate([each["keypoints"], each["scores"][:, None]], 1) for each in poses]
+    return list(zip(found["scores"][found["labels"] == 0].tolist(), joints, strict=True))
+
+
+def test_vitpose_finds_what_transformers_finds(folder: Path, backends: dict[str, PoseBackend]) -> None:
+    image = picture(astronaut()[::4, ::2])
+    expected, (found,) = reference(folder, image), backends["vitpose"].people([image])
+    assert len(expected) == len(found.scores) > 1
+    for score, joints in expected:
+        inside = within(joints[None].astype(np.float32), (128, 256))[0]
+        apart = [np.abs(person[0, :2] - inside[0, :2]).max() for person in found.keypoints]
+        person = found.keypoints[int(np.argmin(apart))]
+        np.testing.assert_allclose(person[2, :2], inside[6, :2], atol=1e-2)
+        assert person[14, 2] == pytest.approx(inside[2, 2], abs=1e-4)
+        seen = person[person[:, 2] > 0, 2].mean()
+        assert min(abs(found.scores - score * seen)) < 1e-4
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_vitpose_in_small_batches_finds_the_same(at_once: int, folder: Path, backends: dict[str, PoseBackend]) -> None:
+    images = [picture(astronaut()[::4, ::4]), picture(astronaut()[::8, ::4])]
+    small = vitpose(folder, people_at_once=at_once)
+    small.load(CPU)
+    for found, expected in zip(small.people(images), backends["vitpose"].people(images), strict=True):
+        np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=1e-2)
+
+
+def test_vitpose_leaves_out_what_is_not_sure(folder: Path) -> None:
+    images, joints = [picture(astronaut()[::4, ::4])], []
+    for options in ({}, {"min_joint_score": 1.0}, {"min_score": 1.0}):
+        backend = vitpose(folder, **options)
+        backend.load(CPU)
+        joints.append(int((backend.people(images)[0].keypoints[..., 2] > 0).sum()))
+    assert joints[0] > joints[1] > joints[2] == 0
+
+
+def test_a_vitpose_of_several_datasets_is_asked_for_cocos_joints(folder: Path) -> None:
+    make_vitpose(folder / "plus", num_experts=3)
+    backend = vitpose(folder, "plus")
+    backend.load(CPU)
+    check(backend.people([picture(astronaut()[::4, ::4])])[0], (128, 128))
+
+
+def refused(make: Callable[[], PoseBackend], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make().load(CPU)
+
+
+def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
+    detector, estimator = str(folder / "rtdetr"), str(folder / "vitpose")
+    refused(lambda: VitPose(estimator, estimator), r"backend\.detector .* is a vitpose model: give one of type")
+    refused(lambda: VitPose(detector, detector), r"backend\.estimator .* is a rt_detr model: give one of type")
+    cats = str(make_rtdetr(tmp_path / "cats", ("cat", "dog")))
+    refused(lambda: VitPose(cats, estimator), r"none of its classes is 'person'; they are cat, dog")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OpenPose("x", scales=()), r"scales = \(\) must be above 0"),
+        (lambda: OpenPose("x", scales=(1, 0)), r"scales = \(1, 0\) must be above 0"),
+        (lambda: OpenPose("x", dtype="fp8"), "dtype = 'fp8': choose from bf16, fp16, fp32"),
+        (lambda: VitPose(min_score=2), r"min_score = 2 and .* from 0 to 1"),
+        (lambda: VitPose(dtype="fp8"), "dtype = 'fp8': choose from auto"),
+        (lambda: VitPose(people_at_once=0), "people_at_once = 0 must be 1 or more"),
+        (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1, .* from 0 to 1"),
+    ],
+)
+def test_options_that_make_no_sense_fail(make: Callable[[], PoseBackend], message: str) -> None:
+    refused(make, message)

@@ -33,10 +33,13 @@ class Images(Corpus):
             when the image is worked on. A relative one is below `root` if there is such a folder, and else below the
             current folder.
         split: the split all of them belong to.
+        split_glob: a pattern of folders below `root`, of whose images alone the corpus is made, in place of `split`: by
+            `*/frames` those of `train/frames` are the split `train`, and those of `test/frames` the split `test`. What
+            stands for the first part with a wildcard is the split's name.
         max_items: at most this many images; None: all.
 
     Raises:
-        CorpusError: the list cannot be read, or a folder of JSON files is missing.
+        CorpusError: the list cannot be read, or comes with `split_glob`; or a folder of JSON files is missing.
     """
 
     def __init__(
@@ -45,9 +48,13 @@ class Images(Corpus):
         image_list: str | None = None,
         json_dirs: Sequence[str] = (),
         split: str = "train",
+        split_glob: str | None = None,
         max_items: int | None = None,
     ) -> None:
-        self.root, self.image_list, self.split, self.max_items = root, image_list, split, max_items
+        if split_glob is not None and image_list is not None:
+            raise CorpusError(f"--data.split_glob {split_glob} and --data.image_list {image_list}: give one of them")
+        self.root, self.image_list, self.split, self.split_glob = root, image_list, split, split_glob
+        self.max_items = max_items
         self.json_dirs = [_json_dir(root, folder) for folder in json_dirs]
         self.image_list_sha256 = list_sha256(image_list, "--data.image_list") if image_list else None
 
@@ -57,7 +64,8 @@ class Images(Corpus):
         Where two images of one folder differ by their endings only, the keys of both keep them: `a%2Ejpg`, `a%2Epng`.
 
         Raises:
-            CorpusError: the folder or the list is missing, or a listed image is missing, or by its ending none.
+            CorpusError: the folder or the list is missing, or a listed image is missing, or by its ending none; or
+                `split_glob` can be no pattern of splits, or names no folder.
         """
         check_split(self.split)
         if not Path(self.root).is_dir():
@@ -65,9 +73,12 @@ class Images(Corpus):
         return limit(self._listed(self.image_list) if self.image_list else self._found(), self.max_items)
 
     def _found(self) -> Iterator[Item]:
-        for image, stat, ambiguous in walk_folders(self.root, IMAGE_SUFFIXES, lambda _, names: _ambiguous(names)):
-            path, name = os.path.split(image)
-            yield self._item(path, image, stat, os.path.splitext(name)[0] in ambiguous)
+        folders = [("", self.split)] if self.split_glob is None else _split_folders(self.root, self.split_glob)
+        for folder, split in folders:
+            found = walk_folders(self.root, IMAGE_SUFFIXES, lambda _, names: _ambiguous(names), folder)
+            for image, stat, ambiguous in found:
+                path, name = os.path.split(image)
+                yield self._item(path, image, stat, os.path.splitext(name)[0] in ambiguous, split)
 
     def _listed(self, image_list: str) -> Iterator[Item]:
         paths = (path for _, path in read_list(image_list, "--data.image_list"))
@@ -79,7 +90,7 @@ class Images(Corpus):
             folder, image = self._placed(path)
             stat = stat_listed(self.root, path, where)
             try:
-                yield self._item(folder, image, stat, is_ambiguous(os.path.splitext(image)[0]))
+                yield self._item(folder, image, stat, is_ambiguous(os.path.splitext(image)[0]), self.split)
             except CorpusError as error:
                 raise CorpusError(f"{where}: {error}") from error
 
@@ -92,12 +103,12 @@ class Images(Corpus):
             return os.path.dirname(path), path.lstrip("/")
         return os.path.dirname(relative), relative
 
-    def _item(self, folder: str, image: str, stat: os.stat_result, keeps_ending: bool) -> Item:
+    def _item(self, folder: str, image: str, stat: os.stat_result, keeps_ending: bool, split: str) -> Item:
         stem = os.path.splitext(image)[0]
         jsons = [[os.path.join(json_dir, f"{stem}.json"), None, None] for json_dir in self.json_dirs]
         return Item(
             key=key_from_path(image if keeps_ending else stem),
-            split=self.split,
+            split=split,
             path=folder,
             frames=(os.path.basename(image),),
             cost=stat.st_size,
@@ -111,6 +122,21 @@ def _json_dir(root: str, folder: str) -> str:
         if os.path.isdir(path):
             return os.path.realpath(path)
     raise CorpusError(f"--data.json_dirs {folder}: there is no such folder, neither below {root} nor here")
+
+
+def _split_folders(root: str, pattern: str) -> list[tuple[str, str]]:
+    """(folder relative to `root`, split) of each folder that `pattern` names, by name; hidden ones left out."""
+    parts = Path(pattern).parts
+    wild = [place for place, part in enumerate(parts) if any(sign in part for sign in "*?[")]
+    if not wild or "**" in parts or os.pardir in parts or Path(pattern).is_absolute():
+        raise CorpusError(
+            f"--data.split_glob {pattern!r}: give folders below --data.root with a * for the split, such as */frames"
+        )
+    found = (path.relative_to(root) for path in Path(root).glob(pattern) if path.is_dir())
+    folders = sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
+    if not folders:
+        raise CorpusError(f"--data.split_glob {pattern!r} names no folder below {root}")
+    return [(str(folder), check_split(folder.parts[wild[0]])) for folder in folders]
 
 
 def _ambiguous(names: Sequence[str]) -> Collection[str]:

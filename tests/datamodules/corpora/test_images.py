@@ -64,6 +64,37 @@ def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_pat
     assert [(item.meta["image"], item.key) for item in listed.items()] == [(name, found[name]) for name in names]
 
 
+def test_a_glob_of_folders_makes_their_images_splits_and_leaves_all_others_out(tmp_path):
+    write_tree(
+        tmp_path, "train/frames/b/2.jpg", "train/frames/a.png", "test/frames/a.png", "test/masks/a.png", "c.png",
+        ".hidden/frames/d.png", "train/frames.png", "dev/frames/.x.png",
+    )  # fmt: skip
+    items = list(Images(str(tmp_path), split="all", split_glob="*/frames").items())
+    assert [(item.split, item.key) for item in items] == [
+        ("test", "test/frames/a"), ("train", "train/frames/a"), ("train", "train/frames/b/2")
+    ]  # fmt: skip
+    assert items[2].source == "train/frames/b/2.jpg"
+    assert items == list(Images(str(tmp_path), split_glob="*/frames").items())[:3]
+    assert [item.split for item in Images(str(tmp_path), split_glob="t*", max_items=2).items()] == ["test", "test"]
+
+
+@pytest.mark.parametrize("glob", ["", ".", "frames", "train/frames", "**/frames", "../*", "/data/*", "a/../*"])
+def test_a_glob_without_a_split_fails(tmp_path, glob):
+    write_tree(tmp_path, "train/frames/a.png")
+    with pytest.raises(CorpusError, match=r"--data\.split_glob .*: give folders below --data\.root with a \* for"):
+        list(Images(str(tmp_path), split_glob=glob).items())
+
+
+def test_a_glob_that_names_nothing_or_no_split_or_comes_with_a_list_fails(tmp_path):
+    write_tree(tmp_path, "my-train/frames/a.png")
+    with pytest.raises(CorpusError, match=r"--data\.split_glob '\*/images' names no folder below"):
+        list(Images(str(tmp_path), split_glob="*/images").items())
+    with pytest.raises(CorpusError, match="'my-train' cannot name a split"):
+        list(Images(str(tmp_path), split_glob="*/frames").items())
+    with pytest.raises(CorpusError, match=r"--data\.split_glob \* and --data\.image_list .*: give one of them"):
+        Images(str(tmp_path), image_list=write_list(tmp_path / "list", "a.png"), split_glob="*")
+
+
 def test_max_items_limits_and_changes_no_key(tmp_path):
     write_tree(tmp_path, "a.jpg", "a.png", "b.jpg")
     assert keys(Images(str(tmp_path), max_items=1)) == ["a%2Ejpg"]

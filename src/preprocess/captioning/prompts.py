@@ -39,6 +39,7 @@ class PromptTemplate:
 
     Args:
         template: the prompt.
+        option: that gave it, for messages.
 
     Attributes:
         fields: that are wanted, in order.
@@ -47,11 +48,11 @@ class PromptTemplate:
         ConfigError: a brace without its partner, or without a name.
     """
 
-    def __init__(self, template: str) -> None:
+    def __init__(self, template: str, option: str = "--model.prompt") -> None:
         pieces = list(_PIECES.finditer(template))
         if stray := next((piece for piece in pieces if piece["stray"]), None):
             raise ConfigError(
-                f"--model.prompt {template!r}: the {stray[0]!r} at character {stray.start() + 1} has no partner, or no "
+                f"{option} {template!r}: the {stray[0]!r} at character {stray.start() + 1} has no partner, or no "
                 "name of a field: write {{ and }} for braces"
             )
         self._template = template

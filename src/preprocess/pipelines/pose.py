@@ -1,0 +1,163 @@
+"""Poses of the people in images, as OpenPose's 18 joints. Samples: `datamodules.samples.pose`."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.commit import OK
+from datamodules.line.frames import Batch, End, FrameRequest
+from datamodules.line.item import Item
+from datamodules.media.video import resize as resize_frame
+from datamodules.samples.pose import PoseSample, PoseSamples, image_ending
+from datamodules.samples.skeleton import as_png, pose_map
+from preprocess.captioning.prompts import JSON_FILES, PromptTemplate
+from preprocess.extractor import Extractor
+from preprocess.pose.backend import People, PoseBackend
+
+Resize = Literal["none", "square", "longest_edge"]
+
+_EMPTY = "empty"
+_TOLD = frozenset({"caption", "people", "width", "height", "original_width", "original_height", "resize", "backend"})
+
+
+class Pose(Extractor):
+    """People and their joints, by one of three backends.
+
+    Args:
+        backend: `preprocess.pose.mediapipe.MediaPipe`, `preprocess.pose.openpose.OpenPose`,
+            `preprocess.pose.vitpose.VitPose`.
+        resize: what becomes of images before people are looked for: `none`; `square`: `size_px` wide and high, whatever
+            their shape; `longest_edge`: the longer side `size_px`.
+        size_px: of the processed image.
+        batch_size: images in a batch, at most.
+        caption: a text for each image, `{name}` being a field of its JSON files, as `{caption}`; empty: none.
+        store_pose_map: keep a picture of the skeletons in each sample.
+        store_images: keep each image's file in its sample.
+
+    Raises:
+        ConfigError: an argument is none of these.
+    """
+
+    samples = PoseSamples()
+
+    def __init__(
+        self,
+        backend: PoseBackend,
+        resize: Resize = "square",
+        size_px: int = 256,
+        batch_size: int = 16,
+        caption: str = "",
+        store_pose_map: bool = False,
+        store_images: bool = False,
+    ) -> None:
+        super().__init__()
+        if resize not in get_args(Resize):
+            raise ConfigError(f"{resize = }: choose from {', '.join(get_args(Resize))}")
+        if min(size_px, batch_size) < 1:
+            raise ConfigError(f"{size_px = } and {batch_size = } must be 1 or more")
+        self.save_hyperparameters()
+        self.backend, self.store_pose_map = backend, store_pose_map
+        self._caption = PromptTemplate(caption, "--model.caption") if caption else None
+        in_worker = backend if backend.in_workers else None
+        self.frames = FrameRequest(
+            batch_size, partial(PoseTransform, resize, size_px, in_worker), keep_content=store_images
+        )
+
+    def setup(self, stage: str) -> None:
+        """Load the weights onto the rank's device, if the models run there."""
+        if not self.backend.in_workers:
+            self.backend.load(self.trainer.strategy.root_device)
+
+    def ingredients(self) -> dict[str, str]:
+        """What the models are, and the versions of what runs them."""
+        return self.backend.ingredients()
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """`People` for each image.
+
+        Raises:
+            ExtractError: an image cannot be handled.
+        """
+        results = batch["results"]
+        return results if self.backend.in_workers else list(self.backend.people(results))
+
+    def refuse(self, item: Item) -> None:
+        """Nothing, if it is one image, and what else is told of it can be kept.
+
+        Raises:
+            ExtractError: it is none; or the corpus tells of it what has another meaning here.
+        """
+        if len(item.frames) != 1:
+            raise ExtractError(f"{item.path} is no single image, and poses are found in these")
+        if taken := [name for name in item.meta if name in _TOLD]:
+            raise ExtractError(f"its corpus tells its {taken[0]!r}, which is the pose's own here: leave it out")
+
+    def assemble(self, item: Item, results: Sequence[People], end: End) -> PoseSample:
+        """The people, and what is to be stored with them.
+
+        Raises:
+            ExtractError: its JSON files do not have what the caption is made of.
+        """
+        ((keypoints, scores),) = results
+        assert end["size"] is not None
+        size = processed_size(end["size"], self.hparams["resize"], self.hparams["size_px"])
+        meta = {
+            "image": "/".join(part for part in (item.path, *item.frames) if part not in (".", "")),
+            **{name: value for name, value in item.meta.items() if name != JSON_FILES},
+            "caption": self._caption(item) if self._caption else None,
+            "height": size[0],
+            "width": size[1],
+            "original_height": end["size"][0],
+            "original_width": end["size"][1],
+            "resize": self.hparams["resize"],
+            "backend": type(self.backend).__name__.lower(),
+        }
+        drawn = as_png(pose_map(keypoints, size)) if self.store_pose_map else None
+        stored = (None, None) if end["content"] is None else (end["content"], image_ending(item.frames[0]))
+        return PoseSample(item.key, keypoints, scores, meta, drawn, *stored)
+
+    def status(self, sample: PoseSample) -> str:
+        """`ok`; or `empty`: there is nobody in the image."""
+        return OK if len(sample.scores) else _EMPTY
+
+
+class PoseTransform:
+    """In one worker, the processed image, uint8 [3, H, W]; or its `People`, where the backend works here.
+
+    Args:
+        resize: see `Pose`.
+        size_px: likewise.
+        backend: that is to work here; None: none.
+    """
+
+    def __init__(self, resize: Resize, size_px: int, backend: PoseBackend | None) -> None:
+        self._resize, self._size_px, self._backend = resize, size_px, backend
+        if backend:
+            backend.load(torch.device("cpu"))
+
+    def start(self, item: Item) -> None:
+        """Nothing: each image is by itself."""
+
+    def __call__(self, frame: Tensor) -> Tensor | People:
+        """Of a frame, uint8 [3, H, W].
+
+        Raises:
+            ExtractError: it cannot be handled.
+        """
+        size = frame.shape[1], frame.shape[2]
+        image = resize_frame(frame, processed_size(size, self._resize, self._size_px)).contiguous()
+        return self._backend.people([image])[0] if self._backend else image
+
+
+def processed_size(size: tuple[int, int], resize: Resize, size_px: int) -> tuple[int, int]:
+    """(height, width) in px that an image of `size` is processed at; see `Pose`."""
+    if resize == "none":
+        return size
+    if resize == "square":
+        return size_px, size_px
+    scale = size_px / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

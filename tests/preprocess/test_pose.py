@@ -1,0 +1,285 @@
+"""The pose pipeline, whole: images in, people and training batches out, by each of three backends."""
+
+import io
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut
+
+from datamodules import FramesDataModule
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.item import Item
+from datamodules.line.patches import failures
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from datamodules.samples.pose import PoseSample, PoseSamples
+from datamodules.samples.skeleton import pose_map
+from line_making import tars
+from pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
+from preprocess.cli import main
+from preprocess.pipelines.pose import Pose, processed_size
+from preprocess.pose.mediapipe import MediaPipe
+from preprocess.verify import verify
+from zygote import Zygote
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ("pose", "pose_openpose", "pose_vitpose")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What to add to the command, for each configuration."""
+    folder = tmp_path_factory.mktemp("models")
+    weights = make_openpose(folder / "openpose" / "body_pose_model.pth").parent
+    detector, estimator = make_rtdetr(folder / "rtdetr"), make_vitpose(folder / "vitpose")
+    vitpose = ["--model.backend.min_score", "0.3", "--model.backend.min_joint_score", "0.01"]
+    return {
+        "pose": [],
+        "pose_openpose": ["--model.backend.weights", str(weights), "--model.backend.box_px", "184"],
+        "pose_vitpose": [
+            "--model.backend.detector", str(detector), "--model.backend.estimator", str(estimator), *vitpose,
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def write_images(folder: Path, copies: int = 1) -> Path:
+    """An astronaut in several sizes and formats, and two pictures without anybody, in two splits."""
+    space = Image.fromarray(astronaut())
+    nobody = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+    for split in ("train", "test"):
+        for number in range(copies):
+            frames = folder / split / "frames"
+            frames.mkdir(parents=True, exist_ok=True)
+            space.save(frames / f"{number} a.v1.png")
+            space.crop((0, 0, 400, 512)).save(frames / f"{number} a.jpg", quality=95)
+            nobody.save(frames / f"{number} nobody.webp", lossless=True)
+    return folder
+
+
+def command(images: Path, output: Path, *options: str, config: str = "pose") -> list[str]:
+    where = ["--data.root", str(images), "--data.split_glob", "*/frames", "--output.dir", str(output)]
+    small = ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--output.shards.min_shards", "1"]
+    return ["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *where, *small, *options]
+
+
+def samples(folder: Path, split: str | None = None) -> list[PoseSample]:
+    return [PoseSamples().decode(*files) for files in CommittedSamples(Run(folder), split)]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_each_configuration_runs(config: str, images: Path, models: dict[str, list[str]], tmp_path: Path) -> None:
+    stored = ["--model.store_pose_map", "true", "--model.store_images", "true"]
+    assert main(command(images, tmp_path / "run", *models[config], *stored, config=config)) == 0
+    assert list(verify(Run(tmp_path / "run"))) == []
+    for split in ("train", "test"):
+        found = samples(tmp_path / "run", split)
+        names = ["0 a.jpg", "0 a.v1.png", "0 nobody.webp"]
+        assert [sample.meta["image"] for sample in found] == [f"{split}/frames/{name}" for name in names]
+        for sample in found:
+            assert (sample.size(), sample.meta["resize"], sample.meta["caption"]) == ((256, 256), "square", None)
+            with Image.open(images / sample.meta["image"]) as image:
+                assert sample.size("original") == image.size[::-1]
+            assert sample.image == (images / sample.meta["image"]).read_bytes()
+            assert sample.pose_map is not None
+            with Image.open(io.BytesIO(sample.pose_map)) as drawn:
+                np.testing.assert_array_equal(np.asarray(drawn), pose_map(sample.keypoints, (256, 256)))
+    statuses = Run(tmp_path / "run").table("train-000000", ["status"])["status"].to_pylist()
+    assert statuses == ["ok" if len(sample.scores) else "empty" for sample in samples(tmp_path / "run", "train")]
+    assert any(len(sample.scores) for sample in samples(tmp_path / "run"))
+
+
+def test_mediapipe_finds_the_astronaut_at_the_same_place_in_the_original_whatever_the_resizing(
+    images: Path, tmp_path: Path
+) -> None:
+    noses = []
+    for resize, size in (("square", (256, 256)), ("longest_edge", (256, 200)), ("none", (512, 400))):
+        run = tmp_path / resize
+        assert main(command(images, run, "--model.resize", resize, "--data.max_items", "3")) == 0
+        jpg, png, nobody = samples(run)
+        assert jpg.size() == size
+        assert (len(jpg.scores), len(png.scores), len(nobody.scores)) == (1, 1, 0)
+        assert nobody.keypoints.shape == (0, 18, 3)
+        told = json.loads(CommittedSamples(Run(run))[0][1]["json"])
+        noses.append(told["people"][0]["original_keypoints"][0])
+        np.testing.assert_allclose(jpg.keypoints_in("original")[0, 0], noses[-1], atol=1e-3)
+        assert jpg.image is None
+        assert jpg.pose_map is None
+    assert np.abs(np.array(noses)[:, :2] - (222, 128)).max() < 8
+
+
+def test_a_run_is_trained_from_with_flips(images: Path, tmp_path: Path) -> None:
+    assert main(command(images, tmp_path / "run", "--model.store_images", "true")) == 0
+    kind = PoseSamples(size=(64, 64), flip=0.5)
+    data = FramesDataModule(shards=tmp_path / "run", samples=kind, batch_size=3, num_workers=0, val_split="test")
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert batch["images"].shape == batch["pose_maps"].shape == (3, 3, 64, 64)
+    assert batch["pose_maps"].flatten(1).any(1).sum() == 2
+
+
+def test_captions_come_from_json_files_and_an_image_without_its_field_fails_alone(images: Path, tmp_path: Path) -> None:
+    jsons = tmp_path / "jsons" / "train" / "frames"
+    jsons.mkdir(parents=True)
+    for name in ("0 a.json", "0 a.v1.json"):
+        (jsons / name).write_text(json.dumps({"text": f"an astronaut of {name}"}))
+    options = ["--data.json_dirs", f"[{tmp_path / 'jsons'}]", "--model.caption", "{text}", "--data.split_glob"]
+    run = tmp_path / "run"
+    assert main(command(images, run, *options, "trai*/frames", "--max-failures", "100%")) == 0
+    assert [sample.meta["caption"] for sample in samples(run)] == [
+        "an astronaut of 0 a.json", "an astronaut of 0 a.v1.json"
+    ]  # fmt: skip
+    assert all("json_files" not in sample.meta for sample in samples(run))
+    (failed,) = failures(Run(run))
+    assert (failed.reason_class, failed.item.key) == ("extract", "train/frames/0%20nobody")
+    assert "it has no field 'text'" in str(failed.reason)
+
+
+def write_odd(folder: Path) -> Path:
+    """Images that are hard: each is one person, unless it says otherwise."""
+    folder.mkdir()
+    space = Image.fromarray(astronaut())
+    space.save(folder / "same.png")
+    space.resize((256, 256)).save(folder / "same.jpg", quality=95)
+    space.convert("L").save(folder / "gray.png")
+    Image.fromarray(np.asarray(space.convert("L")).astype(np.uint16) * 257).save(folder / "gray 16.png")
+    space.convert("LA").save(folder / "gray and alpha.png")
+    with_alpha = space.convert("RGBA")
+    with_alpha.putalpha(200)
+    with_alpha.save(folder / "alpha.v2.final.png")
+    space.quantize(64).save(folder / "palette.gif")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    space.rotate(90).save(folder / "turned.jpg", exif=exif, quality=95)
+    space.resize((4000, 3000)).save(folder / "huge.jpg", quality=80)
+    Image.new("RGB", (1, 1), "red").save(folder / "tiny nobody.png")
+    Image.new("RGB", (3000, 2), "red").save(folder / "wide nobody.png")
+    (folder / "damaged.jpg").write_bytes((folder / "same.jpg").read_bytes()[:300])
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("resize", ["square", "none"])
+def test_odd_images_are_as_others_and_damaged_ones_fail_alone(resize: str, tmp_path: Path) -> None:
+    folder = write_odd(tmp_path / "odd")
+    options = ["--data.split_glob", "null", "--max-failures", "100%", "--model.resize", resize]
+    assert main(command(folder, tmp_path / "run", *options)) == 0
+    found = {sample.key: sample for sample in samples(tmp_path / "run")}
+    assert {failure.item.key: failure.reason_class for failure in failures(Run(tmp_path / "run"))} == {
+        "damaged": "decode", "empty": "decode"
+    }  # fmt: skip
+    people = {key: len(sample.scores) for key, sample in found.items()}
+    assert people == {
+        "alpha%2Ev2%2Efinal": 1, "gray": 1, "gray%2016": 1, "gray%20and%20alpha": 1, "huge": 1, "palette": 1,
+        "same%2Ejpg": 1, "same%2Epng": 1, "tiny%20nobody": 0, "turned": 1, "wide%20nobody": 0,
+    }  # fmt: skip
+    nose = found["same%2Epng"].keypoints_in("original")[0, 0, :2]
+    for key, sample in found.items():
+        if people[key]:
+            height, width = sample.size("original")
+            apart = sample.keypoints_in("original")[0, 0, :2] * (512 / width, 512 / height) - nose
+            assert np.abs(apart).max() < 12, key
+    assert found["huge"].size() == ((256, 256) if resize == "square" else (3000, 4000))
+
+
+@pytest.mark.parametrize("config", ["pose_openpose", "pose_vitpose"])
+def test_models_that_are_not_here_stop_before_the_run(
+    config: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(name: str, **options: Any) -> None:
+        raise FileNotFoundError(f"no network for {name}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("huggingface_hub.model_info", offline)
+    assert main(command(images, tmp_path / "run", config=config)) == 2
+    message = capsys.readouterr().err
+    assert "--model.backend." in message
+    assert "no network for " in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_network_stop_the_run_before_an_item_fails(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "body_pose_model.pth")
+    weights = ["--model.backend.weights", str(tmp_path / "body_pose_model.pth")]
+    assert main(command(images, tmp_path / "run", *weights, config="pose_openpose")) == 2
+    assert "these are another network's weights: conv1_1.weight is missing there" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() or not Run(tmp_path / "run").committed()
+
+
+@pytest.mark.slow  # processes; 20 s
+def test_two_ranks_of_which_one_is_killed_end_with_the_poses_of_an_undisturbed_run(
+    tmp_path: Path, zygote: Zygote
+) -> None:
+    images = write_images(tmp_path / "images", copies=12)
+    small = ["--output.shards.max_items", "4", "--model.store_pose_map", "true"]
+    assert main(command(images, tmp_path / "undisturbed", *small)) == 0
+    run = command(images, tmp_path / "run", *small)
+    ranks = [zygote.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("*.tar")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(ranks[0], signal.SIGKILL)
+    assert zygote.wait(ranks[0]) == -signal.SIGKILL
+    assert zygote.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
+
+
+def test_workers_find_what_the_rank_itself_finds(images: Path, tmp_path: Path) -> None:
+    assert main(command(images, tmp_path / "alone")) == 0
+    assert main(command(images, tmp_path / "workers", "--data.num_workers", "1")) == 0
+    assert tars(tmp_path / "workers") == tars(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "expected"),
+    [
+        ((300, 200), "none", (300, 200)),
+        ((300, 200), "square", (64, 64)),
+        ((300, 200), "longest_edge", (64, 43)),
+        ((2, 3000), "longest_edge", (1, 64)),
+        ((8, 16), "longest_edge", (32, 64)),
+    ],
+)
+def test_sizes_of_processed_images(size: tuple[int, int], resize: Any, expected: tuple[int, int]) -> None:
+    assert processed_size(size, resize, 64) == expected
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (Item("a", "train", "a.mp4"), r"a\.mp4 is no single image"),
+        (Item("a", "train", ".", ("0.png",), meta={"people": 3}), "its corpus tells its 'people'"),
+    ],
+)
+def test_what_is_no_image_is_refused(item: Item, reason: str) -> None:
+    with pytest.raises(ExtractError, match=reason):
+        Pose(MediaPipe()).refuse(item)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resize": "cube"}, "resize = 'cube': choose from none, square, longest_edge"),
+        ({"size_px": 0}, "size_px = 0 and .* must be 1 or more"),
+        ({"batch_size": 0}, "batch_size = 0 must be 1 or more"),
+        ({"caption": "{"}, r"--model\.caption '{': the '{' at character 1 has no partner"),
+    ],
+)
+def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pose(MediaPipe(), **options)

@@ -26,7 +26,11 @@ from datamodules.line.run import Run
 
 _FORMATS = (
     "phoenix-pickle, phoenix-npz; clip4mc; captions-json, imagefolder; tracks-jsonl, grounded-sam2, coco-video, mot; "
-    "parquet, jsonl"
+    "openpose-txt, openpose-json, coco-keypoints, controlnet; parquet, jsonl"
+)
+_FORMAT_OPTIONS = (
+    "Options of formats: --coordinates processed or original, of openpose-txt, openpose-json, coco-keypoints and "
+    "controlnet; --people best or all, and --missing -1, of openpose-txt; --image_ids order or name, of coco-keypoints."
 )
 _Command = Callable[[argparse.Namespace], int]
 
@@ -44,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             from preprocess import running
 
             return getattr(running, arguments[0])(arguments[1:])  # type: ignore[no-any-return]
-        options = _parser().parse_args(arguments)
+        parser = _parser()
+        options, more = parser.parse_known_args(arguments)
+        if more and options.command is not _export:
+            parser.error(f"unrecognized arguments: {' '.join(more)}")
+        options.more = more  # of the format
         command: _Command = options.command
         return command(options)
     except FramemillError as error:
@@ -95,12 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--repair", action="store_true", help="put damaged shards back to be done, move strays away")
     visualize = add_for_run(
-        "visualize", _visualize, "draw skeletons or tracks over the frames, or clips: PNG and MP4; or captions: HTML"
+        "visualize",
+        _visualize,
+        "draw skeletons or tracks over the frames, or clips: PNG and MP4; or captions: HTML",
     )
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
     export = add_for_run("export", _export, "write the samples in a format that other code reads")
     export.add_argument("--format", required=True, help=_FORMATS)
+    export.epilog = _FORMAT_OPTIONS
     merge = add("merge", _merge, "make one run of several over different splits or items")
     merge.add_argument("folders", metavar="O", nargs="+", type=Path, help="folders of complete runs")
     for command in (visualize, export, merge):
@@ -191,9 +202,10 @@ def _visualize(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from preprocess.export import export
+    from preprocess.export import export, options_of
 
-    return _written(export(options.folder, options.format, options.dest))
+    given = options_of(options.format, options.more)
+    return _written(export(options.folder, options.format, options.dest, **given))
 
 
 def _merge(options: argparse.Namespace) -> int:

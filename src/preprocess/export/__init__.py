@@ -1,7 +1,8 @@
 """Exports: the committed samples of a run, in formats that other code reads. A module of this package is a format.
 
-The module of the format `phoenix-npz` is `phoenix_npz`; it has `export(run, dest) -> list[Path]`, and its first lines
-tell the fields it writes. What all of them have in common:
+The module of the format `phoenix-npz` is `phoenix_npz`; it has `export(run, dest, …) -> list[Path]`, whose further
+arguments, all with defaults, are the format's options, and its first lines tell the fields it writes. What all of them
+have in common:
 
 - they stream, whatever the number of frames: no more than one sample, or one row group, stands in memory;
 - every split of the plan gets its file, and only what is committed is in it. A run that is not complete, or has failed
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all, sync
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from datamodules.samples.captions import CaptionSample
     from datamodules.samples.clips import ClipSample
     from datamodules.samples.keypoints import KeypointSample
+    from datamodules.samples.pose import PoseSample
     from datamodules.samples.tracks import TrackSample
 
 
@@ -40,8 +42,32 @@ def formats() -> list[str]:
     return [_last_part(module.__name__).replace("_", "-") for module in modules if hasattr(module, "export")]
 
 
-def export(folder: Path, format: str, dest: Path) -> list[Path]:
+def options_of(format: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of a format, from the command line.
+
+    Raises:
+        ConfigError: there is no such format or option, or it cannot have this value.
+    """
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"preprocess export --format {format}", exit_on_error=False)
+    parser.add_function_arguments(_module(format).export, skip={"run", "dest"}, as_group=False)
+    try:
+        return dict(parser.parse_args(list(arguments)).as_dict())
+    except ArgumentError as error:
+        raise ConfigError(f"--format {format}: {' '.join(str(error).split())}") from error
+
+
+def export(folder: Path, format: str, dest: Path, **options: Any) -> list[Path]:
     """Write the committed samples of the run in `folder` to files in `dest`, which is made if it is not there.
+
+    Args:
+        folder: of the run.
+        format: one of `formats()`.
+        dest: folder to write to.
+        options: of the format.
 
     Returns:
         The files written. Shards that are committed while this goes on are not in them.
@@ -51,19 +77,23 @@ def export(folder: Path, format: str, dest: Path) -> list[Path]:
         RunError: `folder` is no run, has nothing committed, or holds samples of another kind.
         EnvironmentFailure: the files cannot be written; none of them is there.
     """
-    if format not in formats():
-        raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(formats())}")
+    module = _module(format)
     run = _Snapshot(folder)
     committed = [each.committed() for each in (run, *run.patches)]  # from here on, these
     if not any(committed):
         raise RunError(f"nothing is committed in {folder}: run it first")
-    module = importlib.import_module(f"{__name__}.{format.replace('-', '_')}")
     try:
         settle_all(run)
-        written: list[Path] = module.export(run, dest)
+        written: list[Path] = module.export(run, dest, **options)
     except OSError as error:
         raise EnvironmentFailure(f"the export to {dest} failed, and nothing was written: {error}") from error
     return written
+
+
+def _module(format: str) -> Any:
+    if format not in formats():
+        raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(formats())}")
+    return importlib.import_module(f"{__name__}.{format.replace('-', '_')}")
 
 
 def planned_splits(run: Run) -> list[str]:
@@ -90,6 +120,13 @@ def caption_samples(run: Run, split: str) -> "Iterator[CaptionSample]":
     from datamodules.samples.captions import CaptionSamples
 
     return samples_of(run, split, CaptionSamples())
+
+
+def pose_samples(run: Run, split: str) -> "Iterator[PoseSample]":
+    """`samples_of` a run of poses."""
+    from datamodules.samples.pose import PoseSamples
+
+    return samples_of(run, split, PoseSamples())
 
 
 def track_samples(run: Run, split: str) -> "Iterator[TrackSample]":

@@ -23,12 +23,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.errors import CorpusError
-from datamodules.line.item import key_from_path
 from datamodules.line.patches import failures
 from datamodules.line.run import Run
 from preprocess.export import caption_samples, planned_splits, whole_folder
-from preprocess.export.mirror import as_json, create, image_path
+from preprocess.export.mirror import as_json, beside, create
 from preprocess.export.statistics import counts
 
 _STATISTICS = "captions-statistics.json"
@@ -47,7 +45,7 @@ def export(run: Run, dest: Path) -> list[Path]:
     splits = planned_splits(run)
     with whole_folder(dest) as partial:
         for key, meta, document in (each for split in splits for each in _documents(run, split)):
-            create(partial, _path(key, meta), as_json(document), key)
+            create(partial, beside(key, meta, ".json"), as_json(document), key)
         create(partial, PurePosixPath(_STATISTICS), as_json({split: counts(run, split) for split in splits}), "all")
     return [dest]
 
@@ -64,12 +62,3 @@ def _documents(run: Run, split: str) -> Iterator[tuple[str, Mapping[str, Any], d
         meta = failure.item.meta
         document = {"image": meta.get("image"), **told, "status": "failed", "reason": failure.reason}
         yield failure.item.key, meta, document
-
-
-def _path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:
-    image = image_path(key, meta)
-    try:
-        keeps_ending = key.rpartition("/")[2] == key_from_path(image.name)
-    except CorpusError:  # it is too long for a key, so none was made of it
-        keeps_ending = False
-    return image.with_name(f"{image.name if keeps_ending else image.stem}.json")

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.errors import RunError
+from datamodules.errors import CorpusError, RunError
+from datamodules.line.item import key_from_path
 
 
 def image_path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:
@@ -19,6 +20,20 @@ def image_path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:
     if not path.name or path.is_absolute() or ".." in path.parts:
         raise RunError(f"{key} has the image {image!r}, which is no path below a folder: nothing is written there")
     return path
+
+
+def beside(key: str, meta: Mapping[str, Any], ending: str) -> PurePosixPath:
+    """`sub/a{ending}` of the image `sub/a.jpg`; `sub/a.jpg{ending}` where another image is `sub/a`.
+
+    Raises:
+        RunError: see `image_path`.
+    """
+    image = image_path(key, meta)
+    try:
+        keeps_ending = key.rpartition("/")[2] == key_from_path(image.name)
+    except CorpusError:  # it is too long for a key, so none was made of it
+        keeps_ending = False
+    return image.with_name(f"{image.name if keeps_ending else image.stem}{ending}")
 
 
 def create(root: Path, path: PurePosixPath, content: bytes, key: str) -> None:

@@ -130,8 +130,8 @@ def test_a_damaged_shard_fails_and_leaves_no_file(tmp_path: Path) -> None:
 
 def test_an_unknown_format_fails_and_lists_the_known(tmp_path: Path) -> None:
     known = [
-        "captions-json", "clip4mc", "coco-video", "grounded-sam2", "imagefolder", "jsonl", "mot", "parquet",
-        "phoenix-npz", "phoenix-pickle", "tracks-jsonl",
+        "captions-json", "clip4mc", "coco-keypoints", "coco-video", "controlnet", "grounded-sam2", "imagefolder",
+        "jsonl", "mot", "openpose-json", "openpose-txt", "parquet", "phoenix-npz", "phoenix-pickle", "tracks-jsonl",
     ]  # fmt: skip
     assert formats() == known
     with pytest.raises(ConfigError, match=rf"--format csv: .*choose from {', '.join(known)}$"):

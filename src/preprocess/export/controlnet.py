@@ -1,0 +1,98 @@
+"""`controlnet`: rows to train a ControlNet with, for Hugging Face's `load_dataset("imagefolder", data_dir=dest)`.
+
+| file in `dest`                    | what                                                                          |
+|-----------------------------------|-------------------------------------------------------------------------------|
+| {split}/images/{image}            | the processed image as PNG; with `coordinates: original` its file as it was    |
+| {split}/conditioning_images/{map} | the pose map, PNG, of the same size                                           |
+| {split}/metadata.jsonl            | a JSON object a line, see below                                               |
+| statistics.json                   | {split: see `statistics.py`}                                                  |
+
+| field                        | becomes the column | meaning                                        |
+|------------------------------|--------------------|------------------------------------------------|
+| file_name                    | image              |                                                |
+| conditioning_image_file_name | conditioning_image | the pose map; black where there is nobody      |
+| text                         | text               | the caption; "" without one                    |
+
+These columns are those that diffusers' train_controlnet.py takes. The images come from the shards: the run has to store
+them. AVIF as it was is refused, which `datasets` leaves out.
+"""
+
+import json
+from pathlib import Path, PurePosixPath
+
+from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.line.run import Run
+from datamodules.samples.pose import Coordinates, PoseSample
+from datamodules.samples.skeleton import as_png, pose_map
+from preprocess.export import planned_splits, pose_samples, whole_folder
+from preprocess.export.mirror import as_json, beside, create, image_path
+from preprocess.export.statistics import counts
+
+
+def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list[Path]:
+    """Write the files of the table above.
+
+    Args:
+        run: of poses.
+        dest: a new or empty folder.
+        coordinates: images and pose maps as processed, or as the images were.
+
+    Returns:
+        The list of each split.
+
+    Raises:
+        ConfigError: `dest` holds something, the run has stored no images, or AVIF.
+        RunError: these are no pose samples, a shard is damaged, or a path leads out of `dest` or is two images'.
+    """
+    splits = planned_splits(run)
+    with whole_folder(dest) as partial:
+        for split in splits:
+            _write_split(partial / split, run, split, coordinates)
+        described = as_json({split: counts(run, split) for split in splits})
+        create(partial, PurePosixPath("statistics.json"), described, "all")
+    return [dest / split / "metadata.jsonl" for split in splits]
+
+
+def _write_split(folder: Path, run: Run, split: str, coordinates: Coordinates) -> None:
+    folder.mkdir()
+    with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n") as lines:
+        for sample in pose_samples(run, split):
+            name, content = _image(sample, coordinates)
+            drawn = as_png(pose_map(sample.keypoints_in(coordinates), sample.size(coordinates)))
+            condition = "conditioning_images" / beside(sample.key, sample.meta, ".png")
+            create(folder, "images" / name, content, sample.key)
+            create(folder, condition, drawn, sample.key)
+            line = {
+                "file_name": str("images" / name),
+                "conditioning_image_file_name": str(condition),
+                "text": sample.meta.get("caption") or "",
+            }
+            print(json.dumps(line, ensure_ascii=False), file=lines)
+
+
+def _image(sample: PoseSample, coordinates: Coordinates) -> tuple[PurePosixPath, bytes]:
+    """(path, content) of the image."""
+    if sample.image is None:
+        raise ConfigError(
+            f"{sample.key} has no image, of which this format is made: run the pipeline with --model.store_images true"
+        )
+    if coordinates == "processed":
+        return beside(sample.key, sample.meta, ".png"), _processed(sample)
+    path = image_path(sample.key, sample.meta)
+    if path.suffix.lower() == ".avif":  # of which datasets 5 knows nothing
+        raise ConfigError(
+            f"{path} would be left out by Hugging Face's imagefolder without a word: take --coordinates processed"
+        )
+    return path, sample.image
+
+
+def _processed(sample: PoseSample) -> bytes:
+    from datamodules.media.image import decode_image
+    from datamodules.media.video import resize
+
+    assert sample.image is not None
+    try:
+        image = resize(decode_image(sample.image, f"{sample.key}.{sample.image_ending}"), sample.size())
+    except DecodeError as error:
+        raise RunError(f"{error}; run `preprocess verify`") from error
+    return as_png(image.permute(1, 2, 0).numpy())

@@ -8,7 +8,8 @@
 | anything else    | its size                                                     |
 | `presence.npy`   | besides, for each part, in how many frames it was found      |
 
-Of a run of captions besides: how long they are, of up to 1,000 that are read.
+Of a run of captions besides: how long they are; of one of poses: how many people there are, and which joints they have;
+of up to 1,000 that are read.
 """
 
 import difflib
@@ -31,11 +32,13 @@ from datamodules.line.plan import Shard
 from datamodules.line.reader import CommittedSamples, open_sample
 from datamodules.line.run import Run
 from datamodules.samples.captions import CaptionSamples
+from datamodules.samples.pose import PoseSamples
+from datamodules.samples.skeleton import JOINTS
 from preprocess.export import kind_of
 from preprocess.holistic.layouts import PARTS
 
 _MAX_ROWS = 20
-_MAX_CAPTIONS = 1000
+_MAX_READ = 1000
 _MAX_LIST = 8  # values of a list in a JSON document
 _MAX_TEXT = 2000  # characters
 _MAX_COMPARED = 20_000  # keys held against a mistyped one: about a second
@@ -82,6 +85,8 @@ def _overview(run: Run) -> RenderableType:
     parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), ""]
     if kind_of(run) == CaptionSamples.__name__ and run.outcome().committed:
         parts += [_captions(run), ""]
+    if kind_of(run) == PoseSamples.__name__ and run.outcome().committed:
+        parts += [_poses(run), ""]
     parts.append(rows)
     if more:
         parts.append(Text(f"… and {more:,} more", style="dim"))
@@ -107,14 +112,32 @@ def _totals(run: Run) -> Table:
 def _captions(run: Run) -> Table:
     """Lengths of captions, evenly spaced over those that are committed."""
     samples = CommittedSamples(run)
-    chosen = np.unique(np.linspace(0, len(samples) - 1, _MAX_CAPTIONS).round().astype(int)).tolist()
-    read = [CaptionSamples().decode(*samples[index]) for index in chosen]
+    read = [CaptionSamples().decode(*samples[index]) for index in _spread(len(samples))]
     tokens = [sample.meta["num_tokens"] for sample in read if sample.meta.get("num_tokens") is not None]
     facts = {
         "captions": f"{len(read):,} of {len(samples):,} read",
         "characters": _lengths([len(sample.caption) for sample in read]),
     }
     return _facts({**facts, "tokens": _lengths(tokens)} if tokens else facts)
+
+
+def _poses(run: Run) -> Table:
+    """People, and how many of them have each joint, evenly spaced over the images that are committed."""
+    samples = CommittedSamples(run)
+    read = [PoseSamples().decode(*samples[index]) for index in _spread(len(samples))]
+    counts = np.bincount([len(sample.scores) for sample in read])
+    people = ", ".join(f"{number} in {count:,}" for number, count in enumerate(counts.tolist()) if count)
+    facts = {"images": f"{len(read):,} of {len(samples):,} read", "people": people}
+    if len(counts) > 1:
+        seen = np.concatenate([sample.keypoints for sample in read])[..., 2] > 0
+        rates = zip(JOINTS, (100 * seen.mean(0)).tolist(), strict=True)
+        facts["joints"] = ", ".join(f"{joint.replace('_', ' ')} {rate:.0f} %" for joint, rate in rates)
+    return _facts(facts)
+
+
+def _spread(count: int) -> list[int]:
+    """Up to `_MAX_READ` places, evenly spaced over `count`."""
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, _MAX_READ).round())]
 
 
 def _lengths(lengths: list[int]) -> str:

@@ -7,6 +7,8 @@
 
 Films of tracks have every frame, at its time and of its size (`tracks.py`).
 
+Of poses the PNG is the image with its people drawn over it, and beside it these alone, as ControlNet takes them.
+
 Of captions there is one file, `captions.html`: each beside its image, which is stored, or where it was.
 
 A `/` in a key is a folder. Frames that are no longer there, or no longer decode, are drawn as an empty page.
@@ -34,6 +36,8 @@ from datamodules.media.image import decode_image
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from datamodules.samples.pose import PoseSample, PoseSamples
+from datamodules.samples.skeleton import draw, pose_map, resized
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export import kind_of
 from preprocess.holistic.layouts import LAYOUTS, PARTS
@@ -86,7 +90,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
     """Draw some of a run's samples, evenly spaced over its committed ones.
 
     Args:
-        run: a run of the keypoints, the clips, the captions or the tracking pipeline.
+        run: a run of the keypoints, the clips, the captions, the tracking or the pose pipeline.
         dest: a new or empty folder.
         num_samples: how many, at most.
         split: of this split only; None: of all.
@@ -112,6 +116,9 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
             written += _write_tracks(run, TrackSamples().decode(*samples.open(index)), dest)
             continue
         key, members = samples[index]
+        if kind_of(run) == PoseSamples.__name__:
+            written.append(_write_pose(run, PoseSamples().decode(key, members), dest))
+            continue
         if kind_of(run) == ClipSamples.__name__:
             drawing = _of_clip(ClipSamples().decode(key, members))
         elif "keypoints.npy" in members:
@@ -119,7 +126,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
             drawing = _of_keypoints(KeypointSamples().decode(key, members), item, _root(run, item))
         else:
             raise RunError(
-                f"{run.folder} holds no keypoints, clips, captions or tracks to draw: its samples have "
+                f"{run.folder} holds no keypoints, clips, captions, poses or tracks to draw: its samples have "
                 f"{', '.join(members)}"
             )
         written += _write(drawing, dest)
@@ -172,6 +179,18 @@ def _of_keypoints(sample: KeypointSample, item: Item, root: Path) -> _Drawing:
         facts=[*facts, meta["glosses"]] if "glosses" in meta else facts,
         rates=dict(zip(PARTS, sample.presence.mean(0).tolist(), strict=True)),
     )
+
+
+def _write_pose(run: Run, sample: PoseSample, dest: Path) -> Path:
+    item = _item(run, sample.key)
+    height, width = sample.size("original")
+    size = _size_drawn(width, height)
+    keypoints = resized(sample.keypoints_in("original"), (height, width), size[::-1])
+    picture = next(_frames_or_pages(_read(item, _root(run, item)), size))
+    path = dest / f"{sample.key}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate([draw(picture, keypoints), pose_map(keypoints, size[::-1])], 1)).save(path)
+    return path
 
 
 def _of_clip(sample: ClipSample) -> _Drawing:

@@ -211,7 +211,7 @@ def test_visualize_of_samples_without_keypoints_fails(tmp_path: Path) -> None:
         opened = rank.lease()
         assert opened is not None
         rank.add(opened.shard.number, Result(0, num_frames=1), {"json": b"{}", "txt": b""})
-    with pytest.raises(RunError, match=r"holds no keypoints, clips, captions or tracks to draw: its .* json, txt"):
+    with pytest.raises(RunError, match=r"holds no keypoints, clips, captions, poses or tracks .*: its .* json, txt"):
         visualize(run, tmp_path / "out")
 
 

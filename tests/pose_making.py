@@ -98,7 +98,8 @@ def rendered(people: NDArray[np.float32], size: tuple[int, int] = (256, 256), st
     pafs, counts = np.zeros((19, 2, height, width), np.float32), np.zeros((19, 1, height, width), np.float32)
     for person in people:
         for joint, (px, py, score) in enumerate(person):
-            blob = np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * 7.0**2)) * (score > 0)
+            exponent = ((x - px) ** 2 + (y - py) ** 2) / (2 * 7.0**2)
+            blob = np.where((exponent <= 4.6052) & (score > 0), np.exp(-exponent), 0)  # what is under 1 % is cut off
             heatmaps[joint] = np.maximum(heatmaps[joint], blob)
         for a, b, channel in PAFS:
             if person[a, 2] > 0 and person[b, 2] > 0:

@@ -47,8 +47,9 @@ _MAX_PEAKS = 127
 _NUM_POINTS = 10
 _MIN_ALONG, _MIN_POINTS = 0.05, 9
 _MIN_JOINTS, _MIN_SCORE = 4, 0.4
-_MAX_VALUES = 1 << 26  # of enlarged maps, that are held at once: 256 MB
-_MAX_GATHERED = 1 << 22  # of fields around limbs, likewise
+# of enlarged maps, that are held at once: 512 kB, which stay in the processor's cache and need no new pages; 1 GB
+_MAX_VALUES = {"cpu": 1 << 17, "cuda": 1 << 28}
+_MAX_GATHERED = 1 << 24  # of cells around limbs, likewise
 
 _FROM, _TO, _CHANNELS = (np.array(values) for values in zip(*PAFS, strict=True))
 
@@ -110,31 +111,106 @@ def decode(maps: Sequence[Maps]) -> list[People]:
     Args:
         maps: of the same images, at each scale.
     """
-    num_images, pixels = len(maps[0].heatmaps), len(maps[0].rows) * len(maps[0].columns)
-    step = max(1, _MAX_VALUES // (pixels * len(JOINTS)))
-    found: list[People] = []
-    for start in range(0, num_images, step):
-        part = [each._replace(pafs=each.pafs[start:][:step], heatmaps=each.heatmaps[start:][:step]) for each in maps]
-        peaks = _peaks(part)
-        limbs = _limbs(peaks, part)
-        found += _people(peaks, limbs, len(part[0].heatmaps))
-    return found
+    scales, num_images = [_scale(each) for each in maps], len(maps[0].heatmaps)
+    peaks = _peaks(scales)
+    return _people(peaks, _limbs(peaks, scales, num_images), num_images)
 
 
-def _peaks(maps: Sequence[Maps]) -> _Peaks:
-    blurred = torch.stack([_enlarged(each.heatmaps[:, : len(JOINTS)], each) for each in maps]).mean(0)
-    image, joint, y, x = (blurred > _MIN_PEAK).nonzero(as_tuple=True)
-    values = blurred[image, joint, y, x]
-    is_peak = torch.ones_like(values, dtype=torch.bool)
-    for down, right in ((-1, 0), (0, -1), (1, 0), (0, 1)):
-        other_y, other_x = y + down, x + right
-        inside = (other_y >= 0) & (other_y < blurred.shape[2]) & (other_x >= 0) & (other_x < blurred.shape[3])
-        other = blurred[image, joint, other_y.clamp(0, blurred.shape[2] - 1), other_x.clamp(0, blurred.shape[3] - 1)]
-        other = torch.where(inside, other, other.new_zeros(()))
-        is_peak &= values > other if down + right < 0 else values >= other
-    places = torch.stack([image, joint, y, x], 1)[is_peak]
-    scores = _looked_up(maps, "heatmaps", places[:, 0], places[:, 1:2], places[:, None, 2:]).flatten()
+class _Line(NamedTuple):
+    """The same as one of `Maps`' matrices, of which most is 0.
+
+    Attributes:
+        cells: int64 [L, T]: the T cells of a map that each place of a line depends on.
+        weights: float32 [L, T].
+    """
+
+    cells: Tensor
+    weights: Tensor
+
+
+class _Scale(NamedTuple):
+    """`Maps`, and what they are looked up by.
+
+    Attributes:
+        maps: see `Maps`.
+        heatmaps: [B * 18, h, w], of the joints.
+        lines: along rows and columns, for single points.
+        blurring: float32 [H, h] and [w, W], for all points, blurred.
+    """
+
+    maps: Maps
+    heatmaps: Tensor
+    lines: tuple[_Line, _Line]
+    blurring: tuple[Tensor, Tensor]
+
+
+def _scale(maps: Maps) -> _Scale:
+    device, matrices = maps.heatmaps.device, (maps.rows, maps.columns)
+    rows, columns = (_line(matrix, device) for matrix in matrices)
+    blurred_rows, blurred_columns = (
+        torch.from_numpy(_blurring(len(matrix)) @ matrix).to(device) for matrix in matrices
+    )
+    heatmaps = maps.heatmaps[:, : len(JOINTS)].flatten(0, 1)
+    return _Scale(maps, heatmaps, (rows, columns), (blurred_rows, blurred_columns.T.contiguous()))
+
+
+def _line(matrix: NDArray[np.float32], device: torch.device) -> _Line:
+    most = max(1, int(np.count_nonzero(matrix, axis=1).max()))
+    cells = np.argsort(matrix == 0, axis=1, kind="stable")[:, :most]
+    weights = np.take_along_axis(matrix, cells, 1)
+    return _Line(torch.from_numpy(cells).to(device), torch.from_numpy(weights).to(device))
+
+
+@lru_cache(maxsize=16)
+def _blurring(size: int) -> NDArray[np.float32]:
+    """float32 [size, size]: what blurs a line."""
+    from scipy.ndimage import gaussian_filter1d
+
+    blurring: NDArray[np.float32] = gaussian_filter1d(np.eye(size, dtype=np.float32), _SIGMA_PX, axis=0)
+    return blurring
+
+
+def _peaks(scales: Sequence[_Scale]) -> _Peaks:
+    heatmaps, rows, columns = scales[0].maps.heatmaps, scales[0].maps.rows, scales[0].maps.columns
+    step = max(1, _MAX_VALUES[heatmaps.device.type] // (len(rows) * len(columns)))
+    num_maps = len(heatmaps) * len(JOINTS)
+    found = torch.cat([_peaks_of(scales, slice(start, start + step)) for start in range(0, num_maps, step)])
+    image, joint = found[:, 0] // len(JOINTS), found[:, 0] % len(JOINTS)
+    scores = _looked_up(scales, "heatmaps", image, joint[:, None], found[:, None, 1:]).flatten()
+    places = torch.cat([image[:, None], joint[:, None], found[:, 1:]], 1)
     return _strongest(_Peaks(places.cpu().numpy(), scores.cpu().numpy()))
+
+
+def _peaks_of(scales: Sequence[_Scale], part: slice) -> Tensor:
+    """int64 [N, 3]: map, y, x, of a part of the joints' maps of all images."""
+    blurred = _blurred(scales[0], part)
+    for scale in scales[1:]:
+        blurred += _blurred(scale, part)
+    on_cpu = blurred.device.type == "cpu"
+    values: Any = blurred.numpy() if on_cpu else blurred  # NumPy compares ten times as fast as torch does on the CPU
+    rises = values > _MIN_PEAK * len(scales)
+    rises[:, 1:] &= values[:, 1:] > values[:, :-1]
+    rises[:, :-1] &= values[:, :-1] >= values[:, 1:]
+    # few: the ridges along which no row above or below is higher
+    ridge = torch.from_numpy(np.flatnonzero(rises)) if on_cpu else rises.flatten().nonzero()[:, 0]
+    here, left, right = (_beside(blurred, ridge, step) for step in (0, -1, 1))
+    places = ridge[(here > left) & (here >= right)]
+    height, width = blurred.shape[1:]
+    return torch.stack([places // (height * width) + part.start, places // width % height, places % width], 1)
+
+
+def _blurred(scale: _Scale, part: slice) -> Tensor:
+    """[M, H, W]: heatmaps, enlarged and blurred."""
+    rows, columns = scale.blurring
+    blurred: Tensor = rows @ (scale.heatmaps[part].float() @ columns)
+    return blurred
+
+
+def _beside(values: Tensor, places: Tensor, step: int) -> Tensor:
+    """What stands `step` columns beside these places of [M, H, W], flattened; 0 beyond the sides."""
+    x = places % values.shape[2] + step
+    inside = (x >= 0) & (x < values.shape[2])
+    return values.view(-1)[torch.where(inside, places + step, 0)] * inside
 
 
 def _strongest(peaks: _Peaks) -> _Peaks:
@@ -148,49 +224,35 @@ def _strongest(peaks: _Peaks) -> _Peaks:
     return _Peaks(peaks.places[kept], peaks.scores[kept])
 
 
-def _enlarged(values: Tensor, maps: Maps) -> Tensor:
-    """[B, C, H, W] of [B, C, h, w], blurred."""
-    rows, columns = (_matrix(_blurring(len(each)) @ each, values) for each in (maps.rows, maps.columns))
-    return rows @ values.float() @ columns.T
-
-
-@lru_cache(maxsize=16)
-def _blurring(size: int) -> NDArray[np.float32]:
-    """float32 [size, size]: what blurs a line."""
-    from scipy.ndimage import gaussian_filter1d
-
-    blurring: NDArray[np.float32] = gaussian_filter1d(np.eye(size, dtype=np.float32), _SIGMA_PX, axis=0)
-    return blurring
-
-
-def _matrix(values: NDArray[np.float32], like: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(like.device)
-
-
-def _looked_up(maps: Sequence[Maps], name: str, images: Tensor, channels: Tensor, points: Tensor) -> Tensor:
+def _looked_up(scales: Sequence[_Scale], name: str, images: Tensor, channels: Tensor, points: Tensor) -> Tensor:
     """[N, C, K]: of N times C channels of a map, enlarged, the values at K points.
 
     Args:
-        maps: see `decode`.
+        scales: whose mean is taken.
         name: `pafs` or `heatmaps`.
         images: int64 [N].
         channels: int64 [N, C].
         points: int64 [N, K, 2]: y, x.
     """
-    step = max(1, _MAX_GATHERED // (channels.shape[1] * max(each.pafs[0, 0].numel() for each in maps)))
-    parts = range(0, max(1, len(images)), step)
-    return torch.cat(
-        [_part(maps, name, *(each[start:][:step] for each in (images, channels, points))) for start in parts]
-    )
+    num_cells = max(rows.cells.shape[1] * columns.cells.shape[1] for _, _, (rows, columns), _ in scales)
+    step = max(1, _MAX_GATHERED // (channels.shape[1] * points.shape[1] * num_cells))
+    found = [torch.zeros((0, channels.shape[1], points.shape[1]), device=images.device)]
+    for part in zip(*(each.split(step) for each in (images, channels, points)), strict=True):
+        found.append(torch.stack([_at(getattr(scale.maps, name), scale.lines, *part) for scale in scales]).mean(0))
+    return torch.cat(found)
 
 
-def _part(maps: Sequence[Maps], name: str, images: Tensor, channels: Tensor, points: Tensor) -> Tensor:
-    found = []
-    for each in maps:
-        values = getattr(each, name)[images[:, None], channels].float()  # [N, C, h, w]
-        rows, columns = _matrix(each.rows, values)[points[..., 0]], _matrix(each.columns, values)[points[..., 1]]
-        found.append(((rows[:, None] @ values) * columns[:, None]).sum(-1))
-    return torch.stack(found).mean(0)
+def _at(values: Tensor, lines: tuple[_Line, _Line], images: Tensor, channels: Tensor, points: Tensor) -> Tensor:
+    """See `_looked_up`, of one scale."""
+    (rows, y_weights), (columns, x_weights) = (
+        [each[points[..., axis]] for each in line] for axis, line in enumerate(lines)
+    )  # each [N, K, T]
+    height, width = values.shape[2:]
+    cells = (rows[..., :, None] * width + columns[..., None, :]).flatten(2)
+    weights = (y_weights[..., :, None] * x_weights[..., None, :]).flatten(2)
+    starts = (images[:, None] * values.shape[1] + channels) * (height * width)
+    near = values.reshape(-1)[starts[:, :, None, None] + cells[:, None]]
+    return (near.float() * weights[:, None]).sum(-1)
 
 
 class _Limbs(NamedTuple):
@@ -209,10 +271,10 @@ class _Limbs(NamedTuple):
     scores: NDArray[np.float32]
 
 
-def _limbs(peaks: _Peaks, maps: Sequence[Maps]) -> _Limbs:
+def _limbs(peaks: _Peaks, scales: Sequence[_Scale], num_images: int) -> _Limbs:
     """All pairs that pass."""
-    paf, image, ends = _pairs(peaks, len(maps[0].heatmaps))
-    scores = _limb_scores(peaks, maps, paf, image, ends)
+    paf, image, ends = _pairs(peaks, num_images)
+    scores = _limb_scores(peaks, scales, paf, image, ends)
     passed = scores > 0
     return _Limbs(paf[passed], image[passed], ends[passed], scores[passed])
 
@@ -233,19 +295,19 @@ def _pairs(peaks: _Peaks, num_images: int) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _limb_scores(
-    peaks: _Peaks, maps: Sequence[Maps], paf: NDArray[np.int64], image: NDArray[np.int64], ends: NDArray[np.int64]
+    peaks: _Peaks, scales: Sequence[_Scale], paf: NDArray[np.int64], image: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Of each pair; -inf for one that is no limb."""
-    device = maps[0].pafs.device
+    device = scales[0].maps.pafs.device
     from_yx, to_yx = (torch.from_numpy(peaks.places[each, 2:]).to(device) for each in ends.T)
     steps = torch.linspace(0, 1, _NUM_POINTS, dtype=torch.float64, device=device)[:, None]
     points = (from_yx[:, None] + steps * (to_yx - from_yx)[:, None]).round().long()
     channels = torch.from_numpy(_CHANNELS[paf][:, None] + (1, 0)).to(device)  # y, x
-    field = _looked_up(maps, "pafs", torch.from_numpy(image).to(device), channels, points)
+    field = _looked_up(scales, "pafs", torch.from_numpy(image).to(device), channels, points)
     along = (to_yx - from_yx).float()
     length = along.norm(dim=1).clamp(min=1e-3)
     values = (field * (along / length[:, None])[:, :, None]).sum(1)  # [M, points]
-    score = values.mean(1) + (0.5 * len(maps[0].rows) / length - 1).clamp(max=0)
+    score = values.mean(1) + (0.5 * len(scales[0].maps.rows) / length - 1).clamp(max=0)
     passed = ((values > _MIN_ALONG).sum(1) >= _MIN_POINTS) & (score > 0)
     return torch.where(passed, score, -torch.inf).cpu().numpy()
 

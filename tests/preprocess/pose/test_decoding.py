@@ -110,8 +110,8 @@ def test_images_of_a_batch_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     scenes = [rendered(crowd(rng, count)) for count in (3, 0, 1, 5, 2)]
     together = decode([maps_of(scenes)])
-    monkeypatch.setattr(decoding, "_MAX_VALUES", 2 * 18 * 256 * 256)  # two images at once
-    monkeypatch.setattr(decoding, "_MAX_GATHERED", 7_000)
+    monkeypatch.setitem(decoding._MAX_VALUES, "cpu", 7 * 256 * 256)
+    monkeypatch.setattr(decoding, "_MAX_GATHERED", 5_000)
     for scene, first, second in zip(scenes, together, decode([maps_of(scenes)]), strict=True):
         (alone,) = decode([maps_of([scene])])
         for other in (first, second):
@@ -161,7 +161,7 @@ def test_noise_everywhere_costs_no_more_than_127_peaks_of_a_joint() -> None:
     heatmaps = torch.zeros(1, 19, 64, 64)
     heatmaps[0, :, ::2, ::2] = torch.rand(19, 32, 32, generator=torch.Generator().manual_seed(0)) + 5
     lines = np.kron(np.eye(64), np.ones((4, 1))).astype(np.float32)
-    peaks = decoding._peaks([Maps(torch.zeros(1, 38, 64, 64), heatmaps, lines, lines)])
+    peaks = decoding._peaks([decoding._scale(Maps(torch.zeros(1, 38, 64, 64), heatmaps, lines, lines))])
     counts = np.bincount(peaks.places[:, 1], minlength=18)
     assert counts.max() <= 127
     assert (np.diff(peaks.places[:, 1]) >= 0).all()
@@ -175,5 +175,6 @@ def test_fields_are_those_of_pytorch_openpose() -> None:
 def test_a_tie_of_neighbours_is_one_peak() -> None:
     heatmaps = torch.zeros(1, 19, 32, 32)
     heatmaps[0, 3, 10, 10:12] = heatmaps[0, 3, 11, 10:12] = 4.0
-    peaks = decoding._peaks([Maps(torch.zeros(1, 38, 32, 32), heatmaps, *(np.eye(32, dtype=np.float32),) * 2)])
+    line = np.eye(32, dtype=np.float32)
+    peaks = decoding._peaks([decoding._scale(Maps(torch.zeros(1, 38, 32, 32), heatmaps, line, line))])
     assert len(peaks.places) == 1

@@ -49,7 +49,7 @@ _MIN_ALONG, _MIN_POINTS = 0.05, 9
 _MIN_JOINTS, _MIN_SCORE = 4, 0.4
 # of enlarged maps, that are held at once: 512 kB, which stay in the processor's cache and need no new pages; 1 GB
 _MAX_VALUES = {"cpu": 1 << 17, "cuda": 1 << 28}
-_MAX_GATHERED = 1 << 24  # of cells around limbs, likewise
+_MAX_GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}  # of cells around limbs, likewise
 
 _FROM, _TO, _CHANNELS = (np.array(values) for values in zip(*PAFS, strict=True))
 
@@ -171,32 +171,34 @@ def _blurring(size: int) -> NDArray[np.float32]:
 
 
 def _peaks(scales: Sequence[_Scale]) -> _Peaks:
-    heatmaps, rows, columns = scales[0].maps.heatmaps, scales[0].maps.rows, scales[0].maps.columns
-    step = max(1, _MAX_VALUES[heatmaps.device.type] // (len(rows) * len(columns)))
-    num_maps = len(heatmaps) * len(JOINTS)
-    found = torch.cat([_peaks_of(scales, slice(start, start + step)) for start in range(0, num_maps, step)])
-    image, joint = found[:, 0] // len(JOINTS), found[:, 0] % len(JOINTS)
-    scores = _looked_up(scales, "heatmaps", image, joint[:, None], found[:, None, 1:]).flatten()
-    places = torch.cat([image[:, None], joint[:, None], found[:, 1:]], 1)
+    heatmaps, height, width = scales[0].maps.heatmaps, len(scales[0].maps.rows), len(scales[0].maps.columns)
+    step = max(1, _MAX_VALUES[heatmaps.device.type] // (height * width))
+    parts = [slice(start, start + step) for start in range(0, len(scales[0].heatmaps), step)]
+    found = torch.cat([_highest(scales, part) + part.start * height * width for part in parts])
+    number, y, x = found // (height * width), found // width % height, found % width
+    places = torch.stack([number // len(JOINTS), number % len(JOINTS), y, x], 1)
+    scores = _looked_up(scales, "heatmaps", places[:, 0], places[:, 1:2], places[:, None, 2:]).flatten()
     return _strongest(_Peaks(places.cpu().numpy(), scores.cpu().numpy()))
 
 
-def _peaks_of(scales: Sequence[_Scale], part: slice) -> Tensor:
-    """int64 [N, 3]: map, y, x, of a part of the joints' maps of all images."""
+def _highest(scales: Sequence[_Scale], part: slice) -> Tensor:
+    """int64 [N]: the places of peaks in a part of the joints' enlarged maps of all images, flattened."""
     blurred = _blurred(scales[0], part)
     for scale in scales[1:]:
         blurred += _blurred(scale, part)
-    on_cpu = blurred.device.type == "cpu"
+    on_cpu, width = blurred.device.type == "cpu", blurred.shape[2]
     values: Any = blurred.numpy() if on_cpu else blurred  # NumPy compares ten times as fast as torch does on the CPU
-    rises = values > _MIN_PEAK * len(scales)
-    rises[:, 1:] &= values[:, 1:] > values[:, :-1]
-    rises[:, :-1] &= values[:, :-1] >= values[:, 1:]
-    # few: the ridges along which no row above or below is higher
-    ridge = torch.from_numpy(np.flatnonzero(rises)) if on_cpu else rises.flatten().nonzero()[:, 0]
-    here, left, right = (_beside(blurred, ridge, step) for step in (0, -1, 1))
-    places = ridge[(here > left) & (here >= right)]
-    height, width = blurred.shape[1:]
-    return torch.stack([places // (height * width) + part.start, places // width % height, places % width], 1)
+    highest = values > _MIN_PEAK * len(scales)
+    rises = values[:, 1:] > values[:, :-1]
+    highest[:, 1:] &= rises
+    highest[:, :-1] &= ~rises
+    values, highest = values.reshape(-1), highest.reshape(-1)  # along whole maps: many short rows take their time
+    rises = values[1:] > values[:-1]
+    rises[width - 1 :: width] = True  # from a row's end to the next one's begin
+    highest[1:] &= rises
+    rises[width - 1 :: width] = False
+    highest[:-1] &= ~rises
+    return torch.from_numpy(np.flatnonzero(highest)) if on_cpu else highest.nonzero()[:, 0]
 
 
 def _blurred(scale: _Scale, part: slice) -> Tensor:
@@ -204,13 +206,6 @@ def _blurred(scale: _Scale, part: slice) -> Tensor:
     rows, columns = scale.blurring
     blurred: Tensor = rows @ (scale.heatmaps[part].float() @ columns)
     return blurred
-
-
-def _beside(values: Tensor, places: Tensor, step: int) -> Tensor:
-    """What stands `step` columns beside these places of [M, H, W], flattened; 0 beyond the sides."""
-    x = places % values.shape[2] + step
-    inside = (x >= 0) & (x < values.shape[2])
-    return values.view(-1)[torch.where(inside, places + step, 0)] * inside
 
 
 def _strongest(peaks: _Peaks) -> _Peaks:
@@ -235,7 +230,7 @@ def _looked_up(scales: Sequence[_Scale], name: str, images: Tensor, channels: Te
         points: int64 [N, K, 2]: y, x.
     """
     num_cells = max(rows.cells.shape[1] * columns.cells.shape[1] for _, _, (rows, columns), _ in scales)
-    step = max(1, _MAX_GATHERED // (channels.shape[1] * points.shape[1] * num_cells))
+    step = max(1, _MAX_GATHERED[images.device.type] // (channels.shape[1] * points.shape[1] * num_cells))
     found = [torch.zeros((0, channels.shape[1], points.shape[1]), device=images.device)]
     for part in zip(*(each.split(step) for each in (images, channels, points)), strict=True):
         found.append(torch.stack([_at(getattr(scale.maps, name), scale.lines, *part) for scale in scales]).mean(0))

@@ -111,7 +111,7 @@ def test_images_of_a_batch_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = [rendered(crowd(rng, count)) for count in (3, 0, 1, 5, 2)]
     together = decode([maps_of(scenes)])
     monkeypatch.setitem(decoding._MAX_VALUES, "cpu", 7 * 256 * 256)
-    monkeypatch.setattr(decoding, "_MAX_GATHERED", 5_000)
+    monkeypatch.setitem(decoding._MAX_GATHERED, "cpu", 5_000)
     for scene, first, second in zip(scenes, together, decode([maps_of(scenes)]), strict=True):
         (alone,) = decode([maps_of([scene])])
         for other in (first, second):

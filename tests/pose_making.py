@@ -34,7 +34,8 @@ def standing(x: float, y: float, height: float, turn: float = 0.0) -> NDArray[np
     """float32 [18, 3]: one whose head's top is at (x, y), so many px high, leaning by `turn` radians."""
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     joints = _STANDING @ rotation * height + (x, y)
-    return np.concatenate([joints, np.ones((18, 1))], 1).astype(np.float32)
+    person: NDArray[np.float32] = np.concatenate([joints, np.ones((18, 1))], 1).astype(np.float32)
+    return person
 
 
 def made_pose(item: Item, num_people: int = 1, store_images: bool = True, **meta: Any) -> PoseSample:

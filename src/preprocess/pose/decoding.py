@@ -148,7 +148,7 @@ def _scale(maps: Maps) -> _Scale:
     device, matrices = maps.heatmaps.device, (maps.rows, maps.columns)
     rows, columns = (_line(matrix, device) for matrix in matrices)
     blurred_rows, blurred_columns = (
-        torch.from_numpy(_blurring(len(matrix)) @ matrix).to(device) for matrix in matrices
+        (torch.from_numpy(_blurring(len(matrix))) @ torch.from_numpy(matrix)).to(device) for matrix in matrices
     )
     heatmaps = maps.heatmaps[:, : len(JOINTS)].flatten(0, 1)
     return _Scale(maps, heatmaps, (rows, columns), (blurred_rows, blurred_columns.T.contiguous()))
@@ -232,7 +232,8 @@ def _looked_up(scales: Sequence[_Scale], name: str, images: Tensor, channels: Te
     num_cells = max(rows.cells.shape[1] * columns.cells.shape[1] for _, _, (rows, columns), _ in scales)
     step = max(1, _MAX_GATHERED[images.device.type] // (channels.shape[1] * points.shape[1] * num_cells))
     found = [torch.zeros((0, channels.shape[1], points.shape[1]), device=images.device)]
-    for part in zip(*(each.split(step) for each in (images, channels, points)), strict=True):
+    for start in range(0, len(images), step):
+        part = [each[start : start + step] for each in (images, channels, points)]
         found.append(torch.stack([_at(getattr(scale.maps, name), scale.lines, *part) for scale in scales]).mean(0))
     return torch.cat(found)
 

@@ -1,0 +1,326 @@
+"""People a second of OpenPose's decoding, and images a second of the pose pipeline, beside what most would write.
+
+    python benchmarks/pose.py             # 3 minutes on 2 cores
+    python benchmarks/pose.py --gpu       # OpenPose's network at 256x256 and 368x368 px, batches of 1 to 256
+
+| decoding | what                                                                                                     |
+|----------|----------------------------------------------------------------------------------------------------------|
+| plain    | `tests/plain_decoding.py`: image by image, as pytorch-openpose and ControlNet do it                      |
+| decode   | `preprocess.pose.decoding.decode`, a batch at once                                                       |
+
+Both are given the same maps, as the network would give them of rendered people, and one thread; what is compared is CPU
+time, since others may use the machine.
+
+| images     | what                                                                                                   |
+|------------|--------------------------------------------------------------------------------------------------------|
+| script     | the usual: a pool of processes, `mp.solutions.pose.Pose` made for every image; a text for each         |
+| once       | the same, made once in each process                                                                    |
+| preprocess | `preprocess run --config configs/pose.yaml`                                                            |
+
+These have equally many processes that compute, and take turns; the steady rate counts from the first finished image, or
+shard, to the last; the whole rate from starting the process to its end.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datamodules.line.run import Run
+from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
+
+_REPOSITORY = Path(__file__).parents[1]
+sys.path.append(str(_REPOSITORY / "tests"))  # the plain implementation, and what renders people
+_SIZE_PX = 256
+_LEAST_TO_PLAIN, _LEAST_TO_ONCE = 20.0, 1.0
+_CROWDS = (1, 3, 5)
+_SHARD_IMAGES = 4
+_BATCH_SIZES = (1, 4, 16, 64, 256)
+_NETWORK_PX = (256, 368)
+
+
+class Turn(NamedTuple):
+    """One turn of one contender: images per second, steady and whole."""
+
+    steady: float
+    whole: float
+
+
+def main() -> None:
+    """Measure, print tables, and whether what was wanted is reached."""
+    options = _options()
+    print_machine("torch", "mediapipe", "numpy", "scipy", "opencv-contrib-python")
+    if options.gpu:
+        _measure_gpu()
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the process that decodes; its libraries' threads spin when they wait
+    in_fresh_process(_compare_decoding, options.decodings, options.maps)
+    del os.environ["OMP_NUM_THREADS"]
+    with tempfile.TemporaryDirectory(prefix="framemill-pose-") as scratch:
+        _compare_images(Path(scratch), options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender for MediaPipe (default: 3)")
+    parser.add_argument("--decodings", type=int, default=9, help="turns of each decoding (default: 9)")
+    parser.add_argument("--maps", type=int, default=32, help="images that are decoded in a turn (default: 32)")
+    parser.add_argument("--images", type=int, default=160, help="for MediaPipe in a turn (default: 160)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
+    parser.add_argument("--gpu", action="store_true", help="measure OpenPose's network on a GPU in place of all that")
+    found: argparse.Namespace = parser.parse_args()
+    return found
+
+
+# Decoding
+
+
+def _compare_decoding(rounds: int, num_maps: int) -> None:
+    """In a process of its own, of one thread."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    rows, ratios = [], []
+    for count in _CROWDS:
+        ratio, row = _compare_crowd(count, rounds, num_maps)
+        ratios.append(ratio)
+        rows.append((f"{count}", *row, str(ratio)))
+    columns = ("people in an image", "plain: people/s", "ms/image", "decode: people/s", "ms/image", "decode to plain")
+    print_table(columns, rows)
+    least = min(ratio.median for ratio in ratios)
+    wanted = f"decode ≥ {_LEAST_TO_PLAIN:.0f} x plain, people per second of CPU time"
+    print_verdict(wanted, f"{least:.1f} x", least >= _LEAST_TO_PLAIN)
+
+
+def _compare_crowd(count: int, rounds: int, num_maps: int) -> tuple[Ratio, list[str]]:
+    import torch
+
+    from plain_decoding import plain_decode
+    from pose_making import crowd, rendered
+    from preprocess.pose.decoding import Maps, decode, enlarging
+
+    drawn = np.random.default_rng(0)
+    scenes = [rendered(crowd(drawn, count), (_SIZE_PX, _SIZE_PX)) for _ in range(num_maps)]
+    line = enlarging(_SIZE_PX // 8, _SIZE_PX, _SIZE_PX, 8)
+    pafs, heatmaps = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in _MAPS)
+
+    def plain() -> int:
+        found = (plain_decode(scene.pafs, scene.heatmaps, scene.size, scene.stride) for scene in scenes)
+        return sum(len(scores) for _, scores in found)
+
+    def ours() -> int:
+        return sum(len(found.scores) for found in decode([Maps(pafs, heatmaps, line, line)]))
+
+    num_people = ours()
+    assert num_people == plain(), "both find the same people"
+    seconds = [(_cpu_seconds(plain), _cpu_seconds(ours)) for _ in range(rounds)]
+    row = []
+    for each in zip(*seconds, strict=True):
+        row += [f"{num_people / median(each):,.0f}", f"{1000 * median(each) / num_maps:.2f}"]
+    return Ratio.of_pairs(*zip(*seconds, strict=True)), row
+
+
+_MAPS = ("pafs", "heatmaps")
+
+
+def _cpu_seconds(function: Callable[[], int]) -> float:
+    before = time.process_time()
+    function()
+    return time.process_time() - before
+
+
+# MediaPipe
+
+
+def _compare_images(scratch: Path, options: argparse.Namespace) -> None:
+    images = _make_images(scratch / "images", options.images)
+    contenders: dict[str, Callable[[Path, Path, int], list[float]]]
+    contenders = {"script": _script, "once": partial(_script, once=True), "preprocess": _preprocess}
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+    for number in range(options.rounds):
+        for name, contender in contenders.items():
+            started = time.perf_counter()
+            times = sorted(contender(images, scratch / f"{name}{number}", options.workers))
+            whole = time.perf_counter() - started
+            steady = (options.images - options.images / len(times)) / (times[-1] - times[0])
+            turns[name].append(Turn(steady, options.images / whole))
+            print(f"round {number}, {name}: {turns[name][-1]}", file=sys.stderr)
+    _print_images(turns)
+
+
+def _print_images(turns: dict[str, list[Turn]]) -> None:
+    def ratio(other: str) -> Ratio:
+        return Ratio.of_pairs(*([turn.steady for turn in turns[name]] for name in ("preprocess", other)))
+
+    rows = [
+        (name, f"{median(turn.steady for turn in each):.1f}", f"{median(turn.whole for turn in each):.1f}")
+        for name, each in turns.items()
+    ]
+    print_table(("", "steady images/s", "whole images/s"), rows)
+    print(f"preprocess to script: {ratio('script')} x, steady")
+    once = ratio("once")
+    print_verdict(
+        f"preprocess ≥ {_LEAST_TO_ONCE} x the script whose detector is made once, steady images/s",
+        f"{once} x",
+        once.median >= _LEAST_TO_ONCE,
+    )
+
+
+def _make_images(folder: Path, count: int) -> Path:
+    """JPEGs of 400x400 px, of an astronaut in several places."""
+    from PIL import Image
+    from skimage import data
+
+    folder.mkdir(parents=True)
+    astronaut: Any = data.astronaut()  # type: ignore[no-untyped-call]
+    for number in range(count):
+        x = number * 7 % 112
+        Image.fromarray(astronaut[:400, x : x + 400]).save(folder / f"{number:05d}.jpg", quality=90)
+    return folder
+
+
+def _script(images: Path, out: Path, workers: int, once: bool = False) -> list[float]:
+    return in_fresh_process(_run_script, images, out, workers, once).value
+
+
+def _run_script(images: Path, out: Path, workers: int, once: bool) -> list[float]:
+    out.mkdir()
+    with ProcessPoolExecutor(workers, initializer=_make_pose if once else None) as pool:
+        return list(pool.map(partial(_script_image, out), sorted(images.iterdir())))
+
+
+_pose: Any = None
+
+
+def _make_pose() -> None:
+    global _pose
+    import mediapipe as mp
+
+    _pose = mp.solutions.pose.Pose(static_image_mode=True, model_complexity=1)
+
+
+def _script_image(out: Path, path: Path) -> float:
+    import cv2
+    import mediapipe as mp
+
+    image = cv2.resize(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), (_SIZE_PX, _SIZE_PX))
+    if _pose is None:
+        with mp.solutions.pose.Pose(static_image_mode=True, model_complexity=1) as pose:
+            found = pose.process(image)
+    else:
+        found = _pose.process(image)
+    lines = [f"{point.x * _SIZE_PX} {point.y * _SIZE_PX}" for point in found.pose_landmarks.landmark]
+    (out / f"{path.stem}.txt").write_text("\n".join(lines))
+    return time.time()
+
+
+def _preprocess(images: Path, out: Path, workers: int) -> list[float]:
+    options = {
+        "config": _REPOSITORY / "configs" / "pose.yaml",
+        "data.root": images,
+        "output.dir": out,
+        "data.num_workers": workers,
+        "output.shards.max_items": _SHARD_IMAGES,
+        "output.shards.min_shards": 1,
+    }
+    command = [sys.executable, "-m", "preprocess", "run", *(f"--{name}={value}" for name, value in options.items())]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    run = Run(out)
+    return [run.record_path(record.shard).stat().st_mtime for record in run.records()]
+
+
+# The network on a GPU
+
+
+def _measure_gpu() -> None:
+    import torch
+
+    from preprocess.pose.openpose_net import OpenPoseNet
+
+    print(torch.cuda.get_device_name())
+    for name, dtype in (("fp32 (TF32)", torch.float32), ("bf16", torch.bfloat16)):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        net: Any = OpenPoseNet().eval().requires_grad_(False)
+        net = net.to("cuda", dtype, memory_format=torch.channels_last)
+        peak = _peak_flops(dtype)
+        rows = [_measure_batch(net, dtype, px, size, peak) for px in _NETWORK_PX for size in _BATCH_SIZES]
+        print(f"{name}: {peak / 1e12:.0f} TFLOP/s of a product of matrices of 8192x8192")
+        print_table(("px", "batch", "network images/s", "of that peak", "with decoding images/s", "memory GB"), rows)
+
+
+def _peak_flops(dtype: Any) -> float:
+    """Of a large product of matrices: what this GPU can do at most."""
+    import torch
+
+    side = 8192
+    matrix = torch.randn(side, side, device="cuda", dtype=dtype)
+    return 2 * side**3 / _gpu_seconds(lambda: matrix @ matrix)
+
+
+def _measure_batch(net: Any, dtype: Any, px: int, size: int, peak: float) -> Sequence[str]:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from preprocess.pose.decoding import Maps, decode, enlarging
+    from preprocess.pose.openpose_net import prepare
+
+    torch.cuda.reset_peak_memory_stats()
+    images = torch.randint(0, 256, (size, 3, px, px), dtype=torch.uint8, device="cuda")
+    pafs, heatmaps = _drawn_maps(px, size)
+    line = enlarging(px // 8, px, px, 8)
+
+    def network() -> None:
+        net(prepare(images, (px, px)).to(dtype, memory_format=torch.channels_last))
+
+    def all_of_it() -> None:
+        network()
+        decode([Maps(pafs, heatmaps, line, line)])
+
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            network()
+        seconds, with_decoding = _gpu_seconds(network), _gpu_seconds(all_of_it)
+    share = counter.get_total_flops() / seconds / peak
+    memory = torch.cuda.max_memory_allocated() / 1e9
+    return f"{px}", f"{size}", f"{size / seconds:,.0f}", f"{share:.0%}", f"{size / with_decoding:,.0f}", f"{memory:.1f}"
+
+
+def _drawn_maps(px: int, size: int) -> tuple[Any, Any]:
+    """Of three people in each image, as a trained network gives; ours has random weights."""
+    import torch
+
+    from pose_making import crowd, rendered
+
+    drawn = np.random.default_rng(0)
+    scenes = [rendered(crowd(drawn, 3, (px, px)), (px, px)) for _ in range(min(size, 16))]
+    maps = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in _MAPS)
+    pafs, heatmaps = (each.cuda().repeat(-(-size // len(scenes)), 1, 1, 1)[:size] for each in maps)
+    return pafs, heatmaps
+
+
+def _gpu_seconds(function: Callable[[], Any]) -> float:
+    """Of one call, the median of five after two that do not count."""
+    import torch
+
+    found = []
+    for _ in range(7):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return median(found[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -259,3 +259,14 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_fail(make: Callable[[], PoseBackend], message: str) -> None:
     refused(make, message)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["openpose", "vitpose"])
+def test_models_on_a_gpu_find_people(name: str, folder: Path) -> None:
+    device = torch.device("cuda")
+    backend = vitpose(folder) if name == "vitpose" else OpenPose(str(folder / "openpose"), dtype="bf16")
+    backend.load(device)
+    images = [picture(astronaut()[::4, ::4]).to(device), picture(astronaut()[::4, ::2]).to(device)]
+    for image, found in zip(images, backend.people(images), strict=True):
+        check(found, (image.shape[1], image.shape[2]))

@@ -178,3 +178,13 @@ def test_a_tie_of_neighbours_is_one_peak() -> None:
     line = np.eye(32, dtype=np.float32)
     peaks = decoding._peaks([decoding._scale(Maps(torch.zeros(1, 38, 32, 32), heatmaps, line, line))])
     assert len(peaks.places) == 1
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds() -> None:
+    rng = np.random.default_rng(0)
+    maps = maps_of([rendered(crowd(rng, count)) for count in (3, 0, 5)])
+    on_gpu = maps._replace(pafs=maps.pafs.cuda(), heatmaps=maps.heatmaps.cuda())
+    for found, expected in zip(decode([on_gpu]), decode([maps]), strict=True):
+        np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=1e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)

@@ -16,7 +16,7 @@ demo: $(BIN)/.installed
 	$(BIN)/python examples/demo.py $(DEMO)
 
 test: $(BIN)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(BIN)/.installed
 	$(BIN)/ruff check .

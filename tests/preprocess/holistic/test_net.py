@@ -1,0 +1,220 @@
+"""Nets against TensorFlow Lite's interpreter (`make_references.py`), and operations whose order is easily mistaken."""
+
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from datamodules.errors import ConfigError
+from preprocess.holistic.models import MODELS, find_models
+from preprocess.holistic.net import Net, depth_to_space, same_padding
+from preprocess.holistic.tflite import Graph, Op, read_tflite
+
+HERE = Path(__file__).parent
+
+
+def helper(name: str) -> Any:
+    spec = spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+net_inputs = helper("net_inputs")
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Any]:
+    with np.load(HERE / "references.npz") as file:
+        return dict(file)
+
+
+def worst(name: str, net: torch.nn.Module, references: dict[str, Any]) -> float:
+    """The greatest error of `net`, of all outputs, as a fraction of the output's range."""
+    images = torch.from_numpy(net_inputs.net_input(name)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        outputs = net(images)
+    errors = []
+    for place, output in zip(net_inputs.OUTPUTS.get(name, range(len(outputs))), outputs, strict=True):
+        for number in range(2):
+            least, greatest = references[f"{name}.{place}.{number}.range"]
+            scale = greatest - least if output[0].numel() > 1 else max(1.0, abs(greatest))
+            expected = references[f"{name}.{place}.{number}"]
+            shape = references[f"{name}.{place}.shape"]
+            assert tuple(output.shape) == (2, *shape[1:])
+            found = net_inputs.kept(output[number].numpy())
+            errors.append(np.abs(found - expected).max() / scale)
+    return float(max(errors))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str, references: dict[str, Any]) -> None:
+    assert worst(name, Net(find_models()[name], net_inputs.OUTPUTS.get(name)), references) < 1e-4
+
+
+def test_a_net_with_wrong_padding_is_noticed(references: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocess.holistic.net.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
+    name = "hand_landmark_full"
+    assert worst(name, Net(find_models()[name], net_inputs.OUTPUTS[name]), references) > 1e-3
+
+
+def test_outputs_that_are_not_wanted_cost_nothing() -> None:
+    path = find_models()["pose_landmark_full"]
+    whole, without_segmentation = Net(path), Net(path, outputs=(0, 1, 3))
+    images = torch.rand(1, 3, 256, 256)
+    with torch.inference_mode():
+        expected, found = whole(images), without_segmentation(images)
+    assert len(list(whole.modules())) - len(list(without_segmentation.modules())) > 10
+    assert all(torch.equal(a, b) for a, b in zip(found, (expected[0], expected[1], expected[3]), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"),
+    [
+        (224, 3, 2, (0, 1)),
+        (225, 3, 2, (1, 1)),
+        (6, 3, 3, (0, 0)),
+        (7, 5, 1, (2, 2)),
+        (8, 2, 2, (0, 0)),
+        (8, 5, 2, (1, 2)),
+    ],
+)
+def test_same_padding_is_uneven(size: int, kernel: int, stride: int, expected: tuple[int, int]) -> None:
+    """The formula of TensorFlow's documentation, tf.nn, "Notes on padding"."""
+    assert same_padding(size, kernel, stride) == expected
+
+
+def test_a_strided_convolution_begins_at_the_first_pixel() -> None:
+    """3x3 at stride 2 over 4 px: SAME pads nothing before, so the kernel's middle lies on the pixels 1 and 3."""
+    values = torch.arange(16.0).view(1, 1, 4, 4)
+    kernel = np.zeros((1, 3, 3, 1), np.float32)
+    kernel[0, 1, 1, 0] = 1
+    found = compute("CONV_2D", values, {1: kernel, 2: np.zeros(1, np.float32)}, stride_h=2, stride_w=2, dilation_w=1)
+    assert found.flatten().tolist() == [5, 7, 13, 15]
+
+
+def compute(name: str, images: torch.Tensor, constants: dict[int, Any], **options: int) -> torch.Tensor:
+    """One operation, through a graph of its own."""
+    from preprocess.holistic.net import _module
+
+    usual = {"padding": 0, "activation": 0, "dilation_w": 1, "dilation_h": 1}
+    _, channels, height, width = images.shape
+    op = Op(name, (0, *constants), 9, {**usual, **options})
+    graph = Graph("made.tflite", (op,), (0,), (9,), ((1, height, width, channels),) * 10, constants)
+    result: torch.Tensor = _module(op, graph)(images)
+    return result
+
+
+def test_depth_to_space_has_the_place_before_the_channel() -> None:
+    """[1, 1, 1, 8] with block 2: the example of tf.nn.depth_to_space, with two channels."""
+    images = torch.arange(8.0).view(1, 8, 1, 1)
+    found = depth_to_space(images, 2)
+    assert found.permute(0, 2, 3, 1).tolist() == [[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]
+    assert not torch.equal(found, functional.pixel_shuffle(images, 2))
+
+
+def test_resize_is_between_centres_of_pixels() -> None:
+    images = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
+    found = compute("RESIZE_BILINEAR", images, {1: np.array([1, 4], "i4")}, align_corners=0, half_pixel_centers=1)
+    assert found.flatten().tolist() == [0, 1, 3, 4]
+    with pytest.raises(ConfigError, match=r"made\.tflite: RESIZE_BILINEAR other than between centres of pixels"):
+        compute("RESIZE_BILINEAR", images, {1: np.array([1, 4], "i4")}, align_corners=1, half_pixel_centers=0)
+
+
+def test_pad_appends_channels_of_zeros() -> None:
+    images = torch.ones(1, 2, 1, 1)
+    found = compute("PAD", images, {1: np.array([[0, 0], [0, 0], [1, 0], [0, 3]], "i4")})
+    assert found.shape == (1, 5, 1, 2)
+    assert found[0, :, 0].tolist() == [[0, 1], [0, 1], [0, 0], [0, 0], [0, 0]]
+
+
+def test_prelu_has_a_slope_for_each_channel() -> None:
+    images = torch.tensor([[-1.0, -1.0], [2.0, -2.0]]).T.reshape(1, 2, 1, 2)
+    found = compute("PRELU", images, {1: np.array([[[0.5, 0.25]]], "f4")})
+    assert found[0, :, 0].tolist() == [[-0.5, 2.0], [-0.25, -0.5]]
+
+
+@pytest.mark.parametrize("activation", [0, 1, 3])
+def test_fused_activations(activation: int) -> None:
+    op = Op("ADD", (0, 1), 2, {"activation": activation})
+    from preprocess.holistic.net import _module
+
+    add = _module(op, Graph("made.tflite", (op,), (0, 1), (2,), ((1, 1, 1, 3),) * 3, {}))
+    found = add(torch.tensor([-2.0, 1.0, 6.0]), torch.ones(3))
+    assert found.tolist() == {0: [-1, 2, 7], 1: [0, 2, 7], 3: [0, 2, 6]}[activation]
+
+
+def test_another_activation_fails() -> None:
+    with pytest.raises(ConfigError, match=r"made\.tflite: ADD with activation 4 of schema\.fbs, which none"):
+        compute("ADD", torch.ones(1, 1, 1, 1), {}, activation=4)
+
+
+def test_a_model_with_another_operation_fails() -> None:
+    modules = find_models()["pose_detection"].parents[1]
+    with pytest.raises(ConfigError, match=r"_with_attention\.tflite has the operation (MUL|CUSTOM); known are ADD"):
+        read_tflite(modules / "face_landmark" / "face_landmark_with_attention.tflite")
+
+
+def test_what_is_no_model_fails(tmp_path: Path) -> None:
+    (tmp_path / "a.tflite").write_bytes(b"not a model at all")
+    with pytest.raises(ConfigError, match=r"a\.tflite is no TensorFlow Lite model"):
+        read_tflite(tmp_path / "a.tflite")
+
+
+def test_sparse_weights_are_expanded_as_the_schema_says() -> None:
+    """By the wheel's own reader of the format, value by value, of the first sparse tensor."""
+    path = find_models()["pose_detection"]
+    schema = path.parents[2] / "tasks" / "metadata" / "schema_py_generated.py"
+    spec = spec_from_file_location("schema", schema)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.ModelT.InitFromObj(module.Model.GetRootAs(path.read_bytes()))
+    tensors = model.subgraphs[0].tensors
+    number, tensor = next((at, each) for at, each in enumerate(tensors) if each.sparsity)
+    values = model.buffers[tensor.buffer].data.view(np.float16)
+    columns = tensor.sparsity.dimMetadata[3]
+    expected, at = np.zeros((tensor.shape[0], tensor.shape[3]), np.float32), 0
+    for row in range(tensor.shape[0]):
+        first, last = columns.arraySegments.values[row : row + 2]
+        for place in range(first, last):
+            expected[row, columns.arrayIndices.values[place]] = values[at]
+            at += 1
+    assert at == values.size
+    assert 0 < (expected == 0).mean() < 1
+    np.testing.assert_array_equal(read_tflite(path).constants[number].reshape(expected.shape), expected)
+
+
+def test_models_are_found_without_importing_mediapipe() -> None:
+    program = (
+        "import sys; from preprocess.holistic.models import find_models; "
+        "print(len(find_models()), 'mediapipe' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["6", "False"]
+
+
+def test_models_are_found_side_by_side(tmp_path: Path) -> None:
+    for name, path in find_models().items():
+        (tmp_path / f"{name}.tflite").symlink_to(path)
+    assert {path.parent for path in find_models(tmp_path).values()} == {tmp_path}
+
+
+def test_other_models_fail(tmp_path: Path) -> None:
+    for name, path in find_models().items():
+        (tmp_path / f"{name}.tflite").symlink_to(path)
+    (tmp_path / "hand_recrop.tflite").unlink()
+    with pytest.raises(ConfigError, match=r"has no hand_recrop\.tflite, nor has its holistic_landmark: pip install"):
+        find_models(tmp_path)
+    (tmp_path / "hand_recrop.tflite").symlink_to(find_models()["face_landmark"])
+    with pytest.raises(ConfigError, match=r"hand_recrop\.tflite is not the model of mediapipe 0\.10\.21"):
+        find_models(tmp_path)

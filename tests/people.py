@@ -1,0 +1,119 @@
+"""Pictures of people, and how near one finder of landmarks comes to another."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.cbook import get_sample_data
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.data import astronaut
+
+from preprocess.holistic.landmarker import HolisticLandmarks
+from preprocess.holistic.layouts import PARTS, Landmarks
+
+Picture = NDArray[np.uint8]
+
+MEDIA = Path(__file__).resolve().parents[1] / "../shared/media"
+MOST_P50_PX, MOST_P99_PX, MOST_FLIPS = 0.05, 1.0, 0.01
+
+
+def demo_pictures() -> list[Picture]:
+    """Two photographs, which show no hands: as they are, mirrored, cut off, turned."""
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        hopper = np.asarray(image.convert("RGB"))
+    space = astronaut()
+    views = [
+        hopper,
+        space,
+        hopper[:, ::-1],
+        space[:300, :300],
+        hopper[:400, 60:460],
+        space[::2, ::2],
+        _turned(space, 20),
+    ]
+    return [np.ascontiguousarray(view) for view in views]
+
+
+def more_pictures(frames_of_each: int = 1) -> list[Picture]:
+    """Hands and signers, where shared/media lies beside the repository; each signer also turned and cut off."""
+    pictures = [_open(path) for path in sorted(MEDIA.glob("hands/*.jpg"))]
+    for number, path in enumerate(sorted(MEDIA.glob("signs/*.mkv"))):
+        video = cv2.VideoCapture(str(path))
+        frames = []
+        while (read := video.read())[0]:
+            frames.append(np.ascontiguousarray(read[1][:, :, ::-1]))
+        chosen = frames[20 :: max(1, (len(frames) - 20) // frames_of_each)][:frames_of_each]
+        pictures += (
+            [*chosen, _turned(chosen[0], 15 * (-1) ** number)] if number % 2 else [*chosen, chosen[0][:, 100:420]]
+        )
+    return [np.ascontiguousarray(picture) for picture in pictures]
+
+
+def small(picture: Picture) -> Picture:
+    """It with 210x260 px, as the frames of PHOENIX-2014-T."""
+    return np.array(Image.fromarray(picture).resize((210, 260)))
+
+
+def tensors(pictures: Sequence[Picture]) -> list[torch.Tensor]:
+    """uint8 [3, H, W] each."""
+    return [torch.from_numpy(picture.copy()).permute(2, 0, 1) for picture in pictures]
+
+
+def _open(path: Path) -> Picture:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _turned(picture: Picture, degrees: float) -> Picture:
+    return np.array(Image.fromarray(np.ascontiguousarray(picture)).rotate(degrees))
+
+
+class Distance(NamedTuple):
+    """How far two sets of landmarks are apart.
+
+    Attributes:
+        px: by part, float64 [M]: of each point that both have, in the image.
+        flips: the share of parts that only one has.
+    """
+
+    px: dict[str, NDArray[np.float64]]
+    flips: float
+
+    @property
+    def passes(self) -> bool:
+        """Whether all points are within the gate, and those of the pose and of the face by themselves."""
+        groups = (np.concatenate(list(self.px.values())), self.px["pose"], self.px["face"])
+        near = all(np.median(px) < MOST_P50_PX and np.percentile(px, 99) < MOST_P99_PX for px in groups)
+        return near and self.flips <= MOST_FLIPS
+
+    def __str__(self) -> str:
+        parts = {part: px for part, px in self.px.items() if px.size}
+        figures = [f"{part} {np.median(px):.4f} and {np.percentile(px, 99):.3f}" for part, px in parts.items()]
+        return f"{100 * self.flips:.2f} % flips; p50 and p99 in px: {', '.join(figures)}"
+
+
+def distance(ours: HolisticLandmarks, theirs: Sequence[Landmarks], scales: Sequence[float] | None = None) -> Distance:
+    """Between landmarks of a batch and those of the same images one by one; times `scales`, one for each image."""
+    there = np.array([landmarks.presence for landmarks in theirs], bool)
+    found = ours.presence.cpu().numpy()
+    px = {}
+    for column, part in enumerate(PARTS):
+        apart = [np.empty(0)]
+        for index in np.nonzero(there[:, column] & found[:, column])[0]:
+            points = getattr(ours, part)[index, :, :2].double().cpu().numpy()
+            scale = scales[index] if scales else 1.0
+            apart.append(scale * np.linalg.norm(points - getattr(theirs[index], part)[:, :2], axis=1))
+        px[part] = np.concatenate(apart)
+    return Distance(px, float((there != found).mean()))
+
+
+def in_batches(
+    landmarker: Callable[[Any], HolisticLandmarks], pictures: Sequence[Picture], size: int = 8
+) -> HolisticLandmarks:
+    """The landmarks of `pictures`, so many at a time."""
+    parts = [landmarker(tensors(pictures[start : start + size])) for start in range(0, len(pictures), size)]
+    return HolisticLandmarks(*(torch.cat(each) for each in zip(*parts, strict=True)))

@@ -1,0 +1,188 @@
+"""Crops against OpenCV's, as MediaPipe's ImageToTensorCalculator calls it; regions, detections and heatmaps by hand."""
+
+from math import pi
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from people import Picture, demo_pictures, small
+from preprocess.holistic.crop import Border, Pictures, crop, pack, scaled
+from preprocess.holistic.detection import FACE_DETECTOR, POSE_DETECTOR, anchors, best
+from preprocess.holistic.heatmap import refine
+from preprocess.holistic.landmarker import flat
+from preprocess.holistic.regions import Region, aligned, around, grown, turned
+
+REGIONS = [  # center x and y, side, as parts of the sides; rotation
+    (0.5, 0.5, 1.0, 0.0),
+    (0.5, 0.4, 0.6, 0.3),
+    (0.3, 0.7, 0.2, -2.5),
+    (0.0, 0.1, 0.9, 1.2),  # half outside
+    (0.9, 0.9, 1.7, pi),
+    (5.0, 5.0, 0.5, 0.0),  # outside
+]
+
+
+def region_of(picture: Picture, place: tuple[float, float, float, float]) -> Region:
+    height, width = picture.shape[:2]
+    center = torch.tensor([[[place[0] * width, place[1] * height]]], dtype=torch.float64)
+    return Region(center, torch.full((1, 1), place[2] * height).double(), torch.full((1, 1), place[3]).double())
+
+
+def by_opencv(picture: Picture, region: Region, side: int, border: Border) -> NDArray[np.uint8]:
+    """image_to_tensor_converter_opencv.cc of MediaPipe 0.10."""
+    (x, y), size, rotation = region.center[0, 0].tolist(), region.side.item(), region.rotation.item()
+    corners = cv2.boxPoints(((x, y), (size, size), rotation * 180 / pi))
+    ends = np.array([(0, side), (0, 0), (side, 0), (side, side)], np.float32)
+    mode = cv2.BORDER_CONSTANT if border == "zero" else cv2.BORDER_REPLICATE
+    matrix = cv2.getPerspectiveTransform(corners, ends)
+    return cv2.warpPerspective(picture, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=mode)
+
+
+def pictures_of(*pictures: Picture) -> Pictures:
+    values, width, height = flat([torch.from_numpy(each).permute(2, 0, 1) for each in pictures], torch.device("cpu"))
+    return Pictures(pack(values), width, height)
+
+
+def differing(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[float, int]:
+    """The share of values that differ, and by how much at most."""
+    apart = np.abs(ours.astype(int) - theirs.astype(int))
+    return float((apart > 0).mean()), int(apart.max())
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+def test_crops_equal_opencv_but_for_a_thousandth_of_the_values(border: Border) -> None:
+    everything = []
+    for picture in (demo_pictures()[1], small(demo_pictures()[0])):
+        for place in REGIONS:
+            region = region_of(picture, place)
+            ours = crop(pictures_of(picture), region, 192, border)[0, 0].permute(1, 2, 0).numpy()
+            everything.append(differing(ours, by_opencv(picture, region, 192, border)))
+    shares, most = zip(*everything, strict=True)
+    assert np.mean(shares) <= 1e-3
+    assert max(most) <= 3
+
+
+def test_grid_sample_does_not() -> None:
+    picture = demo_pictures()[1]
+    region = region_of(picture, REGIONS[1])
+    (x, y), size = region.center[0, 0].tolist(), region.side.item()
+    steps = np.arange(192) / 192 - 0.5
+    along, down = np.meshgrid(steps, steps)
+    cos, sin = np.cos(0.3) * size, np.sin(0.3) * size
+    places = np.stack([x + cos * along - sin * down, y + sin * along + cos * down], -1)
+    grid = torch.from_numpy(2 * places / (np.array(picture.shape[1::-1]) - 1) - 1)[None].float()
+    image = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    sampled = torch.nn.functional.grid_sample(image, grid, align_corners=True)[0].permute(1, 2, 0).round()
+    share, _ = differing(sampled.byte().numpy(), by_opencv(picture, region, 192, "zero"))
+    assert share > 0.05
+
+
+def test_each_image_of_a_batch_ends_at_its_own_border() -> None:
+    first, second = demo_pictures()[1][:300, :200].copy(), demo_pictures()[0][:250, :490].copy()
+    both = pictures_of(first, second)
+    assert both.width.tolist() == [200, 490]
+    for border in ("zero", "replicate"):
+        for row, picture in enumerate((first, second)):
+            region = region_of(picture, REGIONS[3])
+            together = crop(both, Region(*(each.expand(2, *each.shape[1:]) for each in region)), 96, border)
+            assert torch.equal(together[row], crop(pictures_of(picture), region, 96, border)[0])
+
+
+def test_several_regions_of_an_image_are_each_as_if_alone() -> None:
+    picture = demo_pictures()[1]
+    regions = [region_of(picture, place) for place in REGIONS[:2]]
+    both = crop(pictures_of(picture), Region(*(torch.cat(each, 1) for each in zip(*regions, strict=True))), 64, "zero")
+    alone = [crop(pictures_of(picture), region, 64, "zero")[0, 0] for region in regions]
+    assert torch.equal(both[0], torch.stack(alone))
+
+
+def test_values_are_rounded_before_they_are_scaled() -> None:
+    values = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 1, 3, 1, 1)
+    assert scaled(values, -1.0, torch.float32).flatten().tolist() == pytest.approx([-1, 1, -0.6])
+    assert scaled(values, 0.0, torch.float16).flatten().tolist() == pytest.approx([0, 1, 0.2], abs=1e-3)
+
+
+def points(*values: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_a_line_is_turned_to_its_target_angle() -> None:
+    start = points((0, 0))
+    assert turned(start, points((0, -5)), pi / 2).item() == pytest.approx(0)  # upwards already
+    assert turned(start, points((5, 0)), pi / 2).item() == pytest.approx(pi / 2)
+    assert turned(start, points((-5, 0.001)), 0.0).item() == pytest.approx(pi, abs=1e-3)
+
+
+def test_an_aligned_region_has_its_edge_in_the_middle_of_its_upper_side() -> None:
+    region = aligned(points((10, 20)), points((13, 16)), pi / 2)
+    assert region.side.item() == pytest.approx(10)
+    assert region.project(points((0.5, 0.0))[None])[0, 0].tolist() == pytest.approx([13, 16])
+
+
+def test_a_region_grows_and_moves_along_its_own_axis() -> None:
+    region = grown(points((10, 20)), points((4, 8)), points((pi / 2,))[0], 2.0, -0.5)
+    assert region.side.tolist() == [16]
+    assert region.center[0].tolist() == pytest.approx([14, 20])  # its down points left
+
+
+def test_a_region_around_points_is_their_bounding_box() -> None:
+    region = around(points((1, 2), (5, 3), (2, 8))[None], points((0,))[0], 1.0, 0.0)
+    assert region.center[0].tolist() == [3, 5]
+    assert region.side.tolist() == [6]
+
+
+def test_projection_scales_depth_and_turns_the_rest() -> None:
+    region = Region(points((100, 50)), points((20,))[0], points((pi / 2,))[0])
+    found = region.project(points((0.5, 0.5, 0.25), (1.0, 0.5, 0))[None])
+    np.testing.assert_allclose(found[0], [[100, 50, 5], [100, 60, 0]], atol=1e-9)
+
+
+def test_anchors_are_two_per_layer_and_merged_by_stride() -> None:
+    pose, face = anchors(POSE_DETECTOR), anchors(FACE_DETECTOR)
+    assert (pose.shape, face.shape) == ((2254, 2), (896, 2))
+    np.testing.assert_allclose(pose[:3], [[0.5 / 28] * 2, [0.5 / 28] * 2, [1.5 / 28, 0.5 / 28]])
+    np.testing.assert_allclose(face[512:518], [[1 / 16] * 2] * 6)
+    np.testing.assert_allclose(face[518], [3 / 16, 1 / 16])
+
+
+def detected(*boxes: tuple[float, float, float, float]) -> tuple[torch.Tensor, bool]:
+    """Keypoint and whether it is found, of boxes (x, size, keypoint's x, logit), of side 100, anchors at 0."""
+    values = torch.tensor([[(x, 0.0, size, size, keypoint, 0.0) for x, size, keypoint, _ in boxes]])
+    logits = torch.tensor([[(logit,) for *_, logit in boxes]])
+    found = best((values, logits), torch.zeros(len(boxes), 2), 100)
+    return found.keypoints[0, 0], bool(found.found[0])
+
+
+def test_the_best_detection_is_averaged_with_those_that_overlap() -> None:
+    keypoint, found = detected((0, 10, 20, 2.0), (1, 10, 40, 1.0), (50, 10, 90, 1.5), (0, 10, 1000, -1.0))
+    scores = torch.tensor([2.0, 1.0]).sigmoid()
+    assert found
+    assert keypoint[0].item() == pytest.approx(float((scores * torch.tensor([0.2, 0.4])).sum() / scores.sum()))
+
+
+def test_no_detection_is_found_below_the_threshold_or_of_negative_size() -> None:
+    assert not detected((0, 10, 20, -0.1))[1]
+    assert not detected((0, -10, 20, 5.0))[1]
+    assert detected((0, 10, 20, 0.0))[1]  # 0.5 is enough
+    assert detected((0, 0, 20, 5.0))[0][0].item() == pytest.approx(0.2)  # without an area, it is itself still
+
+
+def refined(x: float, y: float, *hot: tuple[int, int]) -> list[float]:
+    heatmap = torch.full((1, 64, 64, 1), -30.0)
+    for column, row in hot:
+        heatmap[0, row, column] = 30.0
+    found: list[float] = refine(torch.tensor([[[x, y]]], dtype=torch.float64), heatmap)[0, 0].tolist()
+    return found
+
+
+def test_points_move_to_the_middle_of_their_heatmap() -> None:
+    assert refined(0.5, 0.25, (33, 16), (35, 18)) == pytest.approx([34 / 64, 17 / 64])
+    assert refined(0.5, 0.25, (36, 16)) == pytest.approx([36 / 64, 16 / 64])  # 4 from 32: within the window of 9
+    assert refined(0.5, 0.25, (37, 16)) == [0.5, 0.25]
+    assert refined(-0.01, 0.25, (2, 16)) == pytest.approx([2 / 64, 0.25])  # cut off towards 0 it is within
+    assert refined(-0.02, 0.25, (2, 16)) == [-0.02, 0.25]
+    assert refined(1.0, 0.25, (63, 16)) == [1.0, 0.25]
+    assert refined(0.99, 0.99, (63, 63)) == pytest.approx([63 / 64, 63 / 64])

@@ -1,0 +1,325 @@
+"""The whole pass against MediaPipe's own graph, which `test_graph.py` shows to be `mp.solutions.holistic` made afresh.
+
+The gate: half of all points within 0.05 px, 99 % within 1 px, and likewise of those of the pose and of the face alone;
+at most 1 % of parts found by one of both. Thresholds and roundings make single points jump: the greatest distance tells
+nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.errors import ConfigError
+from people import MEDIA, Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
+from preprocess.holistic import landmarker as module
+from preprocess.holistic.crop import Border, Pictures
+from preprocess.holistic.graph import HolisticGraph
+from preprocess.holistic.heatmap import refine
+from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
+from preprocess.holistic.layouts import Landmarks
+from preprocess.holistic.net import _Conv
+from preprocess.holistic.regions import Region
+
+
+@pytest.fixture(scope="module")
+def landmarker() -> HolisticLandmarker:
+    return HolisticLandmarker.from_mediapipe_wheel()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    """At 210x260."""
+    return [small(picture) for picture in (*demo_pictures(), *more_pictures()[1::5])]
+
+
+@pytest.fixture(scope="module")
+def expected(pictures: list[Picture]) -> list[Landmarks]:
+    return reference(pictures)
+
+
+@pytest.fixture(scope="module")
+def found(landmarker: HolisticLandmarker, pictures: list[Picture]) -> HolisticLandmarks:
+    return in_batches(landmarker, pictures)
+
+
+def reference(pictures: list[Picture]) -> list[Landmarks]:
+    with HolisticGraph() as graph:
+        return [graph(picture) for picture in pictures]
+
+
+def test_small_pictures_are_within_the_gate(found: HolisticLandmarks, expected: list[Landmarks]) -> None:
+    apart = distance(found, expected)
+    assert apart.passes, str(apart)
+    assert found.presence[:, :2].float().mean() > 0.8
+    if MEDIA.is_dir():
+        assert found.presence[:, 2:].any(0).all()
+
+
+def test_depth_and_visibility_are_those_of_mediapipe(found: HolisticLandmarks, expected: list[Landmarks]) -> None:
+    faces, poses = [], []
+    for row, landmarks in enumerate(expected):
+        np.testing.assert_allclose(found.visibility[row], landmarks.pose_visibility, atol=0.02)
+        if landmarks.face is not None:
+            faces.append(np.abs(found.face[row, :, 2].numpy() - landmarks.face[:, 2]))
+        if landmarks.pose is not None:
+            poses.append(np.abs(found.pose[row, :, 2].numpy() - landmarks.pose[:, 2]))
+    assert np.median(faces) < 0.05
+    assert np.median(poses) < 0.2  # a person is some 500 px deep
+
+
+def test_large_pictures_are_within_the_gate(landmarker: HolisticLandmarker) -> None:
+    """In px of 260 px of height: of so few pictures one can be a tenth of a px off, of 600 px of height."""
+    pictures = demo_pictures()[:4]
+    apart = distance(landmarker(tensors(pictures)), reference(pictures), [260 / len(picture) for picture in pictures])
+    assert apart.passes, str(apart)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MEDIA.is_dir(), reason=f"{MEDIA} is not there")
+@pytest.mark.parametrize("size", [small, lambda picture: picture], ids=["210x260", "original"])
+def test_hands_and_signers_are_within_the_gate(
+    landmarker: HolisticLandmarker, size: Callable[[Picture], Picture]
+) -> None:
+    pictures = [size(picture) for picture in (*demo_pictures(), *more_pictures(frames_of_each=3))]
+    apart = distance(in_batches(landmarker, pictures), reference(pictures))
+    assert apart.px["left_hand"].size + apart.px["right_hand"].size > 500
+    assert apart.passes, str(apart)
+
+
+def test_it_is_near_to_mp_solutions_itself(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+    import mediapipe as mp
+
+    for picture in (pictures[1], pictures[-1]):
+        with mp.solutions.holistic.Holistic(static_image_mode=True, model_complexity=1) as fresh:
+            theirs: Any = fresh.process(picture)
+        ours = landmarker(tensors([picture]))
+        height, width = picture.shape[:2]
+        for part in ("pose", "face"):
+            points = getattr(theirs, f"{part}_landmarks").landmark
+            expected = np.array([(point.x * width, point.y * height) for point in points])
+            apart = np.linalg.norm(getattr(ours, part)[0, :, :2].numpy() - expected, axis=1)
+            assert np.percentile(apart, 50) < 0.05
+            assert np.percentile(apart, 99) < 1
+        assert ours.presence[0].tolist() == [
+            getattr(theirs, f"{part}_landmarks") is not None for part in ("pose", "face", "left_hand", "right_hand")
+        ]
+
+
+# Streams of MediaPipe's graph that hold the regions, and which hand
+_REGIONS = {
+    "poselandmarkcpu__pose_rect_from_detection": ("pose_landmark_full", 0),
+    "handlandmarksleftandrightcpu__left_hand_roi_from_pose": ("hand_recrop", 0),
+    "handlandmarksleftandrightcpu__right_hand_roi_from_pose": ("hand_recrop", 1),
+    "handlandmarksleftandrightcpu__left_hand_roi_from_recrop": ("hand_landmark_full", 0),
+    "handlandmarksleftandrightcpu__right_hand_roi_from_recrop": ("hand_landmark_full", 1),
+    "facelandmarksfromposecpu__face_roi_from_pose": ("face_detection_short_range", 0),
+    "facelandmarksfromposecpu__face_roi_from_detection": ("face_landmark", 0),
+}
+
+
+class _Watched(HolisticGraph):
+    """A graph that keeps the regions of the last image."""
+
+    def _start(self) -> Any:
+        self.regions: dict[str, Any] = {}
+        graph_class = self._mp.CalculatorGraph
+
+        def make(graph_config: Any) -> Any:
+            graph = graph_class(graph_config=graph_config)
+            for stream in _REGIONS:
+                graph.observe_output_stream(stream, self.regions.__setitem__)
+            return graph
+
+        self._mp.CalculatorGraph = make
+        try:
+            return super()._start()
+        finally:
+            self._mp.CalculatorGraph = graph_class
+
+
+def test_the_region_of_each_stage_is_that_of_mediapipe(
+    landmarker: HolisticLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Region] = {}
+
+    def watch(self: HolisticLandmarker, name: str, pictures: Any, region: Region, *rest: Any, **named: Any) -> Any:
+        seen[name] = region
+        return _net(self, name, pictures, region, *rest, **named)
+
+    _net = HolisticLandmarker._net
+    monkeypatch.setattr(HolisticLandmarker, "_net", watch)
+    apart: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
+    with _Watched() as graph:
+        for picture in pictures[4:9]:
+            graph.regions.clear()
+            graph(picture)
+            landmarker(tensors([picture]))
+            height, width = picture.shape[:2]
+            for stream, packet in graph.regions.items():
+                name, column = _REGIONS[stream]
+                rect = graph._mp.packet_getter.get_proto(packet)
+                assert rect.width * width == pytest.approx(rect.height * height, rel=1e-4)  # it is a square
+                region = Region(*(each[0, column] if name.startswith("hand") else each[0] for each in seen[name]))
+                theirs = np.array([rect.x_center * width, rect.y_center * height, rect.width * width])
+                ours = np.array([*region.center.tolist(), region.side.item()])
+                turn = abs(np.angle(np.exp(1j * (rect.rotation - region.rotation.item())))) * region.side.item()
+                apart[stream].append(max(np.abs(ours - theirs).max(), turn))
+    for stream, distances in apart.items():
+        if distances:
+            assert np.median(distances) < 0.2, stream
+    assert sum(len(distances) > 0 for distances in apart.values()) >= (7 if MEDIA.is_dir() else 3)
+
+
+def test_batches_and_order_change_nothing_but_the_last_places(
+    landmarker: HolisticLandmarker, pictures: list[Picture], found: HolisticLandmarks
+) -> None:
+    """Convolutions sum in another order for another batch size: up to 1e-3 px where nothing is at a threshold."""
+    order = np.random.default_rng(0).permutation(len(pictures))
+    shuffled = in_batches(landmarker, [pictures[at] for at in order], size=len(pictures))
+    one_by_one = in_batches(landmarker, pictures[:4], size=1)
+    for name in HolisticLandmarks._fields:
+        whole = getattr(found, name).float()
+        back = getattr(shuffled, name)[torch.from_numpy(np.argsort(order))].float()
+        assert (back - whole).abs().median() < 1e-3
+        assert ((back - whole).abs() > 0.05).float().mean() < 0.01
+        assert (getattr(one_by_one, name).float() - whole[:4]).abs().median() < 1e-3
+    assert torch.equal(shuffled.presence[torch.from_numpy(np.argsort(order))], found.presence)
+
+
+@pytest.mark.slow
+def test_a_batch_of_32_equals_batches_of_one(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+    many = (pictures * 4)[:32]
+    together, alone = in_batches(landmarker, many, size=32), in_batches(landmarker, many, size=1)
+    for name in HolisticLandmarks._fields:
+        apart = (getattr(together, name).float() - getattr(alone, name).float()).abs()
+        assert apart.median() < 1e-3
+        assert (apart > 0.05).float().mean() < 0.01
+    assert torch.equal(together.presence, alone.presence)
+
+
+def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None:
+    """What follows the smaller image's rows, and the width of the others, is no part of it."""
+    images = tensors([demo_pictures()[0][:, 100:400], demo_pictures()[1][:300]])
+    together = landmarker(images)
+    for row, image in enumerate(images):
+        alone = landmarker(image[None])
+        assert torch.equal(alone.presence[0], together.presence[row])
+        assert (alone.face[0] - together.face[row]).abs().median() < 1e-3
+        assert (alone.pose[0] - together.pose[row]).abs().median() < 1e-3
+
+
+def test_nobody_is_zeros_in_the_documented_shapes(landmarker: HolisticLandmarker) -> None:
+    found = landmarker(torch.zeros(2, 3, 40, 64, dtype=torch.uint8))
+    shapes = {name: (tuple(value.shape), value.dtype) for name, value in found._asdict().items()}
+    assert shapes == {
+        "pose": ((2, 33, 3), torch.float32),
+        "face": ((2, 468, 3), torch.float32),
+        "left_hand": ((2, 21, 3), torch.float32),
+        "right_hand": ((2, 21, 3), torch.float32),
+        "visibility": ((2, 33), torch.float32),
+        "presence": ((2, 4), torch.bool),
+    }
+    assert all((value == 0).all() for value in found)
+
+
+def test_an_image_of_one_pixel(landmarker: HolisticLandmarker) -> None:
+    assert not landmarker(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).presence.any()
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 8, 8).byte(), [], [torch.zeros(8, 8).byte()]]
+)
+def test_what_are_no_images_fails(landmarker: HolisticLandmarker, images: Any) -> None:
+    with pytest.raises(ValueError, match=r"images are uint8 \[B, 3, H, W\], or a list of \[3, H, W\]; got"):
+        landmarker(images)
+
+
+def test_an_image_without_pixels_fails(landmarker: HolisticLandmarker) -> None:
+    with pytest.raises(ValueError, match="an image has no pixels"):
+        landmarker(torch.zeros(1, 3, 0, 8, dtype=torch.uint8))
+
+
+def test_other_precisions_fail() -> None:
+    with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px on average"):
+        HolisticLandmarker.from_mediapipe_wheel("bf16")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="precision = 'tf32' is none of fp32, fp16"):
+        HolisticLandmarker.from_mediapipe_wheel("tf32")  # type: ignore[arg-type]
+
+
+def test_tf32_is_off_within_the_pass_only() -> None:
+    before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    torch.set_float32_matmul_precision("high")
+    try:
+        with exact():
+            assert not torch.backends.cudnn.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
+
+
+# The gate notices what it is for
+
+
+def test_the_heatmap_kernel_of_the_graph_file_fails_the_gate(
+    landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "refine", partial(refine, kernel=7))
+    assert not distance(in_batches(landmarker, pictures[:3]), expected[:3]).passes
+
+
+def test_crops_by_grid_sample_fail_the_gate(
+    landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sampled(pictures: Pictures, region: Region, side: int, border: Border) -> Tensor:
+        width, height = int(pictures.width[0]), int(pictures.height[0])
+        colours = torch.stack([pictures.pixels >> 20 * colour & 0xFF for colour in range(3)], 1)
+        images = colours.view(-1, 3, height, width).float()
+        steps = (torch.arange(side) + 0.5) / side - 0.5
+        down, along = torch.meshgrid(steps, steps, indexing="ij")
+        results = []
+        for column in range(region.side.shape[1]):
+            center, size, turn = region.center[:, column], region.side[:, column], region.rotation[:, column]
+            cos, sin = (torch.cos(turn) * size)[:, None, None], (torch.sin(turn) * size)[:, None, None]
+            x = (center[:, 0, None, None] + cos * along - sin * down) * 2 / width - 1
+            y = (center[:, 1, None, None] + sin * along + cos * down) * 2 / height - 1
+            mode = "border" if border == "replicate" else "zeros"
+            grid = torch.stack([x, y], -1).float()
+            results.append(functional.grid_sample(images, grid, padding_mode=mode, align_corners=False).round().byte())
+        return torch.stack(results, 1)
+
+    monkeypatch.setattr(module, "crop", sampled)
+    assert not distance(in_batches(landmarker, pictures[:3]), expected[:3]).passes
+
+
+def _tf32(values: Tensor) -> Tensor:
+    """float32 with the 10 bits of mantissa that TF32 has."""
+    return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.fixture
+def in_tf32(landmarker: HolisticLandmarker) -> Iterator[None]:
+    """Convolutions as a GPU computes them with TF32 on."""
+    convs = [conv for conv in landmarker.modules() if isinstance(conv, _Conv)]
+    hooks = [conv.register_forward_pre_hook(lambda conv, inputs: (_tf32(inputs[0]),)) for conv in convs]
+    weights = [conv.weight for conv in convs]
+    for conv in convs:
+        conv.weight = _tf32(conv.weight)
+    yield
+    for conv, hook, weight in zip(convs, hooks, weights, strict=True):
+        hook.remove()
+        conv.weight = weight
+
+
+@pytest.mark.usefixtures("in_tf32")
+def test_tf32_fails_the_gate(
+    landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks]
+) -> None:
+    assert not distance(in_batches(landmarker, pictures[:3]), expected[:3]).passes

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from datamodules.line.run import Run
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from making import PART_SLICES
 from preprocess.cli import main
-from preprocess.pipelines.keypoints import Keypoints
+from preprocess.holistic.landmarker import HolisticLandmarks
+from preprocess.holistic.layouts import LAYOUTS
+from preprocess.holistic.models import find_models
+from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
 from preprocess.sample import make_sample_corpus
 from preprocess.verify import coverage
 
@@ -124,6 +128,111 @@ def test_decoding_what_is_no_keypoint_sample_fails() -> None:
     np.save(buffer, np.zeros(3))
     with pytest.raises(Exception, match="a is no keypoint sample"):
         KeypointSamples().decode("a", {"keypoints.npy": buffer.getvalue(), "json": b"{}"})
+
+
+@pytest.fixture(scope="module")
+def in_torch(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same configuration in torch, a sentence of each split."""
+    folder = tmp_path_factory.mktemp("keypoints") / "torch"
+    assert main([*run_in_torch(corpus, folder), "--model.backend", "torch"]) == 0
+    return folder
+
+
+def run_in_torch(corpus: Path, folder: Path) -> list[str]:
+    config = str(ROOT / "configs" / "keypoints.yaml")
+    options = ["--data.max_items", "1", "--model.slice_frames", "3", "--data.num_workers", "1"]
+    return ["run", "--config", config, "--data.root", str(corpus), "--output.dir", str(folder), *options]
+
+
+def test_torch_makes_the_same_samples_as_mediapipe(in_torch: Path, shards: Path) -> None:
+    by_mediapipe = {sample.key: sample for sample in samples(shards)}
+    found = samples(in_torch)
+    assert len(found) == 3
+    apart = []
+    for sample in found:
+        expected = by_mediapipe[sample.key]
+        assert (sample.keypoints.shape, sample.keypoints.dtype) == ((4, 143, 3), np.float32)
+        np.testing.assert_array_equal(sample.presence, expected.presence)
+        np.testing.assert_allclose(sample.visibility, expected.visibility, atol=0.02)
+        distances = np.linalg.norm((sample.keypoints - expected.keypoints)[..., :2], axis=-1)
+        apart.append(distances[expected.keypoints[..., 0] != 0])
+        assert {name: value for name, value in sample.meta.items() if name != "backend"} == {
+            name: value for name, value in expected.meta.items() if name != "backend"
+        }
+    assert np.median(np.concatenate(apart)) < 0.05
+    assert np.percentile(np.concatenate(apart), 99) < 1
+
+
+def test_samples_say_which_backend_made_them(in_torch: Path, shards: Path) -> None:
+    assert samples(in_torch)[0].meta["backend"] == f"torch {torch.__version__}, fp32; models of mediapipe 0.10.21"
+    assert samples(shards)[0].meta["backend"] == "mediapipe 0.10.21, static"
+
+
+def test_another_backend_is_another_run(in_torch: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*run_in_torch(corpus, in_torch), "--model.backend", "mediapipe"]) == 2
+    assert "backend" in " ".join(capsys.readouterr().err.split())
+
+
+class _Device:
+    """A Trainer's strategy, as far as the extractor looks at it."""
+
+    def __init__(self, device: str) -> None:
+        self.strategy = self
+        self.root_device = torch.device(device)
+
+
+def test_auto_is_torch_on_a_gpu_and_mediapipe_on_the_cpu() -> None:
+    extractor = Keypoints()
+    assert extractor.backend == "mediapipe"  # `preprocess check` has no Trainer for it
+    for device, backend in (("cpu", "mediapipe"), ("cuda", "torch")):
+        extractor = Keypoints()
+        extractor._trainer = _Device(device)  # type: ignore[assignment]
+        assert extractor.backend == extractor.ingredients()["backend"] == backend
+        assert (extractor.frames.transform is None) == (backend == "torch")
+
+
+def test_options_that_do_not_go_with_the_backend_fail() -> None:
+    with pytest.raises(ConfigError, match=r"--model\.mode video needs MediaPipe's own tracking: set --model\.back"):
+        Keypoints(mode="video", backend="torch")
+    with pytest.raises(ConfigError, match=r"--model\.precision fp16, \.compile and \.model_dir are for backend torch"):
+        Keypoints(precision="fp16", backend="mediapipe")
+    with pytest.raises(ConfigError, match=r"--model\.precision fp16, \.compile and \.model_dir are for backend torch"):
+        assert Keypoints(compile=True).frames  # on the CPU
+    with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px"):
+        Keypoints(precision="bf16", backend="torch")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="backend = 'onnx' is none of auto, mediapipe, torch"):
+        Keypoints(backend="onnx")  # type: ignore[arg-type]
+
+
+def test_torch_needs_the_models_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, path in find_models().items():
+        (tmp_path / f"{name}.tflite").symlink_to(path)
+    monkeypatch.setattr("preprocess.holistic.graph.version", {"mediapipe": "0.10.32"}.__getitem__)
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(ConfigError, match=r"mediapipe 0\.10\.21 is wanted"):
+        Keypoints(backend="mediapipe")
+    assert Keypoints(backend="torch", model_dir=tmp_path).backend == "torch"
+    with pytest.raises(ConfigError, match=r"has no pose_detection\.tflite"):
+        Keypoints(backend="torch", model_dir=tmp_path / "nothing")
+
+
+def test_batches_are_filled_up_and_parts_to_halves_only() -> None:
+    sizes = []
+
+    def run(frames: Any) -> HolisticLandmarks:
+        sizes.append(len(frames))
+        shapes = [(33, 3), (468, 3), (21, 3), (21, 3), (33,), (4,)]
+        numbers = torch.arange(len(frames)).float()
+        return HolisticLandmarks(*(numbers.view(-1, *(1 for _ in shape)).expand(-1, *shape) for shape in shapes))
+
+    batches = HolisticBatches(run, LAYOUTS[75], 10)  # type: ignore[arg-type]
+    for number, is_part in ((10, False), (7, False), (5, True), (4, True), (1, True)):
+        frames = torch.zeros(number, 3, 4, 4, dtype=torch.uint8)
+        found = batches(frames, is_part)
+        assert [result[0][0, 0] for result in found] == list(range(number))
+        assert [each.shape for each in found[0]] == [(75, 3), (4,), (33,)]
+    batches([frames[0], torch.zeros(3, 2, 9, dtype=torch.uint8)])
+    assert sizes == [10, 10, 5, 5, 1, 10]
 
 
 @pytest.mark.slow

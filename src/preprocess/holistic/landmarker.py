@@ -117,14 +117,17 @@ class HolisticLandmarker(nn.Module):
         Raises:
             ValueError: they are not such images.
         """
-        return self.find(*flat(images, self._pose_anchors.device))
-
-    def find(self, values: Tensor, width: Tensor, height: Tensor) -> HolisticLandmarks:
-        """The landmarks of images that are on the device, with their rows one after the other; see `flat`."""
+        values, width, height = flat(images, self.device)
         with exact():
-            return self._find(Pictures(pack(values), width, height))
+            return self.landmarks(Pictures(pack(values), width, height))
 
-    def _find(self, pictures: Pictures) -> HolisticLandmarks:
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._pose_anchors.device
+
+    def landmarks(self, pictures: Pictures) -> HolisticLandmarks:
+        """The landmarks of images that are on the device; call it within `exact`."""
         image = whole(pictures.width, pictures.height)
         pose, visibility, has_pose = self._pose(pictures, image)
         hands, has_hands = self._hands(pictures, image, pose, visibility, has_pose)
@@ -144,7 +147,7 @@ class HolisticLandmarker(nn.Module):
         region = grown(box.center, box.side[:, None].expand(-1, 2), box.rotation, 1.25, 0.0)
         region = region.where(person.found, image)
         raw, score, heatmaps = self._run("pose_landmark_full", pictures, region, "replicate")
-        values = raw.double().view(len(raw), -1, 5)[:, :_NUM_POSE]
+        values = raw.double().reshape(len(raw), -1, 5)[:, :_NUM_POSE]
         points = values[..., :3] / _SIDES["pose_landmark_full"]
         points = torch.cat([refine(points[..., :2], heatmaps), points[..., 2:]], -1)
         return region.project(points), values[..., 3].sigmoid(), person.found & (score[:, 0] > _LEAST_PRESENCE)
@@ -160,13 +163,13 @@ class HolisticLandmarker(nn.Module):
         side = 2 * torch.linalg.vector_norm(middle - wrist, dim=-1)
         rough = grown(middle, _square(side), turned(wrist, middle, pi / 2), 2.7, -0.1).where(is_seen, image)
         (raw,) = self._run("hand_recrop", pictures, rough, "replicate")
-        edges = rough.project(raw.double().view(-1, 2, 2, 2) / _SIDES["hand_recrop"])
+        edges = rough.project(raw.double().reshape(-1, 2, 2, 2) / _SIDES["hand_recrop"])
         box = aligned(edges[:, :, 0], edges[:, :, 1], -pi / 2)
         region = grown(box.center, _square(box.side), box.rotation, 1.0, -0.1).where(is_seen, image)
         raw, score = self._run("hand_landmark_full", pictures, region, "replicate")
-        points = raw.double().view(-1, 2, _NUM_HAND, 3) / _SIDES["hand_landmark_full"]
+        points = raw.double().reshape(-1, 2, _NUM_HAND, 3) / _SIDES["hand_landmark_full"]
         points = torch.cat([points[..., :2], points[..., 2:] / _HAND_DEPTH], -1)
-        return region.project(points), is_seen & (score.view(-1, 2) > _LEAST_PRESENCE)
+        return region.project(points), is_seen & (score.reshape(-1, 2) > _LEAST_PRESENCE)
 
     def _face(self, pictures: Pictures, image: Region, pose: Tensor, has_pose: Tensor) -> tuple[Tensor, Tensor]:
         """Points [N, 468, 3] in px, and whether there are any [N]."""
@@ -178,7 +181,7 @@ class HolisticLandmarker(nn.Module):
         is_found, keypoints = has_pose & detection.found, detection.keypoints
         region = around(keypoints, turned(keypoints[:, 0], keypoints[:, 1], 0.0), 2.0, -0.1).where(is_found, image)
         raw, logit = self._run("face_landmark", pictures, region, "replicate")
-        points = raw.double().view(-1, _NUM_FACE, 3) / _SIDES["face_landmark"]
+        points = raw.double().reshape(-1, _NUM_FACE, 3) / _SIDES["face_landmark"]
         return region.project(points), is_found & (logit.flatten().float().sigmoid() > _LEAST_PRESENCE)
 
     def _detect(self, pictures: Pictures, region: Region, name: str) -> Detection:

@@ -1,34 +1,49 @@
 """Keypoints of a person by MediaPipe Holistic: pose, face, hands. Samples: `datamodules.samples.keypoints`."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datamodules.errors import ConfigError
-from datamodules.line.frames import End, FrameRequest
+from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.extractor import Extractor
 from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
+from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
 from preprocess.holistic.layouts import LAYOUTS, Layout
+from preprocess.holistic.models import MODELS, find_models
+from preprocess.holistic.replay import Replay
+
+Backend = Literal["auto", "mediapipe", "torch"]
 
 
 class Keypoints(Extractor):
-    """MediaPipe Holistic on the CPU, inside the DataLoader workers: as fast as there are cores.
+    """MediaPipe Holistic: by MediaPipe itself, inside the DataLoader workers; or in torch, on the rank's GPU.
 
     Args:
         mode: `static`: each frame by itself, so results depend on nothing else; `video`: MediaPipe's tracking within an
-            item, smoother and a little faster, dropped between items.
+            item, smoother and a little faster, dropped between items; by MediaPipe only.
         layout: which keypoints. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and hands;
             543: all of MediaPipe's.
         model_complexity: of the pose model; 1 is the one whose weights are in mediapipe's wheel.
-        slice_frames: frames that a worker hands over at once.
+        slice_frames: frames that a worker hands over at once; in torch they are one batch.
+        backend: `mediapipe`: on the CPU, as fast as there are cores; `torch`: the same models as torch modules, equal
+            to hundredths of a pixel; `auto`: torch if the rank has a GPU, else mediapipe.
+        precision: of the nets in torch: `fp32`; `fp16` moves points by 0.1 to 0.3 px on average.
+        compile: the pass in torch, by torch.compile: faster, after minutes at the start.
+        cuda_graph: capture the pass in torch as a CUDA graph, on a GPU: the same results, without its launches.
+        model_dir: a folder with the six models, in place of mediapipe's wheel; for torch.
 
     Raises:
-        ConfigError: an argument is none of these, or the installed mediapipe is not the one that is wanted.
+        ConfigError: an argument is none of these, or does not go with the backend; mediapipe, or its models, are not
+            those that are wanted.
     """
 
     samples = KeypointSamples()
@@ -39,20 +54,97 @@ class Keypoints(Extractor):
         layout: Literal[143, 75, 543] = 143,
         model_complexity: int = 1,
         slice_frames: int = 32,
+        backend: Backend = "auto",
+        precision: Precision = "fp32",
+        compile: bool = False,
+        cuda_graph: bool = True,
+        model_dir: Path | None = None,
     ) -> None:
         super().__init__()
         if model_complexity != 1:
             raise ConfigError(f"{model_complexity = }: use 1; the weights of 0 and 2 are not in mediapipe's wheel")
         if slice_frames < 1:
             raise ConfigError(f"{slice_frames = }: use 1 or more")
-        require_mediapipe()
-        self.save_hyperparameters()
+        if backend not in get_args(Backend):
+            raise ConfigError(f"{backend = } is none of {', '.join(get_args(Backend))}")
+        require_precision(precision)
+        self.save_hyperparameters(ignore=["backend", "model_dir"])  # what they come to decides; see `ingredients`
         self.layout = layout
-        self.frames = FrameRequest(slice_frames, partial(HolisticTransform, mode, LAYOUTS[layout]))
+        self._wanted_backend, self._model_dir = backend, model_dir
+        self._known_good: str | None = None
+        if backend != "auto":
+            self._require(backend)
+
+    @property
+    def backend(self) -> Literal["mediapipe", "torch"]:
+        """What is used: `auto` is decided by the device that the Trainer gives the rank.
+
+        Raises:
+            ConfigError: other options do not go with it, or it is not installed.
+        """
+        if self._wanted_backend != "auto":
+            return self._wanted_backend
+        return self._require("torch" if self._device_of_rank().type == "cuda" else "mediapipe")
+
+    @property
+    def frames(self) -> FrameRequest:  # type: ignore[override]
+        """The frames as they are, for torch; results of MediaPipe, which runs inside the workers."""
+        size = self.hparams["slice_frames"]
+        if self.backend == "torch":
+            return FrameRequest(size)
+        return FrameRequest(size, partial(HolisticTransform, self.hparams["mode"], LAYOUTS[self.layout]))
+
+    def _device_of_rank(self) -> torch.device:
+        """That of the Trainer; the CPU outside of one, as in `preprocess check`."""
+        return torch.device("cpu") if self._trainer is None else self._trainer.strategy.root_device
+
+    def _require(self, backend: Literal["mediapipe", "torch"]) -> Literal["mediapipe", "torch"]:
+        if backend != self._known_good:
+            if backend == "mediapipe":
+                self._require_mediapipe()
+            else:
+                self._require_torch()
+            self._known_good = backend
+        return backend
+
+    def _require_mediapipe(self) -> None:
+        require_mediapipe()
+        if self.hparams["precision"] != "fp32" or self.hparams["compile"] or self._model_dir:
+            raise ConfigError(
+                "--model.precision fp16, .compile and .model_dir are for backend torch: set --model.backend torch, or "
+                "--trainer.accelerator gpu"
+            )
+
+    def _require_torch(self) -> None:
+        find_models(self._model_dir)
+        if self.hparams["mode"] != "static":
+            raise ConfigError(
+                f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking: set --model.backend "
+                "mediapipe, or --model.mode static"
+            )
 
     def ingredients(self) -> dict[str, str]:
-        """The release of mediapipe, whose wheel holds the weights."""
-        return {"mediapipe": MEDIAPIPE_VERSION}
+        """The backend; the release of mediapipe, whose wheel holds the weights, or these; cuDNN, if it is used."""
+        if self.backend == "mediapipe":
+            return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
+        weights = hashlib.sha256("".join(sha256 for _, sha256 in MODELS.values()).encode()).hexdigest()
+        found = {"backend": "torch", "weights": weights}
+        if self._device_of_rank().type == "cuda":
+            found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        return found
+
+    def setup(self, stage: str) -> None:
+        """Load the models onto the rank's device, if they run there."""
+        if self.backend == "torch":
+            landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir)
+            run = Replay(landmarker.to(self._device_of_rank()), self.hparams["compile"], self.hparams["cuda_graph"])
+            self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["slice_frames"])
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """(float32 [K, 3], uint8 [4], float32 [33]) of each frame: keypoints, presence, visibility."""
+        if self.backend == "mediapipe":
+            return batch["results"]
+        return self._torch(batch["frames"], is_part=not batch["ends"])
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> KeypointSample:
         """The frames' keypoints, one after another."""
@@ -66,9 +158,16 @@ class Keypoints(Extractor):
             "fps": end["fps"],
             "path": item.path,
             "frames": list(item.frames),
-            "backend": f"mediapipe {MEDIAPIPE_VERSION}, {self.hparams['mode']}",
+            "backend": self._made_by(),
         }
         return KeypointSample(item.key, keypoints, presence, visibility, meta)
+
+    def _made_by(self) -> str:
+        if self.backend == "mediapipe":
+            return f"mediapipe {MEDIAPIPE_VERSION}, {self.hparams['mode']}"
+        compiled = ", compiled" if self.hparams["compile"] else ""
+        how = f"torch {torch.__version__}, {self.hparams['precision']}{compiled}"
+        return f"{how}; models of mediapipe {MEDIAPIPE_VERSION}"
 
 
 class HolisticTransform:
@@ -90,3 +189,53 @@ class HolisticTransform:
         """
         landmarks = self._graph(frame.permute(1, 2, 0).numpy())
         return self._layout.keypoints(landmarks), landmarks.presence, landmarks.pose_visibility
+
+
+class HolisticBatches:
+    """The same of batches of frames, on a device.
+
+    Convolutions give other last places for other batch sizes, and CUDA graphs are made for one: so all batches are
+    filled up to `size`. A part of one, for which the memory did not suffice, is filled up to the next of its halves.
+
+    Args:
+        run: the landmarker.
+        layout: which keypoints.
+        size: frames in a batch.
+    """
+
+    def __init__(self, run: Replay, layout: Layout, size: int) -> None:
+        self._run, self._size = run, size
+        starts = {name: place.start for name, place in LAYOUTS[543].part_slices.items()}
+        self._order = torch.tensor([starts[part.name] + point for part in layout.parts for point in part.points])
+
+    def __call__(self, frames: Tensor | Sequence[Tensor], is_part: bool = False) -> list[tuple[Any, Any, Any]]:
+        """(float32 [K, 3], uint8 [4], float32 [33]) of each of `frames`, uint8 [B, 3, H, W] or a list of [3, H, W].
+
+        Args:
+            frames: at most `size`.
+            is_part: of a batch that was split.
+        """
+        number = len(frames)
+        landmarks = self._run(_filled(frames, self._size_for(number) if is_part else self._size))
+        self._order = self._order.to(landmarks.pose.device)
+        points = torch.cat(landmarks[:4], 1).index_select(1, self._order)
+        values = (points.flatten(1), landmarks.visibility, landmarks.presence.float())
+        found = torch.cat(values, 1)[:number].cpu().numpy()  # one copy, which waits for the device
+        keypoints, visibility, presence = np.split(found, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)
+        return list(zip(keypoints.reshape(number, -1, 3), presence.astype(np.uint8), visibility, strict=True))
+
+    def _size_for(self, number: int) -> int:
+        size = self._size
+        while (size + 1) // 2 >= number and size > 1:
+            size = (size + 1) // 2
+        return size
+
+
+def _filled(frames: Tensor | Sequence[Tensor], size: int) -> Tensor | Sequence[Tensor]:
+    """`frames`, and black ones up to `size`."""
+    missing = size - len(frames)
+    if missing <= 0:
+        return frames
+    if isinstance(frames, Tensor):
+        return torch.cat([frames, frames.new_zeros(missing, *frames.shape[1:])])
+    return [*frames, *(frames[0].new_zeros(3, 1, 1) for _ in range(missing))]

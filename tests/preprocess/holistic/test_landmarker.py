@@ -194,13 +194,13 @@ def test_batches_and_order_change_nothing_but_the_last_places(
 
 @pytest.mark.slow
 def test_a_batch_of_32_equals_batches_of_one(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
-    many = (pictures * 4)[:32]
-    together, alone = in_batches(landmarker, many, size=32), in_batches(landmarker, many, size=1)
+    together = in_batches(landmarker, (pictures * 4)[:32], size=32)
+    alone = in_batches(landmarker, pictures[:8], size=1)
     for name in HolisticLandmarks._fields:
-        apart = (getattr(together, name).float() - getattr(alone, name).float()).abs()
+        apart = (getattr(together, name)[:8].float() - getattr(alone, name).float()).abs()
         assert apart.median() < 1e-3
         assert (apart > 0.05).float().mean() < 0.01
-    assert torch.equal(together.presence, alone.presence)
+    assert torch.equal(together.presence[:8], alone.presence)
 
 
 def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None:

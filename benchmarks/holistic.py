@@ -1,0 +1,328 @@
+"""Images per second of MediaPipe Holistic in torch, beside MediaPipe's own graph; and how near their landmarks are.
+
+    python benchmarks/holistic.py [--compiled]               # on one CPU core each, in turn
+    python benchmarks/holistic.py --make-reference R.npz      # MediaPipe's landmarks, for a machine without mediapipe
+    python benchmarks/holistic.py --gpu [--reference R.npz] [--models DIR]
+    python benchmarks/holistic.py --end-to-end --workers 16   # `preprocess run` on a GPU: from PNGs, JPEGs and videos
+
+On a GPU, mediapipe need not be there: the six model files in DIR are enough. Pictures have 210x260 px, as those of
+PHOENIX-2014-T, and lie on the GPU already.
+
+| column       | what                                                                                                 |
+|--------------|------------------------------------------------------------------------------------------------------|
+| images/s     | the median of `--rounds` turns, each of `--seconds` seconds after a warm-up                          |
+| of the bound | memory traffic of an image (512 MB in fp32 as it is, 250 MB compiled, half in fp16) times images/s,  |
+|              | as a share of what a copy within the GPU moves in the same run                                       |
+| p50, p99     | px between points and MediaPipe's; `flips`: parts that only one of both finds                        |
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
+from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, Precision
+from preprocess.holistic.replay import Replay
+
+_PHOENIX_FRAMES = 947_756
+_TRAFFIC_MB = {False: 512, True: 250}  # of an image, in fp32: as it is; compiled
+_LEAST = {"fp32": 3000.0, "fp16": 6000.0}  # wanted on an H200
+_PARTS = ("pose", "face", "left_hand", "right_hand")
+_WAYS = {"eager": (False, False), "graph": (False, True), "compiled": (True, False), "compiled + graph": (True, True)}
+
+
+class Row(NamedTuple):
+    """What was measured of one way on a GPU."""
+
+    precision: Precision
+    way: str
+    batch: int
+    per_second: float
+    of_bound: float
+    parity: str
+
+
+def main() -> None:
+    """Measure, and print."""
+    options = _options()
+    print_machine("torch", "numpy", *(() if options.gpu else ("mediapipe",)))
+    if options.make_reference:
+        _make_reference(options.make_reference)
+    elif options.gpu:
+        _measure_gpu(options)
+    elif options.end_to_end:
+        _measure_end_to_end(options)
+    else:
+        _measure_cpu(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compiled", action="store_true", help="on the CPU: also compiled, which takes minutes")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--end-to-end", action="store_true")
+    parser.add_argument("--make-reference", type=Path, metavar="FILE")
+    parser.add_argument("--reference", type=Path, metavar="FILE")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="default: those in mediapipe's wheel")
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128], help="(default: 16 32 64 128)")
+    parser.add_argument("--ways", nargs="+", default=list(_WAYS), choices=_WAYS, help="(default: all)")
+    parser.add_argument("--precisions", nargs="+", default=list(_LEAST), choices=_LEAST, help="(default: both)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default: 3)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of end-to-end runs (default: all cores)")
+    parser.add_argument("--frames", type=int, default=4000, help="of each end-to-end run (default: 4000)")
+    options: argparse.Namespace = parser.parse_args()
+    return options
+
+
+def _pictures() -> NDArray[np.uint8]:
+    """uint8 [B, 260, 210, 3]: two photographs of people, moved about."""
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+    from skimage.data import astronaut
+
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        space: Any = astronaut()  # type: ignore[no-untyped-call]
+        originals = [image.convert("RGB").resize((230, 280)), Image.fromarray(space).resize((280, 280))]
+    turned = [image.rotate(angle) for image in originals for angle in (-12, 0, 9)]
+    return np.stack([np.asarray(image.crop((x, 10, x + 210, 270))) for image in turned for x in (0, 18)])
+
+
+def _timed(step: Callable[[], Any], images: int, seconds: float) -> float:
+    """Images per second of `step`, which does so many, for about so long."""
+    started, done = time.perf_counter(), 0
+    while (spent := time.perf_counter() - started) < seconds:
+        step()
+        done += images
+    return done / spent
+
+
+# One CPU core
+
+
+def _measure_cpu(options: argparse.Namespace) -> None:
+    ways = ["mediapipe", "eager", *(["compiled"] if options.compiled else [])]
+    turns: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(options.rounds):
+        for way in ways:
+            turns[way].append(in_fresh_process(_cpu_turn, way, options.seconds).value)
+            print(f"round {number}, {way}: {turns[way][-1]:.2f} images/s", file=sys.stderr)
+    ratios = {way: Ratio.of_pairs(turns[way], turns["mediapipe"]) for way in ways}
+    rows = [(way, f"{median(turns[way]):.2f}", f"{ratios[way]} x") for way in ways]
+    print_table(("", "images/s of a core", "to MediaPipe"), rows)
+
+
+def _cpu_turn(way: str, seconds: float) -> float:
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
+    pictures = _pictures()
+    if way == "mediapipe":
+        from preprocess.holistic.graph import HolisticGraph
+
+        with HolisticGraph() as graph:
+            graph(pictures[0])
+            return _timed(lambda: [graph(picture) for picture in pictures], len(pictures), seconds)
+    torch.set_num_threads(1)
+    run = Replay(HolisticLandmarker.from_mediapipe_wheel(), compile=way == "compiled")
+    images = torch.from_numpy(pictures[:4]).permute(0, 3, 1, 2)
+    run(images)
+    return _timed(lambda: run(images), len(images), seconds)
+
+
+# A GPU
+
+
+def _make_reference(path: Path) -> None:
+    from preprocess.holistic.graph import HolisticGraph
+
+    pictures = _pictures()
+    with HolisticGraph() as graph:
+        found = [graph(picture) for picture in pictures]
+    points = {}
+    for part, num_points in zip(_PARTS, (33, 468, 21, 21), strict=True):
+        absent = np.full((num_points, 2), np.nan)
+        each = [getattr(landmarks, part) for landmarks in found]
+        points[part] = np.stack([absent if values is None else values[:, :2] for values in each])
+    np.savez_compressed(path, pictures=pictures, **points)
+
+
+def _reference(path: Path | None) -> dict[str, Any]:
+    """`pictures`, and the points [B, P, 2] of each part, NaN where it was not found; the pictures alone without one."""
+    if path is None:
+        return {"pictures": _pictures()}
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _parity(found: HolisticLandmarks, reference: dict[str, Any]) -> str:
+    if "pose" not in reference:
+        return "no reference"
+    there = np.stack([~np.isnan(reference[part][:, 0, 0]) for part in _PARTS], 1)
+    flips = float((there != found.presence.cpu().numpy()).mean())
+    figures = []
+    for column, part in enumerate(_PARTS):
+        both = there[:, column] & found.presence[:, column].cpu().numpy()
+        points = getattr(found, part)[..., :2].cpu().numpy()[both]
+        if both.any():
+            apart = np.linalg.norm(points - reference[part][both], axis=-1)
+            figures.append(f"{part} {np.median(apart):.3f} {np.percentile(apart, 99):.2f}")
+    return f"{100 * flips:.1f} % flips; p50 p99: {', '.join(figures)}"
+
+
+def _measure_gpu(options: argparse.Namespace) -> None:
+    assert torch.cuda.is_available(), "there is no GPU"
+    bandwidth = _bandwidth()
+    print(f"{torch.cuda.get_device_name()}: a copy moves {bandwidth / 1e12:.2f} TB/s")
+    reference = _reference(options.reference)
+    rows = []
+    for precision in options.precisions:
+        landmarker = HolisticLandmarker.from_mediapipe_wheel(precision, options.models).to("cuda")
+        for way in options.ways:
+            for batch in options.batches:
+                rows.append(_gpu_row(landmarker, precision, way, batch, reference, bandwidth, options))
+                print(rows[-1], file=sys.stderr, flush=True)
+    columns = ("", "batch", "images/s", "of the bound", "to MediaPipe's landmarks, px")
+    lines = [
+        (f"{row.precision}, {row.way}", f"{row.batch}", f"{row.per_second:,.0f}", f"{row.of_bound:.0%}", row.parity)
+        for row in rows
+    ]
+    print_table(columns, lines)
+    for precision in options.precisions:
+        best = max(row.per_second for row in rows if row.precision == precision)
+        hours = _PHOENIX_FRAMES / best / 3600
+        wanted = f"≥ {_LEAST[precision]:,.0f} images/s {precision} (H200)"
+        print_verdict(wanted, f"{best:,.0f}, PHOENIX-2014-T in {hours:.2f} h", best >= _LEAST[precision])
+
+
+def _gpu_row(
+    landmarker: HolisticLandmarker,
+    precision: Precision,
+    way: str,
+    batch: int,
+    reference: dict[str, Any],
+    bandwidth: float,
+    options: argparse.Namespace,
+) -> Row:
+    compiled, cuda_graph = _WAYS[way]
+    run = Replay(landmarker, compiled, cuda_graph)
+    pictures = reference["pictures"]
+    places = np.arange(max(batch, len(pictures))) % len(pictures)
+    images = torch.from_numpy(pictures[places]).permute(0, 3, 1, 2).contiguous().cuda()
+    found = [run(images[start : start + batch]) for start in range(0, len(images) - batch + 1, batch)]
+    number = min(len(pictures), batch * len(found))
+    joined = HolisticLandmarks(*(torch.cat(each)[:number] for each in zip(*found, strict=True)))
+    seen = {name: values[:number] for name, values in reference.items()}
+
+    def step() -> None:
+        run(images[:batch])
+        torch.cuda.synchronize()
+
+    step()
+    per_second = median(_timed(step, batch, options.seconds) for _ in range(options.rounds))
+    traffic = _TRAFFIC_MB[compiled] * 1e6 / (2 if precision == "fp16" else 1)
+    return Row(precision, way, batch, per_second, per_second * traffic / bandwidth, _parity(joined, seen))
+
+
+def _bandwidth() -> float:
+    """Bytes read and written per second by a copy within the GPU."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+
+    def step() -> None:
+        target.copy_(source)
+        torch.cuda.synchronize()
+
+    step()
+    return 2 * source.numel() * _timed(step, 1, 1.0)
+
+
+# From files to samples
+
+
+def _measure_end_to_end(options: argparse.Namespace) -> None:
+    from datamodules.line.run import Run
+
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind in ("png", "jpeg", "video"):
+            corpus, config = _make_corpus(Path(scratch) / kind, kind, options.frames)
+            output = Path(scratch) / f"{kind}-out"
+            command = [sys.executable, "-m", "preprocess", "run", "--config", str(config), "--data.root", str(corpus)]
+            command += ["--output.dir", str(output), f"--data.num_workers={options.workers}", *_on_gpu()]
+            started = time.perf_counter()
+            narrow = _watched(command, output)
+            whole = time.perf_counter() - started
+            run = Run(output)
+            ends = sorted((run.record_path(each.shard).stat().st_mtime, each.num_frames) for each in run.records())
+            frames = sum(number for _, number in ends)
+            steady = (frames - ends[0][1]) / max(ends[-1][0] - ends[0][0], 1e-9)
+            rows.append((kind, f"{frames:,}", f"{steady:,.0f}", f"{frames / whole:,.0f}", narrow))
+    print_table(("frames from", "frames", "steady frames/s", "whole frames/s", "bottleneck"), rows)
+
+
+def _watched(command: list[str], output: Path) -> str:
+    """Run `command`; what its status called the bottleneck last: `read` is decoding."""
+    narrow = "?"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            time.sleep(2)
+            status = subprocess.run([*command[:3], "status", str(output)], capture_output=True, text=True)
+            if "bottleneck: " in status.stdout:
+                narrow = status.stdout.partition("bottleneck: ")[2].split()[0]
+    assert process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}"
+    return narrow
+
+
+def _on_gpu() -> list[str]:
+    options = {"backend": "torch", "slice_frames": 64, "cuda_graph": True}
+    return ["--trainer.accelerator=gpu", *(f"--model.{name}={value}" for name, value in options.items())]
+
+
+def _make_corpus(folder: Path, kind: str, num_frames: int) -> tuple[Path, Path]:
+    """A corpus of so many frames, and the configuration that reads it."""
+    import av
+    from PIL import Image
+
+    configs = Path(__file__).parents[1] / "configs"
+    pictures = [Image.fromarray(picture) for picture in _pictures()]
+    folder.mkdir(parents=True)
+    if kind == "video":
+        for number in range(-(-num_frames // 250)):
+            with av.open(str(folder / f"{number:04d}.mp4"), "w") as container:
+                stream = container.add_stream("libx264", rate=25)
+                stream.width, stream.height, stream.pix_fmt = 210, 260, "yuv420p"
+                for index in range(250):
+                    picture = np.asarray(pictures[(number + index) % len(pictures)])
+                    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                    container.mux(stream.encode(frame))
+                container.mux(stream.encode())
+        return folder, configs / "keypoints_videos.yaml"
+    if kind == "png":
+        from keypoints import make_corpus
+
+        return make_corpus(folder / "corpus", max(10, num_frames // 100), 100), configs / "keypoints.yaml"
+    for number in range(num_frames):
+        pictures[number % len(pictures)].save(folder / f"{number:06d}.jpg", quality=90)
+    return folder, _images_config(folder.with_suffix(".yaml"))
+
+
+def _images_config(path: Path) -> Path:
+    path.write_text(
+        "model:\n  class_path: preprocess.pipelines.keypoints.Keypoints\n"
+        "data:\n  corpus:\n    class_path: datamodules.corpora.images.Images\n    init_args: {root: images}\n"
+    )
+    return path
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ PHOENIX-2014-T, and lie on the GPU already.
 
 | column       | what                                                                                                 |
 |--------------|------------------------------------------------------------------------------------------------------|
-| images/s     | the median of `--rounds` turns, each of `--seconds` seconds after a warm-up                          |
+| images/s     | the median of `--rounds` turns, each of `--seconds` seconds after a warm-up; of a core: of CPU time  |
 | of the bound | memory traffic of an image (512 MB in fp32 as it is, 250 MB compiled, half in fp16) times images/s,  |
 |              | as a share of what a copy within the GPU moves in the same run                                       |
 | p50, p99     | px between points and MediaPipe's; `flips`: parts that only one of both finds                        |
@@ -58,7 +58,8 @@ def main() -> None:
     options = _options()
     print_machine("torch", "numpy", *(() if options.gpu else ("mediapipe",)))
     if options.make_reference:
-        _make_reference(options.make_reference)
+        pictures = _pictures()
+        np.savez_compressed(options.make_reference, pictures=pictures, **_landmarks(pictures))
     elif options.gpu:
         _measure_gpu(options)
     elif options.end_to_end:
@@ -99,10 +100,12 @@ def _pictures() -> NDArray[np.uint8]:
     return np.stack([np.asarray(image.crop((x, 10, x + 210, 270))) for image in turned for x in (0, 18)])
 
 
-def _timed(step: Callable[[], Any], images: int, seconds: float) -> float:
-    """Images per second of `step`, which does so many, for about so long."""
-    started, done = time.perf_counter(), 0
-    while (spent := time.perf_counter() - started) < seconds:
+def _timed(
+    step: Callable[[], Any], images: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Images per second of `step`, which does so many, for about so long by `clock`."""
+    started, done = clock(), 0
+    while (spent := clock() - started) < seconds:
         step()
         done += images
     return done / spent
@@ -121,6 +124,7 @@ def _measure_cpu(options: argparse.Namespace) -> None:
     ratios = {way: Ratio.of_pairs(turns[way], turns["mediapipe"]) for way in ways}
     rows = [(way, f"{median(turns[way]):.2f}", f"{ratios[way]} x") for way in ways]
     print_table(("", "images/s of a core", "to MediaPipe"), rows)
+    print(f"torch to MediaPipe's landmarks: {in_fresh_process(_cpu_parity).value}")
 
 
 def _cpu_turn(way: str, seconds: float) -> float:
@@ -131,29 +135,35 @@ def _cpu_turn(way: str, seconds: float) -> float:
 
         with HolisticGraph() as graph:
             graph(pictures[0])
-            return _timed(lambda: [graph(picture) for picture in pictures], len(pictures), seconds)
+            return _timed(lambda: [graph(picture) for picture in pictures], len(pictures), seconds, time.process_time)
     torch.set_num_threads(1)
     run = Replay(HolisticLandmarker.from_mediapipe_wheel(), compile=way == "compiled")
     images = torch.from_numpy(pictures[:4]).permute(0, 3, 1, 2)
     run(images)
-    return _timed(lambda: run(images), len(images), seconds)
+    return _timed(lambda: run(images), len(images), seconds, time.process_time)
+
+
+def _cpu_parity() -> str:
+    pictures = _pictures()
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    return _parity(HolisticLandmarker.from_mediapipe_wheel()(images), _landmarks(pictures))
 
 
 # A GPU
 
 
-def _make_reference(path: Path) -> None:
+def _landmarks(pictures: NDArray[np.uint8]) -> dict[str, Any]:
+    """What MediaPipe finds; see `_reference`."""
     from preprocess.holistic.graph import HolisticGraph
 
-    pictures = _pictures()
     with HolisticGraph() as graph:
         found = [graph(picture) for picture in pictures]
-    points = {}
+    points: dict[str, Any] = {}
     for part, num_points in zip(_PARTS, (33, 468, 21, 21), strict=True):
         absent = np.full((num_points, 2), np.nan)
         each = [getattr(landmarks, part) for landmarks in found]
         points[part] = np.stack([absent if values is None else values[:, :2] for values in each])
-    np.savez_compressed(path, pictures=pictures, **points)
+    return points
 
 
 def _reference(path: Path | None) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
+from preprocess.holistic.crop import Pictures, pack
 from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
 from preprocess.holistic.layouts import Landmarks
@@ -31,12 +33,13 @@ def expected(pictures: list[Picture]) -> list[Landmarks]:
         return [graph(picture) for picture in pictures]
 
 
-def assert_near(found: HolisticLandmarks, expected: HolisticLandmarks, most_px: float = 0.05) -> None:
-    """Equal, but for values next to a threshold."""
+def assert_near(found: HolisticLandmarks, expected: HolisticLandmarks) -> None:
+    """Within the gate: what is fused rounds in another order."""
     assert torch.equal(found.presence, expected.presence)
     for name in ("pose", "face", "left_hand", "right_hand"):
-        apart = (getattr(found, name) - getattr(expected, name))[..., :2].abs()
-        assert (apart > most_px).float().mean() < 0.02
+        apart = (getattr(found, name) - getattr(expected, name))[..., :2].abs().flatten()
+        assert apart.median() < 0.05
+        assert apart.quantile(0.99) < 1
 
 
 def test_as_it_is_it_is_the_landmarker(pictures: list[Picture]) -> None:
@@ -44,6 +47,23 @@ def test_as_it_is_it_is_the_landmarker(pictures: list[Picture]) -> None:
     images = tensors(pictures[:2])
     found, expected = Replay(landmarker, cuda_graph=True)(images), landmarker(images)  # on the CPU there is no graph
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_no_shape_depends_on_what_is_found_and_all_stays_on_its_device() -> None:
+    """Tensors without values, which refuse whatever would need one, and to be mixed with those of another device."""
+    landmarker = HolisticLandmarker.from_mediapipe_wheel("fp16")
+    device = "cuda" if torch.version.cuda else "cpu"
+    with FakeTensorMode(), torch.no_grad():
+        for module in landmarker.modules():
+            for name, value in module.named_buffers(recurse=False):
+                setattr(module, name, torch.empty(value.shape, dtype=value.dtype, device=device))
+        values = torch.empty(3, 3, 1000, dtype=torch.uint8, device=device)
+        width, height = torch.empty(2, 3, dtype=torch.int64, device=device).unbind()
+        found = landmarker.landmarks(Pictures(pack(values), width, height))
+        assert found.face.shape == (3, 468, 3)
+        assert found.face.device.type == device
+        with pytest.raises(DynamicOutputShapeException):
+            found.face[found.presence[:, 1]]
 
 
 @pytest.mark.slow

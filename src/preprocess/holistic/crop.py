@@ -19,7 +19,7 @@ Border = Literal["zero", "replicate"]
 _LANE = 20  # bits from colour to colour
 _ONES = 1 + (1 << _LANE) + (1 << 2 * _LANE)
 _STEPS = 32  # of a pixel: cv::INTER_TAB_SIZE
-_FAR = 2.0**29  # keeps coordinates of any region within an int32
+_FAR_PX = 2.0**22  # keeps coordinates of any region within an int32
 
 
 class Pictures(NamedTuple):
@@ -74,16 +74,12 @@ def _coordinates(region: Region, side: int) -> tuple[Tensor, Tensor]:
     """int32 [N, K, side, side] each: where each value comes from, x and y in 1/32 px."""
     steps = torch.arange(side, device=region.side.device, dtype=torch.float64)
     along, down = steps, steps[:, None]
-    size = region.side[..., None, None] * _STEPS
+    size = region.side.clamp(max=_FAR_PX)[..., None, None] * _STEPS
     cos, sin = (function(region.rotation)[..., None, None] * size for function in (torch.cos, torch.sin))
-    x, y = (center[..., None, None] * _STEPS for center in region.center.unbind(-1))
+    x, y = (each[..., None, None] * _STEPS for each in region.center.clamp(-_FAR_PX, _FAR_PX).unbind(-1))
     across = (x + (sin - cos) / 2) + along * (cos / side) - down * (sin / side)
     below = (y - (cos + sin) / 2) + along * (sin / side) + down * (cos / side)
-    return _rounded(across), _rounded(below)
-
-
-def _rounded(values: Tensor) -> Tensor:
-    return values.clamp(-_FAR, _FAR).round().int()  # halves to the even one, as cvRound does
+    return across.round().int(), below.round().int()  # halves to the even one, as cvRound does
 
 
 def _taps(values: Tensor, size: Tensor, border: Border) -> list[tuple[Tensor, Tensor]]:

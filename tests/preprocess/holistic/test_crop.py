@@ -91,6 +91,13 @@ def test_each_image_of_a_batch_ends_at_its_own_border() -> None:
             assert torch.equal(together[row], crop(pictures_of(picture), region, 96, border)[0])
 
 
+def test_a_region_of_any_size_stays_within_whole_numbers() -> None:
+    picture = demo_pictures()[1]
+    place = torch.full((1, 1, 2), 1e30).double()
+    values = crop(pictures_of(picture), Region(place, place[..., 0], torch.zeros(1, 1).double()), 8, "replicate")
+    assert (values[0, 0, :, 4:, 4:] == torch.from_numpy(picture[-1, -1])[:, None, None]).all()
+
+
 def test_several_regions_of_an_image_are_each_as_if_alone() -> None:
     picture = demo_pictures()[1]
     regions = [region_of(picture, place) for place in REGIONS[:2]]

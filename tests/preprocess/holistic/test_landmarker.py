@@ -180,16 +180,16 @@ def test_batches_and_order_change_nothing_but_the_last_places(
     landmarker: HolisticLandmarker, pictures: list[Picture], found: HolisticLandmarks
 ) -> None:
     """Convolutions sum in another order for another batch size: up to 1e-3 px where nothing is at a threshold."""
-    order = np.random.default_rng(0).permutation(len(pictures))
-    shuffled = in_batches(landmarker, [pictures[at] for at in order], size=len(pictures))
-    one_by_one = in_batches(landmarker, pictures[:4], size=1)
+    order = np.random.default_rng(0).permutation(6)
+    shuffled = in_batches(landmarker, [pictures[at] for at in order], size=6)
+    one_by_one = in_batches(landmarker, pictures[:2], size=1)
+    back_in_order = torch.from_numpy(np.argsort(order))
     for name in HolisticLandmarks._fields:
-        whole = getattr(found, name).float()
-        back = getattr(shuffled, name)[torch.from_numpy(np.argsort(order))].float()
+        whole, back = getattr(found, name)[:6].float(), getattr(shuffled, name)[back_in_order].float()
         assert (back - whole).abs().median() < 1e-3
         assert ((back - whole).abs() > 0.05).float().mean() < 0.01
-        assert (getattr(one_by_one, name).float() - whole[:4]).abs().median() < 1e-3
-    assert torch.equal(shuffled.presence[torch.from_numpy(np.argsort(order))], found.presence)
+        assert (getattr(one_by_one, name).float() - whole[:2]).abs().median() < 1e-3
+    assert torch.equal(shuffled.presence[back_in_order], found.presence[:6])
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_a_batch_of_32_equals_batches_of_one(landmarker: HolisticLandmarker, pic
 
 def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None:
     """What follows the smaller image's rows, and the width of the others, is no part of it."""
-    images = tensors([demo_pictures()[0][:, 100:400], demo_pictures()[1][:300]])
+    images = tensors([small(demo_pictures()[0])[:, 20:], small(demo_pictures()[1])[:240]])
     together = landmarker(images)
     for row, image in enumerate(images):
         alone = landmarker(image[None])

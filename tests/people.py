@@ -19,6 +19,7 @@ Picture = NDArray[np.uint8]
 
 MEDIA = Path(__file__).resolve().parents[1] / "../shared/media"
 MOST_P50_PX, MOST_P99_PX, MOST_FLIPS = 0.05, 1.0, 0.01
+_LEAST_HANDS = 8  # a hand's points move together: of fewer, the median is chance
 
 
 def demo_pictures() -> list[Picture]:
@@ -83,12 +84,25 @@ class Distance(NamedTuple):
     px: dict[str, NDArray[np.float64]]
     flips: float
 
+    def groups(self) -> dict[str, NDArray[np.float64]]:
+        """Of all points; of those of the pose; of the face; of both hands, where there are some."""
+        hands = np.concatenate([self.px["left_hand"], self.px["right_hand"]])
+        groups = {"all": np.concatenate([*self.px.values()]), "pose": self.px["pose"], "face": self.px["face"]}
+        return {**groups, "hands": hands} if hands.size >= 21 * _LEAST_HANDS else groups
+
+    @property
+    def outside(self) -> list[str]:
+        """Which groups of points are not within the gate."""
+        return [
+            name
+            for name, px in self.groups().items()
+            if not (np.median(px) < MOST_P50_PX and np.percentile(px, 99) < MOST_P99_PX)
+        ]
+
     @property
     def passes(self) -> bool:
-        """Whether all points are within the gate, and those of the pose and of the face by themselves."""
-        groups = (np.concatenate(list(self.px.values())), self.px["pose"], self.px["face"])
-        near = all(np.median(px) < MOST_P50_PX and np.percentile(px, 99) < MOST_P99_PX for px in groups)
-        return near and self.flips <= MOST_FLIPS
+        """Whether each group of points is within the gate, and few parts are found by one alone."""
+        return not self.outside and self.flips <= MOST_FLIPS
 
     def __str__(self) -> str:
         parts = {part: px for part, px in self.px.items() if px.size}
@@ -117,3 +131,19 @@ def in_batches(
     """The landmarks of `pictures`, so many at a time."""
     parts = [landmarker(tensors(pictures[start : start + size])) for start in range(0, len(pictures), size)]
     return HolisticLandmarks(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def stacked(landmarks: Sequence[Landmarks]) -> HolisticLandmarks:
+    """MediaPipe's landmarks of images one by one, as those of a batch."""
+    shapes = {"pose": (33, 3), "face": (468, 3), "left_hand": (21, 3), "right_hand": (21, 3)}
+    parts = {
+        part: torch.stack(
+            [
+                torch.zeros(shape) if (points := getattr(each, part)) is None else torch.from_numpy(points[:, :3])
+                for each in landmarks
+            ]
+        )
+        for part, shape in shapes.items()
+    }
+    presence = torch.tensor([list(each.presence) for each in landmarks]).bool()
+    return HolisticLandmarks(**parts, visibility=torch.zeros(len(landmarks), 33), presence=presence)

@@ -1,8 +1,8 @@
 """The whole pass against MediaPipe's own graph, which `test_graph.py` shows to be `mp.solutions.holistic` made afresh.
 
-The gate: half of all points within 0.05 px, 99 % within 1 px, and likewise of those of the pose and of the face alone;
-at most 1 % of parts found by one of both. Thresholds and roundings make single points jump: the greatest distance tells
-nothing.
+The gate: half of all points within 0.05 px, 99 % within 1 px, and likewise of those of the pose, of the face, and of
+the hands alone; at most 1 % of parts found by one of both. Thresholds and roundings make single points jump: the
+greatest distance tells nothing. Of hands `test_hands.py` says more.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.errors import ConfigError
+from graphs import WatchedGraph
 from people import MEDIA, Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import Border, Pictures
 from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
-from preprocess.holistic.layouts import Landmarks
+from preprocess.holistic.layouts import PARTS, Landmarks
 from preprocess.holistic.net import _Conv
 from preprocess.holistic.regions import Region
 
@@ -86,9 +87,13 @@ def test_large_pictures_are_within_the_gate(landmarker: HolisticLandmarker) -> N
 def test_hands_and_signers_are_within_the_gate(
     landmarker: HolisticLandmarker, size: Callable[[Picture], Picture]
 ) -> None:
+    """Hands at original size in px of 260 px of height; all else in px."""
     pictures = [size(picture) for picture in (*demo_pictures(), *more_pictures(frames_of_each=3))]
-    apart = distance(in_batches(landmarker, pictures), reference(pictures))
-    assert apart.px["left_hand"].size + apart.px["right_hand"].size > 500
+    found, expected = in_batches(landmarker, pictures), reference(pictures)
+    apart = distance(found, expected)
+    assert apart.groups()["hands"].size > 500
+    assert {*apart.outside} <= ({"hands"} if size is not small else set()), str(apart)
+    apart = distance(found, expected, [260 / len(picture) for picture in pictures])
     assert apart.passes, str(apart)
 
 
@@ -123,26 +128,6 @@ _REGIONS = {
 }
 
 
-class _Watched(HolisticGraph):
-    """A graph that keeps the regions of the last image."""
-
-    def _start(self) -> Any:
-        self.regions: dict[str, Any] = {}
-        graph_class = self._mp.CalculatorGraph
-
-        def make(graph_config: Any) -> Any:
-            graph = graph_class(graph_config=graph_config)
-            for stream in _REGIONS:
-                graph.observe_output_stream(stream, self.regions.__setitem__)
-            return graph
-
-        self._mp.CalculatorGraph = make
-        try:
-            return super()._start()
-        finally:
-            self._mp.CalculatorGraph = graph_class
-
-
 def test_the_region_of_each_stage_is_that_of_mediapipe(
     landmarker: HolisticLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,15 +140,16 @@ def test_the_region_of_each_stage_is_that_of_mediapipe(
     _net = HolisticLandmarker._net
     monkeypatch.setattr(HolisticLandmarker, "_net", watch)
     apart: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
-    with _Watched() as graph:
+    graph = WatchedGraph([*_REGIONS])
+    with graph:
         for picture in pictures[4:9]:
-            graph.regions.clear()
+            graph.seen.clear()
             graph(picture)
             landmarker(tensors([picture]))
             height, width = picture.shape[:2]
-            for stream, packet in graph.regions.items():
+            for stream in graph.seen:
                 name, column = _REGIONS[stream]
-                rect = graph._mp.packet_getter.get_proto(packet)
+                rect = graph.proto(stream)
                 assert rect.width * width == pytest.approx(rect.height * height, rel=1e-4)  # it is a square
                 region = Region(*(each[0, column] if name.startswith("hand") else each[0] for each in seen[name]))
                 theirs = np.array([rect.x_center * width, rect.y_center * height, rect.width * width])
@@ -176,42 +162,44 @@ def test_the_region_of_each_stage_is_that_of_mediapipe(
     assert sum(len(distances) > 0 for distances in apart.values()) >= (7 if MEDIA.is_dir() else 3)
 
 
+def assert_last_places_differ(ours: HolisticLandmarks, others: HolisticLandmarks) -> None:
+    """Half of all coordinates within 0.02 px, 99 % within 1 px: how far the last places take them, see `test_hands.py`.
+
+    Convolutions sum in another order for another size of batch, or another number of threads.
+    """
+    assert torch.equal(ours.presence, others.presence)
+    for column, part in enumerate(PARTS):
+        there = ours.presence[:, column]
+        apart = (getattr(ours, part)[there] - getattr(others, part)[there])[..., :2].abs().flatten()
+        assert not apart.numel() or (apart.median() < 0.02 and apart.quantile(0.99) < 1), part
+    assert (ours.visibility - others.visibility).abs().max() < 0.01
+
+
+def _rows(landmarks: HolisticLandmarks, rows: Any) -> HolisticLandmarks:
+    return HolisticLandmarks(*(each[rows] for each in landmarks))
+
+
 def test_batches_and_order_change_nothing_but_the_last_places(
     landmarker: HolisticLandmarker, pictures: list[Picture], found: HolisticLandmarks
 ) -> None:
-    """Convolutions sum in another order for another batch size: up to 1e-3 px where nothing is at a threshold."""
     order = np.random.default_rng(0).permutation(6)
     shuffled = in_batches(landmarker, [pictures[at] for at in order], size=6)
-    one_by_one = in_batches(landmarker, pictures[:2], size=1)
-    back_in_order = torch.from_numpy(np.argsort(order))
-    for name in HolisticLandmarks._fields:
-        whole, back = getattr(found, name)[:6].float(), getattr(shuffled, name)[back_in_order].float()
-        assert (back - whole).abs().median() < 1e-3
-        assert ((back - whole).abs() > 0.05).float().mean() < 0.01
-        assert (getattr(one_by_one, name).float() - whole[:2]).abs().median() < 1e-3
-    assert torch.equal(shuffled.presence[back_in_order], found.presence[:6])
+    assert_last_places_differ(_rows(shuffled, torch.from_numpy(np.argsort(order))), _rows(found, slice(6)))
+    assert_last_places_differ(in_batches(landmarker, pictures[:2], size=1), _rows(found, slice(2)))
 
 
 @pytest.mark.slow
 def test_a_batch_of_32_equals_batches_of_one(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
     together = in_batches(landmarker, (pictures * 4)[:32], size=32)
-    alone = in_batches(landmarker, pictures[:8], size=1)
-    for name in HolisticLandmarks._fields:
-        apart = (getattr(together, name)[:8].float() - getattr(alone, name).float()).abs()
-        assert apart.median() < 1e-3
-        assert (apart > 0.05).float().mean() < 0.01
-    assert torch.equal(together.presence[:8], alone.presence)
+    assert_last_places_differ(_rows(together, slice(8)), in_batches(landmarker, pictures[:8], size=1))
 
 
 def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None:
     """What follows the smaller image's rows, and the width of the others, is no part of it."""
     images = tensors([small(demo_pictures()[0])[:, 20:], small(demo_pictures()[1])[:240]])
     together = landmarker(images)
-    for row, image in enumerate(images):
-        alone = landmarker(image[None])
-        assert torch.equal(alone.presence[0], together.presence[row])
-        assert (alone.face[0] - together.face[row]).abs().median() < 1e-3
-        assert (alone.pose[0] - together.pose[row]).abs().median() < 1e-3
+    alone = zip(*(landmarker(image[None]) for image in images), strict=True)
+    assert_last_places_differ(together, HolisticLandmarks(*(torch.cat(each) for each in alone)))
 
 
 def test_nobody_is_zeros_in_the_documented_shapes(landmarker: HolisticLandmarker) -> None:

@@ -18,6 +18,7 @@ from datamodules.line.rank import Rank
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.line.workers import die_with_parent
+from datamodules.media.jpeg import require_nvjpeg
 from datamodules.media.video import Decoding
 from datamodules.samples import SampleKind
 
@@ -39,7 +40,7 @@ class FramesDataModule(LightningDataModule):
         test_split: the split of `test_dataloader`.
         pin_memory: put batches into page-locked memory; None: where they go to a GPU.
         timeout_seconds: a worker that makes no progress for so long is killed, which costs its item one attempt of 3.
-        decoding: how videos are decoded.
+        decoding: how videos and images are decoded.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class FramesDataModule(LightningDataModule):
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
-        """Look that there is something to load, and that videos can be decoded as asked for.
+        """Look that there is something to load, and that it can be decoded as asked for.
 
         Raises:
             ConfigError: they cannot.
@@ -116,9 +117,15 @@ class FramesDataModule(LightningDataModule):
         """What the extractor wants, decoded as configured; on this rank's GPU if either says so."""
         assert self.trainer is not None
         wanted: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[assignment]
+        device = self.trainer.strategy.root_device
+        if self.decoding.images == "nvjpeg":
+            if wanted.transform:
+                raise ConfigError(
+                    "--data.decoding.images nvjpeg leaves images to the GPU, and here the workers use them: set pillow"
+                )
+            require_nvjpeg(device)
         if wanted.decoding.device == self.decoding.device == "cpu":
             return wanted._replace(decoding=self.decoding)
-        device = self.trainer.strategy.root_device
         if device.type != "cuda":
             raise ConfigError("decoding with NVDEC needs a GPU: --trainer.accelerator gpu, or decode on the cpu")
         return wanted._replace(decoding=replace(self.decoding, backend="torchcodec", device=str(device)))

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError
-from datamodules.line.frames import End, FrameRequest
+from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Corpus, Item
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
 from datamodules.media.sampling import Selection
+from datamodules.media.video import Decoding
 from preprocess.extractor import Extractor
 from preprocess.failures import print_json, show, summary
 from preprocess.writer import ShardWriter
@@ -50,7 +51,7 @@ def check(
     with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
         writer.dir, writer.only = Path(folder), None
         writer.tolerance = replace(writer.tolerance, limit=FailureLimit.parse("100%"))
-        trainer.predict(_Check(extractor, full), datamodule=data, return_predictions=False)
+        trainer.predict(_Check(extractor, full, data.decoding), datamodule=data, return_predictions=False)
         run = Run(folder)
         counts = count_failures(run)
         num_checked = sum(record.planned for record in run.records())
@@ -83,17 +84,21 @@ class FirstAndLast:
 class _Check(Extractor):
     """Takes the frames that `checked` would take, and makes nothing of them."""
 
-    def __init__(self, checked: Extractor, full: bool) -> None:
+    def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
         super().__init__()
         self.samples = _NoSamples()
         self._refuse = checked.refuse
         wanted = checked.frames
         self.frames = FrameRequest(
-            transform=_Drop,
+            transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
             selection=wanted.selection if full else FirstAndLast(wanted.selection),
             size=wanted.size,
             decoding=wanted.decoding,
         )
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """Nothing of each frame."""
+        return [None] * len(batch["rows"])
 
     def refuse(self, item: Item) -> None:
         """As the checked one does."""

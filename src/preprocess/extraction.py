@@ -3,6 +3,7 @@
 | what `extract` does                      | what becomes of it                                                      |
 |------------------------------------------|-------------------------------------------------------------------------|
 | raises ExtractError                      | the batch is tried frame by frame; items of frames that fail again fail |
+| gets no frames, as the GPU decodes none  | likewise                                                                |
 | runs out of memory, or the GPU's         | halves are tried, down to one frame; that is tried again, then fails    |
 | raises EnvironmentFailure                | no item is charged; the process ends with exit status 3                 |
 | leaves the device unusable               | noted against the batch's items; the process ends with exit status 3    |
@@ -10,7 +11,8 @@
 | raises anything else                     | likewise, with its traceback: a programming error ends the process      |
 
 Batches are handed over as they came from the workers, as lists or stacked frames, and split before `extract` puts
-them together, so that models with packed inputs are split as well.
+them together, so that models with packed inputs are split as well. Of files that the workers only read
+(`Decoding.images`), the frames are decoded here, on the extractor's device.
 """
 
 from collections.abc import Iterator
@@ -20,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from datamodules.errors import EnvironmentFailure, ExtractError
+from datamodules.errors import EnvironmentFailure, ExtractError, ItemError
 from datamodules.line.frames import Batch
 from datamodules.line.rank import Rank
+from datamodules.media.jpeg import decode_jpegs
 from preprocess.extractor import Extractor
 
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # also what cuDNN and cuBLAS say
@@ -32,7 +35,7 @@ class Outcome(NamedTuple):
     """What became of one frame.
 
     Attributes:
-        result: what `extract` gave; an ExtractError where it cannot handle the frame.
+        result: what `extract` gave; an ItemError where it cannot handle the frame, or this cannot be decoded.
         split_to: frames in the batch it was extracted in, if that was smaller than planned.
     """
 
@@ -64,12 +67,12 @@ class Extraction:
         if not isinstance(failure, Exception):
             return [Outcome(result, size) for result in failure]
         if size > 1:
-            step = 1 if isinstance(failure, ExtractError) else (size + 1) // 2
+            step = 1 if isinstance(failure, ItemError) else (size + 1) // 2
             del failure  # its traceback holds what fills the memory
             _free()
             parts = [_part(batch, slice(start, start + step)) for start in range(0, size, step)]
             return [outcome for part in parts for outcome in self._outcomes(part)]
-        if isinstance(failure, ExtractError):
+        if isinstance(failure, ItemError):
             return [Outcome(failure, size)]
         del failure
         _free()
@@ -78,11 +81,11 @@ class Extraction:
         return [Outcome(ExtractError("out of memory"), size)]  # the rank has its failure already
 
     def _try(self, batch: Batch) -> list[Any] | Exception:
-        """The results; or the ExtractError, or what says that memory ran out."""
+        """The results; or the ItemError, or what says that memory ran out."""
         self._rank.touch(batch["shard"], sorted(set(batch["rows"])))
         try:
-            results = self._extractor.extract(move_data_to_device(batch, self._extractor.device))
-        except (ExtractError, MemoryError, torch.OutOfMemoryError) as error:
+            results = self._extractor.extract(_on(batch, self._extractor.device))
+        except (ItemError, MemoryError, torch.OutOfMemoryError) as error:
             return error
         except RuntimeError as error:
             if any(words in str(error) for words in _OUT_OF_MEMORY):
@@ -104,6 +107,18 @@ class Extraction:
         if len(results) != len(batch["rows"]):
             raise ValueError(f"extract gave {len(results)} results for {len(batch['rows'])} frames")
         return results
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    """`batch` with its frames, decoded if they are not, or with the workers' results, on `device`."""
+    there = batch.copy()
+    if "encoded" in there:
+        there["frames"] = decode_jpegs(there.pop("encoded"), device)
+    elif "frames" in there:
+        there["frames"] = move_data_to_device(there["frames"], device)
+    if "results" in there:
+        there["results"] = move_data_to_device(there["results"], device)
+    return there
 
 
 def _is_device_lost(error: RuntimeError) -> bool:
@@ -140,6 +155,8 @@ def _part(batch: Batch, places: slice) -> Batch:
     )
     if "results" in batch:
         part["results"] = batch["results"][places]
+    elif "encoded" in batch:
+        part["encoded"] = batch["encoded"][places]
     else:
         part["frames"] = batch["frames"][places]
     return part

@@ -6,7 +6,7 @@
 | shards    | the limits on a shard's size                                                             |
 | extractor | class and arguments                                                                      |
 | samples   | class                                                                                    |
-| decoding  | how videos are decoded: `datamodules.media.video.Decoding`                               |
+| decoding  | how videos and images are decoded: `datamodules.media.video.Decoding`                    |
 | versions  | Framemill, the decoders, and what the extractor names: libraries, weights                |
 | device    | `cpu`, or the name of the GPU                                                            |
 """
@@ -45,8 +45,9 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
 
 
 def _backends(data: FramesDataModule) -> list[str]:
-    """The packages of the video backends that may be used; PyAV opens the files for all of them."""
-    return ["av", *(name for name in data.decoding.backends if name != "pyav")]
+    """The packages that may decode; PyAV opens videos for all of them, and Pillow, which is named already, images."""
+    nvjpeg = ["torchvision"] if data.decoding.images == "nvjpeg" else []  # its release is that of torch's CUDA
+    return ["av", *nvjpeg, *(name for name in data.decoding.backends if name != "pyav")]
 
 
 def _described(value: Any) -> Any:

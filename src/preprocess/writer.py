@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from datamodules import FramesDataModule
-from datamodules.errors import ConfigError, ExtractError
+from datamodules.errors import ConfigError, ItemError
 from datamodules.line.commit import OK, Result
 from datamodules.line.frames import Batch, End
 from datamodules.line.limit import FailureLimit
@@ -178,7 +178,7 @@ class ShardWriter(BasePredictionWriter):
                 extractor.refuse(item)
                 sample = extractor.assemble(item, gathered.results, end)
                 members, status = extractor.samples.encode(sample), extractor.status(sample)
-            except ExtractError as error:
+            except ItemError as error:
                 reason, reason_class = str(error), error.reason_class
             except Exception as error:  # ends the process, as in `extract`
                 self.rank.touch(shard, [end["row"]])
@@ -203,14 +203,14 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.results: list[Any] = []
-        self.error: ExtractError | None = None
+        self.error: ItemError | None = None
         self.split_to: int | None = None
 
     def add(self, outcome: Outcome) -> None:
         """The next frame's."""
         result, split_to = outcome
         self.results.append(result)
-        if isinstance(result, ExtractError):
+        if isinstance(result, ItemError):
             self.error = self.error or result
         if split_to:
             self.split_to = min(split_to, self.split_to or split_to)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from datamodules.errors import EnvironmentFailure, ExtractError
+from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
 from datamodules.line.rank import Rank, Tolerance
 from datamodules.line.run import Run
+from datamodules.media.jpeg import decode_jpegs, read_jpeg
+from image_making import image_bytes
 from line_making import make_run
 from preprocess.extraction import Extraction, Outcome
 
@@ -194,3 +196,28 @@ def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path):
         assert list(opened.failed) == [1]
         assert opened.spool.results[1].attempts == 3
         assert opened.missing == [0, 2, 3]
+
+
+def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_cost_their_items_only(rank, monkeypatch):
+    def refuse_black(jpegs, device):
+        if any(jpeg.name == "0" for jpeg in jpegs):
+            raise DecodeError("0 is refused by nvJPEG")
+        return decode_jpegs(jpegs, device)
+
+    monkeypatch.setattr("preprocess.extraction.decode_jpegs", refuse_black)
+    encoded = [read_jpeg(image_bytes(value, "jpg"), str(value)) for value in (20, 0, 40)]
+    batch = batch_of([0, 0, 0], encoded=encoded)
+    del batch["frames"]
+    extractor = Memory()
+    bright, refused, brighter = Extraction(extractor, rank)(batch)
+    assert [(each.result / 10, each.split_to) for each in (bright, brighter)] == [(20, 1), (40, 1)]
+    assert isinstance(refused.result, DecodeError)
+    assert extractor.sizes == [1, 1]
+    assert batch["encoded"] == encoded  # to be tried again
+
+
+def test_nothing_but_frames_goes_to_the_device(rank):
+    extractor = Memory()
+    content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
+    Extraction(extractor, rank)(batch_of([1], ends=[{"content": content}]))
+    assert extractor.sizes == [1]

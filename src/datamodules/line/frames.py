@@ -8,6 +8,7 @@ A batch, one slice of one ticket, is a dict:
 | rows      | list[int], B                  | for each frame, the row of its item in the shard                    |
 | frame_idx | list[int], B                  | for each frame, its place among the frames taken of its item        |
 | frames    | uint8 [B, 3, H, W], or a list of B times [3, H, W] where sizes differ; RGB                          |
+| encoded   | list of B `Jpeg`: in place of `frames`, where the rank's GPU is to decode them (`Decoding.images`)  |
 | results   | list of B: in place of `frames`, where the extractor works inside the workers                       |
 | pts_seconds | list[float or None], B      | for each frame, when it is shown since its video's first; None: an image |
 | ends      | list of `End`                 | the items that this slice completes, or that failed                 |
@@ -37,6 +38,7 @@ from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
 from datamodules.media.content import read_file, read_member
 from datamodules.media.image import decode_image
+from datamodules.media.jpeg import Jpeg, read_jpeg
 from datamodules.media.packets import VideoFacts
 from datamodules.media.sampling import AtRate, Every, Selection, between
 from datamodules.media.video import Decoding, Video
@@ -88,6 +90,7 @@ class Batch(TypedDict):
     ends: list[End]
     alone: NotRequired[bool]
     frames: NotRequired[Tensor | list[Tensor]]
+    encoded: NotRequired[list[Jpeg]]
     results: NotRequired[list[Any]]
 
 
@@ -153,7 +156,7 @@ class FrameRequest(NamedTuple):
         transform: makes the extractor's `FrameTransform` in each worker; None: it wants the frames themselves.
         selection: which frames of a video, among those that are its item's.
         size: (height, width) in px that frames of videos are resized to; None: as they are.
-        decoding: how videos are decoded; the DataModule's (`--data.decoding`) replaces it.
+        decoding: how videos and images are decoded; the DataModule's (`--data.decoding`) replaces it.
         keep_content: give the files of single images along, as they are (`End.content`).
         batching: how single images are put together by the sizes of the results that `transform` makes, which are
             `Weighed`; None: as they come.
@@ -338,7 +341,7 @@ def frames_of(item: Item, root: str) -> Iterator[Tensor]:
     Raises:
         DecodeError, OSError: see `Video`, `read_file`, `read_member` and `decode_image`.
     """
-    return _read(item, root, FrameRequest(), _end_of(0))
+    return _read(item, root, FrameRequest(), _end_of(0))  # type: ignore[return-value]  # none is left encoded
 
 
 def is_readable(item: Item, root: str) -> bool:
@@ -376,8 +379,8 @@ class _Slice:
     def __len__(self) -> int:
         return len(self._content)
 
-    def add(self, frame: Tensor, end: End) -> None:
-        height, width = frame.shape[1:]
+    def add(self, frame: Tensor | Jpeg, end: End) -> None:
+        height, width = frame.size if isinstance(frame, Jpeg) else frame.shape[1:]
         if end["size"] is None:
             end["size"] = (height, width)
         elif end["size"] != (height, width):
@@ -387,6 +390,7 @@ class _Slice:
             )
         if self._transform:
             started = time.perf_counter()
+            assert isinstance(frame, Tensor)  # see `FramesDataModule`
             self._content.append(self._transform(frame))
             end["transform_seconds"] += time.perf_counter() - started
         else:
@@ -406,6 +410,8 @@ class _Slice:
         )
         if self._transform:
             batch["results"] = self._content
+        elif self._content and isinstance(self._content[0], Jpeg):
+            batch["encoded"] = self._content
         elif self._content and all(frame.shape == self._content[0].shape for frame in self._content):
             batch["frames"] = _stack(self._content)
         else:
@@ -418,7 +424,7 @@ def _stack(frames: Sequence[Tensor]) -> Tensor:
     return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
 
 
-def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Tensor]:
+def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Tensor | Jpeg]:
     path = Path(os.path.join(root, item.path))
     if item.modified is not None:
         _refuse_changed(path, item)
@@ -428,7 +434,7 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
                 content = read_file(path / name)
             else:
                 content = read_member(path, name, item.start_byte, item.cost)
-            frame = decode_image(content, name)
+            frame = read_jpeg(content, name) if request.decoding.images == "nvjpeg" else decode_image(content, name)
             if request.keep_content and len(item.frames) == 1:
                 end["content"] = content
             yield frame
@@ -469,7 +475,7 @@ def _refuse_changed(path: Path, item: Item) -> None:
         raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
 
 
-def _timed(frames: Iterator[Tensor], end: End) -> Iterator[Tensor]:
+def _timed(frames: Iterator[Tensor | Jpeg], end: End) -> Iterator[Tensor | Jpeg]:
     while True:
         started = time.perf_counter()
         frame = next(frames, None)

@@ -19,6 +19,8 @@ segmentation fault on some damaged files; it also ignores EXIF in WebP.
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,26 +62,32 @@ def decode_image(content: bytes, name: str) -> Tensor:
     Raises:
         DecodeError: it is damaged, animated, or no image.
     """
+    with opened(content, name) as image:
+        return torch.from_numpy(_pixels(image)).permute(2, 0, 1)
+
+
+@contextmanager
+def opened(content: bytes, name: str) -> Iterator[Image.Image]:
+    """The image in `content`, of which Pillow has read the header; what it raises in the block is a DecodeError."""
     try:
-        pixels = _decode(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels it takes, damaged EXIF
+            with Image.open(io.BytesIO(content)) as image:
+                yield image
     except _ERRORS as error:
         reason = " ".join(str(error).partition(" <_io.BytesIO")[0].split())  # whose address tells nothing
         raise DecodeError(f"{name} cannot be decoded ({len(content)} bytes): {reason[:200]}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _decode(content: bytes) -> Pixels:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels it takes, damaged EXIF
-        with Image.open(io.BytesIO(content)) as image:
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                raise ValueError(f"it is animated, {image.n_frames} frames where one image is wanted")  # type: ignore[attr-defined]
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):
-                return _from_16_bits(np.asarray(image, dtype=np.int32))
-            if image.mode == "F":
-                raise ValueError("it has floating-point values, and nothing tells which is white")
-            return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def _pixels(image: Image.Image) -> Pixels:
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise ValueError(f"it is animated, {image.n_frames} frames where one image is wanted")  # type: ignore[attr-defined]
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        return _from_16_bits(np.asarray(image, dtype=np.int32))
+    if image.mode == "F":
+        raise ValueError("it has floating-point values, and nothing tells which is white")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_16_bits(gray: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Pixels:

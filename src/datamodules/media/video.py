@@ -25,6 +25,7 @@ from datamodules.media.packets import Packets, VideoFacts, display_matrix, open_
 from datamodules.media.sampling import Every, Selection
 
 Backend = Literal["pyav", "torchcodec", "decord"]
+Images = Literal["pillow", "nvjpeg"]
 
 _EVERY = Every()
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
@@ -34,7 +35,7 @@ _BACKENDS = "datamodules.media.backends"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How videos are decoded.
+    """How videos and images are decoded.
 
     Args:
         backend: `pyav`; `torchcodec`, which needs FFmpeg's libraries on the system; or `decord`.
@@ -42,6 +43,7 @@ class Decoding:
         stream: number of the video stream in each file, as ffprobe counts; None: the one FFmpeg takes for the best.
         skip_non_reference: do not decode frames that nobody needs; `pyav` only.
         device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
+        images: `pillow`, in the workers; `nvjpeg`: workers read, and the rank's GPU decodes, JPEGs only (`jpeg.py`).
 
     Raises:
         ConfigError: an argument is none of these.
@@ -52,10 +54,13 @@ class Decoding:
     stream: int | None = None
     skip_non_reference: bool = True
     device: str = "cpu"
+    images: Images = "pillow"
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
             raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(Backend))}")
+        if self.images not in get_args(Images):
+            raise ConfigError(f"images = {self.images!r}: choose from {', '.join(get_args(Images))}")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise ConfigError(f"device = {self.device!r}: choose from cpu, cuda")
         if self.device != "cpu" and self.backend != "torchcodec":

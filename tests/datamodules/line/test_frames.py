@@ -261,6 +261,22 @@ def test_videos_are_decoded_as_asked_for(parts):
     assert ends(batches)[0]["video"]["backends"] == ["decord"]
 
 
+def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path):
+    for name, size in (("a.jpg", (8, 6)), ("b.jpg", (5, 9)), ("c.png", (8, 6))):
+        (tmp_path / name).write_bytes(image_bytes(20, name[2:], size))
+    items = [Item(name[0], "train", "", (name,)) for name in ("a.jpg", "b.jpg", "c.png")]
+    corpus = make_run(tmp_path / "run", items), tmp_path
+    [batch] = slices(corpus, (0, 1, 2), decoding=Decoding(images="nvjpeg"))
+    assert [(jpeg.name, jpeg.content, jpeg.size) for jpeg in batch["encoded"]] == [
+        ("a.jpg", (tmp_path / "a.jpg").read_bytes(), (6, 8)),
+        ("b.jpg", (tmp_path / "b.jpg").read_bytes(), (9, 5)),
+    ]
+    assert "frames" not in batch
+    found = ends([batch])
+    assert [found[row]["size"] for row in range(3)] == [(6, 8), (9, 5), None]
+    assert found[2]["reason"].startswith("c.png is no JPEG, but PNG")
+
+
 def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus):
     for keep_content in (True, False):
         found = ends(slices(corpus, (0, 2, 3, 4), (7,), keep_content=keep_content))

@@ -3,6 +3,7 @@
     python benchmarks/holistic.py [--compiled]               # on one CPU core each, in turn
     python benchmarks/holistic.py --make-reference R.npz      # MediaPipe's landmarks, for a machine without mediapipe
     python benchmarks/holistic.py --gpu [--reference R.npz] [--models DIR]
+    python benchmarks/holistic.py --decoders [--gpu]          # what each decoder changes: values, and landmarks
     python benchmarks/holistic.py --end-to-end --workers 16   # `preprocess run` on a GPU: from PNGs, JPEGs and videos
 
 On a GPU, mediapipe need not be there: the six model files in DIR are enough. Pictures have 210x260 px, as those of
@@ -13,7 +14,7 @@ PHOENIX-2014-T, and lie on the GPU already.
 | images/s     | the median of `--rounds` turns, each of `--seconds` seconds after a warm-up; of a core: of CPU time  |
 | of the bound | memory traffic of an image (512 MB in fp32 as it is, 250 MB compiled, half in fp16) times images/s,  |
 |              | as a share of what a copy within the GPU moves in the same run                                       |
-| p50, p99     | px between points and MediaPipe's; `flips`: parts that only one of both finds                        |
+| p50, p99     | px between points and MediaPipe's, or another decoder's; `flips`: parts that only one of both finds  |
 """
 
 import argparse
@@ -22,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, Precision
@@ -39,6 +42,13 @@ _PHOENIX_FRAMES = 947_756
 _TRAFFIC_MB = {False: 512, True: 250}  # of an image, in fp32: as it is; compiled
 _LEAST = {"fp32": 3000.0, "fp16": 6000.0}  # wanted on an H200
 _PARTS = ("pose", "face", "left_hand", "right_hand")
+_DECODINGS: list[tuple[str, list[str]]] = [  # of end-to-end runs
+    ("png", []),
+    ("jpeg", []),
+    ("jpeg", ["--data.decoding.images=nvjpeg"]),
+    ("video", []),
+    ("video", ["--data.decoding.backend=torchcodec", "--data.decoding.device=cuda"]),
+]
 _WAYS = {"eager": (False, False), "graph": (False, True), "compiled": (True, False), "compiled + graph": (True, True)}
 
 
@@ -60,6 +70,8 @@ def main() -> None:
     if options.make_reference:
         pictures = _pictures()
         np.savez_compressed(options.make_reference, pictures=pictures, **_landmarks(pictures))
+    elif options.decoders:
+        _measure_decoders(options)
     elif options.gpu:
         _measure_gpu(options)
     elif options.end_to_end:
@@ -72,6 +84,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compiled", action="store_true", help="on the CPU: also compiled, which takes minutes")
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--decoders", action="store_true")
     parser.add_argument("--end-to-end", action="store_true")
     parser.add_argument("--make-reference", type=Path, metavar="FILE")
     parser.add_argument("--reference", type=Path, metavar="FILE")
@@ -256,19 +269,77 @@ def _bandwidth() -> float:
     return 2 * source.numel() * _timed(step, 1, 1.0)
 
 
+# Decoders
+
+
+def _measure_decoders(options: argparse.Namespace) -> None:
+    """Print what each decoder makes of the same files, beside the one that is the default."""
+    device = torch.device("cuda" if options.gpu else "cpu")
+    landmarker = HolisticLandmarker.from_mediapipe_wheel(folder=options.models).to(device)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, decoders in (("JPEG", _jpeg_decoders(options.gpu)), ("video", _video_decoders(options.gpu))):
+            folder = Path(scratch) / kind
+            _make_corpus(folder, kind.lower(), len(_pictures()))
+            default, *others = [(name, torch.stack(list(decode(folder))).cpu()) for name, decode in decoders]
+            reference = _points_of(landmarker(default[1]))
+            for name, frames in others:
+                levels = (frames.int() - default[1].int()).abs()
+                parity = _parity(landmarker(frames), reference)
+                values = f"{(levels > 0).float().mean():.2%} by {levels.max()} at most, {levels.float().mean():.3f}"
+                rows.append((f"{kind}: {name} to {default[0]}", values, parity))
+    print_table(("", "values that differ, and by how much on average", "landmarks, px"), rows)
+
+
+def _jpeg_decoders(gpu: bool) -> list[tuple[str, Callable[[Path], Iterable[Tensor]]]]:
+    from datamodules.media.image import read_image
+    from datamodules.media.jpeg import decode_jpegs, read_jpeg
+
+    def by_torchvision(folder: Path, device: str) -> Iterable[Tensor]:
+        jpegs = [read_jpeg(path.read_bytes(), path.name) for path in sorted(folder.iterdir())]
+        return decode_jpegs(jpegs, torch.device(device))
+
+    return [
+        ("Pillow", lambda folder: map(read_image, sorted(folder.iterdir()))),
+        ("torchvision on the CPU", partial(by_torchvision, device="cpu")),
+        *([("nvJPEG", partial(by_torchvision, device="cuda"))] if gpu else []),
+    ]
+
+
+def _video_decoders(gpu: bool) -> list[tuple[str, Callable[[Path], Iterable[Tensor]]]]:
+    from datamodules.media.sampling import Uniform
+    from datamodules.media.video import Decoding, read_frames
+
+    def by(folder: Path, decoding: Decoding) -> Tensor:
+        return read_frames(next(folder.iterdir()), Uniform(24), decoding=decoding).frames
+
+    decodings = {"PyAV": Decoding(), "torchcodec": Decoding("torchcodec")}
+    if gpu:
+        decodings["NVDEC"] = Decoding("torchcodec", device="cuda")
+    return [(name, partial(by, decoding=decoding)) for name, decoding in decodings.items()]
+
+
+def _points_of(found: HolisticLandmarks) -> dict[str, Any]:
+    """`found` as a reference; see `_reference`."""
+    presence = found.presence.cpu().numpy()
+    points = {part: getattr(found, part)[..., :2].cpu().numpy() for part in _PARTS}
+    return {part: np.where(presence[:, at, None, None], points[part], np.nan) for at, part in enumerate(_PARTS)}
+
+
 # From files to samples
 
 
 def _measure_end_to_end(options: argparse.Namespace) -> None:
     from datamodules.line.run import Run
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for kind in ("png", "jpeg", "video"):
-            corpus, config = _make_corpus(Path(scratch) / kind, kind, options.frames)
-            output = Path(scratch) / f"{kind}-out"
+        for kind, decoding in _DECODINGS:
+            corpus, config = _make_corpus(Path(scratch) / f"{kind}{len(rows)}", kind, options.frames)
+            output = Path(scratch) / f"out{len(rows)}"
             command = [sys.executable, "-m", "preprocess", "run", "--config", str(config), "--data.root", str(corpus)]
             command += ["--output.dir", str(output), f"--data.num_workers={options.workers}", *_on_gpu()]
+            command += decoding
             started = time.perf_counter()
             narrow = _watched(command, output)
             whole = time.perf_counter() - started
@@ -276,7 +347,8 @@ def _measure_end_to_end(options: argparse.Namespace) -> None:
             ends = sorted((run.record_path(each.shard).stat().st_mtime, each.num_frames) for each in run.records())
             frames = sum(number for _, number in ends)
             steady = (frames - ends[0][1]) / max(ends[-1][0] - ends[0][0], 1e-9)
-            rows.append((kind, f"{frames:,}", f"{steady:,.0f}", f"{frames / whole:,.0f}", narrow))
+            source = " ".join([kind, *decoding])
+            rows.append((source, f"{frames:,}", f"{steady:,.0f}", f"{frames / whole:,.0f}", narrow))
     print_table(("frames from", "frames", "steady frames/s", "whole frames/s", "bottleneck"), rows)
 
 

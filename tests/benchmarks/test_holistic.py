@@ -28,3 +28,5 @@ def test_parity_tells_distances_and_flips(monkeypatch: pytest.MonkeyPatch) -> No
     parity = holistic._parity(found, reference)
     assert parity == "12.5 % flips; p50 p99: pose 5.000 5.00, face 0.000 0.00, right_hand 0.000 0.00"
     assert holistic._parity(found, {}) == "no reference"
+    nowhere = "0.0 % flips; p50 p99: pose 0.000 0.00, face 0.000 0.00, left_hand 0.000 0.00, right_hand 0.000 0.00"
+    assert holistic._parity(found, holistic._points_of(found)) == nowhere

@@ -1,6 +1,7 @@
 """One DataModule for both ends: frames of a corpus for `predict`, batches of committed samples for training."""
 
 import multiprocessing
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.errors import ConfigError, RunError
+from datamodules.line.ahead import CopiedAhead, SideStream
 from datamodules.line.batches import EpochSampler, SampleBatches
-from datamodules.line.frames import FrameRequest
+from datamodules.line.frames import Batch, FrameRequest
 from datamodules.line.item import Corpus
 from datamodules.line.loader import FrameLoader
 from datamodules.line.rank import Rank
@@ -83,17 +85,21 @@ class FramesDataModule(LightningDataModule):
             if use == "train" or self._has(self.splits[use]) or stage != "fit":
                 self._committed(use)
 
-    def predict_dataloader(self) -> FrameLoader:
-        """Batches of frames, `datamodules.line.frames.Batch`, of the shards that this rank gets to lease.
+    def predict_dataloader(self) -> Iterable[Batch]:
+        """Batches of frames of the shards that this rank gets to lease; where it has a GPU, on their way to it.
 
         Raises:
             ConfigError: there is no corpus, or no run to lease from (see `preprocess.writer.ShardWriter`).
         """
         if self.corpus is None or self.rank is None:
             raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
-        return FrameLoader(
-            self.rank, self.corpus.root, self._request(), self.num_workers, self._pins_memory(), self.timeout_seconds
+        pins_memory = self._pins_memory()
+        batches = FrameLoader(
+            self.rank, self.corpus.root, self._request(), self.num_workers, pins_memory, self.timeout_seconds
         )
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        return CopiedAhead(batches, SideStream(device)) if pins_memory and device.type == "cuda" else batches
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Training batches go to the device; frames stay, as its memory may suffice for parts of a batch only."""

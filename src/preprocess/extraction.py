@@ -111,8 +111,11 @@ class Extraction:
 
 def _on(batch: Batch, device: torch.device) -> Batch:
     """`batch` with its frames, decoded if they are not, or with the workers' results, on `device`."""
+    copy = batch.pop("ahead", None)  # once: if it is too large, it is not to stay while parts are tried
     there = batch.copy()
-    if "encoded" in there:
+    if copy:
+        there["frames"] = copy.take()
+    elif "encoded" in there:
         there["frames"] = decode_jpegs(there.pop("encoded"), device)
     elif "frames" in there:
         there["frames"] = move_data_to_device(there["frames"], device)

@@ -221,3 +221,22 @@ def test_nothing_but_frames_goes_to_the_device(rank):
     content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
     Extraction(extractor, rank)(batch_of([1], ends=[{"content": content}]))
     assert extractor.sizes == [1]
+
+
+class Ahead:
+    def __init__(self, frames):
+        self.frames, self.taken = frames, 0
+
+    def take(self):
+        self.taken += 1
+        return self.frames
+
+
+def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank):
+    ahead = Ahead(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
+    assert Extraction(Memory(), rank)(batch_of([1, 2], ahead=ahead)) == [Outcome(50, None)] * 2
+    too_much = Memory(capacity=1, error=torch.OutOfMemoryError("CUDA out of memory"))
+    batch = batch_of([1, 2], ahead=ahead)
+    assert Extraction(too_much, rank)(batch) == [Outcome(10, 1), Outcome(20, 1)]
+    assert ahead.taken == 2
+    assert "ahead" not in batch

@@ -12,6 +12,7 @@ A batch, one slice of one ticket, is a dict:
 | results   | list of B: in place of `frames`, where the extractor works inside the workers                       |
 | pts_seconds | list[float or None], B      | for each frame, when it is shown since its video's first; None: an image |
 | ends      | list of `End`                 | the items that this slice completes, or that failed                 |
+| ahead     | `datamodules.line.ahead.Copy`, where `frames` are on their way to the GPU already                   |
 | alone     | bool                          | a process died of one of these items: extract them one by one       |
 
 Slices of one item come in order. A slice holds frames of several items only if these are single images. Where these
@@ -91,6 +92,7 @@ class Batch(TypedDict):
     alone: NotRequired[bool]
     frames: NotRequired[Tensor | list[Tensor]]
     encoded: NotRequired[list[Jpeg]]
+    ahead: NotRequired[Any]
     results: NotRequired[list[Any]]
 
 

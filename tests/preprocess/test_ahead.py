@@ -1,0 +1,72 @@
+"""The copy of a batch is begun before the one before it is extracted, in a whole run; and results stay the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from brightness import Brightness, BrightnessSamples
+from datamodules import FramesDataModule
+from datamodules.line.ahead import CopiedAhead
+from datamodules.line.frames import Batch
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run
+from image_making import image_bytes
+from preprocess.cli import main
+
+
+def run(folder: Path, name: str, *options: str) -> list[float]:
+    if not (folder / "images").is_dir():
+        (folder / "images").mkdir()
+        for number in range(12):
+            (folder / "images" / f"{number:02d}.png").write_bytes(image_bytes(20 * number))
+        (folder / "config.yaml").write_text(
+            "model: {class_path: brightness.Brightness, init_args: {slice_frames: 4}}\n"
+            "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: _}}}\n"
+        )
+    config = ["--config", str(folder / "config.yaml"), "--data.root", str(folder / "images"), *options]
+    assert main(["run", *config, "--output.dir", str(folder / name)]) == 0
+    samples = (BrightnessSamples().decode(*files) for files in CommittedSamples(Run(folder / name)))
+    return [float(sample.brightness[0]) for sample in samples]
+
+
+class Begun:
+    def __init__(self, frames: Any) -> None:
+        self._frames = frames
+
+    def take(self) -> Any:
+        return self._frames
+
+
+def test_a_copy_is_begun_before_the_batch_before_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, int]] = []
+
+    def begin(frames: Any) -> Begun:
+        done.append(("begin", int(frames[0][0, 0, 0])))
+        return Begun(frames)
+
+    def extract(self: Brightness, batch: Batch) -> list[Any]:
+        done.append(("extract", int(batch["frames"][0][0, 0, 0])))
+        return as_it_is(self, batch)
+
+    without = run(tmp_path, "without", "--trainer.accelerator", "cpu")
+    load, as_it_is = FramesDataModule.predict_dataloader, Brightness.extract
+    monkeypatch.setattr(FramesDataModule, "predict_dataloader", lambda data: CopiedAhead(load(data), begin))
+    monkeypatch.setattr(Brightness, "extract", extract)
+    assert run(tmp_path, "ahead", "--trainer.accelerator", "cpu") == without
+    begun, extracted = ([first for kind, first in done if kind == what] for what in ("begin", "extract"))
+    assert begun == extracted
+    assert len(begun) > 2
+    assert all(
+        done.index(("begin", later)) < done.index(("extract", now))
+        for now, later in zip(begun, begun[1:], strict=False)
+    )
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_results_are_those_without(tmp_path: Path) -> None:
+    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    on_gpu = ["--trainer.accelerator", "gpu"]
+    without = run(tmp_path, "without", *on_gpu, "--data.pin_memory", "false")
+    assert run(tmp_path, "ahead", *on_gpu) == without

@@ -1,5 +1,6 @@
 """The copy of a batch is begun before the one before it is extracted, in a whole run; and results stay the same."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,7 @@ def test_a_copy_is_begun_before_the_batch_before_is_extracted(tmp_path: Path, mo
     begun, extracted = ([first for kind, first in done if kind == what] for what in ("begin", "extract"))
     assert begun == extracted
     assert len(begun) > 2
-    assert all(
-        done.index(("begin", later)) < done.index(("extract", now))
-        for now, later in zip(begun, begun[1:], strict=False)
-    )
+    assert all(done.index(("begin", later)) < done.index(("extract", now)) for now, later in pairwise(begun))
 
 
 @pytest.mark.gpu

@@ -97,6 +97,7 @@ class Replay:
                 self._run(*inputs)
         here.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # else page-locking a batch, in the DataLoader's thread, would end the capture
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             landmarks = self._run(*inputs)
         return _Captured(graph, inputs, landmarks)

@@ -1,6 +1,7 @@
 """The pass compiled, and captured; on a GPU, in fp16, and against MediaPipe's graph there."""
 
 from collections.abc import Iterator
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -93,6 +94,27 @@ def test_a_cuda_graph_computes_the_same_bits(on_gpu: HolisticLandmarker, picture
     for batch in (images, images[::-1], larger, images):
         found, plain = captured(batch), on_gpu(batch)
         assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+
+
+@pytest.mark.gpu
+def test_a_thread_that_page_locks_memory_does_not_end_a_capture(
+    on_gpu: HolisticLandmarker, pictures: list[Picture]
+) -> None:
+    done = Event()
+
+    def page_lock() -> None:
+        number = 0
+        while not done.is_set():  # each larger than the one before, so that none is memory that was kept
+            torch.empty((number := number + 1) << 12, dtype=torch.uint8).pin_memory()
+
+    thread = Thread(target=page_lock)
+    thread.start()
+    try:
+        found = Replay(on_gpu, cuda_graph=True)(tensors(pictures[:4]))
+    finally:
+        done.set()
+        thread.join()
+    assert torch.equal(found.pose, on_gpu(tensors(pictures[:4])).pose)
 
 
 @pytest.mark.gpu

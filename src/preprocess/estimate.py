@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rich.filesize import decimal
 from datamodules import FramesDataModule
 from datamodules.line.item import Corpus, Item
 from datamodules.line.run import Run
+from preprocess.extractor import Extractor
 from preprocess.status import bottleneck, duration
 from preprocess.writer import ShardWriter
 
@@ -36,6 +38,7 @@ class Estimate:
         shard_bytes: of all tars and tables.
         disk_free_bytes: where the output folder is or will be.
         bottleneck: `read`, `transform`, `compute` or `write`.
+        proposed: options that the pipeline proposes; None: none.
     """
 
     num_items: int
@@ -48,6 +51,7 @@ class Estimate:
     shard_bytes: int
     disk_free_bytes: int
     bottleneck: str | None
+    proposed: str | None
 
     def __str__(self) -> str:
         fits = "enough" if self.shard_bytes < self.disk_free_bytes else "NOT ENOUGH"
@@ -61,10 +65,12 @@ class Estimate:
         ]
         if self.gpu_hours:
             lines.insert(4, f"GPU-hours    {self.gpu_hours:,.1f}")
+        if self.proposed:
+            lines.append(f"proposed     {indent(self.proposed, ' ' * 13).lstrip()}")
         return "\n".join(lines)
 
 
-def estimate(trainer: Trainer, extractor: LightningModule, data: FramesDataModule, writer: ShardWriter) -> Estimate:
+def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, writer: ShardWriter) -> Estimate:
     """Run a sample of `data.corpus`, evenly spread, into a temporary folder, and scale it up.
 
     `data` and `writer` are changed, and good for nothing else afterwards.
@@ -96,6 +102,7 @@ def estimate(trainer: Trainer, extractor: LightningModule, data: FramesDataModul
         shard_bytes=round(sum(r.tar.bytes + r.table.bytes for r in records) * num_frames / sampled_frames),
         disk_free_bytes=shutil.disk_usage(_existing(output)).free,
         bottleneck=bottleneck([activity]),
+        proposed=extractor.propose(),
     )
 
 

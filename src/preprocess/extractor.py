@@ -75,6 +75,10 @@ class Extractor(LightningModule):
         """
         return OK
 
+    def propose(self) -> str | None:
+        """Options that would suit the rank's device, for people; None: none. After a sample has been run."""
+        return None
+
     def ingredients(self) -> dict[str, str]:
         """Versions and weights that change results, by name, for the fingerprint."""
         return {}

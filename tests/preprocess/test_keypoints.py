@@ -184,6 +184,7 @@ class _Device:
 def test_auto_is_torch_on_a_gpu_and_mediapipe_on_the_cpu() -> None:
     extractor = Keypoints()
     assert extractor.backend == "mediapipe"  # `preprocess check` has no Trainer for it
+    assert extractor.propose() is Keypoints(backend="torch").propose() is None  # on the CPU
     for device, backend in (("cpu", "mediapipe"), ("cuda", "torch")):
         extractor = Keypoints()
         extractor._trainer = _Device(device)  # type: ignore[assignment]

@@ -18,6 +18,7 @@ from preprocess.extractor import Extractor
 from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
 from preprocess.holistic.layouts import LAYOUTS, Layout
+from preprocess.holistic.micro_batch import Tried, propose, timed
 from preprocess.holistic.models import MODELS, find_models
 from preprocess.holistic.replay import Replay
 
@@ -72,6 +73,8 @@ class Keypoints(Extractor):
         self.layout = layout
         self._wanted_backend, self._model_dir = backend, model_dir
         self._known_good: str | None = None
+        self._torch: HolisticBatches | None = None
+        self._size: Sequence[int] = (260, 210)  # height, width in px of the last frames
         if backend != "auto":
             self._require(backend)
 
@@ -140,10 +143,28 @@ class Keypoints(Extractor):
             run = Replay(landmarker.to(self._device_of_rank()), self.hparams["compile"], self.hparams["cuda_graph"])
             self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["slice_frames"])
 
+    def propose(self) -> str | None:
+        """Frames in a batch on a GPU, from some sizes that are timed with these options; of any other device none."""
+        device = self._device_of_rank()
+        if self.backend != "torch" or device.type != "cuda":
+            return None
+        self._torch = None  # its buffers, and its graphs
+        landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir).to(device)
+
+        def trial(size: int) -> Tried:
+            run = Replay(landmarker, self.hparams["compile"], self.hparams["cuda_graph"])
+            batches = HolisticBatches(run, LAYOUTS[self.layout], size)
+            frames = torch.zeros(size, 3, *self._size, dtype=torch.uint8).pin_memory()  # no shape depends on values
+            return timed(size, lambda: batches(frames.to(device, non_blocking=True)), device)
+
+        return propose(trial)
+
     def extract(self, batch: Batch) -> list[Any]:
         """(float32 [K, 3], uint8 [4], float32 [33]) of each frame: keypoints, presence, visibility."""
         if self.backend == "mediapipe":
             return batch["results"]
+        assert self._torch is not None
+        self._size = batch["frames"][0].shape[1:]
         return self._torch(batch["frames"], is_part=not batch["ends"])
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> KeypointSample:

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from preprocess.holistic.micro_batch import Tried, propose, timed
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ({16: 1000, 32: 1900, 64: 2950, 128: 3000, 256: 2900}, 64),  # 2 % slower than 128
+        ({16: 1000, 32: 2000, 64: 4000, 128: 8000, 256: 16000}, 256),
+        ({16: 1000, 32: 990, 64: 980, 128: 970, 256: 960}, 16),
+        ({16: 1000, 32: 2000, 64: None}, 32),  # for which there is no memory; larger ones are not tried
+    ],
+)
+def test_the_smallest_that_is_about_as_fast_as_any_is_proposed(speeds, expected):
+    def trial(size):
+        if speeds[size] is None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Tried(size, speeds[size], size * 10_000_000)
+
+    first, *others = propose(trial).splitlines()
+    assert first == f"--model.slice_frames {expected}; images/s and memory of the GPU by size:"
+    tried = [(size, speed) for size, speed in speeds.items() if speed]
+    assert [line.split()[:2] for line in others] == [[str(size), f"{speed:,}"] for size, speed in tried]
+    assert others[0].split()[2:] == ["160.0", "MB"]
+
+
+def test_too_little_memory_is_said():
+    def trial(size):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert propose(trial) == "none: the GPU's memory does not suffice for the smallest"
+
+
+@pytest.mark.gpu
+def test_images_per_second_and_memory_are_measured():
+    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    found = timed(16, lambda: torch.empty(1 << 28, dtype=torch.uint8, device="cuda").sum().item(), torch.device("cuda"))
+    assert found.per_second > 16
+    assert found.memory_bytes >= 1 << 28

@@ -41,7 +41,7 @@ def pictures() -> list[Picture]:
     return [
         *(hopper, space, hopper[:, ::-1], space[:, ::-1], space[:300, :300], hopper[:400, 60:460], space[::2, ::2]),
         *(space[:400, x : x + 400] for x in (0, 50, 56, 62)),
-        *(_open(path) for path in sorted(MEDIA.glob("hands/*.jpg"))),
+        *(_open(path) for path in sorted(MEDIA.glob("hands/*.jpg"))[::2]),
         *(frame for path in sorted(MEDIA.glob("signs/*.mkv")) for frame in _frames(path)[30:31]),
     ]
 
@@ -58,8 +58,8 @@ def fresh(mp: Any, pictures: list[Picture]) -> list[Landmarks]:
 
 @pytest.fixture(scope="module")
 def videos() -> list[list[Picture]]:
-    pan = [astronaut()[:400, x : x + 400] for x in range(0, 112, 8)]
-    return [pan, *(_frames(path)[20:40] for path in sorted(MEDIA.glob("signs/*.mkv"))[:1])]
+    pan = [astronaut()[:400, x : x + 400] for x in range(0, 80, 8)]
+    return [pan, *(_frames(path)[20:30] for path in sorted(MEDIA.glob("signs/*.mkv"))[:1])]
 
 
 def _open(path: str | Path) -> Picture:
@@ -128,17 +128,17 @@ def test_static_equals_a_holistic_made_afresh_for_every_picture(
     assert presence[:11, :2].all()
     if MEDIA.is_dir():
         assert presence.any(axis=0).tolist() == [True] * 4
-        assert presence[:, 2:].sum() > 20
+        assert presence[:, 2:].sum() > 10
 
 
 def test_the_order_of_pictures_changes_nothing(pictures: list[Picture], fresh: list[Landmarks]) -> None:
-    order = np.random.default_rng(0).permutation(len(pictures))
+    order = np.random.default_rng(0).permutation(len(pictures))[::2]
     with HolisticGraph() as holistic:
         found = [holistic(pictures[i]) for i in order]
         holistic.reset()
         again = holistic(pictures[0])
 
-    assert _num_same(found, [fresh[i] for i in order]) == len(pictures)
+    assert _num_same(found, [fresh[i] for i in order]) == len(order)
     assert _same(again, fresh[0])
 
 
@@ -153,11 +153,10 @@ def test_a_holistic_that_is_reused_leaks_from_picture_to_picture(
     mp: Any, pictures: list[Picture], fresh: list[Landmarks]
 ) -> None:
     with mp.solutions.holistic.Holistic(static_image_mode=True) as holistic:
-        found = [_process(holistic, picture) for picture in pictures]
+        found = [_process(holistic, picture) for picture in pictures[7:11]]
 
-    assert _same(found[0], fresh[0])
-    assert _num_same(found[9:11], fresh[9:11]) == 0  # they show what the one before shows, moved by 6 px
-    assert _num_same(found, fresh) < len(pictures)
+    assert _same(found[0], fresh[7])
+    assert _num_same(found[2:], fresh[9:11]) == 0  # they show what the one before shows, moved by 6 px
 
 
 def test_kernel_9_is_the_reference_and_7_is_not(pictures: list[Picture], fresh: list[Landmarks]) -> None:
@@ -215,12 +214,12 @@ def test_video_goes_on_from_what_it_remembers_until_reset(videos: list[list[Pict
 def test_thresholds_are_those_of_mp_solutions(mp: Any, pictures: list[Picture], threshold: dict[str, float]) -> None:
     found, expected = [], []
     with HolisticGraph(**threshold) as holistic:
-        for picture in pictures[:4]:
+        for picture in pictures[:3]:
             found.append(holistic(picture))
             with mp.solutions.holistic.Holistic(static_image_mode=True, **threshold) as fresh:
                 expected.append(_process(fresh, picture))
 
-    assert _num_same(found, expected) == 4
+    assert _num_same(found, expected) == 3
     assert {landmarks.pose is None for landmarks in found} == {True, False}
 
 

@@ -29,8 +29,9 @@ _FORMATS = (
     "openpose-txt, openpose-json, coco-keypoints, controlnet; parquet, jsonl"
 )
 _FORMAT_OPTIONS = (
-    "Options of formats: --coordinates processed or original, of openpose-txt, openpose-json, coco-keypoints and "
-    "controlnet; --people best or all, and --missing -1, of openpose-txt; --image_ids order or name, of coco-keypoints."
+    "Options of formats, which come last: --coordinates processed or original, of openpose-txt, openpose-json, "
+    "coco-keypoints and controlnet; --people best or all, and --missing -1, of openpose-txt; --image_ids order or "
+    "name, of coco-keypoints."
 )
 _Command = Callable[[argparse.Namespace], int]
 

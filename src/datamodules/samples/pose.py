@@ -66,8 +66,10 @@ class PoseSample:
         return self.meta[f"{prefix}height"], self.meta[f"{prefix}width"]
 
     def keypoints_in(self, coordinates: Coordinates) -> Keypoints:
-        """`keypoints`, in px of the processed, or of the original image."""
-        return resized(self.keypoints, self.size(), self.size(coordinates))
+        """`keypoints`, in px of the processed, or of the original image; none below 0: that means missing."""
+        placed = resized(self.keypoints, self.size(), self.size(coordinates))
+        placed[..., :2] = np.maximum(placed[..., :2], 0)
+        return placed
 
 
 class PoseSamples:

@@ -16,7 +16,8 @@
 | bbox, area             | x, y, width, height in px around these, 1 px at least; and their product               |
 | score, iscrowd         | of the person; 0                                                                       |
 
-An image without anybody is among the images, and has no annotation. A result for evaluation has coordinates in the
+An image without anybody is among the images, and has no annotation. Of a split without anybody the list of results is
+empty: `[]`, which `loadRes` does not take. A result for evaluation has coordinates in the
 original image, as COCO's annotations do: the default here.
 """
 

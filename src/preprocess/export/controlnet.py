@@ -2,7 +2,8 @@
 
 | file in `dest`                    | what                                                                          |
 |-----------------------------------|-------------------------------------------------------------------------------|
-| {split}/images/{image}            | the processed image as PNG; with `coordinates: original` its file as it was    |
+| {split}/images/{image}            | the processed image as PNG; with `coordinates: original` its file as it was;   |
+|                                   | `sub%2Fa.png` of `sub/a.jpg`                                                   |
 | {split}/conditioning_images/{map} | the pose map, PNG, of the same size                                           |
 | {split}/metadata.jsonl            | a JSON object a line, see below                                               |
 | statistics.json                   | {split: see `statistics.py`}                                                  |
@@ -25,7 +26,7 @@ from datamodules.line.run import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.export import planned_splits, pose_samples, whole_folder
-from preprocess.export.mirror import as_json, beside, create, image_path
+from preprocess.export.mirror import as_json, beside, create, flat, image_path, require_known_splits
 from preprocess.export.statistics import counts
 
 
@@ -41,10 +42,11 @@ def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list
         The list of each split.
 
     Raises:
-        ConfigError: `dest` holds something, the run has stored no images, or AVIF.
+        ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` does not know its splits.
         RunError: these are no pose samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
     splits = planned_splits(run)
+    require_known_splits(splits)
     with whole_folder(dest) as partial:
         for split in splits:
             _write_split(partial / split, run, split, coordinates)
@@ -59,11 +61,11 @@ def _write_split(folder: Path, run: Run, split: str, coordinates: Coordinates) -
         for sample in pose_samples(run, split):
             name, content = _image(sample, coordinates)
             drawn = as_png(pose_map(sample.keypoints_in(coordinates), sample.size(coordinates)))
-            condition = "conditioning_images" / beside(sample.key, sample.meta, ".png")
-            create(folder, "images" / name, content, sample.key)
+            condition = "conditioning_images" / flat(beside(sample.key, sample.meta, ".png"))
+            create(folder, "images" / flat(name), content, sample.key)
             create(folder, condition, drawn, sample.key)
             line = {
-                "file_name": str("images" / name),
+                "file_name": str("images" / flat(name)),
                 "conditioning_image_file_name": str(condition),
                 "text": sample.meta.get("caption") or "",
             }

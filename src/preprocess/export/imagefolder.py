@@ -2,7 +2,7 @@
 
 | file in `dest`         | what                                                                                       |
 |------------------------|--------------------------------------------------------------------------------------------|
-| {split}/{image}        | the image's file, in a tree that mirrors the corpus                                        |
+| {split}/{image}        | the image's file, named as in the corpus: `sub%2Fa.jpg` of `sub/a.jpg`                     |
 | {split}/metadata.jsonl | a JSON object a line: `file_name` relative to its folder, `text`, and `status` of the text |
 | statistics.json        | {split: see `statistics.py`}                                                               |
 
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.errors import ConfigError
 from datamodules.line.run import Run
 from preprocess.export import caption_samples, planned_splits, whole_folder
-from preprocess.export.mirror import as_json, create, image_path
+from preprocess.export.mirror import as_json, create, flat, image_path, require_known_splits
 from preprocess.export.statistics import counts
 
 
@@ -27,10 +27,11 @@ def export(run: Run, dest: Path) -> list[Path]:
         The list of each split.
 
     Raises:
-        ConfigError: `dest` holds something, the run has stored no images, or AVIF.
+        ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` does not know its splits.
         RunError: these are no caption samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
     splits = planned_splits(run)
+    require_known_splits(splits)
     with whole_folder(dest) as partial:
         for split in splits:
             _write_split(partial / split, run, split)
@@ -55,6 +56,7 @@ def _write_split(folder: Path, run: Run, split: str) -> None:
                     f"{path} would be left out by Hugging Face's imagefolder without a word: take --format "
                     "captions-json, or load the shards themselves as webdataset"
                 )
-            create(folder, path, sample.image, sample.key)
-            line = {"file_name": str(path), "text": sample.caption, "status": sample.meta.get("status")}
+            name = flat(path)
+            create(folder, name, sample.image, sample.key)
+            line = {"file_name": str(name), "text": sample.caption, "status": sample.meta.get("status")}
             print(json.dumps(line, ensure_ascii=False), file=lines)

@@ -1,12 +1,18 @@
-"""Files in a tree that mirrors the images of the corpus: none leads out of it, and none is written twice."""
+"""Files that are named as the images of the corpus: none leads out of a folder, and none is written twice."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.errors import CorpusError, RunError
+from datamodules.errors import ConfigError, CorpusError, RunError
 from datamodules.line.item import key_from_path
+
+_SPLITS = {  # of datasets.data_files
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 
 def image_path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:
@@ -34,6 +40,28 @@ def beside(key: str, meta: Mapping[str, Any], ending: str) -> PurePosixPath:
     except CorpusError:  # it is too long for a key, so none was made of it
         keeps_ending = False
     return image.with_name(f"{image.name if keeps_ending else image.stem}{ending}")
+
+
+def flat(path: PurePosixPath) -> PurePosixPath:
+    """`path` as one name, `/` and `%` percent-encoded.
+
+    Hugging Face's imagefolder takes a folder `test` or `val`, however deep it lies, for a split.
+    """
+    return PurePosixPath(str(path).replace("%", "%25").replace("/", "%2F"))
+
+
+def require_known_splits(splits: Sequence[str]) -> None:
+    """Nothing, if Hugging Face's imagefolder tells these splits apart by the names of their folders.
+
+    Raises:
+        ConfigError: it would leave one out, or make one of two, without a word.
+    """
+    known = [next((split for split, names in _SPLITS.items() if name in names), None) for name in splits]
+    if len(splits) > 1 and (None in known or len(set(known)) < len(known)):
+        raise ConfigError(
+            f"Hugging Face's imagefolder does not tell the splits {', '.join(splits)} apart: it knows train, "
+            "validation (or dev, val) and test; take another --format, or load the shards themselves as webdataset"
+        )
 
 
 def create(root: Path, path: PurePosixPath, content: bytes, key: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
+import cv2  # comes with mediapipe
 import torch
 from torch import Tensor
 
@@ -74,7 +75,8 @@ class Pose(Extractor):
 
     def ingredients(self) -> dict[str, str]:
         """What the models are, and the versions of what runs them."""
-        return self.backend.ingredients()
+        drawn = {"opencv": cv2.__version__} if self.hparams["store_pose_map"] else {}
+        return {**self.backend.ingredients(), **drawn}
 
     def extract(self, batch: Batch) -> list[Any]:
         """`People` for each image.

@@ -16,7 +16,8 @@ maps of joints never stand in memory enlarged but not blurred, and fields are on
 
 What differs from theirs: several scales are averaged, where `heatmap_avg += heatmap_avg + …` doubles the earlier ones;
 of two neighbours with equal values one is the peak, not both; a limb from shoulder to ear never replaces an ear that
-a person has; no more than 127 peaks of a joint are looked at, as in OpenPose (`POSE_MAX_PEOPLE`).
+a person has, nor gives one to two people that it does not join; of images above 1024 px, maps are made smaller; no
+more than 127 peaks of a joint are looked at, as in OpenPose (`POSE_MAX_PEOPLE`).
 """
 
 from collections.abc import Iterator, Sequence

@@ -69,6 +69,6 @@ class MediaPipe(PoseBackend):
             return NOBODY
         joints = landmarks[LANDMARKS, :][:, [0, 1, 3]]
         joints[joints[:, 2] < self.min_visibility] = 0
-        keypoints = within(from_coco_17(joints[None]), (image.shape[1], image.shape[2]))
+        keypoints = from_coco_17(within(joints[None], (image.shape[1], image.shape[2])))
         seen = keypoints[0, keypoints[0, :, 2] > 0, 2]
         return People(keypoints, seen.mean(keepdims=True, dtype=np.float32)) if len(seen) else NOBODY

@@ -1,8 +1,10 @@
 """OpenPose's body network: everybody in the image at once, on the rank's device."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Literal
 
+import cv2  # comes with mediapipe
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ class OpenPose(PoseBackend):
 
     def ingredients(self) -> dict[str, str]:
         """See `PoseBackend`."""
-        return {"weights": sha256_of_file(self._path)}
+        return {"weights": sha256_of_file(self._path), "opencv": cv2.__version__, "scipy": version("scipy")}
 
     @torch.inference_mode()
     def _batch(self, images: Tensor) -> list[People]:

@@ -125,7 +125,7 @@ class VitPose(PoseBackend):
     def _kept(self, image: Tensor, joints: NDArray[np.float32], scores: NDArray[np.float32]) -> People:
         """The people of an image with a joint that is sure enough."""
         joints = np.where(joints[..., 2:] >= max(self.min_joint_score, 1e-6), joints, np.float32(0))
-        keypoints: Keypoints = within(from_coco_17(joints), (image.shape[1], image.shape[2]))
+        keypoints: Keypoints = from_coco_17(within(joints, (image.shape[1], image.shape[2])))
         seen = keypoints[..., 2] > 0
         there = seen.any(1)
         if not there.any():

@@ -75,7 +75,7 @@ def test_an_image_that_leads_out_of_the_folder_is_refused_and_nothing_is_left(
 @pytest.mark.parametrize("format", ["captions-json", "imagefolder"])
 def test_a_name_that_two_images_share_is_written_once_and_refused(tmp_path: Path, format: str) -> None:
     make_caption_run(tmp_path / "run", caption_items("a.jpg", "b.jpg"), image="sub/a.jpg")
-    with pytest.raises(RunError, match=r"b would be written to sub/a\.(json|jpg), which is another's already"):
+    with pytest.raises(RunError, match=r"b would be written to sub(/|%2F)a\.(json|jpg), which is another's already"):
         export(tmp_path / "run", format, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

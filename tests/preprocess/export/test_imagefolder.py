@@ -46,6 +46,20 @@ def test_datasets_loads_each_image_with_its_caption_by_split(tmp_path: Path, loa
             assert abs(int(np.asarray(row["image"].convert("RGB")).mean().round()) - 10 * number) <= 1
 
 
+def test_folders_that_are_named_like_splits_are_none(tmp_path: Path, load: Any) -> None:
+    make_caption_run(tmp_path / "run", caption_items("test/a.png", "val/b.png", "c.png"))
+    export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    assert {name: len(rows) for name, rows in load(tmp_path / "out").items()} == {"train": 3}
+
+
+def test_splits_that_datasets_does_not_tell_apart_fail(tmp_path: Path) -> None:
+    items = [*caption_items("a.png"), *caption_items("b.png", split="alice")]
+    make_caption_run(tmp_path / "run", items)
+    with pytest.raises(ConfigError, match=r"does not tell the splits train, alice apart: it knows train, validation"):
+        export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_of_one_split_of_any_name_loads(tmp_path: Path, load: Any) -> None:
     make_caption_run(tmp_path / "run", caption_items("a.png", "x/b.png", split="everything"))
     export(tmp_path / "run", "imagefolder", tmp_path / "out")
@@ -53,15 +67,15 @@ def test_a_run_of_one_split_of_any_name_loads(tmp_path: Path, load: Any) -> None
     assert sorted(row["text"] for row in rows) == ["a cow, <i>0</i> & Kühe", "a cow, <i>1</i> & Kühe"]
 
 
-def test_the_images_are_the_files_as_they_were_in_a_tree_that_mirrors_them(tmp_path: Path) -> None:
+def test_the_images_are_the_files_as_they_were_named_by_their_paths(tmp_path: Path) -> None:
     make_caption_run(tmp_path / "run", ITEMS)
     export(tmp_path / "run", "imagefolder", tmp_path / "out")
-    assert (tmp_path / "out/train/sub dir/[b]#1.jpg").read_bytes() == image_bytes(20, "jpg")
-    with Image.open(tmp_path / "out/dev/sub dir/c.webp") as image:
+    assert (tmp_path / "out/train/sub dir%2F[b]#1.jpg").read_bytes() == image_bytes(20, "jpg")
+    with Image.open(tmp_path / "out/dev/sub dir%2Fc.webp") as image:
         assert image.format == "WEBP"
     lines = [json.loads(line) for line in (tmp_path / "out/dev/metadata.jsonl").read_text("utf-8").splitlines()]
     assert lines == [
-        {"file_name": "sub dir/c.webp", "text": "a cow, <i>3</i> & Kühe", "status": "ok"},
+        {"file_name": "sub dir%2Fc.webp", "text": "a cow, <i>3</i> & Kühe", "status": "ok"},
         {"file_name": "d.PNG", "text": "a cow, <i>4</i> & Kühe", "status": "ok"},
     ]
     statistics = json.loads((tmp_path / "out/statistics.json").read_text())

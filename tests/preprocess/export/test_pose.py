@@ -1,6 +1,7 @@
 """Poses in four formats, as those who own them load them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,24 @@ def test_datasets_loads_images_pose_maps_and_captions(coordinates: Any, run: Pat
 
 def test_images_as_they_were_are_the_same_bytes(run: Path, tmp_path: Path) -> None:
     export(run, "controlnet", tmp_path / "out", coordinates="original")
-    assert (tmp_path / "out/train/images/sub dir/ü 1.v2.jpg").read_bytes() == image_bytes(100, "jpg", (96, 64))
-    with Image.open(tmp_path / "out/dev/conditioning_images/sub dir/c.png") as drawn:
+    assert (tmp_path / "out/train/images/sub dir%2Fü 1.v2.jpg").read_bytes() == image_bytes(100, "jpg", (96, 64))
+    with Image.open(tmp_path / "out/dev/conditioning_images/sub dir%2Fc.png") as drawn:
         assert drawn.size == (96, 64)
+
+
+def test_folders_that_are_named_like_splits_are_none(tmp_path: Path, load: Any) -> None:
+    make_pose_run(tmp_path / "run", caption_items("test/a.png", "val/b%2F.png", "c.png"), (1, 1, 1))
+    export(tmp_path / "run", "controlnet", tmp_path / "out")
+    assert {name: len(rows) for name, rows in load(tmp_path / "out").items()} == {"train": 3}
+
+
+def test_splits_that_datasets_does_not_tell_apart_fail(tmp_path: Path) -> None:
+    first, second = caption_items("a.png", "b.png")
+    items = [replace(first, split="dev"), replace(second, split="val")]
+    make_pose_run(tmp_path / "run", items, (1, 1))
+    with pytest.raises(ConfigError, match=r"does not tell the splits dev, val apart: it knows train, validation"):
+        export(tmp_path / "run", "controlnet", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_caption_that_is_not_there_is_an_empty_text(tmp_path: Path) -> None:

@@ -134,6 +134,39 @@ def test_what_a_plain_implementation_finds_is_found(size: tuple[int, int], strid
         np.testing.assert_allclose(found.scores, scores[order], atol=1e-3)
 
 
+def faint_scenes() -> list[Scene]:
+    """People whose heatmaps and fields are near the limits, with noise that is too."""
+    rng = np.random.default_rng(3)
+    scenes = []
+    for _ in range(12):
+        scene = rendered(crowd(rng, 3, SIZE), SIZE)
+        scene.heatmaps[:18] *= rng.uniform(0.1, 0.4, (18, 1, 1))
+        scene.heatmaps[:18] += rng.uniform(0, 0.04, scene.heatmaps[:18].shape)
+        scene.pafs[:] *= rng.uniform(0.05, 0.4, (len(scene.pafs), 1, 1))
+        scene.pafs[:] += rng.normal(0, 0.05, scene.pafs.shape)
+        scenes.append(scene)
+    return scenes
+
+
+def as_plain(scene: Scene) -> bool:
+    people, scores = plain_decode(scene.pafs, scene.heatmaps, SIZE, 8)
+    (found,) = decode([maps_of([scene])])
+    order = np.argsort(-scores, kind="stable")
+    return found.keypoints.shape == people.shape and np.allclose(found.keypoints, people[order], atol=1e-3)
+
+
+def test_of_faint_people_the_same_are_found_as_by_a_plain_implementation() -> None:
+    assert all(map(as_plain, faint_scenes()))
+
+
+@pytest.mark.parametrize(("name", "value"), [("_MIN_POINTS", 8), ("_MIN_ALONG", 0.1), ("_MIN_PEAK", 0.15)])
+def test_of_faint_people_others_are_found_by_other_numbers(
+    name: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, name, value)
+    assert not all(map(as_plain, faint_scenes()))
+
+
 def test_several_scales_are_averaged() -> None:
     scene = rendered(OVERLAPPING[:2])
     other = rendered(OVERLAPPING[:2], SIZE, 4)

@@ -7,6 +7,7 @@
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.errors import RunError
@@ -23,11 +24,20 @@ def export(run: Run, dest: Path) -> list[Path]:
         ConfigError: a file exists.
         RunError: the samples have no json, or a shard is damaged.
     """
+    return write_splits(run, dest, _write_split)
+
+
+def write_splits(run: Run, dest: Path, write_split: Callable[[Path, Run, str], None]) -> list[Path]:
+    """What `write_split` writes for each split to its `{split}.jsonl` in `dest`; and the statistics.
+
+    Raises:
+        ConfigError: a file exists.
+    """
     splits = planned_splits(run)
     paths = [dest / f"{split}{ending}" for split in splits for ending in (".jsonl", "_statistics.json")]
     with all_or_none(paths) as partials:
         for split, lines, described in zip(splits, partials[::2], partials[1::2], strict=True):
-            _write_split(lines, run, split)
+            write_split(lines, run, split)
             described.write_text(json.dumps(counts(run, split), indent=1) + "\n")
     return paths
 

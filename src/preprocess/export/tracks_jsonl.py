@@ -19,8 +19,8 @@ import json
 from pathlib import Path
 
 from datamodules.line.run import Run
-from preprocess.export import all_or_none, planned_splits, track_samples
-from preprocess.export.statistics import counts
+from preprocess.export import track_samples
+from preprocess.export.jsonl import write_splits
 
 
 def export(run: Run, dest: Path) -> list[Path]:
@@ -30,13 +30,7 @@ def export(run: Run, dest: Path) -> list[Path]:
         ConfigError: a file exists.
         RunError: these are no track samples, or a shard is damaged.
     """
-    splits = planned_splits(run)
-    paths = [dest / f"{split}{ending}" for split in splits for ending in (".jsonl", "_statistics.json")]
-    with all_or_none(paths) as partials:
-        for split, lines, described in zip(splits, partials[::2], partials[1::2], strict=True):
-            _write_split(lines, run, split)
-            described.write_text(json.dumps(counts(run, split), indent=1) + "\n")
-    return paths
+    return write_splits(run, dest, _write_split)
 
 
 def _write_split(path: Path, run: Run, split: str) -> None:

@@ -10,6 +10,7 @@ JPEGs in the same batches, each turn a fresh process:
 |------------|--------------------------------------------------------------------------------------------------------|
 | loop       | one process: PIL, the processor over a batch, `generate`, a JSON for each image                        |
 | preprocess | `preprocess run`, one process as well: a rank without workers                                          |
+| worker     | the same, with one worker that reads and processes images (the equal images alone)                     |
 | budget     | the same, with batches of images of similar size up to `max_batch_tokens` (the mixed images alone)     |
 
 | images | what                                                                                                        |
@@ -69,14 +70,12 @@ class Job(NamedTuple):
         images: folder of the images.
         tokens: that are said of each image.
         batch_size: images in a batch.
-        options: of `preprocess run`, besides.
     """
 
     model: Path
     images: Path
     tokens: int
     batch_size: int
-    options: dict[str, str]
 
 
 def main() -> None:
@@ -112,19 +111,25 @@ def _compare_equal(scratch: Path, options: argparse.Namespace) -> None:
 
     sizes = [(_EQUAL_PX, _EQUAL_PX)] * options.images
     model = save_smolvlm(scratch / "smolvlm", hidden=256, layers=6)
-    job = Job(model, _make_images(scratch / "equal", sizes), options.tokens, options.batch_size, {})
-    turns = _take_turns(job, {"loop": None, "preprocess": {}}, scratch, options.rounds)
+    job = Job(model, _make_images(scratch / "equal", sizes), options.tokens, options.batch_size)
+    contenders: dict[str, dict[str, str] | None] = {
+        "loop": None,
+        "preprocess": {},
+        "worker": {"data.num_workers": "1"},
+    }
+    turns = _take_turns(job, contenders, scratch, options.rounds)
     _print_group("equal sizes", turns)
-    _verdict(turns, "preprocess", "loop", "equal sizes")
+    for ours in ("preprocess", "worker"):
+        _verdict(turns, ours, "loop", "equal sizes")
 
 
 def _compare_mixed(scratch: Path, options: argparse.Namespace) -> None:
     from caption_models import save_qwen
 
     model = save_qwen(scratch / "qwen", hidden=256, layers=6, max_pixels=options.max_pixels)
-    job = Job(model, _make_images(scratch / "mixed", _mixed_sizes(options.images)), options.tokens, 8, {})
+    job = Job(model, _make_images(scratch / "mixed", _mixed_sizes(options.images)), options.tokens, 8)
     limit = _limit(job)
-    budget = {"max_batch_tokens": str(limit), "batch_size": "32", "batch_window": str(_WINDOW)}
+    budget = {"model.max_batch_tokens": str(limit), "model.batch_size": "32", "model.batch_window": str(_WINDOW)}
     contenders: dict[str, dict[str, str] | None] = {"loop": None, "preprocess": {}, "budget": budget}
     turns = _take_turns(job, contenders, scratch, options.rounds)
     padded = {name: _padding(job, scratch / f"mixed-{name}") for name in ("preprocess", "budget")}
@@ -162,10 +167,10 @@ def _take_turns(
 ) -> dict[str, list[Turn]]:
     turns: dict[str, list[Turn]] = {name: [] for name in contenders}
     for number in range(rounds):
-        for name, model_options in contenders.items():
+        for name, ours in contenders.items():
             out = scratch / f"{job.images.name}-{name}"
             shutil.rmtree(out, ignore_errors=True)
-            turn = _loop(job, out) if model_options is None else _preprocess(job, out, model_options)
+            turn = _loop(job, out) if ours is None else _preprocess(job, out, ours)
             print(f"{job.images.name}, round {number}, {name}: {turn}", flush=True)
             turns[name].append(turn)
     return turns
@@ -181,16 +186,16 @@ def _loop(job: Job, out: Path) -> Turn:
     return _turn([document["finished"] for document in documents], whole, tokens)
 
 
-def _preprocess(job: Job, out: Path, model_options: dict[str, str]) -> Turn:
+def _preprocess(job: Job, out: Path, ours: dict[str, str]) -> Turn:
     model = {"model": str(job.model), "prompt": _PROMPT, "max_new_tokens": str(job.tokens), "dtype": "fp32"}
-    model |= {"batch_size": str(job.batch_size), "max_batch_pixels": "null", **model_options}
+    model |= {"batch_size": str(job.batch_size), "max_batch_pixels": "null"}
     values = {f"model.{name}": value for name, value in model.items()} | {
         "data.root": str(job.images),
         "data.num_workers": "0",
         "output.dir": str(out),
         "output.shards.max_items": str(_WINDOW),
         "output.shards.min_shards": "1",
-        **job.options,
+        **ours,
     }
     options = [f"--{name}={value}" for name, value in values.items()]
     started = time.time()
@@ -292,8 +297,9 @@ def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
         return
     model = save_smolvlm(scratch / "smolvlm", hidden=1536, layers=24)
     images = _make_images(scratch / "equal", [(_EQUAL_PX, _EQUAL_PX)] * 16 * options.images)
-    job = Job(model, images, 4 * options.tokens, 64, {"data.num_workers": "12", "trainer.accelerator": "gpu"})
-    turn = _preprocess(job, scratch / "out", {"dtype": "bf16"})
+    job = Job(model, images, 4 * options.tokens, 64)
+    ours = {"data.num_workers": "12", "trainer.accelerator": "gpu", "model.dtype": "bf16"}
+    turn = _preprocess(job, scratch / "out", ours)
     records = list(Run(scratch / "out").records())
     busy = [record.machine.get("gpu", {}).get("utilization_percent", {}).get("mean") for record in records[1:]]
     percent = float(median(each for each in busy if each is not None))

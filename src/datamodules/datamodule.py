@@ -19,7 +19,7 @@ from datamodules.line.loader import FrameLoader
 from datamodules.line.rank import Rank
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
-from datamodules.line.workers import die_with_parent
+from datamodules.line.workers import begin_worker
 from datamodules.media.jpeg import require_nvjpeg
 from datamodules.media.video import Decoding
 from datamodules.samples import SampleKind
@@ -175,7 +175,7 @@ class FramesDataModule(LightningDataModule):
             sampler=EpochSampler(batches, self.batch_size, shuffle=shuffle, seed=self.seed),
             num_workers=self.num_workers,
             multiprocessing_context=context,
-            worker_init_fn=die_with_parent if context else None,
+            worker_init_fn=begin_worker if context else None,
             persistent_workers=self.num_workers > 0,
             pin_memory=self._pins_memory(),
         )

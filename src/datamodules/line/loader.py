@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.errors import EnvironmentFailure
 from datamodules.line.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket, is_readable
+from datamodules.line.heap import keep_freed_memory
 from datamodules.line.item import Item
 from datamodules.line.rank import OpenShard, Rank
 from datamodules.line.run import Run
 from datamodules.line.stamps import Stamps
-from datamodules.line.workers import LOOK_SECONDS, LocalTickets, Tickets, WorkerDied, Workers, die_with_parent
+from datamodules.line.workers import LOOK_SECONDS, LocalTickets, Tickets, WorkerDied, Workers, begin_worker
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
@@ -69,6 +70,7 @@ class FrameLoader:
         self._patience = _IDLE_SECONDS
 
     def __iter__(self) -> Iterator[Batch]:
+        keep_freed_memory()
         while True:
             with self._workers() as workers:
                 try:
@@ -113,7 +115,7 @@ class FrameLoader:
             collate_fn=_as_it_is,  # the default would make a tensor, and a file descriptor, of each array in `results`
             num_workers=self._num_workers,
             multiprocessing_context=context if self._num_workers else None,
-            worker_init_fn=die_with_parent if self._num_workers else None,
+            worker_init_fn=begin_worker if self._num_workers else None,
             in_order=False,
             timeout=LOOK_SECONDS if self._num_workers else 0,
             pin_memory=self._pin_memory,

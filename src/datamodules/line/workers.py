@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.errors import EnvironmentFailure
 from datamodules.line.frames import Batch, Ticket
+from datamodules.line.heap import keep_freed_memory
 from datamodules.line.stamps import Stamp, Stamps
 
 LOOK_SECONDS = 0.5  # whether all workers live
@@ -194,11 +195,12 @@ def _death(exitcode: int) -> str:
     return f"crashed: {signal.Signals(-exitcode).name if exitcode < 0 else f'exit status {exitcode}'}"
 
 
-def die_with_parent(worker: int) -> None:
-    """Make this worker process end when its rank does, however that ends, and leave signals to the rank.
+def begin_worker(worker: int) -> None:
+    """Make this worker process end when its rank does, however that ends, leave signals to the rank, and keep memory.
 
     Workers are children of the fork server, so DataLoader's own watch, over the parent's process id, sees nothing.
     """
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank = multiprocessing.parent_process()

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO, TypedDict
 
 import numpy as np
@@ -152,11 +153,18 @@ def rle_of(mask: NDArray[np.bool_]) -> Rle:
 
 
 def mask_of(rle: Rle) -> NDArray[np.bool_]:
-    """The mask, bool [H, W], of its run lengths."""
+    """The mask, bool [H, W], of its run lengths.
+
+    Raises:
+        RunError: these are damaged.
+    """
     from pycocotools import mask as coco
 
-    mask: NDArray[np.bool_] = coco.decode(rle).astype(bool)
-    return mask
+    with suppress(ValueError):
+        mask: NDArray[np.uint8] = coco.decode(rle)
+        if coco.encode(mask)["counts"] == rle["counts"].encode():  # runs that end early leave what was in memory
+            return mask.view(np.bool_)
+    raise RunError(f"a mask is damaged, its run lengths are no {rle['size']} px; run `preprocess verify`")
 
 
 def bbox_of(rle: Rle) -> list[int]:

@@ -95,6 +95,13 @@ def test_a_mask_comes_back_from_its_run_lengths():
     assert int(coco.area(rle)) == mask.sum()
 
 
+@pytest.mark.parametrize("damage", [lambda counts: "", lambda counts: counts[:-1], lambda counts: counts + "9"])
+def test_run_lengths_that_are_no_mask_fail(damage):
+    rle = rle_of(np.eye(4, dtype=np.bool_))
+    with pytest.raises(RunError, match=r"its run lengths are no \[4, 4\] px; run `preprocess verify`"):
+        mask_of({**rle, "counts": damage(rle["counts"])})
+
+
 def test_a_box_is_half_open_around_the_mask():
     mask = np.zeros((20, 30), bool)
     mask[3:9, 4] = mask[5, 10:30] = True

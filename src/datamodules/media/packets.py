@@ -210,7 +210,11 @@ def _num_held(ticks: list[int]) -> int:
 
 def display_matrix(frame: Any) -> NDArray[np.int32] | None:
     """How a frame is to be turned and mirrored: int32 [2, 2], of 65536; None if the file does not say."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # not `frame.side_data`: frame and container would hold each other, until Python's collector comes by
+    container: Any = SideDataContainer
+    matrix = container(frame).get("DISPLAYMATRIX")
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]
 
 

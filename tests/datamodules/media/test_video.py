@@ -1,5 +1,6 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
+import gc
 import os
 import shutil
 import sys
@@ -259,6 +260,18 @@ def test_frames_stay_what_they_were_when_the_next_is_read(videos):
         kept.append(frame)
         copies.append(frame.clone())
     assert all((a == b).all() for a, b in zip(kept, copies, strict=True))
+
+
+@pytest.mark.parametrize("name", ["b-frames", "rotation"])
+def test_a_decoded_frame_is_freed_when_the_next_one_comes(name, videos):
+    path = videos[name]
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(frame.shape[0] for frame in Video(path).frames(range(5))) == 15
+        assert [held for held in gc.get_objects() if type(held) is av.VideoFrame] == []
+    finally:
+        gc.enable()
 
 
 def test_no_file_stays_open(videos):

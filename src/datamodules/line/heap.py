@@ -1,9 +1,8 @@
 """The heap of a process that works through a corpus: what one frame leaves is kept for the next.
 
-glibc gives a large block back to the kernel as soon as it is free, and gets the next one page by page, zeroed. That
-costs more than much of what is done with it: seconds of CPU for the same work, kept to given back
-(`benchmarks/README.md`, "Memory that is kept"): a 12-megapixel JPEG 0.55, a frame of 4K video 0.82, ViTPose-S on a CPU
-0.57 to 0.87.
+glibc gives a large block back to the kernel as soon as it is free, and gets the next one page by page, zeroed. Kept,
+the same work takes 0.51 x the time for a JPEG of 12 megapixels, 0.80 x for 4K video, 0.67 x for ViTPose-S on a CPU
+(`benchmarks/heap.py`).
 """
 
 import ctypes

@@ -3,7 +3,7 @@
 import signal
 import warnings
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, FramemillError, TooManyFailures
+from datamodules.line.item import Corpus
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, count_failures, refuse_unfinished
 from datamodules.line.rank import sweep
@@ -98,13 +99,35 @@ def retry(argv: Sequence[str], began: float) -> int:
             _say(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
-    corpus = run.plan.fingerprint["corpus"]
-    root = f"--data.{resolve_name(corpus['class_path']).root_option}"
+    corpus, overrides = _planned_corpus(run.plan.fingerprint["corpus"], overrides)
     as_it_was = ["--config", str(config), "--output.dir", str(run.folder), "--output.only", "null"]
-    as_it_was += [root, corpus["init_args"]["root"]]  # in config.yaml, paths may be relative
+    as_it_was += ["--data.corpus", "null"]  # in config.yaml, paths may be relative, and lists gone
     cli = _cli([*as_it_was, "--output.max_failures", "100%", *overrides])  # most may fail again
+    cli.datamodule.corpus = cli.datamodule.corpus or corpus
     cli.writer.retry = Retry(tuple(options.classes), began)
     return _predict(cli)
+
+
+def _planned_corpus(planned: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Corpus, list[str]]:
+    """(the corpus of a run, from its fingerprint, with the root that `overrides` may name; the other overrides).
+
+    It is made as pickle does it, without its constructor, which would read lists that are not needed any more.
+
+    Raises:
+        ConfigError: another option of the corpus is among them.
+    """
+    kind, arguments = resolve_name(planned["class_path"]), planned["init_args"]
+    parser = ArgumentParser("preprocess retry", add_help=False, allow_abbrev=False)
+    parser.add_argument(_nested(f"--data.{kind.root_option}"), dest="root", default=arguments["root"])
+    given, others = parser.parse_known_args([_nested(each) for each in overrides])
+    if taken := next((each for each in others if each.startswith("--data.corpus")), None):
+        option = taken.partition("=")[0].replace("corpus.init_args.", "")
+        raise ConfigError(
+            f"a retry takes its items as they were planned: {option} cannot change; leave it out, or start a new run"
+        )
+    corpus: Corpus = kind.__new__(kind)
+    vars(corpus).update(arguments, root=given.root)
+    return corpus, others
 
 
 def _predict(cli: PipelineCLI) -> int:

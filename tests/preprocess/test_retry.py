@@ -95,6 +95,48 @@ def test_a_corpus_whose_root_is_another_option_is_found_from_another_folder(
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
 
 
+def test_a_corpus_that_moved_is_read_where_it_is_now(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    moved = (folder.parent / "corpus").rename(folder.parent / "moved")
+    assert main(["retry", str(folder), "--model.poison", "null", f"--data.root={moved}"]) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
+    corpus = Run(folder, 1).plan.fingerprint["corpus"]
+    assert corpus == {"class_path": "brightness.ImageFolders", "init_args": {"root": str(moved), "split": "train"}}
+
+
+def test_a_configuration_may_name_the_same_corpus_again_but_no_other(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = folder.parent / "brightness.yaml"
+    command = ["retry", str(folder), "--config", str(config), "--output.dir", str(folder), "--model.poison", "null"]
+    text = config.read_text()
+    config.write_text(text.replace("{root: corpus}", "{root: corpus, split: dev}"))
+    assert main(command) == 2
+    assert "and cannot change corpus.init_args.split: 'train' there, 'dev' here: start a new" in capfd.readouterr().err
+    assert Run(folder).patches == []
+    config.write_text(text)
+    assert main(command) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
+
+
+def test_a_retry_needs_no_list_and_works_from_another_folder(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = folder.parent / "brightness.yaml"
+    config.write_text(
+        config.read_text()
+        .replace("brightness.ImageFolders", "datamodules.corpora.images.Images")
+        .replace("{root: corpus}", "{root: corpus, image_list: list.txt}")
+    )
+    (folder.parent / "list.txt").write_text("i1.png\ni2.png\n")
+    other = folder.parent / "other"
+    assert main(["run", "--config", str(config), "--output.dir", str(other)]) == 0
+    (folder.parent / "list.txt").unlink()
+    monkeypatch.chdir("/")
+    assert main(["retry", str(other), "--model.poison", "null"]) == 0
+    assert last_line(capfd) == "2 planned = 2 committed + 0 failed + 0 missing"
+    assert Run(other, 1).plan.fingerprint["corpus"] == Run(other).plan.fingerprint["corpus"]
+
+
 def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["retry", str(folder), "--model.poison", "null"]
     assert main(command) == 0
@@ -160,6 +202,9 @@ def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
         (["--class", "crash"], "--class crash: no item of"),
         (["--model.poisonn", "1"], "poisonn"),
         (["--output.shards.max_items", "0"], "shard size max_items = 0"),
+        (["--data.split", "dev"], "takes its items as they were planned: --data.split cannot change; leave it out"),
+        (["--data.corpus.init_args.split=dev"], "as they were planned: --data.split cannot change"),
+        (["--data.corpus", "brightness.Pictures"], "as they were planned: --data.corpus cannot change"),
     ],
 )
 def test_wrong_options_fail_in_one_line_and_plan_nothing(

@@ -25,7 +25,7 @@ as they are now. No committed file is changed, and the tars of the run and of it
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -41,6 +41,7 @@ from datamodules.line.plan import Shard, ShardSize, write_plan, write_plan_of
 from datamodules.line.reader import read_sample
 from datamodules.line.run import SUPERSEDED, Record, Run, differences, plan_once, plan_path, sha256_of
 
+_ROOT = "corpus.init_args.root:"  # may be another: a corpus moves
 _OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 
 
@@ -134,8 +135,8 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
         retry: what to try again.
 
     Raises:
-        RunError: the run is not complete, or has an unfinished patch that was made otherwise (the message names what
-            differs), or nothing to retry.
+        RunError: the run is not complete; its items are of another corpus, but for the root; it has an unfinished patch
+            that was made otherwise (the message names what differs), or nothing to retry.
         EnvironmentFailure: the folder cannot be written to.
     """
     run = Run(folder)
@@ -143,6 +144,7 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
     settle_all(run)
     made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(retry.classes) or None}}
     made_by = json.loads(json.dumps(made_by))
+    _refuse_changed(differences(run.plan.fingerprint, made_by))
     patch = _begun(run, made_by, retry.began) or _planned(run, made_by, size, retry)
     if different := differences(patch.plan.fingerprint, made_by):
         raise RunError(
@@ -151,6 +153,14 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
             f"It differs in: {'; '.join(different)}"
         )
     return patch
+
+
+def _refuse_changed(different: Sequence[str]) -> None:
+    """Raise RunError if fingerprints differ in what a retry has to leave as it is."""
+    if changed := [each for each in different if each.startswith("corpus.") and not each.startswith(_ROOT)]:
+        raise RunError(
+            f"a retry takes its items as they were planned, and cannot change {'; '.join(changed)}: start a new run"
+        )
 
 
 def _begun(run: Run, made_by: Mapping[str, Any], began: float) -> Run | None:

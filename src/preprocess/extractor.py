@@ -22,6 +22,8 @@ class Extractor(LightningModule):
     Attributes:
         samples: the kind of sample that `assemble` makes.
         frames: how it wants its frames; see `FrameRequest`.
+        fixed: fields of the fingerprint, named with dots, that say of what form its samples are: a retry, whose samples
+            come into batches with the others, cannot change them.
         rank: this process's part in the run; given by its writer, as is
         extraction: calls `extract`.
     """
@@ -30,6 +32,7 @@ class Extractor(LightningModule):
     rank: Rank
     extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
+    fixed: tuple[str, ...] = ()
 
     def extract(self, batch: Batch) -> list[Any]:
         """One result for each frame of `batch`, in its order; by default what the workers made of them.

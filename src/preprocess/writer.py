@@ -96,7 +96,7 @@ class ShardWriter(BasePredictionWriter):
             pl_module.draw_to(self.dir / "videos")
         made_by = fingerprint(data, pl_module, self.shards, trainer.strategy.root_device)
         if self.retry:
-            run = open_or_patch(self.dir, made_by, self.shards, self.retry)
+            run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.fixed)
         else:
             run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()

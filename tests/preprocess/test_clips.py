@@ -281,6 +281,33 @@ def test_a_training_batch_has_frames_tokens_texts_and_sizes(shards: Path) -> Non
     assert batch["sizes_mask"].sum(1).tolist() == [list(TEXTS.values()).index(text) for text in batch["text"]]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("num_frames", "8", "extractor.init_args.num_frames: 16 there, 8 here"),
+        ("width", "64", "extractor.init_args.width: 256 there, 64 here"),
+        ("tokenizer", "null", "' there, 'none' here"),
+    ],
+)
+def test_a_retry_makes_clips_of_the_same_form(
+    option: str,
+    value: str,
+    told: str,
+    corpus: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "clips").symlink_to(corpus / "clips")
+    pairs = [{"vid": name, "clip_path": f"{name}.mp4", "transcript": "cow"} for name in ("a", "gone")]
+    (tmp_path / "train_pairs.json").write_text(json.dumps(pairs))
+    assert run(tmp_path, tmp_path / "run", "--model.tokenizer", str(tokenizer), "--max-failures", "1") == 0
+    assert main(["retry", str(tmp_path / "run"), f"--model.{option}", value]) == 2
+    assert told in capsys.readouterr().err
+    assert Run(tmp_path / "run").patches == []
+    assert main(["retry", str(tmp_path / "run"), "--model.short", "pad"]) == 0
+
+
 def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 8}))
     script = Path(__file__).parents[1] / "contrastive.py"

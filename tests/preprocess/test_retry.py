@@ -111,7 +111,7 @@ def test_a_configuration_may_name_the_same_corpus_again_but_no_other(
     text = config.read_text()
     config.write_text(text.replace("{root: corpus}", "{root: corpus, split: dev}"))
     assert main(command) == 2
-    assert "and cannot change corpus.init_args.split: 'train' there, 'dev' here: start a new" in capfd.readouterr().err
+    assert "cannot change corpus.init_args.split: 'train' there, 'dev' here: start a new run" in capfd.readouterr().err
     assert Run(folder).patches == []
     config.write_text(text)
     assert main(command) == 0

@@ -123,7 +123,13 @@ def refuse_unfinished(run: Run) -> None:
         raise RunError(f"{run.folder} is not complete: finish it with the same command first, then retry what failed")
 
 
-def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any], size: ShardSize, retry: Retry) -> Run:
+def open_or_patch(
+    folder: str | os.PathLike[str],
+    fingerprint: Mapping[str, Any],
+    size: ShardSize,
+    retry: Retry,
+    fixed: Sequence[str] = (),
+) -> Run:
     """The patch that `retry` is to work on: the unfinished one, if it was made likewise, or a new one.
 
     Any number of ranks may call this at once, and all get the same.
@@ -133,10 +139,12 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
         fingerprint: that of a run with the settings of this retry.
         size: of the patch's shards.
         retry: what to try again.
+        fixed: fields of the fingerprint, named with dots, that have to be as the run has them; so has the corpus, but
+            for its root, and the kind of samples.
 
     Raises:
-        RunError: the run is not complete; its items are of another corpus, but for the root; it has an unfinished patch
-            that was made otherwise (the message names what differs), or nothing to retry.
+        RunError: the run is not complete; something fixed differs; the run has an unfinished patch that was made
+            otherwise (the message names what differs), or nothing to retry.
         EnvironmentFailure: the folder cannot be written to.
     """
     run = Run(folder)
@@ -144,7 +152,7 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
     settle_all(run)
     made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(retry.classes) or None}}
     made_by = json.loads(json.dumps(made_by))
-    _refuse_changed(differences(run.plan.fingerprint, made_by))
+    _refuse_changed(differences(run.plan.fingerprint, made_by), fixed)
     patch = _begun(run, made_by, retry.began) or _planned(run, made_by, size, retry)
     if different := differences(patch.plan.fingerprint, made_by):
         raise RunError(
@@ -155,11 +163,13 @@ def open_or_patch(folder: str | os.PathLike[str], fingerprint: Mapping[str, Any]
     return patch
 
 
-def _refuse_changed(different: Sequence[str]) -> None:
-    """Raise RunError if fingerprints differ in what a retry has to leave as it is."""
-    if changed := [each for each in different if each.startswith("corpus.") and not each.startswith(_ROOT)]:
+def _refuse_changed(different: Sequence[str], fixed: Sequence[str]) -> None:
+    """Raise RunError if two fingerprints differ in what a retry has to leave as it is."""
+    names = ("corpus.", "samples.", *(f"{name}:" for name in fixed))
+    if changed := [each for each in different if each.startswith(names) and not each.startswith(_ROOT)]:
         raise RunError(
-            f"a retry takes its items as they were planned, and cannot change {'; '.join(changed)}: start a new run"
+            "a retry takes its items as they were planned, and makes samples like the others, so it cannot change "
+            f"{'; '.join(changed)}: start a new run"
         )
 
 

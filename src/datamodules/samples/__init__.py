@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from os import SEEK_END
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from datamodules.errors import RunError
+
 Sample = TypeVar("Sample")
 Content = bytes | BinaryIO  # of a file in a shard: an open file, where it is too large for the memory
 
@@ -35,3 +37,18 @@ class SampleKind(Protocol[Sample]):
 def size_of(content: Content) -> int:
     """Bytes in it."""
     return len(content) if isinstance(content, bytes) else content.seek(0, SEEK_END)
+
+
+def require_alike(forms: Sequence[tuple[str, str]]) -> None:
+    """Nothing, if the samples that are to be one batch have one form; of each, its key and that, in words.
+
+    Raises:
+        RunError: two differ.
+    """
+    first, form = forms[0]
+    for key, other in forms:
+        if other != form:
+            raise RunError(
+                f"{first} has {form}, but {key} has {other}, as they were made with other options: they cannot be one "
+                "batch; run the pipeline anew with the options of one"
+            )

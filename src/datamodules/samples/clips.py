@@ -32,6 +32,7 @@ from PIL import Image
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.media.packets import said
+from datamodules.samples import require_alike
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 Dtype = Literal["uint8", "float32"]
@@ -126,10 +127,11 @@ class ClipSamples:
             longest, and `sizes_mask` bool [B, S] (True: a size, not padding); `key` and `meta` lists of B.
 
         Raises:
-            RunError: the frames of one are damaged.
+            RunError: the frames of one are damaged, or they differ in shape, or some have no tokens.
         """
         import torch  # exports decode without it
 
+        require_alike([(sample.key, _form(sample)) for sample in samples])
         frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3)
         batch = {"frames": frames.float().div_(255) if self.dtype == "float32" else frames}
         tokens = [sample.tokens for sample in samples if sample.tokens is not None]
@@ -145,6 +147,10 @@ class ClipSamples:
             "key": [sample.key for sample in samples],
             "meta": [sample.meta for sample in samples],
         }
+
+
+def _form(sample: ClipSample) -> str:
+    return f"frames {list(sample.frames.shape)} and {'no ' if sample.tokens is None else ''}tokens"
 
 
 def raw_frames(frames: Sequence[Picture]) -> dict[str, bytes]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
+from datamodules.samples import require_alike
 
 PARTS = ("pose", "face", "left_hand", "right_hand")  # the columns of `presence`
 
@@ -74,9 +75,13 @@ class KeypointSamples:
         Returns:
             `keypoints` float32 [B, T, K, 3], `presence` uint8 [B, T, 4], `visibility` float32 [B, T, 33], `lengths`
             int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta` lists of B.
+
+        Raises:
+            RunError: their layouts differ.
         """
         import torch  # exports and `view` decode without it
 
+        require_alike([(sample.key, f"{sample.keypoints.shape[1]} keypoints") for sample in samples])
         lengths = torch.tensor([len(sample.keypoints) for sample in samples])
         longest = int(lengths.max())
 

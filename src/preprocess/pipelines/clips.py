@@ -54,6 +54,7 @@ class Clips(Extractor):
     """
 
     samples = ClipSamples()
+    fixed = (*(f"extractor.init_args.{name}" for name in ("num_frames", "height", "width")), "versions.tokenizer")
 
     def __init__(
         self,

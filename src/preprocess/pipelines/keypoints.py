@@ -48,6 +48,7 @@ class Keypoints(Extractor):
     """
 
     samples = KeypointSamples()
+    fixed = ("extractor.init_args.layout",)
 
     def __init__(
         self,

@@ -126,6 +126,15 @@ def test_a_batch_without_sizes_texts_or_tokens_has_none():
     assert "tokens" not in batch
 
 
+def test_clips_of_two_forms_are_no_batch():
+    with pytest.raises(
+        RunError, match=r"^a has frames \[12, 16, 24, 3\] and tokens, but b has .* and no tokens, as they"
+    ):
+        ClipSamples().collate([make("a"), make("b", tokens=False)])
+    with pytest.raises(RunError, match=r"but c has frames \[3, 16, 24, 3\] and tokens, .* run the pipeline anew"):
+        ClipSamples().collate([make("a"), make("b"), make("c", pictures=PICTURES[:3])])
+
+
 def test_a_dtype_that_is_none_fails():
     with pytest.raises(ConfigError, match="dtype = 'float16': choose from uint8, float32"):
         ClipSamples("float16")

@@ -58,6 +58,11 @@ def test_a_batch_is_padded_with_zeros_and_masked():
         assert batch[name].numpy().dtype == getattr(samples[0], name).dtype
 
 
+def test_samples_of_two_layouts_are_no_batch():
+    with pytest.raises(RunError, match=r"^a has 143 keypoints, but b has 75 keypoints, as they were made"):
+        KeypointSamples().collate([make("a"), make("b", points=75)])
+
+
 @pytest.mark.parametrize("name", ["keypoints.npy", "presence.npy", "visibility.npy", "json"])
 @pytest.mark.parametrize("content", [None, b"", b"text", b"\x93NUMPY\x01", b"PK\x03\x04 zip"])
 def test_a_sample_with_a_missing_or_damaged_file_fails(name, content):

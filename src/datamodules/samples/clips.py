@@ -95,12 +95,12 @@ class ClipSamples:
         self.dtype = dtype
 
     def encode(self, sample: ClipSample) -> dict[str, bytes]:
-        """The files of the table above."""
+        """The files of the table above; half a character, which UTF-8 does not have, becomes a question mark."""
         tokens = {} if sample.tokens is None else {"tokens.npy": _npy("<i8", sample.tokens.shape, [sample.tokens])}
         return {
             **sample.stored,
             **tokens,
-            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(),
+            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="replace"),
         }
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> ClipSample:

@@ -46,12 +46,12 @@ class KeypointSamples:
     """The sample kind of the keypoints pipeline."""
 
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
-        """The four files of the table above."""
+        """The four files of the table above; half a character, which UTF-8 does not have, becomes a question mark."""
         return {
             "keypoints.npy": _npy(sample.keypoints),
             "presence.npy": _npy(sample.presence),
             "visibility.npy": _npy(sample.visibility),
-            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(),
+            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="replace"),
         }
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> KeypointSample:

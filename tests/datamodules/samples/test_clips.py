@@ -172,6 +172,13 @@ def test_an_array_that_is_no_clip_fails(values):
         _ = ClipSample("a", {"frames.npy": buffer.getvalue()}, None, {}).frames
 
 
+def test_half_a_character_becomes_a_question_mark():
+    sample = make()
+    sample.meta["title"] = "a dog \ud83d"
+    files = ClipSamples().encode(sample)
+    assert ClipSamples().decode("a", files).meta["title"] == "a dog ?"
+
+
 def test_the_json_is_readable_text():
     assert "Kühe".encode() in ClipSamples().encode(make())["json"]
     assert json.loads(ClipSamples().encode(made_clip(Item("a", "train", "a.mp4")))["json"])["width"] == 640

@@ -85,6 +85,13 @@ def test_a_pickle_is_refused():
         KeypointSamples().decode("a", {**files, "keypoints.npy": buffer.getvalue()})
 
 
+def test_half_a_character_becomes_a_question_mark():
+    sample = make()
+    sample.meta["title"] = "a dog \ud83d"
+    files = KeypointSamples().encode(sample)
+    assert KeypointSamples().decode("a", files).meta["title"] == "a dog ?"
+
+
 def test_the_json_is_readable_text():
     assert json.loads(KeypointSamples().encode(make())["json"])["glosses"] == "ÜBER"
     assert "ÜBER".encode() in KeypointSamples().encode(make())["json"]

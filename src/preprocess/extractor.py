@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from datamodules.errors import ConfigError
+from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.commit import OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
@@ -24,6 +24,7 @@ class Extractor(LightningModule):
         frames: how it wants its frames; see `FrameRequest`.
         fixed: fields of the fingerprint, named with dots, that say of what form its samples are: a retry, whose samples
             come into batches with the others, cannot change them.
+        told: names in the json of its samples that the pipeline tells itself, so that a corpus cannot.
         rank: this process's part in the run; given by its writer, as is
         extraction: calls `extract`.
     """
@@ -33,6 +34,7 @@ class Extractor(LightningModule):
     extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
     fixed: tuple[str, ...] = ()
+    told: frozenset[str] = frozenset()
 
     def extract(self, batch: Batch) -> list[Any]:
         """One result for each frame of `batch`, in its order; by default what the workers made of them.
@@ -49,8 +51,10 @@ class Extractor(LightningModule):
         """Nothing, if a sample can be made of `item` as far as the corpus tells; `preprocess check` asks for it too.
 
         Raises:
-            ExtractError: it cannot, whatever its frames are.
+            ExtractError: it cannot, whatever its frames are; here, because the corpus tells what is in `told`.
         """
+        if taken := next((name for name in item.meta if name in self.told), None):
+            raise ExtractError(f"its corpus tells its {taken!r}, which is the sample's own here: leave it out")
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> Any:
         """The sample of `item`, from the results of all its frames in order; `end` says what is known of them.

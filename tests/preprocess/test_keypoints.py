@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from datamodules import FramesDataModule
-from datamodules.errors import ConfigError
+from datamodules.errors import ConfigError, ExtractError
+from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
@@ -58,6 +59,14 @@ def test_each_sentence_becomes_a_sample_with_what_the_corpus_knows(shards: Path)
     assert first.meta["signer"] == "Signer01"
     assert (first.meta["width"], first.meta["height"], first.meta["fps"]) == (210, 260, None)
     assert first.meta["frames"] == [f"images{index:04d}.png" for index in range(1, 5)]
+
+
+@pytest.mark.parametrize("name", ["layout", "height", "width", "fps", "path", "frames", "backend"])
+def test_a_column_that_is_called_as_a_fact_of_the_sample_is_refused(name: str, shards: Path) -> None:
+    assert name in samples(shards)[0].meta
+    with pytest.raises(ExtractError, match=f"its corpus tells its '{name}', which is the sample's own here: leave it"):
+        Keypoints().refuse(Item("a", "train", "a.mp4", meta={"signer": "Signer01", name: "street"}))
+    Keypoints().refuse(Item("a", "train", "a.mp4", meta={"signer": "Signer01"}))
 
 
 def test_a_face_and_a_pose_are_found_in_every_frame_and_absent_parts_are_zeros(shards: Path) -> None:

@@ -204,7 +204,7 @@ def test_frames_are_those_of_the_rate_and_the_part_and_keep_their_times(root: Pa
 def test_each_video_of_a_list_may_have_a_prompt(root: Path, tmp_path: Path) -> None:
     rows = [
         {"video": "a.mkv", "prompt": "person"},
-        {"video": "a.mkv", "key": "again", "prompt": None, "num_frames": "many"},
+        {"video": "a.mkv", "key": "again", "prompt": None, "place": "yard"},
         {"video": "sub/b.mkv", "prompt": " . "},
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -213,11 +213,22 @@ def test_each_video_of_a_list_may_have_a_prompt(root: Path, tmp_path: Path) -> N
     first, second = samples(tmp_path / "run")
     assert (first.key, first.meta["prompt"]) == ("a", "person")
     assert [told(line) for line in first.lines] == true_lines(["person"], range(NUM_FRAMES))
-    assert (second.key, second.meta["prompt"]) == ("again", "ball")
+    assert (second.key, second.meta["prompt"], second.meta["place"]) == ("again", "ball", "yard")
     assert [len(line["objects"]) for line in second.lines] == [0] * 12 + [1] * 14
     (failure,) = failures(Run(tmp_path / "run"))
     assert failure.item.key == "sub/b"
     assert "names nothing to look for" in failure.reason
+
+
+def test_a_column_that_is_called_as_a_fact_of_the_sample_costs_its_video(root: Path, tmp_path: Path) -> None:
+    rows = [{"video": "a.mkv", "num_frames": "many"}, {"video": "sub/b.mkv"}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ["--data.video_list", str(tmp_path / "list.jsonl"), "--max-failures", "100%"]
+    assert run(root, tmp_path / "run", *options) == 0
+    assert [sample.key for sample in samples(tmp_path / "run")] == ["sub/b"]
+    (failure,) = failures(Run(tmp_path / "run"))
+    assert (failure.item.key, failure.reason_class) == ("a", "extract")
+    assert failure.reason == "its corpus tells its 'num_frames', which is the sample's own here: leave it out"
 
 
 def test_a_prompt_that_finds_nothing_gives_lines_without_objects(root: Path, tmp_path: Path) -> None:

@@ -17,13 +17,6 @@ from preprocess.captioning.served import SizeLimit as ServedLimit
 from preprocess.extractor import Extractor
 
 _SERVER = Server()
-# what the json of a sample says besides what the corpus tells
-_TOLD = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
-    "width",
-    "height",
-    "backend",
-    "entities",
-}
 _LOCAL_ONLY = ("num_beams", "dtype", "attn_implementation", "quantization", "trust_remote_code", "revision")
 
 
@@ -70,6 +63,12 @@ class Captions(Extractor):
     """
 
     samples = CaptionSamples()
+    told = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
+        "width",
+        "height",
+        "backend",
+        "entities",
+    }
 
     def __init__(
         self,
@@ -162,8 +161,7 @@ class Captions(Extractor):
         """
         if len(item.frames) != 1:
             raise ExtractError(f"{item.path} is no single image, and captions are made of these")
-        if taken := [name for name in item.meta if name in _TOLD]:
-            raise ExtractError(f"its corpus tells its {taken[0]!r}, which is the caption's own here: leave it out")
+        super().refuse(item)
 
     def assemble(self, item: Item, results: Sequence[Answer], end: End) -> CaptionSample:
         """The caption, how it was made, and the image if that is to be stored."""

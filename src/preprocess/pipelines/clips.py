@@ -27,11 +27,6 @@ _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
     "jpeg": jpeg_frames,
     "mp4": mp4_frames,
 }
-# what the json of a sample says besides what the corpus tells
-_TOLD = frozenset({"path", "codec", "width", "height", "num_frames", "backends", "fps", "pts_seconds"}) | {
-    "num_tokens",
-    "truncated",
-}
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 _HINT = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
@@ -55,6 +50,10 @@ class Clips(Extractor):
 
     samples = ClipSamples()
     fixed = (*(f"extractor.init_args.{name}" for name in ("num_frames", "height", "width")), "versions.tokenizer")
+    told = frozenset({"path", "codec", "width", "height", "num_frames", "backends", "fps", "pts_seconds"}) | {
+        "num_tokens",
+        "truncated",
+    }
 
     def __init__(
         self,
@@ -104,7 +103,8 @@ class Clips(Extractor):
             raise ExtractError(f"{item.path} is no video, and clips are made of videos")
         if self.tokenizer or "transcript" in item.meta:
             _require_transcript(item)
-        _require_meta(item)
+        super().refuse(item)
+        _require_numbers(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
         """The frames, as they are to be stored, and the tokens."""
@@ -138,9 +138,7 @@ def _require_transcript(item: Item) -> None:
         raise ExtractError("its transcript has half a character (a lone surrogate)")
 
 
-def _require_meta(item: Item) -> None:
-    if taken := [name for name in item.meta if name in _TOLD]:
-        raise ExtractError(f"its corpus tells its {taken[0]!r}, which is the video's own here: leave out that column")
+def _require_numbers(item: Item) -> None:
     for name in ("begin_time", "end_time", "duration"):
         if not isinstance(item.meta.get(name), (int, float, NoneType)):
             raise ExtractError(f"{name} is {item.meta[name]!r:.40}: give seconds, or null")

@@ -49,6 +49,7 @@ class Keypoints(Extractor):
 
     samples = KeypointSamples()
     fixed = ("extractor.init_args.layout",)
+    told = frozenset({"layout", "height", "width", "fps", "path", "frames", "backend"})
 
     def __init__(
         self,

@@ -22,7 +22,6 @@ from preprocess.pose.backend import People, PoseBackend
 Resize = Literal["none", "square", "longest_edge"]
 
 _EMPTY = "empty"
-_TOLD = frozenset({"caption", "people", "width", "height", "original_width", "original_height", "resize", "backend"})
 
 
 class Pose(Extractor):
@@ -44,6 +43,7 @@ class Pose(Extractor):
     """
 
     samples = PoseSamples()
+    told = frozenset({"caption", "people", "width", "height", "original_width", "original_height", "resize", "backend"})
 
     def __init__(
         self,
@@ -95,8 +95,7 @@ class Pose(Extractor):
         """
         if len(item.frames) != 1:
             raise ExtractError(f"{item.path} is no single image, and poses are found in these")
-        if taken := [name for name in item.meta if name in _TOLD]:
-            raise ExtractError(f"its corpus tells its {taken[0]!r}, which is the pose's own here: leave it out")
+        super().refuse(item)
 
     def assemble(self, item: Item, results: Sequence[People], end: End) -> PoseSample:
         """The people, and what is to be stored with them.

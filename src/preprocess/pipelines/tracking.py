@@ -37,6 +37,7 @@ class Tracking(Extractor):
     """
 
     samples = TrackSamples()
+    told = frozenset({"path", "video_info", "num_frames", "num_objects", "backend"})
 
     def __init__(self, backend: TrackingBackend, prompt: str | None = None, slice_frames: int = 16) -> None:
         super().__init__()
@@ -86,11 +87,12 @@ class Tracking(Extractor):
         return [None] * len(batch["rows"])
 
     def refuse(self, item: Item) -> None:
-        """Nothing, if it is a video with a prompt.
+        """Nothing, if it is a video with a prompt, and what else is told of it can be kept.
 
         Raises:
-            ExtractError: it is not.
+            ExtractError: it is not; or the corpus tells of it what has another meaning here.
         """
+        super().refuse(item)
         if item.frames:
             raise ExtractError(f"{item.path} is no video, and objects are tracked through these")
         self.backend.check(classes_of(self._prompt(item)))

@@ -14,7 +14,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.filesize import decimal
 
 from datamodules import FramesDataModule
+from datamodules.errors import ConfigError
 from datamodules.line.item import Corpus, Item
+from datamodules.line.patches import failures
 from datamodules.line.run import Run
 from preprocess.extractor import Extractor
 from preprocess.status import bottleneck, duration
@@ -74,6 +76,9 @@ def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, wri
     """Run a sample of `data.corpus`, evenly spread, into a temporary folder, and scale it up.
 
     `data` and `writer` are changed, and good for nothing else afterwards.
+
+    Raises:
+        ConfigError: all of the sample failed.
     """
     assert data.corpus is not None
     corpus, output = data.corpus, writer.dir
@@ -82,10 +87,16 @@ def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, wri
     stopwatch = _Stopwatch()
     trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="preprocess-estimate-") as folder:
-        writer.dir = Path(folder)
+        writer.dir, writer.only = Path(folder), None
         trainer.predict(extractor, datamodule=data, return_predictions=False)
         assert writer.rank is not None
-        records = list(Run(folder).records())
+        run = Run(folder)
+        records = list(run.records())
+        if not any(record.committed for record in records) and (first := next(failures(run), None)):
+            num_failed = sum(record.failed for record in records)
+            raise ConfigError(
+                f"all {num_failed} sampled items failed, the first: {first.reason}; see `preprocess check`"
+            )
         activity = writer.rank.activity
     sampled_frames = max(1, sum(record.num_frames for record in records))
     sampled_cost = max(1, sum(item.cost for item in sample.items()))

@@ -23,6 +23,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -337,19 +338,20 @@ def _end_of(row: int) -> End:
     )
 
 
-def frames_of(item: Item, root: str) -> Iterator[Tensor]:
-    """Every frame of `item`: uint8 [3, H, W].
+def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator[Tensor]:
+    """Every frame of `item`: uint8 [3, H, W]; images are decoded whatever `Decoding.images` says.
 
     Raises:
         DecodeError, OSError: see `Video`, `read_file`, `read_member` and `decode_image`.
     """
-    return _read(item, root, FrameRequest(), _end_of(0))  # type: ignore[return-value]  # none is left encoded
+    request = FrameRequest(decoding=replace(decoding, images="pillow"))
+    return _read(item, root, request, _end_of(0))  # type: ignore[return-value]  # none is left encoded
 
 
-def is_readable(item: Item, root: str) -> bool:
+def is_readable(item: Item, root: str, decoding: Decoding = _DECODING) -> bool:
     """Whether the first frame of `item` can be read now."""
     try:
-        return next(frames_of(item, root), None) is not None
+        return next(frames_of(item, root, decoding), None) is not None
     except (OSError, DecodeError):
         return False
 

@@ -169,7 +169,8 @@ class FrameLoader:
         reason, _ = next(reversed(self._doubtful.values()))
         good = self._good_item()
         is_io = any(reason_class == "io" for _, reason_class in self._doubtful.values())
-        if (good is None and len(self._doubtful) > 1) or (good and is_io and not is_readable(good, self._root)):
+        is_gone = good and is_io and not is_readable(good, self._root, self._request.decoding)
+        if is_gone or (good is None and len(self._doubtful) > 1):
             raise EnvironmentFailure(
                 f"{len(self._doubtful)} items in a row failed, the last one: {reason}. Is something wrong with the "
                 "mount, the memory or the installation? What is done is safe: mend it, and run the same command again"

@@ -33,6 +33,7 @@ from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.media.image import decode_image
+from datamodules.media.video import Decoding
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
@@ -122,8 +123,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
         if kind_of(run) == ClipSamples.__name__:
             drawing = _of_clip(ClipSamples().decode(key, members))
         elif "keypoints.npy" in members:
-            item = _item(run, key)
-            drawing = _of_keypoints(KeypointSamples().decode(key, members), item, _root(run, item))
+            drawing = _of_keypoints(KeypointSamples().decode(key, members), _read(run, key))
         else:
             raise RunError(
                 f"{run.folder} holds no keypoints, clips, captions, poses or tracks to draw: its samples have "
@@ -141,11 +141,10 @@ def _write_page(run: Run, samples: Iterator[CaptionSample], dest: Path) -> Path:
 
 
 def _card(run: Run, sample: CaptionSample) -> Card:
-    item = _item(run, sample.key)
     try:
         if sample.image is not None:
             return Card(sample, decode_image(sample.image, sample.key).permute(1, 2, 0).numpy())
-        return Card(sample, next(_read(item, _root(run, item))))
+        return Card(sample, next(_read(run, sample.key)))
     except (DecodeError, OSError) as error:
         return Card(sample, None, f"the image is gone: {error}")
 
@@ -166,13 +165,13 @@ class _Drawing:
     rates: dict[str, float]
 
 
-def _of_keypoints(sample: KeypointSample, item: Item, root: Path) -> _Drawing:
+def _of_keypoints(sample: KeypointSample, frames: Iterator[Picture]) -> _Drawing:
     meta, num_frames = sample.meta, min(len(sample.keypoints), _MAX_FRAMES)
     size = _size_drawn(meta["width"], meta["height"])
     facts = [*_facts(len(sample.keypoints), meta), f"{sample.keypoints.shape[1]} keypoints"]
     return _Drawing(
         key=sample.key,
-        pictures=_pictures(sample, _read(item, root), size, num_frames),
+        pictures=_pictures(sample, frames, size, num_frames),
         num_frames=num_frames,
         size=size,
         fps=meta.get("fps") or _IMAGES_PER_SECOND,
@@ -182,11 +181,10 @@ def _of_keypoints(sample: KeypointSample, item: Item, root: Path) -> _Drawing:
 
 
 def _write_pose(run: Run, sample: PoseSample, dest: Path) -> Path:
-    item = _item(run, sample.key)
     height, width = sample.size("original")
     size = _size_drawn(width, height)
     keypoints = resized(sample.keypoints_in("original"), (height, width), size[::-1])
-    picture = next(_frames_or_pages(_read(item, _root(run, item)), size))
+    picture = next(_frames_or_pages(_read(run, sample.key), size))
     path = dest / f"{sample.key}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate([draw(picture, keypoints), pose_map(keypoints, size[::-1])], 1)).save(path)
@@ -211,11 +209,6 @@ def _facts(num_frames: int, meta: dict[str, Any]) -> list[str]:
     return [f"{num_frames:,} frames", f"{meta['width']}x{meta['height']} px"]
 
 
-def _item(run: Run, key: str) -> Item:
-    shard, row = find(run, key)
-    return run.plan.item(shard.number, row)
-
-
 def _root(run: Run, item: Item) -> Path:
     """The corpus root below which `item` still is; of a merged run the first that has it."""
     corpora = [each.plan.fingerprint["corpus"] for each in (run, *run.patches)]
@@ -224,11 +217,11 @@ def _root(run: Run, item: Item) -> Path:
 
 
 def _write_tracks(run: Run, sample: TrackSample, dest: Path) -> list[Path]:
-    item, info, lines = _item(run, sample.key), sample.meta["video_info"], sample.lines
+    info, lines = sample.meta["video_info"], sample.lines
     size = info["height"], info["width"]
     paths = [dest / f"{sample.key}.png", dest / f"{sample.key}.mp4"]
     with TrackVideo(paths[1], size) as film:
-        frames = _frames_or_pages(_read(item, _root(run, item)), (size[1], size[0]))
+        frames = _frames_or_pages(_read(run, sample.key), (size[1], size[0]))
         facts = [*_facts(len(lines), info), f"{sample.meta['num_objects']} objects", f'"{sample.meta["prompt"]}"']
         drawing = _Drawing(
             key=sample.key,
@@ -292,8 +285,12 @@ def _frames_or_pages(frames: Iterator[Picture], size: tuple[int, int]) -> Iterat
         yield _page(size, missing)
 
 
-def _read(item: Item, root: Path) -> Iterator[Picture]:
-    for frame in frames_of(item, str(root)):
+def _read(run: Run, key: str) -> Iterator[Picture]:
+    """The frames that the sample of this key was made of; by any backend, as they give the same."""
+    shard, row = find(run, key)
+    item, made = run.plan.item(shard.number, row), run.plan.fingerprint.get("decoding", {})
+    decoding = Decoding(fallback=made.get("fallback", False), stream=made.get("stream"))
+    for frame in frames_of(item, str(_root(run, item)), decoding):
         yield frame.permute(1, 2, 0).numpy()
 
 

@@ -312,6 +312,15 @@ def test_images_are_read_from_their_places_in_a_tar(tar):
     assert [frame.shape for frame in frames_of(item, str(tar[1]))] == [(3, 6, 8)]
 
 
+def test_a_video_is_readable_by_the_stream_that_is_asked_for(tmp_path):
+    write(tmp_path / "a", KINDS["two streams"], 3)
+    item = Item("a", "train", "a.mp4")
+    assert [is_readable(item, str(tmp_path), Decoding(stream=stream)) for stream in (0, 1, 2)] == [True, True, False]
+    for stream in (0, 1):
+        found = [frame.permute(1, 2, 0).numpy() for frame in frames_of(item, str(tmp_path), Decoding(stream=stream))]
+        assert numbers(found) == [100 * stream + number for number in range(3)]
+
+
 def test_an_image_of_a_tar_that_was_written_after_it_was_planned_fails_as_changed(tar):
     _, folder = tar
     os.utime(folder / "t.tar", (1e9, 1e9))

@@ -57,8 +57,8 @@ def sample_of(item: Item, presence: tuple[int, ...] = (1, 1, 1, 1), layout: int 
     return KeypointSample(item.key, keypoints, np.array([presence] * num_frames, np.uint8), visibility, about)
 
 
-def run_of(folder: Path, root: Path, samples: list[tuple[Item, KeypointSample]]) -> Run:
-    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(root)}}}
+def run_of(folder: Path, root: Path, samples: list[tuple[Item, KeypointSample]], **made: Any) -> Run:
+    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(root)}}, **made}
     run = open_or_plan(folder, Items(root, [item for item, _ in samples]), fingerprint, ShardSize())
     by_key = {sample.key: sample for _, sample in samples}
     with Rank(run) as rank:
@@ -151,6 +151,25 @@ def test_frames_of_a_video_are_those_that_were_planned(tmp_path: Path) -> None:
     frames, fps = filmed(tmp_path / "out" / "train/a.mp4")
     assert (fps, frames[0].shape) == (10.0, (480, 640, 3))
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 40, 80, 120, 160], atol=4)
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_frames_are_those_of_the_stream_that_was_asked_for(stream: int, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    with av.open(str(tmp_path / "root" / "a.mkv"), "w") as file:
+        streams = [file.add_stream("libx264", rate=25, options={"crf": "1"}) for _ in range(2)]
+        for each in streams:
+            each.width, each.height, each.pix_fmt = 640, 480, "yuv420p"
+        for each, level in zip(streams, (60, 180), strict=True):
+            frame = av.VideoFrame.from_ndarray(np.full((480, 640, 3), level, np.uint8), format="rgb24")
+            file.mux([*each.encode(frame), *each.encode()])
+    item = Item("train/a", "train", "a.mkv")
+    sample = sample_of(item, (0, 0, 0, 0), num_frames=1, width=640, height=480)
+    made = {"decoding": {"backend": "pyav", "fallback": False, "stream": stream, "device": "cpu", "images": "pillow"}}
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample)], **made)
+    (png,) = visualize(run, tmp_path / "out")
+    with Image.open(png) as sheet:
+        assert np.asarray(sheet)[300, 300].tolist() == pytest.approx([(60, 180)[stream]] * 3, abs=2)
 
 
 @pytest.mark.parametrize(("size", "drawn"), [((639, 479), (640, 480)), ((2000, 1001), (1280, 640))])

@@ -209,6 +209,13 @@ def _facts(num_frames: int, meta: dict[str, Any]) -> list[str]:
     return [f"{num_frames:,} frames", f"{meta['width']}x{meta['height']} px"]
 
 
+def _made_by(run: Run, key: str) -> Run:
+    """The run, or that of its patches, whose sample of this key stands."""
+    shard, row = find(run, key)
+    name = run.rows(shard.name, ["key"])["shard"][row].as_py()
+    return next((patch for patch in run.patches if name in patch.committed()), run)
+
+
 def _root(run: Run, item: Item) -> Path:
     """The corpus root below which `item` still is; of a merged run the first that has it."""
     corpora = [each.plan.fingerprint["corpus"] for each in (run, *run.patches)]
@@ -287,8 +294,9 @@ def _frames_or_pages(frames: Iterator[Picture], size: tuple[int, int]) -> Iterat
 
 def _read(run: Run, key: str) -> Iterator[Picture]:
     """The frames that the sample of this key was made of; by any backend, as they give the same."""
-    shard, row = find(run, key)
-    item, made = run.plan.item(shard.number, row), run.plan.fingerprint.get("decoding", {})
+    made_by = _made_by(run, key)
+    shard, row = find(made_by, key)
+    item, made = made_by.plan.item(shard.number, row), made_by.plan.fingerprint.get("decoding", {})
     decoding = Decoding(fallback=made.get("fallback", False), stream=made.get("stream"))
     for frame in frames_of(item, str(_root(run, item)), decoding):
         yield frame.permute(1, 2, 0).numpy()

@@ -1,4 +1,6 @@
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.commit import Result
 from datamodules.line.item import Corpus, Item
+from datamodules.line.patches import Retry, open_or_patch
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
@@ -170,6 +173,25 @@ def test_frames_are_those_of_the_stream_that_was_asked_for(stream: int, tmp_path
     (png,) = visualize(run, tmp_path / "out")
     with Image.open(png) as sheet:
         assert np.asarray(sheet)[300, 300].tolist() == pytest.approx([(60, 180)[stream]] * 3, abs=2)
+
+
+def test_a_file_that_was_mended_before_a_retry_is_drawn(tmp_path: Path) -> None:
+    item = replace(sequence(tmp_path / "root", "train/a"), modified=1e9, cost=1)  # as it was, planned
+    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(tmp_path / "root")}}}
+    run = open_or_plan(tmp_path / "run", Items(tmp_path / "root", [item]), fingerprint, ShardSize())
+    patch = None
+    for members in (None, KeypointSamples().encode(sample_of(item, (1, 0, 1, 1)))):
+        with Rank(patch or run) as rank:
+            opened = rank.lease()
+            assert opened is not None
+            failed = {"reason": "it is cut off", "reason_class": "decode"} if members is None else {"num_frames": 3}
+            rank.add(opened.shard.number, Result(0, **failed), members or {})
+        patch = patch or open_or_patch(run.folder, fingerprint, ShardSize(), Retry((), time.time()))
+    visualize(Run(run.folder), tmp_path / "out")
+    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
+    assert [[colour_at(frame, part) for part in PARTS] for frame in frames] == [
+        ["pose", "grey", "left_hand", "right_hand"]
+    ] * 3
 
 
 @pytest.mark.parametrize(("size", "drawn"), [((639, 479), (640, 480)), ((2000, 1001), (1280, 640))])

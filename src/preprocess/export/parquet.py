@@ -142,10 +142,11 @@ def _write_told(path: Path, run: Run, split: str, schema: Any, rows: Iterator[_R
 
 
 def _write_rows(writer: Any, schema: Any, rows: Iterator[_Row]) -> None:
+    texts = [field.name for field in schema if field.type == pa.string()]
     pending: list[dict[str, Any]] = []
     pending_bytes = 0
-    for row, num_bytes in rows:
-        pending.append(row)
+    for row, num_bytes in rows:  # whose corpus may tell a number for a name
+        pending.append(row | {name: str(row[name]) for name in texts if row.get(name) is not None})
         pending_bytes += num_bytes
         if pending_bytes >= _ROW_GROUP_BYTES:
             writer.write_table(pa.Table.from_pylist(pending, schema))

@@ -77,6 +77,16 @@ def test_the_folder_reads_as_one_dataset_and_holds_nothing_else(tmp_path: Path) 
     assert sorted(keys) == sorted(item.key for item in CORPUS.items())
 
 
+def test_numbers_in_columns_of_texts_are_written_as_texts(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", MadeItems({"train": 1}, meta={"signer": 5, "glosses": None}))
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+    assert pq.read_table(path, columns=["signer", "glosses"]).to_pylist() == [{"signer": "5", "glosses": None}]
+
+    make_clip_run(tmp_path / "clips", ClipItems({"train": 1}, vid=7, transcript=None), with_tokens=False)
+    (path,) = export(tmp_path / "clips", "parquet", tmp_path / "out_clips")
+    assert pq.read_table(path, columns=["vid", "transcript"]).to_pylist() == [{"vid": "7", "transcript": None}]
+
+
 def test_statistics_are_in_the_metadata(tmp_path: Path) -> None:
     make_run(tmp_path / "run", CORPUS, layout=75, failed=("dev/v1",))
 

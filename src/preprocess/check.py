@@ -49,7 +49,7 @@ def check(
     if not full:
         data.corpus = _Ends(data.corpus)
     with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
-        writer.dir, writer.only = Path(folder), None
+        writer.dir, writer.only, writer.videos = Path(folder), None, False
         writer.tolerance = replace(writer.tolerance, limit=FailureLimit.parse("100%"))
         trainer.predict(_Check(extractor, full, data.decoding), datamodule=data, return_predictions=False)
         run = Run(folder)

@@ -293,6 +293,13 @@ def test_annotated_videos_appear_and_play(root: Path, tmp_path: Path) -> None:
         theirs.release()
 
 
+def test_a_check_draws_no_videos(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command(root, tmp_path / "run", "--model.prompt", "car", "--output.videos", "true")
+    assert main(["check", *arguments[1:]]) == 0
+    assert capsys.readouterr().out == "2 items checked; nothing failed\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_frames_with_one_time_are_drawn_both(tmp_path: Path) -> None:
     write_video(tmp_path / "videos" / "a.mkv", 9, LABELS, times=[0, 40, 80, 80, 120, 160, 200, 240, 280])
     assert run(tmp_path / "videos", tmp_path / "run", "--output.videos", "true") == 0

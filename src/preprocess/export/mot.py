@@ -69,9 +69,9 @@ def _write_video(folder: Path, sample: TrackSample) -> None:
 
 
 def _frame_rate(sample: TrackSample) -> float:
-    """Frames per second of those that were taken, by their times; of a single one the video's."""
-    lines = sample.lines
+    """Frames per second of those that were taken, by their times; of a single one, or of one time, the video's."""
+    lines, fps = sample.lines, float(sample.meta["video_info"]["fps"] or 0)
     if len(lines) < 2:
-        return float(sample.meta["video_info"]["fps"] or 0)
+        return fps
     first, last = (lines.read(place)[0]["timestamp"] for place in (0, len(lines) - 1))
-    return (len(lines) - 1) / (last - first)
+    return (len(lines) - 1) / (last - first) if last > first else fps

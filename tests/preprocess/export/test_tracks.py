@@ -179,6 +179,19 @@ def test_mot_has_boxes_from_1_as_its_readers_take_them(run: Run, corpus: TrackIt
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "dev", "statistics.json"}
 
 
+def test_mot_takes_the_rate_of_the_header_where_all_frames_have_one_time(tmp_path: Path) -> None:
+    class OneTime(TrackItems):
+        def lines(self, item: Any) -> list[TrackLine]:
+            return [{**line, "timestamp": 0.0} for line in super().lines(item)]
+
+    videos = write_videos(tmp_path / "videos", "train/a")
+    make_track_run(tmp_path / "run", OneTime(videos.root, videos.videos))
+    export(tmp_path / "run", "mot", tmp_path / "out")
+    info = configparser.ConfigParser()
+    info.read(tmp_path / "out" / "train" / "train" / "a" / "seqinfo.ini")
+    assert (info["Sequence"]["framerate"], info["Sequence"]["seqlength"]) == ("25", "12")
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_failed_items_and_videos_without_objects_are_told_of(tmp_path: Path, format: str, corpus: TrackItems) -> None:
     class Nothing(TrackItems):

@@ -38,7 +38,7 @@ class FramesDataModule(LightningDataModule):
         batch_size: samples in a training batch, of each rank.
         seed: of the order in which `train_dataloader` shuffles; each epoch has its own order.
         train_split: the split of `train_dataloader`.
-        val_split: the split of `val_dataloader`.
+        val_split: the split of `val_dataloader`; None: `dev`, or else `val`, if the run has one.
         test_split: the split of `test_dataloader`.
         pin_memory: put batches into page-locked memory; None: where they go to a GPU.
         timeout_seconds: a worker that makes no progress for so long is killed, which costs its item one attempt of 3.
@@ -54,7 +54,7 @@ class FramesDataModule(LightningDataModule):
         batch_size: int = 16,
         seed: int = 0,
         train_split: str = "train",
-        val_split: str = "dev",
+        val_split: str | None = None,
         test_split: str = "test",
         pin_memory: bool | None = None,
         timeout_seconds: float = 120.0,
@@ -80,10 +80,9 @@ class FramesDataModule(LightningDataModule):
         """
         if stage == "predict":
             self._request().decoding.require()
-        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
-        for use in wanted:
-            if use == "train" or self._has(self.splits[use]) or stage != "fit":
-                self._committed(use)
+        fitted = ("train", "val") if stage == "fit" and self._validates() else ("train",)
+        for use in {"fit": fitted, "validate": ("val",), "test": ("test",)}.get(stage, ()):
+            self._committed(use)
 
     def predict_dataloader(self) -> Iterable[Batch]:
         """Batches of frames of the shards that this rank gets to lease; where it has a GPU, on their way to it.
@@ -108,12 +107,16 @@ class FramesDataModule(LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Shuffled batches of the training split, every sample once an epoch over all ranks and workers."""
-        return self._dataloader("train", shuffle=True)
+        """Shuffled batches of the training split, every sample once an epoch over all ranks and workers.
+
+        With Lightning's `overfit_batches` they come in planned order, as it takes the first few in every epoch.
+        """
+        overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
+        return self._dataloader("train", shuffle=not overfits)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        """Batches of the validation split in planned order; an empty list where the run has no such split."""
-        return self._dataloader("val", shuffle=False) if self._has(self.splits["val"]) else []
+        """Batches of the validation split in planned order; an empty list if none is named, and the run has none."""
+        return self._dataloader("val", shuffle=False) if self._validates() else []
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the test split in planned order."""
@@ -154,14 +157,18 @@ class FramesDataModule(LightningDataModule):
     def _has(self, split: str) -> bool:
         return any(shard.split == split for shard in self._run().plan.shards)
 
+    def _split(self, use: str) -> str:
+        return self.splits[use] or ("val" if self._has("val") and not self._has("dev") else "dev")
+
+    def _validates(self) -> bool:
+        return self.splits["val"] is not None or self._has(self._split("val"))
+
     def _committed(self, use: str) -> CommittedSamples:
-        run = self._run()
-        if not self._has(self.splits[use]):
+        run, split = self._run(), self._split(use)
+        if not self._has(split):
             there = sorted({shard.split for shard in run.plan.shards})
-            raise RunError(
-                f"{run.folder} has no split {self.splits[use]!r}; choose {use}_split from {', '.join(there)}"
-            )
-        return CommittedSamples(run, self.splits[use])
+            raise RunError(f"{run.folder} has no split {split!r}; choose {use}_split from {', '.join(there)}")
+        return CommittedSamples(run, split)
 
     def _dataloader(self, use: str, shuffle: bool) -> DataLoader[dict[str, Any]]:
         batches = SampleBatches(self._committed(use), self._kind())

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from datamodules import FramesDataModule
 from datamodules.datamodule import EpochSampler
@@ -124,6 +125,54 @@ def test_a_run_without_validation_split_validates_nothing(tmp_path):
     assert data.val_dataloader() == []
     with pytest.raises(RunError, match=r"has no split 'dev'; choose val_split from train"):
         data.setup("validate")
+
+
+@pytest.mark.parametrize(
+    ("splits", "chosen"), [(["val"], "val"), (["dev"], "dev"), (["val", "dev"], "dev"), (["validation"], None)]
+)
+def test_validation_is_on_the_split_that_the_run_has_for_it(tmp_path, splits, chosen):
+    data = data_of(keypoint_run(tmp_path, {"train": 3, **dict.fromkeys(splits, 2)}).folder)
+    data.setup("fit")
+    found = [key for batch in keys_of(data.val_dataloader()) for key in batch]
+    assert found == ([item.key for item in some_items(2, chosen)] if chosen else [])
+
+
+def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards):
+    data = data_of(shards, val_split="val")
+    for use in (lambda: data.setup("fit"), data.val_dataloader):
+        with pytest.raises(RunError, match=r"has no split 'val'; choose val_split from dev, test, train"):
+            use()
+
+
+class Seeing(LightningModule):
+    """Notes the keys of each batch that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.trained, self.validated = torch.nn.Parameter(torch.zeros(1)), [], []
+
+    def training_step(self, batch, batch_idx):
+        self.trained.append(batch["key"])
+        return self.weight.sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.validated.append(batch["key"])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
+def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards):
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    model = Seeing()
+    Trainer(max_epochs=2, accelerator="cpu", overfit_batches=2, num_sanity_val_steps=0, **quiet).fit(
+        model, datamodule=data_of(shards)
+    )
+    keys = [item.key for item in some_items(17)]
+    first = [keys[:3], keys[3:6]]  # 17 samples in 5 batches
+    assert model.trained == first * 2
+    assert [key for batch in model.validated[:2] for key in batch] == [item.key for item in some_items(5, "dev")]
 
 
 def test_a_split_that_was_not_planned_fails(shards):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.errors import ConfigError
@@ -29,11 +29,12 @@ class SampleBatches(Dataset[dict[str, Any]]):
         return self._samples.collate([self._samples.decode(*read(index)) for index in indices])
 
 
-class EpochSampler(DistributedSampler[list[int]]):
+class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
     """Batches for one rank, such that over all ranks every sample comes exactly once an epoch.
 
     torch's own sampler repeats samples, or drops some, until all ranks have equally many. Here the batches' sizes
-    differ by at most one instead, and all ranks get equally many batches, as DDP needs.
+    differ by at most one instead, and all ranks get equally many batches, as DDP needs. Lightning's `overfit_batches`
+    puts a sampler of single samples in the place of all that are no `SequentialSampler`: hence it is one by name.
 
     Args:
         dataset: only its length is used.
@@ -47,7 +48,8 @@ class EpochSampler(DistributedSampler[list[int]]):
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int) -> None:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        super().__init__(
+        DistributedSampler.__init__(
+            self,
             dataset,
             num_replicas=None if distributed else 1,
             rank=None if distributed else 0,
@@ -62,7 +64,7 @@ class EpochSampler(DistributedSampler[list[int]]):
     def __len__(self) -> int:
         return self._steps
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         order = torch.arange(self._count)
         if self.shuffle:
             order = torch.randperm(self._count, generator=torch.Generator().manual_seed(self.seed + self.epoch))

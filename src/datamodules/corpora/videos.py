@@ -10,7 +10,7 @@ A list has a path a line; or, if its name ends in `.jsonl` or `.ndjson`, an obje
 |                             |        | video need a key each                                                         |
 | start_seconds, stop_seconds | number | the part that is meant, half-open, since its first frame; may be left out, or |
 |                             |        | null: as the corpus says                                                      |
-| any other                   |        | kept                                                                          |
+| any other                   |        | kept; but it cannot be called as what a sample's json tells itself, as `path` |
 
 `prompt` and all others are the item's meta. A listed video that is not there costs its item alone: it is listed, and
 fails when it is to be read.

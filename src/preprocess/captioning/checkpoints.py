@@ -11,6 +11,7 @@ from datamodules.errors import ConfigError
 from preprocess.checkpoints import CONFIG, PROCESSOR, TOKENIZER, find_checkpoint, sha256_of
 
 _PARTS = (CONFIG, PROCESSOR, TOKENIZER)
+_BLIP = "blip"  # its `generate` overwrites each prompt's first token, padding or not, and drops its last
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,20 @@ class Checkpoint:
 
         Raises:
             ConfigError: there is none; a part of it is missing; it is no model that makes texts of images and texts, or
-                one that only its own code can run.
+                one that only its own code can run, or BLIP.
         """
         if revision and Path(name).is_dir():
             raise ConfigError(f"--model.revision {revision} is one of the Hugging Face hub, but {name} is a folder")
         folder = find_checkpoint(name, "--model.model", _PARTS, revision)
         found = cls(name, folder, trust_remote_code)
-        if type(found.config()) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
+        config = found.config()
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
             raise ConfigError(f"--model.model {name} makes no texts of images and texts: it is a {found._type()}")
+        if config.model_type == _BLIP:
+            raise ConfigError(
+                f"--model.model {name}: what BLIP says of an image depends on the other prompts of its batch: use a "
+                "later model, such as BLIP-2"
+            )
         return found
 
     @property

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import BlipConfig
 
 from checkpoint_making import FAMILIES, save_checkpoint
 from datamodules.errors import ConfigError, ExtractError
@@ -356,6 +357,7 @@ def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path]
     [
         ("config.json", {"model_type": "mine"}, r"cannot load its config: .*mine"),
         ("config.json", {"model_type": "bert"}, r"makes no texts of images and texts: it is a bert"),
+        ("config.json", BlipConfig().to_dict(), r"model: what BLIP says .* depends on .* its batch: .* as BLIP-2"),
         (
             "config.json",
             {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},

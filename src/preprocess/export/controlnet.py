@@ -14,8 +14,9 @@
 | conditioning_image_file_name | conditioning_image | the pose map; black where there is nobody      |
 | text                         | text               | the caption; "" without one                    |
 
-These columns are those that diffusers' train_controlnet.py takes. The images come from the shards: the run has to store
-them. AVIF as it was is refused, which `datasets` leaves out.
+These columns are those that diffusers' train_controlnet.py takes. A single split that `datasets` does not know by its
+name is in `train`. The images come from the shards: the run has to store them. AVIF as it was is refused, which
+`datasets` leaves out.
 """
 
 import json
@@ -26,7 +27,7 @@ from datamodules.line.run import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.export import planned_splits, pose_samples, whole_folder
-from preprocess.export.mirror import as_json, beside, create, flat, image_path, require_known_splits
+from preprocess.export.mirror import as_json, beside, create, flat, image_path, split_folders
 from preprocess.export.statistics import counts
 
 
@@ -42,17 +43,17 @@ def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list
         The list of each split.
 
     Raises:
-        ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` does not know its splits.
+        ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` mixes its splits up.
         RunError: these are no pose samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
     splits = planned_splits(run)
-    require_known_splits(splits)
+    folders = split_folders(splits)
     with whole_folder(dest) as partial:
         for split in splits:
-            _write_split(partial / split, run, split, coordinates)
+            _write_split(partial / folders[split], run, split, coordinates)
         described = as_json({split: counts(run, split) for split in splits})
         create(partial, PurePosixPath("statistics.json"), described, "all")
-    return [dest / split / "metadata.jsonl" for split in splits]
+    return [dest / folder / "metadata.jsonl" for folder in folders.values()]
 
 
 def _write_split(folder: Path, run: Run, split: str, coordinates: Coordinates) -> None:

@@ -6,8 +6,8 @@
 | {split}/metadata.jsonl | a JSON object a line: `file_name` relative to its folder, `text`, and `status` of the text |
 | statistics.json        | {split: see `statistics.py`}                                                               |
 
-The images come from the shards: the run has to store them; AVIF is refused, which
-`datasets` leaves out.
+A single split that `datasets` does not know by its name is in `train`. The images come from the shards: the run has to
+store them; AVIF is refused, which `datasets` leaves out.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.errors import ConfigError
 from datamodules.line.run import Run
 from preprocess.export import caption_samples, planned_splits, whole_folder
-from preprocess.export.mirror import as_json, create, flat, image_path, require_known_splits
+from preprocess.export.mirror import as_json, create, flat, image_path, split_folders
 from preprocess.export.statistics import counts
 
 
@@ -27,18 +27,18 @@ def export(run: Run, dest: Path) -> list[Path]:
         The list of each split.
 
     Raises:
-        ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` does not know its splits.
+        ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` mixes its splits up.
         RunError: these are no caption samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
     splits = planned_splits(run)
-    require_known_splits(splits)
+    folders = split_folders(splits)
     with whole_folder(dest) as partial:
         for split in splits:
-            _write_split(partial / split, run, split)
+            _write_split(partial / folders[split], run, split)
         create(
             partial, PurePosixPath("statistics.json"), as_json({split: counts(run, split) for split in splits}), "all"
         )
-    return [dest / split / "metadata.jsonl" for split in splits]
+    return [dest / folder / "metadata.jsonl" for folder in folders.values()]
 
 
 def _write_split(folder: Path, run: Run, split: str) -> None:

@@ -1,6 +1,7 @@
 """Files that are named as the images of the corpus: none leads out of a folder, and none is written twice."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ _SPLITS = {  # of datasets.data_files
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_BETWEEN_WORDS = re.compile(r"[_0-9]")
 
 
 def image_path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:
@@ -50,18 +52,29 @@ def flat(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(str(path).replace("%", "%25").replace("/", "%2F"))
 
 
-def require_known_splits(splits: Sequence[str]) -> None:
-    """Nothing, if Hugging Face's imagefolder tells these splits apart by the names of their folders.
+def split_folders(splits: Sequence[str]) -> dict[str, str]:
+    """The name of each split's folder, by which Hugging Face's imagefolder tells them apart.
+
+    A single split of a name that it does not know lies in `train`: else it goes by the images' names, and loads of all
+    that is there one `crash-test-3.jpg`.
 
     Raises:
-        ConfigError: it would leave one out, or make one of two, without a word.
+        ConfigError: it would leave one of several out, or make one of two, without a word.
     """
-    known = [next((split for split, names in _SPLITS.items() if name in names), None) for name in splits]
+    known = [_known_split(name) for name in splits]
     if len(splits) > 1 and (None in known or len(set(known)) < len(known)):
         raise ConfigError(
             f"Hugging Face's imagefolder does not tell the splits {', '.join(splits)} apart: it knows train, "
             "validation (or dev, val) and test; take another --format, or load the shards themselves as webdataset"
         )
+    return {split: split if name else "train" for split, name in zip(splits, known, strict=True)}
+
+
+def _known_split(name: str) -> str | None:
+    """What `datasets` takes a folder for, by one of its words: `validation` of `val2017`; None: nothing, or several."""
+    words = set(_BETWEEN_WORDS.split(name))
+    found = [split for split, names in _SPLITS.items() if words.intersection(names)]
+    return found[0] if len(found) == 1 else None
 
 
 def create(root: Path, path: PurePosixPath, content: bytes, key: str) -> None:

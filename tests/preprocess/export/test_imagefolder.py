@@ -60,11 +60,32 @@ def test_splits_that_datasets_does_not_tell_apart_fail(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_of_one_split_of_any_name_loads(tmp_path: Path, load: Any) -> None:
-    make_caption_run(tmp_path / "run", caption_items("a.png", "x/b.png", split="everything"))
+@pytest.mark.parametrize(
+    ("split", "folder", "loaded_as"),
+    [
+        ("all", "train", "train"),
+        ("train_val", "train", "train"),
+        ("Val", "train", "train"),
+        ("val2017", "val2017", "validation"),
+    ],
+)
+def test_a_run_of_one_split_of_any_name_loads_whole_whatever_its_images_are_called(
+    split: str, folder: str, loaded_as: str, tmp_path: Path, load: Any
+) -> None:
+    make_caption_run(tmp_path / "run", caption_items("a.png", "x/b.png", "crash-test-3.jpg", split=split))
+    assert export(tmp_path / "run", "imagefolder", tmp_path / "out") == [tmp_path / "out" / folder / "metadata.jsonl"]
+    [(name, rows)] = load(tmp_path / "out").items()
+    assert name == loaded_as
+    assert sorted(row["text"] for row in rows) == [f"a cow, <i>{number}</i> & Kühe" for number in range(3)]
+    assert list(json.loads((tmp_path / "out" / "statistics.json").read_text())) == [split]
+
+
+def test_splits_whose_names_hold_a_year_are_told_apart(tmp_path: Path, load: Any) -> None:
+    items = [*caption_items("a.png", split="train2017"), *caption_items("b.png", split="val2017")]
+    make_caption_run(tmp_path / "run", items)
     export(tmp_path / "run", "imagefolder", tmp_path / "out")
-    [rows] = load(tmp_path / "out").values()
-    assert sorted(row["text"] for row in rows) == ["a cow, <i>0</i> & Kühe", "a cow, <i>1</i> & Kühe"]
+    texts = {name: rows["text"] for name, rows in load(tmp_path / "out").items()}
+    assert texts == {"train": ["a cow, <i>0</i> & Kühe"], "validation": ["a cow, <i>1</i> & Kühe"]}
 
 
 def test_the_images_are_the_files_as_they_were_named_by_their_paths(tmp_path: Path) -> None:

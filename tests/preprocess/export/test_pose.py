@@ -180,6 +180,15 @@ def test_splits_that_datasets_does_not_tell_apart_fail(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_of_one_split_of_any_name_loads_whole(tmp_path: Path, load: Any) -> None:
+    make_pose_run(tmp_path / "run", caption_items("a.jpg", "crash-test-3.jpg", "b.jpg", split="all"), (1, 1, 1))
+    written = export(tmp_path / "run", "controlnet", tmp_path / "out")
+    assert written == [tmp_path / "out" / "train" / "metadata.jsonl"]
+    loaded = load(tmp_path / "out")
+    assert sorted(loaded["train"]["text"]) == ["a <dancer> in a", "a <dancer> in b", "a <dancer> in crash-test-3"]
+    assert list(loaded) == ["train"]
+
+
 def test_a_caption_that_is_not_there_is_an_empty_text(tmp_path: Path) -> None:
     make_pose_run(tmp_path / "run", ITEMS[:1], (1,), caption=None)
     export(tmp_path / "run", "controlnet", tmp_path / "out")

@@ -132,6 +132,8 @@ def _no_text(value: Any) -> str | None:
     """What `value` is, if it cannot stand in a prompt by itself."""
     if isinstance(value, float) and not math.isfinite(value):  # Python reads NaN and 1e999, which are no JSON
         return f"{value}, which is no number"
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return "a text with half a character (a lone surrogate)"  # JSON may have it, UTF-8 and tokenizers not
     if isinstance(value, (dict, Mapping)):
         return "an object"
     return "null" if value is None else "a list" if isinstance(value, list) else None
@@ -150,5 +152,5 @@ def _find(known: Any, field: str) -> Any:
 
 
 def _listed(known: Mapping[str, Any], outer: str = "") -> str:
-    names = [f"{outer}.{name}" if outer else name for name in known]
+    names = [(f"{outer}.{name}" if outer else name).encode(errors="replace").decode() for name in known]
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"

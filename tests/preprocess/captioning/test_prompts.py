@@ -106,6 +106,8 @@ def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: by
         ('["a", ["b"]]', "its field 'size' is a list with a list"),
         ('["a", null]', "its field 'size' is a list with null"),
         ("null", "its field 'size' is null"),
+        (r'"a cup \ud83d"', "its field 'size' is a text with half a character (a lone surrogate)"),
+        (r'["\ude00", "a"]', "its field 'size' is a list with a text with half a character (a lone surrogate)"),
         ("{}", "its field 'size' is an object: name one of none"),
     ],
 )
@@ -118,6 +120,12 @@ def test_a_field_that_is_no_text_fails_and_is_named_with_its_file(tmp_path: Path
         with pytest.raises(ExtractError, match=f"^{expected}$"):
             PromptTemplate("{name} {" + field + "}")(there)
     assert PromptTemplate("{name}")(there) == "x"
+
+
+def test_the_names_of_fields_are_told_in_utf_8_whatever_they_hold(tmp_path: Path) -> None:
+    (tmp_path / "1.json").write_text(r'{"name": 1, "caf\u00e9 \ud83d": 2}')
+    with pytest.raises(ExtractError, match=r"it has no field 'size'; there are name, café \?; looked for in "):
+        PromptTemplate("{size}")(item([str(tmp_path / "1.json"), None, None]))
 
 
 @pytest.mark.parametrize(("template", "at"), [("a {", 3), ("}", 1), ("{}", 1), ("{a{b}}", 1), ("{{a}", 4)])

@@ -153,6 +153,7 @@ class LocalEngine:
                 f"--model.model {self._checkpoint.name}: its weights lack {missing[0]} and {len(missing) - 1} more"
             )
         self._model.eval()
+        _force_no_ends(self._model)
         self._generation = self._generation_config()
         if self._is_grounded:
             _number_places(self._model.text_model)
@@ -232,6 +233,13 @@ class LocalEngine:
         with torch.random.fork_rng([self._model.device] if self._model.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
+
+
+def _force_no_ends(model: Any) -> None:
+    """Let no caption that is cut off end as if it were whole; `generate` takes what is None from the model again."""
+    for part in model.modules():  # some generate by the configuration of their language model
+        if config := getattr(part, "generation_config", None):
+            config.forced_eos_token_id = None
 
 
 def _number_places(text_model: Any) -> None:

@@ -172,6 +172,19 @@ def test_a_checkpoint_that_samples_by_itself_does_not_here(engines: dict[str, Lo
     assert engines["smolvlm"].generate(prepared) == engines["smolvlm"].generate(prepared)
 
 
+def test_a_checkpoint_that_ends_each_text_by_force_leaves_captions_truncated(
+    folders: dict[str, Path], engines: dict[str, LocalEngine], tmp_path: Path
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "forced_eos_token_id": 2}))
+    engine = make_engine(folder)
+    engine.load(CPU)
+    found = engine.captions(mixed(engine))
+    assert found == engines["smolvlm"].captions(mixed(engine))
+    assert "truncated" in {caption.status for caption in found if isinstance(caption, Caption)}
+
+
 def test_sampling_depends_on_the_batch_alone(folders: dict[str, Path], engines: dict[str, LocalEngine]) -> None:
     engine = make_engine(folders["smolvlm"], temperature=5.0)
     engine.load(CPU)

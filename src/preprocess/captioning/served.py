@@ -26,6 +26,7 @@ from preprocess.captioning.prompts import Prepared
 
 _T = TypeVar("_T")
 _JPEG_QUALITY = 95
+_LONGEST_JPEG_PX = 65_500  # of libjpeg
 _MAX_CONNECTIONS = 1000  # the client's own limit
 _left_open: list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]] = []  # see `_close`
 _GRAY = Image.new("RGB", (64, 64), (128, 128, 128))
@@ -143,11 +144,20 @@ class ServedTransform:
         self._prompt = self._fill(item)
 
     def __call__(self, frame: Tensor) -> Prepared:
-        """The image, uint8 [3, H, W], as a data URL."""
+        """The image, uint8 [3, H, W], as a data URL.
+
+        Raises:
+            ExtractError: it is too long for a JPEG.
+        """
         image = Image.fromarray(frame.permute(1, 2, 0).numpy())
         size = self._limit.fit(*image.size)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BICUBIC)
+        if self._format == "jpeg" and max(size) > _LONGEST_JPEG_PX:
+            raise ExtractError(
+                f"{size[0]}x{size[1]} px cannot be sent as JPEG, whose sides have {_LONGEST_JPEG_PX:,} at most: set "
+                "--model.longest_edge, or --model.server.image_format png"
+            )
         return Prepared(self._prompt, _data_url(image, self._format), 0, size[0] * size[1])
 
 

@@ -126,6 +126,18 @@ def test_jpeg_is_close_and_says_so():
         engine.close()
 
 
+def test_an_image_that_is_too_long_for_a_jpeg_fails_its_item_and_says_what_to_do():
+    long = gray(100, 66_000, 4)
+    reason = r"^4x66000 px cannot be sent as JPEG, .* 65,500 at most: set --model\.longest_edge, or .*image_format png$"
+    with ChatServer() as server:
+        with pytest.raises(ExtractError, match=reason):
+            prepare(engine_for(server, image_format="jpeg"), long)
+        for engine in (engine_for(server), engine_for(server, limit=SizeLimit(longest_edge=65_500))):
+            engine.captions([prepare(engine, long)])
+            engine.close()
+        assert [ask.image.shape for ask in server.asks] == [(66_000, 4, 3), (65_500, 3, 3)]
+
+
 def test_a_prompt_that_cannot_be_filled_fails_its_item():
     with ChatServer() as server:
         engine = engine_for(server)

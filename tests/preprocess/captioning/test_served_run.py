@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from chat_server import MODEL, ChatServer, describe, refused, said
+from datamodules.line.patches import failures
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from preprocess.cli import main
@@ -70,6 +71,19 @@ def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(arguments,
     assert (covered.committed, covered.failed) == (COUNT - 1, 1)
     rows = Run(tmp_path / "run").table("train-000000").to_pylist()
     assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses it (400): too dark")
+
+
+def test_an_image_that_is_too_long_for_a_jpeg_fails_at_the_first_attempt(arguments, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, height in (("long", 66_000), ("short", 600)):
+        Image.new("RGB", (4, height), (9, 9, 9)).save(tmp_path / "images" / f"{name}.png")
+    with ChatServer() as server:
+        more = ("--output.max_failures", "100%", "--data.root", str(tmp_path / "images"), "--model.prompt", "What?")
+        assert main(arguments(server, *more)) == 0
+    (failed,) = failures(Run(tmp_path / "run"))
+    assert (failed.item.key, failed.reason_class, failed.attempts) == ("long", "extract", 1)
+    assert failed.reason.startswith("4x66000 px cannot be sent as JPEG")
+    assert captions(tmp_path / "run") == [("short", "9: What?")]
 
 
 def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(arguments, tmp_path, capsys):

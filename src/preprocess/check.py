@@ -1,8 +1,8 @@
 """`preprocess check`: what a run would fail, found without running the pipeline.
 
 Every file is opened, its frames are counted, and the first and the last of those that the pipeline would take are
-decoded; with `--full` all of them. The check is a run itself, into a temporary folder, by an extractor that takes the
-frames for nothing: so files that hang or crash their decoder are found as in a run.
+decoded; with `--full` all of them. Prompts are filled in. The check is a run itself, into a temporary folder, by an
+extractor that takes the frames for nothing: so files that hang or crash their decoder are found as in a run.
 """
 
 import os
@@ -87,7 +87,7 @@ class _Check(Extractor):
     def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
         super().__init__()
         self.samples = _NoSamples()
-        self._refuse = checked.refuse
+        self._check = checked.check
         wanted = checked.frames
         self.frames = FrameRequest(
             transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
@@ -101,8 +101,8 @@ class _Check(Extractor):
         return [None] * len(batch["rows"])
 
     def refuse(self, item: Item) -> None:
-        """As the checked one does."""
-        self._refuse(item)
+        """As `checked.check`."""
+        self._check(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> None:
         """Nothing."""

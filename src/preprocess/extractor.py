@@ -48,13 +48,21 @@ class Extractor(LightningModule):
         return batch["results"]
 
     def refuse(self, item: Item) -> None:
-        """Nothing, if a sample can be made of `item` as far as the corpus tells; `preprocess check` asks for it too.
+        """Nothing, if a sample can be made of `item` as far as the corpus tells.
 
         Raises:
             ExtractError: it cannot, whatever its frames are; here, because the corpus tells what is in `told`.
         """
         if taken := next((name for name in item.meta if name in self.told), None):
             raise ExtractError(f"its corpus tells its {taken!r}, which is the sample's own here: leave it out")
+
+    def check(self, item: Item) -> None:
+        """What `preprocess check` asks: as `refuse`, and whatever a run looks for in other files than the frames'.
+
+        Raises:
+            ExtractError: a run would fail it.
+        """
+        self.refuse(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> Any:
         """The sample of `item`, from the results of all its frames in order; `end` says what is known of them.

@@ -135,6 +135,21 @@ def test_a_field_that_is_missing_fails_its_image_alone(models: dict[str, Path], 
     assert [sample.meta["prompt"] for sample in samples(run)] == ["Describe the cow.", "Describe the sheep."]
 
 
+def test_a_check_finds_the_images_whose_prompts_lack_a_field(
+    models: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = write_images(tmp_path / "images", 3)
+    (tmp_path / "jsons").mkdir()
+    for number, fields in enumerate(({"name": "cow"}, {"title": "cow"}, {"name": ["a", None]})):
+        (tmp_path / "jsons" / f"{number:03d}.json").write_text(json.dumps(fields))
+    options = ["--data.json_dirs", f"[{tmp_path / 'jsons'}]", "--model.prompt", "Describe the {name}.", "--json"]
+    assert main(["check", *command(images, tmp_path / "run", models["smolvlm"], *options)[1:]]) == 1
+    assert {line["key"]: line["reason"] for line in map(json.loads, capfd.readouterr().out.splitlines())} == {
+        "001": f"it has no field 'name'; there are image, title; looked for in {tmp_path}/jsons/001.json",
+        "002": f"its field 'name' is a list with null (in {tmp_path}/jsons/002.json)",
+    }
+
+
 def test_captions_that_were_cut_off_are_tried_again_with_more_tokens(
     images: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:

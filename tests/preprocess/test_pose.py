@@ -130,7 +130,9 @@ def test_a_run_is_trained_from_with_flips(images: Path, tmp_path: Path) -> None:
     assert batch["pose_maps"].flatten(1).any(1).sum() == 2
 
 
-def test_captions_come_from_json_files_and_an_image_without_its_field_fails_alone(images: Path, tmp_path: Path) -> None:
+def test_captions_come_from_json_files_and_an_image_without_its_field_fails_alone_as_a_check_finds(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     jsons = tmp_path / "jsons" / "train" / "frames"
     jsons.mkdir(parents=True)
     for name in ("0 a.json", "0 a.v1.json"):
@@ -145,6 +147,10 @@ def test_captions_come_from_json_files_and_an_image_without_its_field_fails_alon
     (failed,) = failures(Run(run))
     assert (failed.reason_class, failed.item.key) == ("extract", "train/frames/0%20nobody")
     assert "it has no field 'text'" in str(failed.reason)
+    capfd.readouterr()
+    assert main(["check", *command(images, tmp_path / "no run", *options, "trai*/frames", "--json")[1:]]) == 1
+    (found,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert (found["key"], found["reason"]) == (failed.item.key, failed.reason)
 
 
 def write_odd(folder: Path) -> Path:

@@ -102,6 +102,7 @@ class Captions(Extractor):
                 f", {max_pixels = } and {longest_edge = } must be 1 or more"
             )
         self.commit: str | None = None
+        self._prompt = PromptTemplate(prompt)
         self.engine: Engine = self._local() if backend == "transformers" else self._served(server)
         limited = backend == "transformers" and (max_batch_tokens or max_batch_pixels)
         window = max(batch_window, batch_size)
@@ -120,10 +121,10 @@ class Captions(Extractor):
         wanted = self.hparams
         weights = Weights(wanted["dtype"], wanted["attn_implementation"], wanted["quantization"])
         generation = Generation(wanted["max_new_tokens"], wanted["num_beams"], wanted["temperature"])
-        template, limit = PromptTemplate(wanted["prompt"]), SizeLimit(wanted["max_pixels"], wanted["longest_edge"])
+        limit = SizeLimit(wanted["max_pixels"], wanted["longest_edge"])
         checkpoint = Checkpoint.find(wanted["model"], wanted["revision"], wanted["trust_remote_code"])
         self.commit = checkpoint.commit
-        return LocalEngine(checkpoint, template, wanted["system_prompt"], limit, weights, generation)
+        return LocalEngine(checkpoint, self._prompt, wanted["system_prompt"], limit, weights, generation)
 
     def _served(self, server: Server) -> Engine:
         wanted, usual = self.hparams, {"num_beams": 1, "dtype": "auto"}
@@ -133,7 +134,7 @@ class Captions(Extractor):
             )
         generation = ServedGeneration(wanted["system_prompt"], wanted["max_new_tokens"], wanted["temperature"])
         limit = ServedLimit(wanted["max_pixels"], wanted["longest_edge"])
-        return ServedEngine(wanted["model"], server, PromptTemplate(wanted["prompt"]), generation, limit)
+        return ServedEngine(wanted["model"], server, self._prompt, generation, limit)
 
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device, if the model runs there."""
@@ -162,6 +163,15 @@ class Captions(Extractor):
         if len(item.frames) != 1:
             raise ExtractError(f"{item.path} is no single image, and captions are made of these")
         super().refuse(item)
+
+    def check(self, item: Item) -> None:
+        """As `refuse`; and its prompt is filled in.
+
+        Raises:
+            ExtractError: likewise; or its JSON files do not have what the prompt is made of.
+        """
+        self.refuse(item)
+        self._prompt(item)
 
     def assemble(self, item: Item, results: Sequence[Answer], end: End) -> CaptionSample:
         """The caption, how it was made, and the image if that is to be stored."""

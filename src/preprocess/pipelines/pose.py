@@ -97,6 +97,16 @@ class Pose(Extractor):
             raise ExtractError(f"{item.path} is no single image, and poses are found in these")
         super().refuse(item)
 
+    def check(self, item: Item) -> None:
+        """As `refuse`; and its caption is filled in.
+
+        Raises:
+            ExtractError: likewise; or its JSON files do not have what the caption is made of.
+        """
+        self.refuse(item)
+        if self._caption:
+            self._caption(item)
+
     def assemble(self, item: Item, results: Sequence[People], end: End) -> PoseSample:
         """The people, and what is to be stored with them.
 

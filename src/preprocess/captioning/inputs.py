@@ -90,8 +90,12 @@ class LocalTransform:
         Raises:
             ExtractError: the processor cannot handle it, or it is too long.
         """
+        return self.prepare(self._prompt, frame)
+
+    def prepare(self, prompt: str, frame: Tensor) -> Prepared:
+        """Likewise, with `prompt`."""
         image = Image.fromarray(frame.permute(1, 2, 0).numpy())
-        text = self._text()
+        text = self._text(prompt)
         has_start = text.startswith(self._processor.tokenizer.bos_token or "\0")  # the chat template's
         more = {"add_special_tokens": False} if has_start else {}
         try:
@@ -104,11 +108,11 @@ class LocalTransform:
                 f"its prompt and image are {num_tokens:,} tokens, where {self._max_tokens:,} are possible"
             )
         packed = {name: pack(value, self._dtype) for name, value in inputs.items()}
-        return Prepared(self._prompt, packed, num_tokens, self._num_pixels(inputs))
+        return Prepared(prompt, packed, num_tokens, self._num_pixels(inputs))
 
-    def _text(self) -> str:
+    def _text(self, prompt: str) -> str:
         """The prompt as the processor wants it: with what marks the place of the image."""
-        processor, prompt = self._processor, self._prompt
+        processor = self._processor
         if processor.chat_template:
             user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
             system = {"role": "system", "content": [{"type": "text", "text": self._system_prompt}]}

@@ -113,8 +113,8 @@ class LocalEngine:
             )
         max_tokens = context - generation.max_new_tokens if context else None
         self.transform = partial(LocalTransform, checkpoint, fill, system_prompt, limit, self._dtype, max_tokens)
-        self.transform()  # whatever is wrong with it shows now
         self._checkpoint, self._weights, self._wanted = checkpoint, weights, generation
+        self._try(self.transform())  # whatever is wrong with it shows now
         self._processor = checkpoint.processor()
         self._is_grounded = config.model_type == _GROUNDED
         self._model: Any = None
@@ -184,6 +184,22 @@ class LocalEngine:
             entities = [[phrase, list(span), [list(box) for box in boxes]] for phrase, span, boxes in found]
         status: Status = "truncated" if not ends else "ok" if text.strip() else "empty"
         return Caption(text.strip(), status, len(said), entities)
+
+    def _try(self, transform: LocalTransform) -> None:
+        """Prepare a gray image.
+
+        Raises:
+            ConfigError: the processor does not give what is made into batches.
+        """
+        try:
+            transform.prepare("Describe this image.", torch.full((3, 64, 64), 128, dtype=torch.uint8))
+        except ExtractError:  # of this image alone, as far as can be told
+            pass
+        except (KeyError, TypeError, IndexError) as error:
+            raise ConfigError(
+                f"--model.model {self._checkpoint.name}: its processor does not make input_ids and pixel_values of an "
+                f"image and a text ({type(error).__name__}: {error}): use another model"
+            ) from error
 
     def _quantized(self, device: torch.device) -> dict[str, Any]:
         if self._weights.quantization is None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BlipConfig
+from transformers import BlipConfig, Pix2StructConfig, Pix2StructImageProcessor, Pix2StructProcessor
 
 from checkpoint_making import FAMILIES, save_checkpoint
 from datamodules.errors import ConfigError, ExtractError
@@ -386,6 +386,17 @@ def test_a_folder_of_another_kind_fails(
     (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
     with pytest.raises(ConfigError, match=message):
         Checkpoint.find(str(folder)).processor()
+
+
+def test_a_processor_that_makes_no_tokens_and_pixels_fails_before_a_run(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "pix2struct")
+    tokenizer = Checkpoint.find(str(folder)).processor().tokenizer
+    Pix2StructConfig().save_pretrained(folder)
+    Pix2StructProcessor(Pix2StructImageProcessor(is_vqa=False), tokenizer).save_pretrained(folder)
+    with pytest.raises(ConfigError, match=r"pix2struct: its processor does not make input_ids .*KeyError: 'input_ids'"):
+        make_engine(folder)
 
 
 def test_what_identifies_a_folder_are_its_files_wherever_it_is(folders: dict[str, Path], tmp_path: Path) -> None:

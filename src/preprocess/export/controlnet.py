@@ -3,7 +3,8 @@
 | file in `dest`                    | what                                                                          |
 |-----------------------------------|-------------------------------------------------------------------------------|
 | {split}/images/{image}            | the processed image as PNG; with `coordinates: original` its file as it was;   |
-|                                   | `sub%2Fa.png` of `sub/a.jpg`                                                   |
+|                                   | `sub%2Fa.png` of `sub/a.jpg`; what is longer than 240 bytes is cut, and has 16 |
+|                                   | digits of its sha256 before its ending                                         |
 | {split}/conditioning_images/{map} | the pose map, PNG, of the same size                                           |
 | {split}/metadata.jsonl            | a JSON object a line, see below                                               |
 | statistics.json                   | {split: see `statistics.py`}                                                  |

@@ -2,7 +2,8 @@
 
 | file in `dest`         | what                                                                                       |
 |------------------------|--------------------------------------------------------------------------------------------|
-| {split}/{image}        | the image's file, named as in the corpus: `sub%2Fa.jpg` of `sub/a.jpg`                     |
+| {split}/{image}        | the image's file, named as in the corpus: `sub%2Fa.jpg` of `sub/a.jpg`; what is longer     |
+|                        | than 240 bytes is cut, and has 16 digits of its sha256 before its ending                   |
 | {split}/metadata.jsonl | a JSON object a line: `file_name` relative to its folder, `text`, and `status` of the text |
 | statistics.json        | {split: see `statistics.py`}                                                               |
 

@@ -1,8 +1,10 @@
 """Files that are named as the images of the corpus: none leads out of a folder, and none is written twice."""
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +16,7 @@ _SPLITS = {  # of datasets.data_files
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_MAX_NAME_BYTES = 240  # file systems take 255
 _BETWEEN_WORDS = re.compile(r"[_0-9]")
 
 
@@ -45,11 +48,16 @@ def beside(key: str, meta: Mapping[str, Any], ending: str) -> PurePosixPath:
 
 
 def flat(path: PurePosixPath) -> PurePosixPath:
-    """`path` as one name, `/` and `%` percent-encoded.
+    """`path` as one name, `/` and `%` percent-encoded; if that is too long, its beginning, its hash and its ending.
 
     Hugging Face's imagefolder takes a folder `test` or `val`, however deep it lies, for a split.
     """
-    return PurePosixPath(str(path).replace("%", "%25").replace("/", "%2F"))
+    name = os.fsencode(str(path).replace("%", "%25").replace("/", "%2F"))
+    if len(name) <= _MAX_NAME_BYTES:
+        return PurePosixPath(os.fsdecode(name))
+    ending = f"-{sha256(name).hexdigest()[:16]}{path.suffix}"
+    begin = name[: _MAX_NAME_BYTES - len(os.fsencode(ending))]
+    return PurePosixPath(begin.decode(errors="ignore") + ending)  # no half of a character
 
 
 def split_folders(splits: Sequence[str]) -> dict[str, str]:

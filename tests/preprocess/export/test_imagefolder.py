@@ -1,5 +1,6 @@
 """The folder that Hugging Face's `imagefolder` loads, as that loads it."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,25 @@ def test_folders_that_are_named_like_splits_are_none(tmp_path: Path, load: Any) 
     make_caption_run(tmp_path / "run", caption_items("test/a.png", "val/b.png", "c.png"))
     export(tmp_path / "run", "imagefolder", tmp_path / "out")
     assert {name: len(rows) for name, rows in load(tmp_path / "out").items()} == {"train": 3}
+
+
+def test_names_too_long_for_a_file_are_cut_and_told_apart_by_their_hashes(tmp_path: Path, load: Any) -> None:
+    deep = "ten bytes " + "/".join(["a folder with quite a long nümé"] * 7)  # the cut is in the middle of an ü
+    images = [f"{deep}/a.png", f"{deep}/b.jpg", "x" * 33 + f"/{'x' * 200}.png", "y" * 34 + f"/{'y' * 200}.png"]
+    make_caption_run(tmp_path / "run", caption_items(*images))
+    export(tmp_path / "run", "imagefolder", tmp_path / "out")
+    (rows,) = load(tmp_path / "out").values()
+    assert sorted(rows["text"]) == [f"a cow, <i>{number}</i> & Kühe" for number in range(4)]
+    lines = [json.loads(line) for line in (tmp_path / "out/train/metadata.jsonl").read_text("utf-8").splitlines()]
+    names = [line["file_name"] for line in lines]
+    encoded = [image.replace("/", "%2F").encode() for image in images]
+    assert names[2].encode() == encoded[2]
+    assert len(encoded[2]) == 240
+    for number, num_bytes in ((0, 239), (1, 239), (3, 240)):
+        begin, _, ending = names[number].rpartition("-")
+        assert ending == hashlib.sha256(encoded[number]).hexdigest()[:16] + images[number][-4:]
+        assert encoded[number].startswith(begin.encode())
+        assert len(names[number].encode()) == num_bytes
 
 
 def test_splits_that_datasets_does_not_tell_apart_fail(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def _compare_memory(scratch: Path, options: argparse.Namespace) -> None:
         peaks.append(watch.peak_mb)
         shutil.rmtree(scratch / f"out{num_clips}")
     rows = [(f"{clips:,}", f"{peak:.0f}") for clips, peak in zip(_MEMORY_CLIPS, peaks, strict=True)]
-    print_table(("clips", "peak MB, all processes (PSS)"), rows)
+    print_table(("clips", "peak MB, all processes"), rows)
     growth = peaks[-1] / peaks[0]
     print_verdict(
         f"flat memory, ≤ {_MOST_GROWTH} x from {_MEMORY_CLIPS[0]:,} to {_MEMORY_CLIPS[-1]:,} clips",

@@ -272,7 +272,7 @@ def _compare_memory(scratch: Path, options: argparse.Namespace) -> None:
             _preprocess(root, scratch / f"out{num_frames}", options.workers)
         peaks.append(watch.peak_mb)
     rows = [(f"{frames:,}", f"{peak:.0f}") for frames, peak in zip(_MEMORY_FRAMES, peaks, strict=True)]
-    print_table(("frames", "peak MB, all processes (PSS)"), rows)
+    print_table(("frames", "peak MB, all processes"), rows)
     growth = peaks[-1] / peaks[0]
     print_verdict(
         f"flat memory, ≤ {_MOST_GROWTH} x from {_MEMORY_FRAMES[0]:,} to {_MEMORY_FRAMES[-1]:,} frames",

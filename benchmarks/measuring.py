@@ -93,7 +93,8 @@ class Watch:
         seconds: between samples.
 
     Attributes:
-        peak_mb: most memory that they held at once (PSS: pages that several share are counted once).
+        peak_mb: most memory that they held at once: pages that several share are counted once, and those of files, as
+            of libraries, not at all, since the kernel drops and loads them as it likes.
     """
 
     def __init__(self, memory: bool = False, seconds: float = 0.2) -> None:
@@ -125,10 +126,19 @@ class Watch:
                 with suppress(psutil.Error):  # ended meanwhile
                     used = process.cpu_times()
                     used_by[process.pid] = used.user + used.system
-                    held_bytes += process.memory_full_info().pss if self._memory else 0
+                    held_bytes += _held_bytes(process.pid) if self._memory else 0
             self._times.append(time.time())
             self._cpu_seconds.append(sum(used_by.values()))
             self.peak_mb = max(self.peak_mb, held_bytes / 1e6)
+
+
+def _held_bytes(pid: int) -> int:
+    """Of memory that a process has and no file holds; 0: it has ended."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 1024 * sum(int(kilobytes) for kilobytes in re.findall(r"Pss_(?:Anon|Shmem):\s+(\d+)", rollup))
 
 
 def print_machine(*libraries: str) -> None:

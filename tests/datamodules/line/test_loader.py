@@ -395,7 +395,9 @@ def test_a_worker_that_is_killed_within_a_window_loses_nothing_and_repeats_nothi
     assert {tuple(batch) for batch in made} - {()} == {tuple(batch) for batch in expected} - {()}
     assert tars(tmp_path / "disturbed") == tars(tmp_path / "whole") != {}
     rows = [row for shard in disturbed.plan.shards for row in disturbed.table(shard.name).to_pylist()]
-    assert {row["key"]: row["attempts"] for row in rows if row["attempts"] > 1} == {"i/3": 2, "i/14": 2, "i/22": 2}
+    charged = {row["key"]: row["attempts"] for row in rows if row["attempts"] > 1}
+    # one that dies at the moment in which workers are ended for another's death is charged with nothing
+    assert {} != charged.items() <= {"i/3": 2, "i/14": 2, "i/22": 2}.items()
 
 
 def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_done_again(tmp_path):

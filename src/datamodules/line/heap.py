@@ -1,7 +1,7 @@
 """The heap of a process that works through a corpus: what one frame leaves is kept for the next.
 
 glibc gives a large block back to the kernel as soon as it is free, and gets the next one page by page, zeroed. Kept,
-the same work takes 0.51 x the time for a JPEG of 12 megapixels, 0.80 x for 4K video, 0.67 x for ViTPose-S on a CPU
+the same work takes 0.51 x the time for a JPEG of 12 megapixels, 0.81 x for 720p video, 0.62 x for ViTPose-S on a CPU
 (`benchmarks/heap.py`).
 """
 

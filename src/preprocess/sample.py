@@ -79,7 +79,8 @@ def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
         `dest`, absolute.
 
     Raises:
-        ConfigError: `dest` holds something, `num_frames` is too small, or the demo extra is not installed.
+        ConfigError: `dest` holds something or cannot be made, `num_frames` is too small, or the demo extra is not
+            installed.
     """
     if num_frames < 4:
         raise ConfigError(f"{num_frames = }: give 4 or more, two for each gloss")
@@ -88,7 +89,10 @@ def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
     dest = dest.absolute()
     photographs = dict(zip(_PORTRAITS, _photographs(), strict=True))
     scratch = dest.with_name(f".{dest.name}.{os.getpid()}")
-    scratch.mkdir(parents=True)
+    try:
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"{dest} cannot be made: {error.strerror}; name a folder that can be written to") from error
     try:
         for split, sentences in _SENTENCES.items():
             rows = [_HEADER]

@@ -92,6 +92,12 @@ def test_sample_corpus_in_a_folder_with_something_in_it_fails(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_sample_corpus_where_no_folder_can_be_made_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/corpus cannot be made: Not a directory; name a folder"):
+        make_sample_corpus(tmp_path / "file" / "corpus")
+
+
 def test_sample_corpus_of_too_few_frames_fails(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_frames = 3: give 4 or more"):
         make_sample_corpus(tmp_path / "corpus", num_frames=3)

@@ -25,11 +25,8 @@ from typing import Any
 
 from datamodules.line.patches import failures
 from datamodules.line.run import Run
-from preprocess.export import caption_samples, planned_splits, whole_folder
-from preprocess.export.mirror import as_json, beside, create
-from preprocess.export.statistics import counts
-
-_STATISTICS = "captions-statistics.json"
+from preprocess.export import caption_samples
+from preprocess.export.mirror import as_json, beside, write_tree
 
 
 def export(run: Run, dest: Path) -> list[Path]:
@@ -42,12 +39,12 @@ def export(run: Run, dest: Path) -> list[Path]:
         ConfigError: `dest` holds something.
         RunError: these are no caption samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
-    splits = planned_splits(run)
-    with whole_folder(dest) as partial:
-        for key, meta, document in (each for split in splits for each in _documents(run, split)):
-            create(partial, beside(key, meta, ".json"), as_json(document), key)
-        create(partial, PurePosixPath(_STATISTICS), as_json({split: counts(run, split) for split in splits}), "all")
-    return [dest]
+
+    def files(split: str) -> Iterator[tuple[str, PurePosixPath, bytes]]:
+        for key, meta, document in _documents(run, split):
+            yield key, beside(key, meta, ".json"), as_json(document)
+
+    return write_tree(run, dest, "captions-statistics.json", files)
 
 
 def _documents(run: Run, split: str) -> Iterator[tuple[str, Mapping[str, Any], dict[str, Any]]]:

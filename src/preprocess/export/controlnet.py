@@ -27,9 +27,8 @@ from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.line.run import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
-from preprocess.export import planned_splits, pose_samples, whole_folder
-from preprocess.export.mirror import as_json, beside, create, flat, image_path, split_folders
-from preprocess.export.statistics import counts
+from preprocess.export import pose_samples
+from preprocess.export.mirror import beside, create, flat, image_path, write_imagefolder
 
 
 def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list[Path]:
@@ -47,14 +46,7 @@ def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list
         ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` mixes its splits up.
         RunError: these are no pose samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
-    splits = planned_splits(run)
-    folders = split_folders(splits)
-    with whole_folder(dest) as partial:
-        for split in splits:
-            _write_split(partial / folders[split], run, split, coordinates)
-        described = as_json({split: counts(run, split) for split in splits})
-        create(partial, PurePosixPath("statistics.json"), described, "all")
-    return [dest / folder / "metadata.jsonl" for folder in folders.values()]
+    return write_imagefolder(run, dest, lambda folder, split: _write_split(folder, run, split, coordinates))
 
 
 def _write_split(folder: Path, run: Run, split: str, coordinates: Coordinates) -> None:

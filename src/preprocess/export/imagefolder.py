@@ -12,13 +12,12 @@ store them; AVIF is refused, which `datasets` leaves out.
 """
 
 import json
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from datamodules.errors import ConfigError
 from datamodules.line.run import Run
-from preprocess.export import caption_samples, planned_splits, whole_folder
-from preprocess.export.mirror import as_json, create, flat, image_path, split_folders
-from preprocess.export.statistics import counts
+from preprocess.export import caption_samples
+from preprocess.export.mirror import create, flat, image_path, write_imagefolder
 
 
 def export(run: Run, dest: Path) -> list[Path]:
@@ -31,15 +30,7 @@ def export(run: Run, dest: Path) -> list[Path]:
         ConfigError: `dest` holds something, the run has stored no images, or AVIF; `datasets` mixes its splits up.
         RunError: these are no caption samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
-    splits = planned_splits(run)
-    folders = split_folders(splits)
-    with whole_folder(dest) as partial:
-        for split in splits:
-            _write_split(partial / folders[split], run, split)
-        create(
-            partial, PurePosixPath("statistics.json"), as_json({split: counts(run, split) for split in splits}), "all"
-        )
-    return [dest / folder / "metadata.jsonl" for folder in folders.values()]
+    return write_imagefolder(run, dest, lambda folder, split: _write_split(folder, run, split))
 
 
 def _write_split(folder: Path, run: Run, split: str) -> None:

@@ -3,13 +3,16 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datamodules.errors import ConfigError, CorpusError, RunError
 from datamodules.line.item import key_from_path
+from datamodules.line.run import Run
+from preprocess.export import planned_splits, whole_folder
+from preprocess.export.statistics import counts
 
 _SPLITS = {  # of datasets.data_files
     "train": ("train", "training"),
@@ -18,6 +21,45 @@ _SPLITS = {  # of datasets.data_files
 }
 _MAX_NAME_BYTES = 240  # file systems take 255
 _BETWEEN_WORDS = re.compile(r"[_0-9]")
+
+
+def write_tree(
+    run: Run, dest: Path, statistics: str, files: Callable[[str], Iterable[tuple[str, PurePosixPath, bytes]]]
+) -> list[Path]:
+    """Make `dest` of the `files` of each split, (key, path, content), and of the file `statistics` of all.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: `dest` holds something.
+        RunError: a path leads out of `dest` or is two images'.
+    """
+    splits = planned_splits(run)
+    with whole_folder(dest) as partial:
+        for key, path, content in (file for split in splits for file in files(split)):
+            create(partial, path, content, key)
+        create(partial, PurePosixPath(statistics), as_json({split: counts(run, split) for split in splits}), "all")
+    return [dest]
+
+
+def write_imagefolder(run: Run, dest: Path, write_split: Callable[[Path, str], None]) -> list[Path]:
+    """Make `dest` of a folder for each split, in which `write_split` puts its `metadata.jsonl`, and `statistics.json`.
+
+    Returns:
+        The list of each split.
+
+    Raises:
+        ConfigError: `dest` holds something, or `datasets` mixes its splits up.
+    """
+    splits = planned_splits(run)
+    folders = split_folders(splits)
+    with whole_folder(dest) as partial:
+        for split in splits:
+            write_split(partial / folders[split], split)
+        described = as_json({split: counts(run, split) for split in splits})
+        create(partial, PurePosixPath("statistics.json"), described, "all")
+    return [dest / folder / "metadata.jsonl" for folder in folders.values()]
 
 
 def image_path(key: str, meta: Mapping[str, Any]) -> PurePosixPath:

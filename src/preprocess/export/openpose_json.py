@@ -15,16 +15,15 @@
 An image without anybody has an empty list of people. Images that failed have no file.
 """
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datamodules.line.run import Run
 from datamodules.samples.pose import Coordinates, PoseSample
-from preprocess.export import planned_splits, pose_samples, whole_folder
-from preprocess.export.mirror import as_json, beside, create
-from preprocess.export.statistics import counts
+from preprocess.export import pose_samples
+from preprocess.export.mirror import as_json, beside, write_tree
 
-_STATISTICS = PurePosixPath("openpose-statistics.json")
 _DECIMALS = 3
 _EMPTY = (
     "face_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d", "pose_keypoints_3d", "face_keypoints_3d",
@@ -47,13 +46,13 @@ def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list
         ConfigError: `dest` holds something.
         RunError: these are no pose samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
-    splits = planned_splits(run)
-    with whole_folder(dest) as partial:
-        for sample in (each for split in splits for each in pose_samples(run, split)):
+
+    def files(split: str) -> Iterator[tuple[str, PurePosixPath, bytes]]:
+        for sample in pose_samples(run, split):
             path = beside(sample.key, sample.meta, "_keypoints.json")
-            create(partial, path, as_json(_document(sample, coordinates)), sample.key)
-        create(partial, _STATISTICS, as_json({split: counts(run, split) for split in splits}), "all")
-    return [dest]
+            yield sample.key, path, as_json(_document(sample, coordinates))
+
+    return write_tree(run, dest, "openpose-statistics.json", files)
 
 
 def _document(sample: PoseSample, coordinates: Coordinates) -> dict[str, Any]:

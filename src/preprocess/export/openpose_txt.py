@@ -10,17 +10,15 @@ A missing joint is a line too: `-1 -1`. Of an image without anybody all lines ar
 Images that failed, and those of shards that are not committed, have none.
 """
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from datamodules.line.run import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import JOINTS
-from preprocess.export import planned_splits, pose_samples, whole_folder
-from preprocess.export.mirror import as_json, beside, create
-from preprocess.export.statistics import counts
-
-_STATISTICS = PurePosixPath("openpose-statistics.json")
+from preprocess.export import pose_samples
+from preprocess.export.mirror import beside, write_tree
 
 
 def export(
@@ -46,13 +44,13 @@ def export(
         ConfigError: `dest` holds something.
         RunError: these are no pose samples, a shard is damaged, or a path leads out of `dest` or is two images'.
     """
-    splits = planned_splits(run)
-    with whole_folder(dest) as partial:
-        for sample in (each for split in splits for each in pose_samples(run, split)):
+
+    def files(split: str) -> Iterator[tuple[str, PurePosixPath, bytes]]:
+        for sample in pose_samples(run, split):
             text = _text(sample, coordinates, people, f"{missing:g} {missing:g}\n")
-            create(partial, beside(sample.key, sample.meta, ".txt"), text.encode(), sample.key)
-        create(partial, _STATISTICS, as_json({split: counts(run, split) for split in splits}), "all")
-    return [dest]
+            yield sample.key, beside(sample.key, sample.meta, ".txt"), text.encode()
+
+    return write_tree(run, dest, "openpose-statistics.json", files)
 
 
 def _text(sample: PoseSample, coordinates: Coordinates, people: str, missing: str) -> str:

@@ -49,6 +49,11 @@ class Item:
         """What to call its file, or files, by: the path, and of a single image the name as well."""
         return os.path.join(self.path, self.frames[0]) if len(self.frames) == 1 else self.path
 
+    @property
+    def image(self) -> str:
+        """Of a single image, its path below the root, which may lead into a tar, as its sample tells it."""
+        return "/".join(part for part in (self.path, *self.frames) if part not in (".", ""))
+
 
 class Corpus(ABC):
     """Lists items; opens no file.

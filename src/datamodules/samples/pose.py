@@ -18,7 +18,6 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -175,11 +174,6 @@ class PoseSamples:
             raise RunError(f"{error}; run `preprocess verify`") from error
         image = resize(image, self._size(sample))
         return image.flip(2) if flip else image
-
-
-def image_ending(name: str) -> str:
-    """The ending of an image's file called `name`, as samples have it."""
-    return PurePosixPath(name).suffix.lower().removeprefix(".")
 
 
 def _people(sample: PoseSample) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """Captions: what a vision-language model says of each image. Samples: `datamodules.samples.captions`."""
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.frames import Batch, Batching, End, FrameRequest
 from datamodules.line.item import Item
+from datamodules.media.suffixes import image_ending
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.engine import Engine
@@ -178,7 +178,7 @@ class Captions(Extractor):
         ((prompt, caption),) = results
         assert end["size"] is not None
         told = {
-            "image": "/".join(part for part in (item.path, *item.frames) if part != "."),
+            "image": item.image,
             **{name: value for name, value in item.meta.items() if name != JSON_FILES},
             "model": self.hparams["model"],
             "revision": self.commit,
@@ -194,8 +194,7 @@ class Captions(Extractor):
             told["entities"] = caption.entities
         if end["content"] is None:
             return CaptionSample(item.key, caption.text, told)
-        ending = PurePosixPath(item.frames[0]).suffix.lower().removeprefix(".")
-        return CaptionSample(item.key, caption.text, told, end["content"], ending)
+        return CaptionSample(item.key, caption.text, told, end["content"], image_ending(item.frames[0]))
 
     def status(self, sample: CaptionSample) -> str:
         """`ok`, `truncated` or `empty`."""

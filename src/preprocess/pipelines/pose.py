@@ -12,8 +12,9 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.commit import OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
+from datamodules.media.suffixes import image_ending
 from datamodules.media.video import resize as resize_frame
-from datamodules.samples.pose import PoseSample, PoseSamples, image_ending
+from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.captioning.prompts import JSON_FILES, PromptTemplate
 from preprocess.extractor import Extractor
@@ -117,7 +118,7 @@ class Pose(Extractor):
         assert end["size"] is not None
         size = processed_size(end["size"], self.hparams["resize"], self.hparams["size_px"])
         meta = {
-            "image": "/".join(part for part in (item.path, *item.frames) if part not in (".", "")),
+            "image": item.image,
             **{name: value for name, value in item.meta.items() if name != JSON_FILES},
             "caption": self._caption(item) if self._caption else None,
             "height": size[0],

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.errors import CorpusError
-from datamodules.line.item import check_key, check_split, key_from_path
+from datamodules.line.item import Item, check_key, check_split, key_from_path
 from datamodules.line.reader import split_name
 
 
@@ -71,3 +71,10 @@ def test_letters_digits_and_underscores_name_a_split():
 def test_a_split_with_anything_else_fails(split):
     with pytest.raises(CorpusError, match="cannot name a split"):
         check_split(split)
+
+
+@pytest.mark.parametrize(
+    ("path", "image"), [("", "a.jpg"), (".", "a.jpg"), ("sub/x", "sub/x/a.jpg"), ("shard.tar", "shard.tar/a.jpg")]
+)
+def test_an_image_is_told_by_its_path_below_the_root(path, image):
+    assert Item("a", "train", path, ("a.jpg",)).image == image

@@ -7,6 +7,7 @@ FramemillError
 ├── EnvironmentFailure   disk, mount or device failed under the run; it can go on later  exit status 3
 ├── TooManyFailures      so many items failed that something must be wrong with the run      exit status 4
 └── ItemError            one item cannot be used; it becomes a failure row, the run goes on
+    ├── ListingError     the listing of the corpus found that it cannot be used
     ├── DecodeError      its frames cannot be read
     │   ├── MissingError     its files are not there any more
     │   └── ChangedError     its files are not those that were planned
@@ -14,6 +15,7 @@ FramemillError
 
 | class of a failure           | what                                                        | attempts       |
 |------------------------------|-------------------------------------------------------------|----------------|
+| `listing`                    | ListingError; none of the item's files is opened            | 1              |
 | `decode` `missing` `changed` | the errors above                                            | 1              |
 | `extract`                    | ExtractError                                                | 1              |
 | `io`                         | the file system cannot give the bytes (EIO, ESTALE, EACCES) | `max_attempts` |
@@ -57,6 +59,12 @@ class ItemError(FramemillError):
     """One item cannot be used. The message is the reason kept in the shard's table, `reason_class` its class."""
 
     reason_class: str
+
+
+class ListingError(ItemError):
+    """The listing of the corpus found that an item cannot be used: `Item.problem` says why."""
+
+    reason_class = "listing"
 
 
 class DecodeError(ItemError):

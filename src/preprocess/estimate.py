@@ -123,7 +123,7 @@ def _totals(corpus: Corpus) -> tuple[int, int, int]:
     complete = True
     for item in corpus.items():
         num_items, num_frames, cost = num_items + 1, num_frames + len(item.frames), cost + item.cost
-        complete &= bool(item.frames)
+        complete &= bool(item.frames) or item.problem is not None
     return num_items, num_frames if complete else 0, cost
 
 

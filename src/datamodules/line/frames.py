@@ -34,7 +34,15 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from typing_extensions import NotRequired
 
-from datamodules.errors import ChangedError, DecodeError, EnvironmentFailure, FramemillError, ItemError, MissingError
+from datamodules.errors import (
+    ChangedError,
+    DecodeError,
+    EnvironmentFailure,
+    FramemillError,
+    ItemError,
+    ListingError,
+    MissingError,
+)
 from datamodules.line.item import Item
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
@@ -342,6 +350,7 @@ def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator
     """Every frame of `item`: uint8 [3, H, W]; images are decoded whatever `Decoding.images` says.
 
     Raises:
+        ListingError: the item cannot be used.
         DecodeError, OSError: see `Video`, `read_file`, `read_member` and `decode_image`.
     """
     request = FrameRequest(decoding=replace(decoding, images="pillow"))
@@ -429,6 +438,8 @@ def _stack(frames: Sequence[Tensor]) -> Tensor:
 
 
 def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Tensor | Jpeg]:
+    if item.problem is not None:
+        raise ListingError(item.problem)
     path = Path(os.path.join(root, item.path))
     if item.modified is not None:
         _refuse_changed(path, item)

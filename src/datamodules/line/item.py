@@ -13,6 +13,8 @@
 | cost   | int, bytes       | size on disk, by which shards are balanced                                     |
 | modified | float or None, s | newest modification time of its files, since the epoch; None: not looked at |
 | meta   | JSON-able dict   | what the corpus knows of it: glosses, transcript, prompt                       |
+| problem | str or None     | why the item cannot be used, found while it was listed; it becomes a failure row of |
+|        |                  | the class `listing`, and none of its files is opened                           |
 """
 
 import os
@@ -43,6 +45,7 @@ class Item:
     cost: int = 0
     modified: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
 
     @property
     def source(self) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.errors import EnvironmentFailure
+from datamodules.errors import EnvironmentFailure, ListingError
 from datamodules.line.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket, is_readable
 from datamodules.line.heap import keep_freed_memory
 from datamodules.line.item import Item
@@ -141,7 +141,7 @@ class FrameLoader:
             assert end["reason"] is not None
             if self._strike(*place, end["reason"], failed):
                 self._again.add(place)
-        elif failed != GIVEN_UP:
+        elif failed not in (GIVEN_UP, ListingError.reason_class):  # of which nothing was read
             self._fail_doubtful()
             if failed is None and shard in self._rank.open:
                 self._good = self._rank.open[shard].items[end["row"]]

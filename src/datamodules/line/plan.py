@@ -18,6 +18,7 @@ what the corpus listed. A patch, which tries failed items again (`patches.py`), 
 | cost   | int64        | bytes         |
 | modified | double     | s; null: not to be looked at |
 | meta   | string       | JSON          |
+| problem | string      | null: none was found while listing |
 """
 
 import hashlib
@@ -51,6 +52,7 @@ SCHEMA = pa.schema(
         ("cost", pa.int64()),
         ("modified", pa.float64()),
         ("meta", pa.string()),
+        ("problem", pa.string()),
     ]
 )
 _BLOCK_BYTES = 1 << 20

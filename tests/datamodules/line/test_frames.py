@@ -12,7 +12,7 @@ from datamodules.line.frames import Batching, FrameRequest, FrameStream, Ticket,
 from datamodules.line.item import Item
 from datamodules.media.sampling import Every, Uniform
 from datamodules.media.video import Decoding
-from frame_making import corpus_run, gray_of
+from frame_making import corpus_run, gray_of, write_image
 from image_making import image_bytes, write_tar
 from line_making import make_run
 from video_making import KINDS, numbers, write
@@ -87,6 +87,16 @@ def test_images_that_cannot_be_read_are_ends_with_reasons_and_spare_their_neighb
         3: None, 4: "4.png is empty (0 bytes)", 5: "5.png is missing", 6: None
     }  # fmt: skip
     assert ends([batch])[4]["reason_class"] == "decode"
+
+
+def test_an_item_with_a_problem_of_the_listing_fails_with_it_and_none_of_its_files_is_opened(tmp_path):
+    write_image(tmp_path / "a.png", 10)
+    items = [Item("a", "train", "", ("a.png",)), Item("b", "train", "", ("a.png",), problem="list, line 2: reversed")]
+    [batch] = slices((make_run(tmp_path / "run", items), tmp_path), (0, 1))
+    assert batch["rows"] == [0]
+    assert [(end["reason"], end["reason_class"]) for end in batch["ends"]] == [
+        (None, None), ("list, line 2: reversed", "listing")
+    ]  # fmt: skip
 
 
 def test_a_ticket_of_bad_images_only_is_a_batch_without_frames(corpus):

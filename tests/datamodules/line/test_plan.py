@@ -24,7 +24,7 @@ def sizes(plan):
 def test_what_is_read_is_what_was_listed(tmp_path):
     items = [
         Item("train/a", "train", "videos/ä b.mp4", fps=12.5, cost=7, meta={"text": "Übermorgen 'x'", "n": [1, None]}),
-        Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}),
+        Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}, problem="it is reversed"),
     ]
     plan = plan_of(tmp_path, items, ShardSize(max_bytes=1 << 50, min_shards=1))
     assert plan.items(0) == items

@@ -17,6 +17,7 @@
 |        |                  | the class `listing`, and none of its files is opened                           |
 """
 
+import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
@@ -84,18 +85,21 @@ def key_from_path(path: str | PurePosixPath) -> str:
 
     WebDataset ends a key at the first dot of the base name and lower-cases what follows, so dots, and with them
     everything that is no letter, digit, dash or underscore, are percent-encoded: `a.v1/ü x` becomes `a%2Ev1/ü%20x`.
+    So are bytes that are not UTF-8, as Python represents them in file names (`surrogateescape`).
+
+    A part that has more than 200 bytes once encoded is cut, and `%-` and 16 hexadecimal digits of its BLAKE2b hash
+    follow. No other part is encoded to `%-`, so a cut one never equals a part that was short enough.
 
     Raises:
-        CorpusError: a part of the path is empty, `..`, or longer than 200 bytes once encoded.
+        CorpusError: a part of the path is empty, `.` or `..`, or has a lone surrogate that stands for no byte.
     """
-    parts = _as_text(path).split("/")
+    parts = str(path).split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise CorpusError(f"no key can be made of the path {str(path)!r}: it has an empty, '.' or '..' part")
-    encoded = [re.sub(r"[^\w-]", _percent_encoded, part) for part in parts]
-    for part in encoded:
-        if len(part.encode()) > _MAX_NAME_BYTES:
-            raise CorpusError(f"no key can be made of {str(path)!r}: {part!r} is longer than {_MAX_NAME_BYTES} bytes")
-    return "/".join(encoded)
+    try:
+        return "/".join(_cut(re.sub(r"[^\w-]", _percent_encoded, part)) for part in parts)
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"no key can be made of the path {str(path)!r}: it has a lone surrogate") from error
 
 
 def check_split(split: str) -> str:
@@ -122,14 +126,14 @@ def check_key(key: str) -> str:
     return key
 
 
-def _as_text(path: str | PurePosixPath) -> str:
-    text = str(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
-        raise CorpusError(f"the path {text!r} is not UTF-8: rename the file") from error
-    return text
+def _cut(part: str) -> str:
+    encoded = part.encode()
+    if len(encoded) <= _MAX_NAME_BYTES:
+        return part
+    end = f"%-{hashlib.blake2b(encoded, digest_size=8).hexdigest()}"
+    begin = encoded[: _MAX_NAME_BYTES - len(end)].decode(errors="ignore")  # without a piece of a character
+    return re.sub(r"%.?$", "", begin) + end  # nor of an escape
 
 
 def _percent_encoded(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode())
+    return "".join(f"%{byte:02X}" for byte in match[0].encode(errors="surrogateescape"))

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.errors import ConfigError, CorpusError, RunError
+from datamodules.errors import ConfigError, RunError
 from datamodules.line.item import key_from_path
 from datamodules.line.run import Run
 from preprocess.export import planned_splits, whole_folder
@@ -82,10 +82,7 @@ def beside(key: str, meta: Mapping[str, Any], ending: str) -> PurePosixPath:
         RunError: see `image_path`.
     """
     image = image_path(key, meta)
-    try:
-        keeps_ending = key.rpartition("/")[2] == key_from_path(image.name)
-    except CorpusError:  # it is too long for a key, so none was made of it
-        keeps_ending = False
+    keeps_ending = key.rpartition("/")[2] == key_from_path(image.name)
     return image.with_name(f"{image.name if keeps_ending else image.stem}{ending}")
 
 

@@ -1,3 +1,6 @@
+import re
+from urllib.parse import unquote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,15 +36,31 @@ def test_a_part_of_200_bytes_is_a_key():
     assert key_from_path("a" * 200) == "a" * 200
 
 
-@pytest.mark.parametrize("part", ["a" * 201, "ü" * 101, "." * 67])
-def test_a_part_of_more_than_200_bytes_once_encoded_fails(part):
-    with pytest.raises(CorpusError, match="longer than 200 bytes"):
-        key_from_path(f"folder/{part}")
+@pytest.mark.parametrize("name", ["a" * 201, "ü" * 101, "." * 67, "x" + "😀" * 62, "xy" + "हिन्दी" * 14, "व" * 85])
+def test_a_part_of_more_than_200_bytes_once_encoded_is_cut_and_told_apart_by_its_hash(name):
+    key = key_from_path(f"folder/{name}/b")
+    part = key.split("/")[1]
+    begin, digits = part.split("%-")
+    assert (key, len(digits)) == (f"folder/{part}/b", 16)
+    assert 177 < len(begin.encode()) <= 182
+    assert check_key(key) == key
+    assert name.startswith(unquote(begin).rstrip("\N{REPLACEMENT CHARACTER}"))
+    assert re.fullmatch(r"(\w|-|%[0-9A-F]{2})+", begin)
+    assert part != key_from_path(name[:-1] + "z") != key_from_path(name + "z") != part
+    assert key_from_path(part) != part
 
 
-def test_a_name_that_is_not_utf8_fails():
-    with pytest.raises(CorpusError, match="not UTF-8"):
-        key_from_path("train/\udcfc")
+def test_a_cut_key_is_the_same_on_every_machine():
+    assert key_from_path("a" * 201) == "a" * 182 + "%-a616db75c1aa75b4"
+
+
+def test_bytes_that_are_not_utf8_are_encoded_as_they_are():
+    assert key_from_path("train/x\udcfc") == "train/x%FC"
+
+
+def test_a_lone_surrogate_fails():
+    with pytest.raises(CorpusError, match="lone surrogate"):
+        key_from_path("half an emoji \ud83d")
 
 
 parts = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=20).filter(

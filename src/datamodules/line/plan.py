@@ -24,10 +24,11 @@ what the corpus listed. A patch, which tries failed items again (`patches.py`), 
 import hashlib
 import json
 import os
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -188,12 +189,14 @@ def write_plan(
     Streams: holds one shard, and 8 bytes per item to find keys that occur twice.
 
     Raises:
-        CorpusError: there are no items, two have one key (both paths are named), or one cannot be written down.
+        CorpusError: there are no items, none of a run can be used, or two have one key (both paths are named).
         FileExistsError: another process was faster; its plan stands.
     """
     with _scratch(destination) as scratch:
         listing = _Listing(scratch)
         listing.fill(items)
+        if not patch:
+            listing.require_usable()
         written = scratch / "plan.arrow"  # no split's name has a dot
         write_batches(written, listing.shards(size), fingerprint, listing.digest, patch)
         os.link(written, destination)
@@ -324,6 +327,8 @@ class _Listing:
         self._folder = folder
         self._counts: dict[str, tuple[int, int]] = {}  # split: items, bytes; in the order of first appearance
         self._key_hashes = array("Q")
+        self._num_usable = 0
+        self._first_problem: str | None = None
         self._sha256 = hashlib.sha256()
 
     @property
@@ -357,15 +362,22 @@ class _Listing:
         self._refuse_duplicate_keys()
 
     def _row(self, item: Item) -> dict[str, Any]:
-        meta = json.dumps(item.meta, sort_keys=True)  # escaped: a text may have half a character, as JSON allows
-        try:
-            "".join((item.path, *item.frames)).encode()
-        except UnicodeEncodeError as error:  # how Python shows the bytes of a name in Latin-1
-            raise CorpusError(f"the item {item.path!r} has a name that is not UTF-8: {error}") from error
+        item = _in_utf8(item)
+        if item.problem is None:
+            self._num_usable += 1
+        else:
+            self._first_problem = self._first_problem or item.problem
+        meta = json.dumps(item.meta, sort_keys=True)  # escaped: a text may have a lone surrogate, as JSON allows
         row = {**{name: getattr(item, name) for name in SCHEMA.names}, "meta": meta}
         self._sha256.update(repr(tuple(row.values())).encode())
         self._key_hashes.append(_hash64(check_key(item.key)))
         return row
+
+    def require_usable(self) -> None:
+        """Raise CorpusError if every item has a problem: then something is wrong with the whole corpus."""
+        if not self._num_usable:
+            num_items, first = len(self._key_hashes), self._first_problem
+            raise CorpusError(f"none of the {num_items:,} items of the corpus can be used; the first: {first}")
 
     def _chunks(self, split: str) -> Iterator[Any]:
         with pa.memory_map(str(self._folder / split)) as source, pa.ipc.open_stream(source) as reader:
@@ -401,6 +413,44 @@ class _Listing:
                     rows, filled = rows + 1, filled + item_cost
                 pending.append(chunk[start:])
             yield _concat(pending)
+
+
+def _in_utf8(item: Item) -> Item:
+    """`item`; as one that cannot be used if a name of its files is not UTF-8, because Arrow holds nothing else."""
+    names = (item.path, *item.frames)
+    wrong = next((name for name in names if not _is_utf8(name)), None)
+    if wrong is None and _is_utf8(item.problem or ""):
+        return item
+    path, *frames = map(_printable, names)
+    problem = _printable(item.problem) if item.problem else _problem_of_name(wrong or "")
+    return replace(item, path=path, frames=tuple(frames), problem=problem)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # surrogates, by which Python represents the bytes of a name in another encoding
+        return False
+    return True
+
+
+def _problem_of_name(name: str) -> str:
+    try:
+        name.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        return f"the file name {_printable(name)} is not UTF-8: rename the file"
+    return (
+        f"the file name {_printable(name)} cannot be used in this locale, whose encoding is "
+        f"{sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    )
+
+
+def _printable(text: str) -> str:
+    r"""`text` in UTF-8, a byte of another encoding as in `caf\xe9`."""
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        return text.encode(errors="backslashreplace").decode()
 
 
 def _concat(batches: list[Any]) -> Any:

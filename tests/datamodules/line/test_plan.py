@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -120,14 +121,43 @@ def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path):
     [
         (Item("a.v1", "train", "a.v1.mp4"), "cannot be a key"),
         (Item("a", "tr-ain", "a.mp4"), "cannot name a split"),
-        (Item("a", "train", "\udcfc.mp4"), "not UTF-8"),
-        (Item("a", "train", "a", ("\udcfc.png",)), "not UTF-8"),
     ],
 )
 def test_an_item_that_cannot_be_written_down_is_refused(tmp_path, item, message):
     with pytest.raises(CorpusError, match=message):
         plan_of(tmp_path, [item], ONE_EACH)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_name_that_is_not_utf8_costs_its_item_and_is_shown(tmp_path):
+    items = [
+        Item("a", "train", "ü/x\udcfc.mp4"),
+        Item("b", "train", "ü", ("1.png", "\udcfc.png")),
+        Item("c", "train", "half an emoji \ud83d.mp4"),
+        Item("d", "train", "\udcc3\udcbc.mp4"),  # `ü.mp4` as Python reads it in the locale C
+        Item("e", "train", "e\udcfc.mp4", problem="e\udcfc.mp4 is reversed"),
+        Item("f", "train", "ü.mp4"),
+    ]
+    found = plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)
+    rename = "is not UTF-8: rename the file"
+    locale = f"in this locale, whose encoding is {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    assert [(item.path, item.problem) for item in found] == [
+        (r"ü/x\xfc.mp4", rf"the file name ü/x\xfc.mp4 {rename}"),
+        ("ü", rf"the file name \xfc.png {rename}"),
+        (r"half an emoji \ud83d.mp4", rf"the file name half an emoji \ud83d.mp4 {rename}"),
+        ("ü.mp4", f"the file name ü.mp4 cannot be used {locale}"),
+        (r"e\xfc.mp4", r"e\xfc.mp4 is reversed"),
+        ("ü.mp4", None),
+    ]
+    assert found[1].frames == ("1.png", r"\xfc.png")
+
+
+def test_a_corpus_of_which_nothing_can_be_used_is_refused_unless_it_is_tried_again(tmp_path):
+    items = [Item(key, "train", "a.mp4", problem=f"{key} is reversed") for key in "ab"]
+    with pytest.raises(CorpusError, match="none of the 2 items of the corpus can be used; the first: a is reversed"):
+        plan_of(tmp_path, items, ONE_EACH)
+    write_plan(items, tmp_path / "plan-001.arrow", FINGERPRINT, ONE_EACH, patch=1)
+    assert Plan(tmp_path / "plan-001.arrow").num_items == 2
 
 
 def test_a_corpus_without_items_is_refused(tmp_path):

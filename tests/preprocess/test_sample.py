@@ -35,6 +35,7 @@ def test_phoenix_lists_six_two_and_two_sentences(items: list[Item]) -> None:
         "signer": "Signer01",
         "glosses": "WEST NORD",
         "translation": "der wind weht erst nach westen und dann nach norden",
+        "num_missing_frames": 0,
     }
 
 

@@ -1,11 +1,13 @@
 """Folders listed in an order that does not change."""
 
+import codecs
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
-from itertools import islice
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import IMAGE_SUFFIXES
@@ -17,6 +19,13 @@ _BLOCK_BYTES = 1 << 20
 def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
     """The first `count` of `values`; all if that is None."""
     return islice(values, count)
+
+
+def open_list(path: str, newline: str | None = None) -> TextIO:
+    """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one."""
+    with open(path, "rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", newline=newline)
 
 
 def list_sha256(path: str, option: str) -> str:
@@ -36,27 +45,51 @@ def list_sha256(path: str, option: str) -> str:
 
 
 def list_frames(folder: Path) -> tuple[tuple[str, ...], int, float]:
-    """The images in `folder`, hidden ones left out.
+    """List the images in `folder`, without hidden files.
 
     Returns:
-        Their names, sorted; their size together in bytes; their newest modification time in seconds since the epoch.
+        Their names, in the order of the numbers in them (`frame2` before `frame10`), which is total: see `_parts`;
+        their total size in bytes; their newest modification time in seconds since the epoch.
 
     Raises:
-        CorpusError: the folder is missing or cannot be listed.
+        CorpusError: the folder is missing or cannot be listed, or two frames have the same number.
     """
     try:
         with os.scandir(folder) as entries:
-            found = sorted(
-                (entry.name, entry.stat())
+            stats = {
+                entry.name: entry.stat()
                 for entry in entries
                 if not entry.name.startswith(".")  # macOS leaves `._images0001.png` beside `images0001.png`
                 and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-            )
+            }
     except OSError as error:
         raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error
-    stats = [stat for _, stat in found]
-    modified = max((stat.st_mtime for stat in stats), default=0.0)
-    return tuple(name for name, _ in found), sum(stat.st_size for stat in stats), modified
+    names = sorted(stats, key=_parts)
+    for name, following in pairwise(names):
+        if _parts(name) == _parts(following):
+            raise CorpusError(f"{folder} has two frames with one number, {name!r} and {following!r}: remove one")
+    modified = max((stat.st_mtime for stat in stats.values()), default=0.0)
+    return tuple(names), sum(stat.st_size for stat in stats.values()), modified
+
+
+def count_missing(names: Sequence[str]) -> int:
+    """Return how many frames the numbering of `names`, in the order of `list_frames`, leaves out.
+
+    A numbering starts at 1, or at 0 if it has a 0; how far it should go is unknown. Names that differ in more than one
+    number are no single numbering, and count as complete.
+    """
+    parts = [_parts(name) for name in names]
+    numbers = list(zip(*(each[1::2] for each in parts), strict=False))
+    varying = [values for values in numbers if len(set(values)) > 1] or numbers[-1:]
+    if len({each[::2] for each in parts}) > 1 or len(varying) != 1:
+        return 0
+    return int(varying[0][-1] - min(varying[0][0], 1) + 1 - len(names))
+
+
+def _parts(name: str) -> tuple[Any, ...]:
+    """Return the name of a frame, without its extension and case, as text, number, text, number, …, text."""
+    parts = re.split("([0-9]+)", os.path.splitext(name)[0].casefold())
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
 
 
 def walk(root: str, suffixes: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
@@ -104,12 +137,12 @@ def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
         CorpusError: it cannot be read.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_list(path) as file:
             for number, line in enumerate(file, 1):
                 name = line.strip().removeprefix("./")
                 if name and not name.startswith("#"):
                     yield number, name
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise CorpusError(f"{option} {path} cannot be read: {error}") from error
 
 

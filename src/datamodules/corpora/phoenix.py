@@ -10,17 +10,23 @@ are separated by `|`. The `video` column is not used: it names a folder `1/` tha
 | signer          | `Signer01` …                  |
 | glosses         | `orth`: the signs, in capitals |
 | translation     | spoken German                 |
+| num_missing_frames | int: numbers that the frames' names leave out; they start at 1 |
 """
 
 import csv
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Literal, get_args
 
-from datamodules.corpora.listing import limit, list_frames
-from datamodules.errors import CorpusError
+from datamodules.corpora.listing import count_missing, limit, list_frames, open_list
+from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, key_from_path
 
+Gaps = Literal["allow", "fail"]
+
+_FRAMES = os.path.join("features", "fullFrame-210x260px")
 _COLUMNS = ("name", "speaker", "orth", "translation")
 
 
@@ -31,18 +37,29 @@ class Phoenix2014T(Corpus):
         root: the folder that holds `features` and `annotations` (`…/PHOENIX-2014-T`).
         splits: which of train, dev and test.
         max_items: at most this many sentences of each split; None: all.
+        gaps: what becomes of a sentence whose frames' numbers have gaps: `allow`: it is used, and its
+            `num_missing_frames` says how many are missing; `fail`: it becomes a failure.
+
+    Raises:
+        ConfigError: gaps is neither.
     """
 
     def __init__(
-        self, root: str, splits: Sequence[str] = ("train", "dev", "test"), max_items: int | None = None
+        self,
+        root: str,
+        splits: Sequence[str] = ("train", "dev", "test"),
+        max_items: int | None = None,
+        gaps: Gaps = "allow",
     ) -> None:
-        self.root, self.splits, self.max_items = root, list(splits), max_items
+        if gaps not in get_args(Gaps):
+            raise ConfigError(f"--data.gaps {gaps}: choose from {', '.join(get_args(Gaps))}")
+        self.root, self.splits, self.max_items, self.gaps = root, list(splits), max_items, gaps
 
     def items(self) -> Iterator[Item]:
-        """The sentences; keys are `{split}/{name}`.
+        """The sentences; keys are `{split}/{name}`. One without usable frames is listed with its problem.
 
         Raises:
-            CorpusError: a folder or annotation file is missing, or a row has no frames.
+            CorpusError: an annotation file or a split's folder of frames is missing, or a row is malformed.
         """
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
@@ -50,27 +67,63 @@ class Phoenix2014T(Corpus):
             yield from limit(self._sentences(split), self.max_items)
 
     def _sentences(self, split: str) -> Iterator[Item]:
-        table = Path(self.root) / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
+        table = Path(self.root, "annotations", "manual", f"PHOENIX-2014-T.{split}.corpus.csv")
         if not table.is_file():
-            raise CorpusError(f"{table} is missing; name the splits that there are with --data.splits")
-        with open(table, encoding="utf-8", newline="") as file:
+            _refuse_phoenix_2014(Path(self.root))
+            raise CorpusError(f"{table} is missing; name the splits that exist with --data.splits")
+        if not Path(self.root, _FRAMES, split).is_dir():
+            raise CorpusError(f"{Path(self.root, _FRAMES, split)}, the folder of the frames, is missing")
+        with open_list(str(table), newline="") as file:
             rows = csv.DictReader(file, delimiter="|", quoting=csv.QUOTE_NONE)
             try:
                 if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
                     raise CorpusError(f"{table} has no column {', '.join(missing)}; its header is {rows.fieldnames}")
                 for row in rows:
                     yield self._item(split, row, f"{table}, line {rows.line_num}")
-            except (UnicodeDecodeError, csv.Error) as error:
+            except (UnicodeError, csv.Error) as error:
                 raise CorpusError(f"{table} cannot be read: {error}") from error
 
     def _item(self, split: str, row: dict[str, str], where: str) -> Item:
-        if any(row[name] is None for name in _COLUMNS):
-            raise CorpusError(f"{where}: fewer fields than columns")
+        if None in row or any(row[name] is None for name in _COLUMNS):
+            raise CorpusError(f"{where}: it has more or fewer fields than the header")
         name = row["name"]
-        key = key_from_path(f"{split}/{name}")
-        path = os.path.join("features", "fullFrame-210x260px", split, name)
-        frames, size, modified = list_frames(Path(self.root) / path)
-        if not frames:
-            raise CorpusError(f"{where}: {name!r} has no frames in {Path(self.root) / path}")
-        meta = {"name": name, "signer": row["speaker"], "glosses": row["orth"], "translation": row["translation"]}
-        return Item(key=key, split=split, path=path, frames=frames, cost=size, modified=modified, meta=meta)
+        path = os.path.join(_FRAMES, split, name)
+        frames, size, modified, problem = self._frames(path)
+        num_missing = count_missing(frames)
+        if num_missing and self.gaps == "fail":
+            problem = f"{num_missing} frames are missing: {path} has {len(frames)}, {frames[0]} to {frames[-1]}"
+        return Item(
+            key=key_from_path(f"{split}/{name}"),
+            split=split,
+            path=path,
+            frames=frames,
+            cost=size,
+            modified=modified,
+            meta={
+                "name": name,
+                "signer": row["speaker"],
+                "glosses": row["orth"],
+                "translation": row["translation"],
+                "num_missing_frames": num_missing,
+            },
+            problem=problem,
+        )
+
+    def _frames(self, path: str) -> tuple[tuple[str, ...], int, float | None, str | None]:
+        """(names, total bytes, newest time, problem) of the frames in `path`, relative to the root."""
+        try:
+            frames, size, modified = list_frames(Path(self.root, path))
+        except CorpusError as error:
+            return (), 0, None, str(error)
+        return frames, size, modified, None if frames else f"{path} has no frames"
+
+
+def _refuse_phoenix_2014(root: Path) -> None:
+    """Raise CorpusError if `root` is PHOENIX-2014 (Koller et al., 2015), the older corpus without translations."""
+    tables = root.glob("annotations/manual/[dt]*.corpus.csv")  # dev, test, train; train.SI5
+    releases = root.glob("phoenix-2014-*/annotations")  # multisigner, signerindependent-SI5
+    if next(chain(tables, releases), None):
+        raise CorpusError(
+            f"--data.root {root} is PHOENIX-2014 (…/{{split}}/{{name}}/1/*.png, annotations/manual/train.corpus.csv), "
+            "not PHOENIX-2014-T: give that corpus, or bring the frames and tables into its layout"
+        )

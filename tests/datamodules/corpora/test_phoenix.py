@@ -1,7 +1,9 @@
+import shutil
+
 import pytest
 
 from datamodules.corpora.phoenix import Phoenix2014T
-from datamodules.errors import CorpusError
+from datamodules.errors import ConfigError, CorpusError
 from frame_making import write_image
 
 HEADER = "name|video|start|end|speaker|orth|translation"
@@ -34,7 +36,8 @@ def test_sentences_come_in_the_order_of_the_table_with_their_frames(tmp_path):
     assert item.frames == ("images0001.png", "images0002.png", "images0003.png")
     assert item.cost == sum((tmp_path / item.path / name).stat().st_size for name in item.frames)
     assert item.meta == {
-        "name": "zwei-02", "signer": "Signer01", "glosses": "MORGEN REGEN", "translation": "morgen „regen“ im süden"
+        "name": "zwei-02", "signer": "Signer01", "glosses": "MORGEN REGEN", "translation": "morgen „regen“ im süden",
+        "num_missing_frames": 0,
     }  # fmt: skip
     assert items == list(Phoenix2014T(str(tmp_path), ["train", "dev"]).items())
 
@@ -64,21 +67,109 @@ def test_a_missing_root_fails(tmp_path):
 
 
 def test_an_empty_root_or_a_split_without_table_fails(tmp_path):
-    with pytest.raises(CorpusError, match=r"train\.corpus\.csv is missing; name the splits"):
+    with pytest.raises(CorpusError, match=r"train\.corpus\.csv is missing; name the splits that exist"):
         list(Phoenix2014T(str(tmp_path)).items())
 
 
-def test_a_row_without_its_folder_fails(tmp_path):
+def test_a_sentence_without_its_folder_or_frames_is_listed_with_its_problem(tmp_path):
+    write_split(tmp_path, "dev", ["a", "gone", "empty"])
+    frames = tmp_path / "features/fullFrame-210x260px/dev"
+    shutil.rmtree(frames / "gone")
+    shutil.rmtree(frames / "empty")
+    (frames / "empty").mkdir()
+    items = list(Phoenix2014T(str(tmp_path), ["dev"]).items())
+    assert [item.key for item in items] == ["dev/a", "dev/gone", "dev/empty"]
+    assert items[0].problem is None
+    assert "dev/gone cannot be listed: No such file" in items[1].problem
+    assert items[2].problem == "features/fullFrame-210x260px/dev/empty has no frames"
+
+
+def test_a_split_without_any_frames_fails(tmp_path):
     write_split(tmp_path, "dev", ["a"], frames=0)
-    with pytest.raises(CorpusError, match="dev/a cannot be listed: No such file"):
+    with pytest.raises(CorpusError, match="210x260px/dev, the folder of the frames, is missing"):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
-def test_a_row_with_an_empty_folder_fails(tmp_path):
-    write_split(tmp_path, "dev", ["a"], frames=0)
-    (tmp_path / "features/fullFrame-210x260px/dev/a").mkdir(parents=True)
-    with pytest.raises(CorpusError, match=r"line 2: 'a' has no frames in "):
-        list(Phoenix2014T(str(tmp_path), ["dev"]).items())
+def named(root, names, **options):
+    """The item of a sentence whose frames have these names."""
+    write_split(root, "dev", ["a"], frames=0)
+    folder = root / "features/fullFrame-210x260px/dev/a"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    [item] = Phoenix2014T(str(root), ["dev"], **options).items()
+    return item
+
+
+ORDERS = [
+    [f"images{number}.png" for number in range(1, 13)],
+    ["1.png", "2.PNG", "03.jpg", "10.png"],
+    ["images0999.png", "images1000.png", "images10000.png"],
+    [f"video2_fn{number}-0.png" for number in (0, 1, 9, 10, 100)],
+    ["cover.png", "Frame1.png", "frame2.png", "frame10.png"],
+    ["a2.png", "a10.png", "b1.png"],
+    ["shot1_frame10.png", "shot2_frame9.png", "shot10_frame1.png"],
+]
+
+
+@pytest.mark.parametrize("names", ORDERS)
+def test_frames_come_in_the_order_of_their_numbers(tmp_path, names):
+    item = named(tmp_path, sorted(names, reverse=True))
+    assert item.frames == tuple(names)
+    assert item.problem is None
+
+
+@pytest.mark.parametrize(
+    ("names", "num_missing"),
+    [
+        ([f"images{number}.png" for number in (1, 2, 3)], 0),
+        ([f"images{number:04d}.png" for number in (1, 2, 5, 9, 10)], 5),
+        (["images0003.png", "images0004.png"], 2),
+        (["0.png", "1.png", "3.png"], 1),
+        (["images0005.png"], 4),
+        (["video2_fn000000-0.png", "video2_fn000003-0.png"], 2),
+        (["one.png", "two.png"], 0),
+        (["a1.png", "a9.png", "b1.png"], 0),
+    ],
+)
+def test_missing_frames_are_counted_from_1_on(tmp_path, names, num_missing):
+    item = named(tmp_path, names)
+    assert (item.meta["num_missing_frames"], item.problem) == (num_missing, None)
+
+
+def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path):
+    item = named(tmp_path, ["images0002.png", "images0004.png"], gaps="fail")
+    assert item.problem == (
+        "2 frames are missing: features/fullFrame-210x260px/dev/a has 2, images0002.png to images0004.png"
+    )
+    assert named(tmp_path / "whole", ["images0001.png"], gaps="fail").problem is None
+    with pytest.raises(ConfigError, match=r"--data\.gaps drop: choose from allow, fail"):
+        Phoenix2014T(str(tmp_path), gaps="drop")
+
+
+@pytest.mark.parametrize("other", ["images0001.png", "IMAGES1.png", "images1.jpg"])
+def test_two_frames_with_one_number_are_a_problem_of_their_item(tmp_path, other):
+    item = named(tmp_path, ["images1.png", "images2.png", other])
+    assert "has two frames with one number, " in item.problem
+    assert "images1.png" in item.problem
+    assert other in item.problem
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_table_with_a_byte_order_mark_is_read(tmp_path, encoding):
+    write_split(tmp_path, "dev", ["a"], encoding=encoding)
+    [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
+    assert (item.key, item.meta["translation"]) == ("dev/a", "morgen „regen“ im süden")
+
+
+@pytest.mark.parametrize("table", ["", "phoenix-2014-multisigner", "phoenix-2014-signerindependent-SI5"])
+def test_the_layout_of_phoenix_2014_is_recognised(tmp_path, table):
+    name = "train.SI5.corpus.csv" if table.endswith("SI5") else "train.corpus.csv"
+    path = tmp_path / table / "annotations/manual" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("id|folder|signer|annotation\n")
+    with pytest.raises(CorpusError, match=r"is PHOENIX-2014 .*, not PHOENIX-2014-T: "):
+        list(Phoenix2014T(str(tmp_path)).items())
 
 
 @pytest.mark.parametrize("header", ["", "name,speaker,orth,translation", "name|video|start|end|speaker|orth"])
@@ -88,9 +179,10 @@ def test_a_wrong_header_fails(tmp_path, header):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
-def test_a_short_row_fails(tmp_path):
-    write_split(tmp_path, "dev", ["a", "b|only"])
-    with pytest.raises(CorpusError, match=r"dev\.corpus\.csv, line 3: fewer fields than columns"):
+@pytest.mark.parametrize("row", ["b|only", "b|x|-1|-1|Signer01|A|a|b"])
+def test_a_row_with_other_fields_than_the_header_fails(tmp_path, row):
+    write_split(tmp_path, "dev", ["a", row])
+    with pytest.raises(CorpusError, match=r"dev\.corpus\.csv, line 3: it has more or fewer fields than"):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 

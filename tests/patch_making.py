@@ -44,9 +44,9 @@ def retry(folder: Path, *classes: str, fingerprint: Mapping[str, Any] = FINGERPR
     )
 
 
-def do(run: Run, num_shards: int | None = None) -> None:
-    """Be a rank of `run`, a patch or not, until it is done, or for so many shards."""
-    with Rank(run) as rank:
+def do(run: Run, num_shards: int | None = None, device: str = "cpu") -> None:
+    """Be a rank of `run`, a patch or not, until it is done, or for so many shards, on a device of this model."""
+    with Rank(run, device=device) as rank:
         while not rank.finished() and rank.num_committed != num_shards:
             opened = rank.lease()
             if opened is None:

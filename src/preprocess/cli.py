@@ -22,7 +22,7 @@ from rich.console import Console
 
 from datamodules.errors import FramemillError
 from datamodules.line.patches import count_failures, failures
-from datamodules.line.run import Run
+from datamodules.line.run import Run, device_mix
 
 _FORMATS = (
     "phoenix-pickle, phoenix-npz; clip4mc; captions-json, imagefolder; tracks-jsonl, grounded-sam2, coco-video, mot; "
@@ -189,6 +189,8 @@ def _verify(options: argparse.Namespace) -> int:
         verdict = f"{covered.missing:,} items to be done again: run the same command"
     else:
         verdict = "everything is as it should be"
+    if len(covered.devices) > 1:
+        print(f"made on several device models: {device_mix(covered.devices)}")  # noqa: T201
     print(  # noqa: T201
         f"{options.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
         f" + {covered.missing:,} missing; {verdict}"

@@ -8,7 +8,7 @@
 | samples   | class                                                                                    |
 | decoding  | how videos and images are decoded: `datamodules.media.video.Decoding`                    |
 | versions  | Framemill, the decoders, and what the extractor names: libraries, weights                |
-| device    | `cpu`, or the name of the GPU                                                            |
+| device    | kind of device: `cpu` or `cuda`. Tables and records name the model: `ranks.device_name`  |
 """
 
 import os
@@ -40,7 +40,7 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
         "samples": {"class_path": _class_path(extractor.samples)},
         "decoding": {name: value for name, value in asdict(data.decoding).items() if name != "skip_non_reference"},
         "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(data))} | extractor.ingredients(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device.type,
     }
 
 

@@ -9,7 +9,10 @@
 """
 
 import os
+import platform
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +99,22 @@ def rank_position() -> float:
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]) / int(os.environ[size])
     return 0.0
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of this rank's device, as `NVIDIA A100-SXM4-80GB` or `AMD EPYC 7R13 Processor`.
+
+    Results of two models of one kind of device may differ in their last digits.
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):  # not Linux
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):  # ARM has no such line
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def gpu_uuid(device: torch.device) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.line.commit import TABLE_SCHEMA, count_rows
+from datamodules.line.commit import TABLE_SCHEMA, count_devices, count_rows
 from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
 from datamodules.line.run import SUPERSEDED, Outcome, Record, Run, StagedFile, sha256_of
@@ -49,13 +49,15 @@ class Problem:
 class Coverage:
     """Committed ∪ failed = planned, in numbers; `missing` counts items of shards that are not committed.
 
-    An item that failed and is a sample of a patch is committed; one that a patch is to try again has failed.
+    An item that failed and is a sample of a patch is committed; one that a patch is to try again has failed. `devices`
+    counts committed items by the model of device that computed them.
     """
 
     planned: int
     committed: int
     failed: int
     missing: int
+    devices: dict[str, int]
     problems: list[Problem]
 
     @property
@@ -76,6 +78,7 @@ def coverage(run: Run) -> Coverage:
         committed=outcome.committed,
         failed=outcome.failed,
         missing=sum(shard.num_items for shard in run.plan.shards if shard.name not in done),
+        devices=outcome.devices,
         problems=problems,
     )
 
@@ -208,7 +211,7 @@ def _table_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
     if not table.schema.equals(TABLE_SCHEMA):
         yield f"{record.table.name}: its columns are {table.schema.names}"
         return
-    rows = table.select(["key", "status", "reason_class", "num_frames", "supersedes"]).to_pylist()
+    rows = table.select(["key", "status", "reason_class", "num_frames", "supersedes", "device"]).to_pylist()
     if [row["key"] for row in rows] != run.plan.keys(shard.number):
         yield f"{record.table.name}: its keys are not those of the plan"
     statuses, classes = count_rows(rows)
@@ -218,6 +221,7 @@ def _table_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
         "failure_classes": classes,
         "superseded": sum(row["supersedes"] is not None for row in rows),
         "num_frames": sum(row["num_frames"] for row in rows),
+        "devices": count_devices(rows),
     }
     recorded = {**vars(record), "superseded": sum(_superseded_by(record).values())}  # more: `_superseding_problems`
     yield from (

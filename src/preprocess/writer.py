@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from datamodules import FramesDataModule
-from datamodules.errors import ConfigError, ItemError
+from datamodules.errors import ConfigError, ItemError, RunError
 from datamodules.line.commit import OK, Result
 from datamodules.line.frames import Batch, End
 from datamodules.line.limit import FailureLimit
@@ -25,7 +25,7 @@ from preprocess.extraction import Extraction, Outcome
 from preprocess.extractor import Extractor
 from preprocess.fingerprint import fingerprint
 from preprocess.machine import machine_figures
-from preprocess.ranks import gpu_uuid, rank_position
+from preprocess.ranks import device_name, gpu_uuid, rank_position
 
 _log = logging.getLogger(__name__)
 _DEFAULT_SIZE = ShardSize()
@@ -46,6 +46,8 @@ class ShardWriter(BasePredictionWriter):
         timeout_seconds: a call of `extract` that takes longer ends its process, which costs its items an attempt.
         grace_seconds: after the first signal to stop, what is in hand may take so long to finish; torchrun and SLURM
             kill 30 s after theirs.
+        same_device: refuse to work on this rank if its device is of another model than that of the run's first rank,
+            which wrote the plan: the same bytes are promised for one model only.
         videos: draw each video's results over it, to `{dir}/videos`, as it goes; these are for looking at only. What is
             done already is not drawn: `preprocess visualize` draws it.
     """
@@ -60,6 +62,7 @@ class ShardWriter(BasePredictionWriter):
         max_failures: str = "50%",
         timeout_seconds: float = 600.0,
         grace_seconds: float = 25.0,
+        same_device: bool = False,
         videos: bool = False,
     ) -> None:
         super().__init__(write_interval="batch")
@@ -68,7 +71,7 @@ class ShardWriter(BasePredictionWriter):
         self.grace_seconds = grace_seconds
         self.tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
-        self.only, self.videos = _parse_only(only), videos
+        self.only, self.same_device, self.videos = _parse_only(only), same_device, videos
         self.config: str | None = None  # text of the configuration, kept in the folder for people
         self.retry: Retry | None = None  # set for `preprocess retry`: work on the failed items of the run in `dir`
         self.rank: Rank | None = None
@@ -86,6 +89,7 @@ class ShardWriter(BasePredictionWriter):
 
         Raises:
             RunError, CorpusError, EnvironmentFailure: see `open_or_plan` and `open_or_patch`.
+            RunError: `same_device` is set, and this rank has another device.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, FramesDataModule)
@@ -94,16 +98,17 @@ class ShardWriter(BasePredictionWriter):
             raise ConfigError("there is no corpus to work on: set data.corpus")
         if self.videos:
             pl_module.draw_to(self.dir / "videos")
-        made_by = fingerprint(data, pl_module, self.shards, trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        name, made_by = device_name(device), fingerprint(data, pl_module, self.shards, device)
+        run = Run(self.dir) if self.retry else open_or_plan(self.dir, data.corpus, made_by, self.shards, name)
+        self._refuse_other_device(run, name)
         if self.retry:
             run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.fixed)
-        else:
-            run = open_or_plan(self.dir, data.corpus, made_by, self.shards)
         self._keep_config()
         if self.videos and (done := len(run.committed())):
             _log.warning("%s shards are done, and are not drawn: `preprocess visualize %s`", f"{done:,}", self.dir)
-        measure = partial(machine_figures, gpu_uuid(trainer.strategy.root_device))
-        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), measure, self.tolerance)
+        measure = partial(machine_figures, gpu_uuid(device))
+        self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), measure, self.tolerance, name)
         data.rank = pl_module.rank = self.rank.__enter__()
         pl_module.extraction = Extraction(pl_module, self.rank)
 
@@ -152,6 +157,14 @@ class ShardWriter(BasePredictionWriter):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the run, which Lightning does not do by `teardown` then."""
         self.teardown(trainer, pl_module, "predict")
+
+    def _refuse_other_device(self, run: Run, name: str) -> None:
+        first = run.plan.device or "an unknown device"
+        if self.same_device and name != first:
+            raise RunError(
+                f"{self.dir} was started on {first}, but this rank has {name}. Use the same device model, or set "
+                "--output.same_device false"
+            )
 
     def _keep_config(self) -> None:
         path = self.dir / "config.yaml"

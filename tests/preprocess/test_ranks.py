@@ -1,8 +1,11 @@
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 
 from datamodules.errors import ConfigError
-from preprocess.ranks import placement
+from preprocess.ranks import device_name, placement
 
 
 @pytest.fixture
@@ -43,6 +46,25 @@ def test_a_gpu_that_is_not_there_fails(four_gpus, monkeypatch):
 def test_what_are_no_numbers_of_gpus_fails(four_gpus, monkeypatch, devices):
     with pytest.raises(ConfigError, match=f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2"):
         devices_of(monkeypatch, 1, devices)
+
+
+def test_a_gpu_is_named_by_its_driver_and_a_cpu_by_its_model(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert device_name(torch.device("cuda", 1)) == "GPU 1"
+    assert device_name(torch.device("cpu")).strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC 7R13 Processor\nmodel name\t: b\n", "AMD EPYC 7R13 Processor"),
+        ("", "arm"),
+    ],
+)
+def test_a_cpu_is_named_by_the_kernel_or_else_by_its_architecture(monkeypatch, content, name):
+    monkeypatch.setattr(Path, "read_text", lambda path: content)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert device_name(torch.device("cpu")) == name
 
 
 def test_on_the_cpu_each_rank_has_one_device_of_its_own(four_gpus, monkeypatch):

@@ -126,6 +126,31 @@ def test_one_process_commits_all_but_the_broken_item(undisturbed: dict[str, str]
     assert len(undisturbed) >= 6
 
 
+def test_ranks_on_other_device_models_join_unless_the_run_is_to_have_one(
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, same = tmp_path / "run", ("--output.same_device", "true")
+
+    def run_on(device: str, *more: str) -> int:
+        monkeypatch.setattr("preprocess.writer.device_name", lambda _: device)
+        return main(arguments(folder, *more))
+
+    assert run_on("GPU A", *same, "--output.only", "0/2") == 0
+    assert run_on("GPU B", *same, "--output.only", "1/2") == 2
+    refusal = f"{folder} was started on GPU A, but this rank has GPU B. Use the same device model, or set"
+    assert refusal in capfd.readouterr().err
+    assert run_on("GPU B", "--output.only", "1/2") == 0
+    devices = Run(folder).outcome().devices
+    assert set(devices) == {"GPU A", "GPU B"}
+    assert devices["GPU A"] + devices["GPU B"] == NUM_VIDEOS + NUM_IMAGES - 1
+    assert main(["view", str(folder)]) == 0
+    assert f"devices  GPU A ({devices['GPU A']} samples), GPU B ({devices['GPU B']} samples)" in capfd.readouterr().out
+    assert Run(folder).plan.fingerprint["device"] == "cpu"
+
+
 @pytest.mark.slow
 def test_two_ranks_of_torchrun_give_the_same_tars(
     arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None

@@ -24,6 +24,7 @@ the shard is committed:
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
 | supersedes     | string | the shard whose row of this key a patch's row replaces; else null             |
+| device         | string | model of the device of the rank that gave the result; null: not recorded      |
 """
 
 import hashlib
@@ -62,6 +63,7 @@ TABLE_SCHEMA = pa.schema(
         ("tar_offset", pa.int64()),
         ("tar_bytes", pa.int64()),
         ("supersedes", pa.string()),
+        ("device", pa.string()),
     ]
 )
 
@@ -86,6 +88,7 @@ class Result:
         split_to: frames in the smallest batch its frames were in; None: batches were as planned.
         decoder: the backends that decoded its video, in order, separated by commas; None: it is none.
         status: of a sample; `Extractor.status`.
+        device: model of the device of the rank that gave the result; None: not recorded.
     """
 
     row: int
@@ -97,6 +100,7 @@ class Result:
     split_to: int | None = None
     decoder: str | None = None
     status: str = OK
+    device: str | None = None
 
 
 class Spool:
@@ -333,6 +337,8 @@ def _stage(
         superseded_statuses=superseded_statuses,
         superseded_classes=superseded_classes,
         superseded_frames=sum(row["num_frames"] for row in superseded),
+        devices=count_devices(rows),
+        superseded_devices=count_devices(superseded),
         replaces=shard.replaces,
         rank=rank,
         seconds=round(seconds, 3),
@@ -352,6 +358,12 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int], dict[
     statuses = Counter(row["status"] for row in rows if row["reason_class"] is None)
     classes = Counter(row["reason_class"] for row in rows if row["reason_class"] is not None)
     return dict(sorted(statuses.items())), dict(sorted(classes.items()))
+
+
+def count_devices(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many samples of each model of device rows of a table tell of; those that record none are left out."""
+    devices = Counter(row["device"] for row in rows if row["reason_class"] is None and row["device"])
+    return dict(sorted(devices.items()))
 
 
 def _unlink(paths: Iterable[Path]) -> None:
@@ -389,6 +401,7 @@ def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tupl
                         "seconds": result.seconds,
                         "split_to": result.split_to,
                         "decoder": result.decoder,
+                        "device": result.device,
                         "tar_offset": start if ok else None,
                         "tar_bytes": tar.offset - start if ok else None,
                     }

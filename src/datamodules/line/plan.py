@@ -2,9 +2,10 @@
 
 One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads its
 footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
-`fingerprint` (JSON), so a plan and what it was made for appear together or not at all, and `listing`, the sha256 of
-what the corpus listed. A patch, which tries failed items again (`patches.py`), has a plan of the same form,
-`plan-001.arrow`; its metadata's `patch` is its number, and `replaces` names the shards whose places its shards take.
+`fingerprint` (JSON), so a plan and what it was made for appear together or not at all, `listing`, the sha256 of what
+the corpus listed, and `device`, the device model of the rank that wrote it. A patch, which tries failed items again
+(`patches.py`), has a plan of the same form, `plan-001.arrow`; its metadata's `patch` is its number, and `replaces`
+names the shards whose places its shards take.
 
 | column | type         | see `item.py` |
 |--------|--------------|---------------|
@@ -138,6 +139,7 @@ class Plan:
             raise RunError(f"{path} is no plan: it bears no fingerprint")
         self.fingerprint: dict[str, Any] = json.loads(metadata[b"fingerprint"])
         self.listing = metadata[b"listing"].decode()
+        self.device = metadata.get(b"device", b"").decode()  # empty: not recorded
         self.patch = int(metadata[b"patch"])
         self.replaces: list[str] = json.loads(metadata[b"replaces"])  # by shard; empty: none takes the place of another
 
@@ -182,7 +184,12 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 def write_plan(
-    items: Iterable[Item], destination: Path, fingerprint: Mapping[str, Any], size: ShardSize, patch: int = 0
+    items: Iterable[Item],
+    destination: Path,
+    fingerprint: Mapping[str, Any],
+    size: ShardSize,
+    patch: int = 0,
+    device: str = "",
 ) -> None:
     """Lay `items` out over shards and write the plan to `destination`, which appears whole or not at all.
 
@@ -198,7 +205,7 @@ def write_plan(
         if not patch:
             listing.require_usable()
         written = scratch / "plan.arrow"  # no split's name has a dot
-        write_batches(written, listing.shards(size), fingerprint, listing.digest, patch)
+        write_batches(written, listing.shards(size), fingerprint, listing.digest, patch, device=device)
         os.link(written, destination)
 
 
@@ -255,6 +262,7 @@ def write_batches(
     listing: str,
     patch: int = 0,
     replaces: Sequence[str] = (),
+    device: str = "",
 ) -> None:
     """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
 
@@ -265,12 +273,14 @@ def write_batches(
         listing: names what was listed; see `Plan.listing`.
         patch: number of the patch that this is the plan of; 0: the run's own.
         replaces: for each shard the one whose place it takes; empty: none does.
+        device: model of the device of the rank that writes the plan; empty: not recorded.
     """
     metadata = {
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
         "listing": listing,
         "patch": str(patch),
         "replaces": json.dumps(list(replaces)),
+        "device": device,
     }
     with open(path, "wb") as file:
         with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:

@@ -113,6 +113,7 @@ class Rank:
         position: where in the plan to begin, 0 to 1: ranks that begin apart seldom want the same shard.
         measure: called at every beat for `Activity.machine`, and what records say of the machine.
         tolerance: see `Tolerance`.
+        device: model of this rank's device, which tables and records name.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Rank:
         position: float = 0.0,
         measure: Callable[[], dict[str, Any]] = dict,
         tolerance: Tolerance = _TOLERANCE,
+        device: str = "cpu",
     ) -> None:
         if only and not 0 <= only[0] < only[1]:
             raise ConfigError(f"only = {only[0]}/{only[1]}: give i/n with 0 <= i < n")
@@ -139,7 +141,7 @@ class Rank:
         self._scratch: Path | None = None
         self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self._todo: list[Shard] = []
-        self._position, self._measure = position, measure
+        self._position, self._measure, self._device = position, measure, device
         self._pace: list[float] = []  # seconds per row of the shards this rank has committed
         self._failure: tuple[float, OSError] | None = None  # of the heartbeat, and since when
         self._closing = threading.Event()
@@ -294,6 +296,7 @@ class Rank:
             self.abandon_committed()  # the rank that was faster has removed this one's spool
 
     def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, Content]) -> None:
+        result = replace(result, device=self._device)
         if result.reason is not None and result.row in opened.before:
             before = opened.before[result.row]
             result, members = before.result, before.members()

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -63,8 +63,10 @@ class Record:
         statuses: how many of the committed by status: `ok`, or what the pipeline says of them.
         failure_classes: how many of the failed by class; see the table's `reason_class`.
         num_frames: frames of the committed items.
-        superseded_statuses, superseded_classes, superseded_frames: of a patch: of the rows that its rows replace,
-            likewise; else empty, and 0.
+        devices: how many of the committed items each model of device computed; empty: recorded by no row, or none
+            committed.
+        superseded_statuses, superseded_classes, superseded_frames, superseded_devices: of a patch: of the rows that its
+            rows replace, likewise; else empty, and 0.
         replaces: of a patch that tries samples again: the shard whose place it takes; else None.
         rank: who committed.
         seconds: from lease to commit.
@@ -90,10 +92,15 @@ class Record:
     seconds: float
     fingerprint: str
     machine: dict[str, Any]
+    devices: dict[str, int] = field(default_factory=dict)
+    superseded_devices: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of the record file: the fields, and `sha256`, the digest of their JSON without it."""
         fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table)}
+        for name in ("devices", "superseded_devices"):  # which records did not always have
+            if not fields[name]:
+                del fields[name]
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return json.dumps({**fields, "sha256": digest}, indent=1, sort_keys=True) + "\n"
 
@@ -116,12 +123,14 @@ class Outcome:
         committed: items that became samples.
         num_frames: frames of these.
         statuses: these by status.
+        devices: these by the model of device that computed them; `unknown` where no row recorded it.
         failure_classes: items that failed, and are no sample of a patch either, by class.
     """
 
     committed: int
     num_frames: int
     statuses: dict[str, int]
+    devices: dict[str, int]
     failure_classes: dict[str, int]
 
     @property
@@ -134,22 +143,32 @@ class Outcome:
         """Add up the `records` of a plan, and those of the patches over its rows."""
         statuses: Counter[str] = Counter()
         classes: Counter[str] = Counter()
+        devices: Counter[str] = Counter()
         num_frames = 0
         patches = list(patches)
         for record in chain(records, patches):
             statuses.update(record.statuses)
             classes.update(record.failure_classes)
+            devices.update(record.devices)
             num_frames += record.num_frames
         for record in patches:
             statuses.subtract(record.superseded_statuses)
             classes.subtract(record.superseded_classes)
+            devices.subtract(record.superseded_devices)
             num_frames -= record.superseded_frames
+        devices["unknown"] += statuses.total() - devices.total()
         return cls(
             committed=statuses.total(),
             num_frames=num_frames,
             statuses=dict(sorted((+statuses).items())),
+            devices=dict(sorted((+devices).items())),
             failure_classes=dict(sorted((+classes).items())),
         )
+
+
+def device_mix(devices: Mapping[str, int]) -> str:
+    """Return `Outcome.devices` as text: `NVIDIA A100-SXM4-80GB (1,204 samples), NVIDIA H200 (796 samples)`."""
+    return ", ".join(f"{device} ({count:,} samples)" for device, count in devices.items())
 
 
 class Run:
@@ -225,9 +244,12 @@ class Run:
         path = self.folder / "tables" / f"{shard}.parquet"
         try:
             with open(path, "rb") as file:  # no thread pool for so little: it may abort a process that ends at once
-                return pq.ParquetFile(file).read(columns=columns, use_threads=False)
+                table = pq.ParquetFile(file).read(columns=columns, use_threads=False)
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
+        if "device" in table.column_names or "device" not in (columns or ["device"]):
+            return table
+        return table.append_column("device", pa.nulls(table.num_rows, pa.string()))  # tables did not always have it
 
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
         """The rows of a committed shard as they stand now: one that patches tried again is the last's.
@@ -332,11 +354,12 @@ def _located(rows: Any, shard: str) -> Any:
 
 
 def open_or_plan(
-    folder: str | os.PathLike[str], corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize
+    folder: str | os.PathLike[str], corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize, device: str = ""
 ) -> Run:
     """The run in `folder`: planned now if it is new, else as it was planned, if that was for the same fingerprint.
 
-    Any number of ranks may call this at once: one lists the corpus, the others wait for its plan.
+    Any number of ranks may call this at once: one lists the corpus, the others wait for its plan. `device` is the model
+    of this rank's device, which a plan written now keeps; see `Plan.device`.
 
     Raises:
         RunError: the folder holds a run with another fingerprint; the message names what differs. Nothing is changed.
@@ -345,7 +368,7 @@ def open_or_plan(
     """
     path = plan_path(Path(folder))
     if not path.exists():
-        plan_once(path, lambda: write_plan(corpus.items(), path, fingerprint, size))
+        plan_once(path, lambda: write_plan(corpus.items(), path, fingerprint, size, device=device))
     run = Run(folder)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:

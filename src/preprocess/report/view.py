@@ -30,7 +30,7 @@ from datamodules.errors import RunError
 from datamodules.line.commit import OK
 from datamodules.line.plan import Shard
 from datamodules.line.reader import CommittedSamples, open_sample
-from datamodules.line.run import Run
+from datamodules.line.run import Run, device_mix
 from datamodules.samples.captions import CaptionSamples
 from datamodules.samples.pose import PoseSamples
 from datamodules.samples.skeleton import JOINTS
@@ -83,9 +83,12 @@ def _overview(run: Run) -> RenderableType:
         )
     more = run.plan.num_items - rows.row_count
     parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), ""]
-    if kind_of(run) == CaptionSamples.__name__ and run.outcome().committed:
+    done = run.outcome()
+    if done.committed:
+        parts += [_facts({"devices": device_mix(done.devices)}), ""]
+    if kind_of(run) == CaptionSamples.__name__ and done.committed:
         parts += [_captions(run), ""]
-    if kind_of(run) == PoseSamples.__name__ and run.outcome().committed:
+    if kind_of(run) == PoseSamples.__name__ and done.committed:
         parts += [_poses(run), ""]
     parts.append(rows)
     if more:
@@ -170,6 +173,7 @@ def _item(run: Run, key: str) -> RenderableType:
         facts["retried"] = row["shard"]
     facts["status"] = row["status"] + (f" ({row['reason_class']})" if row["reason_class"] else "")
     facts |= {"attempts": f"{row['attempts']}", "seconds": f"{row['seconds']:.2f}"}
+    facts |= {"device": row["device"]} if row["device"] else {}
     if row["reason"] is not None:
         return Group(*parts, _facts({**facts, "reason": row["reason"]}))
     facts["frames"] = f"{row['num_frames']:,}"

@@ -70,7 +70,8 @@ def test_run_shows_each_item_with_status_and_frames(run: Run) -> None:
     assert ["train/v0", "ok", "1"] in lines
     assert ["train/v1", "failed", "0", *REASON.split()] in lines
     assert ["dev/v2", "planned", "0"] in lines
-    assert len(lines) == 5 + 1 + 8  # nothing about more
+    assert ["devices", "cpu", "(6", "samples)"] in lines
+    assert len(lines) == 7 + 1 + 8  # nothing about more
 
 
 def test_run_of_many_items_shows_twenty_and_how_many_more(tmp_path: Path) -> None:

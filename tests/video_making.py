@@ -33,6 +33,7 @@ class Kind:
     num_streams: int = 1
     change: Callable[[bytes], bytes] = bytes
     skips: bool = False
+    pixel_aspect_ratio: Fraction | None = None
     container_options: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -87,6 +88,8 @@ def _stream(container: Any, kind: Kind) -> Any:
     stream = container.add_stream(kind.codec, rate=25, options={**kind.options, "threads": "1"})
     stream.width, stream.height = kind.size
     stream.pix_fmt = kind.pix_fmt
+    if kind.pixel_aspect_ratio:
+        stream.codec_context.sample_aspect_ratio = kind.pixel_aspect_ratio
     if kind.is_timed:
         stream.codec_context.time_base = Fraction(1, 1000)
     return stream
@@ -119,7 +122,8 @@ def _displayed(content: bytes, a: int, b: int, c: int, d: int) -> bytes:
     return content[:place] + matrix + content[place + 36 :]
 
 
-def _rotated(content: bytes) -> bytes:
+def rotated(content: bytes) -> bytes:
+    """An MP4 that is to be turned by 90 degrees."""
     return _displayed(content, 0, 1, -1, 0)
 
 
@@ -156,7 +160,7 @@ KINDS: dict[str, Kind] = {
     "variable rate in matroska": Kind("mkv", times=_uneven, skips=True),
     "edit list": Kind(hidden=17, options={"g": "25", "bf": "3", "sc_threshold": "0"}, skips=True),
     "start offset": Kind("mkv", times=lambda k: 1400 + 40 * k, skips=True),
-    "rotation": Kind("mov", change=_rotated, skips=True),
+    "rotation": Kind("mov", change=rotated, skips=True),
     "mirrored": Kind("mov", change=_mirrored, skips=True),
     "odd size": Kind(size=(131, 97), pix_fmt="yuv444p", skips=True),
     "10 bit": Kind(pix_fmt="yuv420p10le", skips=True),

@@ -51,7 +51,8 @@ def check(
     with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
         writer.dir, writer.only, writer.videos = Path(folder), None, False
         writer.tolerance = replace(writer.tolerance, limit=FailureLimit.parse("100%"))
-        trainer.predict(_Check(extractor, full, data.decoding), datamodule=data, return_predictions=False)
+        checked = _Check(extractor, full, data.decoding)
+        trainer.predict(checked, datamodule=data, return_predictions=False)
         run = Run(folder)
         counts = count_failures(run)
         num_checked = sum(record.planned for record in run.records())
@@ -66,7 +67,15 @@ def check(
         Console(stderr=True).print(f"{num_checked:,} items checked{of}", style="yellow", highlight=False)
     elif not json:
         print(f"{num_checked:,} items checked; {summary(counts)}")  # noqa: T201
+        if checked.num_non_square:
+            print(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(data.decoding)}")  # noqa: T201
     return 128 + stopped if stopped else 1 if counts else 0
+
+
+def _as_shown(decoding: Decoding) -> str:
+    if decoding.square_pixels:
+        return "which are resized to the shape that players show"
+    return "which stay as stored (--data.decoding.square_pixels false)"
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,16 @@ class FirstAndLast:
 
 
 class _Check(Extractor):
-    """Takes the frames that `checked` would take, and makes nothing of them."""
+    """Takes the frames that `checked` would take, and makes nothing of them.
+
+    Attributes:
+        num_non_square: items so far whose video stores pixels that are not square.
+    """
 
     def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
         super().__init__()
         self.samples = _NoSamples()
-        self._check = checked.check
+        self._check, self.num_non_square = checked.check, 0
         wanted = checked.frames
         self.frames = FrameRequest(
             transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
@@ -105,7 +118,8 @@ class _Check(Extractor):
         self._check(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> None:
-        """Nothing."""
+        """Count the item if its pixels are not square."""
+        self.num_non_square += end["video"] is not None and end["video"]["pixel_aspect_ratio"] != 1
 
 
 class _Drop:

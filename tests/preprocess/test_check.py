@@ -1,6 +1,8 @@
 """`preprocess check` finds what a run would fail, and nothing else."""
 
 import json
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,23 @@ def test_what_is_found_is_what_a_run_fails(
 def test_a_sound_corpus_is_said_to_be_so(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *options, "--data.max_items", "2"]) == 0
     assert capfd.readouterr().out == "2 items checked; nothing failed\n"
+
+
+@pytest.mark.parametrize(
+    ("square_pixels", "what"),
+    [
+        ("true", "resized to the shape that players show"),
+        ("false", "stay as stored (--data.decoding.square_pixels false)"),
+    ],
+)
+def test_items_with_non_square_pixels_are_counted(
+    square_pixels: str, what: str, options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "clips" / "sound", Kind(pixel_aspect_ratio=Fraction(64, 45)), 16)
+    assert main(["check", *options, "--data.max_items", "2", "--data.decoding.square_pixels", square_pixels]) == 0
+    assert re.search(
+        rf"nothing failed\n1 with non-square pixels, which (are )?{re.escape(what)}\n$", capfd.readouterr().out
+    )
 
 
 def test_the_table_ends_with_the_counts(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,14 @@ def test_the_json_tells_of_the_video_and_of_what_was_found(root: Path, tmp_path:
     assert sample.meta == {
         "path": "sub/b.mkv",
         "prompt": "car. person. ball.",
-        "video_info": {"width": 60, "height": 40, "fps": 25.0, "num_frames": 9, "duration": 0.36},
+        "video_info": {
+            "width": 60,
+            "height": 40,
+            "pixel_aspect_ratio": 1.0,
+            "fps": 25.0,
+            "num_frames": 9,
+            "duration": 0.36,
+        },
         "num_frames": 9,
         "num_objects": 2,
         "backend": "TrueBackend",

@@ -29,14 +29,17 @@ class VideoFacts(TypedDict):
     """What is known of a video file; `*_from_header` is what the container says, None if nothing.
 
     `stream` is its number in the file, as ffprobe counts; `num_frames` is the number of packets that show one, and
-    `begin_seconds` when the first is shown; `width` and `height` are in px, upright once a frame has been decoded;
-    `backends` are those that decoded the frames, more than one only after a fallback.
+    `begin_seconds` when the first is shown; `backends` are those that decoded the frames, more than one only after a
+    fallback. `pixel_aspect_ratio` is the width of a stored pixel over its height, before any turn; 1.0 if the file
+    names none. `width` and `height` are in px: as stored until a frame has been decoded, then those of the frames,
+    upright and (`Decoding.square_pixels`) with square pixels.
     """
 
     codec: str
     stream: int
     width: int
     height: int
+    pixel_aspect_ratio: float
     num_frames: int
     num_frames_from_header: int | None
     duration_seconds_from_header: float | None
@@ -216,6 +219,11 @@ def display_matrix(frame: Any) -> NDArray[np.int32] | None:
     container: Any = SideDataContainer
     matrix = container(frame).get("DISPLAYMATRIX")
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]
+
+
+def is_turned(matrix: NDArray[np.int32] | None) -> bool:
+    """Whether a display matrix turns a frame by 90 or 270 degrees, so that its stored rows become columns."""
+    return matrix is not None and bool(abs(matrix[0, 1]) > abs(matrix[0, 0]))
 
 
 def _num_promised(container: Any, stream: Any) -> int:

@@ -2,14 +2,15 @@
 
 One pass over a file's packets tells how many frames it holds and when each is shown (`packets.py`); a selection says
 which are wanted (`sampling.py`); a backend decodes them; each is looked at to be the one that was wanted. Frames are
-resized in one place, so the picture does not depend on the backend.
+resized in one place, and once, so the pixels do not depend on the backend.
 """
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from fractions import Fraction
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +22,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.packets import Packets, VideoFacts, display_matrix, open_container, read_packets, video_stream
+from datamodules.media.packets import (
+    Packets,
+    VideoFacts,
+    display_matrix,
+    is_turned,
+    open_container,
+    read_packets,
+    video_stream,
+)
 from datamodules.media.sampling import Every, Selection
 
 Backend = Literal["pyav", "torchcodec", "decord"]
@@ -31,6 +40,7 @@ _EVERY = Every()
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
 _SAME_SECONDS = 0.001  # float32, in an hour of video
 _BACKENDS = "datamodules.media.backends"
+_MAX_ASPECT = 4  # of a pixel, either way; the widest that broadcasters use is 2.9 (352x576 shown as 16:9)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class Decoding:
         skip_non_reference: do not decode frames that nobody needs; `pyav` only.
         device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
         images: `pillow`, in the workers; `nvjpeg`: workers read, and the rank's GPU decodes, JPEGs only (`jpeg.py`).
+        square_pixels: resize frames of videos with non-square pixels (DV, HDV, DVB) to the shape that players show:
+            the stored height, and the width times the pixel aspect ratio, before any turn. False: as stored.
 
     Raises:
         ConfigError: an argument is none of these.
@@ -55,6 +67,7 @@ class Decoding:
     skip_non_reference: bool = True
     device: str = "cpu"
     images: Images = "pillow"
+    square_pixels: bool = True
 
     def __post_init__(self) -> None:
         if self.backend not in get_args(Backend):
@@ -140,19 +153,23 @@ class Video:
     Attributes:
         pts_seconds: float64 [T]: when each of its frames is shown, since the first.
         facts: what is known of the file; `backends` are those that have been at work so far.
+        pixel_aspect_ratio: the container's, or else the codec's when the file is opened; 1 if neither names one.
         num_decoded: frames that the backend has decoded so far, where it tells (`pyav`).
         num_streams: video streams in the file.
 
     Raises:
         MissingError: it is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, no video, cut off, or there is no decoder for it.
+        DecodeError: it is empty, no video, cut off, or there is no decoder for it; or its pixels are to be square, and
+            their aspect ratio is above 4 or below 1/4.
     """
 
     def __init__(self, path: Path, decoding: Decoding = _DECODING) -> None:
         self.path, self.decoding, self.num_decoded = path, decoding, 0
         self._container = container = open_container(path)
         stream = video_stream(container, decoding.stream)
+        self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
+        self._require_plausible_aspect()
         self.packets, self._is_read = _scanned(path, container, stream)
         self.facts: VideoFacts = _facts(container, stream, self.packets)
         self.num_streams = len(container.streams.video)
@@ -161,6 +178,30 @@ class Video:
         if self._format not in _INDEXED or not self.packets.is_seekable:  # these do not go back well
             container.close()
             self._container = None
+
+    def _require_plausible_aspect(self) -> None:
+        ratio = self.pixel_aspect_ratio
+        if self.decoding.square_pixels and not Fraction(1, _MAX_ASPECT) <= ratio <= _MAX_ASPECT:
+            raise DecodeError(
+                f"{self.path.name} has the pixel aspect ratio {ratio.numerator}:{ratio.denominator}, which cannot be "
+                "right: set --data.decoding.square_pixels false to take its pixels as square"
+            )
+
+    @cached_property
+    def display_matrix(self) -> NDArray[np.int32] | None:
+        """How the first frame is to be turned and mirrored, see `packets.display_matrix`."""
+        with open_container(self.path) as container:
+            first = next(container.decode(container.streams[self.facts["stream"]]), None)
+        return None if first is None else display_matrix(first)
+
+    def _shown_size(self, frame: Tensor) -> tuple[int, int]:
+        """(height, width) in px at which players show `frame`, which is upright: only the stored width changes."""
+        height, width = frame.shape[1:]
+        if not self.decoding.square_pixels or self.pixel_aspect_ratio == 1:
+            return height, width
+        if is_turned(self.display_matrix):
+            return max(1, round(height * self.pixel_aspect_ratio)), width
+        return height, max(1, round(width * self.pixel_aspect_ratio))
 
     def take_container(self) -> tuple[Any, bool]:
         """(the file, opened, to be closed by who takes it; whether it has been read to its end already)"""
@@ -171,10 +212,7 @@ class Video:
         """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""
         if self._format not in _INDEXED or not self.packets.is_seekable:
             raise DecodeError(f"{backend} is not trusted with {self._format}: choose backend pyav, or allow a fallback")
-        with open_container(self.path) as container:
-            first = next(container.decode(container.streams[self.facts["stream"]]), None)
-        matrix = display_matrix(first) if first is not None else None
-        if matrix is not None and np.linalg.det(matrix) < 0:
+        if self.display_matrix is not None and np.linalg.det(self.display_matrix) < 0:
             raise DecodeError(f"{backend} does not mirror what is to be mirrored: choose backend pyav")
 
     def require_times(self, backend: str, indices: Sequence[int], pts_seconds: NDArray[np.floating[Any]]) -> None:
@@ -191,7 +229,7 @@ class Video:
 
         Args:
             indices: places among all frames of the video.
-            size: (height, width) in px to resize to: bilinear, with antialiasing; None: as they are.
+            size: (height, width) in px to resize to: bilinear, with antialiasing; None: `facts`' height and width.
 
         Returns:
             uint8 [3, H, W], RGB, upright.
@@ -209,8 +247,9 @@ class Video:
                 self.facts["backends"].append(name)
             try:
                 for frame in _backend(name).decode(self, wanted[done:]):
-                    self.facts["height"], self.facts["width"] = frame.shape[1:]
-                    resized = resize(frame, size)
+                    shown = self._shown_size(frame)
+                    self.facts["height"], self.facts["width"] = shown
+                    resized = resize(frame, size or shown)
                     done += 1
                     yield from [resized] * counts[wanted[done - 1]]
                 return
@@ -255,6 +294,7 @@ def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
         stream=stream.index,
         width=stream.codec_context.width,
         height=stream.codec_context.height,
+        pixel_aspect_ratio=round(float(stream.sample_aspect_ratio or 1), 6),
         num_frames=len(packets.shown),
         num_frames_from_header=stream.frames or None,
         duration_seconds_from_header=round(float(seconds), 6) or None,

@@ -7,8 +7,9 @@
 | visibility.npy    | float32 [T, 33]   | MediaPipe's visibility of each pose point, 0 to 1; zeros without a pose    |
 | json              | object            | see below                                                                  |
 
-The json holds `layout` (143, 75 or 543 points), `width`, `height` in px, `fps` (null for images), `path` and `frames`
-(file names; empty for a video), `backend` and its version, and what the corpus knows of the item.
+The json holds `layout` (143, 75 or 543 points), `width`, `height` in px of the frames, `pixel_aspect_ratio` of the
+pixels that the video stores (1.0: square, or unknown), `fps` (null for images), `path` and `frames` (file names; empty
+for a video), `backend` and its version, and what the corpus knows of the item.
 """
 
 import io

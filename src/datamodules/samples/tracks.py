@@ -8,8 +8,9 @@
 | frame_idx.npy     | int32 [M]      | the frame of each                                            |
 | json              | object         | see below                                                    |
 
-The json holds `path` of the video, the `prompt`, `video_info` (`width`, `height` in px, `fps`, `num_frames`, `duration`
-in seconds), `num_objects`, what made it, and what the corpus knows of the item.
+The json holds `path` of the video, the `prompt`, `video_info` (`width`, `height` in px of the frames,
+`pixel_aspect_ratio` of the pixels that the file stores, `fps`, `num_frames`, `duration` in seconds), `num_objects`,
+what made it, and what the corpus knows of the item.
 
 A `tracks.jsonl` can be of any length (5 objects through two hours are 0.8 GB): it is read where it lies, and in parts.
 """
@@ -87,7 +88,7 @@ class TrackSamples:
         root: the folder that the videos' paths are relative to: the run's `--data.root`. Needed for training alone.
         size: (height, width) in px that frames, boxes and masks are resized to; None: as they are.
         start: where in the video a clip begins: `random`, by torch's generator; or at the `first` frame.
-        decoding: how the videos are decoded; None: as `Decoding()` says.
+        decoding: how the videos are decoded, as the run's `--data.decoding` said; None: as `Decoding()` says.
 
     Raises:
         ConfigError: an argument is none of these.
@@ -209,7 +210,10 @@ class TrackSamples:
         info = sample.meta["video_info"]
         if self.size is None and (width, height) != (info["width"], info["height"]):
             tracked = f"{info['width']}x{info['height']}"
-            raise RunError(f"{path} has frames of {width}x{height} px, and {sample.key} is of a video of {tracked} px")
+            raise RunError(
+                f"{path} has frames of {width}x{height} px, and {sample.key} is of a video of {tracked} px: give "
+                "TrackSamples(decoding=…) of the run, as Decoding(square_pixels=False)"
+            )
         return frames
 
 

@@ -9,7 +9,7 @@
 |-------------|--------|----------------------------------------------------------------------------------------------|
 | video_path  | str    | relative to the corpus root                                                                  |
 | text_prompt | str    |                                                                                              |
-| video_info  | object | `width`, `height` in px, `fps`, `num_frames`, `duration` in seconds                          |
+| video_info  | object | as in the samples' json: `width`, `height`, `fps`, `num_frames`, `duration`, …               |
 | frames      | list   | of each frame taken: `frame_idx`, `timestamp` and `objects`, as in the samples' tracks.jsonl |
 
 A line holds all frames of a video, and is as long: 0.8 GB for 5 objects through two hours.

@@ -29,6 +29,7 @@ _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
 }
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
+_FACTS = ("codec", "width", "height", "pixel_aspect_ratio", "num_frames", "backends")  # of `VideoFacts`
 _HINT = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 
@@ -50,10 +51,7 @@ class Clips(Extractor):
 
     samples = ClipSamples()
     fixed = (*(f"extractor.init_args.{name}" for name in ("num_frames", "height", "width")), "versions.tokenizer")
-    told = frozenset({"path", "codec", "width", "height", "num_frames", "backends", "fps", "pts_seconds"}) | {
-        "num_tokens",
-        "truncated",
-    }
+    told = frozenset({"path", "fps", "pts_seconds", "num_tokens", "truncated", *_FACTS})
 
     def __init__(
         self,
@@ -122,7 +120,7 @@ def _known(end: End) -> dict[str, Any]:
     facts = end["video"]
     assert facts is not None
     return {
-        **{name: facts[name] for name in ("codec", "width", "height", "num_frames", "backends")},
+        **{name: value for name, value in facts.items() if name in _FACTS},
         "fps": end["fps"],
         "pts_seconds": [round(seconds, 6) for seconds in end["pts_seconds"] or ()],
     }

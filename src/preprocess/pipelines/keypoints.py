@@ -49,7 +49,7 @@ class Keypoints(Extractor):
 
     samples = KeypointSamples()
     fixed = ("extractor.init_args.layout",)
-    told = frozenset({"layout", "height", "width", "fps", "path", "frames", "backend"})
+    told = frozenset({"layout", "height", "width", "pixel_aspect_ratio", "fps", "path", "frames", "backend"})
 
     def __init__(
         self,
@@ -178,6 +178,7 @@ class Keypoints(Extractor):
             "layout": self.layout,
             "height": end["size"][0],
             "width": end["size"][1],
+            "pixel_aspect_ratio": end["video"]["pixel_aspect_ratio"] if end["video"] else 1.0,
             "fps": end["fps"],
             "path": item.path,
             "frames": list(item.frames),

@@ -113,6 +113,7 @@ class Tracking(Extractor):
             "video_info": {
                 "width": end["size"][1],
                 "height": end["size"][0],
+                "pixel_aspect_ratio": end["video"]["pixel_aspect_ratio"],
                 "fps": end["video"]["average_fps_from_header"],
                 "num_frames": end["video"]["num_frames"],
                 "duration": end["video"]["duration_seconds_from_header"],

@@ -297,7 +297,11 @@ def _read(run: Run, key: str) -> Iterator[Picture]:
     made_by = _made_by(run, key)
     shard, row = find(made_by, key)
     item, made = made_by.plan.item(shard.number, row), made_by.plan.fingerprint.get("decoding", {})
-    decoding = Decoding(fallback=made.get("fallback", False), stream=made.get("stream"))
+    decoding = Decoding(
+        fallback=made.get("fallback", False),
+        stream=made.get("stream"),
+        square_pixels=made.get("square_pixels", False),  # runs before 2026-12 took pixels as stored
+    )
     for frame in frames_of(item, str(_root(run, item)), decoding):
         yield frame.permute(1, 2, 0).numpy()
 

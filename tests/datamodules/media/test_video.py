@@ -3,9 +3,12 @@
 import gc
 import os
 import shutil
+import struct
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,7 +23,7 @@ from datamodules.media.packets import read_packets
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
 from torchcodec_there import needs_torchcodec
-from video_making import KINDS, Kind, Picture, numbers, picture, upright, write
+from video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
 
 _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"
@@ -167,13 +170,97 @@ def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path):
 
 def test_the_facts_say_what_comes_from_the_header(videos):
     assert Video(videos["edit list"]).facts == {
-        "codec": "h264", "stream": 0, "width": 128, "height": 96, "num_frames": 60, "num_frames_from_header": 77,
+        "codec": "h264", "stream": 0, "width": 128, "height": 96, "pixel_aspect_ratio": 1.0,
+        "num_frames": 60, "num_frames_from_header": 77,
         "duration_seconds_from_header": 2.4, "average_fps_from_header": 25.0, "begin_seconds": 0.0, "backends": [],
     }  # fmt: skip
     facts = Video(videos["rotation"]).facts
     assert (facts["width"], facts["height"]) == (128, 96)
     _, video = frames_of(videos["rotation"], Uniform(1))
     assert (video.facts["width"], video.facts["height"]) == (96, 128)
+
+
+WIDE, NARROW = Fraction(64, 45), Fraction(8, 9)  # PAL shown as 16:9, NTSC shown as 4:3
+AS_STORED = Decoding(square_pixels=False)
+
+
+def anamorphic(path: Path, ratio: Fraction, suffix: str = "mp4", codec: str = "libx264", **options: Any) -> Path:
+    return write(path, Kind(suffix, codec, {"g": "4", "bf": "0"}, pixel_aspect_ratio=ratio, **options), 5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mp4", "libx264"), ("mkv", "libx264"), ("ts", "libx264"), ("avi", "mpeg4"), ("h264", "libx264")],
+)
+@pytest.mark.parametrize(("ratio", "width"), [(WIDE, 182), (NARROW, 114)])
+def test_non_square_pixels_become_square_at_the_stored_height(suffix, codec, ratio, width, tmp_path):
+    path = anamorphic(tmp_path / "a", ratio, suffix, codec)
+    found, video = frames_of(path, Every())
+    assert numbers(found) == [0, 1, 2, 3, 4]
+    assert {frame.shape for frame in found} == {(96, width, 3)}
+    assert (video.facts["width"], video.facts["height"]) == (width, 96)
+    assert video.facts["pixel_aspect_ratio"] == pytest.approx(float(ratio), abs=1e-6)
+    stored = read_frames(path, decoding=AS_STORED)
+    assert (stored.facts["width"], stored.facts["height"]) == (128, 96)
+    assert stored.facts["pixel_aspect_ratio"] == video.facts["pixel_aspect_ratio"]
+    expected = [resize(frame, (96, width)).permute(1, 2, 0).numpy() for frame in stored.frames]
+    assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+
+
+def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path):
+    path = anamorphic(tmp_path / "a", WIDE, "mov", change=rotated)
+    found, video = frames_of(path, Uniform(1))
+    assert (video.facts["width"], video.facts["height"]) == (96, 182)
+    assert numbers([upright("rotation", found[0])]) == [0]
+
+
+@pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
+@pytest.mark.parametrize("change", [bytes, rotated])
+def test_all_backends_make_pixels_square_alike(backend: Backend, change, tmp_path):
+    path = anamorphic(tmp_path / "a", WIDE, "mov", change=change)
+    frames, expected = (read_frames(path, decoding=Decoding(name)).frames for name in (backend, "pyav"))
+    assert torch.equal(frames, expected)
+
+
+def test_frames_go_to_a_given_size_in_one_step_whatever_the_shape_of_their_pixels(tmp_path):
+    path = anamorphic(tmp_path / "a", WIDE)
+    square = read_frames(path, size=(40, 60))
+    stored = read_frames(path, size=(40, 60), decoding=AS_STORED)
+    assert torch.equal(square.frames, stored.frames)
+    assert (square.facts["width"], stored.facts["width"]) == (182, 128)
+
+
+def _with_ratio(width: int, height: int) -> Callable[[bytes], bytes]:
+    """Write a pixel aspect ratio into an MP4's header, where one is."""
+
+    def change(content: bytes) -> bytes:
+        start = content.index(b"pasp") + 4
+        return content[:start] + struct.pack(">II", width, height) + content[start + 8 :]
+
+    return change
+
+
+@pytest.mark.parametrize(("given", "width"), [((2, 1), 256), ((1, 1), 128), ((0, 1), 182), ((3, 0), 182)])
+def test_the_containers_aspect_ratio_comes_before_the_codecs(given, width, tmp_path):
+    path = anamorphic(tmp_path / "a", WIDE, change=_with_ratio(*given))
+    assert read_frames(path).frames.shape == (5, 3, 96, width)
+
+
+@pytest.mark.parametrize("given", [(65535, 1), (1, 65535)])
+def test_an_aspect_ratio_that_cannot_be_right_fails_unless_pixels_stay_as_they_are(given, tmp_path):
+    path = anamorphic(tmp_path / "a", WIDE, change=_with_ratio(*given))
+    with pytest.raises(DecodeError, match=rf"a\.mp4 has the pixel aspect ratio {given[0]}:{given[1]}, which cannot be"):
+        Video(path)
+    assert read_frames(path, decoding=AS_STORED).frames.shape == (5, 3, 96, 128)
+
+
+def test_an_aspect_ratio_that_changes_within_a_file_fails(tmp_path):
+    parts = [anamorphic(tmp_path / name, ratio, "h264") for name, ratio in (("square", Fraction(1)), ("wide", WIDE))]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(DecodeError, match=r"the pixel aspect ratio changes from \S+ to \S+, and"):
+        read_frames(path)
+    assert read_frames(path, decoding=AS_STORED).frames.shape == (10, 3, 96, 128)
 
 
 @pytest.mark.parametrize("backend", ["pyav", pytest.param("torchcodec", marks=needs_torchcodec)])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import Packets, display_matrix, said, video_stream
+from datamodules.media.packets import Packets, display_matrix, is_turned, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -56,6 +56,10 @@ class _Decoder:
         self._container, self._is_read = video.take_container()  # opening one costs as much as 5 frames
         self._stream = video_stream(self._container, video.facts["stream"])
         self._codec = self._stream.codec_context
+        self._first_aspect = self._codec.sample_aspect_ratio or 1
+        # where the container names another ratio than the codec, it holds for all frames
+        is_codecs = self._first_aspect == video.pixel_aspect_ratio
+        self._checks_aspect = video.decoding.square_pixels and is_codecs
         self._codec.thread_type = "NONE"  # the workers are the parallelism; and with threads a skip would come late
 
     def close(self) -> None:
@@ -67,12 +71,25 @@ class _Decoder:
         return float((due - packets.pts[0]) * packets.time_base) if packets.is_seekable else packets.pts_seconds[due]
 
     def pixels(self, frame: Any) -> Tensor:
-        """What `frame` shows: uint8 [3, H, W], RGB, upright."""
+        """What `frame` shows: uint8 [3, H, W], RGB, upright.
+
+        Raises:
+            DecodeError: pixels are to be square, and their aspect ratio changes within the file.
+        """
+        self._require_one_aspect()
         pixels: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         matrix = display_matrix(frame)
         if matrix is not None:
             pixels = np.ascontiguousarray(_upright(pixels, matrix))
         return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    def _require_one_aspect(self) -> None:
+        now = self._codec.sample_aspect_ratio or 1  # of the last packet: PyAV does not know that of a frame
+        if self._checks_aspect and now != self._first_aspect:
+            raise DecodeError(
+                f"the pixel aspect ratio changes from {float(self._first_aspect):g} to {float(now):g}, and the frames "
+                "of an item have one: cut the file there, or set --data.decoding.square_pixels false"
+            )
 
     def by_keyframes(self, indices: Sequence[int]) -> Iterator[Any]:
         """The frames `indices`, each stretch of them from the keyframe before it.
@@ -166,6 +183,6 @@ def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list
 def _upright(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
     """[H, W, 3], turned and mirrored by multiples of 90 degrees: x' = a x + c y, y' = b x + d y."""
     (a, b), (c, d) = matrix
-    if abs(b) > abs(a):
+    if is_turned(matrix):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

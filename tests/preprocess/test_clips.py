@@ -82,7 +82,7 @@ def test_the_json_says_what_is_known_of_pair_and_video(shards: Path) -> None:
     assert first == {
         "vid": "a", "transcript": "Milk the  COW!", "begin_time": 1.0, "end_time": 2.6, "duration": 1.6, "size": [],
         "path": "a.mp4", "width": 128, "height": 96, "pixel_aspect_ratio": 1.0, "fps": 25.0, "num_frames": 40,
-        "codec": "h264", "backends": ["pyav"], "num_tokens": 8, "truncated": False,
+        "num_skipped_frames": 0, "codec": "h264", "backends": ["pyav"], "num_tokens": 8, "truncated": False,
     }  # fmt: skip
 
 

@@ -118,6 +118,7 @@ def test_the_json_tells_of_the_video_and_of_what_was_found(root: Path, tmp_path:
             "pixel_aspect_ratio": 1.0,
             "fps": 25.0,
             "num_frames": 9,
+            "num_skipped_frames": 0,
             "duration": 0.36,
         },
         "num_frames": 9,

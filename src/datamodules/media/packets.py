@@ -28,11 +28,12 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and We
 class VideoFacts(TypedDict):
     """What is known of a video file; `*_from_header` is what the container says, None if nothing.
 
-    `stream` is its number in the file, as ffprobe counts; `num_frames` is the number of packets that show one, and
-    `begin_seconds` when the first is shown; `backends` are those that decoded the frames, more than one only after a
-    fallback. `pixel_aspect_ratio` is the width of a stored pixel over its height, before any turn; 1.0 if the file
-    names none. `width` and `height` are in px: as stored until a frame has been decoded, then those of the frames,
-    upright and (`Decoding.square_pixels`) with square pixels.
+    `stream` is its number in the file, as ffprobe counts; `num_frames` is the number of frames that can be shown, and
+    `begin_seconds` when the first is shown. `num_skipped_frames` is the number of frames that the stream holds but no
+    decoder can show, because it begins in the middle of a group of pictures. `backends` are those that decoded the
+    frames, more than one only after a fallback. `pixel_aspect_ratio` is the width of a stored pixel over its height,
+    before any turn; 1.0 if the file names none. `width` and `height` are in px: as stored until a frame has been
+    decoded, then those of the frames, upright and (`Decoding.square_pixels`) with square pixels.
     """
 
     codec: str
@@ -41,6 +42,7 @@ class VideoFacts(TypedDict):
     height: int
     pixel_aspect_ratio: float
     num_frames: int
+    num_skipped_frames: int
     num_frames_from_header: int | None
     duration_seconds_from_header: float | None
     average_fps_from_header: float | None
@@ -59,6 +61,7 @@ class Packets:
         time_base: seconds.
         is_seekable: False where packets do not tell frames apart, because they bear no time, or several the same: then
             these are the frames as they are decoded, from the first on.
+        num_skipped_frames: frames of the stream that no decoder can show.
     """
 
     stream_pts: NDArray[np.int64]
@@ -66,6 +69,7 @@ class Packets:
     keyframes: NDArray[np.int64]
     time_base: Fraction
     is_seekable: bool = True
+    num_skipped_frames: int = 0
 
     @property
     def pts(self) -> NDArray[np.int64]:

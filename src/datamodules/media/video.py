@@ -296,6 +296,7 @@ def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
         height=stream.codec_context.height,
         pixel_aspect_ratio=round(float(stream.sample_aspect_ratio or 1), 6),
         num_frames=len(packets.shown),
+        num_skipped_frames=packets.num_skipped_frames,
         num_frames_from_header=stream.frames or None,
         duration_seconds_from_header=round(float(seconds), 6) or None,
         average_fps_from_header=round(float(stream.average_rate), 6) if stream.average_rate else None,

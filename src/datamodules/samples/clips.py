@@ -11,9 +11,9 @@
 | json              | object             | see below                                                                 |
 
 The json holds `path` of the video, its `width`, `height` in px, as players show it, `pixel_aspect_ratio` of its stored
-pixels, `fps`, `num_frames`, `codec`, the `backends` that decoded it, `pts_seconds` of the T frames since its first;
-`num_tokens` of the whole text and whether it is `truncated`; and what the corpus knows of the item: `transcript`,
-`vid`, `begin_time`, `end_time`, `duration`, `size`.
+pixels, `fps`, `num_frames`, `num_skipped_frames` (those that no decoder can show), `codec`, the `backends` that decoded
+it, `pts_seconds` of the T frames since its first; `num_tokens` of the whole text and whether it is `truncated`; and
+what the corpus knows of the item: `transcript`, `vid`, `begin_time`, `end_time`, `duration`, `size`.
 
 JPEG is read and written by Pillow: torchvision's codec is deprecated since 0.29 (see `datamodules.media.image`).
 """

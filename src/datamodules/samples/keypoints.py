@@ -8,8 +8,9 @@
 | json              | object            | see below                                                                  |
 
 The json holds `layout` (143, 75 or 543 points), `width`, `height` in px of the frames, `pixel_aspect_ratio` of the
-pixels that the video stores (1.0: square, or unknown), `fps` (null for images), `path` and `frames` (file names; empty
-for a video), `backend` and its version, and what the corpus knows of the item.
+pixels that the video stores (1.0: square, or unknown), `num_skipped_frames` of the video that no decoder can show (0
+for images), `fps` (null for images), `path` and `frames` (file names; empty for a video), `backend` and its version,
+and what the corpus knows of the item.
 """
 
 import io

@@ -9,8 +9,8 @@
 | json              | object         | see below                                                    |
 
 The json holds `path` of the video, the `prompt`, `video_info` (`width`, `height` in px of the frames,
-`pixel_aspect_ratio` of the pixels that the file stores, `fps`, `num_frames`, `duration` in seconds), `num_objects`,
-what made it, and what the corpus knows of the item.
+`pixel_aspect_ratio` of the pixels that the file stores, `fps`, `num_frames`, `num_skipped_frames` that no decoder can
+show, `duration` in seconds), `num_objects`, what made it, and what the corpus knows of the item.
 
 A `tracks.jsonl` can be of any length (5 objects through two hours are 0.8 GB): it is read where it lies, and in parts.
 """

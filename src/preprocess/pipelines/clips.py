@@ -29,7 +29,7 @@ _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
 }
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
-_FACTS = ("codec", "width", "height", "pixel_aspect_ratio", "num_frames", "backends")  # of `VideoFacts`
+_FACTS = ("codec", "width", "height", "pixel_aspect_ratio", "num_frames", "num_skipped_frames", "backends")
 _HINT = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 

@@ -49,7 +49,9 @@ class Keypoints(Extractor):
 
     samples = KeypointSamples()
     fixed = ("extractor.init_args.layout",)
-    told = frozenset({"layout", "height", "width", "pixel_aspect_ratio", "fps", "path", "frames", "backend"})
+    told = frozenset(
+        {"layout", "height", "width", "pixel_aspect_ratio", "num_skipped_frames", "fps", "path", "frames", "backend"}
+    )
 
     def __init__(
         self,
@@ -182,6 +184,7 @@ class Keypoints(Extractor):
             "fps": end["fps"],
             "path": item.path,
             "frames": list(item.frames),
+            "num_skipped_frames": end["video"]["num_skipped_frames"] if end["video"] else 0,
             "backend": self._made_by(),
         }
         return KeypointSample(item.key, keypoints, presence, visibility, meta)

@@ -116,6 +116,7 @@ class Tracking(Extractor):
                 "pixel_aspect_ratio": end["video"]["pixel_aspect_ratio"],
                 "fps": end["video"]["average_fps_from_header"],
                 "num_frames": end["video"]["num_frames"],
+                "num_skipped_frames": end["video"]["num_skipped_frames"],
                 "duration": end["video"]["duration_seconds_from_header"],
             },
             "num_frames": end["num_frames"],

@@ -171,7 +171,7 @@ def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path):
 def test_the_facts_say_what_comes_from_the_header(videos):
     assert Video(videos["edit list"]).facts == {
         "codec": "h264", "stream": 0, "width": 128, "height": 96, "pixel_aspect_ratio": 1.0,
-        "num_frames": 60, "num_frames_from_header": 77,
+        "num_frames": 60, "num_skipped_frames": 0, "num_frames_from_header": 77,
         "duration_seconds_from_header": 2.4, "average_fps_from_header": 25.0, "begin_seconds": 0.0, "backends": [],
     }  # fmt: skip
     facts = Video(videos["rotation"]).facts

@@ -5,15 +5,18 @@ number, and each that was asked for can be seen to have come.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import DecodeError, MissingError
+from datamodules.errors import DecodeError, FramemillError, MissingError
 
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 # playlists and the like would open what they name: other files, addresses
@@ -84,6 +87,37 @@ class Packets:
         return seconds
 
 
+def ffmpeg_url(path: Path) -> str:
+    """The address under which FFmpeg opens exactly the file `path`, whatever its name.
+
+    Without the protocol FFmpeg takes the beginning of `12:30 talk.mp4` for one, and opens x.mp4 for `file:x.mp4`.
+    """
+    return f"file:{path.absolute()}"
+
+
+@contextmanager
+def decoder_errors(where: str) -> Iterator[None]:
+    """Turn what a decoder library raises in the block into a DecodeError with its type and message.
+
+    Nobody documents what these libraries raise on damaged and unusual files. Whatever it is, the file is to blame: it
+    must fail one item, and not end the worker. Keep the block to calls of a library and what reads its answers; a bug
+    of ours elsewhere still ends the process.
+
+    Args:
+        where: the file or the library, for the message.
+
+    Raises:
+        DecodeError: for any exception but those below.
+        FramemillError, OSError, MemoryError: as they are; the caller tells them apart.
+    """
+    try:
+        yield
+    except (FramemillError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise DecodeError(f"{where}: {type(error).__name__}: {said(error)}") from error
+
+
 def open_container(path: Path) -> Any:
     """The file, opened by PyAV; to be closed.
 
@@ -105,9 +139,15 @@ def open_container(path: Path) -> Any:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
     _require_whole_matroska(path, content)
     try:
-        return av.open(str(path), metadata_errors="replace", options=_TRUSTED)
+        return _opened(ffmpeg_url(path))
     except av.FFmpegError as error:
         raise DecodeError(f"{path.name} does not open as a video: {said(error)}") from error
+
+
+def _opened(url: str) -> Any:
+    import av
+
+    return av.open(url, metadata_errors="replace", options=_TRUSTED)
 
 
 def video_stream(container: Any, number: int | None) -> Any:
@@ -191,7 +231,7 @@ def _decoded(container: Any, stream: Any, ticks: list[int]) -> Packets:
     name = os.path.basename(container.name)
     pts: list[int | None] = []
     try:
-        with av.open(container.name, options=_TRUSTED) as again:
+        with _opened(container.name) as again:
             pts.extend(frame.pts for frame in again.decode(again.streams[stream.index]))
     except av.FFmpegError as error:
         raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
@@ -217,12 +257,27 @@ def _num_held(ticks: list[int]) -> int:
 
 def display_matrix(frame: Any) -> NDArray[np.int32] | None:
     """How a frame is to be turned and mirrored: int32 [2, 2], of 65536; None if the file does not say."""
-    from av.sidedata.sidedata import SideDataContainer
-
     # not `frame.side_data`: frame and container would hold each other, until Python's collector comes by
-    container: Any = SideDataContainer
-    matrix = container(frame).get("DISPLAYMATRIX")
+    matrix = _side_data_container()(frame).get("DISPLAYMATRIX")
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]
+
+
+@cache
+def _side_data_container() -> Any:
+    """PyAV's container of a frame's side data, which takes every kind of it.
+
+    PyAV 18 has names for 28 of FFmpeg's kinds, and raises ValueError at a frame that has another (31: EXIF). Python's
+    enums ask `_missing_` for unknown values; here it gives them a name.
+    """
+    from av.sidedata.sidedata import SideDataContainer, Type
+
+    def unnamed(cls: type[Type], value: int) -> Any:
+        kind: Any = object.__new__(cls)
+        kind._name_, kind._value_ = f"UNNAMED_{value}", value
+        return kind
+
+    Type._missing_ = classmethod(unnamed)  # type: ignore[assignment]
+    return SideDataContainer
 
 
 def is_turned(matrix: NDArray[np.int32] | None) -> bool:

@@ -25,6 +25,7 @@ from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.packets import (
     Packets,
     VideoFacts,
+    decoder_errors,
     display_matrix,
     is_turned,
     open_container,
@@ -166,14 +167,15 @@ class Video:
 
     def __init__(self, path: Path, decoding: Decoding = _DECODING) -> None:
         self.path, self.decoding, self.num_decoded = path, decoding, 0
-        self._container = container = open_container(path)
-        stream = video_stream(container, decoding.stream)
-        self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
-        self._require_plausible_aspect()
-        self.packets, self._is_read = _scanned(path, container, stream)
-        self.facts: VideoFacts = _facts(container, stream, self.packets)
-        self.num_streams = len(container.streams.video)
-        self._format = container.format.name
+        with decoder_errors(path.name):
+            self._container = container = open_container(path)
+            stream = video_stream(container, decoding.stream)
+            self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
+            self._require_plausible_aspect()
+            self.packets, self._is_read = _scanned(path, container, stream)
+            self.facts: VideoFacts = _facts(container, stream, self.packets)
+            self.num_streams = len(container.streams.video)
+            self._format = container.format.name
         self.pts_seconds = self.packets.pts_seconds
         if self._format not in _INDEXED or not self.packets.is_seekable:  # these do not go back well
             container.close()
@@ -190,9 +192,9 @@ class Video:
     @cached_property
     def display_matrix(self) -> NDArray[np.int32] | None:
         """How the first frame is to be turned and mirrored, see `packets.display_matrix`."""
-        with open_container(self.path) as container:
+        with decoder_errors(self.path.name), open_container(self.path) as container:
             first = next(container.decode(container.streams[self.facts["stream"]]), None)
-        return None if first is None else display_matrix(first)
+            return None if first is None else display_matrix(first)
 
     def _shown_size(self, frame: Tensor) -> tuple[int, int]:
         """(height, width) in px at which players show `frame`, which is upright: only the stored width changes."""
@@ -246,7 +248,7 @@ class Video:
             if name not in self.facts["backends"]:
                 self.facts["backends"].append(name)
             try:
-                for frame in _backend(name).decode(self, wanted[done:]):
+                for frame in self._decoded(name, wanted[done:]):
                     shown = self._shown_size(frame)
                     self.facts["height"], self.facts["width"] = shown
                     resized = resize(frame, size or shown)
@@ -258,6 +260,11 @@ class Video:
                     raise DecodeError(
                         f"{self.path.name} breaks after {done} of {len(wanted)} wanted frames: {error}"
                     ) from error
+
+    def _decoded(self, backend: Backend, indices: Sequence[int]) -> Iterator[Tensor]:
+        """The frames `indices` by one backend, as stored but upright."""
+        with decoder_errors(backend):
+            yield from _backend(backend).decode(self, indices)
 
 
 def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.media.packets import ffmpeg_url
 from datamodules.samples.track_lines import TrackLine, mask_of
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
@@ -178,7 +179,7 @@ class TrackVideo:
         import av
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = av.open(str(self._partial), "w", format="mp4")
+        self._file = av.open(ffmpeg_url(self._partial), "w", format="mp4")
         self._stream = self._file.add_stream("libx264", rate=30, options=_X264)
         self._stream.pix_fmt = "yuv420p"
         self._stream.height, self._stream.width = (side + side % 2 for side in self._size)

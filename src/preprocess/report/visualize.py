@@ -33,6 +33,7 @@ from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.media.image import decode_image
+from datamodules.media.packets import ffmpeg_url
 from datamodules.media.video import Decoding
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
@@ -374,7 +375,7 @@ def _filmed(pictures: Iterator[Picture], path: Path, size: tuple[int, int], fps:
     """`pictures`, all of this width and height, each of which is also written to an H.264 file."""
     import av
 
-    with av.open(str(path), "w") as file:
+    with av.open(ffmpeg_url(path), "w") as file:
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = size

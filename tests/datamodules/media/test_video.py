@@ -1,6 +1,7 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
 import gc
+import io
 import os
 import shutil
 import struct
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
+from PIL import ExifTags, Image
 
 from datamodules.errors import ConfigError, DecodeError, MissingError
 from datamodules.media import video as video_module
@@ -452,6 +454,85 @@ def test_a_file_with_sound_only_fails(tmp_path):
         container.mux([*stream.encode(frame), *stream.encode()])
     with pytest.raises(DecodeError, match=r"a\.mp4 has no video stream"):
         Video(tmp_path / "a.mp4")
+
+
+NAMES = [
+    "12:30 talk.mp4",
+    "file:x.mp4",
+    "a%03d.mp4",
+    "a#b?c.mp4",
+    "concat:x.mp4|y.mp4",
+    "|x.mp4",
+    "pipe:0.mp4",
+    "~.mp4",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
+def test_a_name_is_that_of_a_file_whatever_it_looks_like(name, backend: Backend, tmp_path, monkeypatch, videos):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(videos["b-frames"], name)
+    shutil.copy(videos["two streams"], "x.mp4")
+    frames = read_frames(Path(name), Uniform(3), decoding=Decoding(backend)).frames
+    assert numbers(list(frames.permute(0, 2, 3, 1).numpy())) == [0, 29, 59]
+    assert Video(Path(name)).num_streams == 1
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path, videos):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    shutil.copy(videos["b-frames"], path)
+    assert len(read_frames(path, Uniform(3)).frames) == 3
+
+
+EXIF = 31  # AV_FRAME_DATA_EXIF of FFmpeg 8
+
+
+def write_jpegs_with_exif(path: Path, num_frames: int) -> Path:
+    """Motion JPEG whose frames have EXIF, which FFmpeg passes on as side data that PyAV 18 has no name for."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "camera"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        for number in range(num_frames):
+            jpeg = io.BytesIO()
+            Image.fromarray(picture(number)).save(jpeg, "JPEG", exif=exif)
+            packet = av.Packet(jpeg.getvalue())
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 25), stream, True
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
+def test_side_data_without_a_name_is_no_display_matrix(backend: Backend, tmp_path):
+    path = write_jpegs_with_exif(tmp_path / "a.mov", 5)
+    found, _ = frames_of(path, Every(), Decoding(backend))
+    assert numbers(found) == [0, 1, 2, 3, 4]
+    with av.open(str(path)) as container:
+        assert EXIF in [data.type.value for data in next(container.decode(video=0)).side_data]
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+def test_whatever_a_decoder_raises_fails_the_item_with_its_message(backend: Backend, videos, monkeypatch):
+    def breaks(*_: Any) -> Any:
+        raise KeyError("no such plane")
+
+    video = Video(videos["b-frames"], Decoding(backend))
+    monkeypatch.setattr(f"datamodules.media.backends.{backend}.decode", breaks)
+    with pytest.raises(DecodeError, match=rf"breaks after 0 of 2 wanted frames: {backend}: KeyError: 'no such plane'"):
+        list(video.frames([0, 1]))
+    monkeypatch.setattr(video_module, "read_packets", breaks)
+    monkeypatch.setattr(video_module, "_last_scanned", {})
+    with pytest.raises(DecodeError, match=r"b-frames\.mp4: KeyError: 'no such plane'"):
+        Video(videos["b-frames"])
+
+
+def test_a_bug_after_decoding_is_no_fault_of_the_file(videos, monkeypatch):
+    monkeypatch.setattr(video_module, "resize", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(Video(videos["b-frames"]).frames([0]))
 
 
 def test_a_playlist_opens_no_other_file(videos, tmp_path):

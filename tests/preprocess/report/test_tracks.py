@@ -95,6 +95,13 @@ def test_a_film_has_the_frames_at_their_times(tmp_path: Path) -> None:
     assert facts["duration_seconds_from_header"] == pytest.approx(0.5667, abs=1e-3)  # the last as long as that before
 
 
+def test_a_film_is_written_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TrackVideo(Path("12:30 talk.mp4"), (48, 64)) as film:
+        film.add(np.zeros((48, 64, 3), np.uint8), 0.0, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["12:30 talk.mp4"]
+
+
 @pytest.mark.parametrize("size", [(47, 64), (48, 63), (47, 63)])
 def test_odd_sizes_are_padded_by_their_last_row_and_column(tmp_path: Path, size: tuple[int, int]) -> None:
     x = np.linspace(0, 250, size[1]).astype(np.uint8)

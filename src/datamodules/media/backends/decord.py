@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DecodeError
+from datamodules.media.packets import ffmpeg_url
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -33,7 +34,7 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
     if video.num_streams > 1:
         raise DecodeError("decord cannot be told which of several video streams to take")
     try:
-        reader = decord.VideoReader(str(video.path), ctx=decord.cpu(0), num_threads=1)
+        reader = decord.VideoReader(ffmpeg_url(video.path), ctx=decord.cpu(0), num_threads=1)
         if len(reader) != len(video.pts_seconds):
             raise DecodeError(f"decord counts {len(reader)} frames where the file shows {len(video.pts_seconds)}")
         times = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.packets import said
+from datamodules.media.packets import ffmpeg_url, said
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -29,7 +29,10 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
     video.require_indexed("torchcodec")
     try:
         decoder = decoder_class(
-            str(video.path), stream_index=video.facts["stream"], num_ffmpeg_threads=1, device=video.decoding.device
+            ffmpeg_url(video.path),
+            stream_index=video.facts["stream"],
+            num_ffmpeg_threads=1,
+            device=video.decoding.device,
         )
         for start in range(0, len(indices), _AT_ONCE):
             some = list(indices[start : start + _AT_ONCE])

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -144,6 +145,22 @@ def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
                     yield number, name
     except (OSError, UnicodeError) as error:
         raise CorpusError(f"{option} {path} cannot be read: {error}") from error
+
+
+def relative_to(root: str, path: str) -> str | None:
+    """Return the absolute `path` of a file relative to `root`; None if it is not below it, by name or by links."""
+    folder, name = os.path.split(os.path.normpath(path))
+    for resolved in (os.path.abspath, _real_path):
+        relative = os.path.relpath(os.path.join(resolved(folder), name), resolved(root))
+        if relative.split(os.sep)[0] != os.pardir:
+            return relative
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _real_path(folder: str) -> str:
+    """`os.path.realpath`, which asks the file system for each part of the path, once for each folder of a list."""
+    return os.path.realpath(folder)
 
 
 def stat_listed(root: str, path: str, where: str) -> os.stat_result:

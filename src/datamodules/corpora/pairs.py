@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.corpora.listing import limit, list_sha256, look_at
-from datamodules.corpora.rows import Rows, as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.listing import limit, list_sha256, look_at, relative_to
+from datamodules.corpora.rows import Quoting, Rows, as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 
@@ -30,11 +30,11 @@ class Columns:
     """What the columns of a list, or the keys of its objects, are called.
 
     Args:
-        video: path of the video, relative to the folder of the videos.
-        text: the text; null and "" alike are none.
+        video: path of the video, relative to the folder of the videos, or absolute and in that folder.
+        text: the text; null, "" and, as pandas writes a missing value, `nan` and `NaN` are none.
         id: makes the item's key, so no two rows may have the same; None: the row's number does.
-        start: where the part of the video that is meant begins, in seconds since its first frame; None, also as a
-            value: at that.
+        start: where the part of the video that is meant begins, in seconds or as `HH:MM:SS.mmm` since its first frame;
+            None, also as a value: at that.
         stop: where it ends, half-open, likewise; None: with the video.
         meta: those that become meta besides the text; None: all but the video.
     """
@@ -115,8 +115,10 @@ class Pairs(Corpus):
         columns: what the list calls what is needed.
         split: which split each pair belongs to.
         max_items: at most this many pairs, from the beginning; None: all.
+        quoting: what quotes are in a .csv or .tsv: `auto`, `none` or `csv`; see `rows.py`.
 
     Raises:
+        ConfigError: quoting is none of these.
         CorpusError: the list cannot be read.
     """
 
@@ -127,7 +129,11 @@ class Pairs(Corpus):
         columns: Columns = _COLUMNS,
         split: Split = _ALL_TRAIN,
         max_items: int | None = None,
+        quoting: Quoting = "auto",
     ) -> None:
+        if quoting not in get_args(Quoting):
+            raise ConfigError(f"--data.quoting {quoting}: choose from {', '.join(get_args(Quoting))}")
+        self.quoting = quoting
         self._pairs, self._columns, self._split = pairs, columns, split
         self.root, self.columns, self.split, self.max_items = root, asdict(columns), asdict(split), max_items
         self.pairs_sha256 = list_sha256(pairs, "--data.pairs")  # another list is another run; where it lies is not
@@ -161,7 +167,7 @@ class Pairs(Corpus):
         """The rows as `columns` names them."""
         columns, meta = self._columns, self._columns.meta
         by_row = [self._split.column] if self._split.mode == "column" else []
-        return read_rows(self._pairs, None if meta is None else [*columns.needed, *by_row, *meta])
+        return read_rows(self._pairs, None if meta is None else [*columns.needed, *by_row, *meta], self.quoting)
 
     def _path(self, video: str) -> str:
         """Path of the video that a row names, relative to `root`."""
@@ -177,6 +183,8 @@ class Pairs(Corpus):
         if stop is not None and stop <= (start or 0.0):
             raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
         path = self._path(as_text(columns.video, row[columns.video]))
+        if path.startswith("/"):
+            path = relative_to(self.root, path) or path
         cost, modified = _look_at(self.root, path)
         return Item(
             key=key,

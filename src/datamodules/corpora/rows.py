@@ -4,10 +4,23 @@
 |-------------------|-------------------------------------------------------|--------------------|
 | `.json`           | a list of objects                                     | row, from 1        |
 | `.jsonl` `.ndjson` | an object a line                                     | line               |
-| `.csv` `.tsv`     | a header, then a row a line, separated by `,` or tabs | line               |
+| `.csv` `.tsv`     | a header, then the rows: see below                    | line               |
 | `.parquet`        |                                                       | row, from 1        |
 
-Text is UTF-8, with or without a byte order mark. Numbers that are none, or infinite, become null: JSON knows neither.
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one. NaN and infinite numbers become null, as JSON has
+neither.
+
+A `.tsv` is separated by tabs, a `.csv` by the first of `,` `;` and tab that its header has. Blanks around the names in
+the header are left out. Whether quotes mark fields or are text is up to `Quoting`:
+
+| quoting | fields                                                                                                |
+|---------|-------------------------------------------------------------------------------------------------------|
+| `csv`   | may be in quotes, and then contain separators and line breaks; quotes in them are doubled (RFC 4180).  |
+|         | Between tabs they cannot contain line breaks                                                           |
+| `none`  | are what stands between the separators, quotes included; a row is a line                              |
+| `auto`  | `.csv`: csv; `.tsv`: none. Rows that both could mean, with different values, are an error             |
+
+In a text, an id and a time, `nan` and `NaN` are no value, as pandas writes a missing one.
 """
 
 import csv
@@ -15,29 +28,38 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
-from typing import IO, Any, NoReturn
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import IO, Any, Literal, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.corpora.listing import open_list
 from datamodules.errors import ConfigError, CorpusError
+
+Quoting = Literal["auto", "none", "csv"]
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _READ_CHARS = 1 << 20
 _MAX_ROW_CHARS = 1 << 24  # what is malformed is read on for so long, as if its end were still to come
 _BATCH_ROWS = 1024
+_CLOCK = re.compile(r"(?:([0-9]+):(?=[0-5]?[0-9]:))?([0-9]+):([0-5]?[0-9](?:[.,][0-9]+)?)")
+_NAN = ("nan", "NaN")
+_MAX_NAMED_KEYS = 8
+_LAYOUTS = {"sentences": "MSR-VTT", "videos": "MSR-VTT", "database": "ActivityNet", "annotations": "COCO"}  # by a key
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def read_rows(path: str, columns: Collection[str] | None = None) -> Rows:
+def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quoting = "auto") -> Rows:
     """(where it stands, for errors; its values by column) of each row of the list `path`, in order.
 
     Args:
         path: of the list; its ending says what it is.
         columns: those that are needed, where leaving out the others saves something (Parquet); None: all.
+        quoting: of `.csv` and `.tsv`; see the module.
 
     Raises:
         ConfigError: its ending is none of those above.
@@ -48,57 +70,69 @@ def read_rows(path: str, columns: Collection[str] | None = None) -> Rows:
         raise ConfigError(f"{path}: its ending says nothing of what it is; it can be {', '.join(_READERS)}")
     where = f"the beginning of {path}"
     try:
-        for where, values in read(path, columns):
+        for where, values in read(path, columns, quoting):
             if not isinstance(values, dict):
                 raise CorpusError(f"{where} is no object {{…}}: {values!r:.80}")
             yield where, {name: _finite(value) for name, value in values.items()}
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise CorpusError(f"what comes after {where} is not UTF-8: {error.reason}") from error
-    except (csv.Error, pa.ArrowException) as error:
+        raise CorpusError(f"what comes after {where} is not {error.encoding.upper()}: {error.reason}") from error
+    except csv.Error as error:
+        hint = "if quotes are text in it, set --data.quoting none"
+        raise CorpusError(f"what comes after {where} is malformed: {error}; {hint}") from error
+    except pa.ArrowException as error:
         raise CorpusError(f"what comes after {where} is malformed: {error}") from error
 
 
 def as_name(column: str, value: Any) -> str:
-    """`value`, what a row has in `column`, as text that can name something.
+    """Return `value`, of a row's `column`, as text that can name something.
 
     Raises:
-        CorpusError: it is neither text nor a whole number, or is empty.
+        CorpusError: it is neither text nor a whole number, or is missing.
     """
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value in ("", *_NAN):
         raise CorpusError(f"{column!r} is {value!r:.80}: give text or a whole number")
     return str(value)
 
 
 def as_text(column: str, value: Any) -> str:
-    """`value`, what a row has in `column`, if it is text; else CorpusError."""
+    """Return `value`, of a row's `column`, as text; "" where it is missing as pandas writes that.
+
+    Raises:
+        CorpusError: it is no text.
+    """
     if not isinstance(value, str):
         raise CorpusError(f"{column!r} is {value!r:.80}, and not text")
-    return value
+    return "" if value in _NAN else value
 
 
 def as_seconds(column: str, value: Any) -> float | None:
-    """`value`, what a row has in `column`, as seconds; None for null and "".
+    """Return `value`, of a row's `column`, in seconds; None where it is missing.
+
+    It is a number, or a time as `[HH:]MM:SS`, with decimals after `.` or, as in SRT, `,`.
 
     Raises:
-        CorpusError: it is no number from 0 on.
+        CorpusError: it is none of these, or below 0.
     """
-    if value is None or value == "":
+    if value is None or value in ("", *_NAN):
         return None
-    try:
-        seconds = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        seconds = math.nan
+    seconds = math.nan
+    if isinstance(value, str) and (clock := _CLOCK.fullmatch(value.strip())):
+        hours, minutes, rest = clock.groups(default="0")
+        seconds = float(hours) * 3600 + float(minutes) * 60 + float(rest.replace(",", "."))
+    elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            seconds = float(value)
     if not 0 <= seconds < math.inf:
-        raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number")
+        raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number or HH:MM:SS.mmm")
     return seconds
 
 
-def _read_json(path: str, columns: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    with open(path, encoding="utf-8-sig") as file:
+def _read_json(path: str, columns: Collection[str] | None, quoting: Quoting) -> Iterator[tuple[str, Any]]:
+    with open_list(path) as file:
         text = _JsonText(path, file)
-        text.expect("[", hint=": give a list of objects, or name it .jsonl if it has an object a line")
+        text.expect("[", hint=_hint(path) if text.next() == "{" else ": give a list of objects")
         if text.next() == "]":
             text.expect("]")
         else:
@@ -110,8 +144,26 @@ def _read_json(path: str, columns: Collection[str] | None) -> Iterator[tuple[str
             text.fail("there is more after the list")
 
 
-def _read_json_lines(path: str, columns: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    with open(path, encoding="utf-8-sig") as file:
+def _hint(path: str) -> str:
+    """What to do with the `.json` file `path`, which holds an object: it may wrap the list."""
+    keys: list[str] = []
+    with open_list(path) as file, suppress(CorpusError):  # long or malformed: the keys before that say enough
+        text = _JsonText(path, file)
+        text.expect("{")
+        while text.next() == '"' and len(keys) < _MAX_NAMED_KEYS:
+            keys.append(text.value())
+            text.expect(":")
+            text.value()
+            text.expect(",")
+    layout = next((f" ({layout}'s layout)" for key, layout in _LAYOUTS.items() if key in keys), "")
+    return (
+        f": it is an object with {', '.join(map(repr, keys)) or 'nothing'}{layout}. Write the list of objects in it to "
+        "a file of its own, or name it .jsonl if it has an object a line"
+    )
+
+
+def _read_json_lines(path: str, columns: Collection[str] | None, quoting: Quoting) -> Iterator[tuple[str, Any]]:
+    with open_list(path) as file:
         for number, line in enumerate(file, 1):
             if not line.isspace():
                 try:
@@ -123,27 +175,105 @@ def _read_json_lines(path: str, columns: Collection[str] | None) -> Iterator[tup
                     raise CorpusError(f"{path}, line {number}: {error}") from error
 
 
-def _read_csv(path: str, columns: Collection[str] | None) -> Rows:
-    return _read_table(path, ",")
+def _read_csv(path: str, columns: Collection[str] | None, quoting: Quoting) -> Rows:
+    with open_list(path) as file:
+        header = file.readline()
+    delimiter = next((sign for sign in ",;\t" if sign in header), ",")
+    if quoting == "none":
+        return _rows(path, _unquoted(path, delimiter))
+    # where blanks follow the separators, they do so before quotes as well
+    return _rows(path, _quoted(path, delimiter, asks=quoting == "auto", skips_blanks=f"{delimiter} " in header))
 
 
-def _read_tsv(path: str, columns: Collection[str] | None) -> Rows:
-    return _read_table(path, "\t")
+def _read_tsv(path: str, columns: Collection[str] | None, quoting: Quoting) -> Rows:
+    if quoting == "csv":
+        return _rows(path, _without_breaks(path, _quoted(path, "\t")))
+    lines = _unquoted(path, "\t")
+    return _rows(path, _surely_unquoted(path, lines) if quoting == "auto" else lines)
 
 
-def _read_table(path: str, delimiter: str) -> Rows:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=delimiter, strict=True)  # strict: a stray quote swallows no rows
-        header = next(rows, [])
-        _refuse_doubled(path, header)
-        for fields in filter(None, rows):
-            where = f"{path}, line {rows.line_num}"
-            if len(fields) != len(header):
-                raise CorpusError(f"{where}: it has {len(fields)} fields, and the header {len(header)}")
-            yield where, dict(zip(header, fields, strict=True))
+_Lines = Iterator[tuple[int, list[str]]]  # the number of a row's last line, and its fields
 
 
-def _read_parquet(path: str, columns: Collection[str] | None) -> Rows:
+def _rows(path: str, lines: _Lines) -> Rows:
+    _, header = next(lines, (0, []))
+    header = [name.strip() for name in header]
+    if any("\0" in name for name in header):
+        raise CorpusError(f"{path} has zero bytes in its header: save it as UTF-8")
+    _refuse_doubled(path, header)
+    for number, fields in lines:
+        if len(fields) != len(header):
+            counts = f"it has {len(fields)} fields, and the header {len(header)}"
+            raise CorpusError(f"{path}, line {number}: {counts}: does a field contain a separator or a line break?")
+        yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
+
+
+def _unquoted(path: str, delimiter: str) -> _Lines:
+    with open_list(path, newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            text = line.removesuffix("\n").removesuffix("\r")
+            if "\r" in text:
+                raise CorpusError(
+                    f"{path}, line {number}: it has a carriage return in it: end each row by one line break"
+                )
+            if text:
+                yield number, text.split(delimiter)
+
+
+def _surely_unquoted(path: str, lines: _Lines) -> _Lines:
+    """`lines`, as long as no field is quoted as CSV writers do where they have to."""
+    for number, fields in lines:
+        for field in fields:
+            inner = field[1:-1]
+            if field[:1] == field[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
+                raise CorpusError(
+                    f"{path}, line {number}: {field!r:.80} looks quoted as in CSV: set --data.quoting csv, or none if "
+                    "it is to stay as it is"
+                )
+        yield number, fields
+
+
+def _quoted(path: str, delimiter: str, asks: bool = False, skips_blanks: bool = False) -> _Lines:
+    """The rows of a list with CSV's quotes; if it `asks`, none of whose lines could be rows by themselves."""
+    lines: list[str] = []  # of one row
+    num_fields = 0  # of the header
+    with open_list(path, newline="") as file:
+        # strict: a stray quote swallows no rows
+        rows = csv.reader(_noted(file, lines), delimiter=delimiter, skipinitialspace=skips_blanks, strict=True)
+        for fields in rows:
+            num_fields = num_fields or len(fields)
+            if asks and len(lines) > 1 and _are_rows(lines, delimiter, num_fields):
+                raise CorpusError(
+                    f"{path}, line {rows.line_num}: its field in quotes has {len(lines)} lines, each of which could be "
+                    "a row: set --data.quoting csv if it is one field, or none if the quotes are text"
+                )
+            lines.clear()
+            if fields:
+                yield rows.line_num, fields
+
+
+def _noted(file: Iterable[str], lines: list[str]) -> Iterator[str]:
+    """The lines of `file`, each added to `lines` as it is read."""
+    for line in file:
+        lines.append(line)
+        yield line
+
+
+def _are_rows(lines: Sequence[str], delimiter: str, num_fields: int) -> bool:
+    """Whether each line has the fields of a row if quotes are text; doubled ones, as writers make them, are not."""
+    return all(line.count(delimiter) == num_fields - 1 and '""' not in line for line in lines)
+
+
+def _without_breaks(path: str, lines: _Lines) -> _Lines:
+    for number, fields in lines:
+        if broken := next((field for field in fields if "\n" in field or "\r" in field), None):
+            raise CorpusError(
+                f"{path}, line {number}: {broken!r:.80} has a line break, which no field of a .tsv can have"
+            )
+        yield number, fields
+
+
+def _read_parquet(path: str, columns: Collection[str] | None, quoting: Quoting) -> Rows:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         _refuse_doubled(path, schema.names)
@@ -159,7 +289,7 @@ def _read_parquet(path: str, columns: Collection[str] | None) -> Rows:
             yield f"{path}, row {number}", row
 
 
-_READERS: dict[str, Callable[[str, Collection[str] | None], Iterator[tuple[str, Any]]]] = {
+_READERS: dict[str, Callable[[str, Collection[str] | None, Quoting], Iterator[tuple[str, Any]]]] = {
     ".json": _read_json,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,

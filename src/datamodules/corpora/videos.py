@@ -4,12 +4,13 @@ A list has a path a line; or, if its name ends in `.jsonl` or `.ndjson`, an obje
 
 | field                       | type   | meaning                                                                       |
 |-----------------------------|--------|-------------------------------------------------------------------------------|
-| video                       | str    | path, relative to the folder of the videos, or absolute                       |
+| video                       | str    | path, relative to the folder of the videos, or absolute; an absolute one  |
+|                             |        | in that folder becomes relative                                               |
 | prompt                      | str    | what to look for in it; may be left out                                       |
 | key                         | str    | of the item; may be left out: its path without ending. Several parts of one   |
 |                             |        | video need a key each                                                         |
-| start_seconds, stop_seconds | number | the part that is meant, half-open, since its first frame; may be left out, or |
-|                             |        | null: as the corpus says                                                      |
+| start_seconds, stop_seconds | number | the part that is meant, half-open, since its first frame, or as  |
+|                             |        | text `HH:MM:SS.mmm`; may be left out, or null: as the corpus says             |
 | any other                   |        | kept; but it cannot be called as what a sample's json tells itself, as `path` |
 
 `prompt` and all others are the item's meta. A listed video that is not there costs its item alone: it is listed, and
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpora.listing import limit, list_sha256, look_at, read_list, walk
+from datamodules.corpora.listing import limit, list_sha256, look_at, read_list, relative_to, walk
 from datamodules.corpora.rows import as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
@@ -129,8 +130,11 @@ class Videos(Corpus):
         if "video" not in row:
             raise CorpusError(f"it has no 'video', but {', '.join(map(repr, row)) or 'nothing'}")
         path = as_text("video", row["video"]).removeprefix("./")
-        if row.get("prompt") is not None:
-            as_text("prompt", row["prompt"])
+        if path.startswith("/"):
+            path = relative_to(self.root, path) or path
+        prompt = row.get("prompt")
+        if prompt is not None and as_text("prompt", prompt) != prompt:  # nan
+            row = {**row, "prompt": None}
         return self._item({**row, "video": path}, *look_at(self.root, path))
 
     def _item(self, row: dict[str, Any], cost: int, modified: float | None) -> Item:

@@ -6,10 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpora import rows
-from datamodules.corpora.rows import read_rows
+from datamodules.corpora.rows import as_seconds, read_rows
 from datamodules.errors import ConfigError, CorpusError
 
 ROWS = [{"id": "a", "n": "1"}, {"id": "ü „x“", "n": "[2, {"}, {"id": "", "n": 'q"\n,\t\\'}]
+SENTENCES = ['"So there you go.', 'That ought to do it."', '"All of it."', "it's 5\" long", "", '"']
 
 
 def write(path, text, encoding="utf-8"):
@@ -17,8 +18,8 @@ def write(path, text, encoding="utf-8"):
     return str(path)
 
 
-def read(path):
-    return [values for _, values in read_rows(path)]
+def read(path, quoting="auto"):
+    return [values for _, values in read_rows(path, quoting=quoting)]
 
 
 def write_rows(folder, ending):
@@ -32,12 +33,11 @@ def write_rows(folder, ending):
     if ending in (".jsonl", ".ndjson"):
         return write(path, "\n\n".join(json.dumps(row) for row in ROWS))
     quoted = ['"' + value.replace('"', '""') + '"' for row in ROWS for value in row.values()]
-    delimiter = "\t" if ending == ".tsv" else ","
-    lines = [delimiter.join(pair) for pair in [("id", "n"), *zip(quoted[::2], quoted[1::2], strict=True)]]
+    lines = [",".join(pair) for pair in [("id", "n"), *zip(quoted[::2], quoted[1::2], strict=True)]]
     return write(path, "\r\n".join(lines) + "\r\n\r\n")
 
 
-@pytest.mark.parametrize("ending", [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".PARQUET"])
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".PARQUET"])
 def test_each_kind_of_list_gives_the_same_rows(tmp_path, ending):
     assert read(write_rows(tmp_path, ending)) == ROWS
 
@@ -148,10 +148,126 @@ def test_a_row_with_other_fields_than_the_header_fails(tmp_path, row):
 
 
 def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path):
-    with pytest.raises(CorpusError, match=r"after .*list\.tsv, line 2 is malformed: '\t' expected after '\"'"):
-        read(write(tmp_path / "list.tsv", 'id\ttext\na\tx\nb\t"so" he said\nc\ty\n'))
-    with pytest.raises(CorpusError, match=r"after .*list\.tsv, line 2 is malformed: unexpected end of data"):
-        read(write(tmp_path / "list.tsv", 'id\ttext\na\tx\nb\t"so he said\nc\ty\n'))
+    hint = r"; if quotes are text in it, set --data\.quoting none"
+    with pytest.raises(CorpusError, match=rf"after .*list\.csv, line 2 is malformed: ',' expected after '\"'{hint}"):
+        read(write(tmp_path / "list.csv", 'id,text\na,x\nb,"so" he said\nc,y\n'))
+    with pytest.raises(CorpusError, match=rf"after .*list\.csv, line 2 is malformed: unexpected end of data{hint}"):
+        read(write(tmp_path / "list.csv", 'id,text\na,x\nb,"so he said\nc,y\n'))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("name", "quoting"), [("list.tsv", "auto"), ("list.TSV", "none"), ("list.csv", "none")])
+def test_without_quoting_a_row_is_a_line_and_a_text_keeps_its_quotes(tmp_path, name, quoting, end):
+    delimiter = "," if name.endswith("csv") else "\t"
+    lines = [delimiter.join(("id", "text")), "", *(f"{i}{delimiter}{text}" for i, text in enumerate(SENTENCES)), ""]
+    path = write(tmp_path / name, end.join(lines))
+    assert [row["text"] for row in read(path, quoting)] == SENTENCES
+    assert [where for where, _ in read_rows(path, quoting=quoting)][:2] == [f"{path}, line 3", f"{path}, line 4"]
+
+
+def test_a_tsv_that_may_be_quoted_is_read_when_it_is_said_how(tmp_path):
+    path = write(tmp_path / "list.tsv", 'id\ttext\na\t"she said ""so\tthere"""\nb\tx\n')
+    with pytest.raises(CorpusError, match=r"list\.tsv, line 2: it has 3 fields, and the header 2"):
+        read(path)
+    assert [row["text"] for row in read(path, "csv")] == ['she said "so\tthere"', "x"]
+    path = write(tmp_path / "list.tsv", 'id\ttext\na\t"she said ""so there"""\n')
+    with pytest.raises(
+        CorpusError, match=r"list\.tsv, line 2: .*so there.* looks quoted as in CSV: set --data\.quoting"
+    ):
+        read(path)
+    assert read(path, "none") == [{"id": "a", "text": '"she said ""so there"""'}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_a_field_of_a_tsv_with_a_line_break_fails(tmp_path, end):
+    path = write(tmp_path / "list.tsv", f'id\ttext\na\t"so{end}there"\n')
+    with pytest.raises(CorpusError, match=r"list\.tsv, line 3: 'so\\[nr]there' has a line break"):
+        read(path, "csv")
+    with pytest.raises(CorpusError, match=r"list\.tsv, line (2: it has a carriage return|3: it has 1 fields)"):
+        read(path)
+
+
+def test_lines_of_a_csv_that_could_be_rows_are_not_merged(tmp_path):
+    path = write(tmp_path / "list.csv", 'id,file,text\na,a.mp4,"So there.\nb,b.mp4,That ought to do it."\nc,c.mp4,x\n')
+    with pytest.raises(
+        CorpusError, match=r"list\.csv, line 3: its field in quotes has 2 lines, each of which could be"
+    ):
+        read(path)
+    assert [row["text"] for row in read(path, "csv")] == ["So there.\nb,b.mp4,That ought to do it.", "x"]
+    assert [row["text"] for row in read(path, "none")] == ['"So there.', 'That ought to do it."', "x"]
+    path = write(tmp_path / "list.csv", 'id,file,text\na,a.mp4,"So, so\nthere."\n')
+    assert [row["text"] for row in read(path)] == ["So, so\nthere."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["id;text\na;so, there\n", 'id, text\na, "so, there"\n', " id \ttext \na\tso, there", 'id,text\ra,"so, there"'],
+)
+def test_other_separators_and_blanks_in_the_header_give_the_same_rows(tmp_path, text):
+    assert read(write(tmp_path / "list.csv", text)) == [{"id": "a", "text": "so, there"}]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".tsv"])
+def test_utf16_with_its_byte_order_mark_is_read(tmp_path, ending, encoding):
+    text = {".json": '[{"id": "ü"}]', ".jsonl": '{"id": "ü"}'}.get(ending, "id\r\nü\r\n")
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    assert read(write(tmp_path / f"list{ending}", mark + text, encoding)) == [{"id": "ü"}]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_utf16_without_its_byte_order_mark_fails(tmp_path, ending):
+    with pytest.raises(CorpusError, match=r"has zero bytes in its header: save it as UTF-8"):
+        read(write(tmp_path / f"list{ending}", "id\na\n", "utf-16-le"))
+
+
+def test_a_carriage_return_inside_a_row_fails(tmp_path):
+    with pytest.raises(CorpusError, match=r"list\.csv, line 2: it has 2 fields, and the header 3"):
+        read(write(tmp_path / "list.csv", "id,text,n\na,so\rthere,1\n"))
+    with pytest.raises(CorpusError, match=r"list\.tsv, line 2: it has a carriage return in it"):
+        read(write(tmp_path / "list.tsv", "id\ttext\tn\na\tso\rthere\t1\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (
+            '{"videos": [{"id": 1}], "sentences": []}',
+            r"an object with 'videos', 'sentences' \(MSR-VTT's layout\)\. Write",
+        ),
+        (
+            '{"info": {"a": 1}, "images": [], "annotations": []}',
+            r"an object with 'info', 'images', 'annotations' \(COCO's layout\)",
+        ),
+        ('{"data": [{"id": 1}, {"id"', r"an object with 'data'\. Write the list of objects in it to a file of its own"),
+        ("{}", "an object with nothing"),
+    ],
+)
+def test_an_object_that_wraps_the_list_is_named(tmp_path, text, match):
+    with pytest.raises(
+        CorpusError, match=rf"line 1, column 1: malformed JSON: '\[' expected, not '\{{': it is {match}"
+    ):
+        read(write(tmp_path / "list.json", text))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0), (1.5, 1.5), (" 12.5", 12.5), ("01:02:03", 3723.0), ("1:02:03.25", 3723.25), ("00:00:02,500", 2.5),
+        ("90:00", 5400.0), ("1:02", 62.0), ("", None), (None, None), ("nan", None), ("NaN", None),
+    ],
+)  # fmt: skip
+def test_a_time_is_seconds_or_a_clock_time_or_missing(value, seconds):
+    assert as_seconds("start", value) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, "-0.1", "x", True, [1], "inf", 10**400, "1:75:00", "1:75", "00:00:10:12", "1:-2", "1,5", "1:2:", ":10"],
+)
+def test_a_time_that_is_neither_fails(value):
+    with pytest.raises(CorpusError, match=r"'start' is .*: give seconds from 0 on, as a number or HH:MM:SS\.mmm"):
+        as_seconds("start", value)
 
 
 def test_a_header_with_one_name_twice_fails(tmp_path):

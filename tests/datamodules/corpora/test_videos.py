@@ -44,9 +44,15 @@ def test_links_to_videos_are_followed(root, tmp_path):
 def test_a_list_gives_the_order(root, tmp_path):
     (tmp_path / "list").write_text(f"ü.mov\n\n# b.mp4\n  ./b.mp4 \n{root}/a.MKV\n", encoding="utf-8")
     items = list(Videos(str(root), video_list=str(tmp_path / "list")).items())
-    assert [item.path for item in items] == ["ü.mov", "b.mp4", f"{root}/a.MKV"]
-    assert [item.key for item in items][:2] == ["ü", "b"]
-    assert items[2].key == f"{str(root).lstrip('/')}/a"
+    assert [item.path for item in items] == ["ü.mov", "b.mp4", "a.MKV"]
+    assert [item.key for item in items] == ["ü", "b", "a"]
+
+
+def test_an_absolute_path_elsewhere_stays_absolute(root, tmp_path):
+    (tmp_path / "c.mp4").write_bytes(b"xyz")
+    (tmp_path / "list").write_text(f"{tmp_path}/c.mp4\n")
+    [item] = Videos(str(root), video_list=str(tmp_path / "list")).items()
+    assert (item.path, item.key) == (f"{tmp_path}/c.mp4", f"{str(tmp_path).lstrip('/')}/c")
 
 
 def test_a_list_with_a_byte_order_mark_is_read(root, tmp_path):

@@ -21,6 +21,7 @@ from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank, Tolerance
 from datamodules.line.run import Run, open_or_plan
 from datamodules.samples import Content
+from datamodules.samples.fields import CorpusTypes, uniform
 from preprocess.extraction import Extraction, Outcome
 from preprocess.extractor import Extractor
 from preprocess.fingerprint import fingerprint
@@ -75,6 +76,7 @@ class ShardWriter(BasePredictionWriter):
         self.config: str | None = None  # text of the configuration, kept in the folder for people
         self.retry: Retry | None = None  # set for `preprocess retry`: work on the failed items of the run in `dir`
         self.rank: Rank | None = None
+        self._corpus_types: CorpusTypes = {}
         self._gathered: dict[tuple[int, int], _Gathered] = {}  # by shard and row
         self._computing_since = 0.0
 
@@ -102,6 +104,7 @@ class ShardWriter(BasePredictionWriter):
         name, made_by = device_name(device), fingerprint(data, pl_module, self.shards, device)
         run = Run(self.dir) if self.retry else open_or_plan(self.dir, data.corpus, made_by, self.shards, name)
         self._refuse_other_device(run, name)
+        self._corpus_types = run.plan.corpus_types  # a retry has those of the run
         if self.retry:
             run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.fixed)
         self._keep_config()
@@ -190,6 +193,8 @@ class ShardWriter(BasePredictionWriter):
                     raise gathered.error
                 extractor.refuse(item)
                 sample = extractor.assemble(item, gathered.results, end)
+                if fields := getattr(extractor.samples, "fields", None):
+                    sample.meta = uniform(sample.meta, self._corpus_types, fields)
                 members, status = extractor.samples.encode(sample), extractor.status(sample)
             except ItemError as error:
                 reason, reason_class = str(error), error.reason_class

@@ -19,7 +19,7 @@ import numpy as np
 
 from datamodules.corpora.listing import limit, list_sha256, read_list, stat_listed, walk_folders
 from datamodules.errors import CorpusError
-from datamodules.line.item import Corpus, Item, check_split, key_from_path
+from datamodules.line.item import JSON_FILES, Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import IMAGE_SUFFIXES
 
 
@@ -113,7 +113,7 @@ class Images(Corpus):
             frames=(os.path.basename(image),),
             cost=stat.st_size,
             modified=stat.st_mtime,
-            meta={"image": image, **({"json_files": jsons} if jsons else {})},
+            meta={"image": image, **({JSON_FILES: jsons} if jsons else {})},
         )
 
 

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from datamodules.corpora.listing import limit
 from datamodules.errors import CorpusError
-from datamodules.line.item import Corpus, Item, check_key, check_split, key_from_path
+from datamodules.line.item import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.line.reader import split_name
 from datamodules.media.suffixes import IMAGE_SUFFIXES
 
@@ -111,7 +111,7 @@ class TarImages(Corpus):
 def _meta(tar: str, member: _Member, path: str, json: _Member | None) -> dict[str, object]:
     meta: dict[str, object] = {"image": f"{tar.removesuffix('.tar')}/{_plain(member.name)}"}
     if json is not None:
-        meta["json_files"] = [[os.path.abspath(path), json.start_byte, json.num_bytes]]
+        meta[JSON_FILES] = [[os.path.abspath(path), json.start_byte, json.num_bytes]]
     return meta
 
 

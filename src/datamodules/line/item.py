@@ -28,6 +28,9 @@ from typing import Any, ClassVar
 
 from datamodules.errors import CorpusError
 
+# The field of `meta` that locates an item's JSON files, from which prompts are filled; samples do not have it. Of each
+# file [path, first byte, bytes]; the latter two null: the whole file, if it exists.
+JSON_FILES = "json_files"
 _MAX_NAME_BYTES = 200  # ext4, XFS, NTFS and APFS allow 255 per name; the rest is for endings that exports add
 
 

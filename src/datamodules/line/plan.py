@@ -3,7 +3,8 @@
 One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads its
 footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
 `fingerprint` (JSON), so a plan and what it was made for appear together or not at all, `listing`, the sha256 of what
-the corpus listed, and `device`, the device model of the rank that wrote it. A patch, which tries failed items again
+the corpus listed, `device`, the device model of the rank that wrote it, and `corpus_types` (JSON), the type of each
+field of `meta` in all samples of the run (`samples/fields.py`). A patch, which tries failed items again
 (`patches.py`), has a plan of the same form, `plan-001.arrow`; its metadata's `patch` is its number, and `replaces`
 names the shards whose places its shards take.
 
@@ -32,6 +33,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -39,7 +41,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import ConfigError, CorpusError, RunError
-from datamodules.line.item import Item, check_key, check_split
+from datamodules.line.item import JSON_FILES, Item, check_key, check_split
+from datamodules.samples.fields import CorpusTypes, TypeInference
 
 SCHEMA = pa.schema(
     [
@@ -142,6 +145,7 @@ class Plan:
         self.device = metadata.get(b"device", b"").decode()  # empty: not recorded
         self.patch = int(metadata[b"patch"])
         self.replaces: list[str] = json.loads(metadata[b"replaces"])  # by shard; empty: none takes the place of another
+        self.corpus_types: CorpusTypes = json.loads(metadata.get(b"corpus_types", b"{}"))  # earlier versions have none
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -205,7 +209,8 @@ def write_plan(
         if not patch:
             listing.require_usable()
         written = scratch / "plan.arrow"  # no split's name has a dot
-        write_batches(written, listing.shards(size), fingerprint, listing.digest, patch, device=device)
+        shards, types = listing.shards(size), listing.corpus_types
+        write_batches(written, shards, fingerprint, listing.digest, patch, device=device, corpus_types=types)
         os.link(written, destination)
 
 
@@ -263,6 +268,7 @@ def write_batches(
     patch: int = 0,
     replaces: Sequence[str] = (),
     device: str = "",
+    corpus_types: CorpusTypes = MappingProxyType({}),
 ) -> None:
     """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
 
@@ -274,6 +280,7 @@ def write_batches(
         patch: number of the patch that this is the plan of; 0: the run's own.
         replaces: for each shard the one whose place it takes; empty: none does.
         device: model of the device of the rank that writes the plan; empty: not recorded.
+        corpus_types: the type of each field of the items' `meta`; of a patch, the run's hold.
     """
     metadata = {
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
@@ -281,6 +288,7 @@ def write_batches(
         "patch": str(patch),
         "replaces": json.dumps(list(replaces)),
         "device": device,
+        "corpus_types": json.dumps(dict(corpus_types)),
     }
     with open(path, "wb") as file:
         with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:
@@ -340,6 +348,12 @@ class _Listing:
         self._num_usable = 0
         self._first_problem: str | None = None
         self._sha256 = hashlib.sha256()
+        self._types = TypeInference()
+
+    @property
+    def corpus_types(self) -> dict[str, str]:
+        """The type of each field of the items' `meta` that samples have."""
+        return {name: kind for name, kind in self._types.types().items() if name != JSON_FILES}
 
     @property
     def digest(self) -> str:
@@ -373,6 +387,7 @@ class _Listing:
 
     def _row(self, item: Item) -> dict[str, Any]:
         item = _in_utf8(item)
+        self._types.add(item.meta)
         if item.problem is None:
             self._num_usable += 1
         else:

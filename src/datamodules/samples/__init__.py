@@ -15,6 +15,9 @@ class SampleKind(Protocol[Sample]):
 
     One whose samples are not to stand in memory whole has a true `opens_files`: its `decode` is given open files, which
     can be read in parts, in place of their content.
+
+    One that declares the `fields` of its json has samples with a `meta`, in which the corpus's fields have one type in
+    all samples of a run (`fields.py`); and its runs get a dataset card (`card.py`).
     """
 
     def encode(self, sample: Sample) -> Mapping[str, Content]:

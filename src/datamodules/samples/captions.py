@@ -4,11 +4,9 @@
 |-------------------|--------|--------------------------------------------------------------------------------------|
 | txt               | UTF-8  | the caption; empty if that is its status                                             |
 | json              | object | see below                                                                            |
-| jpg, png, webp, … | bytes  | the image's file as it was, by its ending; only of a run with `store_images`         |
+| jpg, png, webp, … | bytes  | the image, in a run with `store_images`                                              |
 
-The json holds `image` (path relative to the corpus root; of a tar `{tar without .tar}/{member}`), `caption`, `status`
-(`ok`, `truncated`, `empty`), `model` and its `revision`, `prompt` as it was filled in, `system_prompt`, `num_tokens` of
-the caption, `width`, `height` of the image in px, `backend`, and `entities` of models that ground them (Kosmos-2).
+The json holds the `FIELDS` below, and what else the corpus gives for the item.
 """
 
 import json
@@ -16,13 +14,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.hub import folder_of, has_files
 from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.samples.fields import Field, encode_json, struct_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+FIELDS = (
+    Field("image", pa.string(), "path relative to the corpus root; of a tar `{tar without .tar}/{member}`"),
+    Field("caption", pa.string(), "the text; empty if that is its status"),
+    Field("status", pa.string(), "`ok`, `truncated` or `empty`"),
+    Field("model", pa.string(), "name or folder of the model"),
+    Field("revision", pa.string(), "commit of the model on the hub; null of a folder or a server"),
+    Field("backend", pa.string(), "`transformers` or `openai`"),
+    Field("prompt", pa.string(), "as it was filled in for the image"),
+    Field("system_prompt", pa.string(), "null without one"),
+    Field("num_tokens", pa.int32(), "number of tokens of the caption"),
+    Field("width", pa.int32(), "of the image, upright", "px"),
+    Field("height", pa.int32(), "of the image, upright", "px"),
+    Field(
+        "entities",
+        pa.list_(struct_of(text=pa.string(), begin=pa.int32(), end=pa.int32(), boxes=pa.list_(pa.list_(pa.float64())))),
+        "of models that ground them (Kosmos-2): phrases, their places in the caption (half-open, in characters), and "
+        "boxes [x1, y1, x2, y2] as shares of width and height, 0 to 1",
+    ),
+)
 _TOKENIZER_FILES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -43,7 +63,7 @@ class CaptionSample:
         key: of the item; not part of the files, but of their names.
         caption: the text.
         meta: the json of the table above, without `caption`.
-        image: the image's file as it is; None if it is not stored.
+        image: the image's file; None if it is not stored.
         image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
     """
 
@@ -55,7 +75,7 @@ class CaptionSample:
 
 
 class CaptionSamples:
-    """The sample kind of the captions pipeline.
+    """The sample kind of the captions pipeline; `fields` are those of the json.
 
     Args:
         tokenizer: for training batches: a folder, or a name on the Hugging Face hub, of any tokenizer that transformers
@@ -67,6 +87,8 @@ class CaptionSamples:
         ConfigError: the tokenizer is not there or none, or a number is below 1.
     """
 
+    fields = FIELDS
+
     def __init__(
         self, tokenizer: str | None = None, max_tokens: int = 128, size: tuple[int, int] | None = None
     ) -> None:
@@ -76,12 +98,9 @@ class CaptionSamples:
         self.tokenizer = _tokenizer(tokenizer) if tokenizer else None
 
     def encode(self, sample: CaptionSample) -> dict[str, bytes]:
-        """The files of the table above.
-
-        Half a character, which JSON allows and UTF-8 does not, becomes a question mark.
-        """
-        meta = json.dumps({**sample.meta, "caption": sample.caption}, sort_keys=True, ensure_ascii=False)
-        files = {"txt": sample.caption.encode(errors="replace"), "json": meta.encode(errors="replace")}
+        """The files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+        meta = encode_json({**sample.meta, "caption": sample.caption}, FIELDS)
+        files = {"txt": sample.caption.encode(errors="replace"), "json": meta}
         if sample.image is None:
             return files
         if not _is_image(sample.image_ending or ""):

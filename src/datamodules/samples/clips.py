@@ -10,10 +10,7 @@
 |                   |                    | there if the run has no tokenizer                                         |
 | json              | object             | see below                                                                 |
 
-The json holds `path` of the video, its `width`, `height` in px, as players show it, `pixel_aspect_ratio` of its stored
-pixels, `fps`, `num_frames`, `num_skipped_frames` (those that no decoder can show), `codec`, the `backends` that decoded
-it, `pts_seconds` of the T frames since its first; `num_tokens` of the whole text and whether it is `truncated`; and
-what the corpus knows of the item: `transcript`, `vid`, `begin_time`, `end_time`, `duration`, `size`.
+The json holds the `FIELDS` below, and what else the corpus gives for the item.
 
 JPEG is read and written by Pillow: torchvision's codec is deprecated since 0.29 (see `datamodules.media.image`).
 """
@@ -27,6 +24,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,10 +32,35 @@ from PIL import Image
 from datamodules.errors import ConfigError, RunError
 from datamodules.media.packets import said
 from datamodules.samples import require_alike
+from datamodules.samples.fields import Field, encode_json
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 Dtype = Literal["uint8", "float32"]
 
+FIELDS = (
+    Field("path", pa.string(), "of the video; relative to the corpus root"),
+    Field("vid", pa.string(), "CLIP4MC: name of the pair"),
+    Field("transcript", pa.string(), "the text"),
+    Field("begin_time", pa.float64(), "where the corpus says that the clip begins in its video", "s"),
+    Field("end_time", pa.float64(), "where it ends", "s"),
+    Field("duration", pa.float64(), "as the corpus says", "s"),
+    Field("size", pa.list_(pa.float64()), "CLIP4MC: sizes of the target; null or empty without any"),
+    Field("width", pa.int32(), "of the video, as players show it", "px"),
+    Field("height", pa.int32(), "of the video, as players show it", "px"),
+    Field("fps", pa.float64(), "frames per second of the video", "1/s"),
+    Field(
+        "pixel_aspect_ratio",
+        pa.float64(),
+        "width of the pixels that the video stores by their height; 1.0: square, or unknown",
+    ),
+    Field("num_frames", pa.int64(), "of the video"),
+    Field("num_skipped_frames", pa.int32(), "frames of the video that no decoder can show"),
+    Field("codec", pa.string(), "of the video"),
+    Field("backends", pa.list_(pa.string()), "what decoded the frames; several after a fallback"),
+    Field("pts_seconds", pa.list_(pa.float64()), "of the T frames of the clip, since the video's first", "s"),
+    Field("num_tokens", pa.int32(), "of the whole text, start and end among them; missing without a tokenizer"),
+    Field("truncated", pa.bool_(), "whether that is more than 77; missing without a tokenizer"),
+)
 _JPEG_QUALITY = 95
 _FPS = 8  # of an MP4
 _DAMAGED = (ValueError, OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
@@ -80,7 +103,7 @@ class ClipSample:
 
 
 class ClipSamples:
-    """The sample kind of the clips pipeline.
+    """The sample kind of the clips pipeline; `fields` are those of the json.
 
     Args:
         dtype: of the frames of a batch: `uint8`, 0 to 255, a quarter of the bytes on their way to the GPU; or
@@ -90,19 +113,17 @@ class ClipSamples:
         ConfigError: it is neither.
     """
 
+    fields = FIELDS
+
     def __init__(self, dtype: Dtype = "uint8") -> None:
         if dtype not in get_args(Dtype):
             raise ConfigError(f"{dtype = }: choose from {', '.join(get_args(Dtype))}")
         self.dtype = dtype
 
     def encode(self, sample: ClipSample) -> dict[str, bytes]:
-        """The files of the table above; half a character, which UTF-8 does not have, becomes a question mark."""
+        """The files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         tokens = {} if sample.tokens is None else {"tokens.npy": _npy("<i8", sample.tokens.shape, [sample.tokens])}
-        return {
-            **sample.stored,
-            **tokens,
-            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="replace"),
-        }
+        return {**sample.stored, **tokens, "json": encode_json(sample.meta, FIELDS)}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> ClipSample:
         """The sample of `encode`'s files.

@@ -7,10 +7,7 @@
 | visibility.npy    | float32 [T, 33]   | MediaPipe's visibility of each pose point, 0 to 1; zeros without a pose    |
 | json              | object            | see below                                                                  |
 
-The json holds `layout` (143, 75 or 543 points), `width`, `height` in px of the frames, `pixel_aspect_ratio` of the
-pixels that the video stores (1.0: square, or unknown), `num_skipped_frames` of the video that no decoder can show (0
-for images), `fps` (null for images), `path` and `frames` (file names; empty for a video), `backend` and its version,
-and what the corpus knows of the item.
+The json holds the `FIELDS` below, and what else the corpus gives for the item.
 """
 
 import io
@@ -21,11 +18,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
 from datamodules.samples import require_alike
+from datamodules.samples.fields import Field, encode_json
 
+FIELDS = (
+    Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
+    Field("frames", pa.list_(pa.string()), "file names in that folder; empty for a video"),
+    Field("name", pa.string(), "PHOENIX: of the sentence"),
+    Field("signer", pa.string(), "PHOENIX: `Signer01` …"),
+    Field("glosses", pa.string(), "PHOENIX: the signs, in capitals"),
+    Field("translation", pa.string(), "PHOENIX: spoken German"),
+    Field("num_missing_frames", pa.int32(), "PHOENIX: gaps in the numbering of the frames"),
+    Field("layout", pa.int32(), "K, the number of keypoints: 143, 75 or 543"),
+    Field("width", pa.int32(), "of the frames", "px"),
+    Field("height", pa.int32(), "of the frames", "px"),
+    Field("fps", pa.float64(), "frames per second that were taken; null for images", "1/s"),
+    Field(
+        "pixel_aspect_ratio",
+        pa.float64(),
+        "width of the pixels that the video stores by their height; 1.0: square, or unknown",
+    ),
+    Field("num_skipped_frames", pa.int32(), "frames of the video that no decoder can show; 0 for images"),
+    Field("backend", pa.string(), "what found the keypoints, and its version"),
+)
 PARTS = ("pose", "face", "left_hand", "right_hand")  # the columns of `presence`
 
 
@@ -45,15 +64,17 @@ class KeypointSample:
 
 
 class KeypointSamples:
-    """The sample kind of the keypoints pipeline."""
+    """The sample kind of the keypoints pipeline; `fields` are those of the json."""
+
+    fields = FIELDS
 
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
-        """The four files of the table above; half a character, which UTF-8 does not have, becomes a question mark."""
+        """The four files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         return {
             "keypoints.npy": _npy(sample.keypoints),
             "presence.npy": _npy(sample.presence),
             "visibility.npy": _npy(sample.visibility),
-            "json": json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="replace"),
+            "json": encode_json(sample.meta, FIELDS),
         }
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> KeypointSample:

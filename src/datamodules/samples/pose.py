@@ -5,12 +5,10 @@
 | keypoints.npy     | float32 [P, 18, 3] | x, y in px of the processed image, score; a missing joint is 0, 0, 0        |
 | json              | object             | see below                                                                   |
 | pose.png          | PNG                | the skeletons on black, as large as the processed image; `store_pose_map`   |
-| jpg, png, webp, … | bytes              | the image's file as it was, by its ending; `store_images`                   |
+| jpg, png, webp, … | bytes              | the image; `store_images`                                                   |
 
-The json holds `image` (path relative to the corpus root), `caption` (null without one), `people`, `width` and `height`
-of the processed image in px, `original_width` and `original_height` of the image, upright as its EXIF says, `resize`,
-`backend`. Each of `people`, the surest first, has `score`, `keypoints` in the processed and `original_keypoints` in the
-original image: 18 lists of x, y, score. No person is a valid result: [0, 18, 3], and an empty list.
+The json holds the `FIELDS` below, and what else the corpus gives for the item. No person is a valid result: [0, 18, 3],
+and an empty list.
 """
 
 import io
@@ -21,10 +19,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.samples.fields import Field, encode_json, struct_of
 from datamodules.samples.skeleton import JOINTS, Keypoints, mirrored, pose_map, resized
 
 if TYPE_CHECKING:
@@ -33,6 +33,23 @@ if TYPE_CHECKING:
 Coordinates = Literal["processed", "original"]
 Condition = Literal["pose_map", "keypoints"]
 
+_POINTS = pa.list_(pa.list_(pa.float64()))
+FIELDS = (
+    Field("image", pa.string(), "path relative to the corpus root"),
+    Field("caption", pa.string(), "null without one"),
+    Field(
+        "people",
+        pa.list_(struct_of(score=pa.float64(), keypoints=_POINTS, original_keypoints=_POINTS)),
+        "the surest first: its score; its joints in the processed, and in the original image, 18 lists of x, y in px, "
+        "and score",
+    ),
+    Field("width", pa.int32(), "of the processed image", "px"),
+    Field("height", pa.int32(), "of the processed image", "px"),
+    Field("original_width", pa.int32(), "of the image, upright as its EXIF says", "px"),
+    Field("original_height", pa.int32(), "of the image, upright as its EXIF says", "px"),
+    Field("resize", pa.string(), "how the image was resized"),
+    Field("backend", pa.string(), "what found the people"),
+)
 _POSE_MAP = "pose.png"
 _DECIMALS = 3  # of px and scores in the json
 
@@ -47,7 +64,7 @@ class PoseSample:
         scores: float32 [P], of each person, above 0; what they mean is up to the backend.
         meta: the json of the table above, without `people`.
         pose_map: the PNG; None if it is not stored.
-        image: the image's file as it is; None if it is not stored.
+        image: the image's file; None if it is not stored.
         image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
     """
 
@@ -74,6 +91,8 @@ class PoseSample:
 class PoseSamples:
     """The sample kind of the pose pipeline; for training: images, what is to condition on, and captions.
 
+    `fields` are those of the json.
+
     Args:
         condition: what batches have of the people: a `pose_map`, drawn anew, or their `keypoints`.
         size: (height, width) in px that images, pose maps and keypoints are resized to; None: of the processed image.
@@ -82,6 +101,8 @@ class PoseSamples:
     Raises:
         ConfigError: an argument is none of these.
     """
+
+    fields = FIELDS
 
     def __init__(
         self, condition: Condition = "pose_map", size: tuple[int, int] | None = None, flip: float = 0.0
@@ -94,10 +115,10 @@ class PoseSamples:
 
     def encode(self, sample: PoseSample) -> dict[str, bytes]:
         """The files of the table above."""
-        meta = json.dumps({**sample.meta, "people": _people(sample)}, sort_keys=True, ensure_ascii=False)
+        meta = encode_json({**sample.meta, "people": _people(sample)}, FIELDS)
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(sample.keypoints), allow_pickle=False)
-        files = {"keypoints.npy": buffer.getvalue(), "json": meta.encode(errors="replace")}
+        files = {"keypoints.npy": buffer.getvalue(), "json": meta}
         if sample.pose_map is not None:
             files[_POSE_MAP] = sample.pose_map
         if sample.image is not None:

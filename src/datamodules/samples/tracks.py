@@ -8,9 +8,7 @@
 | frame_idx.npy     | int32 [M]      | the frame of each                                            |
 | json              | object         | see below                                                    |
 
-The json holds `path` of the video, the `prompt`, `video_info` (`width`, `height` in px of the frames,
-`pixel_aspect_ratio` of the pixels that the file stores, `fps`, `num_frames`, `num_skipped_frames` that no decoder can
-show, `duration` in seconds), `num_objects`, what made it, and what the corpus knows of the item.
+The json holds the `FIELDS` below, and what else the corpus gives for the item.
 
 A `tracks.jsonl` can be of any length (5 objects through two hours are 0.8 GB): it is read where it lies, and in parts.
 """
@@ -24,9 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.samples.fields import Field, encode_json, struct_of
 from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,26 @@ if TYPE_CHECKING:
 
 Start = Literal["random", "first"]
 
+FIELDS = (
+    Field("path", pa.string(), "of the video; relative to the corpus root, or absolute"),
+    Field("prompt", pa.string(), "what was looked for"),
+    Field(
+        "video_info",
+        struct_of(
+            width=pa.int32(),
+            height=pa.int32(),
+            fps=pa.float64(),
+            num_frames=pa.int64(),
+            duration=pa.float64(),
+            pixel_aspect_ratio=pa.float64(),
+            num_skipped_frames=pa.int32(),
+        ),
+        "of the video: width and height in px, frames per second, number of frames, duration in s",
+    ),
+    Field("num_frames", pa.int64(), "that were taken, and have a line in `tracks.jsonl`"),
+    Field("num_objects", pa.int32(), "of all frames"),
+    Field("backend", pa.string(), "what found the objects"),
+)
 FILES = ("tracks.jsonl", "boxes.npy", "obj_ids.npy", "frame_idx.npy")
 _PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))  # and which dimension N is
 _DAMAGED = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -82,6 +102,8 @@ class TrackSample:
 class TrackSamples:
     """The sample kind of the tracking pipeline; for training: clips of frames, with what was found in them.
 
+    `fields` are those of the json.
+
     Args:
         num_frames: of a clip.
         step: of the frames taken, every how many'th is one of the clip; 1: all.
@@ -95,6 +117,7 @@ class TrackSamples:
     """
 
     opens_files = True
+    fields = FIELDS
 
     def __init__(
         self,
@@ -114,8 +137,7 @@ class TrackSamples:
 
     def encode(self, sample: TrackSample) -> dict[str, bytes | BinaryIO]:
         """The files of the table above; those that are open are passed on as they are."""
-        meta = json.dumps(sample.meta, sort_keys=True, ensure_ascii=False).encode(errors="replace")
-        return {**{name: sample.files[name] for name in FILES}, "json": meta}
+        return {**{name: sample.files[name] for name in FILES}, "json": encode_json(sample.meta, FIELDS)}
 
     def decode(self, key: str, members: Mapping[str, bytes | BinaryIO]) -> TrackSample:
         """The sample of `encode`'s files, or of their bytes; only the json is read here.

@@ -14,10 +14,11 @@ class Caption:
         text: without the prompt, and without white space around it.
         status: `truncated`: it was stopped at `max_new_tokens`; `empty`: it says nothing.
         num_tokens: that were generated, the end mark not among them.
-        entities: of Kosmos-2: [phrase, [start, stop], [[x1, y1, x2, y2], ...]], 0 to 1.
+        entities: of Kosmos-2: {"text": a phrase, "begin", "end": its place in the text, half-open, in characters,
+            "boxes": [[x1, y1, x2, y2], …], 0 to 1}; None of other models.
     """
 
     text: str
     status: Status
     num_tokens: int
-    entities: list[Any] | None = None
+    entities: list[dict[str, Any]] | None = None

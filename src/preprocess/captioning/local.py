@@ -181,7 +181,10 @@ class LocalEngine:
         entities = None
         if self._is_grounded:
             text, found = self._processor.post_process_generation(text)
-            entities = [[phrase, list(span), [list(box) for box in boxes]] for phrase, span, boxes in found]
+            entities = [
+                {"text": phrase, "begin": begin, "end": end, "boxes": [list(box) for box in boxes]}
+                for phrase, (begin, end), boxes in found
+            ]
         status: Status = "truncated" if not ends else "ok" if text.strip() else "empty"
         return Caption(text.strip(), status, len(said), entities)
 

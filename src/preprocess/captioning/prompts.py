@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
+from datamodules.line.item import JSON_FILES, Item
 
-# in the meta of an item: [path, first byte, bytes] of each; the latter two null: the whole file, if it is there
-JSON_FILES = "json_files"
 _PIECES = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<stray>[{}])")
 
 

@@ -5,12 +5,12 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.frames import Batch, Batching, End, FrameRequest
-from datamodules.line.item import Item
+from datamodules.line.item import JSON_FILES, Item
 from datamodules.media.suffixes import image_ending
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.engine import Engine
-from preprocess.captioning.prompts import JSON_FILES, PromptTemplate
+from preprocess.captioning.prompts import PromptTemplate
 from preprocess.captioning.served import Generation as ServedGeneration
 from preprocess.captioning.served import ServedEngine, Server
 from preprocess.captioning.served import SizeLimit as ServedLimit

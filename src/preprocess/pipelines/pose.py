@@ -11,12 +11,12 @@ from torch import Tensor
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.commit import OK
 from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Item
+from datamodules.line.item import JSON_FILES, Item
 from datamodules.media.suffixes import image_ending
 from datamodules.media.video import resize as resize_frame
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
-from preprocess.captioning.prompts import JSON_FILES, PromptTemplate
+from preprocess.captioning.prompts import PromptTemplate
 from preprocess.extractor import Extractor
 from preprocess.pose.backend import People, PoseBackend
 

@@ -36,6 +36,13 @@ def test_what_is_read_is_what_was_listed(tmp_path):
     assert (shard.name, shard.num_items, shard.num_frames, shard.cost) == ("train-000000", 2, 2, (1 << 40) + 7)
 
 
+def test_the_fields_of_the_corpus_get_one_type_for_all_splits_whatever_the_order(tmp_path):
+    metas = [{"n": 1}, {"n": 0.5, "tags": ["a"]}, {"tags": [], "json_files": [["a.json", None, None]]}]
+    items = [Item(str(k), f"split{k}", "a", meta=meta) for k, meta in enumerate(metas)]
+    for folder, listed in (("a", items), ("b", items[::-1])):
+        assert plan_of(tmp_path / folder, listed, ONE_EACH).corpus_types == {"n": "float64", "tags": "list<string>"}
+
+
 def test_ten_items_are_ten_shards(tmp_path):
     assert sizes(plan_of(tmp_path, some_items(10), ShardSize())) == [1] * 10
 

@@ -164,7 +164,8 @@ def test_kosmos2_keeps_what_it_has_grounded(engines: dict[str, LocalEngine], fol
     said = "a<phrase> cat</phrase><object><patch_index_0044><patch_index_0863></object> sits"
     caption = engines["kosmos2"].caption([*tokenizer(said, add_special_tokens=False)["input_ids"], 2])
     assert (caption.text, caption.status) == ("a cat sits", "ok")
-    assert caption.entities == [["cat", [2, 5], [[0.390625, 0.046875, 0.984375, 0.828125]]]]
+    boxes = [[0.390625, 0.046875, 0.984375, 0.828125]]
+    assert caption.entities == [{"text": "cat", "begin": 2, "end": 5, "boxes": boxes}]
 
 
 def test_a_checkpoint_that_samples_by_itself_does_not_here(engines: dict[str, LocalEngine]) -> None:

@@ -39,7 +39,7 @@ def test_each_image_has_its_json_in_a_tree_that_mirrors_the_images(tmp_path: Pat
 
 
 def test_entities_are_kept_where_there_are_any(tmp_path: Path) -> None:
-    entities = [["a cow", [0, 5], [[0.1, 0.2, 0.5, 0.9]]]]
+    entities = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.1, 0.2, 0.5, 0.9]]}]
     make_caption_run(tmp_path / "run", ITEMS[:1], entities=entities)
     export(tmp_path / "run", "captions-json", tmp_path / "out")
     assert tree(tmp_path / "out")["a.json"]["entities"] == entities

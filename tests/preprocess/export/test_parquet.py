@@ -200,7 +200,7 @@ def test_samples_that_are_neither_fail(tmp_path: Path) -> None:
 
 
 def test_captions_are_rows_with_all_that_made_them(tmp_path: Path) -> None:
-    entities = [["a cow", [0, 5], [[0.1, 0.2, 0.5, 0.9]]]]
+    entities = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.1, 0.2, 0.5, 0.9]]}]
     items = caption_items("a.jpg", "sub/b.png", "c.png")
     make_caption_run(tmp_path / "run", items, failed=("c",), entities=entities, status="truncated")
 

@@ -1,0 +1,160 @@
+"""Fields of a sample's json: one Arrow type for each, in all samples of a run.
+
+Readers such as Hugging Face `datasets` give each field one type for a whole dataset. So a kind of samples declares its
+fields in one table, from which its json, the dataset card, `features_of` and the Parquet export are made. What else a
+corpus gives for its items gets its types when the run is planned, from the values of all items:
+
+| type in the plan | values of all items, nulls apart       | written as                                            |
+|------------------|----------------------------------------|-------------------------------------------------------|
+| bool             | booleans                               | they are                                              |
+| int64            | whole numbers of at most 64 bits       | they are                                              |
+| float64          | numbers, the whole ones of 53 bits     | floats: 6 becomes 6.0                                 |
+| string           | texts                                  | they are                                              |
+| null             | none                                   | null                                                  |
+| list<…>          | lists of one of the above              | lists of that                                         |
+| json             | anything else: objects, nested lists,  | JSON text, of which `json.loads` is the value: `"5"`  |
+|                  | texts of some items, numbers of others | of the number 5, `"\\"5\\""` of the text 5            |
+
+A field that some items lack is null for these.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+CorpusTypes = Mapping[str, str]  # name of a field: type in the plan
+_JSON, _NULL, _LIST = "json", "null", "list<"
+_SCALARS = {
+    frozenset[str](): _NULL,
+    frozenset({"bool"}): "bool",
+    frozenset({"int"}): "int64",
+    frozenset({"wide int"}): "int64",
+    frozenset({"int", "wide int"}): "int64",
+    frozenset({"float"}): "float64",
+    frozenset({"int", "float"}): "float64",
+    frozenset({"text"}): "string",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a sample's json.
+
+    Attributes:
+        name: in the json.
+        type: in Arrow; every field may be null.
+        meaning: for people.
+        unit: of a number; empty: none.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+
+
+def struct_of(**types: pa.DataType) -> pa.DataType:
+    """The type of an object with these fields."""
+    return pa.struct(list(types.items()))
+
+
+def encode_json(meta: Mapping[str, Any], fields: Iterable[Field]) -> bytes:
+    """The json of a sample, with the values of `fields` in their types, and all others as they are.
+
+    A lone surrogate, which UTF-8 cannot hold, becomes a question mark.
+    """
+    typed = {field.name: as_type(meta[field.name], field.type) for field in fields if field.name in meta}
+    return json.dumps({**meta, **typed}, sort_keys=True, ensure_ascii=False).encode(errors="replace")
+
+
+def as_type(value: Any, type: pa.DataType) -> Any:
+    """`value`, JSON-able, in the type of its field: numbers become floats where that is wanted; null stays null."""
+    if value is None:
+        return None
+    if pa.types.is_floating(type):
+        return float(value)
+    if pa.types.is_string(type) and not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    if pa.types.is_list(type):
+        return [as_type(element, type.value_type) for element in value]
+    if pa.types.is_struct(type):
+        return {
+            **value,
+            **{field.name: as_type(value[field.name], field.type) for field in type if field.name in value},
+        }
+    return value
+
+
+class TypeInference:
+    """Finds one type for each field of many items."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[set[str], set[str]]] = {}  # by field: of its values, and of their elements
+
+    def add(self, meta: Mapping[str, Any]) -> None:
+        """Take the values of one item into account."""
+        for name, value in meta.items():
+            kinds, of_elements = self._kinds.setdefault(name, (set(), set()))
+            if value is not None:
+                kinds.add(_kind(value))
+            if isinstance(value, (list, tuple)):
+                of_elements.update(_kind(element) for element in value if element is not None)
+
+    def types(self) -> dict[str, str]:
+        """The type of each field, as the table above names it."""
+        return {name: _type_name(*kinds) for name, kinds in sorted(self._kinds.items())}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):  # floats hold 53 bits
+        return "int" if abs(value) <= 1 << 53 else "wide int" if -(1 << 63) <= value < 1 << 63 else "other"
+    if isinstance(value, float):
+        return "float"
+    return "text" if isinstance(value, str) else "list" if isinstance(value, (list, tuple)) else "other"
+
+
+def _type_name(kinds: set[str], of_elements: set[str]) -> str:
+    if kinds != {"list"}:
+        return _SCALARS.get(frozenset(kinds), _JSON)
+    element = _SCALARS.get(frozenset(of_elements))
+    return f"{_LIST}{element}>" if element else _JSON
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """The Arrow type that the table above calls `name`; texts where there are only nulls."""
+    if name.startswith(_LIST):
+        return pa.list_(arrow_type(name.removeprefix(_LIST).removesuffix(">")))
+    return pa.string() if name in (_JSON, _NULL) else pa.type_for_alias(name)
+
+
+def common_type(one: str, other: str) -> str | None:
+    """The type in which fields of both types can be read; None: there is none."""
+    if one.startswith(_LIST) and other.startswith(_LIST):
+        element = common_type(*(name.removeprefix(_LIST).removesuffix(">") for name in (one, other)))
+        return element and f"{_LIST}{element}>"
+    types = {one, other} - {_NULL}
+    return "float64" if types == {"int64", "float64"} else max(types, default=_NULL) if len(types) < 2 else None
+
+
+def uniform(meta: Mapping[str, Any], types: CorpusTypes, declared: Sequence[Field]) -> dict[str, Any]:
+    """`meta` with every field of the corpus, null if the item lacks it, in the type that it has in the run.
+
+    Args:
+        meta: of a sample, JSON-able.
+        types: of the corpus's fields.
+        declared: the fields of the sample's kind, whose types are `encode_json`'s business.
+    """
+    own = {field.name for field in declared}
+    typed = {name: _as_corpus_type(meta.get(name), kind) for name, kind in types.items() if name not in own}
+    return {**dict.fromkeys(types), **meta, **typed}
+
+
+def _as_corpus_type(value: Any, name: str) -> Any:
+    if value is not None and name == _JSON:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return as_type(value, arrow_type(name))

@@ -1,0 +1,91 @@
+"""Each field of a sample's json has one type in all samples of a run."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+from datamodules.samples.fields import Field, TypeInference, arrow_type, common_type, encode_json, struct_of, uniform
+
+FIELDS = (
+    Field("duration", pa.float64(), "", "s"),
+    Field("size", pa.list_(pa.float64()), ""),
+    Field("vid", pa.string(), ""),
+    Field("info", pa.list_(struct_of(fps=pa.float64(), num_frames=pa.int64())), ""),
+)
+
+
+def inferred(*values):
+    inference = TypeInference()
+    for value in values:
+        inference.add({"field": value})
+    return inference.types()["field"]
+
+
+def test_whole_numbers_become_floats_where_the_field_is_one():
+    written = encode_json({"duration": 6, "size": [1, 2.5], "info": [{"fps": 25, "num_frames": 3}], "n": 5}, FIELDS)
+    assert written == b'{"duration": 6.0, "info": [{"fps": 25.0, "num_frames": 3}], "n": 5, "size": [1.0, 2.5]}'
+
+
+def test_null_and_empty_stay_as_they_are_and_what_is_no_text_becomes_one():
+    assert json.loads(encode_json({"duration": None, "size": [], "vid": 7}, FIELDS)) == {
+        "duration": None,
+        "size": [],
+        "vid": "7",
+    }
+
+
+def test_a_lone_surrogate_becomes_a_question_mark():
+    assert encode_json({"vid": "a\ud800ü"}, FIELDS) == '{"vid": "a?ü"}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "type"),
+    [
+        ((True, None), "bool", pa.bool_()),
+        ((1, -(2**63)), "int64", pa.int64()),
+        ((1, 0.5), "float64", pa.float64()),
+        (("a", None), "string", pa.string()),
+        ((None,), "null", pa.string()),
+        (([], [1], None, [0.5, None]), "list<float64>", pa.list_(pa.float64())),
+        (([],), "list<null>", pa.list_(pa.string())),
+        ((2**53 + 1, 0.5), "json", pa.string()),  # a float would round it
+        ((2**63,), "json", pa.string()),
+        ((1, "1"), "json", pa.string()),
+        ((True, 1), "json", pa.string()),
+        (({"a": 1},), "json", pa.string()),
+        (([[1]],), "json", pa.string()),
+        (([1, "a"],), "json", pa.string()),
+        (([1], 1), "json", pa.string()),
+    ],
+)
+def test_a_field_of_the_corpus_gets_the_type_that_holds_all_its_values(values, name, type):
+    assert inferred(*values) == inferred(*reversed(values)) == name
+    assert arrow_type(name) == type
+
+
+def test_every_sample_has_every_field_of_the_corpus_in_its_type():
+    types = {"rate": "float64", "tags": "list<string>", "mixed": "json", "size": "json", "rest": "string"}
+    meta = {"rate": 5, "mixed": "5", "size": [1], "made": 3}
+    assert uniform(meta, types, FIELDS) == {
+        "rate": 5.0, "tags": None, "mixed": '"5"', "size": [1], "rest": None, "made": 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("int64", "int64", "int64"),
+        ("int64", "float64", "float64"),
+        ("null", "string", "string"),
+        ("null", "list<int64>", "list<int64>"),
+        ("list<null>", "list<int64>", "list<int64>"),
+        ("list<int64>", "list<float64>", "list<float64>"),
+        ("string", "int64", None),
+        ("string", "json", None),
+        ("list<int64>", "int64", None),
+        ("list<int64>", "list<string>", None),
+    ],
+)
+def test_two_types_have_a_common_one_only_if_it_reads_both(one, other, common):
+    assert common_type(one, other) == common_type(other, one) == common

@@ -4,43 +4,72 @@
 |------------------------------|--------------------------------------------------------------------|
 | PNG, JPEG, WebP, AVIF, GIF,  | RGB; gray is repeated, alpha dropped, CMYK converted, EXIF applied |
 | BMP, TIFF                    |                                                                    |
-| 16-bit gray                  | the nearest 8-bit value, v / 257                                   |
-| 16-bit colour                | the higher byte, v / 256 cut off: all that Pillow gives            |
+| 10- to 16-bit gray           | the nearest 8-bit value of the file's range: v / 257 for 16 bits   |
+| 16-bit colour, 16-bit gray   | the higher byte, v / 256 cut off: all that Pillow gives            |
+| with alpha                   |                                                                    |
+| TIFF whose 0 is white        | the same, not inverted                                             |
 | JPEG of several (MPO), as    | the first, which is the photograph; others are its depth or gain   |
 | telephones make              |                                                                    |
 
-Refused are animations, more pixels than Pillow takes for a decompression bomb (178,956,970), and numbers without a
-known range: floating point, and gray of more than 16 bits.
+Metadata is dropped before Pillow sees it, and only the orientation is read: see `datamodules.media.metadata`.
+
+Refused are animations, TIFFs of several pages, more pixels than Pillow takes for a decompression bomb (178,956,970),
+and values whose range the file does not tell: floating point, signed integers, and gray of more than 16 bits.
 
 Not torchvision, whose decoders are some 30 % faster, but deprecated since 0.29, and whose process dies of a
 segmentation fault on some damaged files; it also ignores EXIF in WebP.
 """
 
 import io
-import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin
 from torch import Tensor
 
-from datamodules.errors import DecodeError
+from datamodules.errors import DecodeError, FramemillError
 from datamodules.media.content import read_file
+from datamodules.media.metadata import Separated, read_orientation, separate
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]  # [H, W, 3]
 
-# on damaged files: TypeError of TIFF, RuntimeError of AVIF
-_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, TypeError, RuntimeError, struct.error, Image.DecompressionBombError
-)  # fmt: skip
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING = 258, 339, 530  # tags of TIFF
+_UNSIGNED = 1
+
+_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {  # by orientation as EXIF counts, of [3, H, W]
+    2: lambda frame: frame.flip(2),
+    3: lambda frame: frame.flip(1, 2),
+    4: lambda frame: frame.flip(1),
+    5: lambda frame: frame.transpose(1, 2),
+    6: lambda frame: frame.transpose(1, 2).flip(2),
+    7: lambda frame: frame.transpose(1, 2).flip(1, 2),
+    8: lambda frame: frame.transpose(1, 2).flip(1),
+}
+
+
+class Opened(NamedTuple):
+    """An image file whose header has been read.
+
+    Attributes:
+        image: Pillow's, neither decoded nor turned.
+        content: the file without metadata.
+        orientation: 1 to 8, as EXIF counts.
+        white_is_zero: whether the values of `image` are inverted.
+    """
+
+    image: Image.Image
+    content: bytes
+    orientation: int
+    white_is_zero: bool
 
 
 def read_image(path: Path) -> Tensor:
-    """The image in `path`, upright: uint8 [3, H, W], RGB, 0 to 255.
+    """Read the image in `path`, upright: uint8 [3, H, W], RGB, 0 to 255.
 
     What the file is decides how it is decoded, not what its name says.
 
@@ -53,7 +82,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def decode_image(content: bytes, name: str) -> Tensor:
-    """The image in `content`, as `read_image` gives it.
+    """Decode the image in `content`, as `read_image` does.
 
     Args:
         content: of the file.
@@ -62,36 +91,82 @@ def decode_image(content: bytes, name: str) -> Tensor:
     Raises:
         DecodeError: it is damaged, animated, or no image.
     """
-    with opened(content, name) as image:
-        return torch.from_numpy(_pixels(image)).permute(2, 0, 1)
+    with opened(content, name) as file:
+        pixels = _pixels(file.image)
+    frame = torch.from_numpy(255 - pixels if file.white_is_zero else pixels).permute(2, 0, 1)
+    return upright(frame, file.orientation)
+
+
+def upright(frame: Tensor, orientation: int) -> Tensor:
+    """Turn and mirror `frame`, [3, H, W], as `orientation`, 1 to 8, says in EXIF."""
+    return _UPRIGHT[orientation](frame) if orientation in _UPRIGHT else frame
 
 
 @contextmanager
-def opened(content: bytes, name: str) -> Iterator[Image.Image]:
-    """The image in `content`, of which Pillow has read the header; what it raises in the block is a DecodeError."""
+def opened(content: bytes, name: str) -> Iterator[Opened]:
+    """Open the image in `content` with Pillow, which reads its header.
+
+    Raises:
+        DecodeError: Pillow fails, here or in the block. Keep the block to calls of Pillow and what reads its answers.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels it takes, damaged EXIF
-            with Image.open(io.BytesIO(content)) as image:
-                yield image
-    except _ERRORS as error:
+            warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels that it takes
+            separated = separate(content)
+            with Image.open(io.BytesIO(separated.content)) as image:
+                yield Opened(image, separated.content, _orientation(image, separated), separated.white_is_zero)
+    except (FramemillError, MemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # nobody documents all that Pillow raises; of bytes in memory, only they can be the cause
         reason = " ".join(str(error).partition(" <_io.BytesIO")[0].split())  # whose address tells nothing
-        raise DecodeError(f"{name} cannot be decoded ({len(content)} bytes): {reason[:200]}") from error
+        raise DecodeError(
+            f"{name} cannot be decoded ({len(content)} bytes): {reason[:200] or type(error).__name__}"
+        ) from error
+
+
+def _orientation(image: Image.Image, separated: Separated) -> int:
+    if separated.orientation is not None:
+        return separated.orientation
+    exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
+    return read_orientation(exif, b"" if image.format == "AVIF" else xmp)
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise ValueError(f"it is animated, {image.n_frames} frames where one image is wanted")  # type: ignore[attr-defined]
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode.startswith("I"):
-        return _from_16_bits(np.asarray(image, dtype=np.int32))
-    if image.mode == "F":
-        raise ValueError("it has floating-point values, and nothing tells which is white")
+    if (num_frames := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"it is animated, {num_frames} frames where one image is wanted")
+    if reason := _unclear(image):
+        raise ValueError(reason)
+    if image.mode.startswith("I;16"):
+        return _to_8_bits(np.asarray(image, dtype=np.uint32), num_bits=_num_bits(image))
+    if image.mode == "La":  # premultiplied, which Pillow converts to nothing else
+        image = image.convert("LA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _from_16_bits(gray: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Pixels:
-    """Each value's nearest of 8 bits; Pillow would cut them off at 255."""
-    if gray.min() < 0 or gray.max() > 0xFFFF:
-        raise ValueError(f"it has values from {gray.min()} to {gray.max()}, more than 16 bits hold")
-    return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+def _unclear(image: Image.Image) -> str | None:
+    """Return why nobody knows which colours the values of `image` are, if so."""
+    if image.mode == "F":
+        return "it has floating-point values, and does not say which one is white"
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if set(image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
+            return "it has signed values, and does not say which one is white"
+        if image.mode == "YCbCr" and image.tag_v2.get(_YCBCR_SUBSAMPLING, (2, 2)) != (1, 1):
+            return "it has subsampled colours without compression, which Pillow cannot read"
+    if image.mode == "I":
+        return "it has gray values of 32 bits, and does not say which one is white"
+    return None
+
+
+def _num_bits(image: Image.Image) -> int:
+    """Return how many bits a value of a gray image of more than 8 has."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[_BITS_PER_SAMPLE][0])
+    return 16  # PNG, and JPEG 2000, which Pillow scales
+
+
+def _to_8_bits(gray: np.ndarray[tuple[int, ...], np.dtype[np.uint32]], num_bits: int) -> Pixels:
+    """Return each value's nearest of 8 bits; Pillow would cut them off at 255."""
+    white = (1 << num_bits) - 1
+    return np.repeat(((gray * 255 + white // 2) // white).astype(np.uint8)[..., None], 3, axis=2)

@@ -11,42 +11,32 @@
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.image import opened
+from datamodules.media.image import opened, upright
+from datamodules.media.metadata import START_OF_SCAN, jpeg_segments
 
 _WAY_OUT = "--data.decoding.images pillow takes it"
 _END = b"\xff\xd9"
-_NUM_BYTES_OF_MARKER = 2
-_START_OF_SCAN = 0xDA
+_FIRST_WITH_SIDES_SWAPPED = 5  # orientations from here on exchange width and height
 # torchvision names nvjpegStatus_t by number: 3 BAD_JPEG, 4 JPEG_NOT_SUPPORTED, 9 IMPLEMENTATION_NOT_SUPPORTED,
 # 10 INCOMPLETE_BITSTREAM; 5 ALLOCATOR_FAILURE
 _REFUSED = re.compile(r"Unknown chroma subsampling|Failed to (?!synchronize)[^:]*: (3|4|9|10)\b")
 _NO_MEMORY = re.compile(r"Failed to (?!synchronize)[^:]*: 5\b")
-
-_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {  # by EXIF orientation, of [3, H, W]
-    2: lambda frame: frame.flip(2),
-    3: lambda frame: frame.flip(1, 2),
-    4: lambda frame: frame.flip(1),
-    5: lambda frame: frame.transpose(1, 2),
-    6: lambda frame: frame.transpose(1, 2).flip(2),
-    7: lambda frame: frame.transpose(1, 2).flip(1, 2),
-    8: lambda frame: frame.transpose(1, 2).flip(1),
-}
 
 
 class Jpeg(NamedTuple):
     """A JPEG that is to be decoded.
 
     Attributes:
-        content: of the file.
+        content: the file without metadata.
         name: of the file, for errors.
         size: (height, width) in px, upright.
         orientation: 1 to 8, by EXIF.
@@ -64,14 +54,15 @@ def read_jpeg(content: bytes, name: str) -> Jpeg:
     Raises:
         DecodeError: it is none, has colours that nvJPEG would take for others, or is cut off.
     """
-    with opened(content, name) as image:
-        if reason := _refusal(image):
+    with opened(content, name) as file:
+        if reason := _refusal(file.image):
             raise DecodeError(f"{name} {reason}, and nvJPEG takes JPEGs of YCbCr or gray: {_WAY_OUT}")
-        if content.find(_END, _scan(content)) < 0:
-            raise DecodeError(f"{name} cannot be decoded ({len(content)} bytes): it is cut off")
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        width, height = image.size
-    return Jpeg(content, name, (width, height) if orientation in (5, 6, 7, 8) else (height, width), orientation)
+        width, height = file.image.size
+    scan = next((start for marker, start, _ in jpeg_segments(file.content) if marker == START_OF_SCAN), 0)
+    if file.content.find(_END, scan) < 0:  # before the scan, tables can have the same bytes
+        raise DecodeError(f"{name} cannot be decoded ({len(content)} bytes): it is cut off")
+    size = (width, height) if file.orientation >= _FIRST_WITH_SIDES_SWAPPED else (height, width)
+    return Jpeg(file.content, name, size, file.orientation)
 
 
 def decode_jpegs(jpegs: Sequence[Jpeg], device: torch.device) -> Tensor | list[Tensor]:
@@ -129,22 +120,8 @@ def _refusal(image: Image.Image) -> str | None:
     return None
 
 
-def _scan(content: bytes) -> int:
-    """Where the pixels' first scan begins: what looks like an end before that is a preview's, within EXIF."""
-    place = _NUM_BYTES_OF_MARKER
-    while place + 4 <= len(content):
-        if content[place] != 0xFF or content[place + 1] == 0xFF:  # between segments, which Pillow skips as well
-            place += 1
-        elif content[place + 1] == _START_OF_SCAN:
-            break
-        else:
-            place += _NUM_BYTES_OF_MARKER + int.from_bytes(content[place + 2 : place + 4], "big")
-    return place
-
-
 def _upright(frame: Tensor, jpeg: Jpeg) -> Tensor:
-    if jpeg.orientation in _UPRIGHT:
-        frame = _UPRIGHT[jpeg.orientation](frame)
+    frame = upright(frame, jpeg.orientation)
     if frame.shape != (3, *jpeg.size):
         found = tuple(frame.shape)
         raise DecodeError(f"{jpeg.name}: nvJPEG makes {found} of it where (3, {jpeg.size[0]}, {jpeg.size[1]}) is due")

@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, features
 
 from datamodules.errors import DecodeError
 from datamodules.media.image import decode_image, read_image
+from image_making import tiff_of
+
+WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # PhotometricInterpretation of TIFF
 
 
 def gradient(mode="RGB", size=(17, 11)):
@@ -142,7 +145,7 @@ def test_what_is_no_image_fails(tmp_path, content):
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.avif", "a.png", "a.tif"])
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.avif", "a.png"])
 def test_an_animation_fails(tmp_path, name):
     gradient().save(tmp_path / name, save_all=True, append_images=[gradient().rotate(180)])
     with pytest.raises(DecodeError, match="animated"):
@@ -241,35 +244,80 @@ def png_of_16_bits(values, colour_type):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("colour_type", [2, 6])
-def test_colours_of_16_bits_become_their_higher_bytes(colour_type):
-    values = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, 3 if colour_type == 2 else 4), np.uint16)
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, [0, 1, 2]), (6, [0, 1, 2]), (4, [0, 0, 0])])
+def test_colours_of_16_bits_and_gray_with_alpha_become_their_higher_bytes(colour_type, channels):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, {2: 3, 6: 4, 4: 2}[colour_type]), np.uint16)
     found = decode_image(png_of_16_bits(values, colour_type), "a.png").permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(found, values[..., :3] >> 8)
+    np.testing.assert_array_equal(found, values[..., channels] >> 8)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
-def test_gray_tiffs_of_16_bits_become_the_nearest_of_8_in_either_order_of_bytes(tmp_path, mode):
-    values = np.array([[0, 128, 129, 30000, 65535]], np.uint16)
-    content = values.astype("<u2" if mode == "I;16" else ">u2").tobytes()
-    Image.frombytes(mode, (5, 1), content).save(tmp_path / "a.tif")
-    with Image.open(tmp_path / "a.tif") as image:
-        assert image.mode == mode
-    assert read_image(tmp_path / "a.tif")[:, 0].tolist() == [np.rint(values[0] / 257).astype(int).tolist()] * 3
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("num_bits", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO])
+def test_gray_tiffs_become_the_nearest_of_8_bits_whichever_value_is_white(order, num_bits, photometric):
+    largest = (1 << num_bits) - 1
+    values = np.unique([0, 1, largest // 3, largest // 2, 200 % (largest + 1), largest - 1, largest])[None]
+    content = tiff_of(values, order, num_bits, {262: (3, photometric)})
+    if (order, num_bits) == (">", 12):  # Pillow reads no such file
+        with pytest.raises(DecodeError, match="cannot identify image file"):
+            decode_image(content, "a.tif")
+        return
+    expected = np.rint(values * 255 / largest).astype(int)
+    expected = 255 - expected if photometric == WHITE_IS_ZERO else expected
+    assert decode_image(content, "a.tif")[:, 0].tolist() == [expected[0].tolist()] * 3
+
+
+@pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"])
+def test_a_compressed_tiff_is_not_inverted_either(tmp_path, compression, photometric):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (16, 24), np.uint16)
+    gray = Image.fromarray(values > 30_000 if compression == "group4" else values)
+    gray.save(tmp_path / "a.tif", compression=compression, tiffinfo={262: photometric})
+    expected = 255 * (values > 30_000) if compression == "group4" else np.rint(values / 257).astype(int)
+    if photometric == WHITE_IS_ZERO and compression != "group4":  # where Pillow inverts what it writes
+        expected = 255 - expected
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[0].numpy(), expected)
+
+
+def test_dark_gray_of_16_bits_stays_dark(tmp_path):
+    Image.fromarray(np.array([[0, 4095]], np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [0, 16]
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("content", "message"),
     [
-        (np.array([[0.0, 1.0]], np.float32), "it has floating-point values, and nothing tells which is white"),
-        (np.array([[0, 70000]], np.int32), "it has values from 0 to 70000, more than 16 bits hold"),
-        (np.array([[-1, 255]], np.int32), "it has values from -1 to 255"),
+        (
+            tiff_of(np.array([[0, 1]]), num_bits=32),
+            "it has gray values of 32 bits, and does not say which one is white",
+        ),
+        *(
+            (
+                tiff_of(np.array([[0, 1]]), order, num_bits, {339: (3, 2)}),
+                "it has signed values, and does not say which",
+            )
+            for order in "<>"
+            for num_bits in (8, 16, 32)
+        ),
+        (
+            tiff_of(np.array([[0, 1]]), num_bits=32, tags={339: (3, 3)}),
+            "it has floating-point values, and does not say",
+        ),
+        (tiff_of(np.array([[0, 1]]), tags={262: None}), "TIFF tag 262, PhotometricInterpretation, is missing"),
+        (
+            tiff_of(np.arange(24).reshape(2, 12), tags={256: (3, 4), 262: (3, 6), 277: (3, 3)}),
+            "it has subsampled colours without compression",
+        ),
     ],
 )
-def test_numbers_without_a_known_range_fail(tmp_path, values, message):
-    Image.fromarray(values).save(tmp_path / "a.tif")
+def test_values_without_a_known_range_fail(content, message):
     with pytest.raises(DecodeError, match=message):
-        read_image(tmp_path / "a.tif")
+        decode_image(content, "a.tif")
+
+
+def test_premultiplied_gray_drops_its_transparency():
+    content = tiff_of(np.array([[100, 255, 40, 102]]), tags={256: (3, 2), 277: (3, 2), 338: (3, 1)})
+    assert decode_image(content, "a.tif")[0, 0].tolist() == [100, 100]
 
 
 def test_of_a_jpeg_with_several_pictures_the_first_is_taken(tmp_path):

@@ -29,7 +29,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from typing_extensions import NotRequired
@@ -50,7 +52,7 @@ from datamodules.media.content import read_file, read_member
 from datamodules.media.image import decode_image
 from datamodules.media.jpeg import Jpeg, read_jpeg
 from datamodules.media.packets import VideoFacts
-from datamodules.media.sampling import AtRate, Every, Selection, between
+from datamodules.media.sampling import AtRate, Every, Selection, between, frame_gap, frame_rate
 from datamodules.media.video import Decoding, Video
 
 _EVERY, _DECODING = Every(), Decoding()
@@ -73,8 +75,10 @@ class End(TypedDict):
     """That an item has no more frames.
 
     `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `size` is (height, width) in px
-    of its frames, None if there was none. None for images: `fps`; `video`, what is known of the file; `pts_seconds`, of
-    each frame since the video's first. `content` is a single image's file, if `FrameRequest.keep_content` asks for it.
+    of its frames, None if there was none. None for images: `fps`, by the times of the frames that `Item` describes, not
+    the header's (None also for a single frame, if that names none); `video`, what is known of the file; `pts_seconds`,
+    of each frame since the video's first. `content` is a single image's file, if `FrameRequest.keep_content` asks for
+    it.
     """
 
     row: int
@@ -460,17 +464,27 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
 def _read_video(item: Item, video: Video, request: FrameRequest, end: End) -> Iterator[Tensor]:
     """The frames that the item's times and rate leave of the video, and the extractor's selection of these."""
     try:
-        indices = between(video.pts_seconds, item.start_seconds, item.stop_seconds)
-        if item.fps:
-            indices = indices[AtRate(item.fps).indices(video.pts_seconds[indices])]
+        indices, end["fps"] = _taken(item, video.pts_seconds, video.facts["average_fps_from_header"])
         indices = indices[request.selection.indices(video.pts_seconds[indices])]
     except DecodeError as error:
         raise DecodeError(f"{item.path}: {error}") from error
     end["video"] = video.facts
     end["pts_seconds"] = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
-    fps = video.facts["average_fps_from_header"]
-    end["fps"] = min(item.fps or fps, fps) if fps else item.fps
     yield from video.frames(indices, request.size)
+
+
+def _taken(
+    item: Item, pts_seconds: NDArray[np.float64], header_fps: float | None
+) -> tuple[NDArray[np.int64], float | None]:
+    """(indices of the frames that the item's times and rate leave of its video, how many these are a second)"""
+    indices = between(pts_seconds, item.start_seconds, item.stop_seconds)
+    times = pts_seconds[indices]
+    fps = frame_rate(times, header_fps)
+    if item.fps:
+        indices = indices[AtRate(item.fps).indices(times)]
+        begun_before = 1.01 * frame_gap(times)  # a frame on show at a wanted time may be one frame old
+        fps = frame_rate(pts_seconds[indices], min(item.fps, fps or item.fps), begun_before)
+    return indices, fps
 
 
 def _refuse_changed(path: Path, item: Item) -> None:

@@ -31,6 +31,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and We
 class VideoFacts(TypedDict):
     """What is known of a video file; `*_from_header` is what the container says, None if nothing.
 
+    `fps` and `duration_seconds` come from the times of the frames, see `sampling.frame_rate` and `sampling.frame_gap`.
     `stream` is its number in the file, as ffprobe counts; `num_frames` is the number of frames that can be shown, and
     `begin_seconds` when the first is shown. `num_skipped_frames` is the number of frames that the stream holds but no
     decoder can show, because it begins in the middle of a group of pictures. `backends` are those that decoded the
@@ -46,6 +47,8 @@ class VideoFacts(TypedDict):
     pixel_aspect_ratio: float
     num_frames: int
     num_skipped_frames: int
+    fps: float | None
+    duration_seconds: float
     num_frames_from_header: int | None
     duration_seconds_from_header: float | None
     average_fps_from_header: float | None

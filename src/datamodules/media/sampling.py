@@ -103,7 +103,7 @@ class AtRate:
         if len(pts_seconds) == 0:
             return np.zeros(0, dtype=np.int64)
         since_start = np.asarray(pts_seconds, dtype=np.float64) - pts_seconds[0]
-        gap = float(np.median(np.diff(since_start))) if len(since_start) > 1 else 0.0
+        gap = frame_gap(since_start)
         starts = np.append(since_start, since_start[-1] + gap)  # the last frame is on show as long as most are
         ticks = np.ceil((starts - gap / 100) * self.fps)  # the first time in or after each; containers round times
         ticks[0], ticks[1:] = 0, np.maximum(ticks[1:], 1)
@@ -130,7 +130,7 @@ class AtTimes:
     def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """One index for each time; DecodeError if the video ends before."""
         since_start = np.asarray(pts_seconds, dtype=np.float64)
-        gap = float(np.median(np.diff(since_start))) if len(since_start) > 1 else 0.0
+        gap = frame_gap(since_start)
         end = since_start[-1] + gap if len(since_start) else 0.0
         if self.seconds[-1] >= max(end, np.nextafter(0, 1)):
             raise DecodeError(f"it ends at {end:.3f} s, and a frame at {self.seconds[-1]:.3f} s is wanted")
@@ -155,6 +155,33 @@ class NearTimes:
         if far.any():
             raise DecodeError(f"it has no frame at {wanted[far][0]:.3f} s")
         return nearest
+
+
+def frame_gap(pts_seconds: NDArray[np.floating[Any]]) -> float:
+    """Seconds from one frame to the next, the median: what the last one is on show for. 0 for a single frame."""
+    return float(np.median(np.diff(pts_seconds))) if len(pts_seconds) > 1 else 0.0
+
+
+def frame_rate(
+    pts_seconds: NDArray[np.floating[Any]], nominal: float | None, tolerance_seconds: float = _NEAR_SECONDS
+) -> float | None:
+    """Frames per second of frames shown at `pts_seconds`, ascending.
+
+    Args:
+        pts_seconds: float [T].
+        nominal: the rate that is claimed, as by a header. It is the answer where no frame is further than
+            `tolerance_seconds` from its time at this rate, because containers round times, and for a single frame.
+        tolerance_seconds: by default what Matroska and FLV round to.
+
+    Returns:
+        The nominal rate, or else the mean of the frames' own; None if nothing tells it.
+    """
+    since_start = np.asarray(pts_seconds, dtype=np.float64) - pts_seconds[0]
+    if len(since_start) == 1:
+        return nominal
+    if nominal and np.abs(since_start - np.arange(len(since_start)) / nominal).max() <= tolerance_seconds:
+        return nominal
+    return round((len(since_start) - 1) / float(since_start[-1]), 6) if since_start[-1] else None
 
 
 def between(

@@ -32,7 +32,7 @@ from datamodules.media.packets import (
     read_packets,
     video_stream,
 )
-from datamodules.media.sampling import Every, Selection
+from datamodules.media.sampling import Every, Selection, frame_gap, frame_rate
 
 Backend = Literal["pyav", "torchcodec", "decord"]
 Images = Literal["pillow", "nvjpeg"]
@@ -294,6 +294,9 @@ def _scanned(path: Path, container: Any, stream: Any) -> tuple[Packets, bool]:
 
 def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
     """What the container says; and the packets."""
+    header_fps = round(float(stream.average_rate), 6) if stream.average_rate else None
+    fps = frame_rate(packets.pts_seconds, header_fps)
+    gap = frame_gap(packets.pts_seconds) or (1 / fps if fps else 0.0)
     seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
     begin = int(packets.pts[0]) * packets.time_base
     return VideoFacts(
@@ -304,9 +307,11 @@ def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
         pixel_aspect_ratio=round(float(stream.sample_aspect_ratio or 1), 6),
         num_frames=len(packets.shown),
         num_skipped_frames=packets.num_skipped_frames,
+        fps=fps,
+        duration_seconds=round(float(packets.pts_seconds[-1]) + gap, 6),
         num_frames_from_header=stream.frames or None,
         duration_seconds_from_header=round(float(seconds), 6) or None,
-        average_fps_from_header=round(float(stream.average_rate), 6) if stream.average_rate else None,
+        average_fps_from_header=header_fps,
         begin_seconds=round(float(begin), 6),
         backends=[],
     )

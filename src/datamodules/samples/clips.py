@@ -47,7 +47,7 @@ FIELDS = (
     Field("size", pa.list_(pa.float64()), "CLIP4MC: sizes of the target; null or empty without any"),
     Field("width", pa.int32(), "of the video, as players show it", "px"),
     Field("height", pa.int32(), "of the video, as players show it", "px"),
-    Field("fps", pa.float64(), "frames per second of the video", "1/s"),
+    Field("fps", pa.float64(), "frames per second of the video, by the times of its frames", "1/s"),
     Field(
         "pixel_aspect_ratio",
         pa.float64(),

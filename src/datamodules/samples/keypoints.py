@@ -36,7 +36,7 @@ FIELDS = (
     Field("layout", pa.int32(), "K, the number of keypoints: 143, 75 or 543"),
     Field("width", pa.int32(), "of the frames", "px"),
     Field("height", pa.int32(), "of the frames", "px"),
-    Field("fps", pa.float64(), "frames per second that were taken; null for images", "1/s"),
+    Field("fps", pa.float64(), "frames per second that were taken, by their times; null for images", "1/s"),
     Field(
         "pixel_aspect_ratio",
         pa.float64(),

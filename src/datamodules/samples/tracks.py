@@ -49,8 +49,12 @@ FIELDS = (
             duration=pa.float64(),
             pixel_aspect_ratio=pa.float64(),
             num_skipped_frames=pa.int32(),
+            num_frames_from_header=pa.int64(),
+            duration_seconds_from_header=pa.float64(),
+            average_fps_from_header=pa.float64(),
         ),
-        "of the video: width and height in px, frames per second, number of frames, duration in s",
+        "of the whole video: width and height in px, fps, num_frames and duration in s, by its frames; and what its "
+        "header says, null if nothing, which may contradict the frames",
     ),
     Field("num_frames", pa.int64(), "that were taken, and have a line in `tracks.jsonl`"),
     Field("num_objects", pa.int32(), "of all frames"),

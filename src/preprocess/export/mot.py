@@ -8,6 +8,8 @@
 | {split}/{key}/seqinfo.ini | `name`, `imDir`, `frameRate` of the frames taken, `seqLength`, `imWidth`, …          |
 | statistics.json           | {split: see `statistics.py`}                                                         |
 
+`frameRate` comes from the times of the frames taken. If there is one frame, or one time, it is the video's; 0: unknown.
+
 Frames, ids and px are counted from 1: the px at the upper left is (1, 1). `conf` is the score, 0 to 1; readers of a
 ground truth take that column for a flag, and drop what is 0 as an integer. Masks and labels are not in it. A `%` in a
 name is doubled in the .ini, as Python's configparser wants it.
@@ -16,7 +18,10 @@ name is doubled in the .ini, as Python's configparser wants it.
 import configparser
 from pathlib import Path
 
+import numpy as np
+
 from datamodules.line.run import Run
+from datamodules.media.sampling import frame_rate
 from datamodules.samples.tracks import TrackSample
 from preprocess.export import planned_splits, track_samples, whole_folder
 from preprocess.export.mirror import as_json
@@ -45,8 +50,10 @@ def export(run: Run, dest: Path) -> list[Path]:
 def _write_video(folder: Path, sample: TrackSample) -> None:
     for name in ("gt", "det"):
         (folder / name).mkdir(parents=True)
+    times = []
     with open(folder / "gt" / "gt.txt", "x") as truth, open(folder / "det" / "det.txt", "x") as results:
         for line in sample.lines:
+            times.append(line["timestamp"])
             for each in line["objects"]:
                 x1, y1, x2, y2 = each["bbox"]
                 values = (line["frame_idx"] + 1, each["obj_id"], x1 + 1, y1 + 1, x2 - x1, y2 - y1)
@@ -58,20 +65,11 @@ def _write_video(folder: Path, sample: TrackSample) -> None:
     info["Sequence"] = {
         "name": sample.key.replace("%", "%%"),
         "imDir": "img1",
-        "frameRate": f"{_frame_rate(sample):g}",
-        "seqLength": str(len(sample.lines)),
+        "frameRate": f"{frame_rate(np.array(times), video['fps']) or video['fps'] or 0:g}",
+        "seqLength": str(len(times)),
         "imWidth": str(video["width"]),
         "imHeight": str(video["height"]),
         "imExt": ".jpg",
     }
     with open(folder / "seqinfo.ini", "x", encoding="utf-8") as file:
         info.write(file, space_around_delimiters=False)
-
-
-def _frame_rate(sample: TrackSample) -> float:
-    """Frames per second of those that were taken, by their times; of a single one, or of one time, the video's."""
-    lines, fps = sample.lines, float(sample.meta["video_info"]["fps"] or 0)
-    if len(lines) < 2:
-        return fps
-    first, last = (lines.read(place)[0]["timestamp"] for place in (0, len(lines) - 1))
-    return (len(lines) - 1) / (last - first) if last > first else fps

@@ -20,6 +20,10 @@ from preprocess.tracking.backend import TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
 from preprocess.tracking.recording import Recording, described
 
+_FACTS = (
+    "pixel_aspect_ratio", "num_skipped_frames",
+    "num_frames_from_header", "duration_seconds_from_header", "average_fps_from_header",
+)  # fmt: skip  # of `VideoFacts`, for `video_info`
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +108,8 @@ class Tracking(Extractor):
             raise ValueError(
                 f"{video.recording.num_frames} of {end['num_frames']} frames of {item.key} are written down"
             )
-        assert end["video"] is not None
+        video_facts = end["video"]
+        assert video_facts is not None
         assert end["size"] is not None
         meta = {
             **item.meta,
@@ -113,11 +118,10 @@ class Tracking(Extractor):
             "video_info": {
                 "width": end["size"][1],
                 "height": end["size"][0],
-                "pixel_aspect_ratio": end["video"]["pixel_aspect_ratio"],
-                "fps": end["video"]["average_fps_from_header"],
-                "num_frames": end["video"]["num_frames"],
-                "num_skipped_frames": end["video"]["num_skipped_frames"],
-                "duration": end["video"]["duration_seconds_from_header"],
+                "fps": video_facts["fps"],
+                "num_frames": video_facts["num_frames"],
+                "duration": video_facts["duration_seconds"],
+                **{name: value for name, value in video_facts.items() if name in _FACTS},
             },
             "num_frames": end["num_frames"],
             "num_objects": len(video.recording.obj_ids),

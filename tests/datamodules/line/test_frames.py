@@ -15,7 +15,7 @@ from datamodules.media.video import Decoding
 from frame_making import corpus_run, gray_of, write_image
 from image_making import image_bytes, write_tar
 from line_making import make_run
-from video_making import KINDS, numbers, write
+from video_making import KINDS, Kind, numbers, write
 
 
 class Untouched:
@@ -244,6 +244,22 @@ def test_the_selection_is_made_of_the_frames_that_the_item_has(parts, row, selec
     assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == end["pts_seconds"]
     assert (end["video"]["num_frames"], end["video"]["codec"], end["video"]["backends"]) == (60, "h264", ["pyav"])
     assert end["fps"] == (5.0 if row == 3 else 25.0)
+
+
+def test_the_rate_is_that_of_the_frames_taken_and_not_the_headers(tmp_path):
+    write(tmp_path / "video", Kind("mkv", times=lambda k: 40 * k if k < 10 else 400 * k), 20)  # its header: 25 a second
+    name = "video.mkv"
+    items = [
+        Item("whole", "train", name, cost=1),
+        Item("begin", "train", name, stop_seconds=0.4, cost=1),
+        Item("end", "train", name, start_seconds=4.0, cost=1),
+        Item("end-10", "train", name, start_seconds=4.0, fps=10.0, cost=1),
+        Item("end-1", "train", name, start_seconds=4.0, fps=1.0, cost=1),
+        Item("begin-10", "train", name, stop_seconds=0.4, fps=10.0, cost=1),
+    ]
+    run = make_run(tmp_path / "run", items, per_shard=6)
+    rates = [ends(slices((run, tmp_path), (row,)))[row]["fps"] for row in range(6)]
+    assert rates == [2.5, 25.0, 2.5, 2.5, 1.0, 10.0]
 
 
 def test_frames_are_resized_and_lie_in_memory_as_they_came(parts):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Uniform, between
+from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Uniform, between, frame_rate
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,22 @@ def test_indices_ascend_begin_with_the_first_and_come_once(gaps, fps):
     assert (np.diff(indices) > 0).all()
     assert len(indices) <= len(pts)
     assert len(indices) <= (pts[-1] - pts[0]) * fps + 2
+
+
+@pytest.mark.parametrize(
+    ("pts", "nominal", "rate"),
+    [
+        ((np.arange(60) * 1001 / 30).round() / 1000, 29.97003, 29.97003),  # as Matroska rounds
+        (np.arange(60) / 12.5, 25.0, 12.5),
+        (np.arange(60) / 12.5, None, 12.5),
+        (np.array([0, 0.04, 0.08, 2.08]), 25.0, 1.442308),
+        (np.array([7.0]), 25.0, 25.0),
+        (np.array([7.0]), None, None),
+        (np.array([7.0, 7.0]), 25.0, None),
+    ],
+)
+def test_the_rate_is_the_claimed_one_where_the_times_agree_with_it_and_else_their_own(pts, nominal, rate):
+    assert frame_rate(pts, nominal) == rate
 
 
 @pytest.mark.parametrize("fps", [0, -5.0, float("nan"), float("inf")])

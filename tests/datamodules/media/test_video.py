@@ -173,13 +173,20 @@ def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path):
 def test_the_facts_say_what_comes_from_the_header(videos):
     assert Video(videos["edit list"]).facts == {
         "codec": "h264", "stream": 0, "width": 128, "height": 96, "pixel_aspect_ratio": 1.0,
-        "num_frames": 60, "num_skipped_frames": 0, "num_frames_from_header": 77,
+        "num_frames": 60, "num_skipped_frames": 0, "fps": 25.0, "duration_seconds": 2.4, "num_frames_from_header": 77,
         "duration_seconds_from_header": 2.4, "average_fps_from_header": 25.0, "begin_seconds": 0.0, "backends": [],
     }  # fmt: skip
     facts = Video(videos["rotation"]).facts
     assert (facts["width"], facts["height"]) == (128, 96)
     _, video = frames_of(videos["rotation"], Uniform(1))
     assert (video.facts["width"], video.facts["height"]) == (96, 128)
+
+
+def test_rate_and_duration_are_those_of_the_frames_where_the_header_says_another(tmp_path):
+    path = write(tmp_path / "slow", Kind("mkv", times=lambda k: 400 * k), 10)
+    facts = Video(path).facts
+    assert facts["average_fps_from_header"] == 25.0
+    assert (facts["fps"], facts["duration_seconds"]) == (2.5, 4.0)
 
 
 WIDE, NARROW = Fraction(64, 45), Fraction(8, 9)  # PAL shown as 16:9, NTSC shown as 4:3

@@ -179,7 +179,7 @@ def test_mot_has_boxes_from_1_as_its_readers_take_them(run: Run, corpus: TrackIt
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "dev", "statistics.json"}
 
 
-def test_mot_takes_the_rate_of_the_header_where_all_frames_have_one_time(tmp_path: Path) -> None:
+def test_mot_takes_the_rate_of_the_video_where_all_frames_have_one_time(tmp_path: Path) -> None:
     class OneTime(TrackItems):
         def lines(self, item: Any) -> list[TrackLine]:
             return [{**line, "timestamp": 0.0} for line in super().lines(item)]

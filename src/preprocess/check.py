@@ -26,6 +26,7 @@ from datamodules.line.item import Corpus, Item
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
+from datamodules.line.skipped import Skipped
 from datamodules.media.sampling import Selection
 from datamodules.media.video import Decoding
 from preprocess.extractor import Extractor
@@ -152,6 +153,11 @@ class _Ends(Corpus):
 
     def __init__(self, corpus: Corpus) -> None:
         self.root, self._corpus = corpus.root, corpus
+
+    @property
+    def skipped(self) -> Skipped:
+        """What the corpus skipped."""
+        return self._corpus.skipped
 
     def items(self) -> Iterator[Item]:
         """The items of the corpus."""

@@ -20,6 +20,7 @@ import torch
 
 from datamodules import FramesDataModule
 from datamodules.line.plan import ShardSize
+from datamodules.media.suffixes import HAS_HEIF
 from preprocess.extractor import Extractor
 
 _DECIDE_PIXELS = ("framemill", "torch", "pillow", "numpy")
@@ -47,7 +48,8 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
 def _backends(data: FramesDataModule) -> list[str]:
     """The packages that may decode; PyAV opens videos for all of them, and Pillow, which is named already, images."""
     nvjpeg = ["torchvision"] if data.decoding.images == "nvjpeg" else []  # its release is that of torch's CUDA
-    return ["av", *nvjpeg, *(name for name in data.decoding.backends if name != "pyav")]
+    heif = ["pillow-heif"] if HAS_HEIF else []
+    return ["av", *heif, *nvjpeg, *(name for name in data.decoding.backends if name != "pyav")]
 
 
 def _described(value: Any) -> Any:

@@ -62,11 +62,11 @@ class Clip4MC(Pairs):
         super().__init__(clips_dir, pairs, columns, split, max_items)
 
     def _rows(self) -> Rows:
-        for where, row in read_rows(self._pairs):
+        for row in read_rows(self._pairs):
             for older, newer in _NEWER.items():
-                if older in row and row.get(newer) is None:
-                    row[newer] = row[older]
-            yield where, row
+                if older in row.values and row.values.get(newer) is None:
+                    row.values[newer] = row.values[older]
+            yield row
 
     def _path(self, video: str) -> str:
         return re.split(r"[/\\]", video)[-1]

@@ -7,20 +7,27 @@
 |                 | path, first byte, bytes], the latter two null here: the whole file; left out without json_dirs |
 """
 
-import hashlib
 import os
-from array import array
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from datamodules.corpora.listing import limit, list_sha256, read_list, stat_listed, walk_folders
+from datamodules.corpora.listing import (
+    File,
+    ambiguous_stems,
+    faulty_row,
+    key_of_file,
+    key_of_place,
+    limit,
+    list_sha256,
+    look_at,
+    read_list,
+    require_existing,
+    require_found,
+    walk,
+)
 from datamodules.errors import CorpusError
-from datamodules.line.item import JSON_FILES, Corpus, Item, check_split, key_from_path
-from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.line.item import JSON_FILES, Corpus, Item, check_split
+from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 
 
 class Images(Corpus):
@@ -59,40 +66,48 @@ class Images(Corpus):
         self.image_list_sha256 = list_sha256(image_list, "--data.image_list") if image_list else None
 
     def items(self) -> Iterator[Item]:
-        """The images; keys are their paths without ending.
+        """The images; keys are their paths without extension.
 
-        Where two images of one folder differ by their endings only, the keys of both keep them: `a%2Ejpg`, `a%2Epng`.
+        Where two images of one folder differ by it only, the keys of both keep it: `a%2Ejpg`, `a%2Epng`. A listed image
+        that does not exist, or that is not one by its extension, costs its item alone.
 
         Raises:
-            CorpusError: the folder or the list is missing, or a listed image is missing, or by its ending none; or
+            CorpusError: the folder or the list is missing, there are no images, or no listed one exists; or
                 `split_glob` can be no pattern of splits, or names no folder.
         """
         check_split(self.split)
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
-        return limit(self._listed(self.image_list) if self.image_list else self._found(), self.max_items)
+        self.skipped.clear()
+        return self._listed(self.image_list) if self.image_list else self._found()
 
     def _found(self) -> Iterator[Item]:
         folders = [("", self.split)] if self.split_glob is None else _split_folders(self.root, self.split_glob)
-        for folder, split in folders:
-            found = walk_folders(self.root, IMAGE_SUFFIXES, lambda _, names: _ambiguous(names), folder)
-            for image, stat, ambiguous in found:
-                path, name = os.path.split(image)
-                yield self._item(path, image, stat, os.path.splitext(name)[0] in ambiguous, split)
+        items = (
+            self._item(os.path.dirname(file.path), file, split)
+            for folder, split in folders
+            for file in walk(self.root, READABLE_IMAGE_SUFFIXES, self.skipped, folder)
+        )
+        return require_found(limit(items, self.max_items), "images", self.root, READABLE_IMAGE_SUFFIXES, self.skipped)
 
     def _listed(self, image_list: str) -> Iterator[Item]:
         paths = (path for _, path in read_list(image_list, "--data.image_list"))
-        is_ambiguous = _ambiguous_in_list(self._placed(path)[1] for path in paths)
-        for number, path in read_list(image_list, "--data.image_list"):
-            where = f"{image_list}, line {number}"
-            if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
-                raise CorpusError(f"{where}: {path} is no image by its ending: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        is_ambiguous = ambiguous_stems(self._placed(path)[1] for path in paths)
+        rows = limit(read_list(image_list, "--data.image_list"), self.max_items)
+        items = (self._row(f"{image_list}, line {number}", path, is_ambiguous) for number, path in rows)
+        return require_existing(items, image_list, f"--data.root {self.root}")
+
+    def _row(self, where: str, path: str, is_ambiguous: Callable[[str], bool]) -> Item:
+        key = key_of_place(where)
+        try:
             folder, image = self._placed(path)
-            stat = stat_listed(self.root, path, where)
-            try:
-                yield self._item(folder, image, stat, is_ambiguous(os.path.splitext(image)[0]), self.split)
-            except CorpusError as error:
-                raise CorpusError(f"{where}: {error}") from error
+            key = key_of_file(image, is_ambiguous(image))
+            if os.path.splitext(path)[1].lower() not in READABLE_IMAGE_SUFFIXES:
+                extensions = ", ".join(sorted(READABLE_IMAGE_SUFFIXES))
+                raise CorpusError(f"{path} does not have the extension of an image: {extensions}")
+            return self._item(folder, File(image, key, *look_at(self.root, path)), self.split)
+        except CorpusError as error:
+            return faulty_row(where, error, key, self.split, path)
 
     def _placed(self, path: str) -> tuple[str, str]:
         """(folder, path relative to the root) of an image that the list names."""
@@ -103,17 +118,18 @@ class Images(Corpus):
             return os.path.dirname(path), path.lstrip("/")
         return os.path.dirname(relative), relative
 
-    def _item(self, folder: str, image: str, stat: os.stat_result, keeps_ending: bool, split: str) -> Item:
-        stem = os.path.splitext(image)[0]
+    def _item(self, folder: str, file: File, split: str) -> Item:
+        stem = os.path.splitext(file.path)[0]
         jsons = [[os.path.join(json_dir, f"{stem}.json"), None, None] for json_dir in self.json_dirs]
         return Item(
-            key=key_from_path(image if keeps_ending else stem),
+            key=file.key,
             split=split,
             path=folder,
-            frames=(os.path.basename(image),),
-            cost=stat.st_size,
-            modified=stat.st_mtime,
-            meta={"image": image, **({JSON_FILES: jsons} if jsons else {})},
+            frames=(os.path.basename(file.path),),
+            cost=file.cost,
+            modified=file.modified,
+            meta={"image": file.path, **({JSON_FILES: jsons} if jsons else {})},
+            problem=file.problem,
         )
 
 
@@ -137,23 +153,3 @@ def _split_folders(root: str, pattern: str) -> list[tuple[str, str]]:
     if not folders:
         raise CorpusError(f"--data.split_glob {pattern!r} names no folder below {root}")
     return [(str(folder), check_split(folder.parts[wild[0]])) for folder in folders]
-
-
-def _ambiguous(names: Sequence[str]) -> Collection[str]:
-    """The stems of `names` that several of them have, or that are another's whole name."""
-    counts = Counter(chain(names, (os.path.splitext(name)[0] for name in names)))
-    return {name for name, count in counts.items() if count > 1}
-
-
-def _ambiguous_in_list(images: Iterator[str]) -> Callable[[str], bool]:
-    """Likewise of all paths of a list; whether a stem is one. Holds 16 bytes an image."""
-    hashes = array("Q")
-    for image in images:
-        hashes.extend((_hash64(image), _hash64(os.path.splitext(image)[0])))
-    found = np.sort(np.frombuffer(hashes, dtype=np.uint64))
-    ambiguous = set(found[1:][found[1:] == found[:-1]].tolist())
-    return lambda stem: _hash64(stem) in ambiguous
-
-
-def _hash64(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "little")

@@ -1,20 +1,78 @@
-"""Folders listed in an order that does not change."""
+"""Folders and lists, in an order that does not change from one listing to the next.
+
+A fault of one file, folder or row costs one item, which is listed with the reason as its `problem`. A file system that
+gives errors (EIO, ESTALE, …) raises EnvironmentFailure, because no item is to blame.
+"""
 
 import codecs
+import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from stat import S_ISREG
+from typing import Any, NamedTuple, TextIO, TypeVar
 
-from datamodules.errors import CorpusError
-from datamodules.media.suffixes import IMAGE_SUFFIXES
+import numpy as np
+
+from datamodules.errors import CorpusError, EnvironmentFailure
+from datamodules.line.item import Item, key_from_path
+from datamodules.line.plan import hash64
+from datamodules.line.skipped import HIDDEN_FILE, HIDDEN_FOLDER, LOOP, OTHER_EXTENSION, RUN, Skipped
+from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 
 T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20
+_FAULTS_OF_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_PLAN = "plan.arrow"  # the file by which a folder is recognised as a run
+
+
+class File(NamedTuple):
+    """A file that `walk` found.
+
+    Attributes:
+        path: relative to the root.
+        key: of its item.
+        cost: size in bytes.
+        modified: modification time in seconds since the epoch; None: not known.
+        problem: why it cannot be used; None: as far as the listing sees, it can.
+    """
+
+    path: str
+    key: str
+    cost: int = 0
+    modified: float | None = None
+    problem: str | None = None
+
+
+def key_of_file(path: str, keeps_extension: bool) -> str:
+    """The key of the file `path`, relative to the root.
+
+    Raises:
+        CorpusError: see `key_from_path`.
+    """
+    return key_from_path(path if keeps_extension else os.path.splitext(path)[0])
+
+
+def key_of_place(where: str) -> str:
+    """The key of a row that has none: `%line-12` of `list.csv, line 12`, which no name is encoded to."""
+    return "%" + where.rpartition(", ")[2].replace(" ", "-")
+
+
+def faulty_row(where: str, error: CorpusError, key: str, split: str, path: Any = "") -> Item:
+    """The item of a row that cannot be used.
+
+    Args:
+        where: the row stands, as in `list.csv, line 12`.
+        error: what is wrong with it.
+        key, split: of the item.
+        path: what the row has in place of the path of its file.
+    """
+    return Item(key, split, path if isinstance(path, str) else "", problem=f"{where}: {error}")
 
 
 def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
@@ -22,11 +80,65 @@ def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
     return islice(values, count)
 
 
-def open_list(path: str, newline: str | None = None) -> TextIO:
+def require_found(
+    items: Iterator[Item], kind: str, root: str, suffixes: Collection[str], skipped: Skipped
+) -> Iterator[Item]:
+    """Pass on the `items` that were found below a folder.
+
+    Args:
+        items: of the listing.
+        kind: what they are, in the plural.
+        root, suffixes, skipped: see `walk`.
+
+    Raises:
+        CorpusError: there are none; the message names the extensions that count, and what was skipped.
+    """
+    first = next(items, None)
+    if first is None:
+        extensions = f"files with the extensions {', '.join(sorted(suffixes))}"
+        raise CorpusError(f"--data.root {root} has no {kind}, which are {extensions}; skipped: {skipped or 'nothing'}")
+    yield first
+    yield from items
+
+
+def require_existing(items: Iterator[Item], listed: str, folder: str) -> Iterator[Item]:
+    """Pass on the `items` of a list.
+
+    Args:
+        items: of the listing; `modified` is None where the file does not exist. Those with a problem do not count.
+        listed: path of the list.
+        folder: the option that names the folder of the files, with its value.
+
+    Raises:
+        CorpusError: none of the files exists, which is known at the end.
+    """
+    num_files = num_existing = 0
+    for item in items:
+        num_files += item.problem is None
+        num_existing += item.modified is not None
+        yield item
+    if num_files and not num_existing:
+        raise CorpusError(f"none of the {num_files:,} files of {listed} is in {folder}: is it the right folder?")
+
+
+def repeated(texts: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a text occurs several times in `texts`, as a function; holds 8 bytes for each."""
+    hashes = np.sort(np.array(array("Q", map(hash64, texts)), dtype=np.uint64))
+    found = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    return lambda text: hash64(text) in found
+
+
+def ambiguous_stems(paths: Iterable[str]) -> Callable[[str], bool]:
+    """Whether the stem of one of `paths` is that of another, or another's whole path: then keys keep extensions."""
+    is_repeated = repeated(text for path in paths for text in (path, os.path.splitext(path)[0]))
+    return lambda path: is_repeated(os.path.splitext(path)[0])
+
+
+def open_list(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
     """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one."""
     with open(path, "rb") as file:
         is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", newline=newline)
+    return open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
 
 
 def list_sha256(path: str, option: str) -> str:
@@ -45,26 +157,27 @@ def list_sha256(path: str, option: str) -> str:
     return digest.hexdigest()
 
 
-def list_frames(folder: Path) -> tuple[tuple[str, ...], int, float]:
+def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str, ...], int, float]:
     """List the images in `folder`, without hidden files.
+
+    Args:
+        folder: of the frames of one item.
+        skipped: counts the files that are left out.
 
     Returns:
         Their names, in the order of the numbers in them (`frame2` before `frame10`), which is total: see `_parts`;
         their total size in bytes; their newest modification time in seconds since the epoch.
 
     Raises:
-        CorpusError: the folder is missing or cannot be listed, or two frames have the same number.
+        CorpusError: the folder or a frame cannot be read, or two frames have the same number.
+        EnvironmentFailure: the file system gives errors.
     """
+    skipped = Skipped() if skipped is None else skipped
     try:
         with os.scandir(folder) as entries:
-            stats = {
-                entry.name: entry.stat()
-                for entry in entries
-                if not entry.name.startswith(".")  # macOS leaves `._images0001.png` beside `images0001.png`
-                and os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
-            }
+            stats = {entry.name: entry.stat() for entry in entries if _is_frame(entry, skipped)}
     except OSError as error:
-        raise CorpusError(f"{folder} cannot be listed: {error.strerror}") from error
+        raise CorpusError(_fault_of_file(str(folder), error)) from error
     names = sorted(stats, key=_parts)
     for name, following in pairwise(names):
         if _parts(name) == _parts(following):
@@ -93,52 +206,117 @@ def _parts(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
 
 
-def walk(root: str, suffixes: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """(path relative to `root`, size and time) of the files with one of `suffixes`, in any case; depth first, by name.
+def _is_frame(entry: "os.DirEntry[str]", skipped: Skipped) -> bool:
+    if entry.name.startswith("."):  # macOS leaves `._images0001.png` beside `images0001.png`
+        skipped.add(HIDDEN_FILE)
+    elif _has_extension(entry.name, READABLE_IMAGE_SUFFIXES):
+        return True
+    else:
+        skipped.add(OTHER_EXTENSION, entry.name)
+    return False
 
-    Hidden files and folders are left out; links are followed to files, not to folders.
 
-    Raises:
-        CorpusError: a folder cannot be listed.
-    """
-    return ((path, stat) for path, stat, _ in walk_folders(root, suffixes, lambda folder, names: None))
+def walk(root: str, suffixes: Collection[str], skipped: Skipped, below: str = "") -> Iterator[File]:
+    """The files below a folder that have one of `suffixes`, in any case; depth first, by name.
 
+    Keys are the paths without extension. Where two files of a folder differ by it only, the keys of both keep it.
 
-def walk_folders(
-    root: str, suffixes: Collection[str], known_of: Callable[[str, list[str]], T], below: str = ""
-) -> Iterator[tuple[str, os.stat_result, T]]:
-    """As `walk`, with what `known_of` says of each file's folder.
+    Links are followed, also to folders: one that is linked twice is listed under both paths, as `find -L` does. Skipped
+    are links to a folder that contains them, hidden files and folders, and folders that are runs. What cannot be read
+    (a link without target, a folder without permission) is listed with its problem.
 
     Args:
-        root: the folder.
+        root: the folder that paths are relative to.
         suffixes: of the files.
-        known_of: is called once for each folder, with its path relative to `root` and all names in it with `suffixes`.
+        skipped: counts what is left out.
         below: the folder to begin at, relative to `root`.
+
+    Raises:
+        CorpusError: the first folder cannot be listed.
+        EnvironmentFailure: the file system gives errors.
     """
+    return _walk(root, below, suffixes, skipped, frozenset())
+
+
+def _walk(
+    root: str, folder: str, suffixes: Collection[str], skipped: Skipped, above: frozenset[tuple[int, int]]
+) -> Iterator[File]:
+    """`walk` of one folder; `above` has the device and inode of each folder that contains it."""
     try:
-        with os.scandir(os.path.join(root, below)) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+        stat = os.stat(os.path.join(root, folder))
+        with os.scandir(os.path.join(root, folder)) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise CorpusError(f"{os.path.join(root, below)} cannot be listed: {error.strerror}") from error
-    known = known_of(below, [entry.name for entry in entries if _has_ending(entry.name, suffixes)])
+        problem = _fault_of_file(os.path.join(root, folder), error)
+        if not above:
+            raise CorpusError(problem) from error
+        yield File(folder, f"{key_from_path(folder)}/%folder", problem=problem)  # no name is encoded to `%fo`
+        return
+    if (stat.st_dev, stat.st_ino) in above:
+        skipped.add(LOOP, folder)
+        return
+    if above and any(entry.name == _PLAN for entry in entries):
+        skipped.add(RUN, folder)
+        return
+    files = (entry.name for entry in entries if not _is_hidden(entry) and _has_extension(entry.name, suffixes))
+    is_ambiguous = ambiguous_stems(files)
     for entry in entries:
-        path = os.path.join(below, entry.name)
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk_folders(root, suffixes, known_of, path)
-        elif _has_ending(entry.name, suffixes) and entry.is_file():
-            yield path, entry.stat(), known
+        path = os.path.join(folder, entry.name)
+        if _is_hidden(entry):
+            skipped.add(HIDDEN_FOLDER if entry.is_dir(follow_symlinks=False) else HIDDEN_FILE)
+        elif _is_folder(entry):
+            yield from _walk(root, path, suffixes, skipped, above | {(stat.st_dev, stat.st_ino)})
+        elif _has_extension(entry.name, suffixes):
+            yield _file(entry, path, key_of_file(path, is_ambiguous(entry.name)))
+        else:
+            skipped.add(OTHER_EXTENSION, entry.name)
+
+
+def _is_hidden(entry: "os.DirEntry[str]") -> bool:
+    return entry.name.startswith(".")
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that cannot be followed: `_file` says why
+        return False
+
+
+def _file(entry: "os.DirEntry[str]", path: str, key: str) -> File:
+    try:
+        stat = entry.stat()
+    except OSError as error:
+        return File(path, key, problem=_fault_of_file(entry.path, error))
+    if not S_ISREG(stat.st_mode):
+        return File(path, key, problem=f"{entry.path} is not a regular file")
+    return File(path, key, stat.st_size, stat.st_mtime)
+
+
+def _fault_of_file(path: str, error: OSError) -> str:
+    """Why the file or folder `path` cannot be used.
+
+    Raises:
+        EnvironmentFailure: the file system gives errors.
+    """
+    if error.errno not in _FAULTS_OF_A_FILE:
+        raise EnvironmentFailure(f"{path} cannot be listed: {error.strerror}. Is its file system mounted?") from error
+    if os.path.islink(path):
+        return f"{path} is a link to {os.readlink(path)}, which cannot be read: {error.strerror}"
+    return f"{path} cannot be read: {error.strerror}"
 
 
 def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
     """(number of its line, path) of each path that the list `path` has, which the option `option` names.
 
-    Blank lines and lines that begin with `#` are skipped; a `./` in front, as `find .` writes it, is left out.
+    Blank lines and lines that begin with `#` are skipped; a `./` in front, as `find .` writes it, is left out. Bytes
+    that are not UTF-8 are those of a file name, and represented as in one (`surrogateescape`).
 
     Raises:
         CorpusError: it cannot be read.
     """
     try:
-        with open_list(path) as file:
+        with open_list(path, errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
                 name = line.strip().removeprefix("./")
                 if name and not name.startswith("#"):
@@ -163,37 +341,25 @@ def _real_path(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-def stat_listed(root: str, path: str, where: str) -> os.stat_result:
-    """Size and time of the file `path`, relative to `root`, that a list names in the place `where`.
-
-    Raises:
-        CorpusError: it is not there.
-    """
-    try:
-        return os.stat(os.path.join(root, path))
-    except (OSError, ValueError) as error:  # a zero byte
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CorpusError(f"{where}: {path}: {reason}") from error
-
-
 def look_at(root: str, path: str) -> tuple[int, float | None]:
-    """(size in bytes, modification time) of the file `path`, relative to `root`; 0 and None if there is none.
+    """(size in bytes, modification time) of the file `path`, relative to `root`; (0, None) if it does not exist.
 
-    An item that is listed all the same fails when it is read, alone.
+    The item of a file that does not exist fails when it is read.
 
     Raises:
-        CorpusError: that cannot be told.
+        CorpusError: `path` is not a path, or may not be looked up.
+        EnvironmentFailure: the file system gives errors.
     """
     try:
         stat = os.stat(os.path.join(root, path))
     except (FileNotFoundError, NotADirectoryError):
         return 0, None
     except OSError as error:
-        raise CorpusError(f"{path!r} cannot be looked at: {error.strerror}") from error
-    except ValueError as error:  # a zero byte, half a character
-        raise CorpusError(f"{path!r} is no path: {error}") from error
+        raise CorpusError(_fault_of_file(path, error)) from error
+    except ValueError as error:  # a zero byte, a lone surrogate
+        raise CorpusError(f"{path!r} is not a path: {error}") from error
     return stat.st_size, stat.st_mtime
 
 
-def _has_ending(name: str, suffixes: Collection[str]) -> bool:
+def _has_extension(name: str, suffixes: Collection[str]) -> bool:
     return os.path.splitext(name)[1].lower() in suffixes

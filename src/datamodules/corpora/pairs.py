@@ -5,8 +5,8 @@
 | transcript      | the text; empty where the row has none, which costs that item if the pipeline needs one        |
 | others          | the other columns, or those of `Columns.meta`, by their names, as they are; but not the video |
 
-A video that is not there costs its item: it is listed, and fails when it is to be read. What is wrong with the list
-itself (no such column, a malformed row, a path that leads out of the folder) stops the listing.
+A video that does not exist, a malformed row and wrong values (a time that is not a number, a path that leads out of the
+folder) cost their item alone. A list that cannot be read on after such a place stops the listing.
 """
 
 import hashlib
@@ -17,8 +17,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.corpora.listing import limit, list_sha256, look_at, relative_to
-from datamodules.corpora.rows import Quoting, Rows, as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.listing import (
+    faulty_row,
+    key_of_place,
+    limit,
+    list_sha256,
+    look_at,
+    relative_to,
+    require_existing,
+)
+from datamodules.corpora.rows import Quoting, Row, Rows, as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 
@@ -104,6 +112,7 @@ class Split:
 
 
 _COLUMNS, _ALL_TRAIN = Columns(), Split()
+_NO_SPLIT = "unknown"  # of a row that does not name one
 
 
 class Pairs(Corpus):
@@ -141,27 +150,18 @@ class Pairs(Corpus):
     def items(self) -> Iterator[Item]:
         """The pairs; keys are the ids, or the numbers of the rows, from `00000001`.
 
+        A row that is malformed, or whose values are wrong, costs its item alone. It has the key of its place if it has
+        no id, and the split `unknown` if it does not name one.
+
         Raises:
-            CorpusError: the folder or the list is missing, a row is wrong (the message says which), or no video of all
-                is there.
+            CorpusError: the folder or the list is missing, the list cannot be read on, or no video of all exists.
             ConfigError: the ending of the list says nothing of what it is.
         """
+        folder = f"--data.{self.root_option} {self.root}"
         if not Path(self.root).is_dir():
-            raise CorpusError(f"--data.{self.root_option} {self.root} is no folder")
-        listed = found = 0
-        for where, row in limit(self._rows(), self.max_items):
-            listed += 1
-            try:
-                item = self._item(listed, row)
-            except CorpusError as error:
-                raise CorpusError(f"{where}: {error}") from error
-            found += item.modified is not None
-            yield item
-        if listed and not found:
-            raise CorpusError(
-                f"none of the {listed:,} videos of {self._pairs} is in --data.{self.root_option} {self.root}: "
-                "is it the right folder?"
-            )
+            raise CorpusError(f"{folder} is no folder")
+        rows = enumerate(limit(self._rows(), self.max_items), 1)
+        yield from require_existing((self._item(number, row) for number, row in rows), self._pairs, folder)
 
     def _rows(self) -> Rows:
         """The rows as `columns` names them."""
@@ -173,29 +173,35 @@ class Pairs(Corpus):
         """Path of the video that a row names, relative to `root`."""
         return video
 
-    def _item(self, number: int, row: dict[str, Any]) -> Item:
-        columns, split = self._columns, self._split
-        for name in (*columns.needed, split.column) if split.mode == "column" else columns.needed:
-            if name not in row:
-                raise CorpusError(f"it has no {name!r}, but {', '.join(map(repr, row))}: see --data.columns")
-        key = f"{number:08d}" if columns.id is None else key_from_path(as_name(columns.id, row[columns.id]))
-        start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
-        if stop is not None and stop <= (start or 0.0):
-            raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
-        path = self._path(as_text(columns.video, row[columns.video]))
-        if path.startswith("/"):
-            path = relative_to(self.root, path) or path
-        cost, modified = _look_at(self.root, path)
-        return Item(
-            key=key,
-            split=split.of(key, row),
-            path=path,
-            start_seconds=start,
-            stop_seconds=stop,
-            cost=cost,
-            modified=modified,
-            meta=self._meta(row),
-        )
+    def _item(self, number: int, row: Row) -> Item:
+        columns, split, values = self._columns, self._split, row.values
+        key = f"{number:08d}" if columns.id is None else key_of_place(row.where)
+        split_name = _NO_SPLIT if split.mode == "column" else split.of(key, values)
+        try:
+            of_split = [split.column] if split.mode == "column" else []
+            row.require(*columns.needed, *of_split, hint=": see --data.columns")
+            if columns.id is not None:
+                key = key_from_path(as_name(columns.id, values[columns.id]))
+            split_name = split.of(key, values)
+            start, stop = (as_seconds(name, values[name]) if name else None for name in (columns.start, columns.stop))
+            if stop is not None and stop <= (start or 0.0):
+                raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
+            path = self._path(as_text(columns.video, values[columns.video]))
+            if path.startswith("/"):
+                path = relative_to(self.root, path) or path
+            cost, modified = _look_at(self.root, path)
+            return Item(
+                key=key,
+                split=split_name,
+                path=path,
+                start_seconds=start,
+                stop_seconds=stop,
+                cost=cost,
+                modified=modified,
+                meta=self._meta(values),
+            )
+        except CorpusError as error:
+            return faulty_row(row.where, error, key, split_name, values.get(columns.video))
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         columns = self._columns

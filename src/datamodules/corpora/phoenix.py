@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
-from datamodules.corpora.listing import count_missing, limit, list_frames, open_list
+from datamodules.corpora.listing import count_missing, faulty_row, key_of_place, limit, list_frames, open_list
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, key_from_path
 
@@ -56,13 +56,14 @@ class Phoenix2014T(Corpus):
         self.root, self.splits, self.max_items, self.gaps = root, list(splits), max_items, gaps
 
     def items(self) -> Iterator[Item]:
-        """The sentences; keys are `{split}/{name}`. One without usable frames is listed with its problem.
+        """The sentences; keys are `{split}/{name}`. One without usable frames or row is listed with its problem.
 
         Raises:
-            CorpusError: an annotation file or a split's folder of frames is missing, or a row is malformed.
+            CorpusError: an annotation file or a split's folder of frames is missing, or the former cannot be read.
         """
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
+        self.skipped.clear()
         for split in self.splits:
             yield from limit(self._sentences(split), self.max_items)
 
@@ -84,16 +85,20 @@ class Phoenix2014T(Corpus):
                 raise CorpusError(f"{table} cannot be read: {error}") from error
 
     def _item(self, split: str, row: dict[str, str], where: str) -> Item:
-        if None in row or any(row[name] is None for name in _COLUMNS):
-            raise CorpusError(f"{where}: it has more or fewer fields than the header")
-        name = row["name"]
+        name, key = row["name"], f"{split}/{key_of_place(where)}"
+        try:
+            key = key_from_path(f"{split}/{name}")
+            if None in row or any(row[column] is None for column in _COLUMNS):
+                raise CorpusError("it has more or fewer fields than the header")
+        except CorpusError as error:
+            return faulty_row(where, error, key, split, name)
         path = os.path.join(_FRAMES, split, name)
         frames, size, modified, problem = self._frames(path)
         num_missing = count_missing(frames)
         if num_missing and self.gaps == "fail":
             problem = f"{num_missing} frames are missing: {path} has {len(frames)}, {frames[0]} to {frames[-1]}"
         return Item(
-            key=key_from_path(f"{split}/{name}"),
+            key=key,
             split=split,
             path=path,
             frames=frames,
@@ -112,7 +117,7 @@ class Phoenix2014T(Corpus):
     def _frames(self, path: str) -> tuple[tuple[str, ...], int, float | None, str | None]:
         """(names, total bytes, newest time, problem) of the frames in `path`, relative to the root."""
         try:
-            frames, size, modified = list_frames(Path(self.root, path))
+            frames, size, modified = list_frames(Path(self.root, path), self.skipped)
         except CorpusError as error:
             return (), 0, None, str(error)
         return frames, size, modified, None if frames else f"{path} has no frames"

@@ -30,7 +30,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import IO, Any, Literal, NoReturn
+from typing import IO, Any, Literal, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,11 +50,41 @@ _NAN = ("nan", "NaN")
 _MAX_NAMED_KEYS = 8
 _LAYOUTS = {"sentences": "MSR-VTT", "videos": "MSR-VTT", "database": "ActivityNet", "annotations": "COCO"}  # by a key
 
-Rows = Iterator[tuple[str, dict[str, Any]]]
+csv.field_size_limit(_MAX_ROW_CHARS)  # of this process: texts may be longer than the 131,072 characters of the default
+
+
+class Row(NamedTuple):
+    """A row of a list.
+
+    Attributes:
+        where: it stands, as in `list.csv, line 12`.
+        values: by column.
+        problem: why the row is malformed, where the rows after it can be read all the same; it has no values then.
+    """
+
+    where: str
+    values: dict[str, Any]
+    problem: str | None = None
+
+    def require(self, *columns: str, hint: str = "") -> None:
+        """Raise CorpusError if the row is malformed or lacks one of `columns`; `hint` ends the latter message."""
+        if self.problem is not None:
+            raise CorpusError(self.problem)
+        for name in columns:
+            if name not in self.values:
+                raise CorpusError(f"it has no {name!r}, but {', '.join(map(repr, self.values)) or 'nothing'}{hint}")
+
+
+Rows = Iterator[Row]
+_Read = Iterator[tuple[str, Any]]  # where a row stands, and its value, or CorpusError if only the row is malformed
 
 
 def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quoting = "auto") -> Rows:
-    """(where it stands, for errors; its values by column) of each row of the list `path`, in order.
+    """Read the rows of the list `path`, in order.
+
+    A row that is malformed by itself has a `problem`: a line of JSON Lines that is not JSON, an element that is not an
+    object, a row with more or fewer fields than the header. But one that may be part of another row (it has one field,
+    a line break or a quote) is an error, since the values of that one would be wrong.
 
     Args:
         path: of the list; its ending says what it is.
@@ -63,7 +93,8 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
 
     Raises:
         ConfigError: its ending is none of those above.
-        CorpusError: it cannot be read, or is malformed; the message says where.
+        CorpusError: it cannot be read, or is malformed so that the rows after that place cannot be told; the message
+            says where.
     """
     read = _READERS.get(os.path.splitext(path)[1].lower())
     if read is None:
@@ -71,9 +102,12 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
     where = f"the beginning of {path}"
     try:
         for where, values in read(path, columns, quoting):
-            if not isinstance(values, dict):
-                raise CorpusError(f"{where} is no object {{…}}: {values!r:.80}")
-            yield where, {name: _finite(value) for name, value in values.items()}
+            if isinstance(values, CorpusError):
+                yield Row(where, {}, str(values))
+            elif isinstance(values, dict):
+                yield Row(where, {name: _finite(value) for name, value in values.items()})
+            else:
+                yield Row(where, {}, f"it is not an object {{…}}: {values!r:.80}")
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -129,7 +163,7 @@ def as_seconds(column: str, value: Any) -> float | None:
     return seconds
 
 
-def _read_json(path: str, columns: Collection[str] | None, quoting: Quoting) -> Iterator[tuple[str, Any]]:
+def _read_json(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     with open_list(path) as file:
         text = _JsonText(path, file)
         text.expect("[", hint=_hint(path) if text.next() == "{" else ": give a list of objects")
@@ -162,20 +196,24 @@ def _hint(path: str) -> str:
     )
 
 
-def _read_json_lines(path: str, columns: Collection[str] | None, quoting: Quoting) -> Iterator[tuple[str, Any]]:
+def _read_json_lines(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     with open_list(path) as file:
         for number, line in enumerate(file, 1):
             if not line.isspace():
-                try:
-                    yield f"{path}, line {number}", _DECODER.decode(line)
-                except json.JSONDecodeError as error:
-                    where = f"{path}, line {number}, column {error.colno}"
-                    raise CorpusError(f"{where}: malformed JSON: {error.msg}") from error
-                except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
-                    raise CorpusError(f"{path}, line {number}: {error}") from error
+                yield f"{path}, line {number}", _decoded(line)
 
 
-def _read_csv(path: str, columns: Collection[str] | None, quoting: Quoting) -> Rows:
+def _decoded(line: str) -> Any:
+    """The value that a line has as JSON; CorpusError, returned, if it has none."""
+    try:
+        return _DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        return CorpusError(f"malformed JSON at column {error.colno}: {error.msg}")
+    except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
+        return CorpusError(str(error))
+
+
+def _read_csv(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     with open_list(path) as file:
         header = file.readline()
     delimiter = next((sign for sign in ",;\t" if sign in header), ",")
@@ -185,7 +223,7 @@ def _read_csv(path: str, columns: Collection[str] | None, quoting: Quoting) -> R
     return _rows(path, _quoted(path, delimiter, asks=quoting == "auto", skips_blanks=f"{delimiter} " in header))
 
 
-def _read_tsv(path: str, columns: Collection[str] | None, quoting: Quoting) -> Rows:
+def _read_tsv(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     if quoting == "csv":
         return _rows(path, _without_breaks(path, _quoted(path, "\t")))
     lines = _unquoted(path, "\t")
@@ -195,17 +233,21 @@ def _read_tsv(path: str, columns: Collection[str] | None, quoting: Quoting) -> R
 _Lines = Iterator[tuple[int, list[str]]]  # the number of a row's last line, and its fields
 
 
-def _rows(path: str, lines: _Lines) -> Rows:
+def _rows(path: str, lines: _Lines) -> _Read:
     _, header = next(lines, (0, []))
     header = [name.strip() for name in header]
     if any("\0" in name for name in header):
         raise CorpusError(f"{path} has zero bytes in its header: save it as UTF-8")
     _refuse_doubled(path, header)
     for number, fields in lines:
-        if len(fields) != len(header):
-            counts = f"it has {len(fields)} fields, and the header {len(header)}"
-            raise CorpusError(f"{path}, line {number}: {counts}: does a field contain a separator or a line break?")
-        yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
+        where = f"{path}, line {number}"
+        if len(fields) == len(header):
+            yield where, dict(zip(header, fields, strict=True))
+            continue
+        problem = f"it has {len(fields)} fields, and the header {len(header)}"
+        if len(fields) == 1 or any(sign in field for sign in '"\n' for field in fields):
+            raise CorpusError(f"{where}: {problem}: is it part of another row, by a line break or a quote in a field?")
+        yield where, CorpusError(f"{problem}: does a field contain a separator?")
 
 
 def _unquoted(path: str, delimiter: str) -> _Lines:
@@ -273,7 +315,7 @@ def _without_breaks(path: str, lines: _Lines) -> _Lines:
         yield number, fields
 
 
-def _read_parquet(path: str, columns: Collection[str] | None, quoting: Quoting) -> Rows:
+def _read_parquet(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         _refuse_doubled(path, schema.names)
@@ -289,7 +331,7 @@ def _read_parquet(path: str, columns: Collection[str] | None, quoting: Quoting) 
             yield f"{path}, row {number}", row
 
 
-_READERS: dict[str, Callable[[str, Collection[str] | None, Quoting], Iterator[tuple[str, Any]]]] = {
+_READERS: dict[str, Callable[[str, Collection[str] | None, Quoting], _Read]] = {
     ".json": _read_json,
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,

@@ -13,18 +13,32 @@ A list has a path a line; or, if its name ends in `.jsonl` or `.ndjson`, an obje
 |                             |        | text `HH:MM:SS.mmm`; may be left out, or null: as the corpus says             |
 | any other                   |        | kept; but it cannot be called as what a sample's json tells itself, as `path` |
 
-`prompt` and all others are the item's meta. A listed video that is not there costs its item alone: it is listed, and
-fails when it is to be read.
+`prompt` and all others are the item's meta. A video that does not exist, and a row whose values are wrong, cost their
+item alone. Two rows with one key stop the listing, since either may be meant.
 """
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpora.listing import limit, list_sha256, look_at, read_list, relative_to, walk
-from datamodules.corpora.rows import as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.listing import (
+    File,
+    ambiguous_stems,
+    faulty_row,
+    key_of_file,
+    key_of_place,
+    limit,
+    list_sha256,
+    look_at,
+    read_list,
+    relative_to,
+    require_existing,
+    require_found,
+    walk,
+)
+from datamodules.corpora.rows import Row, Rows, as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
@@ -74,83 +88,93 @@ class Videos(Corpus):
         self.video_list_sha256 = list_sha256(video_list, "--data.video_list") if video_list else None
 
     def items(self) -> Iterator[Item]:
-        """The videos; keys are their paths without ending, unless the list says otherwise.
+        """The videos; keys are their paths without extension, unless the list says otherwise.
+
+        Where two videos of a folder or list differ by it only, the keys of both keep it: `a%2Emp4`, `a%2Ewebm`. A row
+        whose values are wrong costs its item alone.
 
         Raises:
-            CorpusError: the folder or the list is missing, a row is wrong (the message says which), two have one key,
-                or no listed video of all is there.
+            CorpusError: the folder or the list is missing, there are no videos, no listed one exists, or two rows have
+                one key.
         """
         check_split(self.split)
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
-        yield from self._listed() if self.video_list else self._found()
+        self.skipped.clear()
+        yield from self._listed(self.video_list) if self.video_list else self._found()
 
     def _found(self) -> Iterator[Item]:
-        for path, stat in limit(walk(self.root, VIDEO_SUFFIXES), self.max_items):
-            yield self._item({"video": path}, stat.st_size, stat.st_mtime)
+        files = limit(walk(self.root, VIDEO_SUFFIXES, self.skipped), self.max_items)
+        items = (self._item({}, file) for file in files)
+        return require_found(items, "videos", self.root, VIDEO_SUFFIXES, self.skipped)
 
-    def _listed(self) -> Iterator[Item]:
-        assert self.video_list
-        lines: dict[str, str] = {}  # by key, where it stands
-        num_there = 0
-        for where, row in limit(self._rows(), self.max_items):
-            try:
-                item = self._row_item(row)
-            except CorpusError as error:
-                raise CorpusError(f"{where}: {error}") from error
-            if item.key in lines:
-                raise CorpusError(f"{where}: {item.path} has the key {item.key!r} of {lines[item.key]}{self._way_out}")
-            lines[item.key] = where
-            num_there += item.modified is not None
-            yield item
-        if lines and not num_there:
-            raise CorpusError(
-                f"none of the {len(lines):,} videos of {self.video_list} is in --data.root {self.root}: "
-                "is it the right folder?"
-            )
+    def _listed(self, video_list: str) -> Iterator[Item]:
+        keyless = (row for row in self._rows(video_list) if row.values.get("key") is None)
+        is_ambiguous = ambiguous_stems(map(self._path, keyless))
+        rows = limit(self._rows(video_list), self.max_items)
+        items = self._distinct((row.where, self._listed_item(row, is_ambiguous)) for row in rows)
+        return require_existing(items, video_list, f"--data.root {self.root}")
 
-    @property
-    def _is_rows(self) -> bool:
-        return os.path.splitext(self.video_list or "")[1].lower() in _ROWS
+    def _rows(self, video_list: str) -> Rows:
+        """The rows of the list, with the fields of the module's table."""
+        if _is_rows(video_list):
+            return read_rows(video_list)
+        lines = read_list(video_list, "--data.video_list")
+        return (Row(f"{video_list}, line {number}", {"video": path}) for number, path in lines)
 
-    @property
-    def _way_out(self) -> str:
-        return f": leave one out, or give each a 'key'{'' if self._is_rows else ', in a .jsonl'}"
+    def _listed_item(self, row: Row, is_ambiguous: Callable[[str], bool]) -> Item:
+        key, path = key_of_place(row.where), self._path(row)
+        try:
+            row.require("video")
+            as_text("video", row.values["video"])
+            key = self._key(row.values.get("key"), path, is_ambiguous)
+            values, prompt = row.values, row.values.get("prompt")
+            if prompt is not None and as_text("prompt", prompt) != prompt:  # nan
+                values = {**values, "prompt": None}
+            return self._item(values, File(path, key, *look_at(self.root, path)))
+        except CorpusError as error:
+            return faulty_row(row.where, error, key, self.split, path)
 
-    def _rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(where it stands, the object of the module's table) of each line."""
-        assert self.video_list
-        if self._is_rows:
-            yield from read_rows(self.video_list)
-        else:
-            for number, path in read_list(self.video_list, "--data.video_list"):
-                yield f"{self.video_list}, line {number}", {"video": path}
+    def _path(self, row: Row) -> str:
+        path = str(row.values.get("video", "")).removeprefix("./")
+        return (relative_to(self.root, path) or path) if path.startswith("/") else path
 
-    def _row_item(self, row: dict[str, Any]) -> Item:
-        if "video" not in row:
-            raise CorpusError(f"it has no 'video', but {', '.join(map(repr, row)) or 'nothing'}")
-        path = as_text("video", row["video"]).removeprefix("./")
-        if path.startswith("/"):
-            path = relative_to(self.root, path) or path
-        prompt = row.get("prompt")
-        if prompt is not None and as_text("prompt", prompt) != prompt:  # nan
-            row = {**row, "prompt": None}
-        return self._item({**row, "video": path}, *look_at(self.root, path))
+    def _key(self, name: Any, path: str, is_ambiguous: Callable[[str], bool]) -> str:
+        if name is not None:
+            return key_from_path(as_name("key", name))
+        return key_of_file(path.lstrip("/"), is_ambiguous(path))
 
-    def _item(self, row: dict[str, Any], cost: int, modified: float | None) -> Item:
-        path, name = row["video"], row.get("key")
+    def _item(self, row: dict[str, Any], file: File) -> Item:
         start, stop = (as_seconds(bound, row.get(bound)) for bound in ("start_seconds", "stop_seconds"))
         start, stop = self.start_seconds if start is None else start, self.stop_seconds if stop is None else stop
         if stop is not None and stop <= (start or 0.0):
             raise CorpusError(f"stop_seconds = {stop:g} is not after start_seconds = {start or 0:g}")
         return Item(
-            key=key_from_path(os.path.splitext(path)[0].lstrip("/") if name is None else as_name("key", name)),
+            key=file.key,
             split=self.split,
-            path=path,
+            path=file.path,
             fps=self.fps,
             start_seconds=start,
             stop_seconds=stop,
-            cost=cost,
-            modified=modified,
+            cost=file.cost,
+            modified=file.modified,
             meta={field: value for field, value in row.items() if field not in _NO_META and (field, value) != _NULL},
+            problem=file.problem,
         )
+
+    def _distinct(self, items: Iterator[tuple[str, Item]]) -> Iterator[Item]:
+        """The items of (where it stands, item); CorpusError where two have one key, since either may be meant."""
+        places: dict[str, str] = {}  # by key
+        for where, item in items:
+            if item.key in places:
+                way_out = "" if _is_rows(self.video_list or "") else ", in a .jsonl"
+                raise CorpusError(
+                    f"{where}: {item.path} has the key {item.key!r} of {places[item.key]}: "
+                    f"leave one out, or give each a 'key'{way_out}"
+                )
+            places[item.key] = where
+            yield item
+
+
+def _is_rows(video_list: str) -> bool:
+    return os.path.splitext(video_list)[1].lower() in _ROWS

@@ -27,6 +27,7 @@ from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from datamodules.errors import CorpusError
+from datamodules.line.skipped import Skipped
 
 # The field of `meta` that locates an item's JSON files, from which prompts are filled; samples do not have it. Of each
 # file [path, first byte, bytes]; the latter two null: the whole file, if it exists.
@@ -81,6 +82,12 @@ class Corpus(ABC):
         Raises:
             CorpusError: the corpus is not as described.
         """
+
+    @property
+    def skipped(self) -> Skipped:
+        """What the last listing has left out so far."""
+        skipped: Skipped = vars(self).setdefault("_skipped", Skipped())
+        return skipped
 
 
 def key_from_path(path: str | PurePosixPath) -> str:

@@ -395,7 +395,7 @@ class _Listing:
         meta = json.dumps(item.meta, sort_keys=True)  # escaped: a text may have a lone surrogate, as JSON allows
         row = {**{name: getattr(item, name) for name in SCHEMA.names}, "meta": meta}
         self._sha256.update(repr(tuple(row.values())).encode())
-        self._key_hashes.append(_hash64(check_key(item.key)))
+        self._key_hashes.append(hash64(check_key(item.key)))
         return row
 
     def require_usable(self) -> None:
@@ -415,7 +415,7 @@ class _Listing:
         for split in self._counts if suspects else ():
             for chunk in self._chunks(split):
                 for row, key in enumerate(chunk["key"].to_pylist()):
-                    if _hash64(key) in suspects:
+                    if hash64(key) in suspects:
                         path = _item(chunk.slice(row, 1).to_pylist()[0]).source
                         if key in seen:
                             raise CorpusError(
@@ -482,5 +482,6 @@ def _concat(batches: list[Any]) -> Any:
     return pa.Table.from_batches(batches, SCHEMA).combine_chunks().to_batches()[0]
 
 
-def _hash64(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+def hash64(text: str) -> int:
+    """64 bits of the BLAKE2b hash of `text`, which may have surrogates."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")

@@ -15,6 +15,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
 
+_log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
@@ -358,8 +360,8 @@ def open_or_plan(
 ) -> Run:
     """The run in `folder`: planned now if it is new, else as it was planned, if that was for the same fingerprint.
 
-    Any number of ranks may call this at once: one lists the corpus, the others wait for its plan. `device` is the model
-    of this rank's device, which a plan written now keeps; see `Plan.device`.
+    Any number of ranks may call this at once: one lists the corpus and says what the listing skipped; the others wait
+    for its plan. `device` is the model of this rank's device, which a plan written now keeps; see `Plan.device`.
 
     Raises:
         RunError: the folder holds a run with another fingerprint; the message names what differs. Nothing is changed.
@@ -368,7 +370,7 @@ def open_or_plan(
     """
     path = plan_path(Path(folder))
     if not path.exists():
-        plan_once(path, lambda: write_plan(corpus.items(), path, fingerprint, size, device=device))
+        plan_once(path, lambda: _plan(corpus, path, fingerprint, size, device))
     run = Run(folder)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:
@@ -377,6 +379,12 @@ def open_or_plan(
             f"It differs in: {'; '.join(different)}"
         )
     return run
+
+
+def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str) -> None:
+    write_plan(corpus.items(), path, fingerprint, size, device=device)
+    if corpus.skipped:
+        _log.warning("skipped: %s", corpus.skipped)
 
 
 def plan_once(path: Path, write: Callable[[], None]) -> None:

@@ -35,6 +35,12 @@ from torch import Tensor
 from datamodules.errors import DecodeError, FramemillError
 from datamodules.media.content import read_file
 from datamodules.media.metadata import Separated, read_orientation, separate
+from datamodules.media.suffixes import HAS_HEIF
+
+if HAS_HEIF:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]  # [H, W, 3]
 

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.line.run import Run
+from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.export import pose_samples
@@ -75,7 +76,7 @@ def _image(sample: PoseSample, coordinates: Coordinates) -> tuple[PurePosixPath,
     if coordinates == "processed":
         return beside(sample.key, sample.meta, ".png"), _processed(sample)
     path = image_path(sample.key, sample.meta)
-    if path.suffix.lower() == ".avif":  # of which datasets 5 knows nothing
+    if path.suffix.lower() in UNKNOWN_TO_DATASETS:
         raise ConfigError(
             f"{path} would be left out by Hugging Face's imagefolder without a word: take --coordinates processed"
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from datamodules.errors import ConfigError
 from datamodules.line.run import Run
+from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
 from preprocess.export import caption_samples
 from preprocess.export.mirror import create, flat, image_path, write_imagefolder
 
@@ -43,7 +44,7 @@ def _write_split(folder: Path, run: Run, split: str) -> None:
                     "--model.store_images true, or take --format captions-json"
                 )
             path = image_path(sample.key, sample.meta)
-            if path.suffix.lower() == ".avif":  # of which datasets 5 knows nothing
+            if path.suffix.lower() in UNKNOWN_TO_DATASETS:
                 raise ConfigError(
                     f"{path} would be left out by Hugging Face's imagefolder without a word: take --format "
                     "captions-json, or load the shards themselves as webdataset"

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -27,6 +28,13 @@ def corpus(clips, rows, **arguments):
     path = clips.parent / "train_pairs.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return Clip4MC(str(path), str(clips), **arguments)
+
+
+def problem(items):
+    """The problem of the last of `items`, which is the only one with a problem."""
+    *good, bad = items
+    assert all(item.problem is None for item in good)
+    return bad.problem
 
 
 @pytest.mark.parametrize("spelling", [NEWER, OLDER])
@@ -70,8 +78,10 @@ def test_only_the_file_name_of_a_clip_counts(clips, clip_path, path):
 
 @pytest.mark.parametrize("clip_path", ["clips/", "clips\\", "a/.."])
 def test_a_clip_path_without_a_file_name_fails(clips, clip_path):
-    with pytest.raises(CorpusError, match=r"train_pairs\.json, row 1: '(\.\.)?' (names no video|leads out)"):
-        list(corpus(clips, [row(clip_path=clip_path)]).items())
+    assert re.search(
+        r"train_pairs\.json, row 1: '(\.\.)?' (names no video|leads out)",
+        problem(corpus(clips, [row(clip_path=clip_path)]).items()),
+    )
 
 
 @pytest.mark.parametrize("spelling", [NEWER, OLDER])
@@ -83,8 +93,9 @@ def test_of_whole_videos_the_part_is_meant(clips, spelling):
 def test_times_matter_of_whole_videos_only(clips):
     rows = [row(begin=5, end=5)]
     assert [item.meta["end_time"] for item in corpus(clips, rows).items()] == [5]
-    with pytest.raises(CorpusError, match="row 1: end_time = 5 is not after begin_time = 5"):
-        list(corpus(clips, rows, whole_videos=True).items())
+    assert re.search(
+        "row 1: end_time = 5 is not after begin_time = 5", problem(corpus(clips, rows, whole_videos=True).items())
+    )
 
 
 def test_numbered_rows_may_share_a_vid(clips):
@@ -95,20 +106,25 @@ def test_numbered_rows_may_share_a_vid(clips):
 @pytest.mark.parametrize("numbered", [False, True])
 @pytest.mark.parametrize("vid", [None, "", 1.5, ["v1"]])
 def test_a_vid_that_is_no_name_fails(clips, vid, numbered):
-    with pytest.raises(CorpusError, match=r"train_pairs\.json, row 2: 'vid' is .*: give text or a whole number"):
-        list(corpus(clips, [row(), row(vid)], numbered=numbered).items())
+    assert re.search(
+        r"train_pairs\.json, row 2: 'vid' is .*: give text or a whole number",
+        problem(corpus(clips, [row(), row(vid)], numbered=numbered).items()),
+    )
 
 
 def test_numbered_rows_need_a_vid_too(clips):
-    with pytest.raises(CorpusError, match=r"train_pairs\.json, row 1: 'vid' is None"):
-        list(corpus(clips, [{"clip_path": "v1.mp4", "transcript": "x"}], numbered=True).items())
+    assert re.search(
+        r"train_pairs\.json, row 1: 'vid' is None",
+        problem(corpus(clips, [{"clip_path": "v1.mp4", "transcript": "x"}], numbered=True).items()),
+    )
 
 
 @pytest.mark.parametrize("key", ["vid", "clip_path", "transcript"])
 def test_a_row_without_what_is_needed_fails(clips, key):
     incomplete = {name: value for name, value in row().items() if name != key}
-    with pytest.raises(CorpusError, match=rf"train_pairs\.json, row 2: it has no '{key}', but "):
-        list(corpus(clips, [row(), incomplete]).items())
+    assert re.search(
+        rf"train_pairs\.json, row 2: it has no '{key}', but ", problem(corpus(clips, [row(), incomplete]).items())
+    )
 
 
 def test_a_split_is_drawn_by_vid(clips):
@@ -123,5 +139,5 @@ def test_a_missing_folder_is_named_by_its_option(clips, tmp_path):
     with pytest.raises(CorpusError, match=r"--data\.clips_dir .*nowhere is no folder"):
         list(clip_corpus.items())
     clip_corpus.root = str(tmp_path)
-    with pytest.raises(CorpusError, match=r"none of the 1 videos of .*is in --data\.clips_dir"):
+    with pytest.raises(CorpusError, match=r"none of the 1 files of .*is in --data\.clips_dir"):
         list(clip_corpus.items())

@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter
 
 import pyarrow as pa
@@ -30,6 +31,13 @@ def pairs(root, rows, **arguments):
     path = root.parent / "pairs.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return Pairs(str(root), str(path), **arguments)
+
+
+def fault(corpus):
+    """(key, split, path, problem) of the last of the corpus's items, which is its only one with a problem."""
+    *good, bad = corpus.items()
+    assert all(item.problem is None for item in good)
+    return bad.key, bad.split, bad.path, bad.problem
 
 
 def test_pairs_come_in_the_order_of_the_list_with_their_meta(root):
@@ -111,16 +119,18 @@ def test_a_time_is_a_number_or_a_clock_time_or_none(root, value, seconds):
     assert (item.start_seconds, item.stop_seconds) == (seconds, None)
 
 
-def test_a_time_that_is_no_time_fails_with_its_row(root):
-    with pytest.raises(CorpusError, match=r"pairs\.json, row 2: 'start' is -1: give seconds from 0 on"):
-        list(pairs(root, [row("a", start=0), row("b", start=-1)], columns=Columns(start="start")).items())
+def test_a_time_that_is_no_time_costs_its_row(root):
+    found = fault(pairs(root, [row("a", start=0), row("b", start=-1)], columns=Columns(start="start")))
+    assert found[0] == "b"
+    assert re.search(r"pairs\.json, row 2: 'start' is -1: give seconds from 0 on", found[3])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(2, 2), (2, "1.5"), (None, 0)])
 def test_a_part_that_does_not_end_after_it_begins_fails(root, start, stop):
     corpus = pairs(root, [row("a", t=start, u=stop)], columns=Columns(start="t", stop="u"))
-    with pytest.raises(CorpusError, match=r"pairs\.json, row 1: u = .* is not after t = "):
-        list(corpus.items())
+    key, split, path, problem = fault(corpus)
+    assert (key, split, path) == ("a", "train", "a.mp4")
+    assert re.fullmatch(r".*pairs\.json, row 1: u = .* is not after t = .*", problem)
 
 
 BAD_ROWS = [
@@ -138,17 +148,19 @@ BAD_ROWS = [
     (row("b", video="sub/../../a.mp4"), "leads out of the folder"),
     (row("b", video="/etc/passwd"), "'/etc/passwd' leads out of the folder"),
     (row("b", video="C:\\a.mp4"), "leads out of the folder"),
-    (row("b", video="a\0.mp4"), r"'a\\x00\.mp4' is no path: embedded null byte"),
-    (row("b", video="a\ud800.mp4"), "is no path: .*surrogates not allowed"),
-    (row("b", video="a" * 256), "cannot be looked at: File name too long"),
+    (row("b", video="a\0.mp4"), r"'a\\x00\.mp4' is not a path: embedded null byte"),
+    (row("b", video="a\ud800.mp4"), "is not a path: .*surrogates not allowed"),
+    (row("b", video="a" * 256), "cannot be read: File name too long"),
     (row("b", transcript="x"), "it has a 'transcript' besides the text 'text'"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "match"), BAD_ROWS)
 def test_a_row_that_is_wrong_fails_with_its_number_and_value(root, bad, match):
-    with pytest.raises(CorpusError, match=rf"pairs\.json, row 2: .*{match}"):
-        list(pairs(root, [row("a"), bad]).items())
+    key, split, path, problem = fault(pairs(root, [row("a"), bad]))
+    assert re.search(rf"pairs\.json, row 2: .*{match}", problem)
+    assert (key, split) == ("b" if bad.get("id") == "b" and "text" in bad else "%row-2", "train")
+    assert path == (bad["video"] if isinstance(bad["video"], str) else "")
 
 
 def test_an_id_that_comes_twice_fails_when_planned(root, tmp_path):
@@ -160,7 +172,7 @@ def test_an_id_that_comes_twice_fails_when_planned(root, tmp_path):
 def test_a_folder_that_has_none_of_the_videos_fails(root, tmp_path):
     corpus = pairs(root, [row("a"), row("b")])
     corpus.root = str(tmp_path)
-    with pytest.raises(CorpusError, match=r"none of the 2 videos of .*pairs\.json is in --data\.root .*right folder"):
+    with pytest.raises(CorpusError, match=r"none of the 2 files of .*pairs\.json is in --data\.root .*right folder"):
         list(corpus.items())
 
 
@@ -193,13 +205,15 @@ def test_of_a_table_the_column_of_the_split_is_read_though_it_is_no_meta(root):
 
 @pytest.mark.parametrize(("split", "match"), [("a-b", "'a-b' cannot name a split"), (None, "'split' is None")])
 def test_a_split_that_is_no_name_fails_with_its_row(root, split, match):
-    with pytest.raises(CorpusError, match=rf"pairs\.json, row 1: {match}"):
-        list(pairs(root, [row("a", split=split)], split=Split("column")).items())
+    found = fault(pairs(root, [row("b", split="test"), row("a", split=split)], split=Split("column")))
+    assert found[:3] == ("a", "unknown", "a.mp4")
+    assert re.search(rf"pairs\.json, row 2: {match}", found[3])
 
 
 def test_a_row_without_the_column_of_the_split_fails(root):
-    with pytest.raises(CorpusError, match=r"row 1: it has no 'part'"):
-        list(pairs(root, [row("a")], split=Split("column", column="part")).items())
+    found = fault(pairs(root, [row("a")], split=Split("column", column="part")))
+    assert found[:3] == ("%row-1", "unknown", "a.mp4")
+    assert "row 1: it has no 'part', but 'id', 'video', 'text': see --data.columns" in found[3]
 
 
 def test_fractions_are_met_and_depend_on_seed_and_key_alone(root):

@@ -80,7 +80,7 @@ def test_a_sentence_without_its_folder_or_frames_is_listed_with_its_problem(tmp_
     items = list(Phoenix2014T(str(tmp_path), ["dev"]).items())
     assert [item.key for item in items] == ["dev/a", "dev/gone", "dev/empty"]
     assert items[0].problem is None
-    assert "dev/gone cannot be listed: No such file" in items[1].problem
+    assert "dev/gone cannot be read: No such file" in items[1].problem
     assert items[2].problem == "features/fullFrame-210x260px/dev/empty has no frames"
 
 
@@ -180,10 +180,11 @@ def test_a_wrong_header_fails(tmp_path, header):
 
 
 @pytest.mark.parametrize("row", ["b|only", "b|x|-1|-1|Signer01|A|a|b"])
-def test_a_row_with_other_fields_than_the_header_fails(tmp_path, row):
-    write_split(tmp_path, "dev", ["a", row])
-    with pytest.raises(CorpusError, match=r"dev\.corpus\.csv, line 3: it has more or fewer fields than"):
-        list(Phoenix2014T(str(tmp_path), ["dev"]).items())
+def test_a_row_with_other_fields_than_the_header_costs_its_sentence(tmp_path, row):
+    write_split(tmp_path, "dev", ["a", row, "c"])
+    before, bad, after = Phoenix2014T(str(tmp_path), ["dev"]).items()
+    assert (before.problem, bad.key, bad.split, after.problem) == (None, "dev/b", "dev", None)
+    assert bad.problem.endswith("dev.corpus.csv, line 3: it has more or fewer fields than the header")
 
 
 def test_a_table_that_is_not_utf8_fails(tmp_path):
@@ -192,9 +193,10 @@ def test_a_table_that_is_not_utf8_fails(tmp_path):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
-def test_a_name_that_leads_out_of_the_corpus_fails(tmp_path):
+def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path):
     write_split(tmp_path, "dev", ["a"])
     table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
     table.write_text(f"{HEADER}\n../a|x|-1|-1|s|A|a\n")
-    with pytest.raises(CorpusError, match="no key can be made"):
-        list(Phoenix2014T(str(tmp_path), ["dev"]).items())
+    [bad] = Phoenix2014T(str(tmp_path), ["dev"]).items()
+    assert bad.key == "dev/%line-2"
+    assert "line 2: no key can be made" in bad.problem

@@ -1,4 +1,5 @@
 import json
+import re
 import tracemalloc
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ def write(path, text, encoding="utf-8"):
 
 
 def read(path, quoting="auto"):
-    return [values for _, values in read_rows(path, quoting=quoting)]
+    return [row.values for row in read_rows(path, quoting=quoting)]
 
 
 def write_rows(folder, ending):
@@ -43,7 +44,7 @@ def test_each_kind_of_list_gives_the_same_rows(tmp_path, ending):
 
 
 def test_rows_are_named_by_their_place(tmp_path):
-    names = {ending: [where for where, _ in read_rows(write_rows(tmp_path, ending))] for ending in (".json", ".jsonl")}
+    names = {ending: [row.where for row in read_rows(write_rows(tmp_path, ending))] for ending in (".json", ".jsonl")}
     assert names[".json"] == [f"{tmp_path}/list.json, row {number}" for number in (1, 2, 3)]
     assert names[".jsonl"] == [f"{tmp_path}/list.jsonl, line {number}" for number in (1, 3, 5)]
 
@@ -123,28 +124,46 @@ def test_a_long_list_is_never_in_memory_whole(tmp_path, monkeypatch, ending):
         pq.write_table(pa.Table.from_pylist(objects), path, row_group_size=2000)
     del objects
     tracemalloc.start()
-    assert sum(int(values["text"]) for _, values in read_rows(str(path))) == sum(range(20_000))
+    assert sum(int(row.values["text"]) for row in read_rows(str(path))) == sum(range(20_000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000  # of more than 2 MB of text
 
 
-def test_a_malformed_line_fails_with_line_and_column(tmp_path):
-    with pytest.raises(CorpusError, match=r"list\.jsonl, line 3, column 7: malformed JSON: Expecting ':' delimiter"):
-        read(write(tmp_path / "list.jsonl", '{"a": 1}\n\n {"a" 2}\n'))
+def problems(path):
+    return [row.problem for row in read_rows(path)]
+
+
+def test_a_malformed_line_costs_its_row(tmp_path):
+    path = write(tmp_path / "list.jsonl", '{"a": 1}\n\n {"a" 2}\n{"a": 3}\n')
+    assert problems(path) == [None, "malformed JSON at column 7: Expecting ':' delimiter", None]
+    assert read(path) == [{"a": 1}, {}, {"a": 3}]
+    assert [row.where for row in read_rows(path)][1] == f"{path}, line 3"
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_a_row_that_is_no_object_fails(tmp_path, ending):
-    text = '[{"a": 1}, ["b"]]' if ending == ".json" else '{"a": 1}\n["b"]'
-    with pytest.raises(CorpusError, match=rf"list{ending}, (row|line) 2 is no object \{{…\}}: \['b'\]"):
-        read(write(tmp_path / f"list{ending}", text))
+def test_what_is_no_object_costs_its_row(tmp_path, ending):
+    text = '[{"a": 1}, ["b"], {}]' if ending == ".json" else '{"a": 1}\n["b"]\n{}'
+    assert problems(write(tmp_path / f"list{ending}", text)) == [None, "it is not an object {…}: ['b']", None]
 
 
-@pytest.mark.parametrize("row", ["a", "a,b,c"])
-def test_a_row_with_other_fields_than_the_header_fails(tmp_path, row):
-    with pytest.raises(CorpusError, match=rf"list\.csv, line 3: it has {row.count(',') + 1} fields, and the header 2"):
-        read(write(tmp_path / "list.csv", f"id,text\na,b\n{row}\n"))
+@pytest.mark.parametrize("row", ["a,b", "a,b,c,d"])
+def test_more_or_fewer_fields_than_the_header_has_cost_their_row(tmp_path, row):
+    problem = f"it has {row.count(',') + 1} fields, and the header 3: does a field contain a separator?"
+    assert problems(write(tmp_path / "list.csv", f"id,text,n\na,b,c\n{row}\nc,d,e\n")) == [None, problem, None]
+
+
+@pytest.mark.parametrize("text", ['b,"so,\nc",y\n', "a,so\nthere\n", 'a,"so\n'])
+def test_a_row_that_may_be_part_of_another_stops_the_list(tmp_path, text):
+    with pytest.raises(
+        CorpusError, match=r"list\.csv, line [1234]( is malformed|: it has [13] fields, and the header 2: is)"
+    ):
+        read(write(tmp_path / "list.csv", f"id,text\na,x\n{text}"))
+
+
+def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
+    text = "x" * 131_073
+    assert read(write(tmp_path / "list.csv", f"id,text\na,{text}\n")) == [{"id": "a", "text": text}]
 
 
 def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path):
@@ -162,7 +181,7 @@ def test_without_quoting_a_row_is_a_line_and_a_text_keeps_its_quotes(tmp_path, n
     lines = [delimiter.join(("id", "text")), "", *(f"{i}{delimiter}{text}" for i, text in enumerate(SENTENCES)), ""]
     path = write(tmp_path / name, end.join(lines))
     assert [row["text"] for row in read(path, quoting)] == SENTENCES
-    assert [where for where, _ in read_rows(path, quoting=quoting)][:2] == [f"{path}, line 3", f"{path}, line 4"]
+    assert [row.where for row in read_rows(path, quoting=quoting)][:2] == [f"{path}, line 3", f"{path}, line 4"]
 
 
 def test_a_tsv_that_may_be_quoted_is_read_when_it_is_said_how(tmp_path):
@@ -222,8 +241,8 @@ def test_utf16_without_its_byte_order_mark_fails(tmp_path, ending):
 
 
 def test_a_carriage_return_inside_a_row_fails(tmp_path):
-    with pytest.raises(CorpusError, match=r"list\.csv, line 2: it has 2 fields, and the header 3"):
-        read(write(tmp_path / "list.csv", "id,text,n\na,so\rthere,1\n"))
+    problem = "it has 2 fields, and the header 3: does a field contain a separator?"
+    assert problems(write(tmp_path / "list.csv", "id,text,n\na,so\rthere,1\n")) == [problem] * 2
     with pytest.raises(CorpusError, match=r"list\.tsv, line 2: it has a carriage return in it"):
         read(write(tmp_path / "list.tsv", "id\ttext\tn\na\tso\rthere\t1\n"))
 
@@ -291,8 +310,8 @@ def test_a_column_that_json_cannot_hold_fails_unless_it_is_left_out(tmp_path):
     pq.write_table(pa.table(table), tmp_path / "list.parquet")
     with pytest.raises(CorpusError, match=r"the column 'jpg' is binary, which JSON cannot hold: leave it out"):
         read(str(tmp_path / "list.parquet"))
-    [(_, row)] = read_rows(str(tmp_path / "list.parquet"), ["id", "scores", "kind", "no such column"])
-    assert row == {"id": 1, "scores": [{"a": 0.5}], "kind": "x"}
+    [row] = read_rows(str(tmp_path / "list.parquet"), ["id", "scores", "kind", "no such column"])
+    assert row.values == {"id": 1, "scores": [{"a": 0.5}], "kind": "x"}
 
 
 def test_another_ending_fails(tmp_path):
@@ -306,19 +325,19 @@ def test_a_missing_list_fails(tmp_path, ending):
         read(str(tmp_path / f"list{ending}"))
 
 
-@pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
 @pytest.mark.parametrize(
     ("value", "message"), [("[" * 100_000, "recursion"), ("9" * 5000, "Exceeds the limit .* for integer string")]
 )
-def test_json_that_python_will_not_read_fails_with_its_place(tmp_path, name, value, message):
-    row = '{"a": 1}\n' if name == "list.jsonl" else '[{"a": 1},\n'
-    (tmp_path / name).write_text(f'{row}{{"a": {value}}}')
-    with pytest.raises(CorpusError, match=rf"{name}, line 2.*{message}"):
-        list(read_rows(str(tmp_path / name)))
+def test_json_that_python_will_not_read_is_named_by_its_place(tmp_path, value, message):
+    with pytest.raises(CorpusError, match=rf"list\.json, line 2.*{message}"):
+        read(write(tmp_path / "list.json", f'[{{"a": 1}},\n{{"a": {value}}}'))
+    [_, problem, after] = problems(write(tmp_path / "list.jsonl", f'{{"a": 1}}\n{{"a": {value}}}\n{{}}'))
+    assert re.search(message, problem)
+    assert after is None
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1e999, "b": [NaN, 1.5], "c": {"d": -Infinity}}')
-    assert [row for _, row in read_rows(str(tmp_path / "a.jsonl"))] == [{"a": None, "b": [None, 1.5], "c": {"d": None}}]
+    assert read(str(tmp_path / "a.jsonl")) == [{"a": None, "b": [None, 1.5], "c": {"d": None}}]
     pq.write_table(pa.table({"a": [float("nan"), 1.0, float("inf")]}), tmp_path / "a.parquet")
-    assert [row["a"] for _, row in read_rows(str(tmp_path / "a.parquet"))] == [None, 1.0, None]
+    assert [row["a"] for row in read(str(tmp_path / "a.parquet"))] == [None, 1.0, None]

@@ -1,0 +1,139 @@
+import errno
+import os
+import socket
+
+import pytest
+
+from datamodules.corpora.images import Images
+from datamodules.corpora.videos import Videos
+from datamodules.errors import CorpusError, EnvironmentFailure
+from datamodules.line.plan import ShardSize, write_plan
+from image_making import write_tree
+from line_making import FINGERPRINT
+
+
+def listed(corpus):
+    """The keys and problems of a corpus, and what it skipped."""
+    found = {item.key: item.problem for item in corpus.items()}
+    return found, str(corpus.skipped)
+
+
+def test_what_is_left_out_is_counted_once_for_each_listing(tmp_path):
+    write_tree(
+        tmp_path, "a.mp4", "b.docx", "sub/c.TXT", "sub/d.txt", "sub/._a.mp4", ".cache/e.mp4", ".x", "noext",
+        "f.1", "g.2", "h.3", "out/plan.arrow", "out/videos/a.mp4",
+    )  # fmt: skip
+    corpus = Videos(str(tmp_path))
+    skipped = (
+        "7 files with other extensions (.txt 2, .1 1, .2 1, .3 1, .docx 1, …), 2 hidden files, 1 hidden folder, "
+        "1 folder that is a run (out)"
+    )
+    assert listed(corpus) == listed(corpus) == ({"a": None}, skipped)
+    assert listed(Images(str(write_tree(tmp_path / "whole", "a.jpg")))) == ({"a": None}, "")
+
+
+@pytest.mark.parametrize("root_is_run", [True, False])
+def test_the_root_may_be_a_run(tmp_path, root_is_run):
+    write_tree(tmp_path, *(["plan.arrow"] if root_is_run else []), "videos/a.mp4")
+    assert listed(Videos(str(tmp_path)))[0] == {"videos/a": None}
+
+
+@pytest.mark.parametrize("extension", ["wmv", "flv", "ts", "mts", "m2ts", "3gp", "ogv", "dv", "gif", "WMV"])
+def test_videos_have_these_extensions_too(tmp_path, extension):
+    write_tree(tmp_path, f"a.{extension}")
+    assert listed(Videos(str(tmp_path))) == ({"a": None}, "")
+
+
+@pytest.mark.parametrize("extension", ["jfif", "jp2"])
+def test_images_have_these_extensions_too(tmp_path, extension):
+    write_tree(tmp_path, f"a.{extension}")
+    assert listed(Images(str(tmp_path))) == ({"a": None}, "")
+
+
+def test_links_to_folders_are_followed_unless_they_lead_to_a_folder_that_contains_them(tmp_path):
+    root = write_tree(tmp_path / "root", "a/x.mp4", "b/y.mp4")
+    write_tree(tmp_path / "elsewhere", "z.mp4")
+    (root / "one").symlink_to(tmp_path / "elsewhere")
+    (root / "two").symlink_to(tmp_path / "elsewhere")
+    (root / "a" / "up").symlink_to(root)
+    (root / "b" / "self").symlink_to(".")
+    (root / "b" / "to_a").symlink_to("../a")
+    found = {"a/x": None, "b/to_a/x": None, "b/y": None, "one/z": None, "two/z": None}
+    skipped = "3 links to folders that contain them (a/up, b/self, b/to_a/up)"
+    assert listed(Videos(str(root))) == (found, skipped)
+
+
+def test_what_cannot_be_read_costs_its_item(tmp_path, monkeypatch):
+    write_tree(tmp_path, "a.mp4", "locked/b.mp4", "locked.mp4")
+    (tmp_path / "dangling.mp4").symlink_to("nowhere.mp4")
+    (tmp_path / "itself.mp4").symlink_to("itself.mp4")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(tmp_path)
+        server.bind("socket.mp4")
+    real = os.scandir
+
+    def scandir(path):
+        if os.path.basename(os.path.normpath(path)) == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found, skipped = listed(Videos(str(tmp_path)))
+    assert {key: problem and problem.removeprefix(f"{tmp_path}/") for key, problem in found.items()} == {
+        "a": None,
+        "dangling": "dangling.mp4 is a link to nowhere.mp4, which cannot be read: No such file or directory",
+        "itself": "itself.mp4 is a link to itself.mp4, which cannot be read: Too many levels of symbolic links",
+        "locked": None,
+        "locked/%folder": "locked cannot be read: Permission denied",
+        "socket": "socket.mp4 is not a regular file",
+    }
+    assert skipped == ""
+    write_plan(Videos(str(tmp_path)).items(), tmp_path / "plan.arrow", FINGERPRINT, ShardSize())
+    with pytest.raises(CorpusError, match=r"locked/? cannot be read: Permission denied"):
+        listed(Videos(str(tmp_path / "locked")))
+
+
+@pytest.mark.parametrize("folder", ["", "sub"])
+def test_a_file_system_that_gives_errors_is_no_items_fault(tmp_path, monkeypatch, folder):
+    write_tree(tmp_path, "a.mp4", "sub/b.mp4")
+    real = os.scandir
+
+    def scandir(path):
+        if os.path.relpath(path, tmp_path) == (folder or "."):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(EnvironmentFailure, match="cannot be listed: Input/output error"):
+        listed(Videos(str(tmp_path)))
+
+
+def test_videos_of_one_stem_keep_their_extensions_in_folders_and_lists(tmp_path):
+    names = ["a.mp4", "a.webm", "sub/a.mp4", "b.mp4", "b.mp4.webm"]
+    write_tree(tmp_path, *names)
+    keys = {
+        "a.mp4": "a%2Emp4", "a.webm": "a%2Ewebm", "sub/a.mp4": "sub/a", "b.mp4": "b", "b.mp4.webm": "b%2Emp4%2Ewebm"
+    }  # fmt: skip
+    assert {item.path: item.key for item in Videos(str(tmp_path)).items()} == keys
+    (tmp_path / "list").write_text("\n".join(reversed(names)))
+    (tmp_path / "list.jsonl").write_text("".join(f'{{"video": "./{name}"}}\n' for name in names))
+    for video_list in ("list", "list.jsonl"):
+        items = Videos(str(tmp_path), video_list=str(tmp_path / video_list)).items()
+        assert {item.path: item.key for item in items} == keys
+
+
+def test_a_name_too_long_for_a_key_is_one_all_the_same(tmp_path):
+    names = [f"{'हिन्दी' * 12} {end}.mp4" for end in "ab"]
+    write_tree(tmp_path, *names)
+    found, _ = listed(Videos(str(tmp_path)))
+    assert list(found.values()) == [None, None]
+
+
+def test_frames_that_are_left_out_are_counted(tmp_path):
+    from datamodules.corpora.listing import list_frames
+    from datamodules.line.skipped import Skipped
+
+    write_tree(tmp_path, "1.png", "._1.png", "Thumbs.db")
+    skipped = Skipped()
+    assert list_frames(tmp_path, skipped)[0] == ("1.png",)
+    assert str(skipped) == "1 file with another extension (.db 1), 1 hidden file"

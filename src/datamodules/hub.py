@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.errors import ConfigError
+from datamodules.network import require_usable
 
 FileSets = Sequence[Sequence[str]]  # each of which will do
 _ASK_SECONDS = 10.0  # for the hub's first answer; without one, huggingface_hub itself waits for ever
@@ -63,8 +64,8 @@ def find_folder(
     for find in (_cached, _downloaded):
         try:
             folder = find(name, wanted, revision)
-        except (OSError, ValueError, HTTPError) as error:  # offline, no such name, a name that can be none
-            failure = " ".join(str(error).split())[:160]
+        except (OSError, ValueError, HTTPError, ConfigError) as error:  # offline, no such name, an unusable proxy
+            failure = " ".join(str(error).split())[:200]
             continue
         if is_whole(folder):
             return folder
@@ -85,5 +86,6 @@ def _cached(name: str, wanted: Sequence[str], revision: str | None) -> Path:
 def _downloaded(name: str, wanted: Sequence[str], revision: str | None) -> Path:
     from huggingface_hub import model_info, snapshot_download
 
+    require_usable()
     model_info(name, revision=revision, timeout=_ASK_SECONDS)
     return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))

@@ -93,3 +93,11 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(silent_hub: None) -> None:
     with pytest.raises(ConfigError, match=r"nor can that name be had .* \(timed out\)"):
         find("a/b")
     assert time.monotonic() - started < 5
+
+
+def test_a_variable_that_no_client_can_use_is_named(hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks4://me:tops3cret@127.0.0.1:9")
+    with pytest.raises(
+        ConfigError, match=r"hub \(the environment variable ALL_PROXY cannot be used: .*\); give a folder"
+    ):
+        find("a/b")

@@ -1,0 +1,102 @@
+"""Variables of the environment that say how HTTP clients reach a server: its proxy, and the certificates they trust."""
+
+import os
+import ssl
+from collections.abc import Iterator
+from importlib.util import find_spec
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
+
+from datamodules.errors import ConfigError
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")  # in small or in capital letters; small ones win
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+class Proxy(NamedTuple):
+    """The proxy that requests go through.
+
+    Attributes:
+        variable: the environment variable that names it.
+        url: its URL, without user and password.
+        host: the host of the server that is reached through it.
+    """
+
+    variable: str
+    url: str
+    host: str
+
+    def __str__(self) -> str:
+        return f"the proxy {self.url} of {self.variable} (NO_PROXY={self.host} goes past it)"
+
+
+def require_usable() -> None:
+    """Check the variables that HTTP clients read when they are made, and that they answer with a traceback.
+
+    Raises:
+        ConfigError: a proxy is no URL, or needs a package that is missing; or the certificates are missing or damaged.
+    """
+    for variable, url in _proxies(PROXY_VARIABLES):
+        _require_proxy(variable, url)
+    if file := os.environ.get("SSL_CERT_FILE"):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(_unusable("SSL_CERT_FILE", f"{file!r} has no certificates ({reason})")) from error
+        return  # folders are read where there is no file
+    folders = os.environ.get("SSL_CERT_DIR")
+    if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
+        raise ConfigError(_unusable("SSL_CERT_DIR", f"there is no folder {folders!r}"))
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """Return the proxy that requests to `url` go through; None if they go to the server itself."""
+    if is_excepted(url):
+        return None
+    target = urlsplit(url)
+    for variable, proxy in _proxies((f"{target.scheme}_proxy", "all_proxy")):
+        parts = urlsplit(proxy)
+        return Proxy(variable, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", target.hostname or "")
+    return None
+
+
+def is_excepted(url: str) -> bool:
+    """Return whether NO_PROXY names the host of `url`, or a network that it lies in."""
+    host, netloc = urlsplit(url).hostname or "", urlsplit(url).netloc
+    if proxy_bypass(host) or proxy_bypass(netloc):
+        return True
+    networks = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+    try:
+        return any(ip_address(host) in ip_network(each.strip(), strict=False) for each in networks if "/" in each)
+    except ValueError:  # a name, or no network
+        return False
+
+
+def _proxies(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The variables of these names that are set, as they are spelled, and their URLs."""
+    for name in names:
+        variable = name if name in os.environ else name.upper()
+        if url := os.environ.get(variable):
+            yield variable, url if "://" in url else f"http://{url}"
+
+
+def _require_proxy(variable: str, url: str) -> None:
+    from httpx import URL, InvalidURL
+
+    try:
+        parts, _ = urlsplit(url), URL(url)
+        is_url = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except (ValueError, InvalidURL):
+        is_url = False
+    if not is_url:  # the value may hold a password
+        raise ConfigError(_unusable(variable, "its value is no URL of a proxy, such as http://HOST:3128"))
+    if parts.scheme.startswith("socks") and not find_spec("socksio"):
+        raise ConfigError(_unusable(variable, "a SOCKS proxy needs a package: pip install socksio"))
+
+
+def _unusable(variable: str, reason: str) -> str:
+    return f"the environment variable {variable} cannot be used: {reason}; correct it, or unset it"

@@ -1,0 +1,104 @@
+"""Variables of the environment for HTTP clients: those that cannot be used are named, and NO_PROXY is honoured."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import certifi
+import pytest
+
+from datamodules.errors import ConfigError
+from datamodules.network import PROXY_VARIABLES, Proxy, is_excepted, proxy_for, require_usable
+
+Environment = Callable[..., None]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """Sets variables of HTTP clients, where no others of them are set."""
+    for name in (*PROXY_VARIABLES, "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+    def set_all(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_all
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h:port", "http://", "ftp://h:1", "socks4://h:1", "http://[bad", "http://h:80\n", "http://u:p#x@h:80"],
+)
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_that_is_no_url_is_named_without_its_value(environment: Environment, variable: str, url: str) -> None:
+    environment(**{variable: url})
+    with pytest.raises(ConfigError) as failure:
+        require_usable()
+    assert str(failure.value) == (
+        f"the environment variable {variable} cannot be used: its value is no URL of a proxy, such as "
+        "http://HOST:3128; correct it, or unset it"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy_needs_its_package(
+    environment: Environment, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(ALL_PROXY=f"{scheme}://me:tops3cret@127.0.0.1:1080")
+    monkeypatch.setattr("datamodules.network.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^the environment variable ALL_PROXY .*: pip install socksio; ") as failure:
+        require_usable()
+    assert "tops3cret" not in str(failure.value)
+    monkeypatch.setattr("datamodules.network.find_spec", lambda name: name)
+    require_usable()
+
+
+def test_certificates_that_are_missing_or_damaged_are_named(environment: Environment, tmp_path: Path) -> None:
+    damaged = tmp_path / "ca.pem"
+    damaged.write_text("none")
+    for variable, value, reason in (
+        ("SSL_CERT_FILE", tmp_path / "gone.pem", r"gone\.pem' has no certificates \(No such file"),
+        ("SSL_CERT_FILE", damaged, r"ca\.pem' has no certificates \("),
+        ("SSL_CERT_DIR", tmp_path / "gone", r"there is no folder '.*gone'"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(variable, str(value))
+            with pytest.raises(ConfigError, match=rf"^the environment variable {variable} cannot be used: .*{reason}"):
+                require_usable()
+
+
+def test_what_is_usable_passes(environment: Environment, tmp_path: Path) -> None:
+    require_usable()
+    environment(HTTP_PROXY="proxy:3128", https_proxy="http://me:s3cret@proxy:3128", ALL_PROXY="")
+    environment(SSL_CERT_FILE=certifi.where(), SSL_CERT_DIR="/nonexistent")  # which is not read where there is a file
+    require_usable()
+    environment(SSL_CERT_FILE="", SSL_CERT_DIR=f"/nonexistent:{tmp_path}")
+    require_usable()
+
+
+def test_the_proxy_of_a_url_is_that_of_its_scheme_or_of_all(environment: Environment) -> None:
+    environment(http_proxy="http://me:s3cret@small:1", HTTP_PROXY="http://capital:1", ALL_PROXY="other:2")
+    assert proxy_for("http://host:8000/v1") == Proxy("http_proxy", "http://small:1", "host")
+    assert proxy_for("https://host/v1") == Proxy("ALL_PROXY", "http://other:2", "host")
+    assert str(proxy_for("https://host/v1")) == "the proxy http://other:2 of ALL_PROXY (NO_PROXY=host goes past it)"
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "is_excepted_there"),
+    [
+        ("localhost", False),
+        ("localhost, 10.1.2.3", True),
+        ("10.1.2.3:8000", True),
+        ("10.0.0.0/8", True),
+        ("192.168.0.0/16", False),
+        ("*", True),
+    ],
+)
+def test_no_proxy_excepts_hosts_and_networks(
+    environment: Environment, exceptions: str, is_excepted_there: bool
+) -> None:
+    environment(HTTP_PROXY="http://proxy:1", NO_PROXY=exceptions)
+    assert is_excepted("http://10.1.2.3:8000/v1") == is_excepted_there
+    assert (proxy_for("http://10.1.2.3:8000/v1") is None) == is_excepted_there
+    assert not is_excepted("http://node.example.com/v1") or exceptions == "*"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -53,10 +54,12 @@ class Reply:
     drops: bool = False
 
 
-def said(text: str, finish: str = "stop", num_tokens: int = 3, **more) -> Reply:
-    """An answer as servers give it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    usage = {"prompt_tokens": 5, "completion_tokens": num_tokens, "total_tokens": 5 + num_tokens}
+def said(content: object, finish: str = "stop", num_tokens: int = 3, message=None, usage=None, **more) -> Reply:
+    """An answer as servers give it; `message` and `usage` are further fields of these."""
+    message = {"role": "assistant", "content": content, **(message or {})}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    tokens = {"prompt_tokens": 5, "completion_tokens": num_tokens, "total_tokens": 5 + num_tokens}
+    usage = {**tokens, **(usage or {})}
     answer = {"id": "1", "object": "chat.completion", "model": MODEL, "choices": [choice], "usage": usage}
     return Reply(json.dumps(answer).encode(), **more)
 
@@ -73,7 +76,7 @@ def describe(ask: Ask) -> Reply:
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Use as a context manager.
+    """Use as a context manager; as a proxy, it answers for any host.
 
     Attributes:
         url: of its API.
@@ -143,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._note_headers()
-        self._send(self.server.models if self.path == "/v1/models" else refused(404, "Not Found"))
+        self._send(self.server.models if urlsplit(self.path).path == "/v1/models" else refused(404, "Not Found"))
 
     def do_POST(self) -> None:
         headers = self._note_headers()

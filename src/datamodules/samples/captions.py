@@ -33,7 +33,7 @@ FIELDS = (
     Field("backend", pa.string(), "`transformers` or `openai`"),
     Field("prompt", pa.string(), "as it was filled in for the image"),
     Field("system_prompt", pa.string(), "null without one"),
-    Field("num_tokens", pa.int32(), "number of tokens of the caption"),
+    Field("num_tokens", pa.int32(), "number of generated tokens, thoughts included"),
     Field("width", pa.int32(), "of the image, upright", "px"),
     Field("height", pa.int32(), "of the image, upright", "px"),
     Field(

@@ -1,6 +1,8 @@
 """What a local model is given: made of each image in the workers, unpadded, and put together on the rank."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +56,13 @@ class LocalTransform:
         checkpoint: whose processor makes them.
         fill: the prompt for an item; may raise ExtractError.
         system_prompt: None: none.
+        chat_template_kwargs: variables of the chat template.
         limit: of the images' size.
         dtype: of the model: pixels are handed over in it.
         max_tokens: that prompt and image may have together.
 
     Raises:
-        ConfigError: the processor has no such limit, or no place for a system prompt.
+        ConfigError: the processor has no such limit, or no place for a system prompt or for one of the variables.
     """
 
     def __init__(
@@ -67,18 +70,25 @@ class LocalTransform:
         checkpoint: Checkpoint,
         fill: Callable[[Item], str],
         system_prompt: str | None,
+        chat_template_kwargs: Mapping[str, Any],
         limit: SizeLimit,
         dtype: torch.dtype,
         max_tokens: int | None,
     ) -> None:
         self._processor, self._fill, self._system_prompt = checkpoint.processor(), fill, system_prompt
-        self._dtype, self._max_tokens = dtype, max_tokens
+        self._chat_template_kwargs, self._dtype, self._max_tokens = chat_template_kwargs, dtype, max_tokens
         limit.apply(self._processor)
         if system_prompt and not self._processor.chat_template:
             raise ConfigError(
                 f"--model.system_prompt: {checkpoint.name} has no chat template, and so no place for one: "
                 "put it into --model.prompt"
             )
+        for name in chat_template_kwargs:
+            if not _has_variable(self._processor, name):
+                raise ConfigError(
+                    f"--model.chat_template_kwargs: the chat template of {checkpoint.name} has no variable {name!r}: "
+                    "look up in its model card how thinking is turned off"
+                )
 
     def start(self, item: Item) -> None:
         """Fill the prompt for `item`."""
@@ -95,7 +105,7 @@ class LocalTransform:
     def prepare(self, prompt: str, frame: Tensor) -> Prepared:
         """Likewise, with `prompt`."""
         image = Image.fromarray(frame.permute(1, 2, 0).numpy())
-        text = self._text(prompt)
+        text = self.text(prompt)
         has_start = text.startswith(self._processor.tokenizer.bos_token or "\0")  # the chat template's
         more = {"add_special_tokens": False} if has_start else {}
         try:
@@ -110,20 +120,30 @@ class LocalTransform:
         packed = {name: pack(value, self._dtype) for name, value in inputs.items()}
         return Prepared(prompt, packed, num_tokens, self._num_pixels(inputs))
 
-    def _text(self, prompt: str) -> str:
-        """The prompt as the processor wants it: with what marks the place of the image."""
+    def text(self, prompt: str) -> str:
+        """Return the prompt as the processor wants it: in the chat template, with the mark of the image's place."""
         processor = self._processor
         if processor.chat_template:
             user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
             system = {"role": "system", "content": [{"type": "text", "text": self._system_prompt}]}
             messages = [system, user] if self._system_prompt else [user]
-            return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            return str(
+                processor.apply_chat_template(
+                    messages, add_generation_prompt=True, tokenize=False, **self._chat_template_kwargs
+                )
+            )
         mark = getattr(processor, "image_token", None)  # of Kosmos-2 and BLIP-2, which place the image themselves: none
         return f"{mark}{prompt}" if isinstance(mark, str) and mark not in prompt else prompt
 
     def _num_pixels(self, inputs: Mapping[str, Tensor]) -> int:
         times = getattr(self._processor.image_processor, "temporal_patch_size", 1)  # Qwen repeats them, as if a video
         return inputs["pixel_values"].numel() // (3 * times)
+
+
+def _has_variable(processor: Any, name: str) -> bool:
+    """Whether the chat template of `processor` uses a variable `name` that the caller may set."""
+    own = ("messages", *signature(processor.apply_chat_template).parameters)
+    return name not in own and re.search(rf"\b{re.escape(name)}\b", str(processor.chat_template)) is not None
 
 
 def pack(value: Tensor, dtype: torch.dtype) -> Any:

@@ -4,10 +4,11 @@ import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, wraps
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,8 @@ from transformers.utils import logging
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.item import Item
-from preprocess.captioning.caption import Caption, Status
+from preprocess.captioning.answers import is_mark, opening_mark, read_caption
+from preprocess.captioning.caption import Caption
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import LocalTransform, SizeLimit, collate, unpack
 from preprocess.captioning.prompts import Prepared
@@ -83,6 +85,7 @@ class LocalEngine:
         checkpoint: the model.
         fill: the prompt for an item; it goes to other processes.
         system_prompt: None: none.
+        chat_template_kwargs: variables of the chat template, for example {"enable_thinking": False}.
         limit: of the images' size.
         weights: how they are held.
         generation: how captions are generated.
@@ -99,6 +102,7 @@ class LocalEngine:
         checkpoint: Checkpoint,
         fill: Callable[[Item], str],
         system_prompt: str | None,
+        chat_template_kwargs: Mapping[str, Any],
         limit: SizeLimit,
         weights: Weights,
         generation: Generation,
@@ -112,10 +116,16 @@ class LocalEngine:
                 "all, prompt and image among them"
             )
         max_tokens = context - generation.max_new_tokens if context else None
-        self.transform = partial(LocalTransform, checkpoint, fill, system_prompt, limit, self._dtype, max_tokens)
+        self.transform = partial(
+            LocalTransform, checkpoint, fill, system_prompt, chat_template_kwargs, limit, self._dtype, max_tokens
+        )
         self._checkpoint, self._weights, self._wanted = checkpoint, weights, generation
-        self._try(self.transform())  # whatever is wrong with it shows now
+        transform = self.transform()
+        self._try(transform)  # whatever is wrong with it shows now
+        self._opening_mark = opening_mark(transform.text("Describe this image."))
         self._processor = checkpoint.processor()
+        vocabulary = self._processor.tokenizer.get_vocab()
+        self._marks = {token: text for text, token in vocabulary.items() if is_mark(text)}
         self._is_grounded = config.model_type == _GROUNDED
         self._model: Any = None
 
@@ -159,8 +169,8 @@ class LocalEngine:
             _number_places(self._model.text_model)
 
     def captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
-        """Of one batch, in order."""
-        return [self.caption(tokens) for tokens in self.generate(inputs)]
+        """Return the captions of one batch, in order; an ExtractError where a model gave none, see `caption`."""
+        return [self._caption(tokens) for tokens in self.generate(inputs)]
 
     @torch.inference_mode()
     def generate(self, inputs: Sequence[Prepared]) -> list[list[int]]:
@@ -174,19 +184,33 @@ class LocalEngine:
         return answer
 
     def caption(self, tokens: list[int]) -> Caption:
-        """What `tokens` say, up to the first end mark."""
+        """Return the caption in `tokens`, up to the first end mark.
+
+        Raises:
+            ExtractError: the model only thought, or was stopped before it gave any text.
+        """
         ends = [tokens.index(end) for end in self._generation.eos_token_id or () if end in tokens]
-        said = tokens[: min(ends, default=len(tokens))]
-        text = self._processor.tokenizer.decode(said, skip_special_tokens=True)
-        entities = None
+        generated = tokens[: min(ends, default=len(tokens))]
+        text, entities = self._opening_mark + self._decoded(generated), None
         if self._is_grounded:
             text, found = self._processor.post_process_generation(text)
             entities = [
                 {"text": phrase, "begin": begin, "end": end, "boxes": [list(box) for box in boxes]}
                 for phrase, (begin, end), boxes in found
             ]
-        status: Status = "truncated" if not ends else "ok" if text.strip() else "empty"
-        return Caption(text.strip(), status, len(said), entities)
+        return replace(read_caption(text, len(generated), is_cut=not ends), entities=entities)
+
+    def _caption(self, tokens: list[int]) -> Caption | ExtractError:
+        try:
+            return self.caption(tokens)
+        except ExtractError as error:
+            return error
+
+    def _decoded(self, tokens: list[int]) -> str:
+        """The text of `tokens` without the tokenizer's special tokens, except those that are marks of thoughts."""
+        decode = self._processor.tokenizer.decode
+        parts = groupby(tokens, key=self._marks.get)
+        return "".join(mark or decode(list(others), skip_special_tokens=True) for mark, others in parts)
 
     def _try(self, transform: LocalTransform) -> None:
         """Prepare a gray image.
@@ -226,10 +250,15 @@ class LocalEngine:
         )
         if not sampling:
             config.update(top_k=None, top_p=None, min_p=None, typical_p=None)
-        if config.eos_token_id is None:
-            config.eos_token_id = tokenizer.eos_token_id
-        config.eos_token_id = [config.eos_token_id] if isinstance(config.eos_token_id, int) else config.eos_token_id
-        known = (tokenizer.pad_token_id, config.pad_token_id, *(config.eos_token_id or ()), 0)
+        ends = config.eos_token_id
+        ends = [ends] if isinstance(ends, int) else list(ends or ())
+        if tokenizer.eos_token_id not in (
+            None,
+            *ends,
+        ):  # a fine-tuned checkpoint may lack the mark of its chat template
+            ends.append(tokenizer.eos_token_id)
+        config.eos_token_id = ends or None
+        known = (tokenizer.pad_token_id, config.pad_token_id, *ends, 0)
         config.pad_token_id = next(token for token in known if token is not None)
         return config
 

@@ -9,9 +9,9 @@ import io
 import math
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.line.item import Item
+from preprocess.captioning.answers import read_caption
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.prompts import Prepared
 
@@ -97,12 +98,14 @@ class Generation:
 
     Attributes:
         system_prompt: None: none is sent.
-        max_new_tokens: of a caption.
+        chat_template_kwargs: variables of the chat template, for example {"enable_thinking": False}; {}: none is sent.
+        max_new_tokens: of a caption, thoughts included.
         temperature: 0: always the likeliest token.
         seed: of the sampling, where there is any.
     """
 
     system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int = 128
     temperature: float = 0.0
     seed: int = 0
@@ -250,33 +253,40 @@ class ServedEngine:
         return caption
 
     async def _ask(self, prepared: Prepared) -> Caption:
-        text, is_cut, num_tokens = await self._chat.answer(self._request(prepared))
-        return Caption(text, "truncated" if is_cut else "ok" if text else "empty", num_tokens)
+        completion = await self._chat.answer(self._request(prepared))
+        return read_caption(completion.text, completion.num_tokens, completion.is_cut, completion.has_thought)
 
     async def _require(self, doubtful: ExtractError) -> None:
-        """Nothing, if the server answers what it has answered before, or a gray image: then the item is to blame.
+        """Raise EnvironmentFailure unless the server still works: then the item is to blame.
 
-        All tries together may take as long as one: what hangs must not hang twice as long.
+        It works if it answers the request that it has answered before, or a gray image, with anything but a
+        DoubtfulError. All tries together may take as long as one: what hangs must not hang twice as long.
         """
+        from preprocess.captioning.chat import DoubtfulError
+
         try:
             await asyncio.wait_for(self._ask(self._good), self._server.timeout_seconds)
-        except (ExtractError, asyncio.TimeoutError) as error:
+        except (DoubtfulError, asyncio.TimeoutError) as error:
             raise EnvironmentFailure(
                 f"something is wrong with {self._server.base_url}: {doubtful}. What is done is safe: mend it, and run "
                 "the same command again"
             ) from error
+        except ExtractError:  # such as a refusal of the gray image: the server answers
+            pass
 
     def _request(self, prepared: Prepared) -> dict[str, Any]:
         wanted = self._generation
         image = {"type": "image_url", "image_url": {"url": prepared.inputs}}
         content = [image, {"type": "text", "text": prepared.prompt}]
         system = [{"role": "system", "content": wanted.system_prompt}] if wanted.system_prompt else []
+        template = {"chat_template_kwargs": dict(wanted.chat_template_kwargs)} if wanted.chat_template_kwargs else {}
         return {
             "model": self._model,
             "messages": [*system, {"role": "user", "content": content}],
             "max_tokens": wanted.max_new_tokens,
             "temperature": wanted.temperature,
             "seed": wanted.seed,
+            **template,
         }
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:

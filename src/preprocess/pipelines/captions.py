@@ -39,7 +39,9 @@ class Captions(Extractor):
         model: a folder with the model and its processor, or its name on the Hugging Face hub; or as a server calls it.
         prompt: what is asked of each image; `{name}` is a field of its JSON files, or what the corpus tells.
         system_prompt: None: none. Only for models with a chat template.
-        max_new_tokens: of a caption; longer ones are cut off, and their status is `truncated`.
+        chat_template_kwargs: variables of the chat template, for example {"enable_thinking": false}; None: none.
+        max_new_tokens: of a caption, the thoughts of a reasoning model included; longer captions are cut off, and their
+            status is `truncated`. An image whose thoughts take all of them fails.
         num_beams: of beam search; 1: none.
         temperature: of sampling; 0: always the likeliest token.
         batch_size: images in a batch, at most.
@@ -75,6 +77,7 @@ class Captions(Extractor):
         model: str,
         prompt: str = "Describe this image.",
         system_prompt: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
         max_new_tokens: int = 128,
         num_beams: int = 1,
         temperature: float = 0.0,
@@ -124,7 +127,8 @@ class Captions(Extractor):
         limit = SizeLimit(wanted["max_pixels"], wanted["longest_edge"])
         checkpoint = Checkpoint.find(wanted["model"], wanted["revision"], wanted["trust_remote_code"])
         self.commit = checkpoint.commit
-        return LocalEngine(checkpoint, self._prompt, wanted["system_prompt"], limit, weights, generation)
+        template = wanted["chat_template_kwargs"] or {}
+        return LocalEngine(checkpoint, self._prompt, wanted["system_prompt"], template, limit, weights, generation)
 
     def _served(self, server: Server) -> Engine:
         wanted, usual = self.hparams, {"num_beams": 1, "dtype": "auto"}
@@ -132,7 +136,10 @@ class Captions(Extractor):
             raise ConfigError(
                 f"--model.{given[0]} {wanted[given[0]]} is for backend transformers: tell the server itself"
             )
-        generation = ServedGeneration(wanted["system_prompt"], wanted["max_new_tokens"], wanted["temperature"])
+        template = wanted["chat_template_kwargs"] or {}
+        generation = ServedGeneration(
+            wanted["system_prompt"], template, wanted["max_new_tokens"], wanted["temperature"]
+        )
         limit = ServedLimit(wanted["max_pixels"], wanted["longest_edge"])
         return ServedEngine(wanted["model"], server, self._prompt, generation, limit)
 

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BlipConfig, Pix2StructConfig, Pix2StructImageProcessor, Pix2StructProcessor
+from transformers import AddedToken, BlipConfig, Pix2StructConfig, Pix2StructImageProcessor, Pix2StructProcessor
 
 from checkpoint_making import FAMILIES, save_checkpoint
 from datamodules.errors import ConfigError, ExtractError
@@ -50,11 +51,13 @@ def make_engine(
     folder: Path,
     system_prompt: str | None = None,
     limit: SizeLimit = SizeLimit(),  # noqa: B008
+    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
     **generation: Any,
 ) -> LocalEngine:
     wanted = Generation(**{"max_new_tokens": 12, **generation})
     template = PromptTemplate("Describe {what}.")
-    return LocalEngine(Checkpoint.find(str(folder)), template, system_prompt, limit, Weights(), wanted)
+    checkpoint = Checkpoint.find(str(folder))
+    return LocalEngine(checkpoint, template, system_prompt, chat_template_kwargs, limit, Weights(), wanted)
 
 
 def prepare(engine: LocalEngine, frames: Sequence[Tensor], words: Sequence[str]) -> list[Prepared]:
@@ -71,6 +74,10 @@ def engines(folders: dict[str, Path]) -> dict[str, LocalEngine]:
     for engine in made.values():
         engine.load(CPU)
     return made
+
+
+def shown(captions: Sequence[Caption | ExtractError]) -> list[Caption | str]:
+    return [caption if isinstance(caption, Caption) else str(caption) for caption in captions]
 
 
 def mixed(engine: LocalEngine) -> list[Prepared]:
@@ -94,7 +101,7 @@ def test_a_batch_of_n_is_n_batches_of_1_token_for_token(engines: dict[str, Local
     together = engine.generate(prepared)
     said = [answer[: len(single)] for answer, single in zip(together, alone, strict=True)]
     assert said == alone
-    assert engine.captions(prepared) == [engine.caption(answer) for answer in alone]
+    assert shown(engine.captions(prepared)) == shown([engine.captions([each])[0] for each in prepared])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -157,6 +164,75 @@ def sorted_letters() -> list[str]:
     from tokenizers.pre_tokenizers import ByteLevel
 
     return sorted(ByteLevel.alphabet())
+
+
+@pytest.fixture(scope="module")
+def thinking(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolVLM with marks of thoughts as special tokens, and a chat template that opens thoughts by default."""
+    folder = copied(folders["smolvlm"], tmp_path_factory.mktemp("thinking") / "model")
+    processor = Checkpoint.find(str(folder)).processor()
+    marks = [AddedToken(mark, special=True) for mark in ("<think>", "</think>", "<|channel|>", "<|message|>", "<box>")]
+    processor.tokenizer.add_tokens(marks)
+    processor.chat_template += "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: Path) -> None:
+    engine = make_engine(thinking, chat_template_kwargs={"enable_thinking": False})
+    engine.load(CPU)
+    tokens = Checkpoint.find(str(thinking)).processor().tokenizer
+    for generated, expected in (
+        ("<think>Ears.</think><box>A cat.<box></s>", "A cat."),
+        ("Ears.</think>A cat.</s>", "A cat."),
+        ("<|channel|>analysis<|message|>Ears.assistant<|channel|>final<|message|>A cat.</s>", "A cat."),
+        ("A cat.</s>", "A cat."),
+        ("A <think> cat.</s>", "A <think> cat."),
+    ):
+        ids = tokens(generated, add_special_tokens=False)["input_ids"]
+        assert engine.caption(ids) == Caption(expected, "ok", len(ids) - 1)
+    with pytest.raises(
+        ExtractError, match=r"the model only thought, and gave no caption in 6 tokens: raise --model\.max"
+    ):
+        engine.caption(tokens("<think>Ears.", add_special_tokens=False)["input_ids"])
+
+
+def test_thoughts_that_the_chat_template_opens_and_the_model_does_not_close_are_no_caption(thinking: Path) -> None:
+    engine = make_engine(thinking)
+    engine.load(CPU)
+    tokens = Checkpoint.find(str(thinking)).processor().tokenizer
+    closed, open_ = (
+        tokens(text, add_special_tokens=False)["input_ids"] for text in ("Ears.</think>A cat.</s>", "Ears.")
+    )
+    assert engine.caption(closed) == Caption("A cat.", "ok", len(closed) - 1)
+    for cut_off_or_not in (open_, [*open_, 2]):
+        with pytest.raises(ExtractError, match="the model only thought, and gave no caption in 5 tokens"):
+            engine.caption(cut_off_or_not)
+
+
+def test_chat_template_kwargs_reach_the_chat_template_or_are_refused(thinking: Path, folders: dict[str, Path]) -> None:
+    [off], [on] = (
+        prepare(make_engine(thinking, chat_template_kwargs=kwargs), pictures([(40, 40)]), ["it"])
+        for kwargs in ({"enable_thinking": False}, {"enable_thinking": True})
+    )
+    assert on.num_tokens == off.num_tokens + len("<think>\n") - len("<think>") + 1
+    for folder, name in ((thinking, "thinking"), (thinking, "messages"), (thinking, "tokenize")):
+        with pytest.raises(ConfigError, match=rf"--model\.chat_template_kwargs: the chat .* has no variable '{name}'"):
+            make_engine(folder, chat_template_kwargs={name: True})
+    with pytest.raises(ConfigError, match=r"kosmos2 has no variable 'enable_thinking'"):
+        make_engine(folders["kosmos2"], chat_template_kwargs={"enable_thinking": False})
+
+
+def test_the_end_mark_of_the_tokenizer_ends_a_caption_though_the_checkpoint_does_not_name_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": [130]}))
+    engine = make_engine(folder)
+    engine.load(CPU)
+    x = sorted_letters().index("x") + 4
+    assert engine.caption([x, 2, x]) == engine.caption([x, 130, x]) == Caption("x", "ok", 1)
 
 
 def test_kosmos2_keeps_what_it_has_grounded(engines: dict[str, LocalEngine], folders: dict[str, Path]) -> None:
@@ -306,14 +382,14 @@ def test_weights_that_cannot_be_held_as_asked_fail(folders: dict[str, Path]) -> 
         Weights(dtype="int8")  # type: ignore[arg-type]
     weights = Weights(attn_implementation="flash_attention_2")
     checkpoint = Checkpoint.find(str(folders["smolvlm"]))
-    engine = LocalEngine(checkpoint, PromptTemplate("x"), None, SizeLimit(), weights, Generation())
+    engine = LocalEngine(checkpoint, PromptTemplate("x"), None, {}, SizeLimit(), weights, Generation())
     with pytest.raises(ConfigError, match=r"smolvlm cannot be loaded on cpu: .*[Ff]lash"):
         engine.load(CPU)
 
 
 def test_bf16_goes_through(folders: dict[str, Path]) -> None:
     checkpoint, template = Checkpoint.find(str(folders["qwen2_5_vl"])), PromptTemplate("Describe {what}.")
-    engine = LocalEngine(checkpoint, template, None, SizeLimit(), Weights("bf16"), Generation(5))
+    engine = LocalEngine(checkpoint, template, None, {}, SizeLimit(), Weights("bf16"), Generation(5))
     engine.load(CPU)
     prepared = mixed(engine)
     assert prepared[0].inputs["pixel_values"].dtype == torch.bfloat16

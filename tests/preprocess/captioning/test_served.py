@@ -14,6 +14,7 @@ import torch
 from chat_server import MODEL, ChatServer, Reply, describe, refused, said
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.line.item import Item
+from datamodules.network import PROXY_VARIABLES
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
 
@@ -71,7 +72,7 @@ def test_many_requests_are_in_flight_but_no_more_than_allowed():
 def test_the_server_gets_the_picture_the_prompt_and_the_options():
     frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 9, 7), dtype=np.uint8))
     with ChatServer() as server:
-        engine = engine_for(server, Generation("Be brief.", 17, 0.5, 3))
+        engine = engine_for(server, Generation("Be brief.", {"enable_thinking": False}, 17, 0.5, 3))
         prepared = prepare(engine, frame, "mug")
         assert prepared[0] == "Describe the mug"
         assert prepared[2:] == (0, 63)
@@ -82,14 +83,16 @@ def test_the_server_gets_the_picture_the_prompt_and_the_options():
         assert ask.body["messages"][1]["content"][1] == {"type": "text", "text": "Describe the mug"}
         options = {name: ask.body[name] for name in ("model", "max_tokens", "temperature", "seed")}
         assert options == {"model": MODEL, "max_tokens": 17, "temperature": 0.5, "seed": 3}
+        assert ask.body["chat_template_kwargs"] == {"enable_thinking": False}
         engine.close()
 
 
-def test_no_system_prompt_is_no_message():
+def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field():
     with ChatServer() as server:
         engine = engine_for(server)
         engine.captions(grays(engine, 1))
         assert [message["role"] for message in server.asks[0].body["messages"]] == ["user"]
+        assert server.asks[0].body.keys() == {"model", "messages", "max_tokens", "temperature", "seed"}
         engine.close()
 
 
@@ -156,6 +159,89 @@ def test_a_caption_says_its_status_and_tokens():
             Caption("", "empty", 3),
             Caption("", "empty", 0),
         ]
+        engine.close()
+
+
+_REASONING_TOKENS = {"completion_tokens_details": {"reasoning_tokens": 128}}
+
+
+def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do():
+    replies = [
+        said("", num_tokens=128, message={"reasoning_content": "Let me see."}),
+        said(None, "length", 128, message={"reasoning": "Let me see."}),
+        said("<think>Let me see", "length", 128),
+        said("Let me see.</think>", num_tokens=128),
+        said("", "length", 128, usage=_REASONING_TOKENS),  # OpenAI's models hide their thoughts
+        said([{"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}], num_tokens=128),
+    ]
+    with ChatServer(lambda ask: replies[ask.brightness]) as server:
+        engine = engine_for(server)
+        for failure in engine.captions(grays(engine, *range(len(replies)))):
+            assert type(failure) is ExtractError
+            assert str(failure).startswith(
+                "the model only thought, and gave no caption in 128 tokens: raise --model.max"
+            )
+        engine.close()
+
+
+def test_thoughts_marks_and_parts_leave_the_caption():
+    replies = [
+        said("a cup", message={"reasoning_content": "Let me see."}),
+        said("<think>Let me see.</think>\n\na cup<|im_end|>"),
+        said("Let me see.\n</think>\n\na cup"),
+        said("a cup", usage=_REASONING_TOKENS),
+        said("a cup", message={"reasoning": None, "reasoning_content": None, "refusal": None}),
+        said([{"type": "text", "text": "a "}, {"type": "text", "text": "cup"}]),
+        said([{"type": "thinking", "thinking": "Let me see."}, {"type": "text", "text": "a cup"}]),
+    ]
+    with ChatServer(lambda ask: replies[ask.brightness]) as server:
+        engine = engine_for(server)
+        captions = engine.captions(grays(engine, *range(len(replies))))
+        assert captions == [Caption("a cup", "ok", 3)] * len(replies)
+        engine.close()
+
+
+def test_an_answer_that_is_no_caption_fails_its_image_alone():
+    replies = {
+        "the model refuses to answer: No faces.": said(None, message={"refusal": "No faces."}),
+        "the model refuses to answer: No.": said([{"type": "refusal", "refusal": "No."}]),
+        "the server's content filter stopped the answer: A pers": said("A pers", "content_filter"),
+        "the server's content filter stopped the answer: no text": said("", "content_filter"),
+        "the model answers with a part of the type 'image_url', not with text alone": said(
+            [{"type": "text", "text": "Here:"}, {"type": "image_url", "image_url": {}}]
+        ),
+    }
+    with ChatServer(lambda ask: list(replies.values())[ask.brightness]) as server:
+        engine = engine_for(server)
+        failures = engine.captions(grays(engine, *range(len(replies))))
+        assert [(type(failure), str(failure)) for failure in failures] == [(ExtractError, each) for each in replies]
+        assert len(server.asks) == len(replies)  # the server works: no gray image is sent
+        engine.close()
+
+
+_OTHER_LIMIT = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+)
+
+
+def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on():
+    with ChatServer(lambda ask: refused(400, _OTHER_LIMIT) if "max_tokens" in ask.body else describe(ask)) as server:
+        engine = engine_for(server, Generation(max_new_tokens=17))
+        assert texts(engine.captions(grays(engine, 0))) == ["0: Describe the cup"]
+        assert texts(engine.captions(grays(engine, 1, 2))) == ["1: Describe the cup", "2: Describe the cup"]
+        limits = [(ask.body.get("max_tokens"), ask.body.get("max_completion_tokens")) for ask in server.asks]
+        assert limits == [(17, None), (None, 17), (None, 17), (None, 17)]
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    "message", [_OTHER_LIMIT, "'max_tokens' or 'max_completion_tokens' is too large: 8192.", "max_tokens is too large"]
+)
+def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message):
+    with ChatServer(lambda ask: refused(400, message)) as server:
+        engine = engine_for(server)
+        assert texts(engine.captions(grays(engine, 0))) == [f"the server refuses it (400): {message}"]
+        assert len(server.asks) == (2 if message == _OTHER_LIMIT else 1)
         engine.close()
 
 
@@ -439,6 +525,72 @@ def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch):
             assert not {"openai-organization", "openai-project", "x-mine"} & headers.keys()
         engine.close()
     assert {name: os.environ[name] for name in held} == held  # for others in this process
+
+
+_VARIABLES = [name for proxy in PROXY_VARIABLES for name in (proxy, proxy.upper())]
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets environment variables of HTTP clients, where no others of them are set."""
+    for name in (*_VARIABLES, "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://me:tops3cret@127.0.0.1:9"),
+        ("HTTPS_PROXY", "http://me:tops3cret@host:port"),
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
+    ],
+)
+def test_a_variable_of_the_environment_that_no_client_can_use_is_named(environment, variable, value):
+    environment(**{variable: value})
+    with pytest.raises(ConfigError, match=f"^the environment variable {variable} cannot be used: ") as failure:
+        engine_for("http://127.0.0.1:9/v1")
+    assert "tops3cret" not in str(failure.value)
+
+
+def test_no_proxy_goes_past_a_proxy_that_cannot_be_used(environment):
+    environment(ALL_PROXY="socks4://127.0.0.1:9", NO_PROXY="localhost,127.0.0.1")
+    with ChatServer() as server:
+        engine = engine_for(server)
+        assert texts(engine.captions(grays(engine, 0))) == ["0: Describe the cup"]
+        engine.close()
+    assert os.environ["ALL_PROXY"] == "socks4://127.0.0.1:9"  # for others in this process
+
+
+def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment):
+    with ChatServer() as proxy:
+        dead = proxy.url.removesuffix("/v1")
+    environment(HTTP_PROXY=dead.replace("http://", "http://me:tops3cret@"))
+    reason = (
+        rf"the proxy {dead} of HTTP_PROXY \(NO_PROXY=example.com goes past it\) is dead, or refuses .* to http://exam"
+    )
+    engine = engine_for("http://example.com/v1", max_retries=0)
+    with pytest.raises(ConfigError, match=f"^{reason}"):
+        engine.ingredients()
+    with pytest.raises(EnvironmentFailure, match=f"^something is wrong with http://example.com/v1: {reason}"):
+        engine.captions(grays(engine, 0))
+    engine.close()
+
+
+def test_a_proxy_that_refuses_is_named(environment):
+    said_of = {
+        407: r"^the proxy http://127.* of HTTP_PROXY .* refuses requests \(407\): no",
+        403: r"^http://example.com/v1/models, or the proxy http://127.* of HTTP_PROXY .*, refuses the API key \(403\)",
+        503: r"^http://example.com/v1/models, or the proxy http://127.* of HTTP_PROXY .*, answers 503: no",
+    }
+    with ChatServer() as proxy:
+        environment(HTTP_PROXY=proxy.url.removesuffix("/v1"))
+        engine = engine_for("http://example.com/v1", max_retries=0)
+        for status, match in said_of.items():
+            proxy.models = refused(status, "no")
+            with pytest.raises(ConfigError, match=match):
+                engine.ingredients()
+        engine.close()
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,31 @@ def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(arguments,
     assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses it (400): too dark")
 
 
+def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(arguments, tmp_path, capsys):
+    thoughts = said(None, "length", 128, message={"reasoning": "Let me see."})
+    with ChatServer(lambda ask: thoughts if ask.brightness < 200 else describe(ask)) as server:
+        assert main(arguments(server)) == 4
+        assert "more have failed than --output.max_failures 50% allows" in " ".join(capsys.readouterr().err.split())
+        assert {failed.reason_class for failed in failures(Run(tmp_path / "run"))} == {"extract"}
+        assert len(captions(tmp_path / "run")) == COUNT - 25
+        more = ("--model.chat_template_kwargs", '{"enable_thinking": false}')
+        assert main(arguments(server, *more)) == 2  # another fingerprint
+        assert "chat_template_kwargs" in capsys.readouterr().err
+        server.behave = describe
+        assert main(["retry", str(tmp_path / "run"), *more]) == 0
+        assert server.asks[-1].body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert sorted(captions(tmp_path / "run")) == expected()
+
+
+def test_a_variable_of_the_environment_that_cannot_be_used_is_one_line(arguments, tmp_path, monkeypatch, capsys):
+    with ChatServer() as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
+        assert main(arguments(server)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: the environment variable SSL_CERT_FILE cannot be used: ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_image_that_is_too_long_for_a_jpeg_fails_at_the_first_attempt(arguments, tmp_path):
     (tmp_path / "images").mkdir()
     for name, height in (("long", 66_000), ("short", 600)):

@@ -1,0 +1,100 @@
+"""Captions from what models generate, without the thoughts of reasoning models and the marks of chat templates.
+
+Thoughts come first, between an opening and a closing mark. There is no opening mark where the chat template has written
+it, and no closing one where the model was stopped before. The marks, and models that use them:
+
+- `<think>`, `<thinking>`, `<thought>`, `<reasoning>`, with a prefix as `<mm:think>`: Qwen3-VL, GLM-4.1V and 4.5V, Kimi
+  K2.5, InternVL3.5, MiMo-VL, MiniCPM-V 4.5, Keye-VL, MiniMax-M3
+- `◁think▷`: Kimi-VL-Thinking
+- `[THINK]`: Magistral, Ministral 3
+- `<|begin_of_thought|>`: OpenThoughts
+- `<|START_THINKING|>`: Command A
+- `<|channel>thought` to `<channel|>`: Gemma 4
+- `<|channel|>analysis<|message|>` to `<|channel|>final<|message|>`: GPT-OSS, InternVL3.5-GPT-OSS; from servers that
+  leave special tokens out, `analysis` to `assistantfinal`
+
+An opening mark inside the text belongs to the caption, which describes an image that shows it. Sources: the models'
+chat templates, and the reasoning parsers of vLLM.
+"""
+
+import re
+
+from datamodules.errors import ExtractError
+from preprocess.captioning.caption import Caption
+
+_OPENING = re.compile(
+    r"<(?:\w+:)?(?:think|thinking|thought|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>"
+    r"|<\|channel>(?:thought)?|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)<\|message\|>"
+)
+_CLOSING = re.compile(
+    r"</(?:\w+:)?(?:think|thinking|thought|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>"
+    r"|<channel\|>|(?:<\|end\|>)?(?:<\|start\|>)?(?:assistant)?<\|channel\|>final<\|message\|>"
+)
+_HARMONY_AS_TEXT = re.compile(r"\Aanalysis(.*?)assistantfinal", re.DOTALL)
+_HARMONY_TOKENS = ("<|channel|>", "<|message|>")  # of GPT-OSS, whose marks are of several tokens
+_END = re.compile(
+    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|eot|end|return|call|user|END_OF_TURN_TOKEN)\|>"
+    r"|<end_of_utterance>|<end_of_turn>|<turn\|>|<eos>|</s>|<｜end▁of▁sentence｜>"
+)
+_AROUND_ANSWERS = re.compile(  # of GLM-4.5V and OpenThoughts; of Command A
+    r"<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>"
+)
+_WRAPPED = re.compile(r"<(answer|response)>(.*?)(?:</\1>.*)?", re.DOTALL)  # of GLM-4.1V; of ERNIE-4.5-VL
+
+
+def read_caption(said: str, num_tokens: int, is_cut: bool, has_thought: bool = False) -> Caption:
+    """Return the caption in `said`.
+
+    Args:
+        said: the text that a model generated.
+        num_tokens: the number of generated tokens, thoughts included.
+        is_cut: whether the model was stopped at `max_new_tokens`.
+        has_thought: whether the model thought before it generated `said`.
+
+    Raises:
+        ExtractError: there is no text, because the model thought or was stopped before it.
+    """
+    thoughts, answer = _split(said)
+    text = _without_marks(answer)
+    if not text and (thoughts or has_thought or is_cut):
+        what = "only thought, and gave no caption" if thoughts or has_thought else "gave no text"
+        raise ExtractError(
+            f"the model {what} in {num_tokens:,} tokens: raise --model.max_new_tokens, or turn thinking off, for "
+            "example by --model.chat_template_kwargs '{\"enable_thinking\": false}'"
+        )
+    return Caption(text, "truncated" if is_cut else "ok" if text else "empty", num_tokens)
+
+
+def opening_mark(prompt: str) -> str:
+    """Return the mark of thoughts that `prompt` ends with, so that the model begins with thoughts; "" if none."""
+    marks = list(_OPENING.finditer(prompt.rstrip()))
+    return marks[-1][0] if marks and marks[-1].end() == len(prompt.rstrip()) else ""
+
+
+def is_mark(token: str) -> bool:
+    """Return whether `token` is a mark of thoughts, or a piece of one."""
+    return token in _HARMONY_TOKENS or bool(_OPENING.fullmatch(token) or _CLOSING.fullmatch(token))
+
+
+def _split(said: str) -> tuple[str, str]:
+    """(thoughts, answer) of `said`, without white space around them."""
+    thoughts, answer = "", _HARMONY_AS_TEXT.sub(r"<think>\1</think>", said.strip())
+    while True:
+        opening = _OPENING.match(answer)
+        start = opening.end() if opening else 0
+        closing = _CLOSING.search(answer, start)
+        if not opening and (not closing or _OPENING.search(answer, 0, closing.start())):
+            return thoughts.strip(), answer
+        end = closing.start() if closing else len(answer)
+        thoughts, answer = thoughts + answer[start:end], answer[closing.end() if closing else end :].strip()
+
+
+def _without_marks(answer: str) -> str:
+    """`answer` up to its first end mark, without marks around it."""
+    for end in _END.finditer(answer):
+        if end[0] != "</s>" or "<s>" not in answer[: end.start()]:  # else it is HTML in the caption
+            answer = answer[: end.start()]
+            break
+    answer = _AROUND_ANSWERS.sub("", answer).strip()
+    wrapped = _WRAPPED.fullmatch(answer)
+    return wrapped[2].strip() if wrapped else answer

@@ -135,6 +135,8 @@ def opened(content: bytes, name: str) -> Iterator[Opened]:
 def _orientation(image: Image.Image, separated: Separated) -> int:
     if separated.orientation is not None:
         return separated.orientation
+    if image.format == "HEIF":
+        return 1  # pillow-heif turns images itself
     exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
     return read_orientation(exif, b"" if image.format == "AVIF" else xmp)
 

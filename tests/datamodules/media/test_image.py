@@ -350,3 +350,16 @@ def test_below_that_size_nothing_fails_and_nobody_is_warned(tmp_path, monkeypatc
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17 * 11 // 2 - 1)
     with pytest.raises(DecodeError, match="187 pixels"):
         read_image(tmp_path / "a.png")
+
+
+def test_heic_is_upright(tmp_path):
+    pytest.importorskip("pillow_heif", reason="needs pillow-heif, which decodes HEIC")
+    image = Image.new("RGB", (64, 48), (200, 10, 10))
+    exif = image.getexif()
+    exif[274] = 6  # orientation: a quarter turn
+    image.save(tmp_path / "a.heic", exif=exif)
+    with Image.open(tmp_path / "a.heic") as expected:
+        width, height = expected.size
+    frame = read_image(tmp_path / "a.heic")
+    assert frame.shape == (3, height, width)
+    assert (frame.float().mean((1, 2)) - torch.tensor([200.0, 10.0, 10.0])).abs().max() < 3

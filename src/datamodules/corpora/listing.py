@@ -177,7 +177,7 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
         with os.scandir(folder) as entries:
             stats = {entry.name: entry.stat() for entry in entries if _is_frame(entry, skipped)}
     except OSError as error:
-        raise CorpusError(_fault_of_file(str(folder), error)) from error
+        raise CorpusError(fault_of_file(str(folder), error)) from error
     names = sorted(stats, key=_parts)
     for name, following in pairwise(names):
         if _parts(name) == _parts(following):
@@ -247,7 +247,7 @@ def _walk(
         with os.scandir(os.path.join(root, folder)) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        problem = _fault_of_file(os.path.join(root, folder), error)
+        problem = fault_of_file(os.path.join(root, folder), error)
         if not above:
             raise CorpusError(problem) from error
         yield File(folder, f"{key_from_path(folder)}/%folder", problem=problem)  # no name is encoded to `%fo`
@@ -287,13 +287,13 @@ def _file(entry: "os.DirEntry[str]", path: str, key: str) -> File:
     try:
         stat = entry.stat()
     except OSError as error:
-        return File(path, key, problem=_fault_of_file(entry.path, error))
+        return File(path, key, problem=fault_of_file(entry.path, error))
     if not S_ISREG(stat.st_mode):
         return File(path, key, problem=f"{entry.path} is not a regular file")
     return File(path, key, stat.st_size, stat.st_mtime)
 
 
-def _fault_of_file(path: str, error: OSError) -> str:
+def fault_of_file(path: str, error: OSError) -> str:
     """Why the file or folder `path` cannot be used.
 
     Raises:
@@ -355,7 +355,7 @@ def look_at(root: str, path: str) -> tuple[int, float | None]:
     except (FileNotFoundError, NotADirectoryError):
         return 0, None
     except OSError as error:
-        raise CorpusError(_fault_of_file(path, error)) from error
+        raise CorpusError(fault_of_file(path, error)) from error
     except ValueError as error:  # a zero byte, a lone surrogate
         raise CorpusError(f"{path!r} is not a path: {error}") from error
     return stat.st_size, stat.st_mtime

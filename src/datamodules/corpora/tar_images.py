@@ -5,20 +5,23 @@
 | image           | `{tar without .tar}/{member}`, relative to the root                                             |
 | json_files      | the sample's JSON, as [[absolute path of the tar, first byte, bytes]]; left out if it has none  |
 
-Headers are read, and content is sought over: listing a tar costs a read for each of its files.
+Headers are read, and content is sought over: listing a tar costs a read for each of its files, and two where there are
+several tars, because a key that two of them have becomes `{tar without .tar}/{key}`.
 """
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from datamodules.corpora.listing import limit
+from datamodules.corpora.listing import fault_of_file, limit, repeated, require_found
 from datamodules.errors import CorpusError
 from datamodules.line.item import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.line.reader import split_name
-from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.line.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
+from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -30,11 +33,32 @@ _BLOCK_BYTES = 1 << 20
 
 
 class _Member(NamedTuple):
-    """A file in a tar: `num_bytes` from `start_byte` on."""
+    """A file in a tar.
+
+    Attributes:
+        name: its path in the tar.
+        start_byte, num_bytes: where its content is.
+        problem: why its content cannot be used; None: it can.
+    """
 
     name: str
     start_byte: int
     num_bytes: int
+    problem: str | None
+
+
+@dataclass
+class _Sample:
+    """The files of one key in a tar, of which the last one of a name counts, as when a tar is unpacked."""
+
+    image: _Member | None = None
+    json: _Member | None = None
+    problem: str | None = None
+
+    def add_image(self, member: _Member) -> None:
+        if self.image and _plain(self.image.name) != _plain(member.name):
+            self.problem = f"{self.image.name} and {member.name} are images of one key"
+        self.image = member
 
 
 class TarImages(Corpus):
@@ -53,11 +77,13 @@ class TarImages(Corpus):
     def items(self) -> Iterator[Item]:
         """The images; a key is what WebDataset takes for it, up to the first dot of the file's name.
 
-        What is no legal key here is percent-encoded: `a b.jpg` has the key `a%20b`.
+        What is no legal key here is percent-encoded: `a b.jpg` has the key `a%20b`. A key that several tars have comes
+        after their names: `shard-0/0001`. A tar that is compressed, damaged or cut off is one item with that problem;
+        the samples before the damage are items.
 
         Raises:
-            CorpusError: the pattern can be none, or names no tar; one is compressed, damaged or cut off; or a sample of
-                it has several images.
+            CorpusError: the pattern can be none, or names no tar, or there are no images.
+            EnvironmentFailure: the file system gives errors.
         """
         check_split(self.split)
         if not Path(self.root).is_dir():
@@ -65,7 +91,10 @@ class TarImages(Corpus):
         tars = self._tars()
         if not tars:
             raise CorpusError(f"--data.root {self.root} has no tars {self.tars!r}: set --data.tars")
-        return limit((item for tar in tars for item in self._images(tar)), self.max_items)
+        self.skipped.clear()
+        is_ambiguous = repeated(key for tar in tars for key in self._keys(tar)) if len(tars) > 1 else repeated(())
+        items = (item for tar in tars for item in self._items(tar, is_ambiguous))
+        return require_found(limit(items, self.max_items), "images", self.root, READABLE_IMAGE_SUFFIXES, self.skipped)
 
     def _tars(self) -> list[str]:
         """Those that the pattern names, relative to the root; hidden ones left out."""
@@ -79,33 +108,63 @@ class TarImages(Corpus):
             ) from error
         return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
 
-    def _images(self, tar: str) -> Iterator[Item]:
+    def _keys(self, tar: str) -> Iterator[str]:
+        samples, _ = _samples(os.path.join(self.root, tar), Skipped())
+        return (key for key, sample in samples.items() if sample.image)
+
+    def _items(self, tar: str, is_ambiguous: Callable[[str], bool]) -> Iterator[Item]:
         """The items of one tar, whose headers are all held, because a sample's JSON may come after its image."""
-        path = os.path.join(self.root, tar)
-        images: dict[str, _Member] = {}
-        jsons: dict[str, _Member] = {}
-        for member in _members(path):
-            key, ending = split_name(member.name)
-            if ending.lower() == "json":
-                jsons[key] = member
-            elif os.path.splitext(member.name)[1].lower() in IMAGE_SUFFIXES:
-                if key in images:
-                    raise CorpusError(
-                        f"{path}: {images[key].name!r} and {member.name!r} are images of one key, {key!r}"
-                    )
-                images[key] = member
-        modified = os.stat(path).st_mtime
-        for key, member in images.items():
-            yield Item(
-                key=_legal(key, path),
-                split=self.split,
-                path=tar,
-                frames=(member.name,),
-                start_byte=member.start_byte,
-                cost=member.num_bytes,
-                modified=modified,
-                meta=_meta(tar, member, path, jsons.get(key)),
-            )
+        path, prefix = os.path.join(self.root, tar), key_from_path(tar.removesuffix(".tar"))
+        samples, damage = _samples(path, self.skipped)
+        modified = os.stat(path).st_mtime if samples else None
+        for key, sample in samples.items():
+            if image := sample.image:
+                yield Item(
+                    key=f"{prefix}/{key}" if key.startswith("%byte") or is_ambiguous(key) else key,
+                    split=self.split,
+                    path=tar,
+                    frames=(image.name,),
+                    start_byte=image.start_byte,
+                    cost=image.num_bytes,
+                    modified=modified,
+                    meta=_meta(tar, image, path, sample.json),
+                    problem=sample.problem or image.problem or (sample.json and sample.json.problem),
+                )
+        if damage:
+            problem = f"{damage}. Used are the {len(samples):,} samples before that"
+            yield Item(f"{prefix}/%tar", self.split, tar, problem=problem)  # no name is encoded to `%ta`
+
+
+def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | None]:
+    """The samples of the tar `path` by key, in order, and what is wrong with the tar after them; None: nothing."""
+    samples: dict[str, _Sample] = {}
+    try:
+        for member in _members(path, skipped):
+            is_json = split_name(member.name)[1].lower() == "json"
+            if not is_json and os.path.splitext(member.name)[1].lower() not in READABLE_IMAGE_SUFFIXES:
+                skipped.add(OTHER_EXTENSION, member.name)
+                continue
+            key, member = _keyed(member)
+            sample = samples.setdefault(key, _Sample())
+            if is_json:
+                sample.json = member
+            else:
+                sample.add_image(member)
+    except CorpusError as error:
+        return samples, str(error)
+    return samples, None
+
+
+def _keyed(member: _Member) -> tuple[str, _Member]:
+    """The key of the sample of `member`, by its place in the tar if its name makes none."""
+    key = split_name(member.name)[0]
+    try:
+        return check_key(key), member
+    except CorpusError:
+        try:
+            return key_from_path(_plain(key)), member
+        except CorpusError as error:
+            return f"%byte-{member.start_byte}", member._replace(problem=str(error))  # no name is encoded to `%by`
 
 
 def _meta(tar: str, member: _Member, path: str, json: _Member | None) -> dict[str, object]:
@@ -115,43 +174,40 @@ def _meta(tar: str, member: _Member, path: str, json: _Member | None) -> dict[st
     return meta
 
 
-def _legal(key: str, path: str) -> str:
-    try:
-        return check_key(key)
-    except CorpusError:
-        try:
-            return key_from_path(_plain(key))
-        except CorpusError as error:
-            raise CorpusError(f"{path}: {error}") from error
-
-
 def _plain(name: str) -> str:
     """`name` without what `tar cf x.tar ./a` and `/a` put in front of it."""
     return name.removeprefix("./").lstrip("/")
 
 
-def _members(path: str) -> Iterator[_Member]:
-    """The files in the tar `path`, in order; hidden ones left out, as macOS puts a `._a.jpg` beside `a.jpg`.
+def _members(path: str, skipped: Skipped) -> Iterator[_Member]:
+    """The files in the tar `path`, in order, that are whole; hidden ones left out: macOS puts a `._a.jpg` by `a.jpg`.
 
     Raises:
         CorpusError: it cannot be read, is compressed, or is not whole.
+        EnvironmentFailure: the file system gives errors.
     """
     try:
         with open(path, "rb") as file:
             _refuse_compressed(path, file.read(6))
+            size = file.seek(0, os.SEEK_END)
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while member := _next(path, tar):
-                    if member.isdir() or os.path.basename(member.name).startswith("."):
+                    if member.isdir():
                         continue
-                    if not member.isreg() or member.issparse():
-                        raise CorpusError(f"{path}: {member.name!r} is a link, or has holes: put in the file itself")
-                    yield _Member(member.name, member.offset_data, member.size)
+                    if os.path.basename(member.name).startswith("."):
+                        skipped.add(HIDDEN_FILE)
+                        continue
+                    is_whole = member.isreg() and not member.issparse()
+                    if is_whole and member.offset_data + member.size > size:
+                        raise CorpusError(f"{path} is cut off at byte {size:,}, within {member.name}")
+                    problem = None if is_whole else f"{member.name} is a link, or has holes: put in the file itself"
+                    yield _Member(member.name, member.offset_data, member.size, problem)
                 _refuse_cut_off(path, file, tar.offset)
     except OSError as error:
-        raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise CorpusError(fault_of_file(path, error)) from error
     except tarfile.TarError as error:  # of the first header
-        raise CorpusError(f"{path} is no tar, or damaged at its first byte: {error}") from error
+        raise CorpusError(f"{path} is not a tar, or damaged at its first byte: {error}") from error
 
 
 def _next(path: str, tar: tarfile.TarFile) -> tarfile.TarInfo | None:

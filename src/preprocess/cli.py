@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     visualize.add_argument("--num-samples", type=int, default=4, help="samples to draw (default: 4)")
     visualize.add_argument("--split", help="of this split only")
+    visualize.add_argument("--root", metavar="R", help="folder of the corpus, if it has moved since it was planned")
     export = add_for_run("export", _export, "write the samples in a format that other code reads")
     export.add_argument("--format", required=True, help=_FORMATS)
     export.epilog = _FORMAT_OPTIONS
@@ -201,7 +202,10 @@ def _verify(options: argparse.Namespace) -> int:
 def _visualize(options: argparse.Namespace) -> int:
     from preprocess.report.visualize import visualize
 
-    return _written(visualize(_settled(options.folder), options.dest, options.num_samples, options.split))
+    run = _settled(options.folder)
+    if options.root:
+        run.plan.roots.insert(0, options.root)
+    return _written(visualize(run, options.dest, options.num_samples, options.split))
 
 
 def _export(options: argparse.Namespace) -> int:

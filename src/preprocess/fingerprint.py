@@ -2,7 +2,7 @@
 
 | field     | what                                                                                     |
 |-----------|------------------------------------------------------------------------------------------|
-| corpus    | class and arguments; `root` as an absolute path                                          |
+| corpus    | class and arguments, but for the root: the plan knows the items by keys, sizes and times |
 | shards    | the limits on a shard's size                                                             |
 | extractor | class and arguments                                                                      |
 | samples   | class                                                                                    |
@@ -11,7 +11,6 @@
 | device    | kind of device: `cpu` or `cuda`. Tables and records name the model: `ranks.device_name`  |
 """
 
-import os
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from typing import Any
@@ -30,8 +29,7 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
     """The fingerprint of a run, JSON-able. Nothing that leaves results alone is in it: ranks, workers, time."""
     corpus = data.corpus
     assert corpus is not None
-    arguments = {name: value for name, value in vars(corpus).items() if not name.startswith("_")}
-    arguments["root"] = os.path.realpath(corpus.root)
+    arguments = {name: value for name, value in vars(corpus).items() if name != "root" and not name.startswith("_")}
     hparams = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
     options = {name: _described(value) for name, value in hparams.items()}
     return {

@@ -135,7 +135,7 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
     }
     listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
     batches = (run.plan.batch(shard.number) for run, shard in sources)
-    write_batches(path, batches, fingerprint, listing)
+    write_batches(path, batches, fingerprint, listing, roots=[root for run in runs for root in run.plan.roots])
 
 
 def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
@@ -143,7 +143,7 @@ def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, st
     batches = (patch.plan.batch(shard.number) for shard in patch.plan.shards)
     path, fingerprint = plan_path(merged.folder, number), {**patch.plan.fingerprint, "retry": retried}
     replaces = [names[patch.folder, name] for name in patch.plan.replaces]
-    write_batches(path, batches, fingerprint, patch.plan.listing, number, replaces)
+    write_batches(path, batches, fingerprint, patch.plan.listing, number, replaces, roots=patch.plan.roots)
     taken = Run(merged.folder, number)
     for shard, place in zip(patch.plan.shards, taken.plan.shards, strict=True):
         names[patch.folder, shard.name] = place.name

@@ -1,9 +1,10 @@
 """`preprocess run`, `retry` and `estimate`: a pipeline from its configuration, over a Lightning predict loop."""
 
+import os
 import signal
 import warnings
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -18,6 +19,7 @@ from datamodules.errors import ConfigError, FramemillError, TooManyFailures
 from datamodules.line.item import Corpus
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, count_failures, refuse_unfinished
+from datamodules.line.plan import Plan
 from datamodules.line.rank import sweep
 from datamodules.line.run import Run
 from preprocess.extractor import Extractor
@@ -99,26 +101,27 @@ def retry(argv: Sequence[str], began: float) -> int:
             _say(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
-    corpus, overrides = _planned_corpus(run.plan.fingerprint["corpus"], overrides)
+    corpus, overrides = _planned_corpus(run.plan, overrides)
     as_it_was = ["--config", str(config), "--output.dir", str(run.folder), "--output.only", "null"]
     as_it_was += ["--data.corpus", "null"]  # in config.yaml, paths may be relative, and lists gone
     cli = _cli([*as_it_was, "--output.max_failures", "100%", *overrides])  # most may fail again
     cli.datamodule.corpus = cli.datamodule.corpus or corpus
-    cli.writer.retry = Retry(tuple(options.classes), began)
+    cli.writer.retry = Retry(tuple(options.classes), began, (os.path.realpath(cli.datamodule.corpus.root),))
     return _predict(cli)
 
 
-def _planned_corpus(planned: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Corpus, list[str]]:
-    """(the corpus of a run, from its fingerprint, with the root that `overrides` may name; the other overrides).
+def _planned_corpus(plan: Plan, overrides: Sequence[str]) -> tuple[Corpus, list[str]]:
+    """(the corpus that was planned, below the root that `overrides` may name, or else where it was; other overrides).
 
     It is made as pickle does it, without its constructor, which would read lists that are not needed any more.
 
     Raises:
         ConfigError: another option of the corpus is among them.
     """
-    kind, arguments = resolve_name(planned["class_path"]), planned["init_args"]
+    planned = plan.fingerprint["corpus"]
+    kind = resolve_name(planned["class_path"])
     parser = ArgumentParser("preprocess retry", add_help=False, allow_abbrev=False)
-    parser.add_argument(_nested(f"--data.{kind.root_option}"), dest="root", default=arguments["root"])
+    parser.add_argument(_nested(f"--data.{kind.root_option}"), dest="root", default=plan.roots[0])
     given, others = parser.parse_known_args([_nested(each) for each in overrides])
     if taken := next((each for each in others if each.startswith("--data.corpus")), None):
         option = taken.partition("=")[0].replace("corpus.init_args.", "")
@@ -126,7 +129,7 @@ def _planned_corpus(planned: Mapping[str, Any], overrides: Sequence[str]) -> tup
             f"a retry takes its items as they were planned: {option} cannot change; leave it out, or start a new run"
         )
     corpus: Corpus = kind.__new__(kind)
-    vars(corpus).update(arguments, root=given.root)
+    vars(corpus).update(planned["init_args"], root=given.root)
     return corpus, others
 
 

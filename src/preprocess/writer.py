@@ -15,6 +15,7 @@ from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ItemError, RunError
 from datamodules.line.commit import OK, Result
 from datamodules.line.frames import Batch, End
+from datamodules.line.item import located
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, open_or_patch
 from datamodules.line.plan import ShardSize
@@ -78,6 +79,7 @@ class ShardWriter(BasePredictionWriter):
         self.rank: Rank | None = None
         self._corpus_types: CorpusTypes = {}
         self._gathered: dict[tuple[int, int], _Gathered] = {}  # by shard and row
+        self._root = ""  # of the corpus
         self._computing_since = 0.0
 
     @property
@@ -98,6 +100,7 @@ class ShardWriter(BasePredictionWriter):
         assert isinstance(pl_module, Extractor)
         if data.corpus is None:
             raise ConfigError("there is no corpus to work on: set data.corpus")
+        self._root = data.corpus.root
         if self.videos:
             pl_module.draw_to(self.dir / "videos")
         device = trainer.strategy.root_device
@@ -183,7 +186,7 @@ class ShardWriter(BasePredictionWriter):
         if opened is None or end["row"] in opened.spool.results:
             extractor.forget(shard, end["row"])
             return  # committed by another rank meanwhile; or done before, and again for its neighbours in the ticket
-        item = opened.items[end["row"]]
+        item = located(opened.items[end["row"]], self._root)
         seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
         members: Mapping[str, Content] = {}
         reason, reason_class, status = end["reason"], end["reason_class"], OK

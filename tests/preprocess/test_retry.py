@@ -99,8 +99,9 @@ def test_a_corpus_that_moved_is_read_where_it_is_now(folder: Path, capfd: pytest
     moved = (folder.parent / "corpus").rename(folder.parent / "moved")
     assert main(["retry", str(folder), "--model.poison", "null", f"--data.root={moved}"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
-    corpus = Run(folder, 1).plan.fingerprint["corpus"]
-    assert corpus == {"class_path": "brightness.ImageFolders", "init_args": {"root": str(moved), "split": "train"}}
+    plan = Run(folder, 1).plan
+    assert plan.fingerprint["corpus"] == {"class_path": "brightness.ImageFolders", "init_args": {"split": "train"}}
+    assert plan.roots == [str(moved)]
 
 
 def test_a_configuration_may_name_the_same_corpus_again_but_no_other(

@@ -9,6 +9,7 @@ import fnmatch
 import io
 import itertools
 import pathlib
+import posixpath
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -253,6 +254,7 @@ class Os:
         _change("rename to", str(target), Here.world.files.rename, Here.world.machine, str(source), str(target))
 
     replace = rename
+    path = posixpath
 
     @staticmethod
     def unlink(path: Path) -> None:

@@ -3,8 +3,9 @@
 | meta of an item | meaning                                                                                        |
 |-----------------|------------------------------------------------------------------------------------------------|
 | image           | path of the image relative to the root, with its ending                                        |
-| json_files      | where its JSON files are, if they are there when they are read; later ones win: [absolute      |
-|                 | path, first byte, bytes], the latter two null here: the whole file; left out without json_dirs |
+| json_files      | where its JSON files are, if they exist when they are read; later ones win: [path relative to  |
+|                 | the root, first byte, bytes], the latter two null here: the whole file; left out without       |
+|                 | json_dirs                                                                                      |
 """
 
 import os
@@ -21,6 +22,7 @@ from datamodules.corpora.listing import (
     list_sha256,
     look_at,
     read_list,
+    relative_to,
     require_existing,
     require_found,
     walk,
@@ -60,7 +62,7 @@ class Images(Corpus):
     ) -> None:
         if split_glob is not None and image_list is not None:
             raise CorpusError(f"--data.split_glob {split_glob} and --data.image_list {image_list}: give one of them")
-        self.root, self.image_list, self.split, self.split_glob = root, image_list, split, split_glob
+        self.root, self._image_list, self.split, self.split_glob = root, image_list, split, split_glob
         self.max_items = max_items
         self.json_dirs = [_json_dir(root, folder) for folder in json_dirs]
         self.image_list_sha256 = list_sha256(image_list, "--data.image_list") if image_list else None
@@ -79,7 +81,7 @@ class Images(Corpus):
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
         self.skipped.clear()
-        return self._listed(self.image_list) if self.image_list else self._found()
+        return self._listed(self._image_list) if self._image_list else self._found()
 
     def _found(self) -> Iterator[Item]:
         folders = [("", self.split)] if self.split_glob is None else _split_folders(self.root, self.split_glob)
@@ -113,8 +115,8 @@ class Images(Corpus):
         """(folder, path relative to the root) of an image that the list names."""
         if not os.path.isabs(path):
             return os.path.dirname(path), path
-        relative = os.path.relpath(path, self.root)
-        if relative.startswith(os.pardir + os.sep):  # elsewhere
+        relative = relative_to(self.root, path)
+        if relative is None:
             return os.path.dirname(path), path.lstrip("/")
         return os.path.dirname(relative), relative
 
@@ -134,9 +136,10 @@ class Images(Corpus):
 
 
 def _json_dir(root: str, folder: str) -> str:
+    """`folder` relative to `root`, so that both may move together."""
     for path in (os.path.join(root, folder), folder):
         if os.path.isdir(path):
-            return os.path.realpath(path)
+            return os.path.relpath(os.path.realpath(path), os.path.realpath(root))
     raise CorpusError(f"--data.json_dirs {folder}: there is no such folder, neither below {root} nor here")
 
 

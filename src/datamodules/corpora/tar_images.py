@@ -3,7 +3,7 @@
 | meta of an item | meaning                                                                                         |
 |-----------------|-------------------------------------------------------------------------------------------------|
 | image           | `{tar without .tar}/{member}`, relative to the root                                             |
-| json_files      | the sample's JSON, as [[absolute path of the tar, first byte, bytes]]; left out if it has none  |
+| json_files      | the sample's JSON, as [[path of the tar, first byte, bytes]]; left out if it has none           |
 
 Headers are read, and content is sought over: listing a tar costs a read for each of its files, and two where there are
 several tars, because a key that two of them have becomes `{tar without .tar}/{key}`.
@@ -127,7 +127,7 @@ class TarImages(Corpus):
                     start_byte=image.start_byte,
                     cost=image.num_bytes,
                     modified=modified,
-                    meta=_meta(tar, image, path, sample.json),
+                    meta=_meta(tar, image, sample.json),
                     problem=sample.problem or image.problem or (sample.json and sample.json.problem),
                 )
         if damage:
@@ -167,10 +167,10 @@ def _keyed(member: _Member) -> tuple[str, _Member]:
             return f"%byte-{member.start_byte}", member._replace(problem=str(error))  # no name is encoded to `%by`
 
 
-def _meta(tar: str, member: _Member, path: str, json: _Member | None) -> dict[str, object]:
+def _meta(tar: str, member: _Member, json: _Member | None) -> dict[str, object]:
     meta: dict[str, object] = {"image": f"{tar.removesuffix('.tar')}/{_plain(member.name)}"}
     if json is not None:
-        meta[JSON_FILES] = [[os.path.abspath(path), json.start_byte, json.num_bytes]]
+        meta[JSON_FILES] = [[tar, json.start_byte, json.num_bytes]]
     return meta
 
 

@@ -83,7 +83,7 @@ class Videos(Corpus):
                 raise ConfigError(f"--data.{name}_seconds {seconds}: give seconds from 0 on, or leave it out")
         if stop_seconds is not None and stop_seconds <= (start_seconds or 0):
             raise ConfigError(f"--data.stop_seconds {stop_seconds:g} is not after the start, {start_seconds or 0:g}")
-        self.root, self.video_list, self.split, self.fps, self.max_items = root, video_list, split, fps, max_items
+        self.root, self._video_list, self.split, self.fps, self.max_items = root, video_list, split, fps, max_items
         self.start_seconds, self.stop_seconds = start_seconds, stop_seconds
         self.video_list_sha256 = list_sha256(video_list, "--data.video_list") if video_list else None
 
@@ -101,7 +101,7 @@ class Videos(Corpus):
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
         self.skipped.clear()
-        yield from self._listed(self.video_list) if self.video_list else self._found()
+        yield from self._listed(self._video_list) if self._video_list else self._found()
 
     def _found(self) -> Iterator[Item]:
         files = limit(walk(self.root, VIDEO_SUFFIXES, self.skipped), self.max_items)
@@ -167,7 +167,7 @@ class Videos(Corpus):
         places: dict[str, str] = {}  # by key
         for where, item in items:
             if item.key in places:
-                way_out = "" if _is_rows(self.video_list or "") else ", in a .jsonl"
+                way_out = "" if _is_rows(self._video_list or "") else ", in a .jsonl"
                 raise CorpusError(
                     f"{where}: {item.path} has the key {item.key!r} of {places[item.key]}: "
                     f"leave one out, or give each a 'key'{way_out}"

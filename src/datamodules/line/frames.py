@@ -24,7 +24,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
@@ -37,15 +36,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 from typing_extensions import NotRequired
 
 from datamodules.errors import (
-    ChangedError,
     DecodeError,
     EnvironmentFailure,
     FramemillError,
     ItemError,
     ListingError,
-    MissingError,
 )
-from datamodules.line.item import Item
+from datamodules.line.drift import require_unchanged
+from datamodules.line.item import Item, located
 from datamodules.line.plan import Plan
 from datamodules.line.stamps import Stamps
 from datamodules.media.content import read_file, read_member
@@ -57,7 +55,6 @@ from datamodules.media.video import Decoding, Video
 
 _EVERY, _DECODING = Every(), Decoding()
 GIVEN_UP = "given up"  # in place of the reason of an item that the rank has failed already
-_SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
 
 
 class Ticket(NamedTuple):
@@ -303,7 +300,7 @@ def _slices(
 ) -> Iterator[Batch]:
     current = _Slice(ticket.shard, transform)
     for row in ticket.rows:
-        item = plan.item(ticket.shard, row)
+        item = located(plan.item(ticket.shard, row), root)
         end = _end_of(row)
         if row in ticket.given_up:
             end["reason"] = end["reason_class"] = GIVEN_UP
@@ -445,8 +442,7 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
     if item.problem is not None:
         raise ListingError(item.problem)
     path = Path(os.path.join(root, item.path))
-    if item.modified is not None:
-        _refuse_changed(path, item)
+    require_unchanged(item, root)
     if item.frames:
         for name in item.frames:
             if item.start_byte is None:
@@ -485,23 +481,6 @@ def _taken(
         begun_before = 1.01 * frame_gap(times)  # a frame on show at a wanted time may be one frame old
         fps = frame_rate(pts_seconds[indices], min(item.fps, fps or item.fps), begun_before)
     return indices, fps
-
-
-def _refuse_changed(path: Path, item: Item) -> None:
-    files = [path] if item.start_byte is not None else [path / name for name in item.frames] or [path]
-    try:
-        stats = [os.stat(file) for file in files]
-    except FileNotFoundError as error:
-        raise MissingError(f"{os.path.relpath(error.filename, path.parent)} is missing, or its folder is") from error
-    assert item.modified is not None
-    size, modified = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in stats)
-    if size != item.cost and item.start_byte is None:  # of a tar, its image is looked at: `read_member`
-        raise ChangedError(f"{item.source} has {size:,} bytes, but had {item.cost:,} when it was planned")
-    if abs(modified - item.modified) > _SAME_TIME_SECONDS:
-        then, now = (
-            datetime.fromtimestamp(t, timezone.utc).isoformat(" ", "seconds") for t in (item.modified, modified)
-        )
-        raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
 
 
 def _timed(frames: Iterator[Tensor | Jpeg], end: End) -> Iterator[Tensor | Jpeg]:

@@ -22,7 +22,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ from datamodules.errors import CorpusError
 from datamodules.line.skipped import Skipped
 
 # The field of `meta` that locates an item's JSON files, from which prompts are filled; samples do not have it. Of each
-# file [path, first byte, bytes]; the latter two null: the whole file, if it exists.
+# file [path relative to the root, first byte, bytes]; the latter two null: the whole file, if it exists.
 JSON_FILES = "json_files"
 _MAX_NAME_BYTES = 200  # ext4, XFS, NTFS and APFS allow 255 per name; the rest is for endings that exports add
 
@@ -63,12 +63,21 @@ class Item:
         return "/".join(part for part in (self.path, *self.frames) if part not in (".", ""))
 
 
+def located(item: Item, root: str) -> Item:
+    """Return `item` with absolute paths of its JSON files (`meta["json_files"]`), which are relative to `root`."""
+    if JSON_FILES not in item.meta:
+        return item
+    folder = os.path.realpath(root)
+    files = [[os.path.normpath(os.path.join(folder, path)), *part] for path, *part in item.meta[JSON_FILES]]
+    return replace(item, meta={**item.meta, JSON_FILES: files})
+
+
 class Corpus(ABC):
     """Lists items; opens no file.
 
     Attributes:
-        root: the folder that items' paths are relative to. It and every other public attribute, which are the
-            constructor's arguments, belong to the run's fingerprint.
+        root: the folder that items' paths are relative to. It may be another when a run is resumed. Every other public
+            attribute, which are the constructor's arguments, belongs to the run's fingerprint.
         root_option: the constructor's argument that gives `root`.
     """
 

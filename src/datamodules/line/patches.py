@@ -41,7 +41,6 @@ from datamodules.line.plan import Shard, ShardSize, write_plan, write_plan_of
 from datamodules.line.reader import read_sample
 from datamodules.line.run import SUPERSEDED, Record, Run, differences, plan_once, plan_path, sha256_of
 
-_ROOT = "corpus.init_args.root:"  # may be another: a corpus moves
 _OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 
 
@@ -72,10 +71,12 @@ class Retry:
         classes: failed items of these classes, and samples of these statuses; empty: all failed items.
         began: when the command was started, seconds since the epoch. Ranks of one launch start together, and a fast one
             may finish a patch before a slow one looks: who began before a patch was complete belongs to it.
+        roots: the folder of the corpus as it is now, absolute, for the patch's plan to record.
     """
 
     classes: tuple[str, ...]
     began: float
+    roots: tuple[str, ...] = ()
 
 
 def failures(run: Run, classes: Collection[str] = (), split: str | None = None) -> Iterator[Failure]:
@@ -139,8 +140,8 @@ def open_or_patch(
         fingerprint: that of a run with the settings of this retry.
         size: of the patch's shards.
         retry: what to try again.
-        fixed: fields of the fingerprint, named with dots, that have to be as the run has them; so has the corpus, but
-            for its root, and the kind of samples.
+        fixed: fields of the fingerprint, named with dots, that have to be as the run has them; so have the corpus and
+            the kind of samples.
 
     Raises:
         RunError: the run is not complete; something fixed differs; the run has an unfinished patch that was made
@@ -166,7 +167,7 @@ def open_or_patch(
 def _refuse_changed(different: Sequence[str], fixed: Sequence[str]) -> None:
     """Raise RunError if two fingerprints differ in what a retry has to leave as it is."""
     names = ("corpus.", "samples.", *(f"{name}:" for name in fixed))
-    if changed := [each for each in different if each.startswith(names) and not each.startswith(_ROOT)]:
+    if changed := [each for each in different if each.startswith(names)]:
         raise RunError(
             "a retry takes its items as they were planned, and makes samples like the others, so it cannot change "
             f"{'; '.join(changed)}: start a new run"
@@ -191,28 +192,29 @@ def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, retry: Retry
     number = run.patches[-1].patch + 1 if run.patches else 1
     path = plan_path(Path(run.folder), number)
     if set(retry.classes) & run.outcome().statuses.keys():
-        plan_once(path, lambda: _write_replacing(run, path, made_by, number, retry.classes))
+        plan_once(path, lambda: _write_replacing(run, path, made_by, number, retry))
     else:
         failed = (replace(failure.item, modified=None) for failure in failures(run, retry.classes))  # as files now are
-        plan_once(path, lambda: write_plan(failed, path, made_by, size, number))
+        plan_once(path, lambda: write_plan(failed, path, made_by, size, number, roots=retry.roots))
     return Run(run.folder, number)
 
 
-def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, classes: Collection[str]) -> None:
-    """Write the plan of a patch that has a shard for each one with items of these classes, of all that stands there."""
+def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, retry: Retry) -> None:
+    """Write the plan of a patch that has a shard for each one with items to retry, of all that stands there."""
     gone = _superseded(run)
     chosen: list[tuple[Run, Shard, Any]] = []  # with which rows stand, bool [rows]
     for each in (run, *run.patches):
-        names = {record.shard for record in each.records() if _has(record, classes)}
+        names = {record.shard for record in each.records() if _has(record, retry.classes)}
         for shard in (shard for shard in each.plan.shards if shard.name in names):
             rows = run.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
             stand = [row["key"] not in gone.get(shard.name, ()) for row in rows]
-            if any(stands and _is_meant(row, classes) for row, stands in zip(rows, stand, strict=True)):
+            if any(stands and _is_meant(row, retry.classes) for row, stands in zip(rows, stand, strict=True)):
                 chosen.append((each, shard, pa.array(stand)))
     splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
     chosen.sort(key=lambda place: splits.index(place[1].split))
     batches = (_to_be_read_anew(each.plan.batch(shard.number).filter(stand)) for each, shard, stand in chosen)
-    write_plan_of(batches, path, made_by, run.plan.listing, number, [shard.name for _, shard, _ in chosen])
+    replaces = [shard.name for _, shard, _ in chosen]
+    write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, retry.roots)
 
 
 def _to_be_read_anew(batch: Any) -> Any:

@@ -3,8 +3,9 @@
 One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads its
 footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
 `fingerprint` (JSON), so a plan and what it was made for appear together or not at all, `listing`, the sha256 of what
-the corpus listed, `device`, the device model of the rank that wrote it, and `corpus_types` (JSON), the type of each
-field of `meta` in all samples of the run (`samples/fields.py`). A patch, which tries failed items again
+the corpus listed, `device`, the device model of the rank that wrote it, `corpus_types` (JSON), the type of each field
+of `meta` in all samples of the run (`samples/fields.py`), and `roots`, where the corpus lay when it was planned, which
+no comparison looks at: a corpus may move. A patch, which tries failed items again
 (`patches.py`), has a plan of the same form, `plan-001.arrow`; its metadata's `patch` is its number, and `replaces`
 names the shards whose places its shards take.
 
@@ -142,6 +143,7 @@ class Plan:
             raise RunError(f"{path} is no plan: it bears no fingerprint")
         self.fingerprint: dict[str, Any] = json.loads(metadata[b"fingerprint"])
         self.listing = metadata[b"listing"].decode()
+        self.roots: list[str] = json.loads(metadata[b"roots"])  # one; of a merged run those of all; empty: not recorded
         self.device = metadata.get(b"device", b"").decode()  # empty: not recorded
         self.patch = int(metadata[b"patch"])
         self.replaces: list[str] = json.loads(metadata[b"replaces"])  # by shard; empty: none takes the place of another
@@ -194,6 +196,7 @@ def write_plan(
     size: ShardSize,
     patch: int = 0,
     device: str = "",
+    roots: Sequence[str] = (),
 ) -> None:
     """Lay `items` out over shards and write the plan to `destination`, which appears whole or not at all.
 
@@ -210,7 +213,9 @@ def write_plan(
             listing.require_usable()
         written = scratch / "plan.arrow"  # no split's name has a dot
         shards, types = listing.shards(size), listing.corpus_types
-        write_batches(written, shards, fingerprint, listing.digest, patch, device=device, corpus_types=types)
+        write_batches(
+            written, shards, fingerprint, listing.digest, patch, device=device, corpus_types=types, roots=roots
+        )
         os.link(written, destination)
 
 
@@ -221,18 +226,19 @@ def write_plan_of(
     listing: str,
     patch: int,
     replaces: Sequence[str],
+    roots: Sequence[str] = (),
 ) -> None:
     """Write the plan of a patch each of whose shards takes the place of another; it appears whole or not at all.
 
     Args:
-        batches, fingerprint, listing, patch, replaces: see `write_batches`.
+        batches, fingerprint, listing, patch, replaces, roots: see `write_batches`.
         destination: of the plan.
 
     Raises:
         FileExistsError: another process was faster; its plan stands.
     """
     with _scratch(destination) as scratch:
-        write_batches(scratch / "plan.arrow", batches, fingerprint, listing, patch, replaces)
+        write_batches(scratch / "plan.arrow", batches, fingerprint, listing, patch, replaces, roots=roots)
         os.link(scratch / "plan.arrow", destination)
 
 
@@ -269,6 +275,7 @@ def write_batches(
     replaces: Sequence[str] = (),
     device: str = "",
     corpus_types: CorpusTypes = MappingProxyType({}),
+    roots: Sequence[str] = (),
 ) -> None:
     """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
 
@@ -281,6 +288,7 @@ def write_batches(
         replaces: for each shard the one whose place it takes; empty: none does.
         device: model of the device of the rank that writes the plan; empty: not recorded.
         corpus_types: the type of each field of the items' `meta`; of a patch, the run's hold.
+        roots: the folders that the items' paths are relative to, absolute; of a merged run those of all its runs.
     """
     metadata = {
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
@@ -289,6 +297,7 @@ def write_batches(
         "replaces": json.dumps(list(replaces)),
         "device": device,
         "corpus_types": json.dumps(dict(corpus_types)),
+        "roots": json.dumps(list(roots)),
     }
     with open(path, "wb") as file:
         with pa.ipc.new_file(file, SCHEMA.with_metadata(metadata)) as writer:

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.line.drift import require_planned
 from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
@@ -364,13 +365,14 @@ def open_or_plan(
     for its plan. `device` is the model of this rank's device, which a plan written now keeps; see `Plan.device`.
 
     Raises:
-        RunError: the folder holds a run with another fingerprint; the message names what differs. Nothing is changed.
+        RunError: the folder holds a run with another fingerprint (the message names what differs), or of items that
+            are not below the corpus root, which is another than when they were planned. Nothing is changed.
         CorpusError: see `write_plan`.
         EnvironmentFailure: the folder cannot be written to.
     """
-    path = plan_path(Path(folder))
+    path, root = plan_path(Path(folder)), os.path.realpath(corpus.root)
     if not path.exists():
-        plan_once(path, lambda: _plan(corpus, path, fingerprint, size, device))
+        plan_once(path, lambda: _plan(corpus, path, fingerprint, size, device, root))
     run = Run(folder)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:
@@ -378,11 +380,13 @@ def open_or_plan(
             f"{folder} holds a run made otherwise; use another --output.dir, or go on with the same settings. "
             f"It differs in: {'; '.join(different)}"
         )
+    if root not in run.plan.roots:
+        require_planned(run.plan, root, corpus.root_option)
     return run
 
 
-def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str) -> None:
-    write_plan(corpus.items(), path, fingerprint, size, device=device)
+def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str, root: str) -> None:
+    write_plan(corpus.items(), path, fingerprint, size, device=device, roots=[root])
     if corpus.skipped:
         _log.warning("skipped: %s", corpus.skipped)
 

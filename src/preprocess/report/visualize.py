@@ -218,9 +218,8 @@ def _made_by(run: Run, key: str) -> Run:
 
 
 def _root(run: Run, item: Item) -> Path:
-    """The corpus root below which `item` still is; of a merged run the first that has it."""
-    corpora = [each.plan.fingerprint["corpus"] for each in (run, *run.patches)]
-    roots = [Path(each["init_args"]["root"]) for corpus in corpora for each in corpus.get("merged", [corpus])]
+    """The corpus root below which `item` still is, of those that the plans record; else the first."""
+    roots = [Path(root) for each in (run, *run.patches) for root in each.plan.roots]
     return next((root for root in roots if (root / item.path).exists()), roots[0])
 
 

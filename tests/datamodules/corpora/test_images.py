@@ -6,6 +6,7 @@ import pytest
 
 from datamodules.corpora.images import Images
 from datamodules.errors import CorpusError
+from datamodules.line.item import located
 from datamodules.line.plan import ShardSize, write_plan
 from image_making import write_tree
 
@@ -29,7 +30,7 @@ def keys(corpus):
 
 
 def jsons(corpus):
-    return {item.key: item.meta.get("json_files") for item in corpus.items()}
+    return {item.key: located(item, corpus.root).meta.get("json_files") for item in corpus.items()}
 
 
 def write_list(path, *lines):
@@ -171,8 +172,8 @@ def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_hold
     listed = write_list(tmp_path / "list", "b.jpg")
     (tmp_path / "jsons").mkdir()
     one = vars(Images(str(root), listed, json_dirs=[str(tmp_path / "jsons")], split="dev", max_items=3))
-    assert {name: one[name] for name in ("root", "image_list", "json_dirs", "split", "max_items")} == {
-        "root": str(root), "image_list": listed, "json_dirs": [str(tmp_path / "jsons")], "split": "dev", "max_items": 3
+    assert {name: one[name] for name in ("root", "json_dirs", "split", "max_items")} == {
+        "root": str(root), "json_dirs": ["../jsons"], "split": "dev", "max_items": 3
     }  # fmt: skip
     write_list(tmp_path / "list", "sub dir/x/c.gif")
     assert vars(Images(str(root), listed))["image_list_sha256"] != one["image_list_sha256"]

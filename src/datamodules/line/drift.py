@@ -1,0 +1,78 @@
+"""Drift: how the files of a corpus differ from what was planned."""
+
+import os
+from datetime import datetime, timezone
+from itertools import islice
+
+from datamodules.errors import ChangedError, DecodeError, MissingError, RunError
+from datamodules.line.item import Item
+from datamodules.line.plan import Plan
+
+_SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
+_NUM_CHECKED = 32  # items that stand for a corpus
+
+
+def require_unchanged(item: Item, root: str) -> None:
+    """Return if the files of `item` below `root` have the size and the time that it was planned with.
+
+    Raises:
+        MissingError: one is missing.
+        ChangedError: they have others.
+        OSError: they cannot be asked for.
+    """
+    if item.modified is None:
+        return
+    path = os.path.join(root, item.path)
+    files = [path] if item.start_byte is not None else [os.path.join(path, name) for name in item.frames] or [path]
+    try:
+        stats = [os.stat(file) for file in files]
+    except FileNotFoundError as error:
+        name = os.path.relpath(error.filename, os.path.dirname(path))
+        raise MissingError(f"{name} is missing, or its folder is") from error
+    size, modified = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in stats)
+    if size != item.cost and item.start_byte is None:  # of a tar, its image is looked at: `read_member`
+        raise ChangedError(f"{item.source} has {size:,} bytes, but had {item.cost:,} when it was planned")
+    if abs(modified - item.modified) > _SAME_TIME_SECONDS:
+        then, now = (
+            datetime.fromtimestamp(t, timezone.utc).isoformat(" ", "seconds") for t in (item.modified, modified)
+        )
+        raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
+
+
+def require_planned(plan: Plan, root: str, option: str) -> None:
+    """Return if `root`, where the corpus of `plan` is now, has most of 32 items that are spread evenly over the plan.
+
+    A corpus is known by the keys, sizes and times of its items. One that is missing or changed fails by itself.
+
+    Args:
+        plan: of a run.
+        root: the folder, which is another than when the items were planned.
+        option: that names the folder, for the message.
+
+    Raises:
+        RunError: it has not.
+    """
+    items = _spread(plan)
+    wrong = [reason for item in items if (reason := _reason(item, root))]
+    if 2 * len(wrong) > len(items):
+        raise RunError(
+            f"--data.{option} {root} is not the corpus that was planned, then in {', '.join(plan.roots)}: of "
+            f"{len(items)} items that were compared, {len(wrong)} are missing or have another size or time (the first: "
+            f"{wrong[0]}). Give the folder that has them, copied with their times (cp -a, rsync -a); or use another "
+            "--output.dir"
+        )
+
+
+def _spread(plan: Plan) -> list[Item]:
+    """Some items of `plan`, evenly spaced, of those whose files were found when it was made."""
+    places = ((shard.number, row) for shard in plan.shards for row in range(shard.num_items))
+    items = (plan.item(*place) for place in islice(places, 0, None, max(1, plan.num_items // _NUM_CHECKED)))
+    return [item for item in items if item.modified is not None]
+
+
+def _reason(item: Item, root: str) -> str | None:
+    try:
+        require_unchanged(item, root)
+    except (DecodeError, OSError) as error:
+        return str(error)
+    return None

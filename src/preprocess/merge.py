@@ -6,6 +6,7 @@
 | `{shard}.tar`            | as it was: a hard link where the file system allows, else a copy; numbered anew        |
 | `tables/{shard}.parquet` | likewise                                                                               |
 | `records/{shard}.json`   | as it was, but for the names and the fingerprint                                       |
+| `README.md`              | the dataset card of the merged run                                                     |
 | patches                  | those of all runs, one after another, numbered anew; `supersedes` in their tables too  |
 
 | fingerprint of the merged run | what                                                  |
@@ -26,10 +27,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all, sync, write_table
 from datamodules.line.plan import Shard, write_batches
 from datamodules.line.run import SUPERSEDED, Record, Run, StagedFile, differences, plan_path
+from datamodules.samples.fields import common_type
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
 
@@ -42,7 +45,7 @@ def merge(folders: Sequence[Path], dest: Path) -> Run:
     Raises:
         ConfigError: fewer than two folders, or `dest` is there and not empty.
         RunError: a folder is no run, or not complete; two runs have a key in common, or were made otherwise (the
-            message names what differs); a file is not as its record says.
+            message names what differs); a field of their corpora has no common type; a file is not as its record says.
         EnvironmentFailure: `dest` cannot be written.
     """
     dest = dest.resolve()
@@ -60,6 +63,7 @@ def merge(folders: Sequence[Path], dest: Path) -> Run:
     try:
         scratch.mkdir(parents=True)
         _fill(scratch, runs)
+        write_card(Run(scratch))
         os.rename(scratch, dest)
     except OSError as error:
         raise EnvironmentFailure(f"cannot merge into {dest}, nothing was made there: {error}") from error
@@ -135,7 +139,28 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
     }
     listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
     batches = (run.plan.batch(shard.number) for run, shard in sources)
-    write_batches(path, batches, fingerprint, listing, roots=[root for run in runs for root in run.plan.roots])
+    roots = [root for run in runs for root in run.plan.roots]
+    write_batches(path, batches, fingerprint, listing, corpus_types=_corpus_types(runs), roots=roots)
+
+
+def _corpus_types(runs: Sequence[Run]) -> dict[str, str]:
+    """The type of each field of the corpora in the merged run.
+
+    Raises:
+        RunError: no type reads a field in the samples of all runs.
+    """
+    declared = {field.name for field in declared_fields(runs[0])}
+    types: dict[str, str] = {}
+    for run in runs:
+        for name, kind in run.plan.corpus_types.items():
+            common = common_type(types.get(name, kind), kind)
+            if common is None and name not in declared:
+                raise RunError(
+                    f"the corpus field {name!r} is {kind} in {run.folder}, and {types[name]} in the runs before it: "
+                    "a run has one type for each field; merge runs that agree, or make them without this field"
+                )
+            types[name] = common or kind
+    return types
 
 
 def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:

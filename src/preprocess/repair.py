@@ -8,6 +8,7 @@
 | a patch of which nothing is done, and no rank     | it is withdrawn, as it may have been started by mistake        |
 | a tar, table or record of no committed shard      | moved to `stray/` in the run folder                            |
 | a tar in `superseded/` whose place nobody has     | moved back                                                     |
+| a dataset card that is not as the run is now      | it is written anew                                             |
 | anything else                                     | nothing: another fingerprint, other keys or counts             |
 
 Nothing is done of a patch of which no result is committed or spooled. No rank is there if all have died, or have been
@@ -23,6 +24,7 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
+from datamodules.card import CARD, write_card
 from datamodules.errors import RunError
 from datamodules.line.commit import settle, settle_all, sync
 from datamodules.line.leases import Leases
@@ -61,6 +63,9 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
     for problem in strays(run.folder):
         assert problem.stray is not None
         yield f"{problem.stray.relative_to(run.folder)}: moved to {_move_away(run.folder, problem.stray)}"
+    if any(problem.is_stale_card for problem in problems):
+        write_card(Run(run.folder))
+        yield f"{CARD}: written anew"
 
 
 def _put_back(run: Run) -> Iterator[str]:

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from datamodules import FramesDataModule
+from datamodules.card import write_card
 from datamodules.errors import ConfigError, FramemillError, TooManyFailures
 from datamodules.line.item import Corpus
 from datamodules.line.limit import FailureLimit
@@ -188,18 +189,23 @@ def check(argv: Sequence[str]) -> int:
 
 
 def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
-    """Check the coverage of the run, or of the run that a patch is of, and say how it ended; the exit status.
+    """Check the coverage of the run, or of the run that a patch is of, write its dataset card, and say how it ended.
 
     Args:
         worked_on: the run, or the patch.
         partial: this was to do a part of the run only.
         limit: of the failures of a complete run; it was too early to judge a short one by it while it went on.
+
+    Returns:
+        The exit status.
     """
     run = Run(worked_on.folder)
     covered = coverage(run)
     is_done = covered.is_exact and worked_on.is_complete()
     if is_done and all(patch.is_complete() for patch in run.patches):
         sweep(run)
+    if not covered.problems:
+        write_card(run)
     has_failed = is_done and limit.is_exceeded_in_all(covered.failed, covered.planned)
     if is_first_on_machine():
         for problem in covered.problems:

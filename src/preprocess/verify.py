@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from datamodules.card import CARD, is_stale
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import TABLE_SCHEMA, count_devices, count_rows
 from datamodules.line.plan import Shard, is_as_written
@@ -27,6 +28,7 @@ class Problem:
         damaged: a shard with a missing or damaged file or record: can be put back, to be done again.
         patch: number of a patch with a row that supersedes no failed one: can be withdrawn.
         stray: a file of no committed shard: can be moved away.
+        is_stale_card: the dataset card is not as the run is now: can be written anew.
         is_open: nothing is wrong, but not all is done.
     """
 
@@ -34,12 +36,13 @@ class Problem:
     damaged: Shard | None = None
     patch: int = 0
     stray: Path | None = None
+    is_stale_card: bool = False
     is_open: bool = False
 
     @property
     def is_repairable(self) -> bool:
         """Whether `repair` leaves nothing of it."""
-        return bool(self.damaged or self.patch or self.stray)
+        return bool(self.damaged or self.patch or self.stray or self.is_stale_card)
 
     def __str__(self) -> str:
         return self.text
@@ -93,6 +96,8 @@ def verify(run: Run) -> Iterator[Problem]:
     yield from _superseding_problems(run, damaged)
     yield from _open_shards(run)
     yield from strays(run.folder, _SAMPLES)
+    if not damaged and is_stale(run):
+        yield Problem(f"{CARD}: the dataset card is not as the run is now", is_stale_card=True)
 
 
 def plan_problems(folder: Path) -> list[str]:

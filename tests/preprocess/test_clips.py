@@ -29,6 +29,7 @@ from line_making import tars
 from preprocess.cli import main
 from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
 from preprocess.verify import verify
+from undeclared import undeclared_fields
 from video_making import Kind, numbers, write
 from zygote import Zygote
 
@@ -77,6 +78,7 @@ def test_each_pair_becomes_a_sample_of_16_frames_evenly_spaced_in_rgb(shards: Pa
 
 
 def test_the_json_says_what_is_known_of_pair_and_video(shards: Path) -> None:
+    assert not undeclared_fields(shards)
     first = samples(shards)[0].meta
     assert first.pop("pts_seconds") == pytest.approx([0.04 * number for number in EVENLY])
     assert first == {

@@ -24,6 +24,7 @@ from preprocess.holistic.models import find_models
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
 from preprocess.sample import make_sample_corpus
 from preprocess.verify import coverage
+from undeclared import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 SIGNS = ROOT.parent / "shared" / "media" / "signs"
@@ -50,6 +51,7 @@ def samples(folder: Path) -> list[KeypointSample]:
 def test_each_sentence_becomes_a_sample_with_what_the_corpus_knows(shards: Path) -> None:
     found = samples(shards)
     assert len(found) == 10
+    assert not undeclared_fields(shards)
     first = found[0]
     assert first.key == "train/demo_hopper_train-1"
     assert (first.keypoints.shape, first.keypoints.dtype) == ((4, 143, 3), np.float32)

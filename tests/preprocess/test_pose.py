@@ -28,6 +28,7 @@ from preprocess.cli import main
 from preprocess.pipelines.pose import Pose, processed_size
 from preprocess.pose.mediapipe import MediaPipe
 from preprocess.verify import verify
+from undeclared import undeclared_fields
 from zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,7 @@ def test_each_configuration_runs(config: str, images: Path, models: dict[str, li
     stored = ["--model.store_pose_map", "true", "--model.store_images", "true"]
     assert main(command(images, tmp_path / "run", *models[config], *stored, config=config)) == 0
     assert list(verify(Run(tmp_path / "run"))) == []
+    assert not undeclared_fields(tmp_path / "run")
     for split in ("train", "test"):
         found = samples(tmp_path / "run", split)
         names = ["0 a.jpg", "0 a.v1.png", "0 nobody.webp"]

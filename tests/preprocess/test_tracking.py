@@ -25,6 +25,7 @@ from preprocess.cli import main
 from preprocess.verify import verify
 from tracking_truth import TrueSegmenter, box_of, masks_at, score_at
 from true_tracking import shapes_of, write_gray_video, write_video
+from undeclared import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("car", "person", "ball")  # one stays, one leaves, one enters
@@ -107,6 +108,7 @@ def test_the_arrays_hold_what_the_lines_do(root: Path, tmp_path: Path) -> None:
 
 def test_the_json_tells_of_the_video_and_of_what_was_found(root: Path, tmp_path: Path) -> None:
     assert run(root, tmp_path / "run") == 0
+    assert not undeclared_fields(tmp_path / "run")
     sample = samples(tmp_path / "run")[1]
     assert sample.key == "sub/b"
     assert sample.meta == {

@@ -1,0 +1,217 @@
+"""The dataset card of a run, `README.md` in its folder, for Hugging Face `datasets`.
+
+`load_dataset(O)` reads from the card which tars belong to which split, and the type of each field. Without a card,
+`datasets` infers types from the first five samples, and fails at a later one if these hold an empty list or null.
+
+| part of the card        | source                                                                                |
+|-------------------------|---------------------------------------------------------------------------------------|
+| splits                  | those that have samples; tars of retries are among them, superseded ones are not      |
+| fields of the json      | `fields` of the kind of samples; of the corpus's fields, the types in the plan        |
+| other files of a sample | the first committed sample: an array's dtype and shape, whose first dimension varies  |
+| images as they were     | the endings of all images in the plan                                                 |
+"""
+
+import json
+import os
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
+
+import pyarrow as pa
+import yaml
+from numpy.lib import format as npy
+
+from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.line.commit import settle_all
+from datamodules.line.reader import open_sample
+from datamodules.line.run import Run
+from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
+from datamodules.samples.fields import Field, arrow_type
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+CARD = "README.md"
+_MARK = "<!-- Written by `preprocess`. Remove this line to keep your own changes. -->"
+_TEXT = f"""
+# Samples made by Framemill
+
+    datasets.load_dataset("path/of/this/folder")  # streaming=True reads them where they are
+
+A row is a sample: `__key__` names its item, `__url__` its tar; the other columns are its files.
+
+{_MARK}
+
+| field of `json` | type | unit | meaning |
+|---|---|---|---|
+"""
+_DTYPES = {"double": "float64", "float": "float32"}  # of Arrow, in `datasets`
+
+
+class Array(NamedTuple):
+    """The type of an .npy file.
+
+    Attributes:
+        dtype: as NumPy and Arrow call it.
+        shape: None where it varies from sample to sample.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+FileType: TypeAlias = pa.DataType | Array | Literal["image", "video"]
+
+
+def features_of(run: Run | str | os.PathLike[str]) -> "Features":
+    """The columns of a run's samples and their types, for `load_dataset("webdataset", data_files=…, features=…)`.
+
+    Args:
+        run: a run or its folder, with at least one committed sample. Needs the package `datasets`.
+
+    Raises:
+        RunError: the folder is no run, it has no samples, or their kind declares no fields.
+    """
+    import datasets
+
+    def feature(type: FileType) -> Any:
+        if isinstance(type, Array):
+            if len(type.shape) == 1:
+                return datasets.List(datasets.Value(type.dtype))
+            return getattr(datasets, f"Array{len(type.shape)}D")(type.shape, type.dtype)
+        if isinstance(type, str):
+            return {"image": datasets.Image, "video": datasets.Video}[type]()
+        return datasets.Features.from_arrow_schema(pa.schema({"column": type}))["column"]
+
+    run = run if isinstance(run, Run) else Run(run)
+    if not declared_fields(run):
+        raise RunError(f"{run.folder} does not say which fields its samples have: their types are not known")
+    return datasets.Features({name: feature(column) for name, column in _columns(run).items()})
+
+
+def declared_fields(run: Run) -> tuple[Field, ...]:
+    """The `fields` of the run's kind of samples; empty if it declares none, or is not installed."""
+    try:
+        kind = resolve_name(run.plan.fingerprint["samples"]["class_path"])
+    except (KeyError, ImportError, AttributeError):
+        return ()
+    return getattr(kind, "fields", ())
+
+
+def write_card(run: Run) -> None:
+    """Write the card of `run`, if it has samples, and their kind declares its fields.
+
+    A card without the line that says who wrote it belongs to the user, and stays as it is.
+
+    Raises:
+        RunError: the first sample cannot be read.
+        EnvironmentFailure: the card cannot be written.
+    """
+    path = run.folder / CARD
+    if is_users(run) or not (text := _text(run)):
+        return
+    partial = path.with_name(f".{CARD}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        partial.write_text(text, "utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise EnvironmentFailure(f"the dataset card {path} cannot be written: {error}") from error
+
+
+def is_stale(run: Run) -> bool:
+    """Whether `write_card` would change the card that there is; for example, parts of the run came by a copy.
+
+    Raises:
+        RunError: the first sample cannot be read.
+    """
+    path = run.folder / CARD
+    return path.exists() and not is_users(run) and path.read_text("utf-8") != _text(run)
+
+
+def is_users(run: Run) -> bool:
+    """Whether the run's folder has a card that `write_card` leaves alone."""
+    path = run.folder / CARD
+    return path.exists() and _MARK not in path.read_text("utf-8", errors="replace")
+
+
+def _text(run: Run) -> str:
+    """The card; empty if there is none."""
+    fields = {field.name: field for field in declared_fields(run)}
+    splits = dict.fromkeys(shard.split for shard in run.plan.shards)
+    files = [_data_files(split) for split in splits if run.outcome(split).committed]  # `datasets` refuses empty ones
+    if not (fields and files):
+        return ""
+    columns = _columns(run)
+    features = [{"name": name, **_yaml(column)} for name, column in columns.items()]
+    front = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": {"features": features}}
+    json_type: pa.DataType = columns["json"]
+    table = (fields.get(each.name, Field(each.name, each.type, "of the corpus")) for each in json_type)
+    rows = (f"| {field.name} | {field.type} | {field.unit} | {field.meaning} |\n" for field in table)
+    return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{_TEXT}{''.join(rows)}"
+
+
+def _data_files(split: str) -> dict[str, str]:
+    """The tars of a split; `datasets` knows no split of the name `all`."""
+    return {"split": f"{split}_" if split.lower() == "all" else split, "path": f"{split}-*.tar"}
+
+
+def _yaml(type: FileType) -> dict[str, Any]:
+    """`type` as cards say it: what `Features._to_yaml_list` makes."""
+    if isinstance(type, Array):
+        if len(type.shape) == 1:
+            return {"list": type.dtype}
+        return {"dtype": {f"array{len(type.shape)}_d": {"shape": list(type.shape), "dtype": type.dtype}}}
+    if isinstance(type, str):
+        return {"dtype": type}
+    if pa.types.is_struct(type):
+        return {"struct": [{"name": field.name, **_yaml(field.type)} for field in type]}
+    if pa.types.is_list(type):
+        element = _yaml(type.value_type)
+        return {"list": element.get("struct") or element.get("dtype", element)}
+    return {"dtype": _DTYPES.get(str(type), str(type))}
+
+
+def _columns(run: Run) -> dict[str, FileType]:
+    """The type of each column, by name."""
+    files = _first_sample(run)
+    columns: dict[str, FileType] = {"__key__": pa.string(), "__url__": pa.string()}
+    columns |= {ending: _file_type(run, ending, file) for ending, file in files.items()}
+    extractor = run.plan.fingerprint.get("extractor", {}).get("init_args", {})
+    if extractor.get("store_images") in ("original", True):  # True: of earlier versions
+        columns |= dict.fromkeys(_image_endings(run), "image")
+    return columns
+
+
+def _first_sample(run: Run) -> dict[str, BinaryIO]:
+    settle_all(run)
+    for record in run.records():
+        rows = run.rows(record.shard, ["tar_offset", "tar_bytes"]).drop_null()
+        for row in rows.slice(0, 1).to_pylist():
+            tar = run.folder / f"{row['shard']}.tar"
+            return open_sample(tar, row["tar_offset"], row["tar_bytes"], os.urandom(8))[1]
+    raise RunError(f"{run.folder} has no committed samples: run it first")
+
+
+def _file_type(run: Run, ending: str, file: BinaryIO) -> FileType:
+    kind = ending.rpartition(".")[2]
+    if kind == "json":
+        return _json_type(run, json.loads(file.read()))
+    if kind == "npy":
+        npy.read_magic(file)  # type: ignore[no-untyped-call]
+        shape, _, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        return Array(str(dtype), (None, *shape[1:]))
+    if f".{kind}" in IMAGE_SUFFIXES:
+        return "image"
+    return "video" if kind == "mp4" else pa.string() if kind == "txt" else pa.binary()
+
+
+def _json_type(run: Run, first: dict[str, Any]) -> pa.DataType:
+    types = {name: arrow_type(kind) for name, kind in run.plan.corpus_types.items()}
+    names = sorted({*first, *types})
+    types |= {field.name: field.type for field in declared_fields(run)}
+    return pa.struct([(name, types[name]) for name in names if name in types])
+
+
+def _image_endings(run: Run) -> list[str]:
+    names = (name for shard in run.plan.shards for name in run.plan.batch(shard.number)["frames"].flatten().to_pylist())
+    return sorted({image_ending(name) for name in names})

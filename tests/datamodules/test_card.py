@@ -1,0 +1,224 @@
+"""Hugging Face `datasets` loads every kind of run by its dataset card, also if the first samples are awkward."""
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from caption_making import caption_items, made_caption
+from clip_making import ClipItems, made_clip
+from datamodules import features_of
+from datamodules.card import CARD, write_card
+from datamodules.errors import RunError
+from datamodules.line.commit import Result
+from datamodules.line.item import Item
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.reader import CommittedSamples
+from datamodules.line.run import Run, open_or_plan
+from datamodules.samples.captions import CaptionSamples
+from datamodules.samples.clips import ClipSamples
+from datamodules.samples.keypoints import KeypointSamples
+from datamodules.samples.pose import PoseSamples
+from datamodules.samples.tracks import TrackSamples
+from line_making import Listed
+from making import MadeItems, made_sample
+from pose_making import made_pose
+from preprocess.merge import merge
+from preprocess.verify import verify
+from track_making import made_sample as made_tracks
+
+ENTITIES = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.0, 0.25, 0.5, 1.0]]}]
+
+
+def make_run(folder: Path, kind: Any, samples: Iterable[tuple[Item, Any]], **arguments: Any) -> Run:
+    """A run in shards of two of these samples, each of its item; an item fails if its sample is None."""
+    made = {item.key: sample for item, sample in samples}
+    class_path = f"{type(kind).__module__}.{type(kind).__name__}"
+    made_by = {"samples": {"class_path": class_path}, "extractor": {"init_args": arguments}}
+    run = open_or_plan(folder, Listed([item for item, _ in samples]), made_by, ShardSize(max_items=2, min_shards=1))
+    with Rank(run) as rank:
+        while opened := rank.lease():
+            for row, item in enumerate(opened.items):
+                sample = made[item.key]
+                failed = {"reason": "it is empty", "reason_class": "decode"} if sample is None else {}
+                members = {} if sample is None else kind.encode(sample)
+                rank.add(opened.shard.number, Result(row, num_frames=1, **failed), members)
+    write_card(run)
+    return run
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`datasets.load_dataset`, offline, with a cache of its own."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    import datasets
+
+    datasets.disable_progress_bars()
+    return lambda *names, **options: datasets.load_dataset(*names, cache_dir=str(tmp_path / "cache"), **options)
+
+
+def require_equal(loaded: Any, run: Run) -> None:
+    """Raise unless the rows of all splits of `loaded` are the committed samples, field by field, in type and value."""
+    rows = {row["__key__"]: row for split in loaded.values() for row in split}
+    samples = dict(CommittedSamples(run))
+    assert rows.keys() == samples.keys()
+    for key, files in samples.items():
+        for column, value in rows[key].items():
+            if column not in files:
+                assert value is None or column.startswith("__")
+            elif column.endswith("npy"):
+                array = np.load(io.BytesIO(files[column]))
+                np.testing.assert_array_equal(np.asarray(value, array.dtype).reshape(array.shape), array)
+            elif isinstance(value, Image.Image):
+                np.testing.assert_array_equal(value, Image.open(io.BytesIO(files[column])))
+            elif column == "json":
+                assert json.dumps(value, sort_keys=True) == json.dumps(json.loads(files[column]), sort_keys=True)
+            else:
+                assert value == (files[column].decode() if column == "txt" else files[column])
+        assert not files.keys() - rows[key].keys()
+
+
+def keypoints(folder: Path) -> Run:
+    """Images first, whose `fps` is null, then videos, whose `frames` are empty; two runs that were merged."""
+    kind, parts = KeypointSamples(), []
+    for split, videos in (("train", False), ("dev", True)):
+        items = list(MadeItems({split: 6}, videos=videos).items())
+        parts.append(make_run(folder / split, kind, [(item, made_sample(item)) for item in items]).folder)
+    return merge(parts, folder / "all")
+
+
+def clips(folder: Path) -> Run:
+    """`size` null or missing; whole seconds first."""
+    items = list(ClipItems({"train": 7, "all": 1}).items())
+    samples = [made_clip(item) for item in items]
+    for sample in samples[:6]:
+        sample.meta |= {"size": None, "duration": 6}
+    samples[6].meta |= {"size": [0.5, 1], "duration": 6.5}
+    return make_run(folder, ClipSamples(), list(zip(items, samples, strict=True)))
+
+
+def captions(folder: Path) -> Run:
+    """Empty captions without entities first; images as they were, of three formats."""
+    items = caption_items(*(f"{number}.jpg" for number in range(6)), "6.PNG", "7.webp")
+    kinds = [{"status": "empty", "entities": []}] * 6 + [{"status": "truncated", "entities": ENTITIES}] * 2
+    samples = [made_caption(item, number, **kind) for number, (item, kind) in enumerate(zip(items, kinds, strict=True))]
+    return make_run(folder, CaptionSamples(), list(zip(items, samples, strict=True)), store_images="original")
+
+
+def poses(folder: Path) -> Run:
+    """Six images without people, then one with two."""
+    items = caption_items(*(f"{number}.jpg" for number in range(7)))
+    people = [0] * 6 + [2]
+    samples = [(item, made_pose(item, count, resize="square")) for item, count in zip(items, people, strict=True)]
+    return make_run(folder, PoseSamples(), samples, store_images="jpg")
+
+
+def tracks(folder: Path) -> Run:
+    """Six videos without objects, then one with an object."""
+    info = {"width": 8, "height": 6, "fps": 25.0, "num_frames": 1, "duration": 0.04, "pixel_aspect_ratio": 1.0}
+    info |= {"num_skipped_frames": 0, "num_frames_from_header": 1}
+    info |= {"duration_seconds_from_header": 0.04, "average_fps_from_header": None}
+    mask: Any = {"size": [6, 8], "counts": "04"}
+    found: Any = {"obj_id": 1, "label": "car", "score": 0.5, "bbox": [0, 0, 2, 3], "mask": mask}
+    samples = []
+    for number in range(7):
+        item = Item(str(number), "train", f"{number}.mp4")
+        meta = {"path": item.path, "prompt": "car.", "video_info": info, "num_objects": int(number == 6)}
+        lines: Any = [{"frame_idx": 0, "timestamp": 0.0, "objects": [found] if number == 6 else []}]
+        samples.append((item, made_tracks(item.key, lines, meta)))
+    return make_run(folder, TrackSamples(), samples)
+
+
+@pytest.mark.parametrize("make", [keypoints, clips, captions, poses, tracks])
+def test_every_kind_of_run_loads_by_its_card_whatever_its_first_samples(
+    make: Callable[[Path], Run], tmp_path: Path, load: Callable[..., Any]
+) -> None:
+    run = make(tmp_path / "run")
+    loaded = load(str(run.folder))
+    require_equal(loaded, run)
+    require_equal(load(str(run.folder), streaming=True), run)
+    assert next(iter(loaded.values())).features == features_of(run)
+    assert not list(verify(run))
+
+
+def test_features_of_a_run_are_enough_for_the_stock_webdataset_builder(
+    tmp_path: Path, load: Callable[..., Any]
+) -> None:
+    run = poses(tmp_path / "run")
+    tars = sorted(map(str, run.folder.glob("*.tar")))
+    require_equal(load("webdataset", data_files=tars, features=features_of(run.folder)), run)
+
+
+def test_splits_without_samples_and_tars_out_of_sight_are_not_loaded(tmp_path: Path, load: Callable[..., Any]) -> None:
+    items = caption_items("a.jpg", "b.jpg") + caption_items("c.jpg", split="test")
+    samples = [(item, made_caption(item) if item.key != "c" else None) for item in items]
+    run = make_run(tmp_path / "run", CaptionSamples(), samples)
+    for name in ("superseded", "stray", "work"):
+        (run.folder / name).mkdir(exist_ok=True)
+        (run.folder / name / "train-000009.tar").write_bytes((run.folder / "train-000000.tar").read_bytes())
+    assert {split: rows["__key__"] for split, rows in load(str(run.folder)).items()} == {"train": ["a", "b"]}
+
+
+def test_every_field_of_the_corpus_has_a_column_of_its_type(tmp_path: Path) -> None:
+    metas = [
+        {"image": "0.jpg", "price": 5},
+        {"image": "1.jpg", "price": 0.5, "tags": ["a"]},
+        {"image": "2.jpg", "x": {}},
+    ]
+    items = [Item(str(number), "train", "", (f"{number}.jpg",), meta=meta) for number, meta in enumerate(metas)]
+    run = make_run(tmp_path / "run", CaptionSamples(), [(item, made_caption(item)) for item in items])
+    types = features_of(run)["json"]
+    expected = {"price": "float64", "x": "string", "num_tokens": "int32"}
+    assert {name: types[name].dtype for name in expected} == expected
+    assert types["tags"].feature.dtype == "string"
+
+
+def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(tmp_path: Path) -> None:
+    folders = []
+    for name, value in (("a", 5), ("b", "5")):
+        item = Item(name, "train", "", (f"{name}.jpg",), meta={"image": f"{name}.jpg", "price": value})
+        folders.append(make_run(tmp_path / name, CaptionSamples(), [(item, made_caption(item))]).folder)
+    with pytest.raises(RunError, match=r"field 'price' is string in .*b, and int64 in the runs before it: "):
+        merge(folders, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_card_that_a_user_has_changed_stays_and_a_stale_one_is_found(tmp_path: Path) -> None:
+    run = poses(tmp_path / "run")
+    card = run.folder / CARD
+    written = card.read_text()
+    card.write_text(written.replace("split: train", "split: test"))
+    assert [problem.is_stale_card for problem in verify(run)] == [True]
+    write_card(run)
+    assert card.read_text() == written
+    card.write_text("# Mine\n")
+    write_card(run)
+    assert card.read_text() == "# Mine\n"
+    assert not list(verify(run))
+
+
+def test_a_kind_without_declared_fields_has_no_card(tmp_path: Path) -> None:
+    class Undeclared:
+        def encode(self, sample: Any) -> dict[str, bytes]:
+            return {"json": b"{}"}
+
+    run = make_run(tmp_path / "run", Undeclared(), [(item, item) for item in caption_items("a.jpg")])
+    assert not (run.folder / CARD).exists()
+    with pytest.raises(RunError, match="does not say which fields its samples have"):
+        features_of(run)
+
+
+def test_a_card_tells_people_what_each_field_means(tmp_path: Path) -> None:
+    text = (poses(tmp_path / "run").folder / CARD).read_text()
+    assert yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"] == [
+        {"split": "train", "path": "train-*.tar"}
+    ]
+    assert "| original_width | int32 | px | of the image, upright as its EXIF says |" in text

@@ -12,6 +12,7 @@
 """
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is that of the table above."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     began = _began() if argv is None else time.time()  # before torch is imported, which takes seconds
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as sys.stderr is: file names may not fit the locale's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if arguments[:1] == ["retry"]:
             from preprocess.running import retry

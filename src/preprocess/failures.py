@@ -14,6 +14,7 @@ On a terminal all but split and shard; as JSON (an object a line) or Parquet all
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -52,9 +53,10 @@ def show(failures: Iterable[Failure], console: Console) -> None:
 
 
 def print_json(failures: Iterable[Failure]) -> None:
-    """Print a JSON object for each, one a line."""
+    """Print a JSON object for each, one a line; escaped where standard output does not take all characters."""
+    ensure_ascii = not sys.stdout.encoding.lower().startswith("utf")
     for failure in failures:
-        print(json.dumps(_row(failure), ensure_ascii=False))  # noqa: T201
+        print(json.dumps(_row(failure), ensure_ascii=ensure_ascii))  # noqa: T201
 
 
 def write_parquet(failures: Iterable[Failure], path: Path) -> None:

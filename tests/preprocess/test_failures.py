@@ -1,6 +1,7 @@
 """`preprocess failures` tells what failed and was mended by no retry, as text, JSON and Parquet; readers agree."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.line.item import Item
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run
-from line_making import finish
+from line_making import finish, make_run, work
 from patch_making import do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.export.statistics import SplitStatistics
@@ -154,3 +156,13 @@ def test_what_a_retry_has_spooled_counts_for_its_patch_and_not_for_the_run(folde
         status = StatusReader(Run(folder)).read()
     assert headline(status).startswith("9 of 9 items (100.0 %)")
     assert (status.spooled, [patch.spooled for patch in status.patches]) == (0, [1])
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_failures_are_shown_in_the_locale_c(tmp_path: Path, more: list[str]) -> None:
+    run = make_run(tmp_path / "run", [Item("bad/ü", "train", "ü.mp4"), Item("a", "train", "a.mp4")])
+    work(run.folder)
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "preprocess", "failures", str(run.folder), *more]
+    shown = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode("ascii")
+    assert (json.loads(shown)["key"] == "bad/ü") if more else (r"bad/\xfc" in shown)

@@ -1,13 +1,20 @@
+import ast
 import errno
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from datamodules.corpora import listing
 from datamodules.corpora.images import Images
+from datamodules.corpora.listing import list_frames
 from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.line.plan import ShardSize, write_plan
+from datamodules.line.skipped import Skipped
 from image_making import write_tree
 from line_making import FINGERPRINT
 
@@ -130,10 +137,32 @@ def test_a_name_too_long_for_a_key_is_one_all_the_same(tmp_path):
 
 
 def test_frames_that_are_left_out_are_counted(tmp_path):
-    from datamodules.corpora.listing import list_frames
-    from datamodules.line.skipped import Skipped
-
     write_tree(tmp_path, "1.png", "._1.png", "Thumbs.db")
     skipped = Skipped()
     assert list_frames(tmp_path, skipped)[0] == ("1.png",)
     assert str(skipped) == "1 file with another extension (.db 1), 1 hidden file"
+
+
+LOCALE_C = """
+from pathlib import Path
+from datamodules.corpora.videos import Videos
+from datamodules.line.plan import Plan, ShardSize, write_plan
+write_plan(Videos(".").items(), Path("plan.arrow"), {}, ShardSize(min_shards=1))
+for item in Plan(Path("plan.arrow")).items(0):
+    print(ascii((item.key, item.path, item.problem)))
+"""
+
+
+def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path):
+    for name in (b"a.mp4", "ü.mp4".encode(), b"caf\xe9.mp4"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"x")
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    path = str(Path(listing.__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", LOCALE_C], cwd=tmp_path, env={**os.environ, **locale, "PYTHONPATH": path},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = {key: (path, problem) for key, path, problem in map(ast.literal_eval, result.stdout.splitlines())}
+    cafe = (r"caf\xe9.mp4", r"the file name caf\xe9.mp4 is not UTF-8: rename the file")
+    told = "cannot be used in this locale, whose encoding is ascii: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    assert found == {"a": ("a.mp4", None), "caf%E9": cafe, "%C3%BC": ("ü.mp4", f"the file name ü.mp4 {told}")}

@@ -106,7 +106,7 @@ def test_each_configuration_is_right_but_for_a_model_that_is_not_here(
 
 
 def test_images_are_stored_as_they_are(images: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    assert main(command(images, tmp_path / "run", models["smolvlm"], "--model.store_images", "true")) == 0
+    assert main(command(images, tmp_path / "run", models["smolvlm"], "--model.store_images", "original")) == 0
     assert not undeclared_fields(tmp_path / "run")
     for sample in samples(tmp_path / "run"):
         assert sample.image == (images / sample.meta["image"]).read_bytes()

@@ -288,6 +288,7 @@ def test_a_training_batch_has_frames_tokens_texts_and_sizes(shards: Path) -> Non
     [
         ("num_frames", "8", "extractor.init_args.num_frames: 16 there, 8 here"),
         ("width", "64", "extractor.init_args.width: 256 there, 64 here"),
+        ("store", "jpeg", "extractor.init_args.store: 'raw' there, 'jpeg' here"),
         ("tokenizer", "null", "' there, 'none' here"),
     ],
 )

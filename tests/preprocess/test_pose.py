@@ -82,7 +82,7 @@ def samples(folder: Path, split: str | None = None) -> list[PoseSample]:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_each_configuration_runs(config: str, images: Path, models: dict[str, list[str]], tmp_path: Path) -> None:
-    stored = ["--model.store_pose_map", "true", "--model.store_images", "true"]
+    stored = ["--model.store_pose_map", "true", "--model.store_images", "original"]
     assert main(command(images, tmp_path / "run", *models[config], *stored, config=config)) == 0
     assert list(verify(Run(tmp_path / "run"))) == []
     assert not undeclared_fields(tmp_path / "run")
@@ -124,6 +124,7 @@ def test_mediapipe_finds_the_astronaut_at_the_same_place_in_the_original_whateve
 
 def test_a_run_is_trained_from_with_flips(images: Path, tmp_path: Path) -> None:
     assert main(command(images, tmp_path / "run", "--model.store_images", "true")) == 0
+    assert {sample.image_ending for sample in samples(tmp_path / "run")} == {"jpg"}  # of a JPEG, a PNG and a WebP
     kind = PoseSamples(size=(64, 64), flip=0.5)
     data = FramesDataModule(shards=tmp_path / "run", samples=kind, batch_size=3, num_workers=0, val_split="test")
     data.setup("fit")

@@ -51,6 +51,7 @@ from datamodules.media.image import decode_image
 from datamodules.media.jpeg import Jpeg, read_jpeg
 from datamodules.media.packets import VideoFacts
 from datamodules.media.sampling import AtRate, Every, Selection, between, frame_gap, frame_rate
+from datamodules.media.stored import Stored, as_stored
 from datamodules.media.video import Decoding, Video
 
 _EVERY, _DECODING = Every(), Decoding()
@@ -74,7 +75,7 @@ class End(TypedDict):
     `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `size` is (height, width) in px
     of its frames, None if there was none. None for images: `fps`, by the times of the frames that `Item` describes, not
     the header's (None also for a single frame, if that names none); `video`, what is known of the file; `pts_seconds`,
-    of each frame since the video's first. `content` is a single image's file, if `FrameRequest.keep_content` asks for
+    of each frame since the video's first. `content` is a single image's file, if `FrameRequest.store` asks for
     it.
     """
 
@@ -169,7 +170,7 @@ class FrameRequest(NamedTuple):
         selection: which frames of a video, among those that are its item's.
         size: (height, width) in px that frames of videos are resized to; None: as they are.
         decoding: how videos and images are decoded; the DataModule's (`--data.decoding`) replaces it.
-        keep_content: give the files of single images along, as they are (`End.content`).
+        store: send along the files of single images (`End.content`), as `media/stored.py` says; None: do not.
         batching: how single images are put together by the sizes of the results that `transform` makes, which are
             `Weighed`; None: as they come.
     """
@@ -179,7 +180,7 @@ class FrameRequest(NamedTuple):
     selection: Selection = _EVERY
     size: tuple[int, int] | None = None
     decoding: Decoding = _DECODING
-    keep_content: bool = False
+    store: Stored | None = None
     batching: Batching | None = None
 
     @property
@@ -450,8 +451,8 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
             else:
                 content = read_member(path, name, item.start_byte, item.cost)
             frame = read_jpeg(content, name) if request.decoding.images == "nvjpeg" else decode_image(content, name)
-            if request.keep_content and len(item.frames) == 1:
-                end["content"] = content
+            if request.store and len(item.frames) == 1:
+                end["content"] = as_stored(content, name, request.store)
             yield frame
     else:
         yield from _read_video(item, Video(path, request.decoding), request, end)

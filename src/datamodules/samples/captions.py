@@ -145,7 +145,7 @@ class CaptionSamples:
         elif self.size is not None:
             raise ConfigError(
                 f"size = {self.size} is of images, and {without} has none: run the pipeline with "
-                "--model.store_images true, or leave out the size and train on text alone"
+                "--model.store_images jpg, or leave out the size and train on text alone"
             )
         if self.tokenizer is not None:
             batch["tokens"], batch["tokens_mask"] = self._tokens(batch["text"])

@@ -2,7 +2,7 @@
 
 | file in `dest`                    | what                                                                          |
 |-----------------------------------|-------------------------------------------------------------------------------|
-| {split}/images/{image}            | the processed image as PNG; with `coordinates: original` its file as it was;   |
+| {split}/images/{image}            | the processed image as PNG; with `coordinates: original` the image as stored;  |
 |                                   | `sub%2Fa.png` of `sub/a.jpg`; what is longer than 240 bytes is cut, and has 16 |
 |                                   | digits of its sha256 before its ending                                         |
 | {split}/conditioning_images/{map} | the pose map, PNG, of the same size                                           |
@@ -29,7 +29,7 @@ from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.export import pose_samples
-from preprocess.export.mirror import beside, create, flat, image_path, write_imagefolder
+from preprocess.export.mirror import beside, create, flat, stored_path, write_imagefolder
 
 
 def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list[Path]:
@@ -71,11 +71,11 @@ def _image(sample: PoseSample, coordinates: Coordinates) -> tuple[PurePosixPath,
     """(path, content) of the image."""
     if sample.image is None:
         raise ConfigError(
-            f"{sample.key} has no image, of which this format is made: run the pipeline with --model.store_images true"
+            f"{sample.key} has no image, of which this format is made: run the pipeline with --model.store_images jpg"
         )
     if coordinates == "processed":
         return beside(sample.key, sample.meta, ".png"), _processed(sample)
-    path = image_path(sample.key, sample.meta)
+    path = stored_path(sample.key, sample.meta, sample.image_ending)
     if path.suffix.lower() in UNKNOWN_TO_DATASETS:
         raise ConfigError(
             f"{path} would be left out by Hugging Face's imagefolder without a word: take --coordinates processed"

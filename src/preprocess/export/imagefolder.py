@@ -2,8 +2,9 @@
 
 | file in `dest`         | what                                                                                       |
 |------------------------|--------------------------------------------------------------------------------------------|
-| {split}/{image}        | the image's file, named as in the corpus: `sub%2Fa.jpg` of `sub/a.jpg`; what is longer     |
-|                        | than 240 bytes is cut, and has 16 digits of its sha256 before its ending                   |
+| {split}/{image}        | the image as stored, named as in the corpus: `sub%2Fa.jpg` of `sub/a.jpg`, or of           |
+|                        | `sub/a.png` stored as JPEG; a name of more than 240 bytes is cut, and has 16 digits of its |
+|                        | sha256 before its extension                                                                |
 | {split}/metadata.jsonl | a JSON object a line: `file_name` relative to its folder, `text`, and `status` of the text |
 | statistics.json        | {split: see `statistics.py`}                                                               |
 
@@ -18,7 +19,7 @@ from datamodules.errors import ConfigError
 from datamodules.line.run import Run
 from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
 from preprocess.export import caption_samples
-from preprocess.export.mirror import create, flat, image_path, write_imagefolder
+from preprocess.export.mirror import create, flat, stored_path, write_imagefolder
 
 
 def export(run: Run, dest: Path) -> list[Path]:
@@ -41,9 +42,9 @@ def _write_split(folder: Path, run: Run, split: str) -> None:
             if sample.image is None:
                 raise ConfigError(
                     f"{sample.key} has no image, of which this format is made: run the pipeline with "
-                    "--model.store_images true, or take --format captions-json"
+                    "--model.store_images jpg, or take --format captions-json"
                 )
-            path = image_path(sample.key, sample.meta)
+            path = stored_path(sample.key, sample.meta, sample.image_ending)
             if path.suffix.lower() in UNKNOWN_TO_DATASETS:
                 raise ConfigError(
                     f"{path} would be left out by Hugging Face's imagefolder without a word: take --format "

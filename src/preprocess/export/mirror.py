@@ -86,6 +86,16 @@ def beside(key: str, meta: Mapping[str, Any], ending: str) -> PurePosixPath:
     return image.with_name(f"{image.name if keeps_ending else image.stem}{ending}")
 
 
+def stored_path(key: str, meta: Mapping[str, Any], ending: str | None) -> PurePosixPath:
+    """The path of an image that its sample stores with this extension: `sub/a.jpg` of `sub/a.png` stored as JPEG.
+
+    Raises:
+        RunError: see `image_path`.
+    """
+    path = image_path(key, meta)
+    return path if path.suffix.lower() == f".{ending}" else beside(key, meta, f".{ending}")
+
+
 def flat(path: PurePosixPath) -> PurePosixPath:
     """`path` as one name, `/` and `%` percent-encoded; if that is too long, its beginning, its hash and its ending.
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.frames import Batch, Batching, End, FrameRequest
 from datamodules.line.item import JSON_FILES, Item
-from datamodules.media.suffixes import image_ending
+from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.engine import Engine
@@ -56,7 +56,7 @@ class Captions(Extractor):
         quantization: of the weights, by bitsandbytes; None: none.
         trust_remote_code: run code that the checkpoint brings.
         revision: of the model on the hub: branch, tag or commit; None: its main branch.
-        store_images: keep each image's file in its sample.
+        store_images: keep each image in its sample, as `jpg`, `png` or `original`: see `datamodules/media/stored.py`.
         backend: `transformers`: on the rank's device; `openai`: on a server.
         server: where that is.
 
@@ -65,6 +65,7 @@ class Captions(Extractor):
     """
 
     samples = CaptionSamples()
+    fixed = ("extractor.init_args.store_images",)
     told = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
         "width",
         "height",
@@ -92,12 +93,13 @@ class Captions(Extractor):
         quantization: Literal["8bit", "4bit"] | None = None,
         trust_remote_code: bool = False,
         revision: str | None = None,
-        store_images: bool = False,
+        store_images: StoreImages = False,
         backend: Literal["transformers", "openai"] = "transformers",
         server: Server = _SERVER,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["server"])
+        self._store = self.hparams["store_images"] = stored_as(store_images)
         limits = (max_batch_tokens, max_batch_pixels, max_pixels, longest_edge)
         if min(batch_size, batch_window, max_new_tokens, *(limit for limit in limits if limit is not None)) < 1:
             raise ConfigError(
@@ -112,7 +114,7 @@ class Captions(Extractor):
         self.frames = FrameRequest(
             slice_frames=batch_size,
             transform=self.engine.transform,
-            keep_content=store_images,
+            store=self._store,
             batching=Batching(window, max_batch_pixels, max_batch_tokens) if limited else None,
         )
 
@@ -199,9 +201,8 @@ class Captions(Extractor):
         }
         if caption.entities is not None:
             told["entities"] = caption.entities
-        if end["content"] is None:
-            return CaptionSample(item.key, caption.text, told)
-        return CaptionSample(item.key, caption.text, told, end["content"], image_ending(item.frames[0]))
+        ending = self._store and stored_ending(item.frames[0], self._store)
+        return CaptionSample(item.key, caption.text, told, end["content"], ending)
 
     def status(self, sample: CaptionSample) -> str:
         """`ok`, `truncated` or `empty`."""

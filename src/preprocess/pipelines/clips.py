@@ -50,7 +50,10 @@ class Clips(Extractor):
     """
 
     samples = ClipSamples()
-    fixed = (*(f"extractor.init_args.{name}" for name in ("num_frames", "height", "width")), "versions.tokenizer")
+    fixed = (
+        *(f"extractor.init_args.{name}" for name in ("num_frames", "height", "width", "store")),
+        "versions.tokenizer",
+    )
     told = frozenset({"path", "fps", "pts_seconds", "num_tokens", "truncated", *_FACTS})
 
     def __init__(

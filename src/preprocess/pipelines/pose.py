@@ -12,7 +12,7 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.commit import OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import JSON_FILES, Item
-from datamodules.media.suffixes import image_ending
+from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.media.video import resize as resize_frame
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
@@ -37,13 +37,14 @@ class Pose(Extractor):
         batch_size: images in a batch, at most.
         caption: a text for each image, `{name}` being a field of its JSON files, as `{caption}`; empty: none.
         store_pose_map: keep a picture of the skeletons in each sample.
-        store_images: keep each image's file in its sample.
+        store_images: keep each image in its sample, as `jpg`, `png` or `original`: see `datamodules/media/stored.py`.
 
     Raises:
         ConfigError: an argument is none of these.
     """
 
     samples = PoseSamples()
+    fixed = ("extractor.init_args.store_images", "extractor.init_args.store_pose_map")
     told = frozenset({"caption", "people", "width", "height", "original_width", "original_height", "resize", "backend"})
 
     def __init__(
@@ -54,7 +55,7 @@ class Pose(Extractor):
         batch_size: int = 16,
         caption: str = "",
         store_pose_map: bool = False,
-        store_images: bool = False,
+        store_images: StoreImages = False,
     ) -> None:
         super().__init__()
         if resize not in get_args(Resize):
@@ -62,12 +63,11 @@ class Pose(Extractor):
         if min(size_px, batch_size) < 1:
             raise ConfigError(f"{size_px = } and {batch_size = } must be 1 or more")
         self.save_hyperparameters()
+        self._store = self.hparams["store_images"] = stored_as(store_images)
         self.backend, self.store_pose_map = backend, store_pose_map
         self._caption = PromptTemplate(caption, "--model.caption") if caption else None
         in_worker = backend if backend.in_workers else None
-        self.frames = FrameRequest(
-            batch_size, partial(PoseTransform, resize, size_px, in_worker), keep_content=store_images
-        )
+        self.frames = FrameRequest(batch_size, partial(PoseTransform, resize, size_px, in_worker), store=self._store)
 
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device, if the models run there."""
@@ -129,8 +129,8 @@ class Pose(Extractor):
             "backend": type(self.backend).__name__.lower(),
         }
         drawn = as_png(pose_map(keypoints, size)) if self.store_pose_map else None
-        stored = (None, None) if end["content"] is None else (end["content"], image_ending(item.frames[0]))
-        return PoseSample(item.key, keypoints, scores, meta, drawn, *stored)
+        ending = self._store and stored_ending(item.frames[0], self._store)
+        return PoseSample(item.key, keypoints, scores, meta, drawn, end["content"], ending)
 
     def status(self, sample: PoseSample) -> str:
         """`ok`; or `empty`: there is nobody in the image."""

@@ -304,11 +304,11 @@ def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path):
 
 
 def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus):
-    for keep_content in (True, False):
-        found = ends(slices(corpus, (0, 2, 3, 4), (7,), keep_content=keep_content))
+    for store in ("png", None):
+        found = ends(slices(corpus, (0, 2, 3, 4), (7,), store=store))
         for row in (0, 2, 3):
             content = (corpus[1] / "images" / f"{row}.png").read_bytes()
-            assert found[row]["content"] == (content if keep_content else None)
+            assert found[row]["content"] == (content if store else None)
         assert (found[4]["content"], found[7]["content"]) == (None, None)  # the one is empty, the other a sequence
 
 
@@ -326,7 +326,7 @@ def tar(tmp_path):
 
 
 def test_images_are_read_from_their_places_in_a_tar(tar):
-    [batch] = slices(tar, (0, 1, 2, 3, 4), slice_frames=5, keep_content=True)
+    [batch] = slices(tar, (0, 1, 2, 3, 4), slice_frames=5, store="original")
     assert batch["frames"].float().mean((1, 2, 3)).tolist() == list(GRAYS)
     assert [end["reason"] for end in batch["ends"][:3]] == [None] * 3
     assert ends([batch])[3]["reason"].startswith("bad.png cannot be decoded (8 bytes)")

@@ -14,6 +14,7 @@ from datamodules.errors import ConfigError
 from datamodules.media.suffixes import IMAGE_SUFFIXES, UNKNOWN_TO_DATASETS
 from image_making import image_bytes
 from preprocess.export import export
+from preprocess.export.mirror import stored_path
 
 ITEMS = [
     *caption_items("a.png", "sub dir/ü 1.v2.png", "sub dir/[b]#1.jpg"),
@@ -45,6 +46,18 @@ def test_datasets_loads_each_image_with_its_caption_by_split(tmp_path: Path, loa
             row = by_text[f"a cow, <i>{number}</i> & Kühe"]
             assert row["status"] == "ok"
             assert abs(int(np.asarray(row["image"].convert("RGB")).mean().round()) - 10 * number) <= 1
+
+
+@pytest.mark.parametrize(
+    ("key", "image", "ending", "path"),
+    [
+        ("sub/a", "sub/a.JPG", "jpg", "sub/a.JPG"),
+        ("sub/a", "sub/a.png", "jpg", "sub/a.jpg"),
+        ("sub/a%2Epng", "sub/a.png", "jpg", "sub/a.png.jpg"),  # beside sub/a.jpg
+    ],
+)
+def test_an_image_has_the_extension_of_the_format_that_is_stored(key: str, image: str, ending: str, path: str) -> None:
+    assert str(stored_path(key, {"image": image}, ending)) == path
 
 
 def test_folders_that_are_named_like_splits_are_none(tmp_path: Path, load: Any) -> None:
@@ -125,7 +138,7 @@ def test_the_images_are_the_files_as_they_were_named_by_their_paths(tmp_path: Pa
 
 def test_a_run_without_images_fails_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
     make_caption_run(tmp_path / "run", ITEMS, store_images=False)
-    with pytest.raises(ConfigError, match=r"a has no image, .*: run the pipeline with --model\.store_images true"):
+    with pytest.raises(ConfigError, match=r"a has no image, .*: run the pipeline with --model\.store_images jpg"):
         export(tmp_path / "run", "imagefolder", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -197,7 +197,7 @@ def test_a_caption_that_is_not_there_is_an_empty_text(tmp_path: Path) -> None:
 
 def test_runs_without_images_and_avif_as_it_was_fail(tmp_path: Path) -> None:
     make_pose_run(tmp_path / "run", ITEMS, PEOPLE, store_images=False)
-    with pytest.raises(ConfigError, match=r"a has no image, .*: run the pipeline with --model\.store_images true"):
+    with pytest.raises(ConfigError, match=r"a has no image, .*: run the pipeline with --model\.store_images jpg"):
         export(tmp_path / "run", "controlnet", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     make_pose_run(tmp_path / "avif", caption_items("b.avif"), (1,))

@@ -1,0 +1,69 @@
+"""Image files as samples store them: one format in a run, so that stock readers find all images in one column.
+
+| `store_images` | what a sample has                                                                       |
+|----------------|-----------------------------------------------------------------------------------------|
+| jpg            | JPEG files byte for byte; all other images as JPEG of quality 95                        |
+| png            | PNG files byte for byte; all other images as PNG, without loss                          |
+| original       | every file byte for byte, whatever its format: stock readers find a column for each     |
+
+What a file is decides, not what its name says. A converted image is upright, and has the pixels that `decode_image`
+gives; it has no metadata.
+"""
+
+import io
+from typing import Literal, get_args
+
+from datamodules.errors import ConfigError, DecodeError
+from datamodules.media.suffixes import image_ending
+
+Stored = Literal["jpg", "png", "original"]
+StoreImages = Stored | bool
+
+_BEGIN = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+_JPEG_QUALITY = 95
+
+
+def stored_as(option: StoreImages | None) -> Stored | None:
+    """The value of `--model.store_images`: `true` is `jpg`; None: nothing is stored.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if option is True:
+        return "jpg"
+    if option and option not in get_args(Stored):
+        raise ConfigError(f"--model.store_images {option}: choose from {', '.join(get_args(Stored))}, false")
+    return option or None
+
+
+def stored_ending(name: str, store: Stored) -> str:
+    """The extension, without its dot, that a sample gives to the image whose file is called `name`."""
+    return image_ending(name) if store == "original" else store
+
+
+def as_stored(content: bytes, name: str, store: Stored) -> bytes:
+    """The file that a sample stores of an image.
+
+    Args:
+        content: of the image's file.
+        name: of that file, for errors.
+        store: see the table above.
+
+    Raises:
+        DecodeError: it cannot be decoded, or is too large for the format.
+    """
+    if store == "original" or content.startswith(_BEGIN[store]):
+        return content
+    from PIL import Image
+
+    from datamodules.media.image import decode_image
+
+    pixels, buffer = decode_image(content, name).permute(1, 2, 0).numpy(), io.BytesIO()
+    try:
+        Image.fromarray(pixels).save(buffer, {"jpg": "JPEG", "png": "PNG"}[store], quality=_JPEG_QUALITY)
+    except (OSError, ValueError) as error:  # JPEG has at most 65,500 px a side
+        size = f"{pixels.shape[1]}x{pixels.shape[0]} px"
+        raise DecodeError(
+            f"{name} of {size} cannot be stored as {store} ({error}): use another --model.store_images"
+        ) from error
+    return buffer.getvalue()

@@ -21,7 +21,8 @@ from datamodules.errors import DecodeError, FramemillError, MissingError
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 # playlists and the like would open what they name: other files, addresses
 _FORMATS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,obu,h264,hevc,m4v,mxf,nut,rm,dv,wtv,3gp"
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,asf,ogg,ivf,obu,h264,hevc,m4v,mxf,nut,rm,dv,wtv,3gp,"
+    "apng"
 )
 _TRUSTED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _HEAD_BYTES = 64  # more than the first two headers of Matroska take
@@ -121,30 +122,61 @@ def decoder_errors(where: str) -> Iterator[None]:
         raise DecodeError(f"{where}: {type(error).__name__}: {said(error)}") from error
 
 
-def open_container(path: Path) -> Any:
-    """The file, opened by PyAV; to be closed.
+def read_head(path: Path) -> bytes:
+    """Read the first bytes of a file, because FFmpeg does not tell a broken mount from a broken video.
 
     Raises:
         MissingError: it is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, or no format that FFmpeg knows.
+        DecodeError: it is empty, or a folder.
     """
-    import av
-
     try:
-        with open(path, "rb") as file:  # FFmpeg would not tell a broken mount from a broken video
-            content = file.read(_HEAD_BYTES)
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingError(f"{path.name} is missing") from error
     except IsADirectoryError as error:
         raise DecodeError(f"{path.name} is a folder") from error
-    if not content:
+    if not head:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
-    _require_whole_matroska(path, content)
+    return head
+
+
+def open_container(path: Path) -> Any:
+    """The file, opened by PyAV; to be closed.
+
+    Raises:
+        MissingError, OSError: see `read_head`.
+        DecodeError: it is empty, cut off, or of a format that is not read.
+    """
+    import av
+
+    _require_whole_matroska(path, read_head(path))
     try:
         return _opened(ffmpeg_url(path))
+    except av.ArgumentError as error:
+        raise DecodeError(f"{path.name} does not open as a video: {_refusal(path)}") from error
     except av.FFmpegError as error:
         raise DecodeError(f"{path.name} does not open as a video: {said(error)}") from error
+
+
+def _refusal(path: Path) -> str:
+    """Why FFmpeg refuses to open a file whose format is not in `_FORMATS`; only its log has the name of the format."""
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.PANIC)  # prints nothing, but has PyAV keep what FFmpeg logs
+    log = None
+    try:
+        _opened(ffmpeg_url(path)).close()
+    except av.FFmpegError as error:
+        log = error.log
+    finally:
+        av.logging.set_level(level)
+    name = str(log[1]) if log else "unknown"
+    if name == "image2" or name.endswith("_pipe"):
+        return f"it is a still image ({name}), for a corpus of images"
+    return f"its format ({name}) is not read as a video"
 
 
 def _opened(url: str) -> Any:

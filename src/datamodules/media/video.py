@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import ConfigError, DecodeError
+from datamodules.media.backends.animation import codec_of, read_durations
 from datamodules.media.packets import (
     Packets,
     VideoFacts,
@@ -29,6 +30,7 @@ from datamodules.media.packets import (
     display_matrix,
     is_turned,
     open_container,
+    read_head,
     read_packets,
     video_stream,
 )
@@ -94,7 +96,7 @@ class Decoding:
 
 
 @cache
-def _backend(name: Backend) -> Any:
+def _backend(name: str) -> Any:
     """The module of a backend that works here; ConfigError if it does not."""
     backend = import_module(f"{_BACKENDS}.{name}")
     if hasattr(backend, "require"):
@@ -167,16 +169,32 @@ class Video:
 
     def __init__(self, path: Path, decoding: Decoding = _DECODING) -> None:
         self.path, self.decoding, self.num_decoded = path, decoding, 0
+        animation = codec_of(read_head(path))
+        self._backends = ("animation",) if animation else decoding.backends
         with decoder_errors(path.name):
-            self._container = container = open_container(path)
-            stream = video_stream(container, decoding.stream)
-            self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
-            self._require_plausible_aspect()
-            self.packets, self._is_read = _scanned(path, container, stream)
-            self.facts: VideoFacts = _facts(container, stream, self.packets)
-            self.num_streams = len(container.streams.video)
-            self._format = container.format.name
+            if animation:
+                self._read_animation(animation)
+            else:
+                self._read_container()
+
+    def _read_animation(self, codec: str) -> None:
+        if self.decoding.stream:
+            raise DecodeError(f"{self.path.name} has no video stream {self.decoding.stream}; its video streams: 0")
+        size, durations = read_durations(self.path)
+        self.pixel_aspect_ratio, self.num_streams = Fraction(1), 1
+        self.pts_seconds = np.cumsum([0.0, *durations[:-1]]) / 1000
+        self.facts = _animation_facts(codec, size, self.pts_seconds, sum(durations) / 1000)
+
+    def _read_container(self) -> None:
+        self._container = container = open_container(self.path)
+        stream = video_stream(container, self.decoding.stream)
+        self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
+        self._require_plausible_aspect()
+        self.packets, self._is_read = _scanned(self.path, container, stream)
         self.pts_seconds = self.packets.pts_seconds
+        self.facts = _facts(container, stream, self.packets)
+        self.num_streams = len(container.streams.video)
+        self._format = container.format.name
         if self._format not in _INDEXED or not self.packets.is_seekable:  # these do not go back well
             container.close()
             self._container = None
@@ -244,7 +262,7 @@ class Video:
         if wanted != sorted(wanted):
             raise ValueError(f"indices have to ascend: {wanted}")
         done = 0
-        for number, name in enumerate(self.decoding.backends if wanted else (), 1):
+        for number, name in enumerate(self._backends if wanted else (), 1):
             if name not in self.facts["backends"]:
                 self.facts["backends"].append(name)
             try:
@@ -256,12 +274,12 @@ class Video:
                     yield from [resized] * counts[wanted[done - 1]]
                 return
             except DecodeError as error:
-                if number == len(self.decoding.backends):
+                if number == len(self._backends):
                     raise DecodeError(
                         f"{self.path.name} breaks after {done} of {len(wanted)} wanted frames: {error}"
                     ) from error
 
-    def _decoded(self, backend: Backend, indices: Sequence[int]) -> Iterator[Tensor]:
+    def _decoded(self, backend: str, indices: Sequence[int]) -> Iterator[Tensor]:
         """The frames `indices` by one backend, as stored but upright."""
         with decoder_errors(backend):
             yield from _backend(backend).decode(self, indices)
@@ -290,6 +308,28 @@ def _scanned(path: Path, container: Any, stream: Any) -> tuple[Packets, bool]:
     _last_scanned.clear()
     _last_scanned[key] = packets
     return packets, True
+
+
+def _animation_facts(
+    codec: str, size: tuple[int, int], pts_seconds: NDArray[np.float64], duration_seconds: float
+) -> VideoFacts:
+    """Facts of an animation of `size`, (height, width); its header says nothing of rate and duration."""
+    return VideoFacts(
+        codec=codec,
+        stream=0,
+        width=size[1],
+        height=size[0],
+        pixel_aspect_ratio=1.0,
+        num_frames=len(pts_seconds),
+        num_skipped_frames=0,
+        fps=frame_rate(pts_seconds, None),
+        duration_seconds=round(duration_seconds, 6),
+        num_frames_from_header=None,
+        duration_seconds_from_header=None,
+        average_fps_from_header=None,
+        begin_seconds=0.0,
+        backends=[],
+    )
 
 
 def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:

@@ -26,7 +26,6 @@ from datamodules.line.item import Corpus, Item
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run
-from datamodules.line.skipped import Skipped
 from datamodules.media.sampling import Selection
 from datamodules.media.video import Decoding
 from preprocess.extractor import Extractor
@@ -154,10 +153,9 @@ class _Ends(Corpus):
     def __init__(self, corpus: Corpus) -> None:
         self.root, self._corpus = corpus.root, corpus
 
-    @property
-    def skipped(self) -> Skipped:
-        """What the corpus skipped."""
-        return self._corpus.skipped
+    def notes(self) -> list[str]:
+        """The notes of the corpus."""
+        return self._corpus.notes()
 
     def items(self) -> Iterator[Item]:
         """The items of the corpus."""

@@ -20,7 +20,7 @@ from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, open_or_patch
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank, Tolerance
-from datamodules.line.run import Run, open_or_plan
+from datamodules.line.run import Run, open_or_plan, plan_path
 from datamodules.samples import Content
 from datamodules.samples.fields import CorpusTypes, uniform
 from preprocess.extraction import Extraction, Outcome
@@ -28,6 +28,7 @@ from preprocess.extractor import Extractor
 from preprocess.fingerprint import fingerprint
 from preprocess.machine import machine_figures
 from preprocess.ranks import device_name, gpu_uuid, rank_position
+from preprocess.relisting import Relisting
 
 _log = logging.getLogger(__name__)
 _DEFAULT_SIZE = ShardSize()
@@ -77,6 +78,7 @@ class ShardWriter(BasePredictionWriter):
         self.config: str | None = None  # text of the configuration, kept in the folder for people
         self.retry: Retry | None = None  # set for `preprocess retry`: work on the failed items of the run in `dir`
         self.rank: Rank | None = None
+        self._relisting: Relisting | None = None
         self._corpus_types: CorpusTypes = {}
         self._gathered: dict[tuple[int, int], _Gathered] = {}  # by shard and row
         self._root = ""  # of the corpus
@@ -105,6 +107,7 @@ class ShardWriter(BasePredictionWriter):
             pl_module.draw_to(self.dir / "videos")
         device = trainer.strategy.root_device
         name, made_by = device_name(device), fingerprint(data, pl_module, self.shards, device)
+        is_resumed = plan_path(self.dir).exists()
         run = Run(self.dir) if self.retry else open_or_plan(self.dir, data.corpus, made_by, self.shards, name)
         self._refuse_other_device(run, name)
         self._corpus_types = run.plan.corpus_types  # a retry has those of the run
@@ -117,6 +120,9 @@ class ShardWriter(BasePredictionWriter):
         self.rank = Rank(run, self.only, self.stale_seconds, rank_position(), measure, self.tolerance, name)
         data.rank = pl_module.rank = self.rank.__enter__()
         pl_module.extraction = Extraction(pl_module, self.rank)
+        if is_resumed and not self.retry and self.rank.name <= min(self.rank.leases.at_work(), default=self.rank.name):
+            self._relisting = Relisting(run.plan, data.corpus)  # by one of the ranks that start together
+            self._relisting.start()
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -159,9 +165,13 @@ class ShardWriter(BasePredictionWriter):
         finally:
             if self.rank is not None:
                 self.rank.__exit__()
+                if self._relisting:
+                    self._relisting.finish(cancel=self.rank.stopping is not None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the run, which Lightning does not do by `teardown` then."""
+        if self._relisting:
+            self._relisting.finish(cancel=True)
         self.teardown(trainer, pl_module, "predict")
 
     def _refuse_other_device(self, run: Run, name: str) -> None:

@@ -54,6 +54,7 @@ class Phoenix2014T(Corpus):
         if gaps not in get_args(Gaps):
             raise ConfigError(f"--data.gaps {gaps}: choose from {', '.join(get_args(Gaps))}")
         self.root, self.splits, self.max_items, self.gaps = root, list(splits), max_items, gaps
+        self._num_with_gaps = 0
 
     def items(self) -> Iterator[Item]:
         """The sentences; keys are `{split}/{name}`. One without usable frames or row is listed with its problem.
@@ -64,8 +65,16 @@ class Phoenix2014T(Corpus):
         if not Path(self.root).is_dir():
             raise CorpusError(f"--data.root {self.root} is no folder")
         self.skipped.clear()
+        self._num_with_gaps = 0
         for split in self.splits:
             yield from limit(self._sentences(split), self.max_items)
+
+    def notes(self) -> list[str]:
+        """As of any corpus; and how many sentences have gaps."""
+        count = self._num_with_gaps
+        gaps = f"{count:,} sentence{'s have' if count != 1 else ' has'} gaps in the numbers of the frames: "
+        result = "each fails" if self.gaps == "fail" else "see num_missing_frames of each, or set --data.gaps fail"
+        return [*super().notes(), *([gaps + result] if count else [])]
 
     def _sentences(self, split: str) -> Iterator[Item]:
         table = Path(self.root, "annotations", "manual", f"PHOENIX-2014-T.{split}.corpus.csv")
@@ -95,6 +104,7 @@ class Phoenix2014T(Corpus):
         path = os.path.join(_FRAMES, split, name)
         frames, size, modified, problem = self._frames(path)
         num_missing = count_missing(frames)
+        self._num_with_gaps += num_missing > 0
         if num_missing and self.gaps == "fail":
             problem = f"{num_missing} frames are missing: {path} has {len(frames)}, {frames[0]} to {frames[-1]}"
         return Item(

@@ -1,12 +1,18 @@
 """Drift: how the files of a corpus differ from what was planned."""
 
 import os
+from array import array
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.errors import ChangedError, DecodeError, MissingError, RunError
 from datamodules.line.item import Item
-from datamodules.line.plan import Plan
+from datamodules.line.plan import Plan, hash64
 
 _SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
 _NUM_CHECKED = 32  # items that stand for a corpus
@@ -61,6 +67,52 @@ def require_planned(plan: Plan, root: str, option: str) -> None:
             f"{wrong[0]}). Give the folder that has them, copied with their times (cp -a, rsync -a); or use another "
             "--output.dir"
         )
+
+
+class Drift(NamedTuple):
+    """How a listing differs from a plan.
+
+    Attributes:
+        num_new: listed items that are not planned.
+        num_gone: planned items that are not listed any more, or whose files were found then and are not now.
+    """
+
+    num_new: int
+    num_gone: int
+
+    def line(self, plan: Plan) -> str:
+        """Return it as one line for people; it is not to be empty."""
+        made = datetime.fromtimestamp(plan.path.stat().st_mtime, timezone.utc).date().isoformat()
+        new = f"{_items(self.num_new, '')} of the corpus {_are(self.num_new)} not in this run's plan of {made}"
+        gone = f"{_items(self.num_gone, 'planned ')} {_are(self.num_gone)} gone"
+        told = "; ".join(text for text, number in zip((new, gone), self, strict=True) if number)
+        return f"{told}. The run keeps to its plan: to plan the corpus as it is now, use another --output.dir"
+
+
+def drift(plan: Plan, items: Iterable[Item]) -> Drift:
+    """Compare `items`, a new listing of the corpus, with its plan; holds 16 bytes for each item of either."""
+    batches = [plan.batch(shard.number) for shard in plan.shards]
+    planned = _hashes(key for batch in batches for key in batch["key"].to_pylist())
+    found = np.concatenate([batch["modified"].is_valid().to_numpy(zero_copy_only=False) for batch in batches])
+    listed, listed_found = array("Q"), array("Q")
+    for item in items:
+        listed.append(hash64(item.key))
+        if item.modified is not None:
+            listed_found.append(listed[-1])
+    gone = np.union1d(np.setdiff1d(planned, listed), np.setdiff1d(planned[found], listed_found))
+    return Drift(len(np.setdiff1d(listed, planned)), len(gone))
+
+
+def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
+    return np.fromiter(map(hash64, keys), np.uint64)
+
+
+def _items(number: int, kind: str) -> str:
+    return f"{number:,} {kind}item{'s' * (number != 1)}"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _spread(plan: Plan) -> list[Item]:

@@ -98,6 +98,10 @@ class Corpus(ABC):
         skipped: Skipped = vars(self).setdefault("_skipped", Skipped())
         return skipped
 
+    def notes(self) -> list[str]:
+        """Lines about the last listing, for people to read when a run is planned."""
+        return [f"skipped: {self.skipped}"] if self.skipped else []
+
 
 def key_from_path(path: str | PurePosixPath) -> str:
     """The key of a file or folder, from its path relative to the corpus root, given without its ending.

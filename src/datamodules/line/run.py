@@ -387,8 +387,8 @@ def open_or_plan(
 
 def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str, root: str) -> None:
     write_plan(corpus.items(), path, fingerprint, size, device=device, roots=[root])
-    if corpus.skipped:
-        _log.warning("skipped: %s", corpus.skipped)
+    for note in corpus.notes():
+        _log.warning("%s", note)
 
 
 def plan_once(path: Path, write: Callable[[], None]) -> None:

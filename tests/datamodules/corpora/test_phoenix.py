@@ -147,6 +147,26 @@ def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path):
         Phoenix2014T(str(tmp_path), gaps="drop")
 
 
+def test_the_sentences_with_gaps_are_counted_for_people(tmp_path):
+    write_split(tmp_path, "dev", ["a", "b", "c"], frames=3)
+    for name in ("a", "c"):
+        (tmp_path / f"features/fullFrame-210x260px/dev/{name}/images0002.png").unlink()
+    corpus = Phoenix2014T(str(tmp_path), ["dev"])
+    for _ in range(2):
+        list(corpus.items())
+        [note] = corpus.notes()
+        assert note.startswith("2 sentences have gaps in the numbers of the frames: see num_missing_frames")
+    failing = Phoenix2014T(str(tmp_path), ["dev"], max_items=1, gaps="fail")
+    list(failing.items())
+    assert failing.notes() == ["1 sentence has gaps in the numbers of the frames: each fails"]
+    whole = Phoenix2014T(str(tmp_path), ["dev"])
+    assert next(whole.items())
+    (tmp_path / "features/fullFrame-210x260px/dev/a/images0003.png").unlink()
+    (tmp_path / "features/fullFrame-210x260px/dev/c/images0003.png").unlink()
+    list(whole.items())
+    assert whole.notes() == []
+
+
 @pytest.mark.parametrize("other", ["images0001.png", "IMAGES1.png", "images1.jpg"])
 def test_two_frames_with_one_number_are_a_problem_of_their_item(tmp_path, other):
     item = named(tmp_path, ["images1.png", "images2.png", other])

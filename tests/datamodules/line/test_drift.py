@@ -10,6 +10,7 @@ import pytest
 from datamodules.corpora.images import Images
 from datamodules.corpora.videos import Videos
 from datamodules.errors import RunError
+from datamodules.line.drift import Drift, drift
 from datamodules.line.item import Corpus, located
 from datamodules.line.plan import ShardSize
 from datamodules.line.run import Run, open_or_plan
@@ -88,6 +89,36 @@ def test_items_that_were_missing_when_they_were_planned_are_not_asked_for(root: 
     opened(tmp_path / "run", Videos(str(root), str(listed)))
     corpus = moved(root)
     opened(tmp_path / "run", Videos(corpus.root, str(listed)))
+
+
+def test_a_corpus_is_compared_with_its_plan(root: Path, tmp_path: Path) -> None:
+    videos = Videos(str(root))
+    plan = opened(tmp_path / "run", videos).plan
+    assert drift(plan, videos.items()) == (0, 0)
+    for number in range(3):
+        (root / f"v{number:02d}.mp4").unlink()
+    (root / "a.mp4").touch()
+    (root / "v80.mp4").touch()
+    (root / "v79.mp4").write_bytes(b"changed")  # which fails by itself
+    assert drift(plan, videos.items()) == (2, 3)
+    os.utime(plan.path, (1e9, 1e9))
+    assert drift(plan, videos.items()).line(plan) == (
+        "2 items of the corpus are not in this run's plan of 2001-09-09; 3 planned items are gone. The run keeps to "
+        "its plan: to plan the corpus as it is now, use another --output.dir"
+    )
+    assert Drift(1, 0).line(plan).startswith("1 item of the corpus is not in this run's plan of 2001-09-09. The run")
+    assert Drift(0, 1).line(plan).startswith("1 planned item is gone. The run")
+
+
+def test_a_listed_item_whose_file_has_gone_is_gone_and_one_that_never_existed_is_not(
+    root: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "list"
+    listed.write_text("v01.mp4\nv02.mp4\nnever.mp4\n")
+    videos = Videos(str(root), str(listed))
+    plan = opened(tmp_path / "run", videos).plan
+    (root / "v02.mp4").unlink()
+    assert drift(plan, videos.items()) == (0, 1)
 
 
 def test_json_files_move_with_the_images(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Videos of many kinds whose every frame shows its number, for the tests of reading them."""
 
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,3 +185,90 @@ KINDS: dict[str, Kind] = {
 def numbers(frames: Sequence[Picture]) -> list[int]:
     """The number in each of `frames`."""
     return [number_in(frame) for frame in frames]
+
+
+Retime = Callable[[int, int, int], tuple[int, int]]  # (place, pts, dts) to (pts, dts), in frames
+
+
+def remux(source: Path, path: Path, retime: Retime | None = None, start: int = 0) -> Path:
+    """The packets of a video of 25 frames a second, from the one at `start` on, in another file, with other times."""
+    with av.open(str(source)) as file, av.open(str(path), "w") as container:
+        stream = file.streams.video[0]
+        written = container.add_stream_from_template(stream)
+        frame = Fraction(1, 25) / stream.time_base
+        for place, packet in enumerate(packet for packet in file.demux(stream) if packet.size):
+            if place < start:
+                continue
+            if retime is not None:
+                times = retime(place, round(packet.pts / frame), round(packet.dts / frame))
+                packet.pts, packet.dts = (round(time * frame) for time in times)
+            packet.stream = written
+            container.mux(packet)
+    return path
+
+
+def joined(path: Path, *parts: Path) -> Path:
+    """Files one after another, as `cat` joins them; of FLV without the file headers of all but the first."""
+    header = 13 if path.suffix == ".flv" else 0
+    first, *others = (part.read_bytes() for part in parts)
+    path.write_bytes(first + b"".join(other[header:] for other in others))
+    return path
+
+
+def write_field_pictures(path: Path, num_frames: int) -> Path:
+    """Interlaced H.264 with a picture and a packet for each field (PAFF), which x264 does not write."""
+    width, height = size = (128, 32)
+    content = bytes(_Unit(0x67).u(24, 77 << 16 | 30).ue(0, 0, 0, 4, 1).u(1, 0).ue(7, 0).u(5, 0b00100))
+    content += bytes(_Unit(0x68).ue(0, 0).u(2, 0).ue(0, 0, 0).u(3, 0).ue(0, 0, 0).u(3, 0b100))
+    for number in range(2 * num_frames):
+        k, is_bottom = divmod(number, 2)
+        frame = av.VideoFrame.from_ndarray(picture(k, size), format="rgb24").reformat(format="yuv420p")
+        planes = np.split(frame.to_ndarray().ravel(), [width * height, width * height * 5 // 4])
+        unit = _Unit(0x61 if number else 0x65).ue(0, 7, 0).u(4, k % 16).u(2, 2 + is_bottom)
+        unit.ue(*([] if number else [0])).u(8, number % 256).u(1 if number else 2, 0).ue(0, 1)
+        for column in range(width // 16):
+            unit.ue(25).align()  # I_PCM: the pixels as they are
+            for plane, side in zip(planes, (16, 8, 8), strict=True):
+                field = plane.reshape(2 * side, -1)[is_bottom::2]
+                unit.raw(field[:, column * side : (column + 1) * side].tobytes())
+        content += bytes(unit)
+    raw = path.with_suffix(".h264")
+    raw.write_bytes(content)
+    if path == raw:
+        return path
+    with av.open(str(raw)) as file, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(file.streams.video[0])
+        for number, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
+            packet.stream, packet.time_base = stream, Fraction(1, 50)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return path
+
+
+class _Unit:
+    """A unit of H.264 that is being written: `u` an unsigned number, `ue` Exp-Golomb codes, `raw` bytes."""
+
+    def __init__(self, header: int) -> None:
+        self._header, self._bits = header, ""
+
+    def u(self, num_bits: int, value: int) -> "_Unit":
+        self._bits += f"{value:0{num_bits}b}"
+        return self
+
+    def ue(self, *values: int) -> "_Unit":
+        for code in (f"{value + 1:b}" for value in values):
+            self._bits += "0" * (len(code) - 1) + code
+        return self
+
+    def align(self) -> "_Unit":
+        self._bits += "0" * (-len(self._bits) % 8)
+        return self
+
+    def raw(self, content: bytes) -> "_Unit":
+        self._bits += "".join(f"{byte:08b}" for byte in content)
+        return self
+
+    def __bytes__(self) -> bytes:
+        bits = self._bits + "1" + "0" * (-(len(self._bits) + 1) % 8)
+        content = int(bits, 2).to_bytes(len(bits) // 8, "big")
+        return b"\0\0\0\1" + bytes([self._header]) + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", content)

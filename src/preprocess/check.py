@@ -69,6 +69,8 @@ def check(
         print(f"{num_checked:,} items checked; {summary(counts)}")  # noqa: T201
         if checked.num_non_square:
             print(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(data.decoding)}")  # noqa: T201
+        if checked.num_skipping:
+            print(f"{checked.num_skipping:,} with frames that no decoder can show, which are skipped")  # noqa: T201
     return 128 + stopped if stopped else 1 if counts else 0
 
 
@@ -95,12 +97,13 @@ class _Check(Extractor):
 
     Attributes:
         num_non_square: items so far whose video stores pixels that are not square.
+        num_skipping: items so far whose video has frames that no decoder can show.
     """
 
     def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
         super().__init__()
         self.samples = _NoSamples()
-        self._check, self.num_non_square = checked.check, 0
+        self._check, self.num_non_square, self.num_skipping = checked.check, 0, 0
         wanted = checked.frames
         self.frames = FrameRequest(
             transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
@@ -118,8 +121,10 @@ class _Check(Extractor):
         self._check(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> None:
-        """Count the item if its pixels are not square."""
-        self.num_non_square += end["video"] is not None and end["video"]["pixel_aspect_ratio"] != 1
+        """Count the item if its pixels are not square, or if frames of it are skipped."""
+        if facts := end["video"]:
+            self.num_non_square += facts["pixel_aspect_ratio"] != 1
+            self.num_skipping += facts["num_skipped_frames"] > 0
 
 
 class _Drop:

@@ -1,11 +1,12 @@
-"""What a video holds, from its packets: a pass over the file that decodes nothing (0.3 s an hour of video).
+"""What a video holds, from its packets: a pass over the file that decodes nothing.
 
 Headers lie; the packets tell how many frames there are and when each is shown, so that frames can be asked for by
-number, and each that was asked for can be seen to have come.
+number, and each that was asked for can be seen to have come. Where packets prove nothing (`scan.py`), the file is
+decoded once, and its frames are those that the decoder gives, in its order.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import DecodeError, FramemillError, MissingError
+from datamodules.media.scan import Scan
 
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 # playlists and the like would open what they name: other files, addresses
@@ -62,32 +64,33 @@ class Packets:
     """The packets of one video stream, of which each shows one frame or none.
 
     Attributes:
-        stream_pts: int64 [N]: when each packet is to be shown, in units of `time_base`; in the order of the stream.
+        stream_pts: int64 [N]: when each packet is to be shown, in units of `time_base`, in the order of the stream; 0
+            where it bears no time, in a stream that is not seekable.
         shown: int64 [T]: places in the stream of the packets that show a frame, in the order in which they are shown.
+        pts: int64 [T]: when each frame is shown, in units of `time_base`, ascending.
         keyframes: int64 [K]: places in the stream of packets from which decoding can begin, ascending.
         time_base: seconds.
-        is_seekable: False where packets do not tell frames apart, because they bear no time, or several the same: then
-            these are the frames as they are decoded, from the first on.
+        is_seekable: False where the times of packets do not tell which frame is which: then the frames are found by
+            decoding from the first on.
         num_skipped_frames: frames of the stream that no decoder can show.
+        begin: place of the first packet to decode: what those before it need was cut off.
+        restarts: places of keyframes at which another recording begins, because the stream's clock jumps back.
     """
 
     stream_pts: NDArray[np.int64]
     shown: NDArray[np.int64]
+    pts: NDArray[np.int64]
     keyframes: NDArray[np.int64]
     time_base: Fraction
     is_seekable: bool = True
     num_skipped_frames: int = 0
-
-    @property
-    def pts(self) -> NDArray[np.int64]:
-        """int64 [T]: when each frame is shown, in units of `time_base`, ascending."""
-        return self.stream_pts[self.shown]
+    begin: int = 0
+    restarts: frozenset[int] = frozenset()
 
     @property
     def pts_seconds(self) -> NDArray[np.float64]:
         """float64 [T]: when each frame is shown, since the first."""
-        pts = self.pts
-        seconds: NDArray[np.float64] = (pts - pts[0]) * float(self.time_base)
+        seconds: NDArray[np.float64] = (self.pts - self.pts[0]) * float(self.time_base)
         return seconds
 
 
@@ -212,77 +215,136 @@ def read_packets(container: Any, stream: Any) -> Packets:
     """Go through the packets of `stream`, to the end of the file.
 
     Raises:
-        DecodeError: there is no frame; or the file holds fewer than its index promises, as one does that was cut off.
-    """
-    import av
-
-    name, is_avi = os.path.basename(container.name), container.format.name == "avi"
-    pts: list[int | None] = []
-    keyframes: list[int] = []
-    hidden: set[int] = set()  # by an edit list; or from before the first keyframe, in what was cut out of something
-    is_cut = False
-    ticks: list[int] = []  # of AVI: in frames of its rate; it has a tick without a packet where a frame stays on show
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0:  # PyAV's own, at the end
-                continue
-            is_cut = packet.is_corrupt  # which counts for the last one only: others are there, if damaged
-            if packet.is_keyframe:
-                keyframes.append(len(pts))
-            if packet.is_discard or not keyframes:
-                hidden.add(len(pts))
-            pts.append(packet.pts)
-            ticks.append(packet.dts if is_avi else len(ticks))
-    except av.FFmpegError as error:
-        raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
-    if is_cut:
-        pts.pop(), ticks.pop()
-        keyframes = [place for place in keyframes if place < len(pts)]
-        hidden.discard(len(pts))
-    held, promised = _num_held(ticks), _num_promised(container, stream)
-    if held < promised:
-        raise DecodeError(f"{name} holds {held} of the {promised} frames that it promises: it was cut off")
-    if len(pts) == len(hidden):
-        raise DecodeError(f"{name} has no frames")
-    if container.format.name in _EVENLY or None in pts or len(set(pts)) < len(pts):
-        return _decoded(container, stream, ticks)
-    stream_pts = np.array(pts, dtype=np.int64)
-    visible = np.array([place for place in range(len(pts)) if place not in hidden])
-    return Packets(
-        stream_pts, visible[np.argsort(stream_pts[visible])], np.array(keyframes, dtype=np.int64), stream.time_base
-    )
-
-
-def _decoded(container: Any, stream: Any, ticks: list[int]) -> Packets:
-    """The frames of a file whose packets do not tell them apart: all are decoded once, to know of them.
-
-    Args:
-        container: the file.
-        stream: of its streams.
-        ticks: times of its packets in frames of the stream's rate: all that AVI knows of time.
+        DecodeError: there is no frame; the file holds fewer than its index promises, as one does that was cut off; or
+            it does not say when they are shown.
     """
     import av
 
     name = os.path.basename(container.name)
-    pts: list[int | None] = []
+    scan = Scan(container, stream)
+    try:
+        scan.read()
+    except av.FFmpegError as error:
+        raise DecodeError(f"{name} breaks after {len(scan.pts)} frames: {said(error)}") from error
+    held, promised = _num_held(scan.ticks), _num_promised(container, stream)
+    if held < promised:
+        raise DecodeError(f"{name} holds {held} of the {promised} frames that it promises: it was cut off")
+    if not scan.visible:
+        raise DecodeError(f"{name} has no frames")
+    if container.format.name in _EVENLY or not scan.is_proven:
+        return _as_decoded(container, stream, scan)
+    return _as_timed(stream, scan, None if scan.begins_closed else _first_pts(container, stream, scan.begin))
+
+
+def _as_timed(stream: Any, scan: Scan, first_pts: int | None) -> Packets:
+    """The frames in the order of their packets' times; from the one of `first_pts` on, where that is known."""
+    assert scan.in_time is not None
+    stream_pts = np.array([pts or 0 for pts in scan.pts], dtype=np.int64)
+    shown = scan.in_time if first_pts is None else scan.in_time[stream_pts[scan.in_time] >= first_pts]
+    return Packets(
+        stream_pts,
+        shown,
+        stream_pts[shown],
+        np.array(scan.keyframes, dtype=np.int64),
+        stream.time_base,
+        # not where a stretch of packets would end with half a frame, or frames come before the first keyframe
+        is_seekable=not scan.order.second_fields and bool(scan.keyframes) and scan.keyframes[0] <= shown.min(),
+        num_skipped_frames=len(scan.frames) - len(shown),
+        begin=scan.begin,
+    )
+
+
+def _first_pts(container: Any, stream: Any, begin: int) -> int:
+    """When the first frame is shown that the decoder gives undamaged, if it begins at the packet at place `begin`."""
+    with _opened(container.name) as again:
+        for _, frame in decoded(again, again.streams[stream.index], begin):
+            if not frame.is_corrupt:
+                return int(frame.pts)
+    raise DecodeError(f"{os.path.basename(container.name)} has no frames that can be decoded")
+
+
+def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
+    """The frames of a file whose packets do not prove which is which: all are decoded once, to know of them."""
+    import av
+
+    name, is_even = os.path.basename(container.name), container.format.name in _EVENLY
+    visible, begin, restarts = (
+        frozenset(scan.visible),
+        scan.begin,
+        frozenset(scan.jumps) & frozenset(scan.keyframes),
+    )
+    shown: list[int] = []
+    broken: av.FFmpegError | None = None
     try:
         with _opened(container.name) as again:
-            pts.extend(frame.pts for frame in again.decode(again.streams[stream.index]))
+            for place, frame in decoded(again, again.streams[stream.index], begin, restarts):
+                if place in visible and (shown or not frame.is_corrupt):
+                    shown.append(place)
     except av.FFmpegError as error:
-        raise DecodeError(f"{name} breaks after {len(pts)} frames: {said(error)}") from error
-    if not pts:
-        raise DecodeError(f"{name} has no frames")
-    time_base = stream.time_base
-    if container.format.name in _EVENLY:
-        pts = [*sorted(ticks)] if len(ticks) == len(pts) else [*range(len(pts))]
-        if not stream.average_rate:
-            raise DecodeError(f"{name} says neither when its frames are shown nor how many a second")
-        time_base = 1 / Fraction(stream.average_rate)
-    if None in pts or pts != sorted(pts):  # type: ignore[type-var]
-        raise DecodeError(f"{name} does not say when its frames are shown")
+        broken = error
+    if not shown:
+        raise DecodeError(f"{name} has no frames that can be decoded") from broken
+    if not is_even and scan.is_in_time(shown):
+        return _as_timed(stream, scan, scan.pts[shown[0]])
+    if broken:
+        raise DecodeError(f"{name} breaks after {len(shown)} frames: {said(broken)}") from broken
+    num_skipped = len(scan.frames) - len(shown)
+    if is_even and not stream.average_rate:
+        raise DecodeError(f"{name} says neither when its frames are shown nor how many a second")
+    times = scan.ticks_in_order(shown) if is_even else scan.times_in_order(shown)
+    if times is None:
+        raise DecodeError(f"{name} does not say when its frames are shown: re-encode it, with timestamps")
     return Packets(
-        np.array(pts, dtype=np.int64), np.arange(len(pts)), np.zeros(1, np.int64), time_base, is_seekable=False
+        np.array([pts or 0 for pts in scan.pts], dtype=np.int64),
+        np.array(shown, dtype=np.int64),
+        np.array(times, dtype=np.int64),
+        np.array(scan.keyframes, dtype=np.int64),
+        1 / Fraction(stream.average_rate) if is_even else stream.time_base,
+        is_seekable=False,
+        num_skipped_frames=max(0, num_skipped),
+        begin=begin,
+        restarts=restarts,
     )
+
+
+def decoded(
+    container: Any, stream: Any, begin: int, restarts: Collection[int] = (), first: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Decode `stream` from one of its packets on.
+
+    Args:
+        container: the file, at its beginning.
+        stream: of its streams.
+        begin: place of the first packet to decode.
+        restarts: places of packets before which the decoder is emptied, and begins anew.
+        first: place of the first packet that has to be decoded; None: the first that can be. Errors before it count for
+            nothing.
+
+    Returns:
+        (place of its packet in the stream, frame), in the order in which the decoder gives them.
+
+    Raises:
+        av.FFmpegError: a packet cannot be decoded.
+    """
+    import av
+
+    codec = stream.codec_context
+    codec.thread_type, codec.copy_opaque = "NONE", True
+    has_begun = False
+    for place, packet in enumerate(container.demux(stream)):
+        if place < begin:
+            continue
+        frames = codec.decode(None) if place in restarts else []
+        if place in restarts:
+            codec.flush_buffers()
+        packet.opaque = place
+        try:
+            frames += packet.decode()
+        except av.FFmpegError:
+            if has_begun or (first is not None and place >= first):
+                raise
+        has_begun = has_begun or bool(frames)
+        yield from ((frame.opaque, frame) for frame in frames)
 
 
 def _num_held(ticks: list[int]) -> int:

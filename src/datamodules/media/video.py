@@ -230,8 +230,12 @@ class Video:
 
     def require_indexed(self, backend: str) -> None:
         """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""
-        if self._format not in _INDEXED or not self.packets.is_seekable:
+        if self._format not in _INDEXED:
             raise DecodeError(f"{backend} is not trusted with {self._format}: choose backend pyav, or allow a fallback")
+        if not self.packets.is_seekable:
+            raise DecodeError(f"{backend} needs timestamps that tell which frame is which: choose backend pyav")
+        if num_skipped := self.packets.num_skipped_frames:
+            raise DecodeError(f"{backend} miscounts where {num_skipped} frames cannot be shown: choose backend pyav")
         if self.display_matrix is not None and np.linalg.det(self.display_matrix) < 0:
             raise DecodeError(f"{backend} does not mirror what is to be mirrored: choose backend pyav")
 

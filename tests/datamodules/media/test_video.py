@@ -21,8 +21,9 @@ from PIL import ExifTags, Image
 from datamodules.errors import ConfigError, DecodeError, MissingError
 from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
-from datamodules.media.packets import read_packets
+from datamodules.media.packets import open_container, read_packets
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
+from datamodules.media.scan import Scan
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
 from torchcodec_there import needs_torchcodec
 from video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
@@ -74,6 +75,14 @@ def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_ski
         assert num_decoded[True] < 0.9 * num_decoded[False]
     elif isinstance(selection, Every) and selection.step == 1:
         assert num_decoded[True] == num_decoded[False]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_headers_of_pictures_prove_the_order_of_ordinary_files(name, videos):
+    with open_container(videos[name]) as container:
+        scan = Scan(container, container.streams.best("video"))
+        scan.read()
+    assert scan.is_proven or videos[name].suffix in (".avi", ".mpg")
 
 
 NOT_TRUSTED = {

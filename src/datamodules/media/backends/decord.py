@@ -2,8 +2,10 @@
 
 It is asked for MP4, QuickTime, Matroska and WebM only, and only where it finds the same frames at the same times as the
 packets do: it hangs on MPEG-TS and on files that hold fewer frames than they promise, and counts wrongly where an edit
-list hides some. Every frame up to the last wanted one is decoded: left to itself it would seek, take every keyframe at
-its word, and give wrong frames of intra-refresh streams.
+list hides some. These times are the header's. Of the frames it says nothing: where its decoder leaves some out, as at
+the open beginning of a stream, later ones take their places. So it is asked only where every packet shows a frame, in
+the order that the pictures' headers prove. Every frame up to the last wanted one is decoded: left to itself it would
+seek, take every keyframe at its word, and give wrong frames of intra-refresh streams.
 """
 
 from collections.abc import Iterator, Sequence

@@ -6,6 +6,7 @@ begins at the last keyframe before a wanted frame; and at the beginning of the f
 does not lead to it: some streams (intra-refresh, some edit lists, MPEG-TS) bear keyframes that are none.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, suppress
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import Packets, display_matrix, is_turned, said, video_stream
+from datamodules.media.packets import Packets, decoded, display_matrix, is_turned, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -65,10 +66,6 @@ class _Decoder:
     def close(self) -> None:
         """Close the file."""
         self._container.close()
-
-    def _seconds(self, due: int) -> float:
-        packets = self._packets
-        return float((due - packets.pts[0]) * packets.time_base) if packets.is_seekable else packets.pts_seconds[due]
 
     def pixels(self, frame: Any) -> Tensor:
         """What `frame` shows: uint8 [3, H, W], RGB, upright.
@@ -118,7 +115,7 @@ class _Decoder:
     def _stretch(self, places: dict[int, int], first: int, last: int, wanted: Collection[int]) -> Iterator[Any]:
         """The wanted frames among those of the packets from place `first` to `last` of the stream."""
         skips, begin = self._video.decoding.skip_non_reference, self._packets.stream_pts[first]
-        begun = False
+        begun, latest = False, -math.inf
         for packet in self._container.demux(self._stream):
             place = places.get(packet.pts, -1)
             if not begun and (place > first or packet.size == 0):  # the search ended behind it
@@ -131,6 +128,9 @@ class _Decoder:
                 self._video.num_decoded += 1
                 if frame.is_corrupt and frame.pts >= begin:  # others may be made of it; what is shown before is not
                     raise _Astray
+                if frame.pts <= latest:
+                    raise _Astray
+                latest = frame.pts
                 if frame.pts in wanted:
                     yield frame
             if place >= last:
@@ -140,27 +140,37 @@ class _Decoder:
         """The frames `indices`, with all frames of the file decoded up to the last of them.
 
         Raises:
-            DecodeError: one of them does not come; or a frame, wanted or not, is damaged.
+            DecodeError: one of them does not come; or a frame, wanted or not, is damaged or comes out of order.
         """
         import av
 
-        packets = self._packets
-        due = deque((packets.pts[indices] if packets.is_seekable else np.asarray(indices)).tolist())
-        count = 0
+        packets, due = self._packets, deque(indices)
+        shown = packets.shown.tolist()
+        members = frozenset(shown)
+        index = count = 0
         try:
-            for frame in self._container.decode(self._stream):
+            for place, frame in decoded(
+                self._container, self._stream, packets.begin, packets.restarts, first=min(shown)
+            ):
                 self._video.num_decoded += 1
+                if place not in members:
+                    continue
                 if frame.is_corrupt:
-                    raise DecodeError(f"frame {count} is damaged")
-                if (frame.pts if packets.is_seekable else count) == due[0]:
+                    raise DecodeError(f"frame {index} is damaged")
+                while index < len(shown) and shown[index] != place:
+                    index += 1
+                if index > due[0]:
+                    break
+                if index == due[0]:
                     yield frame
                     due.popleft()
                 if not due:
                     return
-                count += 1
+                index, count = index + 1, count + 1
         except av.FFmpegError as error:
-            raise DecodeError(f"frame {count} cannot be decoded: {said(error)}") from error
-        raise DecodeError(f"{count} of {len(packets.shown)} frames came, and not that of {self._seconds(due[0]):.3f} s")
+            raise DecodeError(f"frame {index} cannot be decoded: {said(error)}") from error
+        seconds = packets.pts_seconds[due[0]]
+        raise DecodeError(f"{count} of {len(shown)} frames came, and not that of {seconds:.3f} s")
 
 
 def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list[int]]]:

@@ -1,6 +1,7 @@
 """torchcodec in its exact mode; one thread, or NVDEC on a GPU. Needs FFmpeg's libraries on the system.
 
 It is asked for MP4, QuickTime, Matroska and WebM only: of others (MPEG-TS, MPEG-PS, WMV, AVI) it gives wrong frames.
+The time of each frame that it decodes is compared with that of the packet; which frame this is, headers have proven.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,247 @@
+"""Which frames a video has, in which order, where its timestamps are wrong or its first pictures cannot be decoded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from datamodules.errors import DecodeError
+from datamodules.media import picture_order, scan
+from datamodules.media.sampling import Every, Selection, Uniform
+from datamodules.media.video import Backend, Decoding, Video
+from torchcodec_there import needs_torchcodec
+from video_making import KINDS, Kind, joined, numbers, remux, write, write_field_pictures
+
+NUM_FRAMES = 40
+SHARED = Path(__file__).parents[4] / "shared" / "media" / "odd2"
+_X264 = "keyint={}:bframes=3:b-adapt=0:repeat-headers=1:open-gop={}"
+SOURCES = {
+    "h264": Kind(options={"x264-params": _X264.format(12, 0)}),
+    "open h264": Kind("ts", options={"x264-params": _X264.format(12, 1)}),
+    "open mbaff": Kind("ts", options={"x264-params": _X264.format(12, 1) + ":interlaced=1"}),
+    "intra-refresh": Kind("ts", options={"x264-params": _X264.format(12, 0) + ":intra-refresh=1"}),
+    "hevc": Kind(codec="libx265", options={"x265-params": "keyint=12:open-gop=0:bframes=4:pools=none:log-level=none"}),
+    "open hevc": Kind(
+        "ts", "libx265", {"x265-params": "keyint=12:min-keyint=12:open-gop=1:bframes=4:pools=none:log-level=none"}
+    ),
+    "radl": Kind(
+        "ts",
+        "libx265",
+        {"x265-params": "keyint=12:min-keyint=12:open-gop=0:radl=2:bframes=4:pools=none:log-level=none"},
+    ),
+    "mpeg2": Kind("ts", "mpeg2video", {"g": "12", "bf": "2", "b": "1M"}),
+    "mpeg4": Kind("mp4", "mpeg4", {"g": "12", "bf": "2", "b": "1M"}),
+    "vp9": KINDS["vp9"],
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Videos of 40 frames of 25 a second."""
+    folder = tmp_path_factory.mktemp("sources")
+    return {name: write(folder / name, kind, NUM_FRAMES) for name, kind in SOURCES.items()}
+
+
+def shown(path: Path, selection: Selection | None = None, backend: Backend = "pyav") -> tuple[list[int], Video]:
+    """The numbers in the frames, and the video."""
+    video = Video(path, Decoding(backend))
+    frames = video.frames((selection or Every()).indices(video.pts_seconds))
+    return numbers([frame.permute(1, 2, 0).numpy() for frame in frames]), video
+
+
+def require_frames(path: Path, expected: list[int], num_skipped: int = 0, step: float = 0.04) -> Video:
+    """Check that the video shows `expected`, in every selection, at even times; and how many frames it skips."""
+    found, video = shown(path)
+    assert found == expected
+    assert shown(path, Uniform(8))[0] == [expected[k] for k in np.linspace(0, len(expected) - 1, 8).astype(int)]
+    assert np.diff(video.pts_seconds) == pytest.approx(step, abs=0.0011)
+    assert (video.facts["num_frames"], video.facts["num_skipped_frames"]) == (len(expected), num_skipped)
+    return video
+
+
+def pts_is_dts(place: int, pts: int, dts: int) -> tuple[int, int]:
+    return place, place
+
+
+def half_wrong(place: int, pts: int, dts: int) -> tuple[int, int]:
+    return (pts, dts) if place < 24 else (place, dts)
+
+
+def two_swapped(place: int, pts: int, dts: int) -> tuple[int, int]:
+    return {14: 15, 15: 14}.get(pts, pts), dts
+
+
+@pytest.mark.parametrize("retime", [pts_is_dts, half_wrong, two_swapped])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "flv", "ts"])
+def test_wrong_times_do_not_change_the_order_of_the_frames(retime, suffix, sources, tmp_path):
+    path = remux(sources["h264"], tmp_path / f"a.{suffix}", retime)
+    assert not require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
+
+
+@pytest.mark.parametrize("name", ["hevc", "mpeg2", "mpeg4"])
+def test_wrong_times_are_noticed_whatever_the_codec(name, sources, tmp_path):
+    path = remux(sources[name], tmp_path / "a.mkv", pts_is_dts)
+    assert not require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
+
+
+def test_frames_of_a_codec_whose_headers_are_not_read_are_those_of_the_decoder(sources, tmp_path, monkeypatch):
+    wrong = remux(sources["h264"], tmp_path / "a.mkv", pts_is_dts)
+    monkeypatch.setattr(scan, "picture_order", lambda stream: picture_order._Unknown())
+    assert not require_frames(wrong, list(range(NUM_FRAMES))).packets.is_seekable
+    assert require_frames(sources["h264"], list(range(NUM_FRAMES))).packets.is_seekable
+
+
+def test_an_edit_list_that_hides_frames_by_wrong_times_fails(sources, tmp_path):
+    path = remux(sources["h264"], tmp_path / "a.mp4", lambda place, pts, dts: (place - 2, place - 2))
+    with pytest.raises(DecodeError, match=r"a\.mp4 does not say when its frames are shown: re-encode it"):
+        Video(path)
+
+
+@pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
+def test_other_backends_refuse_times_that_do_not_tell_frames_apart(backend: Backend, sources, tmp_path):
+    path = remux(sources["h264"], tmp_path / "a.mkv", pts_is_dts)
+    with pytest.raises(DecodeError, match=f"{backend} needs timestamps that tell which frame is which"):
+        shown(path, backend=backend)
+
+
+def at(seconds: int) -> Callable[[int, int, int], tuple[int, int]]:
+    """Times that begin there."""
+    return lambda place, pts, dts: (pts + 25 * seconds, dts + 25 * seconds)
+
+
+@pytest.mark.parametrize("suffix", ["ts", "flv"])
+@pytest.mark.parametrize("starts", [(30, 10, 2), (30, 31), (300, 10), (2000, 10)])
+def test_recordings_that_were_joined_keep_their_order_and_go_on_in_time(suffix, starts, sources, tmp_path):
+    parts = [remux(sources["h264"], tmp_path / f"{start}.{suffix}", at(start)) for start in starts]
+    path = joined(tmp_path / f"a.{suffix}", *parts)
+    video = require_frames(path, list(range(NUM_FRAMES)) * len(starts))
+    assert sorted(video.packets.restarts) == [NUM_FRAMES * k for k in range(1, len(starts))]
+
+
+def test_a_gap_in_time_stays(sources, tmp_path):
+    parts = [remux(sources["h264"], tmp_path / f"{start}.ts", at(start)) for start in (30, 100)]
+    found, video = shown(joined(tmp_path / "a.ts", *parts))
+    assert found == list(range(NUM_FRAMES)) * 2
+    assert video.pts_seconds[[0, 39, 40, 79]].tolist() == pytest.approx([0, 1.56, 70, 71.56])
+    assert video.packets.is_seekable
+
+
+def test_a_clock_that_begins_anew_at_33_bits_goes_on(sources, tmp_path):
+    path = remux(sources["h264"], tmp_path / "a.ts", at(95443))  # 2**33 / 90000 = 95443.7
+    assert require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
+
+
+def test_leading_pictures_after_a_join_are_skipped_too(sources, tmp_path):
+    first = remux(sources["h264"], tmp_path / "a.ts", at(30))
+    second, expected, num_skipped = cut(sources["open h264"], tmp_path / "b.ts")
+    require_frames(joined(tmp_path / "c.ts", first, second), [*range(NUM_FRAMES), *expected], num_skipped)
+
+
+def first_keyframe(path: Path) -> int:
+    """The place of the first keyframe that is not at the beginning."""
+    with av.open(str(path)) as container:
+        return [place for place, packet in enumerate(container.demux(video=0)) if packet.is_keyframe][1]
+
+
+def cut(source: Path, path: Path, num_before: int = 0) -> tuple[Path, list[int], int]:
+    """A video that begins so many packets before a keyframe of `source`; the frames to be shown; how many are not."""
+    key = first_keyframe(source)
+    with av.open(str(source)) as container:
+        pts = [packet.pts for packet in container.demux(video=0) if packet.size]
+    number = sorted(pts).index(pts[key])
+    num_leading = sum(time < pts[key] for time in pts[key:])
+    return remux(source, path, start=key - num_before), list(range(number, NUM_FRAMES)), num_leading + num_before
+
+
+@pytest.mark.parametrize("num_before", [0, 3])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("open h264", "ts"), ("open h264", "mkv"), ("open h264", "flv"), ("open h264", "avi"), ("open mbaff", "ts"),
+        ("open hevc", "ts"), ("open hevc", "mkv"), ("mpeg2", "ts"), ("mpeg2", "mkv"), ("mpeg2", "mpg"),
+        ("mpeg4", "avi"), ("mpeg4", "mkv"), ("vp9", "webm"),
+    ],
+)  # fmt: skip
+def test_pictures_that_need_what_was_cut_off_are_skipped(name, suffix, num_before, sources, tmp_path):
+    path, expected, num_skipped = cut(sources[name], tmp_path / f"a.{suffix}", num_before)
+    assert num_skipped > num_before or name == "vp9"
+    require_frames(path, expected, num_skipped)
+
+
+def test_leading_pictures_that_need_nothing_are_shown(sources, tmp_path):
+    path, expected, num_leading = cut(sources["radl"], tmp_path / "a.mkv")
+    assert num_leading == 2
+    require_frames(path, [expected[0] - 2, expected[0] - 1, *expected])
+
+
+def test_frames_before_an_intra_refresh_is_complete_are_skipped(sources, tmp_path):
+    path, _, _ = cut(sources["intra-refresh"], tmp_path / "a.ts")
+    with av.open(str(path)) as container:
+        expected = numbers([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    video = require_frames(path, expected, NUM_FRAMES - first_keyframe(sources["intra-refresh"]) - len(expected))
+    assert video.facts["num_skipped_frames"] > 3
+
+
+def test_an_edit_list_hides_leading_pictures_so_that_none_is_skipped(sources, tmp_path):
+    path, expected, _ = cut(sources["open h264"], tmp_path / "a.mp4")
+    require_frames(path, expected)
+
+
+@pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
+@pytest.mark.parametrize("name", ["open h264", "open hevc"])
+def test_other_backends_refuse_streams_whose_first_pictures_cannot_be_shown(name, backend: Backend, sources, tmp_path):
+    path, _, num_skipped = cut(sources[name], tmp_path / "a.mkv")
+    with pytest.raises(DecodeError, match=f"{backend} miscounts where {num_skipped} frames cannot be shown"):
+        shown(path, Uniform(8), backend)
+
+
+def test_a_stream_without_any_picture_to_begin_with_fails(sources, tmp_path):
+    path = remux(sources["vp9"], tmp_path / "a.webm", start=first_keyframe(sources["vp9"]) + 1)
+    with pytest.raises(DecodeError, match=r"a\.webm has no frames that can be decoded"):
+        Video(path)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_two_frames_of_one_time_at_the_end_are_two_frames(suffix, sources, tmp_path):
+    last = NUM_FRAMES - 1
+    path = remux(sources["h264"], tmp_path / f"a.{suffix}", lambda _, pts, dts: (min(pts, last - 1), dts))
+    found, video = shown(path)
+    assert found == list(range(NUM_FRAMES))
+    assert video.pts_seconds[-3:].tolist() == pytest.approx([0.04 * (last - 2), 0.04 * (last - 1), 0.04 * (last - 1)])
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "h264"])
+def test_two_fields_that_are_pictures_are_one_frame(suffix, tmp_path):
+    require_frames(write_field_pictures(tmp_path / f"a.{suffix}", 12), list(range(12)))
+
+
+@pytest.mark.parametrize("name", ["h264", "hevc", "mpeg2", "mpeg4"])
+def test_damaged_headers_are_unknown(name, sources):
+    random = np.random.default_rng(0)
+    with av.open(str(sources[name])) as container:
+        stream = container.streams.video[0]
+        packets = [bytes(packet)[:100] for packet in container.demux(stream)][:3]
+        for _ in range(50):
+            order = picture_order.picture_order(stream)
+            for packet in packets:
+                content = np.frombuffer(packet, np.uint8).copy()
+                content[random.integers(0, len(content), 4)] = random.integers(0, 256, 4)
+                order.read(content.tobytes()[: random.integers(0, 100)])
+            assert len(order.keys) == len(packets)
+
+
+NEEDS_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is missing")
+
+
+@NEEDS_SHARED
+@pytest.mark.parametrize(
+    ("name", "expected", "num_skipped"),
+    [
+        ("h264_noctts.mkv", range(120), 0), ("concat_back20.ts", range(100), 0), ("flv_restart.flv", range(60), 0),
+        ("h264_rasl.mkv", range(30, 120), 1), ("hevc_rasl.mkv", range(30, 120), 4),
+    ],
+)  # fmt: skip
+def test_shared_videos_show_the_frames_that_players_show(name, expected, num_skipped):
+    require_frames(SHARED / name, list(expected), num_skipped)

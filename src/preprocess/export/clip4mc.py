@@ -4,7 +4,7 @@
 |----------------------------------------|-----------------------------------------------------------------------------|
 | sample_{idx:06d}_{vid}/video_input.pkl | uint8 [T, H, W, 3], BGR: their reader turns the channels round              |
 | sample_{idx:06d}_{vid}/text_input.pkl  | {"tokens": int64 [77]}                                                      |
-| sample_{idx:06d}_{vid}/size.json       | list of float; empty if the corpus gives none                               |
+| sample_{idx:06d}_{vid}/size.json       | list of float, as many in all samples: their training stacks them           |
 | dataset_info.json                      | {"train": [folder, …], "val": …, "test": …}: absolute paths, which their    |
 |                                        | reader opens as they are; the split `dev` is `val`                          |
 | index.json                             | the same, by the names of the folders: stays true when `dest` is moved      |
@@ -17,6 +17,7 @@ item's key if the corpus gives none. Their reader takes every (T // 16)-th frame
 import json
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -24,8 +25,9 @@ from urllib.parse import quote
 import numpy as np
 
 from datamodules.errors import ConfigError
+from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
-from preprocess.export import clip_samples, planned_splits, whole_folder
+from preprocess.export import clip_samples, planned_splits, refuse_other_kinds, whole_folder
 from preprocess.export.statistics import counts
 
 if TYPE_CHECKING:
@@ -44,10 +46,12 @@ def export(run: Run, dest: Path) -> list[Path]:
         Its three JSON files.
 
     Raises:
-        ConfigError: `dest` holds something, or the run has no tokens or another number of frames.
+        ConfigError: `dest` holds something; or a sample has no tokens, no sizes or another number of them than the
+            first (both checked before anything is written), or a number of frames that their reader does not take.
         RunError: these are no clip samples, or a shard is damaged.
     """
     dest = Path(os.path.abspath(dest))
+    _require_tokens_and_sizes(run)
     folders: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     with whole_folder(dest) as partial:
         for split in planned_splits(run):
@@ -64,14 +68,37 @@ def export(run: Run, dest: Path) -> list[Path]:
     return [dest / name for name in ("dataset_info.json", "index.json", "statistics.json")]
 
 
+def _require_tokens_and_sizes(run: Run) -> None:
+    first, num_sizes = "", 0
+    for sample in (sample for split in planned_splits(run) for sample in _without_frames(run, split)):
+        if sample.tokens is None:
+            raise ConfigError(f"{sample.key} has no tokens, and CLIP4MC wants them: run the pipeline with a tokenizer")
+        found = len(sample.meta.get("size") or ())
+        first, num_sizes = (first, num_sizes) if first else (sample.key, found)
+        if not found or found != num_sizes:
+            what = f"{found} sizes, and {first} has {num_sizes}" if found else "no sizes"
+            raise ConfigError(
+                f"{sample.key} has {what}: CLIP4MC's training needs as many for every sample. Give them in the pairs' "
+                "'size' and run the pipeline again, or take another --format"
+            )
+
+
+def _without_frames(run: Run, split: str) -> "Iterator[ClipSample]":
+    """The samples of `split`; the content of their frames is not read."""
+    from datamodules.samples.clips import ClipSamples
+
+    refuse_other_kinds(run, ClipSamples.__name__)
+    for key, files in CommittedSamples(run, split).opened() if run.outcome(split).committed else ():
+        small = {name: file.read() if name in ("json", "tokens.npy") else b"" for name, file in files.items()}
+        yield ClipSamples().decode(key, small)
+
+
 def _name(idx: int, sample: "ClipSample") -> str:
     vid = quote(str(sample.meta.get("vid") or sample.key), safe="")
     return f"sample_{idx:06d}_{vid[:_MAX_VID]}"
 
 
 def _write(folder: Path, sample: "ClipSample") -> None:
-    if sample.tokens is None:
-        raise ConfigError(f"{sample.key} has no tokens, and CLIP4MC wants them: run the pipeline with a tokenizer")
     if len(sample.frames) == 0 or len(sample.frames) % _NUM_FRAMES:
         raise ConfigError(
             f"{sample.key} has {len(sample.frames)} frames, of which CLIP4MC's reader does not take {_NUM_FRAMES}: "
@@ -81,4 +108,4 @@ def _write(folder: Path, sample: "ClipSample") -> None:
     bgr = np.ascontiguousarray(sample.frames[..., ::-1])
     (folder / "video_input.pkl").write_bytes(pickle.dumps(bgr, _PROTOCOL))
     (folder / "text_input.pkl").write_bytes(pickle.dumps({"tokens": sample.tokens}, _PROTOCOL))
-    (folder / "size.json").write_text(json.dumps([float(size) for size in sample.meta.get("size") or ()]) + "\n")
+    (folder / "size.json").write_text(json.dumps([float(size) for size in sample.meta["size"]]) + "\n")

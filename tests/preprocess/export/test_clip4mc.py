@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from clip_making import REASON, ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
+from line_making import Listed
 from making import MadeItems, make_run
 from preprocess.export import export
 
-CORPUS = ClipItems({"train": 3, "dev": 2, "test": 1})
+SIZES = [0.25, 0.5]
+CORPUS = ClipItems({"train": 3, "dev": 2, "test": 1}, size=SIZES)
 
 
 def as_their_reader_does(index: Path, split: str, number: int) -> tuple[Any, Any, Any]:
@@ -43,7 +46,7 @@ def test_their_reader_gives_back_rgb_tokens_and_sizes_of_every_sample(
             assert (tokens.dtype, tokens.shape, video.dtype, len(video)) == (np.int64, (77,), np.uint8, 16)
             np.testing.assert_array_equal(tokens, sample.tokens)
             np.testing.assert_array_equal(video, sample.frames[:: num_frames // 16].transpose(0, 3, 1, 2))
-            assert sizes == ([0.25, 0.5] if number % 2 else [])
+            assert sizes == SIZES
 
 
 def test_folders_are_numbered_over_all_splits_and_no_vid_leads_out_of_them(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_what_a_killed_export_left_is_replaced_and_one_that_goes_on_is_not_distu
 
 
 def test_pickles_open_with_any_numpy(tmp_path: Path) -> None:
-    make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
+    make_clip_run(tmp_path / "run", ClipItems({"train": 1}, size=SIZES))
     index, *_ = export(tmp_path / "run", "clip4mc", tmp_path / "out")
     for path in index.parent.rglob("*.pkl"):
         assert b"numpy._core" not in path.read_bytes()
@@ -89,7 +92,7 @@ def test_pickles_open_with_any_numpy(tmp_path: Path) -> None:
 
 def test_a_vid_that_is_missing_or_long_gives_a_name_that_file_systems_take(tmp_path: Path) -> None:
     for name, vid in (("long", "ü" * 300), ("none", None)):
-        make_clip_run(tmp_path / name, ClipItems({"train": 1}, vid=vid))
+        make_clip_run(tmp_path / name, ClipItems({"train": 1}, vid=vid, size=SIZES))
     long, none = (export(tmp_path / name, "clip4mc", tmp_path / f"{name}-out")[0] for name in ("long", "none"))
     assert len(Path(json.loads(long.read_text())["train"][0]).name) == len("sample_000000_") + 200
     assert Path(json.loads(none.read_text())["train"][0]).name == "sample_000000_train%2Fv0"
@@ -122,6 +125,20 @@ def test_a_run_without_tokens_fails(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("sizes", [None, [], [0.25], [0.25, 0.5, 1.0]])
+def test_sizes_that_are_missing_or_differ_in_number_fail_before_anything_is_written(
+    tmp_path: Path, sizes: list[float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = list(CORPUS.items())
+    items[4] = replace(items[4], meta={**items[4].meta, "size": sizes})
+    make_clip_run(tmp_path / "run", Listed(items))
+    monkeypatch.setattr("preprocess.export.clip4mc._write", None)
+    found = f"{len(sizes)} sizes, and train/v0 has 2" if sizes else "no sizes"
+    with pytest.raises(ConfigError, match=f"^dev/v1 has {found}: CLIP4MC's training needs as many for every sample"):
+        export(tmp_path / "run", "clip4mc", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("told", [{"class_path": "datamodules.samples.keypoints.KeypointSamples"}, {}])
 def test_samples_of_another_kind_fail(tmp_path: Path, told: dict[str, str]) -> None:
     make_run(tmp_path / "run", MadeItems({"train": 1}), fingerprint={"samples": told})
@@ -138,7 +155,7 @@ def test_clips_in_formats_of_keypoints_fail(tmp_path: Path, format: str) -> None
 
 
 def test_nothing_that_exists_is_replaced(tmp_path: Path) -> None:
-    make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
+    make_clip_run(tmp_path / "run", ClipItems({"train": 1}, size=SIZES))
     (tmp_path / "empty").mkdir()
     index, *_ = export(tmp_path / "run", "clip4mc", tmp_path / "empty")
     index.write_text("mine")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
-    """Eight pairs; the videos of six of them, or their texts, are bad."""
+    """Nine pairs; the videos of seven of them, or their texts, are bad."""
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in ("sound", "naïve name – 2", "silent"):
@@ -38,6 +38,7 @@ def options(tmp_path: Path) -> list[str]:
         for number, name in enumerate(names)
     ]
     pairs.append({"vid": "v7", "clip_path": "sound.mp4", "transcript": "half an emoji \ud83d"})
+    pairs.append({"vid": "v8", "clip_path": "sound.mp4", "transcript": 3})
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     return [
         *("--config", str(ROOT / "configs" / "clips.yaml"), "--data.pairs", str(tmp_path / "pairs.json")),
@@ -62,6 +63,7 @@ def test_what_is_found_is_what_a_run_fails(
         "v5": quick["v5"][:60],
         "v6": "missing.mp4 is missing",
         "v7": "its transcript has half a character (a lone surrogate)",
+        "v8": f"{tmp_path}/pairs.json, row 9: 'transcript' is 3, and not text"[:60],
     }
     assert "of the 30 frames that it promises: it was cut off" in quick["v5"]
     assert main(["check", *options, "--json", "--full"]) == 1
@@ -70,6 +72,8 @@ def test_what_is_found_is_what_a_run_fails(
     assert not (tmp_path / "run").exists()
 
     assert main(["run", *options]) == 0
+    assert {failure.item.key: failure.reason for failure in failures(Run(tmp_path / "run"))} == full
+    assert main(["retry", str(tmp_path / "run"), "--class", "listing"]) == 0
     assert {failure.item.key: failure.reason for failure in failures(Run(tmp_path / "run"))} == full
 
 
@@ -97,7 +101,10 @@ def test_items_with_non_square_pixels_are_counted(
 
 def test_the_table_ends_with_the_counts(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *options]) == 1
-    assert capfd.readouterr().out.splitlines()[-1] == "8 items checked; 5 failed: decode 2, extract 2, missing 1"
+    assert (
+        capfd.readouterr().out.splitlines()[-1]
+        == "9 items checked; 6 failed: decode 2, extract 2, listing 1, missing 1"
+    )
 
 
 def test_a_wrong_option_fails(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.line.leases import Leases
 from datamodules.line.plan import ShardSize, discard_unfinished
 from datamodules.line.run import Run, open_or_plan
+from datamodules.line.skipped import HIDDEN_FILE
 from line_making import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
 
@@ -17,6 +18,14 @@ def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path):
     assert listing(tmp_path) == before
     assert again.plan.items(0) == first.plan.items(0)
     assert again.fingerprint_digest == first.fingerprint_digest
+
+
+def test_what_the_listing_skipped_is_said_once_by_who_plans(tmp_path, caplog):
+    corpus = Listed(some_items(2))
+    corpus.skipped.add(HIDDEN_FILE)
+    for _ in range(2):
+        open_or_plan(tmp_path, corpus, FINGERPRINT, ShardSize())
+    assert caplog.messages == ["skipped: 1 hidden file"]
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,12 @@ Dtype = Literal["uint8", "float32"]
 
 FIELDS = (
     Field("path", pa.string(), "of the video; relative to the corpus root"),
-    Field("vid", pa.string(), "CLIP4MC: name of the pair"),
-    Field("transcript", pa.string(), "the text"),
-    Field("begin_time", pa.float64(), "where the corpus says that the clip begins in its video", "s"),
-    Field("end_time", pa.float64(), "where it ends", "s"),
-    Field("duration", pa.float64(), "as the corpus says", "s"),
-    Field("size", pa.list_(pa.float64()), "CLIP4MC: sizes of the target; null or empty without any"),
+    Field("vid", pa.string(), "CLIP4MC: name of the pair", of_corpus=True),
+    Field("transcript", pa.string(), "the text", of_corpus=True),
+    Field("begin_time", pa.float64(), "where the corpus says that the clip begins in its video", "s", of_corpus=True),
+    Field("end_time", pa.float64(), "where it ends", "s", of_corpus=True),
+    Field("duration", pa.float64(), "as the corpus says", "s", of_corpus=True),
+    Field("size", pa.list_(pa.float64()), "CLIP4MC: sizes of the target; null or empty without any", of_corpus=True),
     Field("width", pa.int32(), "of the video, as players show it", "px"),
     Field("height", pa.int32(), "of the video, as players show it", "px"),
     Field("fps", pa.float64(), "frames per second of the video, by the times of its frames", "1/s"),

@@ -48,12 +48,14 @@ class Field:
         type: in Arrow; every field may be null.
         meaning: for people.
         unit: of a number; empty: none.
+        of_corpus: only samples of a corpus that gives it have it.
     """
 
     name: str
     type: pa.DataType
     meaning: str
     unit: str = ""
+    of_corpus: bool = False
 
 
 def struct_of(**types: pa.DataType) -> pa.DataType:

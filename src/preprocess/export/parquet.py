@@ -1,59 +1,25 @@
-"""`parquet`: `{split}.parquet`, a row for each sample; for pandas, DuckDB, Hugging Face datasets. Of keypoints:
+"""`parquet`: `{split}.parquet`, a row for each sample; for pandas, DuckDB, Hugging Face datasets.
 
-| column          | type        | meaning                                                                          |
-|-----------------|-------------|----------------------------------------------------------------------------------|
-| key             | string      | of the item                                                                      |
-| path            | string      | of the video, or the folder of the frames; relative to the corpus root           |
-| name            | string      | this and the next three: only if the corpus gives it for an item of the split;   |
-| signer          | string      | null for items where it does not                                                 |
-| glosses         | string      |                                                                                  |
-| translation     | string      |                                                                                  |
-| layout          | int32       | K, the number of keypoints: 143, 75 or 543                                       |
-| width, height   | int32       | px                                                                               |
-| fps             | double      | frames per second; null for images                                               |
-| num_frames      | int64       | T                                                                                |
-| keypoints       | list<float> | float32 [T, K, 3], flat: x, y, z in px; zeros where a part was not found         |
-| keypoints_shape | list<int32> | [T, K, 3], for `row.keypoints.reshape(row.keypoints_shape)`                      |
-| presence        | list<uint8> | [T, 4], flat: whether pose, face, left hand, right hand were found               |
-| visibility      | list<float> | [T, 33], flat: of each pose point, 0 to 1; zeros without a pose                  |
+The columns are `key`, the fields of the json as `FIELDS` of `datamodules.samples.*` declares them (those that a corpus
+gives only if it gives them for an item of the split), and these:
 
-Of clips, whose frames stay in the shards, which the key finds:
-
-| column          | type         | meaning                                                                         |
-|-----------------|--------------|---------------------------------------------------------------------------------|
-| key             | string       | of the item                                                                     |
-| path            | string       | of the video; relative to the corpus root                                       |
-| vid             | string       | this and the next five: only if the corpus gives it for an item of the split;   |
-| transcript      | string       | null for items where it does not                                                |
-| begin_time      | double       | s; this and the next two are the corpus's own                                   |
-| end_time        | double       | s                                                                               |
-| duration        | double       | s                                                                               |
-| size            | list<double> |                                                                                 |
-| width, height   | int32        | px, of the video                                                                |
-| fps             | double       | frames per second, of the video                                                 |
-| num_frames      | int64        | of the video                                                                    |
-| codec           | string       | of the video                                                                    |
-| pts_seconds     | list<double> | of the T frames of the clip, since the video's first                            |
-| tokens          | list<int64>  | 77; null without a tokenizer                                                    |
-| num_tokens      | int32        | of the whole text; null without a tokenizer                                     |
-| truncated       | bool         | whether that was more than 77; likewise                                         |
-
-Of captions, whose images stay where they are:
-
-| column         | type   | meaning                                                                                |
-|----------------|--------|----------------------------------------------------------------------------------------|
-| key            | string | of the item                                                                            |
-| image          | string | path relative to the corpus root                                                       |
-| caption        | string |                                                                                        |
-| status         | string | `ok`, `truncated`, `empty`                                                             |
-| model          | string | this and the next four: what made it                                                   |
-| revision       | string |                                                                                        |
-| backend        | string |                                                                                        |
-| prompt         | string | as it was filled in                                                                    |
-| system_prompt  | string |                                                                                        |
-| num_tokens     | int32  | of the caption                                                                         |
-| width, height  | int32  | px, of the image                                                                       |
-| entities       | string | JSON, of models that ground them; null of others                                       |
+| samples   | column               | type         | meaning                                                           |
+|-----------|----------------------|--------------|-------------------------------------------------------------------|
+| keypoints | num_frames           | int64        | T                                                                 |
+|           | keypoints            | list<float>  | [T, K, 3], flat: x, y, z in px; zeros where a part was not found  |
+|           | keypoints_shape      | list<int32>  | [T, K, 3], for `row.keypoints.reshape(row.keypoints_shape)`       |
+|           | presence             | list<uint8>  | [T, 4], flat: whether pose, face, left, right hand were found     |
+|           | visibility           | list<float>  | [T, 33], flat: of each pose point, 0 to 1; zeros without a pose   |
+| clips     | tokens               | list<int64>  | 77; null without a tokenizer. Frames stay in the shards           |
+| captions  | entities             | string       | as JSON text; null of models that do not ground them              |
+| poses     | num_people           | int32        | P; in place of `people`                                           |
+|           | scores               | list<float>  | [P], the surest person first                                      |
+|           | keypoints,           | list<float>  | [P, 18, 3], flat: x, y in px of the processed, of the original    |
+|           | original_keypoints   |              | image, and score; zeros for a missing joint                       |
+| tracks    | frame_idx, obj_ids   | list<int32>  | [M]: of each object of each frame. Masks stay in the shards       |
+|           | labels               | list<string> | [M]                                                               |
+|           | scores               | list<float>  | [M], 0 to 1                                                       |
+|           | boxes                | list<float>  | [M, 4], flat: x1, y1, x2, y2 in px, half-open                     |
 
 Arrays are flat because pandas then gives one NumPy array a row; nested lists become an object for every point. The
 file's metadata holds `statistics` (JSON, see `statistics.py`), so that a folder of these files holds nothing else:
@@ -61,25 +27,56 @@ file's metadata holds `statistics` (JSON, see `statistics.py`), so that a folder
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.line.run import Run
-from preprocess.export import all_or_none, caption_samples, clip_samples, keypoint_samples, kind_of, planned_splits
+from datamodules.samples import captions, clips, keypoints, pose, tracks
+from datamodules.samples.fields import Field
+from preprocess.export import (
+    all_or_none,
+    caption_samples,
+    clip_samples,
+    keypoint_samples,
+    kind_of,
+    planned_splits,
+    pose_samples,
+    track_samples,
+)
 from preprocess.export.statistics import SplitStatistics, counts, parts_of
 
 if TYPE_CHECKING:
+    from datamodules.samples.captions import CaptionSample
+    from datamodules.samples.clips import ClipSample
     from datamodules.samples.keypoints import KeypointSample
+    from datamodules.samples.pose import PoseSample
+    from datamodules.samples.tracks import TrackSample
 
-_TEXTS = ("name", "signer", "glosses", "translation")
-_ROW_GROUP_BYTES = 16 << 20  # of arrays: what a reader holds for each row group that it opens
+_ROW_GROUP_BYTES = 16 << 20  # of arrays and texts: what a reader holds for each row group that it opens
+_FLOATS, _INTS, _TEXTS = pa.list_(pa.float32()), pa.list_(pa.int32()), pa.list_(pa.string())
 
-_Row = tuple[dict[str, Any], int]  # and the bytes of its arrays
+_Row = dict[str, Any]
+
+
+class _Table(NamedTuple):
+    """How samples of one kind become rows.
+
+    Attributes:
+        samples: of a split of a run.
+        fields: of their json.
+        columns: besides these, or in place of those of the same name; type None: left out.
+        row: the values of `columns`.
+    """
+
+    samples: Callable[[Run, str], Iterator[Any]]
+    fields: Sequence[Field]
+    columns: Mapping[str, pa.DataType | None]
+    row: Callable[[Any], _Row]
 
 
 def export(run: Run, dest: Path) -> list[Path]:
@@ -87,72 +84,54 @@ def export(run: Run, dest: Path) -> list[Path]:
 
     Raises:
         ConfigError: a file exists.
-        RunError: these are neither keypoints, clips nor captions, or a shard is damaged.
+        RunError: the samples are of another kind, or a shard is damaged.
     """
     splits = planned_splits(run)
     paths = [dest / f"{split}.parquet" for split in splits]
+    table = _TABLES.get(kind_of(run), _TABLES["KeypointSamples"])
     with all_or_none(paths) as partials:
         for split, partial in zip(splits, partials, strict=True):
-            _WRITERS.get(kind_of(run), _write_keypoints)(partial, run, split)
+            _write(partial, run, split, table)
     return paths
 
 
-def _write_keypoints(path: Path, run: Run, split: str) -> None:
-    statistics, schema = SplitStatistics(run, split), _schema(run, split)
-
-    def rows() -> Iterator[_Row]:
-        for sample in keypoint_samples(run, split):
-            statistics.add(parts_of(sample), sample.presence)
-            yield _row(sample, schema), sample.keypoints.nbytes + sample.presence.nbytes + sample.visibility.nbytes
-
+def _write(path: Path, run: Run, split: str, table: _Table) -> None:
+    schema, statistics = _schema(run, split, table), SplitStatistics(run, split)
+    is_keypoints = table is _TABLES["KeypointSamples"]
     with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
-        _write_rows(writer, schema, rows())
-        writer.add_key_value_metadata({"statistics": json.dumps(statistics.to_json())})
-
-
-def _write_clips(path: Path, run: Run, split: str) -> None:
-    known = _known(run, split)
-    schema = pa.schema([field for field in _CLIP_SCHEMA if field.name in known or field.name not in _OF_CLIP_CORPUS])
-    rows = (
-        ({**sample.meta, "key": sample.key, "tokens": sample.tokens}, 8 * (77 + len(sample.meta["pts_seconds"])))
-        for sample in clip_samples(run, split)
-    )
-    _write_told(path, run, split, schema, rows)
-
-
-def _write_captions(path: Path, run: Run, split: str) -> None:
-    def rows() -> Iterator[_Row]:
-        for sample in caption_samples(run, split):
-            entities = sample.meta.get("entities")
-            told = {"entities": None if entities is None else json.dumps(entities, ensure_ascii=False)}
-            texts = (sample.caption, sample.meta.get("prompt"), told["entities"])
-            yield (
-                {**sample.meta, **told, "key": sample.key, "caption": sample.caption},
-                sum(len(t or "") for t in texts),
-            )
-
-    _write_told(path, run, split, _CAPTION_SCHEMA, rows())
-
-
-def _write_told(path: Path, run: Run, split: str, schema: Any, rows: Iterator[_Row]) -> None:
-    """A file of `rows`, with what is known of the split."""
-    with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
-        _write_rows(writer, schema, rows)
-        writer.add_key_value_metadata({"statistics": json.dumps(counts(run, split))})
-
-
-def _write_rows(writer: Any, schema: Any, rows: Iterator[_Row]) -> None:
-    texts = [field.name for field in schema if field.type == pa.string()]
-    pending: list[dict[str, Any]] = []
-    pending_bytes = 0
-    for row, num_bytes in rows:  # whose corpus may tell a number for a name
-        pending.append(row | {name: str(row[name]) for name in texts if row.get(name) is not None})
-        pending_bytes += num_bytes
-        if pending_bytes >= _ROW_GROUP_BYTES:
+        pending: list[_Row] = []
+        pending_bytes = 0
+        for sample in table.samples(run, split):
+            if is_keypoints:
+                statistics.add(parts_of(sample), sample.presence)
+            pending.append(_row(sample, table, schema))
+            pending_bytes += sum(map(_num_bytes, pending[-1].values()))
+            if pending_bytes >= _ROW_GROUP_BYTES:
+                writer.write_table(pa.Table.from_pylist(pending, schema))
+                pending, pending_bytes = [], 0
+        if pending:
             writer.write_table(pa.Table.from_pylist(pending, schema))
-            pending, pending_bytes = [], 0
-    if pending:
-        writer.write_table(pa.Table.from_pylist(pending, schema))
+        described = statistics.to_json() if is_keypoints else counts(run, split)
+        writer.add_key_value_metadata({"statistics": json.dumps(described)})
+
+
+def _schema(run: Run, split: str, table: _Table) -> Any:
+    known = _known(run, split)
+    fields = {field.name: field.type for field in table.fields if field.name in known or not field.of_corpus}
+    types = {"key": pa.string(), **fields, **table.columns}
+    return pa.schema([pa.field(name, column, name != "key") for name, column in types.items() if column is not None])
+
+
+def _row(sample: Any, table: _Table, schema: Any) -> _Row:
+    row = {**sample.meta, "key": sample.key, **table.row(sample)}
+    texts = (field.name for field in schema if field.type == pa.string())
+    return row | {name: str(row[name]) for name in texts if row.get(name) is not None}  # a corpus may give a number
+
+
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    return len(value) if isinstance(value, str) else 8 * len(value) if isinstance(value, list) else 8
 
 
 def _known(run: Run, split: str) -> set[str]:
@@ -161,71 +140,77 @@ def _known(run: Run, split: str) -> set[str]:
     return {name for shard in shards for item in run.plan.items(shard.number) for name in item.meta}
 
 
-_OF_CLIP_CORPUS = ("vid", "transcript", "begin_time", "end_time", "duration", "size")
-_CLIP_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        ("path", pa.string()),
-        ("vid", pa.string()),
-        ("transcript", pa.string()),
-        ("begin_time", pa.float64()),
-        ("end_time", pa.float64()),
-        ("duration", pa.float64()),
-        ("size", pa.list_(pa.float64())),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("fps", pa.float64()),
-        ("num_frames", pa.int64()),
-        ("codec", pa.string()),
-        pa.field("pts_seconds", pa.list_(pa.float64()), nullable=False),
-        ("tokens", pa.list_(pa.int64())),
-        ("num_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-    ]
-)
-
-_CAPTION_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        ("image", pa.string()),
-        pa.field("caption", pa.string(), nullable=False),
-        *((name, pa.string()) for name in ("status", "model", "revision", "backend", "prompt", "system_prompt")),
-        ("num_tokens", pa.int32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("entities", pa.string()),
-    ]
-)
-_WRITERS = {"ClipSamples": _write_clips, "CaptionSamples": _write_captions}
-
-
-def _schema(run: Run, split: str) -> Any:
-    known = _known(run, split)
-    return pa.schema(
-        [
-            pa.field("key", pa.string(), nullable=False),
-            ("path", pa.string()),
-            *((name, pa.string()) for name in _TEXTS if name in known),
-            ("layout", pa.int32()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("fps", pa.float64()),
-            pa.field("num_frames", pa.int64(), nullable=False),
-            pa.field("keypoints", pa.list_(pa.float32()), nullable=False),
-            pa.field("keypoints_shape", pa.list_(pa.int32()), nullable=False),
-            pa.field("presence", pa.list_(pa.uint8()), nullable=False),
-            pa.field("visibility", pa.list_(pa.float32()), nullable=False),
-        ]
-    )
-
-
-def _row(sample: "KeypointSample", schema: Any) -> dict[str, Any]:
+def _keypoints(sample: "KeypointSample") -> _Row:
     return {
-        **{name: sample.meta.get(name) for name in schema.names},
-        "key": sample.key,
         "num_frames": len(sample.keypoints),
         "keypoints": np.ravel(sample.keypoints),
-        "keypoints_shape": sample.keypoints.shape,
+        "keypoints_shape": list(sample.keypoints.shape),
         "presence": np.ravel(sample.presence),
         "visibility": np.ravel(sample.visibility),
     }
+
+
+def _clip(sample: "ClipSample") -> _Row:
+    return {"tokens": sample.tokens}
+
+
+def _caption(sample: "CaptionSample") -> _Row:
+    entities = sample.meta.get("entities")
+    text = None if entities is None else json.dumps(entities, ensure_ascii=False)
+    return {"caption": sample.caption, "entities": text}
+
+
+def _pose(sample: "PoseSample") -> _Row:
+    return {
+        "num_people": len(sample.scores),
+        "scores": sample.scores,
+        "keypoints": np.ravel(sample.keypoints),
+        "original_keypoints": np.ravel(sample.keypoints_in("original")),
+    }
+
+
+def _tracks(sample: "TrackSample") -> _Row:
+    found = [(each["label"], each["score"]) for line in sample.lines for each in line["objects"]]
+    return {
+        "frame_idx": sample.array("frame_idx.npy"),
+        "obj_ids": sample.array("obj_ids.npy"),
+        "labels": [label for label, _ in found],
+        "scores": [score for _, score in found],
+        "boxes": np.ravel(sample.array("boxes.npy")),
+    }
+
+
+_TABLES = {
+    "KeypointSamples": _Table(
+        keypoint_samples,
+        keypoints.FIELDS,
+        {
+            "num_frames": pa.int64(),
+            "keypoints": _FLOATS,
+            "keypoints_shape": _INTS,
+            "presence": pa.list_(pa.uint8()),
+            "visibility": _FLOATS,
+        },
+        _keypoints,
+    ),
+    "ClipSamples": _Table(clip_samples, clips.FIELDS, {"tokens": pa.list_(pa.int64())}, _clip),
+    "CaptionSamples": _Table(caption_samples, captions.FIELDS, {"entities": pa.string()}, _caption),
+    "PoseSamples": _Table(
+        pose_samples,
+        pose.FIELDS,
+        {
+            "people": None,
+            "num_people": pa.int32(),
+            "scores": _FLOATS,
+            "keypoints": _FLOATS,
+            "original_keypoints": _FLOATS,
+        },
+        _pose,
+    ),
+    "TrackSamples": _Table(
+        track_samples,
+        tracks.FIELDS,
+        {"frame_idx": _INTS, "obj_ids": _INTS, "labels": _TEXTS, "scores": _FLOATS, "boxes": _FLOATS},
+        _tracks,
+    ),
+}

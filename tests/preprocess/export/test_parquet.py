@@ -15,7 +15,9 @@ from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
 from line_making import Listed
 from making import MadeItems, made_samples, make_run
+from pose_making import made_pose, make_pose_run
 from preprocess.export import export, parquet
+from track_making import make_track_run, write_videos
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
 
@@ -50,12 +52,16 @@ def test_columns_have_the_types_of_the_table_and_only_texts_that_the_corpus_give
     assert types == {
         "key": "string",
         "path": "string",
+        "frames": "list<element: string>",
         "name": "string",
         "translation": "string",
         "layout": "int32",
         "width": "int32",
         "height": "int32",
         "fps": "double",
+        "pixel_aspect_ratio": "double",
+        "num_skipped_frames": "int32",
+        "backend": "string",
         "num_frames": "int64",
         "keypoints": "list<element: float>",
         "keypoints_shape": "list<element: int32>",
@@ -170,8 +176,11 @@ def test_columns_of_clips_are_those_that_the_corpus_gives(tmp_path: Path) -> Non
         "width": "int32",
         "height": "int32",
         "fps": "double",
+        "pixel_aspect_ratio": "double",
         "num_frames": "int64",
+        "num_skipped_frames": "int32",
         "codec": "string",
+        "backends": "list<element: string>",
         "pts_seconds": "list<element: double>",
         "tokens": "list<element: int64>",
         "num_tokens": "int32",
@@ -192,10 +201,10 @@ def test_statistics_of_clips_are_in_the_metadata(tmp_path: Path) -> None:
     assert "detection_rate" not in statistics
 
 
-def test_samples_that_are_neither_fail(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": "elsewhere.PoseSamples"}})
+def test_samples_of_an_unknown_kind_fail(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": "elsewhere.FlowSamples"}})
 
-    with pytest.raises(RunError, match="holds PoseSamples, and this format is of KeypointSamples"):
+    with pytest.raises(RunError, match="holds FlowSamples, and this format is of KeypointSamples"):
         export(tmp_path / "run", "parquet", tmp_path / "out")
 
 
@@ -224,3 +233,33 @@ def test_captions_without_entities_have_none(tmp_path: Path) -> None:
     make_caption_run(tmp_path / "run", caption_items("a.jpg"), store_images=False)
     (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
     assert pq.read_table(path)["entities"].to_pylist() == [None]
+
+
+def test_poses_are_rows_of_flat_arrays(tmp_path: Path) -> None:
+    items = caption_items("a.jpg", "b.jpg")
+    make_pose_run(tmp_path / "run", items, (0, 2))
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+    nobody, two = pd.read_parquet(path).itertuples()
+    assert (nobody.num_people, len(nobody.keypoints), len(nobody.scores)) == (0, 0, 0)
+    sample = made_pose(items[1], 2)
+    assert (two.key, two.image, two.caption, two.original_width) == ("b", "b.jpg", "a <dancer> in b", 96)
+    np.testing.assert_array_equal(two.scores, sample.scores)
+    np.testing.assert_array_equal(two.keypoints.reshape(2, 18, 3), sample.keypoints)
+    np.testing.assert_array_equal(two.original_keypoints.reshape(2, 18, 3), sample.keypoints_in("original"))
+    assert "people" not in pq.read_schema(path).names
+
+
+def test_tracks_are_rows_with_an_entry_for_each_object_of_each_frame(tmp_path: Path) -> None:
+    corpus = write_videos(tmp_path, "train/a", num_frames=4)
+    make_track_run(tmp_path / "run", corpus)
+    (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
+    (row,) = pd.read_parquet(path).itertuples()
+    (item,) = corpus.items()
+    found = [(line["frame_idx"], each) for line in corpus.lines(item) for each in line["objects"]]
+    assert (row.key, row.prompt, row.num_objects) == ("train/a", "car. person.", 1)
+    assert (row.video_info["width"], row.video_info["fps"]) == (96, 25.0)
+    assert row.frame_idx.tolist() == [frame_idx for frame_idx, _ in found]
+    for column, name in (("obj_ids", "obj_id"), ("labels", "label")):
+        assert getattr(row, column).tolist() == [each[name] for _, each in found]
+    np.testing.assert_array_equal(row.scores, np.array([each["score"] for _, each in found], np.float32))
+    assert row.boxes.reshape(-1, 4).tolist() == [each["bbox"] for _, each in found]

@@ -115,13 +115,18 @@ def decoder_errors(where: str) -> Iterator[None]:
 
     Raises:
         DecodeError: for any exception but those below.
-        FramemillError, OSError, MemoryError: as they are; the caller tells them apart.
+        FramemillError, MemoryError: as they are.
+        OSError: likewise, if the file system raised it. FFmpeg's errors are OSErrors too where they share a number.
     """
+    import av
+
     try:
         yield
-    except (FramemillError, OSError, MemoryError):
+    except (FramemillError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+            raise
         raise DecodeError(f"{where}: {type(error).__name__}: {said(error)}") from error
 
 

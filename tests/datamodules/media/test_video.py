@@ -1,5 +1,6 @@
 """Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
 
+import errno
 import gc
 import io
 import os
@@ -530,19 +531,32 @@ def test_side_data_without_a_name_is_no_display_matrix(backend: Backend, tmp_pat
         assert EXIF in [data.type.value for data in next(container.decode(video=0)).side_data]
 
 
+UNFORESEEN = [KeyError("no such plane"), av.error.PermissionError(1, "no such plane")]  # the latter is an OSError too
+
+
 @pytest.mark.parametrize("backend", ["pyav", "decord"])
-def test_whatever_a_decoder_raises_fails_the_item_with_its_message(backend: Backend, videos, monkeypatch):
+@pytest.mark.parametrize("error", UNFORESEEN)
+def test_whatever_a_decoder_raises_fails_the_item_with_its_message(backend: Backend, error, videos, monkeypatch):
     def breaks(*_: Any) -> Any:
-        raise KeyError("no such plane")
+        raise error
 
     video = Video(videos["b-frames"], Decoding(backend))
     monkeypatch.setattr(f"datamodules.media.backends.{backend}.decode", breaks)
-    with pytest.raises(DecodeError, match=rf"breaks after 0 of 2 wanted frames: {backend}: KeyError: 'no such plane'"):
+    with pytest.raises(DecodeError, match=rf"breaks after 0 of 2 wanted frames: {backend}: \w+Error: '?no such plane"):
         list(video.frames([0, 1]))
     monkeypatch.setattr(video_module, "read_packets", breaks)
     monkeypatch.setattr(video_module, "_last_scanned", {})
-    with pytest.raises(DecodeError, match=r"b-frames\.mp4: KeyError: 'no such plane'"):
+    with pytest.raises(DecodeError, match=r"b-frames\.mp4: \w+Error: '?no such plane"):
         Video(videos["b-frames"])
+
+
+def test_an_error_of_the_file_system_while_decoding_stays_one(videos, monkeypatch):
+    def breaks(*_: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("datamodules.media.backends.pyav.decode", breaks)
+    with pytest.raises(OSError, match="Stale file handle"):
+        list(Video(videos["b-frames"]).frames([0]))
 
 
 def test_a_bug_after_decoding_is_no_fault_of_the_file(videos, monkeypatch):

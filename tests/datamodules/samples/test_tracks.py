@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from datamodules.datamodule import FramesDataModule
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.reader import CommittedSamples
+from datamodules.media.video import Decoding
+from datamodules.samples.track_lines import TrackLine
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from track_making import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos
+from video_making import Kind, write
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +218,18 @@ def test_another_video_in_its_place_fails(corpus, tmp_path):
     Shapes(12, (48, 96)).write(tmp_path / "videos/train/a.mp4")
     with pytest.raises(RunError, match="has frames of 96x48 px, and train/a is of a video of 96x64 px"):
         samples.collate([sample])
+
+
+def test_frames_are_read_in_the_shape_that_they_were_tracked_in(tmp_path):
+    write(tmp_path / "a", Kind(pixel_aspect_ratio=Fraction(64, 45)), 3)
+    lines: list[TrackLine] = [{"frame_idx": k, "timestamp": 0.04 * k, "objects": []} for k in range(3)]
+    for width, decoding in ((182, None), (128, Decoding(square_pixels=False))):
+        info = {"width": width, "height": 96, "fps": 25.0, "num_frames": 3, "duration": 0.12}
+        sample = made_sample("a", lines, {"path": "a.mp4", "prompt": "car", "video_info": info})
+        batch = TrackSamples(num_frames=3, root=tmp_path, decoding=decoding).collate([sample])
+        assert batch["frames"].shape == (1, 3, 3, 96, width)
+    with pytest.raises(RunError, match=r"of a video of 128x96 px: give TrackSamples\(decoding=…\) of the run"):
+        TrackSamples(num_frames=3, root=tmp_path).collate([sample])
 
 
 @pytest.mark.parametrize("options", [{"num_frames": 0}, {"step": 0}, {"size": (0, 3)}, {"start": "last"}])

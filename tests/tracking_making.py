@@ -110,10 +110,10 @@ def make_edgetam(folder: Path) -> Path:
     return folder
 
 
-def make_sam3(folder: Path) -> Path:
-    """A SAM 3 for video, whose words are letters."""
+def make_sam3(folder: Path, **config: Any) -> Path:
+    """A SAM 3 for video, whose words are letters; `config` is added to what is tiny."""
     tokenizer = CLIPTokenizer(vocab=_clip_vocabulary(), merges=[])
-    config = Sam3VideoConfig(
+    tiny = Sam3VideoConfig(
         detector_config=_sam3_detector(len(tokenizer)),
         tracker_config=_sam3_tracker(),
         low_res_mask_size=SAM3_PX // 14 * 4,
@@ -122,8 +122,9 @@ def make_sam3(folder: Path) -> Path:
         high_conf_thresh=0.1,
         high_iou_thresh=0.3,
         recondition_every_nth_frame=4,
+        **config,
     )
-    model = Sam3VideoModel(config)
+    model = Sam3VideoModel(tiny)
     _lively(model, 9)
     model.save_pretrained(folder)
     size = {"height": SAM3_PX, "width": SAM3_PX}

@@ -1,8 +1,9 @@
 """A tracking backend that knows the truth: of videos of `tracking_truth`'s shapes, stored without loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import torch
@@ -11,15 +12,16 @@ from torch import Tensor
 from datamodules.errors import ExtractError
 from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
 from preprocess.tracking.options import Identity
+from preprocess.tracking.stepping import SteppedTracker
 from preprocess.tracking.tracks import Tracks
 from tracking_truth import SHAPES, SIZE, Shape, TrueDetector, TrueSegmenter, frames_of
 
 
 class TrueBackend(TrackingBackend):
-    """Finds the shapes whose labels the prompt names; `fails_at`: see `TrueSegmenter`."""
+    """Finds the shapes whose labels the prompt names; `fails_at`: see `TrueSegmenter`; `delay`: see `VideoTracker`."""
 
-    def __init__(self, detection_frequency: int = 1, fails_at: int | None = None) -> None:
-        self.detection_frequency, self.fails_at = detection_frequency, fails_at
+    def __init__(self, detection_frequency: int = 1, fails_at: int | None = None, delay: int = 0) -> None:
+        self.detection_frequency, self.fails_at, self.delay = detection_frequency, fails_at, delay
 
     def load(self, device: torch.device) -> None:
         """There is nothing to load."""
@@ -33,11 +35,30 @@ class TrueBackend(TrackingBackend):
         """A new video, of all shapes that have these labels."""
         shapes = shapes_of(classes)
         segmenter = TrueSegmenter(shapes, fails_at=self.fails_at)
-        return Tracks(TrueDetector(shapes), segmenter, Identity(self.detection_frequency))
+        return _Delayed(Tracks(TrueDetector(shapes), segmenter, Identity(self.detection_frequency)), self.delay)
 
     def ingredients(self) -> dict[str, str]:
         """Of which there is one."""
         return {"truth": "1"}
+
+
+class _Delayed(SteppedTracker):
+    """Gives what `tracks` finds `delay` frames late."""
+
+    def __init__(self, tracks: Tracks[Any], delay: int) -> None:
+        super().__init__(delay)
+        self._tracks = tracks
+        self._found: list[list[TrackedObject]] = []
+
+    def prepare(self, frames: Mapping[int, Tensor]) -> None:
+        self._tracks.prepare(frames)
+
+    def step(self, place: int, frame: Tensor) -> list[TrackedObject]:
+        self._found.append(self._tracks.step(place, frame))
+        return self._found.pop(0) if len(self._found) > self.delay else []
+
+    def finish(self) -> list[list[TrackedObject]]:
+        return self._found
 
 
 def shapes_of(classes: Sequence[str]) -> list[Shape]:
@@ -79,6 +100,11 @@ class SteadyBackend(TrackingBackend):
 
 
 class _Steady:
+    delay = 0
+
+    def finish(self) -> list[list[TrackedObject]]:
+        return []
+
     def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
         found = []
         for frame in frames:

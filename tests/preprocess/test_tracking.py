@@ -142,6 +142,22 @@ def test_neither_slices_nor_workers_nor_memory_running_out_change_a_byte(root: P
     assert tars(tmp_path / "slices") == tars(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("delay", ["7", "30"])  # frames; the longer video has 26, the other one 9
+def test_results_that_come_late_are_those_of_their_own_frames(root: Path, tmp_path: Path, delay: str) -> None:
+    videos = ("--output.videos", "true")
+    late = ("--model.backend.delay", delay, "--model.backend.fails_at", "20")
+    assert run(root, tmp_path / "at_once", *videos) == 0
+    assert run(root, tmp_path / "late", *late, *videos) == 0
+    assert tars(tmp_path / "late") == tars(tmp_path / "at_once")
+    for name in ("a.mp4", "sub/b.mp4"):
+        films = [cv2.VideoCapture(str(tmp_path / folder / "videos" / name)) for folder in ("at_once", "late")]
+        (is_read, first), (_, second) = [film.read() for film in films]
+        while is_read:
+            assert np.array_equal(first, second)
+            (is_read, first), (_, second) = [film.read() for film in films]
+        assert second is None
+
+
 @pytest.mark.parametrize("what", ["rle_of", "Drawn"])
 def test_memory_that_runs_out_after_tracking_doubles_no_frame(
     what: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

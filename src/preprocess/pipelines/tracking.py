@@ -16,7 +16,7 @@ from datamodules.line.item import Item
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.extractor import Extractor
 from preprocess.report.tracks import Drawn, TrackVideo
-from preprocess.tracking.backend import TrackingBackend, VideoTracker
+from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
 from preprocess.tracking.recording import Recording, described
 
@@ -104,6 +104,8 @@ class Tracking(Extractor):
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> TrackSample:
         """The sample of what was written down."""
         video = next(each for each in self._videos.values() if each.key == item.key)
+        with _disk():
+            files = video.finish()
         if video.recording.num_frames != end["num_frames"]:
             raise ValueError(
                 f"{video.recording.num_frames} of {end['num_frames']} frames of {item.key} are written down"
@@ -127,8 +129,6 @@ class Tracking(Extractor):
             "num_objects": len(video.recording.obj_ids),
             "backend": type(self.backend).__name__,
         }
-        with _disk():
-            files = video.finish()
         _log.info(
             "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
             item.key,
@@ -171,29 +171,40 @@ class _Video:
         self.key, self.recording = key, recording
         self._tracker, self._drawing = tracker, drawing
         self.seconds, self._num_drawn = 0.0, 0
+        self._undecided: dict[int, tuple[float, Tensor | None]] = {}  # by frame: its time, and its image to draw on
 
     def add(self, first: int, frames: Sequence[Tensor], pts_seconds: Sequence[float | None]) -> None:
-        """Track, draw and write down the next frames; those that are done already, before memory ran out, are left."""
+        """Track the next frames, and draw and write down those that are decided.
+
+        Frames that were done before memory ran out are skipped.
+        """
         started = time.monotonic()
-        found = self._tracker.track(first, frames)
-        for number, (frame, seconds, objects) in enumerate(zip(frames, pts_seconds, found, strict=True), first):
+        for number, (frame, seconds) in enumerate(zip(frames, pts_seconds, strict=True), first):
+            if number >= self.recording.num_frames:
+                assert seconds is not None
+                self._undecided[number] = seconds, frame.cpu() if self._drawing else None
+        self._write(max(0, first - self._tracker.delay), self._tracker.track(first, frames))
+        self.seconds += time.monotonic() - started
+
+    def _write(self, first: int, decided: Sequence[Sequence[TrackedObject]]) -> None:
+        for number, objects in enumerate(decided, first):
             if number < self.recording.num_frames:
                 continue
-            assert seconds is not None
+            seconds, frame = self._undecided[number]
             lines, masks = described(objects)
-            if self._drawing and number == self._num_drawn:
+            if self._drawing and frame is not None and number == self._num_drawn:
                 drawn = [Drawn(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
                 self._draw(frame, seconds, drawn)
                 self._num_drawn += 1
             self.recording.add(seconds, lines)
-        self.seconds += time.monotonic() - started
+            del self._undecided[number]
 
     def _draw(self, frame: Tensor, seconds: float, objects: Sequence[Drawn]) -> None:
         from av import FFmpegError
 
         assert self._drawing
         try:
-            self._drawing.add(frame.permute(1, 2, 0).cpu().numpy(), seconds, objects)
+            self._drawing.add(frame.permute(1, 2, 0).numpy(), seconds, objects)
         except FFmpegError as error:
             if isinstance(error, OSError):
                 raise
@@ -202,6 +213,7 @@ class _Video:
             self._drawing = None
 
     def finish(self) -> dict[str, Any]:
+        self._write(self.recording.num_frames, self._tracker.finish())
         if self._drawing:
             self._drawing.close()
             self._drawing = None

@@ -25,10 +25,16 @@ class TrackedObject(NamedTuple):
 
 
 class VideoTracker(Protocol):
-    """The state of one video; dropped at its end."""
+    """The state of one video; dropped at its end.
+
+    Attributes:
+        delay: frames that must be seen after a frame before its objects are decided; 0: none.
+    """
+
+    delay: int
 
     def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
-        """The objects of the next frames, ascending by id.
+        """Track the next frames.
 
         After an exception (memory) it may be called again with fewer of the same frames: those done already are
         answered from memory, nothing is tracked twice.
@@ -36,7 +42,15 @@ class VideoTracker(Protocol):
         Args:
             first: the place of the first of them in the video, from 0.
             frames: uint8 [3, H, W], RGB, on the model's device.
+
+        Returns:
+            The objects, ascending by id, of each frame that these decide: from place `first - delay` (at least 0) to
+            `first + len(frames) - delay`, which is not among them.
         """
+        ...
+
+    def finish(self) -> list[list[TrackedObject]]:
+        """Return the objects of the video's last `delay` frames, which no later frame will decide."""
         ...
 
 

@@ -12,15 +12,23 @@ class SteppedTracker(ABC):
     """Base of every `VideoTracker`. A frame is either done or as if it had not been begun.
 
     What was done is remembered until later frames are asked for.
+
+    Args:
+        delay: see `VideoTracker`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delay: int = 0) -> None:
+        self.delay = delay
         self._done: dict[int, list[TrackedObject]] = {}
         self._next = 0
 
     @abstractmethod
     def step(self, place: int, frame: Tensor) -> list[TrackedObject]:
-        """The objects of the next frame, at `place`; uint8 [3, H, W]."""
+        """Track the next frame, uint8 [3, H, W] at `place`; return the objects of frame `place - delay`, if any."""
+
+    def finish(self) -> list[list[TrackedObject]]:
+        """See `VideoTracker`; by default nothing is left."""
+        return []
 
     def prepare(self, frames: Mapping[int, Tensor]) -> None:  # noqa: B027
         """Do what is to be done for several of the next frames together; by default nothing."""
@@ -38,7 +46,7 @@ class SteppedTracker(ABC):
             raise ValueError(f"frame {first} was tracked, and is forgotten")
         wanted = dict(enumerate(frames, first))
         self.prepare({place: frame for place, frame in wanted.items() if place >= self._next})
-        return [self._objects(place, frame) for place, frame in wanted.items()]
+        return [self._objects(place, frame) for place, frame in wanted.items()][max(0, self.delay - first) :]
 
     def _objects(self, place: int, frame: Tensor) -> list[TrackedObject]:
         if place not in self._done:

@@ -5,6 +5,7 @@ gives errors (EIO, ESTALE, …) raises EnvironmentFailure, because no item is to
 """
 
 import codecs
+import csv
 import errno
 import hashlib
 import os
@@ -134,6 +135,9 @@ def ambiguous_stems(paths: Iterable[str]) -> Callable[[str], bool]:
     return lambda path: is_repeated(os.path.splitext(path)[0])
 
 
+csv.field_size_limit(1 << 24)  # characters, in all lists: texts may be longer than the default of 131,072
+
+
 def open_list(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
     """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one."""
     with open(path, "rb") as file:
@@ -177,7 +181,7 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
         with os.scandir(folder) as entries:
             stats = {entry.name: entry.stat() for entry in entries if _is_frame(entry, skipped)}
     except OSError as error:
-        raise CorpusError(fault_of_file(str(folder), error)) from error
+        raise CorpusError(fault_of_file(error.filename or str(folder), error)) from error
     names = sorted(stats, key=_parts)
     for name, following in pairwise(names):
         if _parts(name) == _parts(following):
@@ -255,7 +259,7 @@ def _walk(
     if (stat.st_dev, stat.st_ino) in above:
         skipped.add(LOOP, folder)
         return
-    if above and any(entry.name == _PLAN for entry in entries):
+    if folder and any(entry.name == _PLAN for entry in entries):
         skipped.add(RUN, folder)
         return
     files = (entry.name for entry in entries if not _is_hidden(entry) and _has_extension(entry.name, suffixes))
@@ -357,7 +361,7 @@ def look_at(root: str, path: str) -> tuple[int, float | None]:
     except OSError as error:
         raise CorpusError(fault_of_file(path, error)) from error
     except ValueError as error:  # a zero byte, a lone surrogate
-        raise CorpusError(f"{path!r} is not a path: {error}") from error
+        raise CorpusError(f"{path!r} cannot be used as a path: {error}") from error
     return stat.st_size, stat.st_mtime
 
 

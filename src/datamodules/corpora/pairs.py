@@ -183,25 +183,30 @@ class Pairs(Corpus):
             if columns.id is not None:
                 key = key_from_path(as_name(columns.id, values[columns.id]))
             split_name = split.of(key, values)
-            start, stop = (as_seconds(name, values[name]) if name else None for name in (columns.start, columns.stop))
-            if stop is not None and stop <= (start or 0.0):
-                raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
-            path = self._path(as_text(columns.video, values[columns.video]))
-            if path.startswith("/"):
-                path = relative_to(self.root, path) or path
-            cost, modified = _look_at(self.root, path)
-            return Item(
-                key=key,
-                split=split_name,
-                path=path,
-                start_seconds=start,
-                stop_seconds=stop,
-                cost=cost,
-                modified=modified,
-                meta=self._meta(values),
-            )
+            return self._usable(key, split_name, values)
         except CorpusError as error:
             return faulty_row(row.where, error, key, split_name, values.get(columns.video))
+
+    def _usable(self, key: str, split: str, row: dict[str, Any]) -> Item:
+        """The item of a row; CorpusError if a value of it is wrong."""
+        columns = self._columns
+        start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
+        if stop is not None and stop <= (start or 0.0):
+            raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
+        path = self._path(as_text(columns.video, row[columns.video]))
+        if path.startswith("/"):
+            path = relative_to(self.root, path) or path
+        cost, modified = _look_at(self.root, path)
+        return Item(
+            key=key,
+            split=split,
+            path=path,
+            start_seconds=start,
+            stop_seconds=stop,
+            cost=cost,
+            modified=modified,
+            meta=self._meta(row),
+        )
 
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         columns = self._columns

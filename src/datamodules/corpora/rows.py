@@ -50,8 +50,6 @@ _NAN = ("nan", "NaN")
 _MAX_NAMED_KEYS = 8
 _LAYOUTS = {"sentences": "MSR-VTT", "videos": "MSR-VTT", "database": "ActivityNet", "annotations": "COCO"}  # by a key
 
-csv.field_size_limit(_MAX_ROW_CHARS)  # of this process: texts may be longer than the 131,072 characters of the default
-
 
 class Row(NamedTuple):
     """A row of a list.

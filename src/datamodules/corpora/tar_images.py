@@ -101,7 +101,7 @@ class TarImages(Corpus):
         try:
             if os.pardir in Path(self.tars).parts:
                 raise ValueError("it leaves the folder")
-            found = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if path.is_file()]
+            found = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if _is_tar(path)]
         except (ValueError, NotImplementedError) as error:  # empty; absolute
             raise CorpusError(
                 f"--data.tars {self.tars!r}: {error}; give a pattern below --data.root, such as train-*.tar"
@@ -165,6 +165,11 @@ def _keyed(member: _Member) -> tuple[str, _Member]:
             return key_from_path(_plain(key)), member
         except CorpusError as error:
             return f"%byte-{member.start_byte}", member._replace(problem=str(error))  # no name is encoded to `%by`
+
+
+def _is_tar(path: Path) -> bool:
+    """Whether it is a file, or a link without a target, which becomes a failure."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _meta(tar: str, member: _Member, json: _Member | None) -> dict[str, object]:

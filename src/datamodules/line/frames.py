@@ -309,6 +309,8 @@ def _slices(
             continue
         touch([row])
         try:
+            if item.problem is not None:
+                raise ListingError(item.problem)
             if transform:
                 transform.start(item)
             for frame in _timed(_read(item, root, request, end), end):
@@ -352,7 +354,6 @@ def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator
     """Every frame of `item`: uint8 [3, H, W]; images are decoded whatever `Decoding.images` says.
 
     Raises:
-        ListingError: the item cannot be used.
         DecodeError, OSError: see `Video`, `read_file`, `read_member` and `decode_image`.
     """
     request = FrameRequest(decoding=replace(decoding, images="pillow"))
@@ -440,8 +441,6 @@ def _stack(frames: Sequence[Tensor]) -> Tensor:
 
 
 def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Tensor | Jpeg]:
-    if item.problem is not None:
-        raise ListingError(item.problem)
     path = Path(os.path.join(root, item.path))
     require_unchanged(item, root)
     if item.frames:

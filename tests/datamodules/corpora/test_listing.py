@@ -45,6 +45,11 @@ def test_the_root_may_be_a_run(tmp_path, root_is_run):
     assert listed(Videos(str(tmp_path)))[0] == {"videos/a": None}
 
 
+def test_a_run_is_no_split_of_a_glob(tmp_path):
+    write_tree(tmp_path, "train/a.jpg", "out/plan.arrow", "out/b.jpg")
+    assert listed(Images(str(tmp_path), split_glob="*")) == ({"train/a": None}, "1 folder that is a run (out)")
+
+
 @pytest.mark.parametrize("extension", ["wmv", "flv", "ts", "mts", "m2ts", "3gp", "ogv", "dv", "gif", "WMV"])
 def test_videos_have_these_extensions_too(tmp_path, extension):
     write_tree(tmp_path, f"a.{extension}")

@@ -148,8 +148,8 @@ BAD_ROWS = [
     (row("b", video="sub/../../a.mp4"), "leads out of the folder"),
     (row("b", video="/etc/passwd"), "'/etc/passwd' leads out of the folder"),
     (row("b", video="C:\\a.mp4"), "leads out of the folder"),
-    (row("b", video="a\0.mp4"), r"'a\\x00\.mp4' is not a path: embedded null byte"),
-    (row("b", video="a\ud800.mp4"), "is not a path: .*surrogates not allowed"),
+    (row("b", video="a\0.mp4"), r"'a\\x00\.mp4' cannot be used as a path: embedded null byte"),
+    (row("b", video="a\ud800.mp4"), "cannot be used as a path: .*surrogates not allowed"),
     (row("b", video="a" * 256), "cannot be read: File name too long"),
     (row("b", transcript="x"), "it has a 'transcript' besides the text 'text'"),
 ]

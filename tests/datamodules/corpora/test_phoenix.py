@@ -220,3 +220,9 @@ def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path):
     [bad] = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert bad.key == "dev/%line-2"
     assert "line 2: no key can be made" in bad.problem
+
+
+def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
+    write_split(tmp_path, "dev", [f"a|x|-1|-1|Signer01|A|{'a' * 131_073}"])
+    [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
+    assert (item.problem, len(item.meta["translation"])) == (None, 131_073)

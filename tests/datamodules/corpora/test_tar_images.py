@@ -137,6 +137,14 @@ def test_a_link_costs_its_sample(tmp_path, name):
     assert problems(tmp_path) == [(name[0], f"{name} is a link, or has holes: put in the file itself")]
 
 
+def test_a_link_to_a_tar_that_is_gone_is_one_item(tmp_path):
+    write_tar(tmp_path / "a.tar", {"a.jpg": b"x"})
+    (tmp_path / "b.tar").symlink_to("gone.tar")
+    [(key, problem)] = problems(tmp_path)
+    assert key == "b/%tar"
+    assert "b.tar is a link to gone.tar, which cannot be read: No such file or directory" in problem
+
+
 def test_members_that_are_left_out_are_counted_once(tmp_path):
     for name in ("t0.tar", "t1.tar"):
         write_tar(tmp_path / name, {"a.jpg": b"x", "a.cls": b"1", "a.json": b"{}", "._a.jpg": b"x"})

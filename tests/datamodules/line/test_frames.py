@@ -89,10 +89,25 @@ def test_images_that_cannot_be_read_are_ends_with_reasons_and_spare_their_neighb
     assert ends([batch])[4]["reason_class"] == "decode"
 
 
-def test_an_item_with_a_problem_of_the_listing_fails_with_it_and_none_of_its_files_is_opened(tmp_path):
+class Unprompted:
+    """A transform that fails items without a prompt before their first frame."""
+
+    def start(self, item):
+        if "prompt" not in item.meta:
+            raise ExtractError("no prompt")
+
+    def __call__(self, frame):
+        return frame
+
+
+@pytest.mark.parametrize("transform", [None, Unprompted])
+def test_an_item_with_a_problem_of_the_listing_fails_with_it_and_none_of_its_files_is_opened(tmp_path, transform):
     write_image(tmp_path / "a.png", 10)
-    items = [Item("a", "train", "", ("a.png",)), Item("b", "train", "", ("a.png",), problem="list, line 2: reversed")]
-    [batch] = slices((make_run(tmp_path / "run", items), tmp_path), (0, 1))
+    items = [
+        Item("a", "train", "", ("a.png",), meta={"prompt": ""}),
+        Item("b", "train", "", ("a.png",), problem="list, line 2: reversed"),
+    ]
+    [batch] = slices((make_run(tmp_path / "run", items), tmp_path), (0, 1), transform=transform)
     assert batch["rows"] == [0]
     assert [(end["reason"], end["reason_class"]) for end in batch["ends"]] == [
         (None, None), ("list, line 2: reversed", "listing")

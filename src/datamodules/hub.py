@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.errors import ConfigError
-from datamodules.network import require_usable
+from datamodules.network import proxy_for, require_usable
 
 FileSets = Sequence[Sequence[str]]  # each of which will do
 _ASK_SECONDS = 10.0  # for the hub's first answer; without one, huggingface_hub itself waits for ever
@@ -59,6 +59,7 @@ def find_folder(
     if Path(name).is_dir():
         return Path(name)
     from httpx import HTTPError
+    from huggingface_hub.constants import ENDPOINT
 
     failure = ""
     for find in (_cached, _downloaded):
@@ -71,9 +72,11 @@ def find_folder(
             return folder
         failure = "its files are not all there"
     at = f" at revision {revision}" if revision else ""
+    proxy = proxy_for(ENDPOINT)
+    through = f", through {proxy}," if proxy else ""
     raise ConfigError(
         f"{option} {name}: there is no folder {Path(name).absolute()}, nor can that name{at} be had from the Hugging "
-        f"Face hub ({failure}); {advice}"
+        f"Face hub{through} ({failure}); {advice}"
     )
 
 

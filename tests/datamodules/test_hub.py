@@ -95,9 +95,19 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(silent_hub: None) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_variable_that_no_client_can_use_is_named(hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_is_named_and_a_variable_that_no_client_can_use(
+    hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("https_proxy", "all_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:tops3cret@proxy:3128")
+    through = (
+        r"from the Hugging Face hub, through the proxy http://proxy:3128 of HTTPS_PROXY \(NO_PROXY=\S+ goes past it\),"
+    )
+    with pytest.raises(ConfigError, match=rf"{through} \(no such name\); give a folder"):
+        find("a/b")
     monkeypatch.setenv("ALL_PROXY", "socks4://me:tops3cret@127.0.0.1:9")
     with pytest.raises(
-        ConfigError, match=r"hub \(the environment variable ALL_PROXY cannot be used: .*\); give a folder"
+        ConfigError, match=rf"{through} \(the environment variable ALL_PROXY cannot be used: .*\); give"
     ):
         find("a/b")

@@ -41,6 +41,8 @@ _AROUND_ANSWERS = re.compile(  # of GLM-4.5V and OpenThoughts; of Command A
 )
 _WRAPPED = re.compile(r"<(answer|response)>(.*?)(?:</\1>.*)?", re.DOTALL)  # of GLM-4.1V; of ERNIE-4.5-VL
 
+_FEW_TOKENS = 8  # a model that ends at once generates no more; more without text are thoughts that a server left out
+
 
 def read_caption(said: str, num_tokens: int, is_cut: bool, has_thought: bool = False) -> Caption:
     """Return the caption in `said`.
@@ -52,11 +54,11 @@ def read_caption(said: str, num_tokens: int, is_cut: bool, has_thought: bool = F
         has_thought: whether the model thought before it generated `said`.
 
     Raises:
-        ExtractError: there is no text, because the model thought or was stopped before it.
+        ExtractError: there is no text, though the model generated tokens: thoughts, or white space.
     """
     thoughts, answer = _split(said)
     text = _without_marks(answer)
-    if not text and (thoughts or has_thought or is_cut):
+    if not text and (thoughts or has_thought or is_cut or num_tokens > _FEW_TOKENS):
         what = "only thought, and gave no caption" if thoughts or has_thought else "gave no text"
         raise ExtractError(
             f"the model {what} in {num_tokens:,} tokens: raise --model.max_new_tokens, or turn thinking off, for "

@@ -38,7 +38,8 @@ _PROXY_REFUSES = 407
 _NO_CONNECTION = ("ConnectError", "ConnectTimeout", "ProxyError")  # of httpx2, or of httpx in older openai packages
 _GO_ON = "What is done is safe: mend it, and run the same command again"
 _BROKEN_OFF = ("abort", "error")  # finish reasons of vLLM and SGLang
-_THOUGHTS = ("reasoning", "reasoning_content")  # fields of a message: vLLM, SGLang, llama.cpp, OpenRouter, DeepSeek
+# fields of a message: of vLLM, OpenRouter and Ollama; of DeepSeek, SGLang and llama.cpp; of OpenRouter
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
 _TEXT_PARTS = ("text", "output_text")
 _THOUGHT_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of Mistral's content, and of Anthropic's
 _OTHER_LIMIT = re.compile(r"(unsupported|not supported).*max_completion_tokens", re.DOTALL | re.IGNORECASE)  # OpenAI

@@ -77,6 +77,7 @@ def test_marks_inside_a_caption_stay(said: str) -> None:
         ("", False, True, "only thought, and gave no caption"),
         ("<|im_end|>", False, True, "only thought, and gave no caption"),
         (" \n", True, False, "gave no text"),
+        ("", False, False, "gave no text"),  # a server that keeps thoughts to itself
     ],
 )
 def test_a_model_that_only_thinks_gives_no_caption(said: str, is_cut: bool, has_thought: bool, what: str) -> None:

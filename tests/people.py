@@ -39,6 +39,20 @@ def demo_pictures() -> list[Picture]:
     return [np.ascontiguousarray(view) for view in views]
 
 
+def turned_pictures() -> list[Picture]:
+    """The two photographs, each turned and cut off in other ways."""
+    hopper, space = demo_pictures()[:2]
+    turned = [_turned(hopper, -15), _turned(hopper, 10)[:, ::-1], _turned(space, -20), _turned(space, 8)[:400, 50:450]]
+    return [np.ascontiguousarray(view) for view in (*turned, hopper[:450, 30:])]
+
+
+def perturbed(picture: Picture) -> Picture:
+    """It with 1 % of its values moved by 1 up or down."""
+    rng = np.random.default_rng(0)
+    steps = rng.choice([-1, 1], picture.shape) * (rng.random(picture.shape) < 0.01)
+    return (picture.astype(int) + steps).clip(0, 255).astype(np.uint8)
+
+
 def more_pictures(frames_of_each: int = 1) -> list[Picture]:
     """Hands and signers, where shared/media lies beside the repository; each signer also turned and cut off."""
     pictures = [_open(path) for path in sorted(MEDIA.glob("hands/*.jpg"))]

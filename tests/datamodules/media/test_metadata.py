@@ -205,7 +205,7 @@ def test_no_fuzzed_exif_costs_an_image():
         found = decoded(content)
         assert found.tobytes() in kinds[kind]
         turned += found.shape[0] > found.shape[1]
-    assert 5_000 < turned < 95_000
+    assert turned > 2_000
 
 
 def fuzzed_exif(rng):

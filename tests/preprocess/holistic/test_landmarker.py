@@ -7,6 +7,7 @@ greatest distance tells nothing. Of hands `test_hands.py` says more.
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import pi
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.errors import ConfigError
-from graphs import WatchedGraph
-from people import MEDIA, Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
+from graphs import WatchedGraph, region_of_rect
+from people import (
+    MEDIA,
+    Picture,
+    demo_pictures,
+    distance,
+    in_batches,
+    more_pictures,
+    perturbed,
+    small,
+    tensors,
+    turned_pictures,
+)
 from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import Border, Pictures
 from preprocess.holistic.graph import HolisticGraph
@@ -128,38 +140,57 @@ _REGIONS = {
 }
 
 
+def regions_of(graph: WatchedGraph, picture: Picture) -> dict[str, Region]:
+    """The squares of `_REGIONS` that MediaPipe's graph finds, scalars in px and radians, by stream."""
+    graph.seen.clear()
+    graph(picture)
+    height, width = picture.shape[:2]
+    rects = {stream: graph.proto(stream) for stream in graph.seen}
+    assert all(rect.width * width == pytest.approx(rect.height * height, rel=1e-4) for rect in rects.values())
+    return {
+        stream: Region(*(each[0, 0] for each in region_of_rect(rect, width, height))) for stream, rect in rects.items()
+    }
+
+
+def px_apart(ours: Region, theirs: Region) -> float:
+    """How far two squares are apart, px: of centres, of sides, or of what the turn moves, whichever is the greatest."""
+    turn = (ours.rotation - theirs.rotation + pi) % (2 * pi) - pi
+    return max(
+        abs(float(each)) for each in (*(ours.center - theirs.center), ours.side - theirs.side, turn * theirs.side)
+    )
+
+
 def test_the_region_of_each_stage_is_that_of_mediapipe(
-    landmarker: HolisticLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+    landmarker: HolisticLandmarker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, Region] = {}
+    """Half as far from it, in the median, as MediaPipe is from itself where 1 % of the values differ by 1.
+
+    A fixed limit would be a property of the CPU: kernels of another CPU sum in another order, and the later stages
+    multiply the last places. With kernels for AVX2, AVX and SSE4.1 the medians are 0.1 to 11 % of MediaPipe's own.
+    """
+    found: dict[str, Region] = {}
+    net = HolisticLandmarker._net
 
     def watch(self: HolisticLandmarker, name: str, pictures: Any, region: Region, *rest: Any, **named: Any) -> Any:
-        seen[name] = region
-        return _net(self, name, pictures, region, *rest, **named)
+        found[name] = region
+        return net(self, name, pictures, region, *rest, **named)
 
-    _net = HolisticLandmarker._net
     monkeypatch.setattr(HolisticLandmarker, "_net", watch)
-    apart: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
-    graph = WatchedGraph([*_REGIONS])
-    with graph:
-        for picture in pictures[4:9]:
-            graph.seen.clear()
-            graph(picture)
-            landmarker(tensors([picture]))
-            height, width = picture.shape[:2]
-            for stream in graph.seen:
+    pictures = [small(picture) for picture in (*demo_pictures(), *turned_pictures())]
+    landmarker(tensors(pictures))
+    ours: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
+    noise: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
+    with WatchedGraph([*_REGIONS]) as graph:
+        for row, picture in enumerate(pictures):
+            theirs, again = regions_of(graph, picture), regions_of(graph, perturbed(picture))
+            for stream in theirs.keys() & again.keys():
                 name, column = _REGIONS[stream]
-                rect = graph.proto(stream)
-                assert rect.width * width == pytest.approx(rect.height * height, rel=1e-4)  # it is a square
-                region = Region(*(each[0, column] if name.startswith("hand") else each[0] for each in seen[name]))
-                theirs = np.array([rect.x_center * width, rect.y_center * height, rect.width * width])
-                ours = np.array([*region.center.tolist(), region.side.item()])
-                turn = abs(np.angle(np.exp(1j * (rect.rotation - region.rotation.item())))) * region.side.item()
-                apart[stream].append(max(np.abs(ours - theirs).max(), turn))
-    for stream, distances in apart.items():
-        if distances:
-            assert np.median(distances) < 0.2, stream
-    assert sum(len(distances) > 0 for distances in apart.values()) >= (7 if MEDIA.is_dir() else 3)
+                index = (row, column) if name.startswith("hand") else row
+                ours[stream].append(px_apart(Region(*(each[index] for each in found[name])), theirs[stream]))
+                noise[stream].append(px_apart(again[stream], theirs[stream]))
+    for stream in _REGIONS:
+        assert len(ours[stream]) >= 5, stream
+        assert np.median(ours[stream]) < np.median(noise[stream]) / 2, stream
 
 
 def assert_last_places_differ(ours: HolisticLandmarks, others: HolisticLandmarks) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch import LightningModule
 
 from datamodules.card import write_card
 from making import MadeItems, make_run
@@ -30,3 +32,33 @@ def test_stock_readers_read_a_run_as_the_readme_says(tmp_path: Path, monkeypatch
     assert [sample["__key__"] for sample in names["samples"]] == keys["dev"] + keys["train"]
     for loaded in (names["dataset"], names["stream"]):
         assert {split: [row["__key__"] for row in rows] for split, rows in loaded.items()} == keys
+
+
+class OneWeight(LightningModule):
+    """Counts its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.shapes = torch.nn.Parameter(torch.zeros(1)), []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        self.shapes.append(tuple(batch["keypoints"].shape[2:]))
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec:FutureWarning", "ignore:.*tensorboardX")
+def test_the_training_snippet_trains_when_run_and_starts_nothing_when_a_worker_imports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [lines] = re.findall(r"```python\n(from lightning.pytorch import Trainer.*?)```", README.read_text(), re.DOTALL)
+    make_run(tmp_path / "O", MadeItems({"train": 3}))
+    here = lines.replace("/data/keypoints", str(tmp_path / "O")).replace("num_workers=4", "num_workers=0")
+    monkeypatch.chdir(tmp_path)
+    model = OneWeight()
+    exec(here, {"__name__": "__mp_main__", "model": model})
+    assert model.shapes == []
+    exec(here.replace("max_epochs=100", "max_epochs=2, log_every_n_steps=1"), {"__name__": "__main__", "model": model})
+    assert model.shapes == [(143, 3)] * 2

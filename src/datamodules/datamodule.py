@@ -1,13 +1,15 @@
 """One DataModule for both ends: frames of a corpus for `predict`, batches of committed samples for training."""
 
 import multiprocessing
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 from datamodules.errors import ConfigError, RunError
@@ -114,13 +116,27 @@ class FramesDataModule(LightningDataModule):
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
         return self._dataloader("train", shuffle=not overfits)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        """Batches of the validation split in planned order; an empty list if none is named, and the run has none."""
-        return self._dataloader("val", shuffle=False) if self._validates() else []
+    @property
+    def val_dataloader(self) -> Callable[[], DataLoader[dict[str, Any]] | list[Any]]:
+        """Batches of the validation split in planned order; an empty list if none is named, and the run has none.
+
+        While a model without `validation_step` trains, this is Lightning's own hook: Lightning would warn of another.
+        """
+        trainer = self.trainer
+        if trainer is not None and trainer.training and not is_overridden("validation_step", trainer.lightning_module):
+            return super().val_dataloader
+        return self._val_dataloader
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the test split in planned order."""
         return self._dataloader("test", shuffle=False)
+
+    def _val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        if self._validates():
+            return self._dataloader("val", shuffle=False)
+        # Lightning takes an empty list for "no validation", and warns of it nonetheless
+        warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+        return []
 
     def _request(self) -> FrameRequest:
         """What the extractor wants, decoded as configured; on this rank's GPU if either says so."""

@@ -175,6 +175,23 @@ def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards):
     assert [key for batch in model.validated[:2] for key in batch] == [item.key for item in some_items(5, "dev")]
 
 
+class SeeingNoValidation(Seeing):
+    validation_step = LightningModule.validation_step
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("kind", [Seeing, SeeingNoValidation])
+@pytest.mark.parametrize("splits", [{"train": 3}, {"train": 3, "dev": 2}])
+def test_fitting_warns_of_no_validation_that_is_not_there(tmp_path, kind, splits):
+    """pytest makes an error of a warning."""
+    data, model = data_of(keypoint_run(tmp_path, splits).folder), kind()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **quiet).fit(model, datamodule=data)
+    assert len(model.trained) == 1
+    assert len(model.validated) == ("dev" in splits and kind is Seeing)
+    assert [len(batch["key"]) for batch in data.val_dataloader()] == ([2] if "dev" in splits else [])
+
+
 def test_a_split_that_was_not_planned_fails(shards):
     data = data_of(shards, train_split="training")
     with pytest.raises(RunError, match=r"has no split 'training'; choose train_split from dev, test, train"):

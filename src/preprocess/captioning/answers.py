@@ -22,9 +22,12 @@ import re
 from datamodules.errors import ExtractError
 from preprocess.captioning.caption import Caption
 
+_BEGINNING = re.compile(  # which models may repeat; an <s> whose </s> is not the end is HTML in the caption
+    r"(?:<s>(?!.*</s>.)|<bos>|<\|begin_of_text\|>|<\|(?:im_start|start)\|>assistant)*\s*", re.DOTALL
+)
 _OPENING = re.compile(
     r"<(?:\w+:)?(?:think|thinking|thought|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>"
-    r"|<\|channel>(?:thought)?|(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)<\|message\|>"
+    r"|<\|channel>(?:thought)?|<\|channel\|>(?:analysis|commentary)<\|message\|>"
 )
 _CLOSING = re.compile(
     r"</(?:\w+:)?(?:think|thinking|thought|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>"
@@ -40,7 +43,6 @@ _AROUND_ANSWERS = re.compile(  # of GLM-4.5V and OpenThoughts; of Command A
     r"<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>"
 )
 _WRAPPED = re.compile(r"<(answer|response)>(.*?)(?:</\1>.*)?", re.DOTALL)  # of GLM-4.1V; of ERNIE-4.5-VL
-
 _FEW_TOKENS = 8  # a model that ends at once generates no more; more without text are thoughts that a server left out
 
 
@@ -60,9 +62,10 @@ def read_caption(said: str, num_tokens: int, is_cut: bool, has_thought: bool = F
     text = _without_marks(answer)
     if not text and (thoughts or has_thought or is_cut or num_tokens > _FEW_TOKENS):
         what = "only thought, and gave no caption" if thoughts or has_thought else "gave no text"
+        tokens = f" in {num_tokens:,} tokens" if num_tokens else ""
         raise ExtractError(
-            f"the model {what} in {num_tokens:,} tokens: raise --model.max_new_tokens, or turn thinking off, for "
-            "example by --model.chat_template_kwargs '{\"enable_thinking\": false}'"
+            f"the model {what}{tokens}: raise --model.max_new_tokens, or turn thinking off, for example by "
+            "--model.chat_template_kwargs '{\"enable_thinking\": false}'"
         )
     return Caption(text, "truncated" if is_cut else "ok" if text else "empty", num_tokens)
 
@@ -80,7 +83,8 @@ def is_mark(token: str) -> bool:
 
 def _split(said: str) -> tuple[str, str]:
     """(thoughts, answer) of `said`, without white space around them."""
-    thoughts, answer = "", _HARMONY_AS_TEXT.sub(r"<think>\1</think>", said.strip())
+    thoughts, answer = "", _BEGINNING.sub("", said.strip(), count=1)
+    answer = _HARMONY_AS_TEXT.sub(r"<think>\1</think>", answer)
     while True:
         opening = _OPENING.match(answer)
         start = opening.end() if opening else 0
@@ -94,7 +98,7 @@ def _split(said: str) -> tuple[str, str]:
 def _without_marks(answer: str) -> str:
     """`answer` up to its first end mark, without marks around it."""
     for end in _END.finditer(answer):
-        if end[0] != "</s>" or "<s>" not in answer[: end.start()]:  # else it is HTML in the caption
+        if end[0] != "</s>" or "<s>" not in answer[: end.start()]:  # else it is HTML
             answer = answer[: end.start()]
             break
     answer = _AROUND_ANSWERS.sub("", answer).strip()

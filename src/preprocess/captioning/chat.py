@@ -202,7 +202,7 @@ def _completion(answer: Any) -> Completion:
         refusals = [message.get("refusal"), *(part.get("refusal") for part in parts)]
         text = "".join(part["text"] for part in parts if part["type"] in _TEXT_PARTS)
         kinds = [str(part["type"]) for part in parts]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DoubtfulError(f"the server's answer has no choices: {_short(answer)}") from error
     if finish in _BROKEN_OFF:
         raise DoubtfulError(f"the server broke it off: {finish}")

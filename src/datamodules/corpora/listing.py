@@ -211,7 +211,7 @@ def _parts(name: str) -> tuple[Any, ...]:
 
 
 def _is_frame(entry: "os.DirEntry[str]", skipped: Skipped) -> bool:
-    if entry.name.startswith("."):  # macOS leaves `._images0001.png` beside `images0001.png`
+    if _is_hidden(entry):  # macOS leaves `._images0001.png` beside `images0001.png`
         skipped.add(HIDDEN_FILE)
     elif _has_extension(entry.name, READABLE_IMAGE_SUFFIXES):
         return True

@@ -269,6 +269,16 @@ def test_a_small_corpus_that_cannot_be_read_stops_the_run_unless_some_of_it_can(
         assert {key for key, row in rows.items() if row["reason_class"] == "io"} == {f"i/{k}" for k in range(bad)}
 
 
+def test_items_that_the_listing_failed_are_no_sign_that_files_can_be_read(tmp_path, monkeypatch):
+    faulty = [Item(f"faulty/{k}", "train", "", ("0.png",), problem="it is reversed") for k in range(3)]
+    run = make_run(tmp_path / "run", [*_images(tmp_path / "media", 3), *faulty], per_shard=1)
+    names = {f"{k}.png" for k in range(3)}
+    failing_reads(monkeypatch, tmp_path / "media", names, lambda _: OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(EnvironmentFailure, match="3 items in a row failed"):
+        consume(run, tmp_path / "media", 0, slice_frames=1)
+    assert sorted(run.committed()) == ["train-000003", "train-000004", "train-000005"]
+
+
 def test_a_corpus_that_is_gone_stops_the_run(tmp_path):
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
     (tmp_path / "media").rename(tmp_path / "elsewhere")

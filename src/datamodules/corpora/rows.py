@@ -261,11 +261,12 @@ def _unquoted(path: str, delimiter: str) -> _Lines:
 
 
 def _surely_unquoted(path: str, lines: _Lines) -> _Lines:
-    """`lines`, as long as no field is quoted as CSV writers do where they have to."""
-    for number, fields in lines:
+    """`lines`, as long as no field is quoted as CSV writers do where they have to, and no name in the header at all."""
+    for row, (number, fields) in enumerate(lines):
         for field in fields:
             inner = field[1:-1]
-            if field[:1] == field[-1:] == '"' and '""' in inner and '"' not in inner.replace('""', ""):
+            is_quoted = field[:1] == field[-1:] == '"' and '"' not in inner.replace('""', "")
+            if is_quoted and inner and (row == 0 or '""' in inner):
                 raise CorpusError(
                     f"{path}, line {number}: {field!r:.80} looks quoted as in CSV: set --data.quoting csv, or none if "
                     "it is to stay as it is"
@@ -277,6 +278,7 @@ def _quoted(path: str, delimiter: str, asks: bool = False, skips_blanks: bool = 
     """The rows of a list with CSV's quotes; if it `asks`, none of whose lines could be rows by themselves."""
     lines: list[str] = []  # of one row
     num_fields = 0  # of the header
+    ends: set[str] = set()  # of the rows
     with open_list(path, newline="") as file:
         # strict: a stray quote swallows no rows
         rows = csv.reader(_noted(file, lines), delimiter=delimiter, skipinitialspace=skips_blanks, strict=True)
@@ -286,6 +288,12 @@ def _quoted(path: str, delimiter: str, asks: bool = False, skips_blanks: bool = 
                 raise CorpusError(
                     f"{path}, line {rows.line_num}: its field in quotes has {len(lines)} lines, each of which could be "
                     "a row: set --data.quoting csv if it is one field, or none if the quotes are text"
+                )
+            ends.update(lines[-1][-1] if fields else "")  # blank lines, as between `\r` and `\r\n`, say nothing
+            if ends >= {"\r", "\n"}:
+                raise CorpusError(
+                    f"{path}, line {rows.line_num}: rows end by a carriage return and by a line feed, so one of the "
+                    "former may be in a field: end each row by the same line break"
                 )
             lines.clear()
             if fields:

@@ -143,7 +143,7 @@ class Plan:
             raise RunError(f"{path} is no plan: it bears no fingerprint")
         self.fingerprint: dict[str, Any] = json.loads(metadata[b"fingerprint"])
         self.listing = metadata[b"listing"].decode()
-        self.roots: list[str] = json.loads(metadata[b"roots"])  # one; of a merged run those of all; empty: not recorded
+        self.roots = _roots(metadata.get(b"roots"), self.fingerprint)  # one; of a merged run those of all its runs
         self.device = metadata.get(b"device", b"").decode()  # empty: not recorded
         self.patch = int(metadata[b"patch"])
         self.replaces: list[str] = json.loads(metadata[b"replaces"])  # by shard; empty: none takes the place of another
@@ -183,6 +183,13 @@ class Plan:
     def item(self, number: int, row: int) -> Item:
         """The item in row `row` of shard `number`."""
         return _item(self._file.get_batch(number).slice(row, 1).to_pylist()[0])
+
+
+def _roots(recorded: bytes | None, fingerprint: Mapping[str, Any]) -> list[str]:
+    if recorded is not None:
+        return list(json.loads(recorded))
+    corpus = fingerprint.get("corpus", {})  # plans before 2026-12 had them here
+    return [each["init_args"]["root"] for each in corpus.get("merged", [corpus]) if "root" in each.get("init_args", {})]
 
 
 def _item(row: dict[str, Any]) -> Item:

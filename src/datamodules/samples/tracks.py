@@ -111,7 +111,8 @@ class TrackSamples:
     Args:
         num_frames: of a clip.
         step: of the frames taken, every how many'th is one of the clip; 1: all.
-        root: the folder that the videos' paths are relative to: the run's `--data.root`. Needed for training alone.
+        root: the folder that the videos' paths are relative to: the run's `--data.root`, or where it is
+            now. Needed for training alone.
         size: (height, width) in px that frames, boxes and masks are resized to; None: as they are.
         start: where in the video a clip begins: `random`, by torch's generator; or at the `first` frame.
         decoding: how the videos are decoded, as the run's `--data.decoding` said; None: as `Decoding()` says.

@@ -1,6 +1,8 @@
+import json
 import os
 import sys
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,22 @@ def plan_of(folder, items, size):
 
 def sizes(plan):
     return [shard.num_items for shard in plan.shards]
+
+
+def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fingerprint(tmp_path):
+    write_plan(some_items(1), tmp_path / "new", {"corpus": {}}, ONE_EACH, roots=["/data"])
+    assert Plan(tmp_path / "new").roots == ["/data"]
+    merged = {"merged": [{"init_args": {"root": "/a"}}, {"init_args": {"root": "/b"}}]}
+    for corpus, roots in (({"init_args": {"root": "/a"}}, ["/a"]), (merged, ["/a", "/b"]), ({}, [])):
+        plan_of(tmp_path, some_items(1), ONE_EACH)
+        path = tmp_path / "plan.arrow"
+        plan = pa.ipc.open_file(str(path)).read_all()
+        kept = {k: v for k, v in plan.schema.metadata.items() if k != b"roots"}
+        schema = plan.schema.with_metadata({**kept, b"fingerprint": json.dumps({"corpus": corpus})})
+        with pa.ipc.new_file(str(tmp_path / "old"), schema) as writer:
+            writer.write_table(plan)
+        path.unlink()
+        assert Plan(tmp_path / "old").roots == roots
 
 
 def test_what_is_read_is_what_was_listed(tmp_path):

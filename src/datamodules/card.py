@@ -89,7 +89,12 @@ def features_of(run: Run | str | os.PathLike[str]) -> "Features":
 
 
 def declared_fields(run: Run) -> tuple[Field, ...]:
-    """The `fields` of the run's kind of samples; empty if it declares none, or is not installed."""
+    """The `fields` of the run's kind of samples.
+
+    Empty if it declares none or is not installed, or if an earlier version planned the run, without `corpus_types`.
+    """
+    if run.plan.corpus_types is None:
+        return ()
     try:
         kind = resolve_name(run.plan.fingerprint["samples"]["class_path"])
     except (KeyError, ImportError, AttributeError):
@@ -145,9 +150,14 @@ def _text(run: Run) -> str:
     features = [{"name": name, **_yaml(column)} for name, column in columns.items()]
     front = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": {"features": features}}
     json_type: pa.DataType = columns["json"]
-    table = (fields.get(each.name, Field(each.name, each.type, "of the corpus")) for each in json_type)
+    table = (fields.get(each.name) or _of_corpus(run, each) for each in json_type)
     rows = (f"| {field.name} | {field.type} | {field.unit} | {field.meaning} |\n" for field in table)
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{_TEXT}{''.join(rows)}"
+
+
+def _of_corpus(run: Run, column: pa.Field) -> Field:
+    is_json = (run.plan.corpus_types or {}).get(column.name) == "json"
+    return Field(column.name, column.type, f"of the corpus{', as JSON text' if is_json else ''}")
 
 
 def _data_files(split: str) -> dict[str, str]:
@@ -206,7 +216,7 @@ def _file_type(run: Run, ending: str, file: BinaryIO) -> FileType:
 
 
 def _json_type(run: Run, first: dict[str, Any]) -> pa.DataType:
-    types = {name: arrow_type(kind) for name, kind in run.plan.corpus_types.items()}
+    types = {name: arrow_type(kind) for name, kind in (run.plan.corpus_types or {}).items()}
     names = sorted({*first, *types})
     types |= {field.name: field.type for field in declared_fields(run)}
     return pa.struct([(name, types[name]) for name in names if name in types])

@@ -143,8 +143,8 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
     write_batches(path, batches, fingerprint, listing, corpus_types=_corpus_types(runs), roots=roots)
 
 
-def _corpus_types(runs: Sequence[Run]) -> dict[str, str]:
-    """The type of each field of the corpora in the merged run.
+def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
+    """The type of each field of the corpora in the merged run; None if a run of an earlier version has not recorded it.
 
     Raises:
         RunError: no type reads a field in the samples of all runs.
@@ -152,6 +152,8 @@ def _corpus_types(runs: Sequence[Run]) -> dict[str, str]:
     declared = {field.name for field in declared_fields(runs[0])}
     types: dict[str, str] = {}
     for run in runs:
+        if run.plan.corpus_types is None:
+            return None
         for name, kind in run.plan.corpus_types.items():
             common = common_type(types.get(name, kind), kind)
             if common is None and name not in declared:

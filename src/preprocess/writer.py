@@ -110,7 +110,7 @@ class ShardWriter(BasePredictionWriter):
         is_resumed = plan_path(self.dir).exists()
         run = Run(self.dir) if self.retry else open_or_plan(self.dir, data.corpus, made_by, self.shards, name)
         self._refuse_other_device(run, name)
-        self._corpus_types = run.plan.corpus_types  # a retry has those of the run
+        self._corpus_types = run.plan.corpus_types or {}  # a retry has those of the run
         if self.retry:
             run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.fixed)
         self._keep_config()

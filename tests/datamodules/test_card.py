@@ -179,6 +179,7 @@ def test_every_field_of_the_corpus_has_a_column_of_its_type(tmp_path: Path) -> N
     expected = {"price": "float64", "x": "string", "num_tokens": "int32"}
     assert {name: types[name].dtype for name in expected} == expected
     assert types["tags"].feature.dtype == "string"
+    assert "| x | string |  | of the corpus, as JSON text |" in (run.folder / CARD).read_text()
 
 
 def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(tmp_path: Path) -> None:

@@ -145,14 +145,19 @@ def test_short_videos_fail_or_are_filled_as_asked(tmp_path: Path, short: str, ex
         assert sample.meta["pts_seconds"] == pytest.approx([0.04 * number for number in expected])
 
 
-def test_videos_without_texts_become_clips_without(tmp_path: Path) -> None:
+def test_videos_without_texts_become_clips_without_and_their_fields_have_one_type(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     write(tmp_path / "videos" / "a", Kind(), 20)
+    rows = [{"key": "a", "rate": 5, "note": 7}, {"key": "b", "rate": 0.5, "note": "7", "tags": ["x"]}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"video": "a.mp4", **row}) + "\n" for row in rows))
     corpus = ["--data.corpus", "datamodules.corpora.videos.Videos", "--data.root", str(tmp_path / "videos")]
+    corpus += ["--data.video_list", str(tmp_path / "list.jsonl")]
     model = ["--model", "preprocess.pipelines.clips.Clips", "--model.tokenizer", "null", "--model.num_frames", "5"]
     rest = ["--data.num_workers", "0", "--output.dir", str(tmp_path / "run"), "--trainer.accelerator", "cpu"]
     assert main(["run", *model, *corpus, *rest]) == 0
-    (sample,) = samples(tmp_path / "run")
+    sample, other = samples(tmp_path / "run")
+    fields = [repr([each.meta[name] for name in ("rate", "note", "tags")]) for each in (sample, other)]
+    assert fields == ["[5.0, '7', None]", "[0.5, '\"7\"', ['x']]"]
     assert (sample.frames.shape, sample.tokens, "transcript" in sample.meta) == ((5, 160, 256, 3), None, False)
     assert numbers(list(sample.frames)) == [0, 4, 9, 14, 19]
 

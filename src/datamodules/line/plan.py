@@ -34,7 +34,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -147,7 +146,7 @@ class Plan:
         self.device = metadata.get(b"device", b"").decode()  # empty: not recorded
         self.patch = int(metadata[b"patch"])
         self.replaces: list[str] = json.loads(metadata[b"replaces"])  # by shard; empty: none takes the place of another
-        self.corpus_types: CorpusTypes = json.loads(metadata.get(b"corpus_types", b"{}"))  # earlier versions have none
+        self.corpus_types: CorpusTypes | None = json.loads(metadata.get(b"corpus_types", b"null"))  # None: not recorded
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -281,7 +280,7 @@ def write_batches(
     patch: int = 0,
     replaces: Sequence[str] = (),
     device: str = "",
-    corpus_types: CorpusTypes = MappingProxyType({}),
+    corpus_types: CorpusTypes | None = None,
     roots: Sequence[str] = (),
 ) -> None:
     """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
@@ -294,7 +293,7 @@ def write_batches(
         patch: number of the patch that this is the plan of; 0: the run's own.
         replaces: for each shard the one whose place it takes; empty: none does.
         device: model of the device of the rank that writes the plan; empty: not recorded.
-        corpus_types: the type of each field of the items' `meta`; of a patch, the run's hold.
+        corpus_types: the type of each field of the items' `meta`; None: not recorded. Patches have those of the run.
         roots: the folders that the items' paths are relative to, absolute; of a merged run those of all its runs.
     """
     metadata = {
@@ -303,7 +302,7 @@ def write_batches(
         "patch": str(patch),
         "replaces": json.dumps(list(replaces)),
         "device": device,
-        "corpus_types": json.dumps(dict(corpus_types)),
+        "corpus_types": json.dumps(corpus_types),
         "roots": json.dumps(list(roots)),
     }
     with open(path, "wb") as file:

@@ -245,6 +245,35 @@ def write_field_pictures(path: Path, num_frames: int) -> Path:
     return path
 
 
+def as_intra_only(keyframe: bytes) -> bytes:
+    """VP9's keyframe as a hidden intra-only frame, and a frame that shows it, in one packet (VP9 specification, 6.2).
+
+    Such a frame is read by other rules than a keyframe, so it shows something else.
+    """
+    bits = "".join(f"{byte:08b}" for byte in keyframe)
+    place = 69  # behind the marks, the sync code, the colours, the size and no other size to be shown at
+
+    def take(num_bits: int) -> str:
+        nonlocal place
+        place += num_bits
+        return bits[place - num_bits : place]
+
+    take(4 + 9)  # contexts; the loop filter, with its changes for references and modes
+    if take(1) == "1" and take(1) == "1":
+        for _ in range(6):
+            take(7 * int(take(1)))
+    take(8)  # the quantizer, with its changes
+    for _ in range(3):
+        take(5 * int(take(1)))
+    assert take(1) == "0", "no segments are expected"
+    take(int(take(1)) + 16)  # rows of tiles, and the size of the other header
+    header = "1000" + "0100" + "1" + "00" + bits[8:32] + "1" * 8 + bits[36:68] + "0" + bits[69:place]
+    header += "0" * (-len(header) % 8)
+    frame = int(header, 2).to_bytes(len(header) // 8, "big") + keyframe[-(-place // 8) :]
+    mark = bytes([0b110_01_001])  # two frames, whose sizes take two bytes each
+    return frame + bytes([0b1000_1000]) + mark + struct.pack("<HH", len(frame), 1) + mark
+
+
 class _Unit:
     """A unit of H.264 that is being written: `u` an unsigned number, `ue` Exp-Golomb codes, `raw` bytes."""
 

@@ -37,7 +37,7 @@ class VideoFacts(TypedDict):
     `fps` and `duration_seconds` come from the times of the frames, see `sampling.frame_rate` and `sampling.frame_gap`.
     `stream` is its number in the file, as ffprobe counts; `num_frames` is the number of frames that can be shown, and
     `begin_seconds` when the first is shown. `num_skipped_frames` is the number of frames that the stream holds but no
-    decoder can show, because it begins in the middle of a group of pictures. `backends` are those that decoded the
+    decoder can show, mostly as it begins in the middle of a group of pictures. `backends` are those that decoded the
     frames, more than one only after a fallback. `pixel_aspect_ratio` is the width of a stored pixel over its height,
     before any turn; 1.0 if the file names none. `width` and `height` are in px: as stored until a frame has been
     decoded, then those of the frames, upright and (`Decoding.square_pixels`) with square pixels.
@@ -273,16 +273,12 @@ def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
     import av
 
     name, is_even = os.path.basename(container.name), container.format.name in _EVENLY
-    visible, begin, restarts = (
-        frozenset(scan.visible),
-        scan.begin,
-        frozenset(scan.jumps) & frozenset(scan.keyframes),
-    )
+    visible, restarts = frozenset(scan.visible), frozenset(scan.jumps) & frozenset(scan.keyframes)
     shown: list[int] = []
     broken: av.FFmpegError | None = None
     try:
         with _opened(container.name) as again:
-            for place, frame in decoded(again, again.streams[stream.index], begin, restarts):
+            for place, frame in decoded(again, again.streams[stream.index], scan.begin, restarts):
                 if place in visible and (shown or not frame.is_corrupt):
                     shown.append(place)
     except av.FFmpegError as error:
@@ -307,7 +303,7 @@ def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
         1 / Fraction(stream.average_rate) if is_even else stream.time_base,
         is_seekable=False,
         num_skipped_frames=max(0, num_skipped),
-        begin=begin,
+        begin=scan.begin,
         restarts=restarts,
     )
 
@@ -335,12 +331,14 @@ def decoded(
 
     codec = stream.codec_context
     codec.thread_type, codec.copy_opaque = "NONE", True
-    has_begun = False
-    for place, packet in enumerate(container.demux(stream)):
+    has_begun, place = False, -1
+    for packet in container.demux(stream):
+        place += packet.size > 0  # an empty one comes at the end, and empties the decoder
         if place < begin:
             continue
-        frames = codec.decode(None) if place in restarts else []
-        if place in restarts:
+        frames = []
+        if place in restarts and packet.size > 0:
+            frames = codec.decode(None)
             codec.flush_buffers()
         packet.opaque = place
         try:

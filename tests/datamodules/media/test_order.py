@@ -12,7 +12,7 @@ from datamodules.media import picture_order, scan
 from datamodules.media.sampling import Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video
 from torchcodec_there import needs_torchcodec
-from video_making import KINDS, Kind, joined, numbers, remux, write, write_field_pictures
+from video_making import KINDS, Kind, as_intra_only, joined, numbers, remux, write, write_field_pictures
 
 NUM_FRAMES = 40
 SHARED = Path(__file__).parents[4] / "shared" / "media" / "odd2"
@@ -201,6 +201,25 @@ def test_a_stream_without_any_picture_to_begin_with_fails(sources, tmp_path):
     path = remux(sources["vp9"], tmp_path / "a.webm", start=first_keyframe(sources["vp9"]) + 1)
     with pytest.raises(DecodeError, match=r"a\.webm has no frames that can be decoded"):
         Video(path)
+
+
+def test_vp9_that_begins_with_an_intra_only_frame_shows_what_a_decoder_gives(sources, tmp_path):
+    path = tmp_path / "a.webm"
+    with av.open(str(sources["vp9"])) as file, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(file.streams.video[0])
+        for place, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
+            if place == 0:
+                first = av.Packet(as_intra_only(bytes(packet)))
+                first.pts, first.dts, first.time_base = packet.pts, packet.dts, packet.time_base
+            written = packet if place else first
+            written.stream = stream
+            container.mux(written)
+    with av.open(str(path)) as container:
+        expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    video = Video(path)
+    found = [frame.permute(1, 2, 0).numpy() for frame in video.frames(range(NUM_FRAMES))]
+    assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+    assert (video.facts["num_frames"], video.facts["num_skipped_frames"]) == (NUM_FRAMES, 0)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -124,9 +125,16 @@ def require_existing(items: Iterator[Item], listed: str, folder: str) -> Iterato
 
 def repeated(texts: Iterable[str]) -> Callable[[str], bool]:
     """Whether a text occurs several times in `texts`, as a function; holds 8 bytes for each."""
-    hashes = np.sort(np.array(array("Q", map(hash64, texts)), dtype=np.uint64))
-    found = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    return lambda text: hash64(text) in found
+    hashes = np.fromiter(map(hash64, texts), np.uint64)
+    hashes.sort()
+    found = array("Q", np.unique(hashes[1:][hashes[1:] == hashes[:-1]]).tobytes())  # a set would hold 60 bytes for each
+
+    def is_repeated(text: str) -> bool:
+        value = hash64(text)
+        place = bisect_left(found, value)
+        return place < len(found) and found[place] == value
+
+    return is_repeated
 
 
 def ambiguous_stems(paths: Iterable[str]) -> Callable[[str], bool]:

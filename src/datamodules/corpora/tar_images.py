@@ -131,7 +131,8 @@ class TarImages(Corpus):
                     problem=sample.problem or image.problem or (sample.json and sample.json.problem),
                 )
         if damage:
-            problem = f"{damage}. Used are the {len(samples):,} samples before that"
+            num_images = sum(sample.image is not None for sample in samples.values())
+            problem = f"{damage}. Used are the {num_images:,} samples before that"
             yield Item(f"{prefix}/%tar", self.split, tar, problem=problem)  # no name is encoded to `%ta`
 
 
@@ -148,8 +149,10 @@ def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | Non
             sample = samples.setdefault(key, _Sample())
             if is_json:
                 sample.json = member
-            else:
-                sample.add_image(member)
+                continue
+            if not sample.image:
+                samples[key] = samples.pop(key)  # samples come in the order of their images
+            sample.add_image(member)
     except CorpusError as error:
         return samples, str(error)
     return samples, None

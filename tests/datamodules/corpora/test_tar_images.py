@@ -39,6 +39,11 @@ def test_images_come_by_tar_and_in_its_order_and_are_where_they_are_said_to_be(t
     assert items == listed(tmp_path, split="dev")
 
 
+def test_samples_come_in_the_order_of_their_images(tmp_path):
+    write_tar(tmp_path / "t.tar", dict.fromkeys(["c.json", "a.json", "a.jpg", "b.jpg", "c.jpg", "b.json"], b"{}"))
+    assert [item.key for item in listed(tmp_path)] == ["a", "b", "c"]
+
+
 def test_the_json_of_a_sample_is_found_wherever_it_is_in_the_tar(tmp_path):
     members = {"a.jpg": b"1", "a.json": b'{"a": 1}', "b.jpg": b"2", "c.jpg": b"3", "c.x.json": b"no", "b.json": b"{}"}
     path = write_tar(tmp_path / "sub" / "t.tar", members)

@@ -262,18 +262,28 @@ def test_a_column_that_is_called_as_a_fact_of_the_sample_costs_its_video(root: P
 
 def test_a_prompt_that_finds_nothing_gives_lines_without_objects(root: Path, tmp_path: Path) -> None:
     assert run(root, tmp_path / "run", prompt="unicorn") == 0
+    assert {row["status"] for row in Run(tmp_path / "run").rows("train-000000").to_pylist()} == {"empty"}
+    assert Run(tmp_path / "run").outcome().statuses == {"empty": 2}
     for sample, num_frames in zip(samples(tmp_path / "run"), (NUM_FRAMES, 9), strict=True):
         assert [line["objects"] for line in sample.lines] == [[]] * num_frames
         assert sample.array("boxes.npy").shape == (0, 4)
         assert sample.meta["num_objects"] == 0
 
 
-@pytest.mark.parametrize("prompt", ["", " . ."])
-def test_a_prompt_that_names_nothing_is_refused(
+@pytest.mark.parametrize("prompt", ["", " . .", "car, person"])
+def test_a_prompt_that_names_nothing_or_several_in_one_is_refused(
     prompt: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(root, tmp_path / "run", prompt=prompt) == 2
     assert "--model.prompt: the prompt " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_that_the_backend_cannot_look_for_is_refused_before_the_run(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, tmp_path / "run", prompt="a very long class indeed") == 2
+    assert "--model.prompt: 'a very long class indeed' is too long" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

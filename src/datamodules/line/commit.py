@@ -68,6 +68,7 @@ TABLE_SCHEMA = pa.schema(
 )
 
 OK = "ok"  # the status of a sample with which nothing is the matter
+EMPTY = "empty"  # the status of a sample in which nothing was found that was looked for
 _ENTRY = struct.Struct("<4sIQI")  # magic, length of the header, length of the members, crc32 of both
 _MAGIC = b"FMS2"
 _BLOCK_BYTES = 1 << 20

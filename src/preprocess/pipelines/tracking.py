@@ -11,6 +11,7 @@ from uuid import uuid4
 from torch import Tensor
 
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
+from datamodules.line.commit import EMPTY, OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.samples.tracks import TrackSample, TrackSamples
@@ -37,7 +38,7 @@ class Tracking(Extractor):
             what is tracked.
 
     Raises:
-        ConfigError: the prompt names nothing, or slice_frames is below 1.
+        ConfigError: the prompt names nothing, or what the backend cannot look for; or slice_frames is below 1.
     """
 
     samples = TrackSamples()
@@ -49,7 +50,7 @@ class Tracking(Extractor):
             raise ConfigError(f"{slice_frames = }: use 1 or more")
         if prompt is not None:
             try:
-                classes_of(prompt)
+                backend.check(classes_of(prompt))
             except ExtractError as error:
                 raise ConfigError(f"--model.prompt: {error}") from error
         self.save_hyperparameters()
@@ -139,6 +140,10 @@ class Tracking(Extractor):
             self.device,
         )
         return TrackSample(item.key, meta, files)
+
+    def status(self, sample: TrackSample) -> str:
+        """Return `ok`; or `empty`: nothing of the prompt was found in the video."""
+        return OK if sample.meta["num_objects"] else EMPTY
 
     def forget(self, shard: int, row: int) -> None:
         """Drop a video's state, and what is drawn of it if that is not whole."""

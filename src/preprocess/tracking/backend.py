@@ -67,10 +67,10 @@ class TrackingBackend(ABC):
 
     @abstractmethod
     def check(self, classes: tuple[str, ...]) -> None:
-        """Nothing, if these can be looked for; needs no weights.
+        """Do nothing if these can be looked for; needs no weights.
 
         Raises:
-            ExtractError: they are too long for the model.
+            ExtractError: they are too long for the model, or its tokenizer does not know one.
         """
 
     @abstractmethod
@@ -78,7 +78,7 @@ class TrackingBackend(ABC):
         """A new video, in which these are looked for, as `prompt.classes_of` gives them.
 
         Raises:
-            ExtractError: they are too long for the model.
+            ExtractError: see `check`.
         """
 
     @abstractmethod

@@ -63,7 +63,7 @@ class Detector:
         """These classes, as the model wants them; needs no weights.
 
         Raises:
-            ExtractError: they are too long for the model, or its tokenizer knows nothing of one.
+            ExtractError: they are too long for the model, or its tokenizer does not know a word of one.
         """
         text = text_of(classes)
         inputs = self._processor.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
@@ -73,13 +73,15 @@ class Detector:
                 f"the prompt has {len(classes)} classes, {len(spans)} tokens with their marks, but the detector takes "
                 f"{self._max_tokens}: name fewer, or make runs for parts of them"
             )
+        ids = inputs["input_ids"][0].tolist()
+        unknown = {place for place, token in enumerate(ids) if token == self._processor.tokenizer.unk_token_id}
         tokens, start = [], 0
         for name in classes:
             stop = start + len(name)
             tokens.append(tuple(place for place, (left, right) in enumerate(spans) if start <= left < right <= stop))
             start = stop + len(". ")
-            if not tokens[-1]:
-                raise ExtractError(f"the detector's tokenizer makes nothing of the class {name!r}: use other words")
+            if not tokens[-1] or unknown.intersection(tokens[-1]):
+                raise ExtractError(f"the detector's tokenizer does not know the class {name!r}: use other words")
         return Query(classes, tuple(tokens), dict(inputs))
 
     @torch.inference_mode()

@@ -100,12 +100,17 @@ class Sam3(TrackingBackend):
     def check(self, classes: tuple[str, ...]) -> None:
         """See `TrackingBackend`."""
         for name in classes:
-            num_tokens = len(self._processor.tokenizer(name)["input_ids"])
+            tokenizer = self._processor.tokenizer
+            tokens = tokenizer(name)["input_ids"]
+            num_tokens = len(tokens)
             if num_tokens > self._max_tokens:
                 raise ExtractError(
                     f"the class {name!r} has {num_tokens} tokens with its marks, but SAM 3 takes {self._max_tokens}: "
                     "use fewer words"
                 )
+            marks = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+            if not tokens[1:-1] or marks.intersection(tokens[1:-1]):
+                raise ExtractError(f"SAM 3's tokenizer does not know the class {name!r}: use other words")
 
     def start(self, classes: tuple[str, ...]) -> "Sam3Tracker":
         """See `TrackingBackend`."""

@@ -119,10 +119,11 @@ def test_a_prompt_with_too_many_tokens_fails(folder: Path) -> None:
         detector.query(tuple(letter * 2 for letter in "abcdefghijk"))
 
 
-def test_a_class_without_tokens_fails(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["\u200b", "🚗", "red 🚗", "汽车"])
+def test_a_class_without_tokens_or_with_an_unknown_word_fails(folder: Path, name: str) -> None:
     detector = Detector(str(folder), Thresholds(), Weights())
-    with pytest.raises(ExtractError, match="the detector's tokenizer makes nothing of the class"):
-        detector.query(("car", "\u200b"))
+    with pytest.raises(ExtractError, match=r"the detector's tokenizer does not know the class '.*': use other words"):
+        detector.query(("car", name))
 
 
 def test_bf16_finds_much_the_same(folder: Path) -> None:

@@ -26,5 +26,11 @@ def test_a_prompt_without_classes_fails(prompt: str) -> None:
         classes_of(prompt)
 
 
+@pytest.mark.parametrize("name", ["car, person", "car; person", "car|person", "汽车、人", "car. Dog, cat"])
+def test_a_class_with_another_separator_fails_as_two_may_be_meant(name: str) -> None:
+    with pytest.raises(ExtractError, match=r"has one class '.*'\. Separate classes by '\.', as 'car\. person\.'"):
+        classes_of(name)
+
+
 def test_the_text_for_the_model_ends_each_class_with_a_full_stop() -> None:
     assert text_of(classes_of("Car. red  person")) == "car. red person."

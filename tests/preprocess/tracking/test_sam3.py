@@ -333,6 +333,12 @@ def test_a_class_with_too_many_tokens_fails(sam3: Sam3) -> None:
         sam3.start(("car", "a" * 31))
 
 
+@pytest.mark.parametrize("name", ["🚗", "car 🚗", "<|endoftext|>", "<|startoftext|> car"])
+def test_a_class_that_the_tokenizer_does_not_know_fails(sam3: Sam3, name: str) -> None:
+    with pytest.raises(ExtractError, match="SAM 3's tokenizer does not know the class"):
+        sam3.check((name,))
+
+
 def test_a_model_of_another_type_fails(folder: Path, tmp_path: Path) -> None:
     make_sam2(tmp_path)
     shutil.copy(folder / "tokenizer.json", tmp_path)

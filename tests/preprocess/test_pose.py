@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from datamodules.samples.skeleton import pose_map
 from line_making import tars
 from pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from preprocess.cli import main
-from preprocess.pipelines.pose import Pose, processed_size
+from preprocess.pipelines.pose import Pose, PoseTransform, processed_size
 from preprocess.pose.mediapipe import MediaPipe
 from preprocess.verify import verify
 from undeclared import undeclared_fields
@@ -262,10 +263,42 @@ def test_workers_find_what_the_rank_itself_finds(images: Path, tmp_path: Path) -
         ((300, 200), "longest_edge", (64, 43)),
         ((2, 3000), "longest_edge", (1, 64)),
         ((8, 16), "longest_edge", (32, 64)),
+        ((300, 200), "shortest_edge", (128, 64)),
+        ((31, 20), "shortest_edge", (128, 64)),
+        ((64, 95), "shortest_edge", (64, 64)),
+        ((64, 97), "shortest_edge", (64, 128)),
     ],
 )
 def test_sizes_of_processed_images(size: tuple[int, int], resize: Any, expected: tuple[int, int]) -> None:
     assert processed_size(size, resize, 64) == expected
+
+
+def resize_image(image: np.ndarray[Any, Any], resolution: int) -> np.ndarray[Any, Any]:
+    """controlnet_aux 0.0.10's function of this name, of an RGB image [H, W, 3]."""
+    height, width = image.shape[:2]
+    factor = float(resolution) / min(height, width)
+    size = [int(np.round(side * factor / 64.0)) * 64 for side in (float(width), float(height))]
+    return cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4 if factor > 1 else cv2.INTER_AREA)
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (150, 333), (512, 512), (100, 90), (505, 800)])
+@pytest.mark.parametrize("size_px", [128, 200, 512])
+def test_shortest_edge_and_area_lanczos_are_those_of_controlnet_aux(shape: tuple[int, int], size_px: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    transform = PoseTransform("shortest_edge", size_px, "area_lanczos", None)
+    found = transform(torch.from_numpy(image).permute(2, 0, 1))
+    assert isinstance(found, torch.Tensor)
+    np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), resize_image(image, size_px))
+
+
+def test_resampling_changes_the_pixels_that_are_looked_at_and_is_told_apart(images: Path, tmp_path: Path) -> None:
+    image = torch.from_numpy(astronaut()).permute(2, 0, 1)
+    bilinear, by_opencv = (PoseTransform("square", 200, name, None)(image) for name in ("bilinear", "area_lanczos"))
+    assert isinstance(bilinear, torch.Tensor)
+    assert isinstance(by_opencv, torch.Tensor)
+    assert bilinear.shape == by_opencv.shape == (3, 200, 200)
+    assert 0 < (bilinear.float() - by_opencv.float()).abs().mean() < 3
+    assert "opencv" in Pose(MediaPipe(), resampling="area_lanczos").ingredients()
 
 
 @pytest.mark.parametrize(
@@ -283,7 +316,8 @@ def test_what_is_no_image_is_refused(item: Item, reason: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize": "cube"}, "resize = 'cube': choose from none, square, longest_edge"),
+        ({"resize": "cube"}, "resize = 'cube': choose from none, square, longest_edge, shortest_edge"),
+        ({"resampling": "cubic"}, "resampling = 'cubic': choose from bilinear, area_lanczos"),
         ({"size_px": 0}, "size_px = 0 and .* must be 1 or more"),
         ({"batch_size": 0}, "batch_size = 0 must be 1 or more"),
         ({"caption": "{"}, r"--model\.caption '{': the '{' at character 1 has no partner"),

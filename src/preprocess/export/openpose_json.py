@@ -2,8 +2,9 @@
 
 | file                     | what                                                                                   |
 |--------------------------|----------------------------------------------------------------------------------------|
-| {image}_keypoints.json   | {"version": 1.3, "people": list}, in a tree that mirrors the images'; of an image with |
-|                          | an equal name but for its ending, `a.jpg_keypoints.json`                               |
+| {image}_keypoints.json   | {"version": 1.3, "people": list, "canvas_width": px, "canvas_height": px}, in a tree   |
+|                          | that mirrors the images'; of an image with an equal name but for its ending,           |
+|                          | `a.jpg_keypoints.json`. The canvas is the image that the coordinates are of            |
 | openpose-statistics.json | {split: see `statistics.py`}                                                           |
 
 | field of a person | meaning                                                                                   |
@@ -61,4 +62,5 @@ def _document(sample: PoseSample, coordinates: Coordinates) -> dict[str, Any]:
         {"person_id": [-1], "pose_keypoints_2d": person.ravel().tolist(), **{name: [] for name in _EMPTY}}
         for person in found
     ]
-    return {"version": 1.3, "people": people}
+    height, width = sample.size(coordinates)
+    return {"version": 1.3, "people": people, "canvas_width": width, "canvas_height": height}

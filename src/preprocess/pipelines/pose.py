@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.commit import OK
+from datamodules.line.commit import EMPTY, OK
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import JSON_FILES, Item
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
@@ -20,9 +20,10 @@ from preprocess.captioning.prompts import PromptTemplate
 from preprocess.extractor import Extractor
 from preprocess.pose.backend import People, PoseBackend
 
-Resize = Literal["none", "square", "longest_edge"]
+Resize = Literal["none", "square", "longest_edge", "shortest_edge"]
+Resampling = Literal["bilinear", "area_lanczos"]
 
-_EMPTY = "empty"
+_SIDE_PX = 64  # sides of `shortest_edge` are multiples of it, as controlnet_aux's `resize_image` makes them
 
 
 class Pose(Extractor):
@@ -32,8 +33,11 @@ class Pose(Extractor):
         backend: `preprocess.pose.mediapipe.MediaPipe`, `preprocess.pose.openpose.OpenPose`,
             `preprocess.pose.vitpose.VitPose`.
         resize: what becomes of images before people are looked for: `none`; `square`: `size_px` wide and high, whatever
-            their shape; `longest_edge`: the longer side `size_px`.
+            their shape; `longest_edge`: the longer side `size_px`; `shortest_edge`: the shorter side `size_px`, then
+            both sides rounded to multiples of 64, as controlnet_aux's `detect_resolution`.
         size_px: of the processed image.
+        resampling: how they are resized: `bilinear`: by torch, with antialiasing; `area_lanczos`: by OpenCV, INTER_AREA
+            where the image gets smaller, else INTER_LANCZOS4, as controlnet_aux does.
         batch_size: images in a batch, at most.
         caption: a text for each image, `{name}` being a field of its JSON files, as `{caption}`; empty: none.
         store_pose_map: keep a picture of the skeletons in each sample.
@@ -52,6 +56,7 @@ class Pose(Extractor):
         backend: PoseBackend,
         resize: Resize = "square",
         size_px: int = 256,
+        resampling: Resampling = "bilinear",
         batch_size: int = 16,
         caption: str = "",
         store_pose_map: bool = False,
@@ -60,6 +65,8 @@ class Pose(Extractor):
         super().__init__()
         if resize not in get_args(Resize):
             raise ConfigError(f"{resize = }: choose from {', '.join(get_args(Resize))}")
+        if resampling not in get_args(Resampling):
+            raise ConfigError(f"{resampling = }: choose from {', '.join(get_args(Resampling))}")
         if min(size_px, batch_size) < 1:
             raise ConfigError(f"{size_px = } and {batch_size = } must be 1 or more")
         self.save_hyperparameters()
@@ -67,7 +74,9 @@ class Pose(Extractor):
         self.backend, self.store_pose_map = backend, store_pose_map
         self._caption = PromptTemplate(caption, "--model.caption") if caption else None
         in_worker = backend if backend.in_workers else None
-        self.frames = FrameRequest(batch_size, partial(PoseTransform, resize, size_px, in_worker), store=self._store)
+        self.frames = FrameRequest(
+            batch_size, partial(PoseTransform, resize, size_px, resampling, in_worker), store=self._store
+        )
 
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device, if the models run there."""
@@ -76,8 +85,8 @@ class Pose(Extractor):
 
     def ingredients(self) -> dict[str, str]:
         """What the models are, and the versions of what runs them."""
-        drawn = {"opencv": cv2.__version__} if self.hparams["store_pose_map"] else {}
-        return {**self.backend.ingredients(), **drawn}
+        uses_opencv = self.hparams["store_pose_map"] or self.hparams["resampling"] == "area_lanczos"
+        return {**self.backend.ingredients(), **({"opencv": cv2.__version__} if uses_opencv else {})}
 
     def extract(self, batch: Batch) -> list[Any]:
         """`People` for each image.
@@ -134,7 +143,7 @@ class Pose(Extractor):
 
     def status(self, sample: PoseSample) -> str:
         """`ok`; or `empty`: there is nobody in the image."""
-        return OK if len(sample.scores) else _EMPTY
+        return OK if len(sample.scores) else EMPTY
 
 
 class PoseTransform:
@@ -143,11 +152,12 @@ class PoseTransform:
     Args:
         resize: see `Pose`.
         size_px: likewise.
+        resampling: likewise.
         backend: that is to work here; None: none.
     """
 
-    def __init__(self, resize: Resize, size_px: int, backend: PoseBackend | None) -> None:
-        self._resize, self._size_px, self._backend = resize, size_px, backend
+    def __init__(self, resize: Resize, size_px: int, resampling: Resampling, backend: PoseBackend | None) -> None:
+        self._resize, self._size_px, self._resampling, self._backend = resize, size_px, resampling, backend
         if backend:
             backend.load(torch.device("cpu"))
 
@@ -161,15 +171,37 @@ class PoseTransform:
             ExtractError: it cannot be handled.
         """
         size = frame.shape[1], frame.shape[2]
-        image = resize_frame(frame, processed_size(size, self._resize, self._size_px)).contiguous()
+        processed = processed_size(size, self._resize, self._size_px)
+        if self._resampling == "area_lanczos":
+            is_larger = _scale(size, self._resize, self._size_px) > 1
+            resized = _resized_by_opencv(frame, processed, cv2.INTER_LANCZOS4 if is_larger else cv2.INTER_AREA)
+        else:
+            resized = resize_frame(frame, processed)
+        image = resized.contiguous()
         return self._backend.people([image])[0] if self._backend else image
 
 
 def processed_size(size: tuple[int, int], resize: Resize, size_px: int) -> tuple[int, int]:
     """(height, width) in px that an image of `size` is processed at; see `Pose`."""
+    scale = _scale(size, resize, size_px)
     if resize == "none":
         return size
     if resize == "square":
         return size_px, size_px
-    scale = size_px / max(size)
+    if resize == "shortest_edge":
+        height, width = (max(1, round(side * scale / _SIDE_PX)) * _SIDE_PX for side in size)
+        return height, width
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _scale(size: tuple[int, int], resize: Resize, size_px: int) -> float:
+    """Return by which factor an image of `size` gets larger, before rounding; for `square`, its shorter side."""
+    if resize == "none":
+        return 1.0
+    return size_px / (max(size) if resize == "longest_edge" else min(size))
+
+
+def _resized_by_opencv(image: Tensor, size: tuple[int, int], interpolation: int) -> Tensor:
+    """Return `image`, uint8 [3, H, W], with `size` (height, width)."""
+    resized = cv2.resize(image.permute(1, 2, 0).numpy(), size[::-1], interpolation=interpolation)
+    return torch.from_numpy(resized).permute(2, 0, 1)

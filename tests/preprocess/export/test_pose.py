@@ -76,9 +76,15 @@ def test_openposes_json_has_54_numbers_a_person_and_no_people_where_nobody_is(ru
         assert person["person_id"] == [-1]
         assert person["hand_left_keypoints_2d"] == []
     nobody = json.loads((tmp_path / "out" / "nobody_keypoints.json").read_text())
-    assert nobody == {"version": 1.3, "people": []}
+    size = made_pose(ITEMS[2], 0).size()
+    assert nobody == {"version": 1.3, "people": [], "canvas_width": size[1], "canvas_height": size[0]}
     export(run, "openpose-json", tmp_path / "original", coordinates="original")
-    original = json.loads((tmp_path / "original" / "a_keypoints.json").read_text())["people"][0]["pose_keypoints_2d"]
+    of_original = json.loads((tmp_path / "original" / "a_keypoints.json").read_text())
+    meta = made_pose(ITEMS[0]).meta
+    assert (of_original["canvas_width"], of_original["canvas_height"]) == (
+        meta["original_width"], meta["original_height"]
+    )  # fmt: skip
+    original = of_original["people"][0]["pose_keypoints_2d"]
     assert original[0] == pytest.approx((made_pose(ITEMS[0]).keypoints[0, 0, 0] + 0.5) * 1.5 - 0.5, abs=1e-3)
 
 

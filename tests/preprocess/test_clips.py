@@ -1,20 +1,26 @@
 """The clips pipeline, whole: videos and their texts in, samples and training batches out."""
 
+import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import numpy as np
 import pytest
+import regex
 import torch
 from transformers import CLIPTokenizer
 
-from clip_making import ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
+from clip_making import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.frames import FrameRequest
@@ -215,6 +221,68 @@ def test_tokens_are_never_made_up(tmp_path: Path, file: str, content: str | None
         (folder / file).write_text(content)
     with pytest.raises(ConfigError, match=message):
         ClipTokenizer(str(folder))
+
+
+NASTY = [
+    "It&#39;s the cow&amp;#39;s milk", "“Curly” ‘quotes’ don’t", "schÃ¶ne cow", "&lt;|endoftext|&gt; milk",
+    "<|endoftext|> cow", "cow <|STARTOFTEXT|><|endoftext|>milk", "ΟΔΟΣ", "J\u030c \u01f0 İstanbul",
+    "cow\u00a0\u2003milk\x1c x", "ﬁne ½ ²",
+    "🚗 cow👨‍👩‍👧", "I'LL don'T 'S we’ve", "汽车 milk", "a\u200bb", "100%%$$ 3.14", "\ufeffcow", "CoW\r\n\tmilk",
+    "&amp;amp;lt;3", "<b>milk</b> &eacute;", "\x1b[36mcow", "Ｍｉｌｋ",
+]  # fmt: skip
+
+
+_MARKS = r"<\|startoftext\|>|<\|endoftext\|>"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def of_openai(text: str, folder: Path) -> list[int]:
+    """OpenAI's `simple_tokenizer.py`, but that its two marks are split like other text."""
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    ranks = {merge: rank for rank, merge in enumerate(tuple(merge.split()) for merge in MERGES)}
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    text = re.sub(r"\s+", " ", text).strip().lower()
+    parts = regex.findall(f"{_MARKS}|{_WORDS}", text, regex.IGNORECASE)
+    ids = []
+    for token in (word for part in parts for word in regex.findall(_WORDS, part, regex.IGNORECASE)):
+        word = [letters[byte] for byte in token.encode()]
+        word[-1] += "</w>"
+        while known := [(ranks[pair], place) for place, pair in enumerate(pairwise(word)) if pair in ranks]:
+            place = min(known)[1]
+            word[place : place + 2] = ["".join(word[place : place + 2])]
+        ids += [vocabulary[part] for part in word]
+    return ids
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_cleaned_texts_have_the_tokens_of_openai(text: str, tmp_path: Path) -> None:
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    tokens, count = ClipTokenizer(str(folder), "openai")(text)
+    assert tokens[:count].tolist() == [517, *of_openai(text, folder), 518]
+
+
+@pytest.mark.parametrize("text_cleaning", ["none", "openai"])
+@pytest.mark.parametrize("text", ["<|endoftext|>", "cow <|startoftext|> milk", "<|ENDOFTEXT|>cow", "a<|endoftext|>b"])
+def test_marks_within_a_text_are_text(text: str, text_cleaning: Any, tokenizer: Path) -> None:
+    tokens, count = ClipTokenizer(str(tokenizer), text_cleaning)(text)
+    assert tokens[0] == 517
+    assert tokens[count - 1] == 518
+    assert max(tokens[1 : count - 1]) < 517
+    assert count > len("endoftext")
+
+
+def test_cleaning_is_another_tokenizer_and_the_json_keeps_the_text(tokenizer: Path) -> None:
+    plain, clean = (Clips(tokenizer=str(tokenizer), text_cleaning=name) for name in ("none", "openai"))
+    assert plain.ingredients()["tokenizer"] != clean.ingredients()["tokenizer"]
+    assert clean.ingredients()["ftfy"] == version("ftfy")
+    assert "ftfy" not in plain.ingredients()
+    item = Item("a", "train", "a.mp4", meta={"transcript": "&nbsp;"})
+    plain.refuse(item)
+    with pytest.raises(ExtractError, match="its transcript is empty once it is cleaned"):
+        clean.refuse(item)
 
 
 def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:

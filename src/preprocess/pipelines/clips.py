@@ -1,12 +1,14 @@
 """Clips: frames spread evenly over a video, and its text with CLIP's tokens. Samples: `datamodules.samples.clips`."""
 
 import hashlib
+import html
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
 from preprocess.extractor import Extractor
+
+TextCleaning = Literal["none", "openai"]
 
 NUM_TOKENS = 77  # the context of CLIP's text model (Radford et al., 2021)
 _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
@@ -43,6 +47,8 @@ class Clips(Extractor):
         short: what becomes of videos of fewer frames: `fail`, `repeat` or `pad`, see `media.sampling.Uniform`.
         store: frames as one array (`raw`), as `jpeg`s of quality 95, or as one `mp4`.
         tokenizer: CLIP's: a folder that has its files, or its name on the Hugging Face hub; null: no tokens.
+        text_cleaning: what is done to a text before it becomes tokens: `none`; or `openai`: what the tokenizers of
+            OpenAI's CLIP and open_clip do, see `cleaned`. The json keeps the text as it was.
         decode: `cpu`; or `cuda`: by NVDEC of this rank's GPU.
 
     Raises:
@@ -64,15 +70,18 @@ class Clips(Extractor):
         short: Short = "fail",
         store: Literal["raw", "jpeg", "mp4"] = "raw",
         tokenizer: str | None = "openai/clip-vit-base-patch32",
+        text_cleaning: TextCleaning = "none",
         decode: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         super().__init__()
+        if text_cleaning not in get_args(TextCleaning):
+            raise ConfigError(f"{text_cleaning = }: choose from {', '.join(get_args(TextCleaning))}")
         if min(num_frames, height, width) < 1:
             raise ConfigError(f"{num_frames = }, {height = } and {width = } must be 1 or more")
         if store == "mp4" and (height % 2 or width % 2):
             raise ConfigError(f"{height = } and {width = } must be even for store = 'mp4': H.264 halves its colours")
         self.save_hyperparameters(ignore=["tokenizer"])  # what it is decides, not where
-        self.tokenizer = ClipTokenizer(tokenizer) if tokenizer else None
+        self.tokenizer = ClipTokenizer(tokenizer, text_cleaning) if tokenizer else None
         self.frames = FrameRequest(
             slice_frames=num_frames,
             transform=JpegTransform if store == "jpeg" else None,
@@ -84,9 +93,10 @@ class Clips(Extractor):
     def ingredients(self) -> dict[str, str]:
         """What decides the tokens; and the decoder, if that is not the DataModule's."""
         used = ("transformers", "tokenizers") if self.tokenizer else ()
+        cleaners = ("ftfy",) if self.tokenizer and self.hparams["text_cleaning"] == "openai" else ()
         decoders = ("torchcodec",) if self.frames.decoding.device != "cpu" else ()
         tokenizer = self.tokenizer.sha256 if self.tokenizer else "none"
-        return {"tokenizer": tokenizer, **{name: version(name) for name in (*used, *decoders)}}
+        return {"tokenizer": tokenizer, **{name: version(name) for name in (*used, *cleaners, *decoders)}}
 
     def extract(self, batch: Batch) -> list[Any]:
         """The frames, uint8 [H, W, 3]: views into the batch; or the JPEGs that the workers made."""
@@ -104,6 +114,8 @@ class Clips(Extractor):
             raise ExtractError(f"{item.path} is no video, and clips are made of videos")
         if self.tokenizer or "transcript" in item.meta:
             _require_transcript(item)
+        if self.tokenizer and not self.tokenizer.clean(item.meta["transcript"]).strip():
+            raise ExtractError("its transcript is empty once it is cleaned: set --model.text_cleaning none to keep it")
         super().refuse(item)
         _require_numbers(item)
 
@@ -164,10 +176,13 @@ class ClipTokenizer:
 
     transformers makes up a tokenizer of two tokens, without a word, where it finds no files; so they are read, and
     looked at, here. CLIP's vocabulary has all 256 bytes, within and at the end of words, and what merges make of them.
+    The marks `<|startoftext|>` and `<|endoftext|>` within a text are text like any other, as its end is the end mark;
+    OpenAI's tokenizer takes them for the marks.
 
     Args:
         name: a folder that has `tokenizer.json`, or `vocab.json` and `merges.txt`; or a name on the Hugging Face hub,
             which is asked only if its cache on this machine does not have them.
+        text_cleaning: see `Clips`.
 
     Attributes:
         sha256: of all that decides the tokens.
@@ -176,11 +191,15 @@ class ClipTokenizer:
         ConfigError: they are not there, damaged, or not CLIP's.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, text_cleaning: TextCleaning = "none") -> None:
         from transformers import CLIPTokenizer
 
         vocabulary, merges = _read(folder_of(name, "--model.tokenizer", _FILES, hint=_HINT))
         self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
+        self._tokenizer.encode_special_tokens = True  # that is: as text
+        self.clean: Callable[[str], str] = str
+        if text_cleaning == "openai":
+            self.clean, self._tokenizer.normalizer = cleaned, None  # it would compose letters again after lower()
         self._end = vocabulary[_END]
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
@@ -189,12 +208,24 @@ class ClipTokenizer:
 
         Of a longer text the first 76 are kept, and the end.
         """
-        ids = self._tokenizer.encode(text).ids
+        ids = self._tokenizer.encode(self.clean(text)).ids
         tokens = np.zeros(NUM_TOKENS, np.int64)
         tokens[: len(ids)] = ids[:NUM_TOKENS]
         if len(ids) > NUM_TOKENS:
             tokens[-1] = self._end
         return tokens, len(ids)
+
+
+def cleaned(text: str) -> str:
+    """Return `text` as OpenAI's `simple_tokenizer.py` and open_clip's `tokenizer.py` clean it before they split it.
+
+    Damaged characters and curly quotes are repaired by ftfy, HTML's entities are replaced twice (lists of videos have
+    `&amp;#39;`), white space becomes single spaces, letters lower case.
+    """
+    import ftfy
+
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text).strip().lower()
 
 
 def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -340,14 +340,14 @@ def decoded(
         if place in restarts and packet.size > 0:
             frames = codec.decode(None)
             codec.flush_buffers()
-        packet.opaque = place
+        packet.opaque = (place,)  # PyAV files it by its address, and two decoders would share that of a small int
         try:
             frames += packet.decode()
         except av.FFmpegError:
             if has_begun or (first is not None and place >= first):
                 raise
         has_begun = has_begun or bool(frames)
-        yield from ((frame.opaque, frame) for frame in frames)
+        yield from ((frame.opaque[0], frame) for frame in frames)
 
 
 def _num_held(ticks: list[int]) -> int:

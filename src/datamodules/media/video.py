@@ -26,6 +26,7 @@ from datamodules.media.backends.animation import codec_of, read_durations
 from datamodules.media.packets import (
     Packets,
     VideoFacts,
+    decoded,
     decoder_errors,
     display_matrix,
     is_turned,
@@ -209,9 +210,10 @@ class Video:
 
     @cached_property
     def display_matrix(self) -> NDArray[np.int32] | None:
-        """How the first frame is to be turned and mirrored, see `packets.display_matrix`."""
+        """How the first frame that can be decoded is to be turned and mirrored, see `packets.display_matrix`."""
         with decoder_errors(self.path.name), open_container(self.path) as container:
-            first = next(container.decode(container.streams[self.facts["stream"]]), None)
+            stream = container.streams[self.facts["stream"]]
+            _, first = next(decoded(container, stream, self.packets.begin), (0, None))
             return None if first is None else display_matrix(first)
 
     def _shown_size(self, frame: Tensor) -> tuple[int, int]:

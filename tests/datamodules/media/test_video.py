@@ -226,6 +226,15 @@ def test_non_square_pixels_become_square_at_the_stored_height(suffix, codec, rat
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
 
 
+def test_non_square_pixels_become_square_where_the_first_pictures_cannot_be_decoded(tmp_path):
+    path = write(tmp_path / "a", Kind("ts", options={"g": "8", "bf": "2"}, pixel_aspect_ratio=WIDE), 24)
+    content = path.read_bytes()
+    path.write_bytes(content[len(content) // 4 // 188 * 188 :])
+    found, _ = frames_of(path, Every())
+    assert numbers(found) == list(range(8, 24))
+    assert {frame.shape for frame in found} == {(96, 182, 3)}
+
+
 def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path):
     path = anamorphic(tmp_path / "a", WIDE, "mov", change=rotated)
     found, video = frames_of(path, Uniform(1))
@@ -357,6 +366,12 @@ def test_clips_of_one_video_need_one_pass_over_its_packets(videos, monkeypatch, 
     os.utime(path, (1, 1))  # written anew
     read_frames(path, AtTimes([0.5]))
     assert len(passes) == 2
+
+
+def test_videos_that_are_decoded_from_the_beginning_can_be_read_side_by_side(videos):
+    sides = [Video(videos[name]).frames(range(60)) for name in ("mpeg-4 in avi", "h.264 in avi")]
+    for number, frames in enumerate(zip(*sides, strict=True)):
+        assert numbers([frame.permute(1, 2, 0).numpy() for frame in frames]) == [number, number]
 
 
 def test_frames_stay_what_they_were_when_the_next_is_read(videos):

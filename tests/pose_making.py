@@ -57,8 +57,8 @@ def make_pose_run(
     folder: Path, items: Iterable[Item], people: Sequence[int], failed: tuple[str, ...] = (), **options: Any
 ) -> Run:
     """A complete run in shards of two `made_pose`s, the n'th of `people[n]` people; items in `failed` are failures."""
-    made_by = {**MADE, "corpus": {"class_path": "Listed", "init_args": {"root": options.pop("root", "/nowhere")}}}
-    run = open_or_plan(folder, Listed(list(items)), made_by, ShardSize(max_items=2, min_shards=1))
+    corpus = Listed(list(items), options.pop("root", "/nowhere"))
+    run = open_or_plan(folder, corpus, MADE, ShardSize(max_items=2, min_shards=1))
     number = 0
     with Rank(run) as rank:
         while opened := rank.lease():

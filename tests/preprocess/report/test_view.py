@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from rich.console import Console
 from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import RunError
 from datamodules.line.commit import Result
-from datamodules.line.item import Item
+from datamodules.line.item import Corpus, Item
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
@@ -35,16 +36,16 @@ def run(tmp_path: Path) -> Run:
     return make_run(tmp_path / "run", MadeItems({"train": 5, "dev": 3}), failed=("train/v1",), max_shards=4)
 
 
-class OneItem:
+class OneItem(Corpus):
     root = "/corpus"
 
-    def items(self) -> list[Item]:
-        return [Item("train/a", "train", "a.mp4")]
+    def items(self) -> Iterator[Item]:
+        yield Item("train/a", "train", "a.mp4")
 
 
 def run_of(folder: Path, members: dict[str, bytes]) -> Run:
     """A run of one sample that has these files."""
-    run = open_or_plan(folder, OneItem(), {}, ShardSize())  # type: ignore[arg-type]
+    run = open_or_plan(folder, OneItem(), {}, ShardSize())
     with Rank(run) as rank:
         opened = rank.lease()
         assert opened is not None

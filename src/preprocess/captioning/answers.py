@@ -13,8 +13,8 @@ it, and no closing one where the model was stopped before. The marks, and models
 - `<|channel|>analysis<|message|>` to `<|channel|>final<|message|>`: GPT-OSS, InternVL3.5-GPT-OSS; from servers that
   leave special tokens out, `analysis` to `assistantfinal`
 
-An opening mark inside the text belongs to the caption, which describes an image that shows it. Sources: the models'
-chat templates, and the reasoning parsers of vLLM.
+A mark that a caption describes stays: an opening mark that is not at the beginning, and any mark in quotes or in the
+middle of a sentence. Sources: the models' chat templates, and the reasoning parsers of vLLM.
 """
 
 import re
@@ -22,27 +22,45 @@ import re
 from datamodules.errors import ExtractError
 from preprocess.captioning.caption import Caption
 
-_BEGINNING = re.compile(  # which models may repeat; an <s> whose </s> is not the end is HTML in the caption
-    r"(?:<s>(?!.*</s>.)|<bos>|<\|begin_of_text\|>|<\|(?:im_start|start)\|>assistant)*\s*", re.DOTALL
+_BEGINNING = re.compile(  # which models may repeat; an <s> whose </s> is followed by text is HTML in the caption
+    r"(?:<s>(?!.*</s>\s*[^\s<])|<bos>|<pad>|<\|begin_of_text\|>|<\|(?:im_start|start)\|>assistant|<\|assistant\|>"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model)*\s*",
+    re.DOTALL,
 )
+_QUOTE = "[\"'`“”‘’]"
+
+
+def _in_sentence(mark: str) -> str:
+    """Return a pattern for `mark` between a word and the rest of its sentence."""
+    return rf"(?<=\w )(?:{mark})(?:[.,;:)]| [a-z])"
+
+
 _OPENING = re.compile(
     r"<(?:\w+:)?(?:think|thinking|thought|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>"
     r"|<\|channel>(?:thought)?|<\|channel\|>(?:analysis|commentary)<\|message\|>"
 )
-_CLOSING = re.compile(
+_CLOSING_MARK = (
     r"</(?:\w+:)?(?:think|thinking|thought|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>"
     r"|<channel\|>|(?:<\|end\|>)?(?:<\|start\|>)?(?:assistant)?<\|channel\|>final<\|message\|>"
 )
+_CLOSING = re.compile(rf"(?!{_in_sentence(_CLOSING_MARK)}|(?<={_QUOTE})(?:{_CLOSING_MARK}){_QUOTE})(?:{_CLOSING_MARK})")
 _HARMONY_AS_TEXT = re.compile(r"\Aanalysis(.*?)assistantfinal", re.DOTALL)
 _HARMONY_TOKENS = ("<|channel|>", "<|message|>")  # of GPT-OSS, whose marks are of several tokens
-_END = re.compile(
-    r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|eot|end|return|call|user|END_OF_TURN_TOKEN)\|>"
-    r"|<end_of_utterance>|<end_of_turn>|<turn\|>|<eos>|</s>|<｜end▁of▁sentence｜>"
+_END_MARK = (
+    r"<\|(?:im_end|im_start|end_?of_?(?:text|turn|sentence)|eot_id|eom_id|eot|eos|end|return|call|user|assistant"
+    r"|observation|END_OF_TURN_TOKEN)\|>|<(?:end_of_utterance|end_of_turn|turn\||eos|pad)>|\[EOS\]"
+    r"|<[｜|]end▁of▁sentence[｜|]>"
 )
+_END = re.compile(  # next to a quote it is quoted, perhaps with other text; at the very end, `_LAST_ENDS` removes it
+    rf"(?!{_in_sentence(_END_MARK)})(?<!{_QUOTE})(?:{_END_MARK})(?!{_QUOTE})"
+)
+_LAST_ENDS = re.compile(rf"(?:\s*(?:{_END_MARK}))+\s*\Z")
 _AROUND_ANSWERS = re.compile(  # of GLM-4.5V and OpenThoughts; of Command A
     r"<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>"
 )
-_WRAPPED = re.compile(r"<(answer|response)>(.*?)(?:</\1>.*)?", re.DOTALL)  # of GLM-4.1V; of ERNIE-4.5-VL
+_WRAPPED = re.compile(  # of GLM-4.1V; of ERNIE-4.5-VL; text on the line of the closing tag makes it XML in the caption
+    r"<(answer|response)>((?:(?!</\1>).)*)(?:</\1>(?:\s*\n.*)?)?", re.DOTALL
+)
 _FEW_TOKENS = 8  # a model that ends at once generates no more; more without text are thoughts that a server left out
 
 
@@ -97,10 +115,10 @@ def _split(said: str) -> tuple[str, str]:
 
 def _without_marks(answer: str) -> str:
     """`answer` up to its first end mark, without marks around it."""
-    for end in _END.finditer(answer):
-        if end[0] != "</s>" or "<s>" not in answer[: end.start()]:  # else it is HTML
-            answer = answer[: end.start()]
-            break
+    end = _END.search(answer)
+    answer = _LAST_ENDS.sub("", answer[: end.start()] if end else answer).rstrip()
+    while answer.endswith("</s>") and "<s>" not in answer:  # else it is HTML
+        answer = answer.removesuffix("</s>").rstrip()
     answer = _AROUND_ANSWERS.sub("", answer).strip()
     wrapped = _WRAPPED.fullmatch(answer)
     return wrapped[2].strip() if wrapped else answer

@@ -40,6 +40,15 @@ _HARMONY = "<|channel|>analysis<|message|>We see a cat.<|end|><|start|>assistant
         "A cat.<|im_end|>\n<|im_start|>user\nAnd this?",
         "A cat.</s></s>",
         "<s> A cat.</s>",
+        "<s> A cat.</s></s><|im_end|>",
+        "<pad>A cat.<pad><pad>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\nA cat.<|eot_id|>",
+        "<start_of_turn>model\nA cat.<end_of_turn>",
+        "<think>A <think>? A </think> too.\n</think>\nA cat.",
+        "A cat.<|end_of_turn|>",
+        "A cat.<|endofturn|>",
+        "A cat.<|observation|>",
+        "A cat.[EOS]",
         "<|im_start|>assistant\n<think>\n\n</think>\n\nA cat.<|im_end|>",
         " A cat. <end_of_utterance>\n",
         "A cat.<|eot_id|><|start_header_id|>assistant",
@@ -60,6 +69,15 @@ def test_thoughts_and_marks_are_left_out(said: str) -> None:
         'A slide about "<think>" and "</think>".',
         "HTML with <s>old</s> prices.",
         "<s>Old</s> prices.",
+        "The tag </s> is struck through.",
+        'The closing tag "</think>" is shown in blue.',
+        "The closing tag `</think>` is shown in blue.",
+        "Code that ends with </think> in a terminal.",
+        "Code that ends with </think>.",
+        "A [/THINK] sign.",
+        "A diagram with <|endoftext|> between two documents.",
+        'The screen shows "<|im_start|>user Hello<|im_end|>" in green.',
+        "<response>ok</response> is printed in a terminal.",
         "A page titled analysis, about the function assistantfinal.",
         "A sign [that] says: think </thing>",
         "I think a cat <3 you.",
@@ -95,6 +113,12 @@ def test_a_model_that_only_thinks_gives_no_caption(said: str, is_cut: bool, has_
 @pytest.mark.parametrize("said", ["", " \n", "<|im_end|>", "<think>\n\n</think>\n\n"])
 def test_a_model_that_ends_at_once_gives_an_empty_caption(said: str) -> None:
     assert read_caption(said, 1, is_cut=False) == Caption("", "empty", 1)
+
+
+def test_an_end_mark_after_a_quote_is_left_out() -> None:
+    assert read_caption('A sign says "hi"<|im_end|>\n', 9, is_cut=False) == Caption('A sign says "hi"', "ok", 9)
+    said = 'A sign says "hi"<|im_end|>\n<|im_start|>user\nAnd this?'
+    assert read_caption(said, 9, is_cut=False) == Caption('A sign says "hi"', "ok", 9)
 
 
 def test_a_caption_that_is_cut_after_its_thoughts_is_truncated() -> None:

@@ -5,8 +5,7 @@
 | 429, 408, 409, 5xx; drops the connection; takes too long | asked again, after what it says in Retry-After or with |
 |                                                          | back-off, `max_retries` times                          |
 | 400, 413, 422                                            | ExtractError: it does not take this request            |
-| 400: `max_tokens` is unsupported, use                    | asked again, from then on with `max_completion_tokens` |
-| `max_completion_tokens`                                  |                                                        |
+| 400, 422: it does not take `max_tokens`                  | asked again, from then on with `max_completion_tokens` |
 | refuses to answer; filters the answer; a part of it is   | ExtractError                                           |
 | no text                                                  |                                                        |
 | 429 to every try; any other 4xx (401, 403: the key; 404: | EnvironmentFailure                                     |
@@ -42,7 +41,13 @@ _BROKEN_OFF = ("abort", "error")  # finish reasons of vLLM and SGLang
 _THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
 _TEXT_PARTS = ("text", "output_text")
 _THOUGHT_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of Mistral's content, and of Anthropic's
-_OTHER_LIMIT = re.compile(r"(unsupported|not supported).*max_completion_tokens", re.DOTALL | re.IGNORECASE)  # OpenAI
+_CUT = ("length", "max_tokens", "model_length")  # finish reasons; the last is Mistral's
+_OTHER_LIMIT = re.compile(  # a server that does not take `max_tokens`, in the words of OpenAI, or of pydantic
+    r"(?=.*max_(?:completion_)?tokens).*"
+    r"\b(?:unsupported|unrecognized|unknown|unexpected|deprecated|extra|use\W+max_completion_tokens"
+    r"|not\W+(?:supported|permitted|allowed))\b",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 class DoubtfulError(ExtractError):
@@ -139,14 +144,20 @@ class Chat:
     async def _post(self, request: dict[str, Any]) -> Any:
         """The server's answer to `request`, with the limit under the name that the server takes."""
         body = dict(request)
-        body[self._limit] = body.pop("max_tokens")
+        limit = self._limit
+        body[limit] = body.pop("max_tokens")
         try:
-            return await self._client.post("/chat/completions", cast_to=object, body=body)
-        except openai.BadRequestError as error:
-            if "max_tokens" not in body or not _OTHER_LIMIT.search(str(error.body)):
+            return await self._send(body)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if limit != "max_tokens" or not _OTHER_LIMIT.search(str(error.body)):
                 raise
-        self._limit = "max_completion_tokens"
-        return await self._post(request)
+        body["max_completion_tokens"] = body.pop("max_tokens")
+        answer = await self._send(body)
+        self._limit = "max_completion_tokens"  # not before: it may have refused this request for another reason
+        return answer
+
+    async def _send(self, body: dict[str, Any]) -> Any:
+        return await self._client.post("/chat/completions", cast_to=object, body=body)
 
     @property
     def _or_proxy(self) -> str:
@@ -202,19 +213,17 @@ def _completion(answer: Any) -> Completion:
         refusals = [message.get("refusal"), *(part.get("refusal") for part in parts)]
         text = "".join(part["text"] for part in parts if part["type"] in _TEXT_PARTS)
         kinds = [str(part["type"]) for part in parts]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DoubtfulError(f"the server's answer has no choices: {_short(answer)}") from error
     if finish in _BROKEN_OFF:
         raise DoubtfulError(f"the server broke it off: {finish}")
     if refusal := next(filter(None, refusals), None):
         raise ExtractError(f"the model refuses to answer: {_short(refusal)}")
-    if finish == "content_filter":
+    if str(finish).startswith("content_filter"):  # of Gemini, with a reason after it
         raise ExtractError(f"the server's content filter stopped the answer: {_short(text) or 'no text'}")
     if other := next((kind for kind in kinds if kind not in (*_TEXT_PARTS, *_THOUGHT_PARTS)), None):
         raise ExtractError(f"the model answers with a part of the type {other!r}, not with text alone")
-    return Completion(
-        text, has_thought or any(kind in _THOUGHT_PARTS for kind in kinds), finish == "length", num_tokens
-    )
+    return Completion(text, has_thought or any(kind in _THOUGHT_PARTS for kind in kinds), finish in _CUT, num_tokens)
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Captions by a server: a real one, on this machine, that does what servers do."""
 
 import gc
+import math
 import os
 import pickle
 import signal
@@ -150,14 +151,21 @@ def test_a_prompt_that_cannot_be_filled_fails_its_item():
 
 
 def test_a_caption_says_its_status_and_tokens():
-    answers = {1: said(" a cup \n"), 2: said("a cup of", "length", 32), 3: said(" "), 4: said(None, num_tokens=0)}
+    answers = {
+        1: said(" a cup \n"),
+        2: said("a cup of", "length", 32),
+        3: said(" "),
+        4: said(None, num_tokens=0),
+        5: said("a cup of", "model_length", 32),  # Mistral's
+    }
     with ChatServer(lambda ask: answers[ask.brightness]) as server:
         engine = engine_for(server)
-        assert engine.captions(grays(engine, 1, 2, 3, 4)) == [
+        assert engine.captions(grays(engine, 1, 2, 3, 4, 5)) == [
             Caption("a cup", "ok", 3),
             Caption("a cup of", "truncated", 32),
             Caption("", "empty", 3),
             Caption("", "empty", 0),
+            Caption("a cup of", "truncated", 32),
         ]
         engine.close()
 
@@ -206,7 +214,7 @@ def test_an_answer_that_is_no_caption_fails_its_image_alone():
         "the model refuses to answer: No faces.": said(None, message={"refusal": "No faces."}),
         "the model refuses to answer: No.": said([{"type": "refusal", "refusal": "No."}]),
         "the server's content filter stopped the answer: A pers": said("A pers", "content_filter"),
-        "the server's content filter stopped the answer: no text": said("", "content_filter"),
+        "the server's content filter stopped the answer: no text": said("", "content_filter: SAFETY"),
         "the model answers with a part of the type 'image_url', not with text alone": said(
             [{"type": "text", "text": "Here:"}, {"type": "image_url", "image_url": {}}]
         ),
@@ -224,13 +232,40 @@ _OTHER_LIMIT = (
 )
 
 
-def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on():
-    with ChatServer(lambda ask: refused(400, _OTHER_LIMIT) if "max_tokens" in ask.body else describe(ask)) as server:
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, _OTHER_LIMIT),
+        (400, "max_tokens is deprecated: use `max_completion_tokens`"),
+        (400, "Unrecognized request argument supplied: max_tokens"),
+        (422, "[{'type': 'extra_forbidden', 'loc': ['body', 'max_tokens'], 'msg': 'Extra inputs are not permitted'}]"),
+    ],
+)
+def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on(status, message):
+    with ChatServer(lambda ask: refused(status, message) if "max_tokens" in ask.body else describe(ask)) as server:
         engine = engine_for(server, Generation(max_new_tokens=17))
         assert texts(engine.captions(grays(engine, 0))) == ["0: Describe the cup"]
         assert texts(engine.captions(grays(engine, 1, 2))) == ["1: Describe the cup", "2: Describe the cup"]
         limits = [(ask.body.get("max_tokens"), ask.body.get("max_completion_tokens")) for ask in server.asks]
         assert limits == [(17, None), (None, 17), (None, 17), (None, 17)]
+        engine.close()
+
+
+def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions():
+    with ChatServer(lambda ask: refused(400, _OTHER_LIMIT) if "max_tokens" in ask.body else describe(ask)) as server:
+        engine = engine_for(server, max_concurrency=8)
+        assert texts(engine.captions(grays(engine, *range(24)))) == [f"{each}: Describe the cup" for each in range(24)]
+        assert sum("max_completion_tokens" in ask.body for ask in server.asks) == 24
+        engine.close()
+
+
+def test_the_limits_name_stays_where_the_other_is_refused_as_well():
+    bad = "prompt: extra text not allowed before max_tokens"
+    with ChatServer(lambda ask: refused(400, bad) if ask.brightness == 9 else describe(ask)) as server:
+        engine = engine_for(server)
+        assert texts(engine.captions(grays(engine, 9))) == [f"the server refuses it (400): {bad}"]
+        assert texts(engine.captions(grays(engine, 1))) == ["1: Describe the cup"]
+        assert "max_tokens" in server.asks[-1].body
         engine.close()
 
 
@@ -308,6 +343,7 @@ _UNUSABLE = {
     "no choices": (Reply(b'{"choices": []}'), "has no choices"),
     "an error": (Reply(b'{"error": "no image"}'), "has no choices: {'error': 'no image'}"),
     "no text": (said(["part"]), "has no choices"),
+    "endless": (said("a", usage={"completion_tokens": math.inf}), "has no choices"),
     "broken off": (said("a cu", "abort"), "the server broke it off: abort"),
 }
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.errors import ConfigError
-from datamodules.network import proxy_for, require_usable
+from datamodules.network import naming_no_proxy, proxy_for, require_usable
 
 FileSets = Sequence[Sequence[str]]  # each of which will do
 _ASK_SECONDS = 10.0  # for the hub's first answer; without one, huggingface_hub itself waits for ever
@@ -90,5 +90,6 @@ def _downloaded(name: str, wanted: Sequence[str], revision: str | None) -> Path:
     from huggingface_hub import model_info, snapshot_download
 
     require_usable()
-    model_info(name, revision=revision, timeout=_ASK_SECONDS)
+    with naming_no_proxy():
+        model_info(name, revision=revision, timeout=_ASK_SECONDS)
     return Path(snapshot_download(name, revision=revision, allow_patterns=list(wanted)))

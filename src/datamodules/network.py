@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.request import proxy_bypass
 
 from datamodules.errors import ConfigError
 
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")  # in small or in capital letters; small ones win
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")  # in any letters; small ones win
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -53,6 +54,18 @@ def require_usable() -> None:
         raise ConfigError(_unusable("SSL_CERT_DIR", f"there is no folder {folders!r}"))
 
 
+@contextmanager
+def naming_no_proxy() -> Iterator[None]:
+    """Raise ConfigError where httpx cannot read an entry of NO_PROXY, such as the network fd00::/8."""
+    from httpx import InvalidURL
+
+    try:
+        yield
+    except InvalidURL as error:
+        variable = "no_proxy" if "no_proxy" in os.environ else "NO_PROXY"
+        raise ConfigError(_unusable(variable, f"httpx cannot read {os.environ.get(variable)!r} ({error})")) from error
+
+
 def proxy_for(url: str) -> Proxy | None:
     """Return the proxy that requests to `url` go through; None if they go to the server itself."""
     if is_excepted(url):
@@ -79,7 +92,8 @@ def is_excepted(url: str) -> bool:
 def _proxies(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """The variables of these names that are set, as they are spelled, and their URLs."""
     for name in names:
-        variable = name if name in os.environ else name.upper()
+        spellings = [variable for variable in os.environ if variable.lower() == name]
+        variable = name if name in spellings else next(reversed(spellings), name)
         if url := os.environ.get(variable):
             yield variable, url if "://" in url else f"http://{url}"
 
@@ -89,7 +103,8 @@ def _require_proxy(variable: str, url: str) -> None:
 
     try:
         parts, _ = urlsplit(url), URL(url)
-        is_url = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        is_cut = "@" in f"{parts.path}{parts.query}{parts.fragment}"  # by a / ? or # in its password
+        is_url = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0 and not is_cut
     except (ValueError, InvalidURL):
         is_url = False
     if not is_url:  # the value may hold a password

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import certifi
+import httpx
 import pytest
 
 from datamodules.errors import ConfigError
-from datamodules.network import PROXY_VARIABLES, Proxy, is_excepted, proxy_for, require_usable
+from datamodules.network import PROXY_VARIABLES, Proxy, is_excepted, naming_no_proxy, proxy_for, require_usable
 
 Environment = Callable[..., None]
 
@@ -28,9 +29,18 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://h:port", "http://", "ftp://h:1", "socks4://h:1", "http://[bad", "http://h:80\n", "http://u:p#x@h:80"],
+    [
+        "http://h:port",
+        "http://",
+        "ftp://h:1",
+        "socks4://h:1",
+        "http://[bad",
+        "http://h:80\n",
+        "http://u:p#x@h:80",
+        "http://u:12/x@h:80",
+    ],
 )
-@pytest.mark.parametrize("variable", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "Https_Proxy"])
 def test_a_proxy_that_is_no_url_is_named_without_its_value(environment: Environment, variable: str, url: str) -> None:
     environment(**{variable: url})
     with pytest.raises(ConfigError) as failure:
@@ -66,6 +76,15 @@ def test_certificates_that_are_missing_or_damaged_are_named(environment: Environ
             patch.setenv(variable, str(value))
             with pytest.raises(ConfigError, match=rf"^the environment variable {variable} cannot be used: .*{reason}"):
                 require_usable()
+
+
+def test_an_entry_of_no_proxy_that_httpx_cannot_read_is_named(environment: Environment) -> None:
+    environment(NO_PROXY="localhost,fd00::/8", HTTP_PROXY="http://proxy:1")
+    with (
+        pytest.raises(ConfigError, match=r"^the environment variable NO_PROXY .* 'localhost,fd00::/8' \(Invalid port"),
+        naming_no_proxy(),
+    ):
+        httpx.Client()
 
 
 def test_what_is_usable_passes(environment: Environment, tmp_path: Path) -> None:

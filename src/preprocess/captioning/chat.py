@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import openai
 
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
-from datamodules.network import PROXY_VARIABLES, is_excepted, proxy_for, require_usable
+from datamodules.network import PROXY_VARIABLES, is_excepted, naming_no_proxy, proxy_for, require_usable
 
 _AT_ONCE_SECONDS = 5.0  # to connect; and for what needs no thinking
 _REFUSED = (400, 413, 422)
@@ -90,9 +90,10 @@ class Chat:
         self._limit = "max_tokens"
         with _without_defaults(url):
             require_usable()
-            self._client = openai.AsyncOpenAI(
-                base_url=url, api_key=api_key or "none", max_retries=max_retries, timeout=timeout
-            )
+            with naming_no_proxy():
+                self._client = openai.AsyncOpenAI(
+                    base_url=url, api_key=api_key or "none", max_retries=max_retries, timeout=timeout
+                )
 
     async def models(self) -> dict[str, dict[str, Any]]:
         """What it says of the models that it serves, by name; asked once.

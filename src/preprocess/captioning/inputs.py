@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
@@ -76,6 +77,7 @@ class LocalTransform:
         max_tokens: int | None,
     ) -> None:
         self._processor, self._fill, self._system_prompt = checkpoint.processor(), fill, system_prompt
+        self._name = checkpoint.name
         self._chat_template_kwargs, self._dtype, self._max_tokens = chat_template_kwargs, dtype, max_tokens
         limit.apply(self._processor)
         if system_prompt and not self._processor.chat_template:
@@ -121,17 +123,27 @@ class LocalTransform:
         return Prepared(prompt, packed, num_tokens, self._num_pixels(inputs))
 
     def text(self, prompt: str) -> str:
-        """Return the prompt as the processor wants it: in the chat template, with the mark of the image's place."""
+        """Return the prompt as the processor wants it: in the chat template, with the mark of the image's place.
+
+        Raises:
+            ConfigError: the chat template refuses the system prompt, or the value of a variable.
+        """
         processor = self._processor
         if processor.chat_template:
             user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
             system = {"role": "system", "content": [{"type": "text", "text": self._system_prompt}]}
             messages = [system, user] if self._system_prompt else [user]
-            return str(
-                processor.apply_chat_template(
-                    messages, add_generation_prompt=True, tokenize=False, **self._chat_template_kwargs
+            try:
+                return str(
+                    processor.apply_chat_template(
+                        messages, add_generation_prompt=True, tokenize=False, **self._chat_template_kwargs
+                    )
                 )
-            )
+            except (TemplateError, TypeError) as error:
+                raise ConfigError(
+                    f"the chat template of {self._name} cannot be filled in ({error}): change --model.system_prompt or "
+                    "--model.chat_template_kwargs"
+                ) from error
         mark = getattr(processor, "image_token", None)  # of Kosmos-2 and BLIP-2, which place the image themselves: none
         return f"{mark}{prompt}" if isinstance(mark, str) and mark not in prompt else prompt
 

@@ -223,6 +223,23 @@ def test_chat_template_kwargs_reach_the_chat_template_or_are_refused(thinking: P
         make_engine(folders["kosmos2"], chat_template_kwargs={"enable_thinking": False})
 
 
+def test_a_chat_template_that_refuses_a_system_prompt_or_a_value_is_one_line(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    processor = Checkpoint.find(str(folder)).processor()
+    processor.chat_template += (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ effort + 1 }}"
+    )
+    processor.save_pretrained(folder)
+    for system_prompt, effort, reason in (
+        ("Be brief.", 1, "no system role"),
+        (None, "low", "can only concatenate str"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^the chat template of .*/model cannot be filled in \({reason}"):
+            make_engine(folder, system_prompt, chat_template_kwargs={"effort": effort})
+
+
 def test_the_end_mark_of_the_tokenizer_ends_a_caption_though_the_checkpoint_does_not_name_it(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def expected():
 
 
 def test_every_image_gets_its_own_caption(arguments, tmp_path):
-    with ChatServer() as server:
+    with ChatServer(lambda ask: replace(describe(ask), seconds=0.2)) as server:  # so that requests meet
         assert main(arguments(server, "--data.num_workers", "1")) == 0
         assert len(server.asks) == COUNT
         assert server.peak > 1

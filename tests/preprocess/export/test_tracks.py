@@ -286,9 +286,7 @@ def test_arrays_that_do_not_fit_the_lines_fail(tmp_path: Path, corpus: TrackItem
     assert not any((tmp_path / "out").rglob("*"))
 
 
-def test_jsonl_takes_tracks_and_parquet_refuses_them(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
+def test_jsonl_takes_tracks(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
     written = export(run.folder, "jsonl", tmp_path / "out")
     lines = [json.loads(line) for path in written[::2] for line in path.read_text().splitlines()]
     assert [(line["key"], line["num_objects"]) for line in lines] == [(key, 2) for key in corpus.videos]
-    with pytest.raises(RunError, match="holds TrackSamples, and this format is of KeypointSamples"):
-        export(run.folder, "parquet", tmp_path / "out")

@@ -156,25 +156,26 @@ class _H264(_OrderCounts):
         profile = bits.u(8)
         bits.u(16)
         bits.ue()
-        self._has_planes = False
+        has_planes = False
         if profile in _H264_HIGH_PROFILES:
             chroma = bits.ue()
-            self._has_planes = chroma == 3 and bool(bits.u(1))
+            has_planes = chroma == 3 and bool(bits.u(1))
             bits.ue(), bits.ue(), bits.u(1)
             if bits.u(1):
                 for number in range(12 if chroma == 3 else 8):
                     if bits.u(1):
                         bits.skip_scaling_list(16 if number < 6 else 64)
-        self._frame_num_bits = bits.ue() + 4
-        self._order_type = bits.ue()
-        if self._order_type == 0:
-            self._count_bits = bits.ue() + 4
-        elif self._order_type == 1:
+        frame_num_bits, order_type, count_bits = bits.ue() + 4, bits.ue(), 0
+        if order_type == 0:
+            count_bits = bits.ue() + 4
+        elif order_type == 1:
             bits.u(1), bits.ue(), bits.ue()
             for _ in range(bits.ue()):
                 bits.ue()
         bits.ue(), bits.u(1), bits.ue(), bits.ue()
         self._has_fields = not bits.u(1)
+        self._has_planes = has_planes  # all of them at the end: a set that was cut off changes nothing
+        self._frame_num_bits, self._order_type, self._count_bits = frame_num_bits, order_type, count_bits
 
     def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
         is_idr = unit[0] & 31 == 5
@@ -242,12 +243,12 @@ class _Hevc(_OrderCounts):
         for has_profile, has_level in flags[:num_sub_layers]:
             bits.u(88 * has_profile + 8 * has_level)
         bits.ue()
-        self._has_planes = bits.ue() == 3 and bool(bits.u(1))
+        has_planes = bits.ue() == 3 and bool(bits.u(1))
         bits.ue(), bits.ue()
         if bits.u(1):
             bits.ue(), bits.ue(), bits.ue(), bits.ue()
         bits.ue(), bits.ue()
-        self._count_bits = bits.ue() + 4
+        self._has_planes, self._count_bits = has_planes, bits.ue() + 4
 
     def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
         kind = _hevc_type(unit)

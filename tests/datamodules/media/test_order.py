@@ -261,6 +261,16 @@ def test_damaged_headers_are_unknown(name, sources):
             assert len(order.keys) == len(packets)
 
 
+def test_a_parameter_set_that_was_cut_off_is_not_used(sources):
+    with av.open(str(sources["h264"])) as container:
+        stream = container.streams.video[0]
+        *_, first_slice = picture_order._units(bytes(next(container.demux(stream))), 4)  # the sets come before it
+        for num_bytes in range(len(stream.codec_context.extradata)):
+            order = picture_order._H264(stream.codec_context.extradata[:num_bytes])
+            order.read(len(first_slice).to_bytes(4, "big") + first_slice)
+            assert order.keys in ([None], [(1, 0)])
+
+
 NEEDS_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is missing")
 
 

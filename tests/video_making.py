@@ -218,13 +218,13 @@ def joined(path: Path, *parts: Path) -> Path:
 def write_field_pictures(path: Path, num_frames: int) -> Path:
     """Interlaced H.264 with a picture and a packet for each field (PAFF), which x264 does not write."""
     width, height = size = (128, 32)
-    content = bytes(_Unit(0x67).u(24, 77 << 16 | 30).ue(0, 0, 0, 4, 1).u(1, 0).ue(7, 0).u(5, 0b00100))
-    content += bytes(_Unit(0x68).ue(0, 0).u(2, 0).ue(0, 0, 0).u(3, 0).ue(0, 0, 0).u(3, 0b100))
+    content = bytes(NalUnit(0x67).u(24, 77 << 16 | 30).ue(0, 0, 0, 4, 1).u(1, 0).ue(7, 0).u(5, 0b00100))
+    content += bytes(NalUnit(0x68).ue(0, 0).u(2, 0).ue(0, 0, 0).u(3, 0).ue(0, 0, 0).u(3, 0b100))
     for number in range(2 * num_frames):
         k, is_bottom = divmod(number, 2)
         frame = av.VideoFrame.from_ndarray(picture(k, size), format="rgb24").reformat(format="yuv420p")
         planes = np.split(frame.to_ndarray().ravel(), [width * height, width * height * 5 // 4])
-        unit = _Unit(0x61 if number else 0x65).ue(0, 7, 0).u(4, k % 16).u(2, 2 + is_bottom)
+        unit = NalUnit(0x61 if number else 0x65).ue(0, 7, 0).u(4, k % 16).u(2, 2 + is_bottom)
         unit.ue(*([] if number else [0])).u(8, number % 256).u(1 if number else 2, 0).ue(0, 1)
         for column in range(width // 16):
             unit.ue(25).align()  # I_PCM: the pixels as they are
@@ -274,26 +274,26 @@ def as_intra_only(keyframe: bytes) -> bytes:
     return frame + bytes([0b1000_1000]) + mark + struct.pack("<HH", len(frame), 1) + mark
 
 
-class _Unit:
+class NalUnit:
     """A unit of H.264 that is being written: `u` an unsigned number, `ue` Exp-Golomb codes, `raw` bytes."""
 
     def __init__(self, header: int) -> None:
         self._header, self._bits = header, ""
 
-    def u(self, num_bits: int, value: int) -> "_Unit":
+    def u(self, num_bits: int, value: int) -> "NalUnit":
         self._bits += f"{value:0{num_bits}b}"
         return self
 
-    def ue(self, *values: int) -> "_Unit":
+    def ue(self, *values: int) -> "NalUnit":
         for code in (f"{value + 1:b}" for value in values):
             self._bits += "0" * (len(code) - 1) + code
         return self
 
-    def align(self) -> "_Unit":
+    def align(self) -> "NalUnit":
         self._bits += "0" * (-len(self._bits) % 8)
         return self
 
-    def raw(self, content: bytes) -> "_Unit":
+    def raw(self, content: bytes) -> "NalUnit":
         self._bits += "".join(f"{byte:08b}" for byte in content)
         return self
 

@@ -197,7 +197,7 @@ class _H264(_OrderCounts):
                 self._begin_anew()
         if self._order_type == 2:
             return self._epoch, len(self.keys)
-        if self._order_type == 1:
+        if self._order_type != 0:  # type 1 is not read here, and there are no others
             return None
         if is_idr:
             bits.ue()

@@ -12,7 +12,7 @@ from datamodules.media import picture_order, scan
 from datamodules.media.sampling import Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video
 from torchcodec_there import needs_torchcodec
-from video_making import KINDS, Kind, as_intra_only, joined, numbers, remux, write, write_field_pictures
+from video_making import KINDS, Kind, NalUnit, as_intra_only, joined, numbers, remux, write, write_field_pictures
 
 NUM_FRAMES = 40
 SHARED = Path(__file__).parents[4] / "shared" / "media" / "odd2"
@@ -261,14 +261,21 @@ def test_damaged_headers_are_unknown(name, sources):
             assert len(order.keys) == len(packets)
 
 
-def test_a_parameter_set_that_was_cut_off_is_not_used(sources):
-    with av.open(str(sources["h264"])) as container:
-        stream = container.streams.video[0]
-        *_, first_slice = picture_order._units(bytes(next(container.demux(stream))), 4)  # the sets come before it
-        for num_bytes in range(len(stream.codec_context.extradata)):
-            order = picture_order._H264(stream.codec_context.extradata[:num_bytes])
-            order.read(len(first_slice).to_bytes(4, "big") + first_slice)
-            assert order.keys in ([None], [(1, 0)])
+def parameter_set(order_type: int) -> bytes:
+    """A sequence parameter set of H.264; the number of bits of order counts begins at the end of byte 8."""
+    unit = NalUnit(0x67).raw(bytes([66, 0, 30])).ue(0, 3, order_type, *([1] if order_type == 0 else []))
+    return bytes(unit.ue(1).u(1, 0).ue(7, 5).u(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [(parameter_set(0), (1, 0)), (parameter_set(0)[:9], None), (parameter_set(3), None)],
+    ids=["whole", "cut off before the order counts", "of no known type"],
+)
+def test_parameter_sets_that_are_damaged_are_not_used(content, key):
+    order = picture_order._H264(content)
+    order.read(bytes(NalUnit(0x65).ue(0, 7, 0).u(7, 0).ue(0).u(5, 0)))
+    assert order.keys == [key]
 
 
 NEEDS_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is missing")

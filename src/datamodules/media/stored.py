@@ -2,24 +2,29 @@
 
 | `store_images` | what a sample has                                                                       |
 |----------------|-----------------------------------------------------------------------------------------|
-| jpg            | JPEG files byte for byte; all other images as JPEG of quality 95                        |
-| png            | PNG files byte for byte; all other images as PNG, without loss                          |
+| jpg            | JPEG files, without loss; all other images as JPEG of quality 95                        |
+| png            | PNG files, and all other images as PNG, without loss                                    |
 | original       | every file byte for byte, whatever its format: stock readers find a column for each     |
 
 What a file is decides, not what its name says. A converted image is upright, and has the pixels that `decode_image`
-gives; it has no metadata.
+gives. Except in `original`, no metadata is left but the orientation: stock readers parse all of it, and fail where it is
+damaged.
 """
 
 import io
+import struct
+import zlib
 from typing import Literal, get_args
 
 from datamodules.errors import ConfigError, DecodeError
+from datamodules.media.metadata import separate
 from datamodules.media.suffixes import image_ending
 
 Stored = Literal["jpg", "png", "original"]
 StoreImages = Stored | bool
 
 _BEGIN = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+_END_OF_IHDR = 33  # of a PNG file, whose first chunk is always the header of 25 bytes
 _JPEG_QUALITY = 95
 
 
@@ -52,8 +57,11 @@ def as_stored(content: bytes, name: str, store: Stored) -> bytes:
     Raises:
         DecodeError: it cannot be decoded, or is too large for the format.
     """
-    if store == "original" or content.startswith(_BEGIN[store]):
+    if store == "original":
         return content
+    if content.startswith(_BEGIN[store]):
+        plain, orientation, _ = separate(content)
+        return plain if orientation in (None, 1) else _with_orientation(plain, orientation, store)
     from PIL import Image
 
     from datamodules.media.image import decode_image
@@ -67,3 +75,19 @@ def as_stored(content: bytes, name: str, store: Stored) -> bytes:
             f"{name} of {size} cannot be stored as {store} ({error}): use another --model.store_images"
         ) from error
     return buffer.getvalue()
+
+
+def _with_orientation(content: bytes, orientation: int, store: Literal["jpg", "png"]) -> bytes:
+    """Put EXIF that holds nothing but `orientation` into a JPEG or PNG file without metadata."""
+    from PIL import ExifTags, Image
+
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = orientation
+    exif = tags.tobytes()
+    if store == "jpg":
+        start, block = 2, struct.pack(">2sH", b"\xff\xe1", 2 + len(exif)) + exif  # APP1, after the start of image
+    else:
+        chunk = b"eXIf" + exif.removeprefix(b"Exif\0\0")
+        start = _END_OF_IHDR
+        block = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content[:start] + block + content[start:]

@@ -1,10 +1,12 @@
 """A run stores its images in one format."""
 
 import io
+import math
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.image import decode_image
@@ -21,7 +23,7 @@ def encoded(format: str, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
-def test_files_of_the_format_are_kept_byte_for_byte_whatever_their_names(store, format):
+def test_files_of_the_format_without_metadata_are_kept_byte_for_byte_whatever_their_names(store, format):
     content = encoded(format)
     assert as_stored(content, "a.webp", store) == content
     assert stored_ending("a.webp", store) == store
@@ -35,6 +37,21 @@ def test_other_files_become_png_without_loss_or_jpeg_of_high_quality():
     with Image.open(io.BytesIO(as_stored(image_bytes(77), "a.png", "jpg"))) as image:
         assert image.format == "JPEG"
         assert np.abs(np.asarray(image).astype(int) - 77).max() <= 1
+
+
+@pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_stock_readers_get_the_upright_pixels_of_a_file_with_damaged_metadata(store, format, orientation):
+    entries = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(">HHII", 0x011A, 12, 1, 38)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + entries + bytes(4) + struct.pack(">d", math.nan)  # XResolution
+    content = encoded(format, exif=exif)
+    if orientation == 6:
+        with pytest.raises(ValueError, match="NaN"), Image.open(io.BytesIO(content)) as image:
+            ImageOps.exif_transpose(image)
+    with Image.open(io.BytesIO(as_stored(content, "a", store))) as image:
+        assert (image.format, len(image.getexif())) == (format, int(orientation == 6))
+        pixels = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(pixels, decode_image(content, "a").permute(1, 2, 0))
 
 
 def test_a_converted_image_is_upright():

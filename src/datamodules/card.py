@@ -7,10 +7,12 @@
 |-------------------------|---------------------------------------------------------------------------------------|
 | splits                  | those that have samples; tars of retries are among them, superseded ones are not      |
 | fields of the json      | `fields` of the kind of samples; of the corpus's fields, the types in the plan        |
+| name of configuration   | digest of the committed tars                                                          |
 | other files of a sample | the first committed sample: an array's dtype and shape, whose first dimension varies  |
 | images as they were     | the endings of all images in the plan                                                 |
 """
 
+import hashlib
 import json
 import os
 from pkgutil import resolve_name
@@ -148,11 +150,21 @@ def _text(run: Run) -> str:
         return ""
     columns = _columns(run)
     features = [{"name": name, **_yaml(column)} for name, column in columns.items()]
-    front = {"configs": [{"config_name": "default", "data_files": files}], "dataset_info": {"features": features}}
+    name = f"samples-{_digest(run)}"
+    front = {
+        "configs": [{"config_name": name, "data_files": files}],
+        "dataset_info": {"config_name": name, "features": features},
+    }
     json_type: pa.DataType = columns["json"]
     table = (fields.get(each.name) or _of_corpus(run, each) for each in json_type)
     rows = (f"| {field.name} | {field.type} | {field.unit} | {field.meaning} |\n" for field in table)
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{_TEXT}{''.join(rows)}"
+
+
+def _digest(run: Run) -> str:
+    """Return a name of the committed tars; the cache of `datasets` knows a folder by its card, not by its tars."""
+    records = (record for each in (run, *run.patches) for record in each.records())
+    return hashlib.sha256("".join(record.tar.sha256 for record in records).encode()).hexdigest()[:12]
 
 
 def _of_corpus(run: Run, column: pa.Field) -> Field:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,14 @@ def test_a_card_that_a_user_has_changed_stays_and_a_stale_one_is_found(tmp_path:
     write_card(run)
     assert card.read_text() == "# Mine\n"
     assert not list(verify(run))
+
+
+def test_a_run_made_anew_in_the_same_folder_is_not_read_from_the_cache(tmp_path: Path, load: Any) -> None:
+    item, sample = next(iter(caption_items("a.jpg"))), made_caption
+    for text in ("a cow", "a dog"):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        make_run(tmp_path / "run", CaptionSamples(), [(item, replace(sample(item), caption=text))])
+        assert load(str(tmp_path / "run"))["train"]["txt"][:] == [text]
 
 
 def test_a_kind_without_declared_fields_has_no_card(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@
 | original       | every file byte for byte, whatever its format: stock readers find a column for each     |
 
 What a file is decides, not what its name says. A converted image is upright, and has the pixels that `decode_image`
-gives. Except in `original`, no metadata is left but the orientation: stock readers parse all of it, and fail where it is
-damaged.
+gives. Except in `original`, no metadata is left but the orientation: stock readers parse all of it, and fail where it
+is damaged.
 """
 
 import io

@@ -172,15 +172,18 @@ class Scan:
         """When the frames are shown that a decoder gives in the order `shown`, in units of the time base, ascending.
 
         Between two jumps the frames have the times of their packets, the earliest first; the decoding times, where one
-        has no other. After a jump they go on at the usual distance from the frame before.
+        has no other. If these do not ascend in `shown`, skipped frames have the earliest times, as they would be shown
+        first. After a jump the times go on at the usual distance from the frame before.
 
         Returns:
             None if there are no times; if they are too far from this order; or if an edit list hides frames by them.
         """
+        skipped = np.setdiff1d(self.visible, shown)
+        skipped_from = np.searchsorted(self.jumps, skipped, side="right")
         stretch_of = np.maximum.accumulate(np.searchsorted(self.jumps, shown, side="right"))
         stretches = []
         for number in np.unique(stretch_of):
-            times = self._times_of(np.asarray(shown)[stretch_of == number])
+            times = self._times_of(np.asarray(shown)[stretch_of == number], skipped[skipped_from == number])
             if times is None:
                 return None
             stretches.append(times)
@@ -194,13 +197,15 @@ class Scan:
             joined += [time + offset for time in times]
         return joined
 
-    def _times_of(self, places: NDArray[np.int64]) -> list[int] | None:
+    def _times_of(self, places: NDArray[np.int64], skipped: NDArray[np.int64]) -> list[int] | None:
         clock = self.pts if all(self.pts[place] is not None for place in places) else self.dts
         times = [time for place in places if (time := clock[place]) is not None]
         num_moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times))).max()
         if len(times) < len(places) or num_moved > (0 if self.discarded else _MAX_REORDERED):
             return None
-        return sorted(times)
+        if num_moved:
+            times += [time for place in skipped if (time := clock[place]) is not None]
+        return sorted(times)[-len(places) :]
 
 
 def _later(a: int | None, b: int | None) -> int | None:

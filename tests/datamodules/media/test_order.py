@@ -180,6 +180,13 @@ def test_pictures_that_need_what_was_cut_off_are_skipped(name, suffix, num_befor
     require_frames(path, expected, num_skipped)
 
 
+def test_skipped_pictures_leave_no_gap_among_wrong_times(sources, tmp_path):
+    source = sources["open h264"]
+    _, expected, num_skipped = cut(source, tmp_path / "a.ts")
+    path = remux(source, tmp_path / "a.mkv", pts_is_dts, first_keyframe(source))
+    require_frames(path, expected, num_skipped)
+
+
 def test_leading_pictures_that_need_nothing_are_shown(sources, tmp_path):
     path, expected, num_leading = cut(sources["radl"], tmp_path / "a.mkv")
     assert num_leading == 2

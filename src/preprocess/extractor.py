@@ -12,6 +12,7 @@ from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.line.rank import Rank
 from datamodules.samples import SampleKind
+from datamodules.samples.fields import typed
 
 
 class Extractor(LightningModule):
@@ -51,10 +52,12 @@ class Extractor(LightningModule):
         """Nothing, if a sample can be made of `item` as far as the corpus tells.
 
         Raises:
-            ExtractError: it cannot, whatever its frames are; here, because the corpus tells what is in `told`.
+            ExtractError: it cannot, whatever its frames are; here, because the corpus gives a field that is in `told`,
+                or one whose value does not fit the samples' field of that name.
         """
         if taken := next((name for name in item.meta if name in self.told), None):
             raise ExtractError(f"its corpus tells its {taken!r}, which is the sample's own here: leave it out")
+        typed(item.meta, (field for field in getattr(self.samples, "fields", ()) if field.of_corpus))
 
     def check(self, item: Item) -> None:
         """What `preprocess check` asks: as `refuse`, and whatever a run looks for in other files than the frames'.

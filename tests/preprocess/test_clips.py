@@ -300,9 +300,18 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
         (Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}), "half a character"),
         (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is no video, and clips are made of"),
         (Item("a", "train", "a.mp4", meta={"transcript": "cow", "width": 3}), "its corpus tells its 'width'"),
-        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "begin_time": "00:12"}), "begin_time is '00:12': give"),
-        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": 0.5}), r"size is 0\.5: give a list of numbers"),
-        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": ["a"]}), r"size is \['a'\]: give a list"),
+        (
+            Item("a", "train", "a.mp4", meta={"transcript": "cow", "begin_time": "00:12"}),
+            "'begin_time' is '00:12', where a number",
+        ),
+        (
+            Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": 0.5}),
+            r"'size' is 0\.5, where a list is needed",
+        ),
+        (
+            Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": ["a"]}),
+            r"'size' is \['a'\], where a number is",
+        ),
     ],
 )
 def test_what_has_no_text_or_is_no_video_is_refused(item: Item, reason: str, tokenizer: Path) -> None:

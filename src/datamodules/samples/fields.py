@@ -19,11 +19,14 @@ A field that some items lack is null for these.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
+from datamodules.errors import ExtractError
 
 CorpusTypes = Mapping[str, str]  # name of a field: type in the plan
 _JSON, _NULL, _LIST = "json", "null", "list<"
@@ -67,27 +70,70 @@ def encode_json(meta: Mapping[str, Any], fields: Iterable[Field]) -> bytes:
     """The json of a sample, with the values of `fields` in their types, and all others as they are.
 
     A lone surrogate, which UTF-8 cannot hold, becomes a question mark.
+
+    Raises:
+        ExtractError: see `typed`.
     """
-    typed = {field.name: as_type(meta[field.name], field.type) for field in fields if field.name in meta}
-    return json.dumps({**meta, **typed}, sort_keys=True, ensure_ascii=False).encode(errors="replace")
+    return json.dumps({**meta, **typed(meta, fields)}, sort_keys=True, ensure_ascii=False).encode(errors="replace")
+
+
+def typed(meta: Mapping[str, Any], fields: Iterable[Field]) -> dict[str, Any]:
+    """Return the values that `meta` has for `fields`, in their types.
+
+    Raises:
+        ExtractError: a value, which the corpus gives, does not fit its field.
+    """
+    values: dict[str, Any] = {}
+    for field in (field for field in fields if field.name in meta):
+        try:
+            values[field.name] = as_type(meta[field.name], field.type)
+        except ValueError as error:
+            raise ExtractError(
+                f"its corpus field {field.name!r} is {meta[field.name]!r:.80}, where {error} is needed: correct it, or "
+                "rename the field or leave it out"
+            ) from error
+    return values
 
 
 def as_type(value: Any, type: pa.DataType) -> Any:
-    """`value`, JSON-able, in the type of its field: numbers become floats where that is wanted; null stays null."""
+    """Convert `value`, JSON-able, to the type of its field; null stays null.
+
+    Numbers become floats where these are wanted, and so do texts of numbers, as a CSV has no others; `nan`, as pandas
+    writes a missing value, becomes null. Where texts are wanted, everything else becomes JSON text.
+
+    Raises:
+        ValueError: it does not fit; the message says what would.
+    """
     if value is None:
         return None
     if pa.types.is_floating(type):
-        return float(value)
+        return _as_float(value)
+    if pa.types.is_integer(type) and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ValueError("a whole number")
     if pa.types.is_string(type) and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
     if pa.types.is_list(type):
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("a list")
         return [as_type(element, type.value_type) for element in value]
     if pa.types.is_struct(type):
+        if not isinstance(value, Mapping):
+            raise ValueError("an object")
         return {
             **value,
             **{field.name: as_type(value[field.name], field.type) for field in type if field.name in value},
         }
     return value
+
+
+def _as_float(value: Any) -> float | None:
+    try:
+        number = math.inf if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        number = math.inf
+    if math.isinf(number):
+        raise ValueError("a number")
+    return None if math.isnan(number) else number
 
 
 class TypeInference:
@@ -152,8 +198,8 @@ def uniform(meta: Mapping[str, Any], types: CorpusTypes, declared: Sequence[Fiel
         declared: the fields of the sample's kind, whose types are `encode_json`'s business.
     """
     own = {field.name for field in declared}
-    typed = {name: _as_corpus_type(meta.get(name), kind) for name, kind in types.items() if name not in own}
-    return {**dict.fromkeys(types), **meta, **typed}
+    others = {name: _as_corpus_type(meta.get(name), kind) for name, kind in types.items() if name not in own}
+    return {**dict.fromkeys(types), **meta, **others}
 
 
 def _as_corpus_type(value: Any, name: str) -> Any:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -117,7 +116,6 @@ class Clips(Extractor):
         if self.tokenizer and not self.tokenizer.clean(item.meta["transcript"]).strip():
             raise ExtractError("its transcript is empty once it is cleaned: set --model.text_cleaning none to keep it")
         super().refuse(item)
-        _require_numbers(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
         """The frames, as they are to be stored, and the tokens."""
@@ -149,15 +147,6 @@ def _require_transcript(item: Item) -> None:
         raise ExtractError("its transcript is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ExtractError("its transcript has half a character (a lone surrogate)")
-
-
-def _require_numbers(item: Item) -> None:
-    for name in ("begin_time", "end_time", "duration"):
-        if not isinstance(item.meta.get(name), (int, float, NoneType)):
-            raise ExtractError(f"{name} is {item.meta[name]!r:.40}: give seconds, or null")
-    size = item.meta.get("size")
-    if size is not None and not (isinstance(size, list) and all(isinstance(each, (int, float)) for each in size)):
-        raise ExtractError(f"size is {size!r:.40}: give a list of numbers, or null")
 
 
 class JpegTransform:

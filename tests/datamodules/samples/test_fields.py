@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
+from datamodules.errors import ExtractError
 from datamodules.samples.fields import Field, TypeInference, arrow_type, common_type, encode_json, struct_of, uniform
 
 FIELDS = (
@@ -33,6 +34,30 @@ def test_null_and_empty_stay_as_they_are_and_what_is_no_text_becomes_one():
         "size": [],
         "vid": "7",
     }
+
+
+def test_texts_of_numbers_become_numbers_and_pandas_nan_becomes_null():
+    written = encode_json({"duration": "6.5", "size": ["1", "nan"]}, FIELDS)
+    assert json.loads(written) == {"duration": 6.5, "size": [1.0, None]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("duration", "6.5 s", "a number"),
+        ("duration", "inf", "a number"),
+        ("duration", True, "a number"),
+        ("duration", 10**400, "a number"),
+        ("duration", {"s": 6}, "a number"),
+        ("size", "12", "a list"),  # not its characters, 1.0 and 2.0
+        ("size", ["a"], "a number"),
+        ("info", ["a"], "an object"),
+        ("info", [{"num_frames": 2.5}], "a whole number"),
+    ],
+)
+def test_a_value_of_the_corpus_that_does_not_fit_its_field_fails_the_item(name, value, needed):
+    with pytest.raises(ExtractError, match=f"its corpus field '{name}' is .*, where {needed} is needed: correct it"):
+        encode_json({name: value}, FIELDS)
 
 
 def test_a_lone_surrogate_becomes_a_question_mark():

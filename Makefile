@@ -16,7 +16,7 @@ demo: $(BIN)/.installed
 	$(BIN)/python examples/demo.py $(DEMO)
 
 test: $(BIN)/.installed
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(BIN)/.installed
 	$(BIN)/ruff check .

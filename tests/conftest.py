@@ -3,3 +3,10 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in all processes that tests start
+
+_LONGEST = ("test_running.py", "test_faults.py", "test_loader.py", "test_tracking.py", "test_clips.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that none of them runs alone at the end of `make test`."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)

@@ -188,7 +188,7 @@ def _verify(options: argparse.Namespace) -> int:
         problems = [problem for problem in problems if not problem.is_open and not problem.is_repairable]
     covered = coverage(Run(options.folder))
     if problems:
-        verdict = f"{len(problems):,} problems"
+        verdict = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     elif covered.missing:
         verdict = f"{covered.missing:,} items to be done again: run the same command"
     else:

@@ -28,7 +28,7 @@ class Problem:
         damaged: a shard with a missing or damaged file or record: can be put back, to be done again.
         patch: number of a patch with a row that supersedes no failed one: can be withdrawn.
         stray: a file of no committed shard: can be moved away.
-        is_stale_card: the dataset card is not as the run is now: can be written anew.
+        is_stale_card: the dataset card is out of date: can be written anew.
         is_open: nothing is wrong, but not all is done.
     """
 
@@ -97,7 +97,7 @@ def verify(run: Run) -> Iterator[Problem]:
     yield from _open_shards(run)
     yield from strays(run.folder, _SAMPLES)
     if not damaged and is_stale(run):
-        yield Problem(f"{CARD}: the dataset card is not as the run is now", is_stale_card=True)
+        yield Problem(f"{CARD}: the dataset card is out of date: renew it with `verify --repair`", is_stale_card=True)
 
 
 def plan_problems(folder: Path) -> list[str]:

@@ -260,7 +260,9 @@ def test_a_column_that_is_called_as_a_fact_of_the_sample_costs_its_video(root: P
     assert failure.reason == "its corpus tells its 'num_frames', which is the sample's own here: leave it out"
 
 
-def test_a_prompt_that_finds_nothing_gives_lines_without_objects(root: Path, tmp_path: Path) -> None:
+def test_a_prompt_that_finds_nothing_gives_lines_without_objects_and_a_retry_can_take_another(
+    root: Path, tmp_path: Path
+) -> None:
     assert run(root, tmp_path / "run", prompt="unicorn") == 0
     assert {row["status"] for row in Run(tmp_path / "run").rows("train-000000").to_pylist()} == {"empty"}
     assert Run(tmp_path / "run").outcome().statuses == {"empty": 2}
@@ -268,6 +270,9 @@ def test_a_prompt_that_finds_nothing_gives_lines_without_objects(root: Path, tmp
         assert [line["objects"] for line in sample.lines] == [[]] * num_frames
         assert sample.array("boxes.npy").shape == (0, 4)
         assert sample.meta["num_objects"] == 0
+    assert main(["retry", str(tmp_path / "run"), "--class", "empty", "--model.prompt", "ball"]) == 0
+    assert Run(tmp_path / "run").outcome().statuses == {"empty": 1, "ok": 1}  # sub/b ends before the ball comes
+    assert {sample.key: sample.meta["num_objects"] for sample in samples(tmp_path / "run")} == {"a": 1, "sub/b": 0}
 
 
 @pytest.mark.parametrize("prompt", ["", " . .", "car, person"])

@@ -11,9 +11,8 @@ from datamodules.line.plan import Plan
 
 _log = logging.getLogger(__name__)
 _ITEMS_AT_A_TIME = 256
-_PAUSE_SECONDS = (
-    0.01  # between these, so that the work of the rank comes first: listing 10^6 items takes 13 s of CPU time
-)
+# between these, so that the work of the rank comes first: listing 10^6 items takes 13 s of CPU time
+_PAUSE_SECONDS = 0.01
 
 
 class Relisting(threading.Thread):

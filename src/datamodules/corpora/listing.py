@@ -1,7 +1,7 @@
 """Folders and lists, in an order that does not change from one listing to the next.
 
 A fault of one file, folder or row costs one item, which is listed with the reason as its `problem`. A file system that
-gives errors (EIO, ESTALE, …) raises EnvironmentFailure, because no item is to blame.
+gives errors (EIO, ESTALE, …) raises EnvironmentFailure: the cause is not in an item.
 """
 
 import codecs

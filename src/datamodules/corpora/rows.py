@@ -91,7 +91,7 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
 
     Raises:
         ConfigError: its ending is none of those above.
-        CorpusError: it cannot be read, or is malformed so that the rows after that place cannot be told; the message
+        CorpusError: it cannot be read, or is malformed so that the rows after that place cannot be read; the message
             says where.
     """
     read = _READERS.get(os.path.splitext(path)[1].lower())

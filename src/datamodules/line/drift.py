@@ -85,8 +85,8 @@ class Drift(NamedTuple):
         made = datetime.fromtimestamp(plan.path.stat().st_mtime, timezone.utc).date().isoformat()
         new = f"{_items(self.num_new, '')} of the corpus {_are(self.num_new)} not in this run's plan of {made}"
         gone = f"{_items(self.num_gone, 'planned ')} {_are(self.num_gone)} gone"
-        told = "; ".join(text for text, number in zip((new, gone), self, strict=True) if number)
-        return f"{told}. The run keeps to its plan: to plan the corpus as it is now, use another --output.dir"
+        changes = "; ".join(text for text, number in zip((new, gone), self, strict=True) if number)
+        return f"{changes}. The run keeps to its plan: to plan the corpus as it is now, use another --output.dir"
 
 
 def drift(plan: Plan, items: Iterable[Item]) -> Drift:

@@ -106,7 +106,7 @@ def ffmpeg_url(path: Path) -> str:
 def decoder_errors(where: str) -> Iterator[None]:
     """Turn what a decoder library raises in the block into a DecodeError with its type and message.
 
-    Nobody documents what these libraries raise on damaged and unusual files. Whatever it is, the file is to blame: it
+    Nobody documents what these libraries raise on damaged and unusual files. Whatever it is, the file caused it: it
     must fail one item, and not end the worker. Keep the block to calls of a library and what reads its answers; a bug
     of ours elsewhere still ends the process.
 

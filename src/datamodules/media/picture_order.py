@@ -24,7 +24,7 @@ class PictureOrder:
     Attributes:
         keys: one for each packet read so far; they ascend in the order of display. None: not known.
         second_fields: places of packets that hold only the second field of a frame, which show no frame themselves.
-        begins_closed: whether everything can be shown that follows the first packet, as far as that packet tells.
+        begins_closed: whether the first packet says that every picture after it can be shown.
     """
 
     def __init__(self) -> None:

@@ -174,7 +174,7 @@ def frame_rate(
         tolerance_seconds: by default what Matroska and FLV round to.
 
     Returns:
-        The nominal rate, or else the mean of the frames' own; None if nothing tells it.
+        The nominal rate, or else the mean of the frames' own; None if neither is known.
     """
     since_start = np.asarray(pts_seconds, dtype=np.float64) - pts_seconds[0]
     if len(since_start) == 1:

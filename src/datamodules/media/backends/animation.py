@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TOO_SHORT_MS, _INSTEAD_MS = 10, 100  # Chromium, blink: `kMinimumDurationForDefault`
-_WEBP_FLAGS, _WEBP_ALPHA = (
-    20,
-    0x10,
-)  # offset of the byte, and the bit: developers.google.com/speed/webp/docs/riff_container
+# offset of the byte, and the bit: developers.google.com/speed/webp/docs/riff_container
+_WEBP_FLAGS, _WEBP_ALPHA = 20, 0x10
 
 
 class _Frame(NamedTuple):

@@ -71,7 +71,8 @@ def write(path: Path, kind: Kind, num_frames: int = 60) -> Path:
     path = path.with_name(f"{path.name}.{kind.suffix}")
     try:
         _write(path, kind, num_frames)
-    except av.error.PatchWelcomeError:  # seen once in some thousand of x265's single frames; the same again succeeds
+    # seen once in some thousand of x265's single frames; the same again succeeds
+    except (av.error.PatchWelcomeError, av.error.ArgumentError):
         _write(path, kind, num_frames)
     path.write_bytes(kind.change(path.read_bytes()))
     return path

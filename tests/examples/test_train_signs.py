@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from datamodules.corpora.phoenix import Phoenix2014T
+from datamodules.errors import RunError
 from datamodules.line.commit import Result
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
@@ -57,7 +59,7 @@ def test_two_ranks_learn_the_glosses_of_the_demo_corpus(shards: Path) -> None:
     assert float(accuracy[1]) >= 0.8
 
 
-def test_a_folder_that_is_no_run_fails(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(EXAMPLE), "--shards", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "is no run: it has no plan.arrow" in done.stderr
+def test_a_folder_that_is_no_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--shards", str(tmp_path)])
+    with pytest.raises(RunError, match=r"is no run: it has no plan\.arrow"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")

@@ -198,7 +198,8 @@ def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_work
     assert_complete(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("max_restarts", [3, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("max_restarts", [3, 0])
 def test_a_rank_of_torchrun_that_is_killed_is_restarted_or_the_same_command_goes_on(
     arguments: Callable[..., list[str]],
     undisturbed: dict[str, str],

@@ -8,6 +8,7 @@ import codecs
 import csv
 import errno
 import hashlib
+import io
 import os
 import re
 from array import array
@@ -16,7 +17,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from datamodules.line.item import Item, key_from_path
 from datamodules.line.plan import hash64
 from datamodules.line.skipped import HIDDEN_FILE, HIDDEN_FOLDER, LOOP, OTHER_EXTENSION, RUN, Skipped
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
+from datamodules.regular import NotRegularError, open_regular, require_regular
 
 T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20
@@ -147,10 +148,15 @@ csv.field_size_limit(1 << 24)  # characters, in all lists: texts may be longer t
 
 
 def open_list(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
-    """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one."""
-    with open(path, "rb") as file:
-        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
+    """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one.
+
+    Raises:
+        OSError: see `open_regular`.
+    """
+    file = open_regular(path)
+    is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    file.seek(0)
+    return io.TextIOWrapper(file, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
 
 
 def list_sha256(path: str, option: str) -> str:
@@ -161,7 +167,7 @@ def list_sha256(path: str, option: str) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     except OSError as error:
@@ -187,7 +193,7 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
     skipped = Skipped() if skipped is None else skipped
     try:
         with os.scandir(folder) as entries:
-            stats = {entry.name: entry.stat() for entry in entries if _is_frame(entry, skipped)}
+            stats = {entry.name: _status(entry) for entry in entries if _is_frame(entry, skipped)}
     except OSError as error:
         raise CorpusError(fault_of_file(error.filename or str(folder), error)) from error
     names = sorted(stats, key=_parts)
@@ -216,6 +222,12 @@ def _parts(name: str) -> tuple[Any, ...]:
     """Return the name of a frame, without its extension and case, as text, number, text, number, …, text."""
     parts = re.split("([0-9]+)", os.path.splitext(name)[0].casefold())
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+
+
+def _status(entry: "os.DirEntry[str]") -> os.stat_result:
+    stat = entry.stat()
+    require_regular(stat, entry.path)
+    return stat
 
 
 def _is_frame(entry: "os.DirEntry[str]", skipped: Skipped) -> bool:
@@ -297,11 +309,9 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 def _file(entry: "os.DirEntry[str]", path: str, key: str) -> File:
     try:
-        stat = entry.stat()
+        stat = _status(entry)
     except OSError as error:
         return File(path, key, problem=fault_of_file(entry.path, error))
-    if not S_ISREG(stat.st_mode):
-        return File(path, key, problem=f"{entry.path} is not a regular file")
     return File(path, key, stat.st_size, stat.st_mtime)
 
 
@@ -311,6 +321,8 @@ def fault_of_file(path: str, error: OSError) -> str:
     Raises:
         EnvironmentFailure: the file system gives errors.
     """
+    if isinstance(error, NotRegularError):
+        return f"{path} cannot be used: {error.strerror}"
     if error.errno not in _FAULTS_OF_A_FILE:
         raise EnvironmentFailure(f"{path} cannot be listed: {error.strerror}. Is its file system mounted?") from error
     if os.path.islink(path):

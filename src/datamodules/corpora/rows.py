@@ -37,6 +37,7 @@ import pyarrow.parquet as pq
 
 from datamodules.corpora.listing import open_list
 from datamodules.errors import ConfigError, CorpusError
+from datamodules.regular import open_regular
 
 Quoting = Literal["auto", "none", "csv"]
 
@@ -322,7 +323,7 @@ def _without_breaks(path: str, lines: _Lines) -> _Lines:
 
 
 def _read_parquet(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
-    with pq.ParquetFile(path) as file:
+    with open_regular(path) as opened, pq.ParquetFile(opened) as file:
         schema = file.schema_arrow
         _refuse_doubled(path, schema.names)
         wanted = [name for name in schema.names if columns is None or name in columns]

@@ -22,6 +22,7 @@ from datamodules.line.item import JSON_FILES, Corpus, Item, check_key, check_spl
 from datamodules.line.reader import split_name
 from datamodules.line.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
+from datamodules.regular import open_regular
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -195,7 +196,7 @@ def _members(path: str, skipped: Skipped) -> Iterator[_Member]:
         EnvironmentFailure: the file system gives errors.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             _refuse_compressed(path, file.read(6))
             size = file.seek(0, os.SEEK_END)
             file.seek(0)

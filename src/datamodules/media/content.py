@@ -1,9 +1,14 @@
 """The bytes of small files, images above all, from folders and from tars."""
 
+import os
 import tarfile
 from pathlib import Path
 
 from datamodules.errors import ChangedError, DecodeError, MissingError
+from datamodules.regular import NotRegularError, open_regular
+
+# of a file that is held in memory whole: no image that is read has more, as 178,956,970 px of 8 bytes are 1.4 GB
+_MAX_BYTES = 2 << 30
 
 
 def read_file(path: Path) -> bytes:
@@ -12,13 +17,15 @@ def read_file(path: Path) -> bytes:
     Raises:
         MissingError: it is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, or a folder.
+        DecodeError: it is empty, larger than 2 GiB, or not a regular file.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            _require_small(os.fstat(file.fileno()).st_size, path.name)
+            content = file.read()
     except FileNotFoundError as error:
         raise MissingError(f"{path.name} is missing") from error
-    except IsADirectoryError as error:  # any other OSError may be the mount's
+    except (IsADirectoryError, NotRegularError) as error:  # any other OSError may be the mount's
         raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
     if not content:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
@@ -35,21 +42,27 @@ def read_member(tar: Path, name: str, start_byte: int, num_bytes: int) -> bytes:
         MissingError: the tar is missing.
         OSError: the file system cannot give its bytes.
         ChangedError: the tar has something else there, or ends before.
-        DecodeError: the member is empty, or the tar a folder.
+        DecodeError: the member is empty or larger than 2 GiB, or the tar is not a regular file.
     """
+    _require_small(num_bytes, name)
     try:
-        with open(tar, "rb") as file:
+        with open_regular(tar) as file:
             file.seek(start_byte - tarfile.BLOCKSIZE)
             header, content = file.read(tarfile.BLOCKSIZE), file.read(num_bytes)
     except FileNotFoundError as error:
         raise MissingError(f"{tar.name} is missing") from error
-    except IsADirectoryError as error:
+    except (IsADirectoryError, NotRegularError) as error:
         raise DecodeError(f"{tar.name} cannot be read: {error.strerror}") from error
     if len(content) < num_bytes or not _is_header_of(header, name, num_bytes):
         raise ChangedError(f"{tar.name} has no {name} of {num_bytes:,} bytes at {start_byte:,} any more")
     if not content:
         raise DecodeError(f"{name} is empty (0 bytes)")
     return content
+
+
+def _require_small(num_bytes: int, name: str) -> None:
+    if num_bytes > _MAX_BYTES:
+        raise DecodeError(f"{name} has {num_bytes:,} bytes; the limit for one file is {_MAX_BYTES:,}")
 
 
 def _is_header_of(header: bytes, name: str, num_bytes: int) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DecodeError, FramemillError, MissingError
 from datamodules.media.scan import Scan
+from datamodules.regular import NotRegularError, open_regular
 
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 # playlists and the like would open what they name: other files, addresses
@@ -136,15 +137,17 @@ def read_head(path: Path) -> bytes:
     Raises:
         MissingError: it is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, or a folder.
+        DecodeError: it is empty, or not a regular file.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             head = file.read(_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingError(f"{path.name} is missing") from error
     except IsADirectoryError as error:
         raise DecodeError(f"{path.name} is a folder") from error
+    except NotRegularError as error:
+        raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
     if not head:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
     return head

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.item import JSON_FILES, Item
+from datamodules.regular import NotRegularError, open_regular
 
+_MAX_JSON_BYTES = 16 << 20  # of one image; it is read whole
 _PIECES = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<stray>[{}])")
 
 
@@ -97,13 +100,20 @@ def _known(item: Item) -> _Known:
 
 def _read(where: str, path: str, start_byte: int | None, num_bytes: int | None) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            num_bytes = os.fstat(file.fileno()).st_size if num_bytes is None else num_bytes
+            if num_bytes > _MAX_JSON_BYTES:
+                raise ExtractError(
+                    f"{where} has {num_bytes:,} bytes; the limit for the JSON of one image is {_MAX_JSON_BYTES:,}"
+                )
             file.seek(start_byte or 0)
-            content = file.read(-1 if num_bytes is None else num_bytes)
+            content = file.read(num_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         if start_byte is None:  # the image has none there
             return {}
         raise ExtractError(f"{path} is missing") from error
+    except (IsADirectoryError, NotRegularError) as error:
+        raise ExtractError(f"{path} cannot be read: {error.strerror}") from error
     try:
         fields = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError among them

@@ -11,6 +11,8 @@ import pytest
 from datamodules.corpora import listing
 from datamodules.corpora.images import Images
 from datamodules.corpora.listing import list_frames
+from datamodules.corpora.pairs import Pairs
+from datamodules.corpora.rows import read_rows
 from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.line.plan import ShardSize, write_plan
@@ -97,7 +99,7 @@ def test_what_cannot_be_read_costs_its_item(tmp_path, monkeypatch):
         "itself": "itself.mp4 is a link to itself.mp4, which cannot be read: Too many levels of symbolic links",
         "locked": None,
         "locked/%folder": "locked cannot be read: Permission denied",
-        "socket": "socket.mp4 is not a regular file",
+        "socket": "socket.mp4 cannot be used: it is a socket, not a regular file",
     }
     assert skipped == ""
     write_plan(Videos(str(tmp_path)).items(), tmp_path / "plan.arrow", FINGERPRINT, ShardSize())
@@ -150,6 +152,8 @@ def test_frames_that_are_left_out_are_counted(tmp_path):
 
 LOCALE_C = """
 from pathlib import Path
+from datamodules.corpora.pairs import Pairs
+from datamodules.corpora.rows import read_rows
 from datamodules.corpora.videos import Videos
 from datamodules.line.plan import Plan, ShardSize, write_plan
 write_plan(Videos(".").items(), Path("plan.arrow"), {}, ShardSize(min_shards=1))
@@ -171,3 +175,43 @@ def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path):
     cafe = (r"caf\xe9.mp4", r"the file name caf\xe9.mp4 is not UTF-8: rename the file")
     told = "cannot be used in this locale, whose encoding is ascii: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
     assert found == {"a": ("a.mp4", None), "caf%E9": cafe, "%C3%BC": ("ü.mp4", f"the file name ü.mp4 {told}")}
+
+
+SPECIAL = {"fifo": "a FIFO", "zero": "a character device"}
+
+
+@pytest.fixture(params=SPECIAL)
+def special(request, tmp_path):
+    """Something that `open` would wait for, or that has no end."""
+    path = tmp_path / request.param
+    if request.param == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+def test_special_files_behind_links_cost_their_items(tmp_path, special):
+    (tmp_path / "files").mkdir()
+    for name in ("a.png", "a.mp4"):
+        (tmp_path / "files" / name).symlink_to(special)
+    for corpus in (Images(str(tmp_path / "files")), Videos(str(tmp_path / "files"))):
+        [problem] = listed(corpus)[0].values()
+        assert problem.endswith(f" cannot be used: it is {SPECIAL[special.name]}, not a regular file")
+    with pytest.raises(CorpusError, match=rf"a\.png cannot be used: it is {SPECIAL[special.name]}"):
+        list_frames(tmp_path / "files")
+
+
+def test_a_list_that_is_no_regular_file_is_refused(tmp_path, special):
+    write_tree(tmp_path, "a.png", "a.mp4")
+    match = f"cannot be read: it is {SPECIAL[special.name]}, not a regular file"
+    with pytest.raises(CorpusError, match=match):
+        Images(str(tmp_path), image_list=str(special))
+    with pytest.raises(CorpusError, match=match):
+        Videos(str(tmp_path), video_list=str(special))
+    for ending in ("json", "jsonl", "csv", "tsv", "parquet"):
+        (tmp_path / f"list.{ending}").symlink_to(special)
+        with pytest.raises(CorpusError, match=match):
+            Pairs(str(tmp_path), f"{tmp_path}/list.{ending}")
+        with pytest.raises(CorpusError, match=match):
+            list(read_rows(f"{tmp_path}/list.{ending}"))

@@ -268,7 +268,7 @@ def test_content_is_not_read(tmp_path):
             return reads[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.open", lambda name, *_: io.BufferedReader(Counting(name)))
+        patch.setattr("builtins.open", lambda file, *_: io.BufferedReader(Counting(file)))
         assert len(listed(tmp_path)) == 2
     assert path.stat().st_size > 2 << 20
     assert 0 < sum(reads) < 1 << 17

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps, features
 
 from datamodules.errors import DecodeError
+from datamodules.media.content import read_member
 from datamodules.media.image import decode_image, read_image
 from image_making import tiff_of
 
@@ -363,3 +364,19 @@ def test_heic_is_upright(tmp_path):
     frame = read_image(tmp_path / "a.heic")
     assert frame.shape == (3, height, width)
     assert (frame.float().mean((1, 2)) - torch.tensor([200.0, 10.0, 10.0])).abs().max() < 3
+
+
+def test_what_is_not_a_regular_file_of_at_most_2_gib_fails_and_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "large.png").touch()
+    os.truncate(tmp_path / "large.png", 20_000_000_000)
+    for name, reason in {
+        "fifo.png": "cannot be read: it is a FIFO, not a regular file",
+        "zero.png": "cannot be read: it is a character device, not a regular file",
+        "large.png": "has 20,000,000,000 bytes; the limit for one file is 2,147,483,648",
+    }.items():
+        with pytest.raises(DecodeError, match=rf"^{name} {reason}"):
+            read_image(tmp_path / name)
+    with pytest.raises(DecodeError, match=r"^a\.png has 20,000,000,000 bytes; the limit"):
+        read_member(tmp_path / "large.png", "a.png", 512, 20_000_000_000)

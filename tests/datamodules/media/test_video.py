@@ -616,6 +616,9 @@ def test_missing_and_empty_files_and_folders_fail(tmp_path):
     (tmp_path / "c.mp4").mkdir()
     with pytest.raises(DecodeError, match=r"c\.mp4 is a folder"):
         Video(tmp_path / "c.mp4")
+    os.mkfifo(tmp_path / "d.mp4")
+    with pytest.raises(DecodeError, match=r"d\.mp4 cannot be read: it is a FIFO, not a regular file"):
+        Video(tmp_path / "d.mp4")
 
 
 def test_a_broken_disk_is_no_broken_video(tmp_path):

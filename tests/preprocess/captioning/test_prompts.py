@@ -1,6 +1,7 @@
 """Prompts filled from what is known of an image."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,33 @@ def test_the_names_of_fields_are_told_in_utf_8_whatever_they_hold(tmp_path: Path
 def test_braces_without_partner_or_name_fail(template: str, at: int) -> None:
     with pytest.raises(ConfigError, match=rf"at character {at} has no partner, or no name of a field"):
         PromptTemplate(template)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("fifo", r"a\.json cannot be read: it is a FIFO, not a regular file"),
+        ("device", r"a\.json cannot be read: it is a character device"),
+        ("folder", r"a\.json cannot be read: Is a directory"),
+        ("large", r"a\.json has 20,000,000,000 bytes; the limit for the JSON of one image is 16,777,216"),
+    ],
+)
+def test_json_that_is_not_a_small_regular_file_fails_and_is_not_read(tmp_path: Path, kind: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 20_000_000_000)
+    with pytest.raises(ExtractError, match=message):
+        PromptTemplate("{name}")(item([str(path), None, None]))
+
+
+def test_json_of_a_tar_that_claims_to_be_large_fails_and_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(1024))
+    with pytest.raises(ExtractError, match=r"the JSON at byte 512 of .*a\.tar has 20,000,000,000 bytes; the limit"):
+        PromptTemplate("{name}")(item([str(tmp_path / "a.tar"), 512, 20_000_000_000]))

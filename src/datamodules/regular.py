@@ -1,0 +1,52 @@
+"""Opening files that somebody else may have prepared: regular files only.
+
+Opening a FIFO waits for a writer that never comes, `/dev/zero` has no end, and opening some devices acts on them. A
+link to any of these may bear the name of an image, a list or a JSON file.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class NotRegularError(OSError):
+    """A path names something else than a regular file or a folder; `strerror` says what."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open the regular file `path` for reading. Links are followed; anything else is not opened.
+
+    Raises:
+        NotRegularError: it is a FIFO, a device or a socket.
+        OSError: as of `open`; IsADirectoryError if it is a folder.
+    """
+    require_regular(os.stat(path), path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for nothing that came meanwhile
+    try:
+        require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def require_regular(status: os.stat_result, path: str | Path) -> None:
+    """Return if `status`, of the file `path`, is that of a regular file.
+
+    Raises:
+        NotRegularError, IsADirectoryError: it is not.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
+        raise NotRegularError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))

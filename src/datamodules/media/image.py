@@ -3,13 +3,16 @@
 | file                         | becomes                                                            |
 |------------------------------|--------------------------------------------------------------------|
 | PNG, JPEG, WebP, AVIF, GIF,  | RGB; gray is repeated, alpha dropped, CMYK converted, EXIF applied |
-| BMP, TIFF                    |                                                                    |
+| BMP, TIFF, JPEG 2000, HEIC   |                                                                    |
 | 10- to 16-bit gray           | the nearest 8-bit value of the file's range: v / 257 for 16 bits   |
 | 16-bit colour, 16-bit gray   | the higher byte, v / 256 cut off: all that Pillow gives            |
 | with alpha                   |                                                                    |
 | TIFF whose 0 is white        | the same, not inverted                                             |
 | JPEG of several (MPO), as    | the first, which is the photograph; others are its depth or gain   |
 | telephones make              |                                                                    |
+
+Pillow is asked for no other format. It would run Ghostscript, a program that executes what PostScript says, on a file
+that begins with `%!PS`, and knows dozens of formats whose decoders are seldom used.
 
 Metadata is dropped before Pillow sees it, and only the orientation is read: see `datamodules.media.metadata`.
 
@@ -29,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from datamodules.errors import DecodeError, FramemillError
@@ -41,6 +44,9 @@ if HAS_HEIF:
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
+
+# Pillow's names of all formats that are read: docs/images.md
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", *(("HEIF",) if HAS_HEIF else ()))
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]  # [H, W, 3]
 
@@ -119,14 +125,19 @@ def opened(content: bytes, name: str) -> Iterator[Opened]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels that it takes
             separated = separate(content)
-            with Image.open(io.BytesIO(separated.content)) as image:
+            with Image.open(io.BytesIO(separated.content), formats=FORMATS) as image:
                 yield Opened(image, separated.content, _orientation(image, separated), separated.white_is_zero)
     except (FramemillError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        formats = ", ".join(FORMATS)
+        raise DecodeError(
+            f"{name} cannot be decoded ({len(content)} bytes): it is none of {formats}, or damaged at its beginning"
+        ) from error
     except (
         Exception
     ) as error:  # nobody documents all that Pillow raises; of bytes in memory, only they can be the cause
-        reason = " ".join(str(error).partition(" <_io.BytesIO")[0].split())  # whose address tells nothing
+        reason = " ".join(str(error).split())
         raise DecodeError(
             f"{name} cannot be decoded ({len(content)} bytes): {reason[:200] or type(error).__name__}"
         ) from error
@@ -142,8 +153,8 @@ def _orientation(image: Image.Image, separated: Separated) -> int:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    if (num_frames := getattr(image, "n_frames", 1)) > 1:
-        raise ValueError(f"it is animated, {num_frames} frames where one image is wanted")
+    if getattr(image, "is_animated", False):  # `n_frames` would go through all frames of a GIF
+        raise ValueError("it is animated, where one image is wanted")
     if reason := _unclear(image):
         raise ValueError(reason)
     if image.mode.startswith("I;16"):

@@ -41,6 +41,7 @@ _SUBFILE_TYPE, _WIDTH, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _XMP = 254, 256
 _THUMBNAIL_OR_MASK = 0b101  # bits of the subfile type
 _OLD_JPEG = 6  # a compression, always of YCbCr
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+_MAX_DIRECTORIES = 1000  # of one TIFF; the smaller copies and masks of one image are a few dozen
 _PIXEL_TAGS = frozenset(  # size, coding and meaning of samples, in TIFF 6.0 and libtiff
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 334, 338, 339}
     | {347, *range(512, 522), 529, 530, 532, 50674}
@@ -105,7 +106,7 @@ def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _separate_jpeg(content: bytes) -> Separated:
-    kept, exif, xmp, copied = [], b"", b"", 0
+    kept, exif, xmp, copied = [], [], b"", 0
     for marker, start, end in jpeg_segments(content):
         payload = content[start + 4 : end]
         is_for_decoder = (
@@ -116,12 +117,12 @@ def _separate_jpeg(content: bytes) -> Separated:
         if is_for_decoder:
             continue
         if marker == _APP1 and payload.startswith(_EXIF_PREFIX):
-            exif += payload.removeprefix(_EXIF_PREFIX)  # more than 64 KB come in several segments
+            exif.append(payload.removeprefix(_EXIF_PREFIX))  # more than 64 KB come in several segments
         elif marker == _APP1 and payload.startswith(_JPEG_XMP_PREFIX):
             xmp = payload
         kept.append(content[copied:start])
         copied = end
-    return Separated(b"".join([*kept, content[copied:]]), read_orientation(exif, xmp))
+    return Separated(b"".join([*kept, content[copied:]]), read_orientation(b"".join(exif), xmp))
 
 
 def _separate_png(content: bytes) -> Separated:
@@ -175,13 +176,9 @@ def _from_hex(profile: bytes) -> bytes:
 
 def _separate_tiff(content: bytes) -> Separated:
     tiff = _Tiff(content)
-    images = [tags for tags in tiff.directories() if _WIDTH in tags]
-    pages = [tags for tags in images if not (tiff.integer(tags, _SUBFILE_TYPE) or 0) & _THUMBNAIL_OR_MASK]
-    if len(pages) > 1:
-        raise ValueError(f"it has {len(pages)} pages where one image is wanted")
-    if not images:
+    tags = _page(tiff)
+    if tags is None:
         return Separated(content)  # damaged: Pillow says how
-    tags = (pages or images)[0]
     if _PHOTOMETRIC not in tags and tiff.integer(tags, _COMPRESSION) != _OLD_JPEG:
         raise ValueError("it does not say what its values mean: TIFF tag 262, PhotometricInterpretation, is missing")
     orientation = _orientation(tiff, tags, tiff.data(tags, _XMP))
@@ -190,6 +187,27 @@ def _separate_tiff(content: bytes) -> Separated:
     if white_is_zero:
         kept[_PHOTOMETRIC] = tiff.short(_BLACK_IS_ZERO)
     return Separated(tiff.with_only(kept), orientation, white_is_zero)
+
+
+def _page(tiff: "_Tiff") -> "_Tags | None":
+    """Return the tags of the one page, or else of the first thumbnail or mask; None if there is no image.
+
+    Raises:
+        ValueError: there are several pages, or more directories than `_MAX_DIRECTORIES`.
+    """
+    page, other, num_pages = None, None, 0
+    for number, tags in enumerate(tiff.directories()):
+        if number == _MAX_DIRECTORIES:
+            raise ValueError(f"it has more than {_MAX_DIRECTORIES:,} pages, thumbnails and masks, the limit")
+        if _WIDTH not in tags:
+            continue
+        if (tiff.integer(tags, _SUBFILE_TYPE) or 0) & _THUMBNAIL_OR_MASK:
+            other = other or tags
+        else:
+            page, num_pages = page or tags, num_pages + 1
+    if num_pages > 1:
+        raise ValueError(f"it has {num_pages} pages where one image is wanted")
+    return page or other
 
 
 def _orientation(tiff: "_Tiff", tags: "_Tags", xmp: bytes) -> int:

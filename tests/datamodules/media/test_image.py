@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps, features
+from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageOps, features
 
 from datamodules.errors import DecodeError
 from datamodules.media.content import read_member
@@ -175,7 +175,9 @@ def test_content_is_decoded_as_its_file_is(tmp_path):
     gradient().save(tmp_path / "a b.v1.ü.png")
     content = (tmp_path / "a b.v1.ü.png").read_bytes()
     assert decode_image(content, "x").equal(read_image(tmp_path / "a b.v1.ü.png"))
-    with pytest.raises(DecodeError, match=r"^sub/x\.png cannot be decoded \(4 bytes\): cannot identify image file$"):
+    with pytest.raises(
+        DecodeError, match=r"^sub/x\.png cannot be decoded \(4 bytes\): it is none of PNG, JPEG, WEBP, "
+    ):
         decode_image(b"text", "sub/x.png")
 
 
@@ -260,7 +262,7 @@ def test_gray_tiffs_become_the_nearest_of_8_bits_whichever_value_is_white(order,
     values = np.unique([0, 1, largest // 3, largest // 2, 200 % (largest + 1), largest - 1, largest])[None]
     content = tiff_of(values, order, num_bits, {262: (3, photometric)})
     if (order, num_bits) == (">", 12):  # Pillow reads no such file
-        with pytest.raises(DecodeError, match="cannot identify image file"):
+        with pytest.raises(DecodeError, match="it is none of PNG, JPEG, "):
             decode_image(content, "a.tif")
         return
     expected = np.rint(values * 255 / largest).astype(int)
@@ -380,3 +382,52 @@ def test_what_is_not_a_regular_file_of_at_most_2_gib_fails_and_is_not_read(tmp_p
             read_image(tmp_path / name)
     with pytest.raises(DecodeError, match=r"^a\.png has 20,000,000,000 bytes; the limit"):
         read_member(tmp_path / "large.png", "a.png", 512, 20_000_000_000)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.jp2", "a.heic"])
+@pytest.mark.parametrize("has_preview", [False, True])
+def test_postscript_is_no_image_and_starts_no_program(tmp_path, monkeypatch, name, has_preview):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow looks for the program again
+    gradient().save(tmp_path / name, "EPS")
+    if has_preview:  # the binary header of DOS: where PostScript begins, and how long it is
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(struct.pack("<4sLL20x", b"\xc5\xd0\xd3\xc6", 32, len(content)) + content)
+    with pytest.raises(
+        DecodeError, match=rf"^{name} cannot be decoded \(\d+ bytes\): it is none of PNG, JPEG, WEBP, AVIF"
+    ):
+        read_image(tmp_path / name)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    "format", ["BLP", "DDS", "DIB", "ICNS", "ICO", "MSP", "PCX", "PPM", "QOI", "SGI", "SPIDER", "TGA", "XBM"]
+)
+def test_formats_that_the_docs_do_not_promise_are_not_decoded(format):
+    modes = {"BLP": "P", "MSP": "1", "XBM": "1", "SPIDER": "F"}
+    buffer = io.BytesIO()
+    gradient("RGB", (32, 32)).convert("L").convert(modes.get(format, "RGB")).save(buffer, format)
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        assert image.format == format
+    with pytest.raises(DecodeError, match="it is none of PNG, JPEG, "):
+        decode_image(buffer.getvalue(), "a.png")
+
+
+def test_only_two_frames_of_an_animation_are_looked_at(monkeypatch):
+    buffer = io.BytesIO()
+    gradient().save(
+        buffer, "GIF", save_all=True, append_images=[gradient().rotate(angle) for angle in range(10, 90, 10)]
+    )
+    frames = []
+    seek = GifImagePlugin.GifImageFile._seek
+    monkeypatch.setattr(
+        GifImagePlugin.GifImageFile,
+        "_seek",
+        lambda self, frame, *rest: frames.append(frame) or seek(self, frame, *rest),
+    )
+    with pytest.raises(DecodeError, match=r"a\.gif cannot be decoded .*: it is animated, where one image is wanted"):
+        decode_image(buffer.getvalue(), "a.gif")
+    assert max(frames) == 1

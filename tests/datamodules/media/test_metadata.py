@@ -368,3 +368,20 @@ def test_many_overlapping_directories_of_a_tiff_end_soon():
     content[place : place + 4 * len(starts)] = (starts + 4).astype("<u4").tobytes()
     with pytest.raises(DecodeError, match="cannot be decoded"):
         decode_image(bytes(content), "a")
+
+
+@pytest.mark.parametrize("subfile_type", [0, 1])
+def test_a_tiff_of_very_many_directories_fails_with_the_limit(subfile_type):
+    directory = struct.Struct("<HHHLLHHLLL")  # the number of tags, two tags, the place of the next directory
+    starts = range(8, 8 + 300_000 * directory.size, directory.size)
+    tags = (2, 254, LONG, 1, subfile_type, 256, LONG, 1, 1)
+    content = b"II*\0\x08\0\0\0" + b"".join(directory.pack(*tags, start + directory.size) for start in starts)
+    with pytest.raises(ValueError, match=r"it has more than 1,000 pages, thumbnails and masks, the limit"):
+        separate(content)
+
+
+def test_exif_in_very_many_segments_is_put_together_at_once():
+    """200,000 segments of one byte each: to copy what came before for each one would be 20 GB."""
+    exif = struct.pack("<2sHLHHHLHxxL", b"II", 42, 8, 1, ORIENTATION, SHORT, 1, 6, 0).ljust(200_000, b"\0")
+    segments = b"".join(b"\xff\xe1\x00\x09Exif\0\0" + exif[place : place + 1] for place in range(len(exif)))
+    assert separate(b"\xff\xd8" + segments).orientation == 6

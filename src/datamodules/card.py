@@ -15,6 +15,7 @@
 import hashlib
 import json
 import os
+import sys
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -86,22 +87,42 @@ def features_of(run: Run | str | os.PathLike[str]) -> "Features":
 
     run = run if isinstance(run, Run) else Run(run)
     if not declared_fields(run):
-        raise RunError(f"{run.folder} does not say which fields its samples have: their types are not known")
+        raise RunError(
+            f"the fields of the samples in {run.folder} are not known: import the class of the samples first, if it is "
+            "your own"
+        )
     return datasets.Features({name: feature(column) for name, column in _columns(run).items()})
 
 
 def declared_fields(run: Run) -> tuple[Field, ...]:
-    """The `fields` of the run's kind of samples.
+    """Return the `fields` of the run's kind of samples.
 
-    Empty if it declares none or is not installed, or if an earlier version planned the run, without `corpus_types`.
+    Empty if it declares none, if it is neither one of `datamodules.samples` nor imported already, or if an earlier
+    version planned the run, without `corpus_types`.
     """
     if run.plan.corpus_types is None:
         return ()
     try:
-        kind = resolve_name(run.plan.fingerprint["samples"]["class_path"])
-    except (KeyError, ImportError, AttributeError):
+        kind = _imported(run.plan.fingerprint["samples"]["class_path"])
+    except (KeyError, TypeError, ValueError, ImportError, AttributeError):
         return ()
-    return getattr(kind, "fields", ())
+    fields = getattr(kind, "fields", ()) if isinstance(kind, type) else ()
+    return fields if isinstance(fields, tuple) else ()
+
+
+def _imported(class_path: str) -> Any:
+    """Return what `class_path` names, without importing any other package: a plan may come from someone else.
+
+    Raises:
+        ImportError, AttributeError, ValueError: there is no such class, or its module is not imported.
+    """
+    if class_path.startswith("datamodules.samples."):
+        return resolve_name(class_path)
+    parts = class_path.split(".")
+    for end in range(len(parts) - 1, 0, -1):  # a class may be defined in another
+        if (module := ".".join(parts[:end])) in sys.modules:
+            return resolve_name(f"{module}:{'.'.join(parts[end:])}")
+    raise ImportError(f"no module of {class_path} is imported")
 
 
 def write_card(run: Run) -> None:
@@ -132,7 +153,7 @@ def is_stale(run: Run) -> bool:
         RunError: the first sample cannot be read.
     """
     path = run.folder / CARD
-    return path.exists() and not is_users(run) and path.read_text("utf-8") != _text(run)
+    return path.exists() and not is_users(run) and _text(run) not in ("", path.read_text("utf-8"))
 
 
 def is_users(run: Run) -> bool:

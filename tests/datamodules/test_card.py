@@ -3,8 +3,10 @@
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +225,28 @@ def test_a_kind_without_declared_fields_has_no_card(tmp_path: Path) -> None:
 
     run = make_run(tmp_path / "run", Undeclared(), [(item, item) for item in caption_items("a.jpg")])
     assert not (run.folder / CARD).exists()
-    with pytest.raises(RunError, match="does not say which fields its samples have"):
+    with pytest.raises(RunError, match=r"the fields of the samples in .* are not known: import the class"):
         features_of(run)
+
+
+def test_the_class_that_a_plan_names_is_not_imported_for_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_samples.py").write_text(
+        "from datamodules.samples.captions import CaptionSamples\nclass OwnSamples(CaptionSamples): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own_kind = import_module("own_samples").OwnSamples()
+    run = make_run(tmp_path / "run", own_kind, [(item, made_caption(item)) for item in caption_items("a.jpg")])
+    card = (run.folder / CARD).read_text()
+    assert "| caption | string |" in card
+    monkeypatch.delitem(sys.modules, "own_samples")
+    assert list(verify(run)) == []
+    write_card(run)
+    with pytest.raises(RunError, match="import the class of the samples first"):
+        features_of(run)
+    assert (run.folder / CARD).read_text() == card
+    assert "own_samples" not in sys.modules
 
 
 def test_a_card_tells_people_what_each_field_means(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
+_PATCH_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
 SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
 
@@ -194,14 +196,26 @@ class Run:
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no {path.name}; give the folder that was --output.dir")
         self.plan = Plan(path)
+        if self.plan.patch != patch:
+            raise RunError(f"{path} is the plan of patch {self.plan.patch}, not of {patch}: it is damaged or misplaced")
 
     @cached_property
     def patches(self) -> "list[Run]":
-        """The patches that there are when this is first read, in order; a patch has none itself."""
+        """The patches that there are when this is first read, in order; a patch has none itself.
+
+        Raises:
+            RunError: the plan of one is damaged.
+        """
         if self.patch:
             return []
-        numbers = sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("plan-*.arrow"))
-        return [type(self)(self.folder, number) for number in numbers]
+        names = (_PATCH_PLAN.fullmatch(path.name) for path in self.folder.glob("plan-*.arrow"))
+        patches = [type(self)(self.folder, number) for number in sorted(int(name[1]) for name in names if name)]
+        known: set[str] = set()
+        for earlier, patch in zip((self, *patches), patches, strict=False):
+            known.update(shard.name for shard in earlier.plan.shards)
+            if unknown := set(patch.plan.replaces) - known:
+                raise RunError(f"{patch.plan.path} is damaged: it replaces {min(unknown)}, which no plan before it has")
+        return patches
 
     @cached_property
     def fingerprint_digest(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import lru_cache
 from types import NoneType
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _INT64_MAX = (1 << 63) - 1
+_MAX_DEPTH = 200  # code that goes through a value calls itself for each level, and Python allows 1,000 calls
 _SHOWN_LENGTH = 60  # of a wrong value or name, in a message
 
 
@@ -18,10 +20,26 @@ def load(text: str | bytes) -> Any:
     Raises:
         ValueError: it is not JSON, or nested too deeply.
     """
+    if isinstance(text, bytes):
+        text = text.decode()
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(value) > _MAX_DEPTH:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
+    return value
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [child for each in level if isinstance(each, (list, dict)) for child in _children(each)]:
+        depth += 1
+    return depth
+
+
+def _children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def build(cls: type[T], value: Any, name: str = "") -> T:

@@ -180,6 +180,18 @@ def arrow_type(name: str) -> pa.DataType:
     return pa.string() if name in (_JSON, _NULL) else pa.type_for_alias(name)
 
 
+def check_type(name: str) -> str:
+    """Return `name` if it is a type that the table above has.
+
+    Raises:
+        ValueError: it is not.
+    """
+    element = name[len(_LIST) : -1] if name.startswith(_LIST) and name.endswith(">") else name
+    if element not in _SCALARS.values() and name != _JSON:
+        raise ValueError(f"{name!r:.100} is not the type of a field")
+    return name
+
+
 def common_type(one: str, other: str) -> str | None:
     """The type in which fields of both types can be read; None: there is none."""
     if one.startswith(_LIST) and other.startswith(_LIST):

@@ -1,10 +1,11 @@
 import json
 import os
 import sys
+from contextlib import suppress
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.errors import ConfigError, CorpusError, RunError
@@ -225,3 +226,145 @@ def test_a_missing_plan_fails(tmp_path):
 def test_a_shard_size_below_one_fails(limit):
     with pytest.raises(ConfigError, match=f"shard size {limit} = 0: it must be 1 or more"):
         ShardSize(**{limit: 0})
+
+
+def rewritten(path, table=None, **metadata):
+    """A plan in place of the one at `path`, with `table` as its only shard, and other values in its metadata."""
+    plan = pa.ipc.open_file(str(path)).read_all()
+    table = plan if table is None else table
+    kept = {name.decode(): value for name, value in plan.schema.metadata.items()} | metadata
+    schema = table.schema.with_metadata({name: value for name, value in kept.items() if value is not None})
+    path.unlink()
+    with pa.ipc.new_file(str(path), schema) as writer:
+        for batch in table.cast(schema).combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema)]:
+            writer.write_batch(batch)
+    return path
+
+
+def with_column(table, name, values):
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("key", ["../x", "b"], r"'\.\./x' cannot be a key"),
+        ("key", ["/home/x/photo", "b"], "cannot be a key"),
+        ("key", ["a/../../ü", "b"], "cannot be a key"),
+        ("key", ["a\nb", "b"], "cannot be a key"),
+        ("key", ["", "b"], "cannot be a key"),
+        ("key", [None, "b"], "key is null"),
+        ("key", [1, 2], "column 'key' of int64"),
+        ("split", ["/tmp/x", "/tmp/x"], "'/tmp/x' cannot name a split"),
+        ("split", ["train", "dev"], "several splits"),
+        ("path", [None, "b"], "path is null"),
+        ("frames", [["a.png"], None], "frames is null"),
+        ("frames", [["a.png"], [None]], "a frame is null"),
+        ("frames", ["a.png", "b.png"], "column 'frames' of string"),
+        ("cost", [-1, 2], "negative number of bytes"),
+        ("start_byte", [-1, None], "negative number of bytes"),
+        ("fps", [float("nan"), None], "not finite"),
+    ],
+)
+def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(tmp_path, column, values, message):
+    path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
+    rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), column, values))
+    reads = (
+        lambda plan: plan.shards,
+        lambda plan: plan.keys(0),
+        lambda plan: plan.items(0),
+        lambda plan: plan.batch(0),
+    )
+    for read in reads:
+        with pytest.raises(RunError, match=rf"plan\.arrow is .*damaged: .*{message}"):
+            read(Plan(path))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"fingerprint": "{"}, "Expecting property name"),
+        ({"fingerprint": "[1]"}, "its fingerprint is not an object"),
+        ({"fingerprint": "[" * 100_000}, "nested too deeply"),
+        ({"fingerprint": '{"a": ' + "[" * 900 + "]" * 900 + "}"}, "nested more than 200"),
+        ({"fingerprint": '{"samples": [1]}'}, "samples of its fingerprint is not an object"),
+        ({"fingerprint": '{"samples": {"class_path": 1}}'}, "where a text is needed"),
+        ({"fingerprint": '{"corpus": {"merged": 5}}'}, "merged of its fingerprint is not a list"),
+        ({"fingerprint": '{"corpus": {"init_args": {"root": 5}}}', "roots": None}, "where a text is needed"),
+        ({"fingerprint": b"\xff"}, "can't decode"),
+        ({"fingerprint": None}, "bears no fingerprint"),
+        ({"listing": None}, "no 'listing' in its metadata"),
+        ({"patch": "one"}, "invalid literal"),
+        ({"replaces": '["../../x"]'}, "is not the name of a shard"),
+        ({"replaces": "{}"}, "where a text is needed"),
+        ({"roots": "[1]"}, "where a text is needed"),
+        ({"corpus_types": '{"a": "list<list<int64>>"}'}, "is not the type of a field"),
+    ],
+)
+def test_metadata_that_no_plan_has_is_refused(tmp_path, metadata, message):
+    path = rewritten(plan_of(tmp_path, some_items(1), ONE_EACH).path, **metadata)
+    with pytest.raises(RunError, match=rf"plan\.arrow is no plan, or damaged: .*{message}"):
+        Plan(path)
+
+
+@pytest.mark.parametrize("replaces", ['["train-000000"]', '["train-000000", "train-000000"]'])
+def test_a_plan_whose_shards_do_not_replace_one_each_is_refused(tmp_path, replaces):
+    path = plan_of(tmp_path, some_items(2), ONE_EACH).path
+    batches = [pa.ipc.open_file(str(path)).get_batch(number) for number in (0, 1)]
+    metadata = pa.ipc.open_file(str(path)).schema.metadata | {b"replaces": replaces.encode()}
+    path.unlink()
+    with pa.ipc.new_file(str(path), batches[0].schema.with_metadata(metadata)) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    with pytest.raises(RunError, match="it has 2 shards, which replace 1"):
+        _ = Plan(path).shards
+
+
+def test_a_plan_with_an_empty_shard_or_the_same_shard_twice_is_refused(tmp_path):
+    path = plan_of(tmp_path, some_items(1), ONE_EACH).path
+    empty = pa.ipc.open_file(str(path)).read_all().slice(0, 0)
+    with pytest.raises(RunError, match="shard 0: it has no items"):
+        _ = Plan(rewritten(path, empty)).shards
+    apart = [*some_items(1, "a"), *some_items(1, "b")]
+    write_plan(apart, tmp_path / "apart", FINGERPRINT, ONE_EACH)
+    file = pa.ipc.open_file(str(tmp_path / "apart"))
+    with pa.ipc.new_file(str(tmp_path / "mixed"), file.schema) as writer:
+        for number in (0, 1, 0):
+            writer.write_batch(file.get_batch(number))
+    with pytest.raises(RunError, match="shards of the split a do not follow one another"):
+        _ = Plan(tmp_path / "mixed").shards
+
+
+def test_items_whose_meta_is_no_json_object_are_refused(tmp_path):
+    path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
+    for meta, message in (("[1]", "its meta is not an object"), ("{", "Expecting"), ("[" * 2000, "nested too deeply")):
+        rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), "meta", ["{}", meta]))
+        assert Plan(path).item(0, 0).meta == {}
+        with pytest.raises(RunError, match=rf"item train/item001: .*{message}"):
+            Plan(path).items(0)
+
+
+def test_plans_that_are_compressed_are_refused_as_they_may_be_of_any_size(tmp_path):
+    path = plan_of(tmp_path, [Item("a", "train", "a" * 100_000)], ONE_EACH).path
+    plan = pa.ipc.open_file(str(path)).read_all()
+    path.unlink()
+    with pa.ipc.new_file(str(path), plan.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(plan)
+    with pytest.raises(RunError, match="overlap or are compressed"):
+        _ = Plan(path).shards
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
+def test_a_plan_with_any_other_bytes_is_read_or_refused(tmp_path, changes):
+    path = tmp_path / "plan.arrow"
+    if not path.exists():
+        write_plan(some_items(8), path, FINGERPRINT, ShardSize(max_items=4, min_shards=1))
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[int(place * len(content))] = byte
+    (tmp_path / "changed").write_bytes(content)
+    with suppress(RunError):
+        plan = Plan(tmp_path / "changed")
+        assert [key for shard in plan.shards for key in plan.keys(shard.number)]
+        assert [plan.items(shard.number) for shard in plan.shards]

@@ -1,11 +1,12 @@
 import multiprocessing
 import os
+from functools import partial
 
 import pytest
 
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.line.leases import Leases
-from datamodules.line.plan import ShardSize, discard_unfinished
+from datamodules.line.plan import ShardSize, discard_unfinished, write_plan_of
 from datamodules.line.run import Run, open_or_plan
 from datamodules.line.skipped import HIDDEN_FILE
 from line_making import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
@@ -112,3 +113,18 @@ def test_a_folder_that_cannot_be_written_to_fails(tmp_path):
 def test_a_shard_without_record_fails(tmp_path):
     with pytest.raises(RunError, match="missing or damaged"):
         make_run(tmp_path, 1).record("train-000000")
+
+
+def test_a_plan_of_another_patch_or_that_replaces_no_earlier_shard_is_refused(tmp_path):
+    run = make_run(tmp_path, 1)
+    for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # which no retry writes
+        (tmp_path / name).touch()
+    assert run.patches == []
+    write = partial(write_plan_of, [run.plan.batch(0)], fingerprint={}, listing="")
+    write(destination=tmp_path / "plan-001.arrow", patch=2, replaces=[])
+    with pytest.raises(RunError, match=r"plan-001\.arrow is the plan of patch 2, not of 1"):
+        _ = Run(tmp_path).patches
+    (tmp_path / "plan-001.arrow").unlink()
+    write(destination=tmp_path / "plan-001.arrow", patch=1, replaces=["train-000001"])
+    with pytest.raises(RunError, match=r"plan-001\.arrow is damaged: it replaces train-000001, which no plan before"):
+        _ = Run(tmp_path).patches

@@ -47,7 +47,7 @@ def _escaped(match: re.Match[str]) -> str:
     char, start = match[0], match.start()
     if char in _JOINERS:
         before = match.string[start - 1 : start]
-        return char if not before.isascii() and before not in _JOINERS else _literal(char)
+        return char if before.isprintable() and not before.isascii() else _literal(char)
     category = unicodedata.category(char)
     if category in ("Mn", "Me"):
         before = match.string[max(0, start - _MAX_MARKS) : start]

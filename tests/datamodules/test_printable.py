@@ -19,6 +19,7 @@ from datamodules.printable import json_line, printable, printable_lines
         ("a\u200bb\ufeff\u00ad\u2060\ufff9", r"a\u200bb\ufeff\xad\u2060\ufff9"),
         ("\U000e0041\ud800\udcff\ue000", r"\U000e0041\ud800\udcff\ue000"),
         ("a\u200db \u200d \u200c", r"a\u200db \u200d \u200c"),
+        ("\u202e\u200d", r"\u202e\u200d"),
         ("👩\u200d\u200d👩", "👩\u200d\\u200d👩"),
         ("e" + "\u0301" * 9 + "e\u0301", "e" + "\u0301" * 8 + r"\u0301" + "e\u0301"),
     ],

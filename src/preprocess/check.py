@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 
 from datamodules import FramesDataModule
@@ -30,6 +29,7 @@ from datamodules.media.sampling import Selection
 from datamodules.media.video import Decoding
 from preprocess.extractor import Extractor
 from preprocess.failures import print_json, show, summary
+from preprocess.terminal import Terminal, note, say
 from preprocess.writer import ShardWriter
 
 
@@ -61,16 +61,16 @@ def check(
         if json:
             print_json(failures(run))
         elif counts:
-            show(failures(run), Console())
+            show(failures(run), Terminal())
     if stopped:
         of = f" of {run.plan.num_items:,}, then stopped by {Signals(stopped).name}"
-        Console(stderr=True).print(f"{num_checked:,} items checked{of}", style="yellow", highlight=False)
+        note(f"{num_checked:,} items checked{of}", "yellow")
     elif not json:
-        print(f"{num_checked:,} items checked; {summary(counts)}")  # noqa: T201
+        say(f"{num_checked:,} items checked; {summary(counts)}")
         if checked.num_non_square:
-            print(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(data.decoding)}")  # noqa: T201
+            say(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(data.decoding)}")
         if checked.num_skipping:
-            print(f"{checked.num_skipping:,} with frames that no decoder can show, which are skipped")  # noqa: T201
+            say(f"{checked.num_skipping:,} with frames that no decoder can show, which are skipped")
     return 128 + stopped if stopped else 1 if counts else 0
 
 

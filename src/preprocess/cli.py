@@ -19,11 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
-from rich.console import Console
 
 from datamodules.errors import FramemillError
 from datamodules.line.patches import count_failures, failures
 from datamodules.line.run import Run, device_mix
+from datamodules.messages import escape_messages
+from preprocess.terminal import Parser, Terminal, note, say
 
 _FORMATS = (
     "phoenix-pickle, phoenix-npz; clip4mc; captions-json, imagefolder; tracks-jsonl, grounded-sam2, coco-video, mot; "
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is that of the table above."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     began = _began() if argv is None else time.time()  # before torch is imported, which takes seconds
+    if argv is None:  # this process is ours
+        escape_messages()
     if isinstance(sys.stdout, io.TextIOWrapper):  # as sys.stderr is: file names may not fit the locale's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: _Command = options.command
         return command(options)
     except FramemillError as error:
-        Console(stderr=True).print("error:", str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        note(f"error: {error}", "red")
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -75,7 +78,7 @@ def _began() -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="preprocess", description="Raw image and video corpora into training data.")
+    parser = Parser(prog="preprocess", description="Raw image and video corpora into training data.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     commands.add_parser("run", help="run a pipeline over a corpus, or go on with a run; see `preprocess run --help`")
     commands.add_parser("retry", help="try failed items of a run again; see `preprocess retry --help`")
@@ -131,16 +134,16 @@ def _status(options: argparse.Namespace) -> int:
 
     status = StatusReader(Run(options.folder)).read()
     if options.json:
-        print(status.to_json())  # noqa: T201
+        say(status.to_json())
     else:
-        Console().print(render(status), highlight=False)
+        Terminal().print(render(status))
     return 0
 
 
 def _view(options: argparse.Namespace) -> int:
     from preprocess.report.view import view
 
-    view(_settled(options.folder), options.key, Console())
+    view(_settled(options.folder), options.key, Terminal())
     return 0
 
 
@@ -156,8 +159,8 @@ def _failures(options: argparse.Namespace) -> int:
         write_parquet(failed, options.parquet)
         _written([options.parquet])
     else:
-        show(failed, Console())
-    print(summary(counts))  # noqa: T201
+        show(failed, Terminal())
+    say(summary(counts))
     return 0
 
 
@@ -175,16 +178,17 @@ def _verify(options: argparse.Namespace) -> int:
     from preprocess.verify import coverage, plan_problems, verify
 
     if damaged := plan_problems(options.folder):
-        print(*damaged, sep="\n")  # noqa: T201
+        for line in damaged:
+            say(line)
         return 1
     run = Run(options.folder)
     problems = []
     for problem in verify(run):
         problems.append(problem)
-        print(problem)  # noqa: T201
+        say(str(problem))
     if options.repair:
         for line in repair(run, problems):
-            print(line)  # noqa: T201
+            say(line)
         problems = [problem for problem in problems if not problem.is_open and not problem.is_repairable]
     covered = coverage(Run(options.folder))
     if problems:
@@ -194,8 +198,8 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         verdict = "everything is as it should be"
     if len(covered.devices) > 1:
-        print(f"made on several device models: {device_mix(covered.devices)}")  # noqa: T201
-    print(  # noqa: T201
+        say(f"made on several device models: {device_mix(covered.devices)}")
+    say(
         f"{options.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
         f" + {covered.missing:,} missing; {verdict}"
     )
@@ -232,5 +236,5 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _written(paths: Sequence[Path]) -> int:
     for path in paths:
-        print(path)  # noqa: T201
+        say(str(path))
     return 0

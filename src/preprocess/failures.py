@@ -13,8 +13,6 @@
 On a terminal all but split and shard; as JSON (an object a line) or Parquet all of them. All three stream.
 """
 
-import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -22,13 +20,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from datamodules.errors import ConfigError
 from datamodules.line.patches import Failure
+from datamodules.printable import json_line
 from preprocess.export import all_or_none
+from preprocess.terminal import Terminal, cell, say
 
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("key", "split", "path", "reason_class", "reason")]
@@ -38,7 +36,7 @@ _COLUMNS = (("key", 3, None), ("path", 3, None), ("class", None, 7), ("attempts"
 _CHUNK_ROWS = 1000
 
 
-def show(failures: Iterable[Failure], console: Console) -> None:
+def show(failures: Iterable[Failure], console: Terminal) -> None:
     """Print a table."""
     header = True
     for rows in _chunks(failures):
@@ -47,16 +45,15 @@ def show(failures: Iterable[Failure], console: Console) -> None:
             table.add_column(name, ratio=ratio, width=width, overflow="fold")
         for row in rows:
             cells = (row["key"], row["path"], row["reason_class"], str(row["attempts"]), row["reason"])
-            table.add_row(*map(Text, cells))
+            table.add_row(*map(cell, cells))
         console.print(table)
         header = False
 
 
 def print_json(failures: Iterable[Failure]) -> None:
-    """Print a JSON object for each, one a line; escaped where standard output does not take all characters."""
-    ensure_ascii = not sys.stdout.encoding.lower().startswith("utf")
+    """Print a JSON object for each, one a line."""
     for failure in failures:
-        print(json.dumps(_row(failure), ensure_ascii=ensure_ascii))  # noqa: T201
+        say(json_line(_row(failure)))
 
 
 def write_parquet(failures: Iterable[Failure], path: Path) -> None:

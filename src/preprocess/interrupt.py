@@ -7,7 +7,6 @@ the process as well when what is in hand takes longer than the grace time. Neith
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from preprocess.terminal import note
 from preprocess.writer import ShardWriter
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C; torchrun, SLURM, Docker; `sbatch --signal=USR1@60`
@@ -43,7 +43,7 @@ class StopOnSignal(Callback):
             threading.Timer(_AGAIN_SECONDS, os._exit, (128 + number,)).start()  # if the folder hangs as well
             try:
                 pass_on(number)
-                print(f"{why}: stopped at once; what is spooled or committed is safe", file=sys.stderr)  # noqa: T201
+                note(f"{why}: stopped at once; what is spooled or committed is safe")
                 rank.let_go()  # nobody's fault
             finally:
                 os._exit(128 + number)

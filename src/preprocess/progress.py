@@ -6,12 +6,12 @@ import time
 import warnings
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.live import Live
 
 from datamodules.line.run import Run
 from preprocess.ranks import is_first_on_machine
 from preprocess.status import StatusReader, headline, render
+from preprocess.terminal import Terminal, note
 from preprocess.writer import ShardWriter
 
 _CHATTER = ("lightning.pytorch", "lightning.fabric", "absl")  # tips for other products, "GPU available", …
@@ -31,8 +31,8 @@ class Progress(Callback):
         line_seconds: between lines where there is no terminal.
     """
 
-    def __init__(self, console: Console | None = None, line_seconds: float = 10.0) -> None:
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Terminal | None = None, line_seconds: float = 10.0) -> None:
+        self._console = console or Terminal(stderr=True)
         self._line_seconds = line_seconds
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -65,22 +65,22 @@ class Progress(Callback):
     def _print(self, run: Run) -> None:
         reader = StatusReader(run)
         while not self._done.wait(self._line_seconds):
-            self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True, highlight=False)
+            self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True)
 
 
 class _Lines(logging.Handler):
     """A line of standard error for each record; above the live display, if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = time.strftime("%H:%M:%S"), record.getMessage()
-        Console(stderr=True).print(*line, markup=False, highlight=False, soft_wrap=True)
+        note(f"{time.strftime('%H:%M:%S')} {record.getMessage()}")
 
 
 def quiet() -> None:
     """Show what our own loggers tell, and silence third parties': by name, and Lightning's warnings by text."""
-    ours = logging.getLogger("preprocess")
-    ours.setLevel(logging.INFO)
-    ours.handlers = [_Lines()]
+    for name in ("preprocess", "datamodules"):
+        ours = logging.getLogger(name)
+        ours.setLevel(logging.INFO)
+        ours.handlers = [_Lines()]
     for name in _CHATTER:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in _NO_CONCERN:

@@ -12,7 +12,6 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich.console import Console
 
 from datamodules import FramesDataModule
 from datamodules.card import write_card
@@ -27,6 +26,7 @@ from preprocess.extractor import Extractor
 from preprocess.interrupt import StopOnSignal
 from preprocess.progress import Progress, quiet
 from preprocess.ranks import is_first_on_machine, placement
+from preprocess.terminal import note, say
 from preprocess.verify import coverage
 from preprocess.writer import ShardWriter
 
@@ -99,7 +99,7 @@ def retry(argv: Sequence[str], began: float) -> int:
     refuse_unfinished(run)
     if not count_failures(run, options.classes) and all(patch.is_complete() for patch in run.patches):
         if is_first_on_machine():
-            _say(f"{run.folder}: nothing to retry", "green")
+            note(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
     corpus, overrides = _planned_corpus(run.plan, overrides)
@@ -149,7 +149,7 @@ def _predict(cli: PipelineCLI) -> int:
     stopped = cli.writer.rank.stopping
     if stopped:
         spooled = sum(len(opened.spool.results) for opened in cli.writer.rank.open.values())
-        _say(
+        note(
             f"stopped by {signal.Signals(stopped).name}; what is done is safe ({spooled:,} items of shards not yet "
             "whole among it): the same command goes on",
             "yellow",
@@ -171,7 +171,8 @@ def estimate(argv: Sequence[str]) -> int:
 
     quiet()
     cli = _cli([*argv, "--trainer.devices", "1"])  # of one rank; several would only tell the same
-    Console().print(str(estimated(cli.trainer, cli.model, cli.datamodule, cli.writer)), highlight=False)
+    for line in str(estimated(cli.trainer, cli.model, cli.datamodule, cli.writer)).splitlines():
+        say(line)
     return 0
 
 
@@ -209,14 +210,14 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
     has_failed = is_done and limit.is_exceeded_in_all(covered.failed, covered.planned)
     if is_first_on_machine():
         for problem in covered.problems:
-            _say(str(problem), "red")
-        _say(
+            note(str(problem), "red")
+        note(
             f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
             f" + {covered.missing:,} missing",
             "green" if is_done and not has_failed else "yellow",
         )
         if has_failed:
-            _say(
+            note(
                 f"more have failed than --output.max_failures {limit} allows. Is something wrong with the whole run? "
                 f"See `preprocess failures {run.folder}`, and try them again by `preprocess retry {run.folder}`",
                 "red",
@@ -270,7 +271,3 @@ def _in_one_line(message: str) -> str:
     noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(noise))
-
-
-def _say(text: str, style: str) -> None:
-    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,5 @@
 """The state of a run, read from its folder alone: while it runs, after a crash, from any machine that sees it."""
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -11,11 +10,12 @@ from typing import Any
 from rich.console import RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from datamodules.line.activity import Activity, read_activity
 from datamodules.line.commit import OK
 from datamodules.line.run import Outcome, Record, Run
+from datamodules.printable import json_line
+from preprocess.terminal import cell
 
 _SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s
 
@@ -74,8 +74,8 @@ class Status:
         return self.shards == self.planned_shards
 
     def to_json(self) -> str:
-        """One JSON object with the attributes above."""
-        return json.dumps(self._document(), indent=1, sort_keys=True)
+        """Return the attributes above as a JSON object, on one line of ASCII."""
+        return json_line(self._document())
 
     def _document(self) -> dict[str, Any]:
         patches = [patch._document() for patch in self.patches]
@@ -204,13 +204,13 @@ def render(status: Status) -> RenderableType:
     """The status as a person wants to see it: a bar, the headline, a row for each rank."""
     done = status.items + status.failed + status.spooled
     rows = Table.grid()
-    rows.add_row(Text(status.folder + (f", patch {status.patch}" if status.patch else ""), style="bold"))
+    rows.add_row(cell(status.folder + (f", patch {status.patch}" if status.patch else ""), style="bold"))
     rows.add_row(ProgressBar(total=status.planned_items, completed=done, width=60))
-    rows.add_row(Text(headline(status)))
+    rows.add_row(cell(headline(status)))
     for patch in status.patches:
         if not patch.is_complete:
-            rows.add_row(Text(f"patch {patch.patch}: {headline(patch)}"))
-    rows.add_row(Text(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
+            rows.add_row(cell(f"patch {patch.patch}: {headline(patch)}"))
+    rows.add_row(cell(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
     if status.ranks:
         rows.add_row(_rank_table(status.ranks))
     return rows
@@ -225,7 +225,7 @@ def _rank_table(ranks: list[Activity]) -> Table:
         name = rank.rank if silent < _SILENT_SECONDS else f"{rank.rank} (silent for {duration(silent)})"
         machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpu": {}, **rank.machine}
         table.add_row(
-            name,
+            cell(name),
             f"{rank.items:,}",
             *(f"{_per_second(rank, count):,.1f}" for count in (rank.frames, rank.tokens)[: len(rates)]),
             ", ".join(f"{phase} {seconds:,.0f} s" for phase, seconds in sorted(rank.seconds.items())),

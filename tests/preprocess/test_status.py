@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
-from rich.console import Console
 
 from brightness import Brightness, ImageFolders
 from datamodules import FramesDataModule
@@ -17,6 +16,7 @@ from datamodules.line.run import Run
 from line_making import finish, make_run
 from preprocess.progress import quiet
 from preprocess.status import StatusReader, headline, render
+from preprocess.terminal import Terminal
 from preprocess.writer import ShardWriter
 
 GPU = {
@@ -29,7 +29,7 @@ GPU = {
 
 
 def drawn(status):
-    console = Console(width=200)
+    console = Terminal(width=200)
     with console.capture() as capture:
         console.print(render(status))
     return capture.get()

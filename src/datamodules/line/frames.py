@@ -20,8 +20,8 @@ are put together by size (`Batching`), their ends come with the ticket's last sl
 """
 
 import os
+import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -248,7 +248,7 @@ def _next(slices: Iterator[Batch], dies: bool) -> Batch | None:
     except Exception:
         if not dies:
             raise
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # as `begin_worker` has set it
         os._exit(1)
 
 

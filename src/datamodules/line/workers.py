@@ -22,6 +22,7 @@ from datamodules.errors import EnvironmentFailure
 from datamodules.line.frames import Batch, Ticket
 from datamodules.line.heap import keep_freed_memory
 from datamodules.line.stamps import Stamp, Stamps
+from datamodules.messages import escape_messages
 
 LOOK_SECONDS = 0.5  # whether all workers live
 _START_SECONDS = 60.0  # workers import, and make their transforms
@@ -196,11 +197,12 @@ def _death(exitcode: int) -> str:
 
 
 def begin_worker(worker: int) -> None:
-    """Make this worker process end when its rank does, however that ends, leave signals to the rank, and keep memory.
+    """Prepare this worker process: it ends when its rank does, leaves signals to it, keeps memory, escapes messages.
 
     Workers are children of the fork server, so DataLoader's own watch, over the parent's process id, sees nothing.
     """
     keep_freed_memory()
+    escape_messages()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank = multiprocessing.parent_process()

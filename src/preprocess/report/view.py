@@ -21,10 +21,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, Group, RenderableType
-from rich.json import JSON
+from rich.console import Group, RenderableType
+from rich.highlighter import JSONHighlighter
 from rich.table import Table
-from rich.text import Text
 
 from datamodules.errors import RunError
 from datamodules.line.commit import OK
@@ -36,6 +35,7 @@ from datamodules.samples.pose import PoseSamples
 from datamodules.samples.skeleton import JOINTS
 from preprocess.export import kind_of
 from preprocess.holistic.layouts import PARTS
+from preprocess.terminal import Terminal, block, cell
 
 _MAX_ROWS = 20
 _MAX_READ = 1000
@@ -45,7 +45,7 @@ _MAX_COMPARED = 20_000  # keys held against a mistyped one: about a second
 _STYLES = {"ok": "green", "failed": "red", "planned": "dim"}
 
 
-def view(run: Run, key: str | None, console: Console) -> None:
+def view(run: Run, key: str | None, console: Terminal) -> None:
     """Print what `run` holds, or, given the key of an item, what became of that item.
 
     Raises:
@@ -79,10 +79,10 @@ def _overview(run: Run) -> RenderableType:
     for row in islice(_rows(run), _MAX_ROWS):
         status, reason = row["status"], row["reason"] or ""
         rows.add_row(
-            Text(row["key"]), Text(status, _STYLES.get(status, "yellow")), f"{row['num_frames']:,}", Text(reason)
+            cell(row["key"]), cell(status, _STYLES.get(status, "yellow")), f"{row['num_frames']:,}", cell(reason)
         )
     more = run.plan.num_items - rows.row_count
-    parts: list[RenderableType] = [Text(str(run.folder), style="bold"), _totals(run), ""]
+    parts: list[RenderableType] = [cell(str(run.folder), style="bold"), _totals(run), ""]
     done = run.outcome()
     if done.committed:
         parts += [_facts({"devices": device_mix(done.devices)}), ""]
@@ -92,7 +92,7 @@ def _overview(run: Run) -> RenderableType:
         parts += [_poses(run), ""]
     parts.append(rows)
     if more:
-        parts.append(Text(f"… and {more:,} more", style="dim"))
+        parts.append(cell(f"… and {more:,} more", style="dim"))
     return Group(*parts)
 
 
@@ -164,7 +164,7 @@ def _item(run: Run, key: str) -> RenderableType:
     facts = {"split": item.split, "shard": f"{shard.name}, row {number}", "source": item.source}
     if len(item.frames) > 1:
         facts["source"] += f", {len(item.frames):,} images"
-    parts: list[RenderableType] = [Text(key, style="bold")]
+    parts: list[RenderableType] = [cell(key, style="bold")]
     if not run.is_committed(shard.name):
         facts["status"] = "planned: its shard is not committed yet"
         return Group(*parts, _facts(facts))
@@ -184,7 +184,7 @@ def _item(run: Run, key: str) -> RenderableType:
 def _facts(facts: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
-        table.add_row(Text(name, style="dim"), Text(value, _STYLES.get(value.partition(" ")[0], "")))
+        table.add_row(cell(name, style="dim"), cell(value, _STYLES.get(value.partition(" ")[0], "")))
     return table
 
 
@@ -205,10 +205,10 @@ def _files(key: str, files: Mapping[str, BinaryIO]) -> Iterator[RenderableType]:
                 if ending == "presence.npy" and values.shape[1:] == (len(PARTS),):
                     documents += ["", _detection_rates(values)]
             elif kind == "json":
-                documents += ["", JSON.from_data(_shortened(json.loads(file.read())))]
+                documents += ["", _highlighted(_shortened(json.loads(file.read())))]
             elif kind == "txt":
-                documents += ["", Text(file.read().decode()[:_MAX_TEXT])]
-        except (ValueError, EOFError) as error:
+                documents += ["", block(file.read().decode()[:_MAX_TEXT])]
+        except (ValueError, EOFError, RecursionError) as error:
             raise RunError(f"{key}.{ending} is damaged: {error}; run `preprocess verify`") from error
         table.add_row(ending, f"{size:,}", *described)
     yield table
@@ -229,6 +229,14 @@ def _detection_rates(presence: NDArray[Any]) -> Table:
         found, num_frames = int(np.count_nonzero(column)), len(column)
         table.add_row(part, f"{found:,} of {num_frames:,} frames", f"{100 * found / max(1, num_frames):.1f} %")
     return table
+
+
+def _highlighted(document: Any) -> RenderableType:
+    """`document` as JSON in colours."""
+    text = block(json.dumps(document, indent=2, ensure_ascii=False))
+    JSONHighlighter().highlight(text)
+    text.no_wrap = True
+    return text
 
 
 def _shortened(document: Any) -> Any:

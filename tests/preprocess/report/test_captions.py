@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from caption_making import caption_items, make_caption_run
 from datamodules.corpora.images import Images
@@ -14,6 +13,7 @@ from datamodules.line.run import Run
 from image_making import image_bytes, write_tar
 from preprocess.report.view import view
 from preprocess.report.visualize import visualize
+from preprocess.terminal import Terminal
 
 ITEMS = caption_items("a.png", "sub/b.jpg", "<c>.png")
 
@@ -28,7 +28,7 @@ def grays(page: Path) -> list[int]:
 
 
 def shown(run: Run, key: str | None = None) -> str:
-    console = Console(width=200, file=io.StringIO())
+    console = Terminal(width=200, file=io.StringIO())
     view(run, key, console)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 

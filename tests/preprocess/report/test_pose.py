@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from caption_making import caption_items
 from datamodules.line.run import Run
@@ -13,6 +12,7 @@ from datamodules.samples.skeleton import COLOURS
 from pose_making import make_pose_run
 from preprocess.cli import main
 from preprocess.report.view import view
+from preprocess.terminal import Terminal
 
 ITEMS = caption_items("a.png", "nobody.jpg", "sub/gone.png", "sub/d.png")
 
@@ -39,13 +39,13 @@ def test_poses_are_drawn_over_their_image_and_beside_it(tmp_path: Path, capsys: 
 
 
 def test_a_table_tells_how_many_people_there_are_and_their_joints(tmp_path: Path) -> None:
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     view(Run(make(tmp_path)), None, console)
     text = console.export_text()
     assert "people  0 in 1, 1 in 1, 2 in 1" in text
     assert "nose 100 %" in text
     assert "right ankle 0 %" in text
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     view(Run(tmp_path / "run"), "nobody", console)
     text = console.export_text()
     assert "[0, 18, 3]" in text
@@ -54,7 +54,7 @@ def test_a_table_tells_how_many_people_there_are_and_their_joints(tmp_path: Path
 
 def test_a_run_of_nobody_is_viewed(tmp_path: Path) -> None:
     run = make_pose_run(tmp_path / "run", ITEMS[:1], (0,))
-    console = Console(record=True, width=200)
+    console = Terminal(record=True, width=200)
     view(run, None, console)
     assert "0 in 1" in console.export_text()
     assert "joints" not in console.export_text()

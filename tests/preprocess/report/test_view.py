@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import RunError
@@ -19,12 +18,13 @@ from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
 from making import REASON, MadeItems, made_sample, make_run
 from preprocess.report.view import find, view
+from preprocess.terminal import Terminal
 from track_making import make_track_run, write_videos
 
 
 def shown(run: Run, key: str | None = None) -> list[list[str]]:
     """The words of each line that `view` prints."""
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     view(run, key, console)
     assert isinstance(console.file, io.StringIO)
     return [line.split() for line in console.file.getvalue().splitlines()]
@@ -150,37 +150,37 @@ def test_find_gives_shard_and_row(run: Run) -> None:
 
 def test_unknown_key_fails_and_names_the_closest(run: Run) -> None:
     with pytest.raises(RunError, match=r"no item 'train/w3' among 8; closest: 'train/v3'"):
-        view(run, "train/w3", Console())
+        view(run, "train/w3", Terminal())
 
 
 def test_key_without_its_split_fails_and_names_those_that_contain_it(run: Run) -> None:
     with pytest.raises(RunError, match=r"no item 'v2' among 8; closest: 'train/v2', 'dev/v2'$"):
-        view(run, "v2", Console())
+        view(run, "v2", Terminal())
 
 
 def test_key_like_no_other_fails_and_names_the_first(run: Run) -> None:
     with pytest.raises(RunError, match=r"no item '%%%' among 8; the first is 'train/v0'"):
-        view(run, "%%%", Console())
+        view(run, "%%%", Terminal())
 
 
 def test_sample_in_a_tar_cut_short_fails(run: Run) -> None:
     tar = run.folder / "train-000001.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(RunError, match=r"train-000001.tar cannot be read at byte \d+: .*; run `preprocess verify`"):
-        view(run, "train/v2", Console())
+        view(run, "train/v2", Terminal())
 
 
 def test_damaged_table_fails(run: Run) -> None:
     (run.folder / "tables" / "train-000000.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunError, match=r"train-000000.parquet cannot be read: .*; run `preprocess verify`"):
-        view(run, None, Console())
+        view(run, None, Terminal())
 
 
 @pytest.mark.parametrize("members", [{"a.npy": b"\x93NUMPY"}, {"a.npy": b""}, {"json": b"{"}])
 def test_damaged_file_of_a_sample_fails(tmp_path: Path, members: dict[str, bytes]) -> None:
     run = run_of(tmp_path / "run", members)
     with pytest.raises(RunError, match=r"train/a\.(a\.npy|json) is damaged: .*; run `preprocess verify`"):
-        view(run, "train/a", Console())
+        view(run, "train/a", Terminal())
 
 
 def test_view_loads_neither_torch_nor_lightning() -> None:

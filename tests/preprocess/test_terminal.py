@@ -1,0 +1,136 @@
+"""Text of a corpus, run folder or server cannot steer the terminal, nor pose as another text."""
+
+import contextlib
+import io
+import json
+import logging
+import re
+import sys
+import threading
+import unicodedata
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from caption_making import made_caption
+from datamodules.line.activity import Activity
+from datamodules.line.commit import Result
+from datamodules.line.item import Item
+from datamodules.line.plan import ShardSize
+from datamodules.line.rank import Rank
+from datamodules.line.run import Run, open_or_plan
+from datamodules.messages import escape_messages
+from datamodules.samples.captions import CaptionSamples
+from line_making import Listed
+from preprocess.cli import main
+from preprocess.status import StatusReader, render
+from preprocess.terminal import Terminal, cell
+
+EVIL = "[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"
+SHOWN = r"[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two captions and a failure, whose texts are all evil; a dead rank has left its file."""
+    folder = tmp_path_factory.mktemp("runs") / EVIL
+    items = [Item(key, "train", EVIL, (f"{key}.png",), meta={"image": f"{EVIL}/{key}.png"}) for key in "abc"]
+    run = open_or_plan(folder, Listed(items), {"samples": {"class_path": EVIL}}, ShardSize(max_items=3, min_shards=1))
+    with Rank(run) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        for row, item in enumerate(opened.items):
+            sample = replace(made_caption(item, prompt=EVIL), caption=f"{EVIL}\n{EVIL}")
+            result = Result(row, num_frames=1, status=EVIL) if row else Result(row, reason=EVIL, reason_class=EVIL)
+            rank.add(opened.shard.number, result, CaptionSamples().encode(sample) if row else {})
+    _write_rank(run)
+    return folder
+
+
+def _write_rank(run: Run) -> None:
+    activity = Activity(rank=EVIL, host=EVIL, started=0, updated=1)
+    (run.work / "ranks" / "evil.json").write_text(json.dumps(vars(activity)))
+
+
+def misleading(text: str) -> set[str]:
+    """The characters of `text` that could mislead its reader."""
+    return {char for char in text if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")} - {"\n"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status", "O"],
+        ["view", "O"],
+        ["view", "O", "b"],
+        ["view", "O", "nothing"],
+        ["failures", "O"],
+        ["failures", "O", "--class", EVIL],
+        ["verify", "O"],
+        ["merge", "O", "O", "--dest", "O"],
+        ["export", "O", "--format", "captions-json", "--dest", "O"],
+        ["status", "O", "O"],
+    ],
+)
+def test_commands_show_what_could_mislead_escaped(
+    folder: Path, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "600")
+    with contextlib.suppress(SystemExit):  # argparse's, of one argument too many
+        main([str(folder) if argument == "O" else argument for argument in command])
+    shown = "".join(capsys.readouterr())
+    assert misleading(shown) == set()
+    assert SHOWN in shown
+
+
+def test_the_live_display_has_no_escape_sequence_but_its_own(folder: Path) -> None:
+    terminal = Terminal(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=600)
+    terminal.print(render(StatusReader(Run(folder)).read()))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.file.getvalue())  # type: ignore[attr-defined]
+    assert misleading(shown) == set()
+    assert shown.count(SHOWN) == 4  # the folder, a status, a class of failures, a rank
+
+
+def test_json_has_the_text_itself_on_a_line_of_ascii(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["failures", str(folder), "--json"])
+    main(["status", str(folder), "--json"])
+    failure, status = capsys.readouterr().out.splitlines()
+    assert failure.isascii()
+    assert failure.isprintable()
+    assert status.isprintable()
+    assert json.loads(failure)["reason"] == json.loads(failure)["reason_class"] == EVIL
+    assert json.loads(status)["statuses"] == {EVIL: 2}
+    assert json.loads(status)["folder"] == str(folder)
+
+
+def test_a_long_text_fills_no_more_than_its_cell() -> None:
+    assert cell("a" * 2001).plain == "a" * 2000 + "… 2,001 characters in all"
+    assert cell("a" * 2000).plain == "a" * 2000
+
+
+def test_logs_warnings_and_tracebacks_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    hooks = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
+    logger = logging.Logger("evil")
+    logger.addHandler(logging.StreamHandler())
+    try:
+        with warnings.catch_warnings():
+            escape_messages()
+            warnings.simplefilter("always")
+            warnings.warn(EVIL, stacklevel=1)
+            try:
+                raise ValueError(EVIL)
+            except ValueError:
+                logger.exception("%s", EVIL)
+                sys.excepthook(*sys.exc_info())
+            thread = threading.Thread(target=int, args=[EVIL])
+            thread.start()
+            thread.join()
+    finally:
+        logging.setLogRecordFactory(hooks[0])
+        sys.excepthook, threading.excepthook = hooks[1:]
+    shown = capsys.readouterr().err
+    assert misleading(shown) == set()
+    assert shown.count(SHOWN.replace(r"\n", "\n")) == 4
+    assert repr(EVIL)[1:-1] in shown  # of the thread: int() has it in its own message

@@ -10,13 +10,12 @@ several tars, because a key that two of them have becomes `{tar without .tar}/{k
 """
 
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
 
 from datamodules.corpora.listing import fault_of_file, limit, repeated, require_found
+from datamodules.corpora.tar_members import TarMember, read_members
 from datamodules.errors import CorpusError
 from datamodules.line.item import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.line.reader import split_name
@@ -30,33 +29,17 @@ _COMPRESSED = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-_BLOCK_BYTES = 1 << 20
-
-
-class _Member(NamedTuple):
-    """A file in a tar.
-
-    Attributes:
-        name: its path in the tar.
-        start_byte, num_bytes: where its content is.
-        problem: why its content cannot be used; None: it can.
-    """
-
-    name: str
-    start_byte: int
-    num_bytes: int
-    problem: str | None
 
 
 @dataclass
 class _Sample:
     """The files of one key in a tar, of which the last one of a name counts, as when a tar is unpacked."""
 
-    image: _Member | None = None
-    json: _Member | None = None
+    image: TarMember | None = None
+    json: TarMember | None = None
     problem: str | None = None
 
-    def add_image(self, member: _Member) -> None:
+    def add_image(self, member: TarMember) -> None:
         if self.image and _plain(self.image.name) != _plain(member.name):
             self.problem = f"{self.image.name} and {member.name} are images of one key"
         self.image = member
@@ -159,7 +142,7 @@ def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | Non
     return samples, None
 
 
-def _keyed(member: _Member) -> tuple[str, _Member]:
+def _keyed(member: TarMember) -> tuple[str, TarMember]:
     """The key of the sample of `member`, by its place in the tar if its name makes none."""
     key = split_name(member.name)[0]
     try:
@@ -176,7 +159,7 @@ def _is_tar(path: Path) -> bool:
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
-def _meta(tar: str, member: _Member, json: _Member | None) -> dict[str, object]:
+def _meta(tar: str, member: TarMember, json: TarMember | None) -> dict[str, object]:
     meta: dict[str, object] = {"image": f"{tar.removesuffix('.tar')}/{_plain(member.name)}"}
     if json is not None:
         meta[JSON_FILES] = [[tar, json.start_byte, json.num_bytes]]
@@ -188,7 +171,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("./").lstrip("/")
 
 
-def _members(path: str, skipped: Skipped) -> Iterator[_Member]:
+def _members(path: str, skipped: Skipped) -> Iterator[TarMember]:
     """The files in the tar `path`, in order, that are whole; hidden ones left out: macOS puts a `._a.jpg` by `a.jpg`.
 
     Raises:
@@ -198,58 +181,16 @@ def _members(path: str, skipped: Skipped) -> Iterator[_Member]:
     try:
         with open_regular(path) as file:
             _refuse_compressed(path, file.read(6))
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                while member := _next(path, tar):
-                    if member.isdir():
-                        continue
-                    if os.path.basename(member.name).startswith("."):
-                        skipped.add(HIDDEN_FILE)
-                        continue
-                    is_whole = member.isreg() and not member.issparse()
-                    if is_whole and member.offset_data + member.size > size:
-                        raise CorpusError(f"{path} is cut off at byte {size:,}, within {member.name}")
-                    problem = None if is_whole else f"{member.name} is a link, or has holes: put in the file itself"
-                    yield _Member(member.name, member.offset_data, member.size, problem)
-                _refuse_cut_off(path, file, tar.offset)
+            for member in read_members(file, path):
+                if os.path.basename(member.name).startswith("."):
+                    skipped.add(HIDDEN_FILE)
+                else:
+                    yield member
     except OSError as error:
         raise CorpusError(fault_of_file(path, error)) from error
-    except tarfile.TarError as error:  # of the first header
-        raise CorpusError(f"{path} is not a tar, or damaged at its first byte: {error}") from error
-
-
-def _next(path: str, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-    try:
-        member = tar.next()
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        place = min(tar.offset, os.path.getsize(path))
-        raise CorpusError(f"{path} is damaged or cut off at byte {place:,}: {error}") from error
-    tar.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
-    if member is not None and member.size < 0:
-        raise CorpusError(f"{path} is damaged at byte {member.offset:,}: {member.name!r} has {member.size} bytes")
-    return member
 
 
 def _refuse_compressed(path: str, begin: bytes) -> None:
     for mark, name in _COMPRESSED.items():
         if begin.startswith(mark):
             raise CorpusError(f"{path} is compressed by {name}, so no image can be read without all before: unpack it")
-
-
-def _refuse_cut_off(path: str, file: IO[bytes], offset: int) -> None:
-    """CorpusError unless from `offset` on, where no header follows, there are zeros, and nothing but zeros.
-
-    Python's reader takes a header that is damaged or missing for the end: all that follows would be left out silently.
-    """
-    file.seek(offset)
-    block = file.read(_BLOCK_BYTES)
-    if not block:
-        raise CorpusError(f"{path} is cut off at byte {offset:,}: the mark of its end is missing")
-    while block:
-        if block.count(0) < len(block):
-            raise CorpusError(
-                f"{path} is damaged or cut off at byte {offset:,}, where a header should be; or several tars were put "
-                "together there"
-            )
-        block = file.read(_BLOCK_BYTES)

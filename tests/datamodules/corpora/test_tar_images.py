@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import webdataset
 
+from datamodules.corpora import tar_members
 from datamodules.corpora.tar_images import TarImages
 from datamodules.errors import CorpusError
 from datamodules.line.item import check_key
@@ -139,7 +140,7 @@ def test_a_link_costs_its_sample(tmp_path, name):
         link = tarfile.TarInfo(name)
         link.type, link.linkname = tarfile.SYMTYPE, "c.jpg"
         tar.addfile(link)
-    assert problems(tmp_path) == [(name[0], f"{name} is a link, or has holes: put in the file itself")]
+    assert problems(tmp_path) == [(name[0], f"{name} is a link, a device, or has holes: put in the file itself")]
 
 
 def test_a_link_to_a_tar_that_is_gone_is_one_item(tmp_path):
@@ -223,7 +224,129 @@ def test_a_size_below_nothing_is_no_endless_loop(tmp_path):
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "t.tar").write_bytes(tarfile.TarInfo("b.txt").tobuf() + bytes(header) + bytes(1024))
-    assert "damaged at byte 512: 'a.txt' has -512 bytes" in damage(tmp_path, [])
+    assert "damaged or cut off at byte 512: 'a.txt' has -512 bytes" in damage(tmp_path, [])
+
+
+def header(name, kind=tarfile.REGTYPE, size=0):
+    """A header whose size is written as it is, whatever it is."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def extended(kind, content):
+    return header("extended", kind, len(content)) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+def record(keyword, value):
+    """A record of a pax header, which begins with its own length."""
+    rest = f" {keyword}={value}\n".encode()
+    length = len(rest) + len(str(len(rest)))
+    return str(length + (len(str(length)) > len(str(len(rest))))).encode() + rest
+
+
+CONTENT = b"good".ljust(512, b"\0")
+GOOD = header("good.jpg", size=4) + CONTENT
+PAX, GLOBAL, LONG_NAME, LONG_LINK = tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+HUGE = 20 << 30
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (header("a.jpg", size=HUGE), "is cut off at byte 3,072, within a.jpg"),
+        (header("a.jpg", size=1 << 80), "is cut off at byte 3,072, within a.jpg"),
+        (header("a.jpg", b"?", 1 << 80), "is cut off at byte 3,072, within a.jpg"),
+        (
+            header("a.jpg", size=-(1 << 80)),
+            "damaged or cut off at byte 1,024: 'a.jpg' has -1208925819614629174706176 b",
+        ),
+        (header("x", PAX, HUGE), "at byte 1,024: an extended header has 21,474,836,480 bytes; the limit is 1,048,576"),
+        (header("x", GLOBAL, HUGE), "an extended header has 21,474,836,480 bytes; the limit"),
+        (header("x", LONG_NAME, HUGE), "an extended header has 21,474,836,480 bytes; the limit"),
+        (header("x", LONG_LINK, HUGE), "an extended header has 21,474,836,480 bytes; the limit"),
+        (header("x", PAX, -512), "'x' has -512 bytes"),
+        (header("x", PAX, 4096), "an extended header is cut off"),
+        (extended(PAX, record("mtime", 1)) * 3000, "one file has more than 16 extended headers, the limit"),
+        (extended(LONG_NAME, b"a.jpg") * 3000, "one file has more than 16 extended headers, the limit"),
+        (extended(GLOBAL, record("comment", "x")) * 3000, "one file has more than 16 extended headers, the limit"),
+        (extended(PAX, b"2 " * 200_000 + b"="), "an extended header is malformed"),
+        (extended(PAX, b"1" * 100_000), "an extended header is malformed"),
+        (extended(PAX, b"99 path=a\n"), "an extended header is malformed"),
+        (extended(PAX, record("size", "-5")), "an extended header gives the size '-5'"),
+        (extended(PAX, record("size", "9" * 5000)), "an extended header gives the size '999"),
+        (extended(PAX, record("size", HUGE)) + header("a.jpg"), "is cut off at byte 4,096, within a.jpg"),
+        (extended(GLOBAL, record("path", "a.jpg")), "a global header gives all files the same path"),
+        (
+            extended(LONG_NAME, b"a" * 5000 + b".jpg") + GOOD,
+            "a file has a name of more than 4,096 characters, the limit",
+        ),
+        (
+            extended(PAX, record("path", "a" * 5000)) + GOOD,
+            "a file has a name of more than 4,096 characters, the limit",
+        ),
+    ],
+)
+def test_headers_that_would_exhaust_memory_or_time_end_their_tar_with_the_limit(tmp_path, content, reason):
+    (tmp_path / "t.tar").write_bytes(GOOD + content + bytes(1536))
+    assert reason in damage(tmp_path, ["good"])
+
+
+def test_more_zeros_after_the_last_file_than_the_limit_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_members, "_MAX_PADDING_BYTES", 4 << 20)
+    (tmp_path / "t.tar").write_bytes(GOOD)
+    os.truncate(tmp_path / "t.tar", 8 << 20)
+    assert "t.tar has more than 4,194,304 zeros from byte 1,024 on, the limit" in damage(tmp_path, ["good"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("a.jpg", tarfile.LNKTYPE),
+        header("a.jpg", tarfile.SYMTYPE),
+        header("a.jpg", tarfile.FIFOTYPE),
+        header("a.jpg", tarfile.CHRTYPE),
+        header("a.jpg", tarfile.BLKTYPE, size=HUGE),
+        extended(PAX, record("GNU.sparse.map", "0,4")) + header("a.jpg", size=4) + CONTENT,
+        extended(PAX, record("GNU.sparse.name", "a.jpg")) + header("b", size=4) + CONTENT,
+        header("a.jpg", tarfile.GNUTYPE_SPARSE, size=4) + CONTENT,
+    ],
+)  # fmt: skip
+def test_links_devices_and_files_with_holes_cost_their_sample_alone(tmp_path, content):
+    (tmp_path / "t.tar").write_bytes(content + GOOD + bytes(1024))
+    bad, good = listed(tmp_path)
+    assert (bad.key, bad.problem) == ("a", "a.jpg is a link, a device, or has holes: put in the file itself")
+    assert (good.key, good.problem, good.start_byte) == ("good", None, len(content) + 512)
+
+
+def test_the_map_of_an_old_sparse_file_is_passed_over(tmp_path):
+    first = bytearray(header("a.jpg", tarfile.GNUTYPE_SPARSE, size=4))
+    first[482] = 1
+    first[148:156] = b" " * 8
+    first[148:156] = b"%06o\0 " % sum(first)
+    more = bytearray(512)
+    more[504] = 1
+    content = bytes(first) + bytes(more) * 2 + bytes(512) + CONTENT
+    (tmp_path / "t.tar").write_bytes(content + GOOD + bytes(1024))
+    assert [(item.key, item.start_byte) for item in listed(tmp_path)] == [("a", 2048), ("good", len(content) + 512)]
+    (tmp_path / "t.tar").write_bytes(GOOD + bytes(first) + bytes(more))
+    assert "t.tar is cut off at byte 2,048, within a.jpg" in damage(tmp_path, ["good"])
+
+
+def test_extended_headers_of_all_kinds_name_their_file(tmp_path):
+    padded = record("path", "b/ü.jpg").ljust(100, b"\0")  # some writers pad with zeros
+    content = (
+        extended(GLOBAL, record("comment", "x"))
+        + extended(LONG_LINK, b"c\0") + extended(LONG_NAME, b"a.jpg\0") + GOOD
+        + extended(PAX, record("mtime", 1) + record("SCHILY.xattr.user." + "k" * 255, "=v\n") + padded) + GOOD
+        + extended(PAX, record("size", "4")) + header("c.jpg", size=0) + CONTENT
+    )  # fmt: skip
+    (tmp_path / "t.tar").write_bytes(content + bytes(1024))
+    items = listed(tmp_path)
+    assert [(item.key, item.frames, item.problem) for item in items] == [
+        ("a", ("a.jpg",), None), ("b/ü", ("b/ü.jpg",), None), ("c", ("c.jpg",), None)
+    ]  # fmt: skip
+    assert all((tmp_path / "t.tar").read_bytes()[item.start_byte :][: item.cost] == b"good" for item in items)
 
 
 def test_of_tars_put_together_the_samples_of_the_first_are_items(tmp_path):

@@ -1,0 +1,171 @@
+"""The files in a tar, found by its headers; content is sought over.
+
+Python's `tarfile` parses each header here, but does not go from one to the next: it reads extended headers of any size
+into memory, calls itself for each of them that precedes a file, and parses some in quadratic time.
+"""
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from datamodules.errors import CorpusError
+
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)  # headers that say more of the file after them
+_MAX_EXTENDED_HEADERS = 16  # before one file; writers need three
+_MAX_EXTENDED_BYTES = 1 << 20  # of one: names have 4 KiB, extended attributes on Linux 64 KiB
+_MAX_NAME_CHARS = 4096  # Linux, PATH_MAX
+_MAX_PADDING_BYTES = 1 << 30  # zeros after the last file; writers fill up a record, of 10 KiB mostly
+_READ_BYTES = 1 << 20
+# bytes of GNU's old sparse headers, and of their continuations, that say whether another continuation follows
+_IS_CONTINUED, _IS_CONTINUED_AGAIN = 482, 504
+
+
+class TarMember(NamedTuple):
+    """A file in a tar.
+
+    Attributes:
+        name: its path in the tar.
+        start_byte, num_bytes: where its content is.
+        problem: why its content cannot be used; None: it can.
+    """
+
+    name: str
+    start_byte: int
+    num_bytes: int
+    problem: str | None
+
+
+def read_members(file: BinaryIO, path: str) -> Iterator[TarMember]:
+    """Yield the files of a tar, in order, without its folders.
+
+    Args:
+        file: the tar, open.
+        path: its path, for errors.
+
+    Raises:
+        CorpusError: it is not a tar, or damaged or cut off after the files so far, or exceeds a limit; the message says
+            at which byte.
+    """
+    size, place = file.seek(0, os.SEEK_END), 0
+    while True:
+        file.seek(place)
+        try:
+            header = _read_header(file)
+        except tarfile.HeaderError as error:
+            raise CorpusError(f"{path} is damaged or cut off at byte {place:,}: {error}") from error
+        if header is None:
+            break
+        start = file.tell()
+        num_bytes = header.size if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0  # as tarfile
+        if start + num_bytes > size:
+            raise CorpusError(f"{path} is cut off at byte {size:,}, within {header.name}")
+        if not header.isdir():
+            is_plain = header.isreg() and not header.issparse()
+            problem = f"{header.name} is a link, a device, or has holes: put in the file itself"
+            yield TarMember(header.name, start, num_bytes, None if is_plain else problem)
+        place = start + _padded(num_bytes)
+    _refuse_cut_off(file, path, place)
+
+
+def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
+    """Read the header of the next file, and the extended ones before it; leave `file` at the content.
+
+    Returns:
+        The header, with the name and the size that the extended ones give; None if none begins here.
+
+    Raises:
+        HeaderError: one of them is malformed, or exceeds a limit.
+    """
+    fields: dict[str, str] = {}
+    for number in range(_MAX_EXTENDED_HEADERS + 1):
+        block = file.read(tarfile.BLOCKSIZE)
+        try:
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            if number == 0:
+                return None
+            raise
+        if header.size < 0:
+            raise tarfile.HeaderError(f"{header.name!r:.80} has {header.size} bytes")
+        if header.type not in _EXTENDED:
+            break
+        fields.update(_read_fields(file, header))
+    else:
+        raise tarfile.HeaderError(f"one file has more than {_MAX_EXTENDED_HEADERS} extended headers, the limit")
+    header.name = fields.get("GNU.sparse.name") or fields.get("path") or header.name
+    if len(header.name) > _MAX_NAME_CHARS:
+        raise tarfile.HeaderError(f"a file has a name of more than {_MAX_NAME_CHARS:,} characters, the limit")
+    header.size = int(fields.get("size", header.size))
+    if header.type == tarfile.GNUTYPE_SPARSE or any(keyword.startswith("GNU.sparse.") for keyword in fields):
+        header.sparse = b""
+    is_continued = header.type == tarfile.GNUTYPE_SPARSE and block[_IS_CONTINUED]
+    while is_continued:
+        block = file.read(tarfile.BLOCKSIZE)
+        is_continued = len(block) == tarfile.BLOCKSIZE and block[_IS_CONTINUED_AGAIN]
+    return header
+
+
+def _read_fields(file: BinaryIO, header: tarfile.TarInfo) -> dict[str, str]:
+    """Read the content of an extended header; return what it says of the file after it, as the fields of pax.
+
+    Raises:
+        HeaderError: it is malformed, or exceeds a limit.
+    """
+    if header.size > _MAX_EXTENDED_BYTES:
+        raise tarfile.HeaderError(f"an extended header has {header.size:,} bytes; the limit is {_MAX_EXTENDED_BYTES:,}")
+    content = file.read(_padded(header.size))[: header.size]
+    if len(content) < header.size:
+        raise tarfile.HeaderError("an extended header is cut off")
+    if header.type == tarfile.GNUTYPE_LONGLINK:
+        return {}
+    if header.type == tarfile.GNUTYPE_LONGNAME:
+        return {"path": _text(content.partition(b"\0")[0])}
+    fields = dict(_pax_fields(content))
+    if fields and header.type == tarfile.XGLTYPE:
+        raise tarfile.HeaderError(f"a global header gives all files the same {next(iter(fields))}")
+    if not re.fullmatch("[0-9]{1,20}", fields.get("size", "0")):
+        raise tarfile.HeaderError(f"an extended header gives the size {fields['size']!r:.80}")
+    return fields
+
+
+def _pax_fields(content: bytes) -> Iterator[tuple[str, str]]:
+    """Yield (keyword, value) of those records of a pax header that matter here: `LENGTH KEYWORD=VALUE`, a line feed."""
+    place = 0
+    while place < len(content) and content[place]:  # some writers pad it with zeros
+        length = re.compile(rb"([0-9]{1,20}) ").match(content, place)
+        end = place + int(length[1]) if length else 0
+        if length is None or not length.end() < end <= len(content):
+            raise tarfile.HeaderError("an extended header is malformed")
+        keyword, _, value = content[length.end() : end - 1].partition(b"=")
+        if keyword in (b"path", b"size") or keyword.startswith(b"GNU.sparse."):
+            yield keyword.decode("ascii", "replace"), _text(value)
+        place = end
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape").rstrip("/")
+
+
+def _padded(num_bytes: int) -> int:
+    """Return the size of content with the zeros that fill up its last block."""
+    return -(-num_bytes // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _refuse_cut_off(file: BinaryIO, path: str, place: int) -> None:
+    """CorpusError unless from `place` on, where no header follows, there are zeros, and nothing but zeros."""
+    file.seek(place)
+    num_read = 0
+    while block := file.read(_READ_BYTES):
+        num_read += len(block)
+        if block.count(0) < len(block):
+            where = f"or cut off at byte {place:,}, where a header should be; or several tars were put together there"
+            raise CorpusError(
+                f"{path} is " + (f"damaged {where}" if place else "not a tar, or damaged at its first byte")
+            )
+        if num_read > _MAX_PADDING_BYTES:
+            raise CorpusError(f"{path} has more than {_MAX_PADDING_BYTES:,} zeros from byte {place:,} on, the limit")
+    if not num_read:
+        raise CorpusError(f"{path} is cut off at byte {place:,}: the mark of its end is missing")

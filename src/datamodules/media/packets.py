@@ -17,9 +17,9 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import DecodeError, FramemillError, MissingError
+from datamodules.errors import DecodeError, FramemillError
+from datamodules.media.first_bytes import read_head, require_whole_matroska
 from datamodules.media.scan import Scan
-from datamodules.regular import NotRegularError, open_regular
 
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 # playlists and the like would open what they name: other files, addresses
@@ -28,8 +28,6 @@ _FORMATS = (
     "apng"
 )
 _TRUSTED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-_HEAD_BYTES = 64  # more than the first two headers of Matroska take
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # of Matroska and WebM
 
 
 class VideoFacts(TypedDict):
@@ -131,28 +129,6 @@ def decoder_errors(where: str) -> Iterator[None]:
         raise DecodeError(f"{where}: {type(error).__name__}: {said(error)}") from error
 
 
-def read_head(path: Path) -> bytes:
-    """Read the first bytes of a file, because FFmpeg does not tell a broken mount from a broken video.
-
-    Raises:
-        MissingError: it is missing.
-        OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, or not a regular file.
-    """
-    try:
-        with open_regular(path) as file:
-            head = file.read(_HEAD_BYTES)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingError(f"{path.name} is missing") from error
-    except IsADirectoryError as error:
-        raise DecodeError(f"{path.name} is a folder") from error
-    except NotRegularError as error:
-        raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
-    if not head:
-        raise DecodeError(f"{path.name} is empty (0 bytes)")
-    return head
-
-
 def open_container(path: Path) -> Any:
     """The file, opened by PyAV; to be closed.
 
@@ -162,7 +138,7 @@ def open_container(path: Path) -> Any:
     """
     import av
 
-    _require_whole_matroska(path, read_head(path))
+    require_whole_matroska(path, read_head(path))
     try:
         return _opened(ffmpeg_url(path))
     except av.ArgumentError as error:
@@ -393,31 +369,6 @@ def _num_promised(container: Any, stream: Any) -> int:
     if "mp4" in container.format.name:
         return len(stream.index_entries)
     return int(stream.frames) if container.format.name == "avi" else 0  # others fill it with what they like
-
-
-def _require_whole_matroska(path: Path, content: bytes) -> None:
-    """FFmpeg reads a Matroska file that was cut off without a word; but it begins with its length, unless live."""
-    if not content.startswith(_EBML):
-        return
-    if len(content) < _HEAD_BYTES:
-        return
-    header_bytes, width = _ebml_size(content, 4)
-    place = 4 + width + (header_bytes or 0)
-    if content[place : place + 4] != _SEGMENT:
-        return
-    segment_bytes, width = _ebml_size(content, place + 4)
-    there = os.path.getsize(path)
-    if segment_bytes is not None and place + 4 + width + segment_bytes > there:
-        promised = place + 4 + width + segment_bytes
-        raise DecodeError(f"{path.name} holds {there:,} of the {promised:,} bytes that it promises: it was cut off")
-
-
-def _ebml_size(content: bytes, place: int) -> tuple[int | None, int]:
-    """(the size written at `place`, None for unknown; the bytes it takes)"""
-    width = 9 - content[place].bit_length()
-    bits = 7 * width
-    size = int.from_bytes(content[place : place + width], "big") & ((1 << bits) - 1)
-    return (None if size == (1 << bits) - 1 else size), width
 
 
 def said(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from torch.nn.functional import interpolate
 
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.backends.animation import codec_of, read_durations
+from datamodules.media.first_bytes import is_mp4_or_matroska, read_head
 from datamodules.media.packets import (
     Packets,
     VideoFacts,
@@ -31,7 +32,6 @@ from datamodules.media.packets import (
     display_matrix,
     is_turned,
     open_container,
-    read_head,
     read_packets,
     video_stream,
 )
@@ -170,7 +170,8 @@ class Video:
 
     def __init__(self, path: Path, decoding: Decoding = _DECODING) -> None:
         self.path, self.decoding, self.num_decoded = path, decoding, 0
-        animation = codec_of(read_head(path))
+        self._head = read_head(path)
+        animation = codec_of(self._head)
         self._backends = ("animation",) if animation else decoding.backends
         with decoder_errors(path.name):
             if animation:
@@ -231,9 +232,18 @@ class Video:
         return (open_container(self.path), False) if container is None else (container, self._is_read)
 
     def require_indexed(self, backend: str) -> None:
-        """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright."""
+        """DecodeError unless the file is of a kind of which every backend finds the right frames, and upright.
+
+        Only a file that is such a kind to every release of FFmpeg: the libraries behind other backends have no list of
+        formats that they may open, and would follow a playlist to other files.
+        """
         if self._format not in _INDEXED:
             raise DecodeError(f"{backend} is not trusted with {self._format}: choose backend pyav, or allow a fallback")
+        if not is_mp4_or_matroska(self._head):
+            raise DecodeError(
+                f"{backend} opens only files whose first bytes are those of MP4, QuickTime, Matroska or WebM: "
+                "choose backend pyav, or allow a fallback"
+            )
         if not self.packets.is_seekable:
             raise DecodeError(f"{backend} needs timestamps that tell which frame is which: choose backend pyav")
         if num_skipped := self.packets.num_skipped_frames:

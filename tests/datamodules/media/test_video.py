@@ -587,6 +587,33 @@ def test_a_playlist_opens_no_other_file(videos, tmp_path):
             Video(tmp_path / "a.mp4")
 
 
+def playlist_and_mp4(folder: Path) -> Path:
+    """An HLS playlist of another video, whose first 8 bytes are also the header of an unknown box before an MP4."""
+    other = write(folder / "other", Kind("ts", options={"g": "1", "bf": "0"}), 9)
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # offsets from the fragment, not the file
+    mp4 = write(folder / "mp4", Kind(options={"g": "1", "bf": "0"}, container_options=options), 3)
+    path = folder / "a.mp4"
+    with open(path, "wb") as file:
+        file.write(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{other}\n#EXT-X-ENDLIST\n".encode())
+        file.seek(int.from_bytes(b"#EXT", "big"))  # 592 MB, of which the disk holds nothing
+        file.write(mp4.read_bytes())
+    return path
+
+
+def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos, tmp_path):
+    path = playlist_and_mp4(tmp_path)
+    for decoding in (_DECODING, Decoding("decord", fallback=True)):
+        frames, video = frames_of(path, Every(), decoding)
+        assert numbers(frames) == [0, 1, 2]
+        assert video.facts["backends"][-1] == "pyav"
+
+
+@pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
+def test_a_playlist_that_is_an_mp4_too_is_not_opened_by_other_backends(backend: Backend, videos, tmp_path):
+    with pytest.raises(DecodeError, match=f"{backend} opens only files whose first bytes are those of MP4"):
+        frames_of(playlist_and_mp4(tmp_path), Every(), Decoding(backend))
+
+
 def test_the_cover_of_a_record_is_no_video(tmp_path, videos):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         sound, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=25)

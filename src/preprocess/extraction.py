@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.utilities import move_data_to_device
 
-from datamodules.errors import EnvironmentFailure, ExtractError, ItemError
+from datamodules.errors import EnvironmentFailure, ExtractError, ItemError, RunError
 from datamodules.line.frames import Batch
 from datamodules.line.rank import Rank
 from datamodules.media.jpeg import decode_jpegs
@@ -97,7 +97,7 @@ class Extraction:
                 f"the device is out of order after {keys}: {' '.join(str(error).split())[:200]}; that is noted: "
                 "run the same command again (torchrun --max-restarts does)"
             ) from error
-        except EnvironmentFailure:  # a server is gone: no item's fault
+        except (EnvironmentFailure, RunError):  # a server is gone, or the run folder is unsafe: no item's fault
             raise
         except Exception as error:
             self._rank.blame(error)

@@ -30,8 +30,9 @@ import pyarrow as pa
 from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.commit import settle_all, sync, write_table
+from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard, write_batches
-from datamodules.line.run import SUPERSEDED, Record, Run, StagedFile, differences, plan_path
+from datamodules.line.run import Record, Run, StagedFile, differences, plan_path
 from datamodules.samples.fields import common_type
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out

@@ -27,9 +27,10 @@ from pathlib import Path
 from datamodules.card import CARD, write_card
 from datamodules.errors import RunError
 from datamodules.line.commit import settle, settle_all, sync
+from datamodules.line.folders import STRAY, SUPERSEDED, is_folder, make_folder
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Shard
-from datamodules.line.run import SUPERSEDED, Run
+from datamodules.line.run import Run
 from preprocess.verify import Problem, file_problems, strays
 
 
@@ -142,6 +143,8 @@ def _files_of(run: Run, shard: Shard) -> tuple[Path, Path, Path]:
 def _delete(paths: Iterable[Path]) -> None:
     folders = set()
     for path in paths:
+        if is_folder(path):
+            raise RunError(f"{path} is a folder in place of a file: look what is in it, remove it, and repair again")
         path.unlink(missing_ok=True)
         folders.add(path.parent)
     for folder in folders:
@@ -150,8 +153,9 @@ def _delete(paths: Iterable[Path]) -> None:
 
 def _move_away(folder: Path, path: Path) -> Path:
     """Where in `stray/` it is now, relative to `folder`; nothing there is replaced."""
-    place = folder / "stray" / path.relative_to(folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    free = next(p for n in count() if not (p := place.with_name(f"{place.name}.{n}" if n else place.name)).exists())
+    place = folder / STRAY / path.relative_to(folder)
+    make_folder(folder / STRAY, place.parent)
+    places = (place.with_name(f"{place.name}.{n}" if n else place.name) for n in count())
+    free = next(each for each in places if not os.path.lexists(each))
     os.rename(path, free)
     return free.relative_to(folder)

@@ -12,9 +12,10 @@ from typing import Any
 from datamodules.card import CARD, is_stale
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.commit import TABLE_SCHEMA, count_devices, count_rows
+from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
-from datamodules.line.run import SUPERSEDED, Outcome, Record, Run, StagedFile, sha256_of
+from datamodules.line.run import Outcome, Record, Run, StagedFile, sha256_of
 
 _SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
 

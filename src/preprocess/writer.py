@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ItemError, RunError
 from datamodules.line.commit import OK, Result
+from datamodules.line.folders import VIDEOS
 from datamodules.line.frames import Batch, End
 from datamodules.line.item import located
 from datamodules.line.limit import FailureLimit
@@ -104,7 +105,7 @@ class ShardWriter(BasePredictionWriter):
             raise ConfigError("there is no corpus to work on: set data.corpus")
         self._root = data.corpus.root
         if self.videos:
-            pl_module.draw_to(self.dir / "videos")
+            pl_module.draw_to(self.dir / VIDEOS)
         device = trainer.strategy.root_device
         name, made_by = device_name(device), fingerprint(data, pl_module, self.shards, device)
         is_resumed = plan_path(self.dir).exists()

@@ -228,6 +228,28 @@ def test_strays_are_moved_and_replace_nothing(folder: Path, capsys: pytest.Captu
     assert list(verify(Run(folder))) == []
 
 
+def test_a_stray_link_is_moved_and_nothing_is_written_where_it_leads(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "letter").write_text("dear")
+    (folder / "train-000009.tar").symlink_to(tmp_path / "letter")
+    (folder / "stray").mkdir()
+    (folder / "stray" / "train-000009.tar").symlink_to(tmp_path / "missing")
+    assert verify_and_repair(folder, capsys)[1][0] == "train-000009.tar: moved to stray/train-000009.tar.1"
+    assert os.readlink(folder / "stray" / "train-000009.tar.1") == str(tmp_path / "letter")
+    assert sorted(os.listdir(tmp_path)) == ["letter", "run"]
+
+
+def test_a_folder_in_place_of_a_tar_is_not_deleted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar = folder / "train-000000.tar"
+    tar.unlink()
+    tar.mkdir()
+    (tar / "letter").write_text("dear")
+    assert main(["verify", str(folder), "--repair"]) == 2
+    assert f"{tar} is a folder in place of a file" in capsys.readouterr().err.replace("\n", "")
+    assert (tar / "letter").read_text() == "dear"
+
+
 def test_what_repair_cannot_mend_stays_and_the_exit_status_is_1_fails(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

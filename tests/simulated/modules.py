@@ -480,8 +480,14 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "_started": _started,
     },
     commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
-    plan: {"os": Os, "open": simulated_open, "pa": Arrow()},
-    run: {"Path": Path, "time": Time, "open": simulated_open, "Plan": _open_plan},
+    plan: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
+    run: {
+        "Path": Path,
+        "time": Time,
+        "open": simulated_open,
+        "Plan": _open_plan,
+        "require_own_folders": lambda _: None,  # it has no links
+    },
     rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
     limit: {"time": Time},
 }

@@ -44,8 +44,9 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard
-from datamodules.line.run import SUPERSEDED, Record, Run, StagedFile
+from datamodules.line.run import Record, Run, StagedFile
 from datamodules.line.strikes import Strike
 from datamodules.samples import Content, size_of
 

@@ -36,10 +36,11 @@ import pyarrow as pa
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.commit import OK, Result, settle_all
+from datamodules.line.folders import SUPERSEDED
 from datamodules.line.item import Item
 from datamodules.line.plan import Shard, ShardSize, write_plan, write_plan_of
 from datamodules.line.reader import read_sample
-from datamodules.line.run import SUPERSEDED, Record, Run, differences, plan_once, plan_path, sha256_of
+from datamodules.line.run import Record, Run, differences, plan_once, plan_path, sha256_of
 
 _OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 

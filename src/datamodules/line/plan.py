@@ -42,6 +42,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import ConfigError, CorpusError, RunError
+from datamodules.line.folders import is_folder
 from datamodules.line.item import JSON_FILES, Item, check_key, check_split
 from datamodules.line.typed_json import load
 from datamodules.samples.fields import CorpusTypes, TypeInference, check_type
@@ -385,7 +386,7 @@ def _scratch(destination: Path) -> Iterator[Path]:
 
 def discard_unfinished(destination: Path) -> None:
     """Remove what was left by processes that were killed while they wrote the plan `destination`, which is there."""
-    for scratch in destination.parent.glob(f".{destination.name}.*"):
+    for scratch in filter(is_folder, destination.parent.glob(f".{destination.name}.*")):  # a link is not ours
         with suppress(OSError):  # another does so, too; or a late one is still at it
             _discard(scratch)
 

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, TypeVar, cast
 import numpy as np
 
 from datamodules.errors import RunError
-from datamodules.line.run import SUPERSEDED, Run
+from datamodules.line.folders import SUPERSEDED
+from datamodules.line.run import Run
 
 T = TypeVar("T")
 

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.drift import require_planned
+from datamodules.line.folders import require_own_folders
 from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
@@ -40,7 +41,6 @@ from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 _PATCH_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
-SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
 
 
@@ -185,7 +185,7 @@ class Run:
             commits know no difference.
 
     Raises:
-        RunError: the folder is no run, or has no such patch.
+        RunError: the folder is no run, or has no such patch; or one of its own folders is a link.
     """
 
     def __init__(self, folder: str | os.PathLike[str], patch: int = 0) -> None:
@@ -195,6 +195,7 @@ class Run:
         path = plan_path(self.folder, patch)
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no {path.name}; give the folder that was --output.dir")
+        require_own_folders(self.folder)
         self.plan = Plan(path)
         if self.plan.patch != patch:
             raise RunError(f"{path} is the plan of patch {self.plan.patch}, not of {patch}: it is damaged or misplaced")
@@ -380,12 +381,14 @@ def open_or_plan(
 
     Raises:
         RunError: the folder holds a run with another fingerprint (the message names what differs), or of items that
-            are not below the corpus root, which is another than when they were planned. Nothing is changed.
+            are not below the corpus root, which is another than when they were planned; or one of the folders that a
+            run makes is a link. Nothing is changed.
         CorpusError: see `write_plan`.
         EnvironmentFailure: the folder cannot be written to.
     """
     path, root = plan_path(Path(folder)), os.path.realpath(corpus.root)
     if not path.exists():
+        require_own_folders(Path(folder))
         plan_once(path, lambda: _plan(corpus, path, fingerprint, size, device, root))
     run = Run(folder)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))

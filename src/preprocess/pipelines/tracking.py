@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.line.commit import EMPTY, OK
+from datamodules.line.folders import make_folder
 from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.samples.tracks import TrackSample, TrackSamples
@@ -155,6 +156,7 @@ class Tracking(Extractor):
         drawing = None
         if self._drawings:
             path, size = self._drawings / f"{item.key}.mp4", (frame.shape[1], frame.shape[2])
+            make_folder(self._drawings, path.parent)
             drawing = TrackVideo(path, size, self.rank.scratch / f"{uuid4().hex}.mp4")
         return _Video(item.key, tracker, Recording(self.rank.scratch), drawing)
 

@@ -15,6 +15,7 @@
 import hashlib
 import json
 import os
+import re
 import sys
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
@@ -28,6 +29,7 @@ from datamodules.line.commit import settle_all
 from datamodules.line.reader import open_sample
 from datamodules.line.run import Run
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
+from datamodules.printable import printable
 from datamodules.samples.fields import Field, arrow_type
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ A row is a sample: `__key__` names its item, `__url__` its tar; the other column
 | field of `json` | type | unit | meaning |
 |---|---|---|---|
 """
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$@]|:(?=//)|(?<=www)\.")  # begins or ends anything but a plain text
 _DTYPES = {"double": "float64", "float": "float32"}  # of Arrow, in `datasets`
 
 
@@ -178,8 +181,13 @@ def _text(run: Run) -> str:
     }
     json_type: pa.DataType = columns["json"]
     table = (fields.get(each.name) or _of_corpus(run, each) for each in json_type)
-    rows = (f"| {field.name} | {field.type} | {field.unit} | {field.meaning} |\n" for field in table)
+    rows = (f"| {_markdown(field.name)} | {field.type} | {field.unit} | {field.meaning} |\n" for field in table)
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{_TEXT}{''.join(rows)}"
+
+
+def _markdown(text: str) -> str:
+    """Return `text` for a place in a table: Markdown makes no column, link, code, formula or HTML of it."""
+    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", printable(text))
 
 
 def _digest(run: Run) -> str:

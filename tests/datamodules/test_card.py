@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from PIL import Image
 from caption_making import caption_items, made_caption
 from clip_making import ClipItems, made_clip
 from datamodules import features_of
-from datamodules.card import CARD, write_card
+from datamodules.card import CARD, is_stale, write_card
 from datamodules.errors import RunError
 from datamodules.line.commit import Result
 from datamodules.line.item import Item
@@ -255,3 +256,20 @@ def test_a_card_tells_people_what_each_field_means(tmp_path: Path) -> None:
         {"split": "train", "path": "train-*.tar"}
     ]
     assert "| original_width | int32 | px | of the image, upright as its EXIF says |" in text
+
+
+def test_names_of_fields_stay_names_in_the_card(tmp_path: Path) -> None:
+    names = ["a|b`<script>", "[x](http://y)", "www.x.y", "a\n---\n|c|\r", "\u202e\x1b\x85\u2028", "k: [v", "num_frames"]
+    items = [replace(item, meta={**item.meta, **dict.fromkeys(names, 1)}) for item in caption_items("a.png")]
+    run = make_run(tmp_path, CaptionSamples(), [(item, made_caption(item, **item.meta)) for item in items])
+    text = (tmp_path / CARD).read_text("utf-8")
+    front, body = text.removeprefix("---\n").split("\n---\n")
+    columns = {column["name"]: column for column in yaml.safe_load(front)["dataset_info"]["features"]}
+    assert {field["name"] for field in columns["json"]["struct"]} >= set(names)
+    assert all(line.isprintable() for line in text.split("\n"))
+    rows = [line for line in body.split("\n") if "of the corpus" in line]
+    assert [row.count("|") for row in rows] == [5] * len(names)
+    for shown in ("&#91;x&#93;(http&#58;//y)", "num_frames"):
+        assert any(row.startswith(f"| {shown} | int64 |") for row in rows)
+    assert not re.search(r"[`<\[\\\r]|://|www\.", "".join(rows))
+    assert not is_stale(run)

@@ -52,7 +52,7 @@ def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list
 
 def _write_split(folder: Path, run: Run, split: str, coordinates: Coordinates) -> None:
     folder.mkdir()
-    with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n") as lines:
+    with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n", errors="replace") as lines:
         for sample in pose_samples(run, split):
             name, content = _image(sample, coordinates)
             drawn = as_png(pose_map(sample.keypoints_in(coordinates), sample.size(coordinates)))

@@ -37,7 +37,7 @@ def export(run: Run, dest: Path) -> list[Path]:
 
 def _write_split(folder: Path, run: Run, split: str) -> None:
     folder.mkdir()
-    with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n") as lines:
+    with open(folder / "metadata.jsonl", "x", encoding="utf-8", newline="\n", errors="replace") as lines:
         for sample in caption_samples(run, split):
             if sample.image is None:
                 raise ConfigError(

@@ -43,7 +43,7 @@ def write_splits(run: Run, dest: Path, write_split: Callable[[Path, Run, str], N
 
 
 def _write_split(path: Path, run: Run, split: str) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    with open(path, "w", encoding="utf-8", newline="\n", errors="replace") as file:
         for key, files in CommittedSamples(run, split).opened() if run.outcome(split).committed else ():
             if "json" not in files:
                 raise RunError(f"{key} has no json, of which this format is made: it has {', '.join(files)}")

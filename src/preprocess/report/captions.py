@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.printable import printable, printable_lines
 from datamodules.samples.captions import CaptionSample
 
 _SIDE_PX = 480  # of a picture's longer side
 _PAGE = """<!doctype html>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
 body {{ font: 16px/1.45 system-ui, sans-serif; color: #1e2228; max-width: 1000px; margin: 32px auto; padding: 0 16px }}
@@ -46,8 +48,11 @@ class Card:
 
 
 def page(title: str, cards: Iterable[Card]) -> str:
-    """The page, whatever texts hold: nothing of them is taken for HTML."""
-    return _PAGE.format(title=escape(title), articles="\n".join(map(_article, cards)))
+    """Return the page; nothing in the texts is taken for HTML, and what could mislead a reader is escaped.
+
+    The page's policy lets a browser run no script and load nothing.
+    """
+    return _PAGE.format(title=_shown(title), articles="\n".join(map(_article, cards)))
 
 
 def _article(card: Card) -> str:
@@ -57,16 +62,20 @@ def _article(card: Card) -> str:
     facts = [meta.get("status"), tokens, size, meta.get("image"), meta.get("model")]
     return _ARTICLE.format(
         picture=_picture(card),
-        key=escape(card.sample.key),
-        caption=escape(card.sample.caption),
-        facts=escape("   ".join(str(fact) for fact in facts if fact)),
-        prompt=escape(str(meta.get("prompt") or "")),
+        key=_shown(card.sample.key),
+        caption=escape(printable_lines(card.sample.caption)),
+        facts=_shown("   ".join(str(fact) for fact in facts if fact)),
+        prompt=escape(printable_lines(str(meta.get("prompt") or ""))),
     )
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))
 
 
 def _picture(card: Card) -> str:
     if card.picture is None:
-        return f'<p class="about">{escape(card.missing)}</p>'
+        return f'<p class="about">{_shown(card.missing)}</p>'
     image = Image.fromarray(card.picture)
     image.thumbnail((_SIDE_PX, _SIDE_PX))
     buffer = io.BytesIO()

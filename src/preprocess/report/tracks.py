@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.media.packets import ffmpeg_url
+from datamodules.printable import printable
 from datamodules.samples.track_lines import TrackLine, mask_of
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 
 _TIME_BASE = Fraction(1, 90_000)  # s; of MPEG: 24, 25, 29.97 and 30 frames a second are all exact in it
 _X264 = {"crf": "20", "preset": "veryfast", "threads": "4", "bf": "0"}  # so that the last packet is the last frame
+_MAX_LABEL = 80  # characters
 _OPACITY = 0.45  # of a mask
 _PALETTE_STEP = 5  # through a circle of 21 colours, so that ids that follow one another look different
 
@@ -56,7 +58,7 @@ def draw(frame: Picture, objects: Sequence[Drawn]) -> Picture:
     scene: Any = np.ascontiguousarray(frame[..., ::-1])  # supervision draws in BGR, as OpenCV does
     for annotator in (pen.masks, pen.boxes):
         scene = annotator.annotate(scene, found)
-    names = [f"{each.label} #{each.obj_id}  {100 * each.score:.0f} %" for each in objects]
+    names = [f"{printable(each.label[:_MAX_LABEL])} #{each.obj_id}  {100 * each.score:.0f} %" for each in objects]
     scene = pen.labels.annotate(scene, found, names)
     return np.ascontiguousarray(scene[..., ::-1])
 

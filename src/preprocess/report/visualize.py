@@ -35,6 +35,7 @@ from datamodules.line.run import Run
 from datamodules.media.image import decode_image
 from datamodules.media.packets import ffmpeg_url
 from datamodules.media.video import Decoding
+from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
@@ -85,6 +86,7 @@ _PAGE = (244, 246, 248)
 _SHIFT = 4  # OpenCV takes coordinates in 1/16 px
 
 _SHEET_PX, _MARGIN_PX, _GAP_PX, _HEADER_PX, _FOOTER_PX = 1800, 32, 12, 84, 30
+_MAX_LINE = 400  # characters, more than fit
 _INK, _GREY = (30, 34, 40), (110, 118, 128)
 
 
@@ -316,7 +318,7 @@ def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
 
 def _page(size: tuple[int, int], caption: str) -> Picture:
     page = Image.new("RGB", size, _PAGE)
-    ImageDraw.Draw(page).text((12, size[1] - 28), caption, _GREY, _font(caption, 16))
+    _write_text(ImageDraw.Draw(page), (12, size[1] - 28), caption, _GREY, 16)
     return np.array(page)
 
 
@@ -414,9 +416,8 @@ def _rounded(width: int, height: int) -> Image.Image:
 
 def _head(draw: ImageDraw.ImageDraw, drawing: _Drawing) -> None:
     """The key and, below, what the sample is; at the right each part and in how many frames it was found."""
-    draw.text((_MARGIN_PX, 16), drawing.key, _INK, _font(drawing.key, 24))
-    text = "   ".join(drawing.facts).replace("\n", " ")
-    draw.text((_MARGIN_PX, 50), text, _GREY, _font(text, 17))
+    _write_text(draw, (_MARGIN_PX, 16), drawing.key, _INK, 24)
+    _write_text(draw, (_MARGIN_PX, 50), "   ".join(map(str, drawing.facts)).replace("\n", " "), _GREY, 17)
     x = float(_SHEET_PX - _MARGIN_PX)
     font = ImageFont.load_default(17)
     for part, rate in reversed(drawing.rates.items()):
@@ -425,6 +426,14 @@ def _head(draw: ImageDraw.ImageDraw, drawing: _Drawing) -> None:
         draw.text((x, 50), text, _INK, font)
         draw.ellipse((x - 22, 54, x - 9, 67), COLOURS[part])
         x -= 46
+
+
+def _write_text(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: tuple[int, int, int], size_px: int
+) -> None:
+    """Write one line from `place`, its upper left corner; what could mislead a reader is escaped."""
+    line = printable(text[:_MAX_LINE])
+    draw.text(place, line, colour, _font(line, size_px))
 
 
 def _font(text: str, size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

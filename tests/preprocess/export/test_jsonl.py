@@ -84,3 +84,12 @@ def test_captions_have_lines_with_their_text(tmp_path: Path) -> None:
     path, _ = export(tmp_path / "run", "jsonl", tmp_path / "out")
     made = made_caption(item)
     assert lines(path) == [{"key": "sub/a", "caption": made.caption, **made.meta}]
+
+
+def test_a_lone_surrogate_in_a_json_becomes_a_question_mark(tmp_path: Path) -> None:
+    with Rank(make_bare_run(tmp_path / "run", 1)) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        rank.add(opened.shard.number, Result(0), {"json": rb'{"a": "\ud800\n"}'})
+    path, _ = export(tmp_path / "run", "jsonl", tmp_path / "out")
+    assert path.read_text("utf-8") == f'{{"key": "{opened.items[0].key}", "a": "?\\n"}}\n'

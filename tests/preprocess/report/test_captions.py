@@ -54,6 +54,18 @@ def test_nothing_of_a_text_is_taken_for_html(tmp_path: Path) -> None:
         assert mark not in text
 
 
+def test_what_could_mislead_a_reader_of_a_page_is_escaped(tmp_path: Path) -> None:
+    run = make_caption_run(tmp_path / "run\u202e", ITEMS[:1], model="cow\u202egpj.exe\x1b\n", prompt="a\u2028b\nc\x9b")
+    [page] = visualize(run, tmp_path / "out")
+    text = page.read_text("utf-8")
+    assert rf"{tmp_path}/run\u202e</title>" in text
+    assert r"cow\u202egpj.exe\x1b\n</p>" in text
+    assert '<p class="about">a\\u2028b\nc\\x9b</p>' in text
+    assert text.isprintable() is False  # line feeds
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"" in text
+
+
 def test_images_that_are_not_stored_are_shown_from_where_they_were(tmp_path: Path) -> None:
     (tmp_path / "images" / "sub").mkdir(parents=True)
     for name, value in (("a.png", 50), ("sub/b.png", 60)):

@@ -50,6 +50,14 @@ def test_masks_are_tinted_boxes_framed_and_named_and_all_else_is_left() -> None:
     assert not differs(draw(GRAY, [])).any()
 
 
+def test_a_label_that_could_mislead_is_drawn_escaped_and_a_long_one_cut() -> None:
+    def labelled(label: str) -> NDArray[np.uint8]:
+        return draw(GRAY, [square(1)._replace(label=label)])
+
+    assert not differs(labelled("a\u202e\n\ud800"), labelled(r"a\u202e\n\ud800")).any()
+    assert not differs(labelled("a" * 10_000), labelled("a" * 80)).any()
+
+
 def test_an_object_has_the_colour_of_its_id_whatever_comes_with_it() -> None:
     def colour(picture: NDArray[np.uint8], left: int) -> list[int]:
         found: list[int] = picture[115, left + 30].tolist()

@@ -282,7 +282,8 @@ def _fingerprint(value: Any) -> dict[str, Any]:
     merged = corpus.get("merged", [])
     if not isinstance(merged, list):
         raise ValueError("corpus.merged of its fingerprint is not a list")
-    for each in (corpus, *merged, document.get("samples", {}), document.get("extractor", {})):
+    recorded = (part for part in merged if part is not None)  # None: of a run whose plan names no corpus
+    for each in (corpus, *recorded, document.get("samples", {}), document.get("extractor", {})):
         part = _object(each, "a part of its fingerprint")
         _object(part.get("init_args", {}), "init_args of its fingerprint")
         _texts([part.get("class_path", "")])

@@ -88,7 +88,7 @@ class StatusReader:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._records: dict[str, Record] = {}
-        self._planned = {shard.name for shard in run.plan.shards}  # ranks may be at work on another plan's
+        self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on another plan's
         self._patches = [StatusReader(patch) for patch in run.patches]
 
     def read(self) -> Status:
@@ -107,7 +107,7 @@ class StatusReader:
         open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
         for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
             if name in self._planned and name not in self._records:
-                open_shards[name] = max(rows, open_shards.get(name, 0))
+                open_shards[name] = min(self._planned[name], max(rows, open_shards.get(name, 0)))
         spooled = sum(open_shards.values())
         done = sum(record.planned for record in records)
         rate = sum(_per_second(rank, rank.items) for rank in alive)

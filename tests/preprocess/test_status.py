@@ -147,3 +147,39 @@ def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path):
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, callbacks=[writer])
     trainer.predict(Speaking(), datamodule=data, return_predictions=False)
     assert writer.rank.activity.tokens == 0 + 10 + 20
+
+
+OF_A_RANK = {"rank": "r", "host": "h", "started": time.time() - 9, "updated": time.time() + 99, "items": 3}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"updated": "now"},
+        {"updated": float("nan")},
+        {"started": -1e308},
+        {"items": 10**400},
+        {"items": -1},
+        {"seconds": {"read": 1e308}},
+        {"seconds": [1]},
+        {"shards": [["train-000000", 1]]},
+        {"shards": {"train-000000": [1, 2]}},
+        {"shards": {"train-000000": ["1", 2, 3.0]}},
+        {"machine": "fast"},
+        {"machine": {"cpu_percent": "50"}},
+        {"machine": {"gpu": {"power_watts": None}}},
+        {"machine": {"gpu": "[" * 20}},
+        {"nothing": "known"},
+    ],
+)
+def test_status_ignores_rank_files_that_no_rank_writes(tmp_path, fields):
+    run = make_run(tmp_path, 1)
+    (run.work / "ranks").mkdir(parents=True, exist_ok=True)
+    (run.work / "ranks" / "bad.json").write_text(json.dumps(OF_A_RANK | fields))
+    (run.work / "ranks" / "deep.json").write_text("[" * 5000)
+    (run.work / "ranks" / "good.json").write_text(json.dumps(OF_A_RANK | {"shards": {"train-000000": [70, 1, 2.0]}}))
+    status = StatusReader(run).read()
+    assert [rank.rank for rank in status.ranks] == ["r"]
+    assert status.spooled == 1  # of the one that is planned
+    assert "r " in drawn(status)
+    assert json.loads(status.to_json())["spooled"] == 1

@@ -1,6 +1,5 @@
 """What a rank tells of itself in `work/ranks/{rank}.json`, from which any process can draw the state of the run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,7 +7,31 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from datamodules.line.typed_json import build, load
+
+_MAX_SECONDS = 1e12  # no time of a rank is above, since the epoch or otherwise: 30,000 years
 _PHASES = ("read", "transform", "wait", "compute", "write")
+
+
+@dataclass(frozen=True)
+class GpuFigures:
+    """What is known of a GPU: shares in percent, 0 to 100, the temperature in °C, the power in W."""
+
+    name: str = ""
+    utilization_percent: float = 0.0
+    memory_percent: float = 0.0
+    temperature_celsius: float = 0.0
+    power_watts: float = 0.0
+
+
+@dataclass(frozen=True)
+class MachineFigures:
+    """What `preprocess.machine` measures, as far as it can: shares in percent, 0 to 100, and bytes."""
+
+    cpu_percent: float = 0.0
+    memory_percent: float = 0.0
+    rss_bytes: int = 0
+    gpu: GpuFigures = GpuFigures()
 
 
 @dataclass
@@ -64,7 +87,12 @@ def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_activity(path: Path) -> Activity | None:
-    """What the rank whose file is `path` tells; None if there is no such file, or none that can be read."""
-    with suppress(OSError, ValueError, TypeError):
-        return Activity(**json.loads(path.read_text()))
+    """What the rank whose file is `path` tells; None if there is no such file, or one that no rank writes."""
+    with suppress(OSError, ValueError):
+        activity = build(Activity, load(path.read_text()))
+        build(MachineFigures, activity.machine, "machine")
+        open_seconds = (seconds for _, _, seconds in activity.shards.values())
+        times = (activity.started, activity.updated, *activity.seconds.values(), *open_seconds)
+        if all(0 <= seconds < _MAX_SECONDS for seconds in times):
+            return activity
     return None

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,10 @@ from pathlib import Path
 import psutil
 
 from datamodules.errors import EnvironmentFailure
+from datamodules.line.typed_json import build, load
+
+_RANK = re.compile(r"[^/.\0][^/\0]*")  # of one file: hosts may have any other names
+_CLAIM = re.compile(r"(.+)\.([0-9]{6,})", re.DOTALL)  # `Leases._path`
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ class RankIdentity:
         pid = os.getpid()
         rank = f"{socket.gethostname().partition('.')[0]}-{pid}-{os.urandom(3).hex()}"
         return cls(rank, _machine(), pid, _started(pid) or 0)
+
+    @classmethod
+    def read(cls, path: Path) -> "RankIdentity":
+        """Return the identity in the file `path`, of a rank or a claim.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it holds something else, or a name that cannot be that of a file in `ranks/`.
+        """
+        identity = build(cls, load(path.read_text()))
+        if not _RANK.fullmatch(identity.rank):
+            raise ValueError(f"{identity.rank!r:.100} cannot be the name of a rank")
+        return identity
 
     def has_died(self) -> bool:
         """Whether its process is known to be gone; False where this machine cannot know."""
@@ -146,16 +164,21 @@ class Leases:
 
     def claimed(self) -> set[str]:
         """Everything that has a claim, dead or alive: one listing."""
-        return {path.name.rpartition(".")[0] for path in self._claims.glob("[!.]*")}
+        return {name for _, name, _ in self._found()}
 
     def survey(self) -> dict[str, list[Claim]]:
         """Every claim there is, by name, in order of generation; reads each."""
         claims: dict[str, list[Claim]] = {}
-        for path in sorted(self._claims.glob("[!.]*")):  # NFS keeps removed files that are open as `.nfs…`
-            name, _, generation = path.name.rpartition(".")
+        for path, name, generation in self._found():
             holder, dead = self._holder(path)
-            claims.setdefault(name, []).append(Claim(name, int(generation), holder, dead))
+            claims.setdefault(name, []).append(Claim(name, generation, holder, dead))
         return claims
+
+    def _found(self) -> Iterator[tuple[Path, str, int]]:
+        """(file, name, generation) of every claim, in order of generation."""
+        for path in sorted(self._claims.glob("[!.]*")):  # NFS keeps removed files that are open as `.nfs…`
+            if match := _CLAIM.fullmatch(path.name):
+                yield path, match[1], int(match[2])
 
     def is_dead(self, rank: str) -> bool:
         """Whether the rank of that name has ended, as far as can be known."""
@@ -193,12 +216,12 @@ class Leases:
     def _holder(self, path: Path) -> tuple[RankIdentity | None, bool]:
         try:
             modified = path.stat().st_mtime_ns
-            identity = RankIdentity(**json.loads(path.read_text()))
+            identity = RankIdentity.read(path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):  # released between listing and reading
                 return None, True
             raise
-        except (ValueError, TypeError):  # written by a rank that was killed within its very first write
+        except ValueError:  # written by a rank that was killed within its very first write
             return None, True
         now = self._clock()
         seen, since = self._last_beat.get(identity.rank, (None, now))
@@ -211,10 +234,10 @@ class Leases:
 def is_dead(path: Path) -> bool:
     """Whether the rank whose file is `path` is known to be dead."""
     try:
-        return RankIdentity(**json.loads(path.read_text())).has_died()
+        return RankIdentity.read(path).has_died()
     except OSError:
         return not path.exists()
-    except (ValueError, TypeError):  # killed within its very first write
+    except ValueError:  # killed within its very first write
         return True
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import EnvironmentFailure
-from datamodules.line.leases import Leases, RankIdentity
+from datamodules.line.leases import Claim, Leases, RankIdentity
 from line_making import Clock, claim_all, hold, start, wait_for
 
 
@@ -148,6 +148,20 @@ def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path):
     (tmp_path / "leases" / "a-1.000000").write_text('{"rank": "x", "mach')
     [claim] = leases.survey()["a-1"]
     assert (claim.holder, claim.dead) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"rank": "../x", "machine": "m", "pid": 1, "started": 2}', '{"rank": 1}', '{"rank": "x", "pid": -1}', "[" * 2000],
+)
+def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims(tmp_path, content):
+    leases = Leases(tmp_path)
+    for name in ("a-1.000000", "a-1.first", "a-2.-00001", "a-2"):
+        (tmp_path / "leases" / name).write_text(content)
+    assert leases.survey() == {"a-1": [Claim("a-1", 0, None, dead=True)]}
+    assert leases.claimed() == {"a-1"}  # all others can be leased
+    (tmp_path / "ranks" / "other").write_text(content)
+    assert leases.at_work() == set()
 
 
 def test_what_nfs_leaves_of_removed_files_is_no_claim(tmp_path):

@@ -244,14 +244,14 @@ def test_a_late_or_doubled_result_changes_nothing(tmp_path):
 
 def test_activity_tells_what_a_rank_is_doing(tmp_path):
     run = make_run(tmp_path, [*some_items(3), Item("bad", "train", "bad", ("x.png",))])
-    with Rank(run, measure=lambda: {"cpu": 1.0}) as rank:
+    with Rank(run, measure=lambda: {"cpu_percent": 1.0}) as rank:
         opened = rank.lease()
         finish(rank, opened, rows=[3, 0])
         rank.publish()
         activity = read_activity(run.work / "ranks" / f"{rank.name}.json")
         assert (activity.items, activity.failed, activity.frames) == (2, 1, 1)
         assert list(activity.shards) == ["train-000000"]
-        assert activity.shards["train-000000"][:2] == [2, 4]
+        assert activity.shards["train-000000"][:2] == (2, 4)
     assert read_activity(run.work / "ranks" / f"{rank.name}.json") is None
 
 

@@ -14,7 +14,7 @@ import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
@@ -31,6 +31,7 @@ from datamodules.regular import NotRegularError, open_regular, require_regular
 T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20
 _FAULTS_OF_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_MAX_PROBLEM_CHARS, _MAX_PATH_CHARS = 1000, 4096  # what is kept of a row that cannot be used; Linux, PATH_MAX
 _PLAN = "plan.arrow"  # the file by which a folder is recognised as a run
 
 
@@ -75,7 +76,8 @@ def faulty_row(where: str, error: CorpusError, key: str, split: str, path: Any =
         key, split: of the item.
         path: what the row has in place of the path of its file.
     """
-    return Item(key, split, path if isinstance(path, str) else "", problem=f"{where}: {error}")
+    is_path = isinstance(path, str) and len(path) <= _MAX_PATH_CHARS
+    return Item(key, split, path if is_path else "", problem=f"{where}: {str(error)[:_MAX_PROBLEM_CHARS]}")
 
 
 def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
@@ -144,7 +146,8 @@ def ambiguous_stems(paths: Iterable[str]) -> Callable[[str], bool]:
     return lambda path: is_repeated(os.path.splitext(path)[0])
 
 
-csv.field_size_limit(1 << 24)  # characters, in all lists: texts may be longer than the default of 131,072
+MAX_ROW_CHARS = 1 << 24  # of a line, or of a row that has several
+csv.field_size_limit(MAX_ROW_CHARS)  # in all lists: texts may be longer than the default of 131,072 characters
 
 
 def open_list(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
@@ -157,6 +160,18 @@ def open_list(path: str, newline: str | None = None, errors: str = "strict") -> 
     is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     file.seek(0)
     return io.TextIOWrapper(file, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
+
+
+def read_lines(file: TextIO, path: str) -> Iterator[str]:
+    """Yield the lines of the list `file`, of which only one is in memory.
+
+    Raises:
+        CorpusError: a line has more than `MAX_ROW_CHARS` characters.
+    """
+    for number, line in enumerate(iter(partial(file.readline, MAX_ROW_CHARS + 1), ""), 1):
+        if len(line) > MAX_ROW_CHARS:
+            raise CorpusError(f"{path}, line {number}: it has more than {MAX_ROW_CHARS:,} characters, the limit")
+        yield line
 
 
 def list_sha256(path: str, option: str) -> str:
@@ -341,7 +356,7 @@ def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
     """
     try:
         with open_list(path, errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(read_lines(file, path), 1):
                 name = line.strip().removeprefix("./")
                 if name and not name.startswith("#"):
                     yield number, name

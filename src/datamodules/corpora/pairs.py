@@ -26,7 +26,7 @@ from datamodules.corpora.listing import (
     relative_to,
     require_existing,
 )
-from datamodules.corpora.rows import Quoting, Row, Rows, as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.rows import Quoting, Row, Rows, as_meta, as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 
@@ -211,7 +211,7 @@ class Pairs(Corpus):
     def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
         columns = self._columns
         names = row if columns.meta is None else columns.meta
-        meta = {name: row.get(name) for name in names if name not in (columns.video, columns.text)}
+        meta = as_meta({name: row.get(name) for name in names if name not in (columns.video, columns.text)})
         if "transcript" in meta:
             raise CorpusError(f"it has a 'transcript' besides the text {columns.text!r}: leave it out of columns.meta")
         text = row[columns.text]

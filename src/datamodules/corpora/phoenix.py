@@ -20,7 +20,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
-from datamodules.corpora.listing import count_missing, faulty_row, key_of_place, limit, list_frames, open_list
+from datamodules.corpora.listing import (
+    count_missing,
+    faulty_row,
+    key_of_place,
+    limit,
+    list_frames,
+    open_list,
+    read_lines,
+)
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, key_from_path
 
@@ -84,20 +92,23 @@ class Phoenix2014T(Corpus):
         if not Path(self.root, _FRAMES, split).is_dir():
             raise CorpusError(f"{Path(self.root, _FRAMES, split)}, the folder of the frames, is missing")
         with open_list(str(table), newline="") as file:
-            rows = csv.DictReader(file, delimiter="|", quoting=csv.QUOTE_NONE)
+            rows = csv.reader(read_lines(file, str(table)), delimiter="|", quoting=csv.QUOTE_NONE)
             try:
-                if missing := [name for name in _COLUMNS if name not in (rows.fieldnames or ())]:
-                    raise CorpusError(f"{table} has no column {', '.join(missing)}; its header is {rows.fieldnames}")
-                for row in rows:
-                    yield self._item(split, row, f"{table}, line {rows.line_num}")
+                header = next(rows, [])
+                if missing := [name for name in _COLUMNS if name not in header]:
+                    raise CorpusError(f"{table} has no column {', '.join(missing)}; its header is {header!r:.200}")
+                for fields in rows:
+                    if fields:
+                        yield self._item(split, header, fields, f"{table}, line {rows.line_num}")
             except (UnicodeError, csv.Error) as error:
                 raise CorpusError(f"{table} cannot be read: {error}") from error
 
-    def _item(self, split: str, row: dict[str, str], where: str) -> Item:
-        name, key = row["name"], f"{split}/{key_of_place(where)}"
+    def _item(self, split: str, header: Sequence[str], fields: Sequence[str], where: str) -> Item:
+        row = dict(zip(header, fields, strict=False))
+        name, key = row.get("name", ""), f"{split}/{key_of_place(where)}"
         try:
             key = key_from_path(f"{split}/{name}")
-            if None in row or any(row[column] is None for column in _COLUMNS):
+            if len(fields) > len(header) or any(column not in row for column in _COLUMNS):
                 raise CorpusError("it has more or fewer fields than the header")
         except CorpusError as error:
             return faulty_row(where, error, key, split, name)

@@ -28,15 +28,18 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import IO, Any, Literal, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.corpora.listing import open_list
+from datamodules.corpora.listing import MAX_ROW_CHARS, open_list, read_lines
 from datamodules.errors import ConfigError, CorpusError
+from datamodules.line.item import JSON_FILES
 from datamodules.regular import open_regular
 
 Quoting = Literal["auto", "none", "csv"]
@@ -44,7 +47,7 @@ Quoting = Literal["auto", "none", "csv"]
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 _READ_CHARS = 1 << 20
-_MAX_ROW_CHARS = 1 << 24  # what is malformed is read on for so long, as if its end were still to come
+_MAX_DEPTH = 100  # of lists and objects in a value: Python's own functions call themselves for each
 _BATCH_ROWS = 1024
 _CLOCK = re.compile(r"(?:([0-9]+):(?=[0-5]?[0-9]:))?([0-9]+):([0-5]?[0-9](?:[.,][0-9]+)?)")
 _NAN = ("nan", "NaN")
@@ -71,7 +74,13 @@ class Row(NamedTuple):
             raise CorpusError(self.problem)
         for name in columns:
             if name not in self.values:
-                raise CorpusError(f"it has no {name!r}, but {', '.join(map(repr, self.values)) or 'nothing'}{hint}")
+                raise CorpusError(f"it has no {name!r}, but {_listed(self.values)}{hint}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return the first of `names` for a message."""
+    first = [f"{name!r:.80}" for name in islice(names, _MAX_NAMED_KEYS + 1)]
+    return ", ".join([*first[:_MAX_NAMED_KEYS], *(["…"] if len(first) > _MAX_NAMED_KEYS else [])]) or "nothing"
 
 
 Rows = Iterator[Row]
@@ -101,12 +110,7 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
     where = f"the beginning of {path}"
     try:
         for where, values in read(path, columns, quoting):
-            if isinstance(values, CorpusError):
-                yield Row(where, {}, str(values))
-            elif isinstance(values, dict):
-                yield Row(where, {name: _finite(value) for name, value in values.items()})
-            else:
-                yield Row(where, {}, f"it is not an object {{…}}: {values!r:.80}")
+            yield _row(where, values)
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -116,6 +120,28 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
         raise CorpusError(f"what comes after {where} is malformed: {error}; {hint}") from error
     except pa.ArrowException as error:
         raise CorpusError(f"what comes after {where} is malformed: {error}") from error
+
+
+def _row(where: str, values: Any) -> Row:
+    if isinstance(values, CorpusError):
+        return Row(where, {}, str(values))
+    if not isinstance(values, dict):
+        return Row(where, {}, f"it is not an object {{…}}: {values!r:.80}")
+    try:
+        return Row(where, {name: _finite(value) for name, value in values.items()})
+    except CorpusError as error:
+        return Row(where, {}, str(error))
+
+
+def as_meta(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values`, of a row, as the meta of an item.
+
+    Raises:
+        CorpusError: one has the name under which items keep where their JSON files are, so a list could name any file.
+    """
+    if JSON_FILES in values:
+        raise CorpusError(f"it has the field {JSON_FILES!r}, a name that no field of a list can have: rename it")
+    return values
 
 
 def as_name(column: str, value: Any) -> str:
@@ -190,14 +216,14 @@ def _hint(path: str) -> str:
             text.expect(",")
     layout = next((f" ({layout}'s layout)" for key, layout in _LAYOUTS.items() if key in keys), "")
     return (
-        f": it is an object with {', '.join(map(repr, keys)) or 'nothing'}{layout}. Write the list of objects in it to "
+        f": it is an object with {_listed(keys)}{layout}. Write the list of objects in it to "
         "a file of its own, or name it .jsonl if it has an object a line"
     )
 
 
 def _read_json_lines(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     with open_list(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(read_lines(file, path), 1):
             if not line.isspace():
                 yield f"{path}, line {number}", _decoded(line)
 
@@ -214,7 +240,7 @@ def _decoded(line: str) -> Any:
 
 def _read_csv(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
     with open_list(path) as file:
-        header = file.readline()
+        header = next(read_lines(file, path), "")
     delimiter = next((sign for sign in ",;\t" if sign in header), ",")
     if quoting == "none":
         return _rows(path, _unquoted(path, delimiter))
@@ -251,7 +277,7 @@ def _rows(path: str, lines: _Lines) -> _Read:
 
 def _unquoted(path: str, delimiter: str) -> _Lines:
     with open_list(path, newline="\n") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(read_lines(file, path), 1):
             text = line.removesuffix("\n").removesuffix("\r")
             if "\r" in text:
                 raise CorpusError(
@@ -282,7 +308,9 @@ def _quoted(path: str, delimiter: str, asks: bool = False, skips_blanks: bool = 
     ends: set[str] = set()  # of the rows
     with open_list(path, newline="") as file:
         # strict: a stray quote swallows no rows
-        rows = csv.reader(_noted(file, lines), delimiter=delimiter, skipinitialspace=skips_blanks, strict=True)
+        rows = csv.reader(
+            _noted(read_lines(file, path), lines), delimiter=delimiter, skipinitialspace=skips_blanks, strict=True
+        )
         for fields in rows:
             num_fields = num_fields or len(fields)
             if asks and len(lines) > 1 and _are_rows(lines, delimiter, num_fields):
@@ -301,10 +329,18 @@ def _quoted(path: str, delimiter: str, asks: bool = False, skips_blanks: bool = 
                 yield rows.line_num, fields
 
 
-def _noted(file: Iterable[str], lines: list[str]) -> Iterator[str]:
-    """The lines of `file`, each added to `lines` as it is read."""
-    for line in file:
-        lines.append(line)
+def _noted(lines: Iterable[str], row: list[str]) -> Iterator[str]:
+    """Yield `lines`, each added to `row`, which the reader empties after each row.
+
+    Raises:
+        csv.Error: those of one row have more than `MAX_ROW_CHARS` characters.
+    """
+    num_chars = 0
+    for line in lines:
+        num_chars = len(line) + (num_chars if row else 0)
+        if num_chars > MAX_ROW_CHARS:
+            raise csv.Error(f"a row has more than {MAX_ROW_CHARS:,} characters, the limit")
+        row.append(line)
         yield line
 
 
@@ -348,19 +384,23 @@ _READERS: dict[str, Callable[[str, Collection[str] | None, Quoting], _Read]] = {
 }
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: Any, depth: int = 0) -> Any:
+    """Return `value` with null in place of what JSON cannot hold; CorpusError if it is nested too deeply."""
+    if depth > _MAX_DEPTH:
+        raise CorpusError(f"its values are nested more than {_MAX_DEPTH} deep, the limit")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_finite(element, depth + 1) for element in value]
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _finite(element, depth + 1) for name, element in value.items()}
     return value
 
 
 def _refuse_doubled(path: str, header: list[str]) -> None:
-    if doubled := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
-        raise CorpusError(f"{path} has several columns {doubled[0]!r}: rename all but one")
+    name, count = next(iter(Counter(header).most_common(1)), ("", 0))
+    if count > 1:
+        raise CorpusError(f"{path} has several columns {name!r:.80}: rename all but one")
 
 
 def _fits_json(kind: Any) -> bool:
@@ -409,7 +449,7 @@ class _JsonText:
                 return value
             except json.JSONDecodeError as error:
                 beyond = error.pos - self._place
-                if len(self._text) - self._place > _MAX_ROW_CHARS or not self._read():
+                if len(self._text) - self._place > MAX_ROW_CHARS or not self._read():
                     self.fail(error.msg, beyond)
             except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
                 self.fail(str(error))

@@ -38,7 +38,7 @@ from datamodules.corpora.listing import (
     require_found,
     walk,
 )
-from datamodules.corpora.rows import Row, Rows, as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.rows import Row, Rows, as_meta, as_name, as_seconds, as_text, read_rows
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
@@ -158,7 +158,9 @@ class Videos(Corpus):
             stop_seconds=stop,
             cost=file.cost,
             modified=file.modified,
-            meta={field: value for field, value in row.items() if field not in _NO_META and (field, value) != _NULL},
+            meta=as_meta(
+                {name: value for name, value in row.items() if name not in _NO_META and (name, value) != _NULL}
+            ),
             problem=file.problem,
         )
 

@@ -215,3 +215,32 @@ def test_a_list_that_is_no_regular_file_is_refused(tmp_path, special):
             Pairs(str(tmp_path), f"{tmp_path}/list.{ending}")
         with pytest.raises(CorpusError, match=match):
             list(read_rows(f"{tmp_path}/list.{ending}"))
+
+
+def test_a_row_cannot_say_where_json_files_are(tmp_path):
+    """Prompts are filled from these, so that any file of the machine could be named."""
+    write_tree(tmp_path, "a.mp4")
+    row = '{"video": "a.mp4", "text": "x", "id": "k", "key": "k", "json_files": [["/etc/secret.json", null, null]]}'
+    (tmp_path / "list.jsonl").write_text(row)
+    for corpus in (Videos(str(tmp_path), f"{tmp_path}/list.jsonl"), Pairs(str(tmp_path), f"{tmp_path}/list.jsonl")):
+        assert listed(corpus)[0] == {
+            "k": f"{tmp_path}/list.jsonl, line 1: it has the field 'json_files', a name that no field of a list can "
+            "have: rename it"
+        }
+
+
+def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path):
+    write_tree(tmp_path, "a.png")
+    (tmp_path / "list").write_text(f"a.png\n{'x' * 100_000}.png\n")
+    [_, bad] = Images(str(tmp_path), image_list=f"{tmp_path}/list").items()
+    assert bad.path == ""
+    assert len(bad.key) <= 200
+    assert bad.problem.startswith(f"{tmp_path}/list, line 2: xxx")
+    assert len(bad.problem) < 1500
+
+
+def test_a_list_of_paths_has_no_line_without_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "MAX_ROW_CHARS", 1000)
+    (tmp_path / "list").write_text("a.png\n" + "x" * 5000)
+    with pytest.raises(CorpusError, match=r"list, line 2: it has more than 1,000 characters, the limit"):
+        list(Images(str(tmp_path), image_list=f"{tmp_path}/list").items())

@@ -226,3 +226,15 @@ def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
     write_split(tmp_path, "dev", [f"a|x|-1|-1|Signer01|A|{'a' * 131_073}"])
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert (item.problem, len(item.meta["translation"])) == (None, 131_073)
+
+
+def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path):
+    """To fill up each of 3,000 rows with 60,000 empty values would take minutes."""
+    write_split(tmp_path, "dev", ["a"], header=HEADER + "".join(f"|c{number}" for number in range(60_000)))
+    table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
+    with open(table, "a") as file:
+        file.write("b|x\n" * 3000)
+    first, *others = Phoenix2014T(str(tmp_path), ["dev"]).items()
+    assert (first.key, first.problem) == ("dev/a", None)
+    assert len(others) == 3000
+    assert {item.problem.partition(": ")[2] for item in others} == {"it has more or fewer fields than the header"}

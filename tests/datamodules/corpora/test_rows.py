@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.corpora import rows
+from datamodules.corpora import listing, rows
 from datamodules.corpora.rows import as_seconds, read_rows
 from datamodules.errors import ConfigError, CorpusError
 
@@ -99,7 +99,7 @@ def test_malformed_json_fails_with_line_and_column(tmp_path, monkeypatch, text, 
 
 def test_malformed_json_is_not_read_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "_READ_CHARS", 64)
-    monkeypatch.setattr(rows, "_MAX_ROW_CHARS", 256)
+    monkeypatch.setattr(rows, "MAX_ROW_CHARS", 256)
     path = write(tmp_path / "list.json", '[{"a": 1}, {"a" 2}, ' + " " * 1_000_000 + "]")
     tracemalloc.start()
     with pytest.raises(CorpusError, match="line 1, column 17"):
@@ -348,3 +348,67 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
     assert read(str(tmp_path / "a.jsonl")) == [{"a": None, "b": [None, 1.5], "c": {"d": None}}]
     pq.write_table(pa.table({"a": [float("nan"), 1.0, float("inf")]}), tmp_path / "a.parquet")
     assert [row["a"] for row in read(str(tmp_path / "a.parquet"))] == [None, 1.0, None]
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+@pytest.mark.parametrize("value", ["[" * 900 + "]" * 900, '{"a":' * 101 + "1" + "}" * 101])
+def test_a_row_that_is_nested_too_deeply_fails_alone(tmp_path, ending, value):
+    lines = ['{"a": 1}', f'{{"a": {value}}}', '{"a": 3}']
+    path = write(tmp_path / f"list{ending}", "\n".join(lines) if ending == ".jsonl" else f"[{','.join(lines)}]")
+    assert problems(path) == [None, "its values are nested more than 100 deep, the limit", None]
+    assert read(path)[2] == {"a": 3}
+
+
+def test_a_row_may_be_nested_up_to_the_limit(tmp_path):
+    value = json.loads("[" * 100 + "1" + "]" * 100)
+    assert read(write(tmp_path / "list.jsonl", json.dumps({"a": value}))) == [{"a": value}]
+
+
+def test_a_header_of_very_many_columns_is_read_at_once(tmp_path):
+    """To count each of 100,000 names would compare 5 billion pairs."""
+    names = [f"c{number}" for number in range(100_000)]
+    values = [str(number) for number in range(100_000)]
+    path = write(tmp_path / "list.csv", f"{','.join(names)}\n{','.join(values)}\n")
+    assert read(path) == [dict(zip(names, values, strict=True))]
+    [row] = read_rows(path)
+    with pytest.raises(CorpusError, match=r"it has no 'video', but 'c0', 'c1', .*'c7', …: see --data.columns$"):
+        row.require("video", hint=": see --data.columns")
+
+
+def test_very_many_fields_in_one_row_cost_that_row(tmp_path):
+    path = write(tmp_path / "list.csv", "a,b\n" + "," * 1_000_000 + "\n1,2\n")
+    assert problems(path) == ["it has 1000001 fields, and the header 2: does a field contain a separator?", None]
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "problem"),
+    [
+        (".jsonl", '{"a": 1}\n{"a": "%s"}', "list.jsonl, line 2: it has more than 1,000 characters, the limit"),
+        (".csv", "%s\n1", "list.csv, line 1: it has more than 1,000 characters, the limit"),
+        (".csv", "a,b\n1,%s", "list.csv, line 2: it has more than 1,000 characters, the limit"),
+        (".tsv", "a\tb\n1\t%s", "list.tsv, line 2: it has more than 1,000 characters, the limit"),
+    ],
+)
+def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, monkeypatch, ending, text, problem):
+    monkeypatch.setattr(listing, "MAX_ROW_CHARS", 1000)
+    path = write(tmp_path / f"list{ending}", text % ("x" * 3_000_000))
+    tracemalloc.start()
+    with pytest.raises(CorpusError, match=re.escape(problem)):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000
+
+
+@pytest.mark.parametrize("field", ['"' + "x\n" * 1_000_000, '"x\n",' * 500_000])
+def test_a_row_of_lines_without_an_end_is_not_read_to_its_end(tmp_path, monkeypatch, field):
+    monkeypatch.setattr(rows, "MAX_ROW_CHARS", 1000)
+    path = write(tmp_path / "list.csv", f"a,b\n1,2\n{field}")
+    tracemalloc.start()
+    with pytest.raises(
+        CorpusError, match=r"after .*list\.csv, line 2 is malformed: a row has more than 1,000 characters"
+    ):
+        read(path, "csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500_000

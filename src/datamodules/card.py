@@ -25,7 +25,6 @@ import yaml
 from numpy.lib import format as npy
 
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.line.commit import settle_all
 from datamodules.line.reader import open_sample
 from datamodules.line.run import Run
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
@@ -234,12 +233,10 @@ def _columns(run: Run) -> dict[str, FileType]:
 
 
 def _first_sample(run: Run) -> dict[str, BinaryIO]:
-    settle_all(run)
     for record in run.records():
         rows = run.rows(record.shard, ["tar_offset", "tar_bytes"]).drop_null()
         for row in rows.slice(0, 1).to_pylist():
-            tar = run.folder / f"{row['shard']}.tar"
-            return open_sample(tar, row["tar_offset"], row["tar_bytes"], os.urandom(8))[1]
+            return open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"], os.urandom(8))[1]
     raise RunError(f"{run.folder} has no committed samples: run it first")
 
 

@@ -143,14 +143,14 @@ def _status(options: argparse.Namespace) -> int:
 def _view(options: argparse.Namespace) -> int:
     from preprocess.report.view import view
 
-    view(_settled(options.folder), options.key, Terminal())
+    view(Run(options.folder), options.key, Terminal())
     return 0
 
 
 def _failures(options: argparse.Namespace) -> int:
     from preprocess.failures import print_json, show, summary, write_parquet
 
-    run = _settled(options.folder)
+    run = Run(options.folder)
     counts, failed = count_failures(run, options.classes), failures(run, options.classes)
     if options.json:
         print_json(failed)
@@ -162,15 +162,6 @@ def _failures(options: argparse.Namespace) -> int:
         show(failed, Terminal())
     say(summary(counts))
     return 0
-
-
-def _settled(folder: Path) -> Run:
-    """The run in `folder`, its files in place though a rank may have died between committing and renaming."""
-    from datamodules.line.commit import settle_all
-
-    run = Run(folder)
-    settle_all(run)
-    return run
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -209,7 +200,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _visualize(options: argparse.Namespace) -> int:
     from preprocess.report.visualize import visualize
 
-    run = _settled(options.folder)
+    run = Run(options.folder)
     if options.root:
         run.plan.roots.insert(0, options.root)
     return _written(visualize(run, options.dest, options.num_samples, options.split))

@@ -20,7 +20,9 @@
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +31,11 @@ import pyarrow as pa
 
 from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.line.commit import settle_all, sync, write_table
+from datamodules.line.commit import sync, write_table
 from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard, write_batches
-from datamodules.line.run import Record, Run, StagedFile, differences, plan_path
+from datamodules.line.record import Record, ShardFile, StagedFile
+from datamodules.line.run import Run, differences, plan_path
 from datamodules.samples.fields import common_type
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
@@ -84,7 +87,6 @@ def _refuse_incomplete(run: Run) -> None:
     for patch in run.patches:
         if not patch.is_complete():
             raise RunError(f"{run.folder}: patch {patch.patch} is not complete; finish the `retry`, then merge")
-    settle_all(run)
 
 
 def _refuse_made_otherwise(first: Run, other: Run) -> None:
@@ -129,14 +131,23 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
         _take(run, shard, merged, place, names)
     for number, patch in enumerate((patch for run in runs for patch in run.patches), start=1):
         _take_patch(patch, merged, number, names)
-    for path in (folder / "tables", folder / "records", folder):
+    for path in (folder / "tables", folder / "records", *_put_out_of_sight(Run(folder)), folder):
         sync(path)
+
+
+def _put_out_of_sight(merged: Run) -> list[Path]:
+    """Move the tars whose place others have taken; the folder that they are in, if there are any."""
+    place, names = merged.folder / SUPERSEDED, merged.replaced
+    for name in names:
+        place.mkdir(exist_ok=True)
+        os.rename(merged.tar_file(name).path, place / f"{name}.tar")
+    return [place] if names else []
 
 
 def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
     fingerprint = {
         **runs[0].plan.fingerprint,
-        **{name: {"merged": [run.plan.fingerprint.get(name) for run in runs]} for name in _MAY_DIFFER},
+        **{name: {"merged": [run.plan.fingerprint.get(name, {}) for run in runs]} for name in _MAY_DIFFER},
     }
     listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
     batches = (run.plan.batch(shard.number) for run, shard in sources)
@@ -170,7 +181,7 @@ def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, st
     retried = {**patch.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
     batches = (patch.plan.batch(shard.number) for shard in patch.plan.shards)
     path, fingerprint = plan_path(merged.folder, number), {**patch.plan.fingerprint, "retry": retried}
-    replaces = [names[patch.folder, name] for name in patch.plan.replaces]
+    replaces = [_renamed(names, patch, name) for name in patch.plan.replaces]
     write_batches(path, batches, fingerprint, patch.plan.listing, number, replaces, roots=patch.plan.roots)
     taken = Run(merged.folder, number)
     for shard, place in zip(patch.plan.shards, taken.plan.shards, strict=True):
@@ -180,20 +191,21 @@ def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, st
 
 def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[Path, str], str]) -> None:
     """Put a shard of `run` into the merged run, where it is called as `place` says, and others as `names` do."""
-    record = run.record(shard.name)
+    record, tar, table = run.record(shard.name), run.tar_file(shard.name), run.table_file(shard.name)
     if run.table(shard.name, ["key"])["key"].to_pylist() != run.plan.keys(shard.number):
-        raise RunError(f"the keys of {run.folder / record.table.name} are not those planned; run `preprocess verify`")
+        raise RunError(f"the keys of {table.path} are not those planned; run `preprocess verify`")
+    new_tar, new_table = merged.tar_file(place.name), merged.table_file(place.name)
     named = replace(
         record,
         shard=place.name,
         attempt=f"{place.name}.{record.rank}",
-        tar=replace(record.tar, name=f"{place.name}.tar"),
-        table=replace(record.table, name=f"tables/{place.name}.parquet"),
+        tar=replace(record.tar, name=new_tar.name),
+        table=replace(record.table, name=new_table.name),
         fingerprint=merged.fingerprint_digest,
         replaces=place.replaces,
     )
-    for old, new in ((record.tar, named.tar), (record.table, named.table)):
-        _link_or_copy(run.folder / old.name, merged.folder / new.name, old)
+    _link_or_copy(tar, new_tar.path, record.tar)
+    _link_or_copy(table, new_table.path, record.table)
     if run.patch:
         named = _with_supersedes(run, record, merged, named, names)
     path = merged.record_path(place.name)
@@ -205,26 +217,46 @@ def _with_supersedes(
     run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[Path, str], str]
 ) -> Record:
     """Write the table of a patch's shard anew, with the names that the superseded shards have in the merged run."""
-    rows = run.table(record.shard)
-    place, path = rows.schema.get_field_index("supersedes"), merged.folder / named.table.name
-    column = pa.array([names[run.folder, name] for name in rows["supersedes"].to_pylist()], pa.string())
-    path.unlink()  # a link to the other run's
-    return replace(
-        named, table=write_table(path, named.table.name, rows.set_column(place, "supersedes", column).to_pylist())
-    )
+    rows, file = run.table(record.shard), merged.table_file(named.shard)
+    column = [_renamed(names, run, name) for name in rows["supersedes"].to_pylist()]
+    rows = rows.set_column(rows.schema.get_field_index("supersedes"), "supersedes", pa.array(column, pa.string()))
+    file.path.unlink()  # a link to the other run's
+    return replace(named, table=write_table(file.path, file.name, rows.to_pylist()))
 
 
-def _link_or_copy(source: Path, target: Path, expected: StagedFile) -> None:
-    if not source.exists() and (source.parent / SUPERSEDED / source.name).exists():
-        source, target = (path.parent / SUPERSEDED / path.name for path in (source, target))
-        target.parent.mkdir(exist_ok=True)
-    if not source.exists():
-        raise RunError(f"{source} is gone, though its shard was committed; run `preprocess verify`")
-    size = source.stat().st_size
-    if size != expected.bytes:
-        raise RunError(f"{source} has {size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`")
+def _renamed(names: dict[tuple[Path, str], str], run: Run, shard: str) -> str:
+    """The name that a shard of `run` has in the merged run."""
+    if (run.folder, shard) not in names:
+        raise RunError(f"{run.plan.path} is of shards that {run.folder} does not have, such as {shard!r}")
+    return names[run.folder, shard]
+
+
+def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None:
+    """Give a file of a run a name in the merged run, or copy it there.
+
+    Raises:
+        RunError: it is missing, has another size than its record says, or is a symbolic link or no file at all, by
+            which a run folder of someone else could bring any file of this machine into the merged run.
+    """
+    for place in source.places():
+        with suppress(FileNotFoundError):
+            status = os.lstat(place)
+            if not stat.S_ISREG(status.st_mode):
+                raise RunError(f"{place} is a link or no file, and is not merged: put the file itself there")
+            if status.st_size != expected.bytes:
+                raise RunError(
+                    f"{place} has {status.st_size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`"
+                )
+            _link_or_copy_file(place, target)
+            return
+    raise RunError(f"{source.path} is gone, though its shard was committed; run `preprocess verify`")
+
+
+def _link_or_copy_file(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)  # committed files are never written to again
+        os.link(source, target, follow_symlinks=False)  # committed files are never written to again
+    except FileNotFoundError:
+        raise
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        shutil.copyfile(source, target, follow_symlinks=False)
         sync(target)

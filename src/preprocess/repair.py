@@ -2,6 +2,7 @@
 
 | found                                             | done                                                           |
 |---------------------------------------------------|----------------------------------------------------------------|
+| a tar or table that is not in its place yet       | moved into place                                               |
 | a missing or damaged tar, table or record         | tar, table and record are deleted: the same command makes them |
 | the same, of a shard whose items a patch retried  | besides, that patch and all later ones are withdrawn           |
 | a patch's row that supersedes no failed row       | that patch and all later ones are withdrawn                    |
@@ -26,12 +27,12 @@ from pathlib import Path
 
 from datamodules.card import CARD, write_card
 from datamodules.errors import RunError
-from datamodules.line.commit import settle, settle_all, sync
+from datamodules.line.commit import settle, sync
 from datamodules.line.folders import STRAY, SUPERSEDED, is_folder, make_folder
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Shard
 from datamodules.line.run import Run
-from preprocess.verify import Problem, file_problems, strays
+from preprocess.verify import Problem, file_problems, recorded_files, strays
 
 
 def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
@@ -41,7 +42,6 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
         RunError: the run is a merged one, which no command makes again; or a rank is at work on a patch that has to be
             withdrawn. Nothing is changed then.
     """
-    settle_all(run)
     yield from _put_back(run)
     damaged = [problem.damaged for problem in problems if problem.damaged and _is_damaged(run, problem.damaged)]
     damaged = list(dict.fromkeys(damaged))
@@ -83,12 +83,12 @@ def _is_damaged(run: Run, shard: Shard) -> bool:
     if not run.is_committed(shard.name):
         return False
     try:
-        record = run.record(shard.name)
+        record = next(each for each in (run, *run.patches) if each.patch == shard.patch).record(shard.name)
     except RunError:
         return True
     settle(run, record)  # what was missing may have been on its way
-    files = (record.table,) if shard.name in run.replaced else (record.tar, record.table)
-    return any(problem for file in files for problem in file_problems(run.folder, file))
+    files = recorded_files(run, record, stands=shard.name not in run.replaced)
+    return any(problem for file in files for problem in file_problems(*file))
 
 
 def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Run]:
@@ -136,8 +136,7 @@ def _withdraw(patch: Run) -> None:
 
 
 def _files_of(run: Run, shard: Shard) -> tuple[Path, Path, Path]:
-    tar, table = run.folder / f"{shard.name}.tar", run.folder / "tables" / f"{shard.name}.parquet"
-    return tar, table, run.record_path(shard.name)
+    return run.tar_file(shard.name).path, run.table_file(shard.name).path, run.record_path(shard.name)
 
 
 def _delete(paths: Iterable[Path]) -> None:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from datamodules.line.activity import Activity, read_activity
 from datamodules.line.commit import OK
-from datamodules.line.run import Outcome, Record, Run
+from datamodules.line.record import Record
+from datamodules.line.run import Outcome, Run
 from datamodules.printable import json_line
 from preprocess.terminal import cell
 

@@ -1,6 +1,7 @@
 """Whether a run is what it says: coverage from its records (every run ends with it), and every byte (`verify`)."""
 
 import errno
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ from datamodules.line.commit import TABLE_SCHEMA, count_devices, count_rows
 from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
-from datamodules.line.run import Outcome, Record, Run, StagedFile, sha256_of
+from datamodules.line.record import Record, ShardFile, StagedFile
+from datamodules.line.run import Outcome, Run, sha256_of
 
 _SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
 
@@ -127,19 +129,23 @@ def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)
     return problems
 
 
-def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
-    """What is wrong with one file of a committed shard: it is missing, unreadable, or not as its record says.
+def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
+    """What is wrong with one file of a committed shard: it is missing, unreadable, not in its place or not as recorded.
 
     Raises:
         EnvironmentFailure: it cannot be opened or read for a reason that is not its own.
     """
-    path = folder / file.name
     try:
-        size = path.stat().st_size
-        if size != file.bytes:
-            yield f"{file.name}: {size:,} bytes instead of {file.bytes:,}"
-        elif sha256_of(path) != file.sha256:
-            yield f"{file.name}: its content has changed (sha256 differs)"
+        with file.open() as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size != recorded.bytes:
+                yield f"{file.name}: {size:,} bytes instead of {recorded.bytes:,}"
+            elif sha256_of(opened) != recorded.sha256:
+                yield f"{file.name}: its content has changed (sha256 differs)"
+            elif not file.path.exists():
+                yield f"{file.name}: complete, but not in its place"
+    except RunError as error:  # it is no regular file
+        yield str(error)
     except FileNotFoundError:
         yield f"{file.name}: missing"
     except OSError as error:
@@ -147,9 +153,18 @@ def file_problems(folder: Path, file: StagedFile) -> Iterator[str]:
             error.errno != errno.EIO
         ):  # no permission, mount gone: the file itself may be sound, and is not to be made anew
             raise EnvironmentFailure(
-                f"{path} cannot be read: {error.strerror}; mend that, then verify again"
+                f"{file.path} cannot be read: {error.strerror}; mend that, then verify again"
             ) from error
         yield f"{file.name}: cannot be read: {error.strerror}"
+
+
+def recorded_files(run: Run, record: Record, stands: bool) -> list[tuple[ShardFile, StagedFile]]:
+    """The files that a committed shard needs, as they are recorded.
+
+    Of a shard that does not stand, because another has taken its place, only the table is needed.
+    """
+    table = run.table_file(record.shard), record.table
+    return [(run.tar_file(record.shard), record.tar), table] if stands else [table]
 
 
 def _records(run: Run, problems: list[Problem]) -> list[Record]:
@@ -196,12 +211,10 @@ def _all_shard_problems(run: Run) -> Iterator[Problem]:
 
 
 def _shard_problems(run: Run, shard: Shard, record: Record, stands: bool) -> Iterator[Problem]:
-    """Of one that does not stand, as another has taken its place, only the table is needed."""
     if record.fingerprint != run.fingerprint_digest:
         made_with = f"made with another fingerprint, {record.fingerprint} instead of {run.fingerprint_digest}"
         yield Problem(f"{shard.name}: {made_with}")
-    files = (record.tar, record.table) if stands else (record.table,)
-    damage = [text for file in files for text in file_problems(run.folder, file)]
+    damage = [text for file in recorded_files(run, record, stands) for text in file_problems(*file)]
     yield from (Problem(text, damaged=shard) for text in damage)
     if not damage:
         try:
@@ -240,7 +253,7 @@ def _table_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
 def _tar_problems(run: Run, record: Record) -> Iterator[str]:
     rows = run.table(record.shard, ["key", "tar_offset"]).to_pylist()
     samples = [row["key"] for row in rows if row["tar_offset"] is not None]
-    with tarfile.open(run.folder / record.tar.name) as tar:
+    with run.tar_file(record.shard).open() as file, tarfile.open(fileobj=file) as tar:
         if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != samples:
             yield f"{record.tar.name}: its keys are not those of its table"
 

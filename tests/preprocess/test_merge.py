@@ -9,6 +9,7 @@ from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.samples.keypoints import KeypointSamples
+from line_making import listing
 from making import MadeItems, made_samples, make_run
 from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.export import export
@@ -67,7 +68,7 @@ def test_shards_keep_their_items_and_are_numbered_anew_within_each_split(tmp_pat
 def test_tars_are_copied_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = two_runs(tmp_path)
 
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source: Path, target: Path, follow_symlinks: bool = True) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.link", refuse)
@@ -174,10 +175,39 @@ def test_a_table_of_other_keys_fails(tmp_path: Path) -> None:
         merge(folders, tmp_path / "merged")
 
 
+def test_runs_whose_files_are_not_in_place_are_merged_and_stay_as_they_are(tmp_path: Path) -> None:
+    folders = two_runs(tmp_path)
+    here = Run(folders[0])
+    for record in here.records():
+        for file in (here.tar_file(record.shard), here.table_file(record.shard)):
+            os.rename(file.path, file.staged(record.rank))
+    before = listing(folders[0])
+
+    merged = merge(folders, tmp_path / "merged")
+
+    assert listing(folders[0]) == before
+    assert list(verify(merged)) == []
+    assert len(CommittedSamples(merged)) == 9
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo"])
+def test_a_tar_that_is_a_link_or_no_file_fails_and_nothing_is_left(tmp_path: Path, kind: str) -> None:
+    folders = two_runs(tmp_path)
+    tar = folders[1] / "train-000001.tar"
+    os.rename(tar, tmp_path / "private")
+    tar.symlink_to(tmp_path / "private") if kind == "symlink" else os.mkfifo(tar)
+
+    with pytest.raises(RunError, match=r"train-000001\.tar is a link or no file"):
+        merge(folders, tmp_path / "merged")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "private", "there"]
+    assert (tmp_path / "private").stat().st_nlink == 1
+
+
 def test_a_disk_that_refuses_fails_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = two_runs(tmp_path)
 
-    def refuse(source: Path, target: Path) -> None:
+    def refuse(source: Path, target: Path, follow_symlinks: bool = True) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.link", refuse)

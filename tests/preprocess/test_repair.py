@@ -202,7 +202,7 @@ def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
     do(retry(folder))
     do(retry(folder))
     run = Run(folder)
-    record, rows = run.record("train-patch002-000000"), run.table("train-patch002-000000")
+    record, rows = run.patches[1].record("train-patch002-000000"), run.table("train-patch002-000000")
     place, path = rows.schema.get_field_index("supersedes"), folder / record.table.name
     rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
     record = replace(record, table=write_table(path, record.table.name, rows))
@@ -269,12 +269,30 @@ def test_a_commit_that_is_on_its_way_is_finished_and_not_put_back(
 ) -> None:
     staged = folder / "work" / "staging" / f"{Run(folder).record('train-000000').attempt}.tar"
     os.rename(folder / "train-000000.tar", staged)
+    assert [str(problem) for problem in verify(Run(folder))] == ["train-000000.tar: complete, but not in its place"]
+    assert staged.exists()
     assert verify_and_repair(folder, capsys)[0] == 0
     assert (folder / "train-000000.tar").exists()
     os.rename(folder / "train-000000.tar", staged)
     problem = Problem("missing", damaged=Run(folder).plan.shards[0])  # found before the record's files were renamed
     assert list(repair(Run(folder), [problem])) == []
     assert coverage(Run(folder)).is_exact
+
+
+def test_a_shard_whose_record_names_a_file_elsewhere_is_done_again_and_that_file_stays(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bashrc").write_text("mine")
+    run = Run(folder)
+    record = run.record("train-000000")
+    os.rename(run.tar_file("train-000000").path, run.tar_file("train-000000").staged(record.rank))
+    hostile = replace(record, tar=replace(record.tar, name="../bashrc"))
+    run.record_path("train-000000").write_text(hostile.to_json())
+    status, lines = verify_and_repair(folder, capsys)
+    assert (status, lines[0]) == (0, "train-000000: put back; the same `run` command does it again")
+    do(Run(folder))
+    assert list(verify(Run(folder))) == []
+    assert (tmp_path / "bashrc").read_text() == "mine"
 
 
 def test_a_merged_run_is_not_put_back(tmp_path: Path, folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
 
 
 def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_tar(*_: object) -> None:
+    def no_tar(*_: object, **__: object) -> None:
         raise tarfile.ReadError("no tar")
 
     monkeypatch.setattr(tarfile, "open", no_tar)

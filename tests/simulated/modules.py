@@ -21,7 +21,7 @@ from unittest.mock import Mock, patch
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.line import commit, leases, limit, plan, rank, run
+from datamodules.line import commit, leases, limit, plan, rank, record, run
 from datamodules.line.plan import Plan
 from simulated.choices import LOST, UNSURE
 from simulated.files import File, Folder, failure
@@ -481,6 +481,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     },
     commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
     plan: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
+    record: {"open_file": lambda path: simulated_open(path, "rb"), "read_file": lambda path: _bytes(str(path))},
     run: {
         "Path": Path,
         "time": Time,

@@ -46,7 +46,8 @@ import pyarrow.parquet as pq
 
 from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard
-from datamodules.line.run import Record, Run, StagedFile
+from datamodules.line.record import Record, StagedFile
+from datamodules.line.run import Run
 from datamodules.line.strikes import Strike
 from datamodules.samples import Content, size_of
 
@@ -254,13 +255,13 @@ def commit(
     Raises:
         OSError: a step failed; the shard is not committed, or it is and only step 3 is to be finished.
     """
-    attempt = f"{shard.name}.{rank}"
     staging = run.work / "staging"
     for folder in (staging, run.folder / "tables", run.folder / "records"):
         folder.mkdir(parents=True, exist_ok=True)
-    staged = [staging / f"{attempt}.{ending}" for ending in ("tar", "parquet", "json")]
+    files = run.tar_file(shard.name), run.table_file(shard.name)
+    staged = [*(file.staged(rank) for file in files), staging / f"{shard.name}.{rank}.json"]
     try:
-        record = _stage(run, shard, spool, attempt, staged, rank, seconds, machine)
+        record = _stage(run, shard, spool, staged, rank, seconds, machine)
         for folder in (staging, run.work, run.folder):  # or a crash may leave a record whose files have no name
             sync(folder)
     except BaseException:
@@ -276,15 +277,18 @@ def commit(
 
 
 def settle(run: Run, record: Record) -> None:
-    """Finish step 3 of a commit: rename the files that `record` names into place, where they are not yet."""
+    """Finish step 3 of a commit: move the files of a committed shard of `run` into place, where they are not yet.
+
+    Every path is made of names that the plan gives. A file that is in such a place already is of the same shard, made
+    again because its record was lost, and is replaced.
+    """
     sync(run.folder / "records")  # by a rank that died before it could, perhaps; nothing shows that a crash may disown
     if record.replaces:
         _put_out_of_sight(run, record.replaces)
-    for file, ending in ((record.table, "parquet"), (record.tar, "tar")):  # a tar that shows has its table
-        place = run.folder / file.name
+    for file in (run.table_file(record.shard), run.tar_file(record.shard)):  # a tar that shows has its table
         with suppress(FileNotFoundError):  # in place already
-            os.rename(run.work / "staging" / f"{record.attempt}.{ending}", place)
-        sync(place.parent)
+            os.rename(file.staged(record.rank), file.path)
+        sync(file.path.parent)
 
 
 def _put_out_of_sight(run: Run, shard: str) -> None:
@@ -292,18 +296,20 @@ def _put_out_of_sight(run: Run, shard: str) -> None:
     place = run.folder / SUPERSEDED
     place.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # there already
-        os.rename(run.folder / f"{shard}.tar", place / f"{shard}.tar")
+        os.rename(run.tar_file(shard).path, place / f"{shard}.tar")
     for folder in (place, run.folder):
         sync(folder)
 
 
 def settle_all(run: Run) -> bool:
     """`settle` every committed shard, of patches too, whose tar does not show; False if not all could be."""
-    committed = set().union(*(each.committed() for each in (run, *run.patches))) - run.replaced.keys()
-    for shard in committed - {path.stem for path in run.folder.glob("*.tar")}:
-        if not run.is_committed(shard):  # a file server's client may list a name before it finds it
-            return False
-        settle(run, run.record(shard))
+    committed = [(each, name) for each in (run, *run.patches) for name in each.committed()]
+    shown = run.replaced.keys() | {path.stem for path in run.folder.glob("*.tar")}
+    for each, name in committed:
+        if name not in shown:
+            if not each.is_committed(name):  # a file server's client may list a name before it finds it
+                return False
+            settle(each, each.record(name))
     return True
 
 
@@ -311,14 +317,13 @@ def _stage(
     run: Run,
     shard: Shard,
     spool: Spool,
-    attempt: str,
     staged: list[Path],
     rank: str,
     seconds: float,
     machine: Mapping[str, Any],
 ) -> Record:
     tar, table, staged_record = staged
-    rows, tar_file = _write_tar(tar, f"{shard.name}.tar", run.plan.keys(shard.number), spool)
+    rows, tar_file = _write_tar(tar, run.tar_file(shard.name).name, run.plan.keys(shard.number), spool)
     superseded = run.superseded(shard) if run.patch else []
     for row, earlier in zip(rows, superseded, strict=bool(superseded)):
         row["supersedes"] = earlier["shard"]
@@ -327,9 +332,9 @@ def _stage(
     failed = sum(classes.values())
     record = Record(
         shard=shard.name,
-        attempt=attempt,
+        attempt=f"{shard.name}.{rank}",
         tar=tar_file,
-        table=write_table(table, f"tables/{shard.name}.parquet", rows),
+        table=write_table(table, run.table_file(shard.name).name, rows),
         planned=len(rows),
         committed=len(rows) - failed,
         failed=failed,

@@ -49,7 +49,8 @@ class RankIdentity:
     def of_this_process(cls) -> "RankIdentity":
         """A new identity; a process that asks twice is two ranks."""
         pid = os.getpid()
-        rank = f"{socket.gethostname().partition('.')[0]}-{pid}-{os.urandom(3).hex()}"
+        host = re.sub(r"[^\w-]", "_", socket.gethostname().partition(".")[0])  # it becomes part of file names
+        rank = f"{host}-{pid}-{os.urandom(3).hex()}"
         return cls(rank, _machine(), pid, _started(pid) or 0)
 
     @classmethod

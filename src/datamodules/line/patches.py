@@ -26,7 +26,6 @@ as they are now. No committed file is changed, and the tars of the run and of it
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -36,11 +35,11 @@ import pyarrow as pa
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.commit import OK, Result, settle_all
-from datamodules.line.folders import SUPERSEDED
 from datamodules.line.item import Item
 from datamodules.line.plan import Shard, ShardSize, write_plan, write_plan_of
 from datamodules.line.reader import read_sample
-from datamodules.line.run import Record, Run, differences, plan_once, plan_path, sha256_of
+from datamodules.line.record import Record, ShardFile, read_record
+from datamodules.line.run import Run, differences, plan_once, plan_path, sha256_of
 
 _OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 
@@ -258,23 +257,27 @@ def earlier(run: Run, shard: Shard) -> Iterator[Earlier]:
     """
     if shard.replaces is None:
         return
-    tar = run.folder / f"{shard.replaces}.tar"
-    _require_sound(run, shard.replaces, tar)
+    tar = run.tar_file(shard.replaces)
+    _require_sound(tar)
     classes = run.plan.fingerprint["retry"]["classes"]
     for number, row in enumerate(run.superseded(shard)):
         result = Result(number, **{name: row[name] for name in _OF_RESULT})
         yield Earlier(result, partial(_members, tar, row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes))
 
 
-def _require_sound(run: Run, name: str, tar: Path) -> None:
-    wrong = "is missing"
-    for path in (tar, tar.parent / SUPERSEDED / tar.name):
-        with suppress(FileNotFoundError):
-            if sha256_of(path) == run.record(name).tar.sha256:
+def _require_sound(tar: ShardFile) -> None:
+    recorded = read_record(tar.folder, tar.shard).tar
+    try:
+        with tar.open() as file:
+            if sha256_of(file) == recorded.sha256:
                 return
-            wrong = "has changed"
-    raise RunError(f"{tar} {wrong}, so its other samples cannot be kept: run `preprocess verify --repair`, then retry")
+        wrong = "has changed"
+    except FileNotFoundError:
+        wrong = "is missing"
+    raise RunError(
+        f"{tar.path} {wrong}, so its other samples cannot be kept: run `preprocess verify --repair`, then retry"
+    )
 
 
-def _members(tar: Path, offset: int | None, size: int | None) -> dict[str, bytes]:
+def _members(tar: ShardFile, offset: int | None, size: int | None) -> dict[str, bytes]:
     return {} if offset is None or size is None else read_sample(tar, offset, size)[1]

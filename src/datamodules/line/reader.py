@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import numpy as np
 
 from datamodules.errors import RunError
-from datamodules.line.folders import SUPERSEDED
+from datamodules.line.record import ShardFile
 from datamodules.line.run import Run
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class CommittedSamples:
             raise RunError(
                 f"nothing is committed in {run.folder}" + (f" of split {split!r}" if split else "") + ": run it first"
             )
-        self._tars = [run.folder / f"{name}.tar" for name in tars]
+        self._tars = [run.tar_file(name) for name in tars]
         self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
     def __len__(self) -> int:
@@ -62,8 +62,8 @@ class CommittedSamples:
         Raises:
             RunError: the tar is missing or damaged there.
         """
-        path = self._tars[self._tar[index]]
-        return read_sample(path, int(self._offset[index]), int(self._bytes[index]), self._token)
+        tar = self._tars[self._tar[index]]
+        return read_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
 
     def open(self, index: int) -> tuple[str, dict[str, BinaryIO]]:
         """(key, its files by ending): for samples that are not to stand in memory whole; see `open_sample`.
@@ -71,8 +71,8 @@ class CommittedSamples:
         Raises:
             RunError: the tar is missing or damaged there.
         """
-        path = self._tars[self._tar[index]]
-        return open_sample(path, int(self._offset[index]), int(self._bytes[index]), self._token)
+        tar = self._tars[self._tar[index]]
+        return open_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
 
     def opened(self) -> Iterator[tuple[str, dict[str, BinaryIO]]]:
         """`open` of each, in planned order."""
@@ -82,8 +82,8 @@ class CommittedSamples:
         return (self[index] for index in range(len(self)))
 
 
-def read_sample(path: Path, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, bytes]]:
-    """(key, content of its files by ending) of the sample in `size` bytes from `offset` of the tar `path`.
+def read_sample(file: ShardFile, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, bytes]]:
+    """(key, content of its files by ending) of the sample in `size` bytes from `offset` of the tar `file`.
 
     Tars stay open for the next read with the same `token`.
 
@@ -91,27 +91,27 @@ def read_sample(path: Path, offset: int, size: int, token: bytes = b"") -> tuple
         RunError: the tar is missing, or damaged there.
     """
     try:
-        content = _open(path, token).read(size, offset)
+        content = _open(file, token).read(size, offset)
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             files = [(member.name, _content(tar, member)) for member in tar]
     except (OSError, tarfile.TarError) as error:
-        raise _damaged(path, offset, error) from error
-    return _by_ending(path, offset, files)
+        raise _damaged(file.path, offset, error) from error
+    return _by_ending(file.path, offset, files)
 
 
-def open_sample(path: Path, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, BinaryIO]]:
+def open_sample(file: ShardFile, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, BinaryIO]]:
     """(key, its files by ending): as `read_sample`, but each file reads from the tar what it is asked for.
 
     The files can be read and sought in, and stand at their starts; reading one raises RunError where the tar ends
     before it.
     """
     try:
-        sample = _Part(path, _open(path, token), offset, size)
+        sample = _Part(file.path, _open(file, token), offset, size)
         with tarfile.open(fileobj=cast(Any, sample), mode="r:") as tar:
             places = [(member.name, sample.part(member.offset_data, member.size)) for member in tar]
     except (OSError, tarfile.TarError) as error:
-        raise _damaged(path, offset, error) from error
-    return _by_ending(path, offset, [(name, cast(BinaryIO, io.BufferedReader(part))) for name, part in places])
+        raise _damaged(file.path, offset, error) from error
+    return _by_ending(file.path, offset, [(name, cast(BinaryIO, io.BufferedReader(part))) for name, part in places])
 
 
 def _damaged(path: Path, offset: int, error: Exception) -> RunError:
@@ -133,17 +133,14 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class _OpenTar:
-    """A file descriptor that is closed with the last reference to it."""
+    """A tar that is closed with the last reference to it."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # a retry has taken its place meanwhile
-            self._descriptor = os.open(path.parent / SUPERSEDED / path.name, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
+    def __init__(self, file: ShardFile) -> None:
+        self._file = file.open()
+        weakref.finalize(self, self._file.close)
 
     def read(self, size: int, offset: int) -> bytes:
-        content = os.pread(self._descriptor, size, offset)
+        content = os.pread(self._file.fileno(), size, offset)
         if len(content) < size:
             raise tarfile.ReadError(f"it ends {size - len(content)} bytes too soon")
         return content
@@ -184,8 +181,8 @@ class _Part(io.RawIOBase):
 
 
 @lru_cache(maxsize=64)
-def _open(path: Path, token: bytes) -> _OpenTar:
-    return _OpenTar(path)
+def _open(file: ShardFile, token: bytes) -> _OpenTar:
+    return _OpenTar(file)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

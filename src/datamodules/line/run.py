@@ -22,11 +22,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,87 +37,12 @@ from datamodules.line.folders import require_own_folders
 from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
+from datamodules.line.record import Record, ShardFile, read_record, record_path
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 _PATCH_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
-
-
-@dataclass(frozen=True)
-class StagedFile:
-    """A file of a shard: its place in the run folder, its sha256, its size in bytes."""
-
-    name: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """The record of one committed shard; its existence is the commit.
-
-    Attributes:
-        shard: the shard's name.
-        attempt: names the staged files that became the shard.
-        tar: the samples.
-        table: the rows.
-        planned: items of the shard; always `committed + failed`.
-        committed: items that became samples.
-        failed: items that became failure rows.
-        statuses: how many of the committed by status: `ok`, or what the pipeline says of them.
-        failure_classes: how many of the failed by class; see the table's `reason_class`.
-        num_frames: frames of the committed items.
-        devices: how many of the committed items each model of device computed; empty: recorded by no row, or none
-            committed.
-        superseded_statuses, superseded_classes, superseded_frames, superseded_devices: of a patch: of the rows that its
-            rows replace, likewise; else empty, and 0.
-        replaces: of a patch that tries samples again: the shard whose place it takes; else None.
-        rank: who committed.
-        seconds: from lease to commit.
-        fingerprint: digest of the run's fingerprint; of a patch, the patch's.
-        machine: mean and peak of the rank's figures from lease to commit; see `preprocess.machine`.
-    """
-
-    shard: str
-    attempt: str
-    tar: StagedFile
-    table: StagedFile
-    planned: int
-    committed: int
-    failed: int
-    statuses: dict[str, int]
-    failure_classes: dict[str, int]
-    num_frames: int
-    superseded_statuses: dict[str, int]
-    superseded_classes: dict[str, int]
-    superseded_frames: int
-    replaces: str | None
-    rank: str
-    seconds: float
-    fingerprint: str
-    machine: dict[str, Any]
-    devices: dict[str, int] = field(default_factory=dict)
-    superseded_devices: dict[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The text of the record file: the fields, and `sha256`, the digest of their JSON without it."""
-        fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table)}
-        for name in ("devices", "superseded_devices"):  # which records did not always have
-            if not fields[name]:
-                del fields[name]
-        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-        return json.dumps({**fields, "sha256": digest}, indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Record":
-        """Read what `to_json` wrote; ValueError, TypeError or KeyError where it is something else."""
-        fields = {**json.loads(text)}
-        del fields["sha256"]
-        record = cls(**{**fields, "tar": StagedFile(**fields["tar"]), "table": StagedFile(**fields["table"])})
-        if record.to_json() != text:
-            raise ValueError("its content has changed: sha256 differs")
-        return record
 
 
 @dataclass(frozen=True)
@@ -225,33 +150,46 @@ class Run:
 
     def record_path(self, shard: str) -> Path:
         """Where the record of the shard named `shard` is, once it is committed."""
-        return self.folder / "records" / f"{shard}.json"
+        return record_path(self.folder, shard)
+
+    def tar_file(self, shard: str) -> ShardFile:
+        """The tar of the shard named `shard`, which may be of another plan of this run."""
+        return ShardFile(self.folder, shard, "tar")
+
+    def table_file(self, shard: str) -> ShardFile:
+        """The table of the shard named `shard`, which may be of another plan of this run."""
+        return ShardFile(self.folder, shard, "parquet")
 
     def is_committed(self, shard: str) -> bool:
         """Whether the shard named `shard` is committed."""
         return self.record_path(shard).exists()
 
     def committed(self) -> set[str]:
-        """Names of all committed shards of this plan; those of patches are theirs."""
-        names = (path.stem for path in (self.folder / "records").glob("*.json"))
-        patch = f"-patch{self.patch:03d}-"  # no split has a dash
-        return {name for name in names if (patch in name if self.patch else "-patch" not in name)}
+        """Names of the planned shards that are committed; a record of any other name counts for nothing."""
+        return {path.stem for path in (self.folder / "records").glob("*.json")} & self._shards.keys()
+
+    @cached_property
+    def _shards(self) -> dict[str, Shard]:
+        """The shards of this plan, by name."""
+        return {shard.name: shard for shard in self.plan.shards}
 
     def is_complete(self) -> bool:
         """Whether every shard of this plan is committed."""
-        return self.committed().issuperset(shard.name for shard in self.plan.shards)
+        return self.committed() == self._shards.keys()
 
     def record(self, shard: str) -> Record:
-        """The record of a committed shard.
+        """The record of a committed shard of this plan.
 
         Raises:
-            RunError: it is not committed, or its record is damaged.
+            RunError: it is not committed, or its record is damaged or not as the plan is.
         """
-        path = self.record_path(shard)
-        try:
-            return Record.from_json(path.read_text())
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"the record {path} is missing or damaged ({error}); run `preprocess verify`") from error
+        record, planned = read_record(self.folder, shard), self._shards[shard]
+        if record.replaces != planned.replaces:
+            raise RunError(
+                f"the record {self.record_path(shard)} is damaged (it replaces {record.replaces!r}, in the plan "
+                f"{planned.replaces!r}); run `preprocess verify`"
+            )
+        return record
 
     def table(self, shard: str, columns: Sequence[str] | None = None) -> Any:
         """The rows of a committed shard, a pyarrow Table: `columns` of `commit.TABLE_SCHEMA`, or all.
@@ -259,12 +197,12 @@ class Run:
         Raises:
             RunError: it is missing or damaged.
         """
-        path = self.folder / "tables" / f"{shard}.parquet"
+        file = self.table_file(shard)
         try:
-            with open(path, "rb") as file:  # no thread pool for so little: it may abort a process that ends at once
-                table = pq.ParquetFile(file).read(columns=columns, use_threads=False)
+            with file.open() as opened:  # no thread pool for so little: it may abort a process that ends at once
+                table = pq.ParquetFile(opened).read(columns=columns, use_threads=False)
         except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"{path} cannot be read: {error}; run `preprocess verify`") from error
+            raise RunError(f"{file.path} cannot be read: {error}; run `preprocess verify`") from error
         if "device" in table.column_names or "device" not in (columns or ["device"]):
             return table
         return table.append_column("device", pa.nulls(table.num_rows, pa.string()))  # tables did not always have it
@@ -352,12 +290,11 @@ class Run:
         return Outcome.of(self.records(split), patches)
 
 
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal digits."""
+def sha256_of(file: BinaryIO) -> str:
+    """The sha256 of what is left to read of an open file, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
     return digest.hexdigest()
 
 

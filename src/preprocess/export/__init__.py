@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.line.commit import settle_all, sync
+from datamodules.line.commit import sync
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.samples import Sample, SampleKind
@@ -83,7 +83,6 @@ def export(folder: Path, format: str, dest: Path, **options: Any) -> list[Path]:
     if not any(committed):
         raise RunError(f"nothing is committed in {folder}: run it first")
     try:
-        settle_all(run)
         written: list[Path] = module.export(run, dest, **options)
     except OSError as error:
         raise EnvironmentFailure(f"the export to {dest} failed, and nothing was written: {error}") from error

@@ -405,7 +405,7 @@ def test_a_record_reads_back_as_written(tmp_path):
     run = make_run(tmp_path, 4)
     commit_by(run, "rank")
     record = run.record(SHARD)
-    assert type(record).from_json(record.to_json()) == record
+    assert type(record).from_json(record.to_json(), SHARD) == record
     assert json.loads(record.to_json())["shard"] == SHARD
 
 

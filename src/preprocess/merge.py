@@ -37,6 +37,7 @@ from datamodules.line.plan import Shard, write_batches
 from datamodules.line.record import Record, ShardFile, StagedFile
 from datamodules.line.run import Run, differences, plan_path
 from datamodules.samples.fields import common_type
+from preprocess.scratch import scratch_beside
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
 
@@ -63,16 +64,13 @@ def merge(folders: Sequence[Path], dest: Path) -> Run:
     for run in runs[1:]:
         _refuse_made_otherwise(runs[0], run)
     _refuse_common_keys(runs)
-    scratch = dest.with_name(f".{dest.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        scratch.mkdir(parents=True)
-        _fill(scratch, runs)
-        write_card(Run(scratch))
-        os.rename(scratch, dest)
+        with scratch_beside(dest) as scratch:
+            _fill(scratch, runs)
+            write_card(Run(scratch))
+            os.rename(scratch, dest)
     except OSError as error:
         raise EnvironmentFailure(f"cannot merge into {dest}, nothing was made there: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return Run(dest)
 
 

@@ -13,7 +13,6 @@ every gloss occurs three times in train, at both places.
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import ConfigError
+from preprocess.scratch import scratch_beside
 
 _SIZE_PX = (210, 260)  # width, height, as in PHOENIX-2014-T
 _HEADER = "name|video|start|end|speaker|orth|translation"
@@ -88,25 +88,25 @@ def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
         raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
     dest = dest.absolute()
     photographs = dict(zip(_PORTRAITS, _photographs(), strict=True))
-    scratch = dest.with_name(f".{dest.name}.{os.getpid()}")
     try:
-        scratch.mkdir(parents=True)
+        with scratch_beside(dest) as scratch:
+            for split in _SENTENCES:
+                _write_split(scratch, split, photographs, num_frames)
+            os.rename(scratch, dest)
     except OSError as error:
         raise ConfigError(f"{dest} cannot be made: {error.strerror}; name a folder that can be written to") from error
-    try:
-        for split, sentences in _SENTENCES.items():
-            rows = [_HEADER]
-            for number, (signer, glosses) in enumerate(sentences, 1):
-                name = f"demo_{_PORTRAITS[signer].name}_{split}-{number}"
-                folder = scratch / "features" / "fullFrame-210x260px" / split / name
-                views = _views(_PORTRAITS[signer], glosses, num_frames, zoom_in=number % 2 == 1)
-                _write_frames(folder, photographs[signer], views)
-                rows.append(f"{name}|{name}/1/*.png|-1|-1|{signer}|{' '.join(glosses)}|{_spoken(glosses)}")
-            _write_annotations(scratch, split, rows)
-        os.rename(scratch, dest)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return dest
+
+
+def _write_split(root: Path, split: str, photographs: dict[str, Image.Image], num_frames: int) -> None:
+    rows = [_HEADER]
+    for number, (signer, glosses) in enumerate(_SENTENCES[split], 1):
+        name = f"demo_{_PORTRAITS[signer].name}_{split}-{number}"
+        folder = root / "features" / "fullFrame-210x260px" / split / name
+        views = _views(_PORTRAITS[signer], glosses, num_frames, zoom_in=number % 2 == 1)
+        _write_frames(folder, photographs[signer], views)
+        rows.append(f"{name}|{name}/1/*.png|-1|-1|{signer}|{' '.join(glosses)}|{_spoken(glosses)}")
+    _write_annotations(root, split, rows)
 
 
 def _photographs() -> list[Image.Image]:

@@ -11,11 +11,9 @@ have in common:
 - files appear together and whole, and none that exists is replaced.
 """
 
-import fcntl
 import importlib
 import os
 import pkgutil
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,6 +25,7 @@ from datamodules.line.commit import sync
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.samples import Sample, SampleKind
+from preprocess.scratch import scratch_beside
 
 if TYPE_CHECKING:
     from datamodules.samples.captions import CaptionSample
@@ -177,11 +176,11 @@ def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[
         ConfigError: one of `paths` exists, or its folder is none; nothing has been done.
     """
     for path in paths:
-        if path.exists():
+        if os.path.lexists(path):
             raise ConfigError(f"{path} exists, and is not replaced: remove it, or write elsewhere")
         if path.parent.exists() and not path.parent.is_dir():
             raise ConfigError(f"{option} {path.parent} is no folder")
-    partials = [path.with_name(f".{path.name}.{os.getpid()}.partial") for path in paths]
+    partials = [path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial") for path in paths]
     written: list[Path] = []
     try:
         for path in paths:
@@ -202,32 +201,15 @@ def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[
 def whole_folder(dest: Path) -> Iterator[Path]:
     """A hidden folder beside `dest` to write to, which becomes `dest` when the block has ended well.
 
-    What an export that was killed has left in it is removed by the next one to the same place.
-
     Raises:
-        ConfigError: `dest` is there, and no empty folder; or another export is writing it. Nothing has been done.
+        ConfigError: `dest` exists and is not an empty folder; or another process is writing it. Nothing has been done.
     """
     if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
         raise ConfigError(f"--dest {dest} exists, and is not replaced: name a folder that is new or empty")
-    partial = dest.with_name(f".{dest.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise ConfigError(f"another export is writing --dest {dest}") from error
-    try:
-        for left in partial.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield partial
+    with scratch_beside(dest) as scratch:
+        yield scratch
         os.sync()  # one call, where one for each of a million small files would take hours
-        os.rename(partial, dest)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
+        os.rename(scratch, dest)
 
 
 class _Snapshot(Run):

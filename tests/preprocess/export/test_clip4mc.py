@@ -1,8 +1,6 @@
 """The CLIP4MC export opens in CLIP4MC's own reader, whose arithmetic is written out here."""
 
-import fcntl
 import json
-import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -66,21 +64,6 @@ def test_folders_are_numbered_over_all_splits_and_no_vid_leads_out_of_them(tmp_p
     assert list(listed) == ["train", "val", "test"]
     assert [*listed["train"], *listed["val"], *listed["test"]] == [str(tmp_path / "out" / name) for name in names]
     assert json.loads(names_only.read_text()) == {"train": names[:3], "val": names[3:5], "test": names[5:]}
-
-
-def test_what_a_killed_export_left_is_replaced_and_one_that_goes_on_is_not_disturbed(tmp_path: Path) -> None:
-    make_clip_run(tmp_path / "run", CORPUS)
-    partial = tmp_path / ".out.partial"
-    (partial / "sample_000000_old").mkdir(parents=True)
-    (partial / "dataset_info.json").touch()
-    lock = os.open(partial, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(ConfigError, match=r"another export is writing --dest .*out"):
-        export(tmp_path / "run", "clip4mc", tmp_path / "out")
-    os.close(lock)
-    export(tmp_path / "run", "clip4mc", tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
-    assert not (tmp_path / "out" / "sample_000000_old").exists()
 
 
 def test_pickles_open_with_any_numpy(tmp_path: Path) -> None:

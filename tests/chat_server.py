@@ -45,13 +45,20 @@ class Ask:
 
 @dataclass
 class Reply:
-    """What the server does: waits, then answers with `body`, or hangs up in the middle of it."""
+    """What the server does: waits, then answers with `body`, or hangs up in the middle of it.
+
+    Attributes:
+        pause_seconds: set: `body` is sent over and over, with such pauses, until the client hangs up.
+        is_raw: `body` is sent as it is, without a status line and headers before it.
+    """
 
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     drops: bool = False
+    pause_seconds: float | None = None
+    is_raw: bool = False
 
 
 def said(content: object, finish: str = "stop", num_tokens: int = 3, message=None, usage=None, **more) -> Reply:
@@ -85,6 +92,7 @@ class ChatServer(ThreadingHTTPServer):
         peak: how many were there at once.
         connections: how many were made.
         models: what `/v1/models` says, if it is not told otherwise.
+        closing: set when the server is about to close.
     """
 
     daemon_threads = False  # closing waits for all answers: no thread outlives its test
@@ -100,7 +108,7 @@ class ChatServer(ThreadingHTTPServer):
         listed = {"object": "list", "data": [{"id": MODEL, "object": "model", "root": "org/Tiny-VLM"}]}
         self.models = Reply(json.dumps(listed).encode())
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self.closing = threading.Event()
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
 
@@ -111,7 +119,7 @@ class ChatServer(ThreadingHTTPServer):
     def __exit__(self, *exception: object) -> None:
         self.shutdown()
         self._thread.join()
-        self._closing.set()
+        self.closing.set()
         for connection in self._open:
             with suppress(OSError):  # closed already
                 connection.shutdown(socket.SHUT_RDWR)
@@ -133,7 +141,7 @@ class ChatServer(ThreadingHTTPServer):
             self.peak = max(self.peak, self._now)
         try:
             reply = self.behave(ask)
-            self._closing.wait(reply.seconds)
+            self.closing.wait(reply.seconds)
             return reply
         finally:
             with self._lock:
@@ -162,13 +170,17 @@ class _Handler(BaseHTTPRequestHandler):
         return headers
 
     def _send(self, reply: Reply) -> None:
-        self.send_response(reply.status)
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(reply.body)), **reply.headers}
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+        is_endless = reply.pause_seconds is not None
+        if not reply.is_raw:
+            self.send_response(reply.status)
+            length = {} if is_endless else {"Content-Length": str(len(reply.body))}
+            for name, value in {"Content-Type": "application/json", **length, **reply.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
         self.wfile.write(reply.body[: len(reply.body) // 2] if reply.drops else reply.body)
-        if reply.drops:
+        while is_endless and not self.server.closing.wait(reply.pause_seconds):
+            self.wfile.write(reply.body)
+        if reply.drops or reply.is_raw or is_endless:
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:

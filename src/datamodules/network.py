@@ -1,14 +1,17 @@
-"""Variables of the environment that say how HTTP clients reach a server: its proxy, and the certificates they trust."""
+"""How HTTP clients reach a server: proxy and certificates that the environment names; and URLs and keys in messages."""
 
+import html
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import proxy_bypass
 
 from datamodules.errors import ConfigError
@@ -38,10 +41,16 @@ def require_usable() -> None:
     """Check the variables that HTTP clients read when they are made, and that they answer with a traceback.
 
     Raises:
-        ConfigError: a proxy is no URL, or needs a package that is missing; or the certificates are missing or damaged.
+        ConfigError: a proxy is no URL, or needs a package that is missing; the certificates are missing or damaged; or
+            the file for TLS keys cannot be written.
     """
     for variable, url in _proxies(PROXY_VARIABLES):
         _require_proxy(variable, url)
+    if file := os.environ.get("SSLKEYLOGFILE"):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).keylog_filename = file
+        except OSError as error:
+            raise ConfigError(_unusable("SSLKEYLOGFILE", f"{file!r} cannot be written ({error.strerror})")) from error
     if file := os.environ.get("SSL_CERT_FILE"):
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
@@ -87,6 +96,37 @@ def is_excepted(url: str) -> bool:
         return any(ip_address(host) in ip_network(each.strip(), strict=False) for each in networks if "/" in each)
     except ValueError:  # a name, or no network
         return False
+
+
+def without_credentials(url: str) -> str:
+    """Return `url` without user, password, query and fragment, any of which may be secret."""
+    scheme, slashes, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("//")
+    authority = re.split(r"[/\\]", rest, maxsplit=1)[0]
+    return scheme + slashes + rest[authority.rfind("@") + 1 :]
+
+
+def redirect_target(url: str, location: str) -> str:
+    """Return where an answer to `url` with the header `Location: {location}` redirects to, without credentials."""
+    try:
+        return without_credentials(urljoin(url, location))
+    except ValueError:  # it is not a URL
+        return without_credentials(location)
+
+
+def masked(text: str, secret: str | None) -> str:
+    """Return `text` with `***` for `secret`, also where its characters are escaped for JSON, Python, URLs or HTML."""
+    return _spellings(secret).sub("***", text) if secret else text
+
+
+@lru_cache
+def _spellings(secret: str) -> re.Pattern[str]:
+    return re.compile("".join(map(_spellings_of_character, secret)))
+
+
+def _spellings_of_character(char: str) -> str:
+    code, plain = ord(char), re.escape(char)
+    escaped = rf"%{code:02x}|\\{{1,8}}(?:u00|x){code:02x}|&#(?:0*{code}|x0*{code:x});"  # \: escaped again and again
+    return rf"(?:\\{{0,8}}{plain}|(?i:{escaped})|{re.escape(html.escape(char))})"
 
 
 def _proxies(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,16 @@ import httpx
 import pytest
 
 from datamodules.errors import ConfigError
-from datamodules.network import PROXY_VARIABLES, Proxy, is_excepted, naming_no_proxy, proxy_for, require_usable
+from datamodules.network import (
+    PROXY_VARIABLES,
+    Proxy,
+    is_excepted,
+    masked,
+    naming_no_proxy,
+    proxy_for,
+    require_usable,
+    without_credentials,
+)
 
 Environment = Callable[..., None]
 
@@ -16,7 +25,7 @@ Environment = Callable[..., None]
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
     """Sets variables of HTTP clients, where no others of them are set."""
-    for name in (*PROXY_VARIABLES, "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+    for name in (*PROXY_VARIABLES, "no_proxy", "ssl_cert_file", "ssl_cert_dir", "sslkeylogfile"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
@@ -64,13 +73,14 @@ def test_a_socks_proxy_needs_its_package(
     require_usable()
 
 
-def test_certificates_that_are_missing_or_damaged_are_named(environment: Environment, tmp_path: Path) -> None:
+def test_files_for_tls_that_cannot_be_used_are_named(environment: Environment, tmp_path: Path) -> None:
     damaged = tmp_path / "ca.pem"
     damaged.write_text("none")
     for variable, value, reason in (
         ("SSL_CERT_FILE", tmp_path / "gone.pem", r"gone\.pem' has no certificates \(No such file"),
         ("SSL_CERT_FILE", damaged, r"ca\.pem' has no certificates \("),
         ("SSL_CERT_DIR", tmp_path / "gone", r"there is no folder '.*gone'"),
+        ("SSLKEYLOGFILE", tmp_path / "gone" / "keys", r"gone/keys' cannot be written \(No such file or directory\)"),
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(variable, str(value))
@@ -101,6 +111,27 @@ def test_the_proxy_of_a_url_is_that_of_its_scheme_or_of_all(environment: Environ
     assert proxy_for("http://host:8000/v1") == Proxy("http_proxy", "http://small:1", "host")
     assert proxy_for("https://host/v1") == Proxy("ALL_PROXY", "http://other:2", "host")
     assert str(proxy_for("https://host/v1")) == "the proxy http://other:2 of ALL_PROXY (NO_PROXY=host goes past it)"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://host/v1", "http://host/v1"),
+        ("http://me:s3cret@host:8000/v1?key=s3cret#s3cret", "http://host:8000/v1"),
+        ("http://me@s3cret@host/v1/a@b", "http://host/v1/a@b"),
+        ("/login?next=http://me:s3cret@host", "/login"),
+        ("http://host?@s3cret", "http://host"),
+        ("", ""),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
+
+
+def test_a_secret_is_masked_however_it_is_escaped_and_nothing_else() -> None:
+    assert masked("no secret", None) == "no secret"
+    assert masked("a.b a-b %61%2Eb \\u0061.b &#97;.b &#x61;&#046;b", "a.b") == "*** a-b *** *** *** ***"
+    assert masked("\\" * 100_000, "a.b") == "\\" * 100_000  # at once
 
 
 @pytest.mark.parametrize(

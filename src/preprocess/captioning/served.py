@@ -8,11 +8,13 @@ import base64
 import io
 import math
 import os
+import re
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,8 +23,10 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.line.item import Item
+from datamodules.network import without_credentials
 from preprocess.captioning.answers import read_caption
 from preprocess.captioning.caption import Caption
+from preprocess.captioning.completion import GO_ON, DoubtfulError
 from preprocess.captioning.prompts import Prepared
 
 _T = TypeVar("_T")
@@ -30,6 +34,8 @@ _JPEG_QUALITY = 95
 _LONGEST_JPEG_PX = 65_500  # of libjpeg
 _MAX_CONNECTIONS = 1000  # the client's own limit
 _left_open: list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]] = []  # see `_close`
+_MAX_NAMED = 20  # models of the server, in a message
+_MAX_NAME = 1000  # characters of the checkpoint's name, in the fingerprint
 _GRAY = Image.new("RGB", (64, 64), (128, 128, 128))
 
 
@@ -38,12 +44,12 @@ class Server:
     """Where a server is, and how it is asked. Nothing but `image_format` changes captions.
 
     Attributes:
-        url: of its API; `/v1` is added to one without a path.
-        api_key_env: the environment variable that holds its key; None: it wants none.
+        url: of its API, by http or https; `/v1` is added to one without a path.
+        api_key_env: the name of the environment variable that holds its key; None: it wants none.
         max_concurrency: requests of one rank in flight.
         max_retries: of a request that is put off, or gets no answer.
-        timeout_seconds: for each try. All of them, one more, and the waiting between must fit into
-            --output.timeout_seconds.
+        timeout_seconds: for each try, until the last byte of its answer. All of them, one more, and the waiting
+            between must fit into --output.timeout_seconds.
         image_format: how images are sent: as `jpeg` of quality 95, or as `png`, which loses nothing and is larger.
 
     Raises:
@@ -58,15 +64,12 @@ class Server:
     image_format: Literal["jpeg", "png"] = "jpeg"
 
     def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            host, secret, _ = parts.hostname, parts.password or parts.username, parts.port
-        except ValueError as error:
-            raise ConfigError(f"--model.server.url {self.url!r} is no URL: {error}") from error
-        if secret:
-            raise ConfigError("--model.server.url holds a password: give the key by --model.server.api_key_env")
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-            raise ConfigError(f"--model.server.url {self.url!r}: give one such as http://localhost:8000/v1")
+        _require_url(self.url)
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
+            raise ConfigError(  # without the value, which may be a key
+                "--model.server.api_key_env is not the name of an environment variable: set one to the key, and give "
+                "its name"
+            )
         if not 1 <= self.max_concurrency <= _MAX_CONNECTIONS:
             raise ConfigError(f"max_concurrency = {self.max_concurrency}: it must be 1 to {_MAX_CONNECTIONS}")
         if self.max_retries < 0 or not 0 < self.timeout_seconds < math.inf:
@@ -83,12 +86,17 @@ class Server:
         """The key; None if the server wants none.
 
         Raises:
-            ConfigError: its environment variable is not set.
+            ConfigError: its environment variable is not set, or holds what HTTP cannot send.
         """
         if self.api_key_env is None:
             return None
         if not (key := os.environ.get(self.api_key_env)):
             raise ConfigError(f"--model.server.api_key_env: the environment variable {self.api_key_env} is not set")
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise ConfigError(
+                f"the environment variable {self.api_key_env} has a space or line break around the key, or a character "
+                "in it that is not printable ASCII: HTTP cannot send such a key"
+            )
         return key
 
 
@@ -216,10 +224,12 @@ class ServedEngine:
         """
         models = self._run(self._chat.models())
         if self._model not in models:
-            there = ", ".join(models) or "nothing"
-            raise ConfigError(f"--model.model {self._model}: {self._server.base_url} serves {there}")
-        root = models[self._model].get("root") or self._model  # vLLM, SGLang: the checkpoint behind the name
-        return {"served_model": str(root), "image_format": self._server.image_format}
+            served = ", ".join(map(self._chat.quote, islice(models, _MAX_NAMED))) or "nothing"
+            raise ConfigError(f"--model.model {self._model}: {self._server.base_url} serves {served}")
+        return {
+            "served_model": self._chat.quote(models[self._model], _MAX_NAME),
+            "image_format": self._server.image_format,
+        }
 
     def captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
         """Of one batch, in order: what the server says, or why it does not take an image.
@@ -239,8 +249,6 @@ class ServedEngine:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _caption(self, prepared: Prepared) -> Caption | ExtractError:
-        from preprocess.captioning.chat import DoubtfulError
-
         async with self._slots:
             try:
                 caption = await self._ask(prepared)
@@ -262,15 +270,10 @@ class ServedEngine:
         It works if it answers the request that it has answered before, or a gray image, with anything but a
         DoubtfulError. All tries together may take as long as one: what hangs must not hang twice as long.
         """
-        from preprocess.captioning.chat import DoubtfulError
-
         try:
             await asyncio.wait_for(self._ask(self._good), self._server.timeout_seconds)
         except (DoubtfulError, asyncio.TimeoutError) as error:
-            raise EnvironmentFailure(
-                f"something is wrong with {self._server.base_url}: {doubtful}. What is done is safe: mend it, and run "
-                "the same command again"
-            ) from error
+            raise EnvironmentFailure(f"something is wrong with {self._server.base_url}: {doubtful}. {GO_ON}") from error
         except ExtractError:  # such as a refusal of the gray image: the server answers
             pass
 
@@ -300,6 +303,22 @@ class ServedEngine:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     self._loop.run_until_complete(task)
+
+
+def _require_url(url: str) -> None:
+    from httpx import URL, InvalidURL
+
+    option = "--model.server.url"
+    if "@" in url:  # anywhere, since a password may hold a / or a #
+        raise ConfigError(f"{option} holds a password: give the key by --model.server.api_key_env")
+    shown = repr(without_credentials(url))
+    try:
+        parts, _ = urlsplit(url), URL(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, InvalidURL) as error:
+        raise ConfigError(f"{option} {shown} is no URL: {error}") from error
+    if not is_usable or parts.query or parts.fragment:
+        raise ConfigError(f"{option} {shown}: give one such as http://localhost:8000/v1")
 
 
 def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -1,5 +1,7 @@
 """Captions: what a vision-language model says of each image. Samples: `datamodules.samples.captions`."""
 
+import json
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -7,6 +9,7 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.frames import Batch, Batching, End, FrameRequest
 from datamodules.line.item import JSON_FILES, Item
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
+from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.engine import Engine
@@ -106,6 +109,9 @@ class Captions(Extractor):
                 f"{batch_size = }, {batch_window = }, {max_new_tokens = }, {max_batch_tokens = }, {max_batch_pixels = }"
                 f", {max_pixels = } and {longest_edge = } must be 1 or more"
             )
+        if not 0 <= temperature < math.inf:
+            raise ConfigError(f"{temperature = } must be 0 or more, and finite")
+        _require_json(prompt=prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs)
         self.commit: str | None = None
         self._prompt = PromptTemplate(prompt)
         self.engine: Engine = self._local() if backend == "transformers" else self._served(server)
@@ -207,3 +213,14 @@ class Captions(Extractor):
     def status(self, sample: CaptionSample) -> str:
         """`ok`, `truncated` or `empty`."""
         return str(sample.meta["status"])
+
+
+def _require_json(**options: Any) -> None:
+    """Raise ConfigError for an option that a request, in JSON and UTF-8, cannot hold: NaN, a date, a lone surrogate."""
+    for name, value in options.items():
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                f"--model.{name} {printable(repr(value))[:200]} cannot be sent as JSON: {error}"
+            ) from error

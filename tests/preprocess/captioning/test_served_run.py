@@ -120,7 +120,7 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(ar
         assert main(arguments(server, "--model.server.max_retries", "0")) == 3
         told = " ".join(capsys.readouterr().err.split())
         assert (
-            f"something is wrong with {server.url}: the server fails at it (503): shutting down. What is done is safe"
+            f"something is wrong with {server.url}: the server fails at it (503): shutting down. Finished work is safe"
             in told
         )
     covered = coverage(Run(tmp_path / "run"))

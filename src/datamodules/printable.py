@@ -14,6 +14,8 @@ Emoji sequences and Persian and Indic words need joiners, so these stay after a 
 other they would only make two names look alike. Words have fewer than eight marks on a letter; hundreds of them would
 cover the lines above and below.
 
+Letters of two scripts that look alike stay, and so do invisible letters (Hangul fillers) and variation selectors.
+
 A backslash stays as it is, so escaping twice changes nothing; but a text that has a backslash itself looks escaped.
 """
 

@@ -26,7 +26,7 @@ from preprocess.extractor import Extractor
 from preprocess.interrupt import StopOnSignal
 from preprocess.progress import Progress, quiet
 from preprocess.ranks import is_first_on_machine, placement
-from preprocess.terminal import note, say
+from preprocess.terminal import escaped_output, note, say
 from preprocess.verify import coverage
 from preprocess.writer import ShardWriter
 
@@ -228,7 +228,7 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
 
 
 def _cli(argv: Sequence[str]) -> PipelineCLI:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), escaped_output():  # --print_config of `retry` shows a file of the run's folder
         # what jsonargparse and Lightning have to say to each other; nothing that our users can act on
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning|jsonargparse")

@@ -6,10 +6,14 @@
 | a line of standard error     | `note`                                                    |
 | tables, the live display     | `Terminal`, with a plain string, `cell` or `block` each   |
 | wrong options                | `Parser`                                                  |
+| what libraries print         | `escaped_output`                                          |
 | log, warnings, tracebacks    | `datamodules.messages`                                    |
 """
 
 import argparse
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
 
 from rich.console import Console  # noqa: TID251
@@ -51,6 +55,17 @@ def say(text: str) -> None:
 def note(text: str, style: str = "") -> None:
     """Print a line to standard error."""
     Terminal(stderr=True).print(text, style=style, soft_wrap=True)
+
+
+@contextmanager
+def escaped_output() -> Iterator[None]:
+    """Escape what a library prints to standard output in this block, such as a configuration; shown when it ends."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        print(printable_lines(printed.getvalue()), end="")  # noqa: T201
 
 
 def cell(text: str, style: str = "") -> Text:

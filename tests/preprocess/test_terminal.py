@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from caption_making import made_caption
 from datamodules.line.activity import Activity
 from datamodules.line.commit import Result
+from datamodules.line.frames import _next
 from datamodules.line.item import Item
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
@@ -26,7 +28,7 @@ from datamodules.samples.captions import CaptionSamples
 from line_making import Listed
 from preprocess.cli import main
 from preprocess.status import StatusReader, render
-from preprocess.terminal import Terminal, cell
+from preprocess.terminal import Terminal, cell, escaped_output
 
 EVIL = "[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"
 SHOWN = r"[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"
@@ -103,6 +105,30 @@ def test_json_has_the_text_itself_on_a_line_of_ascii(folder: Path, capsys: pytes
     assert json.loads(failure)["reason"] == json.loads(failure)["reason_class"] == EVIL
     assert json.loads(status)["statuses"] == {EVIL: 2}
     assert json.loads(status)["folder"] == str(folder)
+
+
+def test_what_a_library_prints_is_escaped_also_if_it_exits(capsys: pytest.CaptureFixture[str]) -> None:
+    @escaped_output()
+    def print_and_exit() -> None:
+        print(f"caption: {EVIL}")
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        print_and_exit()
+    assert capsys.readouterr().out == f"caption: {SHOWN}\n".replace(r"\n", "\n")
+
+
+def test_a_worker_shows_its_traceback_by_the_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: shown.append(error))
+    monkeypatch.setattr(os, "_exit", shown.append)
+    error = ValueError(EVIL)
+    _next(map(_raise, [error]), dies=True)  # type: ignore[arg-type]
+    assert shown == [error, 1]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_a_long_text_fills_no_more_than_its_cell() -> None:

@@ -13,6 +13,7 @@ import os
 import re
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice, pairwise
@@ -32,6 +33,7 @@ T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20
 _FAULTS_OF_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 _MAX_PROBLEM_CHARS, _MAX_PATH_CHARS = 1000, 4096  # what is kept of a row that cannot be used; Linux, PATH_MAX
+_MAX_FOLDER_DEPTH, _MAX_LINKS_TO_FOLDER = 100, 1000
 _PLAN = "plan.arrow"  # the file by which a folder is recognised as a run
 
 
@@ -262,7 +264,8 @@ def walk(root: str, suffixes: Collection[str], skipped: Skipped, below: str = ""
 
     Links are followed, also to folders: one that is linked twice is listed under both paths, as `find -L` does. Skipped
     are links to a folder that contains them, hidden files and folders, and folders that are runs. What cannot be read
-    (a link without target, a folder without permission) is listed with its problem.
+    (a link without target, a folder without permission, one more than 100 folders deep, the 1,001st link to one folder)
+    is listed with its problem.
 
     Args:
         root: the folder that paths are relative to.
@@ -274,41 +277,76 @@ def walk(root: str, suffixes: Collection[str], skipped: Skipped, below: str = ""
         CorpusError: the first folder cannot be listed.
         EnvironmentFailure: the file system gives errors.
     """
-    return _walk(root, below, suffixes, skipped, frozenset())
+    return _Walk(root, suffixes, skipped).folder(below, frozenset())
 
 
-def _walk(
-    root: str, folder: str, suffixes: Collection[str], skipped: Skipped, above: frozenset[tuple[int, int]]
-) -> Iterator[File]:
-    """`walk` of one folder; `above` has the device and inode of each folder that contains it."""
-    try:
-        stat = os.stat(os.path.join(root, folder))
-        with os.scandir(os.path.join(root, folder)) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        problem = fault_of_file(os.path.join(root, folder), error)
-        if not above:
-            raise CorpusError(problem) from error
-        yield File(folder, f"{key_from_path(folder)}/%folder", problem=problem)  # no name is encoded to `%fo`
-        return
-    if (stat.st_dev, stat.st_ino) in above:
-        skipped.add(LOOP, folder)
-        return
-    if folder and any(entry.name == _PLAN for entry in entries):
-        skipped.add(RUN, folder)
-        return
-    files = (entry.name for entry in entries if not _is_hidden(entry) and _has_extension(entry.name, suffixes))
-    is_ambiguous = ambiguous_stems(files)
-    for entry in entries:
-        path = os.path.join(folder, entry.name)
-        if _is_hidden(entry):
-            skipped.add(HIDDEN_FOLDER if entry.is_dir(follow_symlinks=False) else HIDDEN_FILE)
-        elif _is_folder(entry):
-            yield from _walk(root, path, suffixes, skipped, above | {(stat.st_dev, stat.st_ino)})
-        elif _has_extension(entry.name, suffixes):
-            yield _file(entry, path, key_of_file(path, is_ambiguous(entry.name)))
+class _Walk:
+    """One `walk`, whose arguments it takes."""
+
+    def __init__(self, root: str, suffixes: Collection[str], skipped: Skipped) -> None:
+        self._root, self._suffixes, self._skipped = root, suffixes, skipped
+        self._num_linked: Counter[tuple[int, int]] = Counter()  # by device and inode, of folders reached by a link
+
+    def folder(self, folder: str, above: frozenset[tuple[int, int]], is_link: bool = False) -> Iterator[File]:
+        """Yield the files below one folder.
+
+        Args:
+            folder: relative to the root.
+            above: device and inode of each folder that contains it.
+            is_link: whether it is a link to a folder.
+        """
+        place = os.path.join(self._root, folder)
+        try:
+            stat = os.stat(place)
+            with os.scandir(place) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            problem = fault_of_file(place, error)
+            if not above:
+                raise CorpusError(problem) from error
+            yield _faulty_folder(folder, problem)
+            return
+        identity = (stat.st_dev, stat.st_ino)
+        if identity in above:
+            self._skipped.add(LOOP, folder)
+        elif folder and any(entry.name == _PLAN for entry in entries):
+            self._skipped.add(RUN, folder)
+        elif excess := self._excess(identity, len(above), is_link):
+            yield _faulty_folder(folder, f"{folder} {excess}, the limit")
         else:
-            skipped.add(OTHER_EXTENSION, entry.name)
+            yield from self._entries(folder, entries, above | {identity})
+
+    def _excess(self, identity: tuple[int, int], depth: int, is_link: bool) -> str | None:
+        """Return which limit a folder exceeds; without one, a few dozen links to folders would make 10^9 paths."""
+        if depth > _MAX_FOLDER_DEPTH:
+            return f"lies in more than {_MAX_FOLDER_DEPTH} folders"
+        if is_link:
+            self._num_linked[identity] += 1
+            if self._num_linked[identity] > _MAX_LINKS_TO_FOLDER:
+                return f"is a link to a folder that was listed by more than {_MAX_LINKS_TO_FOLDER:,} links"
+        return None
+
+    def _entries(
+        self, folder: str, entries: Sequence["os.DirEntry[str]"], above: frozenset[tuple[int, int]]
+    ) -> Iterator[File]:
+        files = (
+            entry.name for entry in entries if not _is_hidden(entry) and _has_extension(entry.name, self._suffixes)
+        )
+        is_ambiguous = ambiguous_stems(files)
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            if _is_hidden(entry):
+                self._skipped.add(HIDDEN_FOLDER if entry.is_dir(follow_symlinks=False) else HIDDEN_FILE)
+            elif _is_folder(entry):
+                yield from self.folder(path, above, entry.is_symlink())
+            elif _has_extension(entry.name, self._suffixes):
+                yield _file(entry, path, key_of_file(path, is_ambiguous(entry.name)))
+            else:
+                self._skipped.add(OTHER_EXTENSION, entry.name)
+
+
+def _faulty_folder(folder: str, problem: str) -> File:
+    return File(folder, f"{key_from_path(folder)}/%folder", problem=problem)  # no name is encoded to `%fo`
 
 
 def _is_hidden(entry: "os.DirEntry[str]") -> bool:

@@ -86,7 +86,7 @@ class TarImages(Corpus):
             if os.pardir in Path(self.tars).parts:
                 raise ValueError("it leaves the folder")
             found = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if _is_tar(path)]
-        except (ValueError, NotImplementedError) as error:  # empty; absolute
+        except (ValueError, NotImplementedError, RecursionError) as error:  # empty; absolute; `**` of 1,000 folders
             raise CorpusError(
                 f"--data.tars {self.tars!r}: {error}; give a pattern below --data.root, such as train-*.tar"
             ) from error

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from datamodules.corpora.images import Images
 from datamodules.corpora.listing import list_frames
 from datamodules.corpora.pairs import Pairs
 from datamodules.corpora.rows import read_rows
+from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.line.plan import ShardSize, write_plan
@@ -154,6 +156,7 @@ LOCALE_C = """
 from pathlib import Path
 from datamodules.corpora.pairs import Pairs
 from datamodules.corpora.rows import read_rows
+from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.line.plan import Plan, ShardSize, write_plan
 write_plan(Videos(".").items(), Path("plan.arrow"), {}, ShardSize(min_shards=1))
@@ -244,3 +247,41 @@ def test_a_list_of_paths_has_no_line_without_an_end(tmp_path, monkeypatch):
     (tmp_path / "list").write_text("a.png\n" + "x" * 5000)
     with pytest.raises(CorpusError, match=r"list, line 2: it has more than 1,000 characters, the limit"):
         list(Images(str(tmp_path), image_list=f"{tmp_path}/list").items())
+
+
+def test_folders_nested_too_deeply_fail_alone(tmp_path):
+    inner = "/".join("d" * 101)
+    write_tree(tmp_path, "a.png", f"{inner}/b.png")
+    assert listed(Images(str(tmp_path)))[0] == {
+        "a": None, f"{inner}/%folder": f"{inner} lies in more than 100 folders, the limit"
+    }  # fmt: skip
+
+
+def test_a_pattern_of_tars_in_folders_nested_too_deeply_is_refused(tmp_path, monkeypatch):
+    def glob(folder, pattern):
+        raise RecursionError("maximum recursion depth exceeded")  # as Python does, at 1,000 folders
+
+    monkeypatch.setattr(Path, "glob", glob)
+    with pytest.raises(CorpusError, match=r"^--data\.tars '\*\*/\*\.tar': .*recursion.*; give a pattern below"):
+        list(TarImages(str(tmp_path), "**/*.tar").items())
+
+
+def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path, monkeypatch):
+    """40 folders, each with two links to the next one, have 2^40 paths."""
+    monkeypatch.setattr(listing, "_MAX_LINKS_TO_FOLDER", 4)
+    folders = [tmp_path / f"{number}" for number in range(40)]
+    for folder in folders:
+        folder.mkdir()
+    for folder, following in pairwise(folders):
+        (folder / "a").symlink_to(following)
+        (folder / "b").symlink_to(following)
+    write_tree(tmp_path, "39/x.png")
+    found, _ = listed(Images(str(tmp_path)))
+    assert found["39/x"] is None
+    problems = {problem for problem in found.values() if problem}
+    assert "0/b/b/b/%folder" not in problems
+    assert all(
+        problem.endswith(" is a link to a folder that was listed by more than 4 links, the limit")
+        for problem in problems
+    )
+    assert len(found) < 1000

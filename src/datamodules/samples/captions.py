@@ -9,7 +9,6 @@
 The json holds the `FIELDS` below, and what else the corpus gives for the item.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import pyarrow as pa
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.hub import folder_of, has_files
 from datamodules.media.suffixes import IMAGE_SUFFIXES
-from datamodules.samples.fields import Field, encode_json, struct_of
+from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,10 +114,10 @@ class CaptionSamples:
         """
         ending = next(filter(_is_image, members), None)
         try:
-            meta = {**json.loads(members["json"])}
+            meta = decode_json(members["json"], FIELDS)
             meta.pop("caption", None)
             caption = members["txt"].decode()
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no caption sample: {error}; run `preprocess verify`") from error
         return CaptionSample(key, caption, meta, members[ending] if ending else None, ending)
 

@@ -16,9 +16,8 @@ JPEG is read and written by Pillow: torchvision's codec is deprecated since 0.29
 """
 
 import io
-import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -32,7 +31,8 @@ from PIL import Image
 from datamodules.errors import ConfigError, RunError
 from datamodules.media.packets import said
 from datamodules.samples import require_alike
-from datamodules.samples.fields import Field, encode_json
+from datamodules.samples.arrays import Array, read_arrays, read_header
+from datamodules.samples.fields import MAX_PIXELS, Field, decode_json, encode_json
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 Dtype = Literal["uint8", "float32"]
@@ -61,6 +61,8 @@ FIELDS = (
     Field("num_tokens", pa.int32(), "of the whole text, start and end among them; missing without a tokenizer"),
     Field("truncated", pa.bool_(), "whether that is more than 77; missing without a tokenizer"),
 )
+ARRAYS = {"tokens.npy": Array("int64", (77,))}
+_MAX_BYTES = 1 << 30  # of the frames of a clip that are decoded: 3,640 of 256x384 px
 _JPEG_QUALITY = 95
 _FPS = 8  # of an MP4
 _DAMAGED = (ValueError, OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
@@ -95,8 +97,8 @@ class ClipSample:
             if "frames.npy" in self.stored:
                 return _as_array(self.stored["frames.npy"])
             if "mp4" in self.stored:
-                return _film(self.stored["mp4"])
-            return np.stack([_picture(self.stored[name]) for name in sorted(self.stored, key=_jpeg_number)])
+                return _stacked(_film(self.stored["mp4"]))
+            return _stacked(_picture(self.stored[name]) for name in sorted(self.stored, key=_jpeg_number))
         except _DAMAGED as error:
             reason = str(error).partition(" <_io.BytesIO")[0]  # whose address tells nothing
             raise RunError(f"the frames of {self.key} are damaged: {reason}; run `preprocess verify`") from error
@@ -135,9 +137,9 @@ class ClipSamples:
         try:
             if not stored:
                 raise KeyError("frames.npy, 000.jpg or mp4")
-            tokens = np.load(io.BytesIO(members["tokens.npy"]), allow_pickle=False) if "tokens.npy" in members else None
-            return ClipSample(key, stored, tokens, json.loads(members["json"]))
-        except (KeyError, ValueError, EOFError) as error:
+            tokens = read_arrays(members, ARRAYS)["tokens.npy"] if "tokens.npy" in members else None
+            return ClipSample(key, stored, tokens, decode_json(members["json"], FIELDS))
+        except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no clip sample: {error}; run `preprocess verify`") from error
 
     def collate(self, samples: Sequence[ClipSample]) -> dict[str, Any]:
@@ -216,13 +218,10 @@ def _npy(dtype: str, shape: tuple[int, ...], parts: Sequence[NDArray[Any]]) -> b
 
 def _as_array(content: bytes) -> NDArray[np.uint8]:
     """The array of `frames.npy`, without a copy."""
-    file = io.BytesIO(content)
-    if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
-        raise ValueError("frames.npy has another version than 1.0")
-    shape, _, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
-    if dtype != np.uint8 or len(shape) != 4:
+    shape, dtype, order, start = read_header(content)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise ValueError(f"frames.npy is {dtype} {list(shape)}")
-    return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
+    return np.ndarray(shape, dtype, content, start, order=order)
 
 
 def _picture(content: bytes) -> Picture:
@@ -230,15 +229,27 @@ def _picture(content: bytes) -> Picture:
         return np.asarray(image)
 
 
-def _film(content: bytes) -> NDArray[np.uint8]:
+def _film(content: bytes) -> Iterator[Picture]:
     import av
 
     try:
         with av.open(io.BytesIO(content), "r", format="mp4") as file:
             file.streams.video[0].thread_type = "NONE"
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+            file.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            for frame in file.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"mp4: {said(error)}") from error
+
+
+def _stacked(frames: Iterable[Picture]) -> NDArray[np.uint8]:
+    """uint8 [T, H, W, 3] of `frames`, which are to have one size, and fewer bytes than `_MAX_BYTES` in all."""
+    kept: list[Picture] = []
+    for frame in frames:
+        kept.append(frame)
+        if frame.ndim != 3 or len(kept) * frame.nbytes > _MAX_BYTES:
+            raise ValueError(f"{len(kept)} frames of {list(frame.shape)}; at most {_MAX_BYTES:,} bytes are decoded")
+    return np.stack(kept)
 
 
 def _holds_frames(name: str) -> bool:

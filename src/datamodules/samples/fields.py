@@ -27,8 +27,12 @@ from typing import Any
 import pyarrow as pa
 
 from datamodules.errors import ExtractError
+from datamodules.line.typed_json import load
+from datamodules.samples import Content, size_of
 
 CorpusTypes = Mapping[str, str]  # name of a field: type in the plan
+MAX_PIXELS = 178_956_970  # of an image: Pillow takes more for a decompression bomb
+_MAX_JSON_BYTES = 256 << 20  # of one sample; the names of the frames of a day at 25 frames a second are 50 MB
 _JSON, _NULL, _LIST = "json", "null", "list<"
 _SCALARS = {
     frozenset[str](): _NULL,
@@ -77,6 +81,43 @@ def encode_json(meta: Mapping[str, Any], fields: Iterable[Field]) -> bytes:
     return json.dumps({**meta, **typed(meta, fields)}, sort_keys=True, ensure_ascii=False).encode(errors="replace")
 
 
+def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
+    """Return the json of a sample, in which `fields` have their types, as `encode_json` wrote it.
+
+    Raises:
+        ValueError: it is not a JSON object, or the value of a field does not fit its type.
+    """
+    if size_of(content) > _MAX_JSON_BYTES:
+        raise ValueError(f"its json has {size_of(content):,} bytes; at most {_MAX_JSON_BYTES:,} are read")
+    if not isinstance(content, bytes):
+        content.seek(0)
+        content = content.read()
+    document = load(content)
+    if not isinstance(document, dict):
+        raise ValueError("its json is not an object")
+    for field in (field for field in fields if field.name in document):
+        try:
+            document[field.name] = as_type(document[field.name], field.type)
+        except ValueError as error:
+            shown = f"{document[field.name]!r:.80}"
+            raise ValueError(f"{field.name} in its json is {shown}, where {error} is needed") from error
+    return document
+
+
+def size_of_frames(meta: Mapping[str, Any], prefix: str = "") -> tuple[int, int]:
+    """Return (height, width) in px, which `meta` has as `{prefix}height` and `{prefix}width`.
+
+    Raises:
+        ValueError: it has not, or not one that an image can have.
+    """
+    height, width = (meta.get(f"{prefix}{name}") for name in ("height", "width"))
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
+        raise ValueError(f"its json has the {prefix}width {width} and {prefix}height {height}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its json has the size {width}x{height} px; the limit is {MAX_PIXELS:,} px")
+    return height, width
+
+
 def typed(meta: Mapping[str, Any], fields: Iterable[Field]) -> dict[str, Any]:
     """Return the values that `meta` has for `fields`, in their types.
 
@@ -108,8 +149,13 @@ def as_type(value: Any, type: pa.DataType) -> Any:
         return None
     if pa.types.is_floating(type):
         return _as_float(value)
-    if pa.types.is_integer(type) and (not isinstance(value, int) or isinstance(value, bool)):
-        raise ValueError("a whole number")
+    if pa.types.is_integer(type):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("a whole number")
+        if not -(1 << type.bit_width - 1) <= value < 1 << type.bit_width - 1:
+            raise ValueError(f"a whole number of {type.bit_width} bits")
+    if pa.types.is_boolean(type) and not isinstance(value, bool):
+        raise ValueError("true or false")
     if pa.types.is_string(type) and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
     if pa.types.is_list(type):

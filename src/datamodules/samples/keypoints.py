@@ -11,8 +11,6 @@ The json holds the `FIELDS` below, and what else the corpus gives for the item.
 """
 
 import io
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +21,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import RunError
 from datamodules.samples import require_alike
-from datamodules.samples.fields import Field, encode_json
+from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.fields import Field, decode_json, encode_json
 
 FIELDS = (
     Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
@@ -45,6 +44,11 @@ FIELDS = (
     Field("num_skipped_frames", pa.int32(), "frames of the video that no decoder can show; 0 for images"),
     Field("backend", pa.string(), "what found the keypoints, and its version"),
 )
+ARRAYS = {
+    "keypoints.npy": Array("float32", ("T", "K", 3)),
+    "presence.npy": Array("uint8", ("T", 4)),
+    "visibility.npy": Array("float32", ("T", 33)),
+}
 PARTS = ("pose", "face", "left_hand", "right_hand")  # the columns of `presence`
 
 
@@ -84,13 +88,11 @@ class KeypointSamples:
             RunError: a file is missing, or is not what `encode` writes.
         """
         try:
-            keypoints, presence, visibility = (
-                np.load(io.BytesIO(members[f"{name}.npy"]), allow_pickle=False)
-                for name in ("keypoints", "presence", "visibility")
-            )
-            return KeypointSample(key, keypoints, presence, visibility, json.loads(members["json"]))
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            keypoints, presence, visibility = read_arrays(members, ARRAYS).values()
+            meta = decode_json(members["json"], FIELDS)
+        except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no keypoint sample: {error}; run `preprocess verify`") from error
+        return KeypointSample(key, keypoints, presence, visibility, meta)
 
     def collate(self, samples: Sequence[KeypointSample]) -> dict[str, Any]:
         """Samples padded at their ends with zeros to the longest.

@@ -12,8 +12,6 @@ and an empty list.
 """
 
 import io
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,7 +22,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.suffixes import IMAGE_SUFFIXES
-from datamodules.samples.fields import Field, encode_json, struct_of
+from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.skeleton import JOINTS, Keypoints, mirrored, pose_map, resized
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ FIELDS = (
     Field("resize", pa.string(), "how the image was resized"),
     Field("backend", pa.string(), "what found the people"),
 )
+ARRAYS = {"keypoints.npy": Array("float32", ("P", len(JOINTS), 3))}
 _POSE_MAP = "pose.png"
 _DECIMALS = 3  # of px and scores in the json
 
@@ -135,12 +135,14 @@ class PoseSamples:
         """
         ending = next(filter(_is_image, members), None)
         try:
-            keypoints = np.load(io.BytesIO(members["keypoints.npy"]), allow_pickle=False)
-            meta = {**json.loads(members["json"])}
-            scores = np.array([person["score"] for person in meta.pop("people")], np.float32)
-            if keypoints.shape != (len(scores), len(JOINTS), 3):
-                raise ValueError(f"its keypoints have the shape {list(keypoints.shape)}, for {len(scores)} people")
-        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            keypoints = read_arrays(members, ARRAYS)["keypoints.npy"]
+            meta = decode_json(members["json"], FIELDS)
+            for prefix in ("", "original_"):
+                size_of_frames(meta, prefix)
+            scores = np.array([person["score"] for person in meta.pop("people") or ()], np.float32)
+            if len(keypoints) != len(scores) or not np.isfinite(scores).all():
+                raise ValueError(f"it has keypoints of {len(keypoints)} people, and the scores {scores.tolist()!s:.80}")
+        except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no pose sample: {error}; run `preprocess verify`") from error
         image = members[ending] if ending else None
         return PoseSample(key, keypoints, scores, meta, members.get(_POSE_MAP), image, ending)

@@ -15,14 +15,19 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
+from datamodules.line.typed_json import load
 
-_NUMBER = re.compile(rb'\{"frame_idx": ?(\d+),')
+_NUMBER = re.compile(rb'\{"frame_idx": ?(\d{1,18}),')
+_COUNTS = re.compile(r"([P-o]{0,6}[0-O])*")  # numbers in digits of 5 bits, each of up to 35; the last one is below "P"
+_MIN_LINE_BYTES = len('{"frame_idx":0,"timestamp":0,"objects":[]}')
+_MAX_LINE_BYTES = 64 << 20  # 1000 objects with masks of 4K frames have 10 MB
+_MAX_SECONDS = 1e9  # of a video: 30 years
 _NEAR_BYTES = 1 << 16  # lines so near are read one after another
 _TAIL_BYTES = 1 << 14
 
@@ -58,32 +63,40 @@ class TrackLines:
     Args:
         file: seekable.
         name: of the sample, for errors.
+        frame_size: (height, width) of the frames in px, which all masks have.
 
     Raises:
         RunError: these are no such lines; from every method.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file, self._name = file, name
+    def __init__(self, file: BinaryIO, name: str, frame_size: tuple[int, int]) -> None:
+        self._file, self._name, self._frame_size = file, name, frame_size
         self._size = file.seek(0, os.SEEK_END)
 
     def __len__(self) -> int:
-        return self._number(self._last()) + 1 if self._size else 0
+        if not self._size:
+            return 0
+        length = self._number(self._last()) + 1
+        if length * _MIN_LINE_BYTES > self._size:
+            raise self._damaged(f"{self._size:,} bytes cannot hold {length:,} lines")
+        return length
 
     def __iter__(self) -> Iterator[TrackLine]:
-        return (self._parse(line) for line in self.raw())
+        return self.since(0) if self._size else iter(())
 
     def raw(self) -> Iterator[bytes]:
         """The lines as they are, each with its end."""
         self._file.seek(0)
-        yield from self._file
+        for line in self._lines():
+            self._parse(line)
+            yield line
 
     def read(self, first: int, count: int = 1, step: int = 1) -> list[TrackLine]:
         """The lines of the frames first, first + step, … first + (count - 1) step; only these are parsed."""
         found = []
         self._file.seek(self._place(first))
         for number in range(first, first + (count - 1) * step + 1):
-            line = self._file.readline()
+            line = self._readline()
             if self._number(line) != number:
                 raise self._damaged(f"frame {number} is not where it should be")
             if (number - first) % step == 0:
@@ -93,7 +106,19 @@ class TrackLines:
     def since(self, first: int) -> Iterator[TrackLine]:
         """The lines from the frame `first` on."""
         self._file.seek(self._place(first))
-        return map(self._parse, self._file)
+        for number, line in enumerate(self._lines(), start=first):
+            if self._number(line) != number:
+                raise self._damaged(f"frame {number} is not where it should be")
+            yield self._parse(line)
+
+    def _lines(self) -> Iterator[bytes]:
+        return iter(self._readline, b"")
+
+    def _readline(self) -> bytes:
+        line = self._file.readline(_MAX_LINE_BYTES)
+        if len(line) == _MAX_LINE_BYTES:
+            raise self._damaged(f"a line has more than {_MAX_LINE_BYTES:,} bytes")
+        return line
 
     def _place(self, wanted: int) -> int:
         """Where the line of the frame `wanted` begins."""
@@ -101,14 +126,14 @@ class TrackLines:
         while high - low > _NEAR_BYTES:
             middle = (low + high) // 2
             self._file.seek(middle)
-            self._file.readline()
+            self._readline()
             place = self._file.tell()
-            if place < high and self._number(self._file.readline()) <= wanted:
+            if place < high and self._number(self._readline()) <= wanted:
                 low = place
             else:
                 high = middle
         self._file.seek(low)
-        while line := self._file.readline():
+        for line in self._lines():
             if self._number(line) == wanted:
                 return low
             low += len(line)
@@ -117,6 +142,8 @@ class TrackLines:
     def _last(self) -> bytes:
         tail, size = b"", _TAIL_BYTES // 4
         while b"\n" not in tail[:-1] and len(tail) < self._size:
+            if size >= _MAX_LINE_BYTES:
+                raise self._damaged(f"a line has more than {_MAX_LINE_BYTES:,} bytes")
             size = min(4 * size, self._size)
             self._file.seek(self._size - size)
             tail = self._file.read(size)
@@ -130,13 +157,43 @@ class TrackLines:
 
     def _parse(self, line: bytes) -> TrackLine:
         try:
-            parsed: TrackLine = json.loads(line)
+            parsed: TrackLine = load(line)
         except ValueError as error:
             raise self._damaged(str(error)) from error
+        if not _is_line(parsed, self._frame_size):
+            raise self._damaged(f"a line is {line[:80]!r}… in frames of {self._frame_size} px")
         return parsed
 
     def _damaged(self, problem: str) -> RunError:
         return RunError(f"{self._name}.tracks.jsonl is damaged: {problem}; run `preprocess verify`")
+
+
+def _is_line(line: Any, frame_size: tuple[int, int]) -> bool:
+    """Whether a JSON value is a `TrackLine` of a video with frames of `frame_size`."""
+    match line:
+        case {"frame_idx": int(), "timestamp": int() | float() as timestamp, "objects": [*objects]}:
+            return abs(timestamp) <= _MAX_SECONDS and all(_is_object(each, *frame_size) for each in objects)
+    return False
+
+
+def _is_object(value: Any, height: int, width: int) -> bool:
+    match value:
+        case {
+            "obj_id": int() as obj_id,
+            "label": str(),
+            "score": int() | float() as score,
+            "bbox": [int() as x1, int() as y1, int() as x2, int() as y2],
+            "mask": {"size": [int() as mask_height, int() as mask_width], "counts": str() as counts},
+        }:
+            return (
+                0 <= obj_id < 1 << 31
+                and 0 <= score <= 1
+                and 0 <= x1 <= x2 <= width
+                and 0 <= y1 <= y2 <= height
+                and (mask_height, mask_width) == (height, width)
+                and _COUNTS.fullmatch(counts) is not None
+            )
+    return False
 
 
 def line_of(line: TrackLine) -> bytes:
@@ -161,6 +218,8 @@ def mask_of(rle: Rle) -> NDArray[np.bool_]:
     from pycocotools import mask as coco
 
     with suppress(ValueError):
+        if not _COUNTS.fullmatch(rle["counts"]):  # the library reads on until a number ends, and in memory of others
+            raise ValueError
         mask: NDArray[np.uint8] = coco.decode(rle)
         if coco.encode(mask)["counts"] == rle["counts"].encode():  # runs that end early leave what was in memory
             return mask.view(np.bool_)

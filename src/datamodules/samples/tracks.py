@@ -14,10 +14,9 @@ A `tracks.jsonl` can be of any length (5 objects through two hours are 0.8 GB): 
 """
 
 import io
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
@@ -26,7 +25,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.samples.fields import Field, encode_json, struct_of
+from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
 
 if TYPE_CHECKING:
@@ -60,9 +60,13 @@ FIELDS = (
     Field("num_objects", pa.int32(), "of all frames"),
     Field("backend", pa.string(), "what found the objects"),
 )
-FILES = ("tracks.jsonl", "boxes.npy", "obj_ids.npy", "frame_idx.npy")
+ARRAYS = {
+    "boxes.npy": Array("float32", ("M", 4)),
+    "obj_ids.npy": Array("int32", ("M",)),
+    "frame_idx.npy": Array("int32", ("M",)),
+}
+FILES = ("tracks.jsonl", *ARRAYS)
 _PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))  # and which dimension N is
-_DAMAGED = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -82,7 +86,9 @@ class TrackSample:
     @property
     def lines(self) -> TrackLines:
         """Its `tracks.jsonl`."""
-        return TrackLines(self._open("tracks.jsonl"), self.key)
+        content = self.files["tracks.jsonl"]
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        return TrackLines(file, self.key, size_of_frames(self.meta["video_info"]))
 
     def array(self, name: str) -> NDArray[Any]:
         """What `boxes.npy`, `obj_ids.npy` or `frame_idx.npy` holds.
@@ -90,17 +96,14 @@ class TrackSample:
         Raises:
             RunError: it is damaged.
         """
-        try:
-            array: NDArray[Any] = np.load(self._open(name), allow_pickle=False)
-        except _DAMAGED as error:
-            raise RunError(f"{self.key}.{name} is damaged: {error}; run `preprocess verify`") from error
-        return array
+        return self._arrays[name]
 
-    def _open(self, name: str) -> BinaryIO:
-        content = self.files[name]
-        file = io.BytesIO(content) if isinstance(content, bytes) else content
-        file.seek(0)
-        return file
+    @cached_property
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        try:
+            return read_arrays(self.files, ARRAYS)
+        except ValueError as error:
+            raise RunError(f"{self.key}.{error}; run `preprocess verify`") from error
 
 
 class TrackSamples:
@@ -151,12 +154,12 @@ class TrackSamples:
             RunError: a file is missing, or is not what `encode` writes.
         """
         try:
-            told = members["json"]
-            meta = {**json.loads(told if isinstance(told, bytes) else told.read())}
-            if missing := [name for name in ("path", "prompt", "video_info") if name not in meta]:
+            meta = decode_json(members["json"], FIELDS)
+            if missing := [name for name in ("path", "prompt", "video_info") if meta.get(name) is None]:
                 raise KeyError(f"{missing[0]} of its json")
+            size_of_frames(meta["video_info"])
             return TrackSample(key, meta, {name: members[name] for name in FILES})
-        except _DAMAGED as error:
+        except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no track sample: {error}; run `preprocess verify`") from error
 
     def collate(self, samples: Sequence[TrackSample]) -> dict[str, Any]:
@@ -204,7 +207,7 @@ class TrackSamples:
             "frames": frames,
             "timestamps": torch.tensor([line["timestamp"] for line in lines], dtype=torch.float64),
             "frames_mask": torch.arange(self.num_frames) < num_frames,
-            **_objects(sample.key, lines, (frames.shape[2], frames.shape[3]), sample.meta["video_info"]),
+            **_objects(lines, (frames.shape[2], frames.shape[3]), sample.meta["video_info"]),
         }
 
     def _lines(self, sample: TrackSample) -> list[TrackLine]:
@@ -244,7 +247,7 @@ class TrackSamples:
         return frames
 
 
-def _objects(key: str, lines: Sequence[TrackLine], size: tuple[int, int], info: Mapping[str, Any]) -> dict[str, Any]:
+def _objects(lines: Sequence[TrackLine], size: tuple[int, int], info: Mapping[str, Any]) -> dict[str, Any]:
     """What a batch says of the objects in `lines`, in frames of `size` (height, width)."""
     import torch
 
@@ -256,8 +259,6 @@ def _objects(key: str, lines: Sequence[TrackLine], size: tuple[int, int], info: 
     scale = torch.tensor([size[1] / info["width"], size[0] / info["height"]] * 2)
     for row, line in enumerate(lines):
         for each in line["objects"]:
-            if each["mask"]["size"] != [info["height"], info["width"]]:
-                raise RunError(f"{key} has a mask of {each['mask']['size']} px; run `preprocess verify`")
             place = row, columns[each["obj_id"]]
             boxes[place] = torch.tensor(each["bbox"]) * scale
             scores[place], present[place] = each["score"], True

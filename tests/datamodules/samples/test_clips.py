@@ -160,7 +160,7 @@ def test_damaged_frames_fail_when_they_are_asked_for(store, damage):
     sample = make(store=store)
     name = next(iter(sample.stored))
     files = {**ClipSamples().encode(sample), name: damage(sample.stored[name])}
-    with pytest.raises(RunError, match=r"the frames of train/a are damaged: [^<[]+; run `preprocess verify`"):
+    with pytest.raises(RunError, match=r"the frames of train/a are damaged: [^<]+; run `preprocess verify`"):
         ClipSamples().collate([ClipSamples().decode("train/a", files)])
 
 

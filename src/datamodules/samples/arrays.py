@@ -1,0 +1,113 @@
+"""Arrays of samples: what a kind declares of each `.npy` file, and reading one that is what was declared.
+
+A shard may come from someone else, so a header is believed only if the file has as many bytes as it promises: NumPy
+itself would first allocate what the header asks for.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from tokenize import TokenError
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from datamodules.samples import Content, size_of
+
+_MAX_BYTES = 4 << 30  # of values; 5 objects in two hours of video have 0.02 GB of boxes
+_NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError)  # of NumPy
+
+
+@dataclass(frozen=True)
+class Array:
+    """What is known of an array.
+
+    Attributes:
+        dtype: as NumPy names it.
+        shape: the length of each dimension, or a letter, which is one length in all arrays of a sample.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+class Header(NamedTuple):
+    """The header of an `.npy` file: shape and type of its values, how they are ordered, and where they begin."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+    start: int
+
+
+def read_header(content: Content) -> Header:
+    """Return the header of the `.npy` file `content`, which has as many bytes as the header says.
+
+    Raises:
+        ValueError: it has not; or it is no such file, or one of Python objects.
+    """
+    num_bytes = size_of(content)
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    file.seek(0)
+    try:
+        if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+            raise ValueError("its format is not version 1.0")
+        shape, is_fortran, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+    except _NO_HEADER as error:
+        raise ValueError(f"its header cannot be read: {error!s:.200}") from error
+    start = file.tell()
+    if dtype.hasobject or not dtype.itemsize:
+        raise ValueError(f"its values are of the type {dtype!s:.200}")
+    if not all(0 <= length <= _MAX_BYTES for length in shape) or math.prod(shape) * dtype.itemsize > _MAX_BYTES:
+        raise ValueError(f"its shape is {list(shape)!s:.200}; at most {_MAX_BYTES:,} bytes are read")
+    if math.prod(shape) * dtype.itemsize != num_bytes - start:
+        raise ValueError(f"it has {num_bytes - start:,} bytes, not those of {dtype} {list(shape)!s:.200}")
+    return Header(shape, dtype, "F" if is_fortran else "C", start)
+
+
+def read_array(content: Content) -> NDArray[Any]:
+    """Return the array in the `.npy` file `content`; it can be written to.
+
+    Raises:
+        ValueError: see `read_header`.
+    """
+    shape, dtype, order, start = read_header(content)
+    if not isinstance(content, bytes):
+        content.seek(start)
+        content, start = content.read(), 0
+    return np.ndarray(shape, dtype, content, start, order=order).copy(order)
+
+
+def read_arrays(files: Mapping[str, Content], declared: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
+    """Return the `declared` arrays, by ending, of a sample with these `files`.
+
+    Raises:
+        ValueError: one is damaged, or has another type or shape than was declared.
+        KeyError: one is missing.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    lengths: dict[str, int] = {}
+    for ending, array in declared.items():
+        try:
+            values = read_array(files[ending])
+        except ValueError as error:
+            raise ValueError(f"{ending} is damaged: {error}") from error
+        if values.dtype != array.dtype or not _fits(values.shape, array.shape, lengths):
+            raise ValueError(f"{ending} is {values.dtype} {list(values.shape)}, where {array} is needed")
+        arrays[ending] = values
+    return arrays
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int | str, ...], lengths: dict[str, int]) -> bool:
+    """Whether an array of `shape` is as `declared`; the `lengths` of letters are noted where they come first."""
+    known = (
+        length if isinstance(length, int) else lengths.setdefault(length, own)
+        for length, own in zip(declared, shape, strict=False)
+    )
+    return len(shape) == len(declared) and shape == tuple(known)

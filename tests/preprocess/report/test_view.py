@@ -176,7 +176,7 @@ def test_damaged_table_fails(run: Run) -> None:
         view(run, None, Terminal())
 
 
-@pytest.mark.parametrize("members", [{"a.npy": b"\x93NUMPY"}, {"a.npy": b""}, {"json": b"{"}])
+@pytest.mark.parametrize("members", [{"a.npy": b"\x93NUMPY"}, {"a.npy": b""}, {"json": b"{"}, {"json": b"[" * 99_999}])
 def test_damaged_file_of_a_sample_fails(tmp_path: Path, members: dict[str, bytes]) -> None:
     run = run_of(tmp_path / "run", members)
     with pytest.raises(RunError, match=r"train/a\.(a\.npy|json) is damaged: .*; run `preprocess verify`"):

@@ -153,13 +153,17 @@ def _per_second(rank: Activity, count: int) -> float:
 
 
 def _gpu_percent(records: Iterable[Record]) -> float | None:
-    measured = [
-        (record.machine["gpu"]["utilization_percent"]["mean"], record.seconds)
-        for record in records
-        if "utilization_percent" in record.machine.get("gpu", ())
-    ]
+    busy = [(_percent(record.machine, "gpu", "utilization_percent", "mean"), record.seconds) for record in records]
+    measured = [(percent, seconds) for percent, seconds in busy if percent is not None]
     seconds = sum(each for _, each in measured)
     return round(sum(percent * each for percent, each in measured) / seconds, 1) if seconds else None
+
+
+def _percent(figures: Any, *names: str) -> float | None:
+    """The percentage at `names` in nested figures of a machine; None if there is none."""
+    for name in names:
+        figures = figures.get(name) if isinstance(figures, dict) else None
+    return figures if isinstance(figures, (int, float)) and 0 <= figures <= 100 else None
 
 
 def bottleneck(ranks: list[Activity]) -> str | None:

@@ -126,7 +126,7 @@ def test_a_patch_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
     with Rank(retry(folder)) as rank:
         opened = rank.lease()
         assert opened is not None
-        spool = Spool(folder / "work" / "spool", opened.shard.name, "dead")
+        spool = Spool(folder / "work" / "spool", opened.shard.name, opened.shard.num_items, "dead")
         spool.close()
     _flip(folder / "train-000000.tar")
     verify_and_repair(folder, capsys)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -82,6 +83,17 @@ def test_a_run_without_gpus_says_nothing_of_them(tmp_path):
     status = StatusReader(measured_run(tmp_path, {}, {})).read()
     assert status.gpu_percent is None
     assert "GPU" not in headline(status)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [{"gpu": "utilization_percent"}, {"gpu": {"utilization_percent": 5}}, {"gpu": {"utilization_percent": {}}}],
+)
+def test_figures_of_a_machine_that_no_rank_measures_are_left_out(tmp_path, figures):
+    run = measured_run(tmp_path, {}, {})
+    record = next(run.records())
+    run.record_path(record.shard).write_text(replace(record, machine=figures).to_json())
+    assert StatusReader(run).read().gpu_percent is None
 
 
 def test_a_shard_is_charged_with_what_was_measured_since_its_lease_only(tmp_path):

@@ -31,13 +31,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +50,7 @@ from datamodules.line.plan import Shard
 from datamodules.line.record import Record, StagedFile
 from datamodules.line.run import Run
 from datamodules.line.strikes import Strike
+from datamodules.line.typed_json import build, load
 from datamodules.samples import Content, size_of
 
 TABLE_SCHEMA = pa.schema(
@@ -73,6 +75,9 @@ OK = "ok"  # the status of a sample with which nothing is the matter
 EMPTY = "empty"  # the status of a sample in which nothing was found that was looked for
 _ENTRY = struct.Struct("<4sIQI")  # magic, length of the header, length of the members, crc32 of both
 _MAGIC = b"FMS2"
+_ENDING = re.compile(r"[^/\\\x00-\x1f\x7f]+")  # of a file of a sample, whose name in the tar is `{key}.{ending}`
+_MAX_HEADER_BYTES = 16 << 20  # 100 bytes for each file of a sample are usual
+_INT32_MAX = (1 << 31) - 1
 _BLOCK_BYTES = 1 << 20
 _UNKNOWN: Mapping[str, Any] = {}
 
@@ -111,7 +116,9 @@ class Spool:
 
     Args:
         folder: `work/spool` of the run.
-        shard: name of the shard. What other ranks have spooled for it, up to the first damaged entry, is taken over.
+        shard: name of the shard. What other ranks have spooled for it, up to the first entry that is damaged or that no
+            rank writes, is taken over.
+        num_rows: of the shard.
         rank: who appends.
         death: (reason, class) of the death of the rank of a name; None if it lives. What a dead rank touched last is
             charged with that.
@@ -123,13 +130,18 @@ class Spool:
     """
 
     def __init__(
-        self, folder: Path, shard: str, rank: str, death: Callable[[str], tuple[str, str] | None] = lambda _: None
+        self,
+        folder: Path,
+        shard: str,
+        num_rows: int,
+        rank: str,
+        death: Callable[[str], tuple[str, str] | None] = lambda _: None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.results: dict[int, Result] = {}
         self.strikes: dict[int, list[Strike]] = {}
         self.touched: list[int] = []
-        self._death = death
+        self._num_rows, self._death = num_rows, death
         self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
         self._files: list[IO[bytes]] = []
         for path in sorted(folder.glob(f"{shard}.*")):
@@ -195,25 +207,57 @@ class Spool:
         file = open(path, "rb")
         self._files.append(file)
         touched: list[int] = []
-        for start, entry in _entries(file):
-            if "touched" in entry:
-                touched = entry["touched"]
-            elif "strike" in entry:
-                strike = Strike(**entry["strike"])
-                self.strikes.setdefault(strike.row, []).append(strike)
-            elif entry["result"]["row"] not in self.results:
-                self._keep(file, start, Result(**entry["result"]), [(e, n) for e, n in entry["members"]])
+        for start, entry in _entries(file, self._num_rows):
+            if entry.touched is not None:
+                touched = entry.touched
+            if entry.strike:
+                self.strikes.setdefault(entry.strike.row, []).append(entry.strike)
+            if entry.result and entry.result.row not in self.results:
+                self._keep(file, start, entry.result, entry.members)
         if touched and (death := self._death(path.suffix[1:])):
             for row in touched:
                 self.strikes.setdefault(row, []).append(Strike(row, *death, alone=len(touched) == 1))
 
 
-def _entries(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(where its body begins, header) of each entry, up to the first that is damaged."""
+@dataclass(frozen=True)
+class _Entry:
+    """The header of an entry in a spool, which is JSON: a result and its files, a strike, or what the rank touches now.
+
+    Attributes:
+        result: of an item.
+        members: (ending, bytes) of each file of its sample, in the order in which they follow the header.
+        strike: against an item.
+        touched: rows; see `Spool.touch`.
+    """
+
+    result: Result | None = None
+    members: list[tuple[str, int]] = field(default_factory=list)
+    strike: Strike | None = None
+    touched: list[int] | None = None
+
+    def fits(self, num_rows: int, body_bytes: int) -> bool:
+        """Whether a rank may have written this for a shard of `num_rows` rows, with files of so many bytes."""
+        told = [each.row for each in (self.result, self.strike) if each] + (self.touched or [])
+        names_are_safe = all(_ENDING.fullmatch(ending) for ending, _ in self.members)
+        has_size = sum(size for _, size in self.members) == body_bytes
+        return all(row < num_rows for row in told) and names_are_safe and has_size and _is_plausible(self.result)
+
+
+def _is_plausible(result: Result | None) -> bool:
+    """Whether a table can hold `result`, and it is a sample or a failure and not half of each."""
+    if result is None:
+        return True
+    numbers = result.attempts, result.split_to or 0
+    return max(numbers) <= _INT32_MAX and (result.reason is None) == (result.reason_class is None)
+
+
+def _entries(file: IO[bytes], num_rows: int) -> Iterator[tuple[int, _Entry]]:
+    """(where its body begins, header) of each entry, up to the first that is damaged or that no rank writes."""
     size = os.fstat(file.fileno()).st_size
     while len(raw := file.read(_ENTRY.size)) == _ENTRY.size:
         magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
-        if magic != _MAGIC or not header_bytes or file.tell() + header_bytes + body_bytes > size:
+        end = file.tell() + header_bytes + body_bytes
+        if magic != _MAGIC or not 0 < header_bytes <= _MAX_HEADER_BYTES or end > size:
             return
         header = file.read(header_bytes)
         start, found = file.tell(), zlib.crc32(header)
@@ -221,7 +265,13 @@ def _entries(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
             found = zlib.crc32(file.read(min(_BLOCK_BYTES, body_bytes - first)), found)
         if found != checksum:
             return
-        yield start, json.loads(header)
+        try:
+            entry = build(_Entry, load(header))
+        except ValueError:
+            return
+        if not entry.fits(num_rows, body_bytes):
+            return
+        yield start, entry
 
 
 def _blocks(contents: Iterable[Content]) -> Iterator[bytes]:

@@ -66,7 +66,7 @@ class OpenShard:
         self.kept: set[int] = set()  # rows that a retry does not try
         self.before: dict[int, Earlier] = {}  # the samples that it tries, which stand if they fail now
         before = list(earlier(run, shard))  # raises before a file is open
-        self.spool = Spool(run.work / "spool", shard.name, rank, death)
+        self.spool = Spool(run.work / "spool", shard.name, shard.num_items, rank, death)
         for each in before:
             if each.is_tried and each.result.reason is None:
                 self.before[each.result.row] = each

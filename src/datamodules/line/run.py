@@ -247,13 +247,18 @@ class Run:
         """For each row of a patch's `shard`, the row that it supersedes, with the columns of the table, and `shard`.
 
         Raises:
-            RunError: a table is missing or damaged.
+            RunError: a table is missing or damaged, or there is no such row for an item of the patch's plan.
         """
         keys = self.plan.keys(shard.number)
         if shard.replaces is None:
-            return [self._failed_before[key] for key in keys]
-        rows = {row["key"]: row for row in self.table(shard.replaces).to_pylist()}
-        return [{**rows[key], "shard": shard.replaces} for key in keys]
+            rows = self._failed_before
+        else:
+            table = self.table(shard.replaces).to_pylist()
+            rows = {row["key"]: {**row, "shard": shard.replaces} for row in table}
+        if unknown := next((key for key in keys if key not in rows), None):
+            what = f"no row of {shard.replaces}" if shard.replaces else "no failed row"
+            raise RunError(f"{self.plan.path} is damaged: {what} has its key {unknown}")
+        return [rows[key] for key in keys]
 
     @cached_property
     def _failed_before(self) -> dict[str, dict[str, Any]]:

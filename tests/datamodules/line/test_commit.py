@@ -19,6 +19,7 @@ from datamodules.line.run import Run
 from line_making import make_run, members_of, tars
 
 SHARD = "train-000000"
+NUM_ROWS = 6  # or fewer
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def _spools_are_closed(monkeypatch):
 
 def spool_of(run, rank="rank", rows=None, order=None):
     """A spool of shard 0 with a result for each row; row 1 failed."""
-    spool = Spool(run.work / "spool", SHARD, rank)
+    spool = Spool(run.work / "spool", SHARD, NUM_ROWS, rank)
     items = run.plan.items(0)
     for row in order or range(len(items)):
         if rows is None or row in rows:
@@ -64,7 +65,7 @@ def read(spool, row):
 
 
 def test_what_is_appended_is_read_back(tmp_path):
-    spool = Spool(tmp_path, SHARD, "a")
+    spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(3, num_frames=2, seconds=1.0), {"json": b"{}", "npy": b"12345", "empty": b""})
     spool.append(Result(0, reason="grün", reason_class="extract"), {})
     assert read(spool, 3) == [("json", b"{}"), ("npy", b"12345"), ("empty", b"")]
@@ -79,13 +80,13 @@ def test_an_open_file_is_spooled_from_its_beginning_in_blocks(tmp_path):
     content = bytes(range(251)) * 9_000  # 2.3 MB, more than two blocks
     with open(tmp_path / "large", "w+b") as file:
         file.write(content)
-        Spool(tmp_path / "spool", SHARD, "a").append(Result(0), {"json": b"{}", "bin": file, "txt": b"end"})
-    successor = Spool(tmp_path / "spool", SHARD, "b")
+        Spool(tmp_path / "spool", SHARD, NUM_ROWS, "a").append(Result(0), {"json": b"{}", "bin": file, "txt": b"end"})
+    successor = Spool(tmp_path / "spool", SHARD, NUM_ROWS, "b")
     assert read(successor, 0) == [("json", b"{}"), ("bin", content), ("txt", b"end")]
 
 
 def test_the_first_result_of_a_row_counts(tmp_path):
-    spool = Spool(tmp_path, SHARD, "a")
+    spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0, num_frames=1), {"json": b"first"})
     spool.append(Result(0, num_frames=2), {"json": b"second"})
     assert read(spool, 0) == [("json", b"first")]
@@ -93,19 +94,19 @@ def test_the_first_result_of_a_row_counts(tmp_path):
 
 
 def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path):
-    first = Spool(tmp_path, SHARD, "a")
+    first = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     first.append(Result(0, num_frames=1), {"json": b"zero"})
-    second = Spool(tmp_path, SHARD, "b")
+    second = Spool(tmp_path, SHARD, NUM_ROWS, "b")
     second.append(Result(1, num_frames=1), {"json": b"one"})
-    third = Spool(tmp_path, SHARD, "c")
-    other_shard = Spool(tmp_path, f"{SHARD}0", "c")
+    third = Spool(tmp_path, SHARD, NUM_ROWS, "c")
+    other_shard = Spool(tmp_path, f"{SHARD}0", NUM_ROWS, "c")
     assert sorted(third.results) == [0, 1]
     assert [read(third, row) for row in (1, 0)] == [[("json", b"one")], [("json", b"zero")]]
     assert other_shard.results == {}
 
 
 def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path):
-    spool = Spool(tmp_path / "whole", SHARD, "a")
+    spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     ends = []
     for row in range(3):
         spool.append(Result(row, num_frames=1), {"json": b"x" * row * 9})
@@ -115,13 +116,13 @@ def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path
     cut.mkdir()
     for length in range(len(content) + 1):
         (cut / f"{SHARD}.a").write_bytes(content[:length])
-        successor = Spool(cut, SHARD, "b")
+        successor = Spool(cut, SHARD, NUM_ROWS, "b")
         assert sorted(successor.results) == [row for row in range(3) if ends[row] <= length]
         successor.close()
 
 
 def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_path):
-    spool = Spool(tmp_path / "whole", SHARD, "a")
+    spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     ends = [0]
     for row in range(3):
         spool.append(Result(row, num_frames=1), {"json": f"row {row}".encode()})
@@ -131,7 +132,7 @@ def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_pa
     damaged.mkdir()
     for place in range(len(content)):
         (damaged / f"{SHARD}.a").write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
-        successor = Spool(damaged, SHARD, "b")
+        successor = Spool(damaged, SHARD, NUM_ROWS, "b")
         whole = [row for row in range(3) if ends[row + 1] <= place]
         assert sorted(successor.results) == whole
         assert [read(successor, row) for row in whole] == [[("json", f"row {row}".encode())] for row in whole]
@@ -139,32 +140,70 @@ def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_pa
 
 
 def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path):
-    spool = Spool(tmp_path, SHARD, "a")
+    spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"x"})
     with open(tmp_path / f"{SHARD}.a", "ab") as file:
         file.write(bytes(4096))
-    assert list(Spool(tmp_path, SHARD, "b").results) == [0]
+    assert list(Spool(tmp_path, SHARD, NUM_ROWS, "b").results) == [0]
 
 
 def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignored(tmp_path):
-    spool = Spool(tmp_path / "whole", SHARD, "a")
+    spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"x"})
     content = (tmp_path / "whole" / f"{SHARD}.a").read_bytes()
     torn = tmp_path / "torn"
     torn.mkdir()
     for kept in range(len(content)):
         (torn / f"{SHARD}.a").write_bytes(content[:kept] + bytes(len(content) - kept))
-        assert Spool(torn, SHARD, "b").results == {}
+        assert Spool(torn, SHARD, NUM_ROWS, "b").results == {}
+
+
+NESTED: list = []
+for _ in range(900):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"result": {"row": NUM_ROWS}, "members": []},
+        {"result": {"row": -1}, "members": []},
+        {"result": {"row": "1"}, "members": []},
+        {"result": {"row": 1, "num_frames": 10**30}, "members": []},
+        {"result": {"row": 1, "attempts": 1 << 31}, "members": []},
+        {"result": {"row": 1, "reason": "cut"}, "members": []},
+        {"result": {"row": 1, "status": NESTED}, "members": []},
+        {"result": {"row": 1, "more": 1}, "members": []},
+        {"result": {"row": 1}, "members": [["/../../x", 4]]},
+        {"result": {"row": 1}, "members": [["json", 5]]},
+        {"result": {"row": 1}, "members": [["json", -4], ["txt", 8]]},
+        {"result": {"row": 1}, "members": {"json": 4}},
+        {"strike": {"row": NUM_ROWS, "reason": "crashed", "reason_class": "crash"}},
+        {"strike": {"row": 1}},
+        {"touched": [NUM_ROWS]},
+        {"touched": "all"},
+        ["result"],
+        NESTED,
+    ],
+)
+def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(tmp_path, entry):
+    spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
+    spool.append(Result(0), {"json": b"zero"})
+    spool._write(entry, [b"1234"] if isinstance(entry, dict) and entry.get("members") else [])
+    spool.append(Result(2), {"json": b"two"})
+    successor = Spool(tmp_path, SHARD, NUM_ROWS, "b", lambda _: ("it died", "crash"))
+    assert (list(successor.results), successor.strikes) == ([0], {})
+    assert read(successor, 0) == [("json", b"zero")]
 
 
 def test_reading_does_not_disturb_appending(tmp_path):
-    spool = Spool(tmp_path, SHARD, "a")
+    spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     for row in range(5):
         spool.append(Result(row), {"json": b"x" * 100 + str(row).encode()})
         assert [content[100:] for past in range(row + 1) for _, content in read(spool, past)] == [
             str(past).encode() for past in range(row + 1)
         ]
-    assert sorted(Spool(tmp_path, SHARD, "b").results) == [0, 1, 2, 3, 4]
+    assert sorted(Spool(tmp_path, SHARD, NUM_ROWS, "b").results) == [0, 1, 2, 3, 4]
 
 
 def test_a_full_disk_fails_the_append_and_not_the_close(tmp_path):
@@ -338,7 +377,7 @@ def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monke
             commit_by(run, "dead")
     settle_all(run)
     assert (run.committed(), tars(tmp_path)) == (set(), {})
-    assert commit(run, run.plan.shards[0], Spool(run.work / "spool", SHARD, "next"), "next", 1.0)
+    assert commit(run, run.plan.shards[0], Spool(run.work / "spool", SHARD, NUM_ROWS, "next"), "next", 1.0)
     assert run.record(SHARD).rank == "next"
 
 
@@ -387,7 +426,7 @@ def test_an_error_at_any_step_loses_nothing(tmp_path, monkeypatch, name):
                 commit_by(run, "rank")
         settle_all(run)
         if not run.is_committed(SHARD):
-            assert commit(run, run.plan.shards[0], Spool(run.work / "spool", SHARD, "next"), "next", 1.0)
+            assert commit(run, run.plan.shards[0], Spool(run.work / "spool", SHARD, NUM_ROWS, "next"), "next", 1.0)
         assert tars(run.folder) == tars(whole.folder)
 
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from datamodules.errors import DecodeError, FramemillError
 from datamodules.media.first_bytes import read_head, require_whole_matroska
-from datamodules.media.scan import Scan
+from datamodules.media.limits import MAX_INDEX_BYTES, MAX_PIXELS, limited_memory, require_packets, require_pixels
+from datamodules.media.scan import NO_TIME, Scan
 
 _EVENLY = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})  # formats with a rate, but no times of frames
 # playlists and the like would open what they name: other files, addresses
@@ -28,6 +29,8 @@ _FORMATS = (
     "apng"
 )
 _TRUSTED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+_DECODER_LIMITS = {"max_pixels": str(MAX_PIXELS)}
+_TOO_LARGE = ("exceeds specified max pixel count", "exceeds limit")  # in the words of FFmpeg, and of libdav1d
 
 
 class VideoFacts(TypedDict):
@@ -167,9 +170,16 @@ def _refusal(path: Path) -> str:
 
 
 def _opened(url: str) -> Any:
+    """The file at `url`, whose decoders use one thread each and refuse frames of more than `MAX_PIXELS`."""
     import av
 
-    return av.open(url, metadata_errors="replace", options=_TRUSTED)
+    with limited_memory(os.path.basename(url)):
+        container = av.open(url, metadata_errors="replace", options=_TRUSTED)
+    for stream in container.streams:
+        if (codec := stream.codec_context) is not None:
+            codec.options = _DECODER_LIMITS
+            codec.thread_count = 1  # not only `thread_type`, which libdav1d does not know
+    return container
 
 
 def video_stream(container: Any, number: int | None) -> Any:
@@ -192,6 +202,7 @@ def video_stream(container: Any, number: int | None) -> Any:
         raise DecodeError(f"{name} has no video stream")
     if stream.codec_context is None:
         raise DecodeError(f"{name}: there is no decoder for its video stream {stream.index}")
+    require_pixels(name, stream.codec_context.width, stream.codec_context.height)
     return stream
 
 
@@ -205,15 +216,23 @@ def read_packets(container: Any, stream: Any) -> Packets:
     import av
 
     name = os.path.basename(container.name)
+    promised = _num_promised(container, stream)
+    require_packets(name, max(stream.frames, len(stream.index_entries)))
     scan = Scan(container, stream)
     try:
-        scan.read()
+        with limited_memory(name):
+            scan.read()
     except av.FFmpegError as error:
-        raise DecodeError(f"{name} breaks after {len(scan.pts)} frames: {said(error)}") from error
-    held, promised = _num_held(scan.ticks), _num_promised(container, stream)
+        raise DecodeError(f"{name} breaks after {scan.num_packets} frames: {said(error)}") from error
+    held = _num_held(scan.ticks)
     if held < promised:
         raise DecodeError(f"{name} holds {held} of the {promised} frames that it promises: it was cut off")
-    if not scan.visible:
+    if not scan.num_packets and stream.frames:
+        raise DecodeError(
+            f"{name} has none of the {stream.frames:,} frames that it promises: it is damaged, or its index takes more "
+            f"than {MAX_INDEX_BYTES >> 30} GiB of memory, the limit for one video"
+        )
+    if not len(scan.visible):
         raise DecodeError(f"{name} has no frames")
     if container.format.name in _EVENLY or not scan.is_proven:
         return _as_decoded(container, stream, scan)
@@ -223,16 +242,16 @@ def read_packets(container: Any, stream: Any) -> Packets:
 def _as_timed(stream: Any, scan: Scan, first_pts: int | None) -> Packets:
     """The frames in the order of their packets' times; from the one of `first_pts` on, where that is known."""
     assert scan.in_time is not None
-    stream_pts = np.array([pts or 0 for pts in scan.pts], dtype=np.int64)
+    stream_pts = _times_or_0(scan.pts)
     shown = scan.in_time if first_pts is None else scan.in_time[stream_pts[scan.in_time] >= first_pts]
     return Packets(
         stream_pts,
         shown,
         stream_pts[shown],
-        np.array(scan.keyframes, dtype=np.int64),
+        scan.keyframes,
         stream.time_base,
         # not where a stretch of packets would end with half a frame, or frames come before the first keyframe
-        is_seekable=not scan.order.second_fields and bool(scan.keyframes) and scan.keyframes[0] <= shown.min(),
+        is_seekable=not scan.order.second_fields and bool((scan.keyframes[:1] <= shown.min()).any()),
         num_skipped_frames=len(scan.frames) - len(shown),
         begin=scan.begin,
     )
@@ -252,20 +271,22 @@ def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
     import av
 
     name, is_even = os.path.basename(container.name), container.format.name in _EVENLY
-    visible, restarts = frozenset(scan.visible), frozenset(scan.jumps) & frozenset(scan.keyframes)
+    is_visible = np.zeros(scan.num_packets + 1, dtype=bool)  # one more, as the last may have been dropped
+    is_visible[scan.visible] = True
+    restarts = frozenset(np.intersect1d(scan.jumps, scan.keyframes).tolist())
     shown: list[int] = []
     broken: av.FFmpegError | None = None
     try:
         with _opened(container.name) as again:
             for place, frame in decoded(again, again.streams[stream.index], scan.begin, restarts):
-                if place in visible and (shown or not frame.is_corrupt):
+                if is_visible[place] and (shown or not frame.is_corrupt):
                     shown.append(place)
     except av.FFmpegError as error:
         broken = error
     if not shown:
         raise DecodeError(f"{name} has no frames that can be decoded") from broken
     if not is_even and scan.is_in_time(shown):
-        return _as_timed(stream, scan, scan.pts[shown[0]])
+        return _as_timed(stream, scan, int(scan.pts[shown[0]]))
     if broken:
         raise DecodeError(f"{name} breaks after {len(shown)} frames: {said(broken)}") from broken
     num_skipped = len(scan.frames) - len(shown)
@@ -275,10 +296,10 @@ def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
     if times is None:
         raise DecodeError(f"{name} does not say when its frames are shown: re-encode it, with timestamps")
     return Packets(
-        np.array([pts or 0 for pts in scan.pts], dtype=np.int64),
+        _times_or_0(scan.pts),
         np.array(shown, dtype=np.int64),
         np.array(times, dtype=np.int64),
-        np.array(scan.keyframes, dtype=np.int64),
+        scan.keyframes,
         1 / Fraction(stream.average_rate) if is_even else stream.time_base,
         is_seekable=False,
         num_skipped_frames=max(0, num_skipped),
@@ -305,6 +326,7 @@ def decoded(
 
     Raises:
         av.FFmpegError: a packet cannot be decoded.
+        DecodeError: a frame has more than `MAX_PIXELS`.
     """
     import av
 
@@ -321,7 +343,8 @@ def decoded(
             codec.flush_buffers()
         packet.opaque = (place,)  # PyAV files it by its address, and two decoders would share that of a small int
         try:
-            frames += packet.decode()
+            with _naming_the_size_limit():
+                frames += packet.decode()
         except av.FFmpegError:
             if has_begun or (first is not None and place >= first):
                 raise
@@ -329,9 +352,31 @@ def decoded(
         yield from ((frame.opaque[0], frame) for frame in frames)
 
 
-def _num_held(ticks: list[int]) -> int:
+@contextmanager
+def _naming_the_size_limit() -> Iterator[None]:
+    """Raise DecodeError for a frame that a decoder refuses for its size: only FFmpeg's log tells this from damage."""
+    import av
+
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as log:
+            yield
+    except av.FFmpegError as error:
+        if any(words in message for _, _, message in log for words in _TOO_LARGE):
+            raise DecodeError(f"a frame is larger than the limit of {MAX_PIXELS:,} px") from error
+        raise
+    finally:
+        av.logging.set_level(level)
+
+
+def _times_or_0(pts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(pts == NO_TIME, 0, pts)
+
+
+def _num_held(ticks: NDArray[np.int64]) -> int:
     """Frames of the stream's rate up to the end of the last packet, which is shown as long as most are."""
-    return ticks[-1] + (round(np.median(np.diff(ticks))) if len(ticks) > 1 else 1) if ticks else 0
+    return int(ticks[-1]) + (round(np.median(np.diff(ticks))) if len(ticks) > 1 else 1) if len(ticks) else 0
 
 
 def display_matrix(frame: Any) -> NDArray[np.int32] | None:

@@ -7,13 +7,20 @@ are not read here. Whatever is rare (order count type 1, resets within a group o
 another order than the container's: then the file is decoded once to know.
 """
 
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Key = tuple[int, int]
+UNKNOWN = -(1 << 63)  # below every number of a key
 
 _LAST = 1 << 62  # sorts behind every number of a B-picture
 _HEADER_BYTES = 64  # more than the part of a slice's header that is read here
+_UNIT_BYTES = 4096  # more than a parameter set takes: its longest part, 255 offsets of order count type 1, has 2 KB
+_MAX_COUNT_BITS = 16  # of an order count, in both standards
 _H264_HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 _ANNEX_B_START = b"\0\0\1"
 
@@ -22,13 +29,14 @@ class PictureOrder:
     """Collects the display order of a stream's packets; here of a codec that never reorders.
 
     Attributes:
-        keys: one for each packet read so far; they ascend in the order of display. None: not known.
+        num_packets: read so far.
         second_fields: places of packets that hold only the second field of a frame, which show no frame themselves.
         begins_closed: whether the first packet says that every picture after it can be shown.
     """
 
     def __init__(self) -> None:
-        self.keys: list[Key | None] = []
+        self.num_packets = 0
+        self._numbers = array("q")  # two of each packet: its key
         self.second_fields: set[int] = set()
         self.begins_closed = True
 
@@ -38,15 +46,22 @@ class PictureOrder:
             key = self._key(data)
         except EOFError:  # a damaged header
             key = None
-        self.keys.append(key)
+        self._numbers.extend(key or (UNKNOWN, UNKNOWN))
+        self.num_packets += 1
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """int64 [N, 2]: the key of each packet read so far; they ascend in the order of display. `UNKNOWN` in both."""
+        return np.array(self._numbers, dtype=np.int64).reshape(-1, 2)
 
     def drop_last(self) -> None:
         """Forget the packet that was read last."""
-        self.keys.pop()
-        self.second_fields.discard(len(self.keys))
+        del self._numbers[-2:]
+        self.num_packets -= 1
+        self.second_fields.discard(self.num_packets)
 
     def _key(self, data: bytes) -> Key | None:
-        return len(self.keys), 0
+        return self.num_packets, 0
 
 
 class _Unknown(PictureOrder):
@@ -77,7 +92,7 @@ class _PictureTypes(PictureOrder):
         if place < 0 or byte >= len(data):
             return None
         if data[byte] >> self._shift & self._mask == self._b_type:
-            return self._num_anchors, len(self.keys)
+            return self._num_anchors, self.num_packets
         self._num_anchors += 1
         return self._num_anchors, _LAST
 
@@ -167,7 +182,7 @@ class _H264(_OrderCounts):
                         bits.skip_scaling_list(16 if number < 6 else 64)
         frame_num_bits, order_type, count_bits = bits.ue() + 4, bits.ue(), 0
         if order_type == 0:
-            count_bits = bits.ue() + 4
+            count_bits = bits.count_bits()
         elif order_type == 1:
             bits.u(1), bits.ue(), bits.ue()
             for _ in range(bits.ue()):
@@ -179,7 +194,7 @@ class _H264(_OrderCounts):
 
     def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
         is_idr = unit[0] & 31 == 5
-        if not self.keys:
+        if not self.num_packets:
             self.begins_closed = is_idr
         if self._order_type is None:
             return None
@@ -189,14 +204,14 @@ class _H264(_OrderCounts):
         frame_num = bits.u(self._frame_num_bits)
         parity = bits.u(1) if self._has_fields and bits.u(1) else None
         if parity is not None and self._field == (frame_num, 1 - parity):
-            self.second_fields.add(len(self.keys))
+            self.second_fields.add(self.num_packets)
             self._field = None
         else:
             self._field = None if parity is None else (frame_num, parity)
             if is_idr:
                 self._begin_anew()
         if self._order_type == 2:
-            return self._epoch, len(self.keys)
+            return self._epoch, self.num_packets
         if self._order_type != 0:  # type 1 is not read here, and there are no others
             return None
         if is_idr:
@@ -248,12 +263,12 @@ class _Hevc(_OrderCounts):
         if bits.u(1):
             bits.ue(), bits.ue(), bits.ue(), bits.ue()
         bits.ue(), bits.ue()
-        self._has_planes, self._count_bits = has_planes, bits.ue() + 4
+        self._has_planes, self._count_bits = has_planes, bits.count_bits()
 
     def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
         kind = _hevc_type(unit)
         is_idr = kind in (19, 20)
-        if not self.keys:
+        if not self.num_packets:
             self.begins_closed = is_idr or kind == 18
         bits.u(17)
         if 16 <= kind <= 23:
@@ -272,10 +287,10 @@ class _Hevc(_OrderCounts):
 
 
 class _Bits:
-    """The bits of a unit, without the bytes that keep start codes out of it; EOFError behind its end."""
+    """The first bits of a unit, without the bytes that keep start codes out of it; EOFError behind their end."""
 
     def __init__(self, unit: bytes) -> None:
-        content = unit.replace(b"\0\0\3", b"\0\0")
+        content = unit[:_UNIT_BYTES].replace(b"\0\0\3", b"\0\0")  # reading n bits takes time in n^2
         self._value, self._num_left = int.from_bytes(content, "big"), 8 * len(content)
 
     def u(self, num_bits: int) -> int:
@@ -291,6 +306,13 @@ class _Bits:
         while not self.u(1):
             num_zeros += 1
         return (1 << num_zeros) - 1 + self.u(num_zeros)
+
+    def count_bits(self) -> int:
+        """How many bits an order count takes; EOFError for more than the standards allow."""
+        num_bits = self.ue() + 4
+        if num_bits > _MAX_COUNT_BITS:
+            raise EOFError
+        return num_bits
 
     def skip_scaling_list(self, size: int) -> None:
         """Go past a list of H.264, of differences that end early where the scale becomes 0."""

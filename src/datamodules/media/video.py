@@ -8,6 +8,7 @@ resized in one place, and once, so the pixels do not depend on the backend.
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
@@ -24,6 +25,7 @@ from torch.nn.functional import interpolate
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.backends.animation import codec_of, read_durations
 from datamodules.media.first_bytes import is_mp4_or_matroska, read_head
+from datamodules.media.limits import require_pixels
 from datamodules.media.packets import (
     Packets,
     VideoFacts,
@@ -188,18 +190,20 @@ class Video:
         self.facts = _animation_facts(codec, size, self.pts_seconds, sum(durations) / 1000)
 
     def _read_container(self) -> None:
-        self._container = container = open_container(self.path)
-        stream = video_stream(container, self.decoding.stream)
-        self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
-        self._require_plausible_aspect()
-        self.packets, self._is_read = _scanned(self.path, container, stream)
-        self.pts_seconds = self.packets.pts_seconds
-        self.facts = _facts(container, stream, self.packets)
-        self.num_streams = len(container.streams.video)
-        self._format = container.format.name
-        if self._format not in _INDEXED or not self.packets.is_seekable:  # these do not go back well
-            container.close()
-            self._container = None
+        self._container: Any = None
+        with ExitStack() as stack:
+            container = stack.enter_context(open_container(self.path))
+            stream = video_stream(container, self.decoding.stream)
+            self.pixel_aspect_ratio = Fraction(stream.sample_aspect_ratio or 1)
+            self._require_plausible_aspect()
+            self.packets, self._is_read = _scanned(self.path, container, stream)
+            self.pts_seconds = self.packets.pts_seconds
+            self.facts = _facts(container, stream, self.packets)
+            self.num_streams = len(container.streams.video)
+            self._format = container.format.name
+            if self._format in _INDEXED and self.packets.is_seekable:  # others do not go back well
+                self._container = container
+                stack.pop_all()
 
     def _require_plausible_aspect(self) -> None:
         ratio = self.pixel_aspect_ratio
@@ -284,6 +288,8 @@ class Video:
             try:
                 for frame in self._decoded(name, wanted[done:]):
                     shown = self._shown_size(frame)
+                    height, width = frame.shape[1:] if size else shown
+                    require_pixels(self.path.name, width, height)
                     self.facts["height"], self.facts["width"] = shown
                     resized = resize(frame, size or shown)
                     done += 1

@@ -17,7 +17,8 @@ from torch import Tensor
 from datamodules.errors import DecodeError
 from datamodules.media.content import read_file
 from datamodules.media.image import Pixels, opened
-from datamodules.media.packets import open_container, said
+from datamodules.media.limits import require_animation_pixels, require_packets
+from datamodules.media.packets import decoded, open_container, said, video_stream
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -47,11 +48,14 @@ def read_durations(path: Path) -> tuple[tuple[int, int], list[float]]:
 
     Raises:
         MissingError, OSError: see `read_file`.
-        DecodeError: it is a still image, damaged, or cut off.
+        DecodeError: it is a still image, damaged, or cut off; or above a limit of `media/limits.py`.
     """
-    size, durations = (0, 0), []
+    size: tuple[int, int] = (0, 0)
+    durations: list[float] = []
     for frame in _frames(path):
         size = frame.rgba.shape[0], frame.rgba.shape[1]
+        require_packets(path.name, len(durations) + 1)
+        require_animation_pixels(path.name, (len(durations) + 1) * size[0] * size[1])
         durations.append(_INSTEAD_MS if frame.duration_ms <= _TOO_SHORT_MS else frame.duration_ms)
     return size, durations
 
@@ -81,8 +85,7 @@ def _png_frames(path: Path) -> Iterator[_Frame]:
 
     try:
         with open_container(path) as container:
-            container.streams.video[0].thread_type = "NONE"
-            for frame in container.decode(video=0):
+            for _, frame in decoded(container, video_stream(container, None), begin=0, first=0):
                 yield _Frame(frame.to_ndarray(format="rgba"), float(1000 * frame.duration * frame.time_base))
     except av.FFmpegError as error:
         raise DecodeError(f"{path.name} cannot be decoded: {said(error)}") from error

@@ -1,0 +1,72 @@
+"""What one image or video of a corpus may take at most. More fails its item, and the reason names the limit."""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datamodules.errors import DecodeError
+
+# of an image or a frame: Pillow takes more for a decompression bomb (2 * PIL.Image.MAX_IMAGE_PIXELS); 8K is 33,177,600
+MAX_PIXELS = 178_956_970
+MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a day at 60 frames a second
+# of all frames of an animation, each of which is composed as a whole, twice: 4,822 frames of 1920x1080 px
+MAX_ANIMATION_PIXELS = 10_000_000_000
+# of memory that FFmpeg takes to open a video, and this process to list its packets: for such a day 0.5 GiB are enough
+MAX_INDEX_BYTES = 1 << 30
+
+
+def require_pixels(name: str, width: int, height: int) -> None:
+    """Raise DecodeError if the frames of the file `name`, of this size in px, are above `MAX_PIXELS`."""
+    if width * height > MAX_PIXELS:
+        raise DecodeError(f"{name} has frames of {width}x{height} px; the limit is {MAX_PIXELS:,} px")
+
+
+def require_packets(name: str, count: int) -> None:
+    """Raise DecodeError if a stream of the file `name` has, or promises, `count` packets, more than `MAX_PACKETS`."""
+    if count > MAX_PACKETS:
+        raise DecodeError(
+            f"{name} has {count:,} packets (frames) or more; the limit for one video is {MAX_PACKETS:,}: "
+            "cut it into parts"
+        )
+
+
+def require_animation_pixels(name: str, count: int) -> None:
+    """Raise DecodeError if the frames of the animation `name` have `count` px, more than `MAX_ANIMATION_PIXELS`."""
+    if count > MAX_ANIMATION_PIXELS:
+        raise DecodeError(
+            f"{name} has {count:,} px or more in all its frames; the limit for one animation is "
+            f"{MAX_ANIMATION_PIXELS:,}: make it a video"
+        )
+
+
+@contextmanager
+def limited_memory(name: str) -> Iterator[None]:
+    """Let the block take `MAX_INDEX_BYTES` more memory than this process has, and not more.
+
+    The tables in a file can repeat one entry a billion times, and FFmpeg expands them as it opens the file: 35 bytes a
+    packet, for each of up to 1000 streams, and no option of FFmpeg limits that. The limit set here works on Linux only.
+
+    Args:
+        name: the file that is opened, for the error.
+
+    Raises:
+        DecodeError: it takes more.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    num_pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data and stack: man 5 proc
+    limit = num_pages * resource.getpagesize() + MAX_INDEX_BYTES
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bounds = [limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
+    try:
+        yield
+    except MemoryError as error:
+        raise DecodeError(
+            f"{name} takes more than {MAX_INDEX_BYTES >> 30} GiB of memory to open, the limit for one video"
+        ) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

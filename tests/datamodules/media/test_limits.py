@@ -1,0 +1,169 @@
+"""A file that would take too much memory or time fails alone, and the reason names the limit."""
+
+import resource
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from datamodules.errors import DecodeError
+from datamodules.media import limits, packets
+from datamodules.media.packets import open_container
+from datamodules.media.picture_order import _H264
+from datamodules.media.video import Video
+from video_making import Kind, joined, picture, write
+
+_HUGE = 16_000  # px; squared it is above the limit
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def numbers(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}I", *values)
+
+
+_VISUAL = bytes(6) + b"\0\1" + bytes(16) + struct.pack(">HH", 64, 64) + bytes(50)  # of a sample entry
+_FILE_TYPE = box(b"ftyp", b"isom", bytes(4))
+
+
+def movie(num_samples: int, num_tracks: int = 1) -> bytes:
+    """The header of an MP4 whose tables say in a few bytes that each track has so many samples of one byte."""
+    tables = box(
+        b"stbl",
+        box(b"stsd", numbers(0, 1), box(b"jpeg", _VISUAL)),
+        box(b"stts", numbers(0, 1, num_samples, 1)),
+        box(b"stsc", numbers(0, 1, 1, num_samples, 1)),
+        box(b"stsz", numbers(0, 1, num_samples)),
+        box(b"stco", numbers(0, 1, 8)),
+    )
+    media = box(b"mdhd", numbers(0, 0, 0, 1000, num_samples, 0)) + box(b"hdlr", bytes(8), b"vide", bytes(13))
+    track = box(b"trak", box(b"tkhd", numbers(0, 0, 0, 1), bytes(68)), box(b"mdia", media, box(b"minf", tables)))
+    fragments = box(b"mvex", box(b"trex", numbers(0, 1, 1, 1, 1, 0)))
+    return box(b"moov", box(b"mvhd", numbers(0, 0, 0, 1000, 0), bytes(80)), *[track] * num_tracks, fragments)
+
+
+def fragment(num_samples: int) -> bytes:
+    run = box(b"trun", numbers(1, num_samples, 8))
+    return box(b"moof", box(b"traf", box(b"tfhd", numbers(0x20000, 1)), run)) + box(b"mdat", bytes(64))
+
+
+def test_the_limit_of_pixels_is_that_of_pillow():
+    assert 2 * Image.MAX_IMAGE_PIXELS == limits.MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [movie(6_000_000), movie(2_000_000_000), movie(0) + fragment(6_000_000)],
+    ids=["samples", "more samples than FFmpeg can list", "samples of a fragment"],
+)
+def test_a_small_mp4_of_too_many_packets_fails(content, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(_FILE_TYPE + content + box(b"mdat", bytes(64)))
+    with pytest.raises(DecodeError, match=r"a\.mp4 has [\d,]+ packets \(frames\) or more; the limit for .* 5,184,000"):
+        Video(tmp_path / "a.mp4")
+
+
+def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", Kind("mkv"), 12)
+    Video(path)
+    monkeypatch.setattr(limits, "MAX_PACKETS", 11)
+    path.rename(tmp_path / "b.mkv")
+    with pytest.raises(DecodeError, match=r"b\.mkv has 12 packets \(frames\) or more; the limit for one video is 11"):
+        Video(tmp_path / "b.mkv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [movie(2_000_000, num_tracks=4), movie(0) + 4 * fragment(2_000_000)],
+    ids=["of tracks", "of fragments"],
+)
+def test_tables_that_need_too_much_memory_together_fail(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_INDEX_BYTES", 64 << 20)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    (tmp_path / "a.mp4").write_bytes(_FILE_TYPE + content + box(b"mdat", bytes(64)))
+    with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for one video"):
+        Video(tmp_path / "a.mp4")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_the_memory_of_a_process_is_limited_only_while_it_opens_a_file():
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with limits.limited_memory("a.mp4"):
+        assert resource.getrlimit(resource.RLIMIT_DATA) != before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@pytest.mark.parametrize("sizes", [((128, 96), (256, 192)), ((256, 192), (128, 96))], ids=["later", "at first"])
+def test_frames_of_too_many_pixels_fail_wherever_they_come(sizes, tmp_path, monkeypatch):
+    parts = [write(tmp_path / f"{size[0]}", Kind("ts", size=size), 6) for size in sizes]
+    monkeypatch.setitem(packets._DECODER_LIMITS, "max_pixels", "20000")
+    with pytest.raises(DecodeError, match=r"a frame is larger than the limit of"):
+        list(Video(joined(tmp_path / "a.ts", *parts)).frames(range(12)))
+
+
+def test_a_video_that_names_too_many_pixels_fails_before_anything_is_decoded(tmp_path):
+    content = write(tmp_path / "b", Kind("avi", "rawvideo", {}), 1).read_bytes()
+    size = content.index(b"strf") + 8 + 4  # in the BITMAPINFOHEADER
+    path = tmp_path / "a.avi"
+    path.write_bytes(content[:size] + struct.pack("<II", _HUGE, _HUGE) + content[size + 8 :])
+    with pytest.raises(DecodeError, match=r"a\.avi has frames of 16000x16000 px; the limit is 178,956,970 px"):
+        Video(path)
+
+
+def test_frames_that_become_too_large_as_their_pixels_become_square_fail(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", Kind(size=(80, 60), pixel_aspect_ratio=Fraction(4)), 2)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 10_000)
+    assert [frame.shape for frame in Video(path).frames([0], size=(6, 32))] == [(3, 6, 32)]
+    with pytest.raises(DecodeError, match=r"frames of 320x60 px; the limit is 10,000 px"):
+        list(Video(path).frames([0]))
+
+
+def animated(path: Path, num_frames: int = 4) -> Path:
+    frames = [Image.fromarray(picture(number)) for number in range(num_frames)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp"])
+@pytest.mark.parametrize(
+    ("name", "limit", "message"),
+    [
+        ("MAX_PACKETS", 3, r"has 4 packets \(frames\) or more"),
+        ("MAX_ANIMATION_PIXELS", 40_000, r"has 49,152 px or more"),
+    ],
+)
+def test_an_animation_above_a_limit_fails(name, limit, message, ending, tmp_path, monkeypatch):
+    path = animated(tmp_path / f"a.{ending}")
+    Video(path)
+    monkeypatch.setattr(limits, name, limit)
+    with pytest.raises(DecodeError, match=rf"a\.{ending} {message}.*; the limit for one .* is {limit:,}"):
+        Video(path)
+
+
+def test_an_animated_gif_of_too_many_pixels_fails(tmp_path):
+    content = animated(tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[:6] + struct.pack("<HH", _HUGE, _HUGE) + content[10:])
+    with pytest.raises(DecodeError, match=r"Image size \(256000000 pixels\) exceeds limit of 178956970 pixels"):
+        Video(tmp_path / "a.gif")
+
+
+def test_an_animated_png_of_too_many_pixels_fails(tmp_path, monkeypatch):
+    path = animated(tmp_path / "a.png")
+    monkeypatch.setattr(limits, "MAX_PIXELS", 10_000)
+    with pytest.raises(DecodeError, match=r"a\.png has frames of 128x96 px; the limit is 10,000 px"):
+        Video(path)
+
+
+def test_decoders_use_one_thread_each(tmp_path):
+    with open_container(write(tmp_path / "a", Kind(), 1)) as container:
+        assert container.streams.video[0].codec_context.thread_count == 1
+
+
+def test_a_parameter_set_of_a_megabyte_of_zeros_is_damaged_and_takes_no_time():
+    order = _H264(b"")
+    order.read(b"\0\0\1\x67" + bytes([100, 0, 30]) + (1 << 20) * b"\0")
+    assert order.num_packets == 1

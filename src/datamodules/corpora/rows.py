@@ -28,6 +28,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -234,8 +235,15 @@ def _decoded(line: str) -> Any:
         return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         return CorpusError(f"malformed JSON at column {error.colno}: {error.msg}")
-    except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
-        return CorpusError(str(error))
+    except (RecursionError, ValueError) as error:
+        return CorpusError(_refused_by_python(error))
+
+
+def _refused_by_python(error: RecursionError | ValueError) -> str:
+    """Why Python's parser gives up on JSON that is not malformed."""
+    if isinstance(error, RecursionError):
+        return f"its values are nested more than {_MAX_DEPTH} deep, the limit"
+    return f"it has a whole number of more than {sys.get_int_max_str_digits():,} digits, the limit"
 
 
 def _read_csv(path: str, columns: Collection[str] | None, quoting: Quoting) -> _Read:
@@ -451,8 +459,8 @@ class _JsonText:
                 beyond = error.pos - self._place
                 if len(self._text) - self._place > MAX_ROW_CHARS or not self._read():
                     self.fail(error.msg, beyond)
-            except (RecursionError, ValueError) as error:  # too deep; a number of thousands of digits
-                self.fail(str(error))
+            except (RecursionError, ValueError) as error:
+                self.fail(_refused_by_python(error))
 
     def fail(self, problem: str, beyond: int = 0) -> NoReturn:
         """Raise CorpusError with the line and column of what stands `beyond` characters after the next one."""

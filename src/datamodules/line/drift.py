@@ -39,10 +39,16 @@ def require_unchanged(item: Item, root: str) -> None:
     if size != item.cost and item.start_byte is None:  # of a tar, its image is looked at: `read_member`
         raise ChangedError(f"{item.source} has {size:,} bytes, but had {item.cost:,} when it was planned")
     if abs(modified - item.modified) > _SAME_TIME_SECONDS:
-        then, now = (
-            datetime.fromtimestamp(t, timezone.utc).isoformat(" ", "seconds") for t in (item.modified, modified)
-        )
+        now, then = _as_time(modified), _as_time(item.modified)
         raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
+
+
+def _as_time(seconds: float) -> str:
+    """Return a time since the epoch as people read it. A file can have one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} s after 1970"
 
 
 def require_planned(plan: Plan, root: str, option: str) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from datamodules.corpora.images import Images
 from datamodules.corpora.videos import Videos
-from datamodules.errors import RunError
-from datamodules.line.drift import Drift, drift
-from datamodules.line.item import Corpus, located
+from datamodules.errors import ChangedError, RunError
+from datamodules.line.drift import Drift, drift, require_unchanged
+from datamodules.line.item import Corpus, Item, located
 from datamodules.line.plan import ShardSize
 from datamodules.line.run import Run, open_or_plan
 
-FINGERPRINT = {"corpus": "videos"}
+FINGERPRINT = {"corpus": {"class_path": "videos"}}
 
 
 @pytest.fixture
@@ -136,3 +136,12 @@ def test_json_files_move_with_the_images(tmp_path: Path) -> None:
     ]
     options["json_dirs"][1] = str(there / "details")
     assert Images(str(there / "images"), **options).json_dirs == corpus.json_dirs
+
+
+def test_a_file_with_a_time_that_no_calendar_has_is_named_as_changed(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    item = Item("a", "train", "a.mp4", cost=1, modified=1e300)
+    with pytest.raises(
+        ChangedError, match=r"a\.mp4 was written 2.*, after it was planned with the time 1e\+300 s after 19"
+    ):
+        require_unchanged(item, str(tmp_path))

@@ -25,6 +25,9 @@ class Extractor(LightningModule):
         frames: how it wants its frames; see `FrameRequest`.
         fixed: fields of the fingerprint, named with dots, that say of what form its samples are: a retry, whose samples
             come into batches with the others, cannot change them.
+        not_from_folder: options that run code or send data elsewhere, such as `server.url`. A retry takes them from
+            its command line only, not from the configuration in the run's folder, which may come from someone else.
+            Each needs a default.
         told: names in the json of its samples that the pipeline tells itself, so that a corpus cannot.
         rank: this process's part in the run; given by its writer, as is
         extraction: calls `extract`.
@@ -35,6 +38,7 @@ class Extractor(LightningModule):
     extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
     fixed: tuple[str, ...] = ()
+    not_from_folder: tuple[str, ...] = ()
     told: frozenset[str] = frozenset()
 
     def extract(self, batch: Batch) -> list[Any]:

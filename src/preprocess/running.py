@@ -4,7 +4,8 @@ import os
 import signal
 import warnings
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -19,10 +20,10 @@ from datamodules.errors import ConfigError, FramemillError, TooManyFailures
 from datamodules.line.item import Corpus
 from datamodules.line.limit import FailureLimit
 from datamodules.line.patches import Retry, count_failures, refuse_unfinished
-from datamodules.line.plan import Plan
 from datamodules.line.rank import sweep
-from datamodules.line.run import Run
+from datamodules.line.run import Run, plan_path
 from preprocess.extractor import Extractor
+from preprocess.folder_config import FolderConfig, denied_import, named_classes, require_trusted
 from preprocess.interrupt import StopOnSignal
 from preprocess.progress import Progress, quiet
 from preprocess.ranks import is_first_on_machine, placement
@@ -54,7 +55,26 @@ _RETRY = (
 
 
 class PipelineCLI(LightningCLI):
-    """The sections of a configuration: `model` (an extractor), `data`, `output` (`ShardWriter`), `trainer`."""
+    """The sections of a configuration: `model` (an extractor), `data`, `output` (`ShardWriter`), `trainer`.
+
+    Args:
+        options: of `LightningCLI`.
+        folder: the configuration of a run to retry, which the command line changes; None: there is only the latter.
+    """
+
+    def __init__(self, folder: FolderConfig | None = None, **options: Any) -> None:
+        self._folder = folder
+        super().__init__(Extractor, FramesDataModule, **options)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, on top of the folder's configuration if there is one."""
+        if self._folder is None:
+            super().parse_arguments(parser, args)
+            return
+        output = {"dir": str(self._folder.path.parent), "only": None, "max_failures": "100%"}  # most may fail again
+        self.config = parser.parse_args(args, namespace=self._folder.parse(parser, output))
+        if (line := self._folder.left_out(self.config)) and is_first_on_machine():
+            note(line, "yellow")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `output`, and what a Trainer needs for preprocessing."""
@@ -65,12 +85,13 @@ class PipelineCLI(LightningCLI):
         """A Trainer placed on this rank's device, with the writer and the progress display among its callbacks."""
         self.writer: ShardWriter = self._get(self.config_init, "output")
         trainer = self.config_init["trainer"]
-        callbacks = [*(trainer.get("callbacks") or []), self.writer, Progress(), StopOnSignal()]
+        own = trainer.get("callbacks") or []
+        callbacks = [*(own if isinstance(own, list) else [own]), self.writer, Progress(), StopOnSignal()]
         placed = placement(trainer["accelerator"], trainer["devices"])
         try:
             return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-            # more devices than there are, an accelerator that is not there, an option that is none
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            # more devices than there are, an accelerator that is missing, an unknown option
             raise ConfigError(" ".join(str(error).split())) from error
 
 
@@ -102,36 +123,59 @@ def retry(argv: Sequence[str], began: float) -> int:
             note(f"{run.folder}: nothing to retry", "green")
         return 0
     quiet()
-    corpus, overrides = _planned_corpus(run.plan, overrides)
-    as_it_was = ["--config", str(config), "--output.dir", str(run.folder), "--output.only", "null"]
-    as_it_was += ["--data.corpus", "null"]  # in config.yaml, paths may be relative, and lists gone
-    cli = _cli([*as_it_was, "--output.max_failures", "100%", *overrides])  # most may fail again
+    named = named_classes(overrides)
+    corpus, overrides = _planned_corpus(run, overrides, named)
+    cli = _cli(overrides, FolderConfig(config, named))
     cli.datamodule.corpus = cli.datamodule.corpus or corpus
     cli.writer.retry = Retry(tuple(options.classes), began, (os.path.realpath(cli.datamodule.corpus.root),))
     return _predict(cli)
 
 
-def _planned_corpus(plan: Plan, overrides: Sequence[str]) -> tuple[Corpus, list[str]]:
-    """(the corpus that was planned, below the root that `overrides` may name, or else where it was; other overrides).
+def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) -> tuple[Corpus, list[str]]:
+    """Return the corpus that was planned, and the other options.
 
     It is made as pickle does it, without its constructor, which would read lists that are not needed any more.
 
+    Args:
+        run: to retry.
+        overrides: options of `run`. They may name the class of the corpus again, and the folder where it is now.
+        named: see `named_classes`.
+
     Raises:
-        ConfigError: another option of the corpus is among them.
+        ConfigError: the class is not one of Framemill's, and not named; it is not a corpus with such arguments; or
+            `overrides` change another option of the corpus.
     """
-    planned = plan.fingerprint["corpus"]
-    kind = resolve_name(planned["class_path"])
+    planned, path = run.plan.fingerprint.get("corpus", {}), plan_path(run.folder)
+    class_path, arguments = planned.get("class_path", ""), planned.get("init_args", {})
+    require_trusted(class_path, "--data.corpus", named, path)
+    kind = _imported_corpus(class_path, path)
+    if wrong := next((name for name in arguments if name.startswith("_") or callable(getattr(kind, name, None))), None):
+        raise ConfigError(f"{path} gives its corpus, {class_path}, the argument {wrong!r}, which it does not have")
     parser = ArgumentParser("preprocess retry", add_help=False, allow_abbrev=False)
-    parser.add_argument(_nested(f"--data.{kind.root_option}"), dest="root", default=plan.roots[0])
+    parser.add_argument(_nested(f"--data.{kind.root_option}"), dest="root", default=next(iter(run.plan.roots), None))
+    parser.add_argument("--data.corpus", dest="class_path", default=class_path)
     given, others = parser.parse_known_args([_nested(each) for each in overrides])
-    if taken := next((each for each in others if each.startswith("--data.corpus")), None):
-        option = taken.partition("=")[0].replace("corpus.init_args.", "")
+    if given.root is None:
+        raise ConfigError(f"{path} does not say where the corpus is: give --data.{kind.root_option}")
+    taken = next((each for each in others if each.startswith("--data.corpus")), None)
+    if given.class_path != class_path or taken:
+        option = (taken or "--data.corpus").partition("=")[0].replace("corpus.init_args.", "")
         raise ConfigError(
             f"a retry takes its items as they were planned: {option} cannot change; leave it out, or start a new run"
         )
     corpus: Corpus = kind.__new__(kind)
-    vars(corpus).update(planned["init_args"], root=given.root)
+    vars(corpus).update(arguments, root=given.root)
     return corpus, others
+
+
+def _imported_corpus(class_path: str, path: Path) -> type[Corpus]:
+    try:
+        kind = resolve_name(class_path)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the class {class_path}, which {path} names, cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Corpus)):
+        raise ConfigError(f"{class_path}, which {path} names, is not a Corpus (datamodules.line.item)")
+    return kind
 
 
 def _predict(cli: PipelineCLI) -> int:
@@ -227,15 +271,15 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
     return 0 if is_done or (partial and not covered.problems) else 1
 
 
-def _cli(argv: Sequence[str]) -> PipelineCLI:
-    with warnings.catch_warnings(), escaped_output():  # --print_config of `retry` shows a file of the run's folder
+def _cli(argv: Sequence[str], folder: FolderConfig | None = None) -> PipelineCLI:
+    imports = folder.importing_named() if folder else nullcontext()
+    with warnings.catch_warnings(), imports, escaped_output():  # --print_config of `retry` shows the folder's options
         # what jsonargparse and Lightning have to say to each other; nothing that our users can act on
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning|jsonargparse")
         try:
             return PipelineCLI(
-                Extractor,
-                FramesDataModule,
+                folder,
                 args=[_nested(argument) for argument in argv],
                 run=False,
                 subclass_mode_model=True,
@@ -245,10 +289,13 @@ def _cli(argv: Sequence[str]) -> PipelineCLI:
                 parser_kwargs={"prog": "preprocess run", "description": _DESCRIPTION, "exit_on_error": False},
             )
         except ArgumentError as error:
-            raise ConfigError(_in_one_line(str(error))) from error
-        except ValueError as error:  # jsonargparse's, around what a constructor raised
+            raise ConfigError(denied_import(str(error)) or _in_one_line(str(error))) from error
+        except (ValueError, TypeError) as error:  # jsonargparse's, around what a constructor raised
             if isinstance(error.__cause__, FramemillError):
                 raise error.__cause__ from None
+            if folder:  # of which some wrong types are noticed late
+                reason = denied_import(str(error)) or _in_one_line(str(error))
+                raise ConfigError(f"{folder.path} cannot be used with these options: {reason}") from error
             raise
 
 

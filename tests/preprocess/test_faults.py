@@ -209,7 +209,8 @@ def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_st
     assert "25 planned = 5 committed + 20 failed + 0 missing" in (tmp_path / "log").read_text()
     assert "more have failed than --output.max_failures 50% allows" in (tmp_path / "log").read_text()
     assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
-    retried = ["retry", str(tmp_path / "run"), "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]
+    own = ["--model", "brightness.Brightness", "--data.corpus", "brightness.ImageFolders"]
+    retried = ["retry", str(tmp_path / "run"), *own, "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]
     assert zygote.run(retried, tmp_path / "log") == 0
 
 

@@ -1,6 +1,7 @@
 """`preprocess retry` end to end: what failed is tried again with other settings, and each sample is there once."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from preprocess.verify import coverage, verify
 TESTS = Path(__file__).parents[1]
 KEYS = [f"train/i{number}" for number in range(8)]
 POISONED = {"train/i2": 7, "train/i5": 7}
+OWN = ["--model", "brightness.Brightness", "--data.corpus", "brightness.ImageFolders"]  # classes of our own
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_failed_items_are_committed_with_other_settings_and_read_by_all(
 ) -> None:
     monkeypatch.chdir("/")  # the corpus was given relative to another folder
     config = (folder / "config.yaml").read_bytes()
-    assert main(["retry", str(folder), "--class", "extract", "--model.poison", "null"]) == 0
+    assert main(["retry", str(folder), *OWN, "--class", "extract", "--model.poison", "null"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
     assert (folder / "config.yaml").read_bytes() == config
     assert brightness(folder) == {
@@ -91,13 +93,14 @@ def test_a_corpus_whose_root_is_another_option_is_found_from_another_folder(
     other = folder.parent / "other"
     assert main(["run", "--config", str(config), "--output.dir", str(other)]) == 0
     monkeypatch.chdir("/")
-    assert main(["retry", str(other), "--class", "extract", "--model.poison", "null"]) == 0
+    named = ["--model", "brightness.Brightness", "--data.corpus", "brightness.Pictures"]
+    assert main(["retry", str(other), *named, "--class", "extract", "--model.poison", "null"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
 
 
 def test_a_corpus_that_moved_is_read_where_it_is_now(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     moved = (folder.parent / "corpus").rename(folder.parent / "moved")
-    assert main(["retry", str(folder), "--model.poison", "null", f"--data.root={moved}"]) == 0
+    assert main(["retry", str(folder), *OWN, "--model.poison", "null", f"--data.root={moved}"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
     plan = Run(folder, 1).plan
     assert plan.fingerprint["corpus"] == {"class_path": "brightness.ImageFolders", "init_args": {"split": "train"}}
@@ -133,13 +136,13 @@ def test_a_retry_needs_no_list_and_works_from_another_folder(
     assert main(["run", "--config", str(config), "--output.dir", str(other)]) == 0
     (folder.parent / "list.txt").unlink()
     monkeypatch.chdir("/")
-    assert main(["retry", str(other), "--model.poison", "null"]) == 0
+    assert main(["retry", str(other), "--model", "brightness.Brightness", "--model.poison", "null"]) == 0
     assert last_line(capfd) == "2 planned = 2 committed + 0 failed + 0 missing"
     assert Run(other, 1).plan.fingerprint["corpus"] == Run(other).plan.fingerprint["corpus"]
 
 
 def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    command = ["retry", str(folder), "--model.poison", "null"]
+    command = ["retry", str(folder), *OWN, "--model.poison", "null"]
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
     _picture(107).save(folder.parent / "corpus" / "i7.png")
@@ -154,7 +157,7 @@ def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: p
 def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refused(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["retry", str(folder), "--model.poison", "null", "--output.shards.max_items", "1"]
+    command = ["retry", str(folder), *OWN, "--model.poison", "null", "--output.shards.max_items", "1"]
     monkeypatch.setattr("brightness.Brightness.assemble", _die_at("train/i5"))
     with pytest.raises(RuntimeError, match="died"):
         main(command)
@@ -164,7 +167,7 @@ def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refuse
         "train-patch001-000002",
     }
     capfd.readouterr()
-    assert main(command[:2]) == 2
+    assert main(command[:6]) == 2
     assert "patch 1, and was made otherwise" in capfd.readouterr().err
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
@@ -188,7 +191,7 @@ def _die_at(key: str) -> Callable[..., object]:
 def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "preprocess"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": ""}
-    command = [*launcher, "retry", str(folder), "--model.poison", "null", "--output.shards.max_items", "1"]
+    command = [*launcher, "retry", str(folder), *OWN, "--model.poison", "null", "--output.shards.max_items", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "8 planned = 7 committed + 1 failed + 0 missing" in done.stderr
@@ -211,7 +214,7 @@ def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
 def test_wrong_options_fail_in_one_line_and_plan_nothing(
     folder: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main(["retry", str(folder), *arguments]) == 2
+    assert main(["retry", str(folder), *OWN, *arguments]) == 2
     error = capfd.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -221,6 +224,56 @@ def test_wrong_options_fail_in_one_line_and_plan_nothing(
 def test_a_folder_without_a_configuration_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["retry", str(make_failing_run(tmp_path))]) == 2
     assert "has no config.yaml to retry with" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("corpus", "named", "message"),
+    [
+        ({"class_path": "evil_corpus.Evil"}, "datamodules.corpora.images.Images", "add --data.corpus evil_corpus.Evil"),
+        ({"class_path": "datamodules.corpora.images.Path"}, None, "images.Path, which .* names, is not a Corpus"),
+        (
+            {"class_path": "datamodules.corpora.images.Nothing"},
+            None,
+            "images.Nothing, which .* names, cannot be imported",
+        ),
+        ({"class_path": "datamodules.corpora.os;x"}, None, "'datamodules.corpora.os;x', which is not the path of one"),
+        ({}, None, "names the class '', which is not the path of one"),
+        (
+            {"class_path": "datamodules.corpora.images.Images", "init_args": {"items": 3}},
+            None,
+            "gives its corpus, .*images.Images, the argument 'items', which it does not have",
+        ),
+        ({"class_path": "datamodules.corpora.images.Images", "init_args": {"_list": 3}}, None, "the argument '_list'"),
+    ],
+)
+def test_a_corpus_that_the_plan_names_is_imported_only_if_it_can_be_trusted(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    corpus: dict[str, object],
+    named: str | None,
+    message: str,
+) -> None:
+    (tmp_path / "evil_corpus.py").write_text("class Evil: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = make_failing_run(tmp_path / "run", ["train/a-bad-always"], corpus=corpus)
+    (folder / "config.yaml").write_text("model: {class_path: brightness.Brightness}\n")
+    assert main(["retry", str(folder), *(["--data.corpus", named] if named else [])]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert "evil_corpus" not in sys.modules
+
+
+def test_a_retry_of_classes_of_ones_own_says_which_options_to_add(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["retry", str(folder), "--model.poison", "null"]
+    for _ in range(2):
+        assert main(command) == 2
+        command += capfd.readouterr().err.rpartition("If you trust it, add ")[2].split()
+    assert set(command[4:]) == set(OWN)
+    assert main(command) == 0
+    assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
 
 
 def test_ending_a_run_leaves_a_retry_in_the_making_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,7 @@ class Captions(Extractor):
 
     samples = CaptionSamples()
     fixed = ("extractor.init_args.store_images",)
+    not_from_folder = ("trust_remote_code", "server.url", "server.api_key_env")
     told = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
         "width",
         "height",

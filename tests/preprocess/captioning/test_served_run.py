@@ -85,7 +85,7 @@ def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(argum
         assert main(arguments(server, *more)) == 2  # another fingerprint
         assert "chat_template_kwargs" in capsys.readouterr().err
         server.behave = describe
-        assert main(["retry", str(tmp_path / "run"), *more]) == 0
+        assert main(["retry", str(tmp_path / "run"), "--model.server.url", server.url, *more]) == 0
         assert server.asks[-1].body["chat_template_kwargs"] == {"enable_thinking": False}
     assert sorted(captions(tmp_path / "run")) == expected()
 

@@ -1,0 +1,276 @@
+"""The `config.yaml` of a run folder, which may come from someone else, and what a retry takes from it.
+
+| section       | a retry takes                                                                                   |
+|---------------|-------------------------------------------------------------------------------------------------|
+| `model`       | all, but for the options that its extractor lists in `not_from_folder`                          |
+| `data`        | all but `corpus`, `shards` and `samples`: the items come from the plan                          |
+| `output`      | all but `dir`, `only` and `max_failures`                                                        |
+| `trainer`     | `accelerator`, `devices`, `num_nodes`, `strategy` and `precision`, if they are names or numbers |
+| anything else | nothing                                                                                         |
+
+A class is imported if it is one of Framemill's, or if the command line names it.
+"""
+
+import json
+import os
+import re
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from inspect import signature
+from pathlib import Path
+from pkgutil import resolve_name
+from types import NoneType
+from typing import Any, NamedTuple
+
+import jsonargparse
+import yaml
+from jsonargparse._common import parsing_settings  # of the process, which the public functions can only add to
+from lightning.pytorch.cli import LightningArgumentParser
+
+from datamodules.errors import ConfigError
+from datamodules.regular import open_regular
+
+_PACKAGES = ("preprocess", "datamodules")
+_SECTIONS = ("model", "data", "output", "trainer")
+_OF_PLAN = ("corpus", "shards", "samples")
+_PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+_PLAIN = re.compile(r"[\w, -]*")  # no dot: `gpu`, `0,1`, `ddp_spawn`, `bf16-mixed`
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DENIED = re.compile(r"Importing '([^']+)' is not allowed")
+
+_MAX_BYTES = 1 << 18  # one that `preprocess run` writes has 3 KB
+_MAX_ALIASES = 10  # of YAML; each may double what is read
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 50
+_MAX_SHOWN = 100  # characters of a value in a message
+
+
+class FolderConfig:
+    """What a retry takes from the configuration in a run folder.
+
+    Args:
+        path: of the file.
+        named: the classes that the command line names; see `named_classes`.
+
+    Raises:
+        ConfigError: the file cannot be read, is larger or deeper than a configuration can be, or names a class that is
+            neither Framemill's nor in `named`.
+    """
+
+    def __init__(self, path: Path, named: Collection[str]) -> None:
+        self.path, self._named = path, named
+        try:
+            with open_regular(path) as file:
+                sections = _load(file.read(_MAX_BYTES + 1))
+            if not isinstance(sections, dict):
+                raise ValueError("it is not a mapping")
+            model, data, self._output, self._trainer = (_mapping(sections, name) for name in _SECTIONS)
+            self._model = {"class_path": model.get("class_path"), "init_args": _mapping(model, "init_args")}
+            if not isinstance(self._model["class_path"], str):
+                raise ValueError("it names no extractor (model.class_path)")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be used to retry: {' '.join(str(error).split())}") from error
+        self._data = {name: value for name, value in data.items() if name not in _OF_PLAN}
+        self._left_out: list[_LeftOut] = []
+        for option, class_path in _classes(self._model, "--model"):
+            require_trusted(class_path, option, self._named, path)
+
+    def parse(self, parser: LightningArgumentParser, output: Mapping[str, Any]) -> jsonargparse.Namespace:
+        """Return the configuration as `parser` reads it, without what only a command line may say.
+
+        Args:
+            parser: of the command; called within `importing_named`.
+            output: options that replace those of the section `output`.
+
+        Raises:
+            ArgumentError: an option is unknown, or has a wrong value.
+            ConfigError: an option is the name of a file to read its value from.
+        """
+        trainer = {name: self._trainer[name] for name in _PLACEMENT if _is_plain(self._trainer.get(name))}
+        sections = {"model": self._model, "data": self._data, "output": {**self._output, **output}, "trainer": trainer}
+        config: jsonargparse.Namespace = parser.parse_object(sections)
+        if inner := next((value for key, value in config.items() if key.endswith("__path__")), None):
+            raise ConfigError(f"{self.path} names another configuration file, {inner}: put its options in place of it")
+        defaults = config.trainer.as_dict()
+        for name in sorted(defaults.keys() & self._trainer.keys() - trainer.keys()):
+            self._leave_out(f"trainer.{name}", self._trainer[name], defaults[name])
+        extractor = resolve_name(config.model.class_path)
+        for name in extractor.not_from_folder:
+            if (key := f"model.init_args.{name}") in config:
+                default = _default(extractor, name)
+                self._leave_out(key, config[key], default)
+                config[key] = default
+        return config
+
+    def left_out(self, config: jsonargparse.Namespace) -> str | None:
+        """Return a line about what was left out and is not in `config`, which has the command line's options too."""
+        missing = [each for each in self._left_out if config.get(each.key) == each.default]
+        if not missing:
+            return None
+        return (
+            f"{self.path} also has {', '.join(map(str, missing))}: left out, as the folder may come from someone else. "
+            "Repeat on the command line what you want of it"
+        )
+
+    @contextmanager
+    def importing_named(self) -> Iterator[None]:
+        """Have jsonargparse import only from Framemill, Lightning and the packages that the command line names.
+
+        Nor does it make an object of a mapping that names a class, where an option takes any value.
+        """
+        packages = {*_PACKAGES, "lightning", *(name.partition(".")[0] for name in self._named)}
+        before = dict(parsing_settings)
+        jsonargparse.set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=sorted(packages - {"jsonargparse"}),  # which it never allows
+            instantiate_subclass_spec_in_any=False,
+        )
+        try:
+            yield
+        finally:
+            parsing_settings.update(before)
+
+    def _leave_out(self, key: str, value: Any, default: Any) -> None:
+        if value != default:
+            self._left_out.append(_LeftOut(key, value, default))
+
+
+class _LeftOut(NamedTuple):
+    """An option that was left out: its key in the configuration, its value there, and its default."""
+
+    key: str
+    value: Any
+    default: Any
+
+    def __str__(self) -> str:
+        option = f"--{self.key.replace('.init_args', '')}"
+        is_short = isinstance(self.value, (str, int, float)) and len(str(self.value)) <= _MAX_SHOWN
+        return f"{option} {_as_argument(self.value)}" if is_short else option
+
+
+def named_classes(arguments: Sequence[str]) -> set[str]:
+    """Return the classes that the arguments of a command name, those in its `--config` files among them."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    given, others = parser.parse_known_args(arguments)
+    texts = [Path(config).read_bytes() if os.path.isfile(config) else config.encode() for config in given.config]
+    values = [argument.partition("=")[2] if argument.startswith("-") else argument for argument in others]
+    named = list(values)
+    for text in (*texts, *(value.encode() for value in values)):
+        with suppress(ValueError):  # jsonargparse says what is wrong with it
+            named += [class_path for _, class_path in _classes(_load(text), "")]
+    return set(filter(_is_class_path, named))
+
+
+def require_trusted(class_path: str, option: str, named: Collection[str], path: Path) -> None:
+    """Return if the class is one of Framemill's, or one of those that the command line names.
+
+    Args:
+        class_path: its module and name, with dots.
+        option: of the command line, that would name it.
+        named: see `named_classes`.
+        path: the file that names the class, for the message.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not _is_class_path(class_path):
+        raise ConfigError(f"{path} names the class {class_path!r}, which is not the path of one")
+    if class_path.partition(".")[0] not in _PACKAGES and class_path not in named:
+        raise ConfigError(
+            f"{path} names the class {class_path}, and importing it runs its code. If you trust it, add "
+            f"{option} {class_path}"
+        )
+
+
+def denied_import(message: str) -> str | None:
+    """Return a message for jsonargparse's about a class that `importing_named` denies; None: it is about another thing.
+
+    For example, of a class that the command line names by another package than the one that defines it.
+    """
+    denied = _DENIED.search(message)
+    return denied and (
+        f"{denied[1]} is neither Framemill's nor named on the command line, and importing it runs its code. If you "
+        "trust it, name it there by just this path"
+    )
+
+
+def _load(text: bytes) -> Any:
+    """Return the value of the YAML document `text`.
+
+    Raises:
+        ValueError: it is not YAML in UTF-8, or is larger or deeper than a configuration can be.
+    """
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+    try:
+        decoded = text.decode()
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(decoded, _LOADER)) > _MAX_ALIASES:
+            raise ValueError(f"it has more than {_MAX_ALIASES} aliases (*name)")
+        values = jsonargparse.get_loader("yaml")(decoded)
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise ValueError(f"it is not YAML: {error}") from error
+    _require_bounded(values)
+    return values
+
+
+def _require_bounded(values: Any) -> None:
+    """Raise ValueError if `values` are deeper or more than a configuration has, or of types that it does not have."""
+    num_values, waiting = 0, [(values, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        num_values += 1
+        if num_values > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise ValueError(f"it has more than {_MAX_VALUES:,} values, or {_MAX_DEPTH} levels")
+        if isinstance(value, dict):
+            waiting += [(each, depth + 1) for each in (*value, *value.values())]
+        elif isinstance(value, list):
+            waiting += [(each, depth + 1) for each in value]
+        elif not isinstance(value, (str, int, float, NoneType)):
+            raise ValueError(f"it has a value of type {type(value).__name__}")
+
+
+def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
+    value = values.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"its {name} is {type(value).__name__}, not a mapping")
+    return value
+
+
+def _classes(value: Any, option: str) -> Iterator[tuple[str, str]]:
+    """Each class that `value` names as `class_path`, with the option that would name it."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _classes(each, option)
+    elif isinstance(value, dict):
+        if isinstance(value.get("class_path"), str):
+            yield option, value["class_path"]
+        for name, each in value.items():
+            yield from _classes(each, option if name == "init_args" else f"{option}.{name}")
+
+
+def _is_class_path(text: str) -> bool:
+    return "." in text and all(part.isidentifier() for part in text.split("."))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `value` of an option of the trainer is a name, a number or a list of numbers, and so names no class."""
+    if isinstance(value, list):
+        return all(isinstance(each, int) for each in value)
+    return isinstance(value, int) or (isinstance(value, str) and _PLAIN.fullmatch(value) is not None)
+
+
+def _default(extractor: type, option: str) -> Any:
+    """The default of an option of the constructor; `server.url` is the attribute `url` of the default of `server`."""
+    name, *inner = option.split(".")
+    default = signature(extractor).parameters[name].default
+    for attribute in inner:
+        default = getattr(default, attribute)
+    return default
+
+
+def _as_argument(value: str | float) -> str:
+    """Return `value` as a shell has to be given it."""
+    return shlex.quote(value) if isinstance(value, str) else json.dumps(value)

@@ -1,11 +1,14 @@
 """What has a name on the Hugging Face hub, in a folder of this machine."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from datamodules.errors import ConfigError
-from datamodules.network import naming_no_proxy, proxy_for, require_usable
+from datamodules.network import masked, naming_no_proxy, proxy_for, require_usable
+from datamodules.printable import printable
 
 FileSets = Sequence[Sequence[str]]  # each of which will do
 _ASK_SECONDS = 10.0  # for the hub's first answer; without one, huggingface_hub itself waits for ever
@@ -56,9 +59,12 @@ def find_folder(
     Raises:
         ConfigError: it is nowhere, or not whole on the hub.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir, False for a name that is too long for a path
         return Path(name)
+    if revision and (".." in revision or revision.startswith("/")):  # the hub's cache makes a path of it
+        raise ConfigError(f"{option} {name}: revision {revision!r} is not a branch, tag or commit")
     from httpx import HTTPError
+    from huggingface_hub import get_token
     from huggingface_hub.constants import ENDPOINT
 
     failure = ""
@@ -66,7 +72,8 @@ def find_folder(
         try:
             folder = find(name, wanted, revision)
         except (OSError, ValueError, HTTPError, ConfigError) as error:  # offline, no such name, an unusable proxy
-            failure = " ".join(str(error).split())[:200]
+            message = masked(" ".join(str(error).split()), get_token())
+            failure = printable(masked(message, urlsplit(ENDPOINT).password))[:200]
             continue
         if is_whole(folder):
             return folder

@@ -111,3 +111,25 @@ def test_a_proxy_is_named_and_a_variable_that_no_client_can_use(
         ConfigError, match=rf"{through} \(the environment variable ALL_PROXY cannot be used: .*\); give"
     ):
         find("a/b")
+
+
+@pytest.mark.parametrize("revision", ["../../../home/me", "a/../b", "/etc"])
+def test_a_revision_that_is_a_path_is_refused(hub: dict[str, Path], revision: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--model\.model a/b: revision '.*' is not a branch, tag or commit$"):
+        find("a/b", revision)
+
+
+def test_a_name_that_is_too_long_for_a_path_is_one_line(hub: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"^--model\.model x{300}: there is no folder "):
+        find("x" * 300)
+
+
+def test_a_token_of_the_hub_is_masked_in_what_it_says(hub: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(name: str, revision: str | None, timeout: float) -> None:
+        raise ValueError("Illegal header value b'Bearer hf_tops3cret' for https://me:p%40ss@mirror/\x1b[2J")
+
+    monkeypatch.setattr("huggingface_hub.model_info", ask)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://me:p%40ss@mirror")
+    monkeypatch.setenv("HF_TOKEN", "hf_tops3cret")
+    with pytest.raises(ConfigError, match=r"b'Bearer \*\*\*' for https://me:\*\*\*@mirror/\\x1b\[2J\);"):
+        find("a/b")

@@ -18,6 +18,7 @@ import pyarrow as pa
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.hub import folder_of, has_files
 from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.model_files import refusing
 from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
 
 if TYPE_CHECKING:
@@ -193,10 +194,8 @@ def _tokenizer(name: str) -> Any:
     folder = folder_of(name, "tokenizer", _TOKENIZER_FILES, _TOKENIZER_BESIDES, hint)
     if not has_files(folder, _TOKENIZER_FILES):
         raise ConfigError(f"{folder} has no tokenizer: {hint}")
-    try:
+    with refusing(f"the tokenizer in {folder} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ConfigError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:300]}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ConfigError(f"the tokenizer in {folder} has no words: are its files whole?")
     tokenizer.truncation_side = "right"

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoProcessor, __version__
 
 from datamodules.errors import ConfigError
+from datamodules.model_files import refusing
 from preprocess.checkpoints import CONFIG, PROCESSOR, TOKENIZER, find_checkpoint, sha256_of
 
 _PARTS = (CONFIG, PROCESSOR, TOKENIZER)
@@ -82,18 +83,16 @@ class Checkpoint:
         return processor
 
     def _loaded(self, auto_class: Any, what: str) -> Any:
-        try:  # told either way: else it asks on standard input
-            return auto_class.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            message = " ".join(str(error).split())
-            if "trust_remote_code" in message:
+        with refusing(f"--model.model {self.name}: transformers {__version__} cannot load its {what}"):
+            try:  # always with the option, without which transformers asks on standard input
+                return auto_class.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+            except ValueError as error:
+                if "trust_remote_code" not in str(error):
+                    raise
                 raise ConfigError(
                     f"--model.model {self.name} runs by code of its own (type {self._type()}): read it in "
                     f"{self.folder}, and if you trust it, set --model.trust_remote_code true"
                 ) from error
-            raise ConfigError(
-                f"--model.model {self.name}: transformers {__version__} cannot load its {what}: {message[:300]}"
-            ) from error
 
     def _type(self) -> str:
         try:

@@ -14,8 +14,14 @@ from torch.nn.functional import pad
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.item import Item
+from datamodules.model_files import reason
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.prompts import Prepared
+
+# a template is a program; transformers runs it in jinja's sandbox
+_TEMPLATE_ERRORS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError
+)  # fmt: skip
 
 
 class SizeLimit(NamedTuple):
@@ -139,10 +145,10 @@ class LocalTransform:
                         messages, add_generation_prompt=True, tokenize=False, **self._chat_template_kwargs
                     )
                 )
-            except (TemplateError, TypeError) as error:
+            except _TEMPLATE_ERRORS as error:
                 raise ConfigError(
-                    f"the chat template of {self._name} cannot be filled in ({error}): change --model.system_prompt or "
-                    "--model.chat_template_kwargs"
+                    f"the chat template of {self._name} cannot be filled in ({reason(error)}): change "
+                    "--model.system_prompt or --model.chat_template_kwargs"
                 ) from error
         mark = getattr(processor, "image_token", None)  # of Kosmos-2 and BLIP-2, which place the image themselves: none
         return f"{mark}{prompt}" if isinstance(mark, str) and mark not in prompt else prompt

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.line.item import Item
+from datamodules.model_files import reason, refusing
 from preprocess.captioning.answers import is_mark, opening_mark, read_caption
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.checkpoints import Checkpoint
@@ -142,7 +143,8 @@ class LocalEngine:
         """
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        try:
+        # no such attention, damaged files, shapes, GPU memory, …
+        with refusing(f"--model.model {self._checkpoint.name} cannot be loaded on {device}"):
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 self._checkpoint.folder,
                 dtype=self._dtype,
@@ -153,11 +155,6 @@ class LocalEngine:
             )
             model, info = loaded
             self._model = model if self._weights.quantization else model.to(device)
-        except (OSError, ValueError, ImportError, RuntimeError) as error:  # no such attention, shapes, GPU memory, …
-            reason = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                f"--model.model {self._checkpoint.name} cannot be loaded on {device}: {reason}"
-            ) from error
         if missing := sorted(info["missing_keys"]):  # transformers would make them up
             raise ConfigError(
                 f"--model.model {self._checkpoint.name}: its weights lack {missing[0]} and {len(missing) - 1} more"
@@ -222,10 +219,10 @@ class LocalEngine:
             transform.prepare("Describe this image.", torch.full((3, 64, 64), 128, dtype=torch.uint8))
         except ExtractError:  # of this image alone, as far as can be told
             pass
-        except (KeyError, TypeError, IndexError) as error:
+        except (LookupError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:  # absurd sizes among it
             raise ConfigError(
                 f"--model.model {self._checkpoint.name}: its processor does not make input_ids and pixel_values of an "
-                f"image and a text ({type(error).__name__}: {error}): use another model"
+                f"image and a text ({reason(error)}): use another model"
             ) from error
 
     def _quantized(self, device: torch.device) -> dict[str, Any]:

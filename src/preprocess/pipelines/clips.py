@@ -19,6 +19,7 @@ from datamodules.line.frames import Batch, End, FrameRequest
 from datamodules.line.item import Item
 from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
+from datamodules.printable import printable
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
 from preprocess.extractor import Extractor
 
@@ -233,8 +234,8 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
         pairs = [line.split() if isinstance(line, str) else line for line in lines if line]
         merges = [(str(first), str(second)) for first, second in pairs]
         known = set(vocabulary)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"the tokenizer in {folder} is damaged: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"the tokenizer in {folder} is damaged: {printable(str(error))[:300]}") from error
     letters = {letter + end for letter in ByteLevel.alphabet() for end in ("", "</w>")}
     made = {first + second for first, second in merges}
     if known != letters | made | {_START, _END}:

@@ -12,7 +12,6 @@ after the last heatmaps. OpenPose's licence, non-commercial, is that of the weig
 """
 
 import hashlib
-import pickle
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
 from datamodules.errors import ConfigError
 from datamodules.hub import find_folder
+from preprocess.checkpoints import load_pickle
 
 STRIDE = 8  # px of the input for a cell of the output
 NUM_PAFS, NUM_HEATMAPS = 38, 19
@@ -39,7 +39,6 @@ _NUM_STAGES = 6
 _LAST_WITH_RELU = f"Mconv7_stage{_NUM_STAGES}_L2"
 _FILES = ("body_pose_model.pth", "annotator/ckpts/body_pose_model.pth")
 _PADDING = 128.0 / 256 - 0.5  # of images up to a multiple of STRIDE
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 class OpenPoseNet(nn.Module):
@@ -115,11 +114,7 @@ def load_weights(path: Path, option: str) -> OpenPoseNet:
     Raises:
         ConfigError: they cannot be read, or are another network's.
     """
-    try:
-        weights: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{option} {path}: these are no weights that torch can read: {reason}") from error
+    weights = load_pickle(path, f"{option} {path}")
     with torch.device("meta"):
         net = OpenPoseNet()
     _refuse_others(weights, net, f"{option} {path}")
@@ -129,7 +124,9 @@ def load_weights(path: Path, option: str) -> OpenPoseNet:
 
 def _refuse_others(weights: Any, net: OpenPoseNet, what: str) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(tensor, Tensor) and not tensor.is_meta for tensor in weights.values()
+    ):
         raise ConfigError(f"{what}: this is no state-dict, but {type(weights).__name__}: give body_pose_model.pth")
     found = {str(name): tuple(tensor.shape) for name, tensor in weights.items()}
     differ = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoProcessor, __version__
 from transformers.utils import logging
 
 from datamodules.errors import ConfigError
+from datamodules.model_files import refusing
 from preprocess.checkpoints import CONFIG, DTYPES, PROCESSOR, Part, find_checkpoint, sha256_of
 
 # buffers that older releases saved, and which are computed
@@ -83,11 +84,9 @@ class ModelFolder:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         wanted = DTYPES.get(dtype) or self.config().dtype or torch.float32
-        try:
+        with refusing(f"{self.option} {self.name} cannot be loaded on {device}"):  # damaged files, GPU memory, …
             model, info = model_class.from_pretrained(self.folder, dtype=wanted, output_loading_info=True)
             model.to(device)
-        except (OSError, ValueError, ImportError, RuntimeError) as error:  # damaged files, shapes, GPU memory, …
-            raise self._refusal(f"cannot be loaded on {device}", error) from error
         unexpected = [key for key in info["unexpected_keys"] if not key.endswith(_COMPUTED)]
         for keys, what in ((info["missing_keys"], "lack"), (unexpected, "have besides")):
             if keys:
@@ -95,14 +94,9 @@ class ModelFolder:
         return model.eval()
 
     def _loaded(self, auto_class: Any, what: str) -> Any:
-        try:
-            return auto_class.from_pretrained(self.folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise self._refusal(f": transformers {__version__} cannot load its {what}", error) from error
-
-    def _refusal(self, what: str, error: Exception) -> ConfigError:
-        reason = " ".join(str(error).split())[:300]
-        return ConfigError(f"{self.option} {self.name}{'' if what.startswith(':') else ' '}{what}: {reason}")
+        with refusing(f"{self.option} {self.name}: transformers {__version__} cannot load its {what}"):
+            # always with the option, without which transformers asks on standard input
+            return auto_class.from_pretrained(self.folder, trust_remote_code=False)
 
 
 def refuse_keys(what: str, model_class: Any, how: str, keys: Sequence[str]) -> None:

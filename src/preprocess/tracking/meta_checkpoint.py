@@ -8,8 +8,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from transformers import (
 )
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints import DTYPES
+from preprocess.checkpoints import DTYPES, load_pickle
 from preprocess.tracking.loading import refuse_keys
 
 SUFFIXES = (".pt", ".pth")
@@ -102,6 +101,7 @@ _RENAMED = (  # in this order
     (r"\.norm(\w*)\.", r".layer_norm\1."),
 )
 _DOWNSAMPLER = re.compile(r"\.mask_downsampler\.encoder\.(\d+)\.")
+_FIRST = "image_encoder.trunk.patch_embed.proj.weight"
 _BLOCK_BYTES = 1 << 24
 _POINTS = "prompt_encoder.point_embeddings"
 
@@ -157,20 +157,19 @@ class MetaFile:
             raise ConfigError(f"{what} cannot be loaded on {device}: {' '.join(str(error).split())[:300]}") from error
 
     def _state(self) -> dict[str, Tensor]:
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-            state: dict[str, Tensor] = content["model"]
-            state["image_encoder.trunk.patch_embed.proj.weight"].shape  # noqa: B018
-        except (OSError, RuntimeError, UnpicklingError, KeyError, TypeError, AttributeError, EOFError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise ConfigError(
-                f"{self.option} {self.path} is no file of Meta's SAM 2, which has its weights under 'model' ({reason})"
-            ) from error
+        what = f"{self.option} {self.path}"
+        content = load_pickle(self.path, what, mmap=True)
+        state = content.get("model") if isinstance(content, dict) else None
+        if not _is_state(state) or _FIRST not in state or state[_FIRST].ndim != 4:
+            raise ConfigError(f"{what} is no file of Meta's SAM 2, which has its weights under 'model'")
+        size = self.path.stat().st_size
+        if larger := [name for name, tensor in state.items() if tensor.nbytes > size]:  # views that repeat a value
+            raise ConfigError(f"{what} is damaged: {larger[0]} is larger than the file")
         return state
 
     def _config(self, state: dict[str, Tensor]) -> Sam2VideoConfig:
         blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
-        size = (state["image_encoder.trunk.patch_embed.proj.weight"].shape[0], len(blocks))
+        size = (state[_FIRST].shape[0], len(blocks))
         if size not in SIZES:
             known = ", ".join(f"{name} {wanted}" for wanted, name in _NAMES.items())
             raise ConfigError(
@@ -207,6 +206,12 @@ def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if shared in renamed:
         renamed["shared_image_embedding.positional_embedding"] = renamed[shared]
     return renamed
+
+
+def _is_state(value: Any) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and not tensor.is_meta for name, tensor in value.items()
+    )
 
 
 def _renamed(name: str) -> str:

@@ -516,3 +516,41 @@ def test_what_identifies_a_name_on_the_hub_is_its_commit(
 def test_a_revision_of_a_folder_fails(folders: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match=r"--model\.revision v1 is one of the Hugging Face hub, but .* is a folder"):
         Checkpoint.find(str(folders["smolvlm"]), "v1")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("model.safetensors", b"", "cannot be loaded on cpu: .*header too small"),
+        ("model.safetensors", (10**15).to_bytes(8, "little") + b"{}", "cannot be loaded on cpu: .*header too large"),
+        ("generation_config.json", b"[]", "cannot be loaded on cpu: 'list' object"),
+        ("tokenizer.json", b"[" * 100_000, "cannot load its processor: "),
+        ("chat_template.jinja", b"{{ 1 / 0 }}", "cannot be filled in .ZeroDivisionError: "),
+        (
+            "chat_template.jinja",
+            b"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "cannot be filled in .maximum recur",
+        ),
+        (
+            "chat_template.jinja",
+            b"{{ raise_exception('\x1b[2J' * 9999) }}",
+            r"cannot be filled in .\\x1b\[2J.{0,300}: cha",
+        ),
+    ],
+)
+def test_a_damaged_or_hostile_file_is_one_line(
+    folders: dict[str, Path], tmp_path: Path, file: str, content: bytes, reason: str
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    (folder / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=reason) as failure:
+        make_engine(folder).load(CPU)
+    assert str(failure.value).isprintable()
+
+
+def test_weights_that_are_a_pickle_with_code_are_not_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": torch.nn.Linear(1, 1)}, folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"it needs torch\.nn\.modules\.linear\.Linear, and no code .* safetensors"):
+        make_engine(folder).load(CPU)

@@ -457,7 +457,9 @@ class _JsonText:
                 return value
             except json.JSONDecodeError as error:
                 beyond = error.pos - self._place
-                if len(self._text) - self._place > MAX_ROW_CHARS or not self._read():
+                if len(self._text) - self._place > MAX_ROW_CHARS:
+                    self.fail(f"{error.msg}, or its row has more than {MAX_ROW_CHARS:,} characters, the limit", beyond)
+                if not self._read():
                     self.fail(error.msg, beyond)
             except (RecursionError, ValueError) as error:
                 self.fail(_refused_by_python(error))

@@ -5,10 +5,8 @@ import tarfile
 from pathlib import Path
 
 from datamodules.errors import ChangedError, DecodeError, MissingError
+from datamodules.media.limits import MAX_FILE_BYTES
 from datamodules.regular import NotRegularError, open_regular
-
-# of a file that is held in memory whole: no image that is read has more, as 178,956,970 px of 8 bytes are 1.4 GB
-_MAX_BYTES = 2 << 30
 
 
 def read_file(path: Path) -> bytes:
@@ -61,8 +59,8 @@ def read_member(tar: Path, name: str, start_byte: int, num_bytes: int) -> bytes:
 
 
 def _require_small(num_bytes: int, name: str) -> None:
-    if num_bytes > _MAX_BYTES:
-        raise DecodeError(f"{name} has {num_bytes:,} bytes; the limit for one file is {_MAX_BYTES:,}")
+    if num_bytes > MAX_FILE_BYTES:
+        raise DecodeError(f"{name} has {num_bytes:,} bytes; the limit for one file is {MAX_FILE_BYTES:,}")
 
 
 def _is_header_of(header: bytes, name: str, num_bytes: int) -> bool:

@@ -10,6 +10,8 @@ from datamodules.errors import DecodeError
 
 # of an image or a frame: Pillow takes more for a decompression bomb (2 * PIL.Image.MAX_IMAGE_PIXELS); 8K is 33,177,600
 MAX_PIXELS = 178_956_970
+# of an image or animation, which is read whole: `MAX_PIXELS` of 8 bytes, 16 bits a channel with alpha, are 1.4 GB
+MAX_FILE_BYTES = 2 << 30
 MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a day at 60 frames a second
 # of all frames of an animation, each of which is composed as a whole, twice: 4,822 frames of 1920x1080 px
 MAX_ANIMATION_PIXELS = 10_000_000_000

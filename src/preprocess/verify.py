@@ -2,7 +2,6 @@
 
 import errno
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.card import CARD, is_stale
-from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.line.commit import TABLE_SCHEMA, count_devices, count_rows
+from datamodules.corpora.tar_members import read_members
+from datamodules.errors import CorpusError, EnvironmentFailure, RunError
+from datamodules.line.commit import count_devices, count_rows
 from datamodules.line.folders import SUPERSEDED
 from datamodules.line.plan import Shard, is_as_written
 from datamodules.line.reader import split_name
 from datamodules.line.record import Record, ShardFile, StagedFile
 from datamodules.line.run import Outcome, Run, sha256_of
+from datamodules.line.table import TABLE_SCHEMA
 
 _SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
 
@@ -221,7 +222,7 @@ def _shard_problems(run: Run, shard: Shard, record: Record, stands: bool) -> Ite
             yield from map(Problem, _table_problems(run, shard, record))
             if stands:
                 yield from map(Problem, _tar_problems(run, record))
-        except (RunError, OSError, tarfile.TarError) as error:  # though their hashes are right
+        except (RunError, CorpusError, OSError) as error:  # though their hashes are right
             yield Problem(f"{shard.name}: its table or tar cannot be read: {error}")
 
 
@@ -253,9 +254,10 @@ def _table_problems(run: Run, shard: Shard, record: Record) -> Iterator[str]:
 def _tar_problems(run: Run, record: Record) -> Iterator[str]:
     rows = run.table(record.shard, ["key", "tar_offset"]).to_pylist()
     samples = [row["key"] for row in rows if row["tar_offset"] is not None]
-    with run.tar_file(record.shard).open() as file, tarfile.open(fileobj=file) as tar:
-        if list(dict.fromkeys(split_name(name)[0] for name in tar.getnames())) != samples:
-            yield f"{record.tar.name}: its keys are not those of its table"
+    with run.tar_file(record.shard).open() as file:
+        keys = [split_name(member.name)[0] for member in read_members(file, record.tar.name)]
+    if list(dict.fromkeys(keys)) != samples:
+        yield f"{record.tar.name}: its keys are not those of its table"
 
 
 def _superseded_by(record: Record) -> dict[str, int]:
@@ -273,7 +275,7 @@ def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
         for record in _records(each, []):
             out_of_sight = record.shard in replaced
             if (each.patch or record.failed or out_of_sight) and record.shard not in damaged:
-                rows = run.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
+                rows = each.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
                 if each.patch:
                     yield from _patch_problems(each.patch, record, rows, open_to, damaged)
                 for row in (row for row in rows if row["reason_class"] or out_of_sight):

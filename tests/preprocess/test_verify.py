@@ -1,14 +1,13 @@
 """`verify` passes a sound run, and names each thing that is wrong with an unsound one."""
 
 import errno
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.line.run import Run
 from making import MadeItems, make_run
 from preprocess.cli import main
@@ -128,9 +127,9 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
 
 def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_tar(*_: object, **__: object) -> None:
-        raise tarfile.ReadError("no tar")
+        raise CorpusError("no tar")
 
-    monkeypatch.setattr(tarfile, "open", no_tar)
+    monkeypatch.setattr("preprocess.verify.read_members", no_tar)
     assert "train-000000: its table or tar cannot be read: no tar" in map(str, verify(Run(folder)))
 
 

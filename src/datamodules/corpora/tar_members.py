@@ -38,12 +38,13 @@ class TarMember(NamedTuple):
     problem: str | None
 
 
-def read_members(file: BinaryIO, path: str) -> Iterator[TarMember]:
+def read_members(file: BinaryIO, path: str, is_whole: bool = True) -> Iterator[TarMember]:
     """Yield the files of a tar, in order, without its folders.
 
     Args:
         file: the tar, open.
         path: its path, for errors.
+        is_whole: False: `file` is a part of a tar that ends with a file of it, without the mark of the tar's end.
 
     Raises:
         CorpusError: it is not a tar, or damaged or cut off after the files so far, or exceeds a limit; the message says
@@ -67,7 +68,8 @@ def read_members(file: BinaryIO, path: str) -> Iterator[TarMember]:
             problem = f"{header.name} is a link, a device, or has holes: put in the file itself"
             yield TarMember(header.name, start, num_bytes, None if is_plain else problem)
         place = start + _padded(num_bytes)
-    _refuse_cut_off(file, path, place)
+    if is_whole or place != size:
+        _refuse_cut_off(file, path, place)
 
 
 def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:

@@ -8,23 +8,6 @@ the shard is committed:
 2. the record is *linked* into `records/`: this fails if it exists, so of several writers one wins. This is the commit;
 3. `records/` is fsynced, and the staged files, which the record names, are renamed into place; before that, the tar
    whose place they take, if any, is moved to `superseded/`. Whoever finds a record without its files does this.
-
-| table column   | type   | meaning                                                                       |
-|----------------|--------|-------------------------------------------------------------------------------|
-| key            | string | of the planned item                                                           |
-| status         | string | `failed`; else `ok`, or what the pipeline says of the sample, as `truncated`  |
-| reason         | string | of the failure; null when ok                                                  |
-| reason_class   | string | see `datamodules.errors`; null when ok                                        |
-| attempts       | int32  | how often the item was tried                                                  |
-| num_frames     | int64  | frames in the sample; 0 when failed                                           |
-| seconds        | double | reading and computing the item took                                           |
-| split_to       | int32  | frames in the smallest batch that its frames were in, where memory, a crash   |
-|                |        | or another item's failure forced smaller ones than planned; else null         |
-| decoder        | string | what decoded the video: one backend, or several after fallbacks; else null    |
-| tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
-| tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
-| supersedes     | string | the shard whose row of this key a patch's row replaces; else null             |
-| device         | string | model of the device of the rank that gave the result; null: not recorded      |
 """
 
 import hashlib
@@ -50,26 +33,9 @@ from datamodules.line.plan import Shard
 from datamodules.line.record import Record, StagedFile
 from datamodules.line.run import Run
 from datamodules.line.strikes import Strike
+from datamodules.line.table import TABLE_SCHEMA
 from datamodules.line.typed_json import build, load
 from datamodules.samples import Content, size_of
-
-TABLE_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        ("reason", pa.string()),
-        ("reason_class", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("num_frames", pa.int64(), nullable=False),
-        pa.field("seconds", pa.float64(), nullable=False),
-        ("split_to", pa.int32()),
-        ("decoder", pa.string()),
-        ("tar_offset", pa.int64()),
-        ("tar_bytes", pa.int64()),
-        ("supersedes", pa.string()),
-        ("device", pa.string()),
-    ]
-)
 
 OK = "ok"  # the status of a sample with which nothing is the matter
 EMPTY = "empty"  # the status of a sample in which nothing was found that was looked for

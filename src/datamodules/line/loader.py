@@ -190,7 +190,8 @@ class FrameLoader:
         for shard in (shard for shard in run.plan.shards if shard.name in committed):
             if run.record(shard.name).committed:
                 classes = run.table(shard.name, ["reason_class"])["reason_class"].to_pylist()
-                return run.plan.item(shard.number, classes.index(None))
+                if None in classes:
+                    return run.plan.item(shard.number, classes.index(None))
         return None
 
     def _charge(self, workers: Workers) -> None:

@@ -206,7 +206,7 @@ def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: i
     for each in (run, *run.patches):
         names = {record.shard for record in each.records() if _has(record, retry.classes)}
         for shard in (shard for shard in each.plan.shards if shard.name in names):
-            rows = run.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
+            rows = each.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
             stand = [row["key"] not in gone.get(shard.name, ()) for row in rows]
             if any(stands and _is_meant(row, retry.classes) for row, stands in zip(rows, stand, strict=True)):
                 chosen.append((each, shard, pa.array(stand)))
@@ -229,8 +229,8 @@ def _has(record: Record, classes: Collection[str]) -> bool:
 def _superseded(run: Run) -> dict[str, set[str]]:
     """By shard, the keys of its rows that patches have superseded."""
     keys: dict[str, set[str]] = {}
-    for record in (record for patch in run.patches for record in patch.records()):
-        for row in run.table(record.shard, ["key", "supersedes"]).to_pylist():
+    for patch, record in ((each, record) for each in run.patches for record in each.records()):
+        for row in patch.table(record.shard, ["key", "supersedes"]).to_pylist():
             keys.setdefault(row["supersedes"], set()).add(row["key"])
     return keys
 
@@ -262,7 +262,9 @@ def earlier(run: Run, shard: Shard) -> Iterator[Earlier]:
     classes = run.plan.fingerprint["retry"]["classes"]
     for number, row in enumerate(run.superseded(shard)):
         result = Result(number, **{name: row[name] for name in _OF_RESULT})
-        yield Earlier(result, partial(_members, tar, row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes))
+        yield Earlier(
+            result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes)
+        )
 
 
 def _require_sound(tar: ShardFile) -> None:
@@ -279,5 +281,5 @@ def _require_sound(tar: ShardFile) -> None:
     )
 
 
-def _members(tar: ShardFile, offset: int | None, size: int | None) -> dict[str, bytes]:
-    return {} if offset is None or size is None else read_sample(tar, offset, size)[1]
+def _members(tar: ShardFile, key: str, offset: int | None, size: int | None) -> dict[str, bytes]:
+    return {} if offset is None or size is None else read_sample(tar, offset, size, key=key)[1]

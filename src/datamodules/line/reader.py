@@ -4,18 +4,18 @@ import io
 import os
 import tarfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from datamodules.errors import RunError
+from datamodules.corpora.tar_members import read_members
+from datamodules.errors import CorpusError, RunError
+from datamodules.line.item import check_key
 from datamodules.line.record import ShardFile
 from datamodules.line.run import Run
-
-T = TypeVar("T")
 
 
 class CommittedSamples:
@@ -82,24 +82,27 @@ class CommittedSamples:
         return (self[index] for index in range(len(self)))
 
 
-def read_sample(file: ShardFile, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, bytes]]:
+def read_sample(
+    file: ShardFile, offset: int, size: int, token: bytes = b"", key: str | None = None
+) -> tuple[str, dict[str, bytes]]:
     """(key, content of its files by ending) of the sample in `size` bytes from `offset` of the tar `file`.
 
     Tars stay open for the next read with the same `token`.
 
     Raises:
-        RunError: the tar is missing, or damaged there.
+        RunError: the tar is missing, or damaged there, or its sample does not have the `key`, if one is given.
     """
     try:
         content = _open(file, token).read(size, offset)
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            files = [(member.name, _content(tar, member)) for member in tar]
     except (OSError, tarfile.TarError) as error:
         raise _damaged(file.path, offset, error) from error
-    return _by_ending(file.path, offset, files)
+    key, members = _members(file.path, offset, io.BytesIO(content), key)
+    return key, {ending: content[start : start + size] for ending, (start, size) in members.items()}
 
 
-def open_sample(file: ShardFile, offset: int, size: int, token: bytes = b"") -> tuple[str, dict[str, BinaryIO]]:
+def open_sample(
+    file: ShardFile, offset: int, size: int, token: bytes = b"", key: str | None = None
+) -> tuple[str, dict[str, BinaryIO]]:
     """(key, its files by ending): as `read_sample`, but each file reads from the tar what it is asked for.
 
     The files can be read and sought in, and stand at their starts; reading one raises RunError where the tar ends
@@ -107,22 +110,39 @@ def open_sample(file: ShardFile, offset: int, size: int, token: bytes = b"") -> 
     """
     try:
         sample = _Part(file.path, _open(file, token), offset, size)
-        with tarfile.open(fileobj=cast(Any, sample), mode="r:") as tar:
-            places = [(member.name, sample.part(member.offset_data, member.size)) for member in tar]
-    except (OSError, tarfile.TarError) as error:
+    except OSError as error:
         raise _damaged(file.path, offset, error) from error
-    return _by_ending(file.path, offset, [(name, cast(BinaryIO, io.BufferedReader(part))) for name, part in places])
+    key, members = _members(file.path, offset, cast(BinaryIO, sample), key)
+    return key, {ending: _buffered(sample.part(start, size)) for ending, (start, size) in members.items()}
 
 
-def _damaged(path: Path, offset: int, error: Exception) -> RunError:
+def _buffered(part: "_Part") -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(part))
+
+
+def _damaged(path: Path, offset: int, error: Exception | str) -> RunError:
     return RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`")
 
 
-def _by_ending(path: Path, offset: int, files: Sequence[tuple[str, T]]) -> tuple[str, dict[str, T]]:
-    """(key, what belongs to each ending) of a sample, by the names of its files."""
-    if not files:
-        raise RunError(f"{path} holds no sample at byte {offset}; run `preprocess verify`")
-    return split_name(files[0][0])[0], {split_name(name)[1]: each for name, each in files}
+def _members(path: Path, offset: int, sample: BinaryIO, key: str | None) -> tuple[str, dict[str, tuple[int, int]]]:
+    """(key, where each file of a sample begins in it, and how many bytes it has, by ending).
+
+    The tar may come from someone else: headers, names and sizes are those that a run writes, or refused.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    try:
+        for member in read_members(sample, "the sample", is_whole=False):
+            own, ending = split_name(member.name)
+            if check_key(own) != (key or own) or not ending or ending in places:
+                raise CorpusError(f"the sample {key or own} has a file {member.name!r:.200}")
+            if member.problem:
+                raise CorpusError(member.problem)
+            key, places[ending] = own, (member.start_byte, member.num_bytes)
+    except CorpusError as error:
+        raise _damaged(path, offset, error) from error
+    if key is None or not places:
+        raise _damaged(path, offset, "there is no sample")
+    return key, places
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -140,7 +160,8 @@ class _OpenTar:
         weakref.finalize(self, self._file.close)
 
     def read(self, size: int, offset: int) -> bytes:
-        content = os.pread(self._file.fileno(), size, offset)
+        left = os.fstat(self._file.fileno()).st_size - offset
+        content = os.pread(self._file.fileno(), min(size, left), offset) if left > 0 else b""
         if len(content) < size:
             raise tarfile.ReadError(f"it ends {size - len(content)} bytes too soon")
         return content
@@ -183,11 +204,3 @@ class _Part(io.RawIOBase):
 @lru_cache(maxsize=64)
 def _open(file: ShardFile, token: bytes) -> _OpenTar:
     return _OpenTar(file)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file: Any = tar.extractfile(member)
-    if file is None:
-        raise tarfile.ReadError(f"{member.name} is no regular file")
-    content: bytes = file.read()
-    return content

@@ -3,7 +3,7 @@
 | in the folder              | what                                                                              |
 |----------------------------|-----------------------------------------------------------------------------------|
 | `{shard}.tar`              | the samples of a committed shard, for any WebDataset reader                       |
-| `tables/{shard}.parquet`   | a row for each planned item of the shard: `commit.TABLE_SCHEMA`                   |
+| `tables/{shard}.parquet`   | a row for each planned item of the shard: `table.TABLE_SCHEMA`                   |
 | `records/{shard}.json`     | what is true: the shard is committed if and only if this exists                   |
 | `plan.arrow`               | the plan and the fingerprint: `plan.py`                                           |
 | `plan-001.arrow`, …        | likewise of patches, which try items again: `patches.py`                          |
@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.drift import require_planned
@@ -38,6 +37,7 @@ from datamodules.line.item import Corpus
 from datamodules.line.leases import Leases
 from datamodules.line.plan import Plan, Shard, ShardSize, write_plan
 from datamodules.line.record import Record, ShardFile, read_record, record_path
+from datamodules.line.table import read_table
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
@@ -192,25 +192,23 @@ class Run:
         return record
 
     def table(self, shard: str, columns: Sequence[str] | None = None) -> Any:
-        """The rows of a committed shard, a pyarrow Table: `columns` of `commit.TABLE_SCHEMA`, or all.
+        """The rows of a committed shard of this plan, a pyarrow Table: `columns` of `table.TABLE_SCHEMA`, or all.
 
         Raises:
             RunError: it is missing or damaged.
         """
         file = self.table_file(shard)
+        keys = self.plan.batch(self._shards[shard].number)["key"]
         try:
-            with file.open() as opened:  # no thread pool for so little: it may abort a process that ends at once
-                table = pq.ParquetFile(opened).read(columns=columns, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as error:
+            with file.open() as opened:
+                return read_table(opened, keys, columns)
+        except (OSError, ValueError) as error:
             raise RunError(f"{file.path} cannot be read: {error}; run `preprocess verify`") from error
-        if "device" in table.column_names or "device" not in (columns or ["device"]):
-            return table
-        return table.append_column("device", pa.nulls(table.num_rows, pa.string()))  # tables did not always have it
 
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
         """The rows of a committed shard as they stand now: one that patches tried again is the last's.
 
-        A pyarrow Table in planned order: `columns` of `commit.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
+        A pyarrow Table in planned order: `columns` of `table.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
         the name of the shard whose table and tar hold the row and its sample.
 
         Raises:
@@ -235,8 +233,8 @@ class Run:
         places: dict[str, dict[str, int]] = {}
         first: dict[str, str] = {}  # for each key, the shard of this plan
         num_rows = 0
-        for record in (record for patch in self.patches for record in patch.records()):
-            tables.append(_located(self.table(record.shard), record.shard))
+        for patch, record in ((run, record) for run in self.patches for record in run.records()):
+            tables.append(_located(patch.table(record.shard), record.shard))
             keys, supersedes = (tables[-1][name].to_pylist() for name in ("key", "supersedes"))
             for place, (key, superseded) in enumerate(zip(keys, supersedes, strict=True), start=num_rows):
                 places.setdefault(first.setdefault(key, superseded), {})[key] = place
@@ -249,25 +247,30 @@ class Run:
         Raises:
             RunError: a table is missing or damaged, or there is no such row for an item of the patch's plan.
         """
+        rows = self._failed_before if shard.replaces is None else self._rows_before(shard.replaces)
         keys = self.plan.keys(shard.number)
-        if shard.replaces is None:
-            rows = self._failed_before
-        else:
-            table = self.table(shard.replaces).to_pylist()
-            rows = {row["key"]: {**row, "shard": shard.replaces} for row in table}
         if unknown := next((key for key in keys if key not in rows), None):
             what = f"no row of {shard.replaces}" if shard.replaces else "no failed row"
             raise RunError(f"{self.plan.path} is damaged: {what} has its key {unknown}")
         return [rows[key] for key in keys]
 
     @cached_property
+    def _earlier(self) -> "list[Run]":
+        """Of a patch: the run, and the patches before it."""
+        run = Run(self.folder)
+        return [each for each in (run, *run.patches) if each.patch < self.patch]
+
+    def _rows_before(self, shard: str) -> dict[str, dict[str, Any]]:
+        """Of a patch, by key: the rows of the shard named `shard`, which one of its shards replaces."""
+        [owner] = (each for each in self._earlier if shard in each._shards)
+        return {row["key"]: {**row, "shard": shard} for row in owner.table(shard).to_pylist()}
+
+    @cached_property
     def _failed_before(self) -> dict[str, dict[str, Any]]:
         """Of a patch, by key: the last failed row before it."""
         failed: dict[str, dict[str, Any]] = {}
-        run = Run(self.folder)
-        earlier = [each for each in (run, *run.patches) if each.patch < self.patch]
-        for record in (record for each in earlier for record in each.records() if record.failed):
-            rows = self.table(record.shard, ["key", "status", "reason_class", "num_frames"])
+        for run, record in ((each, record) for each in self._earlier for record in each.records() if record.failed):
+            rows = run.table(record.shard, ["key", "status", "reason_class", "num_frames"])
             for row in rows.drop_null().to_pylist():  # a class is of a failure
                 failed[row["key"]] = {**row, "shard": record.shard}
         return failed

@@ -177,7 +177,7 @@ def _item(run: Run, key: str) -> RenderableType:
     if row["reason"] is not None:
         return Group(*parts, _facts({**facts, "reason": row["reason"]}))
     facts["frames"] = f"{row['num_frames']:,}"
-    _, files = open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"])
+    _, files = open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"], key=key)
     return Group(*parts, _facts(facts), "", *_files(key, files))
 
 

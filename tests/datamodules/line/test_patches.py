@@ -110,7 +110,7 @@ def test_rows_are_those_of_the_last_patch_and_say_where_they_lie(folder):
          "shard": "train-patch002-000000"},
         {"key": "train/f", "reason": None, "supersedes": None, "shard": "train-000001"},
     ]  # fmt: skip
-    assert run.table("train-patch001-000000", ["key", "supersedes"]).to_pylist() == [
+    assert Run(folder, 1).table("train-patch001-000000", ["key", "supersedes"]).to_pylist() == [
         {"key": "train/b-bad-once", "supersedes": "train-000000"},
         {"key": "train/d-bad-twice", "supersedes": "train-000001"},
     ]

@@ -1,6 +1,8 @@
+import io
 import os
 import pickle
 import shutil
+import tarfile
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +11,8 @@ import webdataset
 
 from datamodules.errors import RunError
 from datamodules.line.item import Item, key_from_path
-from datamodules.line.reader import CommittedSamples, split_name
+from datamodules.line.reader import CommittedSamples, open_sample, read_sample, split_name
+from datamodules.line.record import ShardFile
 from datamodules.line.run import Run
 from line_making import make_run, members_of, some_items, work
 
@@ -157,3 +160,56 @@ def test_a_damaged_table_fails(run, damage):
         table.write_text("no parquet")
     with pytest.raises(RunError, match=r"train-000000\.parquet cannot be read.*preprocess verify"):
         CommittedSamples(run)
+
+
+def tar_of(folder, *members):
+    """A tar of (name, fields of its TarInfo) with four bytes in each file; the shard's file, and its size."""
+    path = folder / "train-000000.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, fields in members:
+            info = tarfile.TarInfo(name)
+            info.size = 4
+            for field, value in fields.items():
+                setattr(info, field, value)
+            tar.addfile(info, io.BytesIO(b"1234") if info.isreg() else None)
+        size = tar.offset
+    return ShardFile(folder, "train-000000", "tar"), size
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("../x.json", {})], r"'\.\./x' cannot be a key"),
+        ([("/home/x/photo.json", {})], "'/home/x/photo' cannot be a key"),
+        ([("a.jpg/../../x", {})], "cannot be a key"),
+        ([("a.jpg/../../x.json", {})], "cannot be a key"),
+        ([("a\n.json", {})], "cannot be a key"),
+        ([("a.json", {}), ("b.json", {})], "the sample a has a file 'b.json'"),
+        ([("a.json", {}), ("a.json", {})], "the sample a has a file 'a.json'"),
+        ([("a", {})], "the sample a has a file 'a'"),
+        ([("a.json", {"type": tarfile.SYMTYPE, "size": 0, "linkname": "/etc/passwd"})], "is a link"),
+        ([("a.json", {"type": tarfile.LNKTYPE, "size": 0, "linkname": "/etc/passwd"})], "is a link"),
+        ([("a.json", {"type": tarfile.FIFOTYPE, "size": 0})], "is a link, a device"),
+        ([("a.json", {"pax_headers": {"size": "1000000000000"}})], "is cut off"),
+        ([("a.json", {"pax_headers": {"size": "-1024"}})], "gives the size '-1024'"),
+        ([("a.json", {"pax_headers": {"path": "../x.json"}})], "cannot be a key"),
+        ([("a.json", {"pax_headers": {"GNU.sparse.realsize": "1000000000000"}})], "has holes"),
+        ([], "there is no sample"),
+    ],
+)
+def test_samples_that_no_run_writes_are_refused_whole_or_opened(tmp_path, members, message):
+    file, size = tar_of(tmp_path, *members)
+    for read in (read_sample, open_sample):
+        with pytest.raises(RunError, match=rf"train-000000\.tar cannot be read at byte 0: .*{message}"):
+            read(file, 0, size)
+
+
+def test_a_sample_larger_than_its_tar_or_of_another_key_is_refused_before_memory_is_taken(tmp_path):
+    file, size = tar_of(tmp_path, ("a.json", {}))
+    assert read_sample(file, 0, size, key="a") == ("a", {"json": b"1234"})
+    for read in (read_sample, open_sample):
+        with pytest.raises(RunError, match=r"the sample b has a file 'a\.json'"):
+            read(file, 0, size, key="b")
+        for offset, wrong in ((0, 10**15), (10**15, size), (-1, size)):
+            with pytest.raises(RunError, match="cannot be read at byte"):
+                read(file, offset, wrong)

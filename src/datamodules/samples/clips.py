@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import ConfigError, RunError
+from datamodules.media.limits import MAX_PIXELS
 from datamodules.media.packets import said
 from datamodules.samples import require_alike
 from datamodules.samples.arrays import Array, read_arrays, read_header
-from datamodules.samples.fields import MAX_PIXELS, Field, decode_json, encode_json
+from datamodules.samples.fields import Field, decode_json, encode_json
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 Dtype = Literal["uint8", "float32"]

@@ -28,10 +28,10 @@ import pyarrow as pa
 
 from datamodules.errors import ExtractError
 from datamodules.line.typed_json import load
+from datamodules.media.limits import MAX_PIXELS
 from datamodules.samples import Content, size_of
 
 CorpusTypes = Mapping[str, str]  # name of a field: type in the plan
-MAX_PIXELS = 178_956_970  # of an image: Pillow takes more for a decompression bomb
 _MAX_JSON_BYTES = 256 << 20  # of one sample; the names of the frames of a day at 25 frames a second are 50 MB
 _JSON, _NULL, _LIST = "json", "null", "list<"
 _SCALARS = {

@@ -241,7 +241,7 @@ def test_patches_come_along_renumbered_and_their_samples_stay_in_place(tmp_path:
         ["train-patch003-000000", "train-patch003-000001", "dev-patch003-000000"],
     ]
     assert list(CommittedSamples(run)) == [sample for samples in before for sample in samples]
-    assert run.table("train-patch003-000000", ["supersedes"])["supersedes"].to_pylist() == [
+    assert run.patches[2].table("train-patch003-000000", ["supersedes"])["supersedes"].to_pylist() == [
         "train-000003",  # there train-000000
         "train-000004",
     ]

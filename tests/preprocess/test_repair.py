@@ -202,7 +202,7 @@ def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
     do(retry(folder))
     do(retry(folder))
     run = Run(folder)
-    record, rows = run.patches[1].record("train-patch002-000000"), run.table("train-patch002-000000")
+    record, rows = run.patches[1].record("train-patch002-000000"), run.patches[1].table("train-patch002-000000")
     place, path = rows.schema.get_field_index("supersedes"), folder / record.table.name
     rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
     record = replace(record, table=write_table(path, record.table.name, rows))

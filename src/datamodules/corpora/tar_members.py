@@ -19,6 +19,7 @@ _MAX_EXTENDED_BYTES = 1 << 20  # of one: names have 4 KiB, extended attributes o
 _MAX_NAME_CHARS = 4096  # Linux, PATH_MAX
 _MAX_PADDING_BYTES = 1 << 30  # zeros after the last file; writers fill up a record, of 10 KiB mostly
 _READ_BYTES = 1 << 20
+_PAX_LENGTH = re.compile(rb"([0-9]{1,20}) ")  # begins each record
 # bytes of GNU's old sparse headers, and of their continuations, that say whether another continuation follows
 _IS_CONTINUED, _IS_CONTINUED_AGAIN = 482, 504
 
@@ -137,7 +138,7 @@ def _pax_fields(content: bytes) -> Iterator[tuple[str, str]]:
     """Yield (keyword, value) of those records of a pax header that matter here: `LENGTH KEYWORD=VALUE`, a line feed."""
     place = 0
     while place < len(content) and content[place]:  # some writers pad it with zeros
-        length = re.compile(rb"([0-9]{1,20}) ").match(content, place)
+        length = _PAX_LENGTH.match(content, place)
         end = place + int(length[1]) if length else 0
         if length is None or not length.end() < end <= len(content):
             raise tarfile.HeaderError("an extended header is malformed")
@@ -148,6 +149,7 @@ def _pax_fields(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _text(content: bytes) -> str:
+    """Return a value as text, without the slashes that end the name of a folder."""
     return content.decode("utf-8", "surrogateescape").rstrip("/")
 
 

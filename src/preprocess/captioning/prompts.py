@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from datamodules.errors import ConfigError, ExtractError
@@ -12,6 +13,8 @@ from datamodules.line.item import JSON_FILES, Item
 from datamodules.regular import NotRegularError, open_regular
 
 _MAX_JSON_BYTES = 16 << 20  # of one image; it is read whole
+_MAX_FIELD_CHARS = 1 << 20  # in a prompt: tokenizers take more than a second for so many
+_MAX_NAME_CHARS = 80  # of a field, in messages
 _PIECES = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<stray>[{}])")
 
 
@@ -133,7 +136,10 @@ def _text(known: Mapping[str, Any], field: str) -> str:
     texts = [json.dumps(each) if isinstance(each, bool) else str(each).strip() for each in values]
     if not all(texts) or not texts:
         raise ExtractError(f"its field {field!r} is empty")
-    return ", ".join(texts)
+    text = ", ".join(texts)
+    if len(text) > _MAX_FIELD_CHARS:
+        raise ExtractError(f"its field {field!r} has {len(text):,} characters; the limit is {_MAX_FIELD_CHARS:,}")
+    return text
 
 
 def _no_text(value: Any) -> str | None:
@@ -160,5 +166,6 @@ def _find(known: Any, field: str) -> Any:
 
 
 def _listed(known: Mapping[str, Any], outer: str = "") -> str:
-    names = [(f"{outer}.{name}" if outer else name).encode(errors="replace").decode() for name in known]
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"
+    names = [name[:_MAX_NAME_CHARS].encode(errors="replace").decode() for name in islice(known, 21)]
+    listed = ", ".join(f"{outer}.{name}" if outer else name for name in names[:20])
+    return listed + (", …" if len(names) > 20 else "") if names else "none"

@@ -163,3 +163,10 @@ def test_json_of_a_tar_that_claims_to_be_large_fails_and_is_not_read(tmp_path: P
     (tmp_path / "a.tar").write_bytes(bytes(1024))
     with pytest.raises(ExtractError, match=r"the JSON at byte 512 of .*a\.tar has 20,000,000,000 bytes; the limit"):
         PromptTemplate("{name}")(item([str(tmp_path / "a.tar"), 512, 20_000_000_000]))
+
+
+def test_a_field_or_a_name_without_an_end_is_not_repeated_in_prompts_and_messages() -> None:
+    with pytest.raises(ExtractError, match=r"^its field 'tags' has 3,999,998 characters; the limit is 1,048,576$"):
+        PromptTemplate("{tags}")(item(tags=["ab"] * 1_000_000))
+    with pytest.raises(ExtractError, match=r"^it has no field 'x'; there are n{80}, b$"):
+        PromptTemplate("{x}")(item(**{"n" * 1_000_000: 1, "b": 2}))

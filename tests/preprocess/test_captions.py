@@ -251,6 +251,10 @@ def test_a_window_is_no_smaller_than_a_batch(models: dict[str, Path]) -> None:
         ({"prompt": "a {"}, "has no partner"),
         ({"backend": "openai", "num_beams": 2}, r"--model\.num_beams 2 is for backend transformers"),
         ({"backend": "openai", "quantization": "4bit"}, r"--model\.quantization 4bit is for backend transformers"),
+        (
+            {"attn_implementation": "someone/attention"},
+            r"someone/attention is code of the Hugging Face hub: if you trust it, set --model\.trust_remote_code true",
+        ),
     ],
 )
 def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str, models: dict[str, Path]) -> None:

@@ -20,6 +20,7 @@ from preprocess.captioning.served import SizeLimit as ServedLimit
 from preprocess.extractor import Extractor
 
 _SERVER = Server()
+_KERNELS = "kernels-community/"  # which transformers trusts, too
 _LOCAL_ONLY = ("num_beams", "dtype", "attn_implementation", "quantization", "trust_remote_code", "revision")
 
 
@@ -55,9 +56,10 @@ class Captions(Extractor):
         max_pixels: images are made smaller than this, by processors that count pixels: Qwen's; None: as it says.
         longest_edge: likewise, px, by those that look at the longer side: Idefics2's, SmolVLM's.
         dtype: of the weights; `auto`: as the checkpoint says.
-        attn_implementation: of transformers: `sdpa`, `eager`, `flash_attention_2`, …; None: its choice.
+        attn_implementation: of transformers: `sdpa`, `eager`, `flash_attention_2`, …; None: its choice. A kernel on the
+            hub, as `owner/name`, is code: it needs `trust_remote_code`, unless its owner is `kernels-community`.
         quantization: of the weights, by bitsandbytes; None: none.
-        trust_remote_code: run code that the checkpoint brings.
+        trust_remote_code: run code that the checkpoint brings, or a kernel.
         revision: of the model on the hub: branch, tag or commit; None: its main branch.
         store_images: keep each image in its sample, as `jpg`, `png` or `original`: see `datamodules/media/stored.py`.
         backend: `transformers`: on the rank's device; `openai`: on a server.
@@ -113,6 +115,11 @@ class Captions(Extractor):
         if not 0 <= temperature < math.inf:
             raise ConfigError(f"{temperature = } must be 0 or more, and finite")
         _require_json(prompt=prompt, system_prompt=system_prompt, chat_template_kwargs=chat_template_kwargs)
+        if attn_implementation and "/" in attn_implementation.removeprefix(_KERNELS) and not trust_remote_code:
+            raise ConfigError(
+                f"--model.attn_implementation {attn_implementation} is code of the Hugging Face hub: if you trust it, "
+                "set --model.trust_remote_code true"
+            )
         self.commit: str | None = None
         self._prompt = PromptTemplate(prompt)
         self.engine: Engine = self._local() if backend == "transformers" else self._served(server)

@@ -34,6 +34,7 @@ _BLOCK_BYTES = 1 << 20
 _FAULTS_OF_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 _MAX_PROBLEM_CHARS, _MAX_PATH_CHARS = 1000, 4096  # what is kept of a row that cannot be used; Linux, PATH_MAX
 _MAX_FOLDER_DEPTH, _MAX_LINKS_TO_FOLDER = 100, 1000
+_MAX_LIST_BYTES = 128 << 30  # read in minutes; a file of holes, which takes no disk, can have 2^63
 _PLAN = "plan.arrow"  # the file by which a folder is recognised as a run
 
 
@@ -180,11 +181,15 @@ def list_sha256(path: str, option: str) -> str:
     """sha256 of the list `path`, which the option `option` names: another list is another run.
 
     Raises:
-        CorpusError: it cannot be read.
+        CorpusError: it cannot be read, or has more than 128 GiB.
     """
     digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
+            if (num_bytes := os.fstat(file.fileno()).st_size) > _MAX_LIST_BYTES:
+                raise CorpusError(
+                    f"{option} {path} has {num_bytes:,} bytes; the limit is {_MAX_LIST_BYTES:,}: split it"
+                )
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     except OSError as error:

@@ -285,3 +285,12 @@ def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path, monkeypatch):
         for problem in problems
     )
     assert len(found) < 1000
+
+
+def test_a_list_that_would_take_years_to_read_is_refused(tmp_path):
+    (tmp_path / "list").touch()
+    os.truncate(tmp_path / "list", 1 << 40)  # a hole
+    with pytest.raises(
+        CorpusError, match=r"^--data\.image_list .*list has 1,099,511,627,776 bytes; the limit is 137,438"
+    ):
+        Images(str(tmp_path), image_list=f"{tmp_path}/list")

@@ -31,7 +31,9 @@ from datamodules.regular import NotRegularError, open_regular, require_regular
 
 T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20
-_FAULTS_OF_A_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_FAULTS_OF_A_FILE = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+)
 _MAX_PROBLEM_CHARS, _MAX_PATH_CHARS = 1000, 4096  # what is kept of a row that cannot be used; Linux, PATH_MAX
 _MAX_FOLDER_DEPTH, _MAX_LINKS_TO_FOLDER = 100, 1000
 _MAX_LIST_BYTES = 128 << 30  # read in minutes; a file of holes, which takes no disk, can have 2^63

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -238,3 +239,14 @@ def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path):
     assert (first.key, first.problem) == ("dev/a", None)
     assert len(others) == 3000
     assert {item.problem.partition(": ")[2] for item in others} == {"it has more or fewer fields than the header"}
+
+
+def test_a_folder_or_a_fifo_among_the_frames_costs_its_sentence_alone(tmp_path):
+    write_split(tmp_path, "dev", ["a", "b", "c"])
+    frames = tmp_path / "features/fullFrame-210x260px/dev"
+    (frames / "a/images0003.png").mkdir()
+    os.mkfifo(frames / "b/images0003.png")
+    a, b, c = Phoenix2014T(str(tmp_path), ["dev"]).items()
+    assert a.problem.endswith("a/images0003.png cannot be read: Is a directory")
+    assert b.problem.endswith("b/images0003.png cannot be used: it is a FIFO, not a regular file")
+    assert c.problem is None

@@ -155,10 +155,10 @@ def named_classes(arguments: Sequence[str]) -> set[str]:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     given, others = parser.parse_known_args(arguments)
-    texts = [Path(config).read_bytes() if os.path.isfile(config) else config.encode() for config in given.config]
+    texts = [Path(config).read_bytes() if os.path.isfile(config) else os.fsencode(config) for config in given.config]
     values = [argument.partition("=")[2] if argument.startswith("-") else argument for argument in others]
     named = list(values)
-    for text in (*texts, *(value.encode() for value in values)):
+    for text in (*texts, *map(os.fsencode, values)):
         with suppress(ValueError):  # jsonargparse says what is wrong with it
             named += [class_path for _, class_path in _classes(_load(text), "")]
     return set(filter(_is_class_path, named))
@@ -265,7 +265,8 @@ def _is_plain(value: Any) -> bool:
 def _default(extractor: type, option: str) -> Any:
     """The default of an option of the constructor; `server.url` is the attribute `url` of the default of `server`."""
     name, *inner = option.split(".")
-    default = signature(extractor).parameters[name].default
+    constructors = (signature(kind).parameters for kind in extractor.__mro__)  # one may pass on `**kwargs`
+    default = next(parameters[name].default for parameters in constructors if name in parameters)
     for attribute in inner:
         default = getattr(default, attribute)
     return default

@@ -6,6 +6,7 @@ import warnings
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from inspect import isabstract
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -50,7 +51,8 @@ _DESCRIPTION = (
 
 _RETRY = (
     "Try the failed items of a run again, with the configuration that it keeps and whatever options of `run` follow, "
-    "for example --data.timeout_seconds 600. The same command goes on with a retry that was interrupted, or joins it."
+    "for example --data.timeout_seconds 600. Classes of your own, and options that reach beyond the folder, have to be "
+    "among them. The same command goes on with a retry that was interrupted, or joins it."
 )
 
 
@@ -173,8 +175,8 @@ def _imported_corpus(class_path: str, path: Path) -> type[Corpus]:
         kind = resolve_name(class_path)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the class {class_path}, which {path} names, cannot be imported: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Corpus)):
-        raise ConfigError(f"{class_path}, which {path} names, is not a Corpus (datamodules.line.item)")
+    if not (isinstance(kind, type) and issubclass(kind, Corpus)) or isabstract(kind):
+        raise ConfigError(f"{class_path}, which {path} names, is not a Corpus (datamodules.line.item) that can be made")
     return kind
 
 

@@ -91,7 +91,14 @@ def test_classes_are_named_by_options_in_any_form_and_by_configuration_files(tmp
     config = tmp_path / "mine.yaml"
     config.write_text("model: {class_path: own.A, init_args: {parts: [{class_path: own.parts.B}]}}\n")
     arguments = ["--config", str(config), "--model.x=own.C", "--data.corpus", "own.D", "--max-failures", "1.5"]
-    arguments += ["--trainer.callbacks", "[{class_path: own.E}]", "--model.prompt", "a b.C"]
+    arguments += [
+        "--trainer.callbacks",
+        "[{class_path: own.E}]",
+        "--model.prompt",
+        "a b.C",
+        "--data.root",
+        "caf\udce9.D",
+    ]
     assert named_classes(arguments) == {"own.A", "own.parts.B", "own.C", "own.D", "own.E"}
 
 
@@ -134,6 +141,22 @@ def test_an_option_that_the_command_line_repeats_counts(tmp_path: Path, parsed: 
     assert config.model.init_args.server.url == "http://elsewhere/v1"
     assert config.trainer.max_time == "00:01:00:00"
     assert "also has --model.server.api_key_env AWS_SECRET_ACCESS_KEY: left out" in line
+
+
+def test_an_extractor_that_passes_its_options_on_inherits_which_of_them_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: Parsed
+) -> None:
+    (tmp_path / "own_captions.py").write_text(
+        "from preprocess.pipelines.captions import Captions\n"
+        "class OwnCaptions(Captions):\n"
+        "    def __init__(self, extra: int = 1, **options):\n"
+        "        super().__init__(**options)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = extractor({**CAPTIONS, "extra": 2, "server": SERVER}, "own_captions.OwnCaptions")
+    config, line = parsed({"model": own}, "--model", "own_captions.OwnCaptions")
+    assert (config.model.init_args.extra, config.model.init_args.server.url) == (2, Server().url)
+    assert "--model.server.url http://elsewhere/v1, --model.server.api_key_env" in line
 
 
 def test_the_configuration_of_a_run_as_it_is_written_leaves_nothing_out(

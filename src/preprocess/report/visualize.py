@@ -15,7 +15,7 @@ A `/` in a key is a folder. Frames that are no longer there, or no longer decode
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -33,11 +33,12 @@ from datamodules.line.item import Item
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
 from datamodules.media.image import decode_image
-from datamodules.media.packets import ffmpeg_url
+from datamodules.media.packets import ffmpeg_url, said
 from datamodules.media.video import Decoding
 from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
+from datamodules.samples.fields import size_of_frames
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import draw, pose_map, resized
@@ -80,6 +81,7 @@ _MIN_VISIBILITY = 0.5  # as in mediapipe/python/solutions/drawing_utils.py
 _MAX_FRAMES = 300
 _IMAGES_PER_SECOND = 25
 _CLIP_FRAMES_PER_SECOND = 8
+_SLOWEST, _FASTEST = 0.01, 1000  # frames per second of a film, whatever rate a sample's json has
 _SIDES_PX = (520, 1280)  # a drawn frame's longer side
 _HALO = (15, 20, 30)
 _PAGE = (244, 246, 248)
@@ -170,7 +172,8 @@ class _Drawing:
 
 def _of_keypoints(sample: KeypointSample, frames: Iterator[Picture]) -> _Drawing:
     meta, num_frames = sample.meta, min(len(sample.keypoints), _MAX_FRAMES)
-    size = _size_drawn(meta["width"], meta["height"])
+    height, width = _size_of(sample)
+    size = _size_drawn(width, height)
     facts = [*_facts(len(sample.keypoints), meta), f"{sample.keypoints.shape[1]} keypoints"]
     return _Drawing(
         key=sample.key,
@@ -181,6 +184,30 @@ def _of_keypoints(sample: KeypointSample, frames: Iterator[Picture]) -> _Drawing
         facts=[*facts, meta["glosses"]] if "glosses" in meta else facts,
         rates=dict(zip(PARTS, sample.presence.mean(0).tolist(), strict=True)),
     )
+
+
+def _size_of(sample: KeypointSample) -> tuple[int, int]:
+    """(height, width) in px of the sample's frames; RunError if its json has none that an image can have."""
+    try:
+        return size_of_frames(sample.meta)
+    except ValueError as error:
+        raise RunError(f"{sample.key} cannot be drawn: {error}; run `preprocess verify`") from error
+
+
+@contextmanager
+def _film_errors(key: str, size: tuple[int, int]) -> Iterator[None]:
+    """RunError if FFmpeg cannot write a film of this width and height."""
+    from av import FFmpegError
+
+    try:
+        yield
+    except FFmpegError as error:
+        if isinstance(error, OSError):  # of the disk
+            raise
+        raise RunError(
+            f"{key}: no film of {size[0]}x{size[1]} px can be written ({said(error)}): "
+            "H.264 has at most 16,384 px a side"
+        ) from error
 
 
 def _write_pose(run: Run, sample: PoseSample, dest: Path) -> Path:
@@ -241,7 +268,8 @@ def _write_tracks(run: Run, sample: TrackSample, dest: Path) -> list[Path]:
             facts=facts,
             rates={},
         )
-        _write_sheet(drawing, drawing.pictures, paths[0])
+        with _film_errors(sample.key, drawing.size):
+            _write_sheet(drawing, drawing.pictures, paths[0])
     return paths
 
 
@@ -377,7 +405,8 @@ def _filmed(pictures: Iterator[Picture], path: Path, size: tuple[int, int], fps:
     import av
 
     with av.open(ffmpeg_url(path), "w") as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        rate = Fraction(min(max(_SLOWEST, fps), _FASTEST)).limit_denominator(1001)
+        stream = file.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.pix_fmt = "yuv420p"
         stream.width, stream.height = size
         for picture in pictures:

@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from datamodules.errors import RunError
 from datamodules.media.video import read_frames
 from preprocess.report.tracks import Drawn, TrackVideo, draw
 from preprocess.report.visualize import visualize
-from track_making import gray_of, make_track_run, write_videos
+from track_making import TrackItems, gray_of, made_sample, make_track_run, write_videos
 
 GRAY = np.full((240, 320, 3), 128, np.uint8)
 
@@ -162,3 +163,15 @@ def test_tracks_whose_video_is_gone_are_drawn_on_pages(tmp_path: Path) -> None:
     found, _ = decoded(film)
     assert (len(found), found[0].shape) == (5, (240, 320, 3))
     assert abs(float(found[0][150].mean()) - 246) < 4
+
+
+def test_tracks_of_a_size_that_no_film_can_have_end_with_one_error(tmp_path: Path, monkeypatch) -> None:
+    corpus = write_videos(tmp_path / "videos", "train/a", size=(240, 320), num_frames=2)
+    info = {"width": 20_000, "height": 2, "fps": 25.0, "num_frames": 1, "duration": 0.04}
+    meta = {"path": "train/a.mp4", "prompt": "car.", "video_info": info, "num_objects": 0, "backend": "made"}
+    sample = made_sample("train/a", [{"frame_idx": 0, "timestamp": 0.0, "objects": []}], meta)
+    monkeypatch.setattr(TrackItems, "sample", lambda *_: sample)
+    run = make_track_run(tmp_path / "run", corpus)
+    with pytest.raises(RunError, match=r"train/a: no film of 20000x2 px can be written .*16,384 px a side"):
+        visualize(run, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.mp4"))

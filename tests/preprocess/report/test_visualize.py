@@ -203,6 +203,22 @@ def test_films_have_even_sizes_up_to_1280_px(size: tuple[int, int], drawn: tuple
     assert frames[0].shape == (drawn[1], drawn[0], 3)
 
 
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (0, 130), (-104, 130), (None, 130)])
+def test_a_sample_of_a_size_that_no_image_has_ends_with_one_error(width: Any, height: int, tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a", 1)
+    sample = sample_of(item, width=width, height=height)
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample)])
+    with pytest.raises(RunError, match=rf"train/a cannot be drawn: its json has the .*{width}"):
+        visualize(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("fps", "shown"), [(1e300, 1000), (1e-300, 0.01), (-25.0, 0.01)])
+def test_a_rate_that_no_film_has_becomes_the_nearest_possible(fps: float, shown: float, tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a", 2)
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item, fps=fps))])
+    assert filmed(visualize(run, tmp_path / "out")[1])[1] == pytest.approx(shown, rel=0.01)
+
+
 def test_frames_that_are_gone_are_drawn_on_a_page(tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a")
     (tmp_path / "root" / "train/a/1.png").unlink()

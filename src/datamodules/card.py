@@ -25,6 +25,7 @@ import yaml
 from numpy.lib import format as npy
 
 from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.line.folders import read_file, write_whole
 from datamodules.line.reader import open_sample
 from datamodules.line.run import Run
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
@@ -139,12 +140,9 @@ def write_card(run: Run) -> None:
     path = run.folder / CARD
     if is_users(run) or not (text := _text(run)):
         return
-    partial = path.with_name(f".{CARD}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
+        write_whole(path, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise EnvironmentFailure(f"the dataset card {path} cannot be written: {error}") from error
 
 
@@ -155,13 +153,16 @@ def is_stale(run: Run) -> bool:
         RunError: the first sample cannot be read.
     """
     path = run.folder / CARD
-    return path.exists() and not is_users(run) and _text(run) not in ("", path.read_text("utf-8"))
+    return path.exists() and not is_users(run) and _text(run) not in ("", read_file(path).decode())
 
 
 def is_users(run: Run) -> bool:
-    """Whether the run's folder has a card that `write_card` leaves alone."""
+    """Whether the run's folder has a card that `write_card` leaves alone: one without its mark, or no small file."""
     path = run.folder / CARD
-    return path.exists() and _MARK not in path.read_text("utf-8", errors="replace")
+    try:
+        return path.exists() and _MARK.encode() not in read_file(path)
+    except RunError:
+        return True
 
 
 def _text(run: Run) -> str:

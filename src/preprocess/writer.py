@@ -1,7 +1,6 @@
 """The writer: gathers the results of each item's frames, and hands the samples to the rank, which spools them."""
 
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, ItemError, RunError
 from datamodules.line.commit import OK, Result
-from datamodules.line.folders import VIDEOS
+from datamodules.line.folders import VIDEOS, write_whole
 from datamodules.line.frames import Batch, End
 from datamodules.line.item import located
 from datamodules.line.limit import FailureLimit
@@ -186,9 +185,7 @@ class ShardWriter(BasePredictionWriter):
     def _keep_config(self) -> None:
         path = self.dir / "config.yaml"
         if self.config is not None and not path.exists():
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(self.config)
-            os.replace(partial, path)
+            write_whole(path, self.config)
 
     def _finish(self, extractor: Extractor, shard: int, end: End) -> None:
         assert self.rank is not None

@@ -138,10 +138,12 @@ class FileSystem:
 
     # Changes
 
-    def create(self, machine: "Machine", path: str, truncate: bool) -> File:
+    def create(self, machine: "Machine", path: str, truncate: bool, exclusive: bool = False) -> File:
         """The file at `path`, made if it is not there."""
         folder, name = self._place(path)
         file = self._learn(machine, folder, name)
+        if exclusive and file is not None:
+            raise failure(errno.EEXIST, path)
         if isinstance(file, Folder):
             raise failure(errno.EISDIR, path)
         if file is None:

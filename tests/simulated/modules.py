@@ -21,7 +21,7 @@ from unittest.mock import Mock, patch
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.line import commit, leases, limit, plan, rank, record, run
+from datamodules.line import commit, folders, leases, limit, plan, rank, run
 from datamodules.line.plan import Plan
 from simulated.choices import LOST, UNSURE
 from simulated.files import File, Folder, failure
@@ -35,7 +35,7 @@ class Here:
 
 
 class RawFile(io.RawIOBase):
-    """An open file; `mode` is `r`, `w`, `a` or `a+`, without its `b`."""
+    """An open file; `mode` is `r`, `w`, `x` or `x+`, without its `b`."""
 
     def __init__(self, path: str, mode: str) -> None:
         world = Here.world
@@ -46,7 +46,7 @@ class RawFile(io.RawIOBase):
                 raise failure(errno.ENOENT, path)
             self.file = found
         else:
-            self.file = world.files.create(world.machine, path, truncate=mode == "w")
+            self.file = world.files.create(world.machine, path, truncate=mode == "w", exclusive="x" in mode)
         self.path, self.mode, self.process = path, mode, world.process
         self._offset = 0
         self._error: OSError | None = None  # of the next write: this one had room for some
@@ -54,7 +54,7 @@ class RawFile(io.RawIOBase):
         self.process.opened.append(self)
 
     def readable(self) -> bool:
-        return self.mode in ("r", "a+")
+        return self.mode in ("r", "x+")
 
     def writable(self) -> bool:
         return self.mode != "r"
@@ -116,7 +116,7 @@ class RawFile(io.RawIOBase):
                 Here.world.files.close(self.process.machine, self.file)
 
     def _put(self, data: bytes) -> None:
-        if self.mode != "w":
+        if self.mode == "x+":
             self._offset = len(self.file.data)
         Here.world.files.write(self.process.machine, self.file, self._offset, data)
         self._offset += len(data)
@@ -128,11 +128,11 @@ class RawFile(io.RawIOBase):
         return files.content(self.process.machine, self.file)
 
 
-def simulated_open(path: Any, mode: str = "r") -> Any:
+def simulated_open(path: Any, mode: str = "r", encoding: str = "utf-8") -> Any:
     """`open`."""
     raw = RawFile(str(path), mode.replace("b", ""))
     if "b" not in mode:
-        return io.TextIOWrapper(io.BufferedWriter(raw) if mode == "w" else io.BufferedReader(raw), encoding="utf-8")
+        return io.TextIOWrapper(io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw), encoding=encoding)
     if mode == "rb":
         return io.BufferedReader(raw)
     return io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -197,6 +197,9 @@ class Path:
     def exists(self) -> bool:
         Here.world.step("exists", str(self))
         return Here.world.files.look(Here.world.machine, str(self)) is not None
+
+    def is_symlink(self) -> bool:
+        return False
 
     def is_file(self) -> bool:
         Here.world.step("is_file", str(self))
@@ -473,6 +476,7 @@ def _open_plan(path: Path) -> Plan:
 _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     leases: {
         "os": Os,
+        "open": simulated_open,
         "time": Time,
         "threading": Threading,
         "socket": SimpleNamespace(gethostname=lambda: Os.uname().nodename),
@@ -481,7 +485,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     },
     commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
     plan: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
-    record: {"open_file": lambda path: simulated_open(path, "rb"), "read_file": lambda path: _bytes(str(path))},
+    folders: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
     run: {
         "Path": Path,
         "time": Time,
@@ -489,7 +493,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "Plan": _open_plan,
         "require_own_folders": lambda _: None,  # it has no links
     },
-    rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
+    rank: {"is_folder": lambda _: True, "os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
     limit: {"time": Time},
 }
 

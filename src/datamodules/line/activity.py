@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from datamodules.errors import RunError
+from datamodules.line.folders import read_file
 from datamodules.line.typed_json import build, load
 
 _MAX_SECONDS = 1e12  # no time of a rank is above, since the epoch or otherwise: 30,000 years
@@ -88,8 +90,8 @@ def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def read_activity(path: Path) -> Activity | None:
     """What the rank whose file is `path` tells; None if there is no such file, or one that no rank writes."""
-    with suppress(OSError, ValueError):
-        activity = build(Activity, load(path.read_text()))
+    with suppress(OSError, RunError, ValueError):
+        activity = build(Activity, load(read_file(path)))
         build(MachineFigures, activity.machine, "machine")
         open_seconds = (seconds for _, _, seconds in activity.shards.values())
         times = (activity.started, activity.updated, *activity.seconds.values(), *open_seconds)

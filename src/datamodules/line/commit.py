@@ -28,7 +28,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.line.folders import SUPERSEDED
+from datamodules.line.folders import SUPERSEDED, open_file, remove
 from datamodules.line.plan import Shard
 from datamodules.line.record import Record, StagedFile
 from datamodules.line.run import Run
@@ -113,7 +113,7 @@ class Spool:
         for path in sorted(folder.glob(f"{shard}.*")):
             with suppress(FileNotFoundError):  # committed meanwhile, by another
                 self._take_over(path)
-        self._own = open(folder / f"{shard}.{rank}", "a+b")
+        self._own = open(folder / f"{shard}.{rank}", "x+b")
         self._files.append(self._own)
 
     def append(self, result: Result, members: Mapping[str, Content]) -> None:
@@ -170,7 +170,7 @@ class Spool:
         self._members[result.row] = file, offset, sizes
 
     def _take_over(self, path: Path) -> None:
-        file = open(path, "rb")
+        file = open_file(path)
         self._files.append(file)
         touched: list[int] = []
         for start, entry in _entries(file, self._num_rows):
@@ -368,7 +368,7 @@ def _stage(
         fingerprint=run.fingerprint_digest,
         machine=dict(machine),
     )
-    with open(staged_record, "w") as file:
+    with open(staged_record, "x") as file:
         file.write(record.to_json())
         file.flush()
         os.fsync(file.fileno())
@@ -391,7 +391,7 @@ def count_devices(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def _unlink(paths: Iterable[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _link(staged: Path, record: Path) -> bool:
@@ -404,7 +404,7 @@ def _link(staged: Path, record: Path) -> bool:
 
 def _write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple[list[dict[str, Any]], StagedFile]:
     rows = []
-    with open(path, "wb") as raw:
+    with open(path, "xb") as raw:
         hashed = _HashingFile(raw)
         with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=tarfile.RECORDSIZE) as tar:
             for row, key in enumerate(keys):
@@ -443,7 +443,7 @@ def _tar_header(name: str, size: int) -> tarfile.TarInfo:
 def write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
     """Write `rows`, of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
     content = _encode_table(rows)
-    with open(path, "wb") as file:
+    with open(path, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import psutil
 
-from datamodules.errors import EnvironmentFailure
+from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.line.folders import read_file, remove
 from datamodules.line.typed_json import build, load
 
 _RANK = re.compile(r"[^/.\0][^/\0]*")  # of one file: hosts may have any other names
@@ -59,9 +60,9 @@ class RankIdentity:
 
         Raises:
             OSError: it cannot be read.
-            ValueError: it holds something else, or a name that cannot be that of a file in `ranks/`.
+            RunError, ValueError: it is no such file, or has a name that cannot be that of a file in `ranks/`.
         """
-        identity = build(cls, load(path.read_text()))
+        identity = build(cls, load(read_file(path)))
         if not _RANK.fullmatch(identity.rank):
             raise ValueError(f"{identity.rank!r:.100} cannot be the name of a rank")
         return identity
@@ -112,7 +113,8 @@ class Leases:
             self._ranks.mkdir(parents=True, exist_ok=True)
             self._claims.mkdir(parents=True, exist_ok=True)
             self._file = self._ranks / self.identity.rank
-            self._file.write_text(json.dumps(vars(self.identity)))
+            with open(self._file, "x") as file:
+                file.write(json.dumps(vars(self.identity)))
         except OSError as error:
             raise EnvironmentFailure(f"the output folder cannot be written to: {error}") from error
         self.random = random.Random(self.identity.rank)
@@ -161,7 +163,7 @@ class Leases:
         """Remove every claim on `name`, which is done."""
         self._held.pop(name, None)
         for path in self._claims.glob(f"{name}.*"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def claimed(self) -> set[str]:
         """Everything that has a claim, dead or alive: one listing."""
@@ -222,7 +224,7 @@ class Leases:
             if error.errno in (errno.ENOENT, errno.ESTALE):  # released between listing and reading
                 return None, True
             raise
-        except ValueError:  # written by a rank that was killed within its very first write
+        except (RunError, ValueError):  # of no rank, or of one that was killed within its very first write
             return None, True
         now = self._clock()
         seen, since = self._last_beat.get(identity.rank, (None, now))
@@ -238,7 +240,7 @@ def is_dead(path: Path) -> bool:
         return RankIdentity.read(path).has_died()
     except OSError:
         return not path.exists()
-    except ValueError:  # killed within its very first write
+    except (RunError, ValueError):  # of no rank, or of one that was killed within its very first write
         return True
 
 

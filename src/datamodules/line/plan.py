@@ -42,9 +42,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datamodules.errors import ConfigError, CorpusError, RunError
-from datamodules.line.folders import is_folder
+from datamodules.line.folders import is_folder, open_file
 from datamodules.line.item import JSON_FILES, Item, check_key, check_split
 from datamodules.line.typed_json import load
+from datamodules.regular import require_regular
 from datamodules.samples.fields import CorpusTypes, TypeInference, check_type
 
 SCHEMA = pa.schema(
@@ -144,6 +145,7 @@ class Plan:
         self.path = path
         self._checked: set[int] = set()  # numbers of the shards whose rows were found to be valid
         try:
+            require_regular(path.stat(), path)
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
             _check_columns(self._file.schema)
             metadata = {key.decode(): value.decode() for key, value in (self._file.schema.metadata or {}).items()}
@@ -438,7 +440,9 @@ def write_batches(
         file.flush()
         with open(path, "rb") as written:
             place = _footer_start(written)
-            digest, footer = _sha256(written, place, place)
+            digest = _sha256(written, place, place)
+            written.seek(place)
+            footer = written.read()
         file.seek(place)
         file.write(digest + footer)
         file.flush()
@@ -449,26 +453,31 @@ def is_as_written(path: Path) -> bool:
     """Whether a plan file has the bytes that were written; opens it without Arrow, which damage may make it abort.
 
     The sha256 of the rest stands in 32 bytes before the footer, where no reader of the Arrow format looks.
+
+    Raises:
+        RunError: it is no file.
     """
-    with open(path, "rb") as file:
+    try:
+        opened = open_file(path)
+    except FileNotFoundError:  # a link that leads nowhere
+        return False
+    with opened as file:
         place = _footer_start(file) - 32
         if place < 0:
             return False
-        digest, _ = _sha256(file, place, place + 32)
+        digest = _sha256(file, place, place + 32)
         file.seek(place)
         return digest == file.read(32)
 
 
-def _sha256(file: IO[bytes], stop: int, start: int) -> tuple[bytes, bytes]:
-    """(sha256 of what `file` holds before `stop` and from `start` on, the latter)"""
+def _sha256(file: IO[bytes], stop: int, start: int) -> bytes:
+    """The sha256 of what `file` holds before `stop` and from `start` on."""
     digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(min(_BLOCK_BYTES, stop - file.tell())):
-        digest.update(block)
-    file.seek(start)
-    footer = file.read()
-    digest.update(footer)
-    return digest.digest(), footer
+    for first, last in ((0, stop), (start, file.seek(0, os.SEEK_END))):
+        file.seek(first)
+        while block := file.read(min(_BLOCK_BYTES, last - file.tell())):
+            digest.update(block)
+    return digest.digest()
 
 
 def _footer_start(file: IO[bytes]) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.line.activity import Activity, mean_and_peak, read_activity
 from datamodules.line.commit import Result, Spool, commit, settle_all
+from datamodules.line.folders import is_folder, remove, write_whole
 from datamodules.line.item import Item
 from datamodules.line.leases import Claim, Leases, is_dead
 from datamodules.line.limit import FailureLimit, FailureWatch
@@ -283,7 +284,7 @@ class Rank:
         """A folder on the run's disk for what is needed no longer than this process; made when first asked for."""
         if self._scratch is None:
             self._scratch = self.run.work / "scratch" / self.name
-            self._scratch.mkdir(parents=True, exist_ok=True)
+            self._scratch.mkdir(parents=True)
         return self._scratch
 
     @contextmanager
@@ -441,9 +442,7 @@ class Rank:
                 o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
                 for o in list(self.open.values())
             }
-            partial = self._activity_path.with_suffix(".partial")
-            partial.write_text(json.dumps(vars(self.activity)))
-            os.replace(partial, self._activity_path)
+            write_whole(self._activity_path, json.dumps(vars(self.activity)))
 
     def _check(self) -> None:
         if self._failure and time.monotonic() - self._failure[0] > _SILENT_SECONDS:
@@ -467,10 +466,10 @@ def sweep(run: Run) -> None:
         for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`
             name = path.name.partition(".")[0]
             if name == PLANNING or run.is_committed(name):
-                path.unlink(missing_ok=True)
+                remove(path)
     for path in (run.work / "ranks").glob("[!.]*"):
         if is_dead(path.with_name(path.name.partition(".")[0])):
-            path.unlink(missing_ok=True)
-    for left in (run.work / "scratch").glob("*"):
+            remove(path)
+    for left in filter(is_folder, (run.work / "scratch").glob("*")):  # opening a FIFO has no end
         if is_dead(run.work / "ranks" / left.name):
             shutil.rmtree(left, ignore_errors=True)

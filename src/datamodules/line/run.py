@@ -162,7 +162,8 @@ class Run:
 
     def is_committed(self, shard: str) -> bool:
         """Whether the shard named `shard` is committed."""
-        return self.record_path(shard).exists()
+        path = self.record_path(shard)
+        return path.exists() or path.is_symlink()  # a link that leads nowhere is a damaged record
 
     def committed(self) -> set[str]:
         """Names of the planned shards that are committed; a record of any other name counts for nothing."""

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from datamodules.errors import RunError
+from datamodules.line.folders import open_file
+
 _SIGNALS = {  # as faulthandler calls them
     "Segmentation fault": "SIGSEGV",
     "Aborted": "SIGABRT",
@@ -20,6 +23,7 @@ _SIGNALS = {  # as faulthandler calls them
     "Floating-point exception": "SIGFPE",
     "Floating point exception": "SIGFPE",
 }
+_MAX_FAULT_BYTES = 1000  # what is kept as the reason is in the first line
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,7 @@ class FaultFile:
 
     def arm(self) -> None:
         """End this process in `timeout_seconds`, whatever it does then, unless `disarm` is called before."""
-        if self._file is None:
-            self._file = open(self._path, "w")
-            faulthandler.enable(self._file, all_threads=False)
-        faulthandler.dump_traceback_later(self._timeout_seconds, exit=True, file=self._file)
+        faulthandler.dump_traceback_later(self._timeout_seconds, exit=True, file=self._opened())
 
     def disarm(self) -> None:
         """What `arm` was for has ended."""
@@ -65,7 +66,16 @@ class FaultFile:
 
     def tell(self, reason: str) -> None:
         """Leave `reason`, for whoever takes over what this process still touches."""
-        self._path.write_text(reason)
+        file = self._opened()
+        file.truncate(0)
+        file.write(reason)
+        file.flush()
+
+    def _opened(self) -> TextIO:
+        if self._file is None:
+            self._file = open(self._path, "x")
+            faulthandler.enable(self._file, all_threads=False)
+        return self._file
 
     def close(self) -> None:
         """Give Python's own handling of faults its place again; the file goes if nothing is in it."""
@@ -83,12 +93,13 @@ class FaultFile:
 def cause_of_death(fault_file: Path) -> tuple[str, str]:
     """(reason, class) of the death of the rank whose `FaultFile` this was."""
     try:
-        text = fault_file.read_text(errors="replace")
-    except FileNotFoundError:
+        with open_file(fault_file) as file:
+            text = file.read(_MAX_FAULT_BYTES).decode(errors="replace")
+    except (FileNotFoundError, RunError):
         text = ""
     if not text:
         return "its process was killed (SIGKILL: out of memory?), or its machine lost", "crash"
-    if match := re.match(r"Timeout \((\d+):(\d+):([\d.]+)\)!", text):
+    if match := re.match(r"Timeout \((\d{1,6}):(\d\d):(\d\d(?:\.\d{1,6})?)\)!", text):
         hours, minutes, seconds = match.groups()
         return f"timed out after {3600 * int(hours) + 60 * int(minutes) + float(seconds):g} s", "timeout"
     if match := re.match(r"Fatal Python error: (.*)", text):

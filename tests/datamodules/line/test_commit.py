@@ -119,6 +119,7 @@ def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path
         successor = Spool(cut, SHARD, NUM_ROWS, "b")
         assert sorted(successor.results) == [row for row in range(3) if ends[row] <= length]
         successor.close()
+        (cut / f"{SHARD}.b").unlink()
 
 
 def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_path):
@@ -137,6 +138,7 @@ def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_pa
         assert sorted(successor.results) == whole
         assert [read(successor, row) for row in whole] == [[("json", f"row {row}".encode())] for row in whole]
         successor.close()
+        (damaged / f"{SHARD}.b").unlink()
 
 
 def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path):
@@ -156,6 +158,7 @@ def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignore
     for kept in range(len(content)):
         (torn / f"{SHARD}.a").write_bytes(content[:kept] + bytes(len(content) - kept))
         assert Spool(torn, SHARD, NUM_ROWS, "b").results == {}
+        (torn / f"{SHARD}.b").unlink()
 
 
 NESTED: list = []

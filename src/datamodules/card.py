@@ -13,7 +13,6 @@
 """
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import yaml
-from numpy.lib import format as npy
 
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.line.folders import read_file, write_whole
@@ -30,7 +28,8 @@ from datamodules.line.reader import open_sample
 from datamodules.line.run import Run
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
 from datamodules.printable import printable
-from datamodules.samples.fields import Field, arrow_type
+from datamodules.samples.arrays import read_header
+from datamodules.samples.fields import Field, arrow_type, decode_json
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -226,7 +225,13 @@ def _columns(run: Run) -> dict[str, FileType]:
     """The type of each column, by name."""
     files = _first_sample(run)
     columns: dict[str, FileType] = {"__key__": pa.string(), "__url__": pa.string()}
-    columns |= {ending: _file_type(run, ending, file) for ending, file in files.items()}
+    for ending, file in files.items():
+        try:
+            columns[ending] = _file_type(run, ending, file)
+        except ValueError as error:
+            raise RunError(
+                f"{run.folder}: {ending} of the first sample is damaged: {error}; run `preprocess verify`"
+            ) from error
     extractor = run.plan.fingerprint.get("extractor", {}).get("init_args", {})
     if extractor.get("store_images") in ("original", True):  # True: of earlier versions
         columns |= dict.fromkeys(_image_endings(run), "image")
@@ -244,11 +249,10 @@ def _first_sample(run: Run) -> dict[str, BinaryIO]:
 def _file_type(run: Run, ending: str, file: BinaryIO) -> FileType:
     kind = ending.rpartition(".")[2]
     if kind == "json":
-        return _json_type(run, json.loads(file.read()))
+        return _json_type(run, decode_json(file, ()))
     if kind == "npy":
-        npy.read_magic(file)  # type: ignore[no-untyped-call]
-        shape, _, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
-        return Array(str(dtype), (None, *shape[1:]))
+        header = read_header(file)
+        return Array(str(header.dtype), (None, *header.shape[1:]))
     if f".{kind}" in IMAGE_SUFFIXES:
         return "image"
     return "video" if kind == "mp4" else pa.string() if kind == "txt" else pa.binary()

@@ -81,18 +81,27 @@ def encode_json(meta: Mapping[str, Any], fields: Iterable[Field]) -> bytes:
     return json.dumps({**meta, **typed(meta, fields)}, sort_keys=True, ensure_ascii=False).encode(errors="replace")
 
 
-def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
-    """Return the json of a sample, in which `fields` have their types, as `encode_json` wrote it.
+def read_json(content: Content) -> Any:
+    """Return the value of a JSON file of a sample.
 
     Raises:
-        ValueError: it is not a JSON object, or the value of a field does not fit its type.
+        ValueError: it is not JSON, or too large, or nested too deeply.
     """
     if size_of(content) > _MAX_JSON_BYTES:
         raise ValueError(f"its json has {size_of(content):,} bytes; at most {_MAX_JSON_BYTES:,} are read")
     if not isinstance(content, bytes):
         content.seek(0)
         content = content.read()
-    document = load(content)
+    return load(content)
+
+
+def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
+    """Return the json of a sample, in which `fields` have their types, as `encode_json` wrote it.
+
+    Raises:
+        ValueError: it is not a JSON object, or the value of a field does not fit its type.
+    """
+    document = read_json(content)
     if not isinstance(document, dict):
         raise ValueError("its json is not an object")
     for field in (field for field in fields if field.name in document):

@@ -30,7 +30,9 @@ from datamodules.line.commit import OK
 from datamodules.line.plan import Shard
 from datamodules.line.reader import CommittedSamples, open_sample
 from datamodules.line.run import Run, device_mix
+from datamodules.samples.arrays import read_array
 from datamodules.samples.captions import CaptionSamples
+from datamodules.samples.fields import read_json
 from datamodules.samples.pose import PoseSamples
 from datamodules.samples.skeleton import JOINTS
 from preprocess.export import kind_of
@@ -200,15 +202,15 @@ def _files(key: str, files: Mapping[str, BinaryIO]) -> Iterator[RenderableType]:
         described: tuple[str, ...] = ()
         try:
             if kind == "npy":
-                values = np.load(file, allow_pickle=False)
+                values = read_array(file)
                 described = (str(values.dtype), str(list(values.shape)), *_span(values))
                 if ending == "presence.npy" and values.shape[1:] == (len(PARTS),):
                     documents += ["", _detection_rates(values)]
             elif kind == "json":
-                documents += ["", _highlighted(_shortened(json.loads(file.read())))]
+                documents += ["", _highlighted(_shortened(read_json(file)))]
             elif kind == "txt":
-                documents += ["", block(file.read().decode()[:_MAX_TEXT])]
-        except (ValueError, EOFError, RecursionError) as error:
+                documents += ["", block(io.TextIOWrapper(file, "utf-8").read(_MAX_TEXT))]
+        except ValueError as error:
             raise RunError(f"{key}.{ending} is damaged: {error}; run `preprocess verify`") from error
         table.add_row(ending, f"{size:,}", *described)
     yield table

@@ -104,6 +104,7 @@ def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
     document = read_json(content)
     if not isinstance(document, dict):
         raise ValueError("its json is not an object")
+    json.dumps(document, ensure_ascii=False).encode()  # raises ValueError for a lone surrogate
     for field in (field for field in fields if field.name in document):
         try:
             document[field.name] = as_type(document[field.name], field.type)

@@ -139,7 +139,7 @@ class PoseSamples:
             meta = decode_json(members["json"], FIELDS)
             for prefix in ("", "original_"):
                 size_of_frames(meta, prefix)
-            scores = np.array([person["score"] for person in meta.pop("people") or ()], np.float32)
+            scores = np.array([(person or {})["score"] for person in meta.pop("people") or ()], np.float32)
             if len(keypoints) != len(scores) or not np.isfinite(scores).all():
                 raise ValueError(f"it has keypoints of {len(keypoints)} people, and the scores {scores.tolist()!s:.80}")
         except (KeyError, ValueError) as error:

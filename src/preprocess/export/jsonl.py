@@ -13,7 +13,7 @@ from pathlib import Path
 from datamodules.errors import RunError
 from datamodules.line.reader import CommittedSamples
 from datamodules.line.run import Run
-from datamodules.samples.fields import decode_json
+from datamodules.samples.fields import read_json
 from preprocess.export import all_or_none, planned_splits
 from preprocess.export.statistics import counts
 
@@ -49,7 +49,7 @@ def _write_split(path: Path, run: Run, split: str) -> None:
             if "json" not in files:
                 raise RunError(f"{key} has no json, of which this format is made: it has {', '.join(files)}")
             try:
-                line = {"key": key} | decode_json(files["json"], ()) | {"key": key}
-            except ValueError as error:
+                line = {"key": key} | read_json(files["json"]) | {"key": key}
+            except (ValueError, TypeError) as error:
                 raise RunError(f"{key}.json is no JSON object: {error}; run `preprocess verify`") from error
             print(json.dumps(line, ensure_ascii=False), file=file)

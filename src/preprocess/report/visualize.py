@@ -85,6 +85,7 @@ _SLOWEST, _FASTEST = 0.01, 1000  # frames per second of a film, whatever rate a 
 _SIDES_PX = (520, 1280)  # a drawn frame's longer side
 _HALO = (15, 20, 30)
 _PAGE = (244, 246, 248)
+_MAX_PX = 32_766  # what is drawn lies nearer: OpenCV takes 16 bits for a px
 _SHIFT = 4  # OpenCV takes coordinates in 1/16 px
 
 _SHEET_PX, _MARGIN_PX, _GAP_PX, _HEADER_PX, _FOOTER_PX = 1800, 32, 12, 84, 30
@@ -173,6 +174,10 @@ class _Drawing:
 def _of_keypoints(sample: KeypointSample, frames: Iterator[Picture]) -> _Drawing:
     meta, num_frames = sample.meta, min(len(sample.keypoints), _MAX_FRAMES)
     height, width = _size_of(sample)
+    if sample.keypoints.shape[1] not in LAYOUTS:
+        raise RunError(
+            f"{sample.key} has {sample.keypoints.shape[1]} keypoints, of no known layout: it cannot be drawn"
+        )
     size = _size_drawn(width, height)
     facts = [*_facts(len(sample.keypoints), meta), f"{sample.keypoints.shape[1]} keypoints"]
     return _Drawing(
@@ -236,7 +241,7 @@ def _of_clip(sample: ClipSample) -> _Drawing:
 
 
 def _facts(num_frames: int, meta: dict[str, Any]) -> list[str]:
-    return [f"{num_frames:,} frames", f"{meta['width']}x{meta['height']} px"]
+    return [f"{num_frames:,} frames", f"{meta.get('width')}x{meta.get('height')} px"]
 
 
 def _made_by(run: Run, key: str) -> Run:
@@ -249,6 +254,8 @@ def _made_by(run: Run, key: str) -> Run:
 def _root(run: Run, item: Item) -> Path:
     """The corpus root below which `item` still is, of those that the plans record; else the first."""
     roots = [Path(root) for each in (run, *run.patches) for root in each.plan.roots]
+    if not roots:
+        raise RunError(f"{run.folder} does not say where its corpus lay: give --root")
     return next((root for root in roots if (root / item.path).exists()), roots[0])
 
 
@@ -258,13 +265,13 @@ def _write_tracks(run: Run, sample: TrackSample, dest: Path) -> list[Path]:
     paths = [dest / f"{sample.key}.png", dest / f"{sample.key}.mp4"]
     with TrackVideo(paths[1], size) as film:
         frames = _frames_or_pages(_read(run, sample.key), (size[1], size[0]))
-        facts = [*_facts(len(lines), info), f"{sample.meta['num_objects']} objects", f'"{sample.meta["prompt"]}"']
+        facts = [*_facts(len(lines), info), f"{sample.meta.get('num_objects')} objects", f'"{sample.meta["prompt"]}"']
         drawing = _Drawing(
             key=sample.key,
             pictures=(film.add(next(frames), line["timestamp"], drawn_of(line)) for line in lines),
             num_frames=len(lines),
             size=(size[1], size[0]),
-            fps=info["fps"],
+            fps=info.get("fps") or 0.0,
             facts=facts,
             rates={},
         )
@@ -379,7 +386,8 @@ class _Found:
 def _drawn(picture: Picture, found: _Found, stretch: float) -> Picture:
     """`picture` with the skeleton of `found`, whose keypoints are multiplied by `stretch`."""
     unit = max(picture.shape[:2]) / _SIDES_PX[0]
-    pixels = (found.sample.keypoints[found.frame_idx, :, :2] * stretch * (1 << _SHIFT)).round().astype(int)
+    points = np.nan_to_num(found.sample.keypoints[found.frame_idx, :, :2]).clip(-_MAX_PX, _MAX_PX)
+    pixels = (points * stretch * (1 << _SHIFT)).round().astype(int)
     shadow = picture.copy()
     for part in PARTS:
         _draw_part(shadow, pixels, found.lines(part), _HALO, _STROKES[part].grown(0.8).scaled(unit))

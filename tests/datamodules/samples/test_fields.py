@@ -6,7 +6,18 @@ import pyarrow as pa
 import pytest
 
 from datamodules.errors import ExtractError
-from datamodules.samples.fields import Field, TypeInference, arrow_type, common_type, encode_json, struct_of, uniform
+from datamodules.samples.fields import (
+    Field,
+    TypeInference,
+    arrow_type,
+    check_type,
+    common_type,
+    decode_json,
+    encode_json,
+    size_of_frames,
+    struct_of,
+    uniform,
+)
 
 FIELDS = (
     Field("duration", pa.float64(), "", "s"),
@@ -114,3 +125,47 @@ def test_every_sample_has_every_field_of_the_corpus_in_its_type():
 )
 def test_two_types_have_a_common_one_only_if_it_reads_both(one, other, common):
     assert common_type(one, other) == common_type(other, one) == common
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[1]", "its json is not an object"),
+        (b"{", "Expecting"),
+        (b'{"text": ' + b"[" * 5000, "nested too deeply"),
+        (b'{"text": ' + b"[" * 300 + b"]" * 300 + b"}", "nested more than 200"),
+        (b'{"other": "\\ud800"}', "surrogates not allowed"),
+        (b'{"count": "5"}', "count in its json is '5', where a whole number is needed"),
+        (b'{"count": 5000000000}', "where a whole number of 32 bits is needed"),
+        (b'{"seconds": Infinity}', "where a number is needed"),
+        (b'{"seconds": 1' + b"0" * 400 + b"}", "where a number is needed"),
+        (b'{"is_whole": 1}', "where true or false is needed"),
+        (b'{"places": 5}', "where a list is needed"),
+        (b'{"places": [[1]]}', "where a number is needed"),
+    ],
+)
+def test_json_whose_fields_have_other_types_than_declared_is_refused(content, message):
+    declared = [
+        Field("text", pa.string(), ""),
+        Field("count", pa.int32(), ""),
+        Field("seconds", pa.float64(), ""),
+        Field("is_whole", pa.bool_(), ""),
+        Field("places", pa.list_(pa.float64()), ""),
+    ]
+    with pytest.raises(ValueError, match=message):
+        decode_json(content, declared)
+    assert decode_json(b'{"seconds": 1, "places": null}', declared) == {"seconds": 1.0, "places": None}
+
+
+@pytest.mark.parametrize("size", [(0, 5), (None, 5), ("5", 5), (60_000, 60_000)])
+def test_a_size_that_no_image_has_is_refused(size):
+    assert size_of_frames({"original_height": 3, "original_width": 4}, "original_") == (3, 4)
+    with pytest.raises(ValueError, match=r"its json has the (width|size)"):
+        size_of_frames(dict(zip(("height", "width"), size, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["int32", "list<json>", "list<list<int64>>", "list<", "", "list<" * 2000])
+def test_only_the_types_of_the_table_are_types(name):
+    assert [check_type(known) for known in ("json", "null", "list<int64>")] == ["json", "null", "list<int64>"]
+    with pytest.raises(ValueError, match="is not the type of a field"):
+        check_type(name)

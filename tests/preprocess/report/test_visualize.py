@@ -296,3 +296,30 @@ def test_clips_are_drawn_as_they_are_stored(tmp_path: Path) -> None:
 def test_text_that_could_mislead_is_drawn_escaped_and_a_long_one_cut(text: str, shown: str) -> None:
     assert np.array_equal(module._page((900, 60), text), module._page((900, 60), shown))
     assert not np.array_equal(module._page((900, 60), text), module._page((900, 60), ""))
+
+
+@pytest.mark.parametrize("width", [0, -1, 10**9, None])
+def test_samples_of_a_size_that_no_frame_has_are_refused(width: int | None, tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a", 1)
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item, width=width))])
+    with pytest.raises(RunError, match=r"train/a cannot be drawn: its json has the (width|size)"):
+        visualize(run, tmp_path / "out")
+
+
+def test_samples_of_an_unknown_layout_are_refused_and_points_far_off_are_not_drawn(tmp_path: Path) -> None:
+    items = [sequence(tmp_path / "root", key, 2) for key in ("train/a", "dev/b")]
+    far, other = sample_of(items[0], fps=1e308), sample_of(items[1])
+    far.keypoints[0], far.keypoints[1] = np.nan, 1e30
+    other.keypoints = other.keypoints[:, :7]
+    run = run_of(tmp_path / "run", tmp_path / "root", [(items[0], far), (items[1], other)])
+    assert [path.name for path in visualize(run, tmp_path / "out", split="train")] == ["a.png", "a.mp4"]
+    with pytest.raises(RunError, match="dev/b has 7 keypoints, of no known layout"):
+        visualize(run, tmp_path / "other", split="dev")
+
+
+def test_a_run_that_does_not_say_where_its_corpus_lay_asks_for_it(tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a", 1)
+    run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))])
+    run.plan.roots.clear()
+    with pytest.raises(RunError, match="does not say where its corpus lay: give --root"):
+        visualize(run, tmp_path / "out")

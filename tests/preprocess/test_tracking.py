@@ -337,6 +337,23 @@ def test_annotated_videos_appear_and_play(root: Path, tmp_path: Path) -> None:
         theirs.release()
 
 
+def test_a_video_is_not_drawn_through_a_link_which_costs_no_attempt(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "run" / "videos" / "sub"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    assert run(root, tmp_path / "run", "--output.videos", "true") == 2
+    assert "videos/sub is a link to" in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    link.unlink()
+    assert run(root, tmp_path / "run", "--output.videos", "true") == 0
+    done = Run(tmp_path / "run")
+    attempts = [count for shard in done.plan.shards for count in done.table(shard.name)["attempts"].to_pylist()]
+    assert attempts == [1, 1]
+
+
 def test_a_check_draws_no_videos(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = command(root, tmp_path / "run", "--model.prompt", "car", "--output.videos", "true")
     assert main(["check", *arguments[1:]]) == 0

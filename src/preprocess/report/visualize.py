@@ -14,6 +14,7 @@ Of captions there is one file, `captions.html`: each beside its image, which is 
 A `/` in a key is a folder. Frames that are no longer there, or no longer decode, are drawn as an empty page.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
     """
     if num_samples < 1:
         raise ConfigError(f"{num_samples = }: give 1 or more")
-    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+    if os.path.lexists(dest) and (not dest.is_dir() or any(dest.iterdir())):
         raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
     samples = CommittedSamples(run, split)
     chosen = np.unique(np.linspace(0, len(samples) - 1, num_samples).round().astype(int))

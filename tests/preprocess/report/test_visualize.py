@@ -246,6 +246,9 @@ def test_visualize_into_a_folder_with_something_in_it_fails(tmp_path: Path) -> N
     run = make_run(tmp_path / "run", MadeItems({"train": 1}))
     with pytest.raises(ConfigError, match=r"run is not empty: name a folder that is new or empty"):
         visualize(run, tmp_path / "run")
+    (tmp_path / "out").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"out is not empty"):
+        visualize(run, tmp_path / "out")
 
 
 def test_visualize_of_no_samples_fails(tmp_path: Path) -> None:

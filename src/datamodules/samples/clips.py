@@ -220,7 +220,7 @@ def _npy(dtype: str, shape: tuple[int, ...], parts: Sequence[NDArray[Any]]) -> b
 def _as_array(content: bytes) -> NDArray[np.uint8]:
     """The array of `frames.npy`, without a copy."""
     shape, dtype, order, start = read_header(content)
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise ValueError(f"frames.npy is {dtype} {list(shape)}")
     return np.ndarray(shape, dtype, content, start, order=order)
 

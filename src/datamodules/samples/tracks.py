@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.samples import size_of
 from datamodules.samples.arrays import Array, read_arrays
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
@@ -158,6 +159,8 @@ class TrackSamples:
             if missing := [name for name in ("path", "prompt", "video_info") if meta.get(name) is None]:
                 raise KeyError(f"{missing[0]} of its json")
             size_of_frames(meta["video_info"])
+            if not size_of(members["tracks.jsonl"]):
+                raise ValueError("its tracks.jsonl has no frames")
             return TrackSample(key, meta, {name: members[name] for name in FILES})
         except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no track sample: {error}; run `preprocess verify`") from error
@@ -215,8 +218,6 @@ class TrackSamples:
 
         lines = sample.lines
         there = len(lines)
-        if not there:
-            raise RunError(f"{sample.key} has no frames; run `preprocess verify`")
         count = min(self.num_frames, -(-there // self.step))
         last_start = there - 1 - (count - 1) * self.step
         can_vary = self.start == "random" and count == self.num_frames

@@ -175,10 +175,9 @@ class _Drawing:
 def _of_keypoints(sample: KeypointSample, frames: Iterator[Picture]) -> _Drawing:
     meta, num_frames = sample.meta, min(len(sample.keypoints), _MAX_FRAMES)
     height, width = _size_of(sample)
-    if sample.keypoints.shape[1] not in LAYOUTS:
-        raise RunError(
-            f"{sample.key} has {sample.keypoints.shape[1]} keypoints, of no known layout: it cannot be drawn"
-        )
+    if not num_frames or sample.keypoints.shape[1] not in LAYOUTS:
+        shape = list(sample.keypoints.shape)
+        raise RunError(f"{sample.key} has keypoints {shape}, without frames or of no known layout: it cannot be drawn")
     size = _size_drawn(width, height)
     facts = [*_facts(len(sample.keypoints), meta), f"{sample.keypoints.shape[1]} keypoints"]
     return _Drawing(

@@ -193,9 +193,8 @@ def test_a_sample_with_damaged_files_fails(corpus, content):
     damaged = TrackSamples().decode("a", {**files, "boxes.npy": content})
     with pytest.raises(RunError, match=r"a\.boxes\.npy is damaged: .*preprocess verify"):
         damaged.array("boxes.npy")
-    empty = TrackSamples(root=corpus.root).decode("a", {**files, "tracks.jsonl": b""})
-    with pytest.raises(RunError, match="a has no frames; run `preprocess verify`"):
-        TrackSamples(root=corpus.root).collate([empty])
+    with pytest.raises(RunError, match=r"a is no track sample: its tracks\.jsonl has no frames"):
+        TrackSamples().decode("a", {**files, "tracks.jsonl": b""})
 
 
 def test_training_without_a_root_fails(corpus):

@@ -73,7 +73,7 @@ class FaultFile:
 
     def _opened(self) -> TextIO:
         if self._file is None:
-            self._file = open(self._path, "x")
+            self._file = open(self._path, "x", encoding="utf-8", errors="backslashreplace")
             faulthandler.enable(self._file, all_threads=False)
         return self._file
 

@@ -52,9 +52,23 @@ def test_what_a_process_told_is_found(tmp_path):
     fault = FaultFile(tmp_path / "rank.fault", 60)
     fault.arm()
     fault.disarm()
-    fault.tell("CUDA error: out of luck")
+    fault.tell("CUDA error: out of luck in caf\udce9.png")
     fault.close()
-    assert cause_of_death(tmp_path / "rank.fault") == ("crashed: CUDA error: out of luck", "crash")
+    assert cause_of_death(tmp_path / "rank.fault") == (r"crashed: CUDA error: out of luck in caf\udce9.png", "crash")
+
+
+def test_of_a_fault_file_that_no_rank_writes_little_is_read_and_wrong_times_are_no_time(tmp_path):
+    (tmp_path / "long").write_text("x" * 100_000)
+    assert cause_of_death(tmp_path / "long") == (f"crashed: {'x' * 1000}", "crash")
+    (tmp_path / "absurd").write_text(f"Timeout (1:00:{'9' * 400})!")
+    assert cause_of_death(tmp_path / "absurd")[1] == "crash"
+
+
+def test_a_fault_file_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "rank.fault").symlink_to("letter")
+    with pytest.raises(FileExistsError):
+        FaultFile(tmp_path / "rank.fault", 60).arm()
+    assert not (tmp_path / "letter").exists()
 
 
 def test_a_timeout_of_hours_is_told_in_seconds(tmp_path):

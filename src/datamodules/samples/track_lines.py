@@ -158,6 +158,8 @@ class TrackLines:
     def _parse(self, line: bytes) -> TrackLine:
         try:
             parsed: TrackLine = load(line)
+            if b"\\u" in line:  # a lone surrogate, perhaps, which `line_of` does not write
+                json.dumps(parsed, ensure_ascii=False).encode()
         except ValueError as error:
             raise self._damaged(str(error)) from error
         if not _is_line(parsed, self._frame_size):

@@ -122,7 +122,10 @@ def _write_track(file: TextIO, sample: TrackSample, video_id: int, obj_id: int, 
     rows = np.flatnonzero(sample.array("obj_ids.npy") == obj_id)
     frames, boxes = sample.array("frame_idx.npy")[rows].tolist(), sample.array("boxes.npy")[rows]
     numbers.annotations += 1
-    length, track = len(sample.lines), _Track(sample, obj_id, frames)
+    length = len(sample.lines)
+    if frames != sorted(set(frames)) or not 0 <= frames[0] <= frames[-1] < length:
+        raise RunError(f"{sample.key}.frame_idx.npy is damaged: it has others than {length:,} frames in order")
+    track = _Track(sample, obj_id, frames)
     info = sample.meta["video_info"]
     head = {
         "id": numbers.annotations,

@@ -130,6 +130,7 @@ GOOD = line(0, 1)
                 {"obj_id": "1"},
                 {"obj_id": 1 << 31},
                 {"label": 1},
+                {"label": {}},
                 {"score": float("nan")},
                 {"bbox": [0, 0, 1]},
                 {"bbox": [0, 0, 2, 1]},
@@ -166,6 +167,12 @@ def test_a_line_nested_deeply_or_of_a_number_that_cannot_be_is_refused():
         len(far)
     with pytest.raises(RunError, match="it has no frame 0"):
         next(iter(far))
+
+
+def test_a_label_with_a_lone_surrogate_is_refused():
+    content = json.dumps({**GOOD, "objects": [{**OBJECT, "label": "\ud800"}]}, separators=(",", ":")).encode()
+    with pytest.raises(RunError, match="surrogates not allowed"):
+        TrackLines(io.BytesIO(content), "a", SIZE).read(0)
 
 
 def test_a_line_without_an_end_is_not_read_whole(monkeypatch):

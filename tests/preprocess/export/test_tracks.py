@@ -18,6 +18,7 @@ from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
 from datamodules.line.run import Run, open_or_plan
 from datamodules.samples.track_lines import TrackLine, line_of
+from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export import export
 from preprocess.export.statistics import counts
 from track_making import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
@@ -290,3 +291,21 @@ def test_jsonl_takes_tracks(run: Run, corpus: TrackItems, tmp_path: Path) -> Non
     written = export(run.folder, "jsonl", tmp_path / "out")
     lines = [json.loads(line) for path in written[::2] for line in path.read_text().splitlines()]
     assert [(line["key"], line["num_objects"]) for line in lines] == [(key, 2) for key in corpus.videos]
+
+
+@pytest.mark.parametrize("frame_idx", [(1 << 31) - 1, -1])
+def test_frames_that_a_video_does_not_have_fail_before_nulls_are_written_for_them(
+    tmp_path: Path, corpus: TrackItems, frame_idx: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_frame(self: TrackSamples, key: str, members: Any) -> TrackSample:
+        sample = decode(self, key, members)
+        idx = sample.array("frame_idx.npy").copy()
+        idx[-1] = frame_idx
+        buffer = io.BytesIO()
+        np.save(buffer, idx)
+        return TrackSample(key, sample.meta, {**sample.files, "frame_idx.npy": buffer.getvalue()})
+
+    run, decode = make_track_run(tmp_path / "run", corpus), TrackSamples.decode
+    monkeypatch.setattr(TrackSamples, "decode", with_frame)
+    with pytest.raises(RunError, match=r"train/a\.frame_idx\.npy is damaged: it has others than \d+ frames in order"):
+        export(run.folder, "coco-video", tmp_path / "out")

@@ -255,8 +255,11 @@ def _check_rows(batch: Any) -> None:
     """Return if the rows of a shard are what `write_plan` may have written; else raise ValueError or CorpusError."""
     if not batch.num_rows:
         raise ValueError("it has no items")
-    if null := [name for name in _NOT_NULL if batch[name].null_count] or batch["frames"].flatten().null_count:
-        raise ValueError(f"{null[0] if isinstance(null, list) else 'a frame'} is null")
+    for name in _NOT_NULL:
+        if batch[name].null_count:
+            raise ValueError(f"{name} is null")
+    if batch["frames"].flatten().null_count:
+        raise ValueError("a frame is null")
     split = check_split(batch["split"][0].as_py())
     if not pc.all(pc.equal(batch["split"], split)).as_py():
         raise ValueError("it has items of several splits")

@@ -3,6 +3,7 @@
 import configparser
 import io
 import json
+import tarfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,26 @@ def test_frames_that_a_video_does_not_have_fail_before_nulls_are_written_for_the
     monkeypatch.setattr(TrackSamples, "decode", with_frame)
     with pytest.raises(RunError, match=r"train/a\.frame_idx\.npy is damaged: it has others than \d+ frames in order"):
         export(run.folder, "coco-video", tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", ["grounded-sam2", "mot", "coco-video", "parquet", "jsonl"])
+def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
+    tmp_path: Path, corpus: TrackItems, format: str
+) -> None:
+    run = make_track_run(tmp_path / "run", corpus)
+    tar, moved = run.folder / "train-000000.tar", tmp_path / "moved.tar"
+    with tarfile.open(tar) as old, tarfile.open(moved, "w", format=tarfile.PAX_FORMAT) as new:
+        for member in old:
+            member.name = member.name.replace("train/", "../../")
+            new.addfile(member, old.extractfile(member))
+    tar.write_bytes(moved.read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=r"train-000000\.tar cannot be read at byte 0: '\.\./\.\./a' cannot be a key"):
+        export(run.folder, format, tmp_path / "dest" / "out")
+    plan = run.folder / "plan.arrow"
+    plan.write_bytes(plan.read_bytes().replace(b"train/a", b"/tmp/xa"))
+    with pytest.raises(RunError, match=r"plan\.arrow is damaged: shard 0: '/tmp/xa' cannot be a key"):
+        export(run.folder, format, tmp_path / "dest" / "out")
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
+        path for path in before if path.is_file()
+    ]

@@ -205,6 +205,7 @@ def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
     record, rows = run.patches[1].record("train-patch002-000000"), run.patches[1].table("train-patch002-000000")
     place, path = rows.schema.get_field_index("supersedes"), folder / record.table.name
     rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
+    path.unlink()
     record = replace(record, table=write_table(path, record.table.name, rows))
     run.record_path(record.shard).write_text(record.to_json())
     assert "tables/train-patch002-000000.parquet: train/d-bad-twice supersedes no failed row of train-000001, " in str(

@@ -15,7 +15,7 @@ MAX_FILE_BYTES = 2 << 30
 MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a day at 60 frames a second
 # of all frames of an animation, each of which is composed as a whole, twice: 4,822 frames of 1920x1080 px
 MAX_ANIMATION_PIXELS = 10_000_000_000
-# of memory that FFmpeg takes to open a video, and this process to list its packets: for such a day 0.5 GiB are enough
+# of memory to open a video and list its packets; such a day with a sound track takes 0.8 GiB
 MAX_INDEX_BYTES = 1 << 30
 
 

@@ -30,6 +30,7 @@ _FORMATS = (
 )
 _TRUSTED = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 _DECODER_LIMITS = {"max_pixels": str(MAX_PIXELS)}
+_LONGEST_TICKS = (1 << 63) - 1  # of int64
 _TOO_LARGE = ("exceeds specified max pixel count", "exceeds limit")  # in the words of FFmpeg, and of libdav1d
 
 
@@ -235,8 +236,14 @@ def read_packets(container: Any, stream: Any) -> Packets:
     if not len(scan.visible):
         raise DecodeError(f"{name} has no frames")
     if container.format.name in _EVENLY or not scan.is_proven:
-        return _as_decoded(container, stream, scan)
-    return _as_timed(stream, scan, None if scan.begins_closed else _first_pts(container, stream, scan.begin))
+        packets = _as_decoded(container, stream, scan)
+    else:
+        packets = _as_timed(stream, scan, None if scan.begins_closed else _first_pts(container, stream, scan.begin))
+    if int(packets.pts[-1]) - int(packets.pts[0]) > _LONGEST_TICKS:
+        raise DecodeError(
+            f"{name} has times from {packets.pts[0]} to {packets.pts[-1]}, further apart than can be counted"
+        )
+    return packets
 
 
 def _as_timed(stream: Any, scan: Scan, first_pts: int | None) -> Packets:

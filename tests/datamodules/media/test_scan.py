@@ -1,0 +1,62 @@
+"""What packets prove, of streams that no muxer writes."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from datamodules.errors import DecodeError
+from datamodules.media import packets
+from datamodules.media.scan import Scan
+from datamodules.media.video import Video
+from video_making import Kind, write
+
+
+def scan_of(times: Sequence[int]) -> Scan:
+    """The scan of a stream of keyframes that are shown at these times."""
+
+    class Packet(SimpleNamespace):
+        size, is_keyframe, is_corrupt, is_discard = 1, True, False, False
+
+        def __bytes__(self) -> bytes:
+            return b"\0"
+
+    codec = SimpleNamespace(reorder=False, canonical_name="mjpeg")
+    stream = SimpleNamespace(codec_context=SimpleNamespace(codec=codec, extradata=b""))
+    container = SimpleNamespace(
+        name="file:a.mkv",
+        format=SimpleNamespace(name="matroska,webm"),
+        demux=lambda _: (Packet(pts=time, dts=time) for time in times),
+    )
+    scan = Scan(container, stream)
+    scan.read()
+    return scan
+
+
+def test_a_clock_that_jumps_back_at_every_other_packet_takes_linear_time():
+    num_packets = 20_000  # in quadratic time 8 s
+    scan = scan_of([1000, 1040] * (num_packets // 2))
+    assert len(scan.jumps) == num_packets // 2 - 1
+    assert scan.times_in_order(range(num_packets)) == list(range(1000, 1000 + 40 * num_packets, 40))
+
+
+@pytest.mark.parametrize(("num_places", "is_proven"), [(16, True), (17, False)])
+def test_frames_that_no_decoder_can_give_so_early_are_not_proven(num_places, is_proven):
+    times = [10 * place for place in range(40)]
+    times[20] = times[20 - num_places] - 5
+    scan = scan_of(times)
+    scan.order = SimpleNamespace(keys=np.array([(0, time) for time in times]), second_fields=set())
+    assert scan.is_proven is is_proven
+
+
+def test_a_step_that_no_number_of_64_bits_can_hold_is_a_jump():
+    assert scan_of([0, 1, 2]).in_time is not None
+    assert scan_of([1 - (1 << 63), (1 << 63) - 1]).in_time is None
+
+
+def test_times_further_apart_than_64_bits_can_count_fail(tmp_path, monkeypatch):
+    path = write(tmp_path / "a", Kind("mkv"), 3)
+    monkeypatch.setattr(packets, "_LONGEST_TICKS", 79)  # ms
+    with pytest.raises(DecodeError, match=r"a\.mkv has times from 0 to 80, further apart than can be counted"):
+        Video(path)

@@ -223,30 +223,35 @@ def _yaml(type: FileType) -> dict[str, Any]:
 
 def _columns(run: Run) -> dict[str, FileType]:
     """The type of each column, by name."""
-    files = _first_sample(run)
+    key, files = _first_sample(run)
     columns: dict[str, FileType] = {"__key__": pa.string(), "__url__": pa.string()}
     for ending, file in files.items():
         try:
             columns[ending] = _file_type(run, ending, file)
         except ValueError as error:
-            raise RunError(
-                f"{run.folder}: {ending} of the first sample is damaged: {error}; run `preprocess verify`"
-            ) from error
+            raise RunError(f"{run.folder}: {key}.{ending} is damaged: {error}; run `preprocess verify`") from error
+    if "json" not in columns:
+        raise RunError(f"{run.folder}: the sample {key} has no json; run `preprocess verify`")
     extractor = run.plan.fingerprint.get("extractor", {}).get("init_args", {})
     if extractor.get("store_images") in ("original", True):  # True: of earlier versions
         columns |= dict.fromkeys(_image_endings(run), "image")
     return columns
 
 
-def _first_sample(run: Run) -> dict[str, BinaryIO]:
+def _first_sample(run: Run) -> tuple[str, dict[str, BinaryIO]]:
     for record in run.records():
         rows = run.rows(record.shard, ["tar_offset", "tar_bytes"]).drop_null()
         for row in rows.slice(0, 1).to_pylist():
-            return open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"], os.urandom(8))[1]
+            return open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"], os.urandom(8))
     raise RunError(f"{run.folder} has no committed samples: run it first")
 
 
 def _file_type(run: Run, ending: str, file: BinaryIO) -> FileType:
+    """The type of a file of a sample.
+
+    Raises:
+        ValueError: it is no such file.
+    """
     kind = ending.rpartition(".")[2]
     if kind == "json":
         return _json_type(run, decode_json(file, ()))

@@ -250,6 +250,36 @@ def test_the_class_that_a_plan_names_is_not_imported_for_the_card(
     assert "own_samples" not in sys.modules
 
 
+class Altered(KeypointSamples):
+    """Keypoints of which one file is another, or missing."""
+
+    def __init__(self, ending: str, content: bytes | None) -> None:
+        self.ending, self.content = ending, content
+
+    def encode(self, sample: Any) -> dict[str, bytes]:
+        others = {ending: file for ending, file in super().encode(sample).items() if ending != self.ending}
+        return others if self.content is None else {**others, self.ending: self.content}
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "problem"),
+    [
+        ("json", b"{", r"a\.json is damaged: Expecting"),
+        ("json", b"[" * 100_000, r"a\.json is damaged: it is nested too deeply"),
+        ("json", b"[1]", r"a\.json is damaged: its json is not an object"),
+        ("json", None, r"the sample a has no json"),
+        ("keypoints.npy", b"PK", r"a\.keypoints\.npy is damaged: "),
+        ("keypoints.npy", b"\x93NUMPY\x01\x00\x06\x00{'a':", r"a\.keypoints\.npy is damaged: "),
+    ],
+)
+def test_a_first_sample_that_is_damaged_fails_in_one_line(
+    tmp_path: Path, ending: str, content: bytes | None, problem: str
+) -> None:
+    item = Item("a", "train", "a", ("0.png",), cost=1)
+    with pytest.raises(RunError, match=rf"^[^\n]*{problem}[^\n]*; run `preprocess verify`$"):
+        make_run(tmp_path, Altered(ending, content), [(item, made_sample(item))])
+
+
 def test_a_card_tells_people_what_each_field_means(tmp_path: Path) -> None:
     text = (poses(tmp_path / "run").folder / CARD).read_text()
     assert yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"] == [

@@ -48,7 +48,7 @@ def problems_between(folder, whole):
             yield f"{name} shows without a record"
         elif content != whole[name]:
             yield f"{name} has other bytes"
-        elif not (folder / run.record(name.removesuffix(".tar")).table.name).exists():
+        elif not run.table_file(name.removesuffix(".tar")).path.exists():
             yield f"{name} shows without its table"
 
 

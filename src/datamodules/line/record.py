@@ -104,6 +104,7 @@ class Record:
         return record
 
     def _check(self, shard: str) -> None:
+        """Raise ValueError unless this is a record of the shard named `shard`."""
         expected = {
             "shard": (self.shard, shard),
             "tar.name": (self.tar.name, _file_name(shard, "tar")),
@@ -113,12 +114,12 @@ class Record:
         }
         for name, (value, right) in expected.items():
             if value != right:
-                raise ValueError(f"{name} is {value!r}, not {right!r}")
+                raise ValueError(f"{name} is {value!r:.100}, not {right!r}")
         if not _RANK.fullmatch(self.rank):
-            raise ValueError(f"rank is {self.rank!r}, which is no name of a rank")
+            raise ValueError(f"rank is {self.rank!r:.100}, which is not the name of a rank")
         for file in (self.tar, self.table):
             if not _SHA256.fullmatch(file.sha256):
-                raise ValueError(f"the sha256 of {file.name} is {file.sha256!r}, not 64 hexadecimal digits")
+                raise ValueError(f"the sha256 of {file.name} is {file.sha256!r:.100}, not 64 hexadecimal digits")
 
 
 def _with_digest(fields: dict[str, Any]) -> str:
@@ -140,12 +141,12 @@ def read_record(folder: Path, shard: str) -> Record:
     path = record_path(folder, shard)
     try:
         return Record.from_json(read_file(path).decode(), shard)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"the record {path} is missing or damaged ({error}); run `preprocess verify`") from error
 
 
 def _file_name(shard: str, suffix: str) -> str:
-    """The place of a file of a shard, relative to the run folder."""
+    """Return the path of a file of a shard, relative to the run folder."""
     return f"{shard}.tar" if suffix == "tar" else f"tables/{shard}.{suffix}"
 
 

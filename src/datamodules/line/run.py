@@ -187,7 +187,7 @@ class Run:
         record, planned = read_record(self.folder, shard), self._shards[shard]
         if record.replaces != planned.replaces:
             raise RunError(
-                f"the record {self.record_path(shard)} is damaged (it replaces {record.replaces!r}, in the plan "
+                f"the record {self.record_path(shard)} is damaged (it replaces {record.replaces!r:.100}, in the plan "
                 f"{planned.replaces!r}); run `preprocess verify`"
             )
         return record

@@ -51,8 +51,11 @@ def put_back_into_staging(run, shard):
         ({"tar__name": "train-000000.tar\0"}, "tar.name is 'train-000000.tar\\x00', not"),
         ({"table__name": "../bashrc"}, "table.name is '../bashrc', not 'tables/train-000000.parquet'"),
         ({"attempt": "../../x"}, "attempt is '../../x', not 'train-000000."),
-        ({"attempt": f"{SHARD}.a/../../x", "rank": "a/../../x"}, "rank is 'a/../../x', which is no name of a rank"),
-        ({"attempt": f"{SHARD}..", "rank": "."}, "rank is '.', which is no name of a rank"),
+        (
+            {"attempt": f"{SHARD}.a/../../x", "rank": "a/../../x"},
+            "rank is 'a/../../x', which is not the name of a rank",
+        ),
+        ({"attempt": f"{SHARD}..", "rank": "."}, "rank is '.', which is not the name"),
         ({"replaces": "../bashrc"}, "replaces '../bashrc', in the plan None"),
         ({"replaces": "train-000001"}, "replaces 'train-000001', in the plan None"),
         ({"planned": 7}, "planned is 7, not 4"),

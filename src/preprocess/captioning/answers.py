@@ -22,11 +22,13 @@ import re
 from datamodules.errors import ExtractError
 from preprocess.captioning.caption import Caption
 
-_BEGINNING = re.compile(  # which models may repeat; an <s> whose </s> is followed by text is HTML in the caption
-    r"(?:<s>(?!.*</s>\s*[^\s<])|<bos>|<pad>|<\|begin_of_text\|>|<\|(?:im_start|start)\|>assistant|<\|assistant\|>"
-    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model)*\s*",
-    re.DOTALL,
+_BEGINNING_MARK = (  # which models may repeat
+    r"<bos>|<pad>|<\|begin_of_text\|>|<\|(?:im_start|start)\|>assistant|<\|assistant\|>"
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>|<start_of_turn>model"
 )
+_BEGINNING = re.compile(rf"(?:<s>|{_BEGINNING_MARK})*\s*")
+_BEGINNING_OF_HTML = re.compile(rf"(?:{_BEGINNING_MARK})*\s*")
+_HTML = re.compile(r"</s>\s*[^\s<]")  # text after </s>: then the <s> before it is HTML in the caption
 _QUOTE = "[\"'`“”‘’]"
 
 
@@ -54,7 +56,7 @@ _END_MARK = (
 _END = re.compile(  # next to a quote it is quoted, perhaps with other text; at the very end, `_LAST_ENDS` removes it
     rf"(?!{_in_sentence(_END_MARK)})(?<!{_QUOTE})(?:{_END_MARK})(?!{_QUOTE})"
 )
-_LAST_ENDS = re.compile(rf"(?:\s*(?:{_END_MARK}))+\s*\Z")
+_LAST_ENDS = re.compile(rf"(?<!\s)(?:\s*(?:{_END_MARK}))+\s*\Z")  # it looks at each run of white space once
 _AROUND_ANSWERS = re.compile(  # of GLM-4.5V and OpenThoughts; of Command A
     r"<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_(?:RESPONSE|TEXT)\|>"
 )
@@ -101,7 +103,8 @@ def is_mark(token: str) -> bool:
 
 def _split(said: str) -> tuple[str, str]:
     """(thoughts, answer) of `said`, without white space around them."""
-    thoughts, answer = "", _BEGINNING.sub("", said.strip(), count=1)
+    beginning = _BEGINNING_OF_HTML if _HTML.search(said) else _BEGINNING
+    thoughts, answer = "", beginning.sub("", said.strip(), count=1)
     answer = _HARMONY_AS_TEXT.sub(r"<think>\1</think>", answer)
     while True:
         opening = _OPENING.match(answer)
@@ -113,12 +116,22 @@ def _split(said: str) -> tuple[str, str]:
         thoughts, answer = thoughts + answer[start:end], answer[closing.end() if closing else end :].strip()
 
 
+def _without_last_s(answer: str) -> str:
+    """Return `answer` without the `</s>` at its end, and the white space around them."""
+    end = len(answer)
+    while answer.endswith("</s>", 0, end):
+        end -= len("</s>")
+        while end and answer[end - 1].isspace():
+            end -= 1
+    return answer[:end]
+
+
 def _without_marks(answer: str) -> str:
     """`answer` up to its first end mark, without marks around it."""
     end = _END.search(answer)
     answer = _LAST_ENDS.sub("", answer[: end.start()] if end else answer).rstrip()
-    while answer.endswith("</s>") and "<s>" not in answer:  # else it is HTML
-        answer = answer.removesuffix("</s>").rstrip()
+    if "<s>" not in answer:  # else it is HTML
+        answer = _without_last_s(answer)
     answer = _AROUND_ANSWERS.sub("", answer).strip()
     wrapped = _WRAPPED.fullmatch(answer)
     return wrapped[2].strip() if wrapped else answer

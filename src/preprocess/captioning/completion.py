@@ -14,7 +14,7 @@ _TEXT_PARTS = ("text", "output_text")
 _THOUGHT_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of Mistral's content, and of Anthropic's
 _CUT = ("length", "max_tokens", "model_length")  # finish reasons; the last is Mistral's
 _MAX_TOKENS = 1 << 31  # the field `num_tokens` of a sample is an int32
-_MAX_CHARACTERS = 1_000_000  # of a text; 100,000 tokens have about 400,000
+_MAX_CHARACTERS = 500_000  # of a text, thoughts included; 100,000 tokens have about 400,000
 
 
 class DoubtfulError(ExtractError):

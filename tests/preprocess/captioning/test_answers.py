@@ -143,3 +143,19 @@ def test_a_prompt_may_end_with_the_opening_mark_of_thoughts(prompt: str, mark: s
 def test_tokens_that_are_marks_or_pieces_of_them_are_known() -> None:
     marks = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>", "<|channel|>", "<|message|>")
     assert [token for token in (*marks, "<|im_end|>", "think", "cat", "</s>") if is_mark(token)] == list(marks)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("a" + " " * 300_000 + "x", "a" + " " * 300_000 + "x"),
+        ("x" + " " * 150_000 + "<|im_end|>" + " " * 150_000, "x"),
+        ("<s>" * 100_000 + "x", "x"),
+        ("x" + "</s>" * 75_000, "x"),
+        ("<think></think>" * 20_000 + "x", "x"),
+    ],
+    ids=["spaces", "spaces around an end mark", "beginnings", "ends", "thoughts"],
+)
+@pytest.mark.timeout(20)  # each takes less than 1 s; where time grows with the square of the length, minutes
+def test_a_long_text_is_read_in_linear_time(said: str, text: str) -> None:
+    assert read_caption(said, 9, is_cut=False) == Caption(text, "ok", 9)

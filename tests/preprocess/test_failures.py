@@ -67,9 +67,9 @@ def test_a_parquet_file_that_exists_is_not_replaced(
     assert "exists, and is not replaced" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["failures.parquet", f".failures.parquet.{os.getpid()}.partial"])
+@pytest.mark.parametrize("name", ["failures.parquet", ".failures.parquet.{pid}.partial"])
 def test_a_link_is_not_written_through(folder: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).symlink_to("letter")
+    (tmp_path / name.format(pid=os.getpid())).symlink_to("letter")
     status = main(["failures", str(folder), "--parquet", str(tmp_path / "failures.parquet")])
     assert status == (2 if name == "failures.parquet" else 0)
     assert not (tmp_path / "letter").exists()

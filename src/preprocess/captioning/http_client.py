@@ -1,8 +1,8 @@
 """HTTP requests to a server that may want to do harm: no redirects, and limits on the time and size of an answer."""
 
-import asyncio
 from typing import Any
 
+import anyio
 import httpx2
 import openai
 
@@ -35,8 +35,11 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         timeout = request.extensions["timeout"]
         request.extensions["timeout"] = {"connect": timeout["connect"]}
         try:
-            return await asyncio.wait_for(self._receive(request, **options), timeout["read"])
-        except asyncio.TimeoutError as error:
+            with anyio.fail_after(
+                timeout["read"]
+            ):  # not asyncio.wait_for: Ctrl-C in its own task would be raised twice
+                return await self._receive(request, **options)
+        except TimeoutError as error:
             raise httpx2.ReadTimeout(f"no whole answer in {timeout['read']:g} s", request=request) from error
 
     async def _receive(self, request: httpx2.Request, **options: Any) -> httpx2.Response:

@@ -353,8 +353,11 @@ def _noted(lines: Iterable[str], row: list[str]) -> Iterator[str]:
 
 
 def _are_rows(lines: Sequence[str], delimiter: str, num_fields: int) -> bool:
-    """Whether each line has the fields of a row if quotes are text; doubled ones, as writers make them, are not."""
-    return all(line.count(delimiter) == num_fields - 1 and '""' not in line for line in lines)
+    """Whether each line has the fields of a row, or is blank between rows, if quotes are text.
+
+    A line with doubled quotes is no such row: only a CSV writer doubles them.
+    """
+    return all(line.count(delimiter) == num_fields - 1 and '""' not in line for line in lines if line.strip("\r\n"))
 
 
 def _without_breaks(path: str, lines: _Lines) -> _Lines:

@@ -212,13 +212,14 @@ def test_a_field_of_a_tsv_with_a_line_break_fails(tmp_path, end):
         read(path)
 
 
-def test_lines_of_a_csv_that_could_be_rows_are_not_merged(tmp_path):
-    path = write(tmp_path / "list.csv", 'id,file,text\na,a.mp4,"So there.\nb,b.mp4,That ought to do it."\nc,c.mp4,x\n')
-    with pytest.raises(
-        CorpusError, match=r"list\.csv, line 3: its field in quotes has 2 lines, each of which could be"
-    ):
+@pytest.mark.parametrize(("between", "num_lines"), [("", 2), ("\n", 3), ("\n\n", 4)])
+def test_lines_of_a_csv_that_could_be_rows_are_not_merged(tmp_path, between, num_lines):
+    rows = f'a,a.mp4,"So there.\n{between}b,b.mp4,That ought to do it."\nc,c.mp4,x\n'
+    path = write(tmp_path / "list.csv", f"id,file,text\n{rows}")
+    problem = rf"list\.csv, line {num_lines + 1}: its field in quotes has {num_lines} lines, each of which could be"
+    with pytest.raises(CorpusError, match=problem):
         read(path)
-    assert [row["text"] for row in read(path, "csv")] == ["So there.\nb,b.mp4,That ought to do it.", "x"]
+    assert [row["text"] for row in read(path, "csv")] == [f"So there.\n{between}b,b.mp4,That ought to do it.", "x"]
     assert [row["text"] for row in read(path, "none")] == ['"So there.', 'That ought to do it."', "x"]
     path = write(tmp_path / "list.csv", 'id,file,text\na,a.mp4,"So, so\nthere."\n')
     assert [row["text"] for row in read(path)] == ["So, so\nthere."]

@@ -1,8 +1,10 @@
 """A resumed run lists its corpus again in the background, and says in one line how it has changed since planning."""
 
 import logging
+import math
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from datamodules.errors import FramemillError
 from datamodules.line.drift import drift
@@ -13,6 +15,8 @@ _log = logging.getLogger(__name__)
 _ITEMS_AT_A_TIME = 256
 # between these, so that the work of the rank comes first: listing 10^6 items takes 13 s of CPU time
 _PAUSE_SECONDS = 0.01
+_LOOK_SECONDS = 0.1  # between two looks at whether the user asks to stop
+_QUIET_SECONDS = 5.0  # of waiting without a word
 
 
 class Relisting(threading.Thread):
@@ -38,11 +42,26 @@ class Relisting(threading.Thread):
         if any(found) and not self._is_cancelled:
             _log.warning("%s", found.line(self._plan))
 
-    def finish(self, cancel: bool) -> None:
-        """Wait for the line; or, to `cancel`, for the end of the thread, for a second at most."""
-        self._is_cancelled |= cancel
+    def finish(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait for the line; as soon as `is_stopping`, cancel the listing instead."""
         self._hurries.set()
-        self.join(1.0 if cancel else None)
+        noted_at = time.monotonic() + _QUIET_SECONDS
+        while self.is_alive() and not self._is_cancelled:
+            if is_stopping():
+                self.cancel()
+                return
+            if time.monotonic() > noted_at:
+                _log.warning(
+                    "the work is done. The corpus is still being compared with the run's plan; Ctrl-C skips this"
+                )
+                noted_at = math.inf
+            self.join(_LOOK_SECONDS)
+
+    def cancel(self) -> None:
+        """End the listing without a line. Waits for that for a second at most: the file system may hang."""
+        self._is_cancelled = True
+        self._hurries.set()
+        self.join(1.0)
 
     def _items(self) -> Iterator[Item]:
         for number, item in enumerate(self._corpus.items()):

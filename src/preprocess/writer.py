@@ -159,19 +159,20 @@ class ShardWriter(BasePredictionWriter):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the run."""
         assert isinstance(pl_module, Extractor)
+        rank = self.rank
         try:
             while self._gathered:
                 pl_module.forget(*self._gathered.popitem()[0])
         finally:
-            if self.rank is not None:
-                self.rank.__exit__()
+            if rank is not None:
+                rank.__exit__()
                 if self._relisting:
-                    self._relisting.finish(cancel=self.rank.stopping is not None)
+                    self._relisting.finish(lambda: rank.stopping is not None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the run, which Lightning does not do by `teardown` then."""
         if self._relisting:
-            self._relisting.finish(cancel=True)
+            self._relisting.cancel()
         self.teardown(trainer, pl_module, "predict")
 
     def _refuse_other_device(self, run: Run, name: str) -> None:

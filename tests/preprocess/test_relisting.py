@@ -1,12 +1,15 @@
 """What a run that is resumed says about a corpus that has changed or moved."""
 
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from datamodules.corpora.videos import Videos
+from datamodules.line.item import Item
 from datamodules.line.plan import ShardSize
 from datamodules.line.run import Run, open_or_plan
 from preprocess.cli import main
@@ -76,10 +79,41 @@ def test_a_cancelled_listing_ends_and_says_nothing(tmp_path: Path, caplog: pytes
     plan = open_or_plan(tmp_path / "run", Videos(str(tmp_path), max_items=1), {}, ShardSize()).plan
     relisting = Relisting(plan, corpus)
     relisting.start()
-    relisting.finish(cancel=True)
+    relisting.cancel()
     assert not relisting.is_alive()
     assert caplog.messages == []
     relisting = Relisting(plan, corpus)
     relisting.start()
-    relisting.finish(cancel=False)
+    relisting.finish(lambda: False)
     assert caplog.messages[0].startswith("599 items of the corpus are not in this run's plan of ")
+
+
+def test_a_signal_while_only_the_listing_goes_on_ends_the_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mp4").touch()
+    plan = open_or_plan(tmp_path / "run", Videos(str(tmp_path)), {}, ShardSize()).plan
+    caplog.clear()
+    go_on, looks = threading.Event(), []
+
+    class Hanging(Videos):
+        def items(self) -> Iterator[Item]:
+            yield from super().items()
+            go_on.wait(60)
+
+    def is_stopping() -> bool:
+        looks.append(None)
+        return len(looks) == 3
+
+    monkeypatch.setattr("preprocess.relisting._QUIET_SECONDS", 0)
+    relisting = Relisting(plan, Hanging(str(tmp_path)))
+    relisting.start()
+    relisting.finish(is_stopping)
+    assert len(looks) == 3
+    assert relisting.is_alive()  # it hangs in a call of the file system
+    relisting.finish(lambda: False)  # also after an exception, when the writer is torn down as well
+    assert [message for message in caplog.messages if "Ctrl-C skips this" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    go_on.set()
+    relisting.join()
+    assert len(caplog.messages) == 1

@@ -24,6 +24,7 @@ segmentation fault on some damaged files; it also ignores EXIF in WebP.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,9 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]  # [H, W, 3]
 
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING = 258, 339, 530  # tags of TIFF
 _UNSIGNED = 1
+# the header of a scan of 1 to 4 components; four such bytes hardly occur by chance, as in a film behind a photograph
+_JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+_MAX_JPEG_SCANS = 100  # as in libtiff; encoders write about ten, and an empty one of 10 bytes goes through all pixels
 
 _UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {  # by orientation as EXIF counts, of [3, H, W]
     2: lambda frame: frame.flip(2),
@@ -126,6 +130,7 @@ def opened(content: bytes, name: str) -> Iterator[Opened]:
             warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels that it takes
             separated = separate(content)
             with Image.open(io.BytesIO(separated.content), formats=FORMATS) as image:
+                _require_few_scans(image, separated.content)
                 yield Opened(image, separated.content, _orientation(image, separated), separated.white_is_zero)
     except (FramemillError, MemoryError):
         raise
@@ -141,6 +146,11 @@ def opened(content: bytes, name: str) -> Iterator[Opened]:
         raise DecodeError(
             f"{name} cannot be decoded ({len(content)} bytes): {reason[:200] or type(error).__name__}"
         ) from error
+
+
+def _require_few_scans(image: Image.Image, content: bytes) -> None:
+    if image.format in ("JPEG", "MPO") and (count := len(_JPEG_SCAN.findall(content))) > _MAX_JPEG_SCANS:
+        raise ValueError(f"it has {count:,} scans; the limit is {_MAX_JPEG_SCANS}")
 
 
 def _orientation(image: Image.Image, separated: Separated) -> int:

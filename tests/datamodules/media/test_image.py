@@ -344,6 +344,19 @@ def test_a_decompression_bomb_fails_with_its_size(tmp_path):
         read_image(tmp_path / "a.png")
 
 
+def test_a_jpeg_of_more_scans_than_encoders_write_fails():
+    buffer = io.BytesIO()
+    gradient().save(buffer, "jpeg", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    empty = content[last : last + 10]  # of one component, without data
+    num_scans = content.count(b"\xff\xda")
+    film = b"\xff\xda" * 200  # bytes that a phone may append
+    assert decode_image(content[:-2] + empty * (100 - num_scans) + b"\xff\xd9" + film, "a.jpg").shape == (3, 11, 17)
+    with pytest.raises(DecodeError, match=r"a\.jpg cannot be decoded .*: it has 101 scans; the limit is 100"):
+        decode_image(content[:-2] + empty * (101 - num_scans) + b"\xff\xd9", "a.jpg")
+
+
 def test_below_that_size_nothing_fails_and_nobody_is_warned(tmp_path, monkeypatch):
     gradient().save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17 * 11 - 1)  # half as many as it takes

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from datamodules.errors import DecodeError, FramemillError
 from datamodules.media.content import read_file
+from datamodules.media.limits import MAX_DECODING_BYTES, MAX_DECODING_BYTES_PER_PIXEL, limited_memory
 from datamodules.media.metadata import Separated, read_orientation, separate
 from datamodules.media.suffixes import HAS_HEIF
 
@@ -108,7 +109,7 @@ def decode_image(content: bytes, name: str) -> Tensor:
         DecodeError: it is damaged, animated, or no image.
     """
     with opened(content, name) as file:
-        pixels = _pixels(file.image)
+        pixels = _pixels(file.image, name)
     frame = torch.from_numpy(255 - pixels if file.white_is_zero else pixels).permute(2, 0, 1)
     return upright(frame, file.orientation)
 
@@ -162,11 +163,26 @@ def _orientation(image: Image.Image, separated: Separated) -> int:
     return read_orientation(exif, b"" if image.format == "AVIF" else xmp)
 
 
-def _pixels(image: Image.Image) -> Pixels:
+def _load(image: Image.Image, name: str) -> None:
+    """Decode `image`; JPEG 2000 and TIFF, whose decoders start no threads, in memory that their size explains."""
+    if image.format not in ("JPEG2000", "TIFF"):
+        image.load()
+        return
+    num_bytes = MAX_DECODING_BYTES + image.width * image.height * MAX_DECODING_BYTES_PER_PIXEL
+    with limited_memory(name, num_bytes):
+        try:
+            image.load()
+        except OSError as error:  # openjpeg does not say that it lacks memory
+            limit = f"{num_bytes >> 20:,} MiB of memory, the limit for its size"
+            raise ValueError(f"{error}; it is damaged, or takes more than {limit}") from error
+
+
+def _pixels(image: Image.Image, name: str) -> Pixels:
     if getattr(image, "is_animated", False):  # `n_frames` would go through all frames of a GIF
         raise ValueError("it is animated, where one image is wanted")
     if reason := _unclear(image):
         raise ValueError(reason)
+    _load(image, name)
     if image.mode.startswith("I;16"):
         return _to_8_bits(np.asarray(image, dtype=np.uint32), num_bits=_num_bits(image))
     if image.mode == "La":  # premultiplied, which Pillow converts to nothing else

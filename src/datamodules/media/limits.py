@@ -17,6 +17,8 @@ MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a 
 MAX_ANIMATION_PIXELS = 10_000_000_000
 # of memory to open a video and list its packets; such a day with a sound track takes 0.8 GiB
 MAX_INDEX_BYTES = 1 << 30
+# of memory to decode a JPEG 2000 or TIFF, and for each of its pixels, of which JPEG 2000 of 4 channels takes 31 bytes
+MAX_DECODING_BYTES, MAX_DECODING_BYTES_PER_PIXEL = 512 << 20, 32
 
 
 def require_pixels(name: str, width: int, height: int) -> None:
@@ -44,14 +46,19 @@ def require_animation_pixels(name: str, count: int) -> None:
 
 
 @contextmanager
-def limited_memory(name: str) -> Iterator[None]:
-    """Let the block take `MAX_INDEX_BYTES` more memory than this process has, and not more.
+def limited_memory(name: str, num_bytes: int) -> Iterator[None]:
+    """Let the block take `num_bytes` more memory than this process has, and not more.
 
-    The tables in a file can repeat one entry a billion times, and FFmpeg expands them as it opens the file: 35 bytes a
-    packet, for each of up to 1000 streams, and no option of FFmpeg limits that. The limit set here works on Linux only.
+    A few bytes in a file can make a decoder take gigabytes, and no option of the decoders limits that:
+
+    - FFmpeg expands the tables of a video as it opens the file: 35 bytes a packet, for each of up to 1000 streams.
+    - JPEG 2000 has precincts, components and tiles, and TIFF has tiles, of any number or size in an image of any size.
+
+    The limit set here works on Linux only. The stacks of threads that the block starts count.
 
     Args:
-        name: the file that is opened, for the error.
+        name: the file that is read, for the error.
+        num_bytes: the limit.
 
     Raises:
         DecodeError: it takes more.
@@ -60,7 +67,7 @@ def limited_memory(name: str) -> Iterator[None]:
         yield
         return
     num_pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data and stack: man 5 proc
-    limit = num_pages * resource.getpagesize() + MAX_INDEX_BYTES
+    limit = num_pages * resource.getpagesize() + num_bytes
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     bounds = [limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
@@ -68,7 +75,7 @@ def limited_memory(name: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise DecodeError(
-            f"{name} takes more than {MAX_INDEX_BYTES >> 30} GiB of memory to open, the limit for one video"
+            f"{name} takes more than {num_bytes >> 20:,} MiB of memory, the limit for a file of its kind and size"
         ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

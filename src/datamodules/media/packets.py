@@ -174,7 +174,7 @@ def _opened(url: str) -> Any:
     """The file at `url`, whose decoders use one thread each and refuse frames of more than `MAX_PIXELS`."""
     import av
 
-    with limited_memory(os.path.basename(url)):
+    with limited_memory(os.path.basename(url), MAX_INDEX_BYTES):
         container = av.open(url, metadata_errors="replace", options=_TRUSTED)
     for stream in container.streams:
         if (codec := stream.codec_context) is not None:
@@ -221,7 +221,7 @@ def read_packets(container: Any, stream: Any) -> Packets:
     require_packets(name, max(stream.frames, len(stream.index_entries)))
     scan = Scan(container, stream)
     try:
-        with limited_memory(name):
+        with limited_memory(name, MAX_INDEX_BYTES):
             scan.read()
     except av.FFmpegError as error:
         raise DecodeError(f"{name} breaks after {scan.num_packets} frames: {said(error)}") from error

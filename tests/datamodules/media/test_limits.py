@@ -2,6 +2,7 @@
 
 import resource
 import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import DecodeError
-from datamodules.media import limits, packets
+from datamodules.media import image, limits, packets
+from datamodules.media.image import decode_image
 from datamodules.media.packets import open_container
 from datamodules.media.picture_order import _H264
 from datamodules.media.video import Video
@@ -82,17 +84,17 @@ def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch)
     ids=["of tracks", "of fragments"],
 )
 def test_tables_that_need_too_much_memory_together_fail(content, tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_INDEX_BYTES", 64 << 20)
+    monkeypatch.setattr(packets, "MAX_INDEX_BYTES", 64 << 20)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     (tmp_path / "a.mp4").write_bytes(_FILE_TYPE + content + box(b"mdat", bytes(64)))
-    with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for one video"):
+    with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for"):
         Video(tmp_path / "a.mp4")
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_the_memory_of_a_process_is_limited_only_while_it_opens_a_file():
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with limits.limited_memory("a.mp4"):
+    with limits.limited_memory("a.mp4", 64 << 20):
         assert resource.getrlimit(resource.RLIMIT_DATA) != before
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
@@ -120,6 +122,41 @@ def test_frames_that_become_too_large_as_their_pixels_become_square_fail(tmp_pat
     assert [frame.shape for frame in Video(path).frames([0], size=(6, 32))] == [(3, 6, 32)]
     with pytest.raises(DecodeError, match=r"frames of 320x60 px; the limit is 10,000 px"):
         list(Video(path).frames([0]))
+
+
+def jpeg_2000_of_precincts(side: int) -> bytes:
+    """A JPEG 2000 of `side` px squared, whose precincts have 2 px: some 1700 bytes of memory for each pixel."""
+    parts = {
+        0x51: bytes(2) + numbers(side, side, 0, 0, side, side, 0, 0) + b"\0\3" + b"\7\1\1" * 3,  # SIZ
+        0x52: b"\1\0\0\1\0\5\4\4\0\1" + b"\x11" * 6,  # COD: the sides' exponents, of 6 resolutions
+        0x5C: b"\x40" * 17,  # QCD
+    }
+    headers = b"".join(struct.pack(">BBH", 0xFF, kind, 2 + len(part)) + part for kind, part in parts.items())
+    data = b"\x80" * 100
+    start_of_tile = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 14 + len(data), 0, 1) + b"\xff\x93"
+    return b"\xff\x4f" + headers + start_of_tile + data + b"\xff\xd9"
+
+
+def tiff_of_tiles(side: int) -> bytes:
+    """A gray TIFF of 16x16 px in one compressed tile of `side` px."""
+    tile = zlib.compress(bytes(side * side))
+    tile += bytes(len(tile) % 2)
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHL", b"II", 42, 8 + len(tile)) + tile + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "content", [jpeg_2000_of_precincts(160), tiff_of_tiles(8192)], ids=["precincts of a JPEG 2000", "a tile of a TIFF"]
+)
+def test_a_small_image_whose_decoder_takes_much_memory_fails(content, monkeypatch):
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with monkeypatch.context() as patches:
+        patches.setattr(image, "MAX_DECODING_BYTES", 16 << 20)
+        with pytest.raises(DecodeError, match=r"^a\.jp2 .* more than 16 MiB of memory, the limit for"):
+            decode_image(content, "a.jp2")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert decode_image(content, "a.jp2").shape[1] < 200  # else it could fail for another reason
 
 
 def animated(path: Path, num_frames: int = 4) -> Path:

@@ -138,10 +138,13 @@ def as_meta(values: dict[str, Any]) -> dict[str, Any]:
     """Return `values`, of a row, as the meta of an item.
 
     Raises:
-        CorpusError: one has the name under which items keep where their JSON files are, so a list could name any file.
+        CorpusError: one has the name under which items keep where their JSON files are, so a list could name any file;
+            or a name that UTF-8 cannot hold.
     """
     if JSON_FILES in values:
         raise CorpusError(f"it has the field {JSON_FILES!r}, a name that no field of a list can have: rename it")
+    if wrong := next((name for name in values if re.search("[\ud800-\udfff]", name)), None):
+        raise CorpusError(f"its field {wrong!r:.80} has a lone surrogate in its name: rename it")
     return values
 
 

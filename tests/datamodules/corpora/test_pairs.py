@@ -152,6 +152,7 @@ BAD_ROWS = [
     (row("b", video="a\ud800.mp4"), "cannot be used as a path: .*surrogates not allowed"),
     (row("b", video="a" * 256), "cannot be read: File name too long"),
     (row("b", transcript="x"), "it has a 'transcript' besides the text 'text'"),
+    (row("b", **{"x\ud83d": 1}), r"its field 'x\\ud83d' has a lone surrogate in its name: rename it"),
 ]
 
 

@@ -186,7 +186,7 @@ def as_seconds(column: str, value: Any) -> float | None:
         seconds = float(hours) * 3600 + float(minutes) * 60 + float(rest.replace(",", "."))
     elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):
-            seconds = float(value)
+            seconds = math.nan if "_" in str(value) else float(value)  # Python reads 1_5 as 15
     if not 0 <= seconds < math.inf:
         raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number or HH:MM:SS.mmm")
     return seconds

@@ -184,7 +184,7 @@ def as_type(value: Any, type: pa.DataType) -> Any:
 
 def _as_float(value: Any) -> float | None:
     try:
-        number = math.inf if isinstance(value, bool) else float(value)
+        number = math.inf if isinstance(value, bool) or "_" in str(value) else float(value)  # Python reads 1_5 as 15
     except (ValueError, TypeError, OverflowError):
         number = math.inf
     if math.isinf(number):

@@ -119,10 +119,11 @@ def test_a_time_is_a_number_or_a_clock_time_or_none(root, value, seconds):
     assert (item.start_seconds, item.stop_seconds) == (seconds, None)
 
 
-def test_a_time_that_is_no_time_costs_its_row(root):
-    found = fault(pairs(root, [row("a", start=0), row("b", start=-1)], columns=Columns(start="start")))
+@pytest.mark.parametrize("value", [-1, "1_5"])
+def test_a_time_that_is_no_time_costs_its_row(root, value):
+    found = fault(pairs(root, [row("a", start=0), row("b", start=value)], columns=Columns(start="start")))
     assert found[0] == "b"
-    assert re.search(r"pairs\.json, row 2: 'start' is -1: give seconds from 0 on", found[3])
+    assert re.search(rf"pairs\.json, row 2: 'start' is {value!r}: give seconds from 0 on", found[3])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(2, 2), (2, "1.5"), (None, 0)])

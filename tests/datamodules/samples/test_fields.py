@@ -56,6 +56,7 @@ def test_texts_of_numbers_become_numbers_and_pandas_nan_becomes_null():
     ("name", "value", "needed"),
     [
         ("duration", "6.5 s", "a number"),
+        ("duration", "6_5", "a number"),
         ("duration", "inf", "a number"),
         ("duration", True, "a number"),
         ("duration", 10**400, "a number"),

@@ -132,17 +132,23 @@ def write_card(run: Run) -> None:
 
     A card without the line that says who wrote it belongs to the user, and stays as it is.
 
+    Ranks end at the same time, and each writes the card. One that is slow would replace the card of a later one by its
+    own, of fewer shards; so it is written again as long as shards were committed meanwhile.
+
     Raises:
         RunError: the first sample cannot be read.
         EnvironmentFailure: the card cannot be written.
     """
     path = run.folder / CARD
-    if is_users(run) or not (text := _text(run)):
-        return
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        raise EnvironmentFailure(f"the dataset card {path} cannot be written: {error}") from error
+    described: list[set[str]] = []
+    while (committed := [each.committed() for each in (run, *run.patches)]) != described:
+        if is_users(run) or not (text := _text(run)):
+            return
+        try:
+            write_whole(path, text)
+        except OSError as error:
+            raise EnvironmentFailure(f"the dataset card {path} cannot be written: {error}") from error
+        described = committed
 
 
 def is_stale(run: Run) -> bool:

@@ -22,6 +22,7 @@ from datamodules import features_of
 from datamodules.card import CARD, is_stale, write_card
 from datamodules.errors import RunError
 from datamodules.line.commit import Result
+from datamodules.line.folders import write_whole
 from datamodules.line.item import Item
 from datamodules.line.plan import ShardSize
 from datamodules.line.rank import Rank
@@ -209,6 +210,26 @@ def test_a_card_that_a_user_has_changed_stays_and_a_stale_one_is_found(tmp_path:
     write_card(run)
     assert card.read_text() == "# Mine\n"
     assert not list(verify(run))
+
+
+def test_a_rank_that_is_slow_leaves_no_card_of_fewer_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [(item, made_caption(item)) for item in caption_items("a.jpg", "b.jpg", "c.jpg")]
+    run = make_run(tmp_path / "run", CaptionSamples(), samples)
+    record, elsewhere = run.record_path(run.plan.shards[-1].name), tmp_path / "record.json"
+    record.rename(elsewhere)
+    num_written = 0
+
+    def write_late(path: Path, text: str) -> None:
+        nonlocal num_written
+        num_written += 1
+        if elsewhere.exists():  # another rank commits its shard after the text was made
+            elsewhere.rename(record)
+        write_whole(path, text)
+
+    monkeypatch.setattr("datamodules.card.write_whole", write_late)
+    write_card(run)
+    assert not is_stale(run)
+    assert num_written == 2
 
 
 def test_a_run_made_anew_in_the_same_folder_is_not_read_from_the_cache(tmp_path: Path, load: Any) -> None:

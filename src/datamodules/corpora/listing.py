@@ -15,6 +15,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -220,6 +221,8 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
             stats = {entry.name: _status(entry) for entry in entries if _is_frame(entry, skipped)}
     except OSError as error:
         raise CorpusError(fault_of_file(error.filename or str(folder), error)) from error
+    except ValueError as error:  # a zero byte
+        raise CorpusError(f"{str(folder)!r} cannot be used as a path: {error}") from error
     names = sorted(stats, key=_parts)
     for name, following in pairwise(names):
         if _parts(name) == _parts(following):
@@ -410,12 +413,18 @@ def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
 
 
 def relative_to(root: str, path: str) -> str | None:
-    """Return the absolute `path` of a file relative to `root`; None if it is not below it, by name or by links."""
+    """Return the absolute `path` of a file relative to `root`; None if it is not below it, by name or by links.
+
+    Nor is one that is no path: too long, or with a zero byte or a lone surrogate. `look_at` says so.
+    """
+    if len(path) > _MAX_PATH_CHARS:  # each part would be looked up
+        return None
     folder, name = os.path.split(os.path.normpath(path))
-    for resolved in (os.path.abspath, _real_path):
-        relative = os.path.relpath(os.path.join(resolved(folder), name), resolved(root))
-        if relative.split(os.sep)[0] != os.pardir:
-            return relative
+    with suppress(ValueError):
+        for resolved in (os.path.abspath, _real_path):
+            relative = os.path.relpath(os.path.join(resolved(folder), name), resolved(root))
+            if relative.split(os.sep)[0] != os.pardir:
+                return relative
     return None
 
 

@@ -380,7 +380,7 @@ def _read_parquet(path: str, columns: Collection[str] | None, quoting: Quoting) 
         for name in wanted:
             if not _fits_json(schema.field(name).type):
                 raise CorpusError(
-                    f"{path}: the column {name!r} is {schema.field(name).type}, which JSON cannot hold: "
+                    f"{path}: the column {name!r:.80} is {str(schema.field(name).type)[:80]}, which JSON cannot hold: "
                     "leave it out by naming others in --data.columns.meta"
                 )
         rows = (row for batch in file.iter_batches(_BATCH_ROWS, columns=wanted) for row in batch.to_pylist())
@@ -404,7 +404,7 @@ def _finite(value: Any, depth: int = 0) -> Any:
         raise CorpusError(f"its values are nested more than {_MAX_DEPTH} deep, the limit")
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):  # Arrow's maps have tuples
         return [_finite(element, depth + 1) for element in value]
     if isinstance(value, dict):
         return {name: _finite(element, depth + 1) for name, element in value.items()}
@@ -417,12 +417,14 @@ def _refuse_doubled(path: str, header: list[str]) -> None:
         raise CorpusError(f"{path} has several columns {name!r:.80}: rename all but one")
 
 
-def _fits_json(kind: Any) -> bool:
-    """Whether values of an Arrow type can be written as JSON."""
+def _fits_json(kind: Any, depth: int = 0) -> bool:
+    """Whether values of an Arrow type can be written as JSON, and are not nested too deeply."""
     if pa.types.is_dictionary(kind):
-        return _fits_json(kind.value_type)
+        return _fits_json(kind.value_type, depth + 1)
     if kind.num_fields:
-        return all(_fits_json(kind.field(index).type) for index in range(kind.num_fields))
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        is_clear = len({field.name for field in fields}) == len(fields)  # an object has each name once
+        return is_clear and depth < _MAX_DEPTH and all(_fits_json(field.type, depth + 1) for field in fields)
     is_one = pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null
     is_text = pa.types.is_string, pa.types.is_large_string
     return any(test(kind) for test in (*is_one, *is_text))

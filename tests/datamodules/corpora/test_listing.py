@@ -11,7 +11,7 @@ import pytest
 
 from datamodules.corpora import listing
 from datamodules.corpora.images import Images
-from datamodules.corpora.listing import list_frames
+from datamodules.corpora.listing import list_frames, relative_to
 from datamodules.corpora.pairs import Pairs
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.tar_images import TarImages
@@ -294,3 +294,18 @@ def test_a_list_that_would_take_years_to_read_is_refused(tmp_path):
         CorpusError, match=r"^--data\.image_list .*list has 1,099,511,627,776 bytes; the limit is 137,438"
     ):
         Images(str(tmp_path), image_list=f"{tmp_path}/list")
+
+
+@pytest.mark.parametrize("path", ["a\0b/c.png", "a\ud800b/c.png"])
+def test_an_absolute_path_that_cannot_be_one_is_below_no_folder(path, tmp_path):
+    assert relative_to(str(tmp_path), f"/{path}") is None
+
+
+def test_the_frames_of_a_folder_whose_name_has_a_zero_byte_are_a_problem_of_their_item(tmp_path):
+    with pytest.raises(CorpusError, match=r"a\\x00b' cannot be used as a path: embedded null byte"):
+        list_frames(tmp_path / "a\0b")
+
+
+def test_a_path_that_is_too_long_is_not_looked_up(tmp_path):
+    assert relative_to(str(tmp_path), f"{tmp_path}/a/b.png") == "a/b.png"
+    assert relative_to(str(tmp_path), f"{tmp_path}/{'a/' * 2048}b.png") is None

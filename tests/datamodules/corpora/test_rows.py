@@ -324,6 +324,23 @@ def test_a_column_that_json_cannot_hold_fails_unless_it_is_left_out(tmp_path):
     assert row.values == {"id": 1, "scores": [{"a": 0.5}], "kind": "x"}
 
 
+def test_columns_of_parquet_that_make_no_json_value_fail(tmp_path):
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    deep = pa.int64()
+    for _ in range(400):
+        deep = pa.list_(deep)
+    for column in (twice, pa.array([None], deep)):
+        pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet", store_schema=False)
+        with pytest.raises(CorpusError, match=r"the column 'x' is .*, which JSON cannot hold: leave it out"):
+            list(read_rows(str(tmp_path / "a.parquet")))
+
+
+def test_numbers_in_maps_that_json_does_not_know_become_null(tmp_path):
+    table = pa.table({"x": pa.array([[("k", float("nan"))]], pa.map_(pa.string(), pa.float64()))})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [row.values for row in read_rows(str(tmp_path / "a.parquet"))] == [{"x": [["k", None]]}]
+
+
 def test_another_ending_fails(tmp_path):
     with pytest.raises(ConfigError, match=r"list\.xlsx: its ending says nothing .* \.json, \.jsonl, \.ndjson, \.csv"):
         read(write(tmp_path / "list.xlsx", ""))

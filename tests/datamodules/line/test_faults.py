@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.line.commit import settle_all
 from datamodules.line.patches import failures
 from datamodules.line.rank import Rank, sweep
 from datamodules.line.run import Run
@@ -166,7 +165,6 @@ def retry_at_every_call(folder, is_kill, keys, retry_and_sweep, classes):
         _, raised = attempt(retry_and_sweep, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
         assert raised in ("", "killed") or raised.startswith(EXPLAINED), (at, raised)
         assert (at, list(problems_between(run, ever)), keys_twice(run)) == (at, [], [])
-        settle_all(Run(run))  # as `preprocess failures` does
         if any(failures(Run(run), classes)):
             _, raised = attempt(retry_and_sweep, run)
         assert (at, raised if raised.startswith("Run") else "") == (at, "")

@@ -16,6 +16,7 @@ from PIL import Image
 from datamodules.line.run import Run
 from preprocess.cli import main
 from preprocess.verify import coverage, verify
+from zygote import Zygote
 
 TESTS = Path(__file__).parents[1]
 NUM_VIDEOS, NUM_IMAGES, BROKEN = 10, 13, "train/v03"
@@ -184,14 +185,21 @@ def test_three_independent_processes_of_which_one_is_killed_give_the_same_tars(
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_workers(
-    arguments: Callable[..., list[str]], undisturbed: dict[str, str], tmp_path: Path, no_process_left: None
+    arguments: Callable[..., list[str]],
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    no_process_left: None,
+    zygote: Zygote,
 ) -> None:
-    slow = arguments(tmp_path / "run", "--model.seconds_per_frame", "0.03")
-    process = start(torchrun(2, [*slow, "--data.num_workers", "1"]))
-    wait_for(lambda: len(list((tmp_path / "run").glob("*.tar"))) >= 2, process)
-    for pid in _family(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+    slow = arguments(tmp_path / "run", "--data.num_workers", "1", "--model.seconds_per_frame", "0.03")
+    ranks = [zygote.start(slow, tmp_path / f"rank{number}.log") for number in range(2)]
+    deadline = time.monotonic() + 90
+    while len(tars(tmp_path / "run")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for rank in ranks:
+        os.killpg(rank, signal.SIGKILL)
+    assert [zygote.wait(rank) for rank in ranks] == [-signal.SIGKILL] * 2
     assert 2 <= len(tars(tmp_path / "run")) < len(undisturbed)
 
     assert main(arguments(tmp_path / "run", "--data.num_workers", "4")) == 0
@@ -315,13 +323,14 @@ def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
     arguments: Callable[..., list[str]],
     undisturbed: dict[str, str],
     tmp_path: Path,
+    zygote: Zygote,
     what: str,
     reason: str,
     reason_class: str,
 ) -> None:
     poisoned = ["--model.class_path", "crashing.Poisoned", "--model.poison_key", "v05", "--model.what", what]
     poisoned += ["--data.num_workers", "2", "--data.timeout_seconds", "2"]
-    finish(start(preprocess(arguments(tmp_path / "run", *poisoned))))
+    assert zygote.run(arguments(tmp_path / "run", *poisoned), tmp_path / "log") == 0, (tmp_path / "log").read_text()
     run = Run(tmp_path / "run")
     assert list(verify(run)) == []
     rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]

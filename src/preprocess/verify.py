@@ -149,9 +149,8 @@ def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
     except FileNotFoundError:
         yield f"{file.name}: missing"
     except OSError as error:
-        if (
-            error.errno != errno.EIO
-        ):  # no permission, mount gone: the file itself may be sound, and is not to be made anew
+        # with any other error (no permission, mount gone) the file may be sound, and must not be made anew
+        if error.errno not in (errno.EIO, errno.ELOOP):
             raise EnvironmentFailure(
                 f"{file.path} cannot be read: {error.strerror}; mend that, then verify again"
             ) from error

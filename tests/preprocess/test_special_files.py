@@ -28,6 +28,7 @@ KINDS: dict[str, Make] = {
     "a character device": lambda path: path.symlink_to("/dev/zero"),
     "Is a directory": Path.mkdir,
     "No such file": lambda path: path.symlink_to("nowhere"),
+    "Too many levels of symbolic links": lambda path: path.symlink_to(path.name),
     "1,073,741,824 bytes": _huge,
 }
 
@@ -65,6 +66,7 @@ def put(path: Path, make: Make) -> None:
         *(("records/train-000000.json", "status", kind) for kind in KINDS),
         ("tables/train-000000.parquet", "view", "a FIFO"),
         ("plan.arrow", "verify", "a FIFO"),
+        ("plan.arrow", "verify", "Too many levels of symbolic links"),
         ("plan-001.arrow", "verify", "a FIFO"),
     ],
 )

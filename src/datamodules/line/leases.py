@@ -60,8 +60,10 @@ class RankIdentity:
 
         Raises:
             OSError: it cannot be read.
-            RunError, ValueError: it is no such file, or has a name that cannot be that of a file in `ranks/`.
+            RunError, ValueError: it is no such file, a link, or has a name that cannot be that of a file in `ranks/`.
         """
+        if path.is_symlink():  # ranks make hard links; a symbolic one may be circular, or lead where nobody may look
+            raise ValueError("it is a symbolic link")
         identity = build(cls, load(read_file(path)))
         if not _RANK.fullmatch(identity.rank):
             raise ValueError(f"{identity.rank!r:.100} cannot be the name of a rank")
@@ -202,8 +204,8 @@ class Leases:
         names = set()
         for path in self._ranks.glob("*"):
             with suppress(FileNotFoundError):  # it left meanwhile
-                is_silent = latest - path.stat().st_mtime > self._stale_seconds
-                if path != self._file and not path.suffix and not is_silent and not is_dead(path):
+                is_other = path != self._file and not path.suffix and not is_dead(path)
+                if is_other and latest - path.stat().st_mtime <= self._stale_seconds:
                     names.add(path.name)
         return names
 
@@ -218,8 +220,8 @@ class Leases:
 
     def _holder(self, path: Path) -> tuple[RankIdentity | None, bool]:
         try:
-            modified = path.stat().st_mtime_ns
             identity = RankIdentity.read(path)
+            modified = path.stat().st_mtime_ns
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):  # released between listing and reading
                 return None, True

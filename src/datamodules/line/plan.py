@@ -458,12 +458,14 @@ def is_as_written(path: Path) -> bool:
     The sha256 of the rest stands in 32 bytes before the footer, where no reader of the Arrow format looks.
 
     Raises:
-        RunError: it is no file.
+        RunError: it is no file, or cannot be opened.
     """
     try:
         opened = open_file(path)
     except FileNotFoundError:  # a link that leads nowhere
         return False
+    except OSError as error:  # no permission, or a link that leads to itself
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
     with opened as file:
         place = _footer_start(file) - 32
         if place < 0:

@@ -24,6 +24,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,10 @@ def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
         if run.plan.corpus_types is None:
             return None
         for name, kind in run.plan.corpus_types.items():
-            common = common_type(types.get(name, kind), kind)
+            before = types.get(name, kind)
+            common = common_type(before, kind)
+            if common and before != kind and "float64" in common and any(_would_round(each, name) for each in runs):
+                common = None
             if common is None and name not in declared:
                 raise RunError(
                     f"the corpus field {name!r} is {kind} in {run.folder}, and {types[name]} in the runs before it: "
@@ -173,6 +177,16 @@ def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
                 )
             types[name] = common or kind
     return types
+
+
+def _would_round(run: Run, name: str) -> bool:
+    """Whether the corpus field `name` has a whole number of more than 53 bits in `run`, which a float may round."""
+    if "int64" not in (run.plan.corpus_types or {}).get(name, ""):
+        return False
+    items = chain.from_iterable(run.plan.items(shard.number) for shard in run.plan.shards)
+    values = (item.meta.get(name) for item in items)
+    numbers = chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
+    return any(isinstance(number, int) and abs(number) > 1 << 53 for number in numbers)
 
 
 def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:

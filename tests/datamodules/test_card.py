@@ -188,12 +188,22 @@ def test_every_field_of_the_corpus_has_a_column_of_its_type(tmp_path: Path) -> N
     assert "| x | string |  | of the corpus, as JSON text |" in (run.folder / CARD).read_text()
 
 
-def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "other", "types"),
+    [
+        (5, "5", ("int64", "string")),
+        (2**53 + 1, 0.5, ("int64", "float64")),
+        ([0.5], [2**53 + 1], ("list<float64>", "list<int64>")),
+    ],
+)
+def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(
+    tmp_path: Path, one: Any, other: Any, types: tuple[str, str]
+) -> None:
     folders = []
-    for name, value in (("a", 5), ("b", "5")):
+    for name, value in (("a", one), ("b", other)):
         item = Item(name, "train", "", (f"{name}.jpg",), meta={"image": f"{name}.jpg", "price": value})
         folders.append(make_run(tmp_path / name, CaptionSamples(), [(item, made_caption(item))]).folder)
-    with pytest.raises(RunError, match=r"field 'price' is string in .*b, and int64 in the runs before it: "):
+    with pytest.raises(RunError, match=rf"field 'price' is {types[1]} in .*b, and {types[0]} in the runs before it: "):
         merge(folders, tmp_path / "all")
     assert not (tmp_path / "all").exists()
 

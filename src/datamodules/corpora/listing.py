@@ -308,6 +308,13 @@ class _Walk:
         place = os.path.join(self._root, folder)
         try:
             stat = os.stat(place)
+            identity = (stat.st_dev, stat.st_ino)
+            if identity in above:
+                self._skipped.add(LOOP, folder)
+                return
+            if excess := self._excess(identity, len(above), is_link):
+                yield _faulty_folder(folder, f"{folder} {excess}, the limit")
+                return
             with os.scandir(place) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
@@ -316,13 +323,8 @@ class _Walk:
                 raise CorpusError(problem) from error
             yield _faulty_folder(folder, problem)
             return
-        identity = (stat.st_dev, stat.st_ino)
-        if identity in above:
-            self._skipped.add(LOOP, folder)
-        elif folder and any(entry.name == _PLAN for entry in entries):
+        if folder and any(entry.name == _PLAN for entry in entries):
             self._skipped.add(RUN, folder)
-        elif excess := self._excess(identity, len(above), is_link):
-            yield _faulty_folder(folder, f"{folder} {excess}, the limit")
         else:
             yield from self._entries(folder, entries, above | {identity})
 

@@ -44,7 +44,9 @@ def is_mp4_or_matroska(head: bytes) -> bool:
     """
     if head.startswith(_EBML):
         header_end = _element_end(head, 0)
-        return header_end is not None and header_end <= len(head) and any(kind in head for kind in _DOC_TYPES)
+        if header_end is None or header_end > len(head):
+            return False
+        return any(kind in head[:header_end] for kind in _DOC_TYPES)
     return head[:1] == b"\0" and head[4:8] in _FIRST_BOXES
 
 

@@ -42,6 +42,7 @@ def test_files_as_other_programs_write_them_are_recognised(head):
         _EBML + b"\x41\0matroska" + _MPD,  # a header that does not end here
         _EBML + b"\x01\xff\xff\xff\xff\xff\xff\xff" + b"matroska" + _MPD,  # nor anywhere
         _EBML + b"\x8b\x42\x82\x88matroskb",
+        _EBML + b"\x81\x42matroska" + _MPD,  # a name behind the header, where FFmpeg does not look for it
     ],
 )
 def test_what_could_be_a_playlist_is_not_recognised(head):

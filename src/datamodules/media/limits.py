@@ -13,6 +13,8 @@ MAX_PIXELS = 178_956_970
 # of an image or animation, which is read whole: `MAX_PIXELS` of 8 bytes, 16 bits a channel with alpha, are 1.4 GB
 MAX_FILE_BYTES = 2 << 30
 MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a day at 60 frames a second
+# of an MP4 whose packets have more than `MAX_REPEATS` times the bytes of the file, because they share bytes
+MAX_REPEATING_PACKETS, MAX_REPEATS = 500_000, 16
 # of all frames of an animation, each of which is composed as a whole, twice: 4,822 frames of 1920x1080 px
 MAX_ANIMATION_PIXELS = 10_000_000_000
 # of memory to open a video and list its packets; such a day with a sound track takes 0.8 GiB
@@ -33,6 +35,18 @@ def require_packets(name: str, count: int) -> None:
         raise DecodeError(
             f"{name} has {count:,} packets (frames) or more; the limit for one video is {MAX_PACKETS:,}: "
             "cut it into parts"
+        )
+
+
+def require_own_bytes(name: str, count: int, num_bytes: int, file_bytes: int) -> None:
+    """Raise DecodeError if the first `count` packets of a stream, of `num_bytes`, repeat the bytes of the MP4 `name`.
+
+    Tables of a few bytes can name one byte of a file as a million packets, and so can an edit list that loops.
+    """
+    if count > MAX_REPEATING_PACKETS and num_bytes > MAX_REPEATS * file_bytes:
+        raise DecodeError(
+            f"{name} has {count:,} packets (frames) of {num_bytes:,} bytes in a file of {file_bytes:,}: the limit is "
+            f"{MAX_REPEATS} times the file for more than {MAX_REPEATING_PACKETS:,} packets"
         )
 
 

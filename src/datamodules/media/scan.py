@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.media.limits import require_packets
+from datamodules.media.limits import require_own_bytes, require_packets
 from datamodules.media.picture_order import UNKNOWN, picture_order
 
 NO_TIME = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
@@ -44,6 +44,7 @@ class Scan:
     def __init__(self, container: Any, stream: Any) -> None:
         self.order = picture_order(stream)
         self._container, self._stream = container, stream
+        self._is_mp4 = "mp4" in container.format.name
         self._is_avi = container.format.name == "avi"
         self._longest_step = 1 << _CLOCK_BITS.get(container.format.name, 63) - 1
         self._table = array("q")  # rows of: pts, dts, tick, whether it is a keyframe, whether an edit list hides it
@@ -59,13 +60,17 @@ class Scan:
 
         Raises:
             av.FFmpegError: the file breaks.
-            DecodeError: it has too many packets.
+            DecodeError: it has too many packets, or too many that repeat the same bytes.
         """
         is_cut, place, name = False, 0, os.path.basename(self._container.name)
+        num_bytes, file_bytes = 0, self._container.size
         for number, packet in enumerate(self._container.demux(self._stream)):
             require_packets(name, number)  # PyAV's own at the end is one more
             if packet.size == 0:  # PyAV's own, at the end
                 continue
+            num_bytes += packet.size
+            if self._is_mp4:  # others repeat nothing, but may compress packets
+                require_own_bytes(name, number + 1, num_bytes, file_bytes)
             is_cut = packet.is_corrupt  # which counts for the last one only: others are there, if damaged
             pts, dts = packet.pts, packet.dts
             pts, dts = NO_TIME if pts is None else pts, NO_TIME if dts is None else dts

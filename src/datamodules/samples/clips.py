@@ -28,8 +28,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.errors import ConfigError, RunError
-from datamodules.media.limits import MAX_PIXELS
+from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.media.limits import MAX_PIXELS, limited_memory
 from datamodules.media.packets import said
 from datamodules.samples import require_alike
 from datamodules.samples.arrays import Array, read_arrays, read_header
@@ -64,9 +64,10 @@ FIELDS = (
 )
 ARRAYS = {"tokens.npy": Array("int64", (77,))}
 _MAX_BYTES = 1 << 30  # of the frames of a clip that are decoded: 3,640 of 256x384 px
+_MAX_INDEX_BYTES = 256 << 20  # of memory to open a clip's MP4
 _JPEG_QUALITY = 95
 _FPS = 8  # of an MP4
-_DAMAGED = (ValueError, OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
+_DAMAGED = (DecodeError, ValueError, OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
 # one thread, and no machine's own instructions: the same bytes everywhere
 _X264 = {"crf": "18", "threads": "1", "x264-params": "cpu-independent=1"}
 
@@ -233,12 +234,19 @@ def _picture(content: bytes) -> Picture:
 def _film(content: bytes) -> Iterator[Picture]:
     import av
 
+    num_left = len(content)
     try:
-        with av.open(io.BytesIO(content), "r", format="mp4") as file:
+        with limited_memory("mp4", _MAX_INDEX_BYTES):
+            file = av.open(io.BytesIO(content), "r", format="mp4")
+        with file:
             file.streams.video[0].thread_type = "NONE"
             file.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            for frame in file.decode(video=0):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            for packet in file.demux(video=0):
+                num_left -= packet.size
+                if num_left < 0:  # tables of a few bytes can repeat a packet a million times
+                    raise ValueError(f"mp4: its packets have more bytes than the file, which has {len(content):,}")
+                for frame in packet.decode():
+                    yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"mp4: {said(error)}") from error
 
@@ -250,6 +258,8 @@ def _stacked(frames: Iterable[Picture]) -> NDArray[np.uint8]:
         kept.append(frame)
         if frame.ndim != 3 or len(kept) * frame.nbytes > _MAX_BYTES:
             raise ValueError(f"{len(kept)} frames of {list(frame.shape)}; at most {_MAX_BYTES:,} bytes are decoded")
+    if not kept:
+        raise ValueError("no frame comes")
     return np.stack(kept)
 
 

@@ -15,43 +15,10 @@ from datamodules.media.image import decode_image
 from datamodules.media.packets import open_container
 from datamodules.media.picture_order import _H264
 from datamodules.media.video import Video
+from mp4_making import file_with, fragment, movie, numbers
 from video_making import Kind, joined, picture, write
 
 _HUGE = 16_000  # px; squared it is above the limit
-
-
-def box(kind: bytes, *parts: bytes) -> bytes:
-    content = b"".join(parts)
-    return struct.pack(">I4s", 8 + len(content), kind) + content
-
-
-def numbers(*values: int) -> bytes:
-    return struct.pack(f">{len(values)}I", *values)
-
-
-_VISUAL = bytes(6) + b"\0\1" + bytes(16) + struct.pack(">HH", 64, 64) + bytes(50)  # of a sample entry
-_FILE_TYPE = box(b"ftyp", b"isom", bytes(4))
-
-
-def movie(num_samples: int, num_tracks: int = 1) -> bytes:
-    """The header of an MP4 whose tables say in a few bytes that each track has so many samples of one byte."""
-    tables = box(
-        b"stbl",
-        box(b"stsd", numbers(0, 1), box(b"jpeg", _VISUAL)),
-        box(b"stts", numbers(0, 1, num_samples, 1)),
-        box(b"stsc", numbers(0, 1, 1, num_samples, 1)),
-        box(b"stsz", numbers(0, 1, num_samples)),
-        box(b"stco", numbers(0, 1, 8)),
-    )
-    media = box(b"mdhd", numbers(0, 0, 0, 1000, num_samples, 0)) + box(b"hdlr", bytes(8), b"vide", bytes(13))
-    track = box(b"trak", box(b"tkhd", numbers(0, 0, 0, 1), bytes(68)), box(b"mdia", media, box(b"minf", tables)))
-    fragments = box(b"mvex", box(b"trex", numbers(0, 1, 1, 1, 1, 0)))
-    return box(b"moov", box(b"mvhd", numbers(0, 0, 0, 1000, 0), bytes(80)), *[track] * num_tracks, fragments)
-
-
-def fragment(num_samples: int) -> bytes:
-    run = box(b"trun", numbers(1, num_samples, 8))
-    return box(b"moof", box(b"traf", box(b"tfhd", numbers(0x20000, 1)), run)) + box(b"mdat", bytes(64))
 
 
 def test_the_limit_of_pixels_is_that_of_pillow():
@@ -64,9 +31,18 @@ def test_the_limit_of_pixels_is_that_of_pillow():
     ids=["samples", "more samples than FFmpeg can list", "samples of a fragment"],
 )
 def test_a_small_mp4_of_too_many_packets_fails(content, tmp_path):
-    (tmp_path / "a.mp4").write_bytes(_FILE_TYPE + content + box(b"mdat", bytes(64)))
+    (tmp_path / "a.mp4").write_bytes(file_with(content))
     with pytest.raises(DecodeError, match=r"a\.mp4 has [\d,]+ packets \(frames\) or more; the limit for .* 5,184,000"):
         Video(tmp_path / "a.mp4")
+
+
+def test_a_small_mp4_that_repeats_its_bytes_as_packets_fails(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(file_with(movie(40_000, num_chunks=80)))
+    assert Video(tmp_path / "a.mp4").facts["num_frames"] == 40_000
+    monkeypatch.setattr(limits, "MAX_REPEATING_PACKETS", 30_000)
+    (tmp_path / "a.mp4").rename(tmp_path / "b.mp4")
+    with pytest.raises(DecodeError, match=r"b\.mp4 has 30,001 packets .* of 30,001 bytes in a file of [\d,]+: "):
+        Video(tmp_path / "b.mp4")
 
 
 def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch):
@@ -86,7 +62,7 @@ def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch)
 def test_tables_that_need_too_much_memory_together_fail(content, tmp_path, monkeypatch):
     monkeypatch.setattr(packets, "MAX_INDEX_BYTES", 64 << 20)
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    (tmp_path / "a.mp4").write_bytes(_FILE_TYPE + content + box(b"mdat", bytes(64)))
+    (tmp_path / "a.mp4").write_bytes(file_with(content))
     with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for"):
         Video(tmp_path / "a.mp4")
     assert resource.getrlimit(resource.RLIMIT_DATA) == before

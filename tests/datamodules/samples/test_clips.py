@@ -11,7 +11,9 @@ from PIL import Image
 from clip_making import made_clip, picture
 from datamodules.errors import ConfigError, RunError
 from datamodules.line.item import Item
+from datamodules.samples import clips
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
+from mp4_making import file_with, movie
 
 PICTURES = [picture(number) for number in range(12)]
 SMOOTH = [np.full((32, 48, 3), (20 * k, 255 - 20 * k, 100), np.uint8) for k in range(12)]
@@ -170,6 +172,21 @@ def test_an_array_that_is_no_clip_fails(values):
     np.save(buffer, values)
     with pytest.raises(RunError, match=r"the frames of a are damaged: frames.npy is (uint8|float32) \["):
         _ = ClipSample("a", {"frames.npy": buffer.getvalue()}, None, {}).frames
+
+
+def test_an_mp4_is_opened_in_bounded_memory(monkeypatch):
+    monkeypatch.setattr(clips, "_MAX_INDEX_BYTES", 64 << 20)  # where it ends, FFmpeg leaves tables out
+    sample = ClipSample("a", {"mp4": file_with(movie(2_000_000, num_tracks=4))}, None, {})
+    with pytest.raises(RunError, match=r"the frames of a are damaged: no frame comes;"):
+        _ = sample.frames
+
+
+def test_an_mp4_that_repeats_a_packet_fails():
+    content = jpeg(np.zeros((64, 64, 3), np.uint8))
+    files = [file_with(movie(count, num_chunks=count, sample_bytes=len(content)), content) for count in (1, 50)]
+    assert len(ClipSample("a", {"mp4": files[0]}, None, {}).frames) == 1
+    with pytest.raises(RunError, match=r"damaged: mp4: its packets have more bytes than the file, which has [\d,]+;"):
+        _ = ClipSample("a", {"mp4": files[1]}, None, {}).frames
 
 
 def test_half_a_character_becomes_a_question_mark():

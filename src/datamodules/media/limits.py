@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ MAX_ANIMATION_PIXELS = 10_000_000_000
 MAX_INDEX_BYTES = 1 << 30
 # of memory to decode a JPEG 2000 or TIFF, and for each of its pixels, of which JPEG 2000 of 4 channels takes 31 bytes
 MAX_DECODING_BYTES, MAX_DECODING_BYTES_PER_PIXEL = 512 << 20, 32
+
+_one_at_a_time = threading.RLock()  # the limit is that of the process: two threads would restore each other's
 
 
 def require_pixels(name: str, width: int, height: int) -> None:
@@ -68,7 +71,8 @@ def limited_memory(name: str, num_bytes: int) -> Iterator[None]:
     - FFmpeg expands the tables of a video as it opens the file: 35 bytes a packet, for each of up to 1000 streams.
     - JPEG 2000 has precincts, components and tiles, and TIFF has tiles, of any number or size in an image of any size.
 
-    The limit set here works on Linux only. The stacks of threads that the block starts count.
+    The limit set here works on Linux only. It holds for all threads of the process, and one thread after another sets
+    it. The stacks of threads that the block starts count.
 
     Args:
         name: the file that is read, for the error.
@@ -80,16 +84,17 @@ def limited_memory(name: str, num_bytes: int) -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    num_pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data and stack: man 5 proc
-    limit = num_pages * resource.getpagesize() + num_bytes
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    bounds = [limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
-    try:
-        yield
-    except MemoryError as error:
-        raise DecodeError(
-            f"{name} takes more than {num_bytes >> 20:,} MiB of memory, the limit for a file of its kind and size"
-        ) from error
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    with _one_at_a_time:
+        num_pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data and stack: man 5 proc
+        limit = num_pages * resource.getpagesize() + num_bytes
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        bounds = [limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)]
+        resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), hard))
+        try:
+            yield
+        except MemoryError as error:
+            raise DecodeError(
+                f"{name} takes more than {num_bytes >> 20:,} MiB of memory, the limit for a file of its kind and size"
+            ) from error
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -2,6 +2,7 @@
 
 import resource
 import struct
+import threading
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -72,6 +73,25 @@ def test_the_memory_of_a_process_is_limited_only_while_it_opens_a_file():
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with limits.limited_memory("a.mp4", 64 << 20):
         assert resource.getrlimit(resource.RLIMIT_DATA) != before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_two_threads_leave_the_memory_of_the_process_as_it_was():
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with limits.limited_memory("b.mp4", 1 << 30):
+            second_is_in.set()
+            first_is_out.wait(10)
+
+    thread = threading.Thread(target=second)
+    with limits.limited_memory("a.mp4", 1 << 30):
+        thread.start()
+        second_is_in.wait(0.1)  # in vain
+    first_is_out.set()
+    thread.join()
+    assert second_is_in.is_set()
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 

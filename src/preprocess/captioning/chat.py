@@ -12,8 +12,9 @@
 | the model; 407: a proxy); a redirect, which is not       |                                                        |
 | followed                                                 |                                                        |
 | 408, 409, 5xx or no answer to every try; an answer that  | DoubtfulError: whether the request or the server is to |
-| is no JSON, has no choices, is larger than 16 MB, or was | blame shows by how it answers another                  |
-| broken off by it                                         |                                                        |
+| is no JSON, has no choices, is larger than 16 MB, has    | blame shows by how it answers another                  |
+| more than 1,000,000 lists and objects, or was broken off |                                                        |
+| by it                                                    |                                                        |
 
 The `openai` package retries. What a server says is quoted without the API key, and of a key that it refuses not at all.
 Where requests go through a proxy, messages name it, as its answers look like those of the server.

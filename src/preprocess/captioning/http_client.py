@@ -1,5 +1,6 @@
 """HTTP requests to a server that may want to do harm: no redirects, and limits on the time and size of an answer."""
 
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import anyio
@@ -7,14 +8,12 @@ import httpx2
 import openai
 
 MAX_ANSWER_BYTES = 16 << 20  # decompressed; 100,000 tokens of text have less than 1 MB
+_MAX_CONTAINERS = 1_000_000  # lists and objects, by their brackets: parsed, an empty one takes 30 times its bytes
 _NEEDED_HEADERS = (b"location", b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
 class AnswerTooLarge(openai.OpenAIError):
-    """An answer is larger than `MAX_ANSWER_BYTES`. The openai package passes its own errors on and does not retry."""
-
-    def __init__(self) -> None:
-        super().__init__(f"the server's answer is larger than {MAX_ANSWER_BYTES >> 20} MB")
+    """An answer is too large to be read. The openai package passes its own errors on and does not retry."""
 
 
 class BoundedClient(openai.DefaultAsyncHttpxClient):
@@ -22,15 +21,18 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
 
     The read timeout of a request is its limit for everything after connecting: httpx applies it to each read, so a
     server that sends a byte now and then would never reach it. A redirect is returned, not followed: it would send
-    images to a host that the user has not named.
+    images to a host that the user has not named. No cookies are kept: their number and age have no limit.
     """
+
+    def __init__(self) -> None:
+        super().__init__(cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())))
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Return the whole answer to `request`.
 
         Raises:
             httpx2.RequestError: there was no whole answer within the time, or it is not valid HTTP.
-            AnswerTooLarge: it is larger than `MAX_ANSWER_BYTES`.
+            AnswerTooLarge: it has more than `MAX_ANSWER_BYTES`, or too many lists and objects to parse.
         """
         timeout = request.extensions["timeout"]
         request.extensions["timeout"] = {"connect": timeout["connect"]}
@@ -64,5 +66,7 @@ async def _content(response: httpx2.Response) -> bytes:
     async for chunk in response.aiter_bytes():  # of at most 1 MB
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
-            raise AnswerTooLarge
+            raise AnswerTooLarge(f"the server's answer is larger than {MAX_ANSWER_BYTES >> 20} MB")
+    if content.count(b"[") + content.count(b"{") > _MAX_CONTAINERS:
+        raise AnswerTooLarge(f"the server's answer has more than {_MAX_CONTAINERS:,} lists and objects")
     return bytes(content)

@@ -252,11 +252,10 @@ class ServedEngine:
         async with self._slots:
             try:
                 caption = await self._ask(prepared)
-            except DoubtfulError as error:
-                await self._require(error)
-                return error
             except ExtractError as error:
-                return error
+                if isinstance(error, DoubtfulError):
+                    await self._require(error)
+                return ExtractError(str(error))  # a new one: the traceback of `error` holds the server's answer
         self._good = prepared
         return caption
 

@@ -66,6 +66,14 @@ def test_a_redirect_is_not_followed_and_its_target_is_named():
         engine.close()
 
 
+def test_cookies_are_not_kept():
+    with ChatServer(lambda ask: said("a cup", headers={"Set-Cookie": "session=1; Max-Age=99999"})) as server:
+        engine = engine_for(server)
+        assert engine.captions([gray(engine, 1)]) == engine.captions([gray(engine, 2)]) == [Caption("a cup", "ok", 3)]
+        assert not any("cookie" in headers for headers in server.headers)
+        engine.close()
+
+
 _TARGETS = {
     "/login\x1b[2J": "HOST/login\\x1b[2J",
     "//evil.example/\u202e": "http://evil.example/",
@@ -119,6 +127,19 @@ _LARGE = {
 def test_an_answer_of_more_than_16_mb_is_given_up():
     reasons = outcomes(lambda ask: list(_LARGE.values())[ask.brightness], len(_LARGE), timeout_seconds=60.0)
     assert list(map(str, reasons)) == ["the server's answer is larger than 16 MB"] * len(_LARGE)
+
+
+def test_an_answer_of_too_many_lists_and_objects_is_not_parsed():
+    replies = [Reply(part * 1_000_001) for part in (b"[],", b"{},")]
+    reasons = outcomes(lambda ask: replies[ask.brightness], len(replies), timeout_seconds=60.0)
+    assert list(map(str, reasons)) == ["the server's answer has more than 1,000,000 lists and objects"] * len(replies)
+
+
+def test_a_reason_does_not_hold_the_answer():
+    results = outcomes(lambda ask: (said("x" * 500_001), Reply(b'{"choices": []}'))[ask.brightness], 2)
+    assert [(type(result), result.__traceback__, result.__cause__) for result in results] == [
+        (ExtractError, None, None)
+    ] * 2
 
 
 def test_a_compressed_answer_is_read_unless_it_is_compressed_twice():

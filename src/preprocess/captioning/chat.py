@@ -172,7 +172,8 @@ class Chat:
         status = error.status_code
         if status == _PROXY_REFUSES and self._proxy:
             return f"{self._proxy} refuses requests ({status}): {self._message(error)}"
-        if location := error.response.headers.get("location"):
+        location = error.response.headers.get("location")
+        if location and error.response.is_redirect:
             target = self.quote(redirect_target(str(error.request.url), location))
             return (
                 f"{url}{self._or_proxy} redirects to {target} ({status}), where nothing is sent: give that URL as "

@@ -66,6 +66,13 @@ def test_a_redirect_is_not_followed_and_its_target_is_named():
         engine.close()
 
 
+def test_only_a_redirect_is_called_one():
+    with ChatServer(lambda ask: refused(401, "no", Location="http://evil.example/")) as server:
+        engine = engine_for(server)
+        assert stopped(engine).startswith(f"{server.url} refuses the API key (401); ")
+        engine.close()
+
+
 def test_cookies_are_not_kept():
     with ChatServer(lambda ask: said("a cup", headers={"Set-Cookie": "session=1; Max-Age=99999"})) as server:
         engine = engine_for(server)

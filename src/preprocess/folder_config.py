@@ -44,6 +44,7 @@ _MAX_BYTES = 1 << 18  # one that `preprocess run` writes has 3 KB
 _MAX_ALIASES = 10  # of YAML; each may double what is read
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 50
+_MAX_BITS = 64  # of an integer; one of 15,000 cannot even be shown in a message
 _MAX_SHOWN = 100  # characters of a value in a message
 
 
@@ -228,6 +229,8 @@ def _require_bounded(values: Any) -> None:
             waiting += [(each, depth + 1) for each in (*value, *value.values())]
         elif isinstance(value, list):
             waiting += [(each, depth + 1) for each in value]
+        elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise ValueError(f"it has an integer of more than {_MAX_BITS} bits")
         elif not isinstance(value, (str, int, float, NoneType)):
             raise ValueError(f"it has a value of type {type(value).__name__}")
 

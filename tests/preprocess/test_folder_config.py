@@ -212,6 +212,7 @@ def test_no_other_configuration_file_is_taken(tmp_path: Path, parsed: Parsed) ->
         ("a: " + "x" * 300_000, "it has more than 262,144 bytes"),
         (b"\xff\xfe\x00", "can't decode byte"),
         ("a: " + "1" * 5000, "Exceeds the limit"),
+        ("a: 0x" + "f" * 5000, "it has an integer of more than 64 bits"),
         ("a: !!python/object/apply:os.system [true]\n", "it is not YAML: could not determine a constructor"),
         ("a: !!set {b}\n", "it has a value of type set"),
         ("a: \0", "it is not YAML"),

@@ -240,7 +240,9 @@ class LocalEngine:
         config.update(
             max_new_tokens=self._wanted.max_new_tokens,
             max_length=None,
+            max_time=None,
             num_beams=self._wanted.num_beams,
+            num_return_sequences=1,
             do_sample=sampling,
             temperature=self._wanted.temperature if sampling else None,
             return_dict_in_generate=False,

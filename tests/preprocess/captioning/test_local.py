@@ -279,6 +279,18 @@ def test_a_checkpoint_that_ends_each_text_by_force_leaves_captions_truncated(
     assert "truncated" in {caption.status for caption in found if isinstance(caption, Caption)}
 
 
+def test_a_checkpoint_that_wants_several_texts_for_each_image_gives_one(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = copied(folders["smolvlm"], tmp_path / "model")
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_return_sequences": 2}))
+    engine = make_engine(folder, temperature=1.0)
+    engine.load(CPU)
+    prepared = mixed(engine)
+    assert len(engine.captions(prepared)) == len(prepared)
+
+
 def test_sampling_depends_on_the_batch_alone(folders: dict[str, Path], engines: dict[str, LocalEngine]) -> None:
     engine = make_engine(folders["smolvlm"], temperature=5.0)
     engine.load(CPU)

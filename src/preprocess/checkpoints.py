@@ -7,9 +7,10 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
+from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.hub import find_folder
@@ -37,6 +38,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _WEIGHTS = ("*.safetensors", "*.bin")
 _OF_HUB = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.py", "*.safetensors")
 _ALL = (*_OF_HUB, "*.bin")
+_TEMPLATES = "additional_chat_templates/*"  # which transformers opens, but captions do not use
 _BLOCK_BYTES = 1 << 24
 _MAX_TEXT_BYTES = 1 << 28  # of a file that is not weights; tokenizers have tens of megabytes
 # numbers in config.json of modules that transformers makes one by one, also where no weights are for them
@@ -82,6 +84,13 @@ def load_pickle(path: Path, what: str, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
+def is_plain_tensor(value: object) -> TypeGuard[Tensor]:
+    """Return whether `value` is a tensor with all its values in memory: not sparse, nested, quantized or on meta."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return False
+    return not (value.is_meta or value.is_nested or value.is_quantized)
+
+
 def lacking(folder: Path, parts: Sequence[Part]) -> str | None:
     """What `folder` lacks of these parts, and of weights; None: nothing."""
     for name, patterns in parts:
@@ -102,7 +111,7 @@ def lacking(folder: Path, parts: Sequence[Part]) -> str | None:
 def sha256_of(folder: Path) -> str:
     """Of all files that matter, weights among them, and of their names."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _ALL for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in _ALL for path in folder.glob(pattern) if path.is_file()}):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with open(path, "rb") as file:
             while block := file.read(_BLOCK_BYTES):
@@ -116,7 +125,7 @@ def _has(folder: Path, patterns: Iterable[str]) -> bool:
 
 def _require_sound(folder: Path, what: str) -> None:
     """Raise ConfigError if opening a file of `folder`, or making the model of its config.json, might do harm."""
-    for path in (path for pattern in _ALL for path in folder.glob(pattern) if path.exists()):
+    for path in (path for pattern in (*_ALL, _TEMPLATES) for path in folder.glob(pattern) if path.exists()):
         if not path.is_file():  # but a FIFO, a device
             raise ConfigError(f"{what}: {path} is not a regular file")
         if path.suffix == ".bin":

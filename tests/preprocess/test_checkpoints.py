@@ -14,7 +14,7 @@ from torch import nn
 
 from datamodules.errors import ConfigError
 from datamodules.model_files import reason, refusing
-from preprocess.checkpoints import CONFIG, find_checkpoint, load_pickle
+from preprocess.checkpoints import CONFIG, find_checkpoint, is_plain_tensor, load_pickle, sha256_of
 from preprocess.tracking.loading import ModelFolder
 from preprocess.tracking.meta_checkpoint import MetaFile
 
@@ -87,6 +87,11 @@ def test_tensors_that_are_none_or_larger_than_their_file_are_refused(tmp_path: P
         MetaFile(tmp_path / "a.pt", OPTION).config()
 
 
+def test_only_a_tensor_with_all_its_values_in_memory_is_plain() -> None:
+    assert is_plain_tensor(torch.ones(2))
+    assert not any(map(is_plain_tensor, (torch.ones(2).to_sparse(), torch.ones(2, device="meta"), [1.0])))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the files of a checkpoint, of which none is opened yet."""
@@ -132,14 +137,22 @@ def test_files_of_a_checkpoint_that_cannot_be_opened_or_read_whole_are_refused(
 ) -> None:
     (folder / "gone.json").symlink_to("nothing")  # as in a cache that was cleaned up
     assert found(folder) == folder
-    os.mkfifo(folder / "a.json")
-    with pytest.raises(ConfigError, match=r"/a\.json is not a regular file$"):
-        found(folder)
-    (folder / "a.json").unlink()
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("a.json", "additional_chat_templates/a.jinja"):
+        os.mkfifo(folder / name)
+        with pytest.raises(ConfigError, match=rf"/{name} is not a regular file$"):
+            found(folder)
+        (folder / name).unlink()
     with open(folder / "merges.txt", "wb") as file:
         file.truncate((1 << 28) + 1)
     with pytest.raises(ConfigError, match=r"/merges\.txt is larger than 256 MB"):
         found(folder)
+
+
+def test_the_identity_of_a_checkpoint_leaves_out_links_to_nothing(folder: Path) -> None:
+    whole = sha256_of(folder)
+    (folder / "gone.json").symlink_to("nothing")  # as in a cache that was cleaned up
+    assert sha256_of(folder) == whole
 
 
 @pytest.mark.parametrize("name", ["../b.safetensors", "/b.safetensors", "b/b.safetensors"])

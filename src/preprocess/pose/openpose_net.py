@@ -12,6 +12,7 @@ after the last heatmaps. OpenPose's licence, non-commercial, is that of the weig
 """
 
 import hashlib
+import os
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
 from datamodules.errors import ConfigError
 from datamodules.hub import find_folder
-from preprocess.checkpoints import load_pickle
+from preprocess.checkpoints import is_plain_tensor, load_pickle
 
 STRIDE = 8  # px of the input for a cell of the output
 NUM_PAFS, NUM_HEATMAPS = 38, 19
@@ -99,7 +100,7 @@ def find_weights(name: str, option: str) -> Path:
     Raises:
         ConfigError: it is nowhere.
     """
-    if Path(name).is_file():
+    if os.path.isfile(name):  # unlike Path.is_file, False for a name that is too long for a path
         return Path(name)
     advice = f"give a file, or a folder with {_FILES[0]}, as lllyasviel/Annotators has it on the hub"
     folder = find_folder(name, option, _FILES, _has_weights, advice)
@@ -124,10 +125,8 @@ def load_weights(path: Path, option: str) -> OpenPoseNet:
 
 def _refuse_others(weights: Any, net: OpenPoseNet, what: str) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    if not isinstance(weights, dict) or not all(
-        isinstance(tensor, Tensor) and not tensor.is_meta for tensor in weights.values()
-    ):
-        raise ConfigError(f"{what}: this is no state-dict, but {type(weights).__name__}: give body_pose_model.pth")
+    if not isinstance(weights, dict) or not all(map(is_plain_tensor, weights.values())):
+        raise ConfigError(f"{what} is not a dictionary of plain tensors: give body_pose_model.pth")
     found = {str(name): tuple(tensor.shape) for name, tensor in weights.items()}
     differ = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if differ:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints import DTYPES, load_pickle
+from preprocess.checkpoints import DTYPES, is_plain_tensor, load_pickle
 from preprocess.tracking.loading import refuse_keys
 
 SUFFIXES = (".pt", ".pth")
@@ -100,7 +100,7 @@ _RENAMED = (  # in this order
     (r"\.out_proj\.", ".o_proj."),
     (r"\.norm(\w*)\.", r".layer_norm\1."),
 )
-_DOWNSAMPLER = re.compile(r"\.mask_downsampler\.encoder\.(\d+)\.")
+_DOWNSAMPLER = re.compile(r"\.mask_downsampler\.encoder\.(\d{1,3})\.")
 _FIRST = "image_encoder.trunk.patch_embed.proj.weight"
 _BLOCK_BYTES = 1 << 24
 _POINTS = "prompt_encoder.point_embeddings"
@@ -210,7 +210,7 @@ def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _is_state(value: Any) -> TypeGuard[dict[str, Tensor]]:
     return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and not tensor.is_meta for name, tensor in value.items()
+        isinstance(name, str) and is_plain_tensor(tensor) for name, tensor in value.items()
     )
 
 

@@ -15,6 +15,7 @@ transformers 5.23, which read no more of it for any later frame):
 | the current frame                                                | its features, once for all objects       |
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _found(checkpoint: str) -> ModelFolder | MetaFile:
     path = Path(checkpoint)
     if path.suffix not in SUFFIXES:
         return ModelFolder.find(checkpoint, _OPTION, tuple(MODELS))
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long for a path
         raise ConfigError(f"{_OPTION} {checkpoint}: there is no file {path.absolute()}")
     return MetaFile(path, _OPTION)
 

@@ -79,6 +79,11 @@ def test_weights_are_a_file_or_in_a_folder_as_the_hub_has_it(weights: Path, tmp_
         find_weights(str(tmp_path / "annotator"), OPTION)
 
 
+def test_a_name_too_long_for_a_path_is_nowhere() -> None:
+    with pytest.raises(ConfigError, match=r"^--model\.backend\.weights x+: there is no folder "):
+        find_weights("x" * 5000, OPTION)
+
+
 def test_weights_that_are_nowhere_fail_with_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(name: str, **options: Any) -> None:
         raise FileNotFoundError(f"no network for {name}")
@@ -120,5 +125,5 @@ def test_code_in_a_file_is_not_run_and_no_state_dict_is_refused(tmp_path: Path) 
     ):
         load_weights(tmp_path / "module.pth", OPTION)
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ConfigError, match="no state-dict, but list"):
+    with pytest.raises(ConfigError, match="is not a dictionary of plain tensors"):
         load_weights(tmp_path / "list.pth", OPTION)

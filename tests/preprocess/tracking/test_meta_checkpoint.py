@@ -252,6 +252,11 @@ def test_a_size_that_sam2_does_not_have_fails(tmp_path: Path, monkeypatch: pytes
         Segmenter(str(path), 4, Weights())
 
 
+def test_a_layer_with_an_absurd_number_keeps_its_name() -> None:
+    name = f"memory_encoder.mask_downsampler.encoder.{'9' * 5000}.weight"
+    assert list(of_transformers({name: torch.zeros(1)})) == [name]
+
+
 def test_a_missing_file_fails(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--model\.backend\.segmenter .*no\.pt: there is no file"):
         Segmenter(str(tmp_path / "no.pt"), 4, Weights())

@@ -65,7 +65,7 @@ def run_two_of_which_one_is_killed(run: list[str], tmp_path: Path, zygote: Zygot
 def test_two_ranks_of_which_one_is_killed_end_with_the_tracks_of_an_undisturbed_run(
     models: Path, tmp_path: Path, zygote: Zygote
 ) -> None:
-    write_videos(tmp_path / "videos", *(f"v{number}" for number in range(8)), num_frames=6)
+    write_videos(tmp_path / "videos", *(f"v{number}" for number in range(5)), num_frames=6)
     few = ["--model.backend.identity.max_objects", "2"]
     assert main(grounded(models, tmp_path / "videos", tmp_path / "undisturbed", *few)) == 0
     run = grounded(models, tmp_path / "videos", tmp_path / "run", *few)

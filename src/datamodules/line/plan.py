@@ -260,8 +260,8 @@ def _check_rows(batch: Any) -> None:
             raise ValueError(f"{name} is null")
     if batch["frames"].flatten().null_count:
         raise ValueError("a frame is null")
-    split = check_split(batch["split"][0].as_py())
-    if not pc.all(pc.equal(batch["split"], split)).as_py():
+    check_split(batch["split"][0].as_py())
+    if not pc.all(pc.equal(batch["split"], batch["split"][0])).as_py():  # a str of Python would make Arrow load pandas
         raise ValueError("it has items of several splits")
     keys = batch["key"]
     for key in keys.filter(pc.invert(pc.match_substring_regex(keys, _ASCII_KEY))).to_pylist():

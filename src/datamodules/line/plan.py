@@ -157,6 +157,8 @@ class Plan:
             self.roots = _texts(load(metadata["roots"])) if "roots" in metadata else _old_roots(self.fingerprint)
             self.device = metadata.get("device", "")  # empty: not recorded
             self.patch = int(metadata["patch"])
+            if self.patch and "classes" not in self.fingerprint.get("retry", {}):
+                raise ValueError("its fingerprint does not say what it tries again (retry.classes)")
             # by shard; empty: none takes the place of another
             self.replaces = [check_shard_name(name) for name in _texts(load(metadata["replaces"]))]
             self.corpus_types = _corpus_types(load(metadata.get("corpus_types", "null")))  # None: not recorded

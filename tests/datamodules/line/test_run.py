@@ -120,7 +120,7 @@ def test_a_plan_of_another_patch_or_that_replaces_no_earlier_shard_is_refused(tm
     for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # which no retry writes
         (tmp_path / name).touch()
     assert run.patches == []
-    write = partial(write_plan_of, [run.plan.batch(0)], fingerprint={}, listing="")
+    write = partial(write_plan_of, [run.plan.batch(0)], fingerprint={"retry": {"classes": None}}, listing="")
     write(destination=tmp_path / "plan-001.arrow", patch=2, replaces=[])
     with pytest.raises(RunError, match=r"plan-001\.arrow is the plan of patch 2, not of 1"):
         _ = Run(tmp_path).patches

@@ -256,7 +256,7 @@ def _root(run: Run, item: Item) -> Path:
     roots = [Path(root) for each in (run, *run.patches) for root in each.plan.roots]
     if not roots:
         raise RunError(f"{run.folder} does not say where its corpus lay: give --root")
-    return next((root for root in roots if (root / item.path).exists()), roots[0])
+    return next((root for root in roots if os.path.exists(root / item.path)), roots[0])
 
 
 def _write_tracks(run: Run, sample: TrackSample, dest: Path) -> list[Path]:
@@ -323,7 +323,7 @@ def _frames_or_pages(frames: Iterator[Picture], size: tuple[int, int]) -> Iterat
     try:
         for frame in frames:
             yield _resized(frame, size)
-    except DecodeError as error:
+    except (DecodeError, OSError) as error:
         missing = f"the source is gone: {error}"
     while True:
         yield _page(size, missing)

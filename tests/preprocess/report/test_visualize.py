@@ -219,6 +219,14 @@ def test_a_rate_that_no_film_has_becomes_the_nearest_possible(fps: float, shown:
     assert filmed(visualize(run, tmp_path / "out")[1])[1] == pytest.approx(shown, rel=0.01)
 
 
+def test_frames_below_a_path_that_is_too_long_are_drawn_on_a_page(tmp_path: Path) -> None:
+    item = sequence(tmp_path / "root", "train/a")
+    planned = replace(item, path="a" * 300)
+    visualize(run_of(tmp_path / "run", tmp_path / "root", [(planned, sample_of(item, (1, 0, 1, 1)))]), tmp_path / "out")
+    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
+    assert [colour_at(frame, "face") for frame in frames] == ["page"] * 3
+
+
 def test_frames_that_are_gone_are_drawn_on_a_page(tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a")
     (tmp_path / "root" / "train/a/1.png").unlink()

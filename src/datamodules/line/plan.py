@@ -262,6 +262,11 @@ def _check_rows(batch: Any) -> None:
             raise ValueError(f"{name} is null")
     if batch["frames"].flatten().null_count:
         raise ValueError("a frame is null")
+    # a list may name a path that cannot be one: its item has a problem, and is never opened
+    usable = batch.filter(pc.is_null(batch["problem"])) if "problem" in batch.schema.names else batch
+    for names in (usable["path"], usable["frames"].flatten()):
+        if pc.any(pc.match_substring(names, "\0")).as_py():
+            raise ValueError("the path of a file has a null character")
     check_split(batch["split"][0].as_py())
     if not pc.all(pc.equal(batch["split"], batch["split"][0])).as_py():  # a str of Python would make Arrow load pandas
         raise ValueError("it has items of several splits")
@@ -325,7 +330,17 @@ def _corpus_types(value: Any) -> CorpusTypes | None:
 
 def _item(row: dict[str, Any]) -> Item:
     meta = _object(load(row["meta"]), "its meta")
+    _check_json_files(meta.get(JSON_FILES, []))
     return Item(**{**row, "frames": tuple(row["frames"]), "meta": meta})
+
+
+def _check_json_files(files: Any) -> None:
+    """Raise ValueError unless `files` is what `item.JSON_FILES` describes."""
+    for file in files if isinstance(files, list) else [files]:
+        path, *part = file if isinstance(file, list) else [file]
+        is_part = all(each is None or (type(each) is int and each >= 0) for each in part)
+        if not (isinstance(path, str) and len(part) == 2 and is_part):
+            raise ValueError(f"its meta has the {JSON_FILES} {files!r:.100}")
 
 
 def write_plan(

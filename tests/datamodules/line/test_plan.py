@@ -258,6 +258,8 @@ def with_column(table, name, values):
         ("split", ["/tmp/x", "/tmp/x"], "'/tmp/x' cannot name a split"),
         ("split", ["train", "dev"], "several splits"),
         ("path", [None, "b"], "path is null"),
+        ("path", ["a\0", "b"], "the path of a file has a null character"),
+        ("frames", [["a.png"], ["b", "c\0.png"]], "the path of a file has a null character"),
         ("frames", [["a.png"], None], "frames is null"),
         ("frames", [["a.png"], [None]], "a frame is null"),
         ("frames", ["a.png", "b.png"], "column 'frames' of string"),
@@ -337,9 +339,21 @@ def test_a_plan_with_an_empty_shard_or_the_same_shard_twice_is_refused(tmp_path)
         _ = Plan(tmp_path / "mixed").shards
 
 
+def test_an_item_with_a_problem_may_have_a_path_that_no_file_has(tmp_path):
+    items = [*some_items(1), Item("a%00", "train", "a\0.mp4", problem="it cannot be used as a path")]
+    assert [item.path for item in plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)][1] == "a\0.mp4"
+
+
 def test_items_whose_meta_is_no_json_object_are_refused(tmp_path):
     path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
-    for meta, message in (("[1]", "its meta is not an object"), ("{", "Expecting"), ("[" * 2000, "nested too deeply")):
+    for meta, message in (
+        ("[1]", "its meta is not an object"),
+        ("{", "Expecting"),
+        ("[" * 2000, "nested too deeply"),
+        ('{"json_files": 5}', "its meta has the json_files 5"),
+        ('{"json_files": [["a", null]]}', "its meta has the json_files"),
+        ('{"json_files": [["a", -1, 2]]}', "its meta has the json_files"),
+    ):
         rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), "meta", ["{}", meta]))
         assert Plan(path).item(0, 0).meta == {}
         with pytest.raises(RunError, match=rf"item train/item001: .*{message}"):

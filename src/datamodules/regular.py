@@ -27,8 +27,11 @@ def open_regular(path: str | Path) -> BinaryIO:
 
     Raises:
         NotRegularError: it is a FIFO, a device or a socket.
-        OSError: as of `open`; IsADirectoryError if it is a folder.
+        OSError: as of `open`; IsADirectoryError if it is a folder. FileNotFoundError also for a path with a null
+            character, for which Python raises ValueError: no file has such a name.
     """
+    if "\0" in str(path):
+        raise FileNotFoundError(errno.ENOENT, "no file name has a null character", str(path))
     require_regular(os.stat(path), path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for nothing that came meanwhile
     try:

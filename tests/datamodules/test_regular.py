@@ -53,3 +53,8 @@ def test_folders_and_missing_files_raise_as_open_does(tmp_path):
         open_regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "missing")
+
+
+def test_a_path_with_a_null_character_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="null character"):
+        open_regular(f"{tmp_path}/a\0b")

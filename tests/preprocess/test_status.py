@@ -161,7 +161,7 @@ def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path):
     assert writer.rank.activity.tokens == 0 + 10 + 20
 
 
-OF_A_RANK = {"rank": "r", "host": "h", "started": time.time() - 9, "updated": time.time() + 99, "items": 3}
+OF_A_RANK = {"rank": "r", "host": "h", "started": 0.0, "items": 3}
 
 
 @pytest.mark.parametrize(
@@ -186,10 +186,11 @@ OF_A_RANK = {"rank": "r", "host": "h", "started": time.time() - 9, "updated": ti
 )
 def test_status_ignores_rank_files_that_no_rank_writes(tmp_path, fields):
     run = make_run(tmp_path, 1)
+    of_a_rank = {"updated": time.time(), **OF_A_RANK}
     (run.work / "ranks").mkdir(parents=True, exist_ok=True)
-    (run.work / "ranks" / "bad.json").write_text(json.dumps(OF_A_RANK | fields))
+    (run.work / "ranks" / "bad.json").write_text(json.dumps(of_a_rank | fields))
     (run.work / "ranks" / "deep.json").write_text("[" * 5000)
-    (run.work / "ranks" / "good.json").write_text(json.dumps(OF_A_RANK | {"shards": {"train-000000": [70, 1, 2.0]}}))
+    (run.work / "ranks" / "good.json").write_text(json.dumps(of_a_rank | {"shards": {"train-000000": [70, 1, 2.0]}}))
     status = StatusReader(run).read()
     assert [rank.rank for rank in status.ranks] == ["r"]
     assert status.spooled == 1  # of the one that is planned

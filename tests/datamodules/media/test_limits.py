@@ -16,6 +16,7 @@ from datamodules.media.image import decode_image
 from datamodules.media.packets import open_container
 from datamodules.media.picture_order import _H264
 from datamodules.media.video import Video
+from faulting import in_forker
 from mp4_making import file_with, fragment, movie, numbers
 from video_making import Kind, joined, picture, write
 
@@ -60,12 +61,17 @@ def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch)
     [movie(2_000_000, num_tracks=4), movie(0) + 4 * fragment(2_000_000)],
     ids=["of tracks", "of fragments"],
 )
-def test_tables_that_need_too_much_memory_together_fail(content, tmp_path, monkeypatch):
-    monkeypatch.setattr(packets, "MAX_INDEX_BYTES", 64 << 20)
-    before = resource.getrlimit(resource.RLIMIT_DATA)
+def test_tables_that_need_too_much_memory_together_fail(content, tmp_path):
     (tmp_path / "a.mp4").write_bytes(file_with(content))
+    in_forker(fails_for_memory_of_its_tables, tmp_path / "a.mp4")
+
+
+def fails_for_memory_of_its_tables(path):
+    """Run in a process of its own: free memory that a process already holds is not limited."""
+    packets.MAX_INDEX_BYTES = 64 << 20
+    before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for"):
-        Video(tmp_path / "a.mp4")
+        Video(path)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
@@ -145,14 +151,19 @@ def tiff_of_tiles(side: int) -> bytes:
 @pytest.mark.parametrize(
     "content", [jpeg_2000_of_precincts(160), tiff_of_tiles(8192)], ids=["precincts of a JPEG 2000", "a tile of a TIFF"]
 )
-def test_a_small_image_whose_decoder_takes_much_memory_fails(content, monkeypatch):
+def test_a_small_image_whose_decoder_takes_much_memory_fails(content, tmp_path):
+    in_forker(fails_for_memory_of_its_decoder, tmp_path / "a.jp2", content)
+
+
+def fails_for_memory_of_its_decoder(path, content):
+    """Run in a process of its own, as `fails_for_memory_of_its_tables`."""
+    image.MAX_DECODING_BYTES = 16 << 20
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with monkeypatch.context() as patches:
-        patches.setattr(image, "MAX_DECODING_BYTES", 16 << 20)
-        with pytest.raises(DecodeError, match=r"^a\.jp2 .* more than 16 MiB of memory, the limit for"):
-            decode_image(content, "a.jp2")
+    with pytest.raises(DecodeError, match=r"^a\.jp2 .* more than 16 MiB of memory, the limit for"):
+        decode_image(content, path.name)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    assert decode_image(content, "a.jp2").shape[1] < 200  # else it could fail for another reason
+    image.MAX_DECODING_BYTES = limits.MAX_DECODING_BYTES
+    assert decode_image(content, path.name).shape[1] < 200  # else it could fail for another reason
 
 
 def animated(path: Path, num_frames: int = 4) -> Path:

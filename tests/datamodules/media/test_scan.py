@@ -26,6 +26,7 @@ def scan_of(times: Sequence[int]) -> Scan:
     stream = SimpleNamespace(codec_context=SimpleNamespace(codec=codec, extradata=b""))
     container = SimpleNamespace(
         name="file:a.mkv",
+        size=1 << 20,
         format=SimpleNamespace(name="matroska,webm"),
         demux=lambda _: (Packet(pts=time, dts=time) for time in times),
     )

@@ -13,6 +13,7 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.line.item import Item
 from datamodules.samples import clips
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
+from faulting import in_forker
 from mp4_making import file_with, movie
 
 PICTURES = [picture(number) for number in range(12)]
@@ -174,8 +175,13 @@ def test_an_array_that_is_no_clip_fails(values):
         _ = ClipSample("a", {"frames.npy": buffer.getvalue()}, None, {}).frames
 
 
-def test_an_mp4_is_opened_in_bounded_memory(monkeypatch):
-    monkeypatch.setattr(clips, "_MAX_INDEX_BYTES", 64 << 20)  # where it ends, FFmpeg leaves tables out
+def test_an_mp4_is_opened_in_bounded_memory(tmp_path):
+    in_forker(fails_for_memory_of_its_tables, tmp_path / "a.mp4")
+
+
+def fails_for_memory_of_its_tables(_):
+    """Run in a process of its own: free memory that a process already holds is not limited."""
+    clips._MAX_INDEX_BYTES = 64 << 20  # where it ends, FFmpeg leaves tables out
     sample = ClipSample("a", {"mp4": file_with(movie(2_000_000, num_tracks=4))}, None, {})
     with pytest.raises(RunError, match=r"the frames of a are damaged: no frame comes;"):
         _ = sample.frames

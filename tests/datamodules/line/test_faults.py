@@ -1,4 +1,4 @@
-"""A run, and its planning, with a fault at every single call that changes a file; and at pairs of calls."""
+"""A run, and its planning, with a fault at the calls that change a file; and at pairs of calls."""
 
 import random
 import shutil
@@ -17,6 +17,9 @@ from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.verify import verify
 
 ITEMS, PER_SHARD = 4, 2
+# by default every third call, other ones for a kill than for an error; all calls, 71 s, are marked slow
+STEPS = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+KILLS = pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
 EXPLAINED = ("EnvironmentFailure", "RunError", "OSError", "FileNotFoundError")
 
 
@@ -81,10 +84,15 @@ def quiet_run(folder):
     return folder / "planned", tars(folder / "quiet"), number_of_calls(run_alone, folder / "counted")
 
 
-def fault_at_every_call(folder, is_kill):
+def chosen(calls, is_kill, step):
+    """Every `step`-th of so many calls, counted from 1."""
+    return range(1 + is_kill % step, calls + 1, step)
+
+
+def fault_at_every_call(folder, is_kill, step):
     planned, whole, calls = quiet_run(folder)
     assert calls > 50
-    for at in range(1, calls + 1):
+    for at in chosen(calls, is_kill, step):
         go_through(planned, folder / "run", whole, (at, KILL if is_kill else kinds_of_error(at)))
 
 
@@ -96,12 +104,12 @@ def fault_at_pairs_of_calls(folder, count):
         go_through(planned, folder / "run", whole, (first, kinds[0]), (second, kinds[1]))
 
 
-def fault_at_every_call_of_planning(folder, is_kill):
+def fault_at_every_call_of_planning(folder, is_kill, step):
     quiet_run(folder)
     expected = Run(folder / "quiet").plan.listing
     calls = number_of_calls(plan, folder / "counted again")
     assert calls > 15
-    for at in range(1, calls + 1):
+    for at in chosen(calls, is_kill, step):
         run = folder / str(at)
         _, raised = attempt(plan, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
         assert raised in ("", "killed") or raised.startswith("EnvironmentFailure"), (at, raised)
@@ -112,9 +120,10 @@ def fault_at_every_call_of_planning(folder, is_kill):
         assert (at, list(problems_in_the_end(run, tars(run)))) == (at, [])
 
 
-@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill):
-    in_forker(fault_at_every_call, tmp_path, is_kill)
+@STEPS
+@KILLS
+def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill, step):
+    in_forker(fault_at_every_call, tmp_path, is_kill, step)
 
 
 def test_a_run_with_faults_at_two_calls_goes_on_to_the_same_bytes(tmp_path):
@@ -127,9 +136,10 @@ def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path):
     in_forker(fault_at_pairs_of_calls, tmp_path, None)
 
 
-@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_kill):
-    in_forker(fault_at_every_call_of_planning, tmp_path, is_kill)
+@STEPS
+@KILLS
+def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_kill, step):
+    in_forker(fault_at_every_call_of_planning, tmp_path, is_kill, step)
 
 
 def retry_and_sweep(folder):
@@ -151,7 +161,7 @@ def keys_twice(folder):
     return [key for key, count in keys.items() if count > 1]
 
 
-def retry_at_every_call(folder, is_kill, keys, retry_and_sweep, classes):
+def retry_at_every_call(folder, is_kill, step, keys, retry_and_sweep, classes):
     make_failing_run(folder / "failed", keys)
     sweep(Run(folder / "failed"))
     shutil.copytree(folder / "failed", folder / "quiet")
@@ -159,7 +169,7 @@ def retry_at_every_call(folder, is_kill, keys, retry_and_sweep, classes):
     whole = tars(folder / "quiet")
     ever = {**tars(folder / "failed"), **whole}
     assert calls > 20, calls
-    for at in range(1, calls + 1):
+    for at in chosen(calls, is_kill, step):
         run = folder / str(at)
         shutil.copytree(folder / "failed", run)
         _, raised = attempt(retry_and_sweep, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
@@ -172,12 +182,14 @@ def retry_at_every_call(folder, is_kill, keys, retry_and_sweep, classes):
         assert (at, list(problems_in_the_end(run, whole))) == (at, [])
 
 
-@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill):
-    in_forker(retry_at_every_call, tmp_path, is_kill, KEYS[:3], retry_and_sweep, ())
+@STEPS
+@KILLS
+def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill, step):
+    in_forker(retry_at_every_call, tmp_path, is_kill, step, KEYS[:3], retry_and_sweep, ())
 
 
-@pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_a_retry_of_samples_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill):
+@STEPS
+@KILLS
+def test_a_retry_of_samples_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill, step):
     keys = ["train/a", "train/b-cut-once", "train/c-bad-once"]
-    in_forker(retry_at_every_call, tmp_path, is_kill, keys, retry_samples_and_sweep, ("truncated",))
+    in_forker(retry_at_every_call, tmp_path, is_kill, step, keys, retry_samples_and_sweep, ("truncated",))

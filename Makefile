@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# One more than there are cores, as some tests wait for processes that they have killed; each takes about 1 GB.
+TEST_WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 
 .PHONY: demo test check clean
 
@@ -16,7 +18,7 @@ demo: $(BIN)/.installed
 	$(BIN)/python examples/demo.py $(DEMO)
 
 test: $(BIN)/.installed
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -62,6 +62,7 @@ def run_two_of_which_one_is_killed(run: list[str], tmp_path: Path, zygote: Zygot
     assert zygote.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
 
 
+@pytest.mark.slow  # 40 s of processor time; the default tests kill ranks of clips, and of runs of images
 def test_two_ranks_of_which_one_is_killed_end_with_the_tracks_of_an_undisturbed_run(
     models: Path, tmp_path: Path, zygote: Zygote
 ) -> None:

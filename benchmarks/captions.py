@@ -39,12 +39,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datamodules.line.frames import FrameRequest, FrameStream, Ticket
-from datamodules.line.item import Item
-from datamodules.line.plan import Plan
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.corpus import Item
+from datamodules.loading.frames import FrameRequest, FrameStream, Ticket
 from datamodules.media.image import read_image
+from datamodules.run.folder import Run
+from datamodules.run.plan import Plan
+from datamodules.run.reader import CommittedSamples
 from measuring import Ratio, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]

@@ -37,8 +37,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.line.run import Run
 from datamodules.media.image import read_image
+from datamodules.run.folder import Run
 from measuring import print_machine, print_table, print_verdict
 from poison import POISONS, MeanTransform, Poisoned, make_pictures
 from soaking import Blow, Soak, Tally, soak

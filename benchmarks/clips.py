@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 import clip_media
 import clip_peers
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from measuring import Ratio, Watch, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]

@@ -330,7 +330,7 @@ def _points_of(found: HolisticLandmarks) -> dict[str, Any]:
 
 
 def _measure_end_to_end(options: argparse.Namespace) -> None:
-    from datamodules.line.run import Run
+    from datamodules.run.folder import Run
 
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as scratch:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from datamodules.corpora.phoenix import Phoenix2014T
 from datamodules.corpora.videos import Videos
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from measuring import Ratio, Watch, in_fresh_process, print_machine, print_table, print_verdict
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
 
 def make_corpus(dest: Path, num_sentences: int, num_frames: int) -> Path:
     """A corpus of `num_sentences` (10 or more), in the shape of PHOENIX-2014-T; frames are shared through links."""
-    from preprocess.sample import make_sample_corpus
+    from preprocess.commands.sample import make_sample_corpus
 
     make_sample_corpus(dest, num_frames)
     table = dest / "annotations" / "manual" / "PHOENIX-2014-T.train.corpus.csv"

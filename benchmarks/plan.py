@@ -18,13 +18,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Corpus, Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from measuring import Measured, in_fresh_process, print_machine, print_table, print_verdict
-from preprocess.status import StatusReader
+from preprocess.report.status import StatusReader
 
 _FINGERPRINT = {"extractor": "none"}
 _SAMPLE = {"json": b"{}"}

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from datamodules.corpus import Corpus, Item
 from datamodules.errors import DecodeError, ExtractError
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Corpus, Item
-from preprocess.extractor import Extractor
+from datamodules.loading.frames import Batch, End, FrameRequest
+from preprocess.job.extractor import Extractor
 
 _NUM_PICTURES, _SIDE_PX = 64, 16
 _LENGTHS = 1, 1, 2, 8  # frames of an item: half of them are single images

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]

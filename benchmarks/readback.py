@@ -26,11 +26,11 @@ import webdataset
 from torch.utils.data import DataLoader
 
 from datamodules import FramesDataModule
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import open_or_plan
+from datamodules.corpus import Corpus, Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from measuring import Ratio, print_machine, print_table, print_verdict
 

@@ -9,8 +9,9 @@ to the last commit.
 
 **Claiming.** 1,000 ranks, spread over a few processes, lease shard after shard of one folder until all are leased, and
 compute nothing: far more claims a second than real ranks make. They begin apart, as ranks of one launch do
-(`preprocess.ranks.rank_position`), or all at the first shard. A conflict is a claim that another rank won first. When
-all is leased, one more rank looks for work among what the others hold, as every idle rank does every few seconds.
+(`preprocess.job.placement.rank_position`), or all at the first shard. A conflict is a claim that another rank won
+first. When all is leased, one more rank looks for work among what the others hold, as every idle rank does every few
+seconds.
 """
 
 import argparse
@@ -24,14 +25,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from datamodules.line.commit import Result
-from datamodules.line.frames import FrameRequest
-from datamodules.line.item import Corpus, Item
-from datamodules.line.leases import Leases
-from datamodules.line.loader import FrameLoader
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Corpus, Item
+from datamodules.loading.frames import FrameRequest
+from datamodules.loading.loader import FrameLoader
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.leases import Leases
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from measuring import print_machine, print_table, print_verdict
 
 _SLICE_FRAMES = 8

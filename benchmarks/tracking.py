@@ -28,7 +28,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from measuring import Ratio, Watch, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 
 from datamodules import FramesDataModule
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.keypoints import KeypointSamples
 
 

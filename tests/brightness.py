@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from datamodules.corpora.listing import list_frames
+from datamodules.corpus import Corpus, Item
 from datamodules.errors import ExtractError
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Corpus, Item
-from preprocess.extractor import Extractor
+from datamodules.loading.frames import Batch, End, FrameRequest
+from preprocess.job.extractor import Extractor
 
 
 @dataclass

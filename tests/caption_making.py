@@ -7,11 +7,11 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Item, key_from_path
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Item, key_from_path
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from image_making import image_bytes
 from line_making import Listed

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Corpus, Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.clips import ClipSample, ClipSamples, raw_frames
 from video_making import Kind, write
 

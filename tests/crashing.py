@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from brightness import Brightness, BrightnessSample, MeanTransform
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Item
+from datamodules.corpus import Item
+from datamodules.loading.frames import Batch, End, FrameRequest
 
 
 class Poisoned(Brightness):

@@ -8,12 +8,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from datamodules.line.commit import Result
-from datamodules.line.frames import FrameRequest
-from datamodules.line.item import Item
-from datamodules.line.loader import FrameLoader
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run
+from datamodules.corpus import Item
+from datamodules.loading.frames import FrameRequest
+from datamodules.loading.loader import FrameLoader
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
 from line_making import make_run
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.leases import Leases
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import OpenShard, Rank, Tolerance
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Corpus, Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.leases import Leases
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import OpenShard, Rank, Tolerance
 
 FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "version": 1}
 
@@ -87,7 +87,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
 def start(target: Any, *args: Any) -> Any:
     """A process of its own, from a server that has imported everything, so that it costs no second."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datamodules.line.loader"])
+    context.set_forkserver_preload(["datamodules.loading.loader"])
     process = context.Process(target=target, args=args, daemon=True)
     process.start()
     return process

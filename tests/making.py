@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.patches import Retry, open_or_patch
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Corpus, Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
+from datamodules.run.retries import Retry, open_or_patch
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 
 # Written out here, so that tests do not lean on the layouts they test.

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Item
-from datamodules.line.patches import Retry, open_or_patch
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
+from datamodules.run.retries import Retry, open_or_patch
 from line_making import FINGERPRINT, Listed, members_of
 
 KEYS = [

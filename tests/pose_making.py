@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Item
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from image_making import image_bytes

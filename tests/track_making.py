@@ -11,13 +11,13 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Corpus, Item
 from datamodules.media.sampling import AtRate, between
 from datamodules.media.video import Video
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.track_lines import TrackLine, line_of, rle_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import features_of
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 
 
 def undeclared_fields(folder: Path) -> set[str]:

@@ -57,7 +57,7 @@ def _serve():
     import crashing  # noqa: F401
     import preprocess.captioning.chat
     import preprocess.captioning.local
-    import preprocess.running  # noqa: F401
+    import preprocess.commands.run  # noqa: F401
     from preprocess.cli import main
 
     statuses = {}

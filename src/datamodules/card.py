@@ -23,11 +23,11 @@ import pyarrow as pa
 import yaml
 
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.line.folders import read_file, write_whole
-from datamodules.line.reader import open_sample
-from datamodules.line.run import Run
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
 from datamodules.printable import printable
+from datamodules.run.files import read_file, write_whole
+from datamodules.run.folder import Run
+from datamodules.run.reader import open_sample
 from datamodules.samples.arrays import read_header
 from datamodules.samples.fields import Field, arrow_type, decode_json
 

@@ -12,19 +12,19 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
+from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.ahead import CopiedAhead, SideStream
-from datamodules.line.batches import EpochSampler, SampleBatches
-from datamodules.line.frames import Batch, FrameRequest
-from datamodules.line.item import Corpus
-from datamodules.line.loader import FrameLoader
-from datamodules.line.rank import Rank
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
-from datamodules.line.workers import begin_worker
+from datamodules.loading.frames import Batch, FrameRequest
+from datamodules.loading.loader import FrameLoader
+from datamodules.loading.prefetch import CopiedAhead, SideStream
+from datamodules.loading.workers import begin_worker
 from datamodules.media.jpeg import require_nvjpeg
 from datamodules.media.video import Decoding
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples import SampleKind
+from datamodules.training.batches import EpochSampler, SampleBatches
 
 _DECODING = Decoding()
 
@@ -90,7 +90,7 @@ class FramesDataModule(LightningDataModule):
         """Batches of frames of the shards that this rank gets to lease; where it has a GPU, on their way to it.
 
         Raises:
-            ConfigError: there is no corpus, or no run to lease from (see `preprocess.writer.ShardWriter`).
+            ConfigError: there is no corpus, or no run to lease from (see `preprocess.job.writer.ShardWriter`).
         """
         if self.corpus is None or self.rank is None:
             raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")

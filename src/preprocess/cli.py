@@ -21,9 +21,9 @@ from pathlib import Path
 import psutil
 
 from datamodules.errors import FramemillError
-from datamodules.line.patches import count_failures, failures
-from datamodules.line.run import Run, device_mix
 from datamodules.messages import escape_messages
+from datamodules.run.folder import Run, device_mix
+from datamodules.run.retries import count_failures, failures
 from preprocess.terminal import Parser, Terminal, note, say
 
 _FORMATS = (
@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if arguments[:1] == ["retry"]:
-            from preprocess.running import retry
+            from preprocess.commands.run import retry
 
             return retry(arguments[1:], began)
         if arguments[:1] in (["run"], ["estimate"], ["check"]):
-            from preprocess import running
+            from preprocess.commands import run as running
 
             return getattr(running, arguments[0])(arguments[1:])  # type: ignore[no-any-return]
         parser = _parser()
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from preprocess.status import StatusReader, render
+    from preprocess.report.status import StatusReader, render
 
     status = StatusReader(Run(options.folder)).read()
     if options.json:
@@ -148,7 +148,7 @@ def _view(options: argparse.Namespace) -> int:
 
 
 def _failures(options: argparse.Namespace) -> int:
-    from preprocess.failures import print_json, show, summary, write_parquet
+    from preprocess.commands.failures import print_json, show, summary, write_parquet
 
     run = Run(options.folder)
     counts, failed = count_failures(run, options.classes), failures(run, options.classes)
@@ -165,8 +165,8 @@ def _failures(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from preprocess.repair import repair
-    from preprocess.verify import coverage, plan_problems, verify
+    from preprocess.commands.repair import repair
+    from preprocess.commands.verify import coverage, plan_problems, verify
 
     if damaged := plan_problems(options.folder):
         for line in damaged:
@@ -214,13 +214,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from preprocess.merge import merge
+    from preprocess.commands.merge import merge
 
     return _written([merge(options.folders, options.dest).folder])
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from preprocess.sample import make_sample_corpus
+    from preprocess.commands.sample import make_sample_corpus
 
     return _written([make_sample_corpus(options.dest)])
 

@@ -20,14 +20,14 @@ from caption_making import caption_items, made_caption
 from clip_making import ClipItems, made_clip
 from datamodules import features_of
 from datamodules.card import CARD, is_stale, write_card
+from datamodules.corpus import Item
 from datamodules.errors import RunError
-from datamodules.line.commit import Result
-from datamodules.line.folders import write_whole
-from datamodules.line.item import Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run, open_or_plan
+from datamodules.run.commit import Result
+from datamodules.run.files import write_whole
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.captions import CaptionSamples
 from datamodules.samples.clips import ClipSamples
 from datamodules.samples.keypoints import KeypointSamples
@@ -36,8 +36,8 @@ from datamodules.samples.tracks import TrackSamples
 from line_making import Listed
 from making import MadeItems, made_sample
 from pose_making import made_pose
-from preprocess.merge import merge
-from preprocess.verify import verify
+from preprocess.commands.merge import merge
+from preprocess.commands.verify import verify
 from track_making import made_sample as made_tracks
 
 ENTITIES = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.0, 0.25, 0.5, 1.0]]}]

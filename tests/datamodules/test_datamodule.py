@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from datamodules import FramesDataModule
 from datamodules.datamodule import EpochSampler
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.commit import Result
-from datamodules.line.rank import Rank
+from datamodules.run.commit import Result
+from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from line_making import make_run, some_items
 
@@ -253,9 +253,9 @@ def test_an_epochs_batches_are_a_partition(ranks, count, batch_size):
 @pytest.mark.parametrize(
     "module",
     [
-        "datamodules", "datamodules.errors", "datamodules.line.item", "datamodules.line.plan",
-        "datamodules.line.leases", "datamodules.line.commit", "datamodules.line.run", "datamodules.line.rank",
-        "datamodules.line.reader", "datamodules.corpora.phoenix", "datamodules.corpora.videos",
+        "datamodules", "datamodules.errors", "datamodules.corpus", "datamodules.run.plan",
+        "datamodules.run.leases", "datamodules.run.commit", "datamodules.run.folder", "datamodules.run.rank",
+        "datamodules.run.reader", "datamodules.corpora.phoenix", "datamodules.corpora.videos",
     ],
 )  # fmt: skip
 def test_what_status_and_planning_import_needs_no_torch(module):

@@ -12,12 +12,12 @@ import pytest
 
 from datamodules.corpora.phoenix import Phoenix2014T
 from datamodules.errors import RunError
-from datamodules.line.commit import Result
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import open_or_plan
+from datamodules.run.commit import Result
+from datamodules.run.folder import open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from preprocess.sample import make_sample_corpus
+from preprocess.commands.sample import make_sample_corpus
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_signs.py"
 MOVES = {"WEST": (-1, 0), "OST": (1, 0), "NORD": (0, -1), "SUED": (0, 1)}

@@ -9,10 +9,10 @@ import torch
 
 from brightness import Brightness, BrightnessSamples
 from datamodules import FramesDataModule
-from datamodules.line.ahead import CopiedAhead
-from datamodules.line.frames import Batch
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.loading.frames import Batch
+from datamodules.loading.prefetch import CopiedAhead
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from image_making import image_bytes
 from preprocess.cli import main
 

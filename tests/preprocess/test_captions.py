@@ -14,18 +14,18 @@ import pytest
 from PIL import Image
 
 from checkpoint_making import save_checkpoint
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.commit import Result
-from datamodules.line.item import Item
-from datamodules.line.patches import failures
-from datamodules.line.rank import Rank
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import failures
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from line_making import tars
 from preprocess.cli import main
+from preprocess.commands.verify import verify
 from preprocess.pipelines.captions import Captions
-from preprocess.verify import verify
 from undeclared import undeclared_fields
 from zygote import Zygote
 

@@ -22,19 +22,19 @@ from transformers import CLIPTokenizer
 
 from clip_making import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from datamodules import FramesDataModule
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.frames import FrameRequest
-from datamodules.line.item import Item
-from datamodules.line.patches import failures
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.loading.frames import FrameRequest
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import Decoding, read_frames
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import failures
 from datamodules.samples.clips import ClipSample, ClipSamples
 from line_making import tars
 from preprocess.cli import main
+from preprocess.commands.verify import verify
 from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
-from preprocess.verify import verify
 from undeclared import undeclared_fields
 from video_making import Kind, numbers, write
 from zygote import Zygote

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
 from line_making import tars
 from preprocess.cli import main
-from preprocess.verify import coverage, verify
+from preprocess.commands.verify import coverage, verify
 
 NUM_IMAGES, NUM_VIDEOS = 20, 5
 

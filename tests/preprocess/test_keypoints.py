@@ -11,19 +11,19 @@ import pytest
 import torch
 
 from datamodules import FramesDataModule
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from making import PART_SLICES
 from preprocess.cli import main
+from preprocess.commands.sample import make_sample_corpus
+from preprocess.commands.verify import coverage
 from preprocess.holistic.landmarker import HolisticLandmarks
 from preprocess.holistic.layouts import LAYOUTS
 from preprocess.holistic.models import find_models
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
-from preprocess.sample import make_sample_corpus
-from preprocess.verify import coverage
 from undeclared import undeclared_fields
 
 ROOT = Path(__file__).parents[2]

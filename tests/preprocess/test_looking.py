@@ -8,7 +8,7 @@ import pytest
 
 from datamodules import FramesDataModule
 from datamodules.card import write_card
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSamples
 from making import REASON, MadeItems, make_run
 from preprocess.cli import main

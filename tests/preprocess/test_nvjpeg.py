@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from brightness import BrightnessSamples
-from datamodules.line.patches import failures
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import failures
 from image_making import image_bytes
 from preprocess.cli import main
 

@@ -16,19 +16,19 @@ from PIL import Image
 from skimage.data import astronaut
 
 from datamodules import FramesDataModule
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
-from datamodules.line.patches import failures
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import failures
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import pose_map
 from line_making import tars
 from pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from preprocess.cli import main
+from preprocess.commands.verify import verify
 from preprocess.pipelines.pose import Pose, PoseTransform, processed_size
 from preprocess.pose.mediapipe import MediaPipe
-from preprocess.verify import verify
 from undeclared import undeclared_fields
 from zygote import Zygote
 

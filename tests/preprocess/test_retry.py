@@ -13,14 +13,14 @@ import webdataset
 from PIL import Image
 
 from brightness import BrightnessSamples
-from datamodules.line.rank import Rank
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
 from line_making import finish
 from patch_making import do, make_failing_run, retry
 from preprocess.cli import main
-from preprocess.running import conclude
-from preprocess.verify import coverage, verify
+from preprocess.commands.run import conclude
+from preprocess.commands.verify import coverage, verify
 
 TESTS = Path(__file__).parents[1]
 KEYS = [f"train/i{number}" for number in range(8)]

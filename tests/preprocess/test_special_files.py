@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import RunError
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from line_making import make_run, work
 from preprocess.cli import main
-from preprocess.running import conclude
+from preprocess.commands.run import conclude
 
 _HANGS_SECONDS = 30
 Make = Callable[[Path], object]

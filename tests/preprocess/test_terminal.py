@@ -16,18 +16,18 @@ from pathlib import Path
 import pytest
 
 from caption_making import made_caption
-from datamodules.line.activity import Activity
-from datamodules.line.commit import Result
-from datamodules.line.frames import _next
-from datamodules.line.item import Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.corpus import Item
+from datamodules.loading.frames import _next
 from datamodules.messages import escape_messages
+from datamodules.run.activity import Activity
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.captions import CaptionSamples
 from line_making import Listed
 from preprocess.cli import main
-from preprocess.status import StatusReader, render
+from preprocess.report.status import StatusReader, render
 from preprocess.terminal import Terminal, cell, escaped_output
 
 EVIL = "[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"

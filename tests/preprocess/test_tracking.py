@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.line.patches import failures
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import failures
 from datamodules.samples.track_lines import TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from line_making import tars
 from preprocess.cli import main
-from preprocess.verify import verify
+from preprocess.commands.verify import verify
 from tracking_truth import TrueSegmenter, box_of, masks_at, score_at
 from true_tracking import shapes_of, write_gray_video, write_video
 from undeclared import undeclared_fields

@@ -9,12 +9,12 @@ from typing import Any
 import cv2
 import pytest
 
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from line_making import tars
 from preprocess.cli import main
-from preprocess.verify import verify
+from preprocess.commands.verify import verify
 from track_making import write_videos
 from tracking_making import make_edgetam, make_grounding_dino, make_sam2, make_sam3
 from zygote import Zygote

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from datamodules.corpus import Corpus, Item
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank, Tolerance, sweep
-from datamodules.line.run import Run, open_or_plan
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank, Tolerance, sweep
 from simulated.choices import Choices, shrink
 from simulated.files import File
 from simulated.modules import Here, Os, Path, Time, installed

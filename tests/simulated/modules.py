@@ -21,8 +21,11 @@ from unittest.mock import Mock, patch
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.line import commit, folders, leases, limit, plan, rank, run
-from datamodules.line.plan import Plan
+from datamodules.run import commit, leases, plan, rank
+from datamodules.run import failure_limit as limit
+from datamodules.run import files as folders
+from datamodules.run import folder as run
+from datamodules.run.plan import Plan
 from simulated.choices import LOST, UNSURE
 from simulated.files import File, Folder, failure
 from simulated.world import Killed, World

@@ -27,8 +27,8 @@ from datamodules.corpora.listing import (
     require_found,
     walk,
 )
+from datamodules.corpus import JSON_FILES, Corpus, Item, check_split
 from datamodules.errors import CorpusError
-from datamodules.line.item import JSON_FILES, Corpus, Item, check_split
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 
 

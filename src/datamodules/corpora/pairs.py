@@ -27,8 +27,8 @@ from datamodules.corpora.listing import (
     require_existing,
 )
 from datamodules.corpora.rows import Quoting, Row, Rows, as_meta, as_name, as_seconds, as_text, read_rows
+from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.line.item import Corpus, Item, check_split, key_from_path
 
 SplitMode = Literal["all_train", "fraction", "column"]
 

@@ -29,8 +29,8 @@ from datamodules.corpora.listing import (
     open_list,
     read_lines,
 )
+from datamodules.corpus import Corpus, Item, key_from_path
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.line.item import Corpus, Item, key_from_path
 
 Gaps = Literal["allow", "fail"]
 

@@ -39,8 +39,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.corpora.listing import MAX_ROW_CHARS, open_list, read_lines
+from datamodules.corpus import JSON_FILES
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.line.item import JSON_FILES
 from datamodules.regular import open_regular
 
 Quoting = Literal["auto", "none", "csv"]

@@ -39,8 +39,8 @@ from datamodules.corpora.listing import (
     walk,
 )
 from datamodules.corpora.rows import Row, Rows, as_meta, as_name, as_seconds, as_text, read_rows
+from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.line.item import Corpus, Item, check_split, key_from_path
 from datamodules.media.suffixes import VIDEO_SUFFIXES
 
 _ROWS = (".jsonl", ".ndjson")

@@ -27,8 +27,8 @@ from typing import Any
 import pyarrow as pa
 
 from datamodules.errors import ExtractError
-from datamodules.line.typed_json import load
 from datamodules.media.limits import MAX_PIXELS
+from datamodules.run.typed_json import load
 from datamodules.samples import Content, size_of
 
 CorpusTypes = Mapping[str, str]  # name of a field: type in the plan

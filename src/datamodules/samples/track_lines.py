@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
-from datamodules.line.typed_json import load
+from datamodules.run.typed_json import load
 
 _NUMBER = re.compile(rb'\{"frame_idx": ?(\d{1,18}),')
 _COUNTS = re.compile(r"([P-o]{0,6}[0-O])*")  # numbers in digits of 5 bits, each of up to 35; the last one is below "P"

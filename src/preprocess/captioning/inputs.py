@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
 from datamodules.model_files import reason
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.prompts import Prepared

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
 from datamodules.model_files import reason, refusing
 from preprocess.captioning.answers import is_mark, opening_mark, read_caption
 from preprocess.captioning.caption import Caption

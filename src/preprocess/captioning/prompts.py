@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
+from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import JSON_FILES, Item
 from datamodules.regular import NotRegularError, open_regular
 
 _MAX_JSON_BYTES = 16 << 20  # of one image; it is read whole

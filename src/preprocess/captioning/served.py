@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 from torch import Tensor
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
-from datamodules.line.item import Item
 from datamodules.network import without_credentials
 from preprocess.captioning.answers import read_caption
 from preprocess.captioning.caption import Caption

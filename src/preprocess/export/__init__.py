@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.line.commit import sync
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.commit import sync
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples import Sample, SampleKind
 from preprocess.scratch import scratch_beside
 

@@ -23,8 +23,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.line.patches import failures
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.retries import failures
 from preprocess.export import caption_samples
 from preprocess.export.mirror import as_json, beside, write_tree
 

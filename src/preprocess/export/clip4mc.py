@@ -25,8 +25,8 @@ from urllib.parse import quote
 import numpy as np
 
 from datamodules.errors import ConfigError
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from preprocess.export import clip_samples, planned_splits, refuse_other_kinds, whole_folder
 from preprocess.export.statistics import counts
 

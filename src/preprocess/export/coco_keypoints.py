@@ -30,7 +30,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from datamodules.errors import ConfigError
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import COCO_17, JOINTS
 from preprocess.export import all_or_none, planned_splits, pose_samples

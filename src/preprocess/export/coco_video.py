@@ -40,7 +40,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from datamodules.errors import RunError
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.track_lines import LineObject, Rle, TrackLine
 from datamodules.samples.tracks import TrackSample
 from preprocess.export import all_or_none, planned_splits, track_samples

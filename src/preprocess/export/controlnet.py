@@ -24,8 +24,8 @@ import json
 from pathlib import Path, PurePosixPath
 
 from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.line.run import Run
 from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
+from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.export import pose_samples

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.errors import ConfigError
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.track_lines import LineObject, TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample
 from preprocess.export import planned_splits, track_samples, whole_folder

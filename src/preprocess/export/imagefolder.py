@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 
 from datamodules.errors import ConfigError
-from datamodules.line.run import Run
 from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
+from datamodules.run.folder import Run
 from preprocess.export import caption_samples
 from preprocess.export.mirror import create, flat, stored_path, write_imagefolder
 

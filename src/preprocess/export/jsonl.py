@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datamodules.errors import RunError
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.fields import read_json
 from preprocess.export import all_or_none, planned_splits
 from preprocess.export.statistics import counts

@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datamodules.corpus import key_from_path
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.item import key_from_path
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from preprocess.export import planned_splits, whole_folder
 from preprocess.export.statistics import counts
 

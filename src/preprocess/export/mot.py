@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.line.run import Run
 from datamodules.media.sampling import frame_rate
+from datamodules.run.folder import Run
 from datamodules.samples.tracks import TrackSample
 from preprocess.export import planned_splits, track_samples, whole_folder
 from preprocess.export.mirror import as_json

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from preprocess.export import pose_samples
 from preprocess.export.mirror import as_json, beside, write_tree

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import JOINTS
 from preprocess.export import pose_samples

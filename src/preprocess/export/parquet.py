@@ -35,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples import captions, clips, keypoints, pose, tracks
 from datamodules.samples.fields import Field
 from preprocess.export import (

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from preprocess.export import all_or_none, keypoint_samples, planned_splits
 from preprocess.export.statistics import SplitStatistics, parts_of
 from preprocess.holistic.layouts import FACE_68, PARTS

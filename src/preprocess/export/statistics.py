@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
-from datamodules.line.patches import failures
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.retries import failures
 from preprocess.holistic.layouts import LAYOUTS, PARTS, Layout
 
 if TYPE_CHECKING:

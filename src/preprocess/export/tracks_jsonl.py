@@ -18,7 +18,7 @@ A line holds all frames of a video, and is as long: 0.8 GB for 5 objects through
 import json
 from pathlib import Path
 
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from preprocess.export import track_samples
 from preprocess.export.jsonl import write_splits
 

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.frames import Batch, Batching, End, FrameRequest
-from datamodules.line.item import JSON_FILES, Item
+from datamodules.loading.frames import Batch, Batching, End, FrameRequest
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
@@ -17,7 +17,7 @@ from preprocess.captioning.prompts import PromptTemplate
 from preprocess.captioning.served import Generation as ServedGeneration
 from preprocess.captioning.served import ServedEngine, Server
 from preprocess.captioning.served import SizeLimit as ServedLimit
-from preprocess.extractor import Extractor
+from preprocess.job.extractor import Extractor
 
 _SERVER = Server()
 _KERNELS = "kernels-community/"  # which transformers trusts, too

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.hub import folder_of, has_files
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Item
+from datamodules.loading.frames import Batch, End, FrameRequest
 from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
 from datamodules.printable import printable
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
-from preprocess.extractor import Extractor
+from preprocess.job.extractor import Extractor
 
 TextCleaning = Literal["none", "openai"]
 

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Item
+from datamodules.loading.frames import Batch, End, FrameRequest
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from preprocess.extractor import Extractor
 from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
 from preprocess.holistic.layouts import LAYOUTS, Layout
 from preprocess.holistic.micro_batch import Tried, propose, timed
 from preprocess.holistic.models import MODELS, find_models
 from preprocess.holistic.replay import Replay
+from preprocess.job.extractor import Extractor
 
 Backend = Literal["auto", "mediapipe", "torch"]
 

@@ -8,16 +8,16 @@ import cv2  # comes with mediapipe
 import torch
 from torch import Tensor
 
+from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.commit import EMPTY, OK
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import JSON_FILES, Item
+from datamodules.loading.frames import Batch, End, FrameRequest
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.media.video import resize as resize_frame
+from datamodules.run.commit import EMPTY, OK
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.captioning.prompts import PromptTemplate
-from preprocess.extractor import Extractor
+from preprocess.job.extractor import Extractor
 from preprocess.pose.backend import People, PoseBackend
 
 Resize = Literal["none", "square", "longest_edge", "shortest_edge"]

@@ -10,13 +10,13 @@ from uuid import uuid4
 
 from torch import Tensor
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
-from datamodules.line.commit import EMPTY, OK
-from datamodules.line.folders import make_folder
-from datamodules.line.frames import Batch, End, FrameRequest
-from datamodules.line.item import Item
+from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.run.commit import EMPTY, OK
+from datamodules.run.files import make_folder
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from preprocess.extractor import Extractor
+from preprocess.job.extractor import Extractor
 from preprocess.report.tracks import Drawn, TrackVideo
 from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of

@@ -26,10 +26,10 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 
 from datamodules.errors import RunError
-from datamodules.line.commit import OK
-from datamodules.line.plan import Shard
-from datamodules.line.reader import CommittedSamples, open_sample
-from datamodules.line.run import Run, device_mix
+from datamodules.run.commit import OK
+from datamodules.run.folder import Run, device_mix
+from datamodules.run.plan import Shard
+from datamodules.run.reader import CommittedSamples, open_sample
 from datamodules.samples.arrays import read_array
 from datamodules.samples.captions import CaptionSamples
 from datamodules.samples.fields import read_json

@@ -28,15 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.line.frames import frames_of
-from datamodules.line.item import Item
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.loading.frames import frames_of
 from datamodules.media.image import decode_image
 from datamodules.media.packets import ffmpeg_url, said
 from datamodules.media.video import Decoding
 from datamodules.printable import printable
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.fields import size_of_frames

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from datamodules.corpora.images import Images
+from datamodules.corpus import located
 from datamodules.errors import CorpusError
-from datamodules.line.item import located
-from datamodules.line.plan import ShardSize, write_plan
+from datamodules.run.plan import ShardSize, write_plan
 from image_making import write_tree
 
 

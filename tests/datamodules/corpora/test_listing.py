@@ -14,11 +14,11 @@ from datamodules.corpora.images import Images
 from datamodules.corpora.listing import list_frames, relative_to
 from datamodules.corpora.pairs import Pairs
 from datamodules.corpora.rows import read_rows
+from datamodules.corpora.skipped import Skipped
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
-from datamodules.line.plan import ShardSize, write_plan
-from datamodules.line.skipped import Skipped
+from datamodules.run.plan import ShardSize, write_plan
 from image_making import write_tree
 from line_making import FINGERPRINT
 
@@ -158,7 +158,7 @@ from datamodules.corpora.pairs import Pairs
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
-from datamodules.line.plan import Plan, ShardSize, write_plan
+from datamodules.run.plan import Plan, ShardSize, write_plan
 write_plan(Videos(".").items(), Path("plan.arrow"), {}, ShardSize(min_shards=1))
 for item in Plan(Path("plan.arrow")).items(0):
     print(ascii((item.key, item.path, item.problem)))

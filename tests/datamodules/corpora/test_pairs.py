@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpora.pairs import Columns, Pairs, Split
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.line.item import Item
-from datamodules.line.plan import Plan, ShardSize, write_plan
+from datamodules.run.plan import Plan, ShardSize, write_plan
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import webdataset
 
 from datamodules.corpora import tar_members
 from datamodules.corpora.tar_images import TarImages
+from datamodules.corpus import check_key
 from datamodules.errors import CorpusError
-from datamodules.line.item import check_key
-from datamodules.line.plan import ShardSize, write_plan
+from datamodules.run.plan import ShardSize, write_plan
 from image_making import image_bytes, write_tar
 
 LONG = "sub/" + "n" * 120

@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.corpora.videos import Videos
 from datamodules.errors import ConfigError, CorpusError, MissingError
-from datamodules.line.frames import frames_of
+from datamodules.loading.frames import frames_of
 
 
 @pytest.fixture

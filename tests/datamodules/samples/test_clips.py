@@ -9,8 +9,8 @@ import webdataset
 from PIL import Image
 
 from clip_making import made_clip, picture
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.item import Item
 from datamodules.samples import clips
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
 from faulting import in_forker

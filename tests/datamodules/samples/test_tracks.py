@@ -10,8 +10,8 @@ import torch
 
 from datamodules.datamodule import FramesDataModule
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.reader import CommittedSamples
 from datamodules.media.video import Decoding
+from datamodules.run.reader import CommittedSamples
 from datamodules.samples.track_lines import TrackLine
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from track_making import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos

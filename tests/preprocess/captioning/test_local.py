@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AddedToken, BlipConfig, Pix2StructConfig, Pix2StructImageProcessor, Pix2StructProcessor
 
 from checkpoint_making import FAMILIES, save_checkpoint
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
 from preprocess.captioning import inputs as inputs_module
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.checkpoints import Checkpoint

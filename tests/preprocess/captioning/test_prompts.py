@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.line.item import Item
 from preprocess.captioning.prompts import PromptTemplate
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from chat_server import MODEL, ChatServer, Reply, describe, refused, said
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
-from datamodules.line.item import Item
 from datamodules.network import PROXY_VARIABLES
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from chat_server import MODEL, ChatServer, describe, refused, said
-from datamodules.line.patches import failures
-from datamodules.line.reader import CommittedSamples
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import failures
 from preprocess.cli import main
-from preprocess.verify import coverage, verify
+from preprocess.commands.verify import coverage, verify
 
 TESTS = Path(__file__).parents[2]
 COUNT = 30

@@ -7,10 +7,10 @@ import pytest
 
 from caption_making import caption_items, made_caption, make_caption_run
 from clip_making import REASON, ClipItems, made_clip, make_clip_run
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.commit import Result
-from datamodules.line.item import Item
-from datamodules.line.rank import Rank
+from datamodules.run.commit import Result
+from datamodules.run.rank import Rank
 from line_making import make_run as make_bare_run
 from making import MadeItems, made_samples, make_run
 from preprocess.export import export

@@ -176,7 +176,7 @@ def test_a_disk_that_refuses_fails_and_leaves_no_file(tmp_path: Path, monkeypatc
 
 def test_importing_export_and_merge_needs_neither_torch_nor_lightning() -> None:
     code = (
-        "import sys, preprocess.export, preprocess.merge; preprocess.export.formats(); "
+        "import sys, preprocess.export, preprocess.commands.merge; preprocess.export.formats(); "
         "print([name for name in ('torch', 'lightning') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

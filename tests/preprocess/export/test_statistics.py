@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import RunError
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSample
 from making import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
 from preprocess.export.statistics import SplitStatistics, layout_of, parts_of

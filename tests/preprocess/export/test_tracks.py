@@ -14,10 +14,10 @@ from pycocotools import mask as coco
 
 from clip_making import ClipItems, make_clip_run
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.commit import Result
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from datamodules.samples.track_lines import TrackLine, line_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export import export

@@ -9,7 +9,7 @@ from PIL import Image
 from caption_making import caption_items, make_caption_run
 from datamodules.corpora.images import Images
 from datamodules.corpora.tar_images import TarImages
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from image_making import image_bytes, write_tar
 from preprocess.report.view import view
 from preprocess.report.visualize import visualize

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from caption_making import caption_items
-from datamodules.line.run import Run
+from datamodules.run.folder import Run
 from datamodules.samples.skeleton import COLOURS
 from pose_making import make_pose_run
 from preprocess.cli import main

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from clip_making import ClipItems, made_clip, make_clip_run
+from datamodules.corpus import Corpus, Item
 from datamodules.errors import RunError
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from making import REASON, MadeItems, made_sample, make_run
 from preprocess.report.view import find, view
 from preprocess.terminal import Terminal

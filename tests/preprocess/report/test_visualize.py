@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_making import ClipItems, made_clip, make_clip_run
+from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError, RunError
-from datamodules.line.commit import Result
-from datamodules.line.item import Corpus, Item
-from datamodules.line.patches import Retry, open_or_patch
-from datamodules.line.plan import ShardSize
-from datamodules.line.rank import Rank
-from datamodules.line.run import Run, open_or_plan
+from datamodules.run.commit import Result
+from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
+from datamodules.run.retries import Retry, open_or_patch
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from making import PART_SLICES, MadeItems, make_run
 from preprocess.report import visualize as module

@@ -1,0 +1,1 @@
+"""From items to batches of frames: workers, slices, prefetching."""

@@ -1,0 +1,1 @@
+"""The run: plan, leases, spool and commit, retries, reading back. Imports no torch."""

@@ -1,0 +1,285 @@
+"""Patches: items tried again in the same run folder.
+
+A patch is a plan over items of a complete run, and leased, spooled and committed like any plan; it takes their files
+as they are now. No committed file is changed, and the tars of the run and of its patches hold each sample once:
+
+- failed items have no sample, so the shards of a patch over them lie beside the others;
+- of samples, which are tried again if their status is named (`truncated`), the patch has a shard for each shard that
+  holds one. It takes that one's place: what is not tried again is copied from it, and so is a sample that fails when it
+  is tried again; its tar moves to `superseded/`.
+
+`Run.rows` shows what holds now. A patch is planned only when all before are done.
+
+| in the folder                        | what                                                              |
+|--------------------------------------|-------------------------------------------------------------------|
+| `plan-001.arrow`, …                  | the plan of patch 1, …                                            |
+| `{split}-patch001-{index:06d}`       | its shards: tar, table and record lie where all others do         |
+| table column `supersedes`            | the shard whose row of this key this row replaces                 |
+| record fields `superseded_…`         | of which classes those were, so that counting needs no table      |
+
+| fingerprint of a patch | what                                                                                       |
+|------------------------|--------------------------------------------------------------------------------------------|
+| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures}  |
+| all others             | as a run with the settings of the retry has them                                           |
+"""
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from datamodules.corpus import Item
+from datamodules.errors import ConfigError, RunError
+from datamodules.run.commit import OK, Result, settle_all
+from datamodules.run.folder import Run, differences, plan_once, plan_path, sha256_of
+from datamodules.run.plan import Shard, ShardSize, write_plan, write_plan_of
+from datamodules.run.reader import read_sample
+from datamodules.run.record import Record, ShardFile, read_record
+
+_OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that failed, and is no sample of a patch either; or one whose sample has a status that was asked for.
+
+    Attributes:
+        item: as planned.
+        shard: the shard whose table tells of its last attempt.
+        reason: why it failed; of a sample, its status.
+        reason_class: see `datamodules.errors`; of a sample, its status.
+        attempts: how often it was tried, by the run or patch that `shard` is of.
+    """
+
+    item: Item
+    shard: str
+    reason: str
+    reason_class: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What one command is to try again.
+
+    Attributes:
+        classes: failed items of these classes, and samples of these statuses; empty: all failed items.
+        began: when the command was started, seconds since the epoch. Ranks of one launch start together, and a fast one
+            may finish a patch before a slow one looks: who began before a patch was complete belongs to it.
+        roots: the folder of the corpus as it is now, absolute, for the patch's plan to record.
+    """
+
+    classes: tuple[str, ...]
+    began: float
+    roots: tuple[str, ...] = ()
+
+
+def failures(run: Run, classes: Collection[str] = (), split: str | None = None) -> Iterator[Failure]:
+    """The failed items of `run` (of these classes, of this split), in planned order; reads tables with such only.
+
+    A class may also be a status of samples, as `truncated`.
+
+    Raises:
+        RunError: a record or table is damaged.
+    """
+    found = {record.shard for record in run.records(split) if record.failed or record.statuses.keys() - {OK}}
+    for shard in (shard for shard in run.plan.shards if shard.name in found):
+        rows = run.rows(shard.name, ["status", "reason", "reason_class", "attempts"]).to_pylist()
+        for number, row in enumerate(rows):
+            if _is_meant(row, classes):
+                told = row["reason"] or row["status"], row["reason_class"] or row["status"], row["attempts"]
+                yield Failure(run.plan.item(shard.number, number), row["shard"], *told)
+
+
+def _is_meant(row: Mapping[str, Any], classes: Collection[str]) -> bool:
+    """Whether the row of a table is a failure of these classes, or a sample of such a status."""
+    return (row["reason_class"] or row["status"]) in classes if classes else row["reason_class"] is not None
+
+
+def count_failures(run: Run, classes: Collection[str] = ()) -> dict[str, int]:
+    """How many `failures` there are, by class; from records alone.
+
+    Raises:
+        ConfigError: no item has ever had one of `classes`; the message names the classes there are.
+        RunError: a record is damaged.
+    """
+    records = [record for each in (run, *run.patches) for record in each.records()]
+    known = {name for record in records for name in (*record.failure_classes, *record.statuses)} - {OK}
+    if unknown := sorted(set(classes) - known):
+        there = f"there are {', '.join(sorted(known))}" if known else "nothing has failed"
+        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} ended so; {there}")
+    outcome = run.outcome()
+    counts = {**outcome.failure_classes, **outcome.statuses} if classes else outcome.failure_classes
+    return {name: count for name, count in counts.items() if not classes or name in classes}
+
+
+def refuse_unfinished(run: Run) -> None:
+    """Raise RunError unless every shard of `run`'s own plan is committed."""
+    if not run.is_complete():
+        raise RunError(f"{run.folder} is not complete: finish it with the same command first, then retry what failed")
+
+
+def open_or_patch(
+    folder: str | os.PathLike[str],
+    fingerprint: Mapping[str, Any],
+    size: ShardSize,
+    retry: Retry,
+    fixed: Sequence[str] = (),
+) -> Run:
+    """The patch that `retry` is to work on: the unfinished one, if it was made likewise, or a new one.
+
+    Any number of ranks may call this at once, and all get the same.
+
+    Args:
+        folder: of a run.
+        fingerprint: that of a run with the settings of this retry.
+        size: of the patch's shards.
+        retry: what to try again.
+        fixed: fields of the fingerprint, named with dots, that have to be as the run has them; so have the corpus and
+            the kind of samples.
+
+    Raises:
+        RunError: the run is not complete; something fixed differs; the run has an unfinished patch that was made
+            otherwise (the message names what differs), or nothing to retry.
+        EnvironmentFailure: the folder cannot be written to.
+    """
+    run = Run(folder)
+    refuse_unfinished(run)
+    settle_all(run)
+    made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(retry.classes) or None}}
+    made_by = json.loads(json.dumps(made_by))
+    _refuse_changed(differences(run.plan.fingerprint, made_by), fixed)
+    patch = _begun(run, made_by, retry.began) or _planned(run, made_by, size, retry)
+    if different := differences(patch.plan.fingerprint, made_by):
+        raise RunError(
+            f"{folder} has a retry that is not finished, patch {patch.patch}, and was made otherwise: finish it with "
+            "its own command first; or, if nothing of it is done, give it up by `preprocess verify --repair`. "
+            f"It differs in: {'; '.join(different)}"
+        )
+    return patch
+
+
+def _refuse_changed(different: Sequence[str], fixed: Sequence[str]) -> None:
+    """Raise RunError if two fingerprints differ in what a retry has to leave as it is."""
+    names = ("corpus.", "samples.", *(f"{name}:" for name in fixed))
+    if changed := [each for each in different if each.startswith(names)]:
+        raise RunError(
+            "a retry takes its items as they were planned, and makes samples like the others, so it cannot change "
+            f"{'; '.join(changed)}: start a new run"
+        )
+
+
+def _begun(run: Run, made_by: Mapping[str, Any], began: float) -> Run | None:
+    for patch in run.patches:
+        if not patch.is_complete():
+            return patch
+    last = run.patches[-1] if run.patches else None
+    return last if last and last.plan.fingerprint == made_by and _completed(last) > began else None
+
+
+def _completed(patch: Run) -> float:
+    return max(patch.record_path(shard.name).stat().st_mtime for shard in patch.plan.shards)
+
+
+def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, retry: Retry) -> Run:
+    if not count_failures(run, retry.classes):
+        raise RunError(f"{run.folder} has nothing to retry")
+    number = run.patches[-1].patch + 1 if run.patches else 1
+    path = plan_path(Path(run.folder), number)
+    if set(retry.classes) & run.outcome().statuses.keys():
+        plan_once(path, lambda: _write_replacing(run, path, made_by, number, retry))
+    else:
+        failed = (replace(failure.item, modified=None) for failure in failures(run, retry.classes))  # as files now are
+        plan_once(path, lambda: write_plan(failed, path, made_by, size, number, roots=retry.roots))
+    return Run(run.folder, number)
+
+
+def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, retry: Retry) -> None:
+    """Write the plan of a patch that has a shard for each one with items to retry, of all that stands there."""
+    gone = _superseded(run)
+    chosen: list[tuple[Run, Shard, Any]] = []  # with which rows stand, bool [rows]
+    for each in (run, *run.patches):
+        names = {record.shard for record in each.records() if _has(record, retry.classes)}
+        for shard in (shard for shard in each.plan.shards if shard.name in names):
+            rows = each.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
+            stand = [row["key"] not in gone.get(shard.name, ()) for row in rows]
+            if any(stands and _is_meant(row, retry.classes) for row, stands in zip(rows, stand, strict=True)):
+                chosen.append((each, shard, pa.array(stand)))
+    splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
+    chosen.sort(key=lambda place: splits.index(place[1].split))
+    batches = (_to_be_read_anew(each.plan.batch(shard.number).filter(stand)) for each, shard, stand in chosen)
+    replaces = [shard.name for _, shard, _ in chosen]
+    write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, retry.roots)
+
+
+def _to_be_read_anew(batch: Any) -> Any:
+    """Rows of a plan, of files as they are now."""
+    return batch.set_column(batch.schema.get_field_index("modified"), "modified", pa.nulls(len(batch), pa.float64()))
+
+
+def _has(record: Record, classes: Collection[str]) -> bool:
+    return not record.statuses.keys().isdisjoint(classes) or not record.failure_classes.keys().isdisjoint(classes)
+
+
+def _superseded(run: Run) -> dict[str, set[str]]:
+    """By shard, the keys of its rows that patches have superseded."""
+    keys: dict[str, set[str]] = {}
+    for patch, record in ((each, record) for each in run.patches for record in each.records()):
+        for row in patch.table(record.shard, ["key", "supersedes"]).to_pylist():
+            keys.setdefault(row["supersedes"], set()).add(row["key"])
+    return keys
+
+
+class Earlier(NamedTuple):
+    """What became of an item of a patch's shard in the shard whose place that takes.
+
+    Attributes:
+        result: with the row that it has in the patch's shard.
+        members: reads the files of its sample.
+        is_tried: whether it is tried again.
+    """
+
+    result: Result
+    members: Callable[[], dict[str, bytes]]
+    is_tried: bool
+
+
+def earlier(run: Run, shard: Shard) -> Iterator[Earlier]:
+    """Of each item of a patch's `shard`, if that takes the place of another.
+
+    Raises:
+        RunError: that one's table or tar is missing, or not as its record says: it would be copied as if it were.
+    """
+    if shard.replaces is None:
+        return
+    tar = run.tar_file(shard.replaces)
+    _require_sound(tar)
+    classes = run.plan.fingerprint["retry"]["classes"]
+    for number, row in enumerate(run.superseded(shard)):
+        result = Result(number, **{name: row[name] for name in _OF_RESULT})
+        yield Earlier(
+            result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes)
+        )
+
+
+def _require_sound(tar: ShardFile) -> None:
+    recorded = read_record(tar.folder, tar.shard).tar
+    try:
+        with tar.open() as file:
+            if sha256_of(file) == recorded.sha256:
+                return
+        wrong = "has changed"
+    except FileNotFoundError:
+        wrong = "is missing"
+    raise RunError(
+        f"{tar.path} {wrong}, so its other samples cannot be kept: run `preprocess verify --repair`, then retry"
+    )
+
+
+def _members(tar: ShardFile, key: str, offset: int | None, size: int | None) -> dict[str, bytes]:
+    return {} if offset is None or size is None else read_sample(tar, offset, size, key=key)[1]

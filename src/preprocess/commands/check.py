@@ -1,0 +1,170 @@
+"""`preprocess check`: what a run would fail, found without running the pipeline.
+
+Every file is opened, its frames are counted, and the first and the last of those that the pipeline would take are
+decoded; with `--full` all of them. Prompts are filled in. The check is a run itself, into a temporary folder, by an
+extractor that takes the frames for nothing: so files that hang or crash their decoder are found as in a run.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules import FramesDataModule
+from datamodules.corpus import Corpus, Item
+from datamodules.errors import ConfigError
+from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.media.sampling import Selection
+from datamodules.media.video import Decoding
+from datamodules.run.failure_limit import FailureLimit
+from datamodules.run.folder import Run
+from datamodules.run.retries import count_failures, failures
+from preprocess.commands.failures import print_json, show, summary
+from preprocess.job.extractor import Extractor
+from preprocess.job.writer import ShardWriter
+from preprocess.terminal import Terminal, note, say
+
+
+def check(
+    trainer: Trainer, extractor: Extractor, data: FramesDataModule, writer: ShardWriter, full: bool, json: bool
+) -> int:
+    """Check `data.corpus` for `extractor`, and print what would fail; the exit status.
+
+    `data` and `writer` are changed, and good for nothing else afterwards.
+
+    Raises:
+        ConfigError: several processes were started, which would all do the same.
+    """
+    if trainer.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("check is one process: start it once, with more --data.num_workers")
+    assert data.corpus is not None
+    if not full:
+        data.corpus = _Ends(data.corpus)
+    with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
+        writer.dir, writer.only, writer.videos = Path(folder), None, False
+        writer.tolerance = replace(writer.tolerance, limit=FailureLimit.parse("100%"))
+        checked = _Check(extractor, full, data.decoding)
+        trainer.predict(checked, datamodule=data, return_predictions=False)
+        run = Run(folder)
+        counts = count_failures(run)
+        num_checked = sum(record.planned for record in run.records())
+        assert writer.rank is not None
+        stopped = writer.rank.stopping
+        if json:
+            print_json(failures(run))
+        elif counts:
+            show(failures(run), Terminal())
+    if stopped:
+        of = f" of {run.plan.num_items:,}, then stopped by {Signals(stopped).name}"
+        note(f"{num_checked:,} items checked{of}", "yellow")
+    elif not json:
+        say(f"{num_checked:,} items checked; {summary(counts)}")
+        if checked.num_non_square:
+            say(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(data.decoding)}")
+        if checked.num_skipping:
+            say(f"{checked.num_skipping:,} with frames that no decoder can show, which are skipped")
+    return 128 + stopped if stopped else 1 if counts else 0
+
+
+def _as_shown(decoding: Decoding) -> str:
+    if decoding.square_pixels:
+        return "which are resized to the shape that players show"
+    return "which stay as stored (--data.decoding.square_pixels false)"
+
+
+@dataclass(frozen=True)
+class FirstAndLast:
+    """The first and the last frame of another selection."""
+
+    of: Selection
+
+    def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Two indices, or one."""
+        ends: NDArray[np.int64] = np.unique(self.of.indices(pts_seconds)[[0, -1]])
+        return ends
+
+
+class _Check(Extractor):
+    """Takes the frames that `checked` would take, and makes nothing of them.
+
+    Attributes:
+        num_non_square: items so far whose video stores pixels that are not square.
+        num_skipping: items so far whose video has frames that no decoder can show.
+    """
+
+    def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
+        super().__init__()
+        self.samples = _NoSamples()
+        self._check, self.num_non_square, self.num_skipping = checked.check, 0, 0
+        wanted = checked.frames
+        self.frames = FrameRequest(
+            transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
+            selection=wanted.selection if full else FirstAndLast(wanted.selection),
+            size=wanted.size,
+            decoding=wanted.decoding,
+        )
+
+    def extract(self, batch: Batch) -> list[Any]:
+        """Nothing of each frame."""
+        return [None] * len(batch["rows"])
+
+    def refuse(self, item: Item) -> None:
+        """As `checked.check`."""
+        self._check(item)
+
+    def assemble(self, item: Item, results: Sequence[Any], end: End) -> None:
+        """Count the item if its pixels are not square, or if frames of it are skipped."""
+        if facts := end["video"]:
+            self.num_non_square += facts["pixel_aspect_ratio"] != 1
+            self.num_skipping += facts["num_skipped_frames"] > 0
+
+
+class _Drop:
+    """Makes nothing of a frame, in the worker that decoded it."""
+
+    def start(self, item: Item) -> None:
+        """Nothing to forget."""
+
+    def __call__(self, frame: Tensor) -> None:
+        """Nothing."""
+
+
+class _NoSamples:
+    """The kind of no sample at all."""
+
+    def encode(self, sample: None) -> dict[str, bytes]:
+        """An empty file, as a sample has one file at least."""
+        return {"checked": b""}
+
+    def decode(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Nothing."""
+
+    def collate(self, samples: Sequence[None]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class _Ends(Corpus):
+    """A corpus whose frame sequences have their first and last frame only."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.root, self._corpus = corpus.root, corpus
+
+    def notes(self) -> list[str]:
+        """The notes of the corpus."""
+        return self._corpus.notes()
+
+    def items(self) -> Iterator[Item]:
+        """The items of the corpus."""
+        for item in self._corpus.items():
+            if len(item.frames) > 2:
+                item = replace(item, frames=(item.frames[0], item.frames[-1]), modified=None)
+            yield item

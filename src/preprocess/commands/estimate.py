@@ -1,0 +1,178 @@
+"""What a whole corpus will take, from a sample of its items that is really run."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.filesize import decimal
+
+from datamodules import FramesDataModule
+from datamodules.corpus import Corpus, Item
+from datamodules.errors import ConfigError
+from datamodules.run.folder import Run
+from datamodules.run.retries import failures
+from preprocess.job.extractor import Extractor
+from preprocess.job.writer import ShardWriter
+from preprocess.report.status import bottleneck, duration
+
+_NUM_SAMPLED = 16
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the corpus will take on this machine, with these settings, by one rank.
+
+    Attributes:
+        num_items: of the corpus.
+        num_frames: of the corpus; of videos as many for each byte as in the sample.
+        num_sampled: items that were run.
+        failed: of these.
+        frames_per_second: after the workers had started.
+        seconds: for the whole corpus.
+        gpu_hours: the same, if the rank has a GPU; else 0.
+        shard_bytes: of all tars and tables.
+        disk_free_bytes: where the output folder is or will be.
+        bottleneck: `read`, `transform`, `compute` or `write`.
+        proposed: options that the pipeline proposes; None: none.
+    """
+
+    num_items: int
+    num_frames: int
+    num_sampled: int
+    failed: int
+    frames_per_second: float
+    seconds: float
+    gpu_hours: float
+    shard_bytes: int
+    disk_free_bytes: int
+    bottleneck: str | None
+    proposed: str | None
+
+    def __str__(self) -> str:
+        fits = "enough" if self.shard_bytes < self.disk_free_bytes else "NOT ENOUGH"
+        lines = [
+            f"items        {self.num_items:,} ({self.num_sampled} of them run, {self.failed} of these failed)",
+            f"frames       {self.num_frames:,}",
+            f"speed        {self.frames_per_second:,.1f} frames/s of one rank with these workers",
+            f"time         {duration(self.seconds)} with one rank; with more, divided by their number",
+            f"disk         {decimal(self.shard_bytes)}; {decimal(self.disk_free_bytes)} free: {fits}",
+            f"bottleneck   {self.bottleneck}",
+        ]
+        if self.gpu_hours:
+            lines.insert(4, f"GPU-hours    {self.gpu_hours:,.1f}")
+        if self.proposed:
+            lines.append(f"proposed     {indent(self.proposed, ' ' * 13).lstrip()}")
+        return "\n".join(lines)
+
+
+def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, writer: ShardWriter) -> Estimate:
+    """Run a sample of `data.corpus`, evenly spread, into a temporary folder, and scale it up.
+
+    `data` and `writer` are changed, and good for nothing else afterwards.
+
+    Raises:
+        ConfigError: all of the sample failed.
+    """
+    assert data.corpus is not None
+    corpus, output = data.corpus, writer.dir
+    num_items, listed_frames, cost = _totals(corpus)
+    data.corpus = sample = _Sample(corpus, max(1, num_items // _NUM_SAMPLED))
+    stopwatch = _Stopwatch()
+    trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory(prefix="preprocess-estimate-") as folder:
+        writer.dir, writer.only = Path(folder), None
+        trainer.predict(extractor, datamodule=data, return_predictions=False)
+        assert writer.rank is not None
+        run = Run(folder)
+        records = list(run.records())
+        if not any(record.committed for record in records) and (first := next(failures(run), None)):
+            num_failed = sum(record.failed for record in records)
+            raise ConfigError(
+                f"all {num_failed} sampled items failed, the first: {first.reason}; see `preprocess check`"
+            )
+        activity = writer.rank.activity
+    sampled_frames = max(1, sum(record.num_frames for record in records))
+    sampled_cost = max(1, sum(item.cost for item in sample.items()))
+    num_frames = listed_frames or round(sampled_frames * cost / sampled_cost)
+    seconds = num_frames / stopwatch.frames_per_second
+    return Estimate(
+        num_items=num_items,
+        num_frames=num_frames,
+        num_sampled=sum(record.planned for record in records),
+        failed=sum(record.failed for record in records),
+        frames_per_second=stopwatch.frames_per_second,
+        seconds=seconds,
+        gpu_hours=seconds / 3600 if trainer.strategy.root_device.type == "cuda" else 0.0,
+        shard_bytes=round(sum(r.tar.bytes + r.table.bytes for r in records) * num_frames / sampled_frames),
+        disk_free_bytes=shutil.disk_usage(_existing(output)).free,
+        bottleneck=bottleneck([activity]),
+        proposed=extractor.propose(),
+    )
+
+
+def _totals(corpus: Corpus) -> tuple[int, int, int]:
+    """(items, frames that the listing knows of, bytes); no frames if it knows them of some items only."""
+    num_items = num_frames = cost = 0
+    complete = True
+    for item in corpus.items():
+        num_items, num_frames, cost = num_items + 1, num_frames + len(item.frames), cost + item.cost
+        complete &= bool(item.frames) or item.problem is not None
+    return num_items, num_frames if complete else 0, cost
+
+
+class _Sample(Corpus):
+    """Every n-th item of a corpus."""
+
+    def __init__(self, corpus: Corpus, every: int) -> None:
+        self.root = corpus.root
+        self._items = [item for index, item in enumerate(corpus.items()) if index % every == every // 2]
+
+    def items(self) -> Iterator[Item]:
+        return iter(self._items)
+
+
+class _Stopwatch(Callback):
+    """Counts frames from the end of the first batch, when the workers have started."""
+
+    def __init__(self) -> None:
+        self._begun = self._first_end = self._last_end = 0.0
+        self._first_frames = self._frames = 0
+
+    @property
+    def frames_per_second(self) -> float:
+        if not self._frames:  # all came in one batch: the start of the workers counts, and the speed is a lower bound
+            return self._first_frames / (self._first_end - self._begun)
+        return self._frames / (self._last_end - self._first_end)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = time.monotonic()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        if not batch["rows"]:
+            return
+        self._last_end = time.monotonic()
+        if self._first_end:
+            self._frames += len(batch["rows"])
+        else:
+            self._first_end, self._first_frames = self._last_end, len(batch["rows"])
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

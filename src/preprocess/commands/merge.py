@@ -1,0 +1,273 @@
+"""Merge: complete runs over different splits, or done on different machines, become one run folder.
+
+| in the merged folder     | what                                                                                   |
+|--------------------------|----------------------------------------------------------------------------------------|
+| `plan.arrow`             | the shards of all runs as they were, split by split, in the order the runs were given  |
+| `{shard}.tar`            | as it was: a hard link where the file system allows, else a copy; numbered anew        |
+| `tables/{shard}.parquet` | likewise                                                                               |
+| `records/{shard}.json`   | as it was, but for the names and the fingerprint                                       |
+| `README.md`              | the dataset card of the merged run                                                     |
+| patches                  | those of all runs, one after another, numbered anew; `supersedes` in their tables too  |
+
+| fingerprint of the merged run | what                                                  |
+|-------------------------------|-------------------------------------------------------|
+| corpus                        | {"merged": [those of the runs]}                       |
+| shards                        | {"merged": [those of the runs]}                       |
+| all others                    | the same in all runs                                  |
+| of a patch                    | as it was, but for the run that it is of              |
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from datamodules.card import declared_fields, write_card
+from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.run.commit import sync, write_table
+from datamodules.run.files import SUPERSEDED
+from datamodules.run.folder import Run, differences, plan_path
+from datamodules.run.plan import Shard, write_batches
+from datamodules.run.record import Record, ShardFile, StagedFile
+from datamodules.samples.fields import common_type
+from preprocess.scratch import scratch_beside
+
+_MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
+
+
+def merge(folders: Sequence[Path], dest: Path) -> Run:
+    """Make one run in `dest` of the complete runs in `folders`, which stay as they are.
+
+    Streams: holds 8 bytes for each key. `dest` is there whole, or not at all.
+
+    Raises:
+        ConfigError: fewer than two folders, or `dest` is there and not empty.
+        RunError: a folder is no run, or not complete; two runs have a key in common, or were made otherwise (the
+            message names what differs); a field of their corpora has no common type; a file is not as its record says.
+        EnvironmentFailure: `dest` cannot be written.
+    """
+    dest = dest.resolve()
+    if len(folders) < 2:
+        raise ConfigError(f"{len(folders)} folder to merge: give two or more")
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        raise ConfigError(f"--dest {dest} is there and not empty: give a new folder")
+    runs = [Run(folder) for folder in folders]
+    for run in runs:
+        _refuse_incomplete(run)
+    for run in runs[1:]:
+        _refuse_made_otherwise(runs[0], run)
+    _refuse_common_keys(runs)
+    try:
+        with scratch_beside(dest) as scratch:
+            _fill(scratch, runs)
+            write_card(Run(scratch))
+            os.rename(scratch, dest)
+    except OSError as error:
+        raise EnvironmentFailure(f"cannot merge into {dest}, nothing was made there: {error}") from error
+    return Run(dest)
+
+
+def _refuse_incomplete(run: Run) -> None:
+    done = run.committed()
+    missing = sum(shard.name not in done for shard in run.plan.shards)
+    if missing:
+        raise RunError(
+            f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing; "
+            "run the command that started it again, then merge"
+        )
+    for patch in run.patches:
+        if not patch.is_complete():
+            raise RunError(f"{run.folder}: patch {patch.patch} is not complete; finish the `retry`, then merge")
+
+
+def _refuse_made_otherwise(first: Run, other: Run) -> None:
+    theirs, ours = (
+        {name: value for name, value in run.plan.fingerprint.items() if name not in _MAY_DIFFER}
+        for run in (first, other)
+    )
+    if different := differences(theirs, ours):
+        raise RunError(
+            f"{first.folder} and {other.folder} were made otherwise, and do not belong into one run. "
+            f"They differ in: {'; '.join(different)}"
+        )
+
+
+def _refuse_common_keys(runs: Sequence[Run]) -> None:
+    hashes = np.sort(np.fromiter((hash(key) for run in runs for key in _keys(run)), dtype=np.int64))
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: dict[str, Path] = {}
+    for run in runs if suspects else ():
+        for key in _keys(run):
+            if hash(key) in suspects:
+                if key in seen:
+                    raise RunError(f"the key {key!r} is in {seen[key]} and in {run.folder}: no run has a key twice")
+                seen[key] = run.folder
+
+
+def _keys(run: Run) -> Iterator[str]:
+    for shard in run.plan.shards:
+        yield from run.plan.keys(shard.number)
+
+
+def _fill(folder: Path, runs: Sequence[Run]) -> None:
+    splits = dict.fromkeys(shard.split for run in runs for shard in run.plan.shards)
+    sources = [(run, shard) for split in splits for run in runs for shard in run.plan.shards if shard.split == split]
+    _write_plan(folder / "plan.arrow", sources, runs)
+    merged = Run(folder)
+    for name in ("tables", "records"):
+        (folder / name).mkdir()
+    names: dict[tuple[Path, str], str] = {}  # folder and name of a shard: its name in the merged run
+    for (run, shard), place in zip(sources, merged.plan.shards, strict=True):
+        names[run.folder, shard.name] = place.name
+        _take(run, shard, merged, place, names)
+    for number, patch in enumerate((patch for run in runs for patch in run.patches), start=1):
+        _take_patch(patch, merged, number, names)
+    for path in (folder / "tables", folder / "records", *_put_out_of_sight(Run(folder)), folder):
+        sync(path)
+
+
+def _put_out_of_sight(merged: Run) -> list[Path]:
+    """Move the tars whose place others have taken; the folder that they are in, if there are any."""
+    place, names = merged.folder / SUPERSEDED, merged.replaced
+    for name in names:
+        place.mkdir(exist_ok=True)
+        os.rename(merged.tar_file(name).path, place / f"{name}.tar")
+    return [place] if names else []
+
+
+def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
+    fingerprint = {
+        **runs[0].plan.fingerprint,
+        **{name: {"merged": [run.plan.fingerprint.get(name, {}) for run in runs]} for name in _MAY_DIFFER},
+    }
+    listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
+    batches = (run.plan.batch(shard.number) for run, shard in sources)
+    roots = [root for run in runs for root in run.plan.roots]
+    write_batches(path, batches, fingerprint, listing, corpus_types=_corpus_types(runs), roots=roots)
+
+
+def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
+    """The type of each field of the corpora in the merged run; None if a run of an earlier version has not recorded it.
+
+    Raises:
+        RunError: no type reads a field in the samples of all runs.
+    """
+    declared = {field.name for field in declared_fields(runs[0])}
+    types: dict[str, str] = {}
+    for run in runs:
+        if run.plan.corpus_types is None:
+            return None
+        for name, kind in run.plan.corpus_types.items():
+            before = types.get(name, kind)
+            common = common_type(before, kind)
+            if common and before != kind and "float64" in common and any(_would_round(each, name) for each in runs):
+                common = None
+            if common is None and name not in declared:
+                raise RunError(
+                    f"the corpus field {name!r} is {kind} in {run.folder}, and {types[name]} in the runs before it: "
+                    "a run has one type for each field; merge runs that agree, or make them without this field"
+                )
+            types[name] = common or kind
+    return types
+
+
+def _would_round(run: Run, name: str) -> bool:
+    """Whether the corpus field `name` has a whole number of more than 53 bits in `run`, which a float may round."""
+    if "int64" not in (run.plan.corpus_types or {}).get(name, ""):
+        return False
+    items = chain.from_iterable(run.plan.items(shard.number) for shard in run.plan.shards)
+    values = (item.meta.get(name) for item in items)
+    numbers = chain.from_iterable(value if isinstance(value, list) else [value] for value in values)
+    return any(isinstance(number, int) and abs(number) > 1 << 53 for number in numbers)
+
+
+def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
+    retried = {**patch.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
+    batches = (patch.plan.batch(shard.number) for shard in patch.plan.shards)
+    path, fingerprint = plan_path(merged.folder, number), {**patch.plan.fingerprint, "retry": retried}
+    replaces = [_renamed(names, patch, name) for name in patch.plan.replaces]
+    write_batches(path, batches, fingerprint, patch.plan.listing, number, replaces, roots=patch.plan.roots)
+    taken = Run(merged.folder, number)
+    for shard, place in zip(patch.plan.shards, taken.plan.shards, strict=True):
+        names[patch.folder, shard.name] = place.name
+        _take(patch, shard, taken, place, names)
+
+
+def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[Path, str], str]) -> None:
+    """Put a shard of `run` into the merged run, where it is called as `place` says, and others as `names` do."""
+    record, tar, table = run.record(shard.name), run.tar_file(shard.name), run.table_file(shard.name)
+    run.table(shard.name, ["key"])  # raises RunError if these are not the planned keys
+    new_tar, new_table = merged.tar_file(place.name), merged.table_file(place.name)
+    named = replace(
+        record,
+        shard=place.name,
+        attempt=f"{place.name}.{record.rank}",
+        tar=replace(record.tar, name=new_tar.name),
+        table=replace(record.table, name=new_table.name),
+        fingerprint=merged.fingerprint_digest,
+        replaces=place.replaces,
+    )
+    _link_or_copy(tar, new_tar.path, record.tar)
+    _link_or_copy(table, new_table.path, record.table)
+    if run.patch:
+        named = _with_supersedes(run, record, merged, named, names)
+    path = merged.record_path(place.name)
+    path.write_text(named.to_json())
+    sync(path)
+
+
+def _with_supersedes(
+    run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[Path, str], str]
+) -> Record:
+    """Write the table of a patch's shard anew, with the names that the superseded shards have in the merged run."""
+    rows, file = run.table(record.shard), merged.table_file(named.shard)
+    column = [_renamed(names, run, name) for name in rows["supersedes"].to_pylist()]
+    rows = rows.set_column(rows.schema.get_field_index("supersedes"), "supersedes", pa.array(column, pa.string()))
+    file.path.unlink()  # a link to the other run's
+    return replace(named, table=write_table(file.path, file.name, rows.to_pylist()))
+
+
+def _renamed(names: dict[tuple[Path, str], str], run: Run, shard: str) -> str:
+    """The name that a shard of `run` has in the merged run."""
+    if (run.folder, shard) not in names:
+        raise RunError(f"{run.plan.path} is of shards that {run.folder} does not have, such as {shard!r}")
+    return names[run.folder, shard]
+
+
+def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None:
+    """Give a file of a run a name in the merged run, or copy it there.
+
+    Raises:
+        RunError: it is missing, has another size than its record says, or is a symbolic link or no file at all, by
+            which a run folder of someone else could bring any file of this machine into the merged run.
+    """
+    for place in source.places():
+        with suppress(FileNotFoundError):
+            status = os.lstat(place)
+            if not stat.S_ISREG(status.st_mode):
+                raise RunError(f"{place} is a link or no file, and is not merged: put the file itself there")
+            if status.st_size != expected.bytes:
+                raise RunError(
+                    f"{place} has {status.st_size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`"
+                )
+            _link_or_copy_file(place, target)
+            return
+    raise RunError(f"{source.path} is gone, though its shard was committed; run `preprocess verify`")
+
+
+def _link_or_copy_file(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)  # committed files are never written to again
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target, follow_symlinks=False)
+        sync(target)

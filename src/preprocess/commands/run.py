@@ -1,0 +1,322 @@
+"""`preprocess run`, `retry` and `estimate`: a pipeline from its configuration, over a Lightning predict loop."""
+
+import os
+import signal
+import warnings
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from inspect import isabstract
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from datamodules import FramesDataModule
+from datamodules.card import write_card
+from datamodules.corpus import Corpus
+from datamodules.errors import ConfigError, FramemillError, TooManyFailures
+from datamodules.run.failure_limit import FailureLimit
+from datamodules.run.folder import Run, plan_path
+from datamodules.run.rank import sweep
+from datamodules.run.retries import Retry, count_failures, refuse_unfinished
+from preprocess.commands.verify import coverage
+from preprocess.job.extractor import Extractor
+from preprocess.job.folder_config import FolderConfig, denied_import, named_classes, require_trusted
+from preprocess.job.interrupt import StopOnSignal
+from preprocess.job.placement import is_first_on_machine, placement
+from preprocess.job.progress import Progress, quiet
+from preprocess.job.writer import ShardWriter
+from preprocess.terminal import escaped_output, note, say
+
+_TRAINER = {
+    "trainer.devices": 1,
+    "trainer.logger": False,
+    "trainer.enable_checkpointing": False,
+    "trainer.enable_progress_bar": False,
+    "trainer.enable_model_summary": False,
+    "trainer.use_distributed_sampler": False,
+}
+
+_NO_LIMIT = FailureLimit()
+
+_DESCRIPTION = (
+    "Run a pipeline over a corpus, go on with a run, or join one. The options of a class are shown by "
+    "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME, and "
+    "--max-failures for --output.max_failures."
+)
+
+_RETRY = (
+    "Try the failed items of a run again, with the configuration that it keeps and whatever options of `run` follow, "
+    "for example --data.timeout_seconds 600. Classes of your own, and options that reach beyond the folder, have to be "
+    "among them. The same command goes on with a retry that was interrupted, or joins it."
+)
+
+
+class PipelineCLI(LightningCLI):
+    """The sections of a configuration: `model` (an extractor), `data`, `output` (`ShardWriter`), `trainer`.
+
+    Args:
+        options: of `LightningCLI`.
+        folder: the configuration of a run to retry, which the command line changes; None: there is only the latter.
+    """
+
+    def __init__(self, folder: FolderConfig | None = None, **options: Any) -> None:
+        self._folder = folder
+        super().__init__(Extractor, FramesDataModule, **options)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, on top of the folder's configuration if there is one."""
+        if self._folder is None:
+            super().parse_arguments(parser, args)
+            return
+        output = {"dir": str(self._folder.path.parent), "only": None, "max_failures": "100%"}  # most may fail again
+        self.config = parser.parse_args(args, namespace=self._folder.parse(parser, output))
+        if (line := self._folder.left_out(self.config)) and is_first_on_machine():
+            note(line, "yellow")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `output`, and what a Trainer needs for preprocessing."""
+        parser.add_class_arguments(ShardWriter, "output")
+        parser.set_defaults(_TRAINER)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A Trainer placed on this rank's device, with the writer and the progress display among its callbacks."""
+        self.writer: ShardWriter = self._get(self.config_init, "output")
+        trainer = self.config_init["trainer"]
+        own = trainer.get("callbacks") or []
+        callbacks = [*(own if isinstance(own, list) else [own]), self.writer, Progress(), StopOnSignal()]
+        placed = placement(trainer["accelerator"], trainer["devices"])
+        try:
+            return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            # more devices than there are, an accelerator that is missing, an unknown option
+            raise ConfigError(" ".join(str(error).split())) from error
+
+
+def run(argv: Sequence[str]) -> int:
+    """`preprocess run`: make, go on with, or join a run; ends with the coverage check."""
+    quiet()
+    cli = _cli(argv)
+    cli.writer.config = cli.parser.dump(cli.config, skip_none=False)
+    return _predict(cli)
+
+
+def retry(argv: Sequence[str], began: float) -> int:
+    """`preprocess retry`: try the failed items of a run again, with its configuration and what overrides that.
+
+    Args:
+        argv: the run's folder, classes of failures, options of `run`.
+        began: see `Retry`.
+    """
+    parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_RETRY)
+    parser.add_argument("folder", metavar="O", type=Path, help="folder of a complete run (its --output.dir)")
+    parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="of this class only")
+    options, overrides = parser.parse_known_args(argv)
+    run, config = Run(options.folder), options.folder / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(f"{run.folder} has no config.yaml to retry with: it is merged, or was made by other means")
+    refuse_unfinished(run)
+    if not count_failures(run, options.classes) and all(patch.is_complete() for patch in run.patches):
+        if is_first_on_machine():
+            note(f"{run.folder}: nothing to retry", "green")
+        return 0
+    quiet()
+    named = named_classes(overrides)
+    corpus, overrides = _planned_corpus(run, overrides, named)
+    cli = _cli(overrides, FolderConfig(config, named))
+    cli.datamodule.corpus = cli.datamodule.corpus or corpus
+    cli.writer.retry = Retry(tuple(options.classes), began, (os.path.realpath(cli.datamodule.corpus.root),))
+    return _predict(cli)
+
+
+def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) -> tuple[Corpus, list[str]]:
+    """Return the corpus that was planned, and the other options.
+
+    It is made as pickle does it, without its constructor, which would read lists that are not needed any more.
+
+    Args:
+        run: to retry.
+        overrides: options of `run`. They may name the class of the corpus again, and the folder where it is now.
+        named: see `named_classes`.
+
+    Raises:
+        ConfigError: the class is not one of Framemill's, and not named; it is not a corpus with such arguments; or
+            `overrides` change another option of the corpus.
+    """
+    planned, path = run.plan.fingerprint.get("corpus", {}), plan_path(run.folder)
+    class_path, arguments = planned.get("class_path", ""), planned.get("init_args", {})
+    require_trusted(class_path, "--data.corpus", named, path)
+    kind = _imported_corpus(class_path, path)
+    if wrong := next((name for name in arguments if name.startswith("_") or callable(getattr(kind, name, None))), None):
+        raise ConfigError(f"{path} gives its corpus, {class_path}, the argument {wrong!r}, which it does not have")
+    parser = ArgumentParser("preprocess retry", add_help=False, allow_abbrev=False)
+    parser.add_argument(_nested(f"--data.{kind.root_option}"), dest="root", default=next(iter(run.plan.roots), None))
+    parser.add_argument("--data.corpus", dest="class_path", default=class_path)
+    given, others = parser.parse_known_args([_nested(each) for each in overrides])
+    if given.root is None:
+        raise ConfigError(f"{path} does not say where the corpus is: give --data.{kind.root_option}")
+    taken = next((each for each in others if each.startswith("--data.corpus")), None)
+    if given.class_path != class_path or taken:
+        option = (taken or "--data.corpus").partition("=")[0].replace("corpus.init_args.", "")
+        raise ConfigError(
+            f"a retry takes its items as they were planned: {option} cannot change; leave it out, or start a new run"
+        )
+    corpus: Corpus = kind.__new__(kind)
+    vars(corpus).update(arguments, root=given.root)
+    return corpus, others
+
+
+def _imported_corpus(class_path: str, path: Path) -> type[Corpus]:
+    try:
+        kind = resolve_name(class_path)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the class {class_path}, which {path} names, cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Corpus)) or isabstract(kind):
+        raise ConfigError(f"{class_path}, which {path} names, is not a Corpus (datamodules.corpus) that can be made")
+    return kind
+
+
+def _predict(cli: PipelineCLI) -> int:
+    try:
+        cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of it
+            raise KeyboardInterrupt from None
+        raise
+    except FramemillError:
+        _wait_for_launched(cli.trainer)
+        raise
+    _wait_for_launched(cli.trainer)
+    assert cli.writer.rank is not None
+    stopped = cli.writer.rank.stopping
+    if stopped:
+        spooled = sum(len(opened.spool.results) for opened in cli.writer.rank.open.values())
+        note(
+            f"stopped by {signal.Signals(stopped).name}; what is done is safe ({spooled:,} items of shards not yet "
+            "whole among it): the same command goes on",
+            "yellow",
+        )
+    limit = FailureLimit() if cli.writer.retry else cli.writer.rank.tolerance.limit
+    status = conclude(cli.writer.run, cli.writer.only is not None, limit)
+    return 128 + stopped if stopped and status else status
+
+
+def _wait_for_launched(trainer: Trainer) -> None:
+    """Wait for the ranks that Lightning's launcher has started, which go on without this one."""
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        process.wait()
+
+
+def estimate(argv: Sequence[str]) -> int:
+    """`preprocess estimate`: the options of `run`; runs a sample of the corpus, and says what all of it would take."""
+    from preprocess.commands.estimate import estimate as estimated
+
+    quiet()
+    cli = _cli([*argv, "--trainer.devices", "1"])  # of one rank; several would only tell the same
+    for line in str(estimated(cli.trainer, cli.model, cli.datamodule, cli.writer)).splitlines():
+        say(line)
+    return 0
+
+
+def check(argv: Sequence[str]) -> int:
+    """`preprocess check`: the options of `run`; looks at every file, and says which items a run would fail."""
+    from preprocess.commands.check import check as checked
+
+    parser = ArgumentParser("preprocess check", add_help=False, allow_abbrev=False)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options, argv = parser.parse_known_args(argv)
+    quiet()
+    cli = _cli([*argv, "--trainer.devices", "1"])
+    return checked(cli.trainer, cli.model, cli.datamodule, cli.writer, options.full, options.json)
+
+
+def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
+    """Check the coverage of the run, or of the run that a patch is of, write its dataset card, and say how it ended.
+
+    Args:
+        worked_on: the run, or the patch.
+        partial: this was to do a part of the run only.
+        limit: of the failures of a complete run; it was too early to judge a short one by it while it went on.
+
+    Returns:
+        The exit status.
+    """
+    run = Run(worked_on.folder)
+    covered = coverage(run)
+    is_done = covered.is_exact and worked_on.is_complete()
+    if is_done and all(patch.is_complete() for patch in run.patches):
+        sweep(run)
+    if not covered.problems:
+        write_card(run)
+    has_failed = is_done and limit.is_exceeded_in_all(covered.failed, covered.planned)
+    if is_first_on_machine():
+        for problem in covered.problems:
+            note(str(problem), "red")
+        note(
+            f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
+            f" + {covered.missing:,} missing",
+            "green" if is_done and not has_failed else "yellow",
+        )
+        if has_failed:
+            note(
+                f"more have failed than --output.max_failures {limit} allows. Is something wrong with the whole run? "
+                f"See `preprocess failures {run.folder}`, and try them again by `preprocess retry {run.folder}`",
+                "red",
+            )
+    if has_failed:
+        return TooManyFailures.exit_status
+    return 0 if is_done or (partial and not covered.problems) else 1
+
+
+def _cli(argv: Sequence[str], folder: FolderConfig | None = None) -> PipelineCLI:
+    imports = folder.importing_named() if folder else nullcontext()
+    with warnings.catch_warnings(), imports, escaped_output():  # --print_config of `retry` shows the folder's options
+        # what jsonargparse and Lightning have to say to each other; nothing that our users can act on
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning|jsonargparse")
+        try:
+            return PipelineCLI(
+                folder,
+                args=[_nested(argument) for argument in argv],
+                run=False,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                seed_everything_default=False,
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": "preprocess run", "description": _DESCRIPTION, "exit_on_error": False},
+            )
+        except ArgumentError as error:
+            raise ConfigError(denied_import(str(error)) or _in_one_line(str(error))) from error
+        except (ValueError, TypeError) as error:  # jsonargparse's, around what a constructor raised
+            if isinstance(error.__cause__, FramemillError):
+                raise error.__cause__ from None
+            if folder:  # of which some wrong types are noticed late
+                reason = denied_import(str(error)) or _in_one_line(str(error))
+                raise ConfigError(f"{folder.path} cannot be used with these options: {reason}") from error
+            raise
+
+
+def _nested(argument: str) -> str:
+    """`--data.root` → `--data.corpus.init_args.root`: what the DataModule does not take belongs to its corpus.
+
+    And `--max-failures` → `--output.max_failures`, as any option of `ShardWriter`.
+    """
+    plain = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+    if argument.startswith("--") and plain in ShardWriter.__init__.__annotations__:
+        return f"--output.{plain}{argument[2 + len(plain) :]}"
+    section, _, rest = argument.partition(".")
+    name = rest.partition("=")[0].partition(".")[0]
+    own = FramesDataModule.__init__.__annotations__
+    return f"--data.corpus.init_args.{rest}" if section == "--data" and name and name not in own else argument
+
+
+def _in_one_line(message: str) -> str:
+    """jsonargparse's message without the lines that repeat what was given, or name alternatives to nothing."""
+    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(noise))

@@ -1,0 +1,293 @@
+"""Whether a run is what it says: coverage from its records (every run ends with it), and every byte (`verify`)."""
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from datamodules.card import CARD, is_stale
+from datamodules.corpora.tar_members import read_members
+from datamodules.errors import CorpusError, EnvironmentFailure, RunError
+from datamodules.run.commit import count_devices, count_rows
+from datamodules.run.files import SUPERSEDED
+from datamodules.run.folder import Outcome, Run, sha256_of
+from datamodules.run.plan import Shard, is_as_written
+from datamodules.run.reader import split_name
+from datamodules.run.record import Record, ShardFile, StagedFile
+
+_SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a run, and what `repair` may do about it; it can do nothing if no field says so.
+
+    Attributes:
+        text: what is wrong, and where; one line.
+        damaged: a shard with a missing or damaged file or record: can be put back, to be done again.
+        patch: number of a patch with a row that supersedes no failed one: can be withdrawn.
+        stray: a file of no committed shard: can be moved away.
+        is_stale_card: the dataset card is out of date: can be written anew.
+        is_open: nothing is wrong, but not all is done.
+    """
+
+    text: str
+    damaged: Shard | None = None
+    patch: int = 0
+    stray: Path | None = None
+    is_stale_card: bool = False
+    is_open: bool = False
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether `repair` leaves nothing of it."""
+        return bool(self.damaged or self.patch or self.stray or self.is_stale_card)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Committed ∪ failed = planned, in numbers; `missing` counts items of shards that are not committed.
+
+    An item that failed and is a sample of a patch is committed; one that a patch is to try again has failed. `devices`
+    counts committed items by the model of device that computed them.
+    """
+
+    planned: int
+    committed: int
+    failed: int
+    missing: int
+    devices: dict[str, int]
+    problems: list[Problem]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every planned item is either committed or failed."""
+        return not self.missing and not self.problems
+
+
+def coverage(run: Run) -> Coverage:
+    """Hold the records against the plans; reads no tar."""
+    problems: list[Problem] = []
+    done = run.committed()
+    own, *patches = (_records(each, problems) for each in (run, *run.patches))
+    outcome = Outcome.of(own, (record for records in patches for record in records))
+    problems += strays(run.folder, ["records/*.json"])
+    return Coverage(
+        planned=run.plan.num_items,
+        committed=outcome.committed,
+        failed=outcome.failed,
+        missing=sum(shard.num_items for shard in run.plan.shards if shard.name not in done),
+        devices=outcome.devices,
+        problems=problems,
+    )
+
+
+def verify(run: Run) -> Iterator[Problem]:
+    """All that is wrong with `run` and its patches: records, hashes, counts, keys, stray files, missing shards."""
+    damaged = set()
+    for problem in chain(coverage(run).problems, _all_shard_problems(run)):
+        if problem.damaged:
+            damaged.add(problem.damaged.name)
+        yield problem
+    yield from _superseding_problems(run, damaged)
+    yield from _open_shards(run)
+    yield from strays(run.folder, _SAMPLES)
+    if not damaged and is_stale(run):
+        yield Problem(f"{CARD}: the dataset card is out of date: renew it with `verify --repair`", is_stale_card=True)
+
+
+def plan_problems(folder: Path) -> list[str]:
+    """The plans in `folder` that are damaged: to be asked before a `Run` opens them."""
+    what = "its content has changed (sha256 differs); put back a copy of it, or make the run anew in another folder"
+    return [f"{path.name}: {what}" for path in sorted(folder.glob("plan*.arrow")) if not is_as_written(path)]
+
+
+def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)) -> list[Problem]:
+    """The files of the run in `folder` that match `patterns`, and are of no shard that is planned and committed.
+
+    So are tars in sight of shards whose place others have taken, and tars out of sight of those that stand.
+    """
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    run = Run(folder)  # opened after the listing: what was listed is of a plan that is there
+    planned, replaced = {shard.name for each in (run, *run.patches) for shard in each.plan.shards}, run.replaced
+    problems = []
+    for path in paths:
+        of_no = "planned" if path.stem not in planned else None if run.is_committed(path.stem) else "committed"
+        if of_no is None and path.suffix == ".tar":
+            of_no = {(True, False): "standing", (False, True): "superseded"}.get(
+                (path.stem in replaced, path.parent.name == SUPERSEDED)
+            )
+        if of_no:
+            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, of no {of_no} shard", stray=path))
+    return problems
+
+
+def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
+    """What is wrong with one file of a committed shard: it is missing, unreadable, not in its place or not as recorded.
+
+    Raises:
+        EnvironmentFailure: it cannot be opened or read for a reason that is not its own.
+    """
+    try:
+        with file.open() as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size != recorded.bytes:
+                yield f"{file.name}: {size:,} bytes instead of {recorded.bytes:,}"
+            elif sha256_of(opened) != recorded.sha256:
+                yield f"{file.name}: its content has changed (sha256 differs)"
+            elif not file.path.exists():
+                yield f"{file.name}: complete, but not in its place"
+    except RunError as error:  # it is no regular file
+        yield str(error)
+    except FileNotFoundError:
+        yield f"{file.name}: missing"
+    except OSError as error:
+        # with any other error (no permission, mount gone) the file may be sound, and must not be made anew
+        if error.errno not in (errno.EIO, errno.ELOOP):
+            raise EnvironmentFailure(
+                f"{file.path} cannot be read: {error.strerror}; mend that, then verify again"
+            ) from error
+        yield f"{file.name}: cannot be read: {error.strerror}"
+
+
+def recorded_files(run: Run, record: Record, stands: bool) -> list[tuple[ShardFile, StagedFile]]:
+    """The files that a committed shard needs, as they are recorded.
+
+    Of a shard that does not stand, because another has taken its place, only the table is needed.
+    """
+    table = run.table_file(record.shard), record.table
+    return [(run.tar_file(record.shard), record.tar), table] if stands else [table]
+
+
+def _records(run: Run, problems: list[Problem]) -> list[Record]:
+    """The records of `run` that can be read; what is wrong with any is added to `problems`."""
+    done = run.committed()
+    records = []
+    for shard in (shard for shard in run.plan.shards if shard.name in done):
+        try:
+            record = run.record(shard.name)
+        except RunError as error:
+            problems.append(Problem(str(error), damaged=shard))
+            continue
+        records.append(record)
+        failed = sum(record.failure_classes.values())
+        if not (record.committed + failed == record.planned == shard.num_items and failed == record.failed):
+            counts = f"{record.committed} committed + {record.failed} failed {record.failure_classes}"
+            planned = f"{record.planned} planned, the plan has {shard.num_items}"
+            problems.append(Problem(f"{shard.name}: the record counts {counts} = {planned}"))
+    return records
+
+
+def _open_shards(run: Run) -> Iterator[Problem]:
+    for each in (run, *run.patches):
+        done = each.committed()
+        if missing := [shard.num_items for shard in each.plan.shards if shard.name not in done]:
+            part, again = (f" of patch {each.patch}", "`retry` command") if each.patch else ("", "command")
+            text = (
+                f"{sum(missing):,} items in {len(missing):,} shards{part} are not done yet; run the same {again} again"
+            )
+            yield Problem(text, is_open=True)
+
+
+def _all_shard_problems(run: Run) -> Iterator[Problem]:
+    replaced = run.replaced
+    for each in (run, *run.patches):
+        done = each.committed()
+        for shard in each.plan.shards:
+            if shard.name in done:
+                try:
+                    record = each.record(shard.name)
+                except RunError:  # among the coverage's problems
+                    continue
+                yield from _shard_problems(each, shard, record, stands=shard.name not in replaced)
+
+
+def _shard_problems(run: Run, shard: Shard, record: Record, stands: bool) -> Iterator[Problem]:
+    if record.fingerprint != run.fingerprint_digest:
+        made_with = f"made with another fingerprint, {record.fingerprint} instead of {run.fingerprint_digest}"
+        yield Problem(f"{shard.name}: {made_with}")
+    damage = [text for file in recorded_files(run, record, stands) for text in file_problems(*file)]
+    yield from (Problem(text, damaged=shard) for text in damage)
+    if not damage:
+        try:
+            yield from map(Problem, _table_problems(run, record))
+            if stands:
+                yield from map(Problem, _tar_problems(run, record))
+        except (RunError, CorpusError, OSError) as error:  # though their hashes are right
+            yield Problem(f"{shard.name}: its table or tar cannot be read: {error}")
+
+
+def _table_problems(run: Run, record: Record) -> Iterator[str]:
+    rows = run.table(record.shard).to_pylist()
+    statuses, classes = count_rows(rows)
+    counts = {
+        "committed": sum(statuses.values()),
+        "statuses": statuses,
+        "failure_classes": classes,
+        "superseded": sum(row["supersedes"] is not None for row in rows),
+        "num_frames": sum(row["num_frames"] for row in rows),
+        "devices": count_devices(rows),
+    }
+    recorded = {**vars(record), "superseded": sum(_superseded_by(record).values())}  # more: `_superseding_problems`
+    yield from (
+        f"{record.table.name}: {name} is {count}, in the record {recorded[name]}"
+        for name, count in counts.items()
+        if count != recorded[name]
+    )
+
+
+def _tar_problems(run: Run, record: Record) -> Iterator[str]:
+    rows = run.table(record.shard, ["key", "tar_offset"]).to_pylist()
+    samples = [row["key"] for row in rows if row["tar_offset"] is not None]
+    with run.tar_file(record.shard).open() as file:
+        keys = [split_name(member.name)[0] for member in read_members(file, record.tar.name)]
+    if list(dict.fromkeys(keys)) != samples:
+        yield f"{record.tar.name}: its keys are not those of its table"
+
+
+def _superseded_by(record: Record) -> dict[str, int]:
+    return {**record.superseded_statuses, **record.superseded_classes}
+
+
+def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
+    """Each row of a patch has to supersede a row that no other supersedes, and that has failed or is out of sight.
+
+    Then no key is in two tars in sight. Of `damaged` shards nothing is known.
+    """
+    replaced = run.replaced
+    open_to: dict[tuple[str, str], str] = {}  # shard and key of such rows, superseded by none so far: class or status
+    for each in (run, *run.patches) if run.patches else ():
+        for record in _records(each, []):
+            out_of_sight = record.shard in replaced
+            if (each.patch or record.failed or out_of_sight) and record.shard not in damaged:
+                rows = each.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
+                if each.patch:
+                    yield from _patch_problems(each.patch, record, rows, open_to, damaged)
+                for row in (row for row in rows if row["reason_class"] or out_of_sight):
+                    open_to[record.shard, row["key"]] = row["reason_class"] or row["status"]
+    for shard, key in open_to:
+        if shard in replaced and replaced[shard] not in damaged:
+            yield Problem(f"{shard}: its row {key} stands, but its tar is out of sight, as another has taken its place")
+
+
+def _patch_problems(
+    patch: int, record: Record, rows: list[dict[str, Any]], open_to: dict[tuple[str, str], str], damaged: set[str]
+) -> Iterator[Problem]:
+    classes: Counter[str] = Counter()
+    for row in rows:
+        superseded = row["supersedes"], row["key"]
+        if superseded in open_to:
+            classes[open_to.pop(superseded)] += 1
+        elif row["supersedes"] not in damaged:
+            what = f"{row['key']} supersedes no failed row of {row['supersedes']}, or not alone"
+            yield Problem(f"{record.table.name}: {what}", patch=patch)
+    counted = _superseded_by(record)
+    if classes != counted and not damaged.intersection(row["supersedes"] for row in rows):
+        yield Problem(f"{record.shard}: the record counts {counted} superseded, there are {dict(classes)}")

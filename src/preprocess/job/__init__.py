@@ -1,0 +1,1 @@
+"""What a rank does between reading its configuration and its last commit."""

@@ -1,0 +1,267 @@
+"""The state of a run, read from its folder alone: while it runs, after a crash, from any machine that sees it."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from datamodules.printable import json_line
+from datamodules.run.activity import Activity, read_activity
+from datamodules.run.commit import OK
+from datamodules.run.folder import Outcome, Run
+from datamodules.run.record import Record
+from preprocess.terminal import cell
+
+_SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is.
+
+    Attributes:
+        folder: of the run.
+        patch: number of the patch that this is the status of; 0: of the run.
+        planned_items, planned_shards: of the plan.
+        planned_frames: known from the listing alone: of image sequences; 0 for videos.
+        shards: committed.
+        items: committed, failures not included.
+        statuses: these by status: `ok`, or what the pipeline says of them.
+        failed: items that failed, and are no sample of a patch either.
+        failure_classes: how many of them by class; see `datamodules.errors`.
+        frames: of the committed items.
+        spooled: rows of open shards that are done.
+        ranks: those that tell of themselves; silent ones included until they are known to be dead.
+        items_per_second, frames_per_second: of the ranks alive, since they started; 0 if none is.
+        tokens_per_second: that models generate, likewise.
+        gpu_percent: share of the time of the committed shards in which the ranks' GPUs were at work; None without GPUs.
+        eta_seconds: at that rate; None if there is none, 0 if the run is complete.
+        bottleneck: where most of the time goes: `read`, `transform`, `compute` or `write`; None if nothing runs.
+        disk_free_bytes: on the run's file system.
+        patches: status of each patch by itself, in order.
+    """
+
+    folder: str
+    patch: int
+    planned_items: int
+    planned_shards: int
+    planned_frames: int
+    shards: int
+    items: int
+    statuses: dict[str, int]
+    failed: int
+    failure_classes: dict[str, int]
+    frames: int
+    spooled: int
+    ranks: list[Activity] = field(repr=False)
+    items_per_second: float
+    frames_per_second: float
+    tokens_per_second: float
+    gpu_percent: float | None
+    eta_seconds: float | None
+    bottleneck: str | None
+    disk_free_bytes: int
+    patches: "list[Status]" = field(repr=False)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is committed."""
+        return self.shards == self.planned_shards
+
+    def to_json(self) -> str:
+        """Return the attributes above as a JSON object, on one line of ASCII."""
+        return json_line(self._document())
+
+    def _document(self) -> dict[str, Any]:
+        patches = [patch._document() for patch in self.patches]
+        return {**asdict(self), "is_complete": self.is_complete, "patches": patches}
+
+
+class StatusReader:
+    """Reads the status of one run again and again, and each record once."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._records: dict[str, Record] = {}
+        self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on another plan's
+        self._patches = [StatusReader(patch) for patch in run.patches]
+
+    def read(self) -> Status:
+        """The status now.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        for name in self._run.committed() - self._records.keys():
+            self._records[name] = self._run.record(name)
+        patches = [reader.read() for reader in self._patches]
+        records, shards = self._records.values(), self._run.plan.shards
+        outcome = Outcome.of(records, (record for reader in self._patches for record in reader._records.values()))
+        ranks = list(_ranks(self._run))
+        alive = [rank for rank in ranks if _is_alive(rank)]
+        open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
+        for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
+            if name in self._planned and name not in self._records:
+                open_shards[name] = min(self._planned[name], max(rows, open_shards.get(name, 0)))
+        spooled = sum(open_shards.values())
+        done = sum(record.planned for record in records)
+        rate = sum(_per_second(rank, rank.items) for rank in alive)
+        left = self._run.plan.num_items - done - spooled
+        return Status(
+            folder=str(self._run.folder),
+            patch=self._run.patch,
+            planned_items=self._run.plan.num_items,
+            planned_shards=len(shards),
+            planned_frames=sum(shard.num_frames for shard in shards),
+            shards=len(self._records),
+            items=outcome.committed,
+            statuses=outcome.statuses,
+            failed=outcome.failed,
+            failure_classes=outcome.failure_classes,
+            frames=outcome.num_frames,
+            spooled=spooled,
+            ranks=ranks,
+            items_per_second=round(rate, 3),
+            frames_per_second=round(sum(_per_second(rank, rank.frames) for rank in alive), 3),
+            tokens_per_second=round(sum(_per_second(rank, rank.tokens) for rank in alive), 3),
+            gpu_percent=_gpu_percent(records),
+            eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
+            bottleneck=bottleneck(alive),
+            disk_free_bytes=shutil.disk_usage(self._run.folder).free,
+            patches=patches,
+        )
+
+
+def _ranks(run: Run) -> Iterator[Activity]:
+    for path in sorted((run.work / "ranks").glob("*.json")):
+        if activity := read_activity(path):
+            yield activity
+
+
+def _is_alive(rank: Activity) -> bool:
+    return time.time() - rank.updated < _SILENT_SECONDS
+
+
+def _per_second(rank: Activity, count: int) -> float:
+    return count / max(1.0, rank.updated - rank.started)
+
+
+def _gpu_percent(records: Iterable[Record]) -> float | None:
+    busy = [(_percent(record.machine, "gpu", "utilization_percent", "mean"), record.seconds) for record in records]
+    measured = [(percent, seconds) for percent, seconds in busy if percent is not None]
+    seconds = sum(each for _, each in measured)
+    return round(sum(percent * each for percent, each in measured) / seconds, 1) if seconds else None
+
+
+def _percent(figures: Any, *names: str) -> float | None:
+    """The percentage at `names` in nested figures of a machine; None if there is none."""
+    for name in names:
+        figures = figures.get(name) if isinstance(figures, dict) else None
+    return figures if isinstance(figures, (int, float)) and 0 <= figures <= 100 else None
+
+
+def bottleneck(ranks: list[Activity]) -> str | None:
+    """The phase that ranks wait for most: if they mostly wait for workers, the larger of what those do."""
+    seconds: Counter[str] = Counter()
+    for rank in ranks:
+        seconds.update({phase: int(1000 * spent) for phase, spent in rank.seconds.items()})
+    if not seconds:
+        return None
+    if seconds["wait"] > seconds["compute"] + seconds["write"]:
+        return max(("read", "transform"), key=lambda phase: seconds[phase])
+    return max(("compute", "write"), key=lambda phase: seconds[phase])
+
+
+def headline(status: Status) -> str:
+    """One line that says how far the run is."""
+    done = status.items + status.failed
+    percent = 100 * (done + status.spooled) / status.planned_items
+    parts = [
+        f"{done:,} of {status.planned_items:,} items ({percent:.1f} %)",
+        f"{status.shards:,} of {status.planned_shards:,} shards",
+        f"{status.frames:,} frames",
+        f"{status.failed:,} failed" + (f" ({_counts(status.failure_classes)})" if status.failed else ""),
+    ]
+    if notable := {name: count for name, count in status.statuses.items() if name != OK}:
+        parts.append(_counts(notable))
+    if not status.is_complete:
+        if status.items_per_second:
+            tokens = f", {status.tokens_per_second:,.1f} tokens/s" if status.tokens_per_second else ""
+            parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s{tokens}")
+        if status.eta_seconds is not None:
+            parts.append(f"ETA {duration(status.eta_seconds)}")
+        elif not any(_is_alive(rank) for rank in status.ranks):
+            parts.append("no rank at work")
+    if status.gpu_percent is not None:
+        parts.append(f"GPUs busy: {status.gpu_percent:.0f} %")
+    if status.bottleneck:
+        parts.append(f"bottleneck: {status.bottleneck}")
+    return " · ".join(parts)
+
+
+def render(status: Status) -> RenderableType:
+    """The status as a person wants to see it: a bar, the headline, a row for each rank."""
+    done = status.items + status.failed + status.spooled
+    rows = Table.grid()
+    rows.add_row(cell(status.folder + (f", patch {status.patch}" if status.patch else ""), style="bold"))
+    rows.add_row(ProgressBar(total=status.planned_items, completed=done, width=60))
+    rows.add_row(cell(headline(status)))
+    for patch in status.patches:
+        if not patch.is_complete:
+            rows.add_row(cell(f"patch {patch.patch}: {headline(patch)}"))
+    rows.add_row(cell(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
+    if status.ranks:
+        rows.add_row(_rank_table(status.ranks))
+    return rows
+
+
+def _rank_table(ranks: list[Activity]) -> Table:
+    rates = ("frames/s", *(["tokens/s"] if any(rank.tokens for rank in ranks) else []))
+    columns = ("rank", "items", *rates, "where its time goes", "CPU", "memory", "GPU")
+    table = Table(*columns, box=None, pad_edge=False)
+    for rank in ranks:
+        silent = time.time() - rank.updated
+        name = rank.rank if silent < _SILENT_SECONDS else f"{rank.rank} (silent for {duration(silent)})"
+        machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpu": {}, **rank.machine}
+        table.add_row(
+            cell(name),
+            f"{rank.items:,}",
+            *(f"{_per_second(rank, count):,.1f}" for count in (rank.frames, rank.tokens)[: len(rates)]),
+            ", ".join(f"{phase} {seconds:,.0f} s" for phase, seconds in sorted(rank.seconds.items())),
+            f"{machine['cpu_percent']:.0f} %",
+            f"{machine['rss_bytes'] / 1e9:.2f} GB",
+            _gpu_text(machine["gpu"]),
+        )
+    return table
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+
+
+def _gpu_text(gpu: dict[str, Any]) -> str:
+    """`93 %, memory 41 %, 61 °C, 310 W`, as far as it tells."""
+    told = (
+        ("utilization_percent", "{:.0f} %"),
+        ("memory_percent", "memory {:.0f} %"),
+        ("temperature_celsius", "{} °C"),
+        ("power_watts", "{} W"),
+    )
+    return ", ".join(form.format(gpu[name]) for name, form in told if name in gpu) or "–"
+
+
+def duration(seconds: float) -> str:
+    """`1 d 2 h`, `3 h 20 min`, `5 min 6 s`, `7 s`."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole % 60} s"

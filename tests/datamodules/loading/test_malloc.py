@@ -1,0 +1,39 @@
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.corpus import Item
+from datamodules.loading.frames import FrameRequest
+from datamodules.loading.loader import FrameLoader
+from datamodules.run.commit import Result
+from datamodules.run.rank import Rank
+from faulting_pages import PAGES, Faults, faults_of_a_block
+from frame_making import write_image
+from line_making import make_run
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc here")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_block_that_was_freed_is_used_again(kept):
+    program = "import faulting_pages\nfrom datamodules.loading.malloc import keep_freed_memory\n"
+    program += "keep_freed_memory()\n" * kept + "print(faulting_pages.faults_of_a_block())"
+    tests = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=tests, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 0.01 * PAGES if kept else int(done.stdout) >= PAGES
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_ranks_and_their_workers_keep_what_they_free(tmp_path, num_workers):
+    write_image(tmp_path / "a.png", 1)
+    run = make_run(tmp_path / "run", [Item("a", "train", "", ("a.png",), cost=1)])
+    found = []
+    with Rank(run) as rank:
+        for batch in FrameLoader(rank, str(tmp_path), FrameRequest(1, Faults), num_workers):
+            found += [*batch["results"], faults_of_a_block()]
+            for row in batch["rows"]:
+                rank.add(batch["shard"], Result(row), {})
+    assert [faults < 0.01 * PAGES for faults in found[:2]] == [True, True]

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from datamodules.loading.prefetch import CopiedAhead, SideStream
+
+
+class Begun:
+    def __init__(self, frames):
+        self.frames = frames
+
+    def take(self):
+        return self.frames
+
+
+def test_each_batch_of_frames_is_begun_when_it_is_fetched():
+    frames = torch.zeros(2, 3, 4, 4)
+    given = [{"frames": frames}, {"results": [1]}, {"frames": [frames[0]], "alone": True}, {"frames": frames[:0]}, {}]
+    begun = []
+
+    def begin(frames):
+        begun.append(frames)
+        return Begun(frames) if len(frames) else None
+
+    batches = iter(CopiedAhead((batch.copy() for batch in given), begin))
+    assert next(batches)["ahead"].take() is frames
+    assert len(begun) == 1
+    assert [batch.keys() for batch in batches] == [batch.keys() for batch in given[1:]]
+    assert len(begun) == 2
+
+
+@pytest.mark.gpu
+def test_copies_on_a_stream_of_their_own_hold_the_same_values_when_they_are_taken():
+    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    begin = SideStream(torch.device("cuda"))
+    for _ in range(20):
+        frames = torch.randint(0, 256, (64, 3, 260, 210), dtype=torch.uint8)
+        busy = torch.rand(4096, 4096, device="cuda")
+        copy = begin(frames.pin_memory())
+        for _ in range(4):
+            busy = busy @ busy
+        assert copy is not None
+        assert torch.equal(copy.take().cpu(), frames)
+        two = begin([frames[0].pin_memory(), frames[1, :, :9].contiguous().pin_memory()])
+        assert two is not None
+        assert [tuple(frame.shape) for frame in two.take()] == [(3, 260, 210), (3, 9, 210)]
+    assert begin(frames) is None  # not page-locked: a copy would wait
+    assert begin([]) is None

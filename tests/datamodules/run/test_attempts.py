@@ -1,0 +1,76 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from datamodules.run.attempts import FaultFile, cause_of_death
+
+DYING = """
+import ctypes, os, signal, sys, time
+from pathlib import Path
+from datamodules.run.attempts import FaultFile
+fault = FaultFile(Path(sys.argv[1]), 0.5)
+fault.arm()
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "reason_class"),
+    [
+        ("ctypes.string_at(0)", "crashed: SIGSEGV", "crash"),
+        ("os.abort()", "crashed: SIGABRT", "crash"),
+        ("time.sleep(60)", "timed out after 0.5 s", "timeout"),
+        ("ctypes.PyDLL(None).sleep(60)", "timed out after 0.5 s", "timeout"),  # holds the GIL, as a stuck decoder does
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "its process was killed (SIGKILL: out of memory?), or its machine lost",
+            "crash",
+        ),
+    ],
+)
+def test_a_dead_process_has_left_word_of_what_killed_it(tmp_path, how, reason, reason_class):
+    path = tmp_path / "rank.fault"
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", DYING.format(how), str(path)], capture_output=True, check=False)
+    assert done.returncode != 0
+    assert time.monotonic() - started < 20
+    assert cause_of_death(path) == (reason, reason_class)
+
+
+def test_a_process_that_is_done_in_time_leaves_no_file(tmp_path):
+    fault = FaultFile(tmp_path / "rank.fault", 0.2)
+    fault.arm()
+    fault.disarm()
+    time.sleep(0.3)
+    fault.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_told_is_found(tmp_path):
+    fault = FaultFile(tmp_path / "rank.fault", 60)
+    fault.arm()
+    fault.disarm()
+    fault.tell("CUDA error: out of luck in caf\udce9.png")
+    fault.close()
+    assert cause_of_death(tmp_path / "rank.fault") == (r"crashed: CUDA error: out of luck in caf\udce9.png", "crash")
+
+
+def test_of_a_fault_file_that_no_rank_writes_little_is_read_and_wrong_times_are_no_time(tmp_path):
+    (tmp_path / "long").write_text("x" * 100_000)
+    assert cause_of_death(tmp_path / "long") == (f"crashed: {'x' * 1000}", "crash")
+    (tmp_path / "absurd").write_text(f"Timeout (1:00:{'9' * 400})!")
+    assert cause_of_death(tmp_path / "absurd")[1] == "crash"
+
+
+def test_a_fault_file_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "rank.fault").symlink_to("letter")
+    with pytest.raises(FileExistsError):
+        FaultFile(tmp_path / "rank.fault", 60).arm()
+    assert not (tmp_path / "letter").exists()
+
+
+def test_a_timeout_of_hours_is_told_in_seconds(tmp_path):
+    (tmp_path / "fault").write_text("Timeout (1:01:05.500000)!\nThread 0x1 (most recent call first):\n")
+    assert cause_of_death(tmp_path / "fault") == ("timed out after 3665.5 s", "timeout")

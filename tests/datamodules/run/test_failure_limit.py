@@ -1,0 +1,83 @@
+import pytest
+
+from datamodules.corpus import Item
+from datamodules.errors import ConfigError, TooManyFailures
+from datamodules.run.commit import Result
+from datamodules.run.failure_limit import FailureLimit
+from datamodules.run.rank import Rank, Tolerance
+from line_making import finish, make_run, some_items, work
+
+
+def test_a_number_and_a_percentage_are_read():
+    assert FailureLimit.parse("20") == FailureLimit(count=20)
+    assert FailureLimit.parse("0") == FailureLimit(count=0)
+    assert FailureLimit.parse(" 12.5% ") == FailureLimit(share=0.125)
+
+
+@pytest.mark.parametrize("text", ["", "many", "-1", "101%", "-3%", "1.5", "%", "nan%"])
+def test_anything_else_fails(text):
+    with pytest.raises(ConfigError, match="give a number of items, or a percentage"):
+        FailureLimit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("limit", "failed", "done", "planned", "exceeded"),
+    [
+        ("50%", 50, 100, 1000, False),
+        ("50%", 51, 100, 1000, True),
+        ("50%", 99, 99, 1000, False),  # too early to tell
+        ("50%", 900, 999, 100_000, False),  # likewise: not 1 % is done
+        ("50%", 501, 1000, 100_000, True),
+        ("50%", 20, 20, 20, False),
+        ("100%", 1000, 1000, 1000, False),
+        ("3", 3, 3, 1000, False),
+        ("3", 4, 4, 1000, True),
+        ("0%", 1, 100, 100, True),
+    ],
+)
+def test_a_limit_is_exceeded_when_more_have_failed(limit, failed, done, planned, exceeded):
+    assert FailureLimit.parse(limit).is_exceeded(failed, done, planned) is exceeded
+
+
+@pytest.mark.parametrize(
+    ("limit", "failed", "planned", "exceeded"),
+    [("50%", 10, 20, False), ("50%", 11, 20, True), ("100%", 20, 20, False), ("3", 3, 20, False), ("3", 4, 20, True)],
+)
+def test_a_limit_is_exceeded_in_all_however_few_items_there_are(limit, failed, planned, exceeded):
+    assert FailureLimit.parse(limit).is_exceeded_in_all(failed, planned) is exceeded
+
+
+def mixed_items(good, bad):
+    return some_items(good) + [Item(f"train/bad{i:03d}", "train", "x", ("x.png",)) for i in range(bad)]
+
+
+def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_with_another_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)
+    run = make_run(tmp_path, mixed_items(2, 8), per_shard=2)
+    with Rank(run) as one, Rank(run, tolerance=Tolerance(limit=FailureLimit(count=3))) as other:
+        finish(one, one.lease())
+        finish(one, one.lease())
+        finish(other, other.lease(), rows=[0])
+        expected = r"4 of 6 items done have failed, more than --output\.max_failures 3; the last one: it is bad"
+        with pytest.raises(TooManyFailures, match=expected):
+            finish(other, next(iter(other.open.values())))
+    work(tmp_path)
+    assert sum(record.failed for record in run.records()) == 8
+
+
+def test_the_default_lets_a_third_fail_and_stops_where_everything_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)
+    default = Tolerance(limit=FailureLimit.parse("50%"))
+    for bad, planned in ((60, 200), (200, 200)):
+        run = make_run(tmp_path / str(bad), 200, per_shard=50)
+        with Rank(run, tolerance=default) as rank:
+            done = 0
+            try:
+                while opened := rank.lease():
+                    for row in opened.missing:
+                        reason = "x" if row % 50 < 50 * bad // planned else None
+                        rank.add(opened.shard.number, Result(row, reason=reason, reason_class=reason and "decode"), {})
+                        done += 1
+            except TooManyFailures:
+                pass
+            assert done == (200 if bad == 60 else 99)

@@ -1,0 +1,195 @@
+"""A run, and its planning, with a fault at the calls that change a file; and at pairs of calls."""
+
+import random
+import shutil
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank, sweep
+from datamodules.run.retries import failures
+from faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from line_making import finish, make_run, tars, work
+from patch_making import KEYS, do, make_failing_run, retry
+from preprocess.commands.verify import verify
+
+ITEMS, PER_SHARD = 4, 2
+# by default every third call, other ones for a kill than for an error; all calls, 71 s, are marked slow
+STEPS = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+KILLS = pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
+EXPLAINED = ("EnvironmentFailure", "RunError", "OSError", "FileNotFoundError")
+
+
+def plan(folder):
+    make_run(folder, ITEMS, PER_SHARD)
+
+
+def run_alone(folder):
+    work(folder)
+    sweep(Run(folder))
+
+
+def run_as_two(folder):
+    run = Run(folder)
+    with Rank(run) as one, Rank(run, position=0.5) as other:
+        while not (one.finished() and other.finished()):
+            for rank in (one, other):
+                if opened := rank.lease():
+                    finish(rank, opened)
+    sweep(run)
+
+
+def problems_between(folder, whole):
+    """Between two attempts a tar that shows has its record and its table, and is the one of a quiet run."""
+    run = Run(folder)
+    for name, content in tars(folder).items():
+        if not run.is_committed(name.removesuffix(".tar")):
+            yield f"{name} shows without a record"
+        elif content != whole[name]:
+            yield f"{name} has other bytes"
+        elif not run.table_file(name.removesuffix(".tar")).path.exists():
+            yield f"{name} shows without its table"
+
+
+def problems_in_the_end(folder, whole):
+    """All is there as in a quiet run, and nothing else."""
+    yield from verify(Run(folder))
+    if tars(folder) != whole:
+        yield f"not the tars of a quiet run: {list(tars(folder))}"
+    left = [*folder.glob(".*"), *(path for path in (folder / "work").rglob("*") if path.is_file())]
+    yield from (f"left: {path}" for path in left)
+
+
+def go_through(planned, folder, whole, *faults):
+    """Attempts at a run, each with a fault (call, kind) of its own, and then one without."""
+    shutil.copytree(planned, folder)
+    for number, (at, fault) in enumerate(faults):
+        _, raised = attempt((run_alone, run_as_two)[number % 2], folder, at=at, fault=fault)
+        assert raised in ("", "killed") or raised.startswith(EXPLAINED), (faults, raised)
+        assert (faults, list(problems_between(folder, whole))) == (faults, [])
+    _, raised = attempt((run_as_two, run_alone)[faults[0][0] % 2], folder)
+    assert (faults, raised, list(problems_in_the_end(folder, whole))) == (faults, "", [])
+    shutil.rmtree(folder)
+
+
+def quiet_run(folder):
+    """(a planned folder, the tars of its run, calls that the run makes)"""
+    plan(folder / "planned")
+    for name in ("quiet", "counted"):
+        shutil.copytree(folder / "planned", folder / name)
+    run_alone(folder / "quiet")  # here, so that what is imported at first use is not imported by each attempt
+    return folder / "planned", tars(folder / "quiet"), number_of_calls(run_alone, folder / "counted")
+
+
+def chosen(calls, is_kill, step):
+    """Every `step`-th of so many calls, counted from 1."""
+    return range(1 + is_kill % step, calls + 1, step)
+
+
+def fault_at_every_call(folder, is_kill, step):
+    planned, whole, calls = quiet_run(folder)
+    assert calls > 50
+    for at in chosen(calls, is_kill, step):
+        go_through(planned, folder / "run", whole, (at, KILL if is_kill else kinds_of_error(at)))
+
+
+def fault_at_pairs_of_calls(folder, count):
+    planned, whole, calls = quiet_run(folder)
+    pairs = [(first, second) for first in range(1, calls + 1) for second in range(1, calls + 1)]
+    for first, second in random.Random(0).sample(pairs, count or len(pairs)):
+        kinds = (KILL, kinds_of_error(first)) if second % 3 == 0 else (KILL, KILL)
+        go_through(planned, folder / "run", whole, (first, kinds[0]), (second, kinds[1]))
+
+
+def fault_at_every_call_of_planning(folder, is_kill, step):
+    quiet_run(folder)
+    expected = Run(folder / "quiet").plan.listing
+    calls = number_of_calls(plan, folder / "counted again")
+    assert calls > 15
+    for at in chosen(calls, is_kill, step):
+        run = folder / str(at)
+        _, raised = attempt(plan, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
+        assert raised in ("", "killed") or raised.startswith("EnvironmentFailure"), (at, raised)
+        for function in (plan, run_alone):
+            _, raised = attempt(function, run)
+            assert (at, raised) == (at, "")
+        assert Run(run).plan.listing == expected
+        assert (at, list(problems_in_the_end(run, tars(run)))) == (at, [])
+
+
+@STEPS
+@KILLS
+def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill, step):
+    in_forker(fault_at_every_call, tmp_path, is_kill, step)
+
+
+def test_a_run_with_faults_at_two_calls_goes_on_to_the_same_bytes(tmp_path):
+    in_forker(fault_at_pairs_of_calls, tmp_path, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path):
+    in_forker(fault_at_pairs_of_calls, tmp_path, None)
+
+
+@STEPS
+@KILLS
+def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_kill, step):
+    in_forker(fault_at_every_call_of_planning, tmp_path, is_kill, step)
+
+
+def retry_and_sweep(folder):
+    do(retry(folder))
+    sweep(Run(folder))
+
+
+def retry_samples_and_sweep(folder):
+    do(retry(folder, "truncated"))
+    sweep(Run(folder))
+
+
+def keys_twice(folder):
+    """Those that a stock reader would read more than once."""
+    keys = Counter()
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            keys.update(name for name in tar.getnames() if name.endswith(".json"))
+    return [key for key, count in keys.items() if count > 1]
+
+
+def retry_at_every_call(folder, is_kill, step, keys, retry_and_sweep, classes):
+    make_failing_run(folder / "failed", keys)
+    sweep(Run(folder / "failed"))
+    shutil.copytree(folder / "failed", folder / "quiet")
+    calls = number_of_calls(retry_and_sweep, folder / "quiet")
+    whole = tars(folder / "quiet")
+    ever = {**tars(folder / "failed"), **whole}
+    assert calls > 20, calls
+    for at in chosen(calls, is_kill, step):
+        run = folder / str(at)
+        shutil.copytree(folder / "failed", run)
+        _, raised = attempt(retry_and_sweep, run, at=at, fault=KILL if is_kill else kinds_of_error(at))
+        assert raised in ("", "killed") or raised.startswith(EXPLAINED), (at, raised)
+        assert (at, list(problems_between(run, ever)), keys_twice(run)) == (at, [], [])
+        if any(failures(Run(run), classes)):
+            _, raised = attempt(retry_and_sweep, run)
+        assert (at, raised if raised.startswith("Run") else "") == (at, "")
+        sweep(Run(run))
+        assert (at, list(problems_in_the_end(run, whole))) == (at, [])
+
+
+@STEPS
+@KILLS
+def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill, step):
+    in_forker(retry_at_every_call, tmp_path, is_kill, step, KEYS[:3], retry_and_sweep, ())
+
+
+@STEPS
+@KILLS
+def test_a_retry_of_samples_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill, step):
+    keys = ["train/a", "train/b-cut-once", "train/c-bad-once"]
+    in_forker(retry_at_every_call, tmp_path, is_kill, step, keys, retry_samples_and_sweep, ("truncated",))

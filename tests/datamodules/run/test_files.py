@@ -1,0 +1,124 @@
+import os
+
+import pytest
+
+from datamodules.errors import RunError
+from datamodules.run.files import make_folder, open_file, read_file, remove, write_whole
+from datamodules.run.folder import Run
+from datamodules.run.rank import sweep
+from line_making import make_run, work
+
+OWN = [
+    *("records", "tables", "superseded", "videos"),
+    *("stray", "stray/records", "stray/superseded", "stray/tables"),
+    *("work", "work/leases", "work/ranks", "work/scratch", "work/spool", "work/staging"),
+]
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def victim(tmp_path):
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / "letter").write_text("dear")
+    return folder
+
+
+def plant(path, target):
+    """Put a link to `target` in place of the folder or file `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(path.with_name(f"{path.name}.real"))
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_run_whose_folder_is_a_link_is_not_opened(tmp_path, victim, name):
+    run = make_run(tmp_path / "run", 1)
+    plant(run.folder / name, victim)
+    with pytest.raises(RunError, match=rf"{name} is a link to .*victim\. A run writes .*: remove it$"):
+        Run(run.folder)
+    assert content(victim).keys() == {victim.joinpath("letter").relative_to(victim)}
+
+
+@pytest.mark.parametrize("target", ["victim", "victim/letter", "missing"])
+@pytest.mark.parametrize("name", ["records", "work", "work/ranks"])
+def test_a_new_run_is_not_planned_beside_links(tmp_path, victim, name, target):
+    folder = tmp_path / "run"
+    plant(folder / name, tmp_path / target)
+    with pytest.raises(RunError, match=f"{name} is a link to .*{target}"):
+        make_run(folder, 1)
+    assert os.listdir(victim) == ["letter"]
+    assert not (tmp_path / "missing").exists()
+    assert [path.name for path in folder.iterdir()] == [name.partition("/")[0]]
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    run = make_run(tmp_path / "run", 1)
+    (run.folder / "tables").write_text("")
+    with pytest.raises(RunError, match="tables is not a folder"):
+        Run(run.folder)
+
+
+def test_a_sweep_removes_what_killed_planners_left_and_follows_no_link(tmp_path, victim):
+    run = make_run(tmp_path / "run", 1)
+    work(run.folder)
+    (run.folder / ".plan.arrow.7.ab").mkdir()
+    (run.folder / ".plan.arrow.7.ab" / "train").write_text("cut")
+    (run.folder / ".plan.arrow.x").symlink_to(victim)
+    plant(run.folder / "work" / "scratch" / "x", victim)
+    sweep(run)
+    assert os.listdir(victim) == ["letter"]
+    assert {path.name for path in run.folder.iterdir() if path.name.startswith(".")} == {".plan.arrow.x"}
+
+
+def test_the_run_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    assert make_run(tmp_path / "link", 2).plan.num_items == 2
+
+
+def test_folders_are_made_and_none_of_them_through_a_link(tmp_path, victim):
+    root = tmp_path / "videos"
+    make_folder(root, root)
+    make_folder(root, root / "a" / "b")
+    make_folder(root, root / "a" / "b")
+    assert (root / "a" / "b").is_dir()
+    (root / "c").symlink_to(victim)
+    with pytest.raises(RunError, match=r"videos/c is a link to"):
+        make_folder(root, root / "c" / "d")
+    assert os.listdir(victim) == ["letter"]
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "fifo"])
+def test_what_is_no_file_is_not_read_and_named(tmp_path, make):
+    make(tmp_path / "a.json")
+    for read in (open_file, read_file):
+        with pytest.raises(RunError, match=r"a\.json cannot be read: .*: remove it"):
+            read(tmp_path / "a.json")
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path):
+    with open(tmp_path / "a.json", "wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(RunError, match=r"a\.json has 1,073,741,824 bytes; the limit for such a file is 16,777,216"):
+        read_file(tmp_path / "a.json")
+
+
+def test_a_file_is_written_whole_and_replaces_a_link_rather_than_its_target(tmp_path, victim):
+    path = tmp_path / "config.yaml"
+    path.symlink_to(victim / "letter")
+    write_whole(path, "a: 1\n")
+    assert (path.read_text(), path.is_symlink(), (victim / "letter").read_text()) == ("a: 1\n", False, "dear")
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "victim"]
+
+
+def test_a_link_is_removed_and_its_target_and_folders_stay(tmp_path, victim):
+    (tmp_path / "link").symlink_to(victim / "letter")
+    for name in ("link", "victim", "missing"):
+        remove(tmp_path / name)
+    assert os.listdir(tmp_path) == ["victim"]
+    assert os.listdir(victim) == ["letter"]

@@ -1,0 +1,195 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from datamodules.errors import EnvironmentFailure
+from datamodules.run.leases import Claim, Leases, RankIdentity
+from line_making import Clock, claim_all, hold, start, wait_for
+
+
+def test_of_many_processes_that_claim_at_once_one_wins(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    names = [f"train-{number:06d}" for number in range(40)]
+    ready, won = context.Barrier(7), context.Queue()
+    processes = [start(claim_all, tmp_path, names, ready, won) for _ in range(6)]
+    ready.wait(60)
+    winners = dict(won.get(timeout=30) for _ in processes)
+    assert sorted(name for claimed in winners.values() for name in claimed) == names
+    survey = Leases(tmp_path).survey()
+    for pid, claimed in winners.items():
+        for name in claimed:
+            [claim] = survey[name]
+            assert (claim.holder.pid, claim.generation, claim.dead) == (pid, 0, False)
+    ready.wait(60)
+    for process in processes:
+        process.join(10)
+
+
+def test_a_killed_holder_is_seen_dead_at_once(tmp_path):
+    claimed = multiprocessing.get_context("forkserver").Queue()
+    process = start(hold, tmp_path, "train-000000", claimed)
+    assert claimed.get(timeout=30)
+    leases = Leases(tmp_path)
+    assert not leases.survey()["train-000000"][0].dead
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    assert leases.survey()["train-000000"][0].dead
+    assert leases.claim("train-000000", 1)
+    first, second = leases.survey()["train-000000"]
+    assert (first.dead, second.dead, second.holder.rank) == (True, False, leases.identity.rank)
+
+
+def test_a_reused_process_id_is_another_process():
+    this = RankIdentity.of_this_process()
+    assert not this.has_died()
+    assert RankIdentity(this.rank, this.machine, this.pid, this.started - 100).has_died()
+
+
+def test_a_rank_of_another_machine_is_not_known_to_be_dead():
+    assert not RankIdentity("x", "another machine", 1, 0.0).has_died()
+
+
+def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tmp_path):
+    clock = Clock()
+    holder, onlooker = Leases(tmp_path), Leases(tmp_path, stale_seconds=60, clock=clock)
+    holder.claim("train-000000")
+
+    def dead():
+        return onlooker.survey()["train-000000"][0].dead
+
+    assert not dead()
+    clock.now += 59
+    assert not dead()
+    holder.beat()
+    clock.now += 59
+    assert not dead()
+    clock.now += 59
+    assert not dead()
+    clock.now += 2
+    assert dead()
+    holder.beat()
+    assert not dead()
+
+
+def test_a_clock_set_to_another_year_kills_nobody(tmp_path):
+    holder, onlooker = Leases(tmp_path), Leases(tmp_path)
+    holder.claim("train-000000")
+    os.utime(tmp_path / "ranks" / holder.identity.rank, (0, 0))
+    assert not onlooker.survey()["train-000000"][0].dead
+
+
+def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path):
+    one, other = Leases(tmp_path), Leases(tmp_path)
+    assert one.claim("a-1")
+    assert not other.claim("a-1")
+    assert other.claim("a-1", 1)
+    assert [claim.holder.rank for claim in one.survey()["a-1"]] == [one.identity.rank, other.identity.rank]
+    assert one.claimed() == {"a-1"}
+
+
+def test_a_link_that_the_file_server_made_but_did_not_confirm_is_a_claim(tmp_path):
+    leases = Leases(tmp_path)
+    os.link(tmp_path / "ranks" / leases.identity.rank, tmp_path / "leases" / "a-1.000000")
+    assert leases.claim("a-1")
+
+
+def test_a_claim_of_which_neither_reply_nor_file_can_be_read_fails_rather_than_stay_held_by_nobody(
+    tmp_path, monkeypatch
+):
+    leases, link = Leases(tmp_path), os.link
+    monkeypatch.setattr(os, "link", lambda *args: (link(*args), link(*args)))
+    monkeypatch.setattr(Path, "samefile", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):
+        leases.claim("a")
+
+
+def test_release_gives_up_ones_own_claim_only(tmp_path):
+    one, other = Leases(tmp_path), Leases(tmp_path)
+    one.claim("a-1")
+    other.claim("a-1", 1)
+    one.release("a-1")
+    assert [claim.generation for claim in other.survey()["a-1"]] == [1]
+    other.release("a-1")
+    assert other.claimed() == set()
+
+
+def test_clear_removes_every_generation_of_one_name_only(tmp_path):
+    one, other = Leases(tmp_path), Leases(tmp_path)
+    for leases, name, generation in ((one, "a-1", 0), (other, "a-1", 1), (one, "a-10", 0), (one, "a-2", 0)):
+        assert leases.claim(name, generation)
+    other.clear("a-1")
+    assert other.claimed() == {"a-10", "a-2"}
+    one.release("a-1")
+    one.clear("never-claimed")
+
+
+def test_close_gives_up_everything(tmp_path):
+    leases = Leases(tmp_path)
+    leases.claim("a-1")
+    leases.claim("a-2")
+    leases.close()
+    assert list((tmp_path / "leases").iterdir()) == list((tmp_path / "ranks").iterdir()) == []
+
+
+def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path, monkeypatch):
+    Leases(tmp_path).claim("a-1")
+    onlooker = Leases(tmp_path)
+    real = onlooker._holder
+    monkeypatch.setattr(onlooker, "_holder", lambda path: (path.unlink(), real(path))[1])
+    [claim] = onlooker.survey()["a-1"]
+    assert (claim.holder, claim.dead) == (None, True)
+
+
+def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path):
+    leases = Leases(tmp_path)
+    (tmp_path / "leases" / "a-1.000000").write_text('{"rank": "x", "mach')
+    [claim] = leases.survey()["a-1"]
+    assert (claim.holder, claim.dead) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"rank": "../x", "machine": "m", "pid": 1, "started": 2}', '{"rank": 1}', '{"rank": "x", "pid": -1}', "[" * 2000],
+)
+def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims(tmp_path, content):
+    leases = Leases(tmp_path)
+    for name in ("a-1.000000", "a-1.first", "a-2.-00001", "a-2"):
+        (tmp_path / "leases" / name).write_text(content)
+    assert leases.survey() == {"a-1": [Claim("a-1", 0, None, dead=True)]}
+    assert leases.claimed() == {"a-1"}  # all others can be leased
+    (tmp_path / "ranks" / "other").write_text(content)
+    assert leases.at_work() == set()
+
+
+def test_what_nfs_leaves_of_removed_files_is_no_claim(tmp_path):
+    leases = Leases(tmp_path)
+    (tmp_path / "leases" / ".nfs000000000123abc").write_text("")
+    assert leases.survey() == {}
+    assert leases.claimed() == set()
+
+
+def test_beating_beats(tmp_path):
+    leases = Leases(tmp_path)
+    file = tmp_path / "ranks" / leases.identity.rank
+    os.utime(file, (0, 0))
+    with leases.beating(0.01):
+        wait_for(lambda: file.stat().st_mtime > 0)
+
+
+def test_a_folder_that_cannot_be_made_fails(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFailure, match="cannot be written to"):
+        Leases(tmp_path / "file" / "work")
+
+
+def test_a_file_system_without_hard_links_fails(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    leases = Leases(tmp_path)
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(EnvironmentFailure, match=r"hard link .* Operation not supported"):
+        leases.claim("a-1")

@@ -1,0 +1,382 @@
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from datamodules.corpus import Item
+from datamodules.errors import ConfigError, EnvironmentFailure
+from datamodules.run import rank as rank_module
+from datamodules.run.activity import read_activity
+from datamodules.run.commit import Result, commit
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank, sweep
+from line_making import finish, make_run, some_items, start, tars, touch_and_leave, wait_for, work, work_slowly
+
+context = multiprocessing.get_context("forkserver")
+
+
+def checked(run):
+    """The tars of a run that is whole: each planned item once in a table, and nothing else there."""
+    records = list(run.records())
+    assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
+    assert sum(record.planned for record in records) == run.plan.num_items
+    assert all(record.planned == record.committed + record.failed for record in records)
+    found = tars(run.folder)
+    assert list(found) == sorted(f"{record.shard}.tar" for record in records)
+    return found
+
+
+def serial(folder, items, per_shard=4):
+    run = make_run(folder, items, per_shard)
+    assert work(folder) == len(run.plan.shards)
+    return checked(run)
+
+
+def test_one_rank_commits_every_shard(tmp_path):
+    items = [*some_items(9), Item("train/bad", "train", "bad", ("x.png",)), *some_items(3, "dev")]
+    assert len(serial(tmp_path, items)) == 4
+    assert list((tmp_path / "work" / "leases").iterdir()) == []
+    assert list((tmp_path / "work" / "spool").iterdir()) == []
+    assert list((tmp_path / "work" / "staging").iterdir()) == []
+    assert list((tmp_path / "work" / "ranks").iterdir()) == []
+    assert sum(record.failed for record in Run(tmp_path).records()) == 1
+
+
+def test_a_rank_that_comes_when_all_is_done_has_nothing_to_do(tmp_path):
+    serial(tmp_path, 5)
+    with Rank(Run(tmp_path)) as rank:
+        assert rank.finished()
+        assert rank.lease() is None
+
+
+def test_two_ranks_of_one_process_share_a_run(tmp_path):
+    run = make_run(tmp_path / "two", 20)
+    with Rank(run) as one, Rank(run, position=0.5) as other:
+        mine, theirs = [], []
+        while not (one.finished() and other.finished()):
+            for rank, leased in ((one, mine), (other, theirs)):
+                if opened := rank.lease():
+                    leased.append(opened.shard.name)
+                    finish(rank, opened)
+    assert sorted(mine + theirs) == [shard.name for shard in run.plan.shards]
+    assert mine
+    assert theirs
+    assert checked(run) == serial(tmp_path / "one", 20)
+
+
+def test_no_shard_is_leased_twice_while_others_wait(tmp_path):
+    run = make_run(tmp_path, 12)
+    with Rank(run) as one, Rank(run) as other:
+        leased = [rank.lease().shard.name for rank in (one, other, one)]
+        assert sorted(leased) == [shard.name for shard in run.plan.shards]
+        assert one.lease() is None
+        assert other.lease() is None
+        assert not one.finished()
+
+
+def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path):
+    run = make_run(tmp_path / "many", 60, per_shard=2)
+    processes = [start(work, run.folder, 0.002) for _ in range(4)]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert checked(run) == serial(tmp_path / "one", 60, per_shard=2)
+
+
+def test_a_killed_ranks_shard_is_taken_over_with_what_it_had_spooled(tmp_path):
+    run = make_run(tmp_path / "killed", 4)
+    done = context.Queue()
+    process = start(work_slowly, run.folder, 3, done)
+    assert done.get(timeout=30) == "train-000000"
+    with Rank(run) as rank:
+        assert rank.lease() is None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(10)
+        opened = rank.lease()
+        assert opened.missing == [3]
+        finish(rank, opened)
+        assert rank.finished()
+    assert checked(run) == serial(tmp_path / "one", 4)
+    assert list((run.work / "leases").iterdir()) == []
+
+
+def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with Rank(run) as rank, pytest.raises(KeyboardInterrupt):
+            finish(rank, rank.lease())
+    with Rank(run) as rank:
+        assert rank.lease() is None
+        assert rank.finished()
+    checked(run)
+
+
+def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_module, "_DOUBLE_AFTER_SECONDS", 0.05)
+    run = make_run(tmp_path / "doubled", 8)
+    with Rank(run) as slow, Rank(run) as fast:
+        slowly = slow.lease()
+        finish(slow, slowly, rows=[0])
+        finish(fast, fast.lease())
+        slow.publish()
+        wait_for(lambda: fast.lease() is not None)
+        [doubled] = fast.open.values()
+        assert doubled.shard == slowly.shard
+        assert doubled.missing == [1, 2, 3]
+        finish(fast, doubled)
+        assert slow.finished()
+        finish(slow, slowly)
+        assert slow.open == {}
+    assert checked(run) == serial(tmp_path / "one", 8)
+    assert run.record(slowly.shard.name).rank == fast.name
+
+
+def test_a_loser_counts_no_commit(tmp_path):
+    run = make_run(tmp_path, 4)
+    with Rank(run) as slow:
+        slowly = slow.lease()
+        slow.leases.clear(slowly.shard.name)
+        work(tmp_path)
+        finish(slow, slowly)
+        assert slow.num_committed == 0
+
+
+def test_a_rank_lets_go_of_what_others_committed(tmp_path):
+    run = make_run(tmp_path, 4)
+    with Rank(run) as slow:
+        slowly = slow.lease()
+        slow.leases.clear(slowly.shard.name)
+        work(tmp_path)
+        slow.abandon_committed()
+        assert slow.open == {}
+        slow.add(slowly.shard.number, Result(0), {"json": b"late"})
+    checked(run)
+
+
+def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_module, "_DOUBLE_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(rank_module, "_UNKNOWN_SECONDS", 0.05)
+    run = make_run(tmp_path, 4)
+    with Rank(run) as hanging, Rank(run) as late:
+        assert hanging.lease()
+        hanging.publish()
+        time.sleep(0.3)
+        assert late.lease() is not None
+
+
+def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_tried_once(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 12)
+    with Rank(run) as first, Rank(run) as second:
+        held = [first.lease() for _ in range(3)]
+        assert None not in held
+        tried = []
+        claim = second.leases.claim
+        monkeypatch.setattr(second.leases, "claim", lambda name, *args: tried.append(name) or claim(name, *args))
+        monkeypatch.setattr(second.leases, "claimed", set)
+        second._todo = []
+        assert second.lease() is None
+        assert sorted(tried) == [opened.shard.name for opened in held]
+
+
+def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path):
+    run = make_run(tmp_path, 4)
+    process = start(work_slowly, tmp_path, 1, (done := context.Queue()))
+    done.get()
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    (dead,) = (path.stem for path in (run.work / "ranks").glob("*.json"))
+    (run.work / "ranks" / f"{dead}.7.partial").write_text("cut")
+    (run.work / "ranks" / "torn-1-abc").write_text("")
+    (run.work / "spool" / ".nfs0001").write_text("removed, but still open somewhere")
+    (tmp_path / ".plan.arrow.1.abcd").mkdir()
+    (tmp_path / ".plan.arrow.1.abcd" / "train").write_text("")
+    with Rank(run) as living:
+        finish(living, living.lease())
+        os.link(run.work / "ranks" / living.name, run.work / "leases" / "train-000000.000009")
+        living.publish()
+        sweep(run)
+        left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+        assert sorted(map(str, left)) == [
+            "plan.arrow",
+            "records/train-000000.json",
+            "tables/train-000000.parquet",
+            "train-000000.tar",
+            f"work/ranks/{living.name}",
+            f"work/ranks/{living.name}.json",
+            "work/spool/.nfs0001",
+        ]
+        assert not (tmp_path / ".plan.arrow.1.abcd").exists()
+
+
+def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path):
+    run = make_run(tmp_path / "split", 20)
+    for part in range(3):
+        with Rank(run, only=(part, 3)) as rank:
+            while opened := rank.lease():
+                assert opened.shard.number % 3 == part
+                finish(rank, opened)
+            assert rank.finished()
+    assert checked(run) == serial(tmp_path / "one", 20)
+
+
+@pytest.mark.parametrize("only", [(3, 3), (-1, 2), (0, 0)])
+def test_an_only_that_is_none_of_n_fails(tmp_path, only):
+    run = make_run(tmp_path, 1)
+    with pytest.raises(ConfigError, match=rf"only = {only[0]}/{only[1]}: give i/n"):
+        Rank(run, only=only)
+
+
+def test_a_late_or_doubled_result_changes_nothing(tmp_path):
+    run = make_run(tmp_path, 4)
+    with Rank(run) as rank:
+        opened = rank.lease()
+        rank.add(99, Result(0), {"json": b"of no open shard"})
+        finish(rank, opened, rows=[0])
+        rank.add(opened.shard.number, Result(0), {"json": b"again"})
+        assert rank.activity.items == 1
+        finish(rank, opened)
+    assert checked(run) == serial(tmp_path / "one", 4)
+
+
+def test_activity_tells_what_a_rank_is_doing(tmp_path):
+    run = make_run(tmp_path, [*some_items(3), Item("bad", "train", "bad", ("x.png",))])
+    with Rank(run, measure=lambda: {"cpu_percent": 1.0}) as rank:
+        opened = rank.lease()
+        finish(rank, opened, rows=[3, 0])
+        rank.publish()
+        activity = read_activity(run.work / "ranks" / f"{rank.name}.json")
+        assert (activity.items, activity.failed, activity.frames) == (2, 1, 1)
+        assert list(activity.shards) == ["train-000000"]
+        assert activity.shards["train-000000"][:2] == (2, 4)
+    assert read_activity(run.work / "ranks" / f"{rank.name}.json") is None
+
+
+def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 8)
+    with Rank(run) as rank:
+        finish(rank, rank.lease())
+        opened = rank.lease()
+        with monkeypatch.context() as patch:
+            patch.setattr(opened.spool, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+            with pytest.raises(EnvironmentFailure, match=r"No space left.* 1 of 2 shards are committed and safe"):
+                finish(rank, opened)
+    work(tmp_path)
+    checked(run)
+
+
+def test_a_spool_that_cannot_be_opened_is_the_environments_fault(tmp_path):
+    run = make_run(tmp_path, 4)
+    (run.work / "spool").write_text("a file where a folder should be")
+    with Rank(run) as rank, pytest.raises(EnvironmentFailure, match="cannot be written to"):
+        rank.lease()
+
+
+def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_module, "_BEAT_SECONDS", 0.01)
+    run = make_run(tmp_path, 4)
+    failures = [OSError(5, "Input/output error")]
+    with Rank(run) as rank:
+        beat, beats = rank.leases.beat, []
+
+        def once():
+            beats.append(1)
+            if failures:
+                raise failures.pop()
+            beat()
+
+        monkeypatch.setattr(rank.leases, "beat", once)
+        wait_for(lambda: len(beats) > 3)
+        finish(rank, rank.lease())
+    checked(run)
+
+
+def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    rename = os.rename
+
+    def swept_before(source, destination):
+        monkeypatch.setattr(os, "rename", rename)
+        assert run.committed() == {"train-000000"}  # so to the other rank the run is whole
+        sweep(run)
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", swept_before)
+    work(tmp_path)
+    checked(run)
+
+
+def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 4)
+    link = os.link
+
+    def swept_before(source, target):
+        if target.parent.name == "records":
+            monkeypatch.setattr(os, "link", link)
+            for claim in (run.work / "leases").iterdir():
+                claim.unlink()
+            work(tmp_path)
+            sweep(run)
+        link(source, target)
+
+    with Rank(run) as dead:
+        opened = dead.lease()
+        monkeypatch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            finish(dead, opened)
+        monkeypatch.setattr(rank_module, "commit", commit)
+    monkeypatch.setattr(os, "link", swept_before)
+    with Rank(run) as late:
+        assert late.lease() is None
+        assert late.finished()
+        assert late.num_committed == 0
+    assert checked(run) == serial(tmp_path / "one", 4)
+
+
+def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the_others_end(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 8)
+    with Rank(run) as survivor:
+        with Rank(run) as dying, monkeypatch.context() as patch:
+            patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                finish(dying, dying.lease())
+        while not survivor.finished():
+            finish(survivor, survivor.lease())
+    sweep(run)
+    checked(run)
+
+
+def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_path):
+    expected = serial(tmp_path / "whole", 24, per_shard=3)
+    chance = random.Random(0)
+    for attempt in range(3):
+        run = make_run(tmp_path / str(attempt), 24, per_shard=3)
+        for _ in range(5):
+            process = start(work, run.folder, 0.01)
+            time.sleep(chance.uniform(0.02, 0.25))
+            os.kill(process.pid, signal.SIGKILL)
+            process.join(10)
+        work(run.folder)
+        assert checked(run) == expected
+
+
+def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp_path):
+    run = make_run(tmp_path, 4)
+    with Rank(run) as slow:
+        slowly = slow.lease()
+        slow.touch(slowly.shard.number, [0])
+        slow.leases.clear(slowly.shard.name)
+        work(tmp_path)
+        slow.abandon_committed()
+        slow.let_go()
+        assert slow.open == {}
+    checked(run)
+
+
+def test_a_process_whose_rank_has_left_is_not_ended_by_its_timer(tmp_path):
+    process = start(touch_and_leave, make_run(tmp_path, 4).folder)
+    process.join(30)
+    assert process.exitcode == 0

@@ -1,0 +1,163 @@
+import json
+import os
+
+import pytest
+
+from datamodules.errors import RunError
+from datamodules.run import record as record_module
+from datamodules.run.commit import settle_all
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
+from line_making import listing, make_run, tars, work
+from patch_making import do, make_failing_run, retry
+from preprocess.commands.verify import strays
+
+SHARD = "train-000000"
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = make_run(tmp_path / "run", 4)
+    work(run.folder)
+    return Run(run.folder)
+
+
+def rewrite(run, fields, of=SHARD):
+    """Change fields of a record, as someone does who can compute its digest; `tar__name` is the name of the tar."""
+    document = json.loads(run.record_path(of).read_text())
+    del document["sha256"]
+    for name, value in fields.items():
+        *outer, name = name.split("__")
+        (document[outer[0]] if outer else document)[name] = value
+    run.record_path(of).write_text(record_module._with_digest(document))
+
+
+def put_back_into_staging(run, shard):
+    """Leave the files of a shard where a rank does that dies right after the commit."""
+    rank = record_module.read_record(run.folder, shard).rank
+    (run.work / "staging").mkdir(exist_ok=True)
+    for file in (run.tar_file(shard), run.table_file(shard)):
+        os.rename(file.path, file.staged(rank))
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"shard": "train-000001"}, "shard is 'train-000001', not 'train-000000'"),
+        ({"shard": "../../x"}, "shard is '../../x', not"),
+        ({"tar__name": "../bashrc"}, "tar.name is '../bashrc', not 'train-000000.tar'"),
+        ({"tar__name": "/etc/passwd"}, "tar.name is '/etc/passwd', not"),
+        ({"tar__name": "train-000000.tar\0"}, "tar.name is 'train-000000.tar\\x00', not"),
+        ({"table__name": "../bashrc"}, "table.name is '../bashrc', not 'tables/train-000000.parquet'"),
+        ({"attempt": "../../x"}, "attempt is '../../x', not 'train-000000."),
+        (
+            {"attempt": f"{SHARD}.a/../../x", "rank": "a/../../x"},
+            "rank is 'a/../../x', which is not the name of a rank",
+        ),
+        ({"attempt": f"{SHARD}..", "rank": "."}, "rank is '.', which is not the name"),
+        ({"replaces": "../bashrc"}, "replaces '../bashrc', in the plan None"),
+        ({"replaces": "train-000001"}, "replaces 'train-000001', in the plan None"),
+        ({"planned": 7}, "planned is 7, not 4"),
+        ({"committed": -1, "planned": -1}, "committed is -1, not int"),
+        ({"committed": "4"}, "committed is '4', not int"),
+        ({"statuses": {"ok": 1.5}}, "statuses.ok is 1.5, not int"),
+        ({"statuses": ["ok"]}, "statuses is list, not dict"),
+        ({"seconds": float("inf")}, "seconds is inf, not float"),
+        ({"tar": "train-000000.tar"}, "tar is 'train-000000.tar', not an object"),
+        ({"tar__sha256": "0"}, "the sha256 of train-000000.tar is '0', not 64"),
+        ({"more": 1}, "more is not a known field"),
+    ],
+)
+def test_a_record_that_names_or_counts_what_is_not_its_shards_fails_in_one_line(run, fields, problem):
+    rewrite(run, fields)
+    with pytest.raises(RunError, match=r"^the record .*train-000000\.json is (missing or )?damaged") as caught:
+        run.record(SHARD)
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"machine": ' * 900 + "0" + "}" * 900, "[]", "1", "", "\udcff"])
+def test_a_record_that_is_something_else_fails_in_one_line(run, text):
+    run.record_path(SHARD).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=r"^the record .* is missing or damaged \([^\n]*\); run `preprocess verify`$"):
+        run.record(SHARD)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tar__name": "../victim"},
+        {"table__name": "../victim"},
+        {"replaces": "../victim"},
+        {"rank": "x/../../../../victim", "attempt": f"{SHARD}.x/../../../../victim"},
+    ],
+)
+def test_a_record_that_names_a_file_elsewhere_moves_nothing(run, tmp_path, fields):
+    for name in ("victim", "victim.tar", "victim.parquet"):
+        (tmp_path / name).write_text("mine")
+    put_back_into_staging(run, SHARD)
+    rewrite(run, fields)
+    before = listing(tmp_path)
+    with pytest.raises(RunError, match="damaged"):
+        settle_all(Run(run.folder))
+    assert listing(tmp_path) == before
+    with pytest.raises(RunError, match="damaged"), Rank(Run(run.folder)):
+        pass
+    assert all((tmp_path / name).read_text() == "mine" for name in ("victim", "victim.tar", "victim.parquet"))
+
+
+def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run):
+    os.rename(run.folder / f"{SHARD}.tar", run.work / "staging" / "stranger-000000.x.tar")
+    run.record_path("stranger-000000").write_text(run.record_path(SHARD).read_text())
+    names = {"shard": "stranger-000000", "tar__name": "stranger-000000.tar", "rank": "x"}
+    rewrite(
+        run, {**names, "table__name": "tables/stranger-000000.parquet", "attempt": "stranger-000000.x"}, names["shard"]
+    )
+    run.record_path(SHARD).unlink()
+    assert Run(run.folder).committed() == set()
+    assert settle_all(Run(run.folder))
+    assert not (run.folder / "stranger-000000.tar").exists()
+    found = [str(problem) for problem in strays(run.folder, ["records/*.json"])]
+    assert found == ["records/stranger-000000.json: a stray file, of no planned shard"]
+
+
+def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run):
+    samples = list(CommittedSamples(run))
+    put_back_into_staging(run, SHARD)
+    before = listing(run.folder)
+    assert list(CommittedSamples(Run(run.folder))) == samples
+    assert listing(run.folder) == before
+    assert tars(run.folder) == {}
+
+
+def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path):
+    folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-once", "train/c-bad-once"])
+    do(retry(folder, "truncated"))
+    samples = list(CommittedSamples(Run(folder)))
+    put_back_into_staging(Run(folder), "train-patch001-000000")
+    os.rename(folder / "superseded" / f"{SHARD}.tar", folder / f"{SHARD}.tar")
+    before = listing(folder)
+    assert list(CommittedSamples(Run(folder))) == samples
+    assert listing(folder) == before
+
+
+def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run, monkeypatch):
+    content = (run.folder / f"{SHARD}.tar").read_bytes()
+    put_back_into_staging(run, SHARD)
+    read_record = record_module.read_record
+
+    def settled_meanwhile(folder, shard):
+        record = read_record(folder, shard)
+        settle_all(Run(folder))
+        return record
+
+    monkeypatch.setattr(record_module, "read_record", settled_meanwhile)
+    with run.tar_file(SHARD).open() as tar:
+        assert tar.read() == content
+
+
+def test_a_tar_that_is_nowhere_fails(run):
+    (run.folder / f"{SHARD}.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train-000000\.tar"):
+        run.tar_file(SHARD).open()

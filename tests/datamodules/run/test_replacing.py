@@ -1,0 +1,225 @@
+"""Retries of samples: a shard of the patch takes the place of each that holds one; what is not tried again is kept."""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset
+
+from datamodules.errors import ConfigError, RunError
+from datamodules.run.commit import settle_all
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.retries import count_failures, failures
+from line_making import tars
+from patch_making import do, make_failing_run, retry
+from preprocess.commands.merge import merge
+from preprocess.commands.repair import repair
+from preprocess.commands.verify import verify
+
+KEYS = [
+    "train/a", "train/b-cut-once", "train/c-bad-twice", "train/d", "train/e", "train/f-bad-once",
+    "train/g-cut-twice", "train/h-cut-always", "dev/x", "dev/y-cut-once",
+]  # fmt: skip
+CUT = [key for key in KEYS if "-cut-" in key]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four shards: `train-000000` to `-000002` with 3, 3 and 2 items, `dev-000000` with 2."""
+    return make_failing_run(tmp_path / "run", KEYS)
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What the samples of `CUT` say of themselves, read by us."""
+    samples = dict(CommittedSamples(Run(folder)))
+    return {key: files["txt"].decode() for key, files in samples.items() if "txt" in files}
+
+
+def in_sight(folder: Path) -> list[str]:
+    """The key of every sample in the folder's tars, read by nothing of ours."""
+    keys = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            keys += [name.removesuffix(".json") for name in tar.getnames() if name.endswith(".json")]
+    return keys
+
+
+def standing(folder: Path) -> list[str]:
+    return [key for key, _ in CommittedSamples(Run(folder))]
+
+
+def problems(folder: Path) -> list[str]:
+    return [str(problem) for problem in verify(Run(folder))]
+
+
+def statuses(folder: Path, shard: str) -> list[tuple[str, str, str]]:
+    rows = Run(folder).rows(shard, ["key", "status"]).to_pylist()
+    return [(row["key"], row["status"], row["shard"]) for row in rows]
+
+
+def test_samples_of_a_status_are_tried_again_and_all_else_of_their_shards_is_kept(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+    patch = retry(folder, "truncated")
+    assert [(shard.name, shard.replaces, patch.plan.keys(shard.number)) for shard in patch.plan.shards] == [
+        ("train-patch001-000000", "train-000000", KEYS[:3]),
+        ("train-patch001-000001", "train-000002", KEYS[6:8]),
+        ("dev-patch001-000000", "dev-000000", KEYS[8:]),
+    ]
+    do(patch)
+    assert texts(folder) == dict(zip(CUT, ["ok in 1", "truncated in 1", "truncated in 1", "ok in 1"], strict=True))
+    assert sorted(path.name for path in folder.glob("*.tar")) == [
+        "dev-patch001-000000.tar", "train-000001.tar", "train-patch001-000000.tar", "train-patch001-000001.tar",
+    ]  # fmt: skip
+    hidden = {path.name: path.read_bytes() for path in folder.glob("superseded/*.tar")}
+    assert hidden == {name: before[name] for name in ("train-000000.tar", "train-000002.tar", "dev-000000.tar")}
+    assert statuses(folder, "train-000000") == [
+        ("train/a", "ok", "train-patch001-000000"),
+        ("train/b-cut-once", "ok", "train-patch001-000000"),
+        ("train/c-bad-twice", "failed", "train-patch001-000000"),
+    ]
+    outcome = Run(folder).outcome()
+    assert (outcome.committed, outcome.num_frames, outcome.statuses) == (8, 8, {"ok": 6, "truncated": 2})
+    assert outcome.failure_classes == {"decode": 2}
+    assert problems(folder) == []
+
+
+def test_a_sample_that_fails_when_it_is_tried_again_stays(tmp_path: Path) -> None:
+    folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-then-bad", "train/c-cut-once"])
+    before = dict(CommittedSamples(Run(folder)))
+    patch = retry(folder, "truncated")
+    do(patch)
+    after = dict(CommittedSamples(Run(folder)))
+    assert after.keys() == before.keys()
+    assert after["train/b-cut-then-bad"] == before["train/b-cut-then-bad"]
+    assert after["train/c-cut-once"]["txt"] == b"ok in 1"
+    assert Run(folder).outcome().statuses == {"ok": 2, "truncated": 1}
+    assert problems(folder) == []
+
+
+def test_samples_of_a_damaged_tar_are_not_taken_for_sound(folder: Path) -> None:
+    tar = folder / "train-000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[600] ^= 1
+    tar.write_bytes(content)
+    with pytest.raises(RunError, match=r"train-000000\.tar has changed, so .* run `preprocess verify --repair`"):
+        do(retry(folder, "truncated"))
+    assert len(problems(folder)) > 0
+
+
+def test_only_what_is_to_be_tried_again_is_worked_on(folder: Path) -> None:
+    with Rank(retry(folder, "truncated")) as rank:
+        opened = rank.lease()
+        assert opened is not None
+        assert (opened.missing, opened.kept) == ([1], {0, 2})
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stock_reader_sees_every_sample_once_at_every_moment(folder: Path) -> None:  # it leaves files open
+    patch = retry(folder, "truncated")
+    for num_shards in (1, 1, 1):
+        do(patch, num_shards)
+        assert sorted(in_sight(folder)) == sorted(standing(folder))
+    urls = [str(path) for path in sorted(folder.glob("*.tar"))]
+    seen = [sample["__key__"] for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)]
+    assert sorted(seen) == sorted(key for key in KEYS if "-bad-" not in key)
+
+
+def test_a_retry_of_a_retry_takes_the_place_of_that(folder: Path) -> None:
+    do(retry(folder, "decode"))  # failures first, whose patch lies beside the others
+    do(retry(folder, "truncated"))
+    do(retry(folder, "truncated", "decode"))
+    assert Run(folder).patches[2].plan.replaces == ["train-patch001-000000", "train-patch002-000001"]
+    assert texts(folder) == dict(zip(CUT, ["ok in 2", "ok in 2", "truncated in 3", "ok in 2"], strict=True))
+    assert in_sight(folder).count("train/a") == 1
+    assert sorted(in_sight(folder)) == sorted(standing(folder)) == sorted(KEYS)
+    assert problems(folder) == []
+
+
+def test_statuses_are_classes_only_where_they_are_named(folder: Path) -> None:
+    assert count_failures(Run(folder)) == {"decode": 2}
+    assert count_failures(Run(folder), ["truncated"]) == {"truncated": 4}
+    found = list(failures(Run(folder), ["truncated"]))
+    assert [(failure.item.key, failure.reason, failure.reason_class) for failure in found] == [
+        (key, "truncated", "truncated") for key in CUT
+    ]
+    with pytest.raises(ConfigError, match=r"--class ok: no item of .* ended so; there are decode, truncated"):
+        count_failures(Run(folder), ["ok"])
+
+
+def test_bytes_do_not_depend_on_interruptions(folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    do(retry(folder, "truncated"))
+    with Rank(retry(other, "truncated")) as rank:
+        rank.lease()  # and dies: what was kept is spooled
+    do(retry(other, "truncated"), 1)
+    do(retry(other, "truncated"))
+    assert tars(other) == tars(folder)
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_commit_that_was_cut_off_before_its_tar_showed_is_finished_by_the_next(folder: Path, moved: bool) -> None:
+    do(retry(folder, "truncated"))
+    done = tars(folder)
+    (folder / "work" / "staging").mkdir(exist_ok=True)
+    record = Run(folder).patches[0].record("train-patch001-000000")
+    os.rename(folder / record.tar.name, folder / "work" / "staging" / f"{record.attempt}.tar")
+    if not moved:
+        os.rename(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
+    assert settle_all(Run(folder))
+    assert tars(folder) == done
+    assert problems(folder) == []
+
+
+def test_a_damaged_shard_that_took_a_place_is_done_again_and_meanwhile_the_other_stands(folder: Path) -> None:
+    do(retry(folder, "truncated"))
+    done = tars(folder)
+    (folder / "train-patch001-000000.tar").write_bytes(b"rot")
+    found = list(verify(Run(folder)))
+    assert [str(problem) for problem in found] == ["train-patch001-000000.tar: 3 bytes instead of 10,240"]
+    assert list(repair(Run(folder), found)) == [
+        "train-patch001-000000: put back; the same `retry` command does it again",
+        f"superseded/train-000000.tar: back in {folder}, as no other has its place",
+    ]
+    assert sorted(in_sight(folder)) == sorted(standing(folder))
+    do(retry(folder, "truncated"))
+    assert tars(folder) == done
+
+
+def test_a_damaged_table_of_a_replaced_shard_withdraws_the_patch(folder: Path) -> None:
+    before = tars(folder)
+    do(retry(folder, "truncated"))
+    (folder / "tables" / "train-000000.parquet").unlink()
+    found = list(verify(Run(folder)))
+    told = list(repair(Run(folder), found))
+    assert told[0] == "patch 1: withdrawn, its items count as failed; retry again afterwards"
+    assert sorted(in_sight(folder)) == sorted(standing(folder))
+    assert tars(folder) == {name: content for name, content in before.items() if name != "train-000000.tar"}
+
+
+def test_a_tar_that_came_back_into_sight_is_found_and_moved_away(folder: Path) -> None:
+    do(retry(folder, "truncated"))
+    shutil.copy(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
+    found = list(verify(Run(folder)))
+    assert [str(problem) for problem in found] == ["train-000000.tar: a stray file, of no standing shard"]
+    assert list(repair(Run(folder), found)) == ["train-000000.tar: moved to stray/train-000000.tar"]
+
+
+def test_merged_runs_keep_what_took_a_place_and_what_is_out_of_sight(folder: Path, tmp_path: Path) -> None:
+    do(retry(folder, "truncated"))
+    other = make_failing_run(tmp_path / "other", ["train/k", "train/l-cut-once"])
+    merged = merge([folder, other], tmp_path / "merged")
+    assert problems(merged.folder) == []
+    assert sorted(in_sight(merged.folder)) == sorted(standing(folder) + standing(other))
+    do(retry(merged.folder, "truncated", fingerprint=merged.plan.fingerprint))
+    assert problems(merged.folder) == []
+
+
+def test_samples_that_are_being_read_are_found_where_they_have_gone(folder: Path) -> None:
+    reading: Any = CommittedSamples(Run(folder))
+    do(retry(folder, "truncated"))
+    assert [key for key, _ in reading] == [key for key in KEYS if "-bad-" not in key]

@@ -1,0 +1,167 @@
+import errno
+import os
+import re
+
+import pytest
+
+from datamodules.run import commit, rank
+from simulated.choices import Choices, RandomChoices, shrink
+from simulated.files import FileSystem
+from simulated.line import interleave, shrunk, simulated, story_of
+from simulated.modules import Os
+from simulated.world import Machine
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _simulated():
+    with simulated():
+        yield
+
+
+def first_failure(seeds):
+    for seed in seeds:
+        outcome = interleave(RandomChoices(seed))
+        if outcome.failure:
+            return outcome
+    raise AssertionError(f"none of {len(seeds)} interleavings failed")
+
+
+# The line
+
+
+def test_ranks_that_are_killed_stalled_cut_off_and_crashed_lose_nothing_and_double_nothing():
+    failures = {seed: interleave(RandomChoices(seed)).failure for seed in range(800)}
+    assert {seed: failure for seed, failure in failures.items() if failure} == {}
+
+
+def test_a_seed_tells_the_same_story_always():
+    for seed in range(20):
+        recorded = RandomChoices(seed)
+        story = story_of(recorded)
+        assert story_of(RandomChoices(seed)) == story
+        assert story_of(Choices(recorded.made)) == story
+
+
+# The simulation finds what is broken
+
+
+def rename_the_record(staged, record):
+    Os.rename(staged, record)
+    return True
+
+
+def link_after_the_files_show(staged, record, link=commit._link):
+    tar = staged.with_suffix(".tar")
+    Os.rename(tar, record.parent.parent / f"{record.stem}.tar")
+    return link(staged, record)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "broken", "failure"),
+    [
+        (commit, "_link", link_after_the_files_show, "tar shows, but there is no record"),
+        (commit, "_link", rename_the_record, "not the bytes that the record tells|the file is not"),
+        (commit, "sync", lambda path: None, "there is no record|in the run's folder|in tables|the file is not"),
+        (commit.zlib, "crc32", lambda *_: 0, "not the bytes of an undisturbed run|ends with"),
+        (rank, "settle_all", lambda run: True, "in the run's folder"),
+    ],
+    ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-settled"],
+)
+def test_a_broken_line_is_found_out_and_its_story_is_short(monkeypatch, module, name, broken, failure):
+    monkeypatch.setattr(module, name, broken)
+    outcome = first_failure(range(3000))
+    story = story_of(Choices(shrunk(outcome)))
+    assert re.search(f"FAILURE: .*({failure})", story[-1])
+    assert len(story) <= 300
+
+
+def test_shrinking_leaves_only_the_choices_that_matter():
+    record = {place: place % 5 + 1 for place in range(1, 200)}
+    assert shrink(record, lambda made: made.get(17, 0) >= 2 and 120 in made) == {17: 2, 120: 1}
+
+
+# The file system
+
+
+@pytest.fixture
+def local():
+    return FileSystem(None, lambda options: options - 1)  # of what may be lost, all is
+
+
+@pytest.fixture
+def machine():
+    return Machine(0)
+
+
+def names(files, folder="/run"):
+    return sorted(files.folders[folder].entries)
+
+
+def test_a_crash_takes_names_and_bytes_that_were_not_fsynced(local, machine):
+    for name in ("kept", "torn", "lost"):
+        local.write(machine, local.create(machine, f"/run/{name}", truncate=True), 0, b"1234")
+    local.sync(local.look(machine, "/run/kept"))
+    local.unlink(machine, "/run/lost")
+    local.sync(local.folders["/run"])
+    local.create(machine, "/run/lost", truncate=True)
+    local.unlink(machine, "/run/kept")
+    local.crash(machine)
+    assert names(local) == ["kept", "torn"]
+    assert local.content(machine, local.look(machine, "/run/kept")) == b"1234"
+    assert local.content(machine, local.look(machine, "/run/torn")) == bytes(4)
+
+
+def test_a_crash_leaves_a_renamed_file_one_of_its_names(local, machine):
+    local.make_folder(machine, "/run/a")
+    local.make_folder(machine, "/run/b")
+    local.create(machine, "/run/a/old", truncate=True)
+    for path in ("/run", "/run/a"):
+        local.sync(local.folders[path])
+    local.rename(machine, "/run/a/old", "/run/b/new")
+    local.crash(machine)
+    assert (names(local, "/run/a"), names(local, "/run/b")) == (["old"], [])
+    local.rename(machine, "/run/a/old", "/run/b/new")
+    local.sync(local.folders["/run/a"])
+    local.crash(machine)
+    assert (names(local, "/run/a"), names(local, "/run/b")) == ([], ["new"])
+
+
+def test_a_folder_whose_name_was_not_fsynced_is_lost_with_what_is_in_it(local, machine):
+    local.make_folder(machine, "/run/a")
+    local.create(machine, "/run/a/file", truncate=True)
+    local.sync(local.folders["/run/a"])
+    local.crash(machine)
+    assert names(local) == []
+    assert local.look(machine, "/run/a/file") is None
+
+
+def test_nfs_clients_believe_what_they_saw_until_it_is_too_old(machine):
+    server, other = FileSystem(10.0, lambda _: 0), Machine(1)
+    assert server.look(other, "/run/new") is None
+    assert server.names(other, "/run") == []
+    file = server.create(machine, "/run/new", truncate=True)
+    server.write(machine, file, 0, b"1234")
+    assert server.look(other, "/run/new") is None
+    assert server.names(other, "/run") == []
+    with pytest.raises(FileExistsError):
+        server.make_folder(other, "/run/new")  # the server knows
+    assert server.look(other, "/run/new") is file
+    assert server.content(other, file) == b""
+    server.sync(file)
+    assert server.content(other, file) == b"1234"
+    server.now = 11.0
+    assert server.names(other, "/run") == ["new"]
+
+
+def test_nfs_keeps_what_is_removed_while_its_machine_has_it_open(machine):
+    server = FileSystem(10.0, lambda _: 0)
+    file = server.create(machine, "/run/spool", truncate=True)
+    file.opened[machine.number] = 1
+    server.unlink(machine, "/run/spool")
+    (kept,) = names(server)
+    assert kept.startswith(".nfs")
+    with pytest.raises(OSError, match=os.strerror(errno.EBUSY)):
+        server.unlink(machine, f"/run/{kept}")
+    server.close(machine, file)
+    assert names(server) == []
+    assert server.is_stale(machine, file)

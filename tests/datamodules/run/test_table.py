@@ -1,0 +1,58 @@
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.run.table import TABLE_SCHEMA, read_table
+
+ROW = {"key": "a", "status": "ok", "attempts": 1, "num_frames": 2, "seconds": 0.5, "tar_offset": 0, "tar_bytes": 2048}
+KEYS = pa.array(["a", "b"])
+TABLE = pa.Table.from_pylist([ROW, ROW | {"key": "b", "tar_offset": 2048}], TABLE_SCHEMA)
+
+
+def written(table, **options):
+    file = io.BytesIO()
+    pq.write_table(table, file, **options)
+    return file
+
+
+def changed(name, values):
+    return TABLE.set_column(TABLE.schema.get_field_index(name), name, pa.array(values))
+
+
+def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device():
+    assert read_table(written(TABLE), KEYS).equals(TABLE)
+    assert read_table(written(TABLE), KEYS, ["status", "tar_bytes"]).equals(TABLE.select(["status", "tar_bytes"]))
+    old = read_table(written(TABLE.drop_columns("device")), KEYS, ["device", "key"])
+    assert old.to_pylist() == [{"device": None, "key": "a"}, {"device": None, "key": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (changed("key", ["../x", "b"]), "its keys are not those of the plan"),
+        (changed("key", ["b", "a"]), "its keys are not those of the plan"),
+        (changed("key", [None, "b"]), "its keys are not those of the plan"),
+        (changed("key", [1, 2]), "column key is missing, or is not of string"),
+        (TABLE.slice(0, 1), "it has 1 rows, where the plan has 2"),
+        (TABLE.drop_columns("status"), "column status is missing"),
+        (changed("status", [None, "ok"]), "column status has nulls"),
+        (changed("tar_offset", [-1, 0]), "column tar_offset has a negative number"),
+        (changed("tar_offset", ["0", "1"]), "column tar_offset is missing, or is not of int64"),
+        (changed("num_frames", [None, 1]), "column num_frames has nulls"),
+        (changed("seconds", [float("nan"), 1.0]), "column seconds has a number that is not finite"),
+        (changed("supersedes", ["../x", None]), "is not the name of a shard"),
+        (changed("reason", ["x" * (4 << 20), None]), "the limit is 1,048,576 for each row"),
+    ],
+)
+def test_a_table_that_no_run_writes_is_refused(table, message):
+    with pytest.raises(ValueError, match=message):
+        read_table(written(table), KEYS)
+
+
+def test_bytes_that_are_no_table_are_refused():
+    content = written(TABLE).getvalue()
+    for damaged in (b"", b"PAR1", content[:-10], content[:200] + bytes(100) + content[300:]):
+        with pytest.raises(ValueError, match=r"\w"):
+            read_table(io.BytesIO(damaged), KEYS)

@@ -1,0 +1,112 @@
+"""`preprocess check` finds what a run would fail, and nothing else."""
+
+import json
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.run.folder import Run
+from datamodules.run.retries import failures
+from preprocess.cli import main
+from video_making import KINDS, Kind, write
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    """Nine pairs; the videos of seven of them, or their texts, are bad."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for name in ("sound", "naïve name – 2", "silent"):
+        write(clips / name, KINDS["b-frames"], 30)
+    write(clips / "garbage", KINDS["gop 1"], 16)
+    write(clips / "short", KINDS["b-frames"], 12)
+    write(clips / "cut", Kind(container_options={"movflags": "faststart"}), 30)
+    content = (clips / "cut.mp4").read_bytes()
+    (clips / "cut.mp4").write_bytes(content[: len(content) // 2])
+    content = (clips / "garbage.mp4").read_bytes()
+    middle = (content.index(b"mdat") + content.index(b"moov")) // 2
+    noise = np.random.default_rng(1).bytes(2000)
+    (clips / "garbage.mp4").write_bytes(content[:middle] + noise + content[middle + 2000 :])
+    names = ("sound", "naïve name – 2", "garbage", "silent", "short", "cut", "missing")
+    pairs = [
+        {"vid": f"v{number}", "clip_path": f"C:\\clips\\{name}.mp4", "transcript": "" if name == "silent" else name}
+        for number, name in enumerate(names)
+    ]
+    pairs.append({"vid": "v7", "clip_path": "sound.mp4", "transcript": "half an emoji \ud83d"})
+    pairs.append({"vid": "v8", "clip_path": "sound.mp4", "transcript": 3})
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    return [
+        *("--config", str(ROOT / "configs" / "clips.yaml"), "--data.pairs", str(tmp_path / "pairs.json")),
+        *("--data.clips_dir", str(clips), "--data.num_workers", "0", "--model.tokenizer", "null"),
+        *("--output.dir", str(tmp_path / "run"), "--max-failures", "100%"),
+    ]
+
+
+def found(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
+    lines = map(json.loads, capfd.readouterr().out.splitlines())
+    return {line["key"]: line["reason"] for line in lines}
+
+
+def test_what_is_found_is_what_a_run_fails(
+    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *options, "--json"]) == 1
+    quick = found(capfd)
+    assert {key: reason[:60] for key, reason in quick.items()} == {
+        "v3": "its transcript is empty",
+        "v4": "short.mp4: it has 12 of the 16 frames that are wanted",
+        "v5": quick["v5"][:60],
+        "v6": "missing.mp4 is missing",
+        "v7": "its transcript has half a character (a lone surrogate)",
+        "v8": f"{tmp_path}/pairs.json, row 9: 'transcript' is 3, and not text"[:60],
+    }
+    assert "of the 30 frames that it promises: it was cut off" in quick["v5"]
+    assert main(["check", *options, "--json", "--full"]) == 1
+    full = found(capfd)
+    assert full.keys() == {"v2", *quick}
+    assert not (tmp_path / "run").exists()
+
+    assert main(["run", *options]) == 0
+    assert {failure.item.key: failure.reason for failure in failures(Run(tmp_path / "run"))} == full
+    assert main(["retry", str(tmp_path / "run"), "--class", "listing"]) == 0
+    assert {failure.item.key: failure.reason for failure in failures(Run(tmp_path / "run"))} == full
+
+
+def test_a_sound_corpus_is_said_to_be_so(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *options, "--data.max_items", "2"]) == 0
+    assert capfd.readouterr().out == "2 items checked; nothing failed\n"
+
+
+@pytest.mark.parametrize(
+    ("square_pixels", "what"),
+    [
+        ("true", "resized to the shape that players show"),
+        ("false", "stay as stored (--data.decoding.square_pixels false)"),
+    ],
+)
+def test_items_with_non_square_pixels_are_counted(
+    square_pixels: str, what: str, options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "clips" / "sound", Kind(pixel_aspect_ratio=Fraction(64, 45)), 16)
+    assert main(["check", *options, "--data.max_items", "2", "--data.decoding.square_pixels", square_pixels]) == 0
+    assert re.search(
+        rf"nothing failed\n1 with non-square pixels, which (are )?{re.escape(what)}\n$", capfd.readouterr().out
+    )
+
+
+def test_the_table_ends_with_the_counts(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *options]) == 1
+    assert (
+        capfd.readouterr().out.splitlines()[-1]
+        == "9 items checked; 6 failed: decode 2, extract 2, listing 1, missing 1"
+    )
+
+
+def test_a_wrong_option_fails(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *options, "--ful"]) == 2
+    assert "--ful" in capfd.readouterr().err

@@ -1,0 +1,72 @@
+"""`preprocess estimate` runs a sample, and tells what its pipeline proposes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from brightness import Brightness
+from image_making import image_bytes
+from preprocess.cli import main
+from preprocess.commands.sample import make_sample_corpus
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """To estimate four images."""
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").write_bytes(image_bytes(20 * number))
+    (tmp_path / "config.yaml").write_text(
+        "model: {class_path: brightness.Brightness}\n"
+        "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: _}}}\n"
+        "trainer: {accelerator: cpu}\n"
+    )
+    where = ["--data.root", str(tmp_path / "images"), "--output.dir", str(tmp_path / "run")]
+    return ["estimate", "--config", str(tmp_path / "config.yaml"), *where]
+
+
+def test_a_pipeline_may_propose_options(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 0
+    plain = capsys.readouterr().out
+    assert "items        4 (4 of them run, 0 of these failed)" in plain
+    assert "proposed" not in plain
+    monkeypatch.setattr(Brightness, "propose", lambda self: "--model.slice_frames 16; of all:\n  16")
+    assert main(command) == 0
+    assert "proposed     --model.slice_frames 16; of all:\n               16\n" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_that_fails_whole_is_told_of(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"")
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        "error: all 4 sampled items failed, the first: 0.png is empty (0 bytes); see `preprocess check`\n"
+    )
+
+
+def test_the_part_of_a_run_that_is_to_be_done_is_no_part_of_the_sample(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--output.only", "3/4", "--output.shards.min_shards", "1"]) == 0
+    assert "items        4 (4 of them run, 0 of these failed)" in capsys.readouterr().out
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(580)
+def test_keypoints_on_a_gpu_propose_a_micro_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    corpus = make_sample_corpus(tmp_path / "corpus", num_frames=4)
+    config = str(ROOT / "configs" / "keypoints_gpu.yaml")
+    options = ["--config", config, "--data.root", str(corpus), "--output.dir", str(tmp_path / "run")]
+    assert main(["estimate", *options, "--data.num_workers", "1"]) == 0
+    found = capsys.readouterr().out.partition("proposed     --model.slice_frames ")[2].splitlines()
+    assert int(found[0].split(";")[0]) in (16, 32, 64, 128, 256)
+    assert len(found) >= 5

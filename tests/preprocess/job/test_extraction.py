@@ -1,0 +1,242 @@
+"""`Extraction` around an extractor that fails in every way that does not end the process."""
+
+import pytest
+import torch
+
+from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
+from datamodules.media.jpeg import decode_jpegs, read_jpeg
+from datamodules.run.folder import Run
+from datamodules.run.rank import Rank, Tolerance
+from image_making import image_bytes
+from line_making import make_run
+from preprocess.job.extraction import Extraction, Outcome
+
+
+class Memory:
+    """An extractor whose memory holds `capacity` frames, and that cannot handle frames of the value 13."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, capacity=100, error=None):
+        self.capacity, self.error, self.sizes = capacity, error, []
+
+    def extract(self, batch):
+        self.sizes.append(len(batch["rows"]))
+        if len(batch["frames"]) > self.capacity:
+            raise self.error
+        values = [int(frame[0, 0, 0]) for frame in batch["frames"]]
+        if 13 in values:
+            raise ExtractError("13 is unlucky")
+        return [10 * value for value in values]
+
+
+def batch_of(values, rows=None, **more):
+    frames = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    rows = list(range(len(values))) if rows is None else rows
+    each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
+    return {"shard": 0, **each, "ends": [], "frames": frames, **more}
+
+
+@pytest.fixture
+def rank(tmp_path):
+    run = make_run(tmp_path, 8, per_shard=8)
+    with Rank(run) as rank:
+        assert rank.lease() is not None
+        yield rank
+
+
+def strikes(rank):
+    return {row: [s.reason for s in found] for row, found in rank.open[0].spool.strikes.items()}
+
+
+def test_a_batch_that_fits_is_extracted_as_planned(rank):
+    extractor = Memory()
+    assert Extraction(extractor, rank)(batch_of([1, 2, 3])) == [Outcome(10, None), Outcome(20, None), Outcome(30, None)]
+    assert extractor.sizes == [3]
+
+
+def test_no_frames_are_no_call(rank):
+    extractor = Memory()
+    assert Extraction(extractor, rank)(batch_of([])) == []
+    assert extractor.sizes == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_so(rank, error):
+    extractor = Memory(2, error)
+    outcomes = Extraction(extractor, rank)(batch_of([1, 2, 3, 4, 5]))
+    assert [outcome.result for outcome in outcomes] == [10, 20, 30, 40, 50]
+    assert [outcome.split_to for outcome in outcomes] == [2, 2, 1, 2, 2]
+    assert extractor.sizes == [5, 3, 2, 1, 2]
+    assert strikes(rank) == {}
+
+
+def test_frames_of_different_sizes_are_split_as_well(rank):
+    frames = [torch.full((3, 2, 2 + k), k, dtype=torch.uint8) for k in range(4)]
+    outcomes = Extraction(Memory(1, MemoryError()), rank)({**batch_of([0] * 4), "frames": frames})
+    assert outcomes == [Outcome(10 * k, 1) for k in range(4)]
+
+
+def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank):
+    extractor = Memory()
+    extractor.extract = _greedy_for(7)
+    outcomes = Extraction(extractor, rank)(batch_of([6, 7, 8]))
+    assert [outcome.result for outcome in (outcomes[0], outcomes[2])] == [6, 8]
+    assert strikes(rank) == {1: ["out of memory"] * 3}
+    failure = rank.open[0].spool.results[1]
+    assert (failure.reason, failure.reason_class, failure.attempts) == ("out of memory", "memory", 3)
+    assert list(rank.open[0].spool.results) == [1]
+
+
+def test_memory_that_is_there_the_second_time_costs_no_item(rank):
+    extractor, calls = Memory(), []
+
+    def extract(batch):
+        calls.append(len(batch["rows"]))
+        if len(calls) == 1:
+            raise MemoryError
+        return [1]
+
+    extractor.extract = extract
+    assert Extraction(extractor, rank)(batch_of([5])) == [Outcome(1, None)]
+    assert strikes(rank) == {0: ["out of memory"]}
+    assert rank.open[0].spool.results == {}
+
+
+def _greedy_for(value):
+    def extract(batch):
+        values = [int(frame[0, 0, 0]) for frame in batch["frames"]]
+        if value in values:
+            raise MemoryError
+        return values
+
+    return extract
+
+
+def test_a_frame_that_cannot_be_handled_costs_its_item_only(rank):
+    outcomes = Extraction(Memory(), rank)(batch_of([1, 13, 3]))
+    assert [outcomes[0], outcomes[2]] == [Outcome(10, 1), Outcome(30, 1)]
+    assert str(outcomes[1].result) == "13 is unlucky"
+
+
+def test_a_batch_under_suspicion_is_extracted_item_by_item(rank):
+    extractor = Memory()
+    outcomes = Extraction(extractor, rank)(batch_of([1, 2, 3, 4], rows=[0, 0, 1, 2], alone=True))
+    assert extractor.sizes == [2, 1, 1]
+    assert outcomes == [Outcome(10, 2), Outcome(20, 2), Outcome(30, 1), Outcome(40, 1)]
+
+
+def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_path):
+    make_run(tmp_path, 4)
+    extractor = Memory()
+    extractor.extract = lambda batch: batch["no such field"]
+    with Rank(Run(tmp_path)) as rank:
+        rank.lease()
+        with pytest.raises(KeyError):
+            Extraction(extractor, rank)(batch_of([1]))
+        assert strikes(rank) == {}
+    with Rank(Run(tmp_path)) as successor:
+        successor.lease()
+        assert strikes(successor) == {0: ["crashed: KeyError: 'no such field'"]}
+
+
+def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_path):
+    run = make_run(tmp_path, 8, per_shard=8)
+    with Rank(run) as rank:
+        rank.lease()
+        with pytest.raises(EnvironmentFailure, match="the server is gone"):
+            Extraction(Memory(0, EnvironmentFailure("the server is gone")), rank)(batch_of([1, 2]))
+    with Rank(run) as successor:
+        successor.lease()
+        assert strikes(successor) == {}
+
+
+def test_results_that_are_not_one_a_frame_are_refused(rank):
+    extractor = Memory()
+    extractor.extract = lambda batch: [1]
+    with pytest.raises(ValueError, match="extract gave 1 results for 2 frames"):
+        Extraction(extractor, rank)(batch_of([1, 2]))
+
+
+def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_path):
+    run = make_run(tmp_path, 4)
+    lost = torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with ...")
+    with Rank(run) as rank:
+        rank.lease()
+        with pytest.raises(
+            EnvironmentFailure, match="out of order after train/item001, train/item002: CUDA error: dev"
+        ):
+            Extraction(Memory(0, lost), rank)(batch_of([1, 2], rows=[1, 2]))
+    with Rank(Run(tmp_path)) as successor:
+        successor.lease()
+        assert successor.is_suspect(0, [1])
+        assert not successor.is_suspect(0, [0, 3])
+        [strike] = successor.open[0].spool.strikes[2]
+        assert strike.reason.startswith("crashed: AcceleratorError: CUDA error: device-side assert triggered")
+        assert (strike.reason_class, strike.alone) == ("crash", False)
+
+
+def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path):
+    make_run(tmp_path, 4)
+    lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    for rows in ([0, 1, 2], [1], [1]):
+        with Rank(Run(tmp_path), tolerance=Tolerance(max_attempts=3)) as rank:
+            rank.lease()
+            with pytest.raises(EnvironmentFailure, match="illegal memory access"):
+                Extraction(Memory(0, lost), rank)(batch_of(rows, rows=rows))
+    with Rank(Run(tmp_path)) as rank:
+        opened = rank.lease()
+        assert list(opened.failed) == [1]
+        assert opened.spool.results[1].attempts == 3
+        assert opened.missing == [0, 2, 3]
+
+
+def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_cost_their_items_only(rank, monkeypatch):
+    def refuse_black(jpegs, device):
+        if any(jpeg.name == "0" for jpeg in jpegs):
+            raise DecodeError("0 is refused by nvJPEG")
+        return decode_jpegs(jpegs, device)
+
+    monkeypatch.setattr("preprocess.job.extraction.decode_jpegs", refuse_black)
+    encoded = [read_jpeg(image_bytes(value, "jpg"), str(value)) for value in (20, 0, 40)]
+    batch = batch_of([0, 0, 0], encoded=encoded)
+    del batch["frames"]
+    extractor = Memory()
+    bright, refused, brighter = Extraction(extractor, rank)(batch)
+    assert [(each.result / 10, each.split_to) for each in (bright, brighter)] == [(20, 1), (40, 1)]
+    assert isinstance(refused.result, DecodeError)
+    assert extractor.sizes == [1, 1]
+    assert batch["encoded"] == encoded  # to be tried again
+
+
+def test_nothing_but_frames_goes_to_the_device(rank):
+    extractor = Memory()
+    content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
+    Extraction(extractor, rank)(batch_of([1], ends=[{"content": content}]))
+    assert extractor.sizes == [1]
+
+
+class Ahead:
+    def __init__(self, frames):
+        self.frames, self.taken = frames, 0
+
+    def take(self):
+        self.taken += 1
+        return self.frames
+
+
+def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank):
+    ahead = Ahead(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
+    assert Extraction(Memory(), rank)(batch_of([1, 2], ahead=ahead)) == [Outcome(50, None)] * 2
+    too_much = Memory(capacity=1, error=torch.OutOfMemoryError("CUDA out of memory"))
+    batch = batch_of([1, 2], ahead=ahead)
+    assert Extraction(too_much, rank)(batch) == [Outcome(10, 1), Outcome(20, 1)]
+    assert ahead.taken == 2
+    assert "ahead" not in batch

@@ -1,0 +1,247 @@
+"""The configuration in a run folder of someone else decides nothing that reaches beyond the folder."""
+
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from datamodules.errors import ConfigError
+from preprocess.captioning.served import Server
+from preprocess.commands.run import _cli
+from preprocess.job.folder_config import FolderConfig, named_classes
+
+Parsed = Callable[..., tuple[Namespace, str]]
+
+CAPTIONS = {"model": "m", "backend": "openai"}
+SERVER = {"url": "http://elsewhere/v1", "api_key_env": "AWS_SECRET_ACCESS_KEY", "max_retries": 1}
+POSE = "preprocess.pipelines.pose.Pose"
+
+
+def extractor(options: Any = CAPTIONS, class_path: str = "preprocess.pipelines.captions.Captions") -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": options}
+
+
+def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
+    """A `config.yaml` with these sections, or this content."""
+    path = folder / "config.yaml"
+    text = sections if isinstance(sections, (str, bytes)) else yaml.safe_dump(sections)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def parser() -> LightningArgumentParser:
+    """That of `preprocess run`."""
+    return _cli(["--model", "brightness.Brightness", "--output.dir", "nowhere"]).parser
+
+
+@pytest.fixture
+def parsed(tmp_path: Path, parser: LightningArgumentParser) -> Parsed:
+    """What `retry` makes of the sections of a `config.yaml` and of its command line, and its line about the rest."""
+
+    def parse(sections: dict[str, Any], *arguments: str) -> tuple[Namespace, str]:
+        folder = FolderConfig(written(tmp_path, sections), named_classes(arguments))
+        with folder.importing_named():
+            config = parser.parse_args(arguments, namespace=folder.parse(parser, {"dir": "nowhere"}))
+        return config, folder.left_out(config) or ""
+
+    return parse
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A class in a module that can be imported, and is in `sys.modules` once it was."""
+    (tmp_path / "evil_module.py").write_text("class Evil: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil_module", raising=False)
+    return "evil_module.Evil"
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": extractor({}, "evil_module.Evil")}, "add --model evil_module.Evil"),
+        (
+            {"model": extractor({"backend": {"class_path": "evil_module.Evil"}}, POSE)},
+            "add --model.backend evil_module.Evil",
+        ),
+        ({"model": extractor({"backend": "evil_module.Evil"}, POSE)}, "is not allowed"),
+        ({"model": extractor({**CAPTIONS, "server": "{class_path: evil_module.Evil}"})}, "is not allowed"),
+        ({"model": extractor(), "output": {"shards": {"class_path": "evil_module.Evil"}}}, "is not allowed"),
+        ({"model": extractor({}, "evil_module.Evil; rm x")}, "which is not the path of one"),
+        ({"model": extractor({}, "preprocess.cli.sys.exit")}, r"Importing 'sys\.exit' is not allowed"),
+    ],
+)
+def test_a_class_that_the_command_line_does_not_name_is_not_imported(
+    evil: str, parsed: Parsed, sections: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ConfigError, ArgumentError, ValueError), match=message):
+        parsed(sections)
+    assert evil.partition(".")[0] not in sys.modules
+
+
+def test_classes_are_named_by_options_in_any_form_and_by_configuration_files(tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("model: {class_path: own.A, init_args: {parts: [{class_path: own.parts.B}]}}\n")
+    arguments = ["--config", str(config), "--model.x=own.C", "--data.corpus", "own.D", "--max-failures", "1.5"]
+    arguments += [
+        "--trainer.callbacks",
+        "[{class_path: own.E}]",
+        "--model.prompt",
+        "a b.C",
+        "--data.root",
+        "caf\udce9.D",
+    ]
+    assert named_classes(arguments) == {"own.A", "own.parts.B", "own.C", "own.D", "own.E"}
+
+
+def test_options_that_reach_beyond_the_folder_are_left_out_with_a_line_that_says_so(evil: str, parsed: Parsed) -> None:
+    trainer = {
+        "accelerator": "cpu",
+        "devices": 2,
+        "callbacks": [{"class_path": evil}],
+        "profiler": {"class_path": evil},
+        "strategy": {"class_path": evil},
+        "default_root_dir": "/somewhere; rm x",
+        "max_steps": -1,
+        "unknown; rm x": 1,
+    }
+    for server in (SERVER, str(SERVER)):  # also as text, which is read as YAML
+        options = {**CAPTIONS, "server": server, "max_new_tokens": 7, "trust_remote_code": True}
+        config, line = parsed({"model": extractor(options), "trainer": trainer})
+        assert config.model.init_args.max_new_tokens == 7
+        assert config.model.init_args.trust_remote_code is False
+        assert vars(config.model.init_args.server) == {**vars(Server()), "max_retries": 1}
+        assert (config.trainer.accelerator, config.trainer.devices) == ("cpu", 2)
+        assert (config.trainer.strategy, config.trainer.callbacks) == ("auto", None)
+        assert set(line.partition(" also has ")[2].partition(": left out")[0].split(", ")) == {
+            "--trainer.strategy",
+            "--trainer.callbacks",
+            "--trainer.profiler",
+            "--trainer.default_root_dir '/somewhere; rm x'",
+            "--model.server.url http://elsewhere/v1",
+            "--model.server.api_key_env AWS_SECRET_ACCESS_KEY",
+            "--model.trust_remote_code true",
+        }
+    assert evil.partition(".")[0] not in sys.modules
+
+
+def test_an_option_that_the_command_line_repeats_counts(tmp_path: Path, parsed: Parsed) -> None:
+    sections = {"model": extractor({**CAPTIONS, "server": SERVER}), "trainer": {"max_time": "00:01:00:00"}}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("trainer: {max_time: '00:01:00:00'}\n")
+    config, line = parsed(sections, "--model.server.url", "http://elsewhere/v1", "--config", str(mine))
+    assert config.model.init_args.server.url == "http://elsewhere/v1"
+    assert config.trainer.max_time == "00:01:00:00"
+    assert "also has --model.server.api_key_env AWS_SECRET_ACCESS_KEY: left out" in line
+
+
+def test_an_extractor_that_passes_its_options_on_inherits_which_of_them_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: Parsed
+) -> None:
+    (tmp_path / "own_captions.py").write_text(
+        "from preprocess.pipelines.captions import Captions\n"
+        "class OwnCaptions(Captions):\n"
+        "    def __init__(self, extra: int = 1, **options):\n"
+        "        super().__init__(**options)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = extractor({**CAPTIONS, "extra": 2, "server": SERVER}, "own_captions.OwnCaptions")
+    config, line = parsed({"model": own}, "--model", "own_captions.OwnCaptions")
+    assert (config.model.init_args.extra, config.model.init_args.server.url) == (2, Server().url)
+    assert "--model.server.url http://elsewhere/v1, --model.server.api_key_env" in line
+
+
+def test_the_configuration_of_a_run_as_it_is_written_leaves_nothing_out(
+    tmp_path: Path, parser: LightningArgumentParser
+) -> None:
+    config = parser.parse_object({"model": extractor(), "data": {"num_workers": 0}, "output": {"dir": "run"}})
+    folder = FolderConfig(written(tmp_path, parser.dump(config, skip_none=False)), ())
+    with folder.importing_named():
+        assert folder.parse(parser, {}).as_dict() == config.as_dict()
+    assert folder.left_out(config) is None
+
+
+def test_a_mapping_that_names_a_class_where_any_value_will_do_makes_no_object(tmp_path: Path) -> None:
+    made = tmp_path / "made"  # by the constructor
+    named = {"class_path": "preprocess.tracking.recording.Recording", "init_args": {"folder": str(made)}}
+    sections = {"model": extractor({**CAPTIONS, "chat_template_kwargs": {"a": named}})}
+    with pytest.raises(ConfigError, match="cannot be sent as JSON"):
+        _cli([], FolderConfig(written(tmp_path, sections), ()))
+    assert not made.exists()
+
+
+def test_commands_that_follow_in_the_process_import_what_they_name(tmp_path: Path) -> None:
+    _cli([], FolderConfig(written(tmp_path, {"model": extractor()}), ()))
+    cli = _cli(["--model", "brightness.Brightness", "--output.dir", "nowhere"])
+    assert type(cli.model).__name__ == "Brightness"
+
+
+def test_no_other_configuration_file_is_taken(tmp_path: Path, parsed: Parsed) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("{fallback: true}")
+    with pytest.raises(ConfigError, match=r"names another configuration file, .*other\.yaml"):
+        parsed({"model": extractor(), "data": {"decoding": str(other)}})
+    other.write_text("{url: http://elsewhere/v1}")
+    with pytest.raises(ConfigError, match=r"names another configuration file, .*other\.yaml"):
+        parsed({"model": extractor({**CAPTIONS, "server": str(other)})})
+    other.write_text("{data: {decoding: {fallback: true}}}")
+    config, _ = parsed({"model": extractor(), "config": str(other), "data": {"corpus": {"class_path": "evil.Corpus"}}})
+    assert (config.data.decoding.fallback, config.data.corpus) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "it is not a mapping"),
+        ("- 1\n", "it is not a mapping"),
+        ("model: text\n", "its model is str, not a mapping"),
+        ("model: {class_path: null}\n", "it names no extractor"),
+        ("{a: " * 500 + "1" + "}" * 500, "or 50 levels"),
+        ("[" * 100_000, "it is not YAML"),
+        ("a: [" + "1, " * 11_000 + "]", "it has more than 10,000 values"),
+        ("model: &a {class_path: *a}\n", "it has more than 10,000 values"),
+        ("a: &a [x, x]\n" + "".join(f"b{i}: &a [*a, *a]\n" for i in range(30)), "it has more than 10 aliases"),
+        ("a: " + "x" * 300_000, "it has more than 262,144 bytes"),
+        (b"\xff\xfe\x00", "can't decode byte"),
+        ("a: " + "1" * 5000, "Exceeds the limit"),
+        ("a: 0x" + "f" * 5000, "it has an integer of more than 64 bits"),
+        ("a: !!python/object/apply:os.system [true]\n", "it is not YAML: could not determine a constructor"),
+        ("a: !!set {b}\n", "it has a value of type set"),
+        ("a: \0", "it is not YAML"),
+    ],
+)
+def test_an_absurd_configuration_is_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        FolderConfig(written(tmp_path, content), ())
+    assert "config.yaml cannot be used to retry" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"data": {"decoding": [1]}},
+        {"model": extractor({**CAPTIONS, "server": [1]})},
+        {"model": extractor({**CAPTIONS, 3: 4})},
+        {"trainer": {"accelerator": "tpu"}},
+    ],
+)
+def test_a_value_of_a_wrong_type_is_one_line(tmp_path: Path, section: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        _cli([], FolderConfig(written(tmp_path, {"model": extractor(), **section}), ()))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="a FIFO"):
+        FolderConfig(tmp_path / "config.yaml", ())

@@ -1,0 +1,71 @@
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.errors import ConfigError
+from preprocess.job.placement import device_name, placement
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+
+
+def devices_of(monkeypatch, num_ranks, devices, accelerator="auto"):
+    found = []
+    for local_rank in range(num_ranks):
+        monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+        found.append(placement(accelerator, devices)["devices"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "devices", "wanted"),
+    [
+        (4, 1, [[0], [1], [2], [3]]),
+        (6, "auto", [[0], [1], [2], [3], [0], [1]]),
+        (4, "0,2", [[0], [2], [0], [2]]),
+        (2, [3], [[3], [3]]),
+        (2, "1,", [[1], [1]]),
+        (2, [-1], [[0], [1]]),
+    ],
+)
+def test_ranks_of_torchrun_share_the_gpus_that_are_listed(four_gpus, monkeypatch, num_ranks, devices, wanted):
+    assert devices_of(monkeypatch, num_ranks, devices) == wanted
+
+
+def test_a_gpu_that_is_not_there_fails(four_gpus, monkeypatch):
+    with pytest.raises(ConfigError, match=r"--trainer.devices 0,4: there is no GPU 4; there are 4"):
+        devices_of(monkeypatch, 1, "0,4")
+
+
+@pytest.mark.parametrize("devices", ["0,x", ",", "-1,0"])
+def test_what_are_no_numbers_of_gpus_fails(four_gpus, monkeypatch, devices):
+    with pytest.raises(ConfigError, match=f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2"):
+        devices_of(monkeypatch, 1, devices)
+
+
+def test_a_gpu_is_named_by_its_driver_and_a_cpu_by_its_model(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert device_name(torch.device("cuda", 1)) == "GPU 1"
+    assert device_name(torch.device("cpu")).strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC 7R13 Processor\nmodel name\t: b\n", "AMD EPYC 7R13 Processor"),
+        ("", "arm"),
+    ],
+)
+def test_a_cpu_is_named_by_the_kernel_or_else_by_its_architecture(monkeypatch, content, name):
+    monkeypatch.setattr(Path, "read_text", lambda path: content)
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert device_name(torch.device("cpu")) == name
+
+
+def test_on_the_cpu_each_rank_has_one_device_of_its_own(four_gpus, monkeypatch):
+    assert devices_of(monkeypatch, 3, 1, "cpu") == [1, 1, 1]

@@ -1,0 +1,99 @@
+"""What is measured of the machine; NVML is made up, as this machine may have no GPU, or others than a test wants."""
+
+from types import SimpleNamespace
+
+import psutil
+import pynvml
+import pytest
+import torch
+
+from preprocess.job import telemetry as machine
+from preprocess.job.placement import gpu_uuid
+from preprocess.job.telemetry import machine_figures
+
+
+@pytest.fixture(autouse=True)
+def forget_devices():
+    machine._device.cache_clear()
+    yield
+    machine._device.cache_clear()
+
+
+def error(*_):
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    """Two GPUs `a` and `b`, and a MIG slice `c` that tells its memory only."""
+    load = {"GPU-a": 10, "GPU-b": 93}
+
+    def handle(uuid):
+        return uuid if uuid in (*load, "MIG-c") else error()
+
+    def of_gpus(figure):
+        return lambda gpu, *_: figure(gpu) if gpu in load else error()
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda gpu: f"NVIDIA {gpu}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda gpu: SimpleNamespace(used=41, total=80))
+    monkeypatch.setattr(
+        pynvml, "nvmlDeviceGetUtilizationRates", of_gpus(lambda gpu: SimpleNamespace(gpu=load[gpu], memory=7))
+    )
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", of_gpus(lambda gpu: 61))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", of_gpus(lambda gpu: 310_400))
+
+
+def test_the_gpu_of_the_rank_is_measured_and_no_other(nvml):
+    assert machine_figures("b")["gpu"] == {
+        "name": "NVIDIA GPU-b",
+        "utilization_percent": 93,
+        "memory_percent": 51.2,
+        "temperature_celsius": 61,
+        "power_watts": 310,
+    }
+
+
+def test_a_slice_of_a_gpu_tells_what_it_can(nvml):
+    assert machine_figures("c")["gpu"] == {"name": "NVIDIA MIG-c", "memory_percent": 51.2}
+
+
+def test_a_rank_without_a_gpu_asks_none(nvml):
+    assert machine_figures()["gpu"] == {}
+
+
+def test_a_gpu_that_is_not_known_is_none(nvml):
+    assert machine_figures("d")["gpu"] == {}
+
+
+def test_without_a_driver_there_is_none(monkeypatch):
+    def no_library():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_library)
+    assert machine_figures("a")["gpu"] == {}
+
+
+def test_memory_and_cpu_are_those_of_this_machine():
+    figures = machine_figures()
+    assert 0 <= figures["cpu_percent"] <= 100
+    assert figures["memory_percent"] == pytest.approx(psutil.virtual_memory().percent, abs=10)
+    assert 1e6 < figures["rss_bytes"] < psutil.virtual_memory().total
+
+
+def test_the_cpu_is_no_gpu():
+    assert gpu_uuid(torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+def test_the_gpu_that_torch_uses_is_the_one_that_is_measured():
+    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    figures = machine_figures(gpu_uuid(device))["gpu"]
+    assert figures["name"] == torch.cuda.get_device_name(device)
+    before = figures["memory_percent"]
+    total = torch.cuda.get_device_properties(device).total_memory
+    held = torch.empty(total // 4, dtype=torch.uint8, device=device)
+    assert machine_figures(gpu_uuid(device))["gpu"]["memory_percent"] - before == pytest.approx(25, abs=2)
+    del held

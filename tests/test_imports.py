@@ -1,0 +1,52 @@
+"""The directions in which modules import each other, as CONTRIBUTING.md says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[1] / "src"
+FORBIDDEN = {  # of modules that begin with a name: what they must not import, neither at the top nor in a function
+    "datamodules": ["preprocess"],
+    "datamodules.run": [
+        *("torch", "lightning", "torchvision", "av"),
+        *(f"datamodules.{room}" for room in ("loading", "training", "media", "datamodule", "card")),
+    ],
+    "datamodules.loading": ["datamodules.training", "datamodules.datamodule"],
+    "datamodules.training": ["datamodules.loading", "datamodules.media", "datamodules.datamodule"],
+    "datamodules.media": [f"datamodules.{room}" for room in ("run", "loading", "training", "corpora", "samples")],
+    "preprocess": ["preprocess.pipelines"],
+    "preprocess.job": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
+    "preprocess.pipelines": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
+    "preprocess.export": ["preprocess.commands", "preprocess.cli", "preprocess.job"],
+}
+
+
+def module_of(path):
+    return ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_in(module, package):
+    return f"{module}.".startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("importer", FORBIDDEN)
+def test_no_import_goes_upward(importer):
+    modules = [path for path in SOURCES.rglob("*.py") if is_in(module_of(path), importer)]
+    assert modules
+    upward = [
+        f"{module_of(path)} imports {name}"
+        for path in modules
+        for name in imports_of(path)
+        for package in FORBIDDEN[importer]
+        if is_in(name, package)
+    ]
+    assert upward == []

@@ -37,7 +37,7 @@ class TrueBackend(TrackingBackend):
         segmenter = TrueSegmenter(shapes, fails_at=self.fails_at)
         return _Delayed(Tracks(TrueDetector(shapes), segmenter, Identity(self.detection_frequency)), self.delay)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """Of which there is one."""
         return {"truth": "1"}
 
@@ -94,7 +94,7 @@ class SteadyBackend(TrackingBackend):
         """A new video."""
         return _Steady()
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """None."""
         return {}
 

@@ -228,12 +228,12 @@ def test_torchrun_goes_on_when_a_rank_is_killed_to_the_captions_of_an_undisturbe
     [
         (Item("a", "train", "a.mp4"), r"a\.mp4 is no single image"),
         (Item("a", "train", "a", ("0.png", "1.png")), "a is no single image"),
-        (Item("a", "train", ".", ("0.png",), meta={"status": 3}), "its corpus tells its 'status'"),
+        (Item("a", "train", ".", ("0.png",), meta={"status": 3}), "corpus field 'status' collides with a field"),
     ],
 )
 def test_what_is_no_image_is_refused(item: Item, reason: str, models: dict[str, Path]) -> None:
     with pytest.raises(ExtractError, match=reason):
-        Captions(str(models["smolvlm"])).refuse(item)
+        Captions(str(models["smolvlm"])).validate(item)
 
 
 def test_a_window_is_no_smaller_than_a_batch(models: dict[str, Path]) -> None:

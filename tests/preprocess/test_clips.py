@@ -276,13 +276,13 @@ def test_marks_within_a_text_are_text(text: str, text_cleaning: Any, tokenizer: 
 
 def test_cleaning_is_another_tokenizer_and_the_json_keeps_the_text(tokenizer: Path) -> None:
     plain, clean = (Clips(tokenizer=str(tokenizer), text_cleaning=name) for name in ("none", "openai"))
-    assert plain.ingredients()["tokenizer"] != clean.ingredients()["tokenizer"]
-    assert clean.ingredients()["ftfy"] == version("ftfy")
-    assert "ftfy" not in plain.ingredients()
+    assert plain.provenance()["tokenizer"] != clean.provenance()["tokenizer"]
+    assert clean.provenance()["ftfy"] == version("ftfy")
+    assert "ftfy" not in plain.provenance()
     item = Item("a", "train", "a.mp4", meta={"transcript": "&nbsp;"})
-    plain.refuse(item)
+    plain.validate(item)
     with pytest.raises(ExtractError, match="its transcript is empty once it is cleaned"):
-        clean.refuse(item)
+        clean.validate(item)
 
 
 def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
@@ -299,7 +299,10 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
         (Item("a", "train", "a.mp4", meta={"transcript": " \n"}), "its transcript is empty"),
         (Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}), "half a character"),
         (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is no video, and clips are made of"),
-        (Item("a", "train", "a.mp4", meta={"transcript": "cow", "width": 3}), "its corpus tells its 'width'"),
+        (
+            Item("a", "train", "a.mp4", meta={"transcript": "cow", "width": 3}),
+            "corpus field 'width' collides with a field",
+        ),
         (
             Item("a", "train", "a.mp4", meta={"transcript": "cow", "begin_time": "00:12"}),
             "'begin_time' is '00:12', where a number",
@@ -316,13 +319,13 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
 )
 def test_what_has_no_text_or_is_no_video_is_refused(item: Item, reason: str, tokenizer: Path) -> None:
     with pytest.raises(ExtractError, match=reason):
-        Clips(tokenizer=str(tokenizer)).refuse(item)
+        Clips(tokenizer=str(tokenizer)).validate(item)
 
 
 def test_without_a_tokenizer_a_video_needs_no_text() -> None:
-    Clips(tokenizer=None).refuse(Item("a", "train", "a.mp4"))
+    Clips(tokenizer=None).validate(Item("a", "train", "a.mp4"))
     with pytest.raises(ExtractError, match="its transcript is empty"):
-        Clips(tokenizer=None).refuse(Item("a", "train", "a.mp4", meta={"transcript": ""}))
+        Clips(tokenizer=None).validate(Item("a", "train", "a.mp4", meta={"transcript": ""}))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,7 @@ def test_frames_are_asked_for_as_the_options_say(monkeypatch: pytest.MonkeyPatch
     by_gpu = Clips(tokenizer=None, decode="cuda")
     assert (by_gpu.frames.decoding.backend, by_gpu.frames.decoding.device) == ("torchcodec", "cuda")
     monkeypatch.setattr("preprocess.pipelines.clips.version", lambda name: f"that of {name}")  # it may not be there
-    assert by_gpu.ingredients() == {"tokenizer": "none", "torchcodec": "that of torchcodec"}
+    assert by_gpu.provenance() == {"tokenizer": "none", "torchcodec": "that of torchcodec"}
 
 
 def test_frames_are_views_into_the_batch() -> None:

@@ -67,9 +67,9 @@ def test_each_sentence_becomes_a_sample_with_what_the_corpus_knows(shards: Path)
 @pytest.mark.parametrize("name", ["layout", "height", "width", "fps", "path", "frames", "backend"])
 def test_a_column_that_is_called_as_a_fact_of_the_sample_is_refused(name: str, shards: Path) -> None:
     assert name in samples(shards)[0].meta
-    with pytest.raises(ExtractError, match=f"its corpus tells its '{name}', which is the sample's own here: leave it"):
-        Keypoints().refuse(Item("a", "train", "a.mp4", meta={"signer": "Signer01", name: "street"}))
-    Keypoints().refuse(Item("a", "train", "a.mp4", meta={"signer": "Signer01"}))
+    with pytest.raises(ExtractError, match=f"corpus field '{name}' collides with a field that this pipeline writes"):
+        Keypoints().validate(Item("a", "train", "a.mp4", meta={"signer": "Signer01", name: "street"}))
+    Keypoints().validate(Item("a", "train", "a.mp4", meta={"signer": "Signer01"}))
 
 
 def test_a_face_and_a_pose_are_found_in_every_frame_and_absent_parts_are_zeros(shards: Path) -> None:
@@ -205,11 +205,11 @@ class _Device:
 def test_auto_is_torch_on_a_gpu_and_mediapipe_on_the_cpu() -> None:
     extractor = Keypoints()
     assert extractor.backend == "mediapipe"  # `preprocess check` has no Trainer for it
-    assert extractor.propose() is Keypoints(backend="torch").propose() is None  # on the CPU
+    assert extractor.suggest_options() is Keypoints(backend="torch").suggest_options() is None  # on the CPU
     for device, backend in (("cpu", "mediapipe"), ("cuda", "torch")):
         extractor = Keypoints()
         extractor._trainer = _Device(device)  # type: ignore[assignment]
-        assert extractor.backend == extractor.ingredients()["backend"] == backend
+        assert extractor.backend == extractor.provenance()["backend"] == backend
         assert (extractor.frames.transform is None) == (backend == "torch")
 
 

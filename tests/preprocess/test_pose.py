@@ -298,19 +298,19 @@ def test_resampling_changes_the_pixels_that_are_looked_at_and_is_told_apart(imag
     assert isinstance(by_opencv, torch.Tensor)
     assert bilinear.shape == by_opencv.shape == (3, 200, 200)
     assert 0 < (bilinear.float() - by_opencv.float()).abs().mean() < 3
-    assert "opencv" in Pose(MediaPipe(), resampling="area_lanczos").ingredients()
+    assert "opencv" in Pose(MediaPipe(), resampling="area_lanczos").provenance()
 
 
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
         (Item("a", "train", "a.mp4"), r"a\.mp4 is no single image"),
-        (Item("a", "train", ".", ("0.png",), meta={"people": 3}), "its corpus tells its 'people'"),
+        (Item("a", "train", ".", ("0.png",), meta={"people": 3}), "corpus field 'people' collides with a field"),
     ],
 )
 def test_what_is_no_image_is_refused(item: Item, reason: str) -> None:
     with pytest.raises(ExtractError, match=reason):
-        Pose(MediaPipe()).refuse(item)
+        Pose(MediaPipe()).validate(item)
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,9 @@ def test_a_column_that_is_called_as_a_fact_of_the_sample_costs_its_video(root: P
     assert [sample.key for sample in samples(tmp_path / "run")] == ["sub/b"]
     (failure,) = failures(Run(tmp_path / "run"))
     assert (failure.item.key, failure.reason_class) == ("a", "extract")
-    assert failure.reason == "its corpus tells its 'num_frames', which is the sample's own here: leave it out"
+    assert failure.reason == (
+        "corpus field 'num_frames' collides with a field that this pipeline writes: rename or drop it"
+    )
 
 
 def test_a_prompt_that_finds_nothing_gives_lines_without_objects_and_a_retry_can_take_another(

@@ -11,7 +11,7 @@ A list has a path a line; or, if its name ends in `.jsonl` or `.ndjson`, an obje
 |                             |        | video need a key each                                                         |
 | start_seconds, stop_seconds | number | the part that is meant, half-open, since its first frame, or as  |
 |                             |        | text `HH:MM:SS.mmm`; may be left out, or null: as the corpus says             |
-| any other                   |        | kept; but it cannot be called as what a sample's json tells itself, as `path` |
+| any other                   |        | kept; but its name must not be one that the pipeline writes, as `path` |
 
 `prompt` and all others are the item's meta. A video that does not exist, and a row whose values are wrong, cost their
 item alone. Two rows with one key stop the listing, since either may be meant.

@@ -20,6 +20,6 @@ class Engine(Protocol):
         """Of one batch of what `transform` made, in order."""
         ...
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """Versions and weights that change captions, by name, for the fingerprint."""
         ...

@@ -130,7 +130,7 @@ class LocalEngine:
         self._is_grounded = config.model_type == _GROUNDED
         self._model: Any = None
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the weights are, and the versions of what uses them."""
         quantizer = ("bitsandbytes",) if self._weights.quantization else ()
         return {"weights": self._checkpoint.identity(), **{name: version(name) for name in (*_DECIDE, *quantizer)}}

@@ -216,7 +216,7 @@ class ServedEngine:
         )
         self.close = weakref.finalize(self, _close, self._loop, self._chat.close)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the server says that the model is, and how images are sent.
 
         Raises:

@@ -116,7 +116,7 @@ class _Check(Extractor):
         """Nothing of each frame."""
         return [None] * len(batch["rows"])
 
-    def refuse(self, item: Item) -> None:
+    def validate(self, item: Item) -> None:
         """As `checked.check`."""
         self._check(item)
 

@@ -113,7 +113,7 @@ def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, wri
         shard_bytes=round(sum(r.tar.bytes + r.table.bytes for r in records) * num_frames / sampled_frames),
         disk_free_bytes=shutil.disk_usage(_existing(output)).free,
         bottleneck=bottleneck([activity]),
-        proposed=extractor.propose(),
+        proposed=extractor.suggest_options(),
     )
 
 

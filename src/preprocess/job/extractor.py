@@ -16,93 +16,101 @@ from datamodules.samples.fields import typed
 
 
 class Extractor(LightningModule):
-    """Base of every pipeline. A new one sets `samples`, and defines `extract` and `assemble`.
+    """Base class of every pipeline. A new pipeline sets `samples` and defines `extract` and `assemble`.
 
     Its constructor calls `self.save_hyperparameters()`: the arguments belong to the fingerprint of the run.
 
     Attributes:
-        samples: the kind of sample that `assemble` makes.
-        frames: how it wants its frames; see `FrameRequest`.
-        fixed: fields of the fingerprint, named with dots, that say of what form its samples are: a retry, whose samples
-            come into batches with the others, cannot change them.
+        samples: the kind of sample that `assemble` returns.
+        frames: which frames `extract` gets, and in what form; see `FrameRequest`.
+        retry_invariants: dotted names of fields of the fingerprint that a retry must not change, because they decide
+            the shapes or the fields of the samples. Samples of the run and of its retries are batched together.
         not_from_folder: options that run code or send data elsewhere, such as `server.url`. A retry takes them from
             its command line only, not from the configuration in the run's folder, which may come from someone else.
             Each needs a default.
-        told: names in the json of its samples that the pipeline tells itself, so that a corpus cannot.
-        rank: this process's part in the run; given by its writer, as is
-        extraction: calls `extract`.
+        reserved_fields: names in the json of a sample that the pipeline writes. An item whose corpus has a field of
+            such a name fails.
+        rank: this process's part in the run. The writer sets it, before the first batch.
+        extraction: calls `extract`, in smaller batches where one fails. The writer sets it, before the first batch.
     """
 
     samples: SampleKind[Any]
     rank: Rank
     extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
-    fixed: tuple[str, ...] = ()
+    retry_invariants: tuple[str, ...] = ()
     not_from_folder: tuple[str, ...] = ()
-    told: frozenset[str] = frozenset()
+    reserved_fields: frozenset[str] = frozenset()
 
     def extract(self, batch: Batch) -> list[Any]:
-        """One result for each frame of `batch`, in its order; by default what the workers made of them.
+        """Return one result for each frame of `batch`, in order; by default what `FrameRequest.transform` returned.
 
         It may be called again for parts of the same batch; see `preprocess.job.extraction`.
 
         Raises:
-            ExtractError: the frames cannot be handled. A batch of several frames is then tried one by one, and the
-                items of those that fail again become failures.
+            ExtractError: the frames cannot be handled. The frames of the batch are then tried one by one, and the items
+                of those that fail again become failures.
         """
         return batch["results"]
 
-    def refuse(self, item: Item) -> None:
-        """Nothing, if a sample can be made of `item` as far as the corpus tells.
+    def validate(self, item: Item) -> None:
+        """Check what the corpus says of `item`, before a sample is made of it.
 
         Raises:
-            ExtractError: it cannot, whatever its frames are; here, because the corpus gives a field that is in `told`,
-                or one whose value does not fit the samples' field of that name.
+            ExtractError: no sample can be made of it, whatever its frames are. Here: the corpus has a field that is in
+                `reserved_fields`, or one whose value does not have the type of the samples' field of that name.
         """
-        if taken := next((name for name in item.meta if name in self.told), None):
-            raise ExtractError(f"its corpus tells its {taken!r}, which is the sample's own here: leave it out")
+        if taken := next((name for name in item.meta if name in self.reserved_fields), None):
+            raise ExtractError(
+                f"corpus field {taken!r} collides with a field that this pipeline writes: rename or drop it"
+            )
         typed(item.meta, (field for field in getattr(self.samples, "fields", ()) if field.of_corpus))
 
     def check(self, item: Item) -> None:
-        """What `preprocess check` asks: as `refuse`, and whatever a run looks for in other files than the frames'.
+        """Check for `preprocess check` what `validate` checks, and also files other than those of the frames.
 
         Raises:
-            ExtractError: a run would fail it.
+            ExtractError: the item would fail in a run.
         """
-        self.refuse(item)
+        self.validate(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> Any:
-        """The sample of `item`, from the results of all its frames in order; `end` says what is known of them.
+        """Return the sample of `item`, made of the results of all its frames, in order.
+
+        Args:
+            item: as planned.
+            results: of `extract`, one for each frame.
+            end: summary of the item, sent with its last frames.
 
         Raises:
             ExtractError: no sample can be made of them; the item becomes a failure.
         """
         raise NotImplementedError
 
-    def forget(self, shard: int, row: int) -> None:
-        """Drop what is kept of an item's frames between calls of `extract`, if anything: no more of them will come."""
+    def release(self, shard: int, row: int) -> None:
+        """Release what `extract` keeps of an item from one call to the next; no more frames of it will come."""
 
     def draw_to(self, folder: Path) -> None:
-        """Draw each video's results over it, into `folder`, while the run goes on.
+        """Write to `folder`, during the run, a copy of each video with its results drawn over it.
 
         Raises:
-            ConfigError: this pipeline cannot.
+            ConfigError: this pipeline cannot draw videos.
         """
         raise ConfigError(f"{type(self).__name__} draws no videos: leave --output.videos out")
 
     def status(self, sample: Any) -> str:
-        """What the table says of a sample: `ok`; or, in a word, what is the matter with it, as `truncated`.
+        """Return the status of a sample for its table: `ok`, or one word for what is wrong with it, as `truncated`.
 
-        `preprocess retry --class` takes such a word. It is none of the classes of `datamodules.errors`.
+        `preprocess retry --class` takes such a word. It must differ from the failure classes of `datamodules.errors`.
         """
         return OK
 
-    def propose(self) -> str | None:
-        """Options that would suit the rank's device, for people; None: none. After a sample has been run."""
+    def suggest_options(self) -> str | None:
+        """Return text that suggests options for the rank's device, or None. `estimate` asks after its sample run."""
         return None
 
-    def ingredients(self) -> dict[str, str]:
-        """Versions and weights that change results, by name, for the fingerprint."""
+    def provenance(self) -> dict[str, str]:
+        """Return versions and weights that change results, by name. They become part of the fingerprint."""
         return {}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:

@@ -38,7 +38,7 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
         "extractor": {"class_path": _class_path(extractor), "init_args": options},
         "samples": {"class_path": _class_path(extractor.samples)},
         "decoding": {name: value for name, value in asdict(data.decoding).items() if name != "skip_non_reference"},
-        "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(data))} | extractor.ingredients(),
+        "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(data))} | extractor.provenance(),
         "device": device.type,
     }
 

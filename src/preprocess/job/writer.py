@@ -112,7 +112,7 @@ class ShardWriter(BasePredictionWriter):
         self._refuse_other_device(run, name)
         self._corpus_types = run.plan.corpus_types or {}  # a retry has those of the run
         if self.retry:
-            run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.fixed)
+            run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.retry_invariants)
         self._keep_config()
         if self.videos and (done := len(run.committed())):
             _log.warning("%s shards are done, and are not drawn: `preprocess visualize %s`", f"{done:,}", self.dir)
@@ -154,7 +154,7 @@ class ShardWriter(BasePredictionWriter):
         for shard, row in list(self._gathered):  # of items that were given up, or that another rank has committed
             if shard not in self.rank.open or row in self.rank.open[shard].spool.results:
                 del self._gathered[shard, row]
-                pl_module.forget(shard, row)
+                pl_module.release(shard, row)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the run."""
@@ -162,7 +162,7 @@ class ShardWriter(BasePredictionWriter):
         rank = self.rank
         try:
             while self._gathered:
-                pl_module.forget(*self._gathered.popitem()[0])
+                pl_module.release(*self._gathered.popitem()[0])
         finally:
             if rank is not None:
                 rank.__exit__()
@@ -193,7 +193,7 @@ class ShardWriter(BasePredictionWriter):
         gathered = self._gathered.pop((shard, end["row"]), _Gathered())
         opened = self.rank.open.get(shard)
         if opened is None or end["row"] in opened.spool.results:
-            extractor.forget(shard, end["row"])
+            extractor.release(shard, end["row"])
             return  # committed by another rank meanwhile; or done before, and again for its neighbours in the ticket
         item = located(opened.items[end["row"]], self._root)
         seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
@@ -203,7 +203,7 @@ class ShardWriter(BasePredictionWriter):
             try:
                 if gathered.error:
                     raise gathered.error
-                extractor.refuse(item)
+                extractor.validate(item)
                 sample = extractor.assemble(item, gathered.results, end)
                 if fields := getattr(extractor.samples, "fields", None):
                     sample.meta = uniform(sample.meta, self._corpus_types, fields)
@@ -225,7 +225,7 @@ class ShardWriter(BasePredictionWriter):
             status=status,
         )
         self.rank.add(shard, result, members)
-        extractor.forget(shard, end["row"])
+        extractor.release(shard, end["row"])
 
 
 class _Gathered:

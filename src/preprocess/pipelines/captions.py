@@ -70,9 +70,9 @@ class Captions(Extractor):
     """
 
     samples = CaptionSamples()
-    fixed = ("extractor.init_args.store_images",)
+    retry_invariants = ("extractor.init_args.store_images",)
     not_from_folder = ("trust_remote_code", "server.url", "server.api_key_env")
-    told = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
+    reserved_fields = frozenset({"model", "revision", "prompt", "system_prompt", "caption", "status", "num_tokens"}) | {
         "width",
         "height",
         "backend",
@@ -165,9 +165,9 @@ class Captions(Extractor):
         if load:
             load(self.trainer.strategy.root_device)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the model is, and the versions of what runs it."""
-        return self.engine.ingredients()
+        return self.engine.provenance()
 
     def extract(self, batch: Batch) -> list[Any]:
         """An `Answer` for each image; or why there is none."""
@@ -177,7 +177,7 @@ class Captions(Extractor):
             for each, caption in zip(prepared, self.engine.captions(prepared), strict=True)
         ]
 
-    def refuse(self, item: Item) -> None:
+    def validate(self, item: Item) -> None:
         """Nothing, if it is one image, and what else is told of it can be kept.
 
         Raises:
@@ -185,15 +185,15 @@ class Captions(Extractor):
         """
         if len(item.frames) != 1:
             raise ExtractError(f"{item.path} is no single image, and captions are made of these")
-        super().refuse(item)
+        super().validate(item)
 
     def check(self, item: Item) -> None:
-        """As `refuse`; and its prompt is filled in.
+        """As `validate`; and its prompt is filled in.
 
         Raises:
             ExtractError: likewise; or its JSON files do not have what the prompt is made of.
         """
-        self.refuse(item)
+        self.validate(item)
         self._prompt(item)
 
     def assemble(self, item: Item, results: Sequence[Answer], end: End) -> CaptionSample:

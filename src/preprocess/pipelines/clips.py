@@ -56,11 +56,11 @@ class Clips(Extractor):
     """
 
     samples = ClipSamples()
-    fixed = (
+    retry_invariants = (
         *(f"extractor.init_args.{name}" for name in ("num_frames", "height", "width", "store")),
         "versions.tokenizer",
     )
-    told = frozenset({"path", "fps", "pts_seconds", "num_tokens", "truncated", *_FACTS})
+    reserved_fields = frozenset({"path", "fps", "pts_seconds", "num_tokens", "truncated", *_FACTS})
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Clips(Extractor):
             decoding=Decoding("torchcodec", device="cuda") if decode == "cuda" else Decoding(),
         )
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What decides the tokens; and the decoder, if that is not the DataModule's."""
         used = ("transformers", "tokenizers") if self.tokenizer else ()
         cleaners = ("ftfy",) if self.tokenizer and self.hparams["text_cleaning"] == "openai" else ()
@@ -104,7 +104,7 @@ class Clips(Extractor):
             return batch["results"]
         return [frame.permute(1, 2, 0).cpu().numpy() for frame in batch["frames"]]
 
-    def refuse(self, item: Item) -> None:
+    def validate(self, item: Item) -> None:
         """Nothing, if it is a video, has a text where tokens are wanted, and what else is told of it can be kept.
 
         Raises:
@@ -116,7 +116,7 @@ class Clips(Extractor):
             _require_transcript(item)
         if self.tokenizer and not self.tokenizer.clean(item.meta["transcript"]).strip():
             raise ExtractError("its transcript is empty once it is cleaned: set --model.text_cleaning none to keep it")
-        super().refuse(item)
+        super().validate(item)
 
     def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
         """The frames, as they are to be stored, and the tokens."""

@@ -48,8 +48,8 @@ class Keypoints(Extractor):
     """
 
     samples = KeypointSamples()
-    fixed = ("extractor.init_args.layout",)
-    told = frozenset(
+    retry_invariants = ("extractor.init_args.layout",)
+    reserved_fields = frozenset(
         {"layout", "height", "width", "pixel_aspect_ratio", "num_skipped_frames", "fps", "path", "frames", "backend"}
     )
 
@@ -73,7 +73,7 @@ class Keypoints(Extractor):
         if backend not in get_args(Backend):
             raise ConfigError(f"{backend = } is none of {', '.join(get_args(Backend))}")
         require_precision(precision)
-        self.save_hyperparameters(ignore=["backend", "model_dir"])  # what they come to decides; see `ingredients`
+        self.save_hyperparameters(ignore=["backend", "model_dir"])  # what they come to decides; see `provenance`
         self.layout = layout
         self._wanted_backend, self._model_dir = backend, model_dir
         self._known_good: str | None = None
@@ -130,7 +130,7 @@ class Keypoints(Extractor):
                 "mediapipe, or --model.mode static"
             )
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """The backend; the release of mediapipe, whose wheel holds the weights, or these; cuDNN, if it is used."""
         if self.backend == "mediapipe":
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
@@ -147,7 +147,7 @@ class Keypoints(Extractor):
             run = Replay(landmarker.to(self._device_of_rank()), self.hparams["compile"], self.hparams["cuda_graph"])
             self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["slice_frames"])
 
-    def propose(self) -> str | None:
+    def suggest_options(self) -> str | None:
         """Frames in a batch on a GPU, from some sizes that are timed with these options; of any other device none."""
         device = self._device_of_rank()
         if self.backend != "torch" or device.type != "cuda":

@@ -48,8 +48,10 @@ class Pose(Extractor):
     """
 
     samples = PoseSamples()
-    fixed = ("extractor.init_args.store_images", "extractor.init_args.store_pose_map")
-    told = frozenset({"caption", "people", "width", "height", "original_width", "original_height", "resize", "backend"})
+    retry_invariants = ("extractor.init_args.store_images", "extractor.init_args.store_pose_map")
+    reserved_fields = frozenset(
+        {"caption", "people", "width", "height", "original_width", "original_height", "resize", "backend"}
+    )
 
     def __init__(
         self,
@@ -83,10 +85,10 @@ class Pose(Extractor):
         if not self.backend.in_workers:
             self.backend.load(self.trainer.strategy.root_device)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the models are, and the versions of what runs them."""
         uses_opencv = self.hparams["store_pose_map"] or self.hparams["resampling"] == "area_lanczos"
-        return {**self.backend.ingredients(), **({"opencv": cv2.__version__} if uses_opencv else {})}
+        return {**self.backend.provenance(), **({"opencv": cv2.__version__} if uses_opencv else {})}
 
     def extract(self, batch: Batch) -> list[Any]:
         """`People` for each image.
@@ -97,7 +99,7 @@ class Pose(Extractor):
         results = batch["results"]
         return results if self.backend.in_workers else list(self.backend.people(results))
 
-    def refuse(self, item: Item) -> None:
+    def validate(self, item: Item) -> None:
         """Nothing, if it is one image, and what else is told of it can be kept.
 
         Raises:
@@ -105,15 +107,15 @@ class Pose(Extractor):
         """
         if len(item.frames) != 1:
             raise ExtractError(f"{item.path} is no single image, and poses are found in these")
-        super().refuse(item)
+        super().validate(item)
 
     def check(self, item: Item) -> None:
-        """As `refuse`; and its caption is filled in.
+        """As `validate`; and its caption is filled in.
 
         Raises:
             ExtractError: likewise; or its JSON files do not have what the caption is made of.
         """
-        self.refuse(item)
+        self.validate(item)
         if self._caption:
             self._caption(item)
 

@@ -43,7 +43,7 @@ class Tracking(Extractor):
     """
 
     samples = TrackSamples()
-    told = frozenset({"path", "video_info", "num_frames", "num_objects", "backend"})
+    reserved_fields = frozenset({"path", "video_info", "num_frames", "num_objects", "backend"})
 
     def __init__(self, backend: TrackingBackend, prompt: str | None = None, slice_frames: int = 16) -> None:
         super().__init__()
@@ -64,9 +64,9 @@ class Tracking(Extractor):
         """Load the weights onto the rank's device."""
         self.backend.load(self.trainer.strategy.root_device)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the models are, and the versions of what runs them."""
-        return self.backend.ingredients()
+        return self.backend.provenance()
 
     def draw_to(self, folder: Path) -> None:
         """Draw each video's objects over it, to `folder`/{key}.mp4."""
@@ -84,21 +84,21 @@ class Tracking(Extractor):
         if opened is None or place[1] in opened.spool.results:  # another rank has committed it; or it has failed
             return [None] * len(batch["rows"])
         item, frames = opened.items[batch["rows"][0]], list(batch["frames"])
-        self.refuse(item)
+        self.validate(item)
         with _disk():
             if first == 0:
-                self.forget(*place)
+                self.release(*place)
                 self._videos[place] = self._begin(item, frames[0])
             self._videos[place].add(first, frames, batch["pts_seconds"])
         return [None] * len(batch["rows"])
 
-    def refuse(self, item: Item) -> None:
+    def validate(self, item: Item) -> None:
         """Nothing, if it is a video with a prompt, and what else is told of it can be kept.
 
         Raises:
             ExtractError: it is not; or the corpus tells of it what has another meaning here.
         """
-        super().refuse(item)
+        super().validate(item)
         if item.frames:
             raise ExtractError(f"{item.path} is no video, and objects are tracked through these")
         self.backend.check(classes_of(self._prompt(item)))
@@ -146,7 +146,7 @@ class Tracking(Extractor):
         """Return `ok`; or `empty`: nothing of the prompt was found in the video."""
         return OK if sample.meta["num_objects"] else EMPTY
 
-    def forget(self, shard: int, row: int) -> None:
+    def release(self, shard: int, row: int) -> None:
         """Drop a video's state, and what is drawn of it if that is not whole."""
         if video := self._videos.pop((shard, row), None):
             video.close()

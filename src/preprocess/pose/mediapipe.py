@@ -59,7 +59,7 @@ class MediaPipe(PoseBackend):
         """See `PoseBackend`."""
         return [self._person(image) for image in images]
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """See `PoseBackend`."""
         return {"mediapipe": MEDIAPIPE_VERSION}
 

@@ -62,7 +62,7 @@ class OpenPose(PoseBackend):
             found.update(zip(places, self._batch(torch.stack([images[place] for place in places])), strict=True))
         return [found[place] for place in range(len(images))]
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """See `PoseBackend`."""
         return {"weights": sha256_of_file(self._path), "opencv": cv2.__version__, "scipy": version("scipy")}
 

@@ -79,7 +79,7 @@ class VitPose(PoseBackend):
         joints = self._joints(images, boxes)
         return [self._kept(*each) for each in zip(images, joints, scores, strict=True)]
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """See `PoseBackend`."""
         find, estimate = (folder.identity() for folder in self._folders)
         return {"detector": find, "estimator": estimate, **{name: version(name) for name in _DECIDE}}

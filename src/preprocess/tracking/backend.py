@@ -82,5 +82,5 @@ class TrackingBackend(ABC):
         """
 
     @abstractmethod
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """Weights and versions that change results, by name, for the fingerprint."""

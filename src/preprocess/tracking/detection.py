@@ -55,7 +55,7 @@ class Detector:
         """See `TrackingBackend`."""
         self._model = self._folder.load(GroundingDinoForObjectDetection, self._weights.dtype, device)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the weights are."""
         return {"detector": self._folder.identity()}
 

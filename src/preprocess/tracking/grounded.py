@@ -58,7 +58,7 @@ class GroundedSam2(TrackingBackend):
         detect = partial(self._detector.detect, self._detector.query(classes))
         return Tracks(detect, self._segmenter.start(), self.identity)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """See `TrackingBackend`."""
         versions = {name: version(name) for name in _DECIDE}
-        return {**self._detector.ingredients(), **self._segmenter.ingredients(), **versions}
+        return {**self._detector.provenance(), **self._segmenter.provenance(), **versions}

@@ -63,7 +63,7 @@ class Segmenter:
         if self._weights.compile:
             self._model.vision_encoder.compile()
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """What the weights are."""
         return {"segmenter": self._checkpoint.identity()}
 

@@ -117,7 +117,7 @@ class Sam3(TrackingBackend):
         self.check(classes)
         return Sam3Tracker(self._model, self._processor, classes, self.max_memory_frames, self._identity)
 
-    def ingredients(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """See `TrackingBackend`."""
         kernels = {_KERNELS: version(_KERNELS)} if find_spec(_KERNELS) else {}
         versions = {name: version(name) for name in _DECIDE}

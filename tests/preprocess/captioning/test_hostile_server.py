@@ -60,7 +60,7 @@ def test_a_redirect_is_not_followed_and_its_target_is_named():
             end = f" redirects to {internal.url}/chat/completions ({status}), where nothing is sent: give that URL as "
             assert stopped(engine).startswith(f"{server.url}{end}--model.server.url if you trust that server. Finished")
             with pytest.raises(ConfigError) as failure:
-                engine.ingredients()
+                engine.provenance()
             assert str(failure.value).startswith(f"{server.url}/models{end}--model.server.url")
         assert not internal.headers
         engine.close()
@@ -173,7 +173,7 @@ def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch):
         ):
             server.models = reply
             with pytest.raises(ConfigError, match=reason):
-                engine.ingredients()
+                engine.provenance()
         engine.close()
 
 

@@ -486,9 +486,9 @@ def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_l
 def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerprint():
     with ChatServer() as server:
         engine = engine_for(server)
-        assert engine.ingredients() == {"served_model": "org/Tiny-VLM", "image_format": "png"}
+        assert engine.provenance() == {"served_model": "org/Tiny-VLM", "image_format": "png"}
         server.models = Reply(b'{"data": [{"id": "tiny-vlm"}]}')  # without vLLM's `root`
-        assert engine.ingredients()["served_model"] == "tiny-vlm"
+        assert engine.provenance()["served_model"] == "tiny-vlm"
         engine.close()
 
 
@@ -498,7 +498,7 @@ def test_no_server_is_told_at_once_with_its_url():
     engine = engine_for(url)
     began = time.monotonic()
     with pytest.raises(ConfigError, match=rf"no server answers at {url} \(.*\): start it, or give its URL"):
-        engine.ingredients()
+        engine.provenance()
     assert time.monotonic() - began < 3  # which trying again would take
     engine.close()
 
@@ -522,7 +522,7 @@ def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(re
         engine = engine_for(server)
         server.models = reply
         with pytest.raises(ConfigError, match=match):
-            engine.ingredients()
+            engine.provenance()
         engine.close()
 
 
@@ -550,7 +550,7 @@ def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch):
         monkeypatch.setenv(name, value)
     with ChatServer() as server:
         engine = engine_for(server)
-        engine.ingredients()
+        engine.provenance()
         engine.captions(grays(engine, 0))
         assert len(server.headers) == 2
         for headers in server.headers:
@@ -605,7 +605,7 @@ def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment):
     )
     engine = engine_for("http://example.com/v1", max_retries=0)
     with pytest.raises(ConfigError, match=f"^{reason}"):
-        engine.ingredients()
+        engine.provenance()
     with pytest.raises(EnvironmentFailure, match=f"^something is wrong with http://example.com/v1: {reason}"):
         engine.captions(grays(engine, 0))
     engine.close()
@@ -623,7 +623,7 @@ def test_a_proxy_that_refuses_is_named(environment):
         for status, match in said_of.items():
             proxy.models = refused(status, "no")
             with pytest.raises(ConfigError, match=match):
-                engine.ingredients()
+                engine.provenance()
         engine.close()
 
 

@@ -35,7 +35,7 @@ def test_a_pipeline_may_propose_options(
     plain = capsys.readouterr().out
     assert "items        4 (4 of them run, 0 of these failed)" in plain
     assert "proposed" not in plain
-    monkeypatch.setattr(Brightness, "propose", lambda self: "--model.slice_frames 16; of all:\n  16")
+    monkeypatch.setattr(Brightness, "suggest_options", lambda self: "--model.slice_frames 16; of all:\n  16")
     assert main(command) == 0
     assert "proposed     --model.slice_frames 16; of all:\n               16\n" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()

@@ -95,10 +95,10 @@ def test_images_of_several_sizes_are_found_each_as_alone(name: str, backends: di
 
 @pytest.mark.parametrize("name", ["mediapipe", "openpose", "vitpose"])
 def test_what_they_are_made_of_is_told(name: str, backends: dict[str, PoseBackend]) -> None:
-    ingredients = backends[name].ingredients()
-    assert ingredients == backends[name].ingredients()
-    assert all(isinstance(value, str) and value for value in ingredients.values())
-    assert any(len(value) == 64 for value in ingredients.values()) == (name != "mediapipe")
+    provenance = backends[name].provenance()
+    assert provenance == backends[name].provenance()
+    assert all(isinstance(value, str) and value for value in provenance.values())
+    assert any(len(value) == 64 for value in provenance.values()) == (name != "mediapipe")
 
 
 def test_mediapipe_finds_the_astronaut_and_nobody_in_noise(backends: dict[str, PoseBackend]) -> None:

@@ -178,7 +178,7 @@ def test_weights_that_do_not_match_the_class_fail(folder: Path, tmp_path: Path, 
 
 def test_the_identity_changes_with_the_weights(folder: Path, tmp_path: Path) -> None:
     change(folder, tmp_path, "missing")
-    identities = [Detector(str(each), Thresholds(), Weights()).ingredients() for each in (folder, folder, tmp_path)]
+    identities = [Detector(str(each), Thresholds(), Weights()).provenance() for each in (folder, folder, tmp_path)]
     assert identities[0] == identities[1]
     assert identities[0] != identities[2]
 

@@ -100,6 +100,6 @@ def test_a_prompt_too_long_fails_before_weights_are_loaded(tmp_path: Path) -> No
 
 
 def test_ingredients_name_both_weights_and_what_runs_them(backend: GroundedSam2) -> None:
-    ingredients = backend.ingredients()
-    assert set(ingredients) == {"detector", "segmenter", "transformers", "tokenizers", "torchvision", "scipy"}
-    assert len(ingredients["detector"]) == len(ingredients["segmenter"]) == 64
+    provenance = backend.provenance()
+    assert set(provenance) == {"detector", "segmenter", "transformers", "tokenizers", "torchvision", "scipy"}
+    assert len(provenance["detector"]) == len(provenance["segmenter"]) == 64

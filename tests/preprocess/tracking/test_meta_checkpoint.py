@@ -264,7 +264,7 @@ def test_a_missing_file_fails(tmp_path: Path) -> None:
 
 def test_the_identity_is_that_of_the_file(tmp_path: Path) -> None:
     model = sam2_model()
-    first = Segmenter(str(save(tmp_path / "a.pt", model)), 4, Weights()).ingredients()
+    first = Segmenter(str(save(tmp_path / "a.pt", model)), 4, Weights()).provenance()
     with torch.no_grad():
         model.no_memory_embedding.add_(1)
-    assert Segmenter(str(save(tmp_path / "b.pt", model)), 4, Weights()).ingredients() != first
+    assert Segmenter(str(save(tmp_path / "b.pt", model)), 4, Weights()).provenance() != first

@@ -347,4 +347,4 @@ def test_a_model_of_another_type_fails(folder: Path, tmp_path: Path) -> None:
 
 
 def test_ingredients_name_the_weights_and_what_runs_them(sam3: Sam3) -> None:
-    assert {"segmenter", "transformers", "tokenizers", "torchvision"} <= set(sam3.ingredients())
+    assert {"segmenter", "transformers", "tokenizers", "torchvision"} <= set(sam3.provenance())

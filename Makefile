@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-# One more than there are cores, as some tests wait for processes that they have killed; each takes about 1 GB.
-TEST_WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+# One more than the cores that this process may use, as some tests wait for processes that they have killed; each takes about 1 GB.
+TEST_WORKERS := $(shell $(PYTHON) -c 'import os; f = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count())); print(min(4, 1 + len(f(0))))')
 
 .PHONY: demo test check clean
 

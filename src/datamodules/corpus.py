@@ -149,6 +149,11 @@ def check_key(key: str) -> str:
     return key
 
 
+def hash64(text: str) -> int:
+    """64 bits of the BLAKE2b hash of `text`, which may have surrogates."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
 def _cut(part: str) -> str:
     encoded = part.encode()
     if len(encoded) <= _MAX_NAME_BYTES:

@@ -21,7 +21,7 @@ from unittest.mock import Mock, patch
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.run import commit, leases, plan, rank
+from datamodules.run import commit, leases, planning, rank
 from datamodules.run import failure_limit as limit
 from datamodules.run import files as folders
 from datamodules.run import folder as run
@@ -487,7 +487,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "_started": _started,
     },
     commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
-    plan: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
+    planning: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
     folders: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
     run: {
         "Path": Path,

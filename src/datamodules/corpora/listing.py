@@ -24,11 +24,10 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 import numpy as np
 
 from datamodules.corpora.skipped import HIDDEN_FILE, HIDDEN_FOLDER, LOOP, OTHER_EXTENSION, RUN, Skipped
-from datamodules.corpus import Item, key_from_path
+from datamodules.corpus import Item, hash64, key_from_path
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 from datamodules.regular import NotRegularError, open_regular, require_regular
-from datamodules.run.plan import hash64
 
 T = TypeVar("T")
 _BLOCK_BYTES = 1 << 20

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.corpus import Item
+from datamodules.corpus import Item, hash64
 from datamodules.errors import ChangedError, DecodeError, MissingError, RunError
-from datamodules.run.plan import Plan, hash64
+from datamodules.run.plan import Plan
 
 _SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
 _NUM_CHECKED = 32  # items that stand for a corpus

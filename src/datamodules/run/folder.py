@@ -35,7 +35,8 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.run.drift import require_planned
 from datamodules.run.files import require_own_folders
 from datamodules.run.leases import Leases
-from datamodules.run.plan import Plan, Shard, ShardSize, write_plan
+from datamodules.run.plan import Plan, Shard, ShardSize
+from datamodules.run.planning import write_plan
 from datamodules.run.record import Record, ShardFile, read_record, record_path
 from datamodules.run.table import read_table
 

@@ -24,7 +24,8 @@ from datamodules.run.failure_limit import FailureLimit, FailureWatch
 from datamodules.run.files import is_folder, remove, write_whole
 from datamodules.run.folder import PLANNING, Run
 from datamodules.run.leases import Claim, Leases, is_dead
-from datamodules.run.plan import Shard, discard_unfinished
+from datamodules.run.plan import Shard
+from datamodules.run.planning import discard_unfinished
 from datamodules.run.retries import Earlier, earlier
 from datamodules.samples import Content
 

@@ -37,7 +37,8 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import OK, Result, settle_all
 from datamodules.run.folder import Run, differences, plan_once, plan_path, sha256_of
-from datamodules.run.plan import Shard, ShardSize, write_plan, write_plan_of
+from datamodules.run.plan import Shard, ShardSize
+from datamodules.run.planning import write_plan, write_plan_of
 from datamodules.run.reader import read_sample
 from datamodules.run.record import Record, ShardFile, read_record
 

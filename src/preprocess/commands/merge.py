@@ -35,7 +35,8 @@ from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.run.commit import sync, write_table
 from datamodules.run.files import SUPERSEDED
 from datamodules.run.folder import Run, differences, plan_path
-from datamodules.run.plan import Shard, write_batches
+from datamodules.run.plan import Shard
+from datamodules.run.planning import write_batches
 from datamodules.run.record import Record, ShardFile, StagedFile
 from datamodules.samples.fields import common_type
 from preprocess.scratch import scratch_beside

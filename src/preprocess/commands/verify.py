@@ -15,7 +15,8 @@ from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.commit import count_devices, count_rows
 from datamodules.run.files import SUPERSEDED
 from datamodules.run.folder import Outcome, Run, sha256_of
-from datamodules.run.plan import Shard, is_as_written
+from datamodules.run.plan import Shard
+from datamodules.run.planning import is_as_written
 from datamodules.run.reader import split_name
 from datamodules.run.record import Record, ShardFile, StagedFile
 

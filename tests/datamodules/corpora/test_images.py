@@ -7,7 +7,8 @@ import pytest
 from datamodules.corpora.images import Images
 from datamodules.corpus import located
 from datamodules.errors import CorpusError
-from datamodules.run.plan import ShardSize, write_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.planning import write_plan
 from image_making import write_tree
 
 

@@ -18,7 +18,8 @@ from datamodules.corpora.skipped import Skipped
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
-from datamodules.run.plan import ShardSize, write_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.planning import write_plan
 from image_making import write_tree
 from line_making import FINGERPRINT
 
@@ -158,7 +159,8 @@ from datamodules.corpora.pairs import Pairs
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
-from datamodules.run.plan import Plan, ShardSize, write_plan
+from datamodules.run.plan import Plan, ShardSize
+from datamodules.run.planning import write_plan
 write_plan(Videos(".").items(), Path("plan.arrow"), {}, ShardSize(min_shards=1))
 for item in Plan(Path("plan.arrow")).items(0):
     print(ascii((item.key, item.path, item.problem)))

@@ -9,7 +9,8 @@ import pytest
 from datamodules.corpora.pairs import Columns, Pairs, Split
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError
-from datamodules.run.plan import Plan, ShardSize, write_plan
+from datamodules.run.plan import Plan, ShardSize
+from datamodules.run.planning import write_plan
 
 
 @pytest.fixture

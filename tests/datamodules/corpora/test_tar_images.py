@@ -14,7 +14,8 @@ from datamodules.corpora import tar_members
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpus import check_key
 from datamodules.errors import CorpusError
-from datamodules.run.plan import ShardSize, write_plan
+from datamodules.run.plan import ShardSize
+from datamodules.run.planning import write_plan
 from image_making import image_bytes, write_tar
 
 LONG = "sub/" + "n" * 120

@@ -8,7 +8,8 @@ from datamodules.corpora.skipped import HIDDEN_FILE
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.leases import Leases
-from datamodules.run.plan import ShardSize, discard_unfinished, write_plan_of
+from datamodules.run.plan import ShardSize
+from datamodules.run.planning import discard_unfinished, write_plan_of
 from line_making import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
 

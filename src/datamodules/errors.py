@@ -44,7 +44,7 @@ class RunError(FramemillError):
 
 
 class EnvironmentFailure(FramemillError):
-    """The surroundings failed (disk full, folder read-only, mount gone): no item is to blame, the run can go on."""
+    """The environment failed (disk full, folder read-only, mount gone): no item is to blame, the run can go on."""
 
     exit_status = 3
 

@@ -6,7 +6,7 @@
 |             | of `verify --repair`: all that was wrong is repaired, shards may have to be done     |
 | 1           | `verify` or `check` found something wrong, or the coverage check of a run did        |
 | 2           | wrong options, corpus, folder or installation: nothing was started                   |
-| 3           | the surroundings failed (disk full, …): what is committed is safe, run it again      |
+| 3           | the environment failed (disk full, …): what is committed is safe, rerun the command  |
 | 4           | more items failed than `--output.max_failures` allows                                |
 | 128 + n     | stopped by signal n (130: Ctrl-C): what is committed or spooled is safe, run it again |
 """
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return retry(arguments[1:], began)
         if arguments[:1] in (["run"], ["estimate"], ["check"]):
-            from preprocess.commands import run as running
+            from preprocess.commands import run
 
-            return getattr(running, arguments[0])(arguments[1:])  # type: ignore[no-any-return]
+            return getattr(run, arguments[0])(arguments[1:])  # type: ignore[no-any-return]
         parser = _parser()
         options, more = parser.parse_known_args(arguments)
         if more and options.command is not _export:

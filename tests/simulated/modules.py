@@ -21,10 +21,7 @@ from unittest.mock import Mock, patch
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.run import commit, leases, planning, rank
-from datamodules.run import failure_limit as limit
-from datamodules.run import files as folders
-from datamodules.run import folder as run
+from datamodules.run import commit, failure_limit, files, folder, leases, planning, rank
 from datamodules.run.plan import Plan
 from simulated.choices import LOST, UNSURE
 from simulated.files import File, Folder, failure
@@ -488,8 +485,8 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     },
     commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
     planning: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
-    folders: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
-    run: {
+    files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
+    folder: {
         "Path": Path,
         "time": Time,
         "open": simulated_open,
@@ -497,7 +494,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "require_own_folders": lambda _: None,  # it has no links
     },
     rank: {"is_folder": lambda _: True, "os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
-    limit: {"time": Time},
+    failure_limit: {"time": Time},
 }
 
 
@@ -508,6 +505,6 @@ def installed() -> Iterator[None]:
         for module, names in _STAND_INS.items():
             for name, stand_in in names.items():
                 stack.enter_context(patch.object(module, name, stand_in, create=True))
-        for module in (rank, run):  # whose clock is a default value, bound when it was defined
+        for module in (rank, folder):  # whose clock is a default value, bound when it was defined
             stack.enter_context(patch.object(module, "Leases", partial(leases.Leases, clock=Time.monotonic)))
         yield

@@ -7,7 +7,7 @@ such import in all).
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
 new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
 An item without attempts left becomes a failure (`Rank.strike`), as soon as another one is read. If none is, but one
-after another uses up its attempts, an item that was read well before tells whether they are bad, or the surroundings.
+after another uses up its attempts, an item that was read well before tells whether they are bad, or the environment.
 """
 
 import multiprocessing
@@ -165,7 +165,7 @@ class FrameLoader:
             self._rank.strike(*place, *strike)
 
     def _judge_doubtful(self) -> None:
-        """Fail them, unless their failing in a row is the fault of the surroundings."""
+        """Fail them, unless they failed in a row because the environment failed."""
         reason, _ = next(reversed(self._doubtful.values()))
         good = self._good_item()
         is_io = any(reason_class == "io" for _, reason_class in self._doubtful.values())
@@ -173,7 +173,8 @@ class FrameLoader:
         if is_gone or (good is None and len(self._doubtful) > 1):
             raise EnvironmentFailure(
                 f"{len(self._doubtful)} items in a row failed, the last one: {reason}. Is something wrong with the "
-                "mount, the memory or the installation? What is done is safe: mend it, and run the same command again"
+                "mount, the memory or the installation? Finished work is safe. Fix the problem and rerun the same "
+                "command"
             )
         self._fail_doubtful()
 
@@ -201,7 +202,7 @@ class FrameLoader:
         if self._num_idle_deaths >= _MAX_IDLE_DEATHS:
             raise EnvironmentFailure(
                 f"workers died before they touched an item (exit codes {exit_codes}): out of memory, or a broken "
-                "installation? What is done is safe: mend it, and run the same command again"
+                "installation? Finished work is safe. Fix the problem and rerun the same command"
             )
         for stamp, reason, reason_class in charged:
             self._strike(stamp.shard, stamp.row, reason, reason_class)

@@ -152,7 +152,8 @@ class Workers:
         if seconds > _START_SECONDS + self._timeout_seconds and self._stamps and not self._stamps.read():
             raise EnvironmentFailure(
                 f"no worker has delivered anything for {seconds:.0f} s, and none is at work on an item. Is /dev/shm "
-                "full (df /dev/shm; Docker: --shm-size), or do they not start? What is done is safe: mend it, and go on"
+                "full (df /dev/shm; Docker: --shm-size), or do they not start? Finished work is safe. Fix the problem "
+                "and rerun the same command"
             )
 
     def _watch(self) -> None:

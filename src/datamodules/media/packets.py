@@ -361,7 +361,7 @@ def decoded(
 
 @contextmanager
 def _naming_the_size_limit() -> Iterator[None]:
-    """Raise DecodeError for a frame that a decoder refuses for its size: only FFmpeg's log tells this from damage."""
+    """Raise DecodeError for a frame that a decoder refuses for its size, which only FFmpeg's log says."""
     import av
 
     level = av.logging.get_level()

@@ -203,10 +203,10 @@ class _Entry:
 
     def fits(self, num_rows: int, body_bytes: int) -> bool:
         """Whether a rank may have written this for a shard of `num_rows` rows, with files of so many bytes."""
-        told = [each.row for each in (self.result, self.strike) if each] + (self.touched or [])
+        rows = [each.row for each in (self.result, self.strike) if each] + (self.touched or [])
         names_are_safe = all(_ENDING.fullmatch(ending) for ending, _ in self.members)
         has_size = sum(size for _, size in self.members) == body_bytes
-        return all(row < num_rows for row in told) and names_are_safe and has_size and _is_plausible(self.result)
+        return all(row < num_rows for row in rows) and names_are_safe and has_size and _is_plausible(self.result)
 
 
 def _is_plausible(result: Result | None) -> bool:

@@ -453,7 +453,7 @@ class Rank:
         return EnvironmentFailure(
             f"the output folder {self.run.folder} cannot be written to: {error.strerror or error}. "
             f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe; "
-            "mend it and run the same command again"
+            "fix the problem and rerun the same command"
         )
 
 

@@ -11,8 +11,8 @@
 | 429 to every try; any other 4xx (401, 403: the key; 404: | EnvironmentFailure                                     |
 | the model; 407: a proxy); a redirect, which is not       |                                                        |
 | followed                                                 |                                                        |
-| 408, 409, 5xx or no answer to every try; an answer that  | DoubtfulError: whether the request or the server is to |
-| is no JSON, has no choices, is larger than 16 MB, has    | blame shows by how it answers another                  |
+| 408, 409, 5xx or no answer to every try; an answer that  | DoubtfulError: the cause is the request or the server; |
+| is no JSON, has no choices, is larger than 16 MB, has    | the next answer to another request shows which         |
 | more than 1,000,000 lists and objects, or was broken off |                                                        |
 | by it                                                    |                                                        |
 

@@ -18,7 +18,7 @@ _MAX_CHARACTERS = 500_000  # of a text, thoughts included; 100,000 tokens have a
 
 
 class DoubtfulError(ExtractError):
-    """A request got no answer that can be used: it may be to blame, or the server."""
+    """A request got no usable answer. The cause may be the request or the server."""
 
 
 class Completion(NamedTuple):

@@ -153,7 +153,7 @@ def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
         # with any other error (no permission, mount gone) the file may be sound, and must not be made anew
         if error.errno not in (errno.EIO, errno.ELOOP):
             raise EnvironmentFailure(
-                f"{file.path} cannot be read: {error.strerror}; mend that, then verify again"
+                f"{file.path} cannot be read: {error.strerror}; fix that, then verify again"
             ) from error
         yield f"{file.name}: cannot be read: {error.strerror}"
 

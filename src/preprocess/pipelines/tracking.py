@@ -238,5 +238,5 @@ def _disk() -> Iterator[None]:
         yield
     except OSError as error:
         raise EnvironmentFailure(
-            f"tracks cannot be written down: {error}; mend it, run the same command again"
+            f"tracks cannot be written to disk: {error}. Fix the problem and rerun the same command"
         ) from error

@@ -121,7 +121,7 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preprocess.commands.verify.sha256_of", _failing(errno.EACCES))
-    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; mend that"):
+    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; fix that"):
         list(verify(Run(folder)))
 
 

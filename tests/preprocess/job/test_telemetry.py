@@ -7,16 +7,16 @@ import pynvml
 import pytest
 import torch
 
-from preprocess.job import telemetry as machine
+from preprocess.job import telemetry
 from preprocess.job.placement import gpu_uuid
 from preprocess.job.telemetry import machine_figures
 
 
 @pytest.fixture(autouse=True)
 def forget_devices():
-    machine._device.cache_clear()
+    telemetry._device.cache_clear()
     yield
-    machine._device.cache_clear()
+    telemetry._device.cache_clear()
 
 
 def error(*_):

@@ -37,9 +37,8 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
         timeout = request.extensions["timeout"]
         request.extensions["timeout"] = {"connect": timeout["connect"]}
         try:
-            with anyio.fail_after(
-                timeout["read"]
-            ):  # not asyncio.wait_for: Ctrl-C in its own task would be raised twice
+            # not asyncio.wait_for: Ctrl-C in its own task would be raised twice
+            with anyio.fail_after(timeout["read"]):
                 return await self._receive(request, **options)
         except TimeoutError as error:
             raise httpx2.ReadTimeout(f"no whole answer in {timeout['read']:g} s", request=request) from error

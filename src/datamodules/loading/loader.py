@@ -25,7 +25,15 @@ from datamodules.errors import EnvironmentFailure, ListingError
 from datamodules.loading.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket, is_readable
 from datamodules.loading.malloc import keep_freed_memory
 from datamodules.loading.worker_progress import Stamps
-from datamodules.loading.workers import LOOK_SECONDS, LocalTickets, Tickets, WorkerDied, Workers, begin_worker
+from datamodules.loading.workers import (
+    LOOK_SECONDS,
+    LocalTickets,
+    Tickets,
+    WorkerDied,
+    Workers,
+    begin_worker,
+    start_fork_server,
+)
 from datamodules.run.folder import Run
 from datamodules.run.rank import OpenShard, Rank
 
@@ -108,6 +116,8 @@ class FrameLoader:
         transform: Any = self._request.transform
         needed = [getattr(transform, "func", transform).__module__] if transform else []
         context.set_forkserver_preload([__name__, *needed])
+        if self._num_workers:
+            start_fork_server()
         self._rank.activity.workers = self._num_workers
         return DataLoader(
             FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps or self._rank),

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -195,6 +196,21 @@ def _death(exitcode: int) -> str:
     if exitcode == -signal.SIGKILL:  # not by the watchdog
         return "its process was killed (SIGKILL: out of memory?)"
     return f"crashed: {signal.Signals(-exitcode).name if exitcode < 0 else f'exit status {exitcode}'}"
+
+
+def start_fork_server() -> None:
+    """Start the process that workers are forked from, unless it runs, with the signals that stop a run blocked.
+
+    A terminal and a batch system send them to all processes of a run, but only the rank is to act on them. Without
+    this, Ctrl-C ends the server while it imports torch, which takes seconds, and the rank cannot start its workers.
+    Workers inherit the blocked signals.
+    """
+    resource_tracker.ensure_running()  # which would unblock SIGINT and SIGTERM as it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def begin_worker(worker: int) -> None:

@@ -153,7 +153,7 @@ def test_what_is_in_hand_at_a_signal_is_finished(zygote, arguments, tmp_path):
     wait_for(lambda: spooled(tmp_path / "run"))
     os.kill(pid, signal.SIGUSR1)
     assert zygote.wait(pid, 20) == 138
-    assert "stopped by SIGUSR1; what is done is safe" in (tmp_path / "log").read_text()
+    assert "stopped by SIGUSR1. Finished work is safe" in (tmp_path / "log").read_text()
     assert zygote.run(arguments(), tmp_path / "log") == 0
     assert list(verify(Run(tmp_path / "run"))) == []
 
@@ -164,7 +164,7 @@ def test_a_corpus_that_is_gone_fails_nothing_and_the_run_goes_on_when_it_is_back
     corpus.rename(tmp_path / "elsewhere")
     corpus.mkdir()  # as an unmounted folder is there, and empty
     assert zygote.wait(pid) == 3
-    assert "is gone, or empty; what is done is safe" in (tmp_path / "log").read_text()
+    assert "is gone, or empty. Finished work is safe" in (tmp_path / "log").read_text()
     corpus.rmdir()
     (tmp_path / "elsewhere").rename(corpus)
     assert zygote.run(arguments(), tmp_path / "log") == 0

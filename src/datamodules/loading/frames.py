@@ -377,7 +377,7 @@ def _require(root: str) -> None:
         there = False
     if not there:
         raise EnvironmentFailure(
-            f"the corpus root {root} is gone, or empty; what is done is safe: bring it back, run the same command again"
+            f"the corpus root {root} is gone, or empty. Finished work is safe. Bring it back and rerun the same command"
         )
 
 

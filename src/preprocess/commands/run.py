@@ -196,8 +196,8 @@ def _predict(cli: PipelineCLI) -> int:
     if stopped:
         spooled = sum(len(opened.spool.results) for opened in cli.writer.rank.open.values())
         note(
-            f"stopped by {signal.Signals(stopped).name}; what is done is safe ({spooled:,} items of shards not yet "
-            "whole among it): the same command goes on",
+            f"stopped by {signal.Signals(stopped).name}. Finished work is safe, including {spooled:,} items of "
+            "unfinished shards. Rerun the same command to resume",
             "yellow",
         )
     limit = FailureLimit() if cli.writer.retry else cli.writer.rank.tolerance.limit

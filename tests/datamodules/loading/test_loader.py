@@ -282,7 +282,7 @@ def test_items_that_the_listing_failed_are_no_sign_that_files_can_be_read(tmp_pa
 def test_a_corpus_that_is_gone_stops_the_run(tmp_path):
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
     (tmp_path / "media").rename(tmp_path / "elsewhere")
-    with pytest.raises(EnvironmentFailure, match="media is gone, or empty; what is done is safe"):
+    with pytest.raises(EnvironmentFailure, match=r"media is gone, or empty\. Finished work is safe"):
         consume(run, tmp_path / "media", 0)
 
 

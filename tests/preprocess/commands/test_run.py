@@ -356,7 +356,7 @@ def test_a_signal_ends_the_run_in_order_and_the_same_command_goes_on(
     output = process.communicate(timeout=60)[0]
     assert process.returncode == status, output
     assert "Traceback" not in output
-    assert f"stopped by {number.name}; what is done is safe" in output
+    assert f"stopped by {number.name}. Finished work is safe" in output
     assert not list((tmp_path / "run" / "work" / "leases").iterdir())
 
     assert main(arguments(tmp_path / "run")) == 0

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.backends.animation import codec_of, read_durations
+from datamodules.media.animation import codec_of, read_durations
 from datamodules.media.first_bytes import is_mp4_or_matroska, read_head
 from datamodules.media.limits import require_pixels
 from datamodules.media.packets import (

@@ -1,110 +1,25 @@
-"""Animated GIF, PNG and WebP, as browsers show them; `Decoding.backend` has no say in these.
-
-GIF and WebP are read by Pillow: FFmpeg 8 does not notice that a GIF was cut off, and does not read animated WebP. PNG
-is read by FFmpeg (PyAV): Pillow 13 blends half transparent frames wrongly. Frames are composed by the rules of the
-file, transparent pixels are white, and a frame of at most 10 ms stays for 100 ms, as in Chromium, Firefox and WebKit.
-"""
+"""Frames of an animated GIF, PNG or WebP; see `datamodules.media.animation`."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
-from PIL import ImageSequence
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.content import read_file
-from datamodules.media.image import Pixels, opened
-from datamodules.media.limits import require_animation_pixels, require_packets
-from datamodules.media.packets import decoded, open_container, said, video_stream
-
-if TYPE_CHECKING:
-    from datamodules.media.video import Video
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_TOO_SHORT_MS, _INSTEAD_MS = 10, 100  # Chromium, blink: `kMinimumDurationForDefault`
-# offset of the byte, and the bit: developers.google.com/speed/webp/docs/riff_container
-_WEBP_FLAGS, _WEBP_ALPHA = 20, 0x10
+from datamodules.media.animation import over_white, read_frames
+from datamodules.media.video import Video
 
 
-class _Frame(NamedTuple):
-    rgba: Pixels
-    duration_ms: float
-
-
-def codec_of(head: bytes) -> str | None:
-    """`gif`, `png` or `webp`, animated or not, for a file that begins with `head`; None for any other file."""
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if head.startswith(_PNG):
-        return "png"
-    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
-
-
-def read_durations(path: Path) -> tuple[tuple[int, int], list[float]]:
-    """Decode an animation to know of its frames: their (height, width) in px, and for how many ms each is shown.
-
-    Raises:
-        MissingError, OSError: see `read_file`.
-        DecodeError: it is a still image, damaged, or cut off; or above a limit of `media/limits.py`.
-    """
-    size: tuple[int, int] = (0, 0)
-    durations: list[float] = []
-    for frame in _frames(path):
-        size = frame.rgba.shape[0], frame.rgba.shape[1]
-        require_packets(path.name, len(durations) + 1)
-        require_animation_pixels(path.name, (len(durations) + 1) * size[0] * size[1])
-        durations.append(_INSTEAD_MS if frame.duration_ms <= _TOO_SHORT_MS else frame.duration_ms)
-    return size, durations
-
-
-def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
-    """The frames `indices` of `video`; see the package.
+def decode(video: Video, indices: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the frames `indices` of `video`, which ascend; see the package.
 
     Raises:
         DecodeError: one of them does not come.
     """
     wanted = frozenset(indices)
-    for index, frame in enumerate(_frames(video.path)):
+    for index, frame in enumerate(read_frames(video.path)):
         if index in wanted:
-            yield torch.from_numpy(_over_white(frame.rgba)).permute(2, 0, 1)
+            yield torch.from_numpy(over_white(frame.rgba)).permute(2, 0, 1)
         if index == indices[-1]:
             return
     raise DecodeError(f"it ends before frame {indices[-1]}")
-
-
-def _frames(path: Path) -> Iterator[_Frame]:
-    content = read_file(path)
-    return _png_frames(path) if content.startswith(_PNG) else _pillow_frames(content, path.name)
-
-
-def _png_frames(path: Path) -> Iterator[_Frame]:
-    import av
-
-    try:
-        with open_container(path) as container:
-            for _, frame in decoded(container, video_stream(container, None), begin=0, first=0):
-                yield _Frame(frame.to_ndarray(format="rgba"), float(1000 * frame.duration * frame.time_base))
-    except av.FFmpegError as error:
-        raise DecodeError(f"{path.name} cannot be decoded: {said(error)}") from error
-
-
-def _pillow_frames(content: bytes, name: str) -> Iterator[_Frame]:
-    if content[8:16] == b"WEBPVP8X":
-        # libwebp does not set this flag where only what lies around the frames is transparent, and Pillow believes it
-        content = content[:_WEBP_FLAGS] + bytes([content[_WEBP_FLAGS] | _WEBP_ALPHA]) + content[_WEBP_FLAGS + 1 :]
-    with opened(content, name) as file:
-        if not getattr(file.image, "is_animated", False):
-            kind = str(file.image.format).lower()
-            raise DecodeError(f"{name} does not open as a video: it is a still image ({kind}), for a corpus of images")
-        for image in ImageSequence.Iterator(file.image):
-            image.load()
-            yield _Frame(np.asarray(image.convert("RGBA")), image.info.get("duration", 0))
-
-
-def _over_white(rgba: Pixels) -> Pixels:
-    """uint8 [H, W, 4], RGBA, as it is seen on a white page: uint8 [H, W, 3]."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

@@ -5,7 +5,7 @@
 
 | decoding | what                                                                                                     |
 |----------|----------------------------------------------------------------------------------------------------------|
-| plain    | `tests/plain_decoding.py`: image by image, as pytorch-openpose and ControlNet do it                      |
+| plain    | `tests/support/plain_decoding.py`: image by image, as pytorch-openpose and ControlNet do                  |
 | decode   | `preprocess.pose.decoding.decode`, a batch at once                                                       |
 
 Both are given the same maps, as the network would give them of rendered people, and one thread; what is compared is CPU
@@ -105,9 +105,9 @@ def _compare_decoding(rounds: int, num_maps: int) -> None:
 def _compare_crowd(count: int, rounds: int, num_maps: int) -> tuple[Ratio, list[str]]:
     import torch
 
-    from plain_decoding import plain_decode
-    from pose_making import crowd, rendered
     from preprocess.pose.decoding import Maps, decode, enlarging
+    from support.plain_decoding import plain_decode
+    from support.pose_making import crowd, rendered
 
     drawn = np.random.default_rng(0)
     scenes = [rendered(crowd(drawn, count), (_SIZE_PX, _SIZE_PX)) for _ in range(num_maps)]
@@ -299,7 +299,7 @@ def _drawn_maps(px: int, size: int) -> tuple[Any, Any]:
     """Of three people in each image, as a trained network gives; ours has random weights."""
     import torch
 
-    from pose_making import crowd, rendered
+    from support.pose_making import crowd, rendered
 
     drawn = np.random.default_rng(0)
     scenes = [rendered(crowd(drawn, 3, (px, px)), (px, px)) for _ in range(min(size, 16))]

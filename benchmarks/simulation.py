@@ -4,7 +4,7 @@
     python benchmarks/simulation.py --seed 12345
 
 The first tries the seeds from `--first` on, and names those that failed. The second tells the story of one seed; if it
-fails, its story is shrunk first. What is simulated, and what must hold, say `tests/simulated/`.
+fails, its story is shrunk first. What is simulated, and what must hold, say `tests/support/simulated/`.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from measuring import print_machine, print_table, print_verdict
-from simulated.choices import FAULTS, Choices, RandomChoices
-from simulated.line import interleave, shrunk, simulated, story_of
+from support.simulated.choices import FAULTS, Choices, RandomChoices
+from support.simulated.line import interleave, shrunk, simulated, story_of
 
 _BATCH = 500
 

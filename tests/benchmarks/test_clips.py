@@ -13,7 +13,7 @@ import pytest
 from datamodules.media.packets import open_container, read_packets, video_stream
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames
-from torchcodec_there import needs_torchcodec
+from support.torchcodec_there import needs_torchcodec
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NUM_FRAMES, GOP = 70, 30

@@ -16,8 +16,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from caption_making import caption_items, made_caption
-from clip_making import ClipItems, made_clip
 from datamodules import features_of
 from datamodules.card import CARD, is_stale, write_card
 from datamodules.corpus import Item
@@ -33,12 +31,14 @@ from datamodules.samples.clips import ClipSamples
 from datamodules.samples.keypoints import KeypointSamples
 from datamodules.samples.pose import PoseSamples
 from datamodules.samples.tracks import TrackSamples
-from line_making import Listed
-from making import MadeItems, made_sample
-from pose_making import made_pose
 from preprocess.commands.merge import merge
 from preprocess.commands.verify import verify
-from track_making import made_sample as made_tracks
+from support.caption_making import caption_items, made_caption
+from support.clip_making import ClipItems, made_clip
+from support.line_making import Listed
+from support.making import MadeItems, made_sample
+from support.pose_making import made_pose
+from support.track_making import made_sample as made_tracks
 
 ENTITIES = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.0, 0.25, 0.5, 1.0]]}]
 

@@ -12,7 +12,7 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from line_making import make_run, some_items
+from support.line_making import make_run, some_items
 
 
 def keypoint_run(folder, counts, per_shard=3):

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zygote import Zygote
+from support.zygote import Zygote
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from brightness import Brightness, BrightnessSamples
 from datamodules import FramesDataModule
 from datamodules.loading.frames import Batch
 from datamodules.loading.prefetch import CopiedAhead
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from image_making import image_bytes
 from preprocess.cli import main
+from support.brightness import Brightness, BrightnessSamples
+from support.image_making import image_bytes
 
 
 def run(folder: Path, name: str, *options: str) -> list[float]:
@@ -23,7 +23,7 @@ def run(folder: Path, name: str, *options: str) -> list[float]:
         for number in range(12):
             (folder / "images" / f"{number:02d}.png").write_bytes(image_bytes(20 * number))
         (folder / "config.yaml").write_text(
-            "model: {class_path: brightness.Brightness, init_args: {slice_frames: 4}}\n"
+            "model: {class_path: support.brightness.Brightness, init_args: {slice_frames: 4}}\n"
             "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: _}}}\n"
         )
     config = ["--config", str(folder / "config.yaml"), "--data.root", str(folder / "images"), *options]

@@ -13,7 +13,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from checkpoint_making import save_checkpoint
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.run.commit import Result
@@ -22,12 +21,13 @@ from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from datamodules.samples.captions import CaptionSample, CaptionSamples
-from line_making import tars
 from preprocess.cli import main
 from preprocess.commands.verify import verify
 from preprocess.pipelines.captions import Captions
-from undeclared import undeclared_fields
-from zygote import Zygote
+from support.checkpoint_making import save_checkpoint
+from support.line_making import tars
+from support.undeclared import undeclared_fields
+from support.zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {"captions": "smolvlm", "captions_idefics2": "idefics2", "captions_qwen2_5_vl": "qwen2_5_vl"} | {

@@ -20,7 +20,6 @@ import regex
 import torch
 from transformers import CLIPTokenizer
 
-from clip_making import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from datamodules import FramesDataModule
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
@@ -31,13 +30,14 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from datamodules.samples.clips import ClipSample, ClipSamples
-from line_making import tars
 from preprocess.cli import main
 from preprocess.commands.verify import verify
 from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
-from undeclared import undeclared_fields
-from video_making import Kind, numbers, write
-from zygote import Zygote
+from support.clip_making import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
+from support.line_making import tars
+from support.undeclared import undeclared_fields
+from support.video_making import Kind, numbers, write
+from support.zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 LONG = "milk the cow " * 40
@@ -398,7 +398,7 @@ def test_a_retry_makes_clips_of_the_same_form(
 
 def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 8}))
-    script = Path(__file__).parents[1] / "contrastive.py"
+    script = Path(__file__).parents[1] / "support/contrastive.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "run"), str(tmp_path)],
         capture_output=True,

@@ -11,9 +11,9 @@ from PIL import Image
 
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
-from line_making import tars
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, verify
+from support.line_making import tars
 
 NUM_IMAGES, NUM_VIDEOS = 20, 5
 
@@ -40,8 +40,9 @@ def _gray(path, value):
 def arguments(corpus, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
-        "model: {class_path: brightness.Brightness}\n"
-        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
+        "model: {class_path: support.brightness.Brightness}\n"
+        "data: {num_workers: 0, corpus: {class_path: support.brightness.ImageFolders, "
+        f"init_args: {{root: {corpus}}}}}}}\n"
         "output: {shards: {min_shards: 5}}\n"
         "trainer: {accelerator: cpu}\n"
     )
@@ -49,7 +50,7 @@ def arguments(corpus, tmp_path):
 
 
 def deadly(what):
-    return ["--model.class_path", "crashing.Deadly", "--model.poison", "7", "--model.what", what]
+    return ["--model.class_path", "support.crashing.Deadly", "--model.poison", "7", "--model.what", what]
 
 
 def rows_of(folder):
@@ -209,7 +210,7 @@ def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_st
     assert "25 planned = 5 committed + 20 failed + 0 missing" in (tmp_path / "log").read_text()
     assert "more have failed than --output.max_failures 50% allows" in (tmp_path / "log").read_text()
     assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
-    own = ["--model", "brightness.Brightness", "--data.corpus", "brightness.ImageFolders"]
+    own = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.ImageFolders"]
     retried = ["retry", str(tmp_path / "run"), *own, "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]
     assert zygote.run(retried, tmp_path / "log") == 0
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from datamodules.run.folder import Run
-from faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
-from line_making import make_run as make_empty_run
-from line_making import some_items, tars, work
-from making import MadeItems, make_run
 from preprocess.commands.merge import merge
 from preprocess.commands.verify import verify
 from preprocess.export import export
+from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from support.line_making import make_run as make_empty_run
+from support.line_making import some_items, tars, work
+from support.making import MadeItems, make_run
 
 SPLITS = ("train", "dev")
 

@@ -16,7 +16,6 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from making import PART_SLICES
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
 from preprocess.commands.verify import coverage
@@ -24,7 +23,8 @@ from preprocess.holistic.landmarker import HolisticLandmarks
 from preprocess.holistic.layouts import LAYOUTS
 from preprocess.holistic.models import find_models
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
-from undeclared import undeclared_fields
+from support.making import PART_SLICES
+from support.undeclared import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 SIGNS = ROOT.parent / "shared" / "media" / "signs"

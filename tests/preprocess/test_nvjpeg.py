@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from brightness import BrightnessSamples
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
-from image_making import image_bytes
 from preprocess.cli import main
+from support.brightness import BrightnessSamples
+from support.image_making import image_bytes
 
 NVJPEG = ["--data.decoding.images", "nvjpeg"]
 
@@ -26,7 +26,7 @@ def options(tmp_path: Path) -> list[str]:
     (tmp_path / "images" / "05.jpg").write_bytes(image_bytes(100, "jpg", (40, 30))[:-8])
     (tmp_path / "images" / "12.png").write_bytes(image_bytes(9))
     (tmp_path / "config.yaml").write_text(
-        "model: {class_path: brightness.Brightness, init_args: {slice_frames: 5}}\n"
+        "model: {class_path: support.brightness.Brightness, init_args: {slice_frames: 5}}\n"
         "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: images}}}\n"
     )
     config = ["--config", str(tmp_path / "config.yaml"), "--data.root", str(tmp_path / "images")]

@@ -23,14 +23,14 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import pose_map
-from line_making import tars
-from pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from preprocess.cli import main
 from preprocess.commands.verify import verify
 from preprocess.pipelines.pose import Pose, PoseTransform, processed_size
 from preprocess.pose.mediapipe import MediaPipe
-from undeclared import undeclared_fields
-from zygote import Zygote
+from support.line_making import tars
+from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
+from support.undeclared import undeclared_fields
+from support.zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ("pose", "pose_openpose", "pose_vitpose")

@@ -12,20 +12,20 @@ import pytest
 import webdataset
 from PIL import Image
 
-from brightness import BrightnessSamples
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
-from line_making import finish
-from patch_making import do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.commands.run import conclude
 from preprocess.commands.verify import coverage, verify
+from support.brightness import BrightnessSamples
+from support.line_making import finish
+from support.patch_making import do, make_failing_run, retry
 
 TESTS = Path(__file__).parents[1]
 KEYS = [f"train/i{number}" for number in range(8)]
 POISONED = {"train/i2": 7, "train/i5": 7}
-OWN = ["--model", "brightness.Brightness", "--data.corpus", "brightness.ImageFolders"]  # classes of our own
+OWN = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.ImageFolders"]
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def folder(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
     (corpus / "i7.png").write_bytes(b"")
     config = tmp_path / "brightness.yaml"
     config.write_text(
-        "model: {class_path: brightness.Brightness, init_args: {poison: 7, slice_frames: 1}}\n"
-        "data: {num_workers: 0, corpus: {class_path: brightness.ImageFolders, init_args: {root: corpus}}}\n"
+        "model: {class_path: support.brightness.Brightness, init_args: {poison: 7, slice_frames: 1}}\n"
+        "data: {num_workers: 0, corpus: {class_path: support.brightness.ImageFolders, init_args: {root: corpus}}}\n"
         "output: {dir: nowhere, shards: {max_items: 3, min_shards: 1}}\n"
         "trainer: {accelerator: cpu}\n"
     )
@@ -93,7 +93,7 @@ def test_a_corpus_whose_root_is_another_option_is_found_from_another_folder(
     other = folder.parent / "other"
     assert main(["run", "--config", str(config), "--output.dir", str(other)]) == 0
     monkeypatch.chdir("/")
-    named = ["--model", "brightness.Brightness", "--data.corpus", "brightness.Pictures"]
+    named = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.Pictures"]
     assert main(["retry", str(other), *named, "--class", "extract", "--model.poison", "null"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
 
@@ -103,7 +103,10 @@ def test_a_corpus_that_moved_is_read_where_it_is_now(folder: Path, capfd: pytest
     assert main(["retry", str(folder), *OWN, "--model.poison", "null", f"--data.root={moved}"]) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
     plan = Run(folder, 1).plan
-    assert plan.fingerprint["corpus"] == {"class_path": "brightness.ImageFolders", "init_args": {"split": "train"}}
+    assert plan.fingerprint["corpus"] == {
+        "class_path": "support.brightness.ImageFolders",
+        "init_args": {"split": "train"},
+    }
     assert plan.roots == [str(moved)]
 
 
@@ -128,7 +131,7 @@ def test_a_retry_needs_no_list_and_works_from_another_folder(
     config = folder.parent / "brightness.yaml"
     config.write_text(
         config.read_text()
-        .replace("brightness.ImageFolders", "datamodules.corpora.images.Images")
+        .replace("support.brightness.ImageFolders", "datamodules.corpora.images.Images")
         .replace("{root: corpus}", "{root: corpus, image_list: list.txt}")
     )
     (folder.parent / "list.txt").write_text("i1.png\ni2.png\n")
@@ -136,7 +139,7 @@ def test_a_retry_needs_no_list_and_works_from_another_folder(
     assert main(["run", "--config", str(config), "--output.dir", str(other)]) == 0
     (folder.parent / "list.txt").unlink()
     monkeypatch.chdir("/")
-    assert main(["retry", str(other), "--model", "brightness.Brightness", "--model.poison", "null"]) == 0
+    assert main(["retry", str(other), "--model", "support.brightness.Brightness", "--model.poison", "null"]) == 0
     assert last_line(capfd) == "2 planned = 2 committed + 0 failed + 0 missing"
     assert Run(other, 1).plan.fingerprint["corpus"] == Run(other).plan.fingerprint["corpus"]
 
@@ -158,7 +161,7 @@ def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refuse
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["retry", str(folder), *OWN, "--model.poison", "null", "--output.shards.max_items", "1"]
-    monkeypatch.setattr("brightness.Brightness.assemble", _die_at("train/i5"))
+    monkeypatch.setattr("support.brightness.Brightness.assemble", _die_at("train/i5"))
     with pytest.raises(RuntimeError, match="died"):
         main(command)
     monkeypatch.undo()
@@ -175,7 +178,7 @@ def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refuse
 
 
 def _die_at(key: str) -> Callable[..., object]:
-    from brightness import Brightness
+    from support.brightness import Brightness
 
     assemble = Brightness.assemble
 
@@ -208,7 +211,7 @@ def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
         (["--output.shards.max_items", "0"], "shard size max_items = 0"),
         (["--data.split", "dev"], "takes its items as they were planned: --data.split cannot change; leave it out"),
         (["--data.corpus.init_args.split=dev"], "as they were planned: --data.split cannot change"),
-        (["--data.corpus", "brightness.Pictures"], "as they were planned: --data.corpus cannot change"),
+        (["--data.corpus", "support.brightness.Pictures"], "as they were planned: --data.corpus cannot change"),
     ],
 )
 def test_wrong_options_fail_in_one_line_and_plan_nothing(
@@ -257,7 +260,7 @@ def test_a_corpus_that_the_plan_names_is_imported_only_if_it_can_be_trusted(
     (tmp_path / "evil_corpus.py").write_text("class Evil: pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     folder = make_failing_run(tmp_path / "run", ["train/a-bad-always"], corpus=corpus)
-    (folder / "config.yaml").write_text("model: {class_path: brightness.Brightness}\n")
+    (folder / "config.yaml").write_text("model: {class_path: support.brightness.Brightness}\n")
     assert main(["retry", str(folder), *(["--data.corpus", named] if named else [])]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert re.search(message, line)

@@ -10,9 +10,9 @@ import pytest
 
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
-from line_making import make_run, work
 from preprocess.cli import main
 from preprocess.commands.run import conclude
+from support.line_making import make_run, work
 
 _HANGS_SECONDS = 30
 Make = Callable[[Path], object]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from caption_making import made_caption
 from datamodules.corpus import Item
 from datamodules.loading.frames import _next
 from datamodules.messages import escape_messages
@@ -25,10 +24,11 @@ from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.samples.captions import CaptionSamples
-from line_making import Listed
 from preprocess.cli import main
 from preprocess.report.status import StatusReader, render
 from preprocess.terminal import Terminal, cell, escaped_output
+from support.caption_making import made_caption
+from support.line_making import Listed
 
 EVIL = "[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"
 SHOWN = r"[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"

@@ -12,12 +12,12 @@ import pytest
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from line_making import tars
 from preprocess.cli import main
 from preprocess.commands.verify import verify
-from track_making import write_videos
-from tracking_making import make_edgetam, make_grounding_dino, make_sam2, make_sam3
-from zygote import Zygote
+from support.line_making import tars
+from support.track_making import write_videos
+from support.tracking_making import make_edgetam, make_grounding_dino, make_sam2, make_sam3
+from support.zygote import Zygote
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media"

@@ -9,7 +9,7 @@ from datamodules.corpus import located
 from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
-from image_making import write_tree
+from support.image_making import write_tree
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
-from image_making import write_tree
-from line_making import FINGERPRINT
+from support.image_making import write_tree
+from support.line_making import FINGERPRINT
 
 
 def listed(corpus):

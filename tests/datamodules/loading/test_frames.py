@@ -12,10 +12,10 @@ from datamodules.errors import ChangedError, ExtractError, MissingError
 from datamodules.loading.frames import Batching, FrameRequest, FrameStream, Ticket, frames_of, is_readable
 from datamodules.media.sampling import Every, Uniform
 from datamodules.media.video import Decoding
-from frame_making import corpus_run, gray_of, write_image
-from image_making import image_bytes, write_tar
-from line_making import make_run
-from video_making import KINDS, Kind, numbers, write
+from support.frame_making import corpus_run, gray_of, write_image
+from support.image_making import image_bytes, write_tar
+from support.line_making import make_run
+from support.video_making import KINDS, Kind, numbers, write
 
 
 class Untouched:

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from crashing_workers import FatalBrightness, FatalTransform, HangingStart
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure
 from datamodules.loading import frames as frames_module
@@ -23,8 +22,9 @@ from datamodules.loading.workers import LocalTickets, Tickets
 from datamodules.run.commit import Result
 from datamodules.run.rank import OpenShard, Rank
 from datamodules.run.reader import CommittedSamples
-from frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
-from line_making import make_run, start, tars, wait_for
+from support.crashing_workers import FatalBrightness, FatalTransform, HangingStart
+from support.frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
+from support.line_making import make_run, start, tars, wait_for
 
 
 def check(run, copies):
@@ -89,7 +89,7 @@ def test_two_processes_share_a_run(tmp_path):
 RANK = """
 import sys
 from pathlib import Path
-from frame_making import consume_in_process
+from support.frame_making import consume_in_process
 if __name__ == "__main__":
     consume_in_process(Path(sys.argv[1]), Path(sys.argv[2]), 2, 0.5)
 """

@@ -10,16 +10,16 @@ from datamodules.loading.frames import FrameRequest
 from datamodules.loading.loader import FrameLoader
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
-from faulting_pages import PAGES, Faults, faults_of_a_block
-from frame_making import write_image
-from line_making import make_run
+from support.faulting_pages import PAGES, Faults, faults_of_a_block
+from support.frame_making import write_image
+from support.line_making import make_run
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc here")
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_block_that_was_freed_is_used_again(kept):
-    program = "import faulting_pages\nfrom datamodules.loading.malloc import keep_freed_memory\n"
+    program = "from support import faulting_pages\nfrom datamodules.loading.malloc import keep_freed_memory\n"
     program += "keep_freed_memory()\n" * kept + "print(faulting_pages.faults_of_a_block())"
     tests = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=tests, capture_output=True, text=True, check=True)

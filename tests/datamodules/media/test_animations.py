@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.errors import DecodeError
 from datamodules.media.sampling import AtTimes, Uniform
 from datamodules.media.video import Decoding, Video, read_frames
-from video_making import numbers, picture
+from support.video_making import numbers, picture
 
 ENDINGS = ("gif", "png", "apng", "webp")
 RED, BLUE = (255, 0, 0, 255), (0, 0, 255, 255)

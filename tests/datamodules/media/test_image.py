@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageOps, features
 from datamodules.errors import DecodeError
 from datamodules.media.content import read_member
 from datamodules.media.image import decode_image, read_image
-from image_making import tiff_of
+from support.image_making import tiff_of
 
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # PhotometricInterpretation of TIFF
 

@@ -8,7 +8,7 @@ import torch
 
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import Decoding, read_frames
-from video_making import KINDS, Kind, numbers, write
+from support.video_making import KINDS, Kind, numbers, write
 
 
 @pytest.mark.gpu

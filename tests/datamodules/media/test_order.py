@@ -11,8 +11,18 @@ from datamodules.errors import DecodeError
 from datamodules.media import picture_order, scan
 from datamodules.media.sampling import Every, Selection, Uniform
 from datamodules.media.video import Backend, Decoding, Video
-from torchcodec_there import needs_torchcodec
-from video_making import KINDS, Kind, NalUnit, as_intra_only, joined, numbers, remux, write, write_field_pictures
+from support.torchcodec_there import needs_torchcodec
+from support.video_making import (
+    KINDS,
+    Kind,
+    NalUnit,
+    as_intra_only,
+    joined,
+    numbers,
+    remux,
+    write,
+    write_field_pictures,
+)
 
 NUM_FRAMES = 40
 SHARED = Path(__file__).parents[4] / "shared" / "media" / "odd2"

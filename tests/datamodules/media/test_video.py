@@ -26,8 +26,8 @@ from datamodules.media.packets import open_container, read_packets
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.scan import Scan
 from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
-from torchcodec_there import needs_torchcodec
-from video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
+from support.torchcodec_there import needs_torchcodec
+from support.video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
 
 _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"

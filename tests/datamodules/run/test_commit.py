@@ -16,7 +16,7 @@ from datamodules.run import commit as commit_module
 from datamodules.run.commit import TABLE_SCHEMA, Result, Spool, commit, settle_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import sweep
-from line_making import make_run, members_of, tars
+from support.line_making import make_run, members_of, tars
 
 SHARD = "train-000000"
 NUM_ROWS = 6  # or fewer

@@ -13,11 +13,11 @@ from datamodules.run.folder import Run, device_mix, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.record import StagedFile
-from line_making import FINGERPRINT, Listed, finish, make_run, some_items
-from patch_making import do, make_failing_run, named, retry
 from preprocess.cli import main
 from preprocess.commands.merge import merge
 from preprocess.commands.verify import verify
+from support.line_making import FINGERPRINT, Listed, finish, make_run, some_items
+from support.patch_making import do, make_failing_run, named, retry
 
 LARGE, SMALL = "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3080"
 

@@ -11,10 +11,10 @@ import pytest
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, sweep
 from datamodules.run.retries import failures
-from faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
-from line_making import finish, make_run, tars, work
-from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.commands.verify import verify
+from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from support.line_making import finish, make_run, tars, work
+from support.patch_making import KEYS, do, make_failing_run, retry
 
 ITEMS, PER_SHARD = 4, 2
 # by default every third call, other ones for a kill than for an error; all calls, 71 s, are marked slow

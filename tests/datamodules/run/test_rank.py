@@ -13,7 +13,7 @@ from datamodules.run.activity import read_activity
 from datamodules.run.commit import Result, commit
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, sweep
-from line_making import finish, make_run, some_items, start, tars, touch_and_leave, wait_for, work, work_slowly
+from support.line_making import finish, make_run, some_items, start, tars, touch_and_leave, wait_for, work, work_slowly
 
 context = multiprocessing.get_context("forkserver")
 

@@ -14,7 +14,7 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples, open_sample, read_sample, split_name
 from datamodules.run.record import ShardFile
-from line_making import make_run, members_of, some_items, work
+from support.line_making import make_run, members_of, some_items, work
 
 NAMES = ["plain", "a.v1/clip.mp4_3", "ü/日本 語", "A/Upper", "x" * 150, "bad", "last"]
 

@@ -9,9 +9,9 @@ from datamodules.run.commit import settle_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
-from line_making import listing, make_run, tars, work
-from patch_making import do, make_failing_run, retry
 from preprocess.commands.verify import strays
+from support.line_making import listing, make_run, tars, work
+from support.patch_making import do, make_failing_run, retry
 
 SHARD = "train-000000"
 

@@ -15,11 +15,11 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import count_failures, failures
-from line_making import tars
-from patch_making import do, make_failing_run, retry
 from preprocess.commands.merge import merge
 from preprocess.commands.repair import repair
 from preprocess.commands.verify import verify
+from support.line_making import tars
+from support.patch_making import do, make_failing_run, retry
 
 KEYS = [
     "train/a", "train/b-cut-once", "train/c-bad-twice", "train/d", "train/e", "train/f-bad-once",

@@ -5,11 +5,11 @@ import re
 import pytest
 
 from datamodules.run import commit, rank
-from simulated.choices import Choices, RandomChoices, shrink
-from simulated.files import FileSystem
-from simulated.line import interleave, shrunk, simulated, story_of
-from simulated.modules import Os
-from simulated.world import Machine
+from support.simulated.choices import Choices, RandomChoices, shrink
+from support.simulated.files import FileSystem
+from support.simulated.line import interleave, shrunk, simulated, story_of
+from support.simulated.modules import Os
+from support.simulated.world import Machine
 
 
 @pytest.fixture(autouse=True, scope="module")

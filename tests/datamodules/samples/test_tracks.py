@@ -14,8 +14,8 @@ from datamodules.media.video import Decoding
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.track_lines import TrackLine
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from track_making import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos
-from video_making import Kind, write
+from support.track_making import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos
+from support.video_making import Kind, write
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from urllib.parse import quote
 import pytest
 import torch
 
-from chat_server import MODEL, ChatServer, Reply, describe, refused, said
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
 from preprocess.pipelines.captions import Captions
+from support.chat_server import MODEL, ChatServer, Reply, describe, refused, said
 
 KEY = 'sk/te"st<7>&+'
 

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import AddedToken, BlipConfig, Pix2StructConfig, Pix2StructImageProcessor, Pix2StructProcessor
 
-from checkpoint_making import FAMILIES, save_checkpoint
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from preprocess.captioning import inputs as inputs_module
@@ -23,6 +22,7 @@ from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import SizeLimit, collate, unpack
 from preprocess.captioning.local import Generation, LocalEngine, Weights
 from preprocess.captioning.prompts import Prepared, PromptTemplate
+from support.checkpoint_making import FAMILIES, save_checkpoint
 
 CPU = torch.device("cpu")
 SIZES = ((40, 60), (60, 40), (33, 99), (64, 64), (30, 31), (90, 30), (50, 50), (20, 80))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from chat_server import MODEL, ChatServer, Reply, describe, refused, said
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.network import PROXY_VARIABLES
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
+from support.chat_server import MODEL, ChatServer, Reply, describe, refused, said
 
 
 def ask_for(item):

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from chat_server import MODEL, ChatServer, describe, refused, said
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, verify
+from support.chat_server import MODEL, ChatServer, describe, refused, said
 
 TESTS = Path(__file__).parents[2]
 COUNT = 30

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from brightness import Brightness
-from image_making import image_bytes
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
+from support.brightness import Brightness
+from support.image_making import image_bytes
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,7 +20,7 @@ def command(tmp_path: Path) -> list[str]:
     for number in range(4):
         (tmp_path / "images" / f"{number}.png").write_bytes(image_bytes(20 * number))
     (tmp_path / "config.yaml").write_text(
-        "model: {class_path: brightness.Brightness}\n"
+        "model: {class_path: support.brightness.Brightness}\n"
         "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: _}}}\n"
         "trainer: {accelerator: cpu}\n"
     )

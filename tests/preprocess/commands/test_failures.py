@@ -12,12 +12,12 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
-from line_making import finish, make_run, work
-from patch_making import do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, verify
 from preprocess.export.statistics import SplitStatistics
 from preprocess.report.status import StatusReader, headline
+from support.line_making import finish, make_run, work
+from support.patch_making import do, make_failing_run, retry
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.keypoints import KeypointSamples
-from line_making import listing
-from making import MadeItems, made_samples, make_run
-from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.commands.merge import merge
 from preprocess.commands.verify import coverage, verify
 from preprocess.export import export
+from support.line_making import listing
+from support.making import MadeItems, made_samples, make_run
+from support.patch_making import KEYS, do, make_failing_run, retry
 
 HERE = MadeItems({"train": 5, "dev": 1}, prefix="a")
 THERE = MadeItems({"test": 2, "train": 3}, prefix="b")

@@ -15,11 +15,11 @@ from datamodules.run.commit import Spool, write_table
 from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.rank import Rank
-from line_making import finish, listing
-from patch_making import KEYS, do, make_failing_run, retry
 from preprocess.cli import main
 from preprocess.commands.repair import repair
 from preprocess.commands.verify import Problem, coverage, verify
+from support.line_making import finish, listing
+from support.patch_making import KEYS, do, make_failing_run, retry
 
 _LAST_LINE = "{}: 9 planned = 4 committed + 5 failed + 0 missing; everything is as it should be"
 
@@ -185,7 +185,7 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
 ) -> None:
     do(retry(folder))
     (folder / "records" / "train-000000.json").unlink()
-    monkeypatch.setattr("patch_making._failure", lambda key, patch: (None, None))  # this time it goes well
+    monkeypatch.setattr("support.patch_making._failure", lambda key, patch: (None, None))  # this time it goes well
     do(Run(folder))
     assert keys_in_tars(folder).count("train/b-bad-once") == 2
     problems = [str(problem) for problem in verify(Run(folder))]

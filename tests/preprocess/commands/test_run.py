@@ -16,7 +16,7 @@ from PIL import Image
 from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, verify
-from zygote import Zygote
+from support.zygote import Zygote
 
 TESTS = Path(__file__).parents[2]
 NUM_VIDEOS, NUM_IMAGES, BROKEN = 10, 13, "train/v03"
@@ -46,8 +46,9 @@ def arguments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     """The arguments of `preprocess run` for an output folder, and more."""
     config = tmp_path_factory.mktemp("config") / "brightness.yaml"
     config.write_text(
-        "model: {class_path: brightness.Brightness}\n"
-        f"data: {{num_workers: 0, corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {corpus}}}}}}}\n"
+        "model: {class_path: support.brightness.Brightness}\n"
+        "data: {num_workers: 0, corpus: {class_path: support.brightness.ImageFolders, "
+        f"init_args: {{root: {corpus}}}}}}}\n"
         "output: {dir: nowhere, shards: {min_shards: 6}}\n"
         "trainer: {accelerator: cpu}\n"
     )
@@ -236,7 +237,7 @@ def test_an_item_of_which_ranks_die_fails_alone_under_torchrun_which_restarts_th
 ) -> None:
     gray = corpus / "image99.png"
     Image.new("RGB", (48, 40), (7, 7, 7)).save(gray)
-    deadly = ["--model.class_path", "crashing.Deadly", "--model.poison", "7", "--model.what", "segfault"]
+    deadly = ["--model.class_path", "support.crashing.Deadly", "--model.poison", "7", "--model.what", "segfault"]
     try:
         finish(start(torchrun(2, arguments(tmp_path / "run", *deadly), "--max-restarts", "5")))
     finally:
@@ -328,7 +329,7 @@ def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
     reason: str,
     reason_class: str,
 ) -> None:
-    poisoned = ["--model.class_path", "crashing.Poisoned", "--model.poison_key", "v05", "--model.what", what]
+    poisoned = ["--model.class_path", "support.crashing.Poisoned", "--model.poison_key", "v05", "--model.what", what]
     poisoned += ["--data.num_workers", "2", "--data.timeout_seconds", "2"]
     assert zygote.run(arguments(tmp_path / "run", *poisoned), tmp_path / "log") == 0, (tmp_path / "log").read_text()
     run = Run(tmp_path / "run")
@@ -384,9 +385,9 @@ def test_a_sequence_whose_frames_differ_in_size_fails_with_both_sizes(tmp_path: 
         _picture(rng, width).save(tmp_path / "corpus" / "v" / f"{frame}.png")
     config = tmp_path / "config.yaml"
     config.write_text(
-        "model: {class_path: brightness.Brightness}\n"
+        "model: {class_path: support.brightness.Brightness}\n"
         "data:\n  num_workers: 0\n"
-        f"  corpus: {{class_path: brightness.ImageFolders, init_args: {{root: {tmp_path}/corpus}}}}\n"
+        f"  corpus: {{class_path: support.brightness.ImageFolders, init_args: {{root: {tmp_path}/corpus}}}}\n"
     )
     assert main(["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]) == 4  # all of it has failed
     (row,) = Run(tmp_path / "run").table("train-000000").to_pylist()

@@ -9,9 +9,9 @@ import pytest
 
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run
-from making import MadeItems, make_run
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, plan_problems, verify
+from support.making import MadeItems, make_run
 
 
 @pytest.fixture

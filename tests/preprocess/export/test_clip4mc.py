@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clip_making import REASON, ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
-from line_making import Listed
-from making import MadeItems, make_run
 from preprocess.export import export
+from support.clip_making import REASON, ClipItems, made_clip, make_clip_run
+from support.line_making import Listed
+from support.making import MadeItems, make_run
 
 SIZES = [0.25, 0.5]
 CORPUS = ClipItems({"train": 3, "dev": 2, "test": 1}, size=SIZES)

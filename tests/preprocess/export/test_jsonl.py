@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from caption_making import caption_items, made_caption, make_caption_run
-from clip_making import REASON, ClipItems, made_clip, make_clip_run
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
-from line_making import make_run as make_bare_run
-from making import MadeItems, made_samples, make_run
 from preprocess.export import export
+from support.caption_making import caption_items, made_caption, make_caption_run
+from support.clip_making import REASON, ClipItems, made_clip, make_clip_run
+from support.line_making import make_run as make_bare_run
+from support.making import MadeItems, made_samples, make_run
 
 CORPUS = ClipItems({"train": 3, "dev": 2})
 

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from caption_making import caption_items, make_caption_run
-from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.errors import ConfigError, RunError
-from line_making import Listed
-from making import MadeItems, made_samples, make_run
-from pose_making import made_pose, make_pose_run
 from preprocess.export import export, parquet
-from track_making import make_track_run, write_videos
+from support.caption_making import caption_items, make_caption_run
+from support.clip_making import ClipItems, made_clip, make_clip_run
+from support.line_making import Listed
+from support.making import MadeItems, made_samples, make_run
+from support.pose_making import made_pose, make_pose_run
+from support.track_making import make_track_run, write_videos
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
 

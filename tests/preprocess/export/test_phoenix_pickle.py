@@ -12,10 +12,10 @@ import pytest
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.keypoints import KeypointSample
-from making import PART_SLICES, PRESENCE_COLUMNS, MadeItems, made_samples, make_run
 from preprocess.export import export
 from preprocess.export.phoenix_pickle import load_phoenix_pickle
 from preprocess.holistic.layouts import FACE_68
+from support.making import PART_SLICES, PRESENCE_COLUMNS, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
 PARTS = ("face", "left_hand", "right_hand", "pose")

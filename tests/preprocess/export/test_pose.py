@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption_making import caption_items
-from clip_making import ClipItems, make_clip_run
 from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.skeleton import pose_map
-from image_making import image_bytes, write_tree
-from pose_making import made_pose, make_pose_run
 from preprocess.cli import main
 from preprocess.export import export, options_of
+from support.caption_making import caption_items
+from support.clip_making import ClipItems, make_clip_run
+from support.image_making import image_bytes, write_tree
+from support.pose_making import made_pose, make_pose_run
 
 ITEMS = [
     *caption_items("a.png", "sub dir/ü 1.v2.jpg", "nobody.png"),

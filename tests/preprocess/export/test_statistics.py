@@ -8,8 +8,8 @@ import pytest
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSample
-from making import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
 from preprocess.export.statistics import SplitStatistics, layout_of, parts_of
+from support.making import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 7, "dev": 2})
 FAILED = ("train/v1", "train/v4")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from clip_making import ClipItems, make_clip_run
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
@@ -22,7 +21,8 @@ from datamodules.samples.track_lines import TrackLine, line_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export import export
 from preprocess.export.statistics import counts
-from track_making import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
+from support.clip_making import ClipItems, make_clip_run
+from support.track_making import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
 
 FORMATS = ("tracks-jsonl", "grounded-sam2", "coco-video", "mot")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from people import Picture, demo_pictures, small
 from preprocess.holistic.crop import Border, Pictures, crop, pack, scaled
 from preprocess.holistic.detection import FACE_DETECTOR, POSE_DETECTOR, anchors, best
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarker import flat
 from preprocess.holistic.regions import Region, aligned, around, grown, turned
+from support.people import Picture, demo_pictures, small
 
 REGIONS = [  # center x and y, side, as parts of the sides; rotation
     (0.5, 0.5, 1.0, 0.0),

@@ -24,8 +24,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphs import PlainGraph, WatchedGraph, region_of_rect
-from people import (
+from preprocess.holistic import landmarker as module
+from preprocess.holistic.crop import Pictures, pack
+from preprocess.holistic.graph import HolisticGraph
+from preprocess.holistic.landmarker import HolisticLandmarker, flat
+from preprocess.holistic.layouts import Landmarks
+from preprocess.holistic.regions import Region, grown, whole
+from support.graphs import PlainGraph, WatchedGraph, region_of_rect
+from support.people import (
     MEDIA,
     MOST_FLIPS,
     Picture,
@@ -37,12 +43,6 @@ from people import (
     stacked,
     tensors,
 )
-from preprocess.holistic import landmarker as module
-from preprocess.holistic.crop import Pictures, pack
-from preprocess.holistic.graph import HolisticGraph
-from preprocess.holistic.landmarker import HolisticLandmarker, flat
-from preprocess.holistic.layouts import Landmarks
-from preprocess.holistic.regions import Region, grown, whole
 
 pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"{MEDIA} is not there, and with it no hands")
 

@@ -17,8 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.errors import ConfigError
-from graphs import WatchedGraph, region_of_rect
-from people import (
+from preprocess.holistic import landmarker as module
+from preprocess.holistic.crop import Border, Pictures
+from preprocess.holistic.graph import HolisticGraph
+from preprocess.holistic.heatmap import refine
+from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
+from preprocess.holistic.layouts import PARTS, Landmarks
+from preprocess.holistic.net import _Conv
+from preprocess.holistic.regions import Region
+from support.graphs import WatchedGraph, region_of_rect
+from support.people import (
     MEDIA,
     Picture,
     demo_pictures,
@@ -30,14 +38,6 @@ from people import (
     tensors,
     turned_pictures,
 )
-from preprocess.holistic import landmarker as module
-from preprocess.holistic.crop import Border, Pictures
-from preprocess.holistic.graph import HolisticGraph
-from preprocess.holistic.heatmap import refine
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
-from preprocess.holistic.layouts import PARTS, Landmarks
-from preprocess.holistic.net import _Conv
-from preprocess.holistic.regions import Region
 
 
 @pytest.fixture(scope="module")

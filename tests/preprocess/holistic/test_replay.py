@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 from preprocess.holistic.crop import Pictures, pack
 from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
 from preprocess.holistic.layouts import Landmarks
 from preprocess.holistic.replay import Replay
+from support.people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
 from datamodules.media.jpeg import decode_jpegs, read_jpeg
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, Tolerance
-from image_making import image_bytes
-from line_making import make_run
 from preprocess.job.extraction import Extraction, Outcome
+from support.image_making import image_bytes
+from support.line_making import make_run
 
 
 class Memory:

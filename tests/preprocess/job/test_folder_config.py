@@ -39,7 +39,7 @@ def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
 @pytest.fixture(scope="module")
 def parser() -> LightningArgumentParser:
     """That of `preprocess run`."""
-    return _cli(["--model", "brightness.Brightness", "--output.dir", "nowhere"]).parser
+    return _cli(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"]).parser
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_mapping_that_names_a_class_where_any_value_will_do_makes_no_object(tm
 
 def test_commands_that_follow_in_the_process_import_what_they_name(tmp_path: Path) -> None:
     _cli([], FolderConfig(written(tmp_path, {"model": extractor()}), ()))
-    cli = _cli(["--model", "brightness.Brightness", "--output.dir", "nowhere"])
+    cli = _cli(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"])
     assert type(cli.model).__name__ == "Brightness"
 
 

@@ -25,8 +25,8 @@ def command(tmp_path: Path) -> list[str]:
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"here/{number}.png")
     config = tmp_path / "brightness.yaml"
     config.write_text(
-        "model: {class_path: brightness.Brightness}\n"
-        "data: {num_workers: 0, corpus: {class_path: brightness.ImageFolders, init_args: {root: null}}}\n"
+        "model: {class_path: support.brightness.Brightness}\n"
+        "data: {num_workers: 0, corpus: {class_path: support.brightness.ImageFolders, init_args: {root: null}}}\n"
         f"output: {{dir: {tmp_path / 'run'}, shards: {{min_shards: 2}}}}\n"
         "trainer: {accelerator: cpu}\n"
     )

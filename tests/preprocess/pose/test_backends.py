@@ -12,13 +12,13 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import JOINTS
-from pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
-from pose_making import rendered, standing
 from preprocess.pose import openpose
 from preprocess.pose.backend import People, PoseBackend, within
 from preprocess.pose.mediapipe import MediaPipe
 from preprocess.pose.openpose import OpenPose
 from preprocess.pose.vitpose import VitPose
+from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
+from support.pose_making import rendered, standing
 
 CPU = torch.device("cpu")
 

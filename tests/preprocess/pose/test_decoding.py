@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from plain_decoding import LIMB_SEQUENCE, MAP_INDEX, plain_decode
-from pose_making import Scene, crowd, inside, rendered, standing
 from preprocess.pose import decoding
 from preprocess.pose.backend import People
 from preprocess.pose.decoding import PAFS, Maps, decode, enlarging
+from support.plain_decoding import LIMB_SEQUENCE, MAP_INDEX, plain_decode
+from support.pose_making import Scene, crowd, inside, rendered, standing
 
 SIZE = (256, 256)
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from caption_making import caption_items, make_caption_run
 from datamodules.corpora.images import Images
 from datamodules.corpora.tar_images import TarImages
 from datamodules.run.folder import Run
-from image_making import image_bytes, write_tar
 from preprocess.report.view import view
 from preprocess.report.visualize import visualize
 from preprocess.terminal import Terminal
+from support.caption_making import caption_items, make_caption_run
+from support.image_making import image_bytes, write_tar
 
 ITEMS = caption_items("a.png", "sub/b.jpg", "<c>.png")
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from caption_making import caption_items
 from datamodules.run.folder import Run
 from datamodules.samples.skeleton import COLOURS
-from pose_making import make_pose_run
 from preprocess.cli import main
 from preprocess.report.view import view
 from preprocess.terminal import Terminal
+from support.caption_making import caption_items
+from support.pose_making import make_pose_run
 
 ITEMS = caption_items("a.png", "nobody.jpg", "sub/gone.png", "sub/d.png")
 

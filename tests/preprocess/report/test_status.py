@@ -9,16 +9,16 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from brightness import Brightness, ImageFolders
 from datamodules import FramesDataModule
 from datamodules.run.activity import mean_and_peak
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
-from line_making import finish, make_run
 from preprocess.job.progress import quiet
 from preprocess.job.writer import ShardWriter
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal
+from support.brightness import Brightness, ImageFolders
+from support.line_making import finish, make_run
 
 GPU = {
     "name": "H100",

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import RunError
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
-from making import REASON, MadeItems, made_sample, make_run
 from preprocess.report.view import find, view
 from preprocess.terminal import Terminal
-from track_making import make_track_run, write_videos
+from support.clip_making import ClipItems, made_clip, make_clip_run
+from support.making import REASON, MadeItems, made_sample, make_run
+from support.track_making import make_track_run, write_videos
 
 
 def shown(run: Run, key: str | None = None) -> list[list[str]]:

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_making import ClipItems, made_clip, make_clip_run
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
@@ -20,9 +19,10 @@ from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.retries import Retry, open_or_patch
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from making import PART_SLICES, MadeItems, make_run
 from preprocess.report import visualize as module
 from preprocess.report.visualize import COLOURS, visualize
+from support.clip_making import ClipItems, made_clip, make_clip_run
+from support.making import PART_SLICES, MadeItems, make_run
 
 # One point of each part, far from all others, in px of a frame of 104x130 px; drawn four times as large.
 PLACES = {"pose": (30, 90), "face": (20, 20), "left_hand": (80, 30), "right_hand": (80, 100)}

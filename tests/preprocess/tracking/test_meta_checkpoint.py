@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
-import tracking_making
 from datamodules.errors import ConfigError
 from preprocess.tracking import meta_checkpoint
 from preprocess.tracking.meta_checkpoint import SIZES, MetaFile, of_transformers
 from preprocess.tracking.options import Weights
 from preprocess.tracking.sam2 import SegmentedVideo, Segmenter
-from tracking_making import moving_square, sam2_model
+from support import tracking_making
+from support.tracking_making import moving_square, sam2_model
 
 BOX = (2.0, 10.0, 16.0, 26.0)
 TINY = (8, 5)  # channels, blocks

@@ -12,8 +12,8 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from simulated.choices import CRASH, ERROR, FAULTS, FREEZE, KILL, LOST, STALL, SWITCH, UNSURE, Choices
-from simulated.files import File, FileSystem, Folder, failure
+from support.simulated.choices import CRASH, ERROR, FAULTS, FREEZE, KILL, LOST, STALL, SWITCH, UNSURE, Choices
+from support.simulated.files import File, FileSystem, Folder, failure
 
 OPERATION_SECONDS = 0.001
 _STALLS = (8.0, 30.0)  # seconds; `stale_seconds` of the simulated ranks is 6

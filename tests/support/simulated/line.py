@@ -22,10 +22,10 @@ from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank, Tolerance, sweep
-from simulated.choices import Choices, shrink
-from simulated.files import File
-from simulated.modules import Here, Os, Path, Time, installed
-from simulated.world import Broken, Machine, Process, World
+from support.simulated.choices import Choices, shrink
+from support.simulated.files import File
+from support.simulated.modules import Here, Os, Path, Time, installed
+from support.simulated.world import Broken, Machine, Process, World
 
 _FOLDER = Path("/run")
 _ROWS = 2

@@ -14,7 +14,7 @@ class Zygote:
     """The process that forks, as seen by the tests."""
 
     def __init__(self):
-        path = str(Path(__file__).parent)
+        path = str(Path(__file__).parents[1])
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -53,12 +53,11 @@ class Zygote:
 
 
 def _serve():
-    import brightness  # noqa: F401
-    import crashing  # noqa: F401
     import preprocess.captioning.chat
     import preprocess.captioning.local
     import preprocess.commands.run  # noqa: F401
     from preprocess.cli import main
+    from support import brightness, crashing  # noqa: F401
 
     statuses = {}
     for line in sys.stdin:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brightness import Brightness, BrightnessSample, MeanTransform
 from datamodules.corpus import Item
 from datamodules.loading.frames import Batch, End, FrameRequest
+from support.brightness import Brightness, BrightnessSample, MeanTransform
 
 
 class Poisoned(Brightness):

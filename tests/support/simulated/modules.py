@@ -23,9 +23,9 @@ import pyarrow as pa
 from datamodules.errors import RunError
 from datamodules.run import commit, failure_limit, files, folder, leases, planning, rank
 from datamodules.run.plan import Plan
-from simulated.choices import LOST, UNSURE
-from simulated.files import File, Folder, failure
-from simulated.world import Killed, World
+from support.simulated.choices import LOST, UNSURE
+from support.simulated.files import File, Folder, failure
+from support.simulated.world import Killed, World
 
 
 class Here:

@@ -14,9 +14,9 @@ from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
-from image_making import image_bytes
-from line_making import Listed
 from preprocess.pose.decoding import PAFS
+from support.image_making import image_bytes
+from support.line_making import Listed
 
 REASON = "a.jpg is empty (0 bytes)"
 MADE = {"samples": {"class_path": "datamodules.samples.pose.PoseSamples"}}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simulated.world import Machine
+    from support.simulated.world import Machine
 
 _EPOCH_NS = 1_700_000_000_000_000_000
 

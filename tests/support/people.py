@@ -17,7 +17,7 @@ from preprocess.holistic.layouts import PARTS, Landmarks
 
 Picture = NDArray[np.uint8]
 
-MEDIA = Path(__file__).resolve().parents[1] / "../shared/media"
+MEDIA = Path(__file__).resolve().parents[2] / "../shared/media"
 MOST_P50_PX, MOST_P99_PX, MOST_FLIPS = 0.05, 1.0, 0.01
 _LEAST_HANDS = 8  # a hand's points move together: of fewer, the median is chance
 

@@ -14,7 +14,7 @@ from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTra
 from preprocess.tracking.options import Identity
 from preprocess.tracking.stepping import SteppedTracker
 from preprocess.tracking.tracks import Tracks
-from tracking_truth import SHAPES, SIZE, Shape, TrueDetector, TrueSegmenter, frames_of
+from support.tracking_truth import SHAPES, SIZE, Shape, TrueDetector, TrueSegmenter, frames_of
 
 
 class TrueBackend(TrackingBackend):

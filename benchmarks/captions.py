@@ -264,10 +264,10 @@ def _padding(job: Job, out: Path) -> float:
 class _Untouched:
     """Nobody is charged here."""
 
-    def touch(self, shard: int, rows: Sequence[int]) -> None:
+    def mark_active(self, shard: int, rows: Sequence[int]) -> None:
         """Nothing."""
 
-    def let_go(self) -> None:
+    def mark_idle(self) -> None:
         """Nothing."""
 
 

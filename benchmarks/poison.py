@@ -28,7 +28,7 @@ from torch import Tensor
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import DecodeError, ExtractError
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from preprocess.job.extractor import Extractor
 
 _NUM_PICTURES, _SIDE_PX = 64, 16
@@ -160,7 +160,7 @@ class Chaotic(Extractor):
                 POISONS[result].act()
         return batch["results"]
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> list[Any]:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> list[Any]:
         """The sample."""
         return [item.key, list(results)]
 

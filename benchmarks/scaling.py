@@ -137,7 +137,7 @@ def _be_a_rank(folder: Path, root: str, position: float, seconds_per_frame: floa
     with Rank(run, position=position) as rank:
         for batch in FrameLoader(rank, root, FrameRequest(_SLICE_FRAMES), num_workers=0):
             time.sleep(seconds_per_frame * len(batch["rows"]))
-            for end in batch["ends"]:
+            for end in batch["summaries"]:
                 rank.add(batch["shard"], Result(end["row"], end["num_frames"]), {"json": b"{}"})
 
 

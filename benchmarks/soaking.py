@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 
 
 class Blow(NamedTuple):
@@ -77,7 +77,7 @@ def soak(
     running = [_start(command, log) for command in commands]
     try:
         while running and time.monotonic() - started < max_seconds:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
             for process in [process for process in running if process.poll() is not None]:
                 _end(process)
                 running.remove(process)

@@ -141,7 +141,7 @@ def write_card(run: Run) -> None:
     """
     path = run.folder / CARD
     described: list[set[str]] = []
-    while (committed := [each.committed() for each in (run, *run.patches)]) != described:
+    while (committed := [each.committed() for each in run.with_retries]) != described:
         if is_users(run) or not (text := _text(run)):
             return
         try:
@@ -197,7 +197,7 @@ def _markdown(text: str) -> str:
 
 def _digest(run: Run) -> str:
     """Return a name of the committed tars; the cache of `datasets` knows a folder by its card, not by its tars."""
-    records = (record for each in (run, *run.patches) for record in each.records())
+    records = (record for each in run.with_retries for record in each.records())
     return hashlib.sha256("".join(record.tar.sha256 for record in records).encode()).hexdigest()[:12]
 
 

@@ -392,7 +392,7 @@ def test_a_retry_makes_clips_of_the_same_form(
     assert run(tmp_path, tmp_path / "run", "--model.tokenizer", str(tokenizer), "--max-failures", "1") == 0
     assert main(["retry", str(tmp_path / "run"), f"--model.{option}", value]) == 2
     assert told in capsys.readouterr().err
-    assert Run(tmp_path / "run").patches == []
+    assert Run(tmp_path / "run").retries == []
     assert main(["retry", str(tmp_path / "run"), "--model.short", "pad"]) == 0
 
 

@@ -136,7 +136,7 @@ def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(zygote, 
     assert "a second SIGTERM: stopped at once" in (tmp_path / "log").read_text()
     with Rank(Run(tmp_path / "run")) as successor:
         while opened := successor.lease():
-            assert opened.spool.strikes == {}
+            assert opened.spool.failed_attempts == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])

@@ -20,7 +20,7 @@ from preprocess.commands.run import conclude
 from preprocess.commands.verify import coverage, verify
 from support.brightness import BrightnessSamples
 from support.line_making import finish
-from support.patch_making import do, make_failing_run, retry
+from support.retry_making import do, make_failing_run, open_retry
 
 TESTS = Path(__file__).parents[1]
 KEYS = [f"train/i{number}" for number in range(8)]
@@ -119,7 +119,7 @@ def test_a_configuration_may_name_the_same_corpus_again_but_no_other(
     config.write_text(text.replace("{root: corpus}", "{root: corpus, split: dev}"))
     assert main(command) == 2
     assert "cannot change corpus.init_args.split: 'train' there, 'dev' here: start a new run" in capfd.readouterr().err
-    assert Run(folder).patches == []
+    assert Run(folder).retries == []
     config.write_text(text)
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
@@ -152,7 +152,7 @@ def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: p
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 8 committed + 0 failed + 0 missing"
     assert brightness(folder)["train/i7"] == 107
-    assert [patch.plan.num_items for patch in Run(folder).patches] == [3, 1]
+    assert [retry.plan.num_items for retry in Run(folder).retries] == [3, 1]
     assert main(command) == 0
     assert last_line(capfd) == "nothing to retry"
 
@@ -166,12 +166,12 @@ def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refuse
         main(command)
     monkeypatch.undo()
     assert {shard.name for shard in Run(folder, 1).plan.shards} - Run(folder, 1).committed() == {
-        "train-patch001-000001",
-        "train-patch001-000002",
+        "train-retry001-000001",
+        "train-retry001-000002",
     }
     capfd.readouterr()
     assert main(command[:6]) == 2
-    assert "patch 1, and was made otherwise" in capfd.readouterr().err
+    assert "retry 1, and was made otherwise" in capfd.readouterr().err
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
     assert list(verify(Run(folder))) == []
@@ -198,7 +198,7 @@ def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "8 planned = 7 committed + 1 failed + 0 missing" in done.stderr
-    assert [patch.patch for patch in Run(folder).patches] == [1]  # though i7 failed again
+    assert [retry.retry for retry in Run(folder).retries] == [1]  # though i7 failed again
     assert list(verify(Run(folder))) == []
     assert coverage(Run(folder)).committed == 7
 
@@ -221,7 +221,7 @@ def test_wrong_options_fail_in_one_line_and_plan_nothing(
     error = capfd.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert Run(folder).patches == []
+    assert Run(folder).retries == []
 
 
 def test_a_folder_without_a_configuration_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -281,7 +281,7 @@ def test_a_retry_of_classes_of_ones_own_says_which_options_to_add(
 
 def test_ending_a_run_leaves_a_retry_in_the_making_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = make_failing_run(tmp_path / "run")
-    with Rank(retry(folder)) as rank:
+    with Rank(open_retry(folder)) as rank:
         opened = rank.lease()
         assert opened is not None
         finish(rank, opened, rows=[1])

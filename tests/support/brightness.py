@@ -18,7 +18,7 @@ from torch import Tensor
 from datamodules.corpora.listing import list_frames
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ExtractError
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from preprocess.job.extractor import Extractor
 
 
@@ -80,7 +80,7 @@ class Brightness(Extractor):
                 raise ExtractError(f"a frame is all {self.poison}")
         return results
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> BrightnessSample:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> BrightnessSample:
         return BrightnessSample(item.key, np.asarray(results, np.float32), {**item.meta, "path": item.path})
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.corpus import Item
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from support.brightness import Brightness, BrightnessSample, MeanTransform
 
 
@@ -62,7 +62,7 @@ class Deadly(Brightness):
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
         return super().extract(batch)
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> BrightnessSample:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> BrightnessSample:
         if self.what == "break assembling" and self.value in results:
             raise ZeroDivisionError("division by zero")
-        return super().assemble(item, results, end)
+        return super().assemble(item, results, summary)

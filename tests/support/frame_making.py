@@ -80,13 +80,13 @@ def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause
             batches.append(batch)
             for row, frame in zip(batch["rows"], batch.get("frames", []), strict=True):
                 values.setdefault((batch["shard"], row), []).append(int(frame.float().mean().round()))
-            for end in batch["ends"]:
-                frames = values.pop((batch["shard"], end["row"]), [])
-                if end["reason"]:
-                    result = Result(end["row"], reason=end["reason"], reason_class=end["reason_class"])
+            for summary in batch["summaries"]:
+                frames = values.pop((batch["shard"], summary["row"]), [])
+                if summary["reason"]:
+                    result = Result(summary["row"], reason=summary["reason"], reason_class=summary["reason_class"])
                     rank.add(batch["shard"], result, {})
                 else:
-                    result = Result(end["row"], num_frames=end["num_frames"])
+                    result = Result(summary["row"], num_frames=summary["num_frames"])
                     rank.add(batch["shard"], result, {"json": str(frames).encode()})
             time.sleep(pause)
     return batches

@@ -124,7 +124,7 @@ def touch_and_leave(folder: Path) -> None:
     with Rank(Run(folder), tolerance=Tolerance(timeout_seconds=0.2)) as rank:
         opened = rank.lease()
         assert opened is not None
-        rank.touch(opened.shard.number, [0])
+        rank.mark_active(opened.shard.number, [0])
     time.sleep(0.6)
 
 

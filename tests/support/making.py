@@ -14,7 +14,7 @@ from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
-from datamodules.run.retries import Retry, open_or_patch
+from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 
 # Written out here, so that tests do not lean on the layouts they test.
@@ -78,17 +78,17 @@ def make_run(
 
 
 def retry_made(folder: Path, failed: tuple[str, ...] = (), layout: int = 143) -> Run:
-    """A patch over the failed items of a run; those with a key in `failed` fail again."""
+    """A retry over the failed items of a run; those with a key in `failed` fail again."""
     size = ShardSize(max_items=2, min_shards=1)
-    patch = open_or_patch(folder, Run(folder).plan.fingerprint, size, Retry((), time.time()))
-    with Rank(patch) as rank:
-        for _ in patch.plan.shards:
+    retry = open_or_plan_retry(folder, Run(folder).plan.fingerprint, size, RetryRequest((), time.time()))
+    with Rank(retry) as rank:
+        for _ in retry.plan.shards:
             opened = rank.lease()
             assert opened is not None
             for row, item in enumerate(opened.items):
                 result, members = _outcome(row, item, layout, failed)
                 rank.add(opened.shard.number, result, members)
-    return patch
+    return retry
 
 
 def made_sample(item: Item, layout: int = 143) -> KeypointSample:

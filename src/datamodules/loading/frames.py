@@ -11,7 +11,7 @@ A batch, one slice of one ticket, is a dict:
 | encoded   | list of B `Jpeg`: in place of `frames`, where the rank's GPU is to decode them (`Decoding.images`)  |
 | results   | list of B: in place of `frames`, where the extractor works inside the workers                       |
 | pts_seconds | list[float or None], B      | for each frame, when it is shown since its video's first; None: an image |
-| ends      | list of `End`                 | the items that this slice completes, or that failed                 |
+| summaries | list of `ItemSummary`         | the items that this slice completes, or that failed                 |
 | ahead     | `datamodules.loading.prefetch.Copy`, where `frames` are on their way to the GPU already  |
 | alone     | bool                          | a process died of one of these items: extract them one by one       |
 
@@ -61,7 +61,7 @@ GIVEN_UP = "given up"  # in place of the reason of an item that the rank has fai
 class Ticket(NamedTuple):
     """A piece of work for one worker: rows of one shard; several only if they are single images.
 
-    `given_up` are those of its rows that have failed already, and are not to be touched again.
+    `given_up` are those of its rows that have failed already, and are not to be active again.
     """
 
     shard: int
@@ -69,7 +69,7 @@ class Ticket(NamedTuple):
     given_up: frozenset[int] = frozenset()
 
 
-class End(TypedDict):
+class ItemSummary(TypedDict):
     """That an item has no more frames.
 
     `reason` (and its class, see `datamodules.errors`) is None unless the item failed; `size` is (height, width) in px
@@ -99,7 +99,7 @@ class Batch(TypedDict):
     rows: list[int]
     frame_idx: list[int]
     pts_seconds: list[float | None]
-    ends: list[End]
+    summaries: list[ItemSummary]
     alone: NotRequired[bool]
     frames: NotRequired[Tensor | list[Tensor]]
     encoded: NotRequired[list[Jpeg]]
@@ -123,7 +123,7 @@ class FrameTransform(Protocol):
         ...
 
 
-class Weighed(Protocol):
+class HasSize(Protocol):
     """What a transform makes of a frame, if batches are to be limited by size; both are padded to the batch's largest.
 
     Attributes:
@@ -153,7 +153,7 @@ class Batching(NamedTuple):
     max_pixels: int | None = None
     max_tokens: int | None = None
 
-    def fits(self, images: Sequence[Weighed]) -> bool:
+    def fits(self, images: Sequence[HasSize]) -> bool:
         """Whether these can be one batch."""
         pixels = len(images) * max(image.num_pixels for image in images)
         tokens = len(images) * max(image.num_tokens for image in images)
@@ -170,9 +170,9 @@ class FrameRequest(NamedTuple):
         selection: which frames of a video, among those that are its item's.
         size: (height, width) in px that frames of videos are resized to; None: as they are.
         decoding: how videos and images are decoded; the DataModule's (`--data.decoding`) replaces it.
-        store: send along the files of single images (`End.content`), as `media/stored.py` says; None: do not.
+        store: send along the files of single images (`ItemSummary.content`), as `media/stored.py` says; None: do not.
         batching: how single images are put together by the sizes of the results that `transform` makes, which are
-            `Weighed`; None: as they come.
+            `HasSize`; None: as they come.
     """
 
     slice_frames: int = 32
@@ -197,14 +197,14 @@ class TicketQueue(Protocol):
         ...
 
 
-class Touching(Protocol):
+class ActivityMonitor(Protocol):
     """Is told which items a process goes on with, so that its death or hang is charged to them."""
 
-    def touch(self, shard: int, rows: Sequence[int]) -> None:
+    def mark_active(self, shard: int, rows: Sequence[int]) -> None:
         """From now on these rows of a shard."""
         ...
 
-    def let_go(self) -> None:
+    def mark_idle(self) -> None:
         """From now on none."""
         ...
 
@@ -217,25 +217,25 @@ class FrameStream(IterableDataset[Batch]):
         root: folder that items' paths are relative to.
         tickets: shared by the workers of one rank.
         request: see `FrameRequest`.
-        touching: is told which items are read: the stamps of the workers, or the rank that reads by itself.
+        monitor: is told which items are read: the stamps of the workers, or the rank that reads by itself.
     """
 
     def __init__(
-        self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest, touching: Stamps | Touching
+        self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest, monitor: Stamps | ActivityMonitor
     ) -> None:
         self._plan, self._root, self._tickets, self._request = plan, root, tickets, request
-        self._touching = touching
+        self._monitor = monitor
 
     def __iter__(self) -> Iterator[Batch]:
         plan = Plan(self._plan)
         transform = self._request.transform() if self._request.transform else None
         info = get_worker_info()
-        touching = self._touching.of(info.id if info else 0) if isinstance(self._touching, Stamps) else self._touching
+        monitor = self._monitor.of(info.id if info else 0) if isinstance(self._monitor, Stamps) else self._monitor
         while (ticket := self._tickets.get()) is not None:
-            touch = partial(touching.touch, ticket.shard)
+            touch = partial(monitor.mark_active, ticket.shard)
             slices = _batches(plan, self._root, ticket, self._request, transform, touch)
             while batch := _next(slices, dies=info is not None):
-                touching.let_go()
+                monitor.mark_idle()
                 yield batch
 
 
@@ -286,7 +286,7 @@ def _by_size(window: Batch, slice_frames: int, batching: Batching) -> Iterator[B
             rows=[rows[at] for at in group],
             frame_idx=[window["frame_idx"][at] for at in group],
             pts_seconds=[window["pts_seconds"][at] for at in group],
-            ends=window["ends"] if group is groups[-1] else [],
+            summaries=window["summaries"] if group is groups[-1] else [],
             results=[results[at] for at in group],
         )
 
@@ -302,10 +302,10 @@ def _slices(
     current = _Slice(ticket.shard, transform)
     for row in ticket.rows:
         item = located(plan.item(ticket.shard, row), root)
-        end = _end_of(row)
+        summary = _summary_of(row)
         if row in ticket.given_up:
-            end["reason"] = end["reason_class"] = GIVEN_UP
-            current.ends.append(end)
+            summary["reason"] = summary["reason_class"] = GIVEN_UP
+            current.summaries.append(summary)
             continue
         touch([row])
         try:
@@ -313,29 +313,30 @@ def _slices(
                 raise ListingError(item.problem)
             if transform:
                 transform.start(item)
-            for frame in _timed(_read(item, root, request, end), end):
+            for frame in _timed(_read(item, root, request, summary), summary):
                 if len(current) == request.slice_frames:
                     yield current.batch()
                     current = _Slice(ticket.shard, transform)
                 touch([row])
-                current.add(frame, end)
-            if end["num_frames"] == 0:
+                current.add(frame, summary)
+            if summary["num_frames"] == 0:
                 raise DecodeError(f"{item.source} has no frames")
         except ItemError as error:
             if isinstance(error, DecodeError):
                 _require(root)
-            end["reason"], end["reason_class"] = str(error), error.reason_class
+            summary["reason"], summary["reason_class"] = str(error), error.reason_class
         except OSError as error:  # EIO, ESTALE, EACCES, …: the file's, or its mount's
             _require(root)
-            end["reason"], end["reason_class"] = f"{item.source} cannot be read: {error.strerror or error}", "io"
+            summary["reason"] = f"{item.source} cannot be read: {error.strerror or error}"
+            summary["reason_class"] = "io"
         except MemoryError:
-            end["reason"], end["reason_class"] = "out of memory", "memory"
-        current.ends.append(end)
+            summary["reason"], summary["reason_class"] = "out of memory", "memory"
+        current.summaries.append(summary)
     yield current.batch()
 
 
-def _end_of(row: int) -> End:
-    return End(
+def _summary_of(row: int) -> ItemSummary:
+    return ItemSummary(
         row=row,
         num_frames=0,
         size=None,
@@ -357,7 +358,7 @@ def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator
         DecodeError, OSError: see `Video`, `read_file`, `read_member` and `decode_image`.
     """
     request = FrameRequest(decoding=replace(decoding, images="pillow"))
-    return _read(item, root, request, _end_of(0))  # type: ignore[return-value]  # none is left encoded
+    return _read(item, root, request, _summary_of(0))  # type: ignore[return-value]  # none is left encoded
 
 
 def is_readable(item: Item, root: str, decoding: Decoding = _DECODING) -> bool:
@@ -390,31 +391,32 @@ class _Slice:
         self._frame_idx: list[int] = []
         self._pts_seconds: list[float | None] = []
         self._content: list[Any] = []
-        self.ends: list[End] = []
+        self.summaries: list[ItemSummary] = []
 
     def __len__(self) -> int:
         return len(self._content)
 
-    def add(self, frame: Tensor | Jpeg, end: End) -> None:
+    def add(self, frame: Tensor | Jpeg, summary: ItemSummary) -> None:
         height, width = frame.size if isinstance(frame, Jpeg) else frame.shape[1:]
-        if end["size"] is None:
-            end["size"] = (height, width)
-        elif end["size"] != (height, width):
+        if summary["size"] is None:
+            summary["size"] = (height, width)
+        elif summary["size"] != (height, width):
             raise DecodeError(
-                f"frame {end['num_frames']} has {width}x{height} px, the first {end['size'][1]}x{end['size'][0]}: "
+                f"frame {summary['num_frames']} has {width}x{height} px, "
+                f"the first {summary['size'][1]}x{summary['size'][0]}: "
                 "the frames of one item have one size"
             )
         if self._transform:
             started = time.perf_counter()
             assert isinstance(frame, Tensor)  # see `FramesDataModule`
             self._content.append(self._transform(frame))
-            end["transform_seconds"] += time.perf_counter() - started
+            summary["transform_seconds"] += time.perf_counter() - started
         else:
             self._content.append(frame)
-        self._rows.append(end["row"])
-        self._frame_idx.append(end["num_frames"])
-        self._pts_seconds.append(end["pts_seconds"][end["num_frames"]] if end["pts_seconds"] else None)
-        end["num_frames"] += 1
+        self._rows.append(summary["row"])
+        self._frame_idx.append(summary["num_frames"])
+        self._pts_seconds.append(summary["pts_seconds"][summary["num_frames"]] if summary["pts_seconds"] else None)
+        summary["num_frames"] += 1
 
     def batch(self) -> Batch:
         batch = Batch(
@@ -422,7 +424,7 @@ class _Slice:
             rows=self._rows,
             frame_idx=self._frame_idx,
             pts_seconds=self._pts_seconds,
-            ends=self.ends,
+            summaries=self.summaries,
         )
         if self._transform:
             batch["results"] = self._content
@@ -440,7 +442,7 @@ def _stack(frames: Sequence[Tensor]) -> Tensor:
     return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
 
 
-def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Tensor | Jpeg]:
+def _read(item: Item, root: str, request: FrameRequest, summary: ItemSummary) -> Iterator[Tensor | Jpeg]:
     path = Path(os.path.join(root, item.path))
     require_unchanged(item, root)
     if item.frames:
@@ -451,21 +453,21 @@ def _read(item: Item, root: str, request: FrameRequest, end: End) -> Iterator[Te
                 content = read_member(path, name, item.start_byte, item.cost)
             frame = read_jpeg(content, name) if request.decoding.images == "nvjpeg" else decode_image(content, name)
             if request.store and len(item.frames) == 1:
-                end["content"] = as_stored(content, name, request.store)
+                summary["content"] = as_stored(content, name, request.store)
             yield frame
     else:
-        yield from _read_video(item, Video(path, request.decoding), request, end)
+        yield from _read_video(item, Video(path, request.decoding), request, summary)
 
 
-def _read_video(item: Item, video: Video, request: FrameRequest, end: End) -> Iterator[Tensor]:
+def _read_video(item: Item, video: Video, request: FrameRequest, summary: ItemSummary) -> Iterator[Tensor]:
     """The frames that the item's times and rate leave of the video, and the extractor's selection of these."""
     try:
-        indices, end["fps"] = _taken(item, video.pts_seconds, video.facts["average_fps_from_header"])
+        indices, summary["fps"] = _taken(item, video.pts_seconds, video.facts["average_fps_from_header"])
         indices = indices[request.selection.indices(video.pts_seconds[indices])]
     except DecodeError as error:
         raise DecodeError(f"{item.path}: {error}") from error
-    end["video"] = video.facts
-    end["pts_seconds"] = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
+    summary["video"] = video.facts
+    summary["pts_seconds"] = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
     yield from video.frames(indices, request.size)
 
 
@@ -483,11 +485,11 @@ def _taken(
     return indices, fps
 
 
-def _timed(frames: Iterator[Tensor | Jpeg], end: End) -> Iterator[Tensor | Jpeg]:
+def _timed(frames: Iterator[Tensor | Jpeg], summary: ItemSummary) -> Iterator[Tensor | Jpeg]:
     while True:
         started = time.perf_counter()
         frame = next(frames, None)
-        end["read_seconds"] += time.perf_counter() - started
+        summary["read_seconds"] += time.perf_counter() - started
         if frame is None:
             return
         yield frame

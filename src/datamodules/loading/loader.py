@@ -6,7 +6,7 @@ such import in all).
 
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
 new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
-An item without attempts left becomes a failure (`Rank.strike`), as soon as another one is read. If none is, but one
+An item without attempts left becomes a failure (`Rank.attempt`), as soon as another one is read. If none is, but one
 after another uses up its attempts, an item that was read well before tells whether they are bad, or the environment.
 """
 
@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader
 
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure, ListingError
-from datamodules.loading.frames import GIVEN_UP, Batch, End, FrameRequest, FrameStream, Ticket, is_readable
+from datamodules.loading.frames import GIVEN_UP, Batch, FrameRequest, FrameStream, ItemSummary, Ticket, is_readable
 from datamodules.loading.malloc import keep_freed_memory
 from datamodules.loading.worker_progress import Stamps
 from datamodules.loading.workers import (
-    LOOK_SECONDS,
+    CHECK_SECONDS,
     LocalTickets,
     Tickets,
     WorkerDied,
@@ -39,7 +39,7 @@ from datamodules.run.rank import OpenShard, Rank
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
-_LOOK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
+_CHECK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
 _MAX_IDLE_DEATHS = 3  # in a row
 _MAX_DOUBTFUL = 20
 _TRANSIENT = ("io", "memory")  # what a worker that lives may say of an item that is worth another attempt
@@ -71,10 +71,10 @@ class FrameLoader:
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
         self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
         self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
-        self._doubtful: dict[tuple[int, int], tuple[str, str]] = {}  # their last strike, since one was read well
+        self._doubtful: dict[tuple[int, int], tuple[str, str]] = {}  # their last attempt, since one was read well
         self._good: Item | None = None  # one that was read well
         self._num_idle_deaths = 0
-        self._next_lease = self._next_look = 0.0
+        self._next_lease = self._next_check = 0.0
         self._patience = _IDLE_SECONDS
 
     def __iter__(self) -> Iterator[Batch]:
@@ -97,7 +97,7 @@ class FrameLoader:
                 if idle:
                     time.sleep(_IDLE_SECONDS)
                 idle = True
-                yield Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], ends=[], results=[])
+                yield Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], summaries=[], results=[])
 
     @contextmanager
     def _workers(self) -> Iterator[Workers]:
@@ -127,7 +127,7 @@ class FrameLoader:
             multiprocessing_context=context if self._num_workers else None,
             worker_init_fn=begin_worker if self._num_workers else None,
             in_order=False,
-            timeout=LOOK_SECONDS if self._num_workers else 0,
+            timeout=CHECK_SECONDS if self._num_workers else 0,
             pin_memory=self._pin_memory,
         )
 
@@ -135,35 +135,35 @@ class FrameLoader:
         started = time.monotonic()
         batch = workers.next()
         self._num_idle_deaths = 0
-        self._rank.activity.spend("wait", time.monotonic() - started)
+        self._rank.activity.add_seconds("wait", time.monotonic() - started)
         batch["alone"] = self._rank.is_suspect(batch["shard"], batch["rows"])
-        for end in batch["ends"]:
-            self._rank.activity.spend("read", end["read_seconds"])
-            self._rank.activity.spend("transform", end["transform_seconds"])
-        batch["ends"] = [end for end in batch["ends"] if self._is_final(batch["shard"], end)]
+        for summary in batch["summaries"]:
+            self._rank.activity.add_seconds("read", summary["read_seconds"])
+            self._rank.activity.add_seconds("transform", summary["transform_seconds"])
+        batch["summaries"] = [summary for summary in batch["summaries"] if self._is_final(batch["shard"], summary)]
         return batch
 
-    def _is_final(self, shard: int, end: End) -> bool:
+    def _is_final(self, shard: int, summary: ItemSummary) -> bool:
         """Take note of an item's end; whether it is one, or the item is to be tried again."""
-        place, failed = (shard, end["row"]), end["reason_class"]
+        place, failed = (shard, summary["row"]), summary["reason_class"]
         ticket = self._with_workers.pop(place, None)
         if failed in _TRANSIENT:
-            assert end["reason"] is not None
-            if self._strike(*place, end["reason"], failed):
+            assert summary["reason"] is not None
+            if self._add_failed_attempt(*place, summary["reason"], failed):
                 self._again.add(place)
         elif failed not in (GIVEN_UP, ListingError.reason_class):  # of which nothing was read
             self._fail_doubtful()
             if failed is None and shard in self._rank.open:
-                self._good = self._rank.open[shard].items[end["row"]]
+                self._good = self._rank.open[shard].items[summary["row"]]
         if ticket and (again := {(shard, row) for row in ticket.rows} & self._again):
             self._again -= again
             self._waiting.append(ticket)  # behind all others: it may be a matter of time
         return failed not in (*_TRANSIENT, GIVEN_UP)
 
-    def _strike(self, shard: int, row: int, reason: str, reason_class: str) -> bool:
-        """`Rank.strike`, but with the item's last one wait until another item is read well."""
-        if self._rank.num_strikes(shard, row) + 1 < self._rank.tolerance.max_attempts:
-            return self._rank.strike(shard, row, reason, reason_class)
+    def _add_failed_attempt(self, shard: int, row: int, reason: str, reason_class: str) -> bool:
+        """`Rank.attempt`, but with the item's last one wait until another item is read well."""
+        if self._rank.num_failed_attempts(shard, row) + 1 < self._rank.tolerance.max_attempts:
+            return self._rank.add_failed_attempt(shard, row, reason, reason_class)
         self._doubtful[shard, row] = reason, reason_class
         if len(self._doubtful) > _MAX_DOUBTFUL:
             self._judge_doubtful()
@@ -171,8 +171,8 @@ class FrameLoader:
 
     def _fail_doubtful(self) -> None:
         while self._doubtful:
-            place, strike = self._doubtful.popitem()
-            self._rank.strike(*place, *strike)
+            place, attempt = self._doubtful.popitem()
+            self._rank.add_failed_attempt(*place, *attempt)
 
     def _judge_doubtful(self) -> None:
         """Fail them, unless they failed in a row because the environment failed."""
@@ -211,19 +211,19 @@ class FrameLoader:
         self._num_idle_deaths += not charged
         if self._num_idle_deaths >= _MAX_IDLE_DEATHS:
             raise EnvironmentFailure(
-                f"workers died before they touched an item (exit codes {exit_codes}): out of memory, or a broken "
+                f"workers died before they active an item (exit codes {exit_codes}): out of memory, or a broken "
                 "installation? Finished work is safe. Fix the problem and rerun the same command"
             )
         for stamp, reason, reason_class in charged:
-            self._strike(stamp.shard, stamp.row, reason, reason_class)
+            self._add_failed_attempt(stamp.shard, stamp.row, reason, reason_class)
         self._waiting.extendleft(reversed(self._with_workers.values()))
         self._with_workers.clear()
 
     def _hand_out(self) -> bool:
         """Keep the workers in tickets, leasing as they run short; whether nothing is left to do, for any rank."""
-        if time.monotonic() > self._next_look:
+        if time.monotonic() > self._next_check:
             self._rank.abandon_committed()
-            self._next_look = time.monotonic() + _LOOK_SECONDS
+            self._next_check = time.monotonic() + _CHECK_SECONDS
         if self._rank.stopping:
             return self._take_back()
         while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
@@ -254,9 +254,9 @@ class FrameLoader:
             self._patience = min(2 * self._patience, _MAX_PATIENCE_SECONDS)
             return False
         self._patience = _IDLE_SECONDS
-        struck = opened.spool.strikes.keys()
+        tried_before = opened.spool.failed_attempts.keys()
         made = tickets(opened, self._request.images_in_ticket)  # those that cost a process before, last
-        self._waiting.extend(sorted(made, key=lambda ticket: not struck.isdisjoint(ticket.rows)))
+        self._waiting.extend(sorted(made, key=lambda ticket: not tried_before.isdisjoint(ticket.rows)))
         return True
 
 

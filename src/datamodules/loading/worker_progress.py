@@ -41,7 +41,7 @@ class Stamps:
         return WorkerStamp(self._cells, worker * _CELLS, self._timeout_seconds)
 
     def read(self) -> list[Stamp]:
-        """The items that are being touched."""
+        """The items that are being active."""
         cells, now = self._cells[:], time.monotonic_ns()
         stamps = [cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)]
         return [Stamp(pid, shard, row, (now - since) / 1e9) for pid, since, row, shard in stamps if shard != _NOTHING]
@@ -58,7 +58,7 @@ class WorkerStamp:
         self._cells, self._start, self._timeout_seconds = cells, start, timeout_seconds
         self._armed = 0.0  # when the timer was set; 0: it is not
 
-    def touch(self, shard: int, rows: Sequence[int]) -> None:
+    def mark_active(self, shard: int, rows: Sequence[int]) -> None:
         """It goes on with the item in the one row in `rows`."""
         (row,) = rows
         now = time.monotonic()
@@ -67,7 +67,7 @@ class WorkerStamp:
             self._armed = now
         self._cells[self._start : self._start + _CELLS] = [os.getpid(), time.monotonic_ns(), row, shard]
 
-    def let_go(self) -> None:
+    def mark_idle(self) -> None:
         """It touches nothing: it waits for a ticket, or for its slice to be taken."""
         self._cells[self._start + _CELLS - 1] = _NOTHING
         if self._armed:

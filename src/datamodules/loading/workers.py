@@ -25,7 +25,7 @@ from datamodules.loading.malloc import keep_freed_memory
 from datamodules.loading.worker_progress import Stamp, Stamps
 from datamodules.messages import escape_messages
 
-LOOK_SECONDS = 0.5  # whether all workers live
+CHECK_SECONDS = 0.5  # whether all workers live
 _START_SECONDS = 60.0  # workers import, and make their transforms
 _BURIAL_SECONDS = 2.0  # until a dead process is known to be dead
 
@@ -117,7 +117,7 @@ class Workers:
             self._refuse_standstill(time.monotonic() - started)
 
     def deaths(self) -> tuple[list[int], list[tuple[Stamp, str, str]]]:
-        """Exit codes of the workers that have died, and what they touched: (stamp, reason, class of the failure)."""
+        """Exit codes of the workers that have died, and what they active: (stamp, reason, class of the failure)."""
         assert self._stamps is not None
         dead = self._dead()
         if self._first_dead:
@@ -159,7 +159,7 @@ class Workers:
 
     def _watch(self) -> None:
         assert self._stamps is not None
-        while not self._ending.wait(min(LOOK_SECONDS, self._timeout_seconds / 4)):
+        while not self._ending.wait(min(CHECK_SECONDS, self._timeout_seconds / 4)):
             for stamp in self._stamps.read():
                 if stamp.seconds > self._timeout_seconds and stamp.pid not in self._overdue:
                     self._overdue.add(stamp.pid)

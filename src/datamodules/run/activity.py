@@ -69,7 +69,7 @@ class Activity:
     shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
-    def spend(self, phase: str, seconds: float) -> None:
+    def add_seconds(self, phase: str, seconds: float) -> None:
         """Add `seconds` to `phase`."""
         self.seconds[phase] += seconds
 

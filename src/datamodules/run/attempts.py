@@ -1,7 +1,7 @@
-"""Strikes: attempts at an item that ended otherwise than with a result, and what is known of how.
+"""Failed attempts: attempts at an item that ended otherwise than with a result, and what is known of how.
 
 A rank writes into the spool of a shard which rows it touches (`Spool.touch`); whoever takes the spool of a dead rank
-over charges what it touched last. Of how it died its fault file tells, `work/ranks/{rank}.fault`: Python's faulthandler
+over charges what it active last. Of how it died its fault file tells, `work/ranks/{rank}.fault`: Python's faulthandler
 writes it from a signal handler or from a thread of C, so also where no line of Python would run any more.
 """
 
@@ -27,7 +27,7 @@ _MAX_FAULT_BYTES = 1000  # what is kept as the reason is in the first line
 
 
 @dataclass(frozen=True)
-class Strike:
+class FailedAttempt:
     """One attempt at an item that cost a process, or was to be made again.
 
     Attributes:
@@ -64,7 +64,7 @@ class FaultFile:
         """What `arm` was for has ended."""
         faulthandler.cancel_dump_traceback_later()
 
-    def tell(self, reason: str) -> None:
+    def write(self, reason: str) -> None:
         """Leave `reason`, for whoever takes over what this process still touches."""
         file = self._opened()
         file.truncate(0)

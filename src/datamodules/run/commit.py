@@ -1,7 +1,7 @@
 """Spool and commit: how results become a shard that is there whole, once, or not at all.
 
 Results of an open shard go to a spool, an append-only file whose entries bear checksums: it bounds memory, and whoever
-takes the shard over reads what it holds, and what its writer touched when it died. When every planned row has a result,
+takes the shard over reads what it holds, and what its writer active when it died. When every planned row has a result,
 the shard is committed:
 
 1. tar and table are written under names of this attempt in `work/staging`; they and these names are fsynced;
@@ -28,7 +28,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.run.attempts import Strike
+from datamodules.run.attempts import FailedAttempt
 from datamodules.run.files import SUPERSEDED, open_file, remove
 from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
@@ -78,7 +78,7 @@ class Result:
 
 
 class Spool:
-    """The results of one open shard, on disk, and the strikes against its items.
+    """The results of one open shard, on disk, and the failed_attempts against its items.
 
     Args:
         folder: `work/spool` of the run.
@@ -86,13 +86,13 @@ class Spool:
             rank writes, is taken over.
         num_rows: of the shard.
         rank: who appends.
-        death: (reason, class) of the death of the rank of a name; None if it lives. What a dead rank touched last is
+        death: (reason, class) of the death of the rank of a name; None if it lives. What a dead rank active last is
             charged with that.
 
     Attributes:
         results: by row.
-        strikes: by row, in no order.
-        touched: the rows that this process goes on with.
+        failed_attempts: by row, in no order.
+        active: the rows that this process goes on with.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Spool:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.results: dict[int, Result] = {}
-        self.strikes: dict[int, list[Strike]] = {}
-        self.touched: list[int] = []
+        self.failed_attempts: dict[int, list[FailedAttempt]] = {}
+        self.active: list[int] = []
         self._num_rows, self._death = num_rows, death
         self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
         self._files: list[IO[bytes]] = []
@@ -124,15 +124,15 @@ class Spool:
         start = self._write({"result": vars(result), "members": sizes}, list(members.values()))
         self._keep(self._own, start, result, sizes)
 
-    def strike(self, strike: Strike) -> None:
+    def add_failed_attempt(self, attempt: FailedAttempt) -> None:
         """Charge an item with an attempt that has failed, and may be made again."""
-        self._write({"strike": vars(strike)})
-        self.strikes.setdefault(strike.row, []).append(strike)
+        self._write({"failed_attempt": vars(attempt)})
+        self.failed_attempts.setdefault(attempt.row, []).append(attempt)
 
-    def touch(self, rows: Sequence[int]) -> None:
+    def mark_active(self, rows: Sequence[int]) -> None:
         """This process goes on with these rows; none: with nothing that could be to blame if it died."""
-        self._write({"touched": list(rows)})
-        self.touched = list(rows)
+        self._write({"active": list(rows)})
+        self.active = list(rows)
 
     def members(self, row: int) -> Iterator[tuple[str, int, IO[bytes]]]:
         """(ending, size, a file whose next bytes are the content) of a row's sample, in the order of appending."""
@@ -172,38 +172,38 @@ class Spool:
     def _take_over(self, path: Path) -> None:
         file = open_file(path)
         self._files.append(file)
-        touched: list[int] = []
+        active: list[int] = []
         for start, entry in _entries(file, self._num_rows):
-            if entry.touched is not None:
-                touched = entry.touched
-            if entry.strike:
-                self.strikes.setdefault(entry.strike.row, []).append(entry.strike)
+            if entry.active is not None:
+                active = entry.active
+            if entry.failed_attempt:
+                self.failed_attempts.setdefault(entry.failed_attempt.row, []).append(entry.failed_attempt)
             if entry.result and entry.result.row not in self.results:
                 self._keep(file, start, entry.result, entry.members)
-        if touched and (death := self._death(path.suffix[1:])):
-            for row in touched:
-                self.strikes.setdefault(row, []).append(Strike(row, *death, alone=len(touched) == 1))
+        if active and (death := self._death(path.suffix[1:])):
+            for row in active:
+                self.failed_attempts.setdefault(row, []).append(FailedAttempt(row, *death, alone=len(active) == 1))
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """The header of an entry in a spool, which is JSON: a result and its files, a strike, or what the rank touches now.
+    """The header of an entry in a spool, which is JSON: a result and its files, a failed attempt, or active rows.
 
     Attributes:
         result: of an item.
         members: (ending, bytes) of each file of its sample, in the order in which they follow the header.
-        strike: against an item.
-        touched: rows; see `Spool.touch`.
+        failed_attempt: at an item.
+        active: rows; see `Spool.touch`.
     """
 
     result: Result | None = None
     members: list[tuple[str, int]] = field(default_factory=list)
-    strike: Strike | None = None
-    touched: list[int] | None = None
+    failed_attempt: FailedAttempt | None = None
+    active: list[int] | None = None
 
     def fits(self, num_rows: int, body_bytes: int) -> bool:
         """Whether a rank may have written this for a shard of `num_rows` rows, with files of so many bytes."""
-        rows = [each.row for each in (self.result, self.strike) if each] + (self.touched or [])
+        rows = [each.row for each in (self.result, self.failed_attempt) if each] + (self.active or [])
         names_are_safe = all(_ENDING.fullmatch(ending) for ending, _ in self.members)
         has_size = sum(size for _, size in self.members) == body_bytes
         return all(row < num_rows for row in rows) and names_are_safe and has_size and _is_plausible(self.result)
@@ -285,14 +285,14 @@ def commit(
         raise
     won = _link(staged[2], run.record_path(shard.name))  # if this fails, a file server may have made the link: keep all
     if won:
-        settle(run, record)
+        finalize(run, record)
     _unlink(staged)
     spool.close()
     _unlink((run.work / "spool").glob(f"{shard.name}.*"))
     return won
 
 
-def settle(run: Run, record: Record) -> None:
+def finalize(run: Run, record: Record) -> None:
     """Finish step 3 of a commit: move the files of a committed shard of `run` into place, where they are not yet.
 
     Every path is made of names that the plan gives. A file that is in such a place already is of the same shard, made
@@ -308,7 +308,7 @@ def settle(run: Run, record: Record) -> None:
 
 
 def _put_out_of_sight(run: Run, shard: str) -> None:
-    """Its samples stand in a patch's shard, and would be read twice."""
+    """Its samples stand in a retry's shard, and would be read twice."""
     place = run.folder / SUPERSEDED
     place.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # there already
@@ -317,15 +317,15 @@ def _put_out_of_sight(run: Run, shard: str) -> None:
         sync(folder)
 
 
-def settle_all(run: Run) -> bool:
-    """`settle` every committed shard, of patches too, whose tar does not show; False if not all could be."""
-    committed = [(each, name) for each in (run, *run.patches) for name in each.committed()]
+def finalize_all(run: Run) -> bool:
+    """`finalize` every committed shard, of retries too, whose tar does not show; False if not all could be."""
+    committed = [(each, name) for each in run.with_retries for name in each.committed()]
     shown = run.replaced.keys() | {path.stem for path in run.folder.glob("*.tar")}
     for each, name in committed:
         if name not in shown:
             if not each.is_committed(name):  # a file server's client may list a name before it finds it
                 return False
-            settle(each, each.record(name))
+            finalize(each, each.record(name))
     return True
 
 
@@ -340,7 +340,7 @@ def _stage(
 ) -> Record:
     tar, table, staged_record = staged
     rows, tar_file = _write_tar(tar, run.tar_file(shard.name).name, run.plan.keys(shard.number), spool)
-    superseded = run.superseded(shard) if run.patch else []
+    superseded = run.superseded(shard) if run.retry else []
     for row, earlier in zip(rows, superseded, strict=bool(superseded)):
         row["supersedes"] = earlier["shard"]
     statuses, classes = count_rows(rows)

@@ -64,9 +64,9 @@ class FailureWatch:
         self._run, self._limit = run, limit
         self._unread = {shard.name for shard in run.plan.shards}
         self._failed = self._done = 0  # in the records read
-        self._next_look = 0.0
+        self._next_check = 0.0
 
-    def look(self, failed: int, done: int, reason: str) -> None:
+    def check(self, failed: int, done: int, reason: str) -> None:
         """Judge by the committed shards, and `failed` of `done` items that are not.
 
         Args:
@@ -79,7 +79,7 @@ class FailureWatch:
         """
         if self._limit == FailureLimit():
             return
-        if time.monotonic() > self._next_look:
+        if time.monotonic() > self._next_check:
             self._read_records()
         failed += self._failed
         done += self._done
@@ -97,4 +97,4 @@ class FailureWatch:
             self._unread.remove(name)
             self._failed += record.failed
             self._done += record.planned
-        self._next_look = time.monotonic() + (time.monotonic() - started) / _READING_SHARE
+        self._next_check = time.monotonic() + (time.monotonic() - started) / _READING_SHARE

@@ -6,8 +6,8 @@
 | `tables/{shard}.parquet`   | a row for each planned item of the shard: `table.TABLE_SCHEMA`                   |
 | `records/{shard}.json`     | what is true: the shard is committed if and only if this exists                   |
 | `plan.arrow`               | the plan and the fingerprint: `plan.py`                                           |
-| `plan-001.arrow`, …        | likewise of patches, which try items again: `retries.py`                          |
-| `superseded/{shard}.tar`   | of a shard whose place a patch's shard has taken: out of sight of `O/*.tar`       |
+| `plan-001.arrow`, …        | likewise of retries, which try items again: `retries.py`                          |
+| `superseded/{shard}.tar`   | of a shard whose place a retry's shard has taken: out of sight of `O/*.tar`       |
 | `config.yaml`              | the configuration that started the run                                            |
 | `work/`                    | ranks, leases, spools, staged files of shards in the making                       |
 | `stray/`                   | what `verify --repair` found and no shard knows                                   |
@@ -42,7 +42,7 @@ from datamodules.run.table import read_table
 
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
-_PATCH_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
+_RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
 
 
@@ -55,7 +55,7 @@ class Outcome:
         num_frames: frames of these.
         statuses: these by status.
         devices: these by the model of device that computed them; `unknown` where no row recorded it.
-        failure_classes: items that failed, and are no sample of a patch either, by class.
+        failure_classes: items that failed, and are no sample of a retry either, by class.
     """
 
     committed: int
@@ -70,19 +70,19 @@ class Outcome:
         return sum(self.failure_classes.values())
 
     @classmethod
-    def of(cls, records: Iterable[Record], patches: Iterable[Record] = ()) -> "Outcome":
-        """Add up the `records` of a plan, and those of the patches over its rows."""
+    def of(cls, records: Iterable[Record], retries: Iterable[Record] = ()) -> "Outcome":
+        """Add up the `records` of a plan, and those of the retries over its rows."""
         statuses: Counter[str] = Counter()
         classes: Counter[str] = Counter()
         devices: Counter[str] = Counter()
         num_frames = 0
-        patches = list(patches)
-        for record in chain(records, patches):
+        retries = list(retries)
+        for record in chain(records, retries):
             statuses.update(record.statuses)
             classes.update(record.failure_classes)
             devices.update(record.devices)
             num_frames += record.num_frames
-        for record in patches:
+        for record in retries:
             statuses.subtract(record.superseded_statuses)
             classes.subtract(record.superseded_classes)
             devices.subtract(record.superseded_devices)
@@ -107,42 +107,47 @@ class Run:
 
     Args:
         folder: of the run.
-        patch: 0: the run as it was planned first. p: its p-th patch, a plan over items of the run; leases, ranks and
+        retry: 0: the run as it was planned first. p: its p-th retry, a plan over items of the run; leases, ranks and
             commits know no difference.
 
     Raises:
-        RunError: the folder is no run, or has no such patch; or one of its own folders is a link.
+        RunError: the folder is no run, or has no such retry; or one of its own folders is a link.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], patch: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], retry: int = 0) -> None:
         self.folder = Path(folder)
         self.work = self.folder / "work"
-        self.patch = patch
-        path = plan_path(self.folder, patch)
+        self.retry = retry
+        path = plan_path(self.folder, retry)
         if not path.is_file():
             raise RunError(f"{self.folder} is no run: it has no {path.name}; give the folder that was --output.dir")
         require_own_folders(self.folder)
         self.plan = Plan(path)
-        if self.plan.patch != patch:
-            raise RunError(f"{path} is the plan of patch {self.plan.patch}, not of {patch}: it is damaged or misplaced")
+        if self.plan.retry != retry:
+            raise RunError(f"{path} is the plan of retry {self.plan.retry}, not of {retry}: it is damaged or misplaced")
 
     @cached_property
-    def patches(self) -> "list[Run]":
-        """The patches that there are when this is first read, in order; a patch has none itself.
+    def retries(self) -> "list[Run]":
+        """The retries that there are when this is first read, in order; a retry has none itself.
 
         Raises:
             RunError: the plan of one is damaged.
         """
-        if self.patch:
+        if self.retry:
             return []
-        names = (_PATCH_PLAN.fullmatch(path.name) for path in self.folder.glob("plan-*.arrow"))
-        patches = [type(self)(self.folder, number) for number in sorted(int(name[1]) for name in names if name)]
+        names = (_RETRY_PLAN.fullmatch(path.name) for path in self.folder.glob("plan-*.arrow"))
+        retries = [type(self)(self.folder, number) for number in sorted(int(name[1]) for name in names if name)]
         known: set[str] = set()
-        for earlier, patch in zip((self, *patches), patches, strict=False):
+        for earlier, retry in zip((self, *retries), retries, strict=False):
             known.update(shard.name for shard in earlier.plan.shards)
-            if unknown := set(patch.plan.replaces) - known:
-                raise RunError(f"{patch.plan.path} is damaged: it replaces {min(unknown)}, which no plan before it has")
-        return patches
+            if unknown := set(retry.plan.replaces) - known:
+                raise RunError(f"{retry.plan.path} is damaged: it replaces {min(unknown)}, which no plan before it has")
+        return retries
+
+    @property
+    def with_retries(self) -> "list[Run]":
+        """This run and its `retries`, in order."""
+        return [self, *self.retries]
 
     @cached_property
     def fingerprint_digest(self) -> str:
@@ -208,7 +213,7 @@ class Run:
             raise RunError(f"{file.path} cannot be read: {error}; run `preprocess verify`") from error
 
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
-        """The rows of a committed shard as they stand now: one that patches tried again is the last's.
+        """The rows of a committed shard as they stand now: one that retries tried again is the last's.
 
         A pyarrow Table in planned order: `columns` of `table.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
         the name of the shard whose table and tar hold the row and its sample.
@@ -230,13 +235,13 @@ class Run:
 
     @cached_property
     def _retried(self) -> tuple[Any, dict[str, dict[str, int]]]:
-        """All rows of patches; and for shards of this plan, which of them is the last of a key."""
+        """All rows of retries; and for shards of this plan, which of them is the last of a key."""
         tables = []
         places: dict[str, dict[str, int]] = {}
         first: dict[str, str] = {}  # for each key, the shard of this plan
         num_rows = 0
-        for patch, record in ((run, record) for run in self.patches for record in run.records()):
-            tables.append(_located(patch.table(record.shard), record.shard))
+        for retry, record in ((run, record) for run in self.retries for record in run.records()):
+            tables.append(_located(retry.table(record.shard), record.shard))
             keys, supersedes = (tables[-1][name].to_pylist() for name in ("key", "supersedes"))
             for place, (key, superseded) in enumerate(zip(keys, supersedes, strict=True), start=num_rows):
                 places.setdefault(first.setdefault(key, superseded), {})[key] = place
@@ -244,10 +249,10 @@ class Run:
         return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None, places
 
     def superseded(self, shard: Shard) -> list[dict[str, Any]]:
-        """For each row of a patch's `shard`, the row that it supersedes, with the columns of the table, and `shard`.
+        """For each row of a retry's `shard`, the row that it supersedes, with the columns of the table, and `shard`.
 
         Raises:
-            RunError: a table is missing or damaged, or there is no such row for an item of the patch's plan.
+            RunError: a table is missing or damaged, or there is no such row for an item of the retry's plan.
         """
         rows = self._failed_before if shard.replaces is None else self._rows_before(shard.replaces)
         keys = self.plan.keys(shard.number)
@@ -258,18 +263,18 @@ class Run:
 
     @cached_property
     def _earlier(self) -> "list[Run]":
-        """Of a patch: the run, and the patches before it."""
+        """Of a retry: the run, and the retries before it."""
         run = Run(self.folder)
-        return [each for each in (run, *run.patches) if each.patch < self.patch]
+        return [each for each in run.with_retries if each.retry < self.retry]
 
     def _rows_before(self, shard: str) -> dict[str, dict[str, Any]]:
-        """Of a patch, by key: the rows of the shard named `shard`, which one of its shards replaces."""
+        """Of a retry, by key: the rows of the shard named `shard`, which one of its shards replaces."""
         [owner] = (each for each in self._earlier if shard in each._shards)
         return {row["key"]: {**row, "shard": shard} for row in owner.table(shard).to_pylist()}
 
     @cached_property
     def _failed_before(self) -> dict[str, dict[str, Any]]:
-        """Of a patch, by key: the last failed row before it."""
+        """Of a retry, by key: the last failed row before it."""
         failed: dict[str, dict[str, Any]] = {}
         for run, record in ((each, record) for each in self._earlier for record in each.records() if record.failed):
             rows = run.table(record.shard, ["key", "status", "reason_class", "num_frames"])
@@ -279,8 +284,8 @@ class Run:
 
     @property
     def replaced(self) -> dict[str, str]:
-        """The shards whose place a committed shard of a patch has taken, of which nothing stands; and by which."""
-        shards = (shard for patch in self.patches if patch.plan.replaces for shard in patch.plan.shards)
+        """The shards whose place a committed shard of a retry has taken, of which nothing stands; and by which."""
+        shards = (shard for retry in self.retries if retry.plan.replaces for shard in retry.plan.shards)
         return {shard.replaces: shard.name for shard in shards if shard.replaces and self.is_committed(shard.name)}
 
     def records(self, split: str | None = None) -> Iterator[Record]:
@@ -291,13 +296,13 @@ class Run:
                 yield self.record(shard.name)
 
     def outcome(self, split: str | None = None) -> Outcome:
-        """What has become of the planned items (of `split`), patches included.
+        """What has become of the planned items (of `split`), retries included.
 
         Raises:
             RunError: a record is damaged.
         """
-        patches = (record for patch in self.patches for record in patch.records(split))
-        return Outcome.of(self.records(split), patches)
+        retries = (record for retry in self.retries for record in retry.records(split))
+        return Outcome.of(self.records(split), retries)
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -308,9 +313,9 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def plan_path(folder: Path, patch: int = 0) -> Path:
-    """Where the plan of a run is, or of its patch."""
-    return folder / (f"plan-{patch:03d}.arrow" if patch else "plan.arrow")
+def plan_path(folder: Path, retry: int = 0) -> Path:
+    """Where the plan of a run is, or of its retry."""
+    return folder / (f"plan-{retry:03d}.arrow" if retry else "plan.arrow")
 
 
 def _located(rows: Any, shard: str) -> Any:
@@ -364,7 +369,7 @@ def plan_once(path: Path, write: Callable[[], None]) -> None:
     try:
         with closing(Leases(path.parent / "work")) as leases:
             while not path.exists():
-                claims = leases.survey().get(PLANNING, [])
+                claims = leases.list_claims().get(PLANNING, [])
                 generation = claims[-1].generation + 1 if claims else 0
                 if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
                     time.sleep(0.1)

@@ -80,7 +80,7 @@ class Claim:
 
     Attributes:
         name: what is claimed.
-        generation: 0, and one more each time it was taken over or doubled.
+        generation: 0, and one more each time it was taken over or backed up.
         holder: the rank that holds it; None if its file cannot be read.
         dead: the holder's process is gone, or its heartbeat stands still.
     """
@@ -171,7 +171,7 @@ class Leases:
         """Everything that has a claim, dead or alive: one listing."""
         return {name for _, name, _ in self._found()}
 
-    def survey(self) -> dict[str, list[Claim]]:
+    def list_claims(self) -> dict[str, list[Claim]]:
         """Every claim there is, by name, in order of generation; reads each."""
         claims: dict[str, list[Claim]] = {}
         for path, name, generation in self._found():
@@ -197,7 +197,7 @@ class Leases:
     def at_work(self) -> set[str]:
         """The other ranks that are not dead and have beaten within `stale_seconds`, by the file system's clock.
 
-        Tells at once; `survey` and `is_dead` trust no clock but their own, and have to look on for so long.
+        Tells at once; `list_claims` and `is_dead` trust no clock but their own, and have to look on for so long.
         """
         self.beat()
         latest = self._file.stat().st_mtime

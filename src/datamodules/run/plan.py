@@ -5,8 +5,8 @@ footer, and a shard's rows cost one seek, whatever the number of items. The sche
 `fingerprint` (JSON), so a plan and what it was made for appear together or not at all, `listing`, the sha256 of what
 the corpus listed, `device`, the device model of the rank that wrote it, `corpus_types` (JSON), the type of each field
 of `meta` in all samples of the run (`samples/fields.py`), and `roots`, where the corpus lay when it was planned, which
-no comparison looks at: a corpus may move. A patch, which tries failed items again
-(`retries.py`), has a plan of the same form, `plan-001.arrow`; its metadata's `patch` is its number, and `replaces`
+no comparison looks at: a corpus may move. A retry, which tries failed items again
+(`retries.py`), has a plan of the same form, `plan-001.arrow`; its metadata's `retry` is its number, and `replaces`
 names the shards whose places its shards take.
 
 | column | type         | see `corpus.py` |
@@ -57,7 +57,7 @@ SCHEMA = pa.schema(
     ]
 )
 _NOT_NULL = ("key", "split", "path", "frames", "cost", "meta")  # plans did not always have the other columns
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_]+(-patch\d{3,})?-\d{6,}", re.ASCII)
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_]+(-retry\d{3,})?-\d{6,}", re.ASCII)
 _ASCII_KEY = r"^[0-9A-Za-z_%-]+(?:/[0-9A-Za-z_%-]+)*$"  # what `check_key` allows of ASCII, for Arrow: 14 times as fast
 
 
@@ -98,8 +98,8 @@ class Shard:
         num_items: rows.
         num_frames: frames that the listing knows of: of image sequences, 0 for videos.
         cost: bytes of input.
-        patch: number of the patch whose plan it is in; 0: the run's own.
-        replaces: of a patch that tries samples again: the shard whose place it takes, with all that stands there.
+        retry: number of the retry whose plan it is in; 0: the run's own.
+        replaces: of a retry that tries samples again: the shard whose place it takes, with all that stands there.
     """
 
     number: int
@@ -108,14 +108,14 @@ class Shard:
     num_items: int
     num_frames: int
     cost: int
-    patch: int = 0
+    retry: int = 0
     replaces: str | None = None
 
     @property
     def name(self) -> str:
-        """`{split}-{index:06d}`, of a patch `{split}-patch{patch:03d}-{index:06d}`; tar, table and record bear it."""
-        patch = f"patch{self.patch:03d}-" if self.patch else ""
-        return f"{self.split}-{patch}{self.index:06d}"
+        """`{split}-{index:06d}`, of a retry `{split}-retry{retry:03d}-{index:06d}`; tar, table and record bear it."""
+        retry = f"retry{self.retry:03d}-" if self.retry else ""
+        return f"{self.split}-{retry}{self.index:06d}"
 
 
 class Plan:
@@ -125,7 +125,7 @@ class Plan:
     opened, a shard's rows when they are first read.
 
     Args:
-        path: the `plan.arrow` of a run, or a patch's.
+        path: the `plan.arrow` of a run, or a retry's.
 
     Raises:
         RunError: there is no such file, or it is damaged; from every method.
@@ -146,8 +146,8 @@ class Plan:
             # one; of a merged run those of all its runs
             self.roots = _texts(load(metadata["roots"])) if "roots" in metadata else _old_roots(self.fingerprint)
             self.device = metadata.get("device", "")  # empty: not recorded
-            self.patch = int(metadata["patch"])
-            if self.patch and "classes" not in self.fingerprint.get("retry", {}):
+            self.retry = int(metadata["retry"])
+            if self.retry and "classes" not in self.fingerprint.get("retry", {}):
                 raise ValueError("its fingerprint does not say what it tries again (retry.classes)")
             # by shard; empty: none takes the place of another
             self.replaces = [check_shard_name(name) for name in _texts(load(metadata["replaces"]))]
@@ -178,7 +178,7 @@ class Plan:
             index = shards[-1].index + 1 if follows else 0
             num_frames, cost = len(batch["frames"].flatten()), pc.sum(batch["cost"]).as_py()
             replaces = self.replaces[number] if self.replaces else None
-            shards.append(Shard(number, split, index, batch.num_rows, num_frames, cost, self.patch, replaces))
+            shards.append(Shard(number, split, index, batch.num_rows, num_frames, cost, self.retry, replaces))
         return shards
 
     @property

@@ -34,7 +34,7 @@ def write_plan(
     destination: Path,
     fingerprint: Mapping[str, Any],
     size: ShardSize,
-    patch: int = 0,
+    retry: int = 0,
     device: str = "",
     roots: Sequence[str] = (),
 ) -> None:
@@ -49,12 +49,12 @@ def write_plan(
     with _scratch(destination) as scratch:
         listing = _Listing(scratch)
         listing.fill(items)
-        if not patch:
+        if not retry:
             listing.require_usable()
         written = scratch / "plan.arrow"  # no split's name has a dot
         shards, types = listing.shards(size), listing.corpus_types
         write_batches(
-            written, shards, fingerprint, listing.digest, patch, device=device, corpus_types=types, roots=roots
+            written, shards, fingerprint, listing.digest, retry, device=device, corpus_types=types, roots=roots
         )
         os.link(written, destination)
 
@@ -64,21 +64,21 @@ def write_plan_of(
     destination: Path,
     fingerprint: Mapping[str, Any],
     listing: str,
-    patch: int,
+    retry: int,
     replaces: Sequence[str],
     roots: Sequence[str] = (),
 ) -> None:
-    """Write the plan of a patch each of whose shards takes the place of another; it appears whole or not at all.
+    """Write the plan of a retry each of whose shards takes the place of another; it appears whole or not at all.
 
     Args:
-        batches, fingerprint, listing, patch, replaces, roots: see `write_batches`.
+        batches, fingerprint, listing, retry, replaces, roots: see `write_batches`.
         destination: of the plan.
 
     Raises:
         FileExistsError: another process was faster; its plan stands.
     """
     with _scratch(destination) as scratch:
-        write_batches(scratch / "plan.arrow", batches, fingerprint, listing, patch, replaces, roots=roots)
+        write_batches(scratch / "plan.arrow", batches, fingerprint, listing, retry, replaces, roots=roots)
         os.link(scratch / "plan.arrow", destination)
 
 
@@ -111,7 +111,7 @@ def write_batches(
     batches: Iterable[Any],
     fingerprint: Mapping[str, Any],
     listing: str,
-    patch: int = 0,
+    retry: int = 0,
     replaces: Sequence[str] = (),
     device: str = "",
     corpus_types: CorpusTypes | None = None,
@@ -124,16 +124,16 @@ def write_batches(
         batches: the shards of a split follow one another.
         fingerprint: of the run, JSON-able.
         listing: names what was listed; see `Plan.listing`.
-        patch: number of the patch that this is the plan of; 0: the run's own.
+        retry: number of the retry that this is the plan of; 0: the run's own.
         replaces: for each shard the one whose place it takes; empty: none does.
         device: model of the device of the rank that writes the plan; empty: not recorded.
-        corpus_types: the type of each field of the items' `meta`; None: not recorded. Patches have those of the run.
+        corpus_types: the type of each field of the items' `meta`; None: not recorded. Retries have those of the run.
         roots: the folders that the items' paths are relative to, absolute; of a merged run those of all its runs.
     """
     metadata = {
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
         "listing": listing,
-        "patch": str(patch),
+        "retry": str(retry),
         "replaces": json.dumps(list(replaces)),
         "device": device,
         "corpus_types": json.dumps(corpus_types),

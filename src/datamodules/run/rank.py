@@ -18,21 +18,21 @@ from typing import Any
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.run.activity import Activity, mean_and_peak, read_activity
-from datamodules.run.attempts import FaultFile, Strike, cause_of_death
-from datamodules.run.commit import Result, Spool, commit, settle_all
+from datamodules.run.attempts import FailedAttempt, FaultFile, cause_of_death
+from datamodules.run.commit import Result, Spool, commit, finalize_all
 from datamodules.run.failure_limit import FailureLimit, FailureWatch
 from datamodules.run.files import is_folder, remove, write_whole
 from datamodules.run.folder import PLANNING, Run
 from datamodules.run.leases import Claim, Leases, is_dead
 from datamodules.run.plan import Shard
 from datamodules.run.planning import discard_unfinished
-from datamodules.run.retries import Earlier, earlier
+from datamodules.run.retries import PriorResult, prior_results
 from datamodules.samples import Content
 
 _BEAT_SECONDS = 2.0
 _SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long
 _SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
-_DOUBLE_AFTER_SECONDS = 5.0  # younger leases are not doubled: too little is known of their speed
+_BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: too little is known of their speed
 _UNKNOWN_SECONDS = 30.0  # what a rank that has committed nothing yet takes itself to need for a shard
 
 _NO_LIMIT = FailureLimit()
@@ -66,8 +66,8 @@ class OpenShard:
         self.shard = shard
         self.items: list[Item] = run.plan.items(shard.number)
         self.kept: set[int] = set()  # rows that a retry does not try
-        self.before: dict[int, Earlier] = {}  # the samples that it tries, which stand if they fail now
-        before = list(earlier(run, shard))  # raises before a file is open
+        self.before: dict[int, PriorResult] = {}  # the samples that it tries, which stand if they fail now
+        before = list(prior_results(run, shard))  # raises before a file is open
         self.spool = Spool(run.work / "spool", shard.name, shard.num_items, rank, death)
         for each in before:
             if each.is_tried and each.result.reason is None:
@@ -96,10 +96,11 @@ class OpenShard:
 
     def given_up(self, max_attempts: int) -> Iterator[Result]:
         """Failures in place of the results of items that have used up their attempts, one of them alone."""
-        for row, strikes in self.spool.strikes.items():
-            alone = [strike for strike in strikes if strike.alone]
-            if row not in self.spool.results and alone and len(strikes) >= max_attempts:
-                yield Result(row, reason=alone[-1].reason, reason_class=alone[-1].reason_class, attempts=len(strikes))
+        for row, failed_attempts in self.spool.failed_attempts.items():
+            alone = [attempt for attempt in failed_attempts if attempt.alone]
+            if row not in self.spool.results and alone and len(failed_attempts) >= max_attempts:
+                last = alone[-1]
+                yield Result(row, reason=last.reason, reason_class=last.reason_class, attempts=len(failed_attempts))
 
 
 _TOLERANCE = Tolerance()
@@ -139,7 +140,7 @@ class Rank:
         self.stopping: int | None = None  # the signal that asked this rank to stop; what it has spooled is kept
         self.tolerance = tolerance
         self._failures = FailureWatch(run, tolerance.limit)
-        self._touched: OpenShard | None = None
+        self._active: OpenShard | None = None
         self._scratch: Path | None = None
         self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self._todo: list[Shard] = []
@@ -153,8 +154,8 @@ class Rank:
     def __enter__(self) -> "Rank":
         self._fault = FaultFile(self.run.work / "ranks" / f"{self.name}.fault", self.tolerance.timeout_seconds)
         try:
-            settle_all(self.run)
-            self._survey()
+            finalize_all(self.run)
+            self._list_todo()
         except OSError as error:
             raise self._no_output(error) from error
         self._rotate(int(self._position * len(self._todo)))
@@ -166,7 +167,7 @@ class Rank:
         self._closing.set()
         self._thread.join()
         with suppress(EnvironmentFailure):
-            self.let_go()
+            self.mark_idle()
         self._fault.close()
         for opened in self.open.values():
             opened.spool.close()
@@ -189,11 +190,11 @@ class Rank:
 
     def _lease_unclaimed(self) -> OpenShard | None:
         tried: set[str] = set()  # once a call: a file server's listings may be old, and name the same shard for long
-        while self._todo or self._survey(tried):
+        while self._todo or self._list_todo(tried):
             shard = self._todo.pop(0)
             tried.add(shard.name)
             if not self.leases.claim(shard.name):
-                self._survey(tried)
+                self._list_todo(tried)
                 if self._todo:
                     self._rotate(self.leases.random.randrange(len(self._todo)))
             elif opened := self._open(shard):
@@ -203,7 +204,7 @@ class Rank:
     def add(self, number: int, result: Result, members: Mapping[str, Content]) -> None:
         """Spool the result of a row of open shard `number`; commits the shard when it was the last one missing.
 
-        Strikes count as attempts, with this one.
+        Failed attempts count as attempts, with this one.
 
         Raises:
             EnvironmentFailure: the output folder cannot be written to.
@@ -215,14 +216,14 @@ class Rank:
         started = time.monotonic()
         self._check()
         with self._writing(opened):
-            self._keep(opened, replace(result, attempts=1 + self.num_strikes(number, result.row)), members)
+            self._keep(opened, replace(result, attempts=1 + self.num_failed_attempts(number, result.row)), members)
             if started - self._last_sync > _SYNC_SECONDS:
                 self.sync()
             if opened.is_complete:
                 self._commit(opened)
-        self.activity.spend("write", time.monotonic() - started)
+        self.activity.add_seconds("write", time.monotonic() - started)
 
-    def strike(self, number: int, row: int, reason: str, reason_class: str) -> bool:
+    def add_failed_attempt(self, number: int, row: int, reason: str, reason_class: str) -> bool:
         """Charge an item with a failed attempt; it fails if that was the last. Whether it is to be tried again.
 
         Raises:
@@ -232,53 +233,53 @@ class Rank:
         if opened is None or row in opened.spool.results:
             return False
         with self._writing(opened):
-            opened.spool.strike(Strike(row, reason, reason_class))
+            opened.spool.add_failed_attempt(FailedAttempt(row, reason, reason_class))
             self._give_up(opened)
             if opened.is_complete:
                 self._commit(opened)
         return number in self.open and row not in opened.spool.results
 
-    def num_strikes(self, number: int, row: int) -> int:
+    def num_failed_attempts(self, number: int, row: int) -> int:
         """Attempts at an item of open shard `number` that have failed."""
         opened = self.open.get(number)
-        return len(opened.spool.strikes.get(row, ())) if opened is not None else 0
+        return len(opened.spool.failed_attempts.get(row, ())) if opened is not None else 0
 
     def is_suspect(self, number: int, rows: Sequence[int]) -> bool:
         """Whether a process died of one of these items, and it is not known of which."""
         opened = self.open.get(number)
         return opened is not None and any(
-            not strike.alone for row in rows for strike in opened.spool.strikes.get(row, ())
+            not attempt.alone for row in rows for attempt in opened.spool.failed_attempts.get(row, ())
         )
 
-    def touch(self, number: int, rows: Sequence[int]) -> None:
+    def mark_active(self, number: int, rows: Sequence[int]) -> None:
         """This process itself goes on with these items: if it dies, or takes too long, they are charged.
 
         Raises:
             EnvironmentFailure: see `add`.
         """
         opened = self.open.get(number)
-        if opened is not None and opened is self._touched and opened.spool.touched == list(rows):
+        if opened is not None and opened is self._active and opened.spool.active == list(rows):
             return
-        self._touched = opened
+        self._active = opened
         if opened is not None:
             with self._writing(opened):
-                opened.spool.touch(rows)
+                opened.spool.mark_active(rows)
         self._fault.arm()
 
-    def let_go(self) -> None:
-        """What was touched is done with, well or badly."""
+    def mark_idle(self) -> None:
+        """What was active is done with, well or badly."""
         self._fault.disarm()
-        touched, self._touched = self._touched, None
-        if touched and touched.shard.number in self.open:  # else another rank has committed it
-            with self._writing(touched):
-                touched.spool.touch(())
+        active, self._active = self._active, None
+        if active and active.shard.number in self.open:  # else another rank has committed it
+            with self._writing(active):
+                active.spool.mark_active(())
 
-    def blame(self, error: BaseException) -> str:
+    def attribute_crash(self, error: BaseException) -> str:
         """Leave word that this process ends because of `error`, such that what it touches is charged; their keys."""
         self._fault.disarm()
-        self._fault.tell(" ".join(f"{type(error).__name__}: {error}".split())[:200])
-        touched, self._touched = self._touched, None  # so `let_go` leaves it as it is
-        return ", ".join(touched.items[row].key for row in touched.spool.touched[:4]) if touched else "no item"
+        self._fault.write(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+        active, self._active = self._active, None  # so `mark_idle` leaves it as it is
+        return ", ".join(active.items[row].key for row in active.spool.active[:4]) if active else "no item"
 
     @property
     def scratch(self) -> Path:
@@ -308,7 +309,7 @@ class Rank:
         self.activity.frames += result.num_frames
         if result.reason is not None:
             mine = [len(o.failed) for o in self.open.values()], [len(o.spool.results) for o in self.open.values()]
-            self._failures.look(sum(mine[0]), sum(mine[1]), result.reason)
+            self._failures.check(sum(mine[0]), sum(mine[1]), result.reason)
 
     def _give_up(self, opened: OpenShard) -> None:
         for failure in list(opened.given_up(self.tolerance.max_attempts)):
@@ -336,12 +337,12 @@ class Rank:
         """
         try:
             committed = self.run.committed()
-            return all(shard.name in committed for shard in self._mine) and settle_all(self.run)
+            return all(shard.name in committed for shard in self._mine) and finalize_all(self.run)
         except OSError as error:
             raise self._no_output(error) from error
 
     def _open(self, shard: Shard) -> OpenShard | None:
-        if self.run.is_committed(shard.name):  # between the survey and the claim
+        if self.run.is_committed(shard.name):  # between the listing and the claim
             self.leases.clear(shard.name)
             return None
         opened = OpenShard(self.run, shard, self.name, self._death)
@@ -375,7 +376,7 @@ class Rank:
             return cause_of_death(fault)
         return None
 
-    def _survey(self, tried: Set[str] = frozenset()) -> bool:
+    def _list_todo(self, tried: Set[str] = frozenset()) -> bool:
         """List anew what is neither committed nor claimed, nor `tried`; whether there is any."""
         claimed = self.leases.claimed() | tried
         committed = self.run.committed()  # after the claims, which are removed after the commit
@@ -387,7 +388,7 @@ class Rank:
 
     def _lease_from_others(self) -> OpenShard | None:
         """Take over a dead rank's shard; or double the slowest open one, if this rank would finish it first."""
-        claims = self.leases.survey()
+        claims = self.leases.list_claims()
         committed = self.run.committed()
         held = [
             (shard, claims[shard.name])
@@ -400,7 +401,7 @@ class Rank:
         for shard, holders in sorted(held, key=lambda h: -self._seconds_left(h[1])):
             alive = [claim for claim in holders if not claim.dead]
             mine = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else _UNKNOWN_SECONDS
-            slow = not self.open and self._seconds_left(alive) > max(2 * mine, _DOUBLE_AFTER_SECONDS)
+            slow = not self.open and self._seconds_left(alive) > max(2 * mine, _BACKUP_AFTER_SECONDS)
             if len(alive) == 1 and slow and self.leases.claim(shard.name, holders[-1].generation + 1):
                 return self._open(shard)
         return None
@@ -413,7 +414,7 @@ class Rank:
             if not claim.dead and activity and claim.name in activity.shards:
                 done, total, seconds = activity.shards[claim.name]
                 seconds += max(0.0, time.time() - activity.updated)
-                left.append(seconds * (total - done) / max(done, 0.5) if seconds > _DOUBLE_AFTER_SECONDS else 0.0)
+                left.append(seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0)
         return min(left, default=0.0)
 
     @property
@@ -457,11 +458,11 @@ class Rank:
         )
 
 
-def sweep(run: Run) -> None:
+def clean_up(run: Run) -> None:
     """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
-    if not settle_all(run):
+    if not finalize_all(run):
         return
-    for each in (run, *run.patches):
+    for each in run.with_retries:
         discard_unfinished(each.plan.path)
     for folder in ("staging", "spool", "leases"):
         for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`

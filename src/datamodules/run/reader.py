@@ -19,7 +19,7 @@ from datamodules.run.record import ShardFile
 
 
 class CommittedSamples:
-    """The committed samples of a run, in planned order, those of its patches included; failed items are not.
+    """The committed samples of a run, in planned order, those of its retries included; failed items are not.
 
     Holds 20 bytes a sample, and opens at most 64 tars at once. Can be sent to other processes.
 

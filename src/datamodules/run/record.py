@@ -48,12 +48,12 @@ class Record:
         num_frames: frames of the committed items.
         devices: how many of the committed items each model of device computed; empty: recorded by no row, or none
             committed.
-        superseded_statuses, superseded_classes, superseded_frames, superseded_devices: of a patch: of the rows that its
+        superseded_statuses, superseded_classes, superseded_frames, superseded_devices: of a retry: of the rows that its
             rows replace, likewise; else empty, and 0.
-        replaces: of a patch that tries samples again: the shard whose place it takes; else None.
+        replaces: of a retry that tries samples again: the shard whose place it takes; else None.
         rank: who committed.
         seconds: from lease to commit.
-        fingerprint: digest of the run's fingerprint; of a patch, the patch's.
+        fingerprint: digest of the run's fingerprint; of a retry, the retry's.
         machine: mean and peak of the rank's figures from lease to commit; see `preprocess.job.telemetry`.
     """
 
@@ -155,7 +155,7 @@ class ShardFile:
     """The tar or the table of a shard.
 
     A commit moves both from `work/staging` to their places. A retry may move the tar on, to `superseded/`. A rank that
-    dies in between leaves a file where it was, and the next one that writes to the run moves it (`commit.settle`);
+    dies in between leaves a file where it was, and the next one that writes to the run moves it (`commit.finalize`);
     those that only read open it where it is.
 
     Attributes:

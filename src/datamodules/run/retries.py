@@ -1,23 +1,23 @@
-"""Patches: items tried again in the same run folder.
+"""Retries: items tried again in the same run folder.
 
-A patch is a plan over items of a complete run, and leased, spooled and committed like any plan; it takes their files
-as they are now. No committed file is changed, and the tars of the run and of its patches hold each sample once:
+A retry is a plan over items of a complete run, and leased, spooled and committed like any plan; it takes their files
+as they are now. No committed file is changed, and the tars of the run and of its retries hold each sample once:
 
-- failed items have no sample, so the shards of a patch over them lie beside the others;
-- of samples, which are tried again if their status is named (`truncated`), the patch has a shard for each shard that
+- failed items have no sample, so the shards of a retry over them lie beside the others;
+- of samples, which are tried again if their status is named (`truncated`), the retry has a shard for each shard that
   holds one. It takes that one's place: what is not tried again is copied from it, and so is a sample that fails when it
   is tried again; its tar moves to `superseded/`.
 
-`Run.rows` shows what holds now. A patch is planned only when all before are done.
+`Run.rows` shows what holds now. A retry is planned only when all before are done.
 
 | in the folder                        | what                                                              |
 |--------------------------------------|-------------------------------------------------------------------|
-| `plan-001.arrow`, …                  | the plan of patch 1, …                                            |
-| `{split}-patch001-{index:06d}`       | its shards: tar, table and record lie where all others do         |
+| `plan-001.arrow`, …                  | the plan of retry 1, …                                            |
+| `{split}-retry001-{index:06d}`       | its shards: tar, table and record lie where all others do         |
 | table column `supersedes`            | the shard whose row of this key this row replaces                 |
 | record fields `superseded_…`         | of which classes those were, so that counting needs no table      |
 
-| fingerprint of a patch | what                                                                                       |
+| fingerprint of a retry | what                                                                                       |
 |------------------------|--------------------------------------------------------------------------------------------|
 | retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures}  |
 | all others             | as a run with the settings of the retry has them                                           |
@@ -35,7 +35,7 @@ import pyarrow as pa
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import OK, Result, settle_all
+from datamodules.run.commit import OK, Result, finalize_all
 from datamodules.run.folder import Run, differences, plan_once, plan_path, sha256_of
 from datamodules.run.plan import Shard, ShardSize
 from datamodules.run.planning import write_plan, write_plan_of
@@ -47,14 +47,14 @@ _OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that failed, and is no sample of a patch either; or one whose sample has a status that was asked for.
+    """An item that failed, and is no sample of a retry either; or one whose sample has a status that was asked for.
 
     Attributes:
         item: as planned.
         shard: the shard whose table tells of its last attempt.
         reason: why it failed; of a sample, its status.
         reason_class: see `datamodules.errors`; of a sample, its status.
-        attempts: how often it was tried, by the run or patch that `shard` is of.
+        attempts: how often it was tried, by the run or retry that `shard` is of.
     """
 
     item: Item
@@ -65,14 +65,14 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Retry:
+class RetryRequest:
     """What one command is to try again.
 
     Attributes:
         classes: failed items of these classes, and samples of these statuses; empty: all failed items.
         began: when the command was started, seconds since the epoch. Ranks of one launch start together, and a fast one
-            may finish a patch before a slow one looks: who began before a patch was complete belongs to it.
-        roots: the folder of the corpus as it is now, absolute, for the patch's plan to record.
+            may finish a retry before a slow one looks: who began before a retry was complete belongs to it.
+        roots: the folder of the corpus as it is now, absolute, for the retry's plan to record.
     """
 
     classes: tuple[str, ...]
@@ -109,7 +109,7 @@ def count_failures(run: Run, classes: Collection[str] = ()) -> dict[str, int]:
         ConfigError: no item has ever had one of `classes`; the message names the classes there are.
         RunError: a record is damaged.
     """
-    records = [record for each in (run, *run.patches) for record in each.records()]
+    records = [record for each in run.with_retries for record in each.records()]
     known = {name for record in records for name in (*record.failure_classes, *record.statuses)} - {OK}
     if unknown := sorted(set(classes) - known):
         there = f"there are {', '.join(sorted(known))}" if known else "nothing has failed"
@@ -125,44 +125,44 @@ def refuse_unfinished(run: Run) -> None:
         raise RunError(f"{run.folder} is not complete: finish it with the same command first, then retry what failed")
 
 
-def open_or_patch(
+def open_or_plan_retry(
     folder: str | os.PathLike[str],
     fingerprint: Mapping[str, Any],
     size: ShardSize,
-    retry: Retry,
+    request: RetryRequest,
     fixed: Sequence[str] = (),
 ) -> Run:
-    """The patch that `retry` is to work on: the unfinished one, if it was made likewise, or a new one.
+    """The retry that `request` asks for: the unfinished one, if it was made likewise, or a new one.
 
     Any number of ranks may call this at once, and all get the same.
 
     Args:
         folder: of a run.
         fingerprint: that of a run with the settings of this retry.
-        size: of the patch's shards.
-        retry: what to try again.
+        size: of the retry's shards.
+        request: what to try again.
         fixed: fields of the fingerprint, named with dots, that have to be as the run has them; so have the corpus and
             the kind of samples.
 
     Raises:
-        RunError: the run is not complete; something fixed differs; the run has an unfinished patch that was made
+        RunError: the run is not complete; something fixed differs; the run has an unfinished retry that was made
             otherwise (the message names what differs), or nothing to retry.
         EnvironmentFailure: the folder cannot be written to.
     """
     run = Run(folder)
     refuse_unfinished(run)
-    settle_all(run)
-    made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(retry.classes) or None}}
+    finalize_all(run)
+    made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(request.classes) or None}}
     made_by = json.loads(json.dumps(made_by))
     _refuse_changed(differences(run.plan.fingerprint, made_by), fixed)
-    patch = _begun(run, made_by, retry.began) or _planned(run, made_by, size, retry)
-    if different := differences(patch.plan.fingerprint, made_by):
+    retry = _begun(run, made_by, request.began) or _planned(run, made_by, size, request)
+    if different := differences(retry.plan.fingerprint, made_by):
         raise RunError(
-            f"{folder} has a retry that is not finished, patch {patch.patch}, and was made otherwise: finish it with "
+            f"{folder} has a retry that is not finished, retry {retry.retry}, and was made otherwise: finish it with "
             "its own command first; or, if nothing of it is done, give it up by `preprocess verify --repair`. "
             f"It differs in: {'; '.join(different)}"
         )
-    return patch
+    return retry
 
 
 def _refuse_changed(different: Sequence[str], fixed: Sequence[str]) -> None:
@@ -176,46 +176,46 @@ def _refuse_changed(different: Sequence[str], fixed: Sequence[str]) -> None:
 
 
 def _begun(run: Run, made_by: Mapping[str, Any], began: float) -> Run | None:
-    for patch in run.patches:
-        if not patch.is_complete():
-            return patch
-    last = run.patches[-1] if run.patches else None
+    for retry in run.retries:
+        if not retry.is_complete():
+            return retry
+    last = run.retries[-1] if run.retries else None
     return last if last and last.plan.fingerprint == made_by and _completed(last) > began else None
 
 
-def _completed(patch: Run) -> float:
-    return max(patch.record_path(shard.name).stat().st_mtime for shard in patch.plan.shards)
+def _completed(retry: Run) -> float:
+    return max(retry.record_path(shard.name).stat().st_mtime for shard in retry.plan.shards)
 
 
-def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, retry: Retry) -> Run:
-    if not count_failures(run, retry.classes):
+def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: RetryRequest) -> Run:
+    if not count_failures(run, request.classes):
         raise RunError(f"{run.folder} has nothing to retry")
-    number = run.patches[-1].patch + 1 if run.patches else 1
+    number = run.retries[-1].retry + 1 if run.retries else 1
     path = plan_path(Path(run.folder), number)
-    if set(retry.classes) & run.outcome().statuses.keys():
-        plan_once(path, lambda: _write_replacing(run, path, made_by, number, retry))
+    if set(request.classes) & run.outcome().statuses.keys():
+        plan_once(path, lambda: _write_replacing(run, path, made_by, number, request))
     else:
-        failed = (replace(failure.item, modified=None) for failure in failures(run, retry.classes))  # as files now are
-        plan_once(path, lambda: write_plan(failed, path, made_by, size, number, roots=retry.roots))
+        failed = (replace(failure.item, modified=None) for failure in failures(run, request.classes))
+        plan_once(path, lambda: write_plan(failed, path, made_by, size, number, roots=request.roots))
     return Run(run.folder, number)
 
 
-def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, retry: Retry) -> None:
-    """Write the plan of a patch that has a shard for each one with items to retry, of all that stands there."""
+def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, request: RetryRequest) -> None:
+    """Write the plan of a retry that has a shard for each one with items to retry, of all that stands there."""
     gone = _superseded(run)
     chosen: list[tuple[Run, Shard, Any]] = []  # with which rows stand, bool [rows]
-    for each in (run, *run.patches):
-        names = {record.shard for record in each.records() if _has(record, retry.classes)}
+    for each in run.with_retries:
+        names = {record.shard for record in each.records() if _has(record, request.classes)}
         for shard in (shard for shard in each.plan.shards if shard.name in names):
             rows = each.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
             stand = [row["key"] not in gone.get(shard.name, ()) for row in rows]
-            if any(stands and _is_meant(row, retry.classes) for row, stands in zip(rows, stand, strict=True)):
+            if any(stands and _is_meant(row, request.classes) for row, stands in zip(rows, stand, strict=True)):
                 chosen.append((each, shard, pa.array(stand)))
     splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
     chosen.sort(key=lambda place: splits.index(place[1].split))
     batches = (_to_be_read_anew(each.plan.batch(shard.number).filter(stand)) for each, shard, stand in chosen)
     replaces = [shard.name for _, shard, _ in chosen]
-    write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, retry.roots)
+    write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, request.roots)
 
 
 def _to_be_read_anew(batch: Any) -> Any:
@@ -228,19 +228,19 @@ def _has(record: Record, classes: Collection[str]) -> bool:
 
 
 def _superseded(run: Run) -> dict[str, set[str]]:
-    """By shard, the keys of its rows that patches have superseded."""
+    """By shard, the keys of its rows that retries have superseded."""
     keys: dict[str, set[str]] = {}
-    for patch, record in ((each, record) for each in run.patches for record in each.records()):
-        for row in patch.table(record.shard, ["key", "supersedes"]).to_pylist():
+    for retry, record in ((each, record) for each in run.retries for record in each.records()):
+        for row in retry.table(record.shard, ["key", "supersedes"]).to_pylist():
             keys.setdefault(row["supersedes"], set()).add(row["key"])
     return keys
 
 
-class Earlier(NamedTuple):
-    """What became of an item of a patch's shard in the shard whose place that takes.
+class PriorResult(NamedTuple):
+    """What became of an item of a retry's shard in the shard whose place that takes.
 
     Attributes:
-        result: with the row that it has in the patch's shard.
+        result: with the row that it has in the retry's shard.
         members: reads the files of its sample.
         is_tried: whether it is tried again.
     """
@@ -250,8 +250,8 @@ class Earlier(NamedTuple):
     is_tried: bool
 
 
-def earlier(run: Run, shard: Shard) -> Iterator[Earlier]:
-    """Of each item of a patch's `shard`, if that takes the place of another.
+def prior_results(run: Run, shard: Shard) -> Iterator[PriorResult]:
+    """Of each item of a retry's `shard`, if that takes the place of another.
 
     Raises:
         RunError: that one's table or tar is missing, or not as its record says: it would be copied as if it were.
@@ -263,7 +263,7 @@ def earlier(run: Run, shard: Shard) -> Iterator[Earlier]:
     classes = run.plan.fingerprint["retry"]["classes"]
     for number, row in enumerate(run.superseded(shard)):
         result = Result(number, **{name: row[name] for name in _OF_RESULT})
-        yield Earlier(
+        yield PriorResult(
             result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes)
         )
 

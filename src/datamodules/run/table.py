@@ -14,7 +14,7 @@
 | decoder        | string | what decoded the video: one backend, or several after fallbacks; else null    |
 | tar_offset     | int64  | first byte of the sample in the tar; null when failed                         |
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
-| supersedes     | string | the shard whose row of this key a patch's row replaces; else null             |
+| supersedes     | string | the shard whose row of this key a retry's row replaces; else null             |
 | device         | string | model of the device of the rank that gave the result; null: not recorded      |
 """
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.media.sampling import Selection
 from datamodules.media.video import Decoding
 from datamodules.run.failure_limit import FailureLimit
@@ -120,9 +120,9 @@ class _Check(Extractor):
         """As `checked.check`."""
         self._check(item)
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> None:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> None:
         """Count the item if its pixels are not square, or if frames of it are skipped."""
-        if facts := end["video"]:
+        if facts := summary["video"]:
             self.num_non_square += facts["pixel_aspect_ratio"] != 1
             self.num_skipping += facts["num_skipped_frames"] > 0
 

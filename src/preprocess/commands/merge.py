@@ -7,14 +7,14 @@
 | `tables/{shard}.parquet` | likewise                                                                               |
 | `records/{shard}.json`   | as it was, but for the names and the fingerprint                                       |
 | `README.md`              | the dataset card of the merged run                                                     |
-| patches                  | those of all runs, one after another, numbered anew; `supersedes` in their tables too  |
+| retries                  | those of all runs, one after another, numbered anew; `supersedes` in their tables too  |
 
 | fingerprint of the merged run | what                                                  |
 |-------------------------------|-------------------------------------------------------|
 | corpus                        | {"merged": [those of the runs]}                       |
 | shards                        | {"merged": [those of the runs]}                       |
 | all others                    | the same in all runs                                  |
-| of a patch                    | as it was, but for the run that it is of              |
+| of a retry                    | as it was, but for the run that it is of              |
 """
 
 import hashlib
@@ -84,9 +84,9 @@ def _refuse_incomplete(run: Run) -> None:
             f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing; "
             "run the command that started it again, then merge"
         )
-    for patch in run.patches:
-        if not patch.is_complete():
-            raise RunError(f"{run.folder}: patch {patch.patch} is not complete; finish the `retry`, then merge")
+    for retry in run.retries:
+        if not retry.is_complete():
+            raise RunError(f"{run.folder}: retry {retry.retry} is not complete; finish the `retry`, then merge")
 
 
 def _refuse_made_otherwise(first: Run, other: Run) -> None:
@@ -129,8 +129,8 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
     for (run, shard), place in zip(sources, merged.plan.shards, strict=True):
         names[run.folder, shard.name] = place.name
         _take(run, shard, merged, place, names)
-    for number, patch in enumerate((patch for run in runs for patch in run.patches), start=1):
-        _take_patch(patch, merged, number, names)
+    for number, retry in enumerate((retry for run in runs for retry in run.retries), start=1):
+        _take_retry(retry, merged, number, names)
     for path in (folder / "tables", folder / "records", *_put_out_of_sight(Run(folder)), folder):
         sync(path)
 
@@ -190,16 +190,16 @@ def _would_round(run: Run, name: str) -> bool:
     return any(isinstance(number, int) and abs(number) > 1 << 53 for number in numbers)
 
 
-def _take_patch(patch: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
-    retried = {**patch.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
-    batches = (patch.plan.batch(shard.number) for shard in patch.plan.shards)
-    path, fingerprint = plan_path(merged.folder, number), {**patch.plan.fingerprint, "retry": retried}
-    replaces = [_renamed(names, patch, name) for name in patch.plan.replaces]
-    write_batches(path, batches, fingerprint, patch.plan.listing, number, replaces, roots=patch.plan.roots)
+def _take_retry(retry: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
+    retried = {**retry.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
+    batches = (retry.plan.batch(shard.number) for shard in retry.plan.shards)
+    path, fingerprint = plan_path(merged.folder, number), {**retry.plan.fingerprint, "retry": retried}
+    replaces = [_renamed(names, retry, name) for name in retry.plan.replaces]
+    write_batches(path, batches, fingerprint, retry.plan.listing, number, replaces, roots=retry.plan.roots)
     taken = Run(merged.folder, number)
-    for shard, place in zip(patch.plan.shards, taken.plan.shards, strict=True):
-        names[patch.folder, shard.name] = place.name
-        _take(patch, shard, taken, place, names)
+    for shard, place in zip(retry.plan.shards, taken.plan.shards, strict=True):
+        names[retry.folder, shard.name] = place.name
+        _take(retry, shard, taken, place, names)
 
 
 def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[Path, str], str]) -> None:
@@ -218,7 +218,7 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[P
     )
     _link_or_copy(tar, new_tar.path, record.tar)
     _link_or_copy(table, new_table.path, record.table)
-    if run.patch:
+    if run.retry:
         named = _with_supersedes(run, record, merged, named, names)
     path = merged.record_path(place.name)
     path.write_text(named.to_json())
@@ -228,7 +228,7 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[P
 def _with_supersedes(
     run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[Path, str], str]
 ) -> Record:
-    """Write the table of a patch's shard anew, with the names that the superseded shards have in the merged run."""
+    """Write the table of a retry's shard anew, with the names that the superseded shards have in the merged run."""
     rows, file = run.table(record.shard), merged.table_file(named.shard)
     column = [_renamed(names, run, name) for name in rows["supersedes"].to_pylist()]
     rows = rows.set_column(rows.schema.get_field_index("supersedes"), "supersedes", pa.array(column, pa.string()))

@@ -21,8 +21,8 @@ from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError, TooManyFailures
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run, plan_path
-from datamodules.run.rank import sweep
-from datamodules.run.retries import Retry, count_failures, refuse_unfinished
+from datamodules.run.rank import clean_up
+from datamodules.run.retries import RetryRequest, count_failures, refuse_unfinished
 from preprocess.commands.verify import coverage
 from preprocess.job.extractor import Extractor
 from preprocess.job.folder_config import FolderConfig, denied_import, named_classes, require_trusted
@@ -110,7 +110,7 @@ def retry(argv: Sequence[str], began: float) -> int:
 
     Args:
         argv: the run's folder, classes of failures, options of `run`.
-        began: see `Retry`.
+        began: see `RetryRequest`.
     """
     parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_RETRY)
     parser.add_argument("folder", metavar="O", type=Path, help="folder of a complete run (its --output.dir)")
@@ -120,7 +120,7 @@ def retry(argv: Sequence[str], began: float) -> int:
     if not config.is_file():
         raise ConfigError(f"{run.folder} has no config.yaml to retry with: it is merged, or was made by other means")
     refuse_unfinished(run)
-    if not count_failures(run, options.classes) and all(patch.is_complete() for patch in run.patches):
+    if not count_failures(run, options.classes) and all(retry.is_complete() for retry in run.retries):
         if is_first_on_machine():
             note(f"{run.folder}: nothing to retry", "green")
         return 0
@@ -129,7 +129,7 @@ def retry(argv: Sequence[str], began: float) -> int:
     corpus, overrides = _planned_corpus(run, overrides, named)
     cli = _cli(overrides, FolderConfig(config, named))
     cli.datamodule.corpus = cli.datamodule.corpus or corpus
-    cli.writer.retry = Retry(tuple(options.classes), began, (os.path.realpath(cli.datamodule.corpus.root),))
+    cli.writer.retry = RetryRequest(tuple(options.classes), began, (os.path.realpath(cli.datamodule.corpus.root),))
     return _predict(cli)
 
 
@@ -236,10 +236,10 @@ def check(argv: Sequence[str]) -> int:
 
 
 def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
-    """Check the coverage of the run, or of the run that a patch is of, write its dataset card, and say how it ended.
+    """Check the coverage of the run, or of the run that a retry is of, write its dataset card, and say how it ended.
 
     Args:
-        worked_on: the run, or the patch.
+        worked_on: the run, or the retry.
         partial: this was to do a part of the run only.
         limit: of the failures of a complete run; it was too early to judge a short one by it while it went on.
 
@@ -249,8 +249,8 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
     run = Run(worked_on.folder)
     covered = coverage(run)
     is_done = covered.is_exact and worked_on.is_complete()
-    if is_done and all(patch.is_complete() for patch in run.patches):
-        sweep(run)
+    if is_done and all(retry.is_complete() for retry in run.retries):
+        clean_up(run)
     if not covered.problems:
         write_card(run)
     has_failed = is_done and limit.is_exceeded_in_all(covered.failed, covered.planned)

@@ -30,7 +30,7 @@ class Problem:
     Attributes:
         text: what is wrong, and where; one line.
         damaged: a shard with a missing or damaged file or record: can be put back, to be done again.
-        patch: number of a patch with a row that supersedes no failed one: can be withdrawn.
+        retry: number of a retry with a row that supersedes no failed one: can be withdrawn.
         stray: a file of no committed shard: can be moved away.
         is_stale_card: the dataset card is out of date: can be written anew.
         is_open: nothing is wrong, but not all is done.
@@ -38,7 +38,7 @@ class Problem:
 
     text: str
     damaged: Shard | None = None
-    patch: int = 0
+    retry: int = 0
     stray: Path | None = None
     is_stale_card: bool = False
     is_open: bool = False
@@ -46,7 +46,7 @@ class Problem:
     @property
     def is_repairable(self) -> bool:
         """Whether `repair` leaves nothing of it."""
-        return bool(self.damaged or self.patch or self.stray or self.is_stale_card)
+        return bool(self.damaged or self.retry or self.stray or self.is_stale_card)
 
     def __str__(self) -> str:
         return self.text
@@ -56,7 +56,7 @@ class Problem:
 class Coverage:
     """Committed ∪ failed = planned, in numbers; `missing` counts items of shards that are not committed.
 
-    An item that failed and is a sample of a patch is committed; one that a patch is to try again has failed. `devices`
+    An item that failed and is a sample of a retry is committed; one that a retry is to try again has failed. `devices`
     counts committed items by the model of device that computed them.
     """
 
@@ -77,8 +77,8 @@ def coverage(run: Run) -> Coverage:
     """Hold the records against the plans; reads no tar."""
     problems: list[Problem] = []
     done = run.committed()
-    own, *patches = (_records(each, problems) for each in (run, *run.patches))
-    outcome = Outcome.of(own, (record for records in patches for record in records))
+    own, *retries = (_records(each, problems) for each in run.with_retries)
+    outcome = Outcome.of(own, (record for records in retries for record in records))
     problems += strays(run.folder, ["records/*.json"])
     return Coverage(
         planned=run.plan.num_items,
@@ -91,7 +91,7 @@ def coverage(run: Run) -> Coverage:
 
 
 def verify(run: Run) -> Iterator[Problem]:
-    """All that is wrong with `run` and its patches: records, hashes, counts, keys, stray files, missing shards."""
+    """All that is wrong with `run` and its retries: records, hashes, counts, keys, stray files, missing shards."""
     damaged = set()
     for problem in chain(coverage(run).problems, _all_shard_problems(run)):
         if problem.damaged:
@@ -117,7 +117,7 @@ def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)
     """
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     run = Run(folder)  # opened after the listing: what was listed is of a plan that is there
-    planned, replaced = {shard.name for each in (run, *run.patches) for shard in each.plan.shards}, run.replaced
+    planned, replaced = {shard.name for each in run.with_retries for shard in each.plan.shards}, run.replaced
     problems = []
     for path in paths:
         of_no = "planned" if path.stem not in planned else None if run.is_committed(path.stem) else "committed"
@@ -187,10 +187,10 @@ def _records(run: Run, problems: list[Problem]) -> list[Record]:
 
 
 def _open_shards(run: Run) -> Iterator[Problem]:
-    for each in (run, *run.patches):
+    for each in run.with_retries:
         done = each.committed()
         if missing := [shard.num_items for shard in each.plan.shards if shard.name not in done]:
-            part, again = (f" of patch {each.patch}", "`retry` command") if each.patch else ("", "command")
+            part, again = (f" of retry {each.retry}", "`retry` command") if each.retry else ("", "command")
             text = (
                 f"{sum(missing):,} items in {len(missing):,} shards{part} are not done yet; run the same {again} again"
             )
@@ -199,7 +199,7 @@ def _open_shards(run: Run) -> Iterator[Problem]:
 
 def _all_shard_problems(run: Run) -> Iterator[Problem]:
     replaced = run.replaced
-    for each in (run, *run.patches):
+    for each in run.with_retries:
         done = each.committed()
         for shard in each.plan.shards:
             if shard.name in done:
@@ -258,19 +258,19 @@ def _superseded_by(record: Record) -> dict[str, int]:
 
 
 def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
-    """Each row of a patch has to supersede a row that no other supersedes, and that has failed or is out of sight.
+    """Each row of a retry has to supersede a row that no other supersedes, and that has failed or is out of sight.
 
     Then no key is in two tars in sight. Of `damaged` shards nothing is known.
     """
     replaced = run.replaced
     open_to: dict[tuple[str, str], str] = {}  # shard and key of such rows, superseded by none so far: class or status
-    for each in (run, *run.patches) if run.patches else ():
+    for each in run.with_retries if run.retries else ():
         for record in _records(each, []):
             out_of_sight = record.shard in replaced
-            if (each.patch or record.failed or out_of_sight) and record.shard not in damaged:
+            if (each.retry or record.failed or out_of_sight) and record.shard not in damaged:
                 rows = each.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
-                if each.patch:
-                    yield from _patch_problems(each.patch, record, rows, open_to, damaged)
+                if each.retry:
+                    yield from _retry_problems(each.retry, record, rows, open_to, damaged)
                 for row in (row for row in rows if row["reason_class"] or out_of_sight):
                     open_to[record.shard, row["key"]] = row["reason_class"] or row["status"]
     for shard, key in open_to:
@@ -278,8 +278,8 @@ def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
             yield Problem(f"{shard}: its row {key} stands, but its tar is out of sight, as another has taken its place")
 
 
-def _patch_problems(
-    patch: int, record: Record, rows: list[dict[str, Any]], open_to: dict[tuple[str, str], str], damaged: set[str]
+def _retry_problems(
+    retry: int, record: Record, rows: list[dict[str, Any]], open_to: dict[tuple[str, str], str], damaged: set[str]
 ) -> Iterator[Problem]:
     classes: Counter[str] = Counter()
     for row in rows:
@@ -288,7 +288,7 @@ def _patch_problems(
             classes[open_to.pop(superseded)] += 1
         elif row["supersedes"] not in damaged:
             what = f"{row['key']} supersedes no failed row of {row['supersedes']}, or not alone"
-            yield Problem(f"{record.table.name}: {what}", patch=patch)
+            yield Problem(f"{record.table.name}: {what}", retry=retry)
     counted = _superseded_by(record)
     if classes != counted and not damaged.intersection(row["supersedes"] for row in rows):
         yield Problem(f"{record.shard}: the record counts {counted} superseded, there are {dict(classes)}")

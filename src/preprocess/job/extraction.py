@@ -48,7 +48,7 @@ class Extraction:
 
     Args:
         extractor: whose `extract` is called, with parts of the batch on its device.
-        rank: is told which items are touched, and charged with.
+        rank: is told which items are active, and charged with.
     """
 
     def __init__(self, extractor: Extractor, rank: Rank) -> None:
@@ -76,13 +76,13 @@ class Extraction:
             return [Outcome(failure, size)]
         del failure
         _free()
-        if self._rank.strike(batch["shard"], batch["rows"][0], "out of memory", "memory"):
+        if self._rank.add_failed_attempt(batch["shard"], batch["rows"][0], "out of memory", "memory"):
             return self._outcomes(batch)
         return [Outcome(ExtractError("out of memory"), size)]  # the rank has its failure already
 
     def _try(self, batch: Batch) -> list[Any] | Exception:
         """The results; or the ItemError, or what says that memory ran out."""
-        self._rank.touch(batch["shard"], sorted(set(batch["rows"])))
+        self._rank.mark_active(batch["shard"], sorted(set(batch["rows"])))
         try:
             results = self._extractor.extract(_on(batch, self._extractor.device))
         except (ItemError, MemoryError, torch.OutOfMemoryError) as error:
@@ -90,7 +90,7 @@ class Extraction:
         except RuntimeError as error:
             if any(words in str(error) for words in _OUT_OF_MEMORY):
                 return error
-            keys = self._rank.blame(error)
+            keys = self._rank.attribute_crash(error)
             if not _is_device_lost(error):
                 raise
             raise EnvironmentFailure(
@@ -100,10 +100,10 @@ class Extraction:
         except (EnvironmentFailure, RunError):  # a server is gone, or the run folder is unsafe: no item's fault
             raise
         except Exception as error:
-            self._rank.blame(error)
+            self._rank.attribute_crash(error)
             raise
         finally:
-            self._rank.let_go()
+            self._rank.mark_idle()
         if len(results) != len(batch["rows"]):
             raise ValueError(f"extract gave {len(results)} results for {len(batch['rows'])} frames")
         return results
@@ -154,7 +154,7 @@ def _part(batch: Batch, places: slice) -> Batch:
         rows=batch["rows"][places],
         frame_idx=batch["frame_idx"][places],
         pts_seconds=batch["pts_seconds"][places],
-        ends=[],
+        summaries=[],
     )
     if "results" in batch:
         part["results"] = batch["results"][places]

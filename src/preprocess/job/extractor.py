@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.run.commit import OK
 from datamodules.run.rank import Rank
 from datamodules.samples import SampleKind
@@ -74,7 +74,7 @@ class Extractor(LightningModule):
         """
         self.validate(item)
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> Any:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> Any:
         """Return the sample of `item`, made of the results of all its frames, in order.
 
         Args:

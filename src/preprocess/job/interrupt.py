@@ -44,7 +44,7 @@ class StopOnSignal(Callback):
             try:
                 pass_on(number)
                 note(f"{why}: stopped at once; what is spooled or committed is safe")
-                rank.let_go()  # nobody's fault
+                rank.mark_idle()  # nobody's fault
             finally:
                 os._exit(128 + number)
 

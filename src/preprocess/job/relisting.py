@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 _ITEMS_AT_A_TIME = 256
 # between these, so that the work of the rank comes first: listing 10^6 items takes 13 s of CPU time
 _PAUSE_SECONDS = 0.01
-_LOOK_SECONDS = 0.1  # between two looks at whether the user asks to stop
+_CHECK_SECONDS = 0.1  # between two looks at whether the user asks to stop
 _QUIET_SECONDS = 5.0  # of waiting without a word
 
 
@@ -55,7 +55,7 @@ class Relisting(threading.Thread):
                     "the work is done. The corpus is still being compared with the run's plan; Ctrl-C skips this"
                 )
                 noted_at = math.inf
-            self.join(_LOOK_SECONDS)
+            self.join(_CHECK_SECONDS)
 
     def cancel(self) -> None:
         """End the listing without a line. Waits for that for a second at most: the file system may hang."""

@@ -13,14 +13,14 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from datamodules import FramesDataModule
 from datamodules.corpus import located
 from datamodules.errors import ConfigError, ItemError, RunError
-from datamodules.loading.frames import Batch, End
+from datamodules.loading.frames import Batch, ItemSummary
 from datamodules.run.commit import OK, Result
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.files import VIDEOS, write_whole
 from datamodules.run.folder import Run, open_or_plan, plan_path
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank, Tolerance
-from datamodules.run.retries import Retry, open_or_patch
+from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples import Content
 from datamodules.samples.fields import CorpusTypes, uniform
 from preprocess.job.extraction import Extraction, Outcome
@@ -76,7 +76,7 @@ class ShardWriter(BasePredictionWriter):
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only, self.same_device, self.videos = _parse_only(only), same_device, videos
         self.config: str | None = None  # text of the configuration, kept in the folder for people
-        self.retry: Retry | None = None  # set for `preprocess retry`: work on the failed items of the run in `dir`
+        self.retry: RetryRequest | None = None  # set for `preprocess retry`: try items of the run in `dir` again
         self.rank: Rank | None = None
         self._relisting: Relisting | None = None
         self._corpus_types: CorpusTypes = {}
@@ -94,7 +94,7 @@ class ShardWriter(BasePredictionWriter):
         """Open the run, planning it if it is new, and join it.
 
         Raises:
-            RunError, CorpusError, EnvironmentFailure: see `open_or_plan` and `open_or_patch`.
+            RunError, CorpusError, EnvironmentFailure: see `open_or_plan` and `open_or_plan_retry`.
             RunError: `same_device` is set, and this rank has another device.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ class ShardWriter(BasePredictionWriter):
         self._refuse_other_device(run, name)
         self._corpus_types = run.plan.corpus_types or {}  # a retry has those of the run
         if self.retry:
-            run = open_or_patch(self.dir, made_by, self.shards, self.retry, pl_module.retry_invariants)
+            run = open_or_plan_retry(self.dir, made_by, self.shards, self.retry, pl_module.retry_invariants)
         self._keep_config()
         if self.videos and (done := len(run.committed())):
             _log.warning("%s shards are done, and are not drawn: `preprocess visualize %s`", f"{done:,}", self.dir)
@@ -143,14 +143,14 @@ class ShardWriter(BasePredictionWriter):
         """Gather the results of one slice, and finish the items that end with it."""
         assert self.rank is not None
         assert isinstance(pl_module, Extractor)
-        self.rank.activity.spend("compute", time.monotonic() - self._computing_since)
+        self.rank.activity.add_seconds("compute", time.monotonic() - self._computing_since)
         self.rank.activity.tokens += sum(getattr(outcome.result, "num_tokens", 0) for outcome in prediction)
         for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
             if frame_idx == 0:  # also of an item that is begun again
                 self._gathered[batch["shard"], row] = _Gathered()
             self._gathered.setdefault((batch["shard"], row), _Gathered()).add(outcome)
-        for end in batch["ends"]:
-            self._finish(pl_module, batch["shard"], end)
+        for summary in batch["summaries"]:
+            self._finish(pl_module, batch["shard"], summary)
         for shard, row in list(self._gathered):  # of items that were given up, or that another rank has committed
             if shard not in self.rank.open or row in self.rank.open[shard].spool.results:
                 del self._gathered[shard, row]
@@ -188,44 +188,44 @@ class ShardWriter(BasePredictionWriter):
         if self.config is not None and not path.exists():
             write_whole(path, self.config)
 
-    def _finish(self, extractor: Extractor, shard: int, end: End) -> None:
+    def _finish(self, extractor: Extractor, shard: int, summary: ItemSummary) -> None:
         assert self.rank is not None
-        gathered = self._gathered.pop((shard, end["row"]), _Gathered())
+        gathered = self._gathered.pop((shard, summary["row"]), _Gathered())
         opened = self.rank.open.get(shard)
-        if opened is None or end["row"] in opened.spool.results:
-            extractor.release(shard, end["row"])
+        if opened is None or summary["row"] in opened.spool.results:
+            extractor.release(shard, summary["row"])
             return  # committed by another rank meanwhile; or done before, and again for its neighbours in the ticket
-        item = located(opened.items[end["row"]], self._root)
-        seconds = round(end["read_seconds"] + end["transform_seconds"], 4)
+        item = located(opened.items[summary["row"]], self._root)
+        seconds = round(summary["read_seconds"] + summary["transform_seconds"], 4)
         members: Mapping[str, Content] = {}
-        reason, reason_class, status = end["reason"], end["reason_class"], OK
+        reason, reason_class, status = summary["reason"], summary["reason_class"], OK
         if reason is None:
             try:
                 if gathered.error:
                     raise gathered.error
                 extractor.validate(item)
-                sample = extractor.assemble(item, gathered.results, end)
+                sample = extractor.assemble(item, gathered.results, summary)
                 if fields := getattr(extractor.samples, "fields", None):
                     sample.meta = uniform(sample.meta, self._corpus_types, fields)
                 members, status = extractor.samples.encode(sample), extractor.status(sample)
             except ItemError as error:
                 reason, reason_class = str(error), error.reason_class
             except Exception as error:  # ends the process, as in `extract`
-                self.rank.touch(shard, [end["row"]])
-                self.rank.blame(error)
+                self.rank.mark_active(shard, [summary["row"]])
+                self.rank.attribute_crash(error)
                 raise
         result = Result(
-            row=end["row"],
-            num_frames=end["num_frames"] if reason is None else 0,
+            row=summary["row"],
+            num_frames=summary["num_frames"] if reason is None else 0,
             seconds=seconds,
             reason=reason,
             reason_class=reason_class,
             split_to=gathered.split_to,
-            decoder=",".join(end["video"]["backends"]) or None if end["video"] else None,
+            decoder=",".join(summary["video"]["backends"]) or None if summary["video"] else None,
             status=status,
         )
         self.rank.add(shard, result, members)
-        extractor.release(shard, end["row"])
+        extractor.release(shard, summary["row"])
 
 
 class _Gathered:

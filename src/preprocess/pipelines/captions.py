@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import Batch, Batching, End, FrameRequest
+from datamodules.loading.frames import Batch, Batching, FrameRequest, ItemSummary
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
@@ -196,10 +196,10 @@ class Captions(Extractor):
         self.validate(item)
         self._prompt(item)
 
-    def assemble(self, item: Item, results: Sequence[Answer], end: End) -> CaptionSample:
+    def assemble(self, item: Item, results: Sequence[Answer], summary: ItemSummary) -> CaptionSample:
         """The caption, how it was made, and the image if that is to be stored."""
         ((prompt, caption),) = results
-        assert end["size"] is not None
+        assert summary["size"] is not None
         told = {
             "image": item.image,
             **{name: value for name, value in item.meta.items() if name != JSON_FILES},
@@ -209,14 +209,14 @@ class Captions(Extractor):
             "system_prompt": self.hparams["system_prompt"],
             "status": caption.status,
             "num_tokens": caption.num_tokens,
-            "height": end["size"][0],
-            "width": end["size"][1],
+            "height": summary["size"][0],
+            "width": summary["size"][1],
             "backend": self.hparams["backend"],
         }
         if caption.entities is not None:
             told["entities"] = caption.entities
         ending = self._store and stored_ending(item.frames[0], self._store)
-        return CaptionSample(item.key, caption.text, told, end["content"], ending)
+        return CaptionSample(item.key, caption.text, told, summary["content"], ending)
 
     def status(self, sample: CaptionSample) -> str:
         """`ok`, `truncated` or `empty`."""

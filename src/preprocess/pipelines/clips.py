@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.hub import folder_of, has_files
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
 from datamodules.printable import printable
@@ -118,10 +118,10 @@ class Clips(Extractor):
             raise ExtractError("its transcript is empty once it is cleaned: set --model.text_cleaning none to keep it")
         super().validate(item)
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> ClipSample:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> ClipSample:
         """The frames, as they are to be stored, and the tokens."""
         store = _STORES[self.hparams["store"]]
-        meta = {**item.meta, "path": item.path, **_known(end)}
+        meta = {**item.meta, "path": item.path, **_known(summary)}
         tokens = None
         if self.tokenizer:
             tokens, meta["num_tokens"] = self.tokenizer(item.meta["transcript"])
@@ -129,14 +129,14 @@ class Clips(Extractor):
         return ClipSample(item.key, store(results), tokens, meta)
 
 
-def _known(end: End) -> dict[str, Any]:
+def _known(summary: ItemSummary) -> dict[str, Any]:
     """What the json of a sample says of its video."""
-    facts = end["video"]
+    facts = summary["video"]
     assert facts is not None
     return {
         **{name: value for name, value in facts.items() if name in _FACTS},
-        "fps": end["fps"],
-        "pts_seconds": [round(seconds, 6) for seconds in end["pts_seconds"] or ()],
+        "fps": summary["fps"],
+        "pts_seconds": [round(seconds, 6) for seconds in summary["pts_seconds"] or ()],
     }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
@@ -169,22 +169,22 @@ class Keypoints(Extractor):
             return batch["results"]
         assert self._torch is not None
         self._size = batch["frames"][0].shape[1:]
-        return self._torch(batch["frames"], is_part=not batch["ends"])
+        return self._torch(batch["frames"], is_part=not batch["summaries"])
 
-    def assemble(self, item: Item, results: Sequence[Any], end: End) -> KeypointSample:
+    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> KeypointSample:
         """The frames' keypoints, one after another."""
         keypoints, presence, visibility = (np.stack(values) for values in zip(*results, strict=True))
-        assert end["size"] is not None
+        assert summary["size"] is not None
         meta = {
             **item.meta,
             "layout": self.layout,
-            "height": end["size"][0],
-            "width": end["size"][1],
-            "pixel_aspect_ratio": end["video"]["pixel_aspect_ratio"] if end["video"] else 1.0,
-            "fps": end["fps"],
+            "height": summary["size"][0],
+            "width": summary["size"][1],
+            "pixel_aspect_ratio": summary["video"]["pixel_aspect_ratio"] if summary["video"] else 1.0,
+            "fps": summary["fps"],
             "path": item.path,
             "frames": list(item.frames),
-            "num_skipped_frames": end["video"]["num_skipped_frames"] if end["video"] else 0,
+            "num_skipped_frames": summary["video"]["num_skipped_frames"] if summary["video"] else 0,
             "backend": self._made_by(),
         }
         return KeypointSample(item.key, keypoints, presence, visibility, meta)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import Batch, End, FrameRequest
+from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.media.video import resize as resize_frame
 from datamodules.run.commit import EMPTY, OK
@@ -119,29 +119,29 @@ class Pose(Extractor):
         if self._caption:
             self._caption(item)
 
-    def assemble(self, item: Item, results: Sequence[People], end: End) -> PoseSample:
+    def assemble(self, item: Item, results: Sequence[People], summary: ItemSummary) -> PoseSample:
         """The people, and what is to be stored with them.
 
         Raises:
             ExtractError: its JSON files do not have what the caption is made of.
         """
         ((keypoints, scores),) = results
-        assert end["size"] is not None
-        size = processed_size(end["size"], self.hparams["resize"], self.hparams["size_px"])
+        assert summary["size"] is not None
+        size = processed_size(summary["size"], self.hparams["resize"], self.hparams["size_px"])
         meta = {
             "image": item.image,
             **{name: value for name, value in item.meta.items() if name != JSON_FILES},
             "caption": self._caption(item) if self._caption else None,
             "height": size[0],
             "width": size[1],
-            "original_height": end["size"][0],
-            "original_width": end["size"][1],
+            "original_height": summary["size"][0],
+            "original_width": summary["size"][1],
             "resize": self.hparams["resize"],
             "backend": type(self.backend).__name__.lower(),
         }
         drawn = as_png(pose_map(keypoints, size)) if self.store_pose_map else None
         ending = self._store and stored_ending(item.frames[0], self._store)
-        return PoseSample(item.key, keypoints, scores, meta, drawn, end["content"], ending)
+        return PoseSample(item.key, keypoints, scores, meta, drawn, summary["content"], ending)
 
     def status(self, sample: PoseSample) -> str:
         """`ok`; or `empty`: there is nobody in the image."""

@@ -27,13 +27,13 @@ class Status:
 
     Attributes:
         folder: of the run.
-        patch: number of the patch that this is the status of; 0: of the run.
+        retry: number of the retry that this is the status of; 0: of the run.
         planned_items, planned_shards: of the plan.
         planned_frames: known from the listing alone: of image sequences; 0 for videos.
         shards: committed.
         items: committed, failures not included.
         statuses: these by status: `ok`, or what the pipeline says of them.
-        failed: items that failed, and are no sample of a patch either.
+        failed: items that failed, and are no sample of a retry either.
         failure_classes: how many of them by class; see `datamodules.errors`.
         frames: of the committed items.
         spooled: rows of open shards that are done.
@@ -44,11 +44,11 @@ class Status:
         eta_seconds: at that rate; None if there is none, 0 if the run is complete.
         bottleneck: where most of the time goes: `read`, `transform`, `compute` or `write`; None if nothing runs.
         disk_free_bytes: on the run's file system.
-        patches: status of each patch by itself, in order.
+        retries: status of each retry by itself, in order.
     """
 
     folder: str
-    patch: int
+    retry: int
     planned_items: int
     planned_shards: int
     planned_frames: int
@@ -67,7 +67,7 @@ class Status:
     eta_seconds: float | None
     bottleneck: str | None
     disk_free_bytes: int
-    patches: "list[Status]" = field(repr=False)
+    retries: "list[Status]" = field(repr=False)
 
     @property
     def is_complete(self) -> bool:
@@ -79,8 +79,8 @@ class Status:
         return json_line(self._document())
 
     def _document(self) -> dict[str, Any]:
-        patches = [patch._document() for patch in self.patches]
-        return {**asdict(self), "is_complete": self.is_complete, "patches": patches}
+        retries = [retry._document() for retry in self.retries]
+        return {**asdict(self), "is_complete": self.is_complete, "retries": retries}
 
 
 class StatusReader:
@@ -90,7 +90,7 @@ class StatusReader:
         self._run = run
         self._records: dict[str, Record] = {}
         self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on another plan's
-        self._patches = [StatusReader(patch) for patch in run.patches]
+        self._retries = [StatusReader(retry) for retry in run.retries]
 
     def read(self) -> Status:
         """The status now.
@@ -100,9 +100,9 @@ class StatusReader:
         """
         for name in self._run.committed() - self._records.keys():
             self._records[name] = self._run.record(name)
-        patches = [reader.read() for reader in self._patches]
+        retries = [reader.read() for reader in self._retries]
         records, shards = self._records.values(), self._run.plan.shards
-        outcome = Outcome.of(records, (record for reader in self._patches for record in reader._records.values()))
+        outcome = Outcome.of(records, (record for reader in self._retries for record in reader._records.values()))
         ranks = list(_ranks(self._run))
         alive = [rank for rank in ranks if _is_alive(rank)]
         open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
@@ -115,7 +115,7 @@ class StatusReader:
         left = self._run.plan.num_items - done - spooled
         return Status(
             folder=str(self._run.folder),
-            patch=self._run.patch,
+            retry=self._run.retry,
             planned_items=self._run.plan.num_items,
             planned_shards=len(shards),
             planned_frames=sum(shard.num_frames for shard in shards),
@@ -134,7 +134,7 @@ class StatusReader:
             eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
             bottleneck=bottleneck(alive),
             disk_free_bytes=shutil.disk_usage(self._run.folder).free,
-            patches=patches,
+            retries=retries,
         )
 
 
@@ -209,12 +209,12 @@ def render(status: Status) -> RenderableType:
     """The status as a person wants to see it: a bar, the headline, a row for each rank."""
     done = status.items + status.failed + status.spooled
     rows = Table.grid()
-    rows.add_row(cell(status.folder + (f", patch {status.patch}" if status.patch else ""), style="bold"))
+    rows.add_row(cell(status.folder + (f", retry {status.retry}" if status.retry else ""), style="bold"))
     rows.add_row(ProgressBar(total=status.planned_items, completed=done, width=60))
     rows.add_row(cell(headline(status)))
-    for patch in status.patches:
-        if not patch.is_complete:
-            rows.add_row(cell(f"patch {patch.patch}: {headline(patch)}"))
+    for retry in status.retries:
+        if not retry.is_complete:
+            rows.add_row(cell(f"retry {retry.retry}: {headline(retry)}"))
     rows.add_row(cell(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
     if status.ranks:
         rows.add_row(_rank_table(status.ranks))

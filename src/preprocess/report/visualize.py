@@ -245,15 +245,15 @@ def _facts(num_frames: int, meta: dict[str, Any]) -> list[str]:
 
 
 def _made_by(run: Run, key: str) -> Run:
-    """The run, or that of its patches, whose sample of this key stands."""
+    """The run, or that of its retries, whose sample of this key stands."""
     shard, row = find(run, key)
     name = run.rows(shard.name, ["key"])["shard"][row].as_py()
-    return next((patch for patch in run.patches if name in patch.committed()), run)
+    return next((retry for retry in run.retries if name in retry.committed()), run)
 
 
 def _root(run: Run, item: Item) -> Path:
     """The corpus root below which `item` still is, of those that the plans record; else the first."""
-    roots = [Path(root) for each in (run, *run.patches) for root in each.plan.roots]
+    roots = [Path(root) for each in run.with_retries for root in each.plan.roots]
     if not roots:
         raise RunError(f"{run.folder} does not say where its corpus lay: give --root")
     return next((root for root in roots if os.path.exists(root / item.path)), roots[0])

@@ -19,12 +19,12 @@ from support.video_making import KINDS, Kind, numbers, write
 
 
 class Untouched:
-    """Is told what is touched, and does not mind."""
+    """Is told what is active, and does not mind."""
 
-    def touch(self, shard, rows):
+    def mark_active(self, shard, rows):
         pass
 
-    def let_go(self):
+    def mark_idle(self):
         pass
 
 
@@ -57,8 +57,8 @@ def slices(corpus, *tickets, slice_frames=4, transform=None, **request):
     return list(FrameStream(run.plan.path, str(root), waiting, wanted, Untouched()))
 
 
-def ends(batches):
-    return {end["row"]: end for batch in batches for end in batch["ends"]}
+def summaries_of(batches):
+    return {summary["row"]: summary for batch in batches for summary in batch["summaries"]}
 
 
 def test_single_images_are_one_batch(corpus):
@@ -67,7 +67,9 @@ def test_single_images_are_one_batch(corpus):
     assert batch["frames"].dtype == torch.uint8
     assert batch["frames"].float().mean((1, 2, 3)).tolist() == [0, 10, 30]
     assert (batch["shard"], batch["rows"], batch["frame_idx"]) == (0, [0, 1, 3], [0, 0, 0])
-    assert [(end["row"], end["num_frames"], end["size"], end["reason"]) for end in batch["ends"]] == [
+    assert [
+        (summary["row"], summary["num_frames"], summary["size"], summary["reason"]) for summary in batch["summaries"]
+    ] == [
         (0, 1, (6, 8), None),
         (1, 1, (6, 8), None),
         (3, 1, (6, 8), None),
@@ -83,10 +85,10 @@ def test_frames_of_different_sizes_are_a_list(corpus):
 def test_images_that_cannot_be_read_are_ends_with_reasons_and_spare_their_neighbours(corpus):
     [batch] = slices(corpus, (3, 4, 5, 6))
     assert batch["rows"] == [3, 6]
-    assert {row: end["reason"] for row, end in ends([batch]).items()} == {
+    assert {row: summary["reason"] for row, summary in summaries_of([batch]).items()} == {
         3: None, 4: "4.png is empty (0 bytes)", 5: "5.png is missing", 6: None
     }  # fmt: skip
-    assert ends([batch])[4]["reason_class"] == "decode"
+    assert summaries_of([batch])[4]["reason_class"] == "decode"
 
 
 class Unprompted:
@@ -109,7 +111,7 @@ def test_an_item_with_a_problem_of_the_listing_fails_with_it_and_none_of_its_fil
     ]
     [batch] = slices((make_run(tmp_path / "run", items), tmp_path), (0, 1), transform=transform)
     assert batch["rows"] == [0]
-    assert [(end["reason"], end["reason_class"]) for end in batch["ends"]] == [
+    assert [(summary["reason"], summary["reason_class"]) for summary in batch["summaries"]] == [
         (None, None), ("list, line 2: reversed", "listing")
     ]  # fmt: skip
 
@@ -117,7 +119,7 @@ def test_an_item_with_a_problem_of_the_listing_fails_with_it_and_none_of_its_fil
 def test_a_ticket_of_bad_images_only_is_a_batch_without_frames(corpus):
     [batch] = slices(corpus, (4, 5))
     assert len(batch["frames"]) == 0
-    assert len(batch["ends"]) == 2
+    assert len(batch["summaries"]) == 2
 
 
 @pytest.mark.parametrize(("slice_frames", "sizes"), [(4, [4, 4, 4, 4, 4, 3]), (23, [23]), (100, [23]), (1, [1] * 23)])
@@ -125,9 +127,9 @@ def test_a_video_comes_in_order_in_slices_and_ends_with_its_last(corpus, slice_f
     batches = slices(corpus, (9,), slice_frames=slice_frames)
     assert [len(batch["frames"]) for batch in batches] == sizes
     assert [index for batch in batches for index in batch["frame_idx"]] == list(range(23))
-    assert [len(batch["ends"]) for batch in batches] == [0] * (len(sizes) - 1) + [1]
-    end = ends(batches)[9]
-    assert (end["num_frames"], end["fps"], end["size"], end["reason"]) == (23, 25.0, (48, 64), None)
+    assert [len(batch["summaries"]) for batch in batches] == [0] * (len(sizes) - 1) + [1]
+    summary = summaries_of(batches)[9]
+    assert (summary["num_frames"], summary["fps"], summary["size"], summary["reason"]) == (23, 25.0, (48, 64), None)
     means = torch.cat([batch["frames"] for batch in batches]).float().mean((1, 2, 3))
     assert (means - torch.tensor([gray_of(k) for k in range(23)])).abs().max() < 4
 
@@ -135,14 +137,14 @@ def test_a_video_comes_in_order_in_slices_and_ends_with_its_last(corpus, slice_f
 def test_a_sequence_that_breaks_is_an_end_after_the_frames_before(corpus):
     batches = slices(corpus, (8,), slice_frames=2)
     assert [index for batch in batches for index in batch["frame_idx"]] == [0, 1, 2]
-    end = ends(batches)[8]
-    assert end["reason"].startswith("3.png cannot be decoded (8 bytes)")
-    assert (end["reason_class"], end["num_frames"]) == ("decode", 3)
+    summary = summaries_of(batches)[8]
+    assert summary["reason"].startswith("3.png cannot be decoded (8 bytes)")
+    assert (summary["reason_class"], summary["num_frames"]) == ("decode", 3)
 
 
 def test_what_is_no_video_is_an_end(corpus):
     [batch] = slices(corpus, (10,))
-    assert "text.mp4 does not open as a video" in ends([batch])[10]["reason"]
+    assert "text.mp4 does not open as a video" in summaries_of([batch])[10]["reason"]
 
 
 def test_a_transform_gives_results_in_place_of_frames(corpus):
@@ -154,8 +156,11 @@ def test_a_transform_gives_results_in_place_of_frames(corpus):
 
 def test_a_transform_that_refuses_a_frame_fails_its_item_only(corpus):
     batches = slices(corpus, (7,), (6,), transform=Mean)
-    assert (ends(batches)[7]["reason"], ends(batches)[7]["reason_class"]) == ("102 is too bright", "extract")
-    assert ends(batches)[6]["reason"] is None
+    assert (summaries_of(batches)[7]["reason"], summaries_of(batches)[7]["reason_class"]) == (
+        "102 is too bright",
+        "extract",
+    )
+    assert summaries_of(batches)[6]["reason"] is None
 
 
 class Size(NamedTuple):
@@ -203,13 +208,13 @@ def test_images_of_a_window_are_batches_of_similar_size_within_the_limits(corpus
 def test_the_ends_of_a_window_come_with_its_last_batch_in_the_order_of_the_ticket(corpus):
     batches = slices(corpus, (6, 4, 0, 5, 1), slice_frames=1, transform=Sizes, batching=Batching(10))
     assert [batch["rows"] for batch in batches] == [[0], [1], [6]]
-    assert [[end["row"] for end in batch["ends"]] for batch in batches] == [[], [], [6, 4, 0, 5, 1]]
-    assert ends(batches)[4]["reason"] == "4.png is empty (0 bytes)"
+    assert [[summary["row"] for summary in batch["summaries"]] for batch in batches] == [[], [], [6, 4, 0, 5, 1]]
+    assert summaries_of(batches)[4]["reason"] == "4.png is empty (0 bytes)"
 
 
 def test_a_window_of_bad_images_only_is_a_batch_without_results(corpus):
     [batch] = slices(corpus, (4, 5), transform=Sizes, batching=Batching(10))
-    assert (batch["rows"], batch["results"], len(batch["ends"])) == ([], [], 2)
+    assert (batch["rows"], batch["results"], len(batch["summaries"])) == ([], [], 2)
 
 
 def test_frames_of_videos_and_sequences_come_in_order_whatever_their_sizes(corpus):
@@ -253,12 +258,16 @@ def shown(batches):
 def test_the_selection_is_made_of_the_frames_that_the_item_has(parts, row, selection, wanted):
     batches = slices(parts, (row,), selection=selection, slice_frames=8)
     assert shown(batches) == wanted
-    end = ends(batches)[row]
-    assert end["reason"] is None
-    assert end["pts_seconds"] == pytest.approx([number / 25 for number in wanted])
-    assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == end["pts_seconds"]
-    assert (end["video"]["num_frames"], end["video"]["codec"], end["video"]["backends"]) == (60, "h264", ["pyav"])
-    assert end["fps"] == (5.0 if row == 3 else 25.0)
+    summary = summaries_of(batches)[row]
+    assert summary["reason"] is None
+    assert summary["pts_seconds"] == pytest.approx([number / 25 for number in wanted])
+    assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == summary["pts_seconds"]
+    assert (summary["video"]["num_frames"], summary["video"]["codec"], summary["video"]["backends"]) == (
+        60,
+        "h264",
+        ["pyav"],
+    )
+    assert summary["fps"] == (5.0 if row == 3 else 25.0)
 
 
 def test_the_rate_is_that_of_the_frames_taken_and_not_the_headers(tmp_path):
@@ -273,7 +282,7 @@ def test_the_rate_is_that_of_the_frames_taken_and_not_the_headers(tmp_path):
         Item("begin-10", "train", name, stop_seconds=0.4, fps=10.0, cost=1),
     ]
     run = make_run(tmp_path / "run", items, per_shard=6)
-    rates = [ends(slices((run, tmp_path), (row,)))[row]["fps"] for row in range(6)]
+    rates = [summaries_of(slices((run, tmp_path), (row,)))[row]["fps"] for row in range(6)]
     assert rates == [2.5, 25.0, 2.5, 2.5, 1.0, 10.0]
 
 
@@ -293,13 +302,13 @@ def test_frames_are_resized_and_lie_in_memory_as_they_came(parts):
 )
 def test_an_item_with_too_few_frames_is_an_end_with_its_reason(parts, row, selection, reason):
     [batch] = slices(parts, (row,), selection=selection)
-    assert (ends([batch])[row]["reason"], ends([batch])[row]["reason_class"]) == (reason, "decode")
+    assert (summaries_of([batch])[row]["reason"], summaries_of([batch])[row]["reason_class"]) == (reason, "decode")
 
 
 def test_videos_are_decoded_as_asked_for(parts):
     batches = slices(parts, (0,), selection=Every(20), decoding=Decoding("decord"))
     assert shown(batches) == [0, 20, 40]
-    assert ends(batches)[0]["video"]["backends"] == ["decord"]
+    assert summaries_of(batches)[0]["video"]["backends"] == ["decord"]
 
 
 def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path):
@@ -313,14 +322,14 @@ def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path):
         ("b.jpg", (tmp_path / "b.jpg").read_bytes(), (9, 5)),
     ]
     assert "frames" not in batch
-    found = ends([batch])
+    found = summaries_of([batch])
     assert [found[row]["size"] for row in range(3)] == [(6, 8), (9, 5), None]
     assert found[2]["reason"].startswith("c.png is no JPEG, but PNG")
 
 
 def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus):
     for store in ("png", None):
-        found = ends(slices(corpus, (0, 2, 3, 4), (7,), store=store))
+        found = summaries_of(slices(corpus, (0, 2, 3, 4), (7,), store=store))
         for row in (0, 2, 3):
             content = (corpus[1] / "images" / f"{row}.png").read_bytes()
             assert found[row]["content"] == (content if store else None)
@@ -343,11 +352,11 @@ def tar(tmp_path):
 def test_images_are_read_from_their_places_in_a_tar(tar):
     [batch] = slices(tar, (0, 1, 2, 3, 4), slice_frames=5, store="original")
     assert batch["frames"].float().mean((1, 2, 3)).tolist() == list(GRAYS)
-    assert [end["reason"] for end in batch["ends"][:3]] == [None] * 3
-    assert ends([batch])[3]["reason"].startswith("bad.png cannot be decoded (8 bytes)")
-    assert ends([batch])[4]["reason"] == "empty.png is empty (0 bytes)"
+    assert [summary["reason"] for summary in batch["summaries"][:3]] == [None] * 3
+    assert summaries_of([batch])[3]["reason"].startswith("bad.png cannot be decoded (8 bytes)")
+    assert summaries_of([batch])[4]["reason"] == "empty.png is empty (0 bytes)"
     contents = [image_bytes(gray, name.rpartition(".")[2]) for name, gray in zip(NAMES, GRAYS, strict=True)]
-    assert [end["content"] for end in batch["ends"]] == [*contents, None, None]
+    assert [summary["content"] for summary in batch["summaries"]] == [*contents, None, None]
     item = tar[0].plan.item(0, 0)
     assert is_readable(item, str(tar[1]))
     assert [frame.shape for frame in frames_of(item, str(tar[1]))] == [(3, 6, 8)]
@@ -366,8 +375,8 @@ def test_an_image_of_a_tar_that_was_written_after_it_was_planned_fails_as_change
     _, folder = tar
     os.utime(folder / "t.tar", (1e9, 1e9))
     [batch] = slices(tar, (0, 1))
-    assert {end["reason_class"] for end in batch["ends"]} == {"changed"}
-    assert "t.tar/a b.v1.png was written 2001-09-09" in batch["ends"][0]["reason"]
+    assert {summary["reason_class"] for summary in batch["summaries"]} == {"changed"}
+    assert "t.tar/a b.v1.png was written 2001-09-09" in batch["summaries"][0]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -393,7 +402,7 @@ def test_an_image_of_a_tar_that_is_gone_is_missing(tar):
     run, folder = tar
     (folder / "t.tar").rename(folder / "u.tar")
     [batch] = slices(tar, (0,))
-    assert (batch["ends"][0]["reason"], batch["ends"][0]["reason_class"]) == (
+    assert (batch["summaries"][0]["reason"], batch["summaries"][0]["reason_class"]) == (
         "t.tar is missing, or its folder is", "missing"
     )  # fmt: skip
     with pytest.raises(MissingError, match=r"t\.tar is missing"):

@@ -53,7 +53,7 @@ def test_every_frame_comes_exactly_once_and_in_order_per_item(tmp_path, num_work
         for row, index in zip(batch["rows"], batch["frame_idx"], strict=True):
             seen.setdefault((batch["shard"], row), []).append(index)
     assert all(indices == list(range(len(indices))) for indices in seen.values())
-    assert len([end for batch in batches for end in batch["ends"]]) == 22
+    assert len([summary for batch in batches for summary in batch["summaries"]]) == 22
     left = [p for p in psutil.Process().children(recursive=True) if p not in children and _is_worker(p)]
     assert left == []
 
@@ -290,12 +290,12 @@ def test_strikes_survive_the_rank_that_found_them(tmp_path):
     run = make_run(tmp_path, 4)
     with Rank(run) as rank:
         rank.lease()
-        assert rank.strike(0, 2, "crashed: SIGSEGV", "crash")
+        assert rank.add_failed_attempt(0, 2, "crashed: SIGSEGV", "crash")
     with Rank(run) as successor:
         opened = successor.lease()
-        assert [strike.reason for strike in opened.spool.strikes[2]] == ["crashed: SIGSEGV"]
-        assert successor.strike(0, 2, "crashed: SIGSEGV", "crash")
-        assert not successor.strike(0, 2, "timed out after 9 s", "timeout")
+        assert [attempt.reason for attempt in opened.spool.failed_attempts[2]] == ["crashed: SIGSEGV"]
+        assert successor.add_failed_attempt(0, 2, "crashed: SIGSEGV", "crash")
+        assert not successor.add_failed_attempt(0, 2, "timed out after 9 s", "timeout")
         result = opened.spool.results[2]
         assert (result.reason, result.reason_class, result.attempts) == ("timed out after 9 s", "timeout", 3)
 
@@ -330,8 +330,12 @@ def results(run, root, transform, num_workers, timeout_seconds=120.0, blow=None)
     with Rank(run) as rank:
         loader = FrameLoader(rank, str(root), FrameRequest(1, transform), num_workers, timeout_seconds=timeout_seconds)
         for batch in loader:
-            for end in batch["ends"]:
-                rank.add(batch["shard"], Result(end["row"], reason=end["reason"], reason_class=end["reason_class"]), {})
+            for summary in batch["summaries"]:
+                rank.add(
+                    batch["shard"],
+                    Result(summary["row"], reason=summary["reason"], reason_class=summary["reason_class"]),
+                    {},
+                )
             if blow and batch["rows"]:
                 blow()
                 blow = None
@@ -383,9 +387,9 @@ def windows(run, root, mines, num_workers, blow=lambda batch: None):
             blow(batch)
             batches.append([result.value for result in batch["results"]])
             gathered |= {(batch["shard"], row): r.value for row, r in zip(batch["rows"], batch["results"], strict=True)}
-            for end in batch["ends"]:
-                value = gathered.pop((batch["shard"], end["row"]))
-                rank.add(batch["shard"], Result(end["row"], num_frames=1), {"json": str(value).encode()})
+            for summary in batch["summaries"]:
+                value = gathered.pop((batch["shard"], summary["row"]))
+                rank.add(batch["shard"], Result(summary["row"], num_frames=1), {"json": str(value).encode()})
     assert gathered == {}
     assert {key: int(members["json"]) for key, members in CommittedSamples(run)} == {f"i/{k}": k for k in range(24)}
     return batches
@@ -415,7 +419,7 @@ def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_d
     killed = []
 
     def kill(batch):
-        if not killed and batch["rows"] and not batch["ends"]:
+        if not killed and batch["rows"] and not batch["summaries"]:
             killed.extend(process for process in multiprocessing.active_children())
             for process in killed:
                 process.kill()
@@ -428,14 +432,14 @@ def test_what_cost_a_process_before_comes_last(tmp_path):
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 5), per_shard=5)
     with Rank(run) as rank:
         rank.lease()
-        rank.strike(0, 1, "its process was killed", "crash")
+        rank.add_failed_attempt(0, 1, "its process was killed", "crash")
     with Rank(run) as rank:
         batches = FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), 0)
         rows = []
         for batch in batches:
             rows += batch["rows"]
-            for end in batch["ends"]:
-                rank.add(batch["shard"], Result(end["row"], num_frames=1), {"json": b"1"})
+            for summary in batch["summaries"]:
+                rank.add(batch["shard"], Result(summary["row"], num_frames=1), {"json": b"1"})
         assert rows == [0, 2, 3, 4, 1]
 
 
@@ -446,7 +450,7 @@ def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tm
         with pytest.raises(EnvironmentFailure, match="is gone, or empty"):
             consume(run, tmp_path / "media", 0)
     with Rank(run) as rank:
-        assert rank.lease().spool.strikes == {}
+        assert rank.lease().spool.failed_attempts == {}
 
 
 def test_workers_that_neither_work_nor_deliver_stop_the_run(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_what_a_process_told_is_found(tmp_path):
     fault = FaultFile(tmp_path / "rank.fault", 60)
     fault.arm()
     fault.disarm()
-    fault.tell("CUDA error: out of luck in caf\udce9.png")
+    fault.write("CUDA error: out of luck in caf\udce9.png")
     fault.close()
     assert cause_of_death(tmp_path / "rank.fault") == (r"crashed: CUDA error: out of luck in caf\udce9.png", "crash")
 

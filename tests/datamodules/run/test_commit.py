@@ -13,9 +13,9 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.errors import RunError
 from datamodules.run import commit as commit_module
-from datamodules.run.commit import TABLE_SCHEMA, Result, Spool, commit, settle_all
+from datamodules.run.commit import TABLE_SCHEMA, Result, Spool, commit, finalize_all
 from datamodules.run.folder import Run
-from datamodules.run.rank import sweep
+from datamodules.run.rank import clean_up
 from support.line_making import make_run, members_of, tars
 
 SHARD = "train-000000"
@@ -181,10 +181,10 @@ for _ in range(900):
         {"result": {"row": 1}, "members": [["json", 5]]},
         {"result": {"row": 1}, "members": [["json", -4], ["txt", 8]]},
         {"result": {"row": 1}, "members": {"json": 4}},
-        {"strike": {"row": NUM_ROWS, "reason": "crashed", "reason_class": "crash"}},
-        {"strike": {"row": 1}},
-        {"touched": [NUM_ROWS]},
-        {"touched": "all"},
+        {"failed_attempt": {"row": NUM_ROWS, "reason": "crashed", "reason_class": "crash"}},
+        {"failed_attempt": {"row": 1}},
+        {"active": [NUM_ROWS]},
+        {"active": "all"},
         ["result"],
         NESTED,
     ],
@@ -195,7 +195,7 @@ def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(tmp_path, entry):
     spool._write(entry, [b"1234"] if isinstance(entry, dict) and entry.get("members") else [])
     spool.append(Result(2), {"json": b"two"})
     successor = Spool(tmp_path, SHARD, NUM_ROWS, "b", lambda _: ("it died", "crash"))
-    assert (list(successor.results), successor.strikes) == ([0], {})
+    assert (list(successor.results), successor.failed_attempts) == ([0], {})
     assert read(successor, 0) == [("json", b"zero")]
 
 
@@ -324,10 +324,10 @@ def test_a_commit_that_died_between_record_and_rename_is_finished_later(tmp_path
             commit_by(run, "rank")
     assert run.is_committed(SHARD)
     assert tars(run.folder) == {}
-    settle_all(Run(run.folder))
+    finalize_all(Run(run.folder))
     assert tars(run.folder) == tars(whole.folder)
     assert (run.folder / "tables" / f"{SHARD}.parquet").exists()
-    settle_all(run)
+    finalize_all(run)
 
 
 def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(tmp_path, monkeypatch):
@@ -351,7 +351,7 @@ def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(tmp_path, m
             dying.setattr(os, "rename", dies_after_renaming)
             with pytest.raises(KeyboardInterrupt):
                 commit_by(run, "rank")
-        settle_all(run)
+        finalize_all(run)
     folders = [step for step in story if not step.startswith("work/staging/")]
     before, after = folders[: folders.index("linked")], folders[folders.index("linked") + 1 :]
     assert sorted(before) == [".", "work", "work/staging"]
@@ -366,9 +366,9 @@ def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(tmp_path, mo
             commit_by(run, "rank")
     with monkeypatch.context() as patch:
         patch.setattr(run, "is_committed", lambda shard: False)
-        assert not settle_all(run)
-        sweep(run)
-    assert settle_all(run)
+        assert not finalize_all(run)
+        clean_up(run)
+    assert finalize_all(run)
     assert list(tars(tmp_path)) == [f"{SHARD}.tar"]
 
 
@@ -378,7 +378,7 @@ def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monke
         patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             commit_by(run, "dead")
-    settle_all(run)
+    finalize_all(run)
     assert (run.committed(), tars(tmp_path)) == (set(), {})
     assert commit(run, run.plan.shards[0], Spool(run.work / "spool", SHARD, NUM_ROWS, "next"), "next", 1.0)
     assert run.record(SHARD).rank == "next"
@@ -427,7 +427,7 @@ def test_an_error_at_any_step_loses_nothing(tmp_path, monkeypatch, name):
             patch.setattr(os, name, failing)
             with pytest.raises(OSError, match="Input/output"):
                 commit_by(run, "rank")
-        settle_all(run)
+        finalize_all(run)
         if not run.is_committed(SHARD):
             assert commit(run, run.plan.shards[0], Spool(run.work / "spool", SHARD, NUM_ROWS, "next"), "next", 1.0)
         assert tars(run.folder) == tars(whole.folder)

@@ -17,7 +17,7 @@ from preprocess.cli import main
 from preprocess.commands.merge import merge
 from preprocess.commands.verify import verify
 from support.line_making import FINGERPRINT, Listed, finish, make_run, some_items
-from support.patch_making import do, make_failing_run, named, retry
+from support.retry_making import do, make_failing_run, named, open_retry
 
 LARGE, SMALL = "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3080"
 
@@ -55,8 +55,8 @@ def test_a_retry_on_another_device_changes_the_device_of_what_it_did_again_only(
     keys = ["train/a", "train/b-cut-once", "train/c-bad-once", "train/d", "train/e-cut-then-bad"]
     run = open_or_plan(tmp_path, Listed([named(key) for key in keys]), FINGERPRINT, ShardSize(3, min_shards=1), LARGE)
     do(run, device=LARGE)
-    do(retry(tmp_path, "truncated"), device=SMALL)
-    do(retry(tmp_path), device=SMALL)
+    do(open_retry(tmp_path, "truncated"), device=SMALL)
+    do(open_retry(tmp_path), device=SMALL)
 
     run = Run(tmp_path)
     assert devices(run) == dict(zip(keys, [LARGE, SMALL, SMALL, LARGE, LARGE], strict=True))
@@ -98,8 +98,8 @@ def test_what_was_written_before_devices_were_recorded_is_read_retried_and_verif
     assert list(verify(Run(folder))) == []
     assert set(devices(Run(folder)).values()) == {None}
     assert Run(folder).outcome().devices == {"unknown": 2}
-    do(retry(folder, "truncated"), device=SMALL)
-    do(retry(folder), device=LARGE)
+    do(open_retry(folder, "truncated"), device=SMALL)
+    do(open_retry(folder), device=LARGE)
     assert list(verify(Run(folder))) == []
     assert devices(Run(folder)) == {"train/a": None, "train/b-bad-once": LARGE, "train/c-cut-once": SMALL}
     assert Run(folder).outcome().devices == {LARGE: 1, SMALL: 1, "unknown": 1}

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from datamodules.run.folder import Run
-from datamodules.run.rank import Rank, sweep
+from datamodules.run.rank import Rank, clean_up
 from datamodules.run.retries import failures
 from preprocess.commands.verify import verify
 from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
 from support.line_making import finish, make_run, tars, work
-from support.patch_making import KEYS, do, make_failing_run, retry
+from support.retry_making import KEYS, do, make_failing_run, open_retry
 
 ITEMS, PER_SHARD = 4, 2
 # by default every third call, other ones for a kill than for an error; all calls, 71 s, are marked slow
@@ -29,7 +29,7 @@ def plan(folder):
 
 def run_alone(folder):
     work(folder)
-    sweep(Run(folder))
+    clean_up(Run(folder))
 
 
 def run_as_two(folder):
@@ -39,7 +39,7 @@ def run_as_two(folder):
             for rank in (one, other):
                 if opened := rank.lease():
                     finish(rank, opened)
-    sweep(run)
+    clean_up(run)
 
 
 def problems_between(folder, whole):
@@ -143,13 +143,13 @@ def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_ki
 
 
 def retry_and_sweep(folder):
-    do(retry(folder))
-    sweep(Run(folder))
+    do(open_retry(folder))
+    clean_up(Run(folder))
 
 
 def retry_samples_and_sweep(folder):
-    do(retry(folder, "truncated"))
-    sweep(Run(folder))
+    do(open_retry(folder, "truncated"))
+    clean_up(Run(folder))
 
 
 def keys_twice(folder):
@@ -163,7 +163,7 @@ def keys_twice(folder):
 
 def retry_at_every_call(folder, is_kill, step, keys, retry_and_sweep, classes):
     make_failing_run(folder / "failed", keys)
-    sweep(Run(folder / "failed"))
+    clean_up(Run(folder / "failed"))
     shutil.copytree(folder / "failed", folder / "quiet")
     calls = number_of_calls(retry_and_sweep, folder / "quiet")
     whole = tars(folder / "quiet")
@@ -178,7 +178,7 @@ def retry_at_every_call(folder, is_kill, step, keys, retry_and_sweep, classes):
         if any(failures(Run(run), classes)):
             _, raised = attempt(retry_and_sweep, run)
         assert (at, raised if raised.startswith("Run") else "") == (at, "")
-        sweep(Run(run))
+        clean_up(Run(run))
         assert (at, list(problems_in_the_end(run, whole))) == (at, [])
 
 

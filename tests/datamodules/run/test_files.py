@@ -5,7 +5,7 @@ import pytest
 from datamodules.errors import RunError
 from datamodules.run.files import make_folder, open_file, read_file, remove, write_whole
 from datamodules.run.folder import Run
-from datamodules.run.rank import sweep
+from datamodules.run.rank import clean_up
 from support.line_making import make_run, work
 
 OWN = [
@@ -70,7 +70,7 @@ def test_a_sweep_removes_what_killed_planners_left_and_follows_no_link(tmp_path,
     (run.folder / ".plan.arrow.7.ab" / "train").write_text("cut")
     (run.folder / ".plan.arrow.x").symlink_to(victim)
     plant(run.folder / "work" / "scratch" / "x", victim)
-    sweep(run)
+    clean_up(run)
     assert os.listdir(victim) == ["letter"]
     assert {path.name for path in run.folder.iterdir() if path.name.startswith(".")} == {".plan.arrow.x"}
 

@@ -116,16 +116,16 @@ def test_a_shard_without_record_fails(tmp_path):
         make_run(tmp_path, 1).record("train-000000")
 
 
-def test_a_plan_of_another_patch_or_that_replaces_no_earlier_shard_is_refused(tmp_path):
+def test_a_plan_of_another_retry_or_that_replaces_no_earlier_shard_is_refused(tmp_path):
     run = make_run(tmp_path, 1)
     for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # which no retry writes
         (tmp_path / name).touch()
-    assert run.patches == []
+    assert run.retries == []
     write = partial(write_plan_of, [run.plan.batch(0)], fingerprint={"retry": {"classes": None}}, listing="")
-    write(destination=tmp_path / "plan-001.arrow", patch=2, replaces=[])
-    with pytest.raises(RunError, match=r"plan-001\.arrow is the plan of patch 2, not of 1"):
-        _ = Run(tmp_path).patches
+    write(destination=tmp_path / "plan-001.arrow", retry=2, replaces=[])
+    with pytest.raises(RunError, match=r"plan-001\.arrow is the plan of retry 2, not of 1"):
+        _ = Run(tmp_path).retries
     (tmp_path / "plan-001.arrow").unlink()
-    write(destination=tmp_path / "plan-001.arrow", patch=1, replaces=["train-000001"])
+    write(destination=tmp_path / "plan-001.arrow", retry=1, replaces=["train-000001"])
     with pytest.raises(RunError, match=r"plan-001\.arrow is damaged: it replaces train-000001, which no plan before"):
-        _ = Run(tmp_path).patches
+        _ = Run(tmp_path).retries

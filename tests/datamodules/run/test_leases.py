@@ -18,7 +18,7 @@ def test_of_many_processes_that_claim_at_once_one_wins(tmp_path):
     ready.wait(60)
     winners = dict(won.get(timeout=30) for _ in processes)
     assert sorted(name for claimed in winners.values() for name in claimed) == names
-    survey = Leases(tmp_path).survey()
+    survey = Leases(tmp_path).list_claims()
     for pid, claimed in winners.items():
         for name in claimed:
             [claim] = survey[name]
@@ -33,12 +33,12 @@ def test_a_killed_holder_is_seen_dead_at_once(tmp_path):
     process = start(hold, tmp_path, "train-000000", claimed)
     assert claimed.get(timeout=30)
     leases = Leases(tmp_path)
-    assert not leases.survey()["train-000000"][0].dead
+    assert not leases.list_claims()["train-000000"][0].dead
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
-    assert leases.survey()["train-000000"][0].dead
+    assert leases.list_claims()["train-000000"][0].dead
     assert leases.claim("train-000000", 1)
-    first, second = leases.survey()["train-000000"]
+    first, second = leases.list_claims()["train-000000"]
     assert (first.dead, second.dead, second.holder.rank) == (True, False, leases.identity.rank)
 
 
@@ -58,7 +58,7 @@ def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tm
     holder.claim("train-000000")
 
     def dead():
-        return onlooker.survey()["train-000000"][0].dead
+        return onlooker.list_claims()["train-000000"][0].dead
 
     assert not dead()
     clock.now += 59
@@ -78,7 +78,7 @@ def test_a_clock_set_to_another_year_kills_nobody(tmp_path):
     holder, onlooker = Leases(tmp_path), Leases(tmp_path)
     holder.claim("train-000000")
     os.utime(tmp_path / "ranks" / holder.identity.rank, (0, 0))
-    assert not onlooker.survey()["train-000000"][0].dead
+    assert not onlooker.list_claims()["train-000000"][0].dead
 
 
 def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path):
@@ -86,7 +86,7 @@ def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path):
     assert one.claim("a-1")
     assert not other.claim("a-1")
     assert other.claim("a-1", 1)
-    assert [claim.holder.rank for claim in one.survey()["a-1"]] == [one.identity.rank, other.identity.rank]
+    assert [claim.holder.rank for claim in one.list_claims()["a-1"]] == [one.identity.rank, other.identity.rank]
     assert one.claimed() == {"a-1"}
 
 
@@ -111,7 +111,7 @@ def test_release_gives_up_ones_own_claim_only(tmp_path):
     one.claim("a-1")
     other.claim("a-1", 1)
     one.release("a-1")
-    assert [claim.generation for claim in other.survey()["a-1"]] == [1]
+    assert [claim.generation for claim in other.list_claims()["a-1"]] == [1]
     other.release("a-1")
     assert other.claimed() == set()
 
@@ -139,14 +139,14 @@ def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path, monkeypa
     onlooker = Leases(tmp_path)
     real = onlooker._holder
     monkeypatch.setattr(onlooker, "_holder", lambda path: (path.unlink(), real(path))[1])
-    [claim] = onlooker.survey()["a-1"]
+    [claim] = onlooker.list_claims()["a-1"]
     assert (claim.holder, claim.dead) == (None, True)
 
 
 def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path):
     leases = Leases(tmp_path)
     (tmp_path / "leases" / "a-1.000000").write_text('{"rank": "x", "mach')
-    [claim] = leases.survey()["a-1"]
+    [claim] = leases.list_claims()["a-1"]
     assert (claim.holder, claim.dead) == (None, True)
 
 
@@ -158,7 +158,7 @@ def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims
     leases = Leases(tmp_path)
     for name in ("a-1.000000", "a-1.first", "a-2.-00001", "a-2"):
         (tmp_path / "leases" / name).write_text(content)
-    assert leases.survey() == {"a-1": [Claim("a-1", 0, None, dead=True)]}
+    assert leases.list_claims() == {"a-1": [Claim("a-1", 0, None, dead=True)]}
     assert leases.claimed() == {"a-1"}  # all others can be leased
     (tmp_path / "ranks" / "other").write_text(content)
     assert leases.at_work() == set()
@@ -167,7 +167,7 @@ def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims
 def test_what_nfs_leaves_of_removed_files_is_no_claim(tmp_path):
     leases = Leases(tmp_path)
     (tmp_path / "leases" / ".nfs000000000123abc").write_text("")
-    assert leases.survey() == {}
+    assert leases.list_claims() == {}
     assert leases.claimed() == set()
 
 

@@ -183,7 +183,7 @@ def test_a_corpus_of_which_nothing_can_be_used_is_refused_unless_it_is_tried_aga
     items = [Item(key, "train", "a.mp4", problem=f"{key} is reversed") for key in "ab"]
     with pytest.raises(CorpusError, match="none of the 2 items of the corpus can be used; the first: a is reversed"):
         plan_of(tmp_path, items, ONE_EACH)
-    write_plan(items, tmp_path / "plan-001.arrow", {**FINGERPRINT, "retry": {"classes": None}}, ONE_EACH, patch=1)
+    write_plan(items, tmp_path / "plan-001.arrow", {**FINGERPRINT, "retry": {"classes": None}}, ONE_EACH, retry=1)
     assert Plan(tmp_path / "plan-001.arrow").num_items == 2
 
 
@@ -297,9 +297,9 @@ def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(tmp_path
         ({"fingerprint": b"\xff"}, "can't decode"),
         ({"fingerprint": None}, "bears no fingerprint"),
         ({"listing": None}, "no 'listing' in its metadata"),
-        ({"patch": "one"}, "invalid literal"),
-        ({"patch": "1"}, r"does not say what it tries again \(retry.classes\)"),
-        ({"patch": "1", "fingerprint": '{"retry": {}}'}, r"does not say what it tries again \(retry.classes\)"),
+        ({"retry": "one"}, "invalid literal"),
+        ({"retry": "1"}, r"does not say what it tries again \(retry.classes\)"),
+        ({"retry": "1", "fingerprint": '{"retry": {}}'}, r"does not say what it tries again \(retry.classes\)"),
         ({"replaces": '["../../x"]'}, "is not the name of a shard"),
         ({"replaces": "{}"}, "where a text is needed"),
         ({"roots": "[1]"}, "where a text is needed"),

@@ -12,7 +12,7 @@ from datamodules.run import rank as rank_module
 from datamodules.run.activity import read_activity
 from datamodules.run.commit import Result, commit
 from datamodules.run.folder import Run
-from datamodules.run.rank import Rank, sweep
+from datamodules.run.rank import Rank, clean_up
 from support.line_making import finish, make_run, some_items, start, tars, touch_and_leave, wait_for, work, work_slowly
 
 context = multiprocessing.get_context("forkserver")
@@ -116,7 +116,7 @@ def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(t
 
 
 def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(tmp_path, monkeypatch):
-    monkeypatch.setattr(rank_module, "_DOUBLE_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
     run = make_run(tmp_path / "doubled", 8)
     with Rank(run) as slow, Rank(run) as fast:
         slowly = slow.lease()
@@ -158,7 +158,7 @@ def test_a_rank_lets_go_of_what_others_committed(tmp_path):
 
 
 def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(tmp_path, monkeypatch):
-    monkeypatch.setattr(rank_module, "_DOUBLE_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(rank_module, "_UNKNOWN_SECONDS", 0.05)
     run = make_run(tmp_path, 4)
     with Rank(run) as hanging, Rank(run) as late:
@@ -198,7 +198,7 @@ def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_l
         finish(living, living.lease())
         os.link(run.work / "ranks" / living.name, run.work / "leases" / "train-000000.000009")
         living.publish()
-        sweep(run)
+        clean_up(run)
         left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
         assert sorted(map(str, left)) == [
             "plan.arrow",
@@ -301,7 +301,7 @@ def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard
     def swept_before(source, destination):
         monkeypatch.setattr(os, "rename", rename)
         assert run.committed() == {"train-000000"}  # so to the other rank the run is whole
-        sweep(run)
+        clean_up(run)
         rename(source, destination)
 
     monkeypatch.setattr(os, "rename", swept_before)
@@ -319,7 +319,7 @@ def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(tmp_path, mo
             for claim in (run.work / "leases").iterdir():
                 claim.unlink()
             work(tmp_path)
-            sweep(run)
+            clean_up(run)
         link(source, target)
 
     with Rank(run) as dead:
@@ -345,7 +345,7 @@ def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the
                 finish(dying, dying.lease())
         while not survivor.finished():
             finish(survivor, survivor.lease())
-    sweep(run)
+    clean_up(run)
     checked(run)
 
 
@@ -367,11 +367,11 @@ def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = slow.lease()
-        slow.touch(slowly.shard.number, [0])
+        slow.mark_active(slowly.shard.number, [0])
         slow.leases.clear(slowly.shard.name)
         work(tmp_path)
         slow.abandon_committed()
-        slow.let_go()
+        slow.mark_idle()
         assert slow.open == {}
     checked(run)
 

@@ -5,13 +5,13 @@ import pytest
 
 from datamodules.errors import RunError
 from datamodules.run import record as record_module
-from datamodules.run.commit import settle_all
+from datamodules.run.commit import finalize_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from preprocess.commands.verify import strays
 from support.line_making import listing, make_run, tars, work
-from support.patch_making import do, make_failing_run, retry
+from support.retry_making import do, make_failing_run, open_retry
 
 SHARD = "train-000000"
 
@@ -100,7 +100,7 @@ def test_a_record_that_names_a_file_elsewhere_moves_nothing(run, tmp_path, field
     rewrite(run, fields)
     before = listing(tmp_path)
     with pytest.raises(RunError, match="damaged"):
-        settle_all(Run(run.folder))
+        finalize_all(Run(run.folder))
     assert listing(tmp_path) == before
     with pytest.raises(RunError, match="damaged"), Rank(Run(run.folder)):
         pass
@@ -116,7 +116,7 @@ def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run):
     )
     run.record_path(SHARD).unlink()
     assert Run(run.folder).committed() == set()
-    assert settle_all(Run(run.folder))
+    assert finalize_all(Run(run.folder))
     assert not (run.folder / "stranger-000000.tar").exists()
     found = [str(problem) for problem in strays(run.folder, ["records/*.json"])]
     assert found == ["records/stranger-000000.json: a stray file, of no planned shard"]
@@ -133,9 +133,9 @@ def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run):
 
 def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path):
     folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-once", "train/c-bad-once"])
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     samples = list(CommittedSamples(Run(folder)))
-    put_back_into_staging(Run(folder), "train-patch001-000000")
+    put_back_into_staging(Run(folder), "train-retry001-000000")
     os.rename(folder / "superseded" / f"{SHARD}.tar", folder / f"{SHARD}.tar")
     before = listing(folder)
     assert list(CommittedSamples(Run(folder))) == samples
@@ -149,7 +149,7 @@ def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run, monkeypatch):
 
     def settled_meanwhile(folder, shard):
         record = read_record(folder, shard)
-        settle_all(Run(folder))
+        finalize_all(Run(folder))
         return record
 
     monkeypatch.setattr(record_module, "read_record", settled_meanwhile)

@@ -1,4 +1,4 @@
-"""Retries of samples: a shard of the patch takes the place of each that holds one; what is not tried again is kept."""
+"""Retries of samples: a shard of the retry takes the place of each that holds one; what is not tried again is kept."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 import webdataset
 
 from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import settle_all
+from datamodules.run.commit import finalize_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
@@ -19,7 +19,7 @@ from preprocess.commands.merge import merge
 from preprocess.commands.repair import repair
 from preprocess.commands.verify import verify
 from support.line_making import tars
-from support.patch_making import do, make_failing_run, retry
+from support.retry_making import do, make_failing_run, open_retry
 
 KEYS = [
     "train/a", "train/b-cut-once", "train/c-bad-twice", "train/d", "train/e", "train/f-bad-once",
@@ -64,23 +64,23 @@ def statuses(folder: Path, shard: str) -> list[tuple[str, str, str]]:
 
 def test_samples_of_a_status_are_tried_again_and_all_else_of_their_shards_is_kept(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
-    patch = retry(folder, "truncated")
-    assert [(shard.name, shard.replaces, patch.plan.keys(shard.number)) for shard in patch.plan.shards] == [
-        ("train-patch001-000000", "train-000000", KEYS[:3]),
-        ("train-patch001-000001", "train-000002", KEYS[6:8]),
-        ("dev-patch001-000000", "dev-000000", KEYS[8:]),
+    retry = open_retry(folder, "truncated")
+    assert [(shard.name, shard.replaces, retry.plan.keys(shard.number)) for shard in retry.plan.shards] == [
+        ("train-retry001-000000", "train-000000", KEYS[:3]),
+        ("train-retry001-000001", "train-000002", KEYS[6:8]),
+        ("dev-retry001-000000", "dev-000000", KEYS[8:]),
     ]
-    do(patch)
+    do(retry)
     assert texts(folder) == dict(zip(CUT, ["ok in 1", "truncated in 1", "truncated in 1", "ok in 1"], strict=True))
     assert sorted(path.name for path in folder.glob("*.tar")) == [
-        "dev-patch001-000000.tar", "train-000001.tar", "train-patch001-000000.tar", "train-patch001-000001.tar",
+        "dev-retry001-000000.tar", "train-000001.tar", "train-retry001-000000.tar", "train-retry001-000001.tar",
     ]  # fmt: skip
     hidden = {path.name: path.read_bytes() for path in folder.glob("superseded/*.tar")}
     assert hidden == {name: before[name] for name in ("train-000000.tar", "train-000002.tar", "dev-000000.tar")}
     assert statuses(folder, "train-000000") == [
-        ("train/a", "ok", "train-patch001-000000"),
-        ("train/b-cut-once", "ok", "train-patch001-000000"),
-        ("train/c-bad-twice", "failed", "train-patch001-000000"),
+        ("train/a", "ok", "train-retry001-000000"),
+        ("train/b-cut-once", "ok", "train-retry001-000000"),
+        ("train/c-bad-twice", "failed", "train-retry001-000000"),
     ]
     outcome = Run(folder).outcome()
     assert (outcome.committed, outcome.num_frames, outcome.statuses) == (8, 8, {"ok": 6, "truncated": 2})
@@ -91,8 +91,8 @@ def test_samples_of_a_status_are_tried_again_and_all_else_of_their_shards_is_kep
 def test_a_sample_that_fails_when_it_is_tried_again_stays(tmp_path: Path) -> None:
     folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-then-bad", "train/c-cut-once"])
     before = dict(CommittedSamples(Run(folder)))
-    patch = retry(folder, "truncated")
-    do(patch)
+    retry = open_retry(folder, "truncated")
+    do(retry)
     after = dict(CommittedSamples(Run(folder)))
     assert after.keys() == before.keys()
     assert after["train/b-cut-then-bad"] == before["train/b-cut-then-bad"]
@@ -107,12 +107,12 @@ def test_samples_of_a_damaged_tar_are_not_taken_for_sound(folder: Path) -> None:
     content[600] ^= 1
     tar.write_bytes(content)
     with pytest.raises(RunError, match=r"train-000000\.tar has changed, so .* run `preprocess verify --repair`"):
-        do(retry(folder, "truncated"))
+        do(open_retry(folder, "truncated"))
     assert len(problems(folder)) > 0
 
 
 def test_only_what_is_to_be_tried_again_is_worked_on(folder: Path) -> None:
-    with Rank(retry(folder, "truncated")) as rank:
+    with Rank(open_retry(folder, "truncated")) as rank:
         opened = rank.lease()
         assert opened is not None
         assert (opened.missing, opened.kept) == ([1], {0, 2})
@@ -120,9 +120,9 @@ def test_only_what_is_to_be_tried_again_is_worked_on(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stock_reader_sees_every_sample_once_at_every_moment(folder: Path) -> None:  # it leaves files open
-    patch = retry(folder, "truncated")
+    retry = open_retry(folder, "truncated")
     for num_shards in (1, 1, 1):
-        do(patch, num_shards)
+        do(retry, num_shards)
         assert sorted(in_sight(folder)) == sorted(standing(folder))
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     seen = [sample["__key__"] for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)]
@@ -130,10 +130,10 @@ def test_a_stock_reader_sees_every_sample_once_at_every_moment(folder: Path) -> 
 
 
 def test_a_retry_of_a_retry_takes_the_place_of_that(folder: Path) -> None:
-    do(retry(folder, "decode"))  # failures first, whose patch lies beside the others
-    do(retry(folder, "truncated"))
-    do(retry(folder, "truncated", "decode"))
-    assert Run(folder).patches[2].plan.replaces == ["train-patch001-000000", "train-patch002-000001"]
+    do(open_retry(folder, "decode"))  # failures first, whose retry lies beside the others
+    do(open_retry(folder, "truncated"))
+    do(open_retry(folder, "truncated", "decode"))
+    assert Run(folder).retries[2].plan.replaces == ["train-retry001-000000", "train-retry002-000001"]
     assert texts(folder) == dict(zip(CUT, ["ok in 2", "ok in 2", "truncated in 3", "ok in 2"], strict=True))
     assert in_sight(folder).count("train/a") == 1
     assert sorted(in_sight(folder)) == sorted(standing(folder)) == sorted(KEYS)
@@ -153,56 +153,56 @@ def test_statuses_are_classes_only_where_they_are_named(folder: Path) -> None:
 
 def test_bytes_do_not_depend_on_interruptions(folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(folder, tmp_path / "other")
-    do(retry(folder, "truncated"))
-    with Rank(retry(other, "truncated")) as rank:
+    do(open_retry(folder, "truncated"))
+    with Rank(open_retry(other, "truncated")) as rank:
         rank.lease()  # and dies: what was kept is spooled
-    do(retry(other, "truncated"), 1)
-    do(retry(other, "truncated"))
+    do(open_retry(other, "truncated"), 1)
+    do(open_retry(other, "truncated"))
     assert tars(other) == tars(folder)
 
 
 @pytest.mark.parametrize("moved", [True, False])
 def test_a_commit_that_was_cut_off_before_its_tar_showed_is_finished_by_the_next(folder: Path, moved: bool) -> None:
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     done = tars(folder)
     (folder / "work" / "staging").mkdir(exist_ok=True)
-    record = Run(folder).patches[0].record("train-patch001-000000")
+    record = Run(folder).retries[0].record("train-retry001-000000")
     os.rename(folder / record.tar.name, folder / "work" / "staging" / f"{record.attempt}.tar")
     if not moved:
         os.rename(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
-    assert settle_all(Run(folder))
+    assert finalize_all(Run(folder))
     assert tars(folder) == done
     assert problems(folder) == []
 
 
 def test_a_damaged_shard_that_took_a_place_is_done_again_and_meanwhile_the_other_stands(folder: Path) -> None:
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     done = tars(folder)
-    (folder / "train-patch001-000000.tar").write_bytes(b"rot")
+    (folder / "train-retry001-000000.tar").write_bytes(b"rot")
     found = list(verify(Run(folder)))
-    assert [str(problem) for problem in found] == ["train-patch001-000000.tar: 3 bytes instead of 10,240"]
+    assert [str(problem) for problem in found] == ["train-retry001-000000.tar: 3 bytes instead of 10,240"]
     assert list(repair(Run(folder), found)) == [
-        "train-patch001-000000: put back; the same `retry` command does it again",
+        "train-retry001-000000: put back; the same `retry` command does it again",
         f"superseded/train-000000.tar: back in {folder}, as no other has its place",
     ]
     assert sorted(in_sight(folder)) == sorted(standing(folder))
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     assert tars(folder) == done
 
 
-def test_a_damaged_table_of_a_replaced_shard_withdraws_the_patch(folder: Path) -> None:
+def test_a_damaged_table_of_a_replaced_shard_withdraws_the_retry(folder: Path) -> None:
     before = tars(folder)
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     (folder / "tables" / "train-000000.parquet").unlink()
     found = list(verify(Run(folder)))
     told = list(repair(Run(folder), found))
-    assert told[0] == "patch 1: withdrawn, its items count as failed; retry again afterwards"
+    assert told[0] == "retry 1: withdrawn, its items count as failed; retry again afterwards"
     assert sorted(in_sight(folder)) == sorted(standing(folder))
     assert tars(folder) == {name: content for name, content in before.items() if name != "train-000000.tar"}
 
 
 def test_a_tar_that_came_back_into_sight_is_found_and_moved_away(folder: Path) -> None:
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     shutil.copy(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
     found = list(verify(Run(folder)))
     assert [str(problem) for problem in found] == ["train-000000.tar: a stray file, of no standing shard"]
@@ -210,16 +210,16 @@ def test_a_tar_that_came_back_into_sight_is_found_and_moved_away(folder: Path) -
 
 
 def test_merged_runs_keep_what_took_a_place_and_what_is_out_of_sight(folder: Path, tmp_path: Path) -> None:
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     other = make_failing_run(tmp_path / "other", ["train/k", "train/l-cut-once"])
     merged = merge([folder, other], tmp_path / "merged")
     assert problems(merged.folder) == []
     assert sorted(in_sight(merged.folder)) == sorted(standing(folder) + standing(other))
-    do(retry(merged.folder, "truncated", fingerprint=merged.plan.fingerprint))
+    do(open_retry(merged.folder, "truncated", fingerprint=merged.plan.fingerprint))
     assert problems(merged.folder) == []
 
 
 def test_samples_that_are_being_read_are_found_where_they_have_gone(folder: Path) -> None:
     reading: Any = CommittedSamples(Run(folder))
-    do(retry(folder, "truncated"))
+    do(open_retry(folder, "truncated"))
     assert [key for key, _ in reading] == [key for key in KEYS if "-bad-" not in key]

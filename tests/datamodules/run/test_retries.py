@@ -1,4 +1,4 @@
-"""Patches: failed items tried again, each sample in one tar, the rest of the folder untouched."""
+"""Retries: failed items tried again, each sample in one tar, the rest of the folder untouched."""
 
 import multiprocessing
 import tarfile
@@ -12,7 +12,7 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import count_failures, failures
 from support.line_making import FINGERPRINT, make_run, members_of, start, tars, work
-from support.patch_making import KEYS, do, make_failing_run, named, retry, retry_at_once
+from support.retry_making import KEYS, do, make_failing_run, named, open_retry, retry_at_once
 
 BAD = ["train/b-bad-once", "train/d-bad-twice", "train/e-bad-always", "train/g-crash", "dev/x-bad-once"]
 
@@ -54,22 +54,22 @@ def test_failures_are_told_in_planned_order_with_their_items(folder):
     assert count_failures(Run(folder)) == {"crash": 1, "decode": 4}
 
 
-def test_a_patch_plans_the_failed_items_alone(folder):
-    patch = retry(folder)
-    assert patch.patch == 1
-    assert [(shard.name, patch.plan.keys(shard.number)) for shard in patch.plan.shards] == [
-        ("train-patch001-000000", ["train/b-bad-once", "train/d-bad-twice"]),
-        ("train-patch001-000001", ["train/e-bad-always", "train/g-crash"]),
-        ("dev-patch001-000000", ["dev/x-bad-once"]),
+def test_a_retry_plans_the_failed_items_alone(folder):
+    retry = open_retry(folder)
+    assert retry.retry == 1
+    assert [(shard.name, retry.plan.keys(shard.number)) for shard in retry.plan.shards] == [
+        ("train-retry001-000000", ["train/b-bad-once", "train/d-bad-twice"]),
+        ("train-retry001-000001", ["train/e-bad-always", "train/g-crash"]),
+        ("dev-retry001-000000", ["dev/x-bad-once"]),
     ]
-    assert patch.plan.items(2) == [named("dev/x-bad-once")]
+    assert retry.plan.items(2) == [named("dev/x-bad-once")]
     retried = {"of": Run(folder).fingerprint_digest, "classes": None}
-    assert patch.plan.fingerprint == {**FINGERPRINT, "retry": retried}
+    assert retry.plan.fingerprint == {**FINGERPRINT, "retry": retried}
 
 
-def test_a_patch_changes_no_committed_file_and_every_sample_is_read_once(folder):
+def test_a_retry_changes_no_committed_file_and_every_sample_is_read_once(folder):
     before = tars(folder)
-    do(retry(folder))
+    do(open_retry(folder))
     after = tars(folder)
     assert {name: after[name] for name in before} == before
     good = sorted(KEYS)
@@ -81,43 +81,43 @@ def test_a_patch_changes_no_committed_file_and_every_sample_is_read_once(folder)
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_stock_webdataset_reads_each_key_once(folder):  # it leaves its files open
-    do(retry(folder))
-    do(retry(folder))
+    do(open_retry(folder))
+    do(open_retry(folder))
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     dataset = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=webdataset.split_by_node)
     found = sorted(sample["__key__"] for sample in dataset)
     assert found == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_samples_of_patches_come_in_the_place_of_the_row_they_supersede(folder):
-    do(retry(folder))
-    do(retry(folder))
+def test_samples_of_retries_come_in_the_place_of_the_row_they_supersede(folder):
+    do(open_retry(folder))
+    do(open_retry(folder))
     assert [key for key, _ in CommittedSamples(Run(folder), "train")] == [
         key for key in KEYS[:7] if "always" not in key
     ]
     assert [key for key, _ in CommittedSamples(Run(folder), "dev")] == ["dev/x-bad-once", "dev/y"]
 
 
-def test_rows_are_those_of_the_last_patch_and_say_where_they_lie(folder):
-    do(retry(folder))
-    do(retry(folder))
+def test_rows_are_those_of_the_last_retry_and_say_where_they_lie(folder):
+    do(open_retry(folder))
+    do(open_retry(folder))
     run = Run(folder)
     rows = run.rows("train-000001", ["key", "reason", "supersedes"]).to_pylist()
     assert rows == [
-        {"key": "train/d-bad-twice", "reason": None, "supersedes": "train-patch001-000000",
-         "shard": "train-patch002-000000"},
-        {"key": "train/e-bad-always", "reason": "bad in 2", "supersedes": "train-patch001-000001",
-         "shard": "train-patch002-000000"},
+        {"key": "train/d-bad-twice", "reason": None, "supersedes": "train-retry001-000000",
+         "shard": "train-retry002-000000"},
+        {"key": "train/e-bad-always", "reason": "bad in 2", "supersedes": "train-retry001-000001",
+         "shard": "train-retry002-000000"},
         {"key": "train/f", "reason": None, "supersedes": None, "shard": "train-000001"},
     ]  # fmt: skip
-    assert Run(folder, 1).table("train-patch001-000000", ["key", "supersedes"]).to_pylist() == [
+    assert Run(folder, 1).table("train-retry001-000000", ["key", "supersedes"]).to_pylist() == [
         {"key": "train/b-bad-once", "supersedes": "train-000000"},
         {"key": "train/d-bad-twice", "supersedes": "train-000001"},
     ]
 
 
 def test_counts_need_records_alone_and_a_failure_that_succeeded_later_is_none(folder):
-    do(retry(folder))
+    do(open_retry(folder))
     for table in (folder / "tables").iterdir():
         table.rename(table.with_suffix(".away"))
     after_one = Run(folder).outcome()
@@ -125,62 +125,62 @@ def test_counts_need_records_alone_and_a_failure_that_succeeded_later_is_none(fo
     for table in (folder / "tables").iterdir():
         table.rename(table.with_suffix(".parquet"))
     assert failed(folder) == [
-        ("train/d-bad-twice", "train-patch001-000000", "bad in 1"),
-        ("train/e-bad-always", "train-patch001-000001", "bad in 1"),
-        ("train/g-crash", "train-patch001-000001", "crashed: SIGSEGV"),
+        ("train/d-bad-twice", "train-retry001-000000", "bad in 1"),
+        ("train/e-bad-always", "train-retry001-000001", "bad in 1"),
+        ("train/g-crash", "train-retry001-000001", "crashed: SIGSEGV"),
     ]
-    do(retry(folder))
-    assert failed(folder) == [("train/e-bad-always", "train-patch002-000000", "bad in 2")]
+    do(open_retry(folder))
+    assert failed(folder) == [("train/e-bad-always", "train-retry002-000000", "bad in 2")]
     assert Run(folder).outcome("train").failure_classes == {"decode": 1}
     assert Run(folder).outcome("dev").failed == 0
 
 
 def test_a_retry_by_class_leaves_the_others_to_the_next(folder):
-    do(retry(folder, "crash"))
-    assert failed(folder, "crash") == [("train/g-crash", "train-patch001-000000", "crashed: SIGSEGV")]
-    do(retry(folder, "decode"))
-    record = Run(folder, 2).record("train-patch002-000000")
+    do(open_retry(folder, "crash"))
+    assert failed(folder, "crash") == [("train/g-crash", "train-retry001-000000", "crashed: SIGSEGV")]
+    do(open_retry(folder, "decode"))
+    record = Run(folder, 2).record("train-retry002-000000")
     assert (record.superseded_classes, record.failure_classes) == ({"decode": 2}, {})
-    do(retry(folder))
+    do(open_retry(folder))
     assert [key for key, _, _ in failed(folder)] == ["train/e-bad-always"]
     assert whole(folder) == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
 def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refused(folder):
-    do(retry(folder), num_shards=1)
-    with pytest.raises(RunError, match=r"patch 1, and was made otherwise.*version: 1 there, 2 here"):
-        retry(folder, fingerprint={**FINGERPRINT, "version": 2})
+    do(open_retry(folder), num_shards=1)
+    with pytest.raises(RunError, match=r"retry 1, and was made otherwise.*version: 1 there, 2 here"):
+        open_retry(folder, fingerprint={**FINGERPRINT, "version": 2})
     with pytest.raises(RunError, match=r"retry\.classes: None there, \['crash'\] here"):
-        retry(folder, "crash")
-    patch = retry(folder)
-    assert patch.patch == 1
-    do(patch)
+        open_retry(folder, "crash")
+    retry = open_retry(folder)
+    assert retry.retry == 1
+    do(retry)
     assert Run(folder, 1).is_complete()
     assert committed(folder).keys() == set(whole(folder))
 
 
-def test_who_began_before_a_patch_was_complete_joins_it_and_who_began_later_makes_another(folder):
+def test_who_began_before_a_retry_was_complete_joins_it_and_who_began_later_makes_another(folder):
     began = time.time()
-    do(retry(folder, began=began))
-    assert retry(folder, began=began).patch == 1
-    assert retry(folder, "crash", began=began).patch == 2
+    do(open_retry(folder, began=began))
+    assert open_retry(folder, began=began).retry == 1
+    assert open_retry(folder, "crash", began=began).retry == 2
 
 
-def test_processes_that_retry_at_once_get_one_patch(folder):
+def test_processes_that_retry_at_once_get_one_retry(folder):
     context = multiprocessing.get_context("forkserver")
     ready, numbers = context.Barrier(2), context.Queue()
     processes = [start(retry_at_once, folder, ready, numbers) for _ in range(2)]
     assert [numbers.get(timeout=60) for _ in processes] == [1, 1]
     for process in processes:
         process.join(10)
-    assert [patch.patch for patch in Run(folder).patches] == [1]
+    assert [retry.retry for retry in Run(folder).retries] == [1]
     assert committed(folder).keys() == set(whole(folder))
 
 
 def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path):
     do(make_run(tmp_path, [named("train/a-bad-once"), named("train/b")], per_shard=1), num_shards=1)
     with pytest.raises(RunError, match="is not complete: finish it with the same command first"):
-        retry(tmp_path)
+        open_retry(tmp_path)
 
 
 def test_a_run_without_failures_has_nothing_to_retry(tmp_path):
@@ -188,7 +188,7 @@ def test_a_run_without_failures_has_nothing_to_retry(tmp_path):
     work(tmp_path)
     assert count_failures(Run(tmp_path)) == {}
     with pytest.raises(RunError, match="has nothing to retry"):
-        retry(tmp_path)
+        open_retry(tmp_path)
 
 
 def test_a_class_that_nothing_failed_with_fails_and_the_classes_there_are_are_named(folder):
@@ -196,18 +196,18 @@ def test_a_class_that_nothing_failed_with_fails_and_the_classes_there_are_are_na
         count_failures(Run(folder), ["extract"])
 
 
-def test_a_patch_that_is_not_there_fails(folder):
+def test_a_retry_that_is_not_there_fails(folder):
     with pytest.raises(RunError, match=r"it has no plan-001\.arrow"):
         Run(folder, 1)
 
 
-def test_rows_of_a_run_without_patches_are_its_tables(folder):
+def test_rows_of_a_run_without_retries_are_its_tables(folder):
     run = Run(folder)
     rows = run.rows("dev-000000")
     assert rows.drop_columns(["shard"]).equals(run.table("dev-000000"))
     assert rows["shard"].to_pylist() == ["dev-000000"] * 2
 
 
-def test_the_items_of_a_patch_are_laid_out_over_shards_as_the_size_says(tmp_path):
+def test_the_items_of_a_retry_are_laid_out_over_shards_as_the_size_says(tmp_path):
     make_failing_run(tmp_path, [f"train/{number}-bad-once" for number in range(5)])
-    assert [shard.num_items for shard in retry(tmp_path).plan.shards] == [2, 2, 1]
+    assert [shard.num_items for shard in open_retry(tmp_path).plan.shards] == [2, 2, 1]

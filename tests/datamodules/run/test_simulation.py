@@ -63,7 +63,7 @@ def link_after_the_files_show(staged, record, link=commit._link):
         (commit, "_link", rename_the_record, "not the bytes that the record tells|the file is not"),
         (commit, "sync", lambda path: None, "there is no record|in the run's folder|in tables|the file is not"),
         (commit.zlib, "crc32", lambda *_: 0, "not the bytes of an undisturbed run|ends with"),
-        (rank, "settle_all", lambda run: True, "in the run's folder"),
+        (rank, "finalize_all", lambda run: True, "in the run's folder"),
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-settled"],
 )

@@ -17,7 +17,7 @@ from preprocess.commands.verify import coverage, verify
 from preprocess.export.statistics import SplitStatistics
 from preprocess.report.status import StatusReader, headline
 from support.line_making import finish, make_run, work
-from support.patch_making import do, make_failing_run, retry
+from support.retry_making import do, make_failing_run, open_retry
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_each_failure_is_one_json_object_a_line(folder: Path, capsys: pytest.Cap
 def test_only_what_no_retry_mended_is_told_with_its_last_reason(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    do(retry(folder, "decode"))
+    do(open_retry(folder, "decode"))
     assert [(row["key"], row["reason"], row["shard"]) for row in as_json(folder, capsys)] == [
-        ("train/d-bad-twice", "bad in 1", "train-patch001-000000"),
-        ("train/e-bad-always", "bad in 1", "train-patch001-000001"),
+        ("train/d-bad-twice", "bad in 1", "train-retry001-000000"),
+        ("train/e-bad-always", "bad in 1", "train-retry001-000001"),
         ("train/g-crash", "crashed: SIGSEGV", "train-000002"),
     ]
     assert [row["key"] for row in as_json(folder, capsys, "--class", "crash")] == ["train/g-crash"]
@@ -119,13 +119,13 @@ def test_it_starts_without_torch_and_lightning(folder: Path) -> None:
 def test_coverage_status_statistics_and_view_count_what_holds_after_retries(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    do(retry(folder), num_shards=1)
+    do(open_retry(folder), num_shards=1)
     assert main(["status", str(folder)]) == 0
-    assert "patch 1: 2 of 5 items (40.0 %)" in capsys.readouterr().out
+    assert "retry 1: 2 of 5 items (40.0 %)" in capsys.readouterr().out
     assert [str(problem) for problem in verify(Run(folder))] == [
-        "3 items in 2 shards of patch 1 are not done yet; run the same `retry` command again"
+        "3 items in 2 shards of retry 1 are not done yet; run the same `retry` command again"
     ]
-    do(retry(folder))
+    do(open_retry(folder))
     covered = coverage(Run(folder))
     assert (covered.planned, covered.committed, covered.failed, covered.missing) == (9, 6, 3, 0)
     assert covered.is_exact
@@ -135,7 +135,7 @@ def test_coverage_status_statistics_and_view_count_what_holds_after_retries(
     status = json.loads(capsys.readouterr().out)
     assert (status["items"], status["failed"], status["failure_classes"]) == (6, 3, {"crash": 1, "decode": 2})
     assert status["is_complete"] is True
-    assert [(patch["patch"], patch["items"], patch["failed"]) for patch in status["patches"]] == [(1, 2, 3)]
+    assert [(retry["retry"], retry["items"], retry["failed"]) for retry in status["retries"]] == [(1, 2, 3)]
 
     statistics = SplitStatistics(Run(folder), "train").to_json()
     assert (statistics["planned"], statistics["committed"], statistics["failed"], statistics["not_done"]) == (
@@ -152,18 +152,18 @@ def test_coverage_status_statistics_and_view_count_what_holds_after_retries(
     assert ["train/b-bad-once", "ok", "1"] in shown
     assert main(["view", str(folder), "train/b-bad-once"]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["retried", "train-patch001-000000"] in shown
+    assert ["retried", "train-retry001-000000"] in shown
     assert ["status", "ok"] in shown
 
 
-def test_what_a_retry_has_spooled_counts_for_its_patch_and_not_for_the_run(folder: Path) -> None:
-    with Rank(retry(folder)) as rank:
+def test_what_a_retry_has_spooled_counts_for_its_retry_and_not_for_the_run(folder: Path) -> None:
+    with Rank(open_retry(folder)) as rank:
         opened = next(opened for opened in iter(rank.lease, None) if len(opened.items) == 2)
         finish(rank, opened, rows=[0])
         rank.publish()
         status = StatusReader(Run(folder)).read()
     assert headline(status).startswith("9 of 9 items (100.0 %)")
-    assert (status.spooled, [patch.spooled for patch in status.patches]) == (0, [1])
+    assert (status.spooled, [retry.spooled for retry in status.retries]) == (0, [1])
 
 
 @pytest.mark.parametrize("more", [[], ["--json"]])

@@ -14,7 +14,7 @@ from preprocess.commands.verify import coverage, verify
 from preprocess.export import export
 from support.line_making import listing
 from support.making import MadeItems, made_samples, make_run
-from support.patch_making import KEYS, do, make_failing_run, retry
+from support.retry_making import KEYS, do, make_failing_run, open_retry
 
 HERE = MadeItems({"train": 5, "dev": 1}, prefix="a")
 THERE = MadeItems({"test": 2, "train": 3}, prefix="b")
@@ -224,48 +224,48 @@ def two_retried_runs(folder: Path) -> list[Path]:
     here = make_failing_run(folder / "here")
     there = make_failing_run(folder / "there", [key.replace("/", "/other-") for key in KEYS], per_shard=2)
     for run in (here, here, there):
-        do(retry(run))
+        do(open_retry(run))
     return [here, there]
 
 
-def test_patches_come_along_renumbered_and_their_samples_stay_in_place(tmp_path: Path) -> None:
+def test_retries_come_along_renumbered_and_their_samples_stay_in_place(tmp_path: Path) -> None:
     folders = two_retried_runs(tmp_path)
     before = [CommittedSamples(Run(folder), split) for split in ("train", "dev") for folder in folders]
 
     run = merge(folders, tmp_path / "merged")
 
     assert list(verify(run)) == []
-    assert [[shard.name for shard in patch.plan.shards] for patch in run.patches] == [
-        ["train-patch001-000000", "train-patch001-000001", "dev-patch001-000000"],
-        ["train-patch002-000000", "train-patch002-000001"],
-        ["train-patch003-000000", "train-patch003-000001", "dev-patch003-000000"],
+    assert [[shard.name for shard in retry.plan.shards] for retry in run.retries] == [
+        ["train-retry001-000000", "train-retry001-000001", "dev-retry001-000000"],
+        ["train-retry002-000000", "train-retry002-000001"],
+        ["train-retry003-000000", "train-retry003-000001", "dev-retry003-000000"],
     ]
     assert list(CommittedSamples(run)) == [sample for samples in before for sample in samples]
-    assert run.patches[2].table("train-patch003-000000", ["supersedes"])["supersedes"].to_pylist() == [
+    assert run.retries[2].table("train-retry003-000000", ["supersedes"])["supersedes"].to_pylist() == [
         "train-000003",  # there train-000000
         "train-000004",
     ]
     covered = coverage(run)
     assert (covered.planned, covered.committed, covered.failed, covered.missing) == (18, 14, 4, 0)
-    of = {patch.plan.fingerprint["retry"]["of"] for patch in run.patches}
+    of = {retry.plan.fingerprint["retry"]["of"] for retry in run.retries}
     assert of == {run.fingerprint_digest}
     assert all(list(verify(Run(folder))) == [] for folder in folders)
 
 
-def test_a_merged_run_with_patches_merges_again(tmp_path: Path) -> None:
+def test_a_merged_run_with_retries_merges_again(tmp_path: Path) -> None:
     once = merge(two_retried_runs(tmp_path), tmp_path / "once")
     third = make_failing_run(tmp_path / "third", ["test/a", "test/b-bad-once"])
 
     twice = merge([third, once.folder], tmp_path / "twice")
 
     assert list(verify(twice)) == []
-    assert [patch.patch for patch in twice.patches] == [1, 2, 3]
+    assert [retry.retry for retry in twice.retries] == [1, 2, 3]
     assert len(CommittedSamples(twice)) == 15
 
 
 def test_a_run_with_an_unfinished_retry_fails(tmp_path: Path) -> None:
     folders = two_retried_runs(tmp_path)
-    do(retry(folders[1]), num_shards=1)
+    do(open_retry(folders[1]), num_shards=1)
 
-    with pytest.raises(RunError, match=r"there: patch 2 is not complete; finish the `retry`, then merge"):
+    with pytest.raises(RunError, match=r"there: retry 2 is not complete; finish the `retry`, then merge"):
         merge(folders, tmp_path / "merged")

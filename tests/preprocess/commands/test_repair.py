@@ -19,7 +19,7 @@ from preprocess.cli import main
 from preprocess.commands.repair import repair
 from preprocess.commands.verify import Problem, coverage, verify
 from support.line_making import finish, listing
-from support.patch_making import KEYS, do, make_failing_run, retry
+from support.retry_making import KEYS, do, make_failing_run, open_retry
 
 _LAST_LINE = "{}: 9 planned = 4 committed + 5 failed + 0 missing; everything is as it should be"
 
@@ -76,54 +76,54 @@ def test_a_damaged_shard_is_put_back_and_done_again_with_the_same_bytes(
     assert list(verify(Run(folder))) == []
 
 
-def test_a_repaired_shard_of_a_patch_withdraws_no_earlier_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    do(retry(folder))
-    (folder / "train-patch001-000001.tar").unlink()
+def test_a_repaired_shard_of_a_retry_withdraws_no_earlier_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    do(open_retry(folder))
+    (folder / "train-retry001-000001.tar").unlink()
     status, lines = verify_and_repair(folder, capsys)
     assert (status, lines[:-1]) == (
         0,
-        ["train-patch001-000001: put back; the same `retry` command does it again"],
+        ["train-retry001-000001: put back; the same `retry` command does it again"],
     )
-    do(retry(folder))
-    assert [patch.patch for patch in Run(folder).patches] == [1]
+    do(open_retry(folder))
+    assert [retry.retry for retry in Run(folder).retries] == [1]
     assert list(verify(Run(folder))) == []
 
 
-def test_a_shard_whose_failures_were_retried_withdraws_that_patch_and_the_later(
+def test_a_shard_whose_failures_were_retried_withdraws_that_retry_and_the_later(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):
-        do(retry(folder))
+        do(open_retry(folder))
     _flip(folder / "train-000001.tar")
     status, lines = verify_and_repair(folder, capsys)
     assert (status, lines[:-1]) == (
         0,
         [
-            "patch 2: withdrawn, its items count as failed; retry again afterwards",
-            "patch 1: withdrawn, its items count as failed; retry again afterwards",
+            "retry 2: withdrawn, its items count as failed; retry again afterwards",
+            "retry 1: withdrawn, its items count as failed; retry again afterwards",
             "train-000001: put back; the same `run` command does it again",
         ],
     )
-    assert [path for path in folder.rglob("*patch*") if path.is_file()] == []
+    assert [path for path in folder.rglob("*retry*") if path.is_file()] == []
     assert [path.name for path in folder.glob("plan*")] == ["plan.arrow"]
     do(Run(folder))
-    do(retry(folder))
-    do(retry(folder))
+    do(open_retry(folder))
+    do(open_retry(folder))
     assert list(verify(Run(folder))) == []
     assert keys_in_tars(folder) == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_a_shard_that_no_patch_touched_withdraws_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    do(retry(folder, "crash"))
+def test_a_shard_that_no_retry_touched_withdraws_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    do(open_retry(folder, "crash"))
     _flip(folder / "train-000000.tar")
     assert verify_and_repair(folder, capsys)[1][0].startswith("train-000000: put back")
-    assert [patch.patch for patch in Run(folder).patches] == [1]
+    assert [retry.retry for retry in Run(folder).retries] == [1]
 
 
-def test_a_patch_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
+def test_a_retry_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Rank(retry(folder)) as rank:
+    with Rank(open_retry(folder)) as rank:
         opened = rank.lease()
         assert opened is not None
         spool = Spool(folder / "work" / "spool", opened.shard.name, opened.shard.num_items, "dead")
@@ -134,48 +134,48 @@ def test_a_patch_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
     assert list((folder / "work" / "leases").iterdir()) == []
 
 
-def test_a_patch_of_which_nothing_is_done_is_given_up_unless_a_rank_is_there(
+def test_a_retry_of_which_nothing_is_done_is_given_up_unless_a_rank_is_there(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Rank(retry(folder, fingerprint={"made": "by mistake"})):
+    with Rank(open_retry(folder, fingerprint={"made": "by mistake"})):
         assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
-    assert verify_and_repair(folder, capsys)[1][0].startswith("patch 1: withdrawn")
-    do(retry(folder), num_shards=1)
+    assert verify_and_repair(folder, capsys)[1][0].startswith("retry 1: withdrawn")
+    do(open_retry(folder), num_shards=1)
     assert verify_and_repair(folder, capsys)[1] == [
         f"{folder}: 9 planned = 5 committed + 4 failed + 0 missing; everything is as it should be"
     ]
-    assert not retry(folder).is_complete()
+    assert not open_retry(folder).is_complete()
 
 
-def test_a_patch_of_which_results_are_spooled_is_not_given_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Rank(retry(folder)) as rank:
+def test_a_retry_of_which_results_are_spooled_is_not_given_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Rank(open_retry(folder)) as rank:
         opened = next(opened for opened in iter(rank.lease, None) if len(opened.items) == 2)
         finish(rank, opened, rows=[0])
         opened.spool.close()
     assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
-    assert [patch.patch for patch in Run(folder).patches] == [1]
+    assert [retry.retry for retry in Run(folder).retries] == [1]
 
 
 def test_a_rank_of_another_machine_is_at_work_for_as_long_as_its_heart_beats(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    leases = Leases(retry(folder).work)
-    assert leases.claim("train-patch001-000000")
+    leases = Leases(open_retry(folder).work)
+    assert leases.claim("train-retry001-000000")
     path = folder / "work" / "ranks" / leases.identity.rank
     path.write_text(json.dumps({**vars(leases.identity), "machine": "another"}))
     assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
     _flip(folder / "train-000000.tar")
     assert main(["verify", str(folder), "--repair"]) == 2
-    assert "a rank is at work on train-patch001-000000" in capsys.readouterr().err
+    assert "a rank is at work on train-retry001-000000" in capsys.readouterr().err
     os.utime(path, (time.time() - 61,) * 2)
-    assert verify_and_repair(folder, capsys)[1][0].startswith("patch 1: withdrawn")
+    assert verify_and_repair(folder, capsys)[1][0].startswith("retry 1: withdrawn")
 
 
-def test_a_patch_that_a_rank_is_at_work_on_is_not_withdrawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_retry_that_a_rank_is_at_work_on_is_not_withdrawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _flip(folder / "train-000000.tar")
-    with Rank(retry(folder)) as rank:
+    with Rank(open_retry(folder)) as rank:
         assert rank.lease() is not None
-        with pytest.raises(RunError, match=r"a rank is at work on train-patch001-000000: stop the retry, then repair"):
+        with pytest.raises(RunError, match=r"a rank is at work on train-retry001-000000: stop the retry, then repair"):
             list(repair(Run(folder), list(verify(Run(folder)))))
     assert (folder / "train-000000.tar").exists()
 
@@ -183,15 +183,15 @@ def test_a_patch_that_a_rank_is_at_work_on_is_not_withdrawn(folder: Path, capsys
 def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_after_repair(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do(retry(folder))
+    do(open_retry(folder))
     (folder / "records" / "train-000000.json").unlink()
-    monkeypatch.setattr("support.patch_making._failure", lambda key, patch: (None, None))  # this time it goes well
+    monkeypatch.setattr("support.retry_making._failure", lambda key, retry: (None, None))  # this time it goes well
     do(Run(folder))
     assert keys_in_tars(folder).count("train/b-bad-once") == 2
     problems = [str(problem) for problem in verify(Run(folder))]
     assert problems == [
-        "tables/train-patch001-000000.parquet: train/b-bad-once supersedes no failed row of train-000000, or not alone",
-        "train-patch001-000000: the record counts {'decode': 2} superseded, there are {'decode': 1}",
+        "tables/train-retry001-000000.parquet: train/b-bad-once supersedes no failed row of train-000000, or not alone",
+        "train-retry001-000000: the record counts {'decode': 2} superseded, there are {'decode': 1}",
     ]
     main(["verify", str(folder), "--repair"])
     assert keys_in_tars(folder).count("train/b-bad-once") == 1
@@ -199,16 +199,16 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
 
 
 def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
-    do(retry(folder))
-    do(retry(folder))
+    do(open_retry(folder))
+    do(open_retry(folder))
     run = Run(folder)
-    record, rows = run.patches[1].record("train-patch002-000000"), run.patches[1].table("train-patch002-000000")
+    record, rows = run.retries[1].record("train-retry002-000000"), run.retries[1].table("train-retry002-000000")
     place, path = rows.schema.get_field_index("supersedes"), folder / record.table.name
     rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
     path.unlink()
     record = replace(record, table=write_table(path, record.table.name, rows))
     run.record_path(record.shard).write_text(record.to_json())
-    assert "tables/train-patch002-000000.parquet: train/d-bad-twice supersedes no failed row of train-000001, " in str(
+    assert "tables/train-retry002-000000.parquet: train/d-bad-twice supersedes no failed row of train-000001, " in str(
         next(verify(Run(folder)))
     )
 
@@ -308,7 +308,7 @@ def test_a_merged_run_is_not_put_back(tmp_path: Path, folder: Path) -> None:
 def test_a_repair_that_was_killed_leaves_what_the_next_finds(
     folder: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
 ) -> None:
-    do(retry(folder))
+    do(open_retry(folder))
     _flip(folder / "train-000000.tar")
     unlink, left = Path.unlink, 0
 
@@ -330,7 +330,7 @@ def test_a_repair_that_was_killed_leaves_what_the_next_finds(
     monkeypatch.undo()
     assert kills == 12 // deletions  # a plan, and three files of each of four shards
     do(Run(folder))
-    do(retry(folder))
+    do(open_retry(folder))
     assert list(verify(Run(folder))) == []
     assert keys_in_tars(folder) == sorted(set(keys_in_tars(folder)))
     assert set(KEYS) - set(keys_in_tars(folder)) == {"train/d-bad-twice", "train/e-bad-always", "train/g-crash"}

@@ -34,7 +34,7 @@ def batch_of(values, rows=None, **more):
     frames = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     rows = list(range(len(values))) if rows is None else rows
     each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
-    return {"shard": 0, **each, "ends": [], "frames": frames, **more}
+    return {"shard": 0, **each, "summaries": [], "frames": frames, **more}
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def rank(tmp_path):
         yield rank
 
 
-def strikes(rank):
-    return {row: [s.reason for s in found] for row, found in rank.open[0].spool.strikes.items()}
+def failed_attempts(rank):
+    return {row: [s.reason for s in found] for row, found in rank.open[0].spool.failed_attempts.items()}
 
 
 def test_a_batch_that_fits_is_extracted_as_planned(rank):
@@ -75,7 +75,7 @@ def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_s
     assert [outcome.result for outcome in outcomes] == [10, 20, 30, 40, 50]
     assert [outcome.split_to for outcome in outcomes] == [2, 2, 1, 2, 2]
     assert extractor.sizes == [5, 3, 2, 1, 2]
-    assert strikes(rank) == {}
+    assert failed_attempts(rank) == {}
 
 
 def test_frames_of_different_sizes_are_split_as_well(rank):
@@ -89,7 +89,7 @@ def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank):
     extractor.extract = _greedy_for(7)
     outcomes = Extraction(extractor, rank)(batch_of([6, 7, 8]))
     assert [outcome.result for outcome in (outcomes[0], outcomes[2])] == [6, 8]
-    assert strikes(rank) == {1: ["out of memory"] * 3}
+    assert failed_attempts(rank) == {1: ["out of memory"] * 3}
     failure = rank.open[0].spool.results[1]
     assert (failure.reason, failure.reason_class, failure.attempts) == ("out of memory", "memory", 3)
     assert list(rank.open[0].spool.results) == [1]
@@ -106,7 +106,7 @@ def test_memory_that_is_there_the_second_time_costs_no_item(rank):
 
     extractor.extract = extract
     assert Extraction(extractor, rank)(batch_of([5])) == [Outcome(1, None)]
-    assert strikes(rank) == {0: ["out of memory"]}
+    assert failed_attempts(rank) == {0: ["out of memory"]}
     assert rank.open[0].spool.results == {}
 
 
@@ -141,10 +141,10 @@ def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_
         rank.lease()
         with pytest.raises(KeyError):
             Extraction(extractor, rank)(batch_of([1]))
-        assert strikes(rank) == {}
+        assert failed_attempts(rank) == {}
     with Rank(Run(tmp_path)) as successor:
         successor.lease()
-        assert strikes(successor) == {0: ["crashed: KeyError: 'no such field'"]}
+        assert failed_attempts(successor) == {0: ["crashed: KeyError: 'no such field'"]}
 
 
 def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_path):
@@ -155,7 +155,7 @@ def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_pa
             Extraction(Memory(0, EnvironmentFailure("the server is gone")), rank)(batch_of([1, 2]))
     with Rank(run) as successor:
         successor.lease()
-        assert strikes(successor) == {}
+        assert failed_attempts(successor) == {}
 
 
 def test_results_that_are_not_one_a_frame_are_refused(rank):
@@ -178,9 +178,9 @@ def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_
         successor.lease()
         assert successor.is_suspect(0, [1])
         assert not successor.is_suspect(0, [0, 3])
-        [strike] = successor.open[0].spool.strikes[2]
-        assert strike.reason.startswith("crashed: AcceleratorError: CUDA error: device-side assert triggered")
-        assert (strike.reason_class, strike.alone) == ("crash", False)
+        [attempt] = successor.open[0].spool.failed_attempts[2]
+        assert attempt.reason.startswith("crashed: AcceleratorError: CUDA error: device-side assert triggered")
+        assert (attempt.reason_class, attempt.alone) == ("crash", False)
 
 
 def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path):
@@ -219,7 +219,7 @@ def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_co
 def test_nothing_but_frames_goes_to_the_device(rank):
     extractor = Memory()
     content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
-    Extraction(extractor, rank)(batch_of([1], ends=[{"content": content}]))
+    Extraction(extractor, rank)(batch_of([1], summaries=[{"content": content}]))
     assert extractor.sizes == [1]
 
 

@@ -17,7 +17,7 @@ from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
-from datamodules.run.retries import Retry, open_or_patch
+from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.report import visualize as module
 from preprocess.report.visualize import COLOURS, visualize
@@ -179,14 +179,14 @@ def test_a_file_that_was_mended_before_a_retry_is_drawn(tmp_path: Path) -> None:
     item = replace(sequence(tmp_path / "root", "train/a"), modified=1e9, cost=1)  # as it was, planned
     fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(tmp_path / "root")}}}
     run = open_or_plan(tmp_path / "run", Items(tmp_path / "root", [item]), fingerprint, ShardSize())
-    patch = None
+    retry = None
     for members in (None, KeypointSamples().encode(sample_of(item, (1, 0, 1, 1)))):
-        with Rank(patch or run) as rank:
+        with Rank(retry or run) as rank:
             opened = rank.lease()
             assert opened is not None
             failed = {"reason": "it is cut off", "reason_class": "decode"} if members is None else {"num_frames": 3}
             rank.add(opened.shard.number, Result(0, **failed), members or {})
-        patch = patch or open_or_patch(run.folder, fingerprint, ShardSize(), Retry((), time.time()))
+        retry = retry or open_or_plan_retry(run.folder, fingerprint, ShardSize(), RetryRequest((), time.time()))
     visualize(Run(run.folder), tmp_path / "out")
     frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
     assert [[colour_at(frame, part) for part in PARTS] for frame in frames] == [

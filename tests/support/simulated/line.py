@@ -21,7 +21,7 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
-from datamodules.run.rank import Rank, Tolerance, sweep
+from datamodules.run.rank import Rank, Tolerance, clean_up
 from support.simulated.choices import Choices, shrink
 from support.simulated.files import File
 from support.simulated.modules import Here, Os, Path, Time, installed
@@ -145,14 +145,14 @@ class _Line:
                 opened = rank.lease()
                 for row in opened.missing if opened else ():
                     assert opened is not None
-                    rank.touch(opened.shard.number, [row])
+                    rank.mark_active(opened.shard.number, [row])
                     Time.sleep(_ITEM_SECONDS)
-                    rank.let_go()
+                    rank.mark_idle()
                     rank.add(opened.shard.number, *_result(opened.items[row], row, self._world.process.pid))
                 if not opened:
                     Time.sleep(2 * _ITEM_SECONDS)
         if len(rank.run.committed()) == len(rank.run.plan.shards):
-            sweep(rank.run)
+            clean_up(rank.run)
 
     def _put_plan(self) -> None:
         """Let the run be planned already."""

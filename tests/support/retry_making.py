@@ -10,7 +10,7 @@ from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
-from datamodules.run.retries import Retry, open_or_patch
+from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from support.line_making import FINGERPRINT, Listed, members_of
 
 KEYS = [
@@ -25,27 +25,29 @@ def named(key: str) -> Item:
 
 
 def make_failing_run(folder: Path, keys: list[str] = KEYS, per_shard: int = 3, **fingerprint: Any) -> Path:
-    """A complete run, made as keys say: `-bad-once` and `-crash` fail in it, `-bad-twice` in patch 1 too, …
+    """A complete run, made as keys say: `-bad-once` and `-crash` fail in it, `-bad-twice` in retry 1 too, …
 
-    The samples of `-cut-once` are truncated in it, those of `-cut-twice` in patch 1 too, …
+    The samples of `-cut-once` are truncated in it, those of `-cut-twice` in retry 1 too, …
     """
     made_by, size = {**FINGERPRINT, **fingerprint}, ShardSize(max_items=per_shard, min_shards=1)
     do(open_or_plan(folder, Listed([named(key) for key in keys]), made_by, size))
     return folder
 
 
-def retry(folder: Path, *classes: str, fingerprint: Mapping[str, Any] = FINGERPRINT, began: float | None = None) -> Run:
-    """The patch of a retry that was started at `began`, or just now; two items in a shard."""
-    return open_or_patch(
+def open_retry(
+    folder: Path, *classes: str, fingerprint: Mapping[str, Any] = FINGERPRINT, began: float | None = None
+) -> Run:
+    """The retry that a command started at `began`, or just now, works on; two items in a shard."""
+    return open_or_plan_retry(
         folder,
         fingerprint,
         ShardSize(max_items=2, min_shards=1),
-        Retry(classes, time.time() if began is None else began),
+        RetryRequest(classes, time.time() if began is None else began),
     )
 
 
 def do(run: Run, num_shards: int | None = None, device: str = "cpu") -> None:
-    """Be a rank of `run`, a patch or not, until it is done, or for so many shards, on a device of this model."""
+    """Be a rank of `run`, a retry or not, until it is done, or for so many shards, on a device of this model."""
     with Rank(run, device=device) as rank:
         while not rank.finished() and rank.num_committed != num_shards:
             opened = rank.lease()
@@ -54,33 +56,33 @@ def do(run: Run, num_shards: int | None = None, device: str = "cpu") -> None:
                 continue
             for row in opened.missing:
                 item = opened.items[row]
-                reason, reason_class = _failure(item.key, run.patch)
+                reason, reason_class = _failure(item.key, run.retry)
                 if reason:
                     rank.add(opened.shard.number, Result(row, reason=reason, reason_class=reason_class), {})
                 else:
-                    status = _status(item.key, run.patch)
-                    told = {"txt": f"{status} in {run.patch}".encode()} if "-cut-" in item.key else {}
+                    status = _status(item.key, run.retry)
+                    told = {"txt": f"{status} in {run.retry}".encode()} if "-cut-" in item.key else {}
                     rank.add(opened.shard.number, Result(row, num_frames=1, status=status), members_of(item) | told)
 
 
-def _failure(key: str, patch: int) -> tuple[str | None, str | None]:
-    if "crash" in key and patch < 2:
+def _failure(key: str, retry: int) -> tuple[str | None, str | None]:
+    if "crash" in key and retry < 2:
         return "crashed: SIGSEGV", "crash"
-    if key.endswith("cut-then-bad") and patch:
+    if key.endswith("cut-then-bad") and retry:
         return "gone", "missing"
-    fails = "-bad-" in key and {"once": patch < 1, "twice": patch < 2, "always": True}[key.rpartition("-")[2]]
-    return (f"bad in {patch}", "decode") if fails else (None, None)
+    fails = "-bad-" in key and {"once": retry < 1, "twice": retry < 2, "always": True}[key.rpartition("-")[2]]
+    return (f"bad in {retry}", "decode") if fails else (None, None)
 
 
-def _status(key: str, patch: int) -> str:
-    cut = {"cut-once": patch < 1, "cut-twice": patch < 2, "cut-always": True, "cut-then-bad": True}
+def _status(key: str, retry: int) -> str:
+    cut = {"cut-once": retry < 1, "cut-twice": retry < 2, "cut-always": True, "cut-then-bad": True}
     return "truncated" if any(key.endswith(name) and is_cut for name, is_cut in cut.items()) else "ok"
 
 
 def retry_at_once(folder: Path, ready: Any, numbers: Any) -> None:
-    """Retry at the moment all do; report the patch that was worked on."""
+    """Retry at the moment all do; report the retry that was worked on."""
     began = time.time()
     ready.wait()
-    patch = retry(folder, began=began)
-    do(patch)
-    numbers.put(patch.patch)
+    retry = open_retry(folder, began=began)
+    do(retry)
+    numbers.put(retry.retry)

@@ -16,7 +16,7 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.model_files import reason
 from preprocess.captioning.checkpoints import Checkpoint
-from preprocess.captioning.prompts import Prepared
+from preprocess.captioning.prepared import Prepared
 
 # a template is a program; transformers runs it in jinja's sandbox
 _TEMPLATE_ERRORS = (

@@ -23,7 +23,7 @@ from preprocess.captioning.answers import is_mark, opening_mark, read_caption
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import LocalTransform, SizeLimit, collate, unpack
-from preprocess.captioning.prompts import Prepared
+from preprocess.captioning.prepared import Prepared
 from preprocess.checkpoints import DTYPES
 
 _GROUNDED = "kosmos-2"

@@ -27,7 +27,7 @@ from datamodules.network import without_credentials
 from preprocess.captioning.answers import read_caption
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.completion import GO_ON, DoubtfulError
-from preprocess.captioning.prompts import Prepared
+from preprocess.captioning.prepared import Prepared
 
 _T = TypeVar("_T")
 _JPEG_QUALITY = 95

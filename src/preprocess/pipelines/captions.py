@@ -13,11 +13,11 @@ from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.engine import Engine
-from preprocess.captioning.prompts import PromptTemplate
 from preprocess.captioning.served import Generation as ServedGeneration
 from preprocess.captioning.served import ServedEngine, Server
 from preprocess.captioning.served import SizeLimit as ServedLimit
 from preprocess.job.extractor import Extractor
+from preprocess.prompts import PromptTemplate
 
 _SERVER = Server()
 _KERNELS = "kernels-community/"  # which transformers trusts, too

@@ -16,9 +16,9 @@ from datamodules.media.video import resize as resize_frame
 from datamodules.run.commit import EMPTY, OK
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
-from preprocess.captioning.prompts import PromptTemplate
 from preprocess.job.extractor import Extractor
 from preprocess.pose.backend import People, PoseBackend
+from preprocess.prompts import PromptTemplate
 
 Resize = Literal["none", "square", "longest_edge", "shortest_edge"]
 Resampling = Literal["bilinear", "area_lanczos"]

@@ -21,7 +21,8 @@ from preprocess.captioning.caption import Caption
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import SizeLimit, collate, unpack
 from preprocess.captioning.local import Generation, LocalEngine, Weights
-from preprocess.captioning.prompts import Prepared, PromptTemplate
+from preprocess.captioning.prepared import Prepared
+from preprocess.prompts import PromptTemplate
 from support.checkpoint_making import FAMILIES, save_checkpoint
 
 CPU = torch.device("cpu")

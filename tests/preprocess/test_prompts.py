@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from preprocess.captioning.prompts import PromptTemplate
+from preprocess.prompts import PromptTemplate
 
 
 def item(*json_files: list[Any], **meta: Any) -> Item:

@@ -1,4 +1,4 @@
-"""Prompts: what is asked of a model about one image."""
+"""Prompts and captions with fields, such as `{name}`, that are filled in for each item."""
 
 import json
 import math
@@ -16,22 +16,6 @@ _MAX_JSON_BYTES = 16 << 20  # of one image; it is read whole
 _MAX_FIELD_CHARS = 1 << 20  # in a prompt: tokenizers take more than a second for so many
 _MAX_NAME_CHARS = 80  # of a field, in messages
 _PIECES = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<field>[^{}]+)\}|(?P<stray>[{}])")
-
-
-class Prepared(NamedTuple):
-    """One image, ready for an engine.
-
-    Attributes:
-        prompt: as filled for this image.
-        inputs: what the engine wants besides.
-        num_tokens: of the prompt and the image; 0 where only a server knows.
-        num_pixels: of the image, as the model is to see it.
-    """
-
-    prompt: str
-    inputs: Any
-    num_tokens: int
-    num_pixels: int
 
 
 class PromptTemplate:

@@ -9,7 +9,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoP
 
 from datamodules.errors import ConfigError
 from datamodules.model_files import refusing
-from preprocess.checkpoints import CONFIG, PROCESSOR, TOKENIZER, find_checkpoint, sha256_of
+from preprocess.checkpoints.files import CONFIG, PROCESSOR, TOKENIZER, find_checkpoint, sha256_of
 
 _PARTS = (CONFIG, PROCESSOR, TOKENIZER)
 _BLIP = "blip"  # its `generate` overwrites each prompt's first token, padding or not, and drops its last

@@ -24,7 +24,7 @@ from preprocess.captioning.caption import Caption
 from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import LocalTransform, SizeLimit, collate, unpack
 from preprocess.captioning.prepared import Prepared
-from preprocess.checkpoints import DTYPES
+from preprocess.checkpoints.files import DTYPES
 
 _GROUNDED = "kosmos-2"
 _DECIDE = ("transformers", "tokenizers", "torchvision")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import resized
-from preprocess.checkpoints import DTYPES
+from preprocess.checkpoints.files import DTYPES
 from preprocess.pose.backend import People, PoseBackend
 from preprocess.pose.decoding import Maps, decode, enlarging
 from preprocess.pose.openpose_net import STRIDE, find_weights, load_weights, prepare, sha256_of_file

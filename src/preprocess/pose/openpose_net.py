@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
 from datamodules.errors import ConfigError
 from datamodules.hub import find_folder
-from preprocess.checkpoints import is_plain_tensor, load_pickle
+from preprocess.checkpoints.files import is_plain_tensor, load_pickle
 
 STRIDE = 8  # px of the input for a cell of the output
 NUM_PAFS, NUM_HEATMAPS = 38, 19

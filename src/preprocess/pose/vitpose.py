@@ -11,9 +11,9 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import COCO_17, Keypoints, from_coco_17
-from preprocess.checkpoints import DTYPES
+from preprocess.checkpoints.files import DTYPES
+from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.pose.backend import NOBODY, People, PoseBackend, sorted_people, within
-from preprocess.tracking.loading import ModelFolder
 
 _DECIDE = ("transformers", "torchvision", "scipy")
 _PERSON = "person"

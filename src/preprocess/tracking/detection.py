@@ -9,8 +9,8 @@ from torchvision.ops import box_convert, clip_boxes_to_image, nms, remove_small_
 from transformers import GroundingDinoForObjectDetection
 
 from datamodules.errors import ExtractError
-from preprocess.checkpoints import TOKENIZER
-from preprocess.tracking.loading import ModelFolder
+from preprocess.checkpoints.files import TOKENIZER
+from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.tracking.options import Thresholds, Weights
 from preprocess.tracking.prompt import text_of
 from preprocess.tracking.tracks import Detection

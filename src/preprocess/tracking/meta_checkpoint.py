@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints import DTYPES, is_plain_tensor, load_pickle
-from preprocess.tracking.loading import refuse_keys
+from preprocess.checkpoints.files import DTYPES, is_plain_tensor, load_pickle
+from preprocess.checkpoints.model_folder import refuse_keys
 
 SUFFIXES = (".pt", ".pth")
 # by channels of the first stage and blocks of all: what differs from the defaults of transformers, which are tiny's

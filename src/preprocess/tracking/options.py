@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints import DTYPES
+from preprocess.checkpoints.files import DTYPES
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import EdgeTamVideoModel, Sam2VideoModel
 
 from datamodules.errors import ConfigError
-from preprocess.tracking.loading import ModelFolder
+from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.tracking.memory import forget_frames
 from preprocess.tracking.meta_checkpoint import SUFFIXES, MetaFile
 from preprocess.tracking.options import Weights

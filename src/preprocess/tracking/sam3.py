@@ -42,9 +42,9 @@ from transformers import Sam3VideoModel
 from transformers.utils.generic import ModelOutput
 
 from datamodules.errors import ConfigError, ExtractError
-from preprocess.checkpoints import TOKENIZER
+from preprocess.checkpoints.files import TOKENIZER
+from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.tracking.backend import TrackedObject, TrackingBackend
-from preprocess.tracking.loading import ModelFolder
 from preprocess.tracking.memory import forget_frames
 from preprocess.tracking.options import Identity, Weights
 from preprocess.tracking.stepping import SteppedTracker

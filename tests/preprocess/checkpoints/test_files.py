@@ -14,8 +14,8 @@ from torch import nn
 
 from datamodules.errors import ConfigError
 from datamodules.model_files import reason, refusing
-from preprocess.checkpoints import CONFIG, find_checkpoint, is_plain_tensor, load_pickle, sha256_of
-from preprocess.tracking.loading import ModelFolder
+from preprocess.checkpoints.files import CONFIG, find_checkpoint, is_plain_tensor, load_pickle, sha256_of
+from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.tracking.meta_checkpoint import MetaFile
 
 OPTION = "--model.model"

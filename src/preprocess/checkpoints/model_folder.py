@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from datamodules.errors import ConfigError
 from datamodules.model_files import refusing
-from preprocess.checkpoints import CONFIG, DTYPES, PROCESSOR, Part, find_checkpoint, sha256_of
+from preprocess.checkpoints.files import CONFIG, DTYPES, PROCESSOR, Part, find_checkpoint, sha256_of
 
 # buffers that older releases saved, and which are computed
 _COMPUTED = ("position_ids", "relative_position_index", "num_batches_tracked")

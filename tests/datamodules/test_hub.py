@@ -13,7 +13,12 @@ from datamodules.hub import find_folder
 
 def find(name: str, revision: str | None = None) -> Path:
     return find_folder(
-        name, "--model.model", ["*.json"], lambda folder: (folder / "config.json").is_file(), "give a folder", revision
+        name,
+        "--model.model",
+        ["*.json"],
+        lambda folder: None if (folder / "config.json").is_file() else "config.json",
+        "Give a folder",
+        revision,
     )
 
 
@@ -45,7 +50,9 @@ def whole(folder: Path) -> Path:
 
 
 def test_a_folder_is_itself(hub: dict[str, Path], tmp_path: Path) -> None:
-    assert find(str(tmp_path)) == tmp_path
+    assert find(str(whole(tmp_path / "model"))) == tmp_path / "model"
+    with pytest.raises(ConfigError, match=r"^--model\.model (\S+): \1 has no config\.json\. Give a folder$"):
+        find(str(tmp_path))
 
 
 def test_the_cache_comes_before_the_hub(hub: dict[str, Path], tmp_path: Path) -> None:
@@ -61,17 +68,18 @@ def test_what_the_cache_has_in_part_comes_from_the_hub(hub: dict[str, Path], tmp
 
 def test_what_is_nowhere_fails_and_says_where_it_was_looked_for(hub: dict[str, Path], tmp_path: Path) -> None:
     message = (
-        r"--model.model a/b: there is no folder /.*/a/b, nor can that name be had .* \(no such name\); give a folder"
+        r"^--model\.model a/b: there is no folder /.*/a/b, and a/b cannot be loaded from the Hugging Face hub: "
+        r"no such name\. Give a folder$"
     )
     with pytest.raises(ConfigError, match=message):
         find("a/b")
-    with pytest.raises(ConfigError, match="that name at revision v2 be had"):
+    with pytest.raises(ConfigError, match="and a/b at revision v2 cannot be loaded"):
         find("a/b", "v2")
 
 
 def test_what_the_hub_itself_has_in_part_fails(hub: dict[str, Path], tmp_path: Path) -> None:
     hub["hub:a/b@None"] = tmp_path
-    with pytest.raises(ConfigError, match=r"that name be had .* \(its files are not all there\)"):
+    with pytest.raises(ConfigError, match=r"cannot be loaded from the Hugging Face hub: it has no config\.json\. Give"):
         find("a/b")
 
 
@@ -84,13 +92,13 @@ def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{listening.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", f"http://127.0.0.1:{listening.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr("datamodules.hub._ASK_SECONDS", 0.5)
+        monkeypatch.setattr("datamodules.hub._TIMEOUT_SECONDS", 0.5)
         yield
 
 
 def test_a_hub_that_does_not_answer_is_not_waited_for(silent_hub: None) -> None:
     started = time.monotonic()
-    with pytest.raises(ConfigError, match=r"nor can that name be had .* \(timed out\)"):
+    with pytest.raises(ConfigError, match=r"cannot be loaded from the Hugging Face hub: timed out\. Give"):
         find("a/b")
     assert time.monotonic() - started < 5
 
@@ -102,14 +110,12 @@ def test_a_proxy_is_named_and_a_variable_that_no_client_can_use(
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://me:tops3cret@proxy:3128")
     through = (
-        r"from the Hugging Face hub, through the proxy http://proxy:3128 of HTTPS_PROXY \(NO_PROXY=\S+ goes past it\),"
+        r"from the Hugging Face hub through the proxy http://proxy:3128 of HTTPS_PROXY \(NO_PROXY=\S+ goes past it\):"
     )
-    with pytest.raises(ConfigError, match=rf"{through} \(no such name\); give a folder"):
+    with pytest.raises(ConfigError, match=rf"{through} no such name\. Give a folder"):
         find("a/b")
     monkeypatch.setenv("ALL_PROXY", "socks4://me:tops3cret@127.0.0.1:9")
-    with pytest.raises(
-        ConfigError, match=rf"{through} \(the environment variable ALL_PROXY cannot be used: .*\); give"
-    ):
+    with pytest.raises(ConfigError, match=rf"{through} the environment variable ALL_PROXY cannot be used: .*\. Give"):
         find("a/b")
 
 
@@ -131,5 +137,5 @@ def test_a_token_of_the_hub_is_masked_in_what_it_says(hub: dict[str, Path], monk
     monkeypatch.setattr("huggingface_hub.model_info", ask)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://me:p%40ss@mirror")
     monkeypatch.setenv("HF_TOKEN", "hf_tops3cret")
-    with pytest.raises(ConfigError, match=r"b'Bearer \*\*\*' for https://me:\*\*\*@mirror/\\x1b\[2J\);"):
+    with pytest.raises(ConfigError, match=r"b'Bearer \*\*\*' for https://me:\*\*\*@mirror/\\x1b\[2J\. Give"):
         find("a/b")

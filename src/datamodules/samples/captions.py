@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.hub import folder_of, has_files
+from datamodules.hub import find_files
 from datamodules.media.suffixes import IMAGE_SUFFIXES
-from datamodules.model_files import refusing
+from datamodules.model_errors import raising_config_error
 from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
 
 if TYPE_CHECKING:
@@ -189,12 +189,9 @@ def _tokenizer(name: str) -> Any:
     """transformers' tokenizer `name`, which has to have files: it makes up a small one, without a word, without."""
     from transformers import AutoTokenizer
 
-    there = ", ".join(" and ".join(files) for files in _TOKENIZER_FILES)
-    hint = f"give a folder that has {there}"
-    folder = folder_of(name, "tokenizer", _TOKENIZER_FILES, _TOKENIZER_BESIDES, hint)
-    if not has_files(folder, _TOKENIZER_FILES):
-        raise ConfigError(f"{folder} has no tokenizer: {hint}")
-    with refusing(f"the tokenizer in {folder} cannot be read"):
+    advice = "Give a folder that has the files of a tokenizer"
+    folder = find_files(name, "tokenizer", _TOKENIZER_FILES, _TOKENIZER_BESIDES, advice)
+    with raising_config_error(f"the tokenizer in {folder} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ConfigError(f"the tokenizer in {folder} has no words: are its files whole?")

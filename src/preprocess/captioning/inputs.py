@@ -14,9 +14,10 @@ from torch.nn.functional import pad
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.model_files import reason
-from preprocess.captioning.checkpoints import Checkpoint
+from datamodules.model_errors import reason
 from preprocess.captioning.prepared import Prepared
+from preprocess.captioning.vision_language import processor_of
+from preprocess.checkpoints.model_folder import ModelFolder
 
 # a template is a program; transformers runs it in jinja's sandbox
 _TEMPLATE_ERRORS = (
@@ -74,7 +75,7 @@ class LocalTransform:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ModelFolder,
         fill: Callable[[Item], str],
         system_prompt: str | None,
         chat_template_kwargs: Mapping[str, Any],
@@ -82,7 +83,7 @@ class LocalTransform:
         dtype: torch.dtype,
         max_tokens: int | None,
     ) -> None:
-        self._processor, self._fill, self._system_prompt = checkpoint.processor(), fill, system_prompt
+        self._processor, self._fill, self._system_prompt = processor_of(checkpoint), fill, system_prompt
         self._name = checkpoint.name
         self._chat_template_kwargs, self._dtype, self._max_tokens = chat_template_kwargs, dtype, max_tokens
         limit.apply(self._processor)

@@ -14,17 +14,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-from transformers.utils import logging
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.model_files import reason, refusing
+from datamodules.model_errors import reason
 from preprocess.captioning.answers import is_mark, opening_mark, read_caption
 from preprocess.captioning.caption import Caption
-from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import LocalTransform, SizeLimit, collate, unpack
 from preprocess.captioning.prepared import Prepared
-from preprocess.checkpoints.files import DTYPES
+from preprocess.captioning.vision_language import processor_of
+from preprocess.checkpoints.dtypes import Dtype, require_dtype
+from preprocess.checkpoints.model_folder import ModelFolder
 
 _GROUNDED = "kosmos-2"
 _DECIDE = ("transformers", "tokenizers", "torchvision")
@@ -40,13 +40,12 @@ class Weights:
         quantization: by bitsandbytes; None: none.
     """
 
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    dtype: Dtype = "auto"
     attn_implementation: str | None = None
     quantization: Literal["8bit", "4bit"] | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"--model.dtype {self.dtype}: use auto, {', '.join(DTYPES)}")
+        require_dtype(self.dtype, "--model.dtype")
         if self.quantization not in (None, "8bit", "4bit"):
             raise ConfigError(f"--model.quantization {self.quantization}: use 8bit, 4bit or null")
         missing = [name for name in ("bitsandbytes", "accelerate") if self.quantization and not find_spec(name)]
@@ -100,7 +99,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ModelFolder,
         fill: Callable[[Item], str],
         system_prompt: str | None,
         chat_template_kwargs: Mapping[str, Any],
@@ -109,7 +108,7 @@ class LocalEngine:
         generation: Generation,
     ) -> None:
         config = checkpoint.config()
-        self._dtype = DTYPES.get(weights.dtype) or config.dtype or torch.float32
+        self._dtype = checkpoint.dtype(weights.dtype)
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
         if context and generation.max_new_tokens >= context:
             raise ConfigError(
@@ -124,7 +123,7 @@ class LocalEngine:
         transform = self.transform()
         self._try(transform)  # whatever is wrong with it shows now
         self._opening_mark = opening_mark(transform.text("Describe this image."))
-        self._processor = checkpoint.processor()
+        self._processor = processor_of(checkpoint)
         vocabulary = self._processor.tokenizer.get_vocab()
         self._marks = {token: text for text, token in vocabulary.items() if is_mark(text)}
         self._is_grounded = config.model_type == _GROUNDED
@@ -141,25 +140,14 @@ class LocalEngine:
         Raises:
             ConfigError: they are not all there, or do not fit the configuration, the memory or the options.
         """
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        # no such attention, damaged files, shapes, GPU memory, …
-        with refusing(f"--model.model {self._checkpoint.name} cannot be loaded on {device}"):
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                self._checkpoint.folder,
-                dtype=self._dtype,
-                attn_implementation=self._weights.attn_implementation,
-                trust_remote_code=self._checkpoint.trust_remote_code,
-                output_loading_info=True,
-                **self._quantized(device),
-            )
-            model, info = loaded
-            self._model = model if self._weights.quantization else model.to(device)
-        if missing := sorted(info["missing_keys"]):  # transformers would make them up
-            raise ConfigError(
-                f"--model.model {self._checkpoint.name}: its weights lack {missing[0]} and {len(missing) - 1} more"
-            )
-        self._model.eval()
+        self._model = self._checkpoint.load(
+            AutoModelForImageTextToText,
+            self._weights.dtype,
+            device,
+            allow_unexpected=True,  # some checkpoints have heads that make no captions
+            attn_implementation=self._weights.attn_implementation,
+            **self._quantized(device),
+        )
         _force_no_ends(self._model)
         self._generation = self._generation_config()
         if self._is_grounded:

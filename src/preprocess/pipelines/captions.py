@@ -133,15 +133,15 @@ class Captions(Extractor):
         )
 
     def _local(self) -> Engine:
-        from preprocess.captioning.checkpoints import Checkpoint
         from preprocess.captioning.inputs import SizeLimit
         from preprocess.captioning.local import Generation, LocalEngine, Weights
+        from preprocess.captioning.vision_language import find_model
 
         wanted = self.hparams
         weights = Weights(wanted["dtype"], wanted["attn_implementation"], wanted["quantization"])
         generation = Generation(wanted["max_new_tokens"], wanted["num_beams"], wanted["temperature"])
         limit = SizeLimit(wanted["max_pixels"], wanted["longest_edge"])
-        checkpoint = Checkpoint.find(wanted["model"], wanted["revision"], wanted["trust_remote_code"])
+        checkpoint = find_model(wanted["model"], wanted["revision"], wanted["trust_remote_code"])
         self.commit = checkpoint.commit
         template = wanted["chat_template_kwargs"] or {}
         return LocalEngine(checkpoint, self._prompt, wanted["system_prompt"], template, limit, weights, generation)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.hub import folder_of, has_files
+from datamodules.hub import find_files
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.media.sampling import Short, Uniform
 from datamodules.media.video import Decoding
@@ -34,7 +34,7 @@ _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
 _FACTS = ("codec", "width", "height", "pixel_aspect_ratio", "num_frames", "num_skipped_frames", "backends")
-_HINT = "give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
+_ADVICE = "Give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 
 class Clips(Extractor):
@@ -184,7 +184,7 @@ class ClipTokenizer:
     def __init__(self, name: str, text_cleaning: TextCleaning = "none") -> None:
         from transformers import CLIPTokenizer
 
-        vocabulary, merges = _read(folder_of(name, "--model.tokenizer", _FILES, hint=_HINT))
+        vocabulary, merges = _read(find_files(name, "--model.tokenizer", _FILES, advice=_ADVICE))
         self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
         self._tokenizer.encode_special_tokens = True  # that is: as text
         self.clean: Callable[[str], str] = str
@@ -222,8 +222,6 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of CLIP's tokenizer in `folder`, whole."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    if not has_files(folder, _FILES):
-        raise ConfigError(f"{folder} has no tokenizer: neither tokenizer.json, nor vocab.json and merges.txt")
     try:
         if (folder / "tokenizer.json").is_file():
             model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import resized
-from preprocess.checkpoints.files import DTYPES
+from preprocess.checkpoints.digest import sha256_of_file
+from preprocess.checkpoints.dtypes import DTYPES
 from preprocess.pose.backend import People, PoseBackend
 from preprocess.pose.decoding import Maps, decode, enlarging
-from preprocess.pose.openpose_net import STRIDE, find_weights, load_weights, prepare, sha256_of_file
+from preprocess.pose.openpose_net import STRIDE, find_weights, load_weights, prepare
 
 _MAX_INPUT_PX = 4096  # the longer side of what the network sees, however wide the image
 _MAX_MAP_PX = 1024  # likewise, of the enlarged maps: coordinates of larger images are whole px of these

@@ -11,9 +11,6 @@ model and ControlNet uses (lllyasviel/Annotators and lllyasviel/ControlNet on th
 after the last heatmaps. OpenPose's licence, non-commercial, is that of the weights.
 """
 
-import hashlib
-import os
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, pad, relu
 
 from datamodules.errors import ConfigError
-from datamodules.hub import find_folder
-from preprocess.checkpoints.files import is_plain_tensor, load_pickle
+from preprocess.checkpoints.pickles import is_state_dict, load_pickle
+from preprocess.checkpoints.weights_file import find_weights_file
 
 STRIDE = 8  # px of the input for a cell of the output
 NUM_PAFS, NUM_HEATMAPS = 38, 19
@@ -91,22 +88,13 @@ def _layers(stage: int, branch: str) -> list[tuple[str, int, int, int]]:
 
 
 def find_weights(name: str, option: str) -> Path:
-    """The file of the weights.
-
-    Args:
-        name: the file; or a folder with `body_pose_model.pth`, or its name on the Hugging Face hub.
-        option: that gave it, for messages.
+    """Return the file of the weights: `name`, or that in the folder or hub repository `name`.
 
     Raises:
-        ConfigError: it is nowhere.
+        ConfigError: there is no such file.
     """
-    if os.path.isfile(name):  # unlike Path.is_file, False for a name that is too long for a path
-        return Path(name)
-    advice = f"give a file, or a folder with {_FILES[0]}, as lllyasviel/Annotators has it on the hub"
-    folder = find_folder(name, option, _FILES, _has_weights, advice)
-    if not _has_weights(folder):
-        raise ConfigError(f"{option} {name}: {folder} has no {_FILES[0]}")
-    return next(folder / file for file in _FILES if (folder / file).is_file())
+    advice = f"Give a file, or a folder with {_FILES[0]}, as lllyasviel/Annotators has it on the hub"
+    return find_weights_file(name, option, _FILES, advice)
 
 
 def load_weights(path: Path, option: str) -> OpenPoseNet:
@@ -125,9 +113,9 @@ def load_weights(path: Path, option: str) -> OpenPoseNet:
 
 def _refuse_others(weights: Any, net: OpenPoseNet, what: str) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    if not isinstance(weights, dict) or not all(map(is_plain_tensor, weights.values())):
+    if not is_state_dict(weights):
         raise ConfigError(f"{what} is not a dictionary of plain tensors: give body_pose_model.pth")
-    found = {str(name): tuple(tensor.shape) for name, tensor in weights.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     differ = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
     if differ:
         name = differ[0]
@@ -136,15 +124,6 @@ def _refuse_others(weights: Any, net: OpenPoseNet, what: str) -> None:
             f"{what}: these are another network's weights: {name} is {here} there and {there} in OpenPose's body "
             f"network of 18 joints, and {len(differ) - 1} more differ: give body_pose_model.pth"
         )
-
-
-def sha256_of_file(path: Path) -> str:
-    """Of what the file holds."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(partial(file.read, 1 << 24), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def prepare(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -158,7 +137,3 @@ def prepare(images: Tensor, size: tuple[int, int]) -> Tensor:
     if images.shape[2:] != size:
         pixels = interpolate(pixels, size, mode="bicubic", align_corners=False).round_().clamp_(0, 255)
     return pad(pixels / 256 - 0.5, (0, -size[1] % STRIDE, 0, -size[0] % STRIDE), value=_PADDING)
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in _FILES)

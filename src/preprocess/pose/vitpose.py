@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import COCO_17, Keypoints, from_coco_17
-from preprocess.checkpoints.files import DTYPES
+from preprocess.checkpoints.dtypes import Dtype, require_dtype
 from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.pose.backend import NOBODY, People, PoseBackend, sorted_people, within
 
@@ -45,19 +45,18 @@ class VitPose(PoseBackend):
         min_score: float = 0.5,
         min_joint_score: float = 0.3,
         people_at_once: int = 64,
-        dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+        dtype: Dtype = "auto",
     ) -> None:
         if not 0 <= min_score <= 1 or not 0 <= min_joint_score <= 1 or people_at_once < 1:
             raise ConfigError(
                 f"{min_score = } and {min_joint_score = } go from 0 to 1, and {people_at_once = } must be 1 or more"
             )
-        if dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"{dtype = }: choose from auto, {', '.join(DTYPES)}")
+        require_dtype(dtype, "--model.backend.dtype")
         self.detector, self.estimator, self.dtype = detector, estimator, dtype
         self.min_score, self.min_joint_score, self.people_at_once = min_score, min_joint_score, people_at_once
         self._folders = (
-            ModelFolder.find(detector, "--model.backend.detector", _detector_types()),
-            ModelFolder.find(estimator, "--model.backend.estimator", ("vitpose",)),
+            ModelFolder.find(detector, "--model.backend.detector", types=_detector_types()),
+            ModelFolder.find(estimator, "--model.backend.estimator", types=("vitpose",)),
         )
         self._person = _person_label(self._folders[0])
 

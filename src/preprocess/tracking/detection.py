@@ -9,8 +9,8 @@ from torchvision.ops import box_convert, clip_boxes_to_image, nms, remove_small_
 from transformers import GroundingDinoForObjectDetection
 
 from datamodules.errors import ExtractError
-from preprocess.checkpoints.files import TOKENIZER
 from preprocess.checkpoints.model_folder import ModelFolder
+from preprocess.checkpoints.parts import TOKENIZER
 from preprocess.tracking.options import Thresholds, Weights
 from preprocess.tracking.prompt import text_of
 from preprocess.tracking.tracks import Detection
@@ -45,7 +45,7 @@ class Detector:
     """
 
     def __init__(self, checkpoint: str, thresholds: Thresholds, weights: Weights) -> None:
-        self._folder = ModelFolder.find(checkpoint, "--model.backend.detector", ("grounding-dino",), (TOKENIZER,))
+        self._folder = ModelFolder.find(checkpoint, "--model.backend.detector", (TOKENIZER,), ("grounding-dino",))
         self._processor = self._folder.processor()
         self._max_tokens = int(self._folder.config().max_text_len)
         self._thresholds, self._weights = thresholds, weights

@@ -4,11 +4,10 @@ Meta's names are those of the modules in https://github.com/facebookresearch/sam
 of its `sam2/configs`; both are paired as in transformers' `convert_sam2_video_to_hf.py`.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +20,10 @@ from transformers import (
 )
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints.files import DTYPES, is_plain_tensor, load_pickle
-from preprocess.checkpoints.model_folder import refuse_keys
+from preprocess.checkpoints.digest import sha256_of_file
+from preprocess.checkpoints.dtypes import DTYPES, Dtype
+from preprocess.checkpoints.model_folder import require_same_names
+from preprocess.checkpoints.pickles import is_state_dict, load_pickle
 
 SUFFIXES = (".pt", ".pth")
 # by channels of the first stage and blocks of all: what differs from the defaults of transformers, which are tiny's
@@ -102,13 +103,12 @@ _RENAMED = (  # in this order
 )
 _DOWNSAMPLER = re.compile(r"\.mask_downsampler\.encoder\.(\d{1,3})\.")
 _FIRST = "image_encoder.trunk.patch_embed.proj.weight"
-_BLOCK_BYTES = 1 << 24
 _POINTS = "prompt_encoder.point_embeddings"
 
 
 @dataclass(frozen=True)
 class MetaFile:
-    """One of Meta's files, in place of a `ModelFolder`.
+    """A `Checkpoint`: one of Meta's files.
 
     Attributes:
         path: of the file.
@@ -120,11 +120,7 @@ class MetaFile:
 
     def identity(self) -> str:
         """The sha256 of the file."""
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256_of_file(self.path)
 
     def config(self) -> Sam2VideoConfig:
         """As the shapes of the weights have it.
@@ -138,7 +134,7 @@ class MetaFile:
         """Of transformers, for images as large as the model takes."""
         return self._processor(self.config())
 
-    def load(self, model_class: Any, dtype: str, device: torch.device) -> Any:
+    def load(self, model_class: Any, dtype: Dtype, device: torch.device) -> Any:
         """The model with its weights; see `ModelFolder.load`; `auto` is float32, as the file has it.
 
         Raises:
@@ -149,9 +145,7 @@ class MetaFile:
         what = f"{self.option} {self.path}"
         try:
             missing, unexpected = model.load_state_dict(of_transformers(state), strict=False)
-            for keys, how in ((missing, "lack"), (unexpected, "have besides")):
-                if keys:
-                    refuse_keys(what, model_class, how, keys)
+            require_same_names(what, model_class, missing, unexpected)
             return model.to(device, DTYPES.get(dtype, torch.float32)).eval()
         except RuntimeError as error:  # shapes, GPU memory
             raise ConfigError(f"{what} cannot be loaded on {device}: {' '.join(str(error).split())[:300]}") from error
@@ -160,7 +154,7 @@ class MetaFile:
         what = f"{self.option} {self.path}"
         content = load_pickle(self.path, what, mmap=True)
         state = content.get("model") if isinstance(content, dict) else None
-        if not _is_state(state) or _FIRST not in state or state[_FIRST].ndim != 4:
+        if not is_state_dict(state) or _FIRST not in state or state[_FIRST].ndim != 4:
             raise ConfigError(f"{what} is no file of Meta's SAM 2, which has its weights under 'model'")
         size = self.path.stat().st_size
         if larger := [name for name, tensor in state.items() if tensor.nbytes > size]:  # views that repeat a value
@@ -206,12 +200,6 @@ def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if shared in renamed:
         renamed["shared_image_embedding.positional_embedding"] = renamed[shared]
     return renamed
-
-
-def _is_state(value: Any) -> TypeGuard[dict[str, Tensor]]:
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and is_plain_tensor(tensor) for name, tensor in value.items()
-    )
 
 
 def _renamed(name: str) -> str:

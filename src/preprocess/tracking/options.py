@@ -1,10 +1,9 @@
 """Options of tracking."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from datamodules.errors import ConfigError
-from preprocess.checkpoints.files import DTYPES
+from preprocess.checkpoints.dtypes import Dtype, require_dtype
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ class Weights:
         compile: the image encoder of what makes masks, by torch.
     """
 
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    dtype: Dtype = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("auto", *DTYPES):
-            raise ConfigError(f"--model.backend.weights.dtype {self.dtype}: use auto, {', '.join(DTYPES)}")
+        require_dtype(self.dtype, "--model.backend.weights.dtype")

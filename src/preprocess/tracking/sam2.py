@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import EdgeTamVideoModel, Sam2VideoModel
 
 from datamodules.errors import ConfigError
+from preprocess.checkpoints.checkpoint import Checkpoint
 from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.tracking.memory import forget_frames
 from preprocess.tracking.meta_checkpoint import SUFFIXES, MetaFile
@@ -72,10 +73,10 @@ class Segmenter:
         return SegmentedVideo(self._model, self._processor, self._max_memory_frames)
 
 
-def _found(checkpoint: str) -> ModelFolder | MetaFile:
+def _found(checkpoint: str) -> Checkpoint:
     path = Path(checkpoint)
     if path.suffix not in SUFFIXES:
-        return ModelFolder.find(checkpoint, _OPTION, tuple(MODELS))
+        return ModelFolder.find(checkpoint, _OPTION, types=tuple(MODELS))
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long for a path
         raise ConfigError(f"{_OPTION} {checkpoint}: there is no file {path.absolute()}")
     return MetaFile(path, _OPTION)

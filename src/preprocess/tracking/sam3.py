@@ -42,8 +42,8 @@ from transformers import Sam3VideoModel
 from transformers.utils.generic import ModelOutput
 
 from datamodules.errors import ConfigError, ExtractError
-from preprocess.checkpoints.files import TOKENIZER
 from preprocess.checkpoints.model_folder import ModelFolder
+from preprocess.checkpoints.parts import TOKENIZER
 from preprocess.tracking.backend import TrackedObject, TrackingBackend
 from preprocess.tracking.memory import forget_frames
 from preprocess.tracking.options import Identity, Weights
@@ -85,7 +85,7 @@ class Sam3(TrackingBackend):
         self.checkpoint, self.max_objects, self.min_area_px = checkpoint, max_objects, min_area_px
         self.max_lost_frames, self.max_memory_frames, self.weights = max_lost_frames, max_memory_frames, weights
         self._identity = Identity(max_objects=max_objects, min_area_px=min_area_px, max_lost_frames=max_lost_frames)
-        self._checkpoint = ModelFolder.find(checkpoint, "--model.backend.checkpoint", ("sam3_video",), (TOKENIZER,))
+        self._checkpoint = ModelFolder.find(checkpoint, "--model.backend.checkpoint", (TOKENIZER,), ("sam3_video",))
         self._processor = self._checkpoint.processor()
         self._max_tokens = int(self._checkpoint.config().detector_config.text_config.max_position_embeddings)
         self._model: Any = None

@@ -18,10 +18,10 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from preprocess.captioning import inputs as inputs_module
 from preprocess.captioning.caption import Caption
-from preprocess.captioning.checkpoints import Checkpoint
 from preprocess.captioning.inputs import SizeLimit, collate, unpack
 from preprocess.captioning.local import Generation, LocalEngine, Weights
 from preprocess.captioning.prepared import Prepared
+from preprocess.captioning.vision_language import find_model, processor_of
 from preprocess.prompts import PromptTemplate
 from support.checkpoint_making import FAMILIES, save_checkpoint
 
@@ -57,7 +57,7 @@ def make_engine(
 ) -> LocalEngine:
     wanted = Generation(**{"max_new_tokens": 12, **generation})
     template = PromptTemplate("Describe {what}.")
-    checkpoint = Checkpoint.find(str(folder))
+    checkpoint = find_model(str(folder))
     return LocalEngine(checkpoint, template, system_prompt, chat_template_kwargs, limit, Weights(), wanted)
 
 
@@ -124,7 +124,7 @@ def test_inputs_are_put_together_as_the_processor_itself_does(
     engines: dict[str, LocalEngine], folders: dict[str, Path], family: str
 ) -> None:
     prepared = mixed(engines[family])
-    processor = Checkpoint.find(str(folders[family])).processor()
+    processor = find_model(str(folders[family])).processor()
     processor.tokenizer.padding_side = "left"
     images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pictures()]
     prompts = [each.prompt for each in prepared]
@@ -171,7 +171,7 @@ def sorted_letters() -> list[str]:
 def thinking(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolVLM with marks of thoughts as special tokens, and a chat template that opens thoughts by default."""
     folder = copied(folders["smolvlm"], tmp_path_factory.mktemp("thinking") / "model")
-    processor = Checkpoint.find(str(folder)).processor()
+    processor = processor_of(find_model(str(folder)))
     marks = [AddedToken(mark, special=True) for mark in ("<think>", "</think>", "<|channel|>", "<|message|>", "<box>")]
     processor.tokenizer.add_tokens(marks)
     processor.chat_template += "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
@@ -182,7 +182,7 @@ def thinking(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: Path) -> None:
     engine = make_engine(thinking, chat_template_kwargs={"enable_thinking": False})
     engine.load(CPU)
-    tokens = Checkpoint.find(str(thinking)).processor().tokenizer
+    tokens = find_model(str(thinking)).processor().tokenizer
     for generated, expected in (
         ("<think>Ears.</think><box>A cat.<box></s>", "A cat."),
         ("Ears.</think>A cat.</s>", "A cat."),
@@ -201,7 +201,7 @@ def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: P
 def test_thoughts_that_the_chat_template_opens_and_the_model_does_not_close_are_no_caption(thinking: Path) -> None:
     engine = make_engine(thinking)
     engine.load(CPU)
-    tokens = Checkpoint.find(str(thinking)).processor().tokenizer
+    tokens = find_model(str(thinking)).processor().tokenizer
     closed, open_ = (
         tokens(text, add_special_tokens=False)["input_ids"] for text in ("Ears.</think>A cat.</s>", "Ears.")
     )
@@ -228,7 +228,7 @@ def test_a_chat_template_that_refuses_a_system_prompt_or_a_value_is_one_line(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "model")
-    processor = Checkpoint.find(str(folder)).processor()
+    processor = processor_of(find_model(str(folder)))
     processor.chat_template += (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ effort + 1 }}"
     )
@@ -254,7 +254,7 @@ def test_the_end_mark_of_the_tokenizer_ends_a_caption_though_the_checkpoint_does
 
 
 def test_kosmos2_keeps_what_it_has_grounded(engines: dict[str, LocalEngine], folders: dict[str, Path]) -> None:
-    tokenizer = Checkpoint.find(str(folders["kosmos2"])).processor().tokenizer
+    tokenizer = find_model(str(folders["kosmos2"])).processor().tokenizer
     said = "a<phrase> cat</phrase><object><patch_index_0044><patch_index_0863></object> sits"
     caption = engines["kosmos2"].caption([*tokenizer(said, add_special_tokens=False)["input_ids"], 2])
     assert (caption.text, caption.status) == ("a cat sits", "ok")
@@ -411,14 +411,14 @@ def test_weights_that_cannot_be_held_as_asked_fail(folders: dict[str, Path]) -> 
     with pytest.raises(ConfigError, match=r"--model\.dtype int8: use auto, bf16, fp16, fp32"):
         Weights(dtype="int8")  # type: ignore[arg-type]
     weights = Weights(attn_implementation="flash_attention_2")
-    checkpoint = Checkpoint.find(str(folders["smolvlm"]))
+    checkpoint = find_model(str(folders["smolvlm"]))
     engine = LocalEngine(checkpoint, PromptTemplate("x"), None, {}, SizeLimit(), weights, Generation())
     with pytest.raises(ConfigError, match=r"smolvlm cannot be loaded on cpu: .*[Ff]lash"):
         engine.load(CPU)
 
 
 def test_bf16_goes_through(folders: dict[str, Path]) -> None:
-    checkpoint, template = Checkpoint.find(str(folders["qwen2_5_vl"])), PromptTemplate("Describe {what}.")
+    checkpoint, template = find_model(str(folders["qwen2_5_vl"])), PromptTemplate("Describe {what}.")
     engine = LocalEngine(checkpoint, template, None, {}, SizeLimit(), Weights("bf16"), Generation(5))
     engine.load(CPU)
     prepared = mixed(engine)
@@ -446,7 +446,7 @@ def test_a_folder_that_lacks_a_part_fails_and_says_which(
     for name in removed:
         (folder / name).unlink()
     with pytest.raises(ConfigError, match=message):
-        Checkpoint.find(str(folder))
+        find_model(str(folder))
 
 
 def test_a_part_of_the_weights_that_is_missing_fails(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -454,10 +454,10 @@ def test_a_part_of_the_weights_that_is_missing_fails(folders: dict[str, Path], t
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}))
     with pytest.raises(ConfigError, match=r"has no model-2\.safetensors, which model\.safetensors\.index\.json names"):
-        Checkpoint.find(str(folder))
+        find_model(str(folder))
     index.write_text("[]")
-    with pytest.raises(ConfigError, match=r"has no weights that can be read: .*index\.json is damaged"):
-        Checkpoint.find(str(folder))
+    with pytest.raises(ConfigError, match=r"has no readable weights: .*index\.json is damaged"):
+        find_model(str(folder))
 
 
 def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path]
     name = next(name for name in weights if "q_proj" in name)
     del weights[name]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ConfigError, match=rf"its weights lack .*{name.rpartition('layers')[2]} and 0 more"):
+    with pytest.raises(ConfigError, match=rf"its weights lack .*{name.rpartition('layers')[2]}, so they are not"):
         make_engine(folder).load(CPU)
 
 
@@ -476,12 +476,16 @@ def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path]
     ("file", "changes", "message"),
     [
         ("config.json", {"model_type": "mine"}, r"cannot load its config: .*mine"),
-        ("config.json", {"model_type": "bert"}, r"makes no texts of images and texts: it is a bert"),
-        ("config.json", BlipConfig().to_dict(), r"model: what BLIP says .* depends on .* its batch: .* as BLIP-2"),
+        (
+            "config.json",
+            {"model_type": "bert"},
+            r"is a bert model, which does not generate texts for images\. Use a",
+        ),
+        ("config.json", BlipConfig().to_dict(), r"model is a BLIP model, .* depends on .* its batch\. .* as BLIP-2"),
         (
             "config.json",
             {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
-            r"runs by code of its own \(type mine\): .*, and if you trust it, set --model\.trust_remote_code true",
+            r"runs by code of its own\. Read it in .*, and if you trust it, set --model\.trust_remote_code true",
         ),
         ("processor_config.json", {"processor_class": "CLIPProcessorX"}, r"cannot load its|has no"),
     ],
@@ -492,14 +496,14 @@ def test_a_folder_of_another_kind_fails(
     folder = copied(folders["smolvlm"], tmp_path / "model")
     (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
     with pytest.raises(ConfigError, match=message):
-        Checkpoint.find(str(folder)).processor()
+        processor_of(find_model(str(folder)))
 
 
 def test_a_processor_that_makes_no_tokens_and_pixels_fails_before_a_run(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "pix2struct")
-    tokenizer = Checkpoint.find(str(folder)).processor().tokenizer
+    tokenizer = processor_of(find_model(str(folder))).tokenizer
     Pix2StructConfig().save_pretrained(folder)
     Pix2StructProcessor(Pix2StructImageProcessor(is_vqa=False), tokenizer).save_pretrained(folder)
     with pytest.raises(ConfigError, match=r"pix2struct: its processor does not make input_ids .*KeyError: 'input_ids'"):
@@ -507,10 +511,10 @@ def test_a_processor_that_makes_no_tokens_and_pixels_fails_before_a_run(
 
 
 def test_what_identifies_a_folder_are_its_files_wherever_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
-    here = Checkpoint.find(str(folders["smolvlm"]))
+    here = find_model(str(folders["smolvlm"]))
     folder = copied(folders["smolvlm"], tmp_path / "snapshots" / "0f1e")  # as if in the hub's cache
     (folder / "README.md").write_text("of no consequence")
-    there = Checkpoint.find(str(folder))
+    there = find_model(str(folder))
     assert (here.commit, there.commit) == (None, None)
     assert there.identity() == here.identity()
     (folder / "generation_config.json").write_text("{}")
@@ -522,13 +526,13 @@ def test_what_identifies_a_name_on_the_hub_is_its_commit(
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "models--maker--tiny" / "snapshots" / "0f1e")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(folder))
-    found = Checkpoint.find("maker/tiny")
-    assert (found.folder, found.commit, found.identity()) == (folder, "0f1e", "0f1e")
+    found = find_model("maker/tiny")
+    assert (found.path, found.commit, found.identity()) == (folder, "0f1e", "0f1e")
 
 
 def test_a_revision_of_a_folder_fails(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"--model\.revision v1 is one of the Hugging Face hub, but .* is a folder"):
-        Checkpoint.find(str(folders["smolvlm"]), "v1")
+    with pytest.raises(ConfigError, match=r"--model\.model .* is a folder, which has no revision v1\. Leave"):
+        find_model(str(folders["smolvlm"]), "v1")
 
 
 @pytest.mark.parametrize(

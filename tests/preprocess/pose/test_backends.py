@@ -239,8 +239,8 @@ def refused(make: Callable[[], PoseBackend], message: str) -> None:
 
 def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
     detector, estimator = str(folder / "rtdetr"), str(folder / "vitpose")
-    refused(lambda: VitPose(estimator, estimator), r"backend\.detector .* is a vitpose model: give one of type")
-    refused(lambda: VitPose(detector, detector), r"backend\.estimator .* is a rt_detr model: give one of type")
+    refused(lambda: VitPose(estimator, estimator), r"backend\.detector .* is a vitpose model\. Use one of type")
+    refused(lambda: VitPose(detector, detector), r"backend\.estimator .* is a rt_detr model\. Use one of type")
     cats = str(make_rtdetr(tmp_path / "cats", ("cat", "dog")))
     refused(lambda: VitPose(cats, estimator), r"none of its classes is 'person'; they are cat, dog")
 
@@ -252,7 +252,7 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
         (lambda: OpenPose("x", scales=(1, 0)), r"scales = \(1, 0\) must be above 0"),
         (lambda: OpenPose("x", dtype="fp8"), "dtype = 'fp8': choose from bf16, fp16, fp32"),
         (lambda: VitPose(min_score=2), r"min_score = 2 and .* from 0 to 1"),
-        (lambda: VitPose(dtype="fp8"), "dtype = 'fp8': choose from auto"),
+        (lambda: VitPose(dtype="fp8"), r"--model\.backend\.dtype fp8: use auto, bf16, fp16, fp32"),
         (lambda: VitPose(people_at_once=0), "people_at_once = 0 must be 1 or more"),
         (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1, .* from 0 to 1"),
     ],

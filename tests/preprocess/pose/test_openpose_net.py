@@ -90,7 +90,7 @@ def test_weights_that_are_nowhere_fail_with_what_to_give(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     monkeypatch.setattr("huggingface_hub.model_info", offline)
-    with pytest.raises(ConfigError, match=r"lllyasviel/Annotators: .*no network.*; give a file, or a folder with body"):
+    with pytest.raises(ConfigError, match=r"lllyasviel/Annotators: .*no network.*\. Give a file, or a folder with"):
         find_weights("lllyasviel/Annotators", OPTION)
 
 

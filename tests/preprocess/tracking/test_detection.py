@@ -135,7 +135,7 @@ def test_bf16_finds_much_the_same(folder: Path) -> None:
 def test_a_model_of_another_type_fails(tmp_path: Path) -> None:
     make_sam2(tmp_path)
     shutil.copy(make_grounding_dino(tmp_path / "other") / "tokenizer.json", tmp_path)
-    with pytest.raises(ConfigError, match=r"backend\.detector .* is a sam2_video model: give one of type grounding-di"):
+    with pytest.raises(ConfigError, match=r"backend\.detector .* is a sam2_video model\. Use one of type grounding-di"):
         Detector(str(tmp_path), Thresholds(), Weights())
 
 

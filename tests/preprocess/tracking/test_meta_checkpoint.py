@@ -268,3 +268,18 @@ def test_the_identity_is_that_of_the_file(tmp_path: Path) -> None:
     with torch.no_grad():
         model.no_memory_embedding.add_(1)
     assert Segmenter(str(save(tmp_path / "b.pt", model)), 4, Weights()).provenance() != first
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(())},
+        {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros((), device="meta").expand(8, 3, 7, 7)},
+        {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(()).expand(8, 3, 7, 7), 5: torch.zeros(1)},
+        {"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(()).expand(1 << 20, 3, 7, 7)},
+    ],
+)
+def test_tensors_that_are_not_plain_or_exceed_their_file_are_refused(tmp_path: Path, state: dict[Any, Any]) -> None:
+    torch.save({"model": state}, tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match=r"a\.pt is (no file of Meta's SAM 2|damaged: .* is larger than the file)"):
+        MetaFile(tmp_path / "a.pt", "--model.backend.segmenter").config()

@@ -260,7 +260,7 @@ def test_weights_that_do_not_match_the_class_fail(
 
 
 def test_a_model_of_another_type_fails(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a grounding-dino model: give one of type sam2_video or edgetam_video"):
+    with pytest.raises(ConfigError, match=r"is a grounding-dino model\. Use one of type sam2_video or edgetam_video"):
         Segmenter(str(make_grounding_dino(tmp_path)), 4, Weights())
 
 

@@ -342,7 +342,7 @@ def test_a_class_that_the_tokenizer_does_not_know_fails(sam3: Sam3, name: str) -
 def test_a_model_of_another_type_fails(folder: Path, tmp_path: Path) -> None:
     make_sam2(tmp_path)
     shutil.copy(folder / "tokenizer.json", tmp_path)
-    with pytest.raises(ConfigError, match=r"backend\.checkpoint .* is a sam2_video model: give one of type sam3_video"):
+    with pytest.raises(ConfigError, match=r"backend\.checkpoint .* is a sam2_video model\. Use one of type sam3_video"):
         Sam3(str(tmp_path))
 
 

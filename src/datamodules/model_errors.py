@@ -1,4 +1,4 @@
-"""Files of models, which may be damaged or come from someone else: what a library raises over them, in one line."""
+"""Errors of libraries over files of models, which may be damaged or come from someone else, as one line."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from datamodules.errors import ConfigError, FramemillError
 from datamodules.printable import printable
 
 _MAX_SHOWN = 300  # characters
-_WANTED = re.compile(r"(?:GLOBAL|function|class) (\S+)")  # in what torch says of a pickle that it does not load
+_NEEDED = re.compile(r"(?:GLOBAL|function|class) (\S+)")  # in what torch says of a pickle that it does not load
 _NOT_RUN = (
     "and no code of a checkpoint is run. Convert it to safetensors with the code that made it, on a machine that you "
     "trust"
@@ -17,7 +17,7 @@ _TERSE = (LookupError, AttributeError, ArithmeticError)  # whose texts say littl
 
 
 @contextmanager
-def refusing(what: str) -> Iterator[None]:
+def raising_config_error(what: str) -> Iterator[None]:
     """Raise ConfigError in place of whatever a library raises over a file.
 
     torch, transformers, tokenizers and safetensors have no common base of errors, and raise plain Exception too. Keep
@@ -40,8 +40,8 @@ def reason(error: Exception) -> str:
     if "TorchScript" in text:
         return f"it is TorchScript, which is code, {_NOT_RUN}"
     if "weights_only" in text:
-        wanted = _WANTED.search(text.partition("add_safe_globals")[0])
-        return f"it needs {printable(wanted[1])}, {_NOT_RUN}" if wanted else "it is damaged, or not a file of weights"
+        needed = _NEEDED.search(text.partition("add_safe_globals")[0])
+        return f"it needs {printable(needed[1])}, {_NOT_RUN}" if needed else "it is damaged, or not a file of weights"
     if "trust_remote_code" in text:
         return "it needs code of its own, which is not run: use a model whose code is in transformers"
     if "ignore_mismatched_sizes" in text:

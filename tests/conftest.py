@@ -2,11 +2,13 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in all processes that tests start
 
 _LONGEST = ("test_run.py", "test_faults.py", "test_loader.py", "test_tracking.py", "test_clips.py")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them runs alone at the end of `make test`."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)

@@ -1,6 +1,7 @@
 """The directions in which modules import each other, as CONTRIBUTING.md says."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,11 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
 }
 
 
-def module_of(path):
+def module_of(path: Path) -> str:
     return ".".join(path.relative_to(SOURCES).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(path):
+def imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -34,12 +35,12 @@ def imports_of(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def is_in(module, package):
+def is_in(module: str, package: str) -> bool:
     return f"{module}.".startswith(f"{package}.")
 
 
 @pytest.mark.parametrize("importer", FORBIDDEN)
-def test_no_import_goes_upward(importer):
+def test_no_import_goes_upward(importer: str) -> None:
     modules = [path for path in SOURCES.rglob("*.py") if is_in(module_of(path), importer)]
     assert modules
     upward = [

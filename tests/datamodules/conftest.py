@@ -1,4 +1,7 @@
-def pytest_configure(config):
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings",
         "ignore:The image decoding and encoding capabilities of TorchVision are deprecated:DeprecationWarning",

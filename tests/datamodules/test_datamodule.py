@@ -1,21 +1,26 @@
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
 from datamodules import FramesDataModule
 from datamodules.datamodule import EpochSampler
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
+from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from support.line_making import make_run, some_items
 
 
-def keypoint_run(folder, counts, per_shard=3):
+def keypoint_run(folder: Path, counts: dict[str, int], per_shard: int = 3) -> Run:
     """A run with `counts` committed keypoint samples by split; sample k has 1 + k % 3 frames."""
     items = [item for split, count in counts.items() for item in some_items(count, split)]
     run = make_run(folder, items, per_shard)
@@ -37,20 +42,20 @@ def keypoint_run(folder, counts, per_shard=3):
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory):
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return keypoint_run(tmp_path_factory.mktemp("shards"), {"train": 17, "dev": 5, "test": 2}).folder
 
 
-def data_of(shards, **options):
+def data_of(shards: Path, **options: Any) -> FramesDataModule:
     options = {"num_workers": 0, "batch_size": 4, **options}
     return FramesDataModule(shards=shards, samples=KeypointSamples(), **options)
 
 
 @pytest.fixture
-def ranks(monkeypatch):
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Make this process the given rank of as many as given."""
 
-    def be(rank, num_ranks):
+    def be(rank: int, num_ranks: int) -> None:
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: num_ranks)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: rank)
@@ -58,13 +63,15 @@ def ranks(monkeypatch):
     return be
 
 
-def keys_of(loader):
+def keys_of(loader: Any) -> list[Any]:
     return [batch["key"] for batch in loader]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
-def test_over_all_ranks_every_sample_comes_once_an_epoch_in_equally_many_batches(shards, ranks, num_ranks, batch_size):
+def test_over_all_ranks_every_sample_comes_once_an_epoch_in_equally_many_batches(
+    shards: Path, ranks: Callable[[int, int], None], num_ranks: int, batch_size: int
+) -> None:
     found = []
     for rank in range(num_ranks):
         ranks(rank, num_ranks)
@@ -81,19 +88,21 @@ def test_over_all_ranks_every_sample_comes_once_an_epoch_in_equally_many_batches
 
 
 @pytest.mark.parametrize(("num_workers", "split", "count"), [(1, "train", 17), (3, "train", 17), (3, "test", 2)])
-def test_workers_more_than_shards_or_samples_give_every_sample_once(shards, num_workers, split, count):
+def test_workers_more_than_shards_or_samples_give_every_sample_once(
+    shards: Path, num_workers: int, split: str, count: int
+) -> None:
     loader = data_of(shards, num_workers=num_workers, train_split=split).train_dataloader()
     for _ in range(2):
         assert sorted(key for batch in keys_of(loader) for key in batch) == [i.key for i in some_items(count, split)]
 
 
-def test_the_number_of_workers_changes_nothing(shards):
+def test_the_number_of_workers_changes_nothing(shards: Path) -> None:
     loaders = [data_of(shards, num_workers=n, seed=5).train_dataloader() for n in (0, 2)]
     assert keys_of(loaders[0]) == keys_of(loaders[1])
 
 
-def test_shuffling_follows_the_seed_and_the_epoch(shards):
-    def order(seed, epoch):
+def test_shuffling_follows_the_seed_and_the_epoch(shards: Path) -> None:
+    def order(seed: int, epoch: int) -> list[Any]:
         loader = data_of(shards, seed=seed).train_dataloader()
         loader.sampler.set_epoch(epoch)
         return keys_of(loader)
@@ -103,13 +112,13 @@ def test_shuffling_follows_the_seed_and_the_epoch(shards):
     assert order(0, 0) != data_of(shards).val_dataloader()
 
 
-def test_validation_and_test_come_in_planned_order(shards):
+def test_validation_and_test_come_in_planned_order(shards: Path) -> None:
     data = data_of(shards)
     assert [key for batch in keys_of(data.val_dataloader()) for key in batch] == [i.key for i in some_items(5, "dev")]
     assert keys_of(data.test_dataloader()) == [[item.key for item in some_items(2, "test")]]
 
 
-def test_a_batch_is_padded_with_lengths_and_mask(shards):
+def test_a_batch_is_padded_with_lengths_and_mask(shards: Path) -> None:
     [batch] = data_of(shards, batch_size=9, val_split="dev").val_dataloader()
     assert batch["lengths"].tolist() == [1, 2, 3, 1, 2]
     assert batch["keypoints"].shape == (5, 3, 75, 3)
@@ -119,7 +128,7 @@ def test_a_batch_is_padded_with_lengths_and_mask(shards):
         assert not batch["keypoints"][number][~batch["mask"][number]].any()
 
 
-def test_a_run_without_validation_split_validates_nothing(tmp_path):
+def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> None:
     data = data_of(keypoint_run(tmp_path, {"train": 3}).folder)
     data.setup("fit")
     assert data.val_dataloader() == []
@@ -130,14 +139,16 @@ def test_a_run_without_validation_split_validates_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("splits", "chosen"), [(["val"], "val"), (["dev"], "dev"), (["val", "dev"], "dev"), (["validation"], None)]
 )
-def test_validation_is_on_the_split_that_the_run_has_for_it(tmp_path, splits, chosen):
+def test_validation_is_on_the_split_that_the_run_has_for_it(
+    tmp_path: Path, splits: list[str], chosen: str | None
+) -> None:
     data = data_of(keypoint_run(tmp_path, {"train": 3, **dict.fromkeys(splits, 2)}).folder)
     data.setup("fit")
     found = [key for batch in keys_of(data.val_dataloader()) for key in batch]
     assert found == ([item.key for item in some_items(2, chosen)] if chosen else [])
 
 
-def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards):
+def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards: Path) -> None:
     data = data_of(shards, val_split="val")
     for use in (lambda: data.setup("fit"), data.val_dataloader):
         with pytest.raises(RunError, match=r"has no split 'val'; choose val_split from dev, test, train"):
@@ -147,23 +158,23 @@ def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards):
 class Seeing(LightningModule):
     """Notes the keys of each batch that it is given."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight, self.trained, self.validated = torch.nn.Parameter(torch.zeros(1)), [], []
 
-    def training_step(self, batch, batch_idx):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.trained.append(batch["key"])
         return self.weight.sum()
 
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.validated.append(batch["key"])
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
-def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards):
+def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards: Path) -> None:
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     model = Seeing()
     Trainer(max_epochs=2, accelerator="cpu", overfit_batches=2, num_sanity_val_steps=0, **quiet).fit(
@@ -182,7 +193,9 @@ class SeeingNoValidation(Seeing):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize("kind", [Seeing, SeeingNoValidation])
 @pytest.mark.parametrize("splits", [{"train": 3}, {"train": 3, "dev": 2}])
-def test_fitting_warns_of_no_validation_that_is_not_there(tmp_path, kind, splits):
+def test_fitting_warns_of_no_validation_that_is_not_there(
+    tmp_path: Path, kind: type[Seeing] | type[SeeingNoValidation], splits: dict[str, int]
+) -> None:
     """pytest makes an error of a warning."""
     data, model = data_of(keypoint_run(tmp_path, splits).folder), kind()
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -192,7 +205,7 @@ def test_fitting_warns_of_no_validation_that_is_not_there(tmp_path, kind, splits
     assert [len(batch["key"]) for batch in data.val_dataloader()] == ([2] if "dev" in splits else [])
 
 
-def test_a_split_that_was_not_planned_fails(shards):
+def test_a_split_that_was_not_planned_fails(shards: Path) -> None:
     data = data_of(shards, train_split="training")
     with pytest.raises(RunError, match=r"has no split 'training'; choose train_split from dev, test, train"):
         data.setup("fit")
@@ -200,36 +213,36 @@ def test_a_split_that_was_not_planned_fails(shards):
         data.train_dataloader()
 
 
-def test_a_run_with_nothing_committed_fails(tmp_path):
+def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
     make_run(tmp_path, 3)
     with pytest.raises(RunError, match="nothing is committed"):
         data_of(tmp_path).setup("fit")
 
 
-def test_a_folder_that_is_no_run_fails(tmp_path):
+def test_a_folder_that_is_no_run_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no run: it has no plan\.arrow"):
         data_of(tmp_path).setup("fit")
 
 
-def test_training_without_shards_or_kind_fails(shards):
+def test_training_without_shards_or_kind_fails(shards: Path) -> None:
     with pytest.raises(ConfigError, match="training needs shards="):
         FramesDataModule().setup("fit")
     with pytest.raises(ConfigError, match="training needs samples="):
         FramesDataModule(shards=shards).train_dataloader()
 
 
-def test_prediction_without_corpus_fails():
+def test_prediction_without_corpus_fails() -> None:
     with pytest.raises(ConfigError, match="predict needs a corpus"):
         FramesDataModule().predict_dataloader()
 
 
 @pytest.mark.parametrize("options", [{"num_workers": -1}, {"batch_size": 0}])
-def test_numbers_out_of_range_fail(options):
+def test_numbers_out_of_range_fail(options: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         FramesDataModule(**options)
 
 
-def test_fewer_samples_than_ranks_fail(shards, ranks):
+def test_fewer_samples_than_ranks_fail(shards: Path, ranks: Callable[[int, int], None]) -> None:
     ranks(0, 3)
     with pytest.raises(ConfigError, match="2 samples cannot be shared by 3 ranks"):
         data_of(shards).test_dataloader()
@@ -237,7 +250,7 @@ def test_fewer_samples_than_ranks_fail(shards, ranks):
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1001])
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_an_epochs_batches_are_a_partition(ranks, count, batch_size):
+def test_an_epochs_batches_are_a_partition(ranks: Callable[[int, int], None], count: int, batch_size: int) -> None:
     for num_ranks in range(1, min(count, 6) + 1):
         batches = []
         for rank in range(num_ranks):
@@ -258,7 +271,7 @@ def test_an_epochs_batches_are_a_partition(ranks, count, batch_size):
         "datamodules.run.reader", "datamodules.corpora.phoenix", "datamodules.corpora.videos",
     ],
 )  # fmt: skip
-def test_what_status_and_planning_import_needs_no_torch(module):
+def test_what_status_and_planning_import_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'lightning', 'decord', 'av') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

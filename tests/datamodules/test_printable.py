@@ -24,7 +24,7 @@ from datamodules.printable import json_line, printable, printable_lines
         ("e" + "\u0301" * 9 + "e\u0301", "e" + "\u0301" * 8 + r"\u0301" + "e\u0301"),
     ],
 )
-def test_what_could_mislead_is_escaped(text, shown):
+def test_what_could_mislead_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
 
@@ -41,22 +41,22 @@ def test_what_could_mislead_is_escaped(text, shown):
         "non\u00a0breaking\u3000wide",
     ],
 )
-def test_text_of_all_scripts_stays(text):
+def test_text_of_all_scripts_stays(text: str) -> None:
     assert printable(text) == printable_lines(text) == text
 
 
-def test_nothing_that_steers_a_terminal_is_left():
+def test_nothing_that_steers_a_terminal_is_left() -> None:
     kept = printable("".join(map(chr, [*range(0x10000), *range(0xE0000, 0xE0200)])))
     assert {unicodedata.category(char) for char in set(kept) - set("\u200c\u200d")}.isdisjoint(
         {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
     )
 
 
-def test_lines_keep_their_ends():
+def test_lines_keep_their_ends() -> None:
     assert printable_lines("a\x1b\n\u202eb\r\n") == "a\\x1b\n\\u202eb\\r\n"
 
 
-def test_json_is_one_line_of_ascii_of_the_same_value():
+def test_json_is_one_line_of_ascii_of_the_same_value() -> None:
     value = {"a\n\x7f\x9b": "\u202e\u2028 汽 🚗 \ud800"}
     line = json_line(value)
     assert line.isascii()

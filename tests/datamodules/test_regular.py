@@ -1,12 +1,13 @@
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from datamodules.regular import NotRegularError, open_regular
 
 
-def test_a_regular_file_is_read_through_links(tmp_path):
+def test_a_regular_file_is_read_through_links(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "b").symlink_to("a")
     for name in ("a", "b"):
@@ -15,7 +16,9 @@ def test_a_regular_file_is_read_through_links(tmp_path):
 
 
 @pytest.mark.parametrize("links", [False, True])
-def test_what_is_not_a_regular_file_is_not_opened_and_named(tmp_path, links, monkeypatch):
+def test_what_is_not_a_regular_file_is_not_opened_and_named(
+    tmp_path: Path, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "fifo")
     server = socket.socket(socket.AF_UNIX)
     monkeypatch.chdir(tmp_path)  # a socket's path has at most 108 bytes
@@ -37,7 +40,9 @@ def test_what_is_not_a_regular_file_is_not_opened_and_named(tmp_path, links, mon
     server.close()
 
 
-def test_what_took_the_place_of_a_file_meanwhile_is_refused_without_waiting(tmp_path, monkeypatch):
+def test_what_took_the_place_of_a_file_meanwhile_is_refused_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").write_bytes(b"content")
     os.mkfifo(tmp_path / "fifo")
     regular = os.stat(tmp_path / "a")
@@ -48,13 +53,13 @@ def test_what_took_the_place_of_a_file_meanwhile_is_refused_without_waiting(tmp_
     assert len(os.listdir("/proc/self/fd")) == num_open
 
 
-def test_folders_and_missing_files_raise_as_open_does(tmp_path):
+def test_folders_and_missing_files_raise_as_open_does(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError, match="Is a directory"):
         open_regular(tmp_path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "missing")
 
 
-def test_a_path_with_a_null_character_is_a_missing_file(tmp_path):
+def test_a_path_with_a_null_character_is_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="null character"):
         open_regular(f"{tmp_path}/a\0b")

@@ -4,6 +4,9 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +17,13 @@ from datamodules.run.rank import Rank
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, verify
 from support.line_making import tars
+from support.zygote import Zygote
 
 NUM_IMAGES, NUM_VIDEOS = 20, 5
 
 
 @pytest.fixture
-def corpus(tmp_path):
+def corpus(tmp_path: Path) -> Path:
     """20 images of 20 values, and 5 sequences of 10 frames; image 7 has the value 7, as has frame 3 of sequence 2."""
     root = tmp_path / "corpus"
     root.mkdir()
@@ -32,12 +36,12 @@ def corpus(tmp_path):
     return root
 
 
-def _gray(path, value):
+def _gray(path: Path, value: int) -> None:
     Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(path)
 
 
 @pytest.fixture
-def arguments(corpus, tmp_path):
+def arguments(corpus: Path, tmp_path: Path) -> Callable[..., list[str]]:
     config = tmp_path / "config.yaml"
     config.write_text(
         "model: {class_path: support.brightness.Brightness}\n"
@@ -49,16 +53,16 @@ def arguments(corpus, tmp_path):
     return lambda *more: ["run", "--config", str(config), "--output.dir", str(tmp_path / "run"), *more]
 
 
-def deadly(what):
+def deadly(what: str) -> list[str]:
     return ["--model.class_path", "support.crashing.Deadly", "--model.poison", "7", "--model.what", what]
 
 
-def rows_of(folder):
+def rows_of(folder: Path) -> dict[str, Any]:
     run = Run(folder)
     return {row["key"]: row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()}
 
 
-def until_done(zygote, arguments, log, most):
+def until_done(zygote: Zygote, arguments: Any, log: Path, most: int) -> list[int]:
     """Run again and again; the exit statuses."""
     statuses = []
     while not statuses or (statuses[-1] != 0 and len(statuses) < most):
@@ -66,14 +70,14 @@ def until_done(zygote, arguments, log, most):
     return statuses
 
 
-def undisturbed_tars(zygote, arguments, tmp_path):
+def undisturbed_tars(zygote: Zygote, arguments: Any, tmp_path: Path) -> dict[str, bytes]:
     """The tars of a run in which the items with the value 7 fail at once, and no process dies."""
     elsewhere = "--output.dir", str(tmp_path / "undisturbed")
     assert zygote.run(arguments("--model.poison", "7", *elsewhere), tmp_path / "log") == 0
     return tars(tmp_path / "undisturbed")
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to be"
@@ -92,8 +96,15 @@ def wait_for(condition, seconds=30):
     ],
 )
 def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted_often_enough(
-    zygote, arguments, tmp_path, what, more, reason, reason_class, status
-):
+    zygote: Zygote,
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    what: str,
+    more: list[str],
+    reason: str,
+    reason_class: str,
+    status: int,
+) -> None:
     again = until_done(zygote, arguments(*deadly(what), *more), tmp_path / "log", most=7)
     assert again == [status] * 6 + [0], (tmp_path / "log").read_text()
     rows = rows_of(tmp_path / "run")
@@ -109,7 +120,9 @@ def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted
         assert tars(tmp_path / "run") == undisturbed_tars(zygote, arguments, tmp_path)
 
 
-def test_an_item_that_exhausts_memory_fails_alone_and_the_split_is_told(zygote, arguments, tmp_path):
+def test_an_item_that_exhausts_memory_fails_alone_and_the_split_is_told(
+    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     assert zygote.run(arguments(*deadly("exhaust memory")), tmp_path / "log") == 0, (tmp_path / "log").read_text()
     rows = rows_of(tmp_path / "run")
     failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
@@ -119,12 +132,14 @@ def test_an_item_that_exhausts_memory_fails_alone_and_the_split_is_told(zygote, 
     assert set(neighbours.values()) <= {1, 2, 4}
 
 
-def spooled(folder):
+def spooled(folder: Path) -> bool:
     spool = folder / "work" / "spool"
     return spool.exists() and any(path.stat().st_size for path in spool.iterdir())
 
 
-def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(zygote, arguments, tmp_path):
+def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(
+    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     pid = zygote.start(arguments(*deadly("hang")), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     time.sleep(1)
@@ -140,7 +155,9 @@ def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(zygote, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
-def test_what_is_in_hand_at_a_signal_gets_its_grace_time_and_no_more(zygote, arguments, tmp_path, number):
+def test_what_is_in_hand_at_a_signal_gets_its_grace_time_and_no_more(
+    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path, number: signal.Signals
+) -> None:
     pid = zygote.start(arguments(*deadly("hang"), "--output.grace_seconds", "1"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     time.sleep(1)
@@ -149,7 +166,9 @@ def test_what_is_in_hand_at_a_signal_gets_its_grace_time_and_no_more(zygote, arg
     assert "what was in hand took longer than 1 s: stopped at once" in (tmp_path / "log").read_text()
 
 
-def test_what_is_in_hand_at_a_signal_is_finished(zygote, arguments, tmp_path):
+def test_what_is_in_hand_at_a_signal_is_finished(
+    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     pid = zygote.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     os.kill(pid, signal.SIGUSR1)
@@ -159,7 +178,9 @@ def test_what_is_in_hand_at_a_signal_is_finished(zygote, arguments, tmp_path):
     assert list(verify(Run(tmp_path / "run"))) == []
 
 
-def test_a_corpus_that_is_gone_fails_nothing_and_the_run_goes_on_when_it_is_back(zygote, arguments, corpus, tmp_path):
+def test_a_corpus_that_is_gone_fails_nothing_and_the_run_goes_on_when_it_is_back(
+    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+) -> None:
     pid = zygote.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     corpus.rename(tmp_path / "elsewhere")
@@ -172,7 +193,9 @@ def test_a_corpus_that_is_gone_fails_nothing_and_the_run_goes_on_when_it_is_back
     assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"ok"}
 
 
-def test_files_that_vanish_or_change_after_planning_are_failures_that_say_so(zygote, arguments, corpus, tmp_path):
+def test_files_that_vanish_or_change_after_planning_are_failures_that_say_so(
+    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+) -> None:
     pid = zygote.start(arguments("--model.seconds_per_frame", "0.2"), tmp_path / "log")
     wait_for(lambda: (tmp_path / "run" / "plan.arrow").exists())
     os.kill(pid, signal.SIGKILL)
@@ -191,7 +214,9 @@ def test_files_that_vanish_or_change_after_planning_are_failures_that_say_so(zyg
     assert "bytes, but had" in failed["train/image18"]["reason"]
 
 
-def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(zygote, arguments, corpus, tmp_path):
+def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(
+    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+) -> None:
     for image in range(120):
         (corpus / f"image{image:03d}.png").write_bytes(b"no image")
     assert zygote.run(arguments(), tmp_path / "log") == 4
@@ -202,8 +227,8 @@ def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(zygote, ar
 
 
 def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_status(
-    zygote, arguments, corpus, tmp_path
-):
+    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+) -> None:
     for image in range(NUM_IMAGES):
         (corpus / f"image{image:02d}.png").write_bytes(b"no image")
     assert zygote.run(arguments(), tmp_path / "log") == 4
@@ -225,7 +250,14 @@ def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_st
         ("--max-failures", "most", "max_failures 'most': give a number of items"),
     ],
 )
-def test_a_limit_that_makes_no_sense_stops_before_the_run(arguments, tmp_path, capfd, option, value, message):
+def test_a_limit_that_makes_no_sense_stops_before_the_run(
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    message: str,
+) -> None:
     assert main(arguments(option, value)) == 2
     assert message in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "run").exists()

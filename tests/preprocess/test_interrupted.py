@@ -17,7 +17,7 @@ from support.making import MadeItems, make_run
 SPLITS = ("train", "dev")
 
 
-def merge_at_every_call(folder, is_kill):
+def merge_at_every_call(folder: Path, is_kill: bool) -> None:
     parts = [folder / split for split in SPLITS]
     for part in parts:
         make_empty_run(part, some_items(2, part.name), 2)
@@ -41,7 +41,7 @@ def merge_at_every_call(folder, is_kill):
         assert [tars(part) for part in parts] == before
 
 
-def export_at_every_call(folder, is_kill):
+def export_at_every_call(folder: Path, is_kill: bool) -> None:
     make_run(folder / "run", MadeItems(dict.fromkeys(SPLITS, 2)))
     whole = [path.read_bytes() for path in export(folder / "run", "parquet", folder / "quiet")]
     calls = number_of_calls(export, folder / "run", "parquet", folder / "counted")
@@ -63,10 +63,14 @@ def export_at_every_call(folder, is_kill):
 
 
 @pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_a_merge_with_a_fault_at_any_call_is_whole_or_not_there_and_can_be_done_again(tmp_path: Path, is_kill):
+def test_a_merge_with_a_fault_at_any_call_is_whole_or_not_there_and_can_be_done_again(
+    tmp_path: Path, is_kill: bool
+) -> None:
     in_forker(merge_at_every_call, tmp_path, is_kill)
 
 
 @pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_an_export_with_a_fault_at_any_call_leaves_whole_files_only_and_can_be_done_again(tmp_path: Path, is_kill):
+def test_an_export_with_a_fault_at_any_call_leaves_whole_files_only_and_can_be_done_again(
+    tmp_path: Path, is_kill: bool
+) -> None:
     in_forker(export_at_every_call, tmp_path, is_kill)

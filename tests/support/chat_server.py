@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -61,7 +62,9 @@ class Reply:
     is_raw: bool = False
 
 
-def said(content: object, finish: str = "stop", num_tokens: int = 3, message=None, usage=None, **more) -> Reply:
+def said(
+    content: object, finish: str = "stop", num_tokens: int = 3, message: Any = None, usage: Any = None, **more: Any
+) -> Reply:
     """An answer as servers give it; `message` and `usage` are further fields of these."""
     message = {"role": "assistant", "content": content, **(message or {})}
     choice = {"index": 0, "message": message, "finish_reason": finish}
@@ -125,12 +128,12 @@ class ChatServer(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
         self.server_close()
 
-    def process_request(self, request, client_address) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         self.connections += 1
         self._open.append(request)
         super().process_request(request, client_address)
 
-    def handle_error(self, request, client_address) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients may go away."""
 
     def reply(self, body: dict, headers: dict[str, str]) -> Reply:

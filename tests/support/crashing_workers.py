@@ -3,19 +3,21 @@
 import os
 import signal
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from datamodules.corpus import Item
 
 
 class FatalTransform:
     """The value of a gray frame, `size` times; `fatal` says which values crash, kill, hang or break the process."""
 
-    def __init__(self, fatal, size=1):
+    def __init__(self, fatal: Any, size: int = 1) -> None:
         self._fatal, self._size = fatal, size
 
-    def start(self, item):
+    def start(self, item: Item) -> None:
         pass
 
-    def __call__(self, frame):
+    def __call__(self, frame: Any) -> Any:
         value = int(frame[0, 0, 0])
         what = self._fatal.get(value)
         if what == "hang":
@@ -30,7 +32,7 @@ class FatalTransform:
 class HangingStart(FatalTransform):
     """It is not made in any time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         time.sleep(1000)
 
 
@@ -45,11 +47,11 @@ class Brightness(NamedTuple):
 class FatalBrightness(FatalTransform):
     """`Brightness` of a frame; the darker, the larger it is said to be. One in `mines` dies once, of a file there."""
 
-    def __init__(self, mines):
+    def __init__(self, mines: Any) -> None:
         super().__init__({})
         self._mines = mines
 
-    def __call__(self, frame):
+    def __call__(self, frame: Any) -> Any:
         value = int(frame[0, 0, 0])
         mine = self._mines / str(value)
         if mine.exists():

@@ -1,11 +1,14 @@
 """What a block of memory costs in page faults, here and in the workers."""
 
 import resource
+from typing import Any
+
+from datamodules.corpus import Item
 
 PAGES = (64 << 20) // resource.getpagesize()  # of the block: glibc gives any of more than 32 MiB back when it is free
 
 
-def faults_of_a_block():
+def faults_of_a_block() -> int:
     """Page faults of using a block of memory, when one as large was used before."""
     for _ in range(2):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -16,8 +19,8 @@ def faults_of_a_block():
 class Faults:
     """What the process that transforms frames pays for a block."""
 
-    def start(self, item):
+    def start(self, item: Item) -> None:
         pass
 
-    def __call__(self, frame):
+    def __call__(self, frame: Any) -> int:
         return faults_of_a_block()

@@ -7,28 +7,30 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class Zygote:
     """The process that forks, as seen by the tests."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         path = str(Path(__file__).parents[1])
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, arguments, log):
+    def start(self, arguments: Sequence[str], log: Path) -> int:
         """Start `preprocess` with `arguments`, a session of its own, its output into the file `log`; its process id."""
         return self._ask({"start": list(arguments), "log": str(log)})
 
-    def poll(self, pid):
+    def poll(self, pid: int) -> int | None:
         """The exit status of a process, negative: the signal it died of; None if it runs."""
         return self._ask({"poll": pid})
 
-    def wait(self, pid, seconds=60):
+    def wait(self, pid: int, seconds: float = 60) -> int:
         """The exit status of a process, once it has ended."""
         deadline = time.monotonic() + seconds
         while (status := self.poll(pid)) is None:
@@ -36,23 +38,23 @@ class Zygote:
             time.sleep(0.02)
         return status
 
-    def run(self, arguments, log):
+    def run(self, arguments: Sequence[str], log: Path) -> int:
         """`start` and `wait`."""
         return self.wait(self.start(arguments, log))
 
-    def close(self):
+    def close(self) -> None:
         """End, with whatever still runs."""
         self._process.stdin.close()
         self._process.wait(30)
         self._process.stdout.close()
 
-    def _ask(self, request):
+    def _ask(self, request: dict[str, Any]) -> Any:
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
 
-def _serve():
+def _serve() -> None:
     import preprocess.captioning.chat
     import preprocess.captioning.local
     import preprocess.commands.run  # noqa: F401
@@ -72,14 +74,14 @@ def _serve():
         os.killpg(pid, signal.SIGKILL)
 
 
-def _poll(pid, statuses):
+def _poll(pid: int, statuses: dict[int, int]) -> int | None:
     if statuses[pid] is None:
         done, status = os.waitpid(pid, os.WNOHANG)
         statuses[pid] = os.waitstatus_to_exitcode(status) if done else None
     return statuses[pid]
 
 
-def _fork(main, arguments, log):
+def _fork(main: Callable[..., Any], arguments: list[str], log: str) -> int:
     pid = os.fork()
     if pid:
         return pid

@@ -1,10 +1,14 @@
 import json
 import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.corpora.clip4mc import Clip4MC
 from datamodules.corpora.pairs import Split
+from datamodules.corpus import Item
 from datamodules.errors import CorpusError
 
 NEWER = ("transcript", "begin_time", "end_time")
@@ -12,25 +16,32 @@ OLDER = ("transcript clip", "begin position", "end position")
 
 
 @pytest.fixture
-def clips(tmp_path):
+def clips(tmp_path: Path) -> Path:
     (tmp_path / "clips").mkdir()
     for name in ("v1.mp4", "v 2.mp4", "ü.mp4"):
         (tmp_path / "clips" / name).write_bytes(b"x" * len(name))
     return tmp_path / "clips"
 
 
-def row(vid="v1", clip_path="/data/elsewhere/v1.mp4", spelling=NEWER, transcript="dig down", begin=12.0, end=20.5):
+def row(
+    vid: Any = "v1",
+    clip_path: Any = "/data/elsewhere/v1.mp4",
+    spelling: Any = NEWER,
+    transcript: Any = "dig down",
+    begin: Any = 12.0,
+    end: Any = 20.5,
+) -> dict[str, Any]:
     texts = dict(zip(spelling, (transcript, begin, end), strict=True))
     return {"vid": vid, "clip_path": clip_path, **texts, "duration": 8.5, "size": [0.1, 0.25], "noise": 1}
 
 
-def corpus(clips, rows, **arguments):
+def corpus(clips: Path, rows: Any, **arguments: Any) -> Clip4MC:
     path = clips.parent / "train_pairs.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return Clip4MC(str(path), str(clips), **arguments)
 
 
-def problem(items):
+def problem(items: Iterable[Item]) -> str:
     """The problem of the last of `items`, which is the only one with a problem."""
     *good, bad = items
     assert all(item.problem is None for item in good)
@@ -38,7 +49,7 @@ def problem(items):
 
 
 @pytest.mark.parametrize("spelling", [NEWER, OLDER])
-def test_both_spellings_give_the_same_items(clips, spelling):
+def test_both_spellings_give_the_same_items(clips: Path, spelling: tuple[str, str, str]) -> None:
     [item] = corpus(clips, [row(spelling=spelling)]).items()
     assert (item.key, item.split, item.path, item.cost) == ("v1", "train", "v1.mp4", 6)
     assert (item.start_seconds, item.stop_seconds) == (None, None)
@@ -48,12 +59,12 @@ def test_both_spellings_give_the_same_items(clips, spelling):
     }  # fmt: skip
 
 
-def test_spellings_may_differ_from_row_to_row_and_the_newer_holds(clips):
+def test_spellings_may_differ_from_row_to_row_and_the_newer_holds(clips: Path) -> None:
     rows = [row(), row("v2", spelling=OLDER), {**row("v3"), "transcript clip": "older"}]
     assert [item.meta["transcript"] for item in corpus(clips, rows).items()] == ["dig down"] * 3
 
 
-def test_what_a_row_lacks_is_null(clips):
+def test_what_a_row_lacks_is_null(clips: Path) -> None:
     [item] = corpus(clips, [{"vid": 7, "clip_path": "v1.mp4", "transcript": "x"}]).items()
     assert item.meta == {
         "vid": "7", "transcript": "x", "begin_time": None, "end_time": None, "duration": None, "size": None
@@ -70,14 +81,14 @@ def test_what_a_row_lacks_is_null(clips):
         ("/data/a\\v 2.mp4", "v 2.mp4"),
     ],
 )
-def test_only_the_file_name_of_a_clip_counts(clips, clip_path, path):
+def test_only_the_file_name_of_a_clip_counts(clips: Path, clip_path: str, path: str) -> None:
     [item] = corpus(clips, [row(clip_path=clip_path)]).items()
     assert item.path == path
     assert item.cost == (clips / path).stat().st_size
 
 
 @pytest.mark.parametrize("clip_path", ["clips/", "clips\\", "a/.."])
-def test_a_clip_path_without_a_file_name_fails(clips, clip_path):
+def test_a_clip_path_without_a_file_name_fails(clips: Path, clip_path: str) -> None:
     assert re.search(
         r"train_pairs\.json, row 1: '(\.\.)?' (names no video|leads out)",
         problem(corpus(clips, [row(clip_path=clip_path)]).items()),
@@ -85,12 +96,12 @@ def test_a_clip_path_without_a_file_name_fails(clips, clip_path):
 
 
 @pytest.mark.parametrize("spelling", [NEWER, OLDER])
-def test_of_whole_videos_the_part_is_meant(clips, spelling):
+def test_of_whole_videos_the_part_is_meant(clips: Path, spelling: tuple[str, str, str]) -> None:
     [item] = corpus(clips, [row(spelling=spelling)], whole_videos=True).items()
     assert (item.start_seconds, item.stop_seconds) == (12.0, 20.5)
 
 
-def test_times_matter_of_whole_videos_only(clips):
+def test_times_matter_of_whole_videos_only(clips: Path) -> None:
     rows = [row(begin=5, end=5)]
     assert [item.meta["end_time"] for item in corpus(clips, rows).items()] == [5]
     assert re.search(
@@ -98,21 +109,21 @@ def test_times_matter_of_whole_videos_only(clips):
     )
 
 
-def test_numbered_rows_may_share_a_vid(clips):
+def test_numbered_rows_may_share_a_vid(clips: Path) -> None:
     items = list(corpus(clips, [row(), row()], numbered=True).items())
     assert [(item.key, item.meta["vid"]) for item in items] == [("00000001", "v1"), ("00000002", "v1")]
 
 
 @pytest.mark.parametrize("numbered", [False, True])
 @pytest.mark.parametrize("vid", [None, "", 1.5, ["v1"]])
-def test_a_vid_that_is_no_name_fails(clips, vid, numbered):
+def test_a_vid_that_is_no_name_fails(clips: Path, vid: str | float | list[str] | None, numbered: bool) -> None:
     assert re.search(
         r"train_pairs\.json, row 2: 'vid' is .*: give text or a whole number",
         problem(corpus(clips, [row(), row(vid)], numbered=numbered).items()),
     )
 
 
-def test_numbered_rows_need_a_vid_too(clips):
+def test_numbered_rows_need_a_vid_too(clips: Path) -> None:
     assert re.search(
         r"train_pairs\.json, row 1: 'vid' is None",
         problem(corpus(clips, [{"clip_path": "v1.mp4", "transcript": "x"}], numbered=True).items()),
@@ -120,20 +131,20 @@ def test_numbered_rows_need_a_vid_too(clips):
 
 
 @pytest.mark.parametrize("key", ["vid", "clip_path", "transcript"])
-def test_a_row_without_what_is_needed_fails(clips, key):
+def test_a_row_without_what_is_needed_fails(clips: Path, key: str) -> None:
     incomplete = {name: value for name, value in row().items() if name != key}
     assert re.search(
         rf"train_pairs\.json, row 2: it has no '{key}', but ", problem(corpus(clips, [row(), incomplete]).items())
     )
 
 
-def test_a_split_is_drawn_by_vid(clips):
+def test_a_split_is_drawn_by_vid(clips: Path) -> None:
     split = Split("fraction", {"train": 0.5, "test": 0.5}, seed=1)
     items = corpus(clips, [row(f"v{number}") for number in range(50)], split=split).items()
     assert all(item.split == split.of(item.key, {}) for item in items)
 
 
-def test_a_missing_folder_is_named_by_its_option(clips, tmp_path):
+def test_a_missing_folder_is_named_by_its_option(clips: Path, tmp_path: Path) -> None:
     clip_corpus = corpus(clips, [row()])
     clip_corpus.root = str(tmp_path / "nowhere")
     with pytest.raises(CorpusError, match=r"--data\.clips_dir .*nowhere is no folder"):

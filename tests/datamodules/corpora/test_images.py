@@ -1,11 +1,13 @@
 import os
 import random
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.corpora.images import Images
-from datamodules.corpus import located
+from datamodules.corpus import Corpus, located
 from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
@@ -13,7 +15,7 @@ from support.image_making import write_tree
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     names = (
         "b.jpg",
         "a.v1.PNG",
@@ -26,20 +28,20 @@ def root(tmp_path):
     return write_tree(tmp_path / "images", *names)
 
 
-def keys(corpus):
+def keys(corpus: Corpus) -> list[str]:
     return [item.key for item in corpus.items()]
 
 
-def jsons(corpus):
+def jsons(corpus: Any) -> dict[str, Any]:
     return {item.key: located(item, corpus.root).meta.get("json_files") for item in corpus.items()}
 
 
-def write_list(path, *lines):
+def write_list(path: Path, *lines: str) -> str:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
 
-def test_images_below_the_folder_come_by_name_each_as_one_frame_of_its_folder(root):
+def test_images_below_the_folder_come_by_name_each_as_one_frame_of_its_folder(root: Path) -> None:
     items = list(Images(str(root), split="dev").items())
     assert [item.key for item in items] == ["a%2Ev1", "b", "sub%20dir/x/c", "sub%20dir/ü%201"]
     assert [(item.path, item.frames) for item in items] == [
@@ -53,7 +55,7 @@ def test_images_below_the_folder_come_by_name_each_as_one_frame_of_its_folder(ro
     assert items == list(Images(str(root), split="dev").items())
 
 
-def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_path):
+def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "sub/a.jpg", "a.JPG.png", "a.jpg.gif", "b.jpg.gif", "c.x.jpg", "c.jpg"]
     write_tree(tmp_path, *names)
     found = {item.meta["image"]: item.key for item in Images(str(tmp_path)).items()}
@@ -67,7 +69,7 @@ def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_pat
     assert [(item.meta["image"], item.key) for item in listed.items()] == [(name, found[name]) for name in names]
 
 
-def test_a_glob_of_folders_makes_their_images_splits_and_leaves_all_others_out(tmp_path):
+def test_a_glob_of_folders_makes_their_images_splits_and_leaves_all_others_out(tmp_path: Path) -> None:
     write_tree(
         tmp_path, "train/frames/b/2.jpg", "train/frames/a.png", "test/frames/a.png", "test/masks/a.png", "c.png",
         ".hidden/frames/d.png", "train/frames.png", "dev/frames/.x.png",
@@ -82,13 +84,13 @@ def test_a_glob_of_folders_makes_their_images_splits_and_leaves_all_others_out(t
 
 
 @pytest.mark.parametrize("glob", ["", ".", "frames", "train/frames", "**/frames", "../*", "/data/*", "a/../*"])
-def test_a_glob_without_a_split_fails(tmp_path, glob):
+def test_a_glob_without_a_split_fails(tmp_path: Path, glob: str) -> None:
     write_tree(tmp_path, "train/frames/a.png")
     with pytest.raises(CorpusError, match=r"--data\.split_glob .*: give folders below --data\.root with a \* for"):
         list(Images(str(tmp_path), split_glob=glob).items())
 
 
-def test_a_glob_that_names_nothing_or_no_split_or_comes_with_a_list_fails(tmp_path):
+def test_a_glob_that_names_nothing_or_no_split_or_comes_with_a_list_fails(tmp_path: Path) -> None:
     write_tree(tmp_path, "my-train/frames/a.png")
     with pytest.raises(CorpusError, match=r"--data\.split_glob '\*/images' names no folder below"):
         list(Images(str(tmp_path), split_glob="*/images").items())
@@ -98,14 +100,14 @@ def test_a_glob_that_names_nothing_or_no_split_or_comes_with_a_list_fails(tmp_pa
         Images(str(tmp_path), image_list=write_list(tmp_path / "list", "a.png"), split_glob="*")
 
 
-def test_max_items_limits_and_changes_no_key(tmp_path):
+def test_max_items_limits_and_changes_no_key(tmp_path: Path) -> None:
     write_tree(tmp_path, "a.jpg", "a.png", "b.jpg")
     assert keys(Images(str(tmp_path), max_items=1)) == ["a%2Ejpg"]
     listed = write_list(tmp_path / "list", "a.png", "b.jpg", "a.jpg")
     assert keys(Images(str(tmp_path), listed, max_items=1)) == ["a%2Epng"]
 
 
-def test_a_list_gives_the_order(root, tmp_path):
+def test_a_list_gives_the_order(root: Path, tmp_path: Path) -> None:
     write_tree(tmp_path / "elsewhere", "z.jpg")
     names = ["sub dir/ü 1.webp", "", "# b.jpg", "  ./b.jpg ", f"{root}/sub dir/x/c.gif", f"{tmp_path}/elsewhere/z.jpg"]
     items = list(Images(str(root), write_list(tmp_path / "list", *names)).items())
@@ -118,7 +120,9 @@ def test_a_list_gives_the_order(root, tmp_path):
     assert all((root / item.source).is_file() for item in items)
 
 
-def test_where_json_files_may_be_is_listed_in_the_order_of_their_folders_whether_they_are_there_or_not(root, tmp_path):
+def test_where_json_files_may_be_is_listed_in_the_order_of_their_folders_whether_they_are_there_or_not(
+    root: Path, tmp_path: Path
+) -> None:
     write_tree(root / "jsons", "b.json")
     details = write_tree(tmp_path / "details", "b.json", "a.v1.json")
     found = jsons(Images(str(root), json_dirs=["jsons", str(details)]))
@@ -133,14 +137,14 @@ def test_where_json_files_may_be_is_listed_in_the_order_of_their_folders_whether
     assert jsons(Images(str(root), listed, json_dirs=["jsons", str(details)])) == found
 
 
-def test_json_files_may_lie_beside_the_images(root):
+def test_json_files_may_lie_beside_the_images(root: Path) -> None:
     write_tree(root, "sub dir/x/c.json")
     assert jsons(Images(str(root), json_dirs=["."]))["sub%20dir/x/c"] == [[f"{root}/sub dir/x/c.json", None, None]]
 
 
 def test_relative_json_dirs_are_below_the_root_if_they_can_be_and_else_below_the_current_folder(
-    root, tmp_path, monkeypatch
-):
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_tree(tmp_path / "jsons", "b.json")
     assert jsons(Images("images", json_dirs=["jsons"]))["b"] == [[f"{tmp_path}/jsons/b.json", None, None]]
@@ -148,14 +152,16 @@ def test_relative_json_dirs_are_below_the_root_if_they_can_be_and_else_below_the
     assert jsons(Images("images", json_dirs=["jsons"]))["b"] == [[f"{root}/jsons/b.json", None, None]]
 
 
-def test_a_folder_of_json_files_that_is_missing_fails(root):
+def test_a_folder_of_json_files_that_is_missing_fails(root: Path) -> None:
     with pytest.raises(
         CorpusError, match=r"--data\.json_dirs nowhere: there is no such folder, neither below .*images"
     ):
         Images(str(root), json_dirs=["nowhere"])
 
 
-def test_listing_looks_once_at_each_folder_and_opens_no_image(root, tmp_path, monkeypatch):
+def test_listing_looks_once_at_each_folder_and_opens_no_image(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "jsons").mkdir()
     write_tree(root, *(f"{number}.jpg" for number in range(50)))
     corpus = Images(str(root), json_dirs=[str(tmp_path / "jsons")])
@@ -169,7 +175,7 @@ def test_listing_looks_once_at_each_folder_and_opens_no_image(root, tmp_path, mo
     assert not [path for path in looked if path.endswith((".jpg", ".json"))]
 
 
-def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_holds(root, tmp_path):
+def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_holds(root: Path, tmp_path: Path) -> None:
     listed = write_list(tmp_path / "list", "b.jpg")
     (tmp_path / "jsons").mkdir()
     one = vars(Images(str(root), listed, json_dirs=[str(tmp_path / "jsons")], split="dev", max_items=3))
@@ -180,7 +186,7 @@ def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_hold
     assert vars(Images(str(root), listed))["image_list_sha256"] != one["image_list_sha256"]
 
 
-def test_a_root_without_images_fails_and_names_what_counts_and_what_was_skipped(tmp_path):
+def test_a_root_without_images_fails_and_names_what_counts_and_what_was_skipped(tmp_path: Path) -> None:
     write_tree(tmp_path, "a.txt", "b.TXT", "noext", ".hidden/c.jpg", "._d.jpg", "._e.jpg")
     with pytest.raises(
         CorpusError,
@@ -199,7 +205,9 @@ def test_a_root_without_images_fails_and_names_what_counts_and_what_was_skipped(
         ("a" * 252 + ".jpg", None, "cannot be read: File name too long"),
     ],
 )
-def test_a_listed_image_that_cannot_be_costs_its_item(root, tmp_path, line, key, message):
+def test_a_listed_image_that_cannot_be_costs_its_item(
+    root: Path, tmp_path: Path, line: str, key: str | None, message: str
+) -> None:
     write_tree(tmp_path, "x.jpg")
     before, bad, after = Images(str(root), write_list(tmp_path / "list", "b.jpg", line, "a.v1.PNG")).items()
     assert (before.problem, after.problem) == (None, None)
@@ -207,7 +215,7 @@ def test_a_listed_image_that_cannot_be_costs_its_item(root, tmp_path, line, key,
     assert re.search(rf"list, line 2: .*{message}", bad.problem)
 
 
-def test_a_listed_image_that_is_missing_is_an_item_that_fails_when_read(root, tmp_path):
+def test_a_listed_image_that_is_missing_is_an_item_that_fails_when_read(root: Path, tmp_path: Path) -> None:
     missing, there = Images(str(root), write_list(tmp_path / "list", "nowhere.jpg", "b.jpg")).items()
     assert (missing.key, missing.cost, missing.modified, missing.problem) == ("nowhere", 0, None, None)
     assert there.modified is not None
@@ -217,19 +225,19 @@ def test_a_listed_image_that_is_missing_is_an_item_that_fails_when_read(root, tm
         keys(Images(str(root), write_list(tmp_path / "list", "nowhere.jpg")))
 
 
-def test_an_image_listed_twice_is_refused_with_its_path(root, tmp_path):
+def test_an_image_listed_twice_is_refused_with_its_path(root: Path, tmp_path: Path) -> None:
     listed = write_list(tmp_path / "list", "sub dir/x/c.gif", "b.jpg", f"{root}/sub dir/x/c.gif")
     with pytest.raises(CorpusError, match=r"'sub dir/x/c\.gif' and 'sub dir/x/c\.gif'"):
         write_plan(Images(str(root), listed).items(), tmp_path / "plan.arrow", {}, ShardSize())
 
 
-def test_a_missing_list_or_root_fails(root, tmp_path):
+def test_a_missing_list_or_root_fails(root: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"--data\.image_list .*nowhere cannot be read"):
         Images(str(root), image_list=str(tmp_path / "nowhere"))
     with pytest.raises(CorpusError, match="nowhere is no folder"):
         Images(str(tmp_path / "nowhere")).items()
 
 
-def test_a_listed_name_that_is_not_utf8_is_listed(root, tmp_path):
+def test_a_listed_name_that_is_not_utf8_is_listed(root: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes("b.jpg\nü.jpg".encode("latin-1"))
     assert keys(Images(str(root), image_list=str(tmp_path / "list"))) == ["b", "%FC"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,13 @@ from support.image_making import write_tree
 from support.line_making import FINGERPRINT
 
 
-def listed(corpus):
+def listed(corpus: Any) -> tuple[Any, str]:
     """The keys and problems of a corpus, and what it skipped."""
     found = {item.key: item.problem for item in corpus.items()}
     return found, str(corpus.skipped)
 
 
-def test_what_is_left_out_is_counted_once_for_each_listing(tmp_path):
+def test_what_is_left_out_is_counted_once_for_each_listing(tmp_path: Path) -> None:
     write_tree(
         tmp_path, "a.mp4", "b.docx", "sub/c.TXT", "sub/d.txt", "sub/._a.mp4", ".cache/e.mp4", ".x", "noext",
         "f.1", "g.2", "h.3", "out/plan.arrow", "out/videos/a.mp4",
@@ -45,29 +46,29 @@ def test_what_is_left_out_is_counted_once_for_each_listing(tmp_path):
 
 
 @pytest.mark.parametrize("root_is_run", [True, False])
-def test_the_root_may_be_a_run(tmp_path, root_is_run):
+def test_the_root_may_be_a_run(tmp_path: Path, root_is_run: bool) -> None:
     write_tree(tmp_path, *(["plan.arrow"] if root_is_run else []), "videos/a.mp4")
     assert listed(Videos(str(tmp_path)))[0] == {"videos/a": None}
 
 
-def test_a_run_is_no_split_of_a_glob(tmp_path):
+def test_a_run_is_no_split_of_a_glob(tmp_path: Path) -> None:
     write_tree(tmp_path, "train/a.jpg", "out/plan.arrow", "out/b.jpg")
     assert listed(Images(str(tmp_path), split_glob="*")) == ({"train/a": None}, "1 folder that is a run (out)")
 
 
 @pytest.mark.parametrize("extension", ["wmv", "flv", "ts", "mts", "m2ts", "3gp", "ogv", "dv", "gif", "WMV"])
-def test_videos_have_these_extensions_too(tmp_path, extension):
+def test_videos_have_these_extensions_too(tmp_path: Path, extension: str) -> None:
     write_tree(tmp_path, f"a.{extension}")
     assert listed(Videos(str(tmp_path))) == ({"a": None}, "")
 
 
 @pytest.mark.parametrize("extension", ["jfif", "jp2"])
-def test_images_have_these_extensions_too(tmp_path, extension):
+def test_images_have_these_extensions_too(tmp_path: Path, extension: str) -> None:
     write_tree(tmp_path, f"a.{extension}")
     assert listed(Images(str(tmp_path))) == ({"a": None}, "")
 
 
-def test_links_to_folders_are_followed_unless_they_lead_to_a_folder_that_contains_them(tmp_path):
+def test_links_to_folders_are_followed_unless_they_lead_to_a_folder_that_contains_them(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "root", "a/x.mp4", "b/y.mp4")
     write_tree(tmp_path / "elsewhere", "z.mp4")
     (root / "one").symlink_to(tmp_path / "elsewhere")
@@ -80,7 +81,7 @@ def test_links_to_folders_are_followed_unless_they_lead_to_a_folder_that_contain
     assert listed(Videos(str(root))) == (found, skipped)
 
 
-def test_what_cannot_be_read_costs_its_item(tmp_path, monkeypatch):
+def test_what_cannot_be_read_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path, "a.mp4", "locked/b.mp4", "locked.mp4")
     (tmp_path / "dangling.mp4").symlink_to("nowhere.mp4")
     (tmp_path / "itself.mp4").symlink_to("itself.mp4")
@@ -89,7 +90,7 @@ def test_what_cannot_be_read_costs_its_item(tmp_path, monkeypatch):
         server.bind("socket.mp4")
     real = os.scandir
 
-    def scandir(path):
+    def scandir(path: Path) -> Any:
         if os.path.basename(os.path.normpath(path)) == "locked":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return real(path)
@@ -111,11 +112,13 @@ def test_what_cannot_be_read_costs_its_item(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", ["", "sub"])
-def test_a_file_system_that_gives_errors_is_no_items_fault(tmp_path, monkeypatch, folder):
+def test_a_file_system_that_gives_errors_is_no_items_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     write_tree(tmp_path, "a.mp4", "sub/b.mp4")
     real = os.scandir
 
-    def scandir(path):
+    def scandir(path: Path) -> Any:
         if os.path.relpath(path, tmp_path) == (folder or "."):
             raise OSError(errno.EIO, "Input/output error", path)
         return real(path)
@@ -125,7 +128,7 @@ def test_a_file_system_that_gives_errors_is_no_items_fault(tmp_path, monkeypatch
         listed(Videos(str(tmp_path)))
 
 
-def test_videos_of_one_stem_keep_their_extensions_in_folders_and_lists(tmp_path):
+def test_videos_of_one_stem_keep_their_extensions_in_folders_and_lists(tmp_path: Path) -> None:
     names = ["a.mp4", "a.webm", "sub/a.mp4", "b.mp4", "b.mp4.webm"]
     write_tree(tmp_path, *names)
     keys = {
@@ -139,14 +142,14 @@ def test_videos_of_one_stem_keep_their_extensions_in_folders_and_lists(tmp_path)
         assert {item.path: item.key for item in items} == keys
 
 
-def test_a_name_too_long_for_a_key_is_one_all_the_same(tmp_path):
+def test_a_name_too_long_for_a_key_is_one_all_the_same(tmp_path: Path) -> None:
     names = [f"{'हिन्दी' * 12} {end}.mp4" for end in "ab"]
     write_tree(tmp_path, *names)
     found, _ = listed(Videos(str(tmp_path)))
     assert list(found.values()) == [None, None]
 
 
-def test_frames_that_are_left_out_are_counted(tmp_path):
+def test_frames_that_are_left_out_are_counted(tmp_path: Path) -> None:
     write_tree(tmp_path, "1.png", "._1.png", "Thumbs.db")
     skipped = Skipped()
     assert list_frames(tmp_path, skipped)[0] == ("1.png",)
@@ -167,7 +170,7 @@ for item in Plan(Path("plan.arrow")).items(0):
 """
 
 
-def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path):
+def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path: Path) -> None:
     for name in (b"a.mp4", "ü.mp4".encode(), b"caf\xe9.mp4"):
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"x")
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -186,7 +189,7 @@ SPECIAL = {"fifo": "a FIFO", "zero": "a character device"}
 
 
 @pytest.fixture(params=SPECIAL)
-def special(request, tmp_path):
+def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Something that `open` would wait for, or that has no end."""
     path = tmp_path / request.param
     if request.param == "fifo":
@@ -196,7 +199,7 @@ def special(request, tmp_path):
     return path
 
 
-def test_special_files_behind_links_cost_their_items(tmp_path, special):
+def test_special_files_behind_links_cost_their_items(tmp_path: Path, special: str) -> None:
     (tmp_path / "files").mkdir()
     for name in ("a.png", "a.mp4"):
         (tmp_path / "files" / name).symlink_to(special)
@@ -207,7 +210,7 @@ def test_special_files_behind_links_cost_their_items(tmp_path, special):
         list_frames(tmp_path / "files")
 
 
-def test_a_list_that_is_no_regular_file_is_refused(tmp_path, special):
+def test_a_list_that_is_no_regular_file_is_refused(tmp_path: Path, special: str) -> None:
     write_tree(tmp_path, "a.png", "a.mp4")
     match = f"cannot be read: it is {SPECIAL[special.name]}, not a regular file"
     with pytest.raises(CorpusError, match=match):
@@ -222,7 +225,7 @@ def test_a_list_that_is_no_regular_file_is_refused(tmp_path, special):
             list(read_rows(f"{tmp_path}/list.{ending}"))
 
 
-def test_a_row_cannot_say_where_json_files_are(tmp_path):
+def test_a_row_cannot_say_where_json_files_are(tmp_path: Path) -> None:
     """Prompts are filled from these, so that any file of the machine could be named."""
     write_tree(tmp_path, "a.mp4")
     row = '{"video": "a.mp4", "text": "x", "id": "k", "key": "k", "json_files": [["/etc/secret.json", null, null]]}'
@@ -234,7 +237,7 @@ def test_a_row_cannot_say_where_json_files_are(tmp_path):
         }
 
 
-def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path):
+def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path: Path) -> None:
     write_tree(tmp_path, "a.png")
     (tmp_path / "list").write_text(f"a.png\n{'x' * 100_000}.png\n")
     [_, bad] = Images(str(tmp_path), image_list=f"{tmp_path}/list").items()
@@ -244,14 +247,14 @@ def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path):
     assert len(bad.problem) < 1500
 
 
-def test_a_list_of_paths_has_no_line_without_an_end(tmp_path, monkeypatch):
+def test_a_list_of_paths_has_no_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "MAX_ROW_CHARS", 1000)
     (tmp_path / "list").write_text("a.png\n" + "x" * 5000)
     with pytest.raises(CorpusError, match=r"list, line 2: it has more than 1,000 characters, the limit"):
         list(Images(str(tmp_path), image_list=f"{tmp_path}/list").items())
 
 
-def test_folders_nested_too_deeply_fail_alone(tmp_path):
+def test_folders_nested_too_deeply_fail_alone(tmp_path: Path) -> None:
     inner = "/".join("d" * 101)
     write_tree(tmp_path, "a.png", f"{inner}/b.png")
     assert listed(Images(str(tmp_path)))[0] == {
@@ -259,8 +262,10 @@ def test_folders_nested_too_deeply_fail_alone(tmp_path):
     }  # fmt: skip
 
 
-def test_a_pattern_of_tars_in_folders_nested_too_deeply_is_refused(tmp_path, monkeypatch):
-    def glob(folder, pattern):
+def test_a_pattern_of_tars_in_folders_nested_too_deeply_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def glob(folder: Path, pattern: str) -> None:
         raise RecursionError("maximum recursion depth exceeded")  # as Python does, at 1,000 folders
 
     monkeypatch.setattr(Path, "glob", glob)
@@ -268,7 +273,7 @@ def test_a_pattern_of_tars_in_folders_nested_too_deeply_is_refused(tmp_path, mon
         list(TarImages(str(tmp_path), "**/*.tar").items())
 
 
-def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path, monkeypatch):
+def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 folders, each with two links to the next one, have 2^40 paths."""
     monkeypatch.setattr(listing, "_MAX_LINKS_TO_FOLDER", 4)
     folders = [tmp_path / f"{number}" for number in range(40)]
@@ -289,7 +294,7 @@ def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path, monkeypatch):
     assert len(found) < 1000
 
 
-def test_a_list_that_would_take_years_to_read_is_refused(tmp_path):
+def test_a_list_that_would_take_years_to_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list").touch()
     os.truncate(tmp_path / "list", 1 << 40)  # a hole
     with pytest.raises(
@@ -299,15 +304,15 @@ def test_a_list_that_would_take_years_to_read_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["a\0b/c.png", "a\ud800b/c.png"])
-def test_an_absolute_path_that_cannot_be_one_is_below_no_folder(path, tmp_path):
+def test_an_absolute_path_that_cannot_be_one_is_below_no_folder(path: str, tmp_path: Path) -> None:
     assert relative_to(str(tmp_path), f"/{path}") is None
 
 
-def test_the_frames_of_a_folder_whose_name_has_a_zero_byte_are_a_problem_of_their_item(tmp_path):
+def test_the_frames_of_a_folder_whose_name_has_a_zero_byte_are_a_problem_of_their_item(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"a\\x00b' cannot be used as a path: embedded null byte"):
         list_frames(tmp_path / "a\0b")
 
 
-def test_a_path_that_is_too_long_is_not_looked_up(tmp_path):
+def test_a_path_that_is_too_long_is_not_looked_up(tmp_path: Path) -> None:
     assert relative_to(str(tmp_path), f"{tmp_path}/a/b.png") == "a/b.png"
     assert relative_to(str(tmp_path), f"{tmp_path}/{'a/' * 2048}b.png") is None

@@ -1,6 +1,8 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from datamodules.run.planning import write_plan
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     (tmp_path / "videos").mkdir()
     for name in ("a.mp4", "b c.mp4", "sub/ü.mp4"):
         path = tmp_path / "videos" / name
@@ -23,25 +25,25 @@ def root(tmp_path):
     return tmp_path / "videos"
 
 
-def row(name, video="a.mp4", text="hello", **more):
+def row(name: Any, video: Any = "a.mp4", text: Any = "hello", **more: Any) -> dict[str, Any]:
     return {"id": name, "video": video, "text": text, **more}
 
 
-def pairs(root, rows, **arguments):
+def pairs(root: Path, rows: Any, **arguments: Any) -> Pairs:
     """The corpus of a JSON list of `rows` beside `root`."""
     path = root.parent / "pairs.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return Pairs(str(root), str(path), **arguments)
 
 
-def fault(corpus):
+def fault(corpus: Pairs) -> tuple[Any, ...]:
     """(key, split, path, problem) of the last of the corpus's items, which is its only one with a problem."""
     *good, bad = corpus.items()
     assert all(item.problem is None for item in good)
     return bad.key, bad.split, bad.path, bad.problem
 
 
-def test_pairs_come_in_the_order_of_the_list_with_their_meta(root):
+def test_pairs_come_in_the_order_of_the_list_with_their_meta(root: Path) -> None:
     rows = [row("z", "b c.mp4", "grün", tags=["x", {"y": None}]), row("é/1.2", "sub/ü.mp4", "two")]
     items = list(pairs(root, rows).items())
     modified = [(root / name).stat().st_mtime for name in ("b c.mp4", "sub/ü.mp4")]
@@ -54,7 +56,7 @@ def test_pairs_come_in_the_order_of_the_list_with_their_meta(root):
     assert items == list(pairs(root, rows).items())
 
 
-def test_columns_may_have_any_names(root):
+def test_columns_may_have_any_names(root: Path) -> None:
     (root.parent / "list.csv").write_text("clip,caption,key,from,to,x,y\na.mp4,hi,k,0.5,2,3,4\n")
     columns = Columns(video="clip", text="caption", id="key", start="from", stop="to", meta=["y", "to"])
     [item] = Pairs(str(root), str(root.parent / "list.csv"), columns).items()
@@ -62,16 +64,16 @@ def test_columns_may_have_any_names(root):
     assert item.meta == {"transcript": "hi", "y": "4", "to": "2"}
 
 
-def test_max_items_limits_and_reads_no_further(root):
+def test_max_items_limits_and_reads_no_further(root: Path) -> None:
     rows = [row("a"), row("b"), "not reached"]
     assert [item.key for item in pairs(root, rows, max_items=2).items()] == ["a", "b"]
 
 
-def test_a_whole_number_is_an_id(root):
+def test_a_whole_number_is_an_id(root: Path) -> None:
     assert [item.key for item in pairs(root, [row(12), row(0)]).items()] == ["12", "0"]
 
 
-def test_without_ids_keys_are_the_numbers_of_the_rows(root):
+def test_without_ids_keys_are_the_numbers_of_the_rows(root: Path) -> None:
     corpus = pairs(
         root, [{"video": "a.mp4", "text": "one"}, {"video": "a.mp4", "text": "two"}], columns=Columns(id=None)
     )
@@ -80,14 +82,14 @@ def test_without_ids_keys_are_the_numbers_of_the_rows(root):
     ]  # fmt: skip
 
 
-def test_a_missing_video_is_listed_to_fail_when_it_is_read(root):
+def test_a_missing_video_is_listed_to_fail_when_it_is_read(root: Path) -> None:
     items = list(pairs(root, [row("a"), row("gone", "gone.mp4"), row("in a file", "a.mp4/x.mp4")]).items())
     assert [(item.path, item.cost, item.modified) for item in items[1:]] == [
         ("gone.mp4", 0, None), ("a.mp4/x.mp4", 0, None)
     ]  # fmt: skip
 
 
-def test_of_a_tsv_quotes_are_text_unless_said_otherwise(root):
+def test_of_a_tsv_quotes_are_text_unless_said_otherwise(root: Path) -> None:
     path = root.parent / "list.tsv"
     path.write_text('id\tvideo\ttext\na\ta.mp4\t"So there.\nb\ta.mp4\tThat ought to do it."\n')
     items = list(Pairs(str(root), str(path)).items())
@@ -98,7 +100,7 @@ def test_of_a_tsv_quotes_are_text_unless_said_otherwise(root):
         Pairs(str(root), str(path), quoting="excel")
 
 
-def test_an_absolute_path_in_the_folder_is_relative_to_it(root, tmp_path):
+def test_an_absolute_path_in_the_folder_is_relative_to_it(root: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(root)
     paths = [f"{root}/sub/ü.mp4", f"{link}/b c.mp4", f"{root}/sub/../a.mp4"]
@@ -109,26 +111,28 @@ def test_an_absolute_path_in_the_folder_is_relative_to_it(root, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", None, float("nan"), "nan", "NaN"])
-def test_a_row_without_text_is_listed_with_an_empty_transcript(root, text):
+def test_a_row_without_text_is_listed_with_an_empty_transcript(root: Path, text: str | float | None) -> None:
     [item] = pairs(root, [row("a", text=text)]).items()
     assert item.meta["transcript"] == ""
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(1.5, 1.5), ("00:01:02.5", 62.5), (None, None)])
-def test_a_time_is_a_number_or_a_clock_time_or_none(root, value, seconds):
+def test_a_time_is_a_number_or_a_clock_time_or_none(
+    root: Path, value: float | str | None, seconds: float | None
+) -> None:
     [item] = pairs(root, [row("a", start=value)], columns=Columns(start="start")).items()
     assert (item.start_seconds, item.stop_seconds) == (seconds, None)
 
 
 @pytest.mark.parametrize("value", [-1, "1_5"])
-def test_a_time_that_is_no_time_costs_its_row(root, value):
+def test_a_time_that_is_no_time_costs_its_row(root: Path, value: int | str) -> None:
     found = fault(pairs(root, [row("a", start=0), row("b", start=value)], columns=Columns(start="start")))
     assert found[0] == "b"
     assert re.search(rf"pairs\.json, row 2: 'start' is {value!r}: give seconds from 0 on", found[3])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(2, 2), (2, "1.5"), (None, 0)])
-def test_a_part_that_does_not_end_after_it_begins_fails(root, start, stop):
+def test_a_part_that_does_not_end_after_it_begins_fails(root: Path, start: int | None, stop: int | str) -> None:
     corpus = pairs(root, [row("a", t=start, u=stop)], columns=Columns(start="t", stop="u"))
     key, split, path, problem = fault(corpus)
     assert (key, split, path) == ("a", "train", "a.mp4")
@@ -159,27 +163,27 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("bad", "match"), BAD_ROWS)
-def test_a_row_that_is_wrong_fails_with_its_number_and_value(root, bad, match):
+def test_a_row_that_is_wrong_fails_with_its_number_and_value(root: Path, bad: dict[str, Any], match: str) -> None:
     key, split, path, problem = fault(pairs(root, [row("a"), bad]))
     assert re.search(rf"pairs\.json, row 2: .*{match}", problem)
     assert (key, split) == ("b" if bad.get("id") == "b" and "text" in bad else "%row-2", "train")
     assert path == (bad["video"] if isinstance(bad["video"], str) else "")
 
 
-def test_an_id_that_comes_twice_fails_when_planned(root, tmp_path):
+def test_an_id_that_comes_twice_fails_when_planned(root: Path, tmp_path: Path) -> None:
     corpus = pairs(root, [row("a"), row("b"), row("a", "b c.mp4")])
     with pytest.raises(CorpusError, match=r"two items have the key 'a': 'a\.mp4' and 'b c\.mp4'"):
         write_plan(corpus.items(), tmp_path / "plan.arrow", {}, ShardSize())
 
 
-def test_a_folder_that_has_none_of_the_videos_fails(root, tmp_path):
+def test_a_folder_that_has_none_of_the_videos_fails(root: Path, tmp_path: Path) -> None:
     corpus = pairs(root, [row("a"), row("b")])
     corpus.root = str(tmp_path)
     with pytest.raises(CorpusError, match=r"none of the 2 files of .*pairs\.json is in --data\.root .*right folder"):
         list(corpus.items())
 
 
-def test_a_missing_folder_or_list_fails(root, tmp_path):
+def test_a_missing_folder_or_list_fails(root: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"--data\.pairs .*nowhere\.json cannot be read: No such file"):
         Pairs(str(root), str(tmp_path / "nowhere.json"))
     corpus = pairs(root, [row("a")])
@@ -188,18 +192,18 @@ def test_a_missing_folder_or_list_fails(root, tmp_path):
         list(corpus.items())
 
 
-def test_all_pairs_belong_to_train_unless_told_otherwise(root):
+def test_all_pairs_belong_to_train_unless_told_otherwise(root: Path) -> None:
     assert [item.split for item in pairs(root, [row("a", split="test")]).items()] == ["train"]
 
 
-def test_a_column_says_the_split(root):
+def test_a_column_says_the_split(root: Path) -> None:
     rows = [row("a", split="test"), row("b", split="train"), row("c", split=2)]
     items = list(pairs(root, rows, split=Split("column")).items())
     assert [item.split for item in items] == ["test", "train", "2"]
     assert items[0].meta == {"transcript": "hello", "id": "a", "split": "test"}
 
 
-def test_of_a_table_the_column_of_the_split_is_read_though_it_is_no_meta(root):
+def test_of_a_table_the_column_of_the_split_is_read_though_it_is_no_meta(root: Path) -> None:
     table = pa.Table.from_pylist([row("a", split="test", jpg=b"\xff")])
     pq.write_table(table, root.parent / "list.parquet")
     [item] = Pairs(str(root), str(root.parent / "list.parquet"), Columns(meta=[]), Split("column")).items()
@@ -207,19 +211,19 @@ def test_of_a_table_the_column_of_the_split_is_read_though_it_is_no_meta(root):
 
 
 @pytest.mark.parametrize(("split", "match"), [("a-b", "'a-b' cannot name a split"), (None, "'split' is None")])
-def test_a_split_that_is_no_name_fails_with_its_row(root, split, match):
+def test_a_split_that_is_no_name_fails_with_its_row(root: Path, split: str | None, match: str) -> None:
     found = fault(pairs(root, [row("b", split="test"), row("a", split=split)], split=Split("column")))
     assert found[:3] == ("a", "unknown", "a.mp4")
     assert re.search(rf"pairs\.json, row 2: {match}", found[3])
 
 
-def test_a_row_without_the_column_of_the_split_fails(root):
+def test_a_row_without_the_column_of_the_split_fails(root: Path) -> None:
     found = fault(pairs(root, [row("a")], split=Split("column", column="part")))
     assert found[:3] == ("%row-1", "unknown", "a.mp4")
     assert "row 1: it has no 'part', but 'id', 'video', 'text': see --data.columns" in found[3]
 
 
-def test_fractions_are_met_and_depend_on_seed_and_key_alone(root):
+def test_fractions_are_met_and_depend_on_seed_and_key_alone(root: Path) -> None:
     split = Split("fraction", {"train": 0.8, "val": 0.15, "test": 0.05, "none": 0.0}, seed=3)
     splits = {f"k{number}": split.of(f"k{number}", {}) for number in range(20_000)}
     counts = Counter(splits.values())
@@ -233,12 +237,12 @@ def test_fractions_are_met_and_depend_on_seed_and_key_alone(root):
     assert sum(other.of(key, {}) != name for key, name in splits.items()) > 2_000
 
 
-def test_a_draw_is_the_same_on_every_machine():
+def test_a_draw_is_the_same_on_every_machine() -> None:
     split = Split("fraction", {"a": 0.5, "b": 0.5})
     assert "".join(split.of(str(number), {}) for number in range(16)) == "abbbababbaaaabaa"
 
 
-def test_splits_that_interleave_are_planned_shard_by_shard(root, tmp_path):
+def test_splits_that_interleave_are_planned_shard_by_shard(root: Path, tmp_path: Path) -> None:
     rows = [row(f"k{number}", split="ab"[number % 2]) for number in range(6)]
     write_plan(pairs(root, rows, split=Split("column")).items(), tmp_path / "p", {}, ShardSize(min_shards=1))
     plan = Plan(tmp_path / "p")
@@ -247,28 +251,28 @@ def test_splits_that_interleave_are_planned_shard_by_shard(root, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_mode_that_there_is_not_fails():
+def test_a_mode_that_there_is_not_fails() -> None:
     with pytest.raises(ConfigError, match=r"--data\.split\.mode random: choose from all_train, fraction, column"):
         Split("random")
 
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 0.9}, {"a": 1.5, "b": -0.5}, {"a": float("nan"), "b": 1.0}])
-def test_fractions_that_are_not_1_together_fail(fractions):
+def test_fractions_that_are_not_1_together_fail(fractions: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"--data\.split\.fractions .*: give shares from 0 to 1 that are 1 together"):
         Split("fraction", fractions)
 
 
-def test_a_fraction_of_what_cannot_name_a_split_fails():
+def test_a_fraction_of_what_cannot_name_a_split_fails() -> None:
     with pytest.raises(ConfigError, match=r"--data\.split\.fractions .*'a-b' cannot name a split"):
         Split("fraction", {"a-b": 1.0})
 
 
-def public(corpus):
+def public(corpus: Pairs) -> dict[str, Any]:
     """What belongs to the fingerprint, as it is written."""
     return json.loads(json.dumps({name: value for name, value in vars(corpus).items() if name[0] != "_"}))
 
 
-def test_the_fingerprint_knows_the_content_of_the_list_and_not_its_place(root, tmp_path):
+def test_the_fingerprint_knows_the_content_of_the_list_and_not_its_place(root: Path, tmp_path: Path) -> None:
     corpus = pairs(root, [row("a")], columns=Columns(meta=["x"]), split=Split(seed=1))
     (tmp_path / "copy.json").write_bytes((tmp_path / "pairs.json").read_bytes())
     copy = Pairs(str(root), str(tmp_path / "copy.json"), Columns(meta=["x"]), Split(seed=1))

@@ -1,16 +1,21 @@
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.corpora.phoenix import Phoenix2014T
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError
 from support.frame_making import write_image
 
 HEADER = "name|video|start|end|speaker|orth|translation"
 
 
-def write_split(root, split, rows, frames=2, header=HEADER, encoding="utf-8"):
+def write_split(
+    root: Path, split: str, rows: Any, frames: Any = 2, header: str = HEADER, encoding: str = "utf-8"
+) -> None:
     """A split whose sentences have `frames` frames each; `rows` are names, or whole rows."""
     table = root / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +30,7 @@ def write_split(root, split, rows, frames=2, header=HEADER, encoding="utf-8"):
             write_image(folder / f"images{k + 1:04d}.png", k)
 
 
-def test_sentences_come_in_the_order_of_the_table_with_their_frames(tmp_path):
+def test_sentences_come_in_the_order_of_the_table_with_their_frames(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["zwei-02", "eins-01"], frames=3)
     write_split(tmp_path, "train", ["drei-03"])
     items = list(Phoenix2014T(str(tmp_path), ["train", "dev"]).items())
@@ -43,36 +48,36 @@ def test_sentences_come_in_the_order_of_the_table_with_their_frames(tmp_path):
     assert items == list(Phoenix2014T(str(tmp_path), ["train", "dev"]).items())
 
 
-def test_max_items_limits_each_split(tmp_path):
+def test_max_items_limits_each_split(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a", "b", "c"])
     write_split(tmp_path, "train", ["d", "e", "f"])
     corpus = Phoenix2014T(str(tmp_path), ["dev", "train"], max_items=2)
     assert [item.key for item in corpus.items()] == ["dev/a", "dev/b", "train/d", "train/e"]
 
 
-def test_quotes_in_a_translation_are_text(tmp_path):
+def test_quotes_in_a_translation_are_text(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ['a|x|-1|-1|Signer01|"A|"so', "b"])
     assert next(Phoenix2014T(str(tmp_path), ["dev"]).items()).meta["translation"] == '"so'
 
 
-def test_what_macos_leaves_beside_a_frame_is_no_frame(tmp_path):
+def test_what_macos_leaves_beside_a_frame_is_no_frame(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a"])
     (tmp_path / "features/fullFrame-210x260px/dev/a/._images0001.png").write_text("")
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert item.frames == ("images0001.png", "images0002.png")
 
 
-def test_a_missing_root_fails(tmp_path):
+def test_a_missing_root_fails(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="is no folder"):
         list(Phoenix2014T(str(tmp_path / "nowhere")).items())
 
 
-def test_an_empty_root_or_a_split_without_table_fails(tmp_path):
+def test_an_empty_root_or_a_split_without_table_fails(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"train\.corpus\.csv is missing; name the splits that exist"):
         list(Phoenix2014T(str(tmp_path)).items())
 
 
-def test_a_sentence_without_its_folder_or_frames_is_listed_with_its_problem(tmp_path):
+def test_a_sentence_without_its_folder_or_frames_is_listed_with_its_problem(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a", "gone", "empty"])
     frames = tmp_path / "features/fullFrame-210x260px/dev"
     shutil.rmtree(frames / "gone")
@@ -85,13 +90,13 @@ def test_a_sentence_without_its_folder_or_frames_is_listed_with_its_problem(tmp_
     assert items[2].problem == "features/fullFrame-210x260px/dev/empty has no frames"
 
 
-def test_a_split_without_any_frames_fails(tmp_path):
+def test_a_split_without_any_frames_fails(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a"], frames=0)
     with pytest.raises(CorpusError, match="210x260px/dev, the folder of the frames, is missing"):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
-def named(root, names, **options):
+def named(root: Path, names: Any, **options: Any) -> Item:
     """The item of a sentence whose frames have these names."""
     write_split(root, "dev", ["a"], frames=0)
     folder = root / "features/fullFrame-210x260px/dev/a"
@@ -114,7 +119,7 @@ ORDERS = [
 
 
 @pytest.mark.parametrize("names", ORDERS)
-def test_frames_come_in_the_order_of_their_numbers(tmp_path, names):
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path, names: list[str]) -> None:
     item = named(tmp_path, sorted(names, reverse=True))
     assert item.frames == tuple(names)
     assert item.problem is None
@@ -133,12 +138,12 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path, names):
         (["a1.png", "a9.png", "b1.png"], 0),
     ],
 )
-def test_missing_frames_are_counted_from_1_on(tmp_path, names, num_missing):
+def test_missing_frames_are_counted_from_1_on(tmp_path: Path, names: list[str], num_missing: int) -> None:
     item = named(tmp_path, names)
     assert (item.meta["num_missing_frames"], item.problem) == (num_missing, None)
 
 
-def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path):
+def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path: Path) -> None:
     item = named(tmp_path, ["images0002.png", "images0004.png"], gaps="fail")
     assert item.problem == (
         "2 frames are missing: features/fullFrame-210x260px/dev/a has 2, images0002.png to images0004.png"
@@ -148,7 +153,7 @@ def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path):
         Phoenix2014T(str(tmp_path), gaps="drop")
 
 
-def test_the_sentences_with_gaps_are_counted_for_people(tmp_path):
+def test_the_sentences_with_gaps_are_counted_for_people(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a", "b", "c"], frames=3)
     for name in ("a", "c"):
         (tmp_path / f"features/fullFrame-210x260px/dev/{name}/images0002.png").unlink()
@@ -169,7 +174,7 @@ def test_the_sentences_with_gaps_are_counted_for_people(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["images0001.png", "IMAGES1.png", "images1.jpg"])
-def test_two_frames_with_one_number_are_a_problem_of_their_item(tmp_path, other):
+def test_two_frames_with_one_number_are_a_problem_of_their_item(tmp_path: Path, other: str) -> None:
     item = named(tmp_path, ["images1.png", "images2.png", other])
     assert "has two frames with one number, " in item.problem
     assert "images1.png" in item.problem
@@ -177,14 +182,14 @@ def test_two_frames_with_one_number_are_a_problem_of_their_item(tmp_path, other)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_table_with_a_byte_order_mark_is_read(tmp_path, encoding):
+def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
     write_split(tmp_path, "dev", ["a"], encoding=encoding)
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert (item.key, item.meta["translation"]) == ("dev/a", "morgen „regen“ im süden")
 
 
 @pytest.mark.parametrize("table", ["", "phoenix-2014-multisigner", "phoenix-2014-signerindependent-SI5"])
-def test_the_layout_of_phoenix_2014_is_recognised(tmp_path, table):
+def test_the_layout_of_phoenix_2014_is_recognised(tmp_path: Path, table: str) -> None:
     name = "train.SI5.corpus.csv" if table.endswith("SI5") else "train.corpus.csv"
     path = tmp_path / table / "annotations/manual" / name
     path.parent.mkdir(parents=True)
@@ -194,27 +199,27 @@ def test_the_layout_of_phoenix_2014_is_recognised(tmp_path, table):
 
 
 @pytest.mark.parametrize("header", ["", "name,speaker,orth,translation", "name|video|start|end|speaker|orth"])
-def test_a_wrong_header_fails(tmp_path, header):
+def test_a_wrong_header_fails(tmp_path: Path, header: str) -> None:
     write_split(tmp_path, "dev", ["a"], header=header)
     with pytest.raises(CorpusError, match=r"has no column .*its header is"):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
 @pytest.mark.parametrize("row", ["b|only", "b|x|-1|-1|Signer01|A|a|b"])
-def test_a_row_with_other_fields_than_the_header_costs_its_sentence(tmp_path, row):
+def test_a_row_with_other_fields_than_the_header_costs_its_sentence(tmp_path: Path, row: str) -> None:
     write_split(tmp_path, "dev", ["a", row, "c"])
     before, bad, after = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert (before.problem, bad.key, bad.split, after.problem) == (None, "dev/b", "dev", None)
     assert bad.problem.endswith("dev.corpus.csv, line 3: it has more or fewer fields than the header")
 
 
-def test_a_table_that_is_not_utf8_fails(tmp_path):
+def test_a_table_that_is_not_utf8_fails(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["ä|x|-1|-1|Signer01|A|a"], encoding="latin-1")
     with pytest.raises(CorpusError, match=r"dev\.corpus\.csv cannot be read"):
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
-def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path):
+def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a"])
     table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
     table.write_text(f"{HEADER}\n../a|x|-1|-1|s|A|a\n")
@@ -223,13 +228,13 @@ def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path):
     assert "line 2: no key can be made" in bad.problem
 
 
-def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
+def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", [f"a|x|-1|-1|Signer01|A|{'a' * 131_073}"])
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert (item.problem, len(item.meta["translation"])) == (None, 131_073)
 
 
-def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path):
+def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path: Path) -> None:
     """To fill up each of 3,000 rows with 60,000 empty values would take minutes."""
     write_split(tmp_path, "dev", ["a"], header=HEADER + "".join(f"|c{number}" for number in range(60_000)))
     table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
@@ -241,7 +246,7 @@ def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path):
     assert {item.problem.partition(": ")[2] for item in others} == {"it has more or fewer fields than the header"}
 
 
-def test_a_folder_or_a_fifo_among_the_frames_costs_its_sentence_alone(tmp_path):
+def test_a_folder_or_a_fifo_among_the_frames_costs_its_sentence_alone(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a", "b", "c"])
     frames = tmp_path / "features/fullFrame-210x260px/dev"
     (frames / "a/images0003.png").mkdir()

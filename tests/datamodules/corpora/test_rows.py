@@ -1,29 +1,31 @@
 import json
 import re
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpora import listing, rows
-from datamodules.corpora.rows import as_seconds, read_rows
+from datamodules.corpora.rows import Quoting, as_seconds, read_rows
 from datamodules.errors import ConfigError, CorpusError
 
 ROWS = [{"id": "a", "n": "1"}, {"id": "ü „x“", "n": "[2, {"}, {"id": "", "n": 'q"\n,\t\\'}]
 SENTENCES = ['"So there you go.', 'That ought to do it."', '"All of it."', "it's 5\" long", "", '"']
 
 
-def write(path, text, encoding="utf-8"):
+def write(path: str, text: str, encoding: str = "utf-8") -> str:
     path.write_bytes(text.encode(encoding))
     return str(path)
 
 
-def read(path, quoting="auto"):
+def read(path: str, quoting: Quoting = "auto") -> list[Any]:
     return [row.values for row in read_rows(path, quoting=quoting)]
 
 
-def write_rows(folder, ending):
+def write_rows(folder: Path, ending: str) -> str:
     """ROWS in a list of that kind."""
     path = folder / f"list{ending}"
     if ending.lower() == ".parquet":
@@ -39,38 +41,38 @@ def write_rows(folder, ending):
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".PARQUET"])
-def test_each_kind_of_list_gives_the_same_rows(tmp_path, ending):
+def test_each_kind_of_list_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     assert read(write_rows(tmp_path, ending)) == ROWS
 
 
-def test_rows_are_named_by_their_place(tmp_path):
+def test_rows_are_named_by_their_place(tmp_path: Path) -> None:
     names = {ending: [row.where for row in read_rows(write_rows(tmp_path, ending))] for ending in (".json", ".jsonl")}
     assert names[".json"] == [f"{tmp_path}/list.json, row {number}" for number in (1, 2, 3)]
     assert names[".jsonl"] == [f"{tmp_path}/list.jsonl, line {number}" for number in (1, 3, 5)]
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
-def test_a_byte_order_mark_is_no_content(tmp_path, ending):
+def test_a_byte_order_mark_is_no_content(tmp_path: Path, ending: str) -> None:
     text = {".json": '[{"id": 1}]', ".jsonl": '{"id": 1}', ".csv": "id\n1"}[ending]
     assert [str(row["id"]) for row in read(write(tmp_path / f"list{ending}", text, "utf-8-sig"))] == ["1"]
 
 
 @pytest.mark.parametrize("text", ["[]", " [ ] \n"])
-def test_an_empty_json_list_has_no_rows(tmp_path, text):
+def test_an_empty_json_list_has_no_rows(tmp_path: Path, text: str) -> None:
     assert read(write(tmp_path / "list.json", text)) == []
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv"])
-def test_an_empty_file_has_no_rows(tmp_path, ending):
+def test_an_empty_file_has_no_rows(tmp_path: Path, ending: str) -> None:
     assert read(write(tmp_path / f"list{ending}", "")) == []
 
 
-def test_what_json_does_not_know_becomes_null(tmp_path):
+def test_what_json_does_not_know_becomes_null(tmp_path: Path) -> None:
     assert read(write(tmp_path / "list.json", '[{"a": NaN, "b": [-Infinity, 1]}]')) == [{"a": None, "b": [None, 1]}]
 
 
 @pytest.mark.parametrize("num_chars", [1, 2, 7, 64])
-def test_json_is_read_in_pieces_of_any_size(tmp_path, monkeypatch, num_chars):
+def test_json_is_read_in_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_chars: int) -> None:
     monkeypatch.setattr(rows, "_READ_CHARS", num_chars)
     objects = [{"id": f"ü{number}", "n": [number, -1.5e3, True, None, {"x": "a\\\n]}"}]} for number in range(20)]
     assert read(write(tmp_path / "list.json", json.dumps(objects, indent=1))) == objects
@@ -91,13 +93,15 @@ MALFORMED = [
 
 @pytest.mark.parametrize("num_chars", [1, 5, 1 << 20])
 @pytest.mark.parametrize(("text", "match"), MALFORMED)
-def test_malformed_json_fails_with_line_and_column(tmp_path, monkeypatch, text, match, num_chars):
+def test_malformed_json_fails_with_line_and_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, match: str, num_chars: int
+) -> None:
     monkeypatch.setattr(rows, "_READ_CHARS", num_chars)
     with pytest.raises(CorpusError, match=rf"list\.json, {match}"):
         read(write(tmp_path / "list.json", text))
 
 
-def test_malformed_json_is_not_read_to_the_end(tmp_path, monkeypatch):
+def test_malformed_json_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_READ_CHARS", 64)
     monkeypatch.setattr(rows, "MAX_ROW_CHARS", 256)
     path = write(tmp_path / "list.json", '[{"a": 1}, {"a" 2}, ' + " " * 1_000_000 + "]")
@@ -112,7 +116,7 @@ def test_malformed_json_is_not_read_to_the_end(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet"])
-def test_a_long_list_is_never_in_memory_whole(tmp_path, monkeypatch, ending):
+def test_a_long_list_is_never_in_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     monkeypatch.setattr(rows, "_READ_CHARS", 1 << 12)
     objects = [{"id": number, "text": f"{number:0100}"} for number in range(20_000)]
     path = tmp_path / f"list{ending}"
@@ -132,11 +136,11 @@ def test_a_long_list_is_never_in_memory_whole(tmp_path, monkeypatch, ending):
     assert peak < 1_000_000  # of more than 2 MB of text
 
 
-def problems(path):
+def problems(path: str) -> list[str]:
     return [row.problem for row in read_rows(path)]
 
 
-def test_a_malformed_line_costs_its_row(tmp_path):
+def test_a_malformed_line_costs_its_row(tmp_path: Path) -> None:
     path = write(tmp_path / "list.jsonl", '{"a": 1}\n\n {"a" 2}\n{"a": 3}\n')
     assert problems(path) == [None, "malformed JSON at column 7: Expecting ':' delimiter", None]
     assert read(path) == [{"a": 1}, {}, {"a": 3}]
@@ -144,31 +148,31 @@ def test_a_malformed_line_costs_its_row(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_what_is_no_object_costs_its_row(tmp_path, ending):
+def test_what_is_no_object_costs_its_row(tmp_path: Path, ending: str) -> None:
     text = '[{"a": 1}, ["b"], {}]' if ending == ".json" else '{"a": 1}\n["b"]\n{}'
     assert problems(write(tmp_path / f"list{ending}", text)) == [None, "it is not an object {…}: ['b']", None]
 
 
 @pytest.mark.parametrize("row", ["a,b", "a,b,c,d"])
-def test_more_or_fewer_fields_than_the_header_has_cost_their_row(tmp_path, row):
+def test_more_or_fewer_fields_than_the_header_has_cost_their_row(tmp_path: Path, row: str) -> None:
     problem = f"it has {row.count(',') + 1} fields, and the header 3: does a field contain a separator?"
     assert problems(write(tmp_path / "list.csv", f"id,text,n\na,b,c\n{row}\nc,d,e\n")) == [None, problem, None]
 
 
 @pytest.mark.parametrize("text", ['b,"so,\nc",y\n', "a,so\nthere\n", 'a,"so\n'])
-def test_a_row_that_may_be_part_of_another_stops_the_list(tmp_path, text):
+def test_a_row_that_may_be_part_of_another_stops_the_list(tmp_path: Path, text: str) -> None:
     with pytest.raises(
         CorpusError, match=r"list\.csv, line [1234]( is malformed|: it has [13] fields, and the header 2: is)"
     ):
         read(write(tmp_path / "list.csv", f"id,text\na,x\n{text}"))
 
 
-def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
+def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path: Path) -> None:
     text = "x" * 131_073
     assert read(write(tmp_path / "list.csv", f"id,text\na,{text}\n")) == [{"id": "a", "text": text}]
 
 
-def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path):
+def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path: Path) -> None:
     hint = r"; if quotes are text in it, set --data\.quoting none"
     with pytest.raises(CorpusError, match=rf"after .*list\.csv, line 2 is malformed: ',' expected after '\"'{hint}"):
         read(write(tmp_path / "list.csv", 'id,text\na,x\nb,"so" he said\nc,y\n'))
@@ -178,7 +182,9 @@ def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize(("name", "quoting"), [("list.tsv", "auto"), ("list.TSV", "none"), ("list.csv", "none")])
-def test_without_quoting_a_row_is_a_line_and_a_text_keeps_its_quotes(tmp_path, name, quoting, end):
+def test_without_quoting_a_row_is_a_line_and_a_text_keeps_its_quotes(
+    tmp_path: Path, name: str, quoting: str, end: str
+) -> None:
     delimiter = "," if name.endswith("csv") else "\t"
     lines = [delimiter.join(("id", "text")), "", *(f"{i}{delimiter}{text}" for i, text in enumerate(SENTENCES)), ""]
     path = write(tmp_path / name, end.join(lines))
@@ -186,7 +192,7 @@ def test_without_quoting_a_row_is_a_line_and_a_text_keeps_its_quotes(tmp_path, n
     assert [row.where for row in read_rows(path, quoting=quoting)][:2] == [f"{path}, line 3", f"{path}, line 4"]
 
 
-def test_a_tsv_that_may_be_quoted_is_read_when_it_is_said_how(tmp_path):
+def test_a_tsv_that_may_be_quoted_is_read_when_it_is_said_how(tmp_path: Path) -> None:
     path = write(tmp_path / "list.tsv", 'id\ttext\na\t"she said ""so\tthere"""\nb\tx\n')
     with pytest.raises(CorpusError, match=r"list\.tsv, line 2: it has 3 fields, and the header 2"):
         read(path)
@@ -204,7 +210,7 @@ def test_a_tsv_that_may_be_quoted_is_read_when_it_is_said_how(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r"])
-def test_a_field_of_a_tsv_with_a_line_break_fails(tmp_path, end):
+def test_a_field_of_a_tsv_with_a_line_break_fails(tmp_path: Path, end: str) -> None:
     path = write(tmp_path / "list.tsv", f'id\ttext\na\t"so{end}there"\n')
     with pytest.raises(CorpusError, match=r"list\.tsv, line 3: 'so\\[nr]there' has a line break"):
         read(path, "csv")
@@ -213,7 +219,7 @@ def test_a_field_of_a_tsv_with_a_line_break_fails(tmp_path, end):
 
 
 @pytest.mark.parametrize(("between", "num_lines"), [("", 2), ("\n", 3), ("\n\n", 4)])
-def test_lines_of_a_csv_that_could_be_rows_are_not_merged(tmp_path, between, num_lines):
+def test_lines_of_a_csv_that_could_be_rows_are_not_merged(tmp_path: Path, between: str, num_lines: int) -> None:
     rows = f'a,a.mp4,"So there.\n{between}b,b.mp4,That ought to do it."\nc,c.mp4,x\n'
     path = write(tmp_path / "list.csv", f"id,file,text\n{rows}")
     problem = rf"list\.csv, line {num_lines + 1}: its field in quotes has {num_lines} lines, each of which could be"
@@ -229,25 +235,25 @@ def test_lines_of_a_csv_that_could_be_rows_are_not_merged(tmp_path, between, num
     "text",
     ["id;text\na;so, there\n", 'id, text\na, "so, there"\n', " id \ttext \na\tso, there", 'id,text\ra,"so, there"'],
 )
-def test_other_separators_and_blanks_in_the_header_give_the_same_rows(tmp_path, text):
+def test_other_separators_and_blanks_in_the_header_give_the_same_rows(tmp_path: Path, text: str) -> None:
     assert read(write(tmp_path / "list.csv", text)) == [{"id": "a", "text": "so, there"}]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".tsv"])
-def test_utf16_with_its_byte_order_mark_is_read(tmp_path, ending, encoding):
+def test_utf16_with_its_byte_order_mark_is_read(tmp_path: Path, ending: str, encoding: str) -> None:
     text = {".json": '[{"id": "ü"}]', ".jsonl": '{"id": "ü"}'}.get(ending, "id\r\nü\r\n")
     mark = "" if encoding == "utf-16" else "\ufeff"
     assert read(write(tmp_path / f"list{ending}", mark + text, encoding)) == [{"id": "ü"}]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
-def test_utf16_without_its_byte_order_mark_fails(tmp_path, ending):
+def test_utf16_without_its_byte_order_mark_fails(tmp_path: Path, ending: str) -> None:
     with pytest.raises(CorpusError, match=r"has zero bytes in its header: save it as UTF-8"):
         read(write(tmp_path / f"list{ending}", "id\na\n", "utf-16-le"))
 
 
-def test_a_carriage_return_inside_a_row_fails(tmp_path):
+def test_a_carriage_return_inside_a_row_fails(tmp_path: Path) -> None:
     for row in ("a,1,so\rthere", "a,1,so\rb,2,there"):
         with pytest.raises(CorpusError, match=r"list\.csv, line 2: rows end by a carriage return and by a line feed"):
             read(write(tmp_path / "list.csv", f"id,n,text\n{row}\n"))
@@ -272,7 +278,7 @@ def test_a_carriage_return_inside_a_row_fails(tmp_path):
         ("{}", "an object with nothing"),
     ],
 )
-def test_an_object_that_wraps_the_list_is_named(tmp_path, text, match):
+def test_an_object_that_wraps_the_list_is_named(tmp_path: Path, text: str, match: str) -> None:
     with pytest.raises(
         CorpusError, match=rf"line 1, column 1: malformed JSON: '\[' expected, not '\{{': it is {match}"
     ):
@@ -286,7 +292,7 @@ def test_an_object_that_wraps_the_list_is_named(tmp_path, text, match):
         ("90:00", 5400.0), ("1:02", 62.0), ("", None), (None, None), ("nan", None), ("NaN", None),
     ],
 )  # fmt: skip
-def test_a_time_is_seconds_or_a_clock_time_or_missing(value, seconds):
+def test_a_time_is_seconds_or_a_clock_time_or_missing(value: float | str | None, seconds: float | None) -> None:
     assert as_seconds("start", value) == seconds
 
 
@@ -294,28 +300,28 @@ def test_a_time_is_seconds_or_a_clock_time_or_missing(value, seconds):
     "value",
     [-1, "-0.1", "x", True, [1], "inf", 10**400, "1:75:00", "1:75", "00:00:10:12", "1:-2", "1,5", "1:2:", ":10"],
 )
-def test_a_time_that_is_neither_fails(value):
+def test_a_time_that_is_neither_fails(value: Any) -> None:
     with pytest.raises(CorpusError, match=r"'start' is .*: give seconds from 0 on, as a number or HH:MM:SS\.mmm"):
         as_seconds("start", value)
 
 
-def test_a_header_with_one_name_twice_fails(tmp_path):
+def test_a_header_with_one_name_twice_fails(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"list\.csv has several columns 'id': rename all but one"):
         read(write(tmp_path / "list.csv", "id,text,id\n"))
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv"])
-def test_a_list_that_is_not_utf8_fails(tmp_path, ending):
+def test_a_list_that_is_not_utf8_fails(tmp_path: Path, ending: str) -> None:
     with pytest.raises(CorpusError, match=rf"what comes after the beginning of .*list{ending} is not UTF-8: invalid"):
         read(write(tmp_path / f"list{ending}", '[{"id": "ü"}]', "latin-1"))
 
 
-def test_a_damaged_parquet_file_fails(tmp_path):
+def test_a_damaged_parquet_file_fails(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"what comes after the beginning of .*list\.parquet is malformed: Parquet"):
         read(write(tmp_path / "list.parquet", "PAR1 no such thing PAR1"))
 
 
-def test_a_column_that_json_cannot_hold_fails_unless_it_is_left_out(tmp_path):
+def test_a_column_that_json_cannot_hold_fails_unless_it_is_left_out(tmp_path: Path) -> None:
     table = {"id": [1], "jpg": [b"\xff"], "scores": [[{"a": 0.5}]], "kind": pa.array(["x"]).dictionary_encode()}
     pq.write_table(pa.table(table), tmp_path / "list.parquet")
     with pytest.raises(CorpusError, match=r"the column 'jpg' is binary, which JSON cannot hold: leave it out"):
@@ -324,7 +330,7 @@ def test_a_column_that_json_cannot_hold_fails_unless_it_is_left_out(tmp_path):
     assert row.values == {"id": 1, "scores": [{"a": 0.5}], "kind": "x"}
 
 
-def test_columns_of_parquet_that_make_no_json_value_fail(tmp_path):
+def test_columns_of_parquet_that_make_no_json_value_fail(tmp_path: Path) -> None:
     twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     deep = pa.int64()
     for _ in range(400):
@@ -335,19 +341,19 @@ def test_columns_of_parquet_that_make_no_json_value_fail(tmp_path):
             list(read_rows(str(tmp_path / "a.parquet")))
 
 
-def test_numbers_in_maps_that_json_does_not_know_become_null(tmp_path):
+def test_numbers_in_maps_that_json_does_not_know_become_null(tmp_path: Path) -> None:
     table = pa.table({"x": pa.array([[("k", float("nan"))]], pa.map_(pa.string(), pa.float64()))})
     pq.write_table(table, tmp_path / "a.parquet")
     assert [row.values for row in read_rows(str(tmp_path / "a.parquet"))] == [{"x": [["k", None]]}]
 
 
-def test_another_ending_fails(tmp_path):
+def test_another_ending_fails(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"list\.xlsx: its ending says nothing .* \.json, \.jsonl, \.ndjson, \.csv"):
         read(write(tmp_path / "list.xlsx", ""))
 
 
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
-def test_a_missing_list_fails(tmp_path, ending):
+def test_a_missing_list_fails(tmp_path: Path, ending: str) -> None:
     with pytest.raises(CorpusError, match=rf"list{ending} cannot be read: .*No such file"):
         read(str(tmp_path / f"list{ending}"))
 
@@ -356,7 +362,7 @@ def test_a_missing_list_fails(tmp_path, ending):
     ("value", "message"),
     [("[" * 100_000, "nested more than 100 deep"), ("9" * 5000, "a whole number of more than 4,300 digits, the limit")],
 )
-def test_json_that_python_will_not_read_is_named_by_its_place(tmp_path, value, message):
+def test_json_that_python_will_not_read_is_named_by_its_place(tmp_path: Path, value: str, message: str) -> None:
     with pytest.raises(CorpusError, match=rf"list\.json, line 2.*{message}"):
         read(write(tmp_path / "list.json", f'[{{"a": 1}},\n{{"a": {value}}}'))
     [_, problem, after] = problems(write(tmp_path / "list.jsonl", f'{{"a": 1}}\n{{"a": {value}}}\n{{}}'))
@@ -364,7 +370,7 @@ def test_json_that_python_will_not_read_is_named_by_its_place(tmp_path, value, m
     assert after is None
 
 
-def test_numbers_that_json_does_not_know_become_null(tmp_path):
+def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1e999, "b": [NaN, 1.5], "c": {"d": -Infinity}}')
     assert read(str(tmp_path / "a.jsonl")) == [{"a": None, "b": [None, 1.5], "c": {"d": None}}]
     pq.write_table(pa.table({"a": [float("nan"), 1.0, float("inf")]}), tmp_path / "a.parquet")
@@ -373,19 +379,19 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path):
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
 @pytest.mark.parametrize("value", ["[" * 900 + "]" * 900, '{"a":' * 101 + "1" + "}" * 101])
-def test_a_row_that_is_nested_too_deeply_fails_alone(tmp_path, ending, value):
+def test_a_row_that_is_nested_too_deeply_fails_alone(tmp_path: Path, ending: str, value: str) -> None:
     lines = ['{"a": 1}', f'{{"a": {value}}}', '{"a": 3}']
     path = write(tmp_path / f"list{ending}", "\n".join(lines) if ending == ".jsonl" else f"[{','.join(lines)}]")
     assert problems(path) == [None, "its values are nested more than 100 deep, the limit", None]
     assert read(path)[2] == {"a": 3}
 
 
-def test_a_row_may_be_nested_up_to_the_limit(tmp_path):
+def test_a_row_may_be_nested_up_to_the_limit(tmp_path: Path) -> None:
     value = json.loads("[" * 100 + "1" + "]" * 100)
     assert read(write(tmp_path / "list.jsonl", json.dumps({"a": value}))) == [{"a": value}]
 
 
-def test_a_header_of_very_many_columns_is_read_at_once(tmp_path):
+def test_a_header_of_very_many_columns_is_read_at_once(tmp_path: Path) -> None:
     """To count each of 100,000 names would compare 5 billion pairs."""
     names = [f"c{number}" for number in range(100_000)]
     values = [str(number) for number in range(100_000)]
@@ -396,7 +402,7 @@ def test_a_header_of_very_many_columns_is_read_at_once(tmp_path):
         row.require("video", hint=": see --data.columns")
 
 
-def test_very_many_fields_in_one_row_cost_that_row(tmp_path):
+def test_very_many_fields_in_one_row_cost_that_row(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "a,b\n" + "," * 1_000_000 + "\n1,2\n")
     assert problems(path) == ["it has 1000001 fields, and the header 2: does a field contain a separator?", None]
 
@@ -410,7 +416,9 @@ def test_very_many_fields_in_one_row_cost_that_row(tmp_path):
         (".tsv", "a\tb\n1\t%s", "list.tsv, line 2: it has more than 1,000 characters, the limit"),
     ],
 )
-def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, monkeypatch, ending, text, problem):
+def test_a_line_without_an_end_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, text: str, problem: str
+) -> None:
     monkeypatch.setattr(listing, "MAX_ROW_CHARS", 1000)
     path = write(tmp_path / f"list{ending}", text % ("x" * 3_000_000))
     tracemalloc.start()
@@ -422,7 +430,9 @@ def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path, monkeypatch, end
 
 
 @pytest.mark.parametrize("field", ['"' + "x\n" * 1_000_000, '"x\n",' * 500_000])
-def test_a_row_of_lines_without_an_end_is_not_read_to_its_end(tmp_path, monkeypatch, field):
+def test_a_row_of_lines_without_an_end_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
     monkeypatch.setattr(rows, "MAX_ROW_CHARS", 1000)
     path = write(tmp_path / "list.csv", f"a,b\n1,2\n{field}")
     tracemalloc.start()

@@ -1,16 +1,19 @@
 import json
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.corpora.videos import Videos
+from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, CorpusError, MissingError
 from datamodules.loading.frames import frames_of
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     for name in ("b.mp4", "a.MKV", "sub.v1/c d.webm", "sub.v1/notes.txt", ".hidden/e.mp4", "._a.mp4", "ü.mov"):
         path = tmp_path / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -18,11 +21,11 @@ def root(tmp_path):
     return tmp_path / "videos"
 
 
-def keys(corpus):
+def keys(corpus: Corpus) -> list[str]:
     return [item.key for item in corpus.items()]
 
 
-def test_videos_below_the_folder_come_by_name_with_their_size(root):
+def test_videos_below_the_folder_come_by_name_with_their_size(root: Path) -> None:
     items = list(Videos(str(root), split="dev", fps=5.0).items())
     assert [item.key for item in items] == ["a", "b", "sub%2Ev1/c%20d", "ü"]
     assert [item.path for item in items] == ["a.MKV", "b.mp4", "sub.v1/c d.webm", "ü.mov"]
@@ -31,57 +34,57 @@ def test_videos_below_the_folder_come_by_name_with_their_size(root):
     assert items == list(Videos(str(root), split="dev", fps=5.0).items())
 
 
-def test_max_items_limits(root):
+def test_max_items_limits(root: Path) -> None:
     assert keys(Videos(str(root), max_items=2)) == ["a", "b"]
 
 
-def test_links_to_videos_are_followed(root, tmp_path):
+def test_links_to_videos_are_followed(root: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.mp4").write_bytes(b"xyz")
     os.symlink(tmp_path / "elsewhere.mp4", root / "z.mp4")
     assert keys(Videos(str(root)))[-2:] == ["z", "ü"]
 
 
-def test_a_list_gives_the_order(root, tmp_path):
+def test_a_list_gives_the_order(root: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"ü.mov\n\n# b.mp4\n  ./b.mp4 \n{root}/a.MKV\n", encoding="utf-8")
     items = list(Videos(str(root), video_list=str(tmp_path / "list")).items())
     assert [item.path for item in items] == ["ü.mov", "b.mp4", "a.MKV"]
     assert [item.key for item in items] == ["ü", "b", "a"]
 
 
-def test_an_absolute_path_elsewhere_stays_absolute(root, tmp_path):
+def test_an_absolute_path_elsewhere_stays_absolute(root: Path, tmp_path: Path) -> None:
     (tmp_path / "c.mp4").write_bytes(b"xyz")
     (tmp_path / "list").write_text(f"{tmp_path}/c.mp4\n")
     [item] = Videos(str(root), video_list=str(tmp_path / "list")).items()
     assert (item.path, item.key) == (f"{tmp_path}/c.mp4", f"{str(tmp_path).lstrip('/')}/c")
 
 
-def test_a_list_with_a_byte_order_mark_is_read(root, tmp_path):
+def test_a_list_with_a_byte_order_mark_is_read(root: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("b.mp4\n", encoding="utf-8-sig")
     assert keys(Videos(str(root), video_list=str(tmp_path / "list"))) == ["b"]
 
 
-def test_a_missing_root_fails(tmp_path):
+def test_a_missing_root_fails(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="is no folder"):
         keys(Videos(str(tmp_path / "nowhere")))
 
 
-def test_an_empty_root_has_no_videos(tmp_path):
+def test_an_empty_root_has_no_videos(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"has no videos, which are files .* \.3gp, .*\.wmv; skipped: nothing"):
         keys(Videos(str(tmp_path)))
 
 
-def test_a_missing_list_fails(root, tmp_path):
+def test_a_missing_list_fails(root: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"--data\.video_list .*nowhere cannot be read"):
         keys(Videos(str(root), video_list=str(tmp_path / "nowhere")))
 
 
-def test_a_listed_name_that_is_not_utf8_is_listed(root, tmp_path):
+def test_a_listed_name_that_is_not_utf8_is_listed(root: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes("b.mp4\nü.mov".encode("latin-1"))
     assert keys(Videos(str(root), video_list=str(tmp_path / "list"))) == ["b", "%FC"]
 
 
 @pytest.mark.parametrize("line", ["not-there.mp4", "b.mp4/c.mp4"])
-def test_a_listed_video_that_is_missing_is_an_item_that_fails_alone(root, tmp_path, line):
+def test_a_listed_video_that_is_missing_is_an_item_that_fails_alone(root: Path, tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"{line}\nb.mp4\n")
     missing, there = Videos(str(root), video_list=str(tmp_path / "list")).items()
     assert (missing.path, missing.cost, missing.modified) == (line, 0, None)
@@ -91,7 +94,7 @@ def test_a_listed_video_that_is_missing_is_an_item_that_fails_alone(root, tmp_pa
 
 
 @pytest.mark.parametrize("max_items", [None, 2])
-def test_a_list_of_which_no_video_is_there_fails(root, tmp_path, max_items):
+def test_a_list_of_which_no_video_is_there_fails(root: Path, tmp_path: Path, max_items: int | None) -> None:
     (tmp_path / "list").write_text("x.mp4\ny.mp4\nb.mp4\n"[: None if max_items else 12])
     corpus = Videos(str(root), video_list=str(tmp_path / "list"), max_items=max_items)
     with pytest.raises(CorpusError, match=r"none of the 2 files of .*list is in --data\.root .*right folder"):
@@ -99,7 +102,7 @@ def test_a_list_of_which_no_video_is_there_fails(root, tmp_path, max_items):
 
 
 @pytest.mark.parametrize("again", ["b.mp4", "./b.mp4"])
-def test_a_path_that_is_listed_twice_fails_with_both_lines(root, tmp_path, again):
+def test_a_path_that_is_listed_twice_fails_with_both_lines(root: Path, tmp_path: Path, again: str) -> None:
     (tmp_path / "list").write_text(f"b.mp4\n\n# and again\n{again}\n")
     name = again.removeprefix("./")
     message = (
@@ -109,7 +112,7 @@ def test_a_path_that_is_listed_twice_fails_with_both_lines(root, tmp_path, again
         keys(Videos(str(root), video_list=str(tmp_path / "list")))
 
 
-def test_a_listed_video_above_the_root_costs_its_item(root, tmp_path):
+def test_a_listed_video_above_the_root_costs_its_item(root: Path, tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"x")
     (tmp_path / "list").write_text("../x.mp4\nb.mp4\n")
     bad, good = Videos(str(root), video_list=str(tmp_path / "list")).items()
@@ -118,24 +121,24 @@ def test_a_listed_video_above_the_root_costs_its_item(root, tmp_path):
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_rate_that_is_none_fails(root, fps):
+def test_a_rate_that_is_none_fails(root: Path, fps: float) -> None:
     with pytest.raises(ConfigError, match=r"--data\.fps .*: give a rate above 0"):
         Videos(str(root), fps=fps)
 
 
-def test_a_split_that_is_no_name_fails(root):
+def test_a_split_that_is_no_name_fails(root: Path) -> None:
     with pytest.raises(CorpusError, match="cannot name a split"):
         keys(Videos(str(root), split="a-b"))
 
 
-def listed(tmp_path, *rows, **options):
+def listed(tmp_path: Path, *rows: Any, **options: Any) -> Videos:
     """A corpus over `list.jsonl` with these rows, and a blank line in front."""
     path = tmp_path / "list.jsonl"
     path.write_text("\n".join(["", *(row if isinstance(row, str) else json.dumps(row) for row in rows)]))
     return Videos(str(tmp_path / "videos"), video_list=str(path), **options)
 
 
-def test_rows_give_prompts_keys_parts_and_meta(root, tmp_path):
+def test_rows_give_prompts_keys_parts_and_meta(root: Path, tmp_path: Path) -> None:
     first = {"video": "./b.mp4", "prompt": "car. person.", "camera": {"id": 3}}
     part = {"video": "ü.mov", "key": "sub.v1/part 1", "start_seconds": 1.5, "stop_seconds": 2}
     items = list(listed(tmp_path, first, part, {**part, "key": 2, "stop_seconds": None}, fps=5.0).items())
@@ -146,7 +149,7 @@ def test_rows_give_prompts_keys_parts_and_meta(root, tmp_path):
     assert {(item.fps, item.split) for item in items} == {(5.0, "train")}
 
 
-def test_a_part_is_of_all_videos_unless_a_row_says_otherwise(root, tmp_path):
+def test_a_part_is_of_all_videos_unless_a_row_says_otherwise(root: Path, tmp_path: Path) -> None:
     rows = [{"video": "b.mp4"}, {"video": "a.MKV", "start_seconds": 0, "stop_seconds": 3}]
     corpus = listed(tmp_path, *rows, start_seconds=1.0, stop_seconds=2.5)
     assert [(item.start_seconds, item.stop_seconds) for item in corpus.items()] == [(1.0, 2.5), (0.0, 3.0)]
@@ -171,7 +174,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("bad", "match"), BAD_ROWS)
-def test_a_row_that_is_wrong_costs_its_item(root, tmp_path, bad, match):
+def test_a_row_that_is_wrong_costs_its_item(root: Path, tmp_path: Path, bad: str | dict[str, Any], match: str) -> None:
     before, item, after = listed(tmp_path, {"video": "a.MKV"}, bad, {"video": "ü.mov"}, start_seconds=1.0).items()
     assert (before.problem, after.problem) == (None, None)
     assert re.search(rf"list\.jsonl, line 3: {match}", item.problem)
@@ -179,7 +182,7 @@ def test_a_row_that_is_wrong_costs_its_item(root, tmp_path, bad, match):
 
 
 @pytest.mark.parametrize("keyed", [{}, {"key": "x"}])
-def test_rows_of_one_key_fail_with_both_lines(root, tmp_path, keyed):
+def test_rows_of_one_key_fail_with_both_lines(root: Path, tmp_path: Path, keyed: dict[str, str]) -> None:
     rows = [{"video": "b.mp4", "prompt": prompt, **keyed} for prompt in ("car", "dog")]
     with pytest.raises(
         CorpusError, match=r"line 3: b\.mp4 has the key '(b%2Emp4|x)' of .* line 2: .* or give each a 'key'"
@@ -196,6 +199,6 @@ def test_rows_of_one_key_fail_with_both_lines(root, tmp_path, keyed):
         ({"start_seconds": 3.0, "stop_seconds": 2.5}, r"--data\.stop_seconds 2\.5 is not after the start, 3"),
     ],
 )
-def test_a_part_that_is_none_fails(root, part, match):
+def test_a_part_that_is_none_fails(root: Path, part: dict[str, float], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Videos(str(root), **part)

@@ -7,8 +7,10 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,6 +22,7 @@ from datamodules.loading.frames import Batching, FrameRequest, Ticket
 from datamodules.loading.loader import FrameLoader, tickets
 from datamodules.loading.workers import LocalTickets, Tickets
 from datamodules.run.commit import Result
+from datamodules.run.folder import Run
 from datamodules.run.rank import OpenShard, Rank
 from datamodules.run.reader import CommittedSamples
 from support.crashing_workers import FatalBrightness, FatalTransform, HangingStart
@@ -27,7 +30,7 @@ from support.frame_making import consume, consume_in_process, corpus_run, gray_o
 from support.line_making import make_run, start, tars, wait_for
 
 
-def check(run, copies):
+def check(run: Run, copies: Any) -> None:
     """That the run is whole, and its samples are the frames of `write_corpus`."""
     records = list(run.records())
     assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
@@ -42,7 +45,7 @@ def check(run, copies):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_every_frame_comes_exactly_once_and_in_order_per_item(tmp_path, num_workers):
+def test_every_frame_comes_exactly_once_and_in_order_per_item(tmp_path: Path, num_workers: int) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=8, copies=2)
     children = set(psutil.Process().children(recursive=True))
     batches = consume(run, tmp_path / "media", num_workers)
@@ -58,25 +61,25 @@ def test_every_frame_comes_exactly_once_and_in_order_per_item(tmp_path, num_work
     assert left == []
 
 
-def _children():
+def _children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def _is_worker(process):
+def _is_worker(process: psutil.Process) -> bool:
     try:
         return process.ppid() != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def test_the_tars_are_the_same_whatever_the_number_of_workers(tmp_path):
+def test_the_tars_are_the_same_whatever_the_number_of_workers(tmp_path: Path) -> None:
     runs = [corpus_run(tmp_path / "media", tmp_path / str(n), per_shard=5) for n in (0, 2)]
     for run, num_workers in zip(runs, (0, 2), strict=True):
         consume(run, tmp_path / "media", num_workers)
     assert tars(runs[0].folder) == tars(runs[1].folder) != {}
 
 
-def test_two_processes_share_a_run(tmp_path):
+def test_two_processes_share_a_run(tmp_path: Path) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=3, copies=4)
     processes = [start(consume_in_process, run.folder, tmp_path / "media", 0, 0.02) for _ in range(2)]
     for process in processes:
@@ -95,7 +98,7 @@ if __name__ == "__main__":
 """
 
 
-def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_run(tmp_path):
+def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_run(tmp_path: Path) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=3)
     script = tmp_path / "rank.py"
     script.write_text(RANK)
@@ -114,7 +117,7 @@ def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_ru
     check(run, 1)
 
 
-def test_a_loader_that_is_left_early_ends_its_workers(tmp_path):
+def test_a_loader_that_is_left_early_ends_its_workers(tmp_path: Path) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run")
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     with Rank(run) as rank:
@@ -129,7 +132,7 @@ def test_a_loader_that_is_left_early_ends_its_workers(tmp_path):
     assert time.monotonic() - started < 1
 
 
-def test_a_shard_that_another_rank_committed_is_worked_on_no_further(tmp_path):
+def test_a_shard_that_another_rank_committed_is_worked_on_no_further(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 60), per_shard=60)
     with Rank(run) as rank:
         batches = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), 0))
@@ -144,13 +147,13 @@ def test_a_shard_that_another_rank_committed_is_worked_on_no_further(tmp_path):
     assert left < 59
 
 
-def _images(root, count):
+def _images(root: Path, count: int) -> list[Item]:
     for k in range(count):
         write_image(root / "i" / f"{k}.png", k)
     return [Item(f"i/{k}", "train", "i", (f"{k}.png",), cost=1) for k in range(count)]
 
 
-def test_tickets_group_single_images_and_depend_on_the_plan_alone(tmp_path):
+def test_tickets_group_single_images_and_depend_on_the_plan_alone(tmp_path: Path) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run")
     opened = OpenShard(run, run.plan.shards[0], "rank", lambda _: None)
     everything = [(0, 1, 2), (3, 4, 5), (6,), (7,), (8,), (9,), (10,)]
@@ -161,15 +164,15 @@ def test_tickets_group_single_images_and_depend_on_the_plan_alone(tmp_path):
     opened.spool.close()
 
 
-def _result(row):
+def _result(row: int) -> Result:
     return Result(row, reason="x", reason_class="decode")
 
 
-def failing_reads(monkeypatch, root, names, how):
+def failing_reads(monkeypatch: pytest.MonkeyPatch, root: Path, names: Any, how: Any) -> Iterator[None]:
     """`read_file` raises what `how` gives for images of these names."""
     read = frames_module.read_file
 
-    def reading(path):
+    def reading(path: Path) -> bytes:
         if path.name in names and (error := how(path)):
             raise error
         return read(path)
@@ -177,18 +180,20 @@ def failing_reads(monkeypatch, root, names, how):
     monkeypatch.setattr(frames_module, "read_file", reading)
 
 
-def consumed(run, root):
+def consumed(run: Run, root: Path) -> dict[str, Any]:
     """The results of a run by one rank without workers."""
     consume(run, root, 0, slice_frames=1)
     tables = [run.table(shard.name).to_pylist() for shard in run.plan.shards]
     return {row["key"]: row for rows in tables for row in rows}
 
 
-def test_a_file_that_cannot_be_read_for_a_while_is_tried_again_later_and_loses_nothing(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_read_for_a_while_is_tried_again_later_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=12)
     tried = Counter()
 
-    def twice(path):
+    def twice(path: Path) -> OSError | None:
         tried[path.name] += 1
         return OSError(errno.EIO, "Input/output error") if tried[path.name] <= 2 else None
 
@@ -201,7 +206,7 @@ def test_a_file_that_cannot_be_read_for_a_while_is_tried_again_later_and_loses_n
     assert samples == {f"i/{k}": [k] for k in range(12)}
 
 
-def test_a_bad_sector_costs_its_item_after_three_attempts(tmp_path, monkeypatch):
+def test_a_bad_sector_costs_its_item_after_three_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=4)
     failing_reads(monkeypatch, tmp_path / "media", {"3.png"}, lambda _: OSError(errno.EIO, "Input/output error"))
     rows = consumed(run, tmp_path / "media")
@@ -209,7 +214,7 @@ def test_a_bad_sector_costs_its_item_after_three_attempts(tmp_path, monkeypatch)
     assert failed == {"i/3": ("i/3.png cannot be read: Input/output error", "io", 3)}
 
 
-def test_memory_that_a_file_exhausts_costs_its_item(tmp_path, monkeypatch):
+def test_memory_that_a_file_exhausts_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
     failing_reads(monkeypatch, tmp_path / "media", {"2.png"}, lambda _: MemoryError())
     rows = consumed(run, tmp_path / "media")
@@ -219,7 +224,9 @@ def test_memory_that_a_file_exhausts_costs_its_item(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(tmp_path, monkeypatch, number):
+def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=4)
     reads = itertools.count()
     with monkeypatch.context() as patch:
@@ -234,7 +241,7 @@ def test_a_mount_that_gives_errors_stops_the_run_and_fails_nothing(tmp_path, mon
     assert {row["status"] for row in consumed(run, tmp_path / "media").values()} == {"ok"}
 
 
-def test_many_bad_files_in_a_row_fail_if_others_can_be_read(tmp_path, monkeypatch):
+def test_many_bad_files_in_a_row_fail_if_others_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 80), per_shard=80)
     bad = {f"{k}.png" for k in range(20, 60)}
     failing_reads(monkeypatch, tmp_path / "media", bad, lambda _: OSError(errno.EIO, "Input/output error"))
@@ -242,7 +249,9 @@ def test_many_bad_files_in_a_row_fail_if_others_can_be_read(tmp_path, monkeypatc
     assert {key for key, row in rows.items() if row["reason_class"] == "io"} == {f"i/{k}" for k in range(20, 60)}
 
 
-def test_items_that_are_all_that_is_left_fail_if_others_were_read_before(tmp_path, monkeypatch):
+def test_items_that_are_all_that_is_left_fail_if_others_were_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 6), per_shard=6)
     with Rank(run) as rank:
         opened = rank.lease()
@@ -256,7 +265,9 @@ def test_items_that_are_all_that_is_left_fail_if_others_were_read_before(tmp_pat
 
 
 @pytest.mark.parametrize(("count", "bad"), [(3, 3), (12, 10), (12, 1)])
-def test_a_small_corpus_that_cannot_be_read_stops_the_run_unless_some_of_it_can(tmp_path, monkeypatch, count, bad):
+def test_a_small_corpus_that_cannot_be_read_stops_the_run_unless_some_of_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, bad: int
+) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", count), per_shard=2)
     names = {f"{k}.png" for k in range(bad)}
     failing_reads(monkeypatch, tmp_path / "media", names, lambda _: OSError(errno.EIO, "Input/output error"))
@@ -269,7 +280,9 @@ def test_a_small_corpus_that_cannot_be_read_stops_the_run_unless_some_of_it_can(
         assert {key for key, row in rows.items() if row["reason_class"] == "io"} == {f"i/{k}" for k in range(bad)}
 
 
-def test_items_that_the_listing_failed_are_no_sign_that_files_can_be_read(tmp_path, monkeypatch):
+def test_items_that_the_listing_failed_are_no_sign_that_files_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faulty = [Item(f"faulty/{k}", "train", "", ("0.png",), problem="it is reversed") for k in range(3)]
     run = make_run(tmp_path / "run", [*_images(tmp_path / "media", 3), *faulty], per_shard=1)
     names = {f"{k}.png" for k in range(3)}
@@ -279,14 +292,14 @@ def test_items_that_the_listing_failed_are_no_sign_that_files_can_be_read(tmp_pa
     assert sorted(run.committed()) == ["train-000003", "train-000004", "train-000005"]
 
 
-def test_a_corpus_that_is_gone_stops_the_run(tmp_path):
+def test_a_corpus_that_is_gone_stops_the_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
     (tmp_path / "media").rename(tmp_path / "elsewhere")
     with pytest.raises(EnvironmentFailure, match=r"media is gone, or empty\. Finished work is safe"):
         consume(run, tmp_path / "media", 0)
 
 
-def test_strikes_survive_the_rank_that_found_them(tmp_path):
+def test_strikes_survive_the_rank_that_found_them(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as rank:
         rank.lease()
@@ -300,7 +313,7 @@ def test_strikes_survive_the_rank_that_found_them(tmp_path):
         assert (result.reason, result.reason_class, result.attempts) == ("timed out after 9 s", "timeout", 3)
 
 
-def test_tickets_that_nobody_has_taken_are_taken_back():
+def test_tickets_that_nobody_has_taken_are_taken_back() -> None:
     for tickets_of_a_kind in (Tickets(multiprocessing.get_context("forkserver")), LocalTickets()):
         for row in range(3):
             tickets_of_a_kind.put(Ticket(0, (row,)))
@@ -310,7 +323,7 @@ def test_tickets_that_nobody_has_taken_are_taken_back():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_rank_that_is_to_stop_finishes_what_is_in_hand_and_begins_nothing(tmp_path, num_workers):
+def test_a_rank_that_is_to_stop_finishes_what_is_in_hand_and_begins_nothing(tmp_path: Path, num_workers: int) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=40)
     with Rank(run) as rank:
         batches = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(1), num_workers))
@@ -320,12 +333,14 @@ def test_a_rank_that_is_to_stop_finishes_what_is_in_hand_and_begins_nothing(tmp_
         assert len(left) <= 2 * num_workers + 1
 
 
-def fatal(reads, size=1):
+def fatal(reads: Any, size: int = 1) -> Any:
     """An image that is all of one value of these does that to the worker that reads it."""
     return partial(FatalTransform, reads, size)
 
 
-def results(run, root, transform, num_workers, timeout_seconds=120.0, blow=None):
+def results(
+    run: Run, root: Path, transform: Any, num_workers: int, timeout_seconds: float = 120.0, blow: Any = None
+) -> dict[str, Any]:
     """What becomes of a run by one rank whose workers apply `transform`; `blow` is called after the first batch."""
     with Rank(run) as rank:
         loader = FrameLoader(rank, str(root), FrameRequest(1, transform), num_workers, timeout_seconds=timeout_seconds)
@@ -343,7 +358,7 @@ def results(run, root, transform, num_workers, timeout_seconds=120.0, blow=None)
     return {row["key"]: (row["reason"], row["reason_class"], row["attempts"]) for row in rows if row["reason"]}
 
 
-def test_a_worker_that_dies_while_another_hangs_leaves_no_process_and_both_items_fail_alone(tmp_path):
+def test_a_worker_that_dies_while_another_hangs_leaves_no_process_and_both_items_fail_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=12)
     before = {p.pid for p in _children()}
     failed = results(run, tmp_path / "media", fatal({3: "crash", 4: "hang", 8: "kill"}), 2, timeout_seconds=1)
@@ -355,30 +370,30 @@ def test_a_worker_that_dies_while_another_hangs_leaves_no_process_and_both_items
     wait_for(lambda: not [p for p in _children() if p.pid not in before and _is_worker(p)])
 
 
-def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path):
+def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 40), per_shard=40)
     before = {p.pid for p in _children()}
 
-    def blow():
+    def blow() -> None:
         [os.kill(p.pid, signal.SIGKILL) for p in _children() if p.pid not in before and _is_worker(p)]
 
     assert results(run, tmp_path / "media", fatal({}), 2, blow=blow) == {}
 
 
-def test_a_worker_that_dies_within_a_message_to_its_rank_does_not_hang_it(tmp_path):
+def test_a_worker_that_dies_within_a_message_to_its_rank_does_not_hang_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 30), per_shard=30)
     reads = dict.fromkeys((3, 10, 17, 24), "kill")
     failed = results(run, tmp_path / "media", fatal(reads, size=500_000), 2)
     assert failed.keys() == {f"i/{k}" for k in reads}
 
 
-def test_an_item_on_which_a_transform_breaks_fails_alone(tmp_path):
+def test_an_item_on_which_a_transform_breaks_fails_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 6), per_shard=6)
     failed = results(run, tmp_path / "media", fatal({2: "break"}), 2)
     assert failed == {"i/2": ("crashed: exit status 1", "crash", 3)}
 
 
-def windows(run, root, mines, num_workers, blow=lambda batch: None):
+def windows(run: Run, root: Path, mines: Any, num_workers: int, blow: Any = lambda batch: None) -> list[Any]:
     """The batches of a run by one rank, images by size in windows of 6, batches of 2, as lists of values."""
     request = FrameRequest(2, partial(FatalBrightness, mines), batching=Batching(6))
     gathered, batches = {}, []
@@ -395,7 +410,7 @@ def windows(run, root, mines, num_workers, blow=lambda batch: None):
     return batches
 
 
-def test_a_worker_that_is_killed_within_a_window_loses_nothing_and_repeats_nothing(tmp_path):
+def test_a_worker_that_is_killed_within_a_window_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     images = _images(tmp_path / "media", 24)
     whole = make_run(tmp_path / "whole", images, per_shard=12)
     expected = windows(whole, tmp_path / "media", tmp_path / "mines", 0)
@@ -414,11 +429,11 @@ def test_a_worker_that_is_killed_within_a_window_loses_nothing_and_repeats_nothi
     assert {} != charged.items() <= {"i/3": 2, "i/14": 2, "i/22": 2}.items()
 
 
-def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_done_again(tmp_path):
+def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_done_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 24), per_shard=24)
     killed = []
 
-    def kill(batch):
+    def kill(batch: Any) -> None:
         if not killed and batch["rows"] and not batch["summaries"]:
             killed.extend(process for process in multiprocessing.active_children())
             for process in killed:
@@ -428,7 +443,7 @@ def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_d
     assert killed
 
 
-def test_what_cost_a_process_before_comes_last(tmp_path):
+def test_what_cost_a_process_before_comes_last(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 5), per_shard=5)
     with Rank(run) as rank:
         rank.lease()
@@ -443,7 +458,7 @@ def test_what_cost_a_process_before_comes_last(tmp_path):
         assert rows == [0, 2, 3, 4, 1]
 
 
-def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tmp_path):
+def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 4), per_shard=4)
     (tmp_path / "media").rename(tmp_path / "elsewhere")
     for _ in range(3):
@@ -453,7 +468,7 @@ def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tm
         assert rank.lease().spool.failed_attempts == {}
 
 
-def test_workers_that_neither_work_nor_deliver_stop_the_run(tmp_path, monkeypatch):
+def test_workers_that_neither_work_nor_deliver_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.loading.workers._START_SECONDS", 1.0)
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 2), per_shard=2)
     with pytest.raises(EnvironmentFailure, match=r"no worker has delivered anything for \d s, .* Is /dev/shm full"):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_block_that_was_freed_is_used_again(kept):
+def test_a_block_that_was_freed_is_used_again(kept: bool) -> None:
     program = "from support import faulting_pages\nfrom datamodules.loading.malloc import keep_freed_memory\n"
     program += "keep_freed_memory()\n" * kept + "print(faulting_pages.faults_of_a_block())"
     tests = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_a_block_that_was_freed_is_used_again(kept):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_ranks_and_their_workers_keep_what_they_free(tmp_path, num_workers):
+def test_ranks_and_their_workers_keep_what_they_free(tmp_path: Path, num_workers: int) -> None:
     write_image(tmp_path / "a.png", 1)
     run = make_run(tmp_path / "run", [Item("a", "train", "", ("a.png",), cost=1)])
     found = []

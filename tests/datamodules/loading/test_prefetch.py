@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,19 +8,19 @@ from datamodules.loading.prefetch import CopiedAhead, SideStream
 
 
 class Begun:
-    def __init__(self, frames):
+    def __init__(self, frames: Sequence[Any]) -> None:
         self.frames = frames
 
-    def take(self):
+    def take(self) -> Sequence[Any]:
         return self.frames
 
 
-def test_each_batch_of_frames_is_begun_when_it_is_fetched():
+def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
     frames = torch.zeros(2, 3, 4, 4)
     given = [{"frames": frames}, {"results": [1]}, {"frames": [frames[0]], "alone": True}, {"frames": frames[:0]}, {}]
     begun = []
 
-    def begin(frames):
+    def begin(frames: Sequence[Any]) -> Begun | None:
         begun.append(frames)
         return Begun(frames) if len(frames) else None
 
@@ -29,7 +32,7 @@ def test_each_batch_of_frames_is_begun_when_it_is_fetched():
 
 
 @pytest.mark.gpu
-def test_copies_on_a_stream_of_their_own_hold_the_same_values_when_they_are_taken():
+def test_copies_on_a_stream_of_their_own_hold_the_same_values_when_they_are_taken() -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     begin = SideStream(torch.device("cuda"))
     for _ in range(20):

@@ -18,6 +18,6 @@ print(worker.exitcode, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 """
 
 
-def test_signals_to_all_processes_do_not_end_the_fork_server_while_it_imports():
+def test_signals_to_all_processes_do_not_end_the_fork_server_while_it_imports() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("0 set()\n", "")

@@ -36,7 +36,7 @@ def shown(path: Path, **options: Any) -> list[NDArray[np.uint8]]:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_every_frame_comes_in_order_at_its_time(ending, tmp_path):
+def test_every_frame_comes_in_order_at_its_time(ending: str, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}", duration=[20, 30, 100, 40, 200, 50])
     read = read_frames(path)
     assert numbers(list(read.frames.permute(0, 2, 3, 1).numpy())) == [0, 1, 2, 3, 4, 5]
@@ -48,7 +48,7 @@ def test_every_frame_comes_in_order_at_its_time(ending, tmp_path):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("backend", ["pyav", "decord", "torchcodec"])
-def test_some_frames_are_the_same_whatever_the_backend(ending, backend, tmp_path):
+def test_some_frames_are_the_same_whatever_the_backend(ending: str, backend: str, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}")
     assert numbers(shown(path, selection=Uniform(3), decoding=Decoding(backend))) == [0, 2, 5]
     assert numbers(shown(path, selection=AtTimes([0.12, 0.23]), decoding=Decoding(backend))) == [3, 5]
@@ -59,7 +59,9 @@ DISPOSAL = {"gif": {"disposal": 2}, "png": {"disposal": 1}, "webp": {}}  # to th
 
 
 @pytest.mark.parametrize("ending", DISPOSAL)
-def test_transparent_pixels_are_white_and_nothing_stays_of_a_frame_that_is_disposed_of(ending, tmp_path):
+def test_transparent_pixels_are_white_and_nothing_stays_of_a_frame_that_is_disposed_of(
+    ending: str, tmp_path: Path
+) -> None:
     frames = np.zeros((3, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 8:12, 2:6], frames[2, 2:6, 8:12] = RED, BLUE, RED
     found = shown(animation(tmp_path / f"a.{ending}", frames, **DISPOSAL[ending]))
@@ -68,7 +70,7 @@ def test_transparent_pixels_are_white_and_nothing_stays_of_a_frame_that_is_dispo
 
 
 @pytest.mark.parametrize("options", [{"disposal": 0, "blend": 1}, {"disposal": 2, "blend": 1}])
-def test_a_frame_covers_what_stays_of_those_before(options, tmp_path):
+def test_a_frame_covers_what_stays_of_those_before(options: dict[str, int], tmp_path: Path) -> None:
     frames = np.zeros((2, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 2:6, 4:8] = RED, (0, 0, 255, 128)
     found = shown(animation(tmp_path / "a.png", frames, **options))[1]
@@ -78,20 +80,20 @@ def test_a_frame_covers_what_stays_of_those_before(options, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp"])
-def test_frames_too_short_to_be_seen_stay_as_long_as_in_a_browser(ending, tmp_path):
+def test_frames_too_short_to_be_seen_stay_as_long_as_in_a_browser(ending: str, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}", 3, duration=[10, 0, 20])
     assert Video(path).pts_seconds.tolist() == [0, 0.1, 0.2]
     assert Video(path).facts["duration_seconds"] == 0.22
 
 
-def test_the_still_image_of_a_png_for_simple_viewers_is_no_frame(tmp_path):
+def test_the_still_image_of_a_png_for_simple_viewers_is_no_frame(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.png", default_image=True)
     assert numbers(shown(path)) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp"])
 @pytest.mark.parametrize("share", [0.4, 0.97])
-def test_an_animation_that_was_cut_off_fails(ending, share, tmp_path):
+def test_an_animation_that_was_cut_off_fails(ending: str, share: float, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(DecodeError, match=rf"a\.{ending} cannot be decoded.*: "):
@@ -99,7 +101,7 @@ def test_an_animation_that_was_cut_off_fails(ending, share, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png", "jpg", "tiff", "bmp"])
-def test_a_still_image_is_no_video(ending, tmp_path):
+def test_a_still_image_is_no_video(ending: str, tmp_path: Path) -> None:
     Image.fromarray(picture(0)).save(tmp_path / f"a.{ending}")
     for _ in range(2):
         with pytest.raises(
@@ -108,7 +110,7 @@ def test_a_still_image_is_no_video(ending, tmp_path):
             Video(tmp_path / f"a.{ending}")
 
 
-def test_a_format_that_is_not_read_is_named(tmp_path):
+def test_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile b.mp4\n")
     with pytest.raises(
         DecodeError, match=r"a\.mp4 does not open as a video: its format \(concat\) is not read as a video"
@@ -116,7 +118,7 @@ def test_a_format_that_is_not_read_is_named(tmp_path):
         Video(tmp_path / "a.mp4")
 
 
-def test_an_animation_has_one_stream(tmp_path):
+def test_an_animation_has_one_stream(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.gif")
     assert Video(path, Decoding(stream=0)).num_streams == 1
     with pytest.raises(DecodeError, match=r"a\.gif has no video stream 1; its video streams: 0"):

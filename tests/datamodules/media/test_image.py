@@ -3,11 +3,16 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import EpsImagePlugin, GifImagePlugin, Image, ImageOps, features
+from torch import Tensor
 
 from datamodules.errors import DecodeError
 from datamodules.media.content import read_member
@@ -17,7 +22,7 @@ from support.image_making import tiff_of
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # PhotometricInterpretation of TIFF
 
 
-def gradient(mode="RGB", size=(17, 11)):
+def gradient(mode: str = "RGB", size: tuple[int, int] = (17, 11)) -> Image.Image:
     """A smooth image of `mode`: lossy coders keep it within a few values."""
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 200, height))
@@ -31,13 +36,13 @@ def gradient(mode="RGB", size=(17, 11)):
     return Image.merge(mode, [Image.fromarray(band.round().astype(np.uint8)) for band in bands[mode]])
 
 
-def expected(path):
+def expected(path: Path) -> Tensor:
     """Pillow's answer."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
 
 
-def difference(path):
+def difference(path: Path) -> float:
     image = read_image(path)
     assert image.dtype == torch.uint8
     assert image.shape == expected(path).shape
@@ -51,7 +56,7 @@ def difference(path):
         ("a.avif", "RGB"), ("a.avif", "RGBA"), ("a.gif", "L"),
     ],
 )  # fmt: skip
-def test_what_is_decoded_is_what_pillow_decodes(tmp_path, name, mode):
+def test_what_is_decoded_is_what_pillow_decodes(tmp_path: Path, name: str, mode: str) -> None:
     assert not name.endswith("avif") or features.check("avif")
     gradient(mode).save(tmp_path / name)
     assert difference(tmp_path / name) == 0
@@ -59,29 +64,29 @@ def test_what_is_decoded_is_what_pillow_decodes(tmp_path, name, mode):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("subsampling", [0, 2])
-def test_a_jpeg_is_within_rounding_of_pillows(tmp_path, mode, subsampling):
+def test_a_jpeg_is_within_rounding_of_pillows(tmp_path: Path, mode: str, subsampling: int) -> None:
     gradient(mode, (64, 48)).save(tmp_path / "a.jpg", quality=95, subsampling=subsampling)
     assert difference(tmp_path / "a.jpg") <= 2
 
 
-def test_a_cmyk_jpeg_has_pillows_colours(tmp_path):
+def test_a_cmyk_jpeg_has_pillows_colours(tmp_path: Path) -> None:
     gradient("CMYK", (64, 48)).save(tmp_path / "a.jpg", quality=95)
     assert difference(tmp_path / "a.jpg") <= 3
 
 
-def test_a_palette_becomes_its_colours(tmp_path):
+def test_a_palette_becomes_its_colours(tmp_path: Path) -> None:
     gradient().quantize(16).save(tmp_path / "a.png")
     assert difference(tmp_path / "a.png") == 0
     gradient().quantize(16).save(tmp_path / "a.gif")
     assert difference(tmp_path / "a.gif") == 0
 
 
-def test_a_transparent_palette_drops_its_transparency(tmp_path):
+def test_a_transparent_palette_drops_its_transparency(tmp_path: Path) -> None:
     gradient().quantize(16).save(tmp_path / "a.png", transparency=3)
     assert difference(tmp_path / "a.png") == 0
 
 
-def test_16_bits_become_the_nearest_of_8(tmp_path):
+def test_16_bits_become_the_nearest_of_8(tmp_path: Path) -> None:
     values = np.array([[0, 127, 128, 129, 257, 385, 386, 30000, 65407, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     image = read_image(tmp_path / "a.png")
@@ -89,14 +94,14 @@ def test_16_bits_become_the_nearest_of_8(tmp_path):
     assert image[:, 0].tolist() == [np.rint(values[0] / 257).astype(int).tolist()] * 3
 
 
-def test_one_bit_is_black_and_white(tmp_path):
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
     gradient("L").convert("1").save(tmp_path / "a.png")
     assert difference(tmp_path / "a.png") == 0
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_applied(tmp_path, name, orientation):
+def test_exif_rotation_is_applied(tmp_path: Path, name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     gradient("RGB", (32, 16)).save(tmp_path / name, exif=exif)
@@ -104,25 +109,25 @@ def test_exif_rotation_is_applied(tmp_path, name, orientation):
     assert read_image(tmp_path / name).shape == ((3, 16, 32) if orientation < 5 else (3, 32, 16))
 
 
-def test_what_the_file_is_counts_and_not_its_name(tmp_path):
+def test_what_the_file_is_counts_and_not_its_name(tmp_path: Path) -> None:
     for there, called in (("a.jpg", "b.png"), ("a.png", "b.jpg"), ("a.webp", "c.png"), ("a.avif", "d.png")):
         gradient().save(tmp_path / there)
         os.rename(tmp_path / there, tmp_path / called)
         assert difference(tmp_path / called) <= 2
 
 
-def test_a_missing_image_fails(tmp_path):
+def test_a_missing_image_fails(tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match=r"a\.png is missing"):
         read_image(tmp_path / "a.png")
 
 
-def test_an_empty_image_fails(tmp_path):
+def test_an_empty_image_fails(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DecodeError, match=r"a\.png is empty \(0 bytes\)"):
         read_image(tmp_path / "a.png")
 
 
-def test_a_folder_named_like_an_image_fails(tmp_path):
+def test_a_folder_named_like_an_image_fails(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     with pytest.raises(DecodeError, match=r"a\.png cannot be read: Is a directory"):
         read_image(tmp_path / "a.png")
@@ -130,7 +135,7 @@ def test_a_folder_named_like_an_image_fails(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.avif", "a.gif"])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
-def test_a_truncated_image_fails(tmp_path, name, share):
+def test_a_truncated_image_fails(tmp_path: Path, name: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
@@ -140,21 +145,21 @@ def test_a_truncated_image_fails(tmp_path, name, share):
 
 
 @pytest.mark.parametrize("content", [b"text", b"x", bytes(1000), b"....ftypmp42" + bytes(100), b"RIFF....WEBPVP8 "])
-def test_what_is_no_image_fails(tmp_path, content):
+def test_what_is_no_image_fails(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DecodeError, match=r"a\.png cannot be decoded"):
         read_image(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.avif", "a.png"])
-def test_an_animation_fails(tmp_path, name):
+def test_an_animation_fails(tmp_path: Path, name: str) -> None:
     gradient().save(tmp_path / name, save_all=True, append_images=[gradient().rotate(180)])
     with pytest.raises(DecodeError, match="animated"):
         read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.avif", "a.tif", "a.bmp"])
-def test_flipped_bytes_give_an_image_or_a_reason(tmp_path, name):
+def test_flipped_bytes_give_an_image_or_a_reason(tmp_path: Path, name: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     gradient("RGB", (32, 16)).save(tmp_path / name, **({} if name in ("a.gif", "a.bmp") else {"exif": exif}))
@@ -171,7 +176,7 @@ def test_flipped_bytes_give_an_image_or_a_reason(tmp_path, name):
             assert name in str(error)  # noqa: PT017 - both ends are right
 
 
-def test_content_is_decoded_as_its_file_is(tmp_path):
+def test_content_is_decoded_as_its_file_is(tmp_path: Path) -> None:
     gradient().save(tmp_path / "a b.v1.ü.png")
     content = (tmp_path / "a b.v1.ü.png").read_bytes()
     assert decode_image(content, "x").equal(read_image(tmp_path / "a b.v1.ü.png"))
@@ -194,7 +199,9 @@ def test_content_is_decoded_as_its_file_is(tmp_path):
         (8, lambda p: np.rot90(p)),
     ],
 )
-def test_each_exif_orientation_turns_the_known_picture_as_exif_says(tmp_path, orientation, upright):
+def test_each_exif_orientation_turns_the_known_picture_as_exif_says(
+    tmp_path: Path, orientation: int, upright: Callable[..., Any]
+) -> None:
     """In EXIF 2.3, 4.6.4: 6 has its first row at the right, so it is turned clockwise."""
     picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     exif = Image.Exif()
@@ -203,7 +210,7 @@ def test_each_exif_orientation_turns_the_known_picture_as_exif_says(tmp_path, or
     np.testing.assert_array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), upright(picture))
 
 
-def test_damaged_exif_warns_nobody(tmp_path):
+def test_damaged_exif_warns_nobody(tmp_path: Path) -> None:
     gradient().save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x03\x01\x12")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -219,14 +226,16 @@ def test_damaged_exif_warns_nobody(tmp_path):
         ((0, 0, 0, 0), (255, 255, 255)),
     ],
 )
-def test_a_cmyk_jpeg_as_adobe_writes_it_inverted_has_the_colours_of_its_inks(tmp_path, ink, colour):
+def test_a_cmyk_jpeg_as_adobe_writes_it_inverted_has_the_colours_of_its_inks(
+    tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, int, int]
+) -> None:
     Image.new("CMYK", (16, 16), ink).save(tmp_path / "a.jpg", quality=95)
     content = (tmp_path / "a.jpg").read_bytes()
     assert b"Adobe" in content
     assert (read_image(tmp_path / "a.jpg").int() - torch.tensor(colour)[:, None, None]).abs().max() <= 3
 
 
-def test_palette_and_gray_with_transparency_drop_it(tmp_path):
+def test_palette_and_gray_with_transparency_drop_it(tmp_path: Path) -> None:
     image = gradient().quantize(16)
     image.save(tmp_path / "p.png", transparency=bytes(range(0, 256, 16)))
     found = read_image(tmp_path / "p.png").permute(1, 2, 0).numpy()
@@ -235,10 +244,10 @@ def test_palette_and_gray_with_transparency_drop_it(tmp_path):
     assert read_image(tmp_path / "la.png").unique().tolist() == [70]
 
 
-def png_of_16_bits(values, colour_type):
+def png_of_16_bits(values: NDArray[np.uint16], colour_type: int) -> bytes:
     """A PNG of uint16 [H, W, channels], which Pillow cannot write."""
 
-    def chunk(name, content):
+    def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     height, width = values.shape[:2]
@@ -248,7 +257,9 @@ def png_of_16_bits(values, colour_type):
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(2, [0, 1, 2]), (6, [0, 1, 2]), (4, [0, 0, 0])])
-def test_colours_of_16_bits_and_gray_with_alpha_become_their_higher_bytes(colour_type, channels):
+def test_colours_of_16_bits_and_gray_with_alpha_become_their_higher_bytes(
+    colour_type: int, channels: list[int]
+) -> None:
     values = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, {2: 3, 6: 4, 4: 2}[colour_type]), np.uint16)
     found = decode_image(png_of_16_bits(values, colour_type), "a.png").permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, values[..., channels] >> 8)
@@ -257,7 +268,9 @@ def test_colours_of_16_bits_and_gray_with_alpha_become_their_higher_bytes(colour
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("num_bits", [1, 2, 4, 8, 12, 16])
 @pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO])
-def test_gray_tiffs_become_the_nearest_of_8_bits_whichever_value_is_white(order, num_bits, photometric):
+def test_gray_tiffs_become_the_nearest_of_8_bits_whichever_value_is_white(
+    order: str, num_bits: int, photometric: int
+) -> None:
     largest = (1 << num_bits) - 1
     values = np.unique([0, 1, largest // 3, largest // 2, 200 % (largest + 1), largest - 1, largest])[None]
     content = tiff_of(values, order, num_bits, {262: (3, photometric)})
@@ -272,7 +285,7 @@ def test_gray_tiffs_become_the_nearest_of_8_bits_whichever_value_is_white(order,
 
 @pytest.mark.parametrize("photometric", [WHITE_IS_ZERO, BLACK_IS_ZERO])
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"])
-def test_a_compressed_tiff_is_not_inverted_either(tmp_path, compression, photometric):
+def test_a_compressed_tiff_is_not_inverted_either(tmp_path: Path, compression: str, photometric: int) -> None:
     values = np.random.default_rng(0).integers(0, 1 << 16, (16, 24), np.uint16)
     gray = Image.fromarray(values > 30_000 if compression == "group4" else values)
     gray.save(tmp_path / "a.tif", compression=compression, tiffinfo={262: photometric})
@@ -282,7 +295,7 @@ def test_a_compressed_tiff_is_not_inverted_either(tmp_path, compression, photome
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[0].numpy(), expected)
 
 
-def test_dark_gray_of_16_bits_stays_dark(tmp_path):
+def test_dark_gray_of_16_bits_stays_dark(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 4095]], np.uint16)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png")[0, 0].tolist() == [0, 16]
 
@@ -313,24 +326,24 @@ def test_dark_gray_of_16_bits_stays_dark(tmp_path):
         ),
     ],
 )
-def test_values_without_a_known_range_fail(content, message):
+def test_values_without_a_known_range_fail(content: bytes, message: str) -> None:
     with pytest.raises(DecodeError, match=message):
         decode_image(content, "a.tif")
 
 
-def test_premultiplied_gray_drops_its_transparency():
+def test_premultiplied_gray_drops_its_transparency() -> None:
     content = tiff_of(np.array([[100, 255, 40, 102]]), tags={256: (3, 2), 277: (3, 2), 338: (3, 1)})
     assert decode_image(content, "a.tif")[0, 0].tolist() == [100, 100]
 
 
-def test_of_a_jpeg_with_several_pictures_the_first_is_taken(tmp_path):
+def test_of_a_jpeg_with_several_pictures_the_first_is_taken(tmp_path: Path) -> None:
     gradient().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[gradient().rotate(180)])
     with Image.open(tmp_path / "a.jpg") as image:
         assert (image.format, image.n_frames) == ("MPO", 2)
     assert difference(tmp_path / "a.jpg") <= 2
 
 
-def png_of(width, height):
+def png_of(width: int, height: int) -> bytes:
     """A PNG that says it has so many pixels, and has none."""
     buffer = io.BytesIO()
     Image.new("1", (1, 1)).save(buffer, "png")
@@ -338,13 +351,13 @@ def png_of(width, height):
     return buffer.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + buffer.getvalue()[33:]
 
 
-def test_a_decompression_bomb_fails_with_its_size(tmp_path):
+def test_a_decompression_bomb_fails_with_its_size(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_of(20_000, 10_000))
     with pytest.raises(DecodeError, match=r"a\.png cannot .*200000000 pixels. exceeds limit of 178956970 pixels"):
         read_image(tmp_path / "a.png")
 
 
-def test_a_jpeg_of_more_scans_than_encoders_write_fails():
+def test_a_jpeg_of_more_scans_than_encoders_write_fails() -> None:
     buffer = io.BytesIO()
     gradient().save(buffer, "jpeg", progressive=True)
     content = buffer.getvalue()
@@ -357,7 +370,7 @@ def test_a_jpeg_of_more_scans_than_encoders_write_fails():
         decode_image(content[:-2] + empty * (101 - num_scans) + b"\xff\xd9", "a.jpg")
 
 
-def test_below_that_size_nothing_fails_and_nobody_is_warned(tmp_path, monkeypatch):
+def test_below_that_size_nothing_fails_and_nobody_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gradient().save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17 * 11 - 1)  # half as many as it takes
     with warnings.catch_warnings():
@@ -368,7 +381,7 @@ def test_below_that_size_nothing_fails_and_nobody_is_warned(tmp_path, monkeypatc
         read_image(tmp_path / "a.png")
 
 
-def test_heic_is_upright(tmp_path):
+def test_heic_is_upright(tmp_path: Path) -> None:
     pytest.importorskip("pillow_heif", reason="needs pillow-heif, which decodes HEIC")
     image = Image.new("RGB", (64, 48), (200, 10, 10))
     exif = image.getexif()
@@ -381,7 +394,7 @@ def test_heic_is_upright(tmp_path):
     assert (frame.float().mean((1, 2)) - torch.tensor([200.0, 10.0, 10.0])).abs().max() < 3
 
 
-def test_what_is_not_a_regular_file_of_at_most_2_gib_fails_and_is_not_read(tmp_path):
+def test_what_is_not_a_regular_file_of_at_most_2_gib_fails_and_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "large.png").touch()
@@ -399,7 +412,9 @@ def test_what_is_not_a_regular_file_of_at_most_2_gib_fails_and_is_not_read(tmp_p
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.tif", "a.webp", "a.avif", "a.bmp", "a.jp2", "a.heic"])
 @pytest.mark.parametrize("has_preview", [False, True])
-def test_postscript_is_no_image_and_starts_no_program(tmp_path, monkeypatch, name, has_preview):
+def test_postscript_is_no_image_and_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, has_preview: bool
+) -> None:
     program = tmp_path / "gs"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     program.chmod(0o755)
@@ -419,7 +434,7 @@ def test_postscript_is_no_image_and_starts_no_program(tmp_path, monkeypatch, nam
 @pytest.mark.parametrize(
     "format", ["BLP", "DDS", "DIB", "ICNS", "ICO", "MSP", "PCX", "PPM", "QOI", "SGI", "SPIDER", "TGA", "XBM"]
 )
-def test_formats_that_the_docs_do_not_promise_are_not_decoded(format):
+def test_formats_that_the_docs_do_not_promise_are_not_decoded(format: str) -> None:
     modes = {"BLP": "P", "MSP": "1", "XBM": "1", "SPIDER": "F"}
     buffer = io.BytesIO()
     gradient("RGB", (32, 32)).convert("L").convert(modes.get(format, "RGB")).save(buffer, format)
@@ -429,7 +444,7 @@ def test_formats_that_the_docs_do_not_promise_are_not_decoded(format):
         decode_image(buffer.getvalue(), "a.png")
 
 
-def test_only_two_frames_of_an_animation_are_looked_at(monkeypatch):
+def test_only_two_frames_of_an_animation_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     gradient().save(
         buffer, "GIF", save_all=True, append_images=[gradient().rotate(angle) for angle in range(10, 90, 10)]

@@ -5,11 +5,14 @@ torchvision decodes them here as it does for a GPU, on the CPU; tests marked `gp
 
 import io
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.image import decode_image
@@ -18,20 +21,20 @@ from datamodules.media.jpeg import decode_jpegs, read_jpeg, require_nvjpeg
 CPU = torch.device("cpu")
 
 
-def picture(width=40, height=24):
+def picture(width: int = 40, height: int = 24) -> Image.Image:
     """Smooth colours, of which no side looks as another: coders keep them within a few values."""
     x, y = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 250, height))
     return Image.fromarray(np.stack([x, y, 200 - (x + y) / 3], -1).astype(np.uint8))
 
 
-def jpeg(mode="RGB", orientation=1, size=(40, 24), **options):
+def jpeg(mode: str = "RGB", orientation: int | None = 1, size: tuple[int, int] = (40, 24), **options: Any) -> bytes:
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = orientation
     picture(*size).convert(mode).save(file, "JPEG", quality=90, exif=exif, **options)
     return file.getvalue()
 
 
-def kinds():
+def kinds() -> Iterator[tuple[str, bytes]]:
     for orientation in range(1, 9):
         yield f"orientation {orientation}", jpeg(orientation=orientation)
     yield "gray", jpeg("L")
@@ -45,27 +48,27 @@ def kinds():
 KINDS = dict(kinds())
 
 
-def apart(content, device):
+def apart(content: bytes, device: torch.device | str) -> Tensor:
     [found], expected = decode_jpegs([read_jpeg(content, "a.jpg")], device), decode_image(content, "a.jpg")
     assert (found.dtype, found.shape, found.device.type) == (torch.uint8, expected.shape, device.type)
     return (found.cpu().int() - expected.int()).abs()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_decoded_is_what_pillow_decodes(kind):
+def test_what_is_decoded_is_what_pillow_decodes(kind: str) -> None:
     assert apart(KINDS[kind], CPU).max() <= 2
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-def test_nvjpeg_decodes_what_pillow_decodes_within_its_own_upsampling(kind):
+def test_nvjpeg_decodes_what_pillow_decodes_within_its_own_upsampling(kind: str) -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     levels = apart(KINDS[kind], torch.device("cuda"))
     assert levels.float().mean() < 2
     assert levels.max() <= 24
 
 
-def test_sizes_are_those_of_the_upright_picture_and_may_differ():
+def test_sizes_are_those_of_the_upright_picture_and_may_differ() -> None:
     read = [read_jpeg(KINDS[f"orientation {orientation}"], "a.jpg") for orientation in (1, 6)]
     assert [each.size for each in read] == [(24, 40), (40, 24)]
     frames = decode_jpegs(read, CPU)
@@ -74,13 +77,13 @@ def test_sizes_are_those_of_the_upright_picture_and_may_differ():
     assert decode_jpegs([read[0], read[0]], CPU).shape == (2, 3, 24, 40)
 
 
-def test_torchvisions_deprecation_is_not_the_users():
+def test_torchvisions_deprecation_is_not_the_users() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode_jpegs([read_jpeg(jpeg(), "a.jpg")], CPU)
 
 
-def other(kind, mode="RGB"):
+def other(kind: str, mode: str = "RGB") -> bytes:
     file = io.BytesIO()
     picture().convert(mode).save(file, kind)
     return file.getvalue()
@@ -97,7 +100,7 @@ def other(kind, mode="RGB"):
         (b"GIF, so to say", r"a\.x cannot be decoded \(14 bytes\): it is none of PNG, JPEG, "),
     ],
 )  # fmt: skip
-def test_what_nvjpeg_does_not_decode_as_pillow_does_is_refused_with_the_way_out(content, reason):
+def test_what_nvjpeg_does_not_decode_as_pillow_does_is_refused_with_the_way_out(content: bytes, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         read_jpeg(content, "a.x")
 
@@ -112,8 +115,10 @@ def test_what_nvjpeg_does_not_decode_as_pillow_does_is_refused_with_the_way_out(
         ("Error while decoding JPEG images: Failed to decode batch: 6", RuntimeError),
     ],
 )
-def test_only_what_nvjpeg_says_of_the_file_is_charged_to_it(monkeypatch, message, error):
-    def decode_jpeg(*_):
+def test_only_what_nvjpeg_says_of_the_file_is_charged_to_it(
+    monkeypatch: pytest.MonkeyPatch, message: str, error: type[DecodeError] | type[MemoryError] | type[RuntimeError]
+) -> None:
+    def decode_jpeg(*_: Any) -> None:
         raise RuntimeError(message)
 
     monkeypatch.setattr("torchvision.io.decode_jpeg", decode_jpeg)
@@ -124,11 +129,11 @@ def test_only_what_nvjpeg_says_of_the_file_is_charged_to_it(monkeypatch, message
         assert str(raised.value).endswith("): --data.decoding.images pillow takes it, if anything does")
 
 
-def test_nvjpeg_needs_a_gpu():
+def test_nvjpeg_needs_a_gpu() -> None:
     with pytest.raises(ConfigError, match=r"images nvjpeg needs a GPU: --trainer\.accelerator gpu, or set pillow"):
         require_nvjpeg(CPU)
 
 
 @pytest.mark.gpu
-def test_nvjpeg_is_there():
+def test_nvjpeg_is_there() -> None:
     require_nvjpeg(torch.device("cuda"))

@@ -23,7 +23,7 @@ from support.video_making import Kind, joined, picture, write
 _HUGE = 16_000  # px; squared it is above the limit
 
 
-def test_the_limit_of_pixels_is_that_of_pillow():
+def test_the_limit_of_pixels_is_that_of_pillow() -> None:
     assert 2 * Image.MAX_IMAGE_PIXELS == limits.MAX_PIXELS
 
 
@@ -32,13 +32,13 @@ def test_the_limit_of_pixels_is_that_of_pillow():
     [movie(6_000_000), movie(2_000_000_000), movie(0) + fragment(6_000_000)],
     ids=["samples", "more samples than FFmpeg can list", "samples of a fragment"],
 )
-def test_a_small_mp4_of_too_many_packets_fails(content, tmp_path):
+def test_a_small_mp4_of_too_many_packets_fails(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(file_with(content))
     with pytest.raises(DecodeError, match=r"a\.mp4 has [\d,]+ packets \(frames\) or more; the limit for .* 5,184,000"):
         Video(tmp_path / "a.mp4")
 
 
-def test_a_small_mp4_that_repeats_its_bytes_as_packets_fails(tmp_path, monkeypatch):
+def test_a_small_mp4_that_repeats_its_bytes_as_packets_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.mp4").write_bytes(file_with(movie(40_000, num_chunks=80)))
     assert Video(tmp_path / "a.mp4").facts["num_frames"] == 40_000
     monkeypatch.setattr(limits, "MAX_REPEATING_PACKETS", 30_000)
@@ -47,7 +47,7 @@ def test_a_small_mp4_that_repeats_its_bytes_as_packets_fails(tmp_path, monkeypat
         Video(tmp_path / "b.mp4")
 
 
-def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch):
+def test_packets_are_counted_where_no_table_promises_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a", Kind("mkv"), 12)
     Video(path)
     monkeypatch.setattr(limits, "MAX_PACKETS", 11)
@@ -61,12 +61,12 @@ def test_packets_are_counted_where_no_table_promises_them(tmp_path, monkeypatch)
     [movie(2_000_000, num_tracks=4), movie(0) + 4 * fragment(2_000_000)],
     ids=["of tracks", "of fragments"],
 )
-def test_tables_that_need_too_much_memory_together_fail(content, tmp_path):
+def test_tables_that_need_too_much_memory_together_fail(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(file_with(content))
     in_forker(fails_for_memory_of_its_tables, tmp_path / "a.mp4")
 
 
-def fails_for_memory_of_its_tables(path):
+def fails_for_memory_of_its_tables(path: Path) -> None:
     """Run in a process of its own: free memory that a process already holds is not limited."""
     packets.MAX_INDEX_BYTES = 64 << 20
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -75,14 +75,14 @@ def fails_for_memory_of_its_tables(path):
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_the_memory_of_a_process_is_limited_only_while_it_opens_a_file():
+def test_the_memory_of_a_process_is_limited_only_while_it_opens_a_file() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with limits.limited_memory("a.mp4", 64 << 20):
         assert resource.getrlimit(resource.RLIMIT_DATA) != before
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_two_threads_leave_the_memory_of_the_process_as_it_was():
+def test_two_threads_leave_the_memory_of_the_process_as_it_was() -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     second_is_in, first_is_out = threading.Event(), threading.Event()
 
@@ -102,14 +102,16 @@ def test_two_threads_leave_the_memory_of_the_process_as_it_was():
 
 
 @pytest.mark.parametrize("sizes", [((128, 96), (256, 192)), ((256, 192), (128, 96))], ids=["later", "at first"])
-def test_frames_of_too_many_pixels_fail_wherever_they_come(sizes, tmp_path, monkeypatch):
+def test_frames_of_too_many_pixels_fail_wherever_they_come(
+    sizes: tuple[tuple[int, int], tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = [write(tmp_path / f"{size[0]}", Kind("ts", size=size), 6) for size in sizes]
     monkeypatch.setitem(packets._DECODER_LIMITS, "max_pixels", "20000")
     with pytest.raises(DecodeError, match=r"a frame is larger than the limit of"):
         list(Video(joined(tmp_path / "a.ts", *parts)).frames(range(12)))
 
 
-def test_a_video_that_names_too_many_pixels_fails_before_anything_is_decoded(tmp_path):
+def test_a_video_that_names_too_many_pixels_fails_before_anything_is_decoded(tmp_path: Path) -> None:
     content = write(tmp_path / "b", Kind("avi", "rawvideo", {}), 1).read_bytes()
     size = content.index(b"strf") + 8 + 4  # in the BITMAPINFOHEADER
     path = tmp_path / "a.avi"
@@ -118,7 +120,9 @@ def test_a_video_that_names_too_many_pixels_fails_before_anything_is_decoded(tmp
         Video(path)
 
 
-def test_frames_that_become_too_large_as_their_pixels_become_square_fail(tmp_path, monkeypatch):
+def test_frames_that_become_too_large_as_their_pixels_become_square_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "a", Kind(size=(80, 60), pixel_aspect_ratio=Fraction(4)), 2)
     monkeypatch.setattr(limits, "MAX_PIXELS", 10_000)
     assert [frame.shape for frame in Video(path).frames([0], size=(6, 32))] == [(3, 6, 32)]
@@ -151,11 +155,11 @@ def tiff_of_tiles(side: int) -> bytes:
 @pytest.mark.parametrize(
     "content", [jpeg_2000_of_precincts(160), tiff_of_tiles(8192)], ids=["precincts of a JPEG 2000", "a tile of a TIFF"]
 )
-def test_a_small_image_whose_decoder_takes_much_memory_fails(content, tmp_path):
+def test_a_small_image_whose_decoder_takes_much_memory_fails(content: bytes, tmp_path: Path) -> None:
     in_forker(fails_for_memory_of_its_decoder, tmp_path / "a.jp2", content)
 
 
-def fails_for_memory_of_its_decoder(path, content):
+def fails_for_memory_of_its_decoder(path: Path, content: bytes) -> None:
     """Run in a process of its own, as `fails_for_memory_of_its_tables`."""
     image.MAX_DECODING_BYTES = 16 << 20
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -180,7 +184,9 @@ def animated(path: Path, num_frames: int = 4) -> Path:
         ("MAX_ANIMATION_PIXELS", 40_000, r"has 49,152 px or more"),
     ],
 )
-def test_an_animation_above_a_limit_fails(name, limit, message, ending, tmp_path, monkeypatch):
+def test_an_animation_above_a_limit_fails(
+    name: str, limit: int, message: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = animated(tmp_path / f"a.{ending}")
     Video(path)
     monkeypatch.setattr(limits, name, limit)
@@ -188,26 +194,26 @@ def test_an_animation_above_a_limit_fails(name, limit, message, ending, tmp_path
         Video(path)
 
 
-def test_an_animated_gif_of_too_many_pixels_fails(tmp_path):
+def test_an_animated_gif_of_too_many_pixels_fails(tmp_path: Path) -> None:
     content = animated(tmp_path / "a.gif").read_bytes()
     (tmp_path / "a.gif").write_bytes(content[:6] + struct.pack("<HH", _HUGE, _HUGE) + content[10:])
     with pytest.raises(DecodeError, match=r"Image size \(256000000 pixels\) exceeds limit of 178956970 pixels"):
         Video(tmp_path / "a.gif")
 
 
-def test_an_animated_png_of_too_many_pixels_fails(tmp_path, monkeypatch):
+def test_an_animated_png_of_too_many_pixels_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = animated(tmp_path / "a.png")
     monkeypatch.setattr(limits, "MAX_PIXELS", 10_000)
     with pytest.raises(DecodeError, match=r"a\.png has frames of 128x96 px; the limit is 10,000 px"):
         Video(path)
 
 
-def test_decoders_use_one_thread_each(tmp_path):
+def test_decoders_use_one_thread_each(tmp_path: Path) -> None:
     with open_container(write(tmp_path / "a", Kind(), 1)) as container:
         assert container.streams.video[0].codec_context.thread_count == 1
 
 
-def test_a_parameter_set_of_a_megabyte_of_zeros_is_damaged_and_takes_no_time():
+def test_a_parameter_set_of_a_megabyte_of_zeros_is_damaged_and_takes_no_time() -> None:
     order = _H264(b"")
     order.read(b"\0\0\1\x67" + bytes([100, 0, 30]) + (1 << 20) * b"\0")
     assert order.num_packets == 1

@@ -5,9 +5,11 @@ import random
 import struct
 import tracemalloc
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from datamodules.errors import DecodeError
@@ -39,7 +41,7 @@ TURNED = {
 }
 
 
-def encoded(kind, picture=PICTURE, **options):
+def encoded(kind: str, picture: NDArray[Any] = PICTURE, **options: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, kind, **options)
     return file.getvalue()
@@ -48,11 +50,11 @@ def encoded(kind, picture=PICTURE, **options):
 A_JPEG, A_PNG, A_WEBP = encoded("JPEG", quality=95), encoded("PNG"), encoded("WEBP", lossless=True, exif=b"x", xmp=b"x")
 
 
-def decoded(content):
+def decoded(content: bytes) -> NDArray[np.uint8]:
     return decode_image(content, "a").permute(1, 2, 0).numpy()
 
 
-def exif_of(*entries, order="<", first=8, num_entries=None):
+def exif_of(*entries: Any, order: str = "<", first: int = 8, num_entries: int | None = None) -> bytes:
     """EXIF of (tag, type, count, 4 bytes of value) entries."""
     count = struct.pack(order + "H", len(entries) if num_entries is None else num_entries)
     packed = [struct.pack(order + "HHL", *entry[:3]) + entry[3] for entry in entries]
@@ -61,21 +63,21 @@ def exif_of(*entries, order="<", first=8, num_entries=None):
     )
 
 
-def short(value, order="<"):
+def short(value: int, order: str = "<") -> bytes:
     return struct.pack(order + "HH", value, 0)
 
 
-def oriented(value, order="<"):
+def oriented(value: int, order: str = "<") -> tuple[int, int, int, bytes]:
     return (ORIENTATION, SHORT, 1, short(value, order))
 
 
-def jpeg_with(*segments):
+def jpeg_with(*segments: tuple[int, bytes]) -> bytes:
     """A JPEG with (marker, payload) segments before all others."""
     packed = [struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload for marker, payload in segments]
     return A_JPEG[:2] + b"".join(packed) + A_JPEG[2:]
 
 
-def png_with(*chunks, at_end=False):
+def png_with(*chunks: tuple[bytes, bytes], at_end: bool = False) -> bytes:
     """A PNG with (type, data) chunks before or after its pixels."""
     packed = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -84,13 +86,13 @@ def png_with(*chunks, at_end=False):
     return A_PNG[:place] + b"".join(packed) + A_PNG[place:]
 
 
-def webp_with(kind, data):
+def webp_with(kind: bytes, data: bytes) -> bytes:
     """A WebP with `data` as its only chunk of EXIF or XMP."""
     chunks = A_WEBP[12 : A_WEBP.index(b"EXIF")] + kind + struct.pack("<L", len(data)) + data + bytes(len(data) % 2)
     return b"RIFF" + struct.pack("<L", 4 + len(chunks)) + b"WEBP" + chunks
 
 
-def with_exif(kind, exif):
+def with_exif(kind: str, exif: bytes) -> bytes:
     return {
         "JPEG": lambda: jpeg_with((0xE1, b"Exif\0\0" + exif)),
         "PNG": lambda: png_with((b"eXIf", exif)),
@@ -104,7 +106,7 @@ def with_exif(kind, exif):
 KINDS = ["JPEG", "PNG", "PNG raw profile", "WEBP"]
 
 
-def assert_turned(content, orientation):
+def assert_turned(content: bytes, orientation: int) -> None:
     """That the picture in `content` is PICTURE turned as `orientation` says, within what JPEG keeps of noise."""
     found = decoded(content)
     expected = TURNED[orientation]
@@ -133,7 +135,9 @@ def assert_turned(content, orientation):
         ([(ORIENTATION, SHORT, 2, "H2x")], 1),
     ],
 )
-def test_the_orientation_is_one_integer_in_either_order_of_bytes(order, entries, orientation):
+def test_the_orientation_is_one_integer_in_either_order_of_bytes(
+    order: str, entries: list[Any], orientation: int
+) -> None:
     value = orientation if entries == [oriented] else 6
     made = [
         oriented(value, order) if entry is oriented
@@ -145,7 +149,7 @@ def test_the_orientation_is_one_integer_in_either_order_of_bytes(order, entries,
 
 
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])
-def test_a_value_outside_1_to_8_means_upright(value):
+def test_a_value_outside_1_to_8_means_upright(value: int) -> None:
     assert read_orientation(exif_of(oriented(value)), b"tiff:Orientation='6'") == 1
 
 
@@ -164,7 +168,7 @@ def test_a_value_outside_1_to_8_means_upright(value):
         (exif_of(oriented(6))[:18], 1),
     ],
 )
-def test_of_a_directory_that_is_cut_off_the_whole_entries_count(exif, orientation):
+def test_of_a_directory_that_is_cut_off_the_whole_entries_count(exif: bytes, orientation: int) -> None:
     assert read_orientation(exif, b"") == orientation
 
 
@@ -179,12 +183,12 @@ DAMAGED = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exif", DAMAGED)
-def test_damaged_exif_costs_no_image_and_its_orientation_counts(kind, exif):
+def test_damaged_exif_costs_no_image_and_its_orientation_counts(kind: str, exif: bytes) -> None:
     assert_turned(with_exif(kind, exif), 8)
 
 
 @pytest.mark.parametrize("exif", [*DAMAGED, exif_of(oriented(6)), b"Exif without a directory"])
-def test_nvjpeg_gets_the_same_orientation_without_the_exif(exif):
+def test_nvjpeg_gets_the_same_orientation_without_the_exif(exif: bytes) -> None:
     content = with_exif("JPEG", exif)
     jpeg = read_jpeg(content, "a.jpg")
     assert jpeg.size == decode_image(content, "a.jpg").shape[1:]
@@ -194,7 +198,7 @@ def test_nvjpeg_gets_the_same_orientation_without_the_exif(exif):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_fuzzed_exif_costs_an_image():
+def test_no_fuzzed_exif_costs_an_image() -> None:
     """100,000 blocks in turn as JPEG, PNG and WebP: each gives the whole picture, turned or not."""
     rng = random.Random(0)
     kinds = {kind: {decoded(with_exif(kind, exif_of(oriented(k)))).tobytes() for k in range(1, 9)} for kind in KINDS}
@@ -208,7 +212,7 @@ def test_no_fuzzed_exif_costs_an_image():
     assert turned > 2_000
 
 
-def fuzzed_exif(rng):
+def fuzzed_exif(rng: random.Random) -> bytes:
     order = rng.choice("<>")
     tags = [ORIENTATION] * 8 + [
         256,
@@ -247,7 +251,7 @@ def fuzzed_exif(rng):
         (0xFE, b"\xff\xd9\xff\xda"),
     ],
 )
-def test_damaged_segments_of_a_jpeg_cost_no_image(segment):
+def test_damaged_segments_of_a_jpeg_cost_no_image(segment: tuple[int, bytes]) -> None:
     assert_turned(jpeg_with(segment), 1)
 
 
@@ -267,11 +271,13 @@ def test_damaged_segments_of_a_jpeg_cost_no_image(segment):
         [(b"tEXt", bytes([index]) + b"\0" + b"x" * 1_000_000) for index in range(1, 70)],
     ],
 )
-def test_large_or_damaged_texts_and_profiles_of_a_png_cost_no_image(chunks, at_end):
+def test_large_or_damaged_texts_and_profiles_of_a_png_cost_no_image(
+    chunks: list[tuple[bytes, bytes]], at_end: bool
+) -> None:
     np.testing.assert_array_equal(decoded(png_with(*chunks, at_end=at_end)), PICTURE)
 
 
-def test_a_compressed_text_takes_no_memory():
+def test_a_compressed_text_takes_no_memory() -> None:
     packed = zlib.compress(bytes(100_000_000))
     keywords = b"Comment\0\0", b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0\0"
     content = png_with(*((b"zTXt", keyword + packed) for keyword in keywords))
@@ -283,12 +289,12 @@ def test_a_compressed_text_takes_no_memory():
         tracemalloc.stop()
 
 
-def xmp_of(orientation):
+def xmp_of(orientation: int) -> bytes:
     return b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>' % orientation
 
 
 @pytest.mark.parametrize("exif_orientation", [None, 1, 8])
-def test_xmp_counts_where_exif_has_no_orientation(exif_orientation):
+def test_xmp_counts_where_exif_has_no_orientation(exif_orientation: int | None) -> None:
     exif = exif_of(oriented(exif_orientation) if exif_orientation else (271, ASCII, 2, b"a\0\0\0"))
     expected = exif_orientation or 6
     assert_turned(
@@ -300,7 +306,7 @@ def test_xmp_counts_where_exif_has_no_orientation(exif_orientation):
         assert_turned(png_with((b"eXIf", exif), (b"iTXt", text + chunk), at_end=True), expected)
 
 
-def test_xmp_counts_in_webp_and_tiff_too():
+def test_xmp_counts_in_webp_and_tiff_too() -> None:
     assert_turned(webp_with(b"XMP ", xmp_of(6)), 6)
     assert_turned(encoded("TIFF", tiffinfo={700: xmp_of(6)}), 6)
     assert_turned(encoded("WEBP", lossless=True, xmp=b"<tiff:Orientation>6</tiff:Orientation>"), 6)
@@ -308,11 +314,11 @@ def test_xmp_counts_in_webp_and_tiff_too():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}])
-def test_a_tiff_is_turned_once(orientation, options):
+def test_a_tiff_is_turned_once(orientation: int, options: dict[str, Any]) -> None:
     assert_turned(encoded("TIFF", tiffinfo={ORIENTATION: orientation}, **options), orientation)
 
 
-def test_damaged_metadata_of_a_tiff_costs_no_image():
+def test_damaged_metadata_of_a_tiff_costs_no_image() -> None:
     tags = {
         ORIENTATION: (SHORT, 8),
         271: (RATIONAL, 2**32 - 1),
@@ -325,7 +331,7 @@ def test_damaged_metadata_of_a_tiff_costs_no_image():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_of_an_avif_the_container_says_how_it_is_turned_and_damaged_exif_does_not(orientation):
+def test_of_an_avif_the_container_says_how_it_is_turned_and_damaged_exif_does_not(orientation: int) -> None:
     picture = np.kron(np.array([[0, 80, 160], [40, 120, 200]], np.uint8), np.ones((20, 20), np.uint8))
     tags = Image.Exif()
     tags[ORIENTATION], tags[271] = orientation, "maker"
@@ -338,14 +344,14 @@ def test_of_an_avif_the_container_says_how_it_is_turned_and_damaged_exif_does_no
         np.testing.assert_array_equal(decoded(content[:place] + damaged + content[place + len(damaged) :]), sound)
 
 
-def test_a_tiff_of_several_pages_fails_with_their_number():
+def test_a_tiff_of_several_pages_fails_with_their_number() -> None:
     pages = [Image.fromarray(PICTURE)] * 2
     with pytest.raises(DecodeError, match=r"a cannot be decoded .*: it has 3 pages where one image is wanted"):
         decode_image(encoded("TIFF", save_all=True, append_images=pages), "a")
 
 
 @pytest.mark.parametrize(("subfile_type", "shape"), [(1, (4, 4)), (4, (6, 9))])
-def test_a_thumbnail_or_a_mask_is_no_page_of_a_tiff(subfile_type, shape):
+def test_a_thumbnail_or_a_mask_is_no_page_of_a_tiff(subfile_type: int, shape: tuple[int, int]) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[254] = subfile_type
     other = Image.new("L", shape[::-1])
@@ -353,13 +359,13 @@ def test_a_thumbnail_or_a_mask_is_no_page_of_a_tiff(subfile_type, shape):
     np.testing.assert_array_equal(decoded(encoded("TIFF", save_all=True, append_images=[other])), PICTURE)
 
 
-def test_directories_of_a_tiff_that_lead_back_are_one_page():
+def test_directories_of_a_tiff_that_lead_back_are_one_page() -> None:
     content = bytearray(tiff_of(np.arange(6, dtype=np.uint8)[None]))
     content[-4:] = content[4:8]
     assert decoded(bytes(content))[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_many_overlapping_directories_of_a_tiff_end_soon():
+def test_many_overlapping_directories_of_a_tiff_end_soon() -> None:
     """8,000 directories of 60,000 entries, each 4 bytes after the one before: to read all would take minutes."""
     starts = np.arange(8, 8 + 4 * 8_000, 4)
     content = bytearray(np.full(400_000, 60_000, "<u2").tobytes())
@@ -371,7 +377,7 @@ def test_many_overlapping_directories_of_a_tiff_end_soon():
 
 
 @pytest.mark.parametrize("subfile_type", [0, 1])
-def test_a_tiff_of_very_many_directories_fails_with_the_limit(subfile_type):
+def test_a_tiff_of_very_many_directories_fails_with_the_limit(subfile_type: int) -> None:
     directory = struct.Struct("<HHHLLHHLLL")  # the number of tags, two tags, the place of the next directory
     starts = range(8, 8 + 300_000 * directory.size, directory.size)
     tags = (2, 254, LONG, 1, subfile_type, 256, LONG, 1, 1)
@@ -380,7 +386,7 @@ def test_a_tiff_of_very_many_directories_fails_with_the_limit(subfile_type):
         separate(content)
 
 
-def test_exif_in_very_many_segments_is_put_together_at_once():
+def test_exif_in_very_many_segments_is_put_together_at_once() -> None:
     """200,000 segments of one byte each: to copy what came before for each one would be 20 GB."""
     exif = struct.pack("<2sHLHHHLHxxL", b"II", 42, 8, 1, ORIENTATION, SHORT, 1, 6, 0).ljust(200_000, b"\0")
     segments = b"".join(b"\xff\xe1\x00\x09Exif\0\0" + exif[place : place + 1] for place in range(len(exif)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -87,32 +88,38 @@ def two_swapped(place: int, pts: int, dts: int) -> tuple[int, int]:
     ("retime", "suffix"),
     [(pts_is_dts, "mp4"), (pts_is_dts, "mkv"), (half_wrong, "flv"), (half_wrong, "mkv"), (two_swapped, "mp4")],
 )
-def test_wrong_times_do_not_change_the_order_of_the_frames(retime, suffix, sources, tmp_path):
+def test_wrong_times_do_not_change_the_order_of_the_frames(
+    retime: Callable[..., Any], suffix: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
     path = remux(sources["h264"], tmp_path / f"a.{suffix}", retime)
     assert not require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
 
 
 @pytest.mark.parametrize("name", ["hevc", "mpeg2", "mpeg4"])
-def test_wrong_times_are_noticed_whatever_the_codec(name, sources, tmp_path):
+def test_wrong_times_are_noticed_whatever_the_codec(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources[name], tmp_path / "a.mkv", pts_is_dts)
     assert not require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
 
 
-def test_frames_of_a_codec_whose_headers_are_not_read_are_those_of_the_decoder(sources, tmp_path, monkeypatch):
+def test_frames_of_a_codec_whose_headers_are_not_read_are_those_of_the_decoder(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = remux(sources["h264"], tmp_path / "a.mkv", pts_is_dts)
     monkeypatch.setattr(scan, "picture_order", lambda stream: picture_order._Unknown())
     assert not require_frames(wrong, list(range(NUM_FRAMES))).packets.is_seekable
     assert require_frames(sources["h264"], list(range(NUM_FRAMES))).packets.is_seekable
 
 
-def test_an_edit_list_that_hides_frames_by_wrong_times_fails(sources, tmp_path):
+def test_an_edit_list_that_hides_frames_by_wrong_times_fails(sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources["h264"], tmp_path / "a.mp4", lambda place, pts, dts: (place - 2, place - 2))
     with pytest.raises(DecodeError, match=r"a\.mp4 does not say when its frames are shown: re-encode it"):
         Video(path)
 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_other_backends_refuse_times_that_do_not_tell_frames_apart(backend: Backend, sources, tmp_path):
+def test_other_backends_refuse_times_that_do_not_tell_frames_apart(
+    backend: Backend, sources: dict[str, Path], tmp_path: Path
+) -> None:
     path = remux(sources["h264"], tmp_path / "a.mkv", pts_is_dts)
     with pytest.raises(DecodeError, match=f"{backend} needs timestamps that tell which frame is which"):
         shown(path, backend=backend)
@@ -134,14 +141,16 @@ def at(seconds: int) -> Callable[[int, int, int], tuple[int, int]]:
         ("flv", (300, 2)),
     ],
 )
-def test_recordings_that_were_joined_keep_their_order_and_go_on_in_time(suffix, starts, sources, tmp_path):
+def test_recordings_that_were_joined_keep_their_order_and_go_on_in_time(
+    suffix: str, starts: tuple[int, ...], sources: dict[str, Path], tmp_path: Path
+) -> None:
     parts = [remux(sources["h264"], tmp_path / f"{start}.{suffix}", at(start)) for start in starts]
     path = joined(tmp_path / f"a.{suffix}", *parts)
     video = require_frames(path, list(range(NUM_FRAMES)) * len(starts))
     assert sorted(video.packets.restarts) == [NUM_FRAMES * k for k in range(1, len(starts))]
 
 
-def test_a_gap_in_time_stays(sources, tmp_path):
+def test_a_gap_in_time_stays(sources: dict[str, Path], tmp_path: Path) -> None:
     parts = [remux(sources["h264"], tmp_path / f"{start}.ts", at(start)) for start in (30, 100)]
     found, video = shown(joined(tmp_path / "a.ts", *parts))
     assert found == list(range(NUM_FRAMES)) * 2
@@ -149,12 +158,12 @@ def test_a_gap_in_time_stays(sources, tmp_path):
     assert video.packets.is_seekable
 
 
-def test_a_clock_that_begins_anew_at_33_bits_goes_on(sources, tmp_path):
+def test_a_clock_that_begins_anew_at_33_bits_goes_on(sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources["h264"], tmp_path / "a.ts", at(95443))  # 2**33 / 90000 = 95443.7
     assert require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
 
 
-def test_leading_pictures_after_a_join_are_skipped_too(sources, tmp_path):
+def test_leading_pictures_after_a_join_are_skipped_too(sources: dict[str, Path], tmp_path: Path) -> None:
     first = remux(sources["h264"], tmp_path / "a.ts", at(30))
     second, expected, num_skipped = cut(sources["open h264"], tmp_path / "b.ts")
     require_frames(joined(tmp_path / "c.ts", first, second), [*range(NUM_FRAMES), *expected], num_skipped)
@@ -184,26 +193,28 @@ def cut(source: Path, path: Path, num_before: int = 0) -> tuple[Path, list[int],
         ("mpeg2", "mpg", 3), ("mpeg4", "avi", 0), ("mpeg4", "mkv", 3), ("vp9", "webm", 3),
     ],
 )  # fmt: skip
-def test_pictures_that_need_what_was_cut_off_are_skipped(name, suffix, num_before, sources, tmp_path):
+def test_pictures_that_need_what_was_cut_off_are_skipped(
+    name: str, suffix: str, num_before: int, sources: dict[str, Path], tmp_path: Path
+) -> None:
     path, expected, num_skipped = cut(sources[name], tmp_path / f"a.{suffix}", num_before)
     assert num_skipped > num_before or name == "vp9"
     require_frames(path, expected, num_skipped)
 
 
-def test_skipped_pictures_leave_no_gap_among_wrong_times(sources, tmp_path):
+def test_skipped_pictures_leave_no_gap_among_wrong_times(sources: dict[str, Path], tmp_path: Path) -> None:
     source = sources["open h264"]
     _, expected, num_skipped = cut(source, tmp_path / "a.ts")
     path = remux(source, tmp_path / "a.mkv", pts_is_dts, first_keyframe(source))
     require_frames(path, expected, num_skipped)
 
 
-def test_leading_pictures_that_need_nothing_are_shown(sources, tmp_path):
+def test_leading_pictures_that_need_nothing_are_shown(sources: dict[str, Path], tmp_path: Path) -> None:
     path, expected, num_leading = cut(sources["radl"], tmp_path / "a.mkv")
     assert num_leading == 2
     require_frames(path, [expected[0] - 2, expected[0] - 1, *expected])
 
 
-def test_frames_before_an_intra_refresh_is_complete_are_skipped(sources, tmp_path):
+def test_frames_before_an_intra_refresh_is_complete_are_skipped(sources: dict[str, Path], tmp_path: Path) -> None:
     path, _, _ = cut(sources["intra-refresh"], tmp_path / "a.ts")
     with av.open(str(path)) as container:
         expected = numbers([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -211,26 +222,30 @@ def test_frames_before_an_intra_refresh_is_complete_are_skipped(sources, tmp_pat
     assert video.facts["num_skipped_frames"] > 3
 
 
-def test_an_edit_list_hides_leading_pictures_so_that_none_is_skipped(sources, tmp_path):
+def test_an_edit_list_hides_leading_pictures_so_that_none_is_skipped(sources: dict[str, Path], tmp_path: Path) -> None:
     path, expected, _ = cut(sources["open h264"], tmp_path / "a.mp4")
     require_frames(path, expected)
 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
 @pytest.mark.parametrize("name", ["open h264", "open hevc"])
-def test_other_backends_refuse_streams_whose_first_pictures_cannot_be_shown(name, backend: Backend, sources, tmp_path):
+def test_other_backends_refuse_streams_whose_first_pictures_cannot_be_shown(
+    name: str, backend: Backend, sources: dict[str, Path], tmp_path: Path
+) -> None:
     path, _, num_skipped = cut(sources[name], tmp_path / "a.mkv")
     with pytest.raises(DecodeError, match=f"{backend} miscounts where {num_skipped} frames cannot be shown"):
         shown(path, Uniform(8), backend)
 
 
-def test_a_stream_without_any_picture_to_begin_with_fails(sources, tmp_path):
+def test_a_stream_without_any_picture_to_begin_with_fails(sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources["vp9"], tmp_path / "a.webm", start=first_keyframe(sources["vp9"]) + 1)
     with pytest.raises(DecodeError, match=r"a\.webm has no frames that can be decoded"):
         Video(path)
 
 
-def test_vp9_that_begins_with_an_intra_only_frame_shows_what_a_decoder_gives(sources, tmp_path):
+def test_vp9_that_begins_with_an_intra_only_frame_shows_what_a_decoder_gives(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
     path = tmp_path / "a.webm"
     with av.open(str(sources["vp9"])) as file, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(file.streams.video[0])
@@ -250,7 +265,9 @@ def test_vp9_that_begins_with_an_intra_only_frame_shows_what_a_decoder_gives(sou
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
-def test_two_frames_of_one_time_at_the_end_are_two_frames(suffix, sources, tmp_path):
+def test_two_frames_of_one_time_at_the_end_are_two_frames(
+    suffix: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
     last = NUM_FRAMES - 1
     path = remux(sources["h264"], tmp_path / f"a.{suffix}", lambda _, pts, dts: (min(pts, last - 1), dts))
     found, video = shown(path)
@@ -259,12 +276,12 @@ def test_two_frames_of_one_time_at_the_end_are_two_frames(suffix, sources, tmp_p
 
 
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "h264"])
-def test_two_fields_that_are_pictures_are_one_frame(suffix, tmp_path):
+def test_two_fields_that_are_pictures_are_one_frame(suffix: str, tmp_path: Path) -> None:
     require_frames(write_field_pictures(tmp_path / f"a.{suffix}", 12), list(range(12)))
 
 
 @pytest.mark.parametrize("name", ["h264", "hevc", "mpeg2", "mpeg4"])
-def test_damaged_headers_are_unknown(name, sources):
+def test_damaged_headers_are_unknown(name: str, sources: dict[str, Path]) -> None:
     random = np.random.default_rng(0)
     with av.open(str(sources[name])) as container:
         stream = container.streams.video[0]
@@ -289,7 +306,7 @@ def parameter_set(order_type: int) -> bytes:
     [(parameter_set(0), (1, 0)), (parameter_set(0)[:9], None), (parameter_set(3), None)],
     ids=["whole", "cut off before the order counts", "of no known type"],
 )
-def test_parameter_sets_that_are_damaged_are_not_used(content, key):
+def test_parameter_sets_that_are_damaged_are_not_used(content: bytes, key: tuple[int, int] | None) -> None:
     order = picture_order._H264(content)
     order.read(bytes(NalUnit(0x65).ue(0, 7, 0).u(7, 0).ue(0).u(5, 0)))
     assert order.keys.tolist() == [[*(key or (picture_order.UNKNOWN, picture_order.UNKNOWN))]]
@@ -306,5 +323,5 @@ NEEDS_SHARED = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is miss
         ("h264_rasl.mkv", range(30, 120), 1), ("hevc_rasl.mkv", range(30, 120), 4),
     ],
 )  # fmt: skip
-def test_shared_videos_show_the_frames_that_players_show(name, expected, num_skipped):
+def test_shared_videos_show_the_frames_that_players_show(name: str, expected: range, num_skipped: int) -> None:
     require_frames(SHARED / name, list(expected), num_skipped)

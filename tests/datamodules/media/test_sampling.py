@@ -1,7 +1,11 @@
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Uniform, between, frame_rate
@@ -22,12 +26,12 @@ from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Unifor
         (np.array([]), 5, []),
     ],
 )
-def test_the_frames_on_show_at_the_times_are_taken(pts, fps, wanted):
+def test_the_frames_on_show_at_the_times_are_taken(pts: NDArray[np.float64], fps: float, wanted: list[int]) -> None:
     assert AtRate(fps).indices(pts).tolist() == wanted
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=50), st.floats(0.1, 100))
-def test_indices_ascend_begin_with_the_first_and_come_once(gaps, fps):
+def test_indices_ascend_begin_with_the_first_and_come_once(gaps: list[float], fps: float) -> None:
     pts = np.cumsum(gaps)
     indices = AtRate(fps).indices(pts)
     assert indices[0] == 0
@@ -48,18 +52,20 @@ def test_indices_ascend_begin_with_the_first_and_come_once(gaps, fps):
         (np.array([7.0, 7.0]), 25.0, None),
     ],
 )
-def test_the_rate_is_the_claimed_one_where_the_times_agree_with_it_and_else_their_own(pts, nominal, rate):
+def test_the_rate_is_the_claimed_one_where_the_times_agree_with_it_and_else_their_own(
+    pts: NDArray[np.float64], nominal: float | None, rate: float | None
+) -> None:
     assert frame_rate(pts, nominal) == rate
 
 
 @pytest.mark.parametrize("fps", [0, -5.0, float("nan"), float("inf")])
-def test_a_rate_that_is_none_fails(fps):
+def test_a_rate_that_is_none_fails(fps: float) -> None:
     with pytest.raises(ConfigError, match="give a rate above 0"):
         AtRate(fps)
 
 
 @given(st.integers(1, 40), st.integers(1, 500))
-def test_uniform_is_linspace_from_the_first_to_the_last(count, total):
+def test_uniform_is_linspace_from_the_first_to_the_last(count: int, total: int) -> None:
     for short in ("fail", "repeat", "pad"):
         if total < count and short == "fail":
             with pytest.raises(DecodeError, match=f"it has {total} of the {count} frames that are wanted"):
@@ -72,19 +78,19 @@ def test_uniform_is_linspace_from_the_first_to_the_last(count, total):
             assert indices.tolist() == [int(place) for place in np.linspace(0, total - 1, count)]
 
 
-def test_every_takes_the_first_and_then_each_step():
+def test_every_takes_the_first_and_then_each_step() -> None:
     assert Every().indices(np.arange(5) / 25).tolist() == [0, 1, 2, 3, 4]
     assert Every(2).indices(np.arange(5) / 25).tolist() == [0, 2, 4]
 
 
-def test_times_take_the_frame_on_show():
+def test_times_take_the_frame_on_show() -> None:
     pts = np.array([0.0, 0.5, 0.6, 2.0])
     assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts).tolist() == [0, 0, 1, 2, 3, 3]
     with pytest.raises(DecodeError, match=r"it ends at 2\.500 s, and a frame at 2\.600 s is wanted"):
         AtTimes([0.0, 2.6]).indices(pts)
 
 
-def test_times_that_were_rounded_take_the_frame_they_were_of():
+def test_times_that_were_rounded_take_the_frame_they_were_of() -> None:
     pts = np.arange(300) * 1001 / 30000
     for digits in (3, 6):
         assert NearTimes(np.round(pts[7:90:3], digits).tolist()).indices(pts).tolist() == list(range(7, 90, 3))
@@ -93,7 +99,7 @@ def test_times_that_were_rounded_take_the_frame_they_were_of():
         NearTimes([0.0, 0.015]).indices(pts)
 
 
-def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out():
+def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out() -> None:
     pts = np.arange(100) / 29.97
     parts = [between(pts, None, 1.0), between(pts, 1.0, 2.0), between(pts, 2.0, 3.0), between(pts, 3.0, None)]
     assert np.concatenate(parts).tolist() == list(range(100))
@@ -113,6 +119,6 @@ def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out():
         (lambda: AtTimes([float("nan")]), "give times from 0 on"),
     ],
 )
-def test_selections_that_make_no_sense_fail(make, message):
+def test_selections_that_make_no_sense_fail(make: Callable[..., Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()

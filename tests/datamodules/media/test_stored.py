@@ -23,13 +23,15 @@ def encoded(format: str, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
-def test_files_of_the_format_without_metadata_are_kept_byte_for_byte_whatever_their_names(store, format):
+def test_files_of_the_format_without_metadata_are_kept_byte_for_byte_whatever_their_names(
+    store: str, format: str
+) -> None:
     content = encoded(format)
     assert as_stored(content, "a.webp", store) == content
     assert stored_ending("a.webp", store) == store
 
 
-def test_other_files_become_png_without_loss_or_jpeg_of_high_quality():
+def test_other_files_become_png_without_loss_or_jpeg_of_high_quality() -> None:
     content = encoded("WEBP", lossless=True)
     with Image.open(io.BytesIO(as_stored(content, "a.webp", "png"))) as image:
         assert image.format == "PNG"
@@ -41,7 +43,9 @@ def test_other_files_become_png_without_loss_or_jpeg_of_high_quality():
 
 @pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_stock_readers_get_the_upright_pixels_of_a_file_with_damaged_metadata(store, format, orientation):
+def test_stock_readers_get_the_upright_pixels_of_a_file_with_damaged_metadata(
+    store: str, format: str, orientation: int
+) -> None:
     entries = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(">HHII", 0x011A, 12, 1, 38)
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + entries + bytes(4) + struct.pack(">d", math.nan)  # XResolution
     content = encoded(format, exif=exif)
@@ -54,7 +58,7 @@ def test_stock_readers_get_the_upright_pixels_of_a_file_with_damaged_metadata(st
     np.testing.assert_array_equal(pixels, decode_image(content, "a").permute(1, 2, 0))
 
 
-def test_a_converted_image_is_upright():
+def test_a_converted_image_is_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     content = encoded("JPEG", exif=exif)
@@ -64,19 +68,19 @@ def test_a_converted_image_is_upright():
     np.testing.assert_array_equal(decode_image(stored, "a"), decode_image(content, "a"))
 
 
-def test_the_original_is_kept_with_its_extension():
+def test_the_original_is_kept_with_its_extension() -> None:
     assert as_stored(b"anything", "a.TIFF", "original") == b"anything"
     assert stored_ending("a.TIFF", "original") == "tiff"
 
 
-def test_an_image_that_the_format_cannot_hold_fails():
+def test_an_image_that_the_format_cannot_hold_fails() -> None:
     buffer = io.BytesIO()
     Image.new("L", (66_000, 1)).save(buffer, "PNG")
     with pytest.raises(DecodeError, match=r"wide\.png of 66000x1 px cannot be stored as jpg \(.*\): use another"):
         as_stored(buffer.getvalue(), "wide.png", "jpg")
 
 
-def test_the_option_takes_a_format_true_for_jpeg_and_false():
+def test_the_option_takes_a_format_true_for_jpeg_and_false() -> None:
     assert [stored_as(option) for option in (True, False, None, "jpg", "png", "original")] == [
         "jpg", None, None, "jpg", "png", "original"
     ]  # fmt: skip

@@ -62,7 +62,9 @@ def _turned(frame: Picture, degrees: int, path: Path) -> Picture:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), Every(7), AtTimes([1.0, 1.9])])
-def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_skips(name, selection, videos):
+def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_skips(
+    name: str, selection: Every | Uniform | AtTimes, videos: dict[str, Path]
+) -> None:
     full = all_decoded(videos[name])
     assert numbers([upright(name, frame) for frame in full]) == list(range(60))
     num_decoded = {}
@@ -79,7 +81,7 @@ def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_ski
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_headers_of_pictures_prove_the_order_of_ordinary_files(name, videos):
+def test_the_headers_of_pictures_prove_the_order_of_ordinary_files(name: str, videos: dict[str, Path]) -> None:
     with open_container(videos[name]) as container:
         scan = Scan(container, container.streams.best("video"))
         scan.read()
@@ -103,7 +105,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("backend", [pytest.param("torchcodec", marks=needs_torchcodec), "decord"])
-def test_another_backend_gives_the_same_pixels_or_refuses_the_file(name, backend: Backend, videos):
+def test_another_backend_gives_the_same_pixels_or_refuses_the_file(
+    name: str, backend: Backend, videos: dict[str, Path]
+) -> None:
     refusal = REFUSED[backend].get(name) or (name in NOT_TRUSTED and f"not trusted with {NOT_TRUSTED[name]}")
     if refusal:
         with pytest.raises(DecodeError, match=refusal):
@@ -125,7 +129,7 @@ def psnr(a: Picture, b: Picture) -> float:
 
 @pytest.mark.parametrize("num_frames", [1, 5, 15, 16, 17])
 @pytest.mark.parametrize("name", ["b-frames", "hevc", "mpeg-ts", "mpeg-4 in avi", "vp9"])
-def test_short_clips(name, num_frames, tmp_path):
+def test_short_clips(name: str, num_frames: int, tmp_path: Path) -> None:
     path = write(tmp_path / "clip", KINDS[name], num_frames)
     if num_frames < 16:
         with pytest.raises(DecodeError, match=f"it has {num_frames} of the 16 frames that are wanted"):
@@ -140,7 +144,7 @@ def test_short_clips(name, num_frames, tmp_path):
     assert numbers(found) == [*range(min(num_frames, 16)), *([num_frames - 1] * (16 - num_frames))] or num_frames == 17
 
 
-def test_times_are_those_of_the_packets_since_the_first_frame(videos):
+def test_times_are_those_of_the_packets_since_the_first_frame(videos: dict[str, Path]) -> None:
     uneven = np.array([KINDS["variable rate"].times(k) for k in range(60)]) / 1000
     for name in ("variable rate", "variable rate in matroska"):
         assert Video(videos[name]).pts_seconds == pytest.approx(uneven - uneven[0], abs=0.0011)
@@ -164,7 +168,7 @@ def write_motion_jpeg(path: Path, times: list[int]) -> Path:
     return path
 
 
-def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path):
+def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path: Path) -> None:
     times = [0, 1000, 2000, 3000, 3040, 3040, 3080, 4000]
     path = write_motion_jpeg(tmp_path / "ties.mkv", times)
     found, video = frames_of(path, Every())
@@ -173,14 +177,14 @@ def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path
     assert numbers(frames_of(path, AtTimes([1.5, 3.05, 3.9]))[0]) == [1, 5, 6]
 
 
-def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path):
+def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path: Path) -> None:
     path = write_motion_jpeg(tmp_path / "gap.avi", [40 * k for k in range(60) if not 20 <= k < 40])
     found, video = frames_of(path, Every())
     assert numbers(found) == list(range(40))
     assert video.pts_seconds[[19, 20, 39]].tolist() == pytest.approx([19 / 25, 40 / 25, 59 / 25])
 
 
-def test_the_facts_say_what_comes_from_the_header(videos):
+def test_the_facts_say_what_comes_from_the_header(videos: dict[str, Path]) -> None:
     assert Video(videos["edit list"]).facts == {
         "codec": "h264", "stream": 0, "width": 128, "height": 96, "pixel_aspect_ratio": 1.0,
         "num_frames": 60, "num_skipped_frames": 0, "fps": 25.0, "duration_seconds": 2.4, "num_frames_from_header": 77,
@@ -192,7 +196,7 @@ def test_the_facts_say_what_comes_from_the_header(videos):
     assert (video.facts["width"], video.facts["height"]) == (96, 128)
 
 
-def test_rate_and_duration_are_those_of_the_frames_where_the_header_says_another(tmp_path):
+def test_rate_and_duration_are_those_of_the_frames_where_the_header_says_another(tmp_path: Path) -> None:
     path = write(tmp_path / "slow", Kind("mkv", times=lambda k: 400 * k), 10)
     facts = Video(path).facts
     assert facts["average_fps_from_header"] == 25.0
@@ -212,7 +216,9 @@ def anamorphic(path: Path, ratio: Fraction, suffix: str = "mp4", codec: str = "l
     [("mp4", "libx264"), ("mkv", "libx264"), ("ts", "libx264"), ("avi", "mpeg4"), ("h264", "libx264")],
 )
 @pytest.mark.parametrize(("ratio", "width"), [(WIDE, 182), (NARROW, 114)])
-def test_non_square_pixels_become_square_at_the_stored_height(suffix, codec, ratio, width, tmp_path):
+def test_non_square_pixels_become_square_at_the_stored_height(
+    suffix: str, codec: str, ratio: Fraction, width: int, tmp_path: Path
+) -> None:
     path = anamorphic(tmp_path / "a", ratio, suffix, codec)
     found, video = frames_of(path, Every())
     assert numbers(found) == [0, 1, 2, 3, 4]
@@ -226,7 +232,7 @@ def test_non_square_pixels_become_square_at_the_stored_height(suffix, codec, rat
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
 
 
-def test_non_square_pixels_become_square_where_the_first_pictures_cannot_be_decoded(tmp_path):
+def test_non_square_pixels_become_square_where_the_first_pictures_cannot_be_decoded(tmp_path: Path) -> None:
     path = write(tmp_path / "a", Kind("ts", options={"g": "8", "bf": "2"}, pixel_aspect_ratio=WIDE), 24)
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 4 // 188 * 188 :])
@@ -235,7 +241,7 @@ def test_non_square_pixels_become_square_where_the_first_pictures_cannot_be_deco
     assert {frame.shape for frame in found} == {(96, 182, 3)}
 
 
-def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path):
+def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path: Path) -> None:
     path = anamorphic(tmp_path / "a", WIDE, "mov", change=rotated)
     found, video = frames_of(path, Uniform(1))
     assert (video.facts["width"], video.facts["height"]) == (96, 182)
@@ -244,13 +250,15 @@ def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path):
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
 @pytest.mark.parametrize("change", [bytes, rotated])
-def test_all_backends_make_pixels_square_alike(backend: Backend, change, tmp_path):
+def test_all_backends_make_pixels_square_alike(
+    backend: Backend, change: type[bytes] | Callable[..., Any], tmp_path: Path
+) -> None:
     path = anamorphic(tmp_path / "a", WIDE, "mov", change=change)
     frames, expected = (read_frames(path, decoding=Decoding(name)).frames for name in (backend, "pyav"))
     assert torch.equal(frames, expected)
 
 
-def test_frames_go_to_a_given_size_in_one_step_whatever_the_shape_of_their_pixels(tmp_path):
+def test_frames_go_to_a_given_size_in_one_step_whatever_the_shape_of_their_pixels(tmp_path: Path) -> None:
     path = anamorphic(tmp_path / "a", WIDE)
     square = read_frames(path, size=(40, 60))
     stored = read_frames(path, size=(40, 60), decoding=AS_STORED)
@@ -269,20 +277,24 @@ def _with_ratio(width: int, height: int) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize(("given", "width"), [((2, 1), 256), ((1, 1), 128), ((0, 1), 182), ((3, 0), 182)])
-def test_the_containers_aspect_ratio_comes_before_the_codecs(given, width, tmp_path):
+def test_the_containers_aspect_ratio_comes_before_the_codecs(
+    given: tuple[int, int], width: int, tmp_path: Path
+) -> None:
     path = anamorphic(tmp_path / "a", WIDE, change=_with_ratio(*given))
     assert read_frames(path).frames.shape == (5, 3, 96, width)
 
 
 @pytest.mark.parametrize("given", [(65535, 1), (1, 65535)])
-def test_an_aspect_ratio_that_cannot_be_right_fails_unless_pixels_stay_as_they_are(given, tmp_path):
+def test_an_aspect_ratio_that_cannot_be_right_fails_unless_pixels_stay_as_they_are(
+    given: tuple[int, int], tmp_path: Path
+) -> None:
     path = anamorphic(tmp_path / "a", WIDE, change=_with_ratio(*given))
     with pytest.raises(DecodeError, match=rf"a\.mp4 has the pixel aspect ratio {given[0]}:{given[1]}, which cannot be"):
         Video(path)
     assert read_frames(path, decoding=AS_STORED).frames.shape == (5, 3, 96, 128)
 
 
-def test_an_aspect_ratio_that_changes_within_a_file_fails(tmp_path):
+def test_an_aspect_ratio_that_changes_within_a_file_fails(tmp_path: Path) -> None:
     parts = [anamorphic(tmp_path / name, ratio, "h264") for name, ratio in (("square", Fraction(1)), ("wide", WIDE))]
     path = tmp_path / "both.h264"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -292,25 +304,27 @@ def test_an_aspect_ratio_that_changes_within_a_file_fails(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["pyav", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_a_stream_is_chosen_by_its_number(backend: Backend, videos):
+def test_a_stream_is_chosen_by_its_number(backend: Backend, videos: dict[str, Path]) -> None:
     for stream, first in ((None, 0), (0, 0), (1, 100)):
         found, video = frames_of(videos["two streams"], Every(20), Decoding(backend, stream=stream))
         assert numbers(found) == [first, first + 20, first + 40]
         assert video.facts["stream"] == (stream or 0)
 
 
-def test_a_stream_that_is_none_fails(videos):
+def test_a_stream_that_is_none_fails(videos: dict[str, Path]) -> None:
     with pytest.raises(DecodeError, match="no video stream 2; its video streams: 0, 1"):
         Video(videos["two streams"], Decoding(stream=2))
 
 
-def test_a_fallback_happens_only_when_allowed_and_is_told(videos):
+def test_a_fallback_happens_only_when_allowed_and_is_told(videos: dict[str, Path]) -> None:
     found, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
     assert numbers(found) == np.linspace(0, 59, 16).astype(int).tolist()
     assert video.facts["backends"] == ["decord", "pyav"]
 
 
-def test_a_fallback_leaves_out_what_does_not_work_here(videos, tmp_path, monkeypatch):
+def test_a_fallback_leaves_out_what_does_not_work_here(
+    videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     video_module._backend.cache_clear()
     video_module._works.cache_clear()
@@ -328,7 +342,7 @@ def test_a_fallback_leaves_out_what_does_not_work_here(videos, tmp_path, monkeyp
         torchcodec._decoder_class.cache_clear()
 
 
-def test_packets_lost_from_a_stream_fail_what_is_made_of_them(tmp_path):
+def test_packets_lost_from_a_stream_fail_what_is_made_of_them(tmp_path: Path) -> None:
     path = write(tmp_path / "lossy", KINDS["mpeg-ts"])
     content = path.read_bytes()
     start = len(content) * 3 // 10 // 188 * 188
@@ -338,7 +352,9 @@ def test_packets_lost_from_a_stream_fail_what_is_made_of_them(tmp_path):
 
 
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), AtTimes([0.0, 0.5, 1.0])])
-def test_read_frames_gives_one_tensor_and_the_times(selection, videos):
+def test_read_frames_gives_one_tensor_and_the_times(
+    selection: Every | Uniform | AtTimes, videos: dict[str, Path]
+) -> None:
     read = read_frames(videos["b-frames"], selection, size=(40, 60))
     wanted = selection.indices(np.arange(60) / 25)
     assert read.frames.dtype == torch.uint8
@@ -349,13 +365,15 @@ def test_read_frames_gives_one_tensor_and_the_times(selection, videos):
 
 
 @pytest.mark.parametrize("size", [(24, 32), (48, 64), (60, 128), (192, 256), (31, 67)])
-def test_resizing_is_bilinear_with_antialiasing_to_within_one_level(size):
+def test_resizing_is_bilinear_with_antialiasing_to_within_one_level(size: tuple[int, int]) -> None:
     frame = torch.from_numpy(picture(77)).permute(2, 0, 1)
     exact = torch.nn.functional.interpolate(frame[None].double(), size, mode="bilinear", antialias=True)[0]
     assert (resize(frame, size).double() - exact).abs().max() <= 1.0
 
 
-def test_clips_of_one_video_need_one_pass_over_its_packets(videos, monkeypatch, tmp_path):
+def test_clips_of_one_video_need_one_pass_over_its_packets(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     path = tmp_path / "long.mp4"
     shutil.copy(videos["b-frames"], path)
     passes = []
@@ -368,13 +386,13 @@ def test_clips_of_one_video_need_one_pass_over_its_packets(videos, monkeypatch, 
     assert len(passes) == 2
 
 
-def test_videos_that_are_decoded_from_the_beginning_can_be_read_side_by_side(videos):
+def test_videos_that_are_decoded_from_the_beginning_can_be_read_side_by_side(videos: dict[str, Path]) -> None:
     sides = [Video(videos[name]).frames(range(60)) for name in ("mpeg-4 in avi", "h.264 in avi")]
     for number, frames in enumerate(zip(*sides, strict=True)):
         assert numbers([frame.permute(1, 2, 0).numpy() for frame in frames]) == [number, number]
 
 
-def test_frames_stay_what_they_were_when_the_next_is_read(videos):
+def test_frames_stay_what_they_were_when_the_next_is_read(videos: dict[str, Path]) -> None:
     video = Video(videos["b-frames"])
     kept, copies = [], []
     for frame in video.frames(range(60)):
@@ -384,7 +402,7 @@ def test_frames_stay_what_they_were_when_the_next_is_read(videos):
 
 
 @pytest.mark.parametrize("name", ["b-frames", "rotation"])
-def test_a_decoded_frame_is_freed_when_the_next_one_comes(name, videos):
+def test_a_decoded_frame_is_freed_when_the_next_one_comes(name: str, videos: dict[str, Path]) -> None:
     path = videos[name]
     gc.collect()
     gc.disable()
@@ -395,7 +413,7 @@ def test_a_decoded_frame_is_freed_when_the_next_one_comes(name, videos):
         gc.enable()
 
 
-def test_no_file_stays_open(videos):
+def test_no_file_stays_open(videos: dict[str, Path]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for name in ("b-frames", "intra-refresh", "mpeg-4 in avi"):
         next(Video(videos[name]).frames([3, 50]))
@@ -414,7 +432,7 @@ IN_FRONT = Kind(container_options={"movflags": "faststart"})
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("kind", [IN_FRONT, KINDS["start offset"], KINDS["av1"], KINDS["mpeg-4 in avi"]])
-def test_a_file_that_was_cut_off_fails_with_both_counts(kind, share, tmp_path):
+def test_a_file_that_was_cut_off_fails_with_both_counts(kind: Kind, share: float, tmp_path: Path) -> None:
     path = cut(write(tmp_path / "cut", kind), share)
     with pytest.raises(
         DecodeError, match=r"holds [\d,]+ of the [\d,]+ (frames|bytes) that it promises: it was cut off"
@@ -422,14 +440,14 @@ def test_a_file_that_was_cut_off_fails_with_both_counts(kind, share, tmp_path):
         Video(path)
 
 
-def test_a_file_without_its_index_fails(tmp_path):
+def test_a_file_without_its_index_fails(tmp_path: Path) -> None:
     path = cut(write(tmp_path / "cut", KINDS["b-frames"]), 0.7)
     with pytest.raises(DecodeError, match=r"cut\.mp4 does not open as a video: Invalid data"):
         Video(path)
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_garbage_in_the_middle_fails_with_both_counts(backend: Backend, tmp_path):
+def test_garbage_in_the_middle_fails_with_both_counts(backend: Backend, tmp_path: Path) -> None:
     path = write(tmp_path / "garbage", KINDS["gop 250"])
     content = bytearray(path.read_bytes())
     start = content.index(b"mdat") + 4
@@ -441,7 +459,9 @@ def test_garbage_in_the_middle_fails_with_both_counts(backend: Backend, tmp_path
 
 
 @pytest.mark.parametrize("name", ["b-frames", "gop 250", "open gop"])
-def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(name, tmp_path, videos):
+def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(
+    name: str, tmp_path: Path, videos: dict[str, Path]
+) -> None:
     sound, _ = frames_of(videos[name], Uniform(16))
     content = videos[name].read_bytes()
     with av.open(str(videos[name])) as container:
@@ -468,7 +488,7 @@ def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(na
 
 
 @pytest.mark.parametrize("content", [b"text, not video\n" * 100, bytes(5000), b"\x1a\x45\xdf\xa3", b"\x00"])
-def test_what_is_no_video_fails_with_the_same_words_each_time(content, tmp_path):
+def test_what_is_no_video_fails_with_the_same_words_each_time(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     reasons = set()
     for _ in range(2):
@@ -478,7 +498,7 @@ def test_what_is_no_video_fails_with_the_same_words_each_time(content, tmp_path)
     assert len(reasons) == 1
 
 
-def test_a_file_with_sound_only_fails(tmp_path):
+def test_a_file_with_sound_only_fails(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -502,7 +522,9 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_a_name_is_that_of_a_file_whatever_it_looks_like(name, backend: Backend, tmp_path, monkeypatch, videos):
+def test_a_name_is_that_of_a_file_whatever_it_looks_like(
+    name: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, videos: dict[str, Path]
+) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(videos["b-frames"], name)
     shutil.copy(videos["two streams"], "x.mp4")
@@ -511,7 +533,7 @@ def test_a_name_is_that_of_a_file_whatever_it_looks_like(name, backend: Backend,
     assert Video(Path(name)).num_streams == 1
 
 
-def test_a_name_that_is_not_utf_8_is_read(tmp_path, videos):
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path, videos: dict[str, Path]) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
     shutil.copy(videos["b-frames"], path)
     assert len(read_frames(path, Uniform(3)).frames) == 3
@@ -538,7 +560,7 @@ def write_jpegs_with_exif(path: Path, num_frames: int) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_side_data_without_a_name_is_no_display_matrix(backend: Backend, tmp_path):
+def test_side_data_without_a_name_is_no_display_matrix(backend: Backend, tmp_path: Path) -> None:
     path = write_jpegs_with_exif(tmp_path / "a.mov", 5)
     found, _ = frames_of(path, Every(), Decoding(backend))
     assert numbers(found) == [0, 1, 2, 3, 4]
@@ -551,7 +573,9 @@ UNFORESEEN = [KeyError("no such plane"), av.error.PermissionError(1, "no such pl
 
 @pytest.mark.parametrize("backend", ["pyav", "decord"])
 @pytest.mark.parametrize("error", UNFORESEEN)
-def test_whatever_a_decoder_raises_fails_the_item_with_its_message(backend: Backend, error, videos, monkeypatch):
+def test_whatever_a_decoder_raises_fails_the_item_with_its_message(
+    backend: Backend, error: Exception, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def breaks(*_: Any) -> Any:
         raise error
 
@@ -565,7 +589,9 @@ def test_whatever_a_decoder_raises_fails_the_item_with_its_message(backend: Back
         Video(videos["b-frames"])
 
 
-def test_an_error_of_the_file_system_while_decoding_stays_one(videos, monkeypatch):
+def test_an_error_of_the_file_system_while_decoding_stays_one(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def breaks(*_: Any) -> Any:
         raise OSError(errno.ESTALE, "Stale file handle")
 
@@ -574,13 +600,13 @@ def test_an_error_of_the_file_system_while_decoding_stays_one(videos, monkeypatc
         list(Video(videos["b-frames"]).frames([0]))
 
 
-def test_a_bug_after_decoding_is_no_fault_of_the_file(videos, monkeypatch):
+def test_a_bug_after_decoding_is_no_fault_of_the_file(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_module, "resize", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(Video(videos["b-frames"]).frames([0]))
 
 
-def test_a_playlist_opens_no_other_file(videos, tmp_path):
+def test_a_playlist_opens_no_other_file(videos: dict[str, Path], tmp_path: Path) -> None:
     for text in (f"ffconcat version 1.0\nfile {videos['b-frames']}\n", f"#EXTM3U\n#EXTINF:2,\n{videos['mpeg-ts']}\n"):
         (tmp_path / "a.mp4").write_text(text)
         with pytest.raises(DecodeError, match=r"a\.mp4 does not open as a video"):
@@ -600,7 +626,7 @@ def playlist_and_mp4(folder: Path) -> Path:
     return path
 
 
-def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos, tmp_path):
+def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos: dict[str, Path], tmp_path: Path) -> None:
     path = playlist_and_mp4(tmp_path)
     for decoding in (_DECODING, Decoding("decord", fallback=True)):
         frames, video = frames_of(path, Every(), decoding)
@@ -609,12 +635,14 @@ def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_a_playlist_that_is_an_mp4_too_is_not_opened_by_other_backends(backend: Backend, videos, tmp_path):
+def test_a_playlist_that_is_an_mp4_too_is_not_opened_by_other_backends(
+    backend: Backend, videos: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(DecodeError, match=f"{backend} opens only files whose first bytes are those of MP4"):
         frames_of(playlist_and_mp4(tmp_path), Every(), Decoding(backend))
 
 
-def test_the_cover_of_a_record_is_no_video(tmp_path, videos):
+def test_the_cover_of_a_record_is_no_video(tmp_path: Path, videos: dict[str, Path]) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         sound, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=25)
         cover.width, cover.height, cover.pix_fmt = 128, 96, "yuvj420p"
@@ -628,13 +656,13 @@ def test_the_cover_of_a_record_is_no_video(tmp_path, videos):
         Video(tmp_path / "a.mp4")
 
 
-def test_indices_that_do_not_ascend_fail_and_none_give_none(videos):
+def test_indices_that_do_not_ascend_fail_and_none_give_none(videos: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match=r"indices have to ascend: \[5, 3\]"):
         list(Video(videos["b-frames"]).frames([5, 3]))
     assert list(Video(videos["b-frames"]).frames([])) == []
 
 
-def test_missing_and_empty_files_and_folders_fail(tmp_path):
+def test_missing_and_empty_files_and_folders_fail(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"a\.mp4 is missing"):
         Video(tmp_path / "a.mp4")
     (tmp_path / "b.mp4").touch()
@@ -648,7 +676,7 @@ def test_missing_and_empty_files_and_folders_fail(tmp_path):
         Video(tmp_path / "d.mp4")
 
 
-def test_a_broken_disk_is_no_broken_video(tmp_path):
+def test_a_broken_disk_is_no_broken_video(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         Video(Path("/proc/self/mem"))
 
@@ -660,7 +688,7 @@ def test_a_broken_disk_is_no_broken_video(tmp_path):
         ({"device": "cuda"}, "choose torchcodec for cuda"),
     ],
 )
-def test_decoding_that_is_none_fails(arguments, message):
+def test_decoding_that_is_none_fails(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Decoding(**arguments)
 
@@ -673,7 +701,7 @@ def test_decoding_that_is_none_fails(arguments, message):
         ("ten_frames.mp4", 10), ("vfr.mp4", 66), ("vp9.webm", 60), ("av1.mkv", 125), ("rotated90.mov", 3),
     ],
 )  # fmt: skip
-def test_odd_but_whole_files_give_every_frame(name, num_frames):
+def test_odd_but_whole_files_give_every_frame(name: str, num_frames: int) -> None:
     found, _ = frames_of(ODD / name, Every())
     full = all_decoded(ODD / name)
     assert len(found) == len(full) == num_frames
@@ -690,7 +718,7 @@ def test_odd_but_whole_files_give_every_frame(name, num_frames):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_broken_files_fail_with_a_reason_that_bears_no_time(name, message, backend: Backend):
+def test_broken_files_fail_with_a_reason_that_bears_no_time(name: str, message: str, backend: Backend) -> None:
     with pytest.raises(DecodeError, match=message) as caught:
         frames_of(ODD / name, Every(), Decoding(backend))
     assert "github" not in str(caught.value)

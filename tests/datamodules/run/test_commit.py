@@ -6,6 +6,9 @@ import os
 import random
 import resource
 import tarfile
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,10 +26,10 @@ NUM_ROWS = 6  # or fewer
 
 
 @pytest.fixture(autouse=True)
-def _spools_are_closed(monkeypatch):
+def _spools_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     opened, init = [], Spool.__init__
 
-    def noting(spool, *args):
+    def noting(spool: Spool, *args: Any) -> None:
         opened.append(spool)
         init(spool, *args)
 
@@ -36,7 +39,9 @@ def _spools_are_closed(monkeypatch):
         spool.close()
 
 
-def spool_of(run, rank="rank", rows=None, order=None):
+def spool_of(
+    run: Run, rank: str = "rank", rows: Collection[int] | None = None, order: Sequence[int] | None = None
+) -> Spool:
     """A spool of shard 0 with a result for each row; row 1 failed."""
     spool = Spool(run.work / "spool", SHARD, NUM_ROWS, rank)
     items = run.plan.items(0)
@@ -49,22 +54,22 @@ def spool_of(run, rank="rank", rows=None, order=None):
     return spool
 
 
-def commit_by(run, rank, **kwargs):
+def commit_by(run: Run, rank: str, **kwargs: Any) -> Any:
     return commit(run, run.plan.shards[0], spool_of(run, rank, **kwargs), rank, 1.5)
 
 
-def files_below(folder):
+def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 # Spool
 
 
-def read(spool, row):
+def read(spool: Spool, row: int) -> list[tuple[str, bytes]]:
     return [(ending, file.read(size)) for ending, size, file in spool.members(row)]
 
 
-def test_what_is_appended_is_read_back(tmp_path):
+def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(3, num_frames=2, seconds=1.0), {"json": b"{}", "npy": b"12345", "empty": b""})
     spool.append(Result(0, reason="grün", reason_class="extract"), {})
@@ -76,7 +81,7 @@ def test_what_is_appended_is_read_back(tmp_path):
     }
 
 
-def test_an_open_file_is_spooled_from_its_beginning_in_blocks(tmp_path):
+def test_an_open_file_is_spooled_from_its_beginning_in_blocks(tmp_path: Path) -> None:
     content = bytes(range(251)) * 9_000  # 2.3 MB, more than two blocks
     with open(tmp_path / "large", "w+b") as file:
         file.write(content)
@@ -85,7 +90,7 @@ def test_an_open_file_is_spooled_from_its_beginning_in_blocks(tmp_path):
     assert read(successor, 0) == [("json", b"{}"), ("bin", content), ("txt", b"end")]
 
 
-def test_the_first_result_of_a_row_counts(tmp_path):
+def test_the_first_result_of_a_row_counts(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0, num_frames=1), {"json": b"first"})
     spool.append(Result(0, num_frames=2), {"json": b"second"})
@@ -93,7 +98,7 @@ def test_the_first_result_of_a_row_counts(tmp_path):
     assert spool.results[0].num_frames == 1
 
 
-def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path):
+def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path: Path) -> None:
     first = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     first.append(Result(0, num_frames=1), {"json": b"zero"})
     second = Spool(tmp_path, SHARD, NUM_ROWS, "b")
@@ -105,7 +110,7 @@ def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path):
     assert other_shard.results == {}
 
 
-def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path):
+def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     ends = []
     for row in range(3):
@@ -122,7 +127,7 @@ def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path
         (cut / f"{SHARD}.b").unlink()
 
 
-def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_path):
+def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     ends = [0]
     for row in range(3):
@@ -141,7 +146,7 @@ def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_pa
         (damaged / f"{SHARD}.b").unlink()
 
 
-def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path):
+def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"x"})
     with open(tmp_path / f"{SHARD}.a", "ab") as file:
@@ -149,7 +154,7 @@ def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path):
     assert list(Spool(tmp_path, SHARD, NUM_ROWS, "b").results) == [0]
 
 
-def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignored(tmp_path):
+def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignored(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"x"})
     content = (tmp_path / "whole" / f"{SHARD}.a").read_bytes()
@@ -189,7 +194,9 @@ for _ in range(900):
         NESTED,
     ],
 )
-def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(tmp_path, entry):
+def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(
+    tmp_path: Path, entry: list[str | list[list[list[Any]]]] | dict[str, Any]
+) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"zero"})
     spool._write(entry, [b"1234"] if isinstance(entry, dict) and entry.get("members") else [])
@@ -199,7 +206,7 @@ def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(tmp_path, entry):
     assert read(successor, 0) == [("json", b"zero")]
 
 
-def test_reading_does_not_disturb_appending(tmp_path):
+def test_reading_does_not_disturb_appending(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     for row in range(5):
         spool.append(Result(row), {"json": b"x" * 100 + str(row).encode()})
@@ -209,7 +216,7 @@ def test_reading_does_not_disturb_appending(tmp_path):
     assert sorted(Spool(tmp_path, SHARD, NUM_ROWS, "b").results) == [0, 1, 2, 3, 4]
 
 
-def test_a_full_disk_fails_the_append_and_not_the_close(tmp_path):
+def test_a_full_disk_fails_the_append_and_not_the_close(tmp_path: Path) -> None:
     os.symlink("/dev/full", tmp_path / f"{SHARD}.a")
     spool = Spool.__new__(Spool)
     spool.results, spool._members = {}, {}
@@ -224,7 +231,7 @@ def test_a_full_disk_fails_the_append_and_not_the_close(tmp_path):
 # Commit
 
 
-def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path):
+def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     assert commit_by(run, "rank")
     assert [p for p in files_below(tmp_path) if not p.startswith("work/ranks")] == [
@@ -259,7 +266,7 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path):
         assert found == {f"{row['key']}.{end}": data for end, data in members_of(items[row["key"]]).items()}
 
 
-def test_tar_headers_tell_nothing_of_who_wrote_and_when(tmp_path):
+def test_tar_headers_tell_nothing_of_who_wrote_and_when(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Item("ü" * 90 + "/" + "k" * 150, "train", "a", ("f.png",)), Item("b", "train", "b")])
     commit_by(run, "rank")
     with tarfile.open(tmp_path / f"{SHARD}.tar") as tar:
@@ -270,7 +277,7 @@ def test_tar_headers_tell_nothing_of_who_wrote_and_when(tmp_path):
         assert member.mode == 0o644
 
 
-def test_the_tar_is_the_same_whatever_the_order_the_rank_and_the_interruptions(tmp_path):
+def test_the_tar_is_the_same_whatever_the_order_the_rank_and_the_interruptions(tmp_path: Path) -> None:
     contents = set()
     rows = list(range(6))
     for attempt in range(6):
@@ -283,7 +290,7 @@ def test_the_tar_is_the_same_whatever_the_order_the_rank_and_the_interruptions(t
     assert len(contents) == 1
 
 
-def test_the_second_to_commit_is_refused_and_leaves_nothing(tmp_path):
+def test_the_second_to_commit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     slow = spool_of(run, "slow", order=[3, 2, 1, 0])
     assert commit_by(run, "fast")
@@ -293,11 +300,13 @@ def test_the_second_to_commit_is_refused_and_leaves_nothing(tmp_path):
     assert run.record(SHARD).rank == "fast"
 
 
-def test_a_link_that_the_file_server_made_but_did_not_confirm_is_the_commit(tmp_path, monkeypatch):
+def test_a_link_that_the_file_server_made_but_did_not_confirm_is_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     link = os.link
 
-    def answered_twice(source, destination):
+    def answered_twice(source: Any, destination: Path) -> None:
         link(source, destination)
         raise FileExistsError(errno.EEXIST, "File exists")
 
@@ -307,12 +316,14 @@ def test_a_link_that_the_file_server_made_but_did_not_confirm_is_the_commit(tmp_
 
 
 @pytest.mark.parametrize("renames", [0, 1])
-def test_a_commit_that_died_between_record_and_rename_is_finished_later(tmp_path, monkeypatch, renames):
+def test_a_commit_that_died_between_record_and_rename_is_finished_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
     run, whole = make_run(tmp_path / "run", 4), make_run(tmp_path / "whole", 4)
     commit_by(whole, "rank")
     left, rename = [renames], os.rename
 
-    def dies(source, destination):
+    def dies(source: Any, destination: Path) -> None:
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
@@ -330,16 +341,18 @@ def test_a_commit_that_died_between_record_and_rename_is_finished_later(tmp_path
     finalize_all(run)
 
 
-def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(tmp_path, monkeypatch):
+def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     fsync, link, rename = os.fsync, os.link, os.rename
     story = []
 
-    def synced(descriptor):
+    def synced(descriptor: int) -> None:
         story.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
         fsync(descriptor)
 
-    def dies_after_renaming(source, place):
+    def dies_after_renaming(source: Any, place: Any) -> None:
         rename(source, place)
         story.append(f"renamed {place.name}")
         raise KeyboardInterrupt
@@ -358,7 +371,9 @@ def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(tmp_path, m
     assert after == ["records", f"renamed {SHARD}.parquet", "records", "tables", "."]
 
 
-def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(tmp_path, monkeypatch):
+def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -372,7 +387,9 @@ def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(tmp_path, mo
     assert list(tars(tmp_path)) == [f"{SHARD}.tar"]
 
 
-def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monkeypatch):
+def test_a_commit_that_died_before_its_record_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -385,7 +402,7 @@ def test_a_commit_that_died_before_its_record_counts_for_nothing(tmp_path, monke
 
 
 @pytest.mark.parametrize("limit", [0, 100, 5_000])
-def test_a_disk_that_fills_while_committing_fails_and_leaves_only_the_spool(tmp_path, limit):
+def test_a_disk_that_fills_while_committing_fails_and_leaves_only_the_spool(tmp_path: Path, limit: int) -> None:
     run = make_run(tmp_path, 4)
     spool = spool_of(run)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -401,15 +418,15 @@ def test_a_disk_that_fills_while_committing_fails_and_leaves_only_the_spool(tmp_
 
 
 @pytest.mark.parametrize("name", ["fsync", "link", "rename"])
-def test_an_error_at_any_step_loses_nothing(tmp_path, monkeypatch, name):
+def test_an_error_at_any_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     whole = make_run(tmp_path / "whole", 4)
     real, calls = getattr(os, name), [0]
 
-    def counting(*args):
+    def counting(*args: Any) -> Any:
         calls[0] += 1
         return real(*args)
 
-    def failing(*args):
+    def failing(*args: Any) -> Any:
         calls[0] -= 1
         if calls[0] < 0:
             raise OSError(errno.EIO, "Input/output error")
@@ -433,7 +450,9 @@ def test_an_error_at_any_step_loses_nothing(tmp_path, monkeypatch, name):
         assert tars(run.folder) == tars(whole.folder)
 
 
-def test_a_failed_attempt_leaves_nothing_though_another_has_committed(tmp_path, monkeypatch):
+def test_a_failed_attempt_leaves_nothing_though_another_has_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     slow = spool_of(run, "slow")
     commit_by(run, "fast")
@@ -443,7 +462,7 @@ def test_a_failed_attempt_leaves_nothing_though_another_has_committed(tmp_path, 
     assert list((run.work / "staging").iterdir()) == []
 
 
-def test_a_record_reads_back_as_written(tmp_path):
+def test_a_record_reads_back_as_written(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     commit_by(run, "rank")
     record = run.record(SHARD)
@@ -452,7 +471,7 @@ def test_a_record_reads_back_as_written(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"shard": "x"}', "no json"])
-def test_a_damaged_record_fails(tmp_path, text):
+def test_a_damaged_record_fails(tmp_path: Path, text: str) -> None:
     run = make_run(tmp_path, 4)
     commit_by(run, "rank")
     run.record_path(SHARD).write_text(text)

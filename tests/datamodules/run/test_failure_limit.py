@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from datamodules.corpus import Item
@@ -8,14 +10,14 @@ from datamodules.run.rank import Rank, Tolerance
 from support.line_making import finish, make_run, some_items, work
 
 
-def test_a_number_and_a_percentage_are_read():
+def test_a_number_and_a_percentage_are_read() -> None:
     assert FailureLimit.parse("20") == FailureLimit(count=20)
     assert FailureLimit.parse("0") == FailureLimit(count=0)
     assert FailureLimit.parse(" 12.5% ") == FailureLimit(share=0.125)
 
 
 @pytest.mark.parametrize("text", ["", "many", "-1", "101%", "-3%", "1.5", "%", "nan%"])
-def test_anything_else_fails(text):
+def test_anything_else_fails(text: str) -> None:
     with pytest.raises(ConfigError, match="give a number of items, or a percentage"):
         FailureLimit.parse(text)
 
@@ -35,7 +37,9 @@ def test_anything_else_fails(text):
         ("0%", 1, 100, 100, True),
     ],
 )
-def test_a_limit_is_exceeded_when_more_have_failed(limit, failed, done, planned, exceeded):
+def test_a_limit_is_exceeded_when_more_have_failed(
+    limit: str, failed: int, done: int, planned: int, exceeded: bool
+) -> None:
     assert FailureLimit.parse(limit).is_exceeded(failed, done, planned) is exceeded
 
 
@@ -43,15 +47,19 @@ def test_a_limit_is_exceeded_when_more_have_failed(limit, failed, done, planned,
     ("limit", "failed", "planned", "exceeded"),
     [("50%", 10, 20, False), ("50%", 11, 20, True), ("100%", 20, 20, False), ("3", 3, 20, False), ("3", 4, 20, True)],
 )
-def test_a_limit_is_exceeded_in_all_however_few_items_there_are(limit, failed, planned, exceeded):
+def test_a_limit_is_exceeded_in_all_however_few_items_there_are(
+    limit: str, failed: int, planned: int, exceeded: bool
+) -> None:
     assert FailureLimit.parse(limit).is_exceeded_in_all(failed, planned) is exceeded
 
 
-def mixed_items(good, bad):
+def mixed_items(good: int, bad: int) -> list[Item]:
     return some_items(good) + [Item(f"train/bad{i:03d}", "train", "x", ("x.png",)) for i in range(bad)]
 
 
-def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_with_another_limit(tmp_path, monkeypatch):
+def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_with_another_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)
     run = make_run(tmp_path, mixed_items(2, 8), per_shard=2)
     with Rank(run) as one, Rank(run, tolerance=Tolerance(limit=FailureLimit(count=3))) as other:
@@ -65,7 +73,9 @@ def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_wit
     assert sum(record.failed for record in run.records()) == 8
 
 
-def test_the_default_lets_a_third_fail_and_stops_where_everything_does(tmp_path, monkeypatch):
+def test_the_default_lets_a_third_fail_and_stops_where_everything_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)
     default = Tolerance(limit=FailureLimit.parse("50%"))
     for bad, planned in ((60, 200), (200, 200)):

@@ -4,7 +4,9 @@ import random
 import shutil
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,16 +25,16 @@ KILLS = pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
 EXPLAINED = ("EnvironmentFailure", "RunError", "OSError", "FileNotFoundError")
 
 
-def plan(folder):
+def plan(folder: Path) -> None:
     make_run(folder, ITEMS, PER_SHARD)
 
 
-def run_alone(folder):
+def run_alone(folder: Path) -> None:
     work(folder)
     clean_up(Run(folder))
 
 
-def run_as_two(folder):
+def run_as_two(folder: Path) -> None:
     run = Run(folder)
     with Rank(run) as one, Rank(run, position=0.5) as other:
         while not (one.finished() and other.finished()):
@@ -42,7 +44,7 @@ def run_as_two(folder):
     clean_up(run)
 
 
-def problems_between(folder, whole):
+def problems_between(folder: Path, whole: dict[str, bytes]) -> Iterator[str]:
     """Between two attempts a tar that shows has its record and its table, and is the one of a quiet run."""
     run = Run(folder)
     for name, content in tars(folder).items():
@@ -54,7 +56,7 @@ def problems_between(folder, whole):
             yield f"{name} shows without its table"
 
 
-def problems_in_the_end(folder, whole):
+def problems_in_the_end(folder: Path, whole: dict[str, bytes]) -> Iterator[str]:
     """All is there as in a quiet run, and nothing else."""
     yield from verify(Run(folder))
     if tars(folder) != whole:
@@ -63,7 +65,7 @@ def problems_in_the_end(folder, whole):
     yield from (f"left: {path}" for path in left)
 
 
-def go_through(planned, folder, whole, *faults):
+def go_through(planned: Path, folder: Path, whole: dict[str, bytes], *faults: Any) -> None:
     """Attempts at a run, each with a fault (call, kind) of its own, and then one without."""
     shutil.copytree(planned, folder)
     for number, (at, fault) in enumerate(faults):
@@ -75,7 +77,7 @@ def go_through(planned, folder, whole, *faults):
     shutil.rmtree(folder)
 
 
-def quiet_run(folder):
+def quiet_run(folder: Path) -> tuple[Path, dict[str, bytes], int]:
     """(a planned folder, the tars of its run, calls that the run makes)"""
     plan(folder / "planned")
     for name in ("quiet", "counted"):
@@ -84,19 +86,19 @@ def quiet_run(folder):
     return folder / "planned", tars(folder / "quiet"), number_of_calls(run_alone, folder / "counted")
 
 
-def chosen(calls, is_kill, step):
+def chosen(calls: int, is_kill: bool, step: int) -> range:
     """Every `step`-th of so many calls, counted from 1."""
     return range(1 + is_kill % step, calls + 1, step)
 
 
-def fault_at_every_call(folder, is_kill, step):
+def fault_at_every_call(folder: Path, is_kill: bool, step: int) -> None:
     planned, whole, calls = quiet_run(folder)
     assert calls > 50
     for at in chosen(calls, is_kill, step):
         go_through(planned, folder / "run", whole, (at, KILL if is_kill else kinds_of_error(at)))
 
 
-def fault_at_pairs_of_calls(folder, count):
+def fault_at_pairs_of_calls(folder: Path, count: int) -> None:
     planned, whole, calls = quiet_run(folder)
     pairs = [(first, second) for first in range(1, calls + 1) for second in range(1, calls + 1)]
     for first, second in random.Random(0).sample(pairs, count or len(pairs)):
@@ -104,7 +106,7 @@ def fault_at_pairs_of_calls(folder, count):
         go_through(planned, folder / "run", whole, (first, kinds[0]), (second, kinds[1]))
 
 
-def fault_at_every_call_of_planning(folder, is_kill, step):
+def fault_at_every_call_of_planning(folder: Path, is_kill: bool, step: int) -> None:
     quiet_run(folder)
     expected = Run(folder / "quiet").plan.listing
     calls = number_of_calls(plan, folder / "counted again")
@@ -122,37 +124,37 @@ def fault_at_every_call_of_planning(folder, is_kill, step):
 
 @STEPS
 @KILLS
-def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill, step):
+def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill: bool, step: int) -> None:
     in_forker(fault_at_every_call, tmp_path, is_kill, step)
 
 
-def test_a_run_with_faults_at_two_calls_goes_on_to_the_same_bytes(tmp_path):
+def test_a_run_with_faults_at_two_calls_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     in_forker(fault_at_pairs_of_calls, tmp_path, 30)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path):
+def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     in_forker(fault_at_pairs_of_calls, tmp_path, None)
 
 
 @STEPS
 @KILLS
-def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path, is_kill, step):
+def test_planning_with_a_fault_at_any_call_ends_in_the_same_plan(tmp_path: Path, is_kill: bool, step: int) -> None:
     in_forker(fault_at_every_call_of_planning, tmp_path, is_kill, step)
 
 
-def retry_and_sweep(folder):
+def retry_and_sweep(folder: Path) -> None:
     do(open_retry(folder))
     clean_up(Run(folder))
 
 
-def retry_samples_and_sweep(folder):
+def retry_samples_and_sweep(folder: Path) -> None:
     do(open_retry(folder, "truncated"))
     clean_up(Run(folder))
 
 
-def keys_twice(folder):
+def keys_twice(folder: Path) -> list[str]:
     """Those that a stock reader would read more than once."""
     keys = Counter()
     for path in folder.glob("*.tar"):
@@ -161,7 +163,7 @@ def keys_twice(folder):
     return [key for key, count in keys.items() if count > 1]
 
 
-def retry_at_every_call(folder, is_kill, step, keys, retry_and_sweep, classes):
+def retry_at_every_call(folder: Path, is_kill: bool, step: int, keys: Any, retry_and_sweep: Any, classes: Any) -> None:
     make_failing_run(folder / "failed", keys)
     clean_up(Run(folder / "failed"))
     shutil.copytree(folder / "failed", folder / "quiet")
@@ -184,12 +186,14 @@ def retry_at_every_call(folder, is_kill, step, keys, retry_and_sweep, classes):
 
 @STEPS
 @KILLS
-def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill, step):
+def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill: bool, step: int) -> None:
     in_forker(retry_at_every_call, tmp_path, is_kill, step, KEYS[:3], retry_and_sweep, ())
 
 
 @STEPS
 @KILLS
-def test_a_retry_of_samples_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path, is_kill, step):
+def test_a_retry_of_samples_with_a_fault_at_any_call_goes_on_to_the_same_bytes(
+    tmp_path: Path, is_kill: bool, step: int
+) -> None:
     keys = ["train/a", "train/b-cut-once", "train/c-bad-once"]
     in_forker(retry_at_every_call, tmp_path, is_kill, step, keys, retry_samples_and_sweep, ("truncated",))

@@ -1,4 +1,7 @@
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,19 +18,19 @@ OWN = [
 ]
 
 
-def content(folder):
+def content(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def victim(tmp_path):
+def victim(tmp_path: Path) -> Path:
     folder = tmp_path / "victim"
     folder.mkdir()
     (folder / "letter").write_text("dear")
     return folder
 
 
-def plant(path, target):
+def plant(path: Path, target: Path) -> None:
     """Put a link to `target` in place of the folder or file `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
@@ -36,7 +39,7 @@ def plant(path, target):
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_run_whose_folder_is_a_link_is_not_opened(tmp_path, victim, name):
+def test_a_run_whose_folder_is_a_link_is_not_opened(tmp_path: Path, victim: Path, name: str) -> None:
     run = make_run(tmp_path / "run", 1)
     plant(run.folder / name, victim)
     with pytest.raises(RunError, match=rf"{name} is a link to .*victim\. A run writes .*: remove it$"):
@@ -46,7 +49,7 @@ def test_a_run_whose_folder_is_a_link_is_not_opened(tmp_path, victim, name):
 
 @pytest.mark.parametrize("target", ["victim", "victim/letter", "missing"])
 @pytest.mark.parametrize("name", ["records", "work", "work/ranks"])
-def test_a_new_run_is_not_planned_beside_links(tmp_path, victim, name, target):
+def test_a_new_run_is_not_planned_beside_links(tmp_path: Path, victim: Path, name: str, target: str) -> None:
     folder = tmp_path / "run"
     plant(folder / name, tmp_path / target)
     with pytest.raises(RunError, match=f"{name} is a link to .*{target}"):
@@ -56,14 +59,14 @@ def test_a_new_run_is_not_planned_beside_links(tmp_path, victim, name, target):
     assert [path.name for path in folder.iterdir()] == [name.partition("/")[0]]
 
 
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 1)
     (run.folder / "tables").write_text("")
     with pytest.raises(RunError, match="tables is not a folder"):
         Run(run.folder)
 
 
-def test_a_sweep_removes_what_killed_planners_left_and_follows_no_link(tmp_path, victim):
+def test_a_sweep_removes_what_killed_planners_left_and_follows_no_link(tmp_path: Path, victim: Path) -> None:
     run = make_run(tmp_path / "run", 1)
     work(run.folder)
     (run.folder / ".plan.arrow.7.ab").mkdir()
@@ -75,13 +78,13 @@ def test_a_sweep_removes_what_killed_planners_left_and_follows_no_link(tmp_path,
     assert {path.name for path in run.folder.iterdir() if path.name.startswith(".")} == {".plan.arrow.x"}
 
 
-def test_the_run_folder_itself_may_be_a_link(tmp_path):
+def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     assert make_run(tmp_path / "link", 2).plan.num_items == 2
 
 
-def test_folders_are_made_and_none_of_them_through_a_link(tmp_path, victim):
+def test_folders_are_made_and_none_of_them_through_a_link(tmp_path: Path, victim: Path) -> None:
     root = tmp_path / "videos"
     make_folder(root, root)
     make_folder(root, root / "a" / "b")
@@ -94,21 +97,21 @@ def test_folders_are_made_and_none_of_them_through_a_link(tmp_path, victim):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "fifo"])
-def test_what_is_no_file_is_not_read_and_named(tmp_path, make):
+def test_what_is_no_file_is_not_read_and_named(tmp_path: Path, make: Callable[..., Any]) -> None:
     make(tmp_path / "a.json")
     for read in (open_file, read_file):
         with pytest.raises(RunError, match=r"a\.json cannot be read: .*: remove it"):
             read(tmp_path / "a.json")
 
 
-def test_a_file_beyond_the_limit_is_not_read(tmp_path):
+def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "a.json", "wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(RunError, match=r"a\.json has 1,073,741,824 bytes; the limit for such a file is 16,777,216"):
         read_file(tmp_path / "a.json")
 
 
-def test_a_file_is_written_whole_and_replaces_a_link_rather_than_its_target(tmp_path, victim):
+def test_a_file_is_written_whole_and_replaces_a_link_rather_than_its_target(tmp_path: Path, victim: Path) -> None:
     path = tmp_path / "config.yaml"
     path.symlink_to(victim / "letter")
     write_whole(path, "a: 1\n")
@@ -116,7 +119,7 @@ def test_a_file_is_written_whole_and_replaces_a_link_rather_than_its_target(tmp_
     assert sorted(os.listdir(tmp_path)) == ["config.yaml", "victim"]
 
 
-def test_a_link_is_removed_and_its_target_and_folders_stay(tmp_path, victim):
+def test_a_link_is_removed_and_its_target_and_folders_stay(tmp_path: Path, victim: Path) -> None:
     (tmp_path / "link").symlink_to(victim / "letter")
     for name in ("link", "victim", "missing"):
         remove(tmp_path / name)

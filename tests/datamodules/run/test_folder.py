@@ -1,10 +1,14 @@
 import multiprocessing
 import os
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.corpora.skipped import HIDDEN_FILE
+from datamodules.corpus import Item
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.leases import Leases
@@ -13,7 +17,7 @@ from datamodules.run.planning import discard_unfinished, write_plan_of
 from support.line_making import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
 
-def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path):
+def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path: Path) -> None:
     first = make_run(tmp_path, 5)
     before = listing(tmp_path)
     again = make_run(tmp_path, 5)
@@ -22,7 +26,7 @@ def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path):
     assert again.fingerprint_digest == first.fingerprint_digest
 
 
-def test_what_the_listing_skipped_is_said_once_by_who_plans(tmp_path, caplog):
+def test_what_the_listing_skipped_is_said_once_by_who_plans(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = Listed(some_items(2))
     corpus.skipped.add(HIDDEN_FILE)
     for _ in range(2):
@@ -42,7 +46,9 @@ def test_what_the_listing_skipped_is_said_once_by_who_plans(tmp_path, caplog):
         ({**FINGERPRINT, "more": [1]}, r"more: None there, \[1\] here"),
     ],
 )
-def test_another_fingerprint_is_refused_by_name_and_changes_nothing(tmp_path, fingerprint, differences):
+def test_another_fingerprint_is_refused_by_name_and_changes_nothing(
+    tmp_path: Path, fingerprint: dict[str, Any], differences: str
+) -> None:
     make_run(tmp_path, 3)
     before = listing(tmp_path)
     with pytest.raises(RunError, match=differences):
@@ -50,12 +56,12 @@ def test_another_fingerprint_is_refused_by_name_and_changes_nothing(tmp_path, fi
     assert listing(tmp_path) == before
 
 
-def test_a_fingerprint_with_tuples_is_the_same_once_it_was_written(tmp_path):
+def test_a_fingerprint_with_tuples_is_the_same_once_it_was_written(tmp_path: Path) -> None:
     for _ in range(2):
         open_or_plan(tmp_path, Listed(some_items(1)), {"size": (1, 2)}, ShardSize())
 
 
-def test_processes_that_plan_at_once_get_one_plan(tmp_path):
+def test_processes_that_plan_at_once_get_one_plan(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     ready, digests = context.Barrier(6), context.Queue()
     processes = [start(plan_at_once, tmp_path / "run", 5000, ready, digests) for _ in range(6)]
@@ -69,7 +75,7 @@ def test_processes_that_plan_at_once_get_one_plan(tmp_path):
     assert list((tmp_path / "run" / "work" / "leases").iterdir()) == []
 
 
-def test_a_planner_that_was_killed_is_succeeded(tmp_path):
+def test_a_planner_that_was_killed_is_succeeded(tmp_path: Path) -> None:
     leases = Leases(tmp_path / "work")
     leases.claim("plan")
     for path in (tmp_path / "work" / "ranks").iterdir():
@@ -77,11 +83,11 @@ def test_a_planner_that_was_killed_is_succeeded(tmp_path):
     assert make_run(tmp_path, 3).plan.num_items == 3
 
 
-def test_a_planner_that_was_thought_dead_and_swept_away_goes_by_the_plan_that_stands(tmp_path):
+def test_a_planner_that_was_thought_dead_and_swept_away_goes_by_the_plan_that_stands(tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", 8)
 
     class Late(Listed):
-        def items(self):
+        def items(self) -> Iterator[Item]:
             yield from some_items(8)
             os.link(other.folder / "plan.arrow", tmp_path / "run" / "plan.arrow")
             discard_unfinished(tmp_path / "run" / "plan.arrow")
@@ -90,14 +96,14 @@ def test_a_planner_that_was_thought_dead_and_swept_away_goes_by_the_plan_that_st
     assert run.plan.listing == other.plan.listing
 
 
-def test_a_corpus_that_cannot_be_listed_leaves_a_folder_in_which_the_next_can_plan(tmp_path):
+def test_a_corpus_that_cannot_be_listed_leaves_a_folder_in_which_the_next_can_plan(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="lists no items"):
         make_run(tmp_path, [])
     assert make_run(tmp_path, 2).plan.num_items == 2
 
 
 @pytest.mark.parametrize("content", [None, "empty"])
-def test_a_folder_without_a_plan_is_no_run(tmp_path, content):
+def test_a_folder_without_a_plan_is_no_run(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "run"
     if content:
         folder.mkdir()
@@ -105,18 +111,18 @@ def test_a_folder_without_a_plan_is_no_run(tmp_path, content):
         Run(folder)
 
 
-def test_a_folder_that_cannot_be_written_to_fails(tmp_path):
+def test_a_folder_that_cannot_be_written_to_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFailure, match="cannot be written to"):
         make_run(tmp_path / "file" / "run", 1)
 
 
-def test_a_shard_without_record_fails(tmp_path):
+def test_a_shard_without_record_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="missing or damaged"):
         make_run(tmp_path, 1).record("train-000000")
 
 
-def test_a_plan_of_another_retry_or_that_replaces_no_earlier_shard_is_refused(tmp_path):
+def test_a_plan_of_another_retry_or_that_replaces_no_earlier_shard_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path, 1)
     for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # which no retry writes
         (tmp_path / name).touch()

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from datamodules.run.leases import Claim, Leases, RankIdentity
 from support.line_making import Clock, claim_all, hold, start, wait_for
 
 
-def test_of_many_processes_that_claim_at_once_one_wins(tmp_path):
+def test_of_many_processes_that_claim_at_once_one_wins(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     names = [f"train-{number:06d}" for number in range(40)]
     ready, won = context.Barrier(7), context.Queue()
@@ -28,7 +29,7 @@ def test_of_many_processes_that_claim_at_once_one_wins(tmp_path):
         process.join(10)
 
 
-def test_a_killed_holder_is_seen_dead_at_once(tmp_path):
+def test_a_killed_holder_is_seen_dead_at_once(tmp_path: Path) -> None:
     claimed = multiprocessing.get_context("forkserver").Queue()
     process = start(hold, tmp_path, "train-000000", claimed)
     assert claimed.get(timeout=30)
@@ -42,22 +43,22 @@ def test_a_killed_holder_is_seen_dead_at_once(tmp_path):
     assert (first.dead, second.dead, second.holder.rank) == (True, False, leases.identity.rank)
 
 
-def test_a_reused_process_id_is_another_process():
+def test_a_reused_process_id_is_another_process() -> None:
     this = RankIdentity.of_this_process()
     assert not this.has_died()
     assert RankIdentity(this.rank, this.machine, this.pid, this.started - 100).has_died()
 
 
-def test_a_rank_of_another_machine_is_not_known_to_be_dead():
+def test_a_rank_of_another_machine_is_not_known_to_be_dead() -> None:
     assert not RankIdentity("x", "another machine", 1, 0.0).has_died()
 
 
-def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tmp_path):
+def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tmp_path: Path) -> None:
     clock = Clock()
     holder, onlooker = Leases(tmp_path), Leases(tmp_path, stale_seconds=60, clock=clock)
     holder.claim("train-000000")
 
-    def dead():
+    def dead() -> bool:
         return onlooker.list_claims()["train-000000"][0].dead
 
     assert not dead()
@@ -74,14 +75,14 @@ def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tm
     assert not dead()
 
 
-def test_a_clock_set_to_another_year_kills_nobody(tmp_path):
+def test_a_clock_set_to_another_year_kills_nobody(tmp_path: Path) -> None:
     holder, onlooker = Leases(tmp_path), Leases(tmp_path)
     holder.claim("train-000000")
     os.utime(tmp_path / "ranks" / holder.identity.rank, (0, 0))
     assert not onlooker.list_claims()["train-000000"][0].dead
 
 
-def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path):
+def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path: Path) -> None:
     one, other = Leases(tmp_path), Leases(tmp_path)
     assert one.claim("a-1")
     assert not other.claim("a-1")
@@ -90,15 +91,15 @@ def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path):
     assert one.claimed() == {"a-1"}
 
 
-def test_a_link_that_the_file_server_made_but_did_not_confirm_is_a_claim(tmp_path):
+def test_a_link_that_the_file_server_made_but_did_not_confirm_is_a_claim(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     os.link(tmp_path / "ranks" / leases.identity.rank, tmp_path / "leases" / "a-1.000000")
     assert leases.claim("a-1")
 
 
 def test_a_claim_of_which_neither_reply_nor_file_can_be_read_fails_rather_than_stay_held_by_nobody(
-    tmp_path, monkeypatch
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leases, link = Leases(tmp_path), os.link
     monkeypatch.setattr(os, "link", lambda *args: (link(*args), link(*args)))
     monkeypatch.setattr(Path, "samefile", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
@@ -106,7 +107,7 @@ def test_a_claim_of_which_neither_reply_nor_file_can_be_read_fails_rather_than_s
         leases.claim("a")
 
 
-def test_release_gives_up_ones_own_claim_only(tmp_path):
+def test_release_gives_up_ones_own_claim_only(tmp_path: Path) -> None:
     one, other = Leases(tmp_path), Leases(tmp_path)
     one.claim("a-1")
     other.claim("a-1", 1)
@@ -116,7 +117,7 @@ def test_release_gives_up_ones_own_claim_only(tmp_path):
     assert other.claimed() == set()
 
 
-def test_clear_removes_every_generation_of_one_name_only(tmp_path):
+def test_clear_removes_every_generation_of_one_name_only(tmp_path: Path) -> None:
     one, other = Leases(tmp_path), Leases(tmp_path)
     for leases, name, generation in ((one, "a-1", 0), (other, "a-1", 1), (one, "a-10", 0), (one, "a-2", 0)):
         assert leases.claim(name, generation)
@@ -126,7 +127,7 @@ def test_clear_removes_every_generation_of_one_name_only(tmp_path):
     one.clear("never-claimed")
 
 
-def test_close_gives_up_everything(tmp_path):
+def test_close_gives_up_everything(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     leases.claim("a-1")
     leases.claim("a-2")
@@ -134,7 +135,7 @@ def test_close_gives_up_everything(tmp_path):
     assert list((tmp_path / "leases").iterdir()) == list((tmp_path / "ranks").iterdir()) == []
 
 
-def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path, monkeypatch):
+def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Leases(tmp_path).claim("a-1")
     onlooker = Leases(tmp_path)
     real = onlooker._holder
@@ -143,7 +144,7 @@ def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path, monkeypa
     assert (claim.holder, claim.dead) == (None, True)
 
 
-def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path):
+def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     (tmp_path / "leases" / "a-1.000000").write_text('{"rank": "x", "mach')
     [claim] = leases.list_claims()["a-1"]
@@ -154,7 +155,7 @@ def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path):
     "content",
     ['{"rank": "../x", "machine": "m", "pid": 1, "started": 2}', '{"rank": 1}', '{"rank": "x", "pid": -1}', "[" * 2000],
 )
-def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims(tmp_path, content):
+def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims(tmp_path: Path, content: str) -> None:
     leases = Leases(tmp_path)
     for name in ("a-1.000000", "a-1.first", "a-2.-00001", "a-2"):
         (tmp_path / "leases" / name).write_text(content)
@@ -164,14 +165,14 @@ def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims
     assert leases.at_work() == set()
 
 
-def test_what_nfs_leaves_of_removed_files_is_no_claim(tmp_path):
+def test_what_nfs_leaves_of_removed_files_is_no_claim(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     (tmp_path / "leases" / ".nfs000000000123abc").write_text("")
     assert leases.list_claims() == {}
     assert leases.claimed() == set()
 
 
-def test_beating_beats(tmp_path):
+def test_beating_beats(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     file = tmp_path / "ranks" / leases.identity.rank
     os.utime(file, (0, 0))
@@ -179,14 +180,14 @@ def test_beating_beats(tmp_path):
         wait_for(lambda: file.stat().st_mtime > 0)
 
 
-def test_a_folder_that_cannot_be_made_fails(tmp_path):
+def test_a_folder_that_cannot_be_made_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFailure, match="cannot be written to"):
         Leases(tmp_path / "file" / "work")
 
 
-def test_a_file_system_without_hard_links_fails(tmp_path, monkeypatch):
-    def no_links(*_):
+def test_a_file_system_without_hard_links_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any) -> None:
         raise OSError(95, "Operation not supported")
 
     leases = Leases(tmp_path)

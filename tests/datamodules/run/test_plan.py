@@ -1,7 +1,10 @@
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,16 +20,16 @@ from support.line_making import FINGERPRINT, some_items
 ONE_EACH = ShardSize(max_items=1, min_shards=1)
 
 
-def plan_of(folder, items, size):
+def plan_of(folder: Path, items: Any, size: Any) -> Plan:
     write_plan(items, folder / "plan.arrow", FINGERPRINT, size)
     return Plan(folder / "plan.arrow")
 
 
-def sizes(plan):
+def sizes(plan: Plan) -> list[int]:
     return [shard.num_items for shard in plan.shards]
 
 
-def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fingerprint(tmp_path):
+def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fingerprint(tmp_path: Path) -> None:
     write_plan(some_items(1), tmp_path / "new", {"corpus": {}}, ONE_EACH, roots=["/data"])
     assert Plan(tmp_path / "new").roots == ["/data"]
     merged = {"merged": [{"init_args": {"root": "/a"}}, {"init_args": {"root": "/b"}}]}
@@ -42,7 +45,7 @@ def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fing
         assert Plan(tmp_path / "old").roots == roots
 
 
-def test_what_is_read_is_what_was_listed(tmp_path):
+def test_what_is_read_is_what_was_listed(tmp_path: Path) -> None:
     items = [
         Item("train/a", "train", "videos/ä b.mp4", fps=12.5, cost=7, meta={"text": "Übermorgen 'x'", "n": [1, None]}),
         Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}, problem="it is reversed"),
@@ -56,29 +59,29 @@ def test_what_is_read_is_what_was_listed(tmp_path):
     assert (shard.name, shard.num_items, shard.num_frames, shard.cost) == ("train-000000", 2, 2, (1 << 40) + 7)
 
 
-def test_the_fields_of_the_corpus_get_one_type_for_all_splits_whatever_the_order(tmp_path):
+def test_the_fields_of_the_corpus_get_one_type_for_all_splits_whatever_the_order(tmp_path: Path) -> None:
     metas = [{"n": 1}, {"n": 0.5, "tags": ["a"]}, {"tags": [], "json_files": [["a.json", None, None]]}]
     items = [Item(str(k), f"split{k}", "a", meta=meta) for k, meta in enumerate(metas)]
     for folder, listed in (("a", items), ("b", items[::-1])):
         assert plan_of(tmp_path / folder, listed, ONE_EACH).corpus_types == {"n": "float64", "tags": "list<string>"}
 
 
-def test_ten_items_are_ten_shards(tmp_path):
+def test_ten_items_are_ten_shards(tmp_path: Path) -> None:
     assert sizes(plan_of(tmp_path, some_items(10), ShardSize())) == [1] * 10
 
 
 @pytest.mark.parametrize("count", [255, 256, 257, 300, 511, 512, 700])
-def test_there_are_min_shards_where_there_are_that_many_items(tmp_path, count):
+def test_there_are_min_shards_where_there_are_that_many_items(tmp_path: Path, count: int) -> None:
     plan = plan_of(tmp_path, some_items(count), ShardSize())
     assert len(plan.shards) >= min(count, 256)
     assert plan.num_items == count
 
 
-def test_max_items_bounds_a_shard(tmp_path):
+def test_max_items_bounds_a_shard(tmp_path: Path) -> None:
     assert sizes(plan_of(tmp_path, some_items(11), ShardSize(max_items=4, min_shards=1))) == [4, 4, 3]
 
 
-def test_max_bytes_bounds_a_shard_unless_one_item_alone_is_more(tmp_path):
+def test_max_bytes_bounds_a_shard_unless_one_item_alone_is_more(tmp_path: Path) -> None:
     costs = [5, 5, 5, 40, 1, 1, 9, 1]
     items = [Item(f"k{i}", "train", f"{i}.mp4", cost=cost) for i, cost in enumerate(costs)]
     plan = plan_of(tmp_path, items, ShardSize(max_bytes=10, min_shards=1))
@@ -86,12 +89,12 @@ def test_max_bytes_bounds_a_shard_unless_one_item_alone_is_more(tmp_path):
     assert [shard.cost for shard in plan.shards] == [10, 5, 40, 2, 10]
 
 
-def test_items_of_no_known_cost_are_sized_by_count(tmp_path):
+def test_items_of_no_known_cost_are_sized_by_count(tmp_path: Path) -> None:
     items = [Item(f"k{i}", "train", f"{i}.mp4") for i in range(5)]
     assert sizes(plan_of(tmp_path, items, ShardSize(max_items=3, min_shards=1))) == [3, 2]
 
 
-def test_splits_that_come_interleaved_are_laid_out_one_after_another(tmp_path):
+def test_splits_that_come_interleaved_are_laid_out_one_after_another(tmp_path: Path) -> None:
     both = [item for pair in zip(some_items(5, "dev"), some_items(5, "train"), strict=True) for item in pair]
     plan = plan_of(tmp_path, iter(both), ShardSize(max_items=3, min_shards=1))
     names = ["dev-000000", "dev-000001", "train-000000", "train-000001"]
@@ -102,11 +105,11 @@ def test_splits_that_come_interleaved_are_laid_out_one_after_another(tmp_path):
     ]
 
 
-def test_a_split_may_be_named_plan(tmp_path):
+def test_a_split_may_be_named_plan(tmp_path: Path) -> None:
     assert plan_of(tmp_path, some_items(3, "plan"), ONE_EACH).num_items == 3
 
 
-def test_listings_longer_than_what_is_buffered_keep_their_order(tmp_path):
+def test_listings_longer_than_what_is_buffered_keep_their_order(tmp_path: Path) -> None:
     items = [Item(f"k{i}", "train", f"{i}.mp4", cost=i % 7) for i in range(9000)]
     plan = plan_of(tmp_path, items, ShardSize(max_items=1000, min_shards=1))
     assert [key for shard in plan.shards for key in plan.keys(shard.number)] == [item.key for item in items]
@@ -118,7 +121,9 @@ def test_listings_longer_than_what_is_buffered_keep_their_order(tmp_path):
     costs=st.lists(st.integers(0, 50), min_size=1, max_size=60),
     size=st.builds(ShardSize, max_items=st.integers(1, 9), max_bytes=st.integers(1, 99), min_shards=st.integers(1, 20)),
 )
-def test_every_item_is_in_one_shard_and_no_shard_is_too_large(tmp_path_factory, costs, size):
+def test_every_item_is_in_one_shard_and_no_shard_is_too_large(
+    tmp_path_factory: pytest.TempPathFactory, costs: list[int], size: ShardSize
+) -> None:
     items = [Item(f"k{i}", "train", f"{i}.mp4", cost=cost) for i, cost in enumerate(costs)]
     plan = plan_of(tmp_path_factory.mktemp("plan"), items, size)
     assert [key for shard in plan.shards for key in plan.keys(shard.number)] == [item.key for item in items]
@@ -128,7 +133,7 @@ def test_every_item_is_in_one_shard_and_no_shard_is_too_large(tmp_path_factory, 
     assert len(plan.shards) >= min(size.min_shards, len(items))
 
 
-def test_equal_listings_give_equal_plans_and_another_order_another(tmp_path):
+def test_equal_listings_give_equal_plans_and_another_order_another(tmp_path: Path) -> None:
     plans = [tmp_path / name for name in ("a", "b", "c")]
     for path, items in zip(plans, (some_items(5), some_items(5), some_items(5)[::-1]), strict=True):
         write_plan(items, path, FINGERPRINT, ONE_EACH)
@@ -136,7 +141,7 @@ def test_equal_listings_give_equal_plans_and_another_order_another(tmp_path):
     assert Plan(plans[0]).listing == Plan(plans[1]).listing != Plan(plans[2]).listing
 
 
-def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path):
+def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path: Path) -> None:
     items = [Item("a", "train", "a.mp4"), Item("b", "train", "b.mp4"), Item("a", "dev", "a.mkv")]
     with pytest.raises(CorpusError, match=r"key 'a': 'a\.mp4' and 'a\.mkv'"):
         plan_of(tmp_path, items, ONE_EACH)
@@ -150,13 +155,13 @@ def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path):
         (Item("a", "tr-ain", "a.mp4"), "cannot name a split"),
     ],
 )
-def test_an_item_that_cannot_be_written_down_is_refused(tmp_path, item, message):
+def test_an_item_that_cannot_be_written_down_is_refused(tmp_path: Path, item: Item, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         plan_of(tmp_path, [item], ONE_EACH)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_name_that_is_not_utf8_costs_its_item_and_is_shown(tmp_path):
+def test_a_file_name_that_is_not_utf8_costs_its_item_and_is_shown(tmp_path: Path) -> None:
     items = [
         Item("a", "train", "ü/x\udcfc.mp4"),
         Item("b", "train", "ü", ("1.png", "\udcfc.png")),
@@ -179,7 +184,7 @@ def test_a_file_name_that_is_not_utf8_costs_its_item_and_is_shown(tmp_path):
     assert found[1].frames == ("1.png", r"\xfc.png")
 
 
-def test_a_corpus_of_which_nothing_can_be_used_is_refused_unless_it_is_tried_again(tmp_path):
+def test_a_corpus_of_which_nothing_can_be_used_is_refused_unless_it_is_tried_again(tmp_path: Path) -> None:
     items = [Item(key, "train", "a.mp4", problem=f"{key} is reversed") for key in "ab"]
     with pytest.raises(CorpusError, match="none of the 2 items of the corpus can be used; the first: a is reversed"):
         plan_of(tmp_path, items, ONE_EACH)
@@ -187,13 +192,13 @@ def test_a_corpus_of_which_nothing_can_be_used_is_refused_unless_it_is_tried_aga
     assert Plan(tmp_path / "plan-001.arrow").num_items == 2
 
 
-def test_a_corpus_without_items_is_refused(tmp_path):
+def test_a_corpus_without_items_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="lists no items"):
         plan_of(tmp_path, [], ONE_EACH)
 
 
-def test_a_listing_that_breaks_leaves_nothing(tmp_path):
-    def broken():
+def test_a_listing_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    def broken() -> Iterator[Item]:
         yield from some_items(3)
         raise CorpusError("the mount went away")
 
@@ -202,7 +207,7 @@ def test_a_listing_that_breaks_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_plan_that_stands_is_not_replaced(tmp_path):
+def test_a_plan_that_stands_is_not_replaced(tmp_path: Path) -> None:
     before = plan_of(tmp_path, some_items(3), ONE_EACH).listing
     with pytest.raises(FileExistsError):
         plan_of(tmp_path, some_items(4), ONE_EACH)
@@ -211,25 +216,25 @@ def test_a_plan_that_stands_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"text", lambda b: b[:100], lambda b: b[:-10]])
-def test_a_damaged_plan_fails(tmp_path, damage):
+def test_a_damaged_plan_fails(tmp_path: Path, damage: Callable[..., Any]) -> None:
     write_plan(some_items(3), tmp_path / "plan.arrow", FINGERPRINT, ONE_EACH)
     (tmp_path / "cut").write_bytes(damage((tmp_path / "plan.arrow").read_bytes()))
     with pytest.raises(RunError, match="is no plan, or damaged"):
         Plan(tmp_path / "cut")
 
 
-def test_a_missing_plan_fails(tmp_path):
+def test_a_missing_plan_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"plan\.arrow is no plan"):
         Plan(tmp_path / "plan.arrow")
 
 
 @pytest.mark.parametrize("limit", ["max_items", "max_bytes", "min_shards"])
-def test_a_shard_size_below_one_fails(limit):
+def test_a_shard_size_below_one_fails(limit: str) -> None:
     with pytest.raises(ConfigError, match=f"shard size {limit} = 0: it must be 1 or more"):
         ShardSize(**{limit: 0})
 
 
-def rewritten(path, table=None, **metadata):
+def rewritten(path: Path, table: pa.Table = None, **metadata: Any) -> Path:
     """A plan in place of the one at `path`, with `table` as its only shard, and other values in its metadata."""
     plan = pa.ipc.open_file(str(path)).read_all()
     table = plan if table is None else table
@@ -242,7 +247,7 @@ def rewritten(path, table=None, **metadata):
     return path
 
 
-def with_column(table, name, values):
+def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
 
 
@@ -269,7 +274,9 @@ def with_column(table, name, values):
         ("fps", [float("nan"), None], "not finite"),
     ],
 )
-def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(tmp_path, column, values, message):
+def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(
+    tmp_path: Path, column: str, values: list[Any], message: str
+) -> None:
     path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
     rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), column, values))
     reads = (
@@ -306,14 +313,14 @@ def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(tmp_path
         ({"corpus_types": '{"a": "list<list<int64>>"}'}, "is not the type of a field"),
     ],
 )
-def test_metadata_that_no_plan_has_is_refused(tmp_path, metadata, message):
+def test_metadata_that_no_plan_has_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     path = rewritten(plan_of(tmp_path, some_items(1), ONE_EACH).path, **metadata)
     with pytest.raises(RunError, match=rf"plan\.arrow is no plan, or damaged: .*{message}"):
         Plan(path)
 
 
 @pytest.mark.parametrize("replaces", ['["train-000000"]', '["train-000000", "train-000000"]'])
-def test_a_plan_whose_shards_do_not_replace_one_each_is_refused(tmp_path, replaces):
+def test_a_plan_whose_shards_do_not_replace_one_each_is_refused(tmp_path: Path, replaces: str) -> None:
     path = plan_of(tmp_path, some_items(2), ONE_EACH).path
     batches = [pa.ipc.open_file(str(path)).get_batch(number) for number in (0, 1)]
     metadata = pa.ipc.open_file(str(path)).schema.metadata | {b"replaces": replaces.encode()}
@@ -325,7 +332,7 @@ def test_a_plan_whose_shards_do_not_replace_one_each_is_refused(tmp_path, replac
         _ = Plan(path).shards
 
 
-def test_a_plan_with_an_empty_shard_or_the_same_shard_twice_is_refused(tmp_path):
+def test_a_plan_with_an_empty_shard_or_the_same_shard_twice_is_refused(tmp_path: Path) -> None:
     path = plan_of(tmp_path, some_items(1), ONE_EACH).path
     empty = pa.ipc.open_file(str(path)).read_all().slice(0, 0)
     with pytest.raises(RunError, match="shard 0: it has no items"):
@@ -340,12 +347,12 @@ def test_a_plan_with_an_empty_shard_or_the_same_shard_twice_is_refused(tmp_path)
         _ = Plan(tmp_path / "mixed").shards
 
 
-def test_an_item_with_a_problem_may_have_a_path_that_no_file_has(tmp_path):
+def test_an_item_with_a_problem_may_have_a_path_that_no_file_has(tmp_path: Path) -> None:
     items = [*some_items(1), Item("a%00", "train", "a\0.mp4", problem="it cannot be used as a path")]
     assert [item.path for item in plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)][1] == "a\0.mp4"
 
 
-def test_items_whose_meta_is_no_json_object_are_refused(tmp_path):
+def test_items_whose_meta_is_no_json_object_are_refused(tmp_path: Path) -> None:
     path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
     for meta, message in (
         ("[1]", "its meta is not an object"),
@@ -361,7 +368,7 @@ def test_items_whose_meta_is_no_json_object_are_refused(tmp_path):
             Plan(path).items(0)
 
 
-def test_plans_that_are_compressed_are_refused_as_they_may_be_of_any_size(tmp_path):
+def test_plans_that_are_compressed_are_refused_as_they_may_be_of_any_size(tmp_path: Path) -> None:
     path = plan_of(tmp_path, [Item("a", "train", "a" * 100_000)], ONE_EACH).path
     plan = pa.ipc.open_file(str(path)).read_all()
     path.unlink()
@@ -373,7 +380,7 @@ def test_plans_that_are_compressed_are_refused_as_they_may_be_of_any_size(tmp_pa
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
-def test_a_plan_with_any_other_bytes_is_read_or_refused(tmp_path, changes):
+def test_a_plan_with_any_other_bytes_is_read_or_refused(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     path = tmp_path / "plan.arrow"
     if not path.exists():
         write_plan(some_items(8), path, FINGERPRINT, ShardSize(max_items=4, min_shards=1))

@@ -3,6 +3,8 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from support.line_making import finish, make_run, some_items, start, tars, touch
 context = multiprocessing.get_context("forkserver")
 
 
-def checked(run):
+def checked(run: Run) -> dict[str, bytes]:
     """The tars of a run that is whole: each planned item once in a table, and nothing else there."""
     records = list(run.records())
     assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
@@ -29,13 +31,13 @@ def checked(run):
     return found
 
 
-def serial(folder, items, per_shard=4):
+def serial(folder: Path, items: Any, per_shard: int = 4) -> dict[str, bytes]:
     run = make_run(folder, items, per_shard)
     assert work(folder) == len(run.plan.shards)
     return checked(run)
 
 
-def test_one_rank_commits_every_shard(tmp_path):
+def test_one_rank_commits_every_shard(tmp_path: Path) -> None:
     items = [*some_items(9), Item("train/bad", "train", "bad", ("x.png",)), *some_items(3, "dev")]
     assert len(serial(tmp_path, items)) == 4
     assert list((tmp_path / "work" / "leases").iterdir()) == []
@@ -45,14 +47,14 @@ def test_one_rank_commits_every_shard(tmp_path):
     assert sum(record.failed for record in Run(tmp_path).records()) == 1
 
 
-def test_a_rank_that_comes_when_all_is_done_has_nothing_to_do(tmp_path):
+def test_a_rank_that_comes_when_all_is_done_has_nothing_to_do(tmp_path: Path) -> None:
     serial(tmp_path, 5)
     with Rank(Run(tmp_path)) as rank:
         assert rank.finished()
         assert rank.lease() is None
 
 
-def test_two_ranks_of_one_process_share_a_run(tmp_path):
+def test_two_ranks_of_one_process_share_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "two", 20)
     with Rank(run) as one, Rank(run, position=0.5) as other:
         mine, theirs = [], []
@@ -67,7 +69,7 @@ def test_two_ranks_of_one_process_share_a_run(tmp_path):
     assert checked(run) == serial(tmp_path / "one", 20)
 
 
-def test_no_shard_is_leased_twice_while_others_wait(tmp_path):
+def test_no_shard_is_leased_twice_while_others_wait(tmp_path: Path) -> None:
     run = make_run(tmp_path, 12)
     with Rank(run) as one, Rank(run) as other:
         leased = [rank.lease().shard.name for rank in (one, other, one)]
@@ -77,7 +79,7 @@ def test_no_shard_is_leased_twice_while_others_wait(tmp_path):
         assert not one.finished()
 
 
-def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path):
+def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path: Path) -> None:
     run = make_run(tmp_path / "many", 60, per_shard=2)
     processes = [start(work, run.folder, 0.002) for _ in range(4)]
     for process in processes:
@@ -86,7 +88,7 @@ def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path):
     assert checked(run) == serial(tmp_path / "one", 60, per_shard=2)
 
 
-def test_a_killed_ranks_shard_is_taken_over_with_what_it_had_spooled(tmp_path):
+def test_a_killed_ranks_shard_is_taken_over_with_what_it_had_spooled(tmp_path: Path) -> None:
     run = make_run(tmp_path / "killed", 4)
     done = context.Queue()
     process = start(work_slowly, run.folder, 3, done)
@@ -103,7 +105,9 @@ def test_a_killed_ranks_shard_is_taken_over_with_what_it_had_spooled(tmp_path):
     assert list((run.work / "leases").iterdir()) == []
 
 
-def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(tmp_path, monkeypatch):
+def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     with monkeypatch.context() as patch:
         patch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -115,7 +119,9 @@ def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(t
     checked(run)
 
 
-def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(tmp_path, monkeypatch):
+def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
     run = make_run(tmp_path / "doubled", 8)
     with Rank(run) as slow, Rank(run) as fast:
@@ -135,7 +141,7 @@ def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(tmp_path, mo
     assert run.record(slowly.shard.name).rank == fast.name
 
 
-def test_a_loser_counts_no_commit(tmp_path):
+def test_a_loser_counts_no_commit(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = slow.lease()
@@ -145,7 +151,7 @@ def test_a_loser_counts_no_commit(tmp_path):
         assert slow.num_committed == 0
 
 
-def test_a_rank_lets_go_of_what_others_committed(tmp_path):
+def test_a_rank_lets_go_of_what_others_committed(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = slow.lease()
@@ -157,7 +163,9 @@ def test_a_rank_lets_go_of_what_others_committed(tmp_path):
     checked(run)
 
 
-def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(tmp_path, monkeypatch):
+def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(rank_module, "_UNKNOWN_SECONDS", 0.05)
     run = make_run(tmp_path, 4)
@@ -168,7 +176,9 @@ def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(tmp_pat
         assert late.lease() is not None
 
 
-def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_tried_once(tmp_path, monkeypatch):
+def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_tried_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 12)
     with Rank(run) as first, Rank(run) as second:
         held = [first.lease() for _ in range(3)]
@@ -182,7 +192,7 @@ def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_trie
         assert sorted(tried) == [opened.shard.name for opened in held]
 
 
-def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path):
+def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     process = start(work_slowly, tmp_path, 1, (done := context.Queue()))
     done.get()
@@ -212,7 +222,7 @@ def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_l
         assert not (tmp_path / ".plan.arrow.1.abcd").exists()
 
 
-def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path):
+def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path: Path) -> None:
     run = make_run(tmp_path / "split", 20)
     for part in range(3):
         with Rank(run, only=(part, 3)) as rank:
@@ -224,13 +234,13 @@ def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path):
 
 
 @pytest.mark.parametrize("only", [(3, 3), (-1, 2), (0, 0)])
-def test_an_only_that_is_none_of_n_fails(tmp_path, only):
+def test_an_only_that_is_none_of_n_fails(tmp_path: Path, only: tuple[int, int]) -> None:
     run = make_run(tmp_path, 1)
     with pytest.raises(ConfigError, match=rf"only = {only[0]}/{only[1]}: give i/n"):
         Rank(run, only=only)
 
 
-def test_a_late_or_doubled_result_changes_nothing(tmp_path):
+def test_a_late_or_doubled_result_changes_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as rank:
         opened = rank.lease()
@@ -242,7 +252,7 @@ def test_a_late_or_doubled_result_changes_nothing(tmp_path):
     assert checked(run) == serial(tmp_path / "one", 4)
 
 
-def test_activity_tells_what_a_rank_is_doing(tmp_path):
+def test_activity_tells_what_a_rank_is_doing(tmp_path: Path) -> None:
     run = make_run(tmp_path, [*some_items(3), Item("bad", "train", "bad", ("x.png",))])
     with Rank(run, measure=lambda: {"cpu_percent": 1.0}) as rank:
         opened = rank.lease()
@@ -255,7 +265,9 @@ def test_activity_tells_what_a_rank_is_doing(tmp_path):
     assert read_activity(run.work / "ranks" / f"{rank.name}.json") is None
 
 
-def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(tmp_path, monkeypatch):
+def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 8)
     with Rank(run) as rank:
         finish(rank, rank.lease())
@@ -268,21 +280,23 @@ def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(tmp_path, m
     checked(run)
 
 
-def test_a_spool_that_cannot_be_opened_is_the_environments_fault(tmp_path):
+def test_a_spool_that_cannot_be_opened_is_the_environments_fault(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     (run.work / "spool").write_text("a file where a folder should be")
     with Rank(run) as rank, pytest.raises(EnvironmentFailure, match="cannot be written to"):
         rank.lease()
 
 
-def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(tmp_path, monkeypatch):
+def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rank_module, "_BEAT_SECONDS", 0.01)
     run = make_run(tmp_path, 4)
     failures = [OSError(5, "Input/output error")]
     with Rank(run) as rank:
         beat, beats = rank.leases.beat, []
 
-        def once():
+        def once() -> None:
             beats.append(1)
             if failures:
                 raise failures.pop()
@@ -294,11 +308,13 @@ def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(tmp_path, monk
     checked(run)
 
 
-def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard(tmp_path, monkeypatch):
+def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     rename = os.rename
 
-    def swept_before(source, destination):
+    def swept_before(source: Any, destination: Path) -> None:
         monkeypatch.setattr(os, "rename", rename)
         assert run.committed() == {"train-000000"}  # so to the other rank the run is whole
         clean_up(run)
@@ -309,11 +325,13 @@ def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard
     checked(run)
 
 
-def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(tmp_path, monkeypatch):
+def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 4)
     link = os.link
 
-    def swept_before(source, target):
+    def swept_before(source: Any, target: Any) -> None:
         if target.parent.name == "records":
             monkeypatch.setattr(os, "link", link)
             for claim in (run.work / "leases").iterdir():
@@ -336,7 +354,9 @@ def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(tmp_path, mo
     assert checked(run) == serial(tmp_path / "one", 4)
 
 
-def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the_others_end(tmp_path, monkeypatch):
+def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the_others_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(tmp_path, 8)
     with Rank(run) as survivor:
         with Rank(run) as dying, monkeypatch.context() as patch:
@@ -349,7 +369,7 @@ def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the
     checked(run)
 
 
-def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_path):
+def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_path: Path) -> None:
     expected = serial(tmp_path / "whole", 24, per_shard=3)
     chance = random.Random(0)
     for attempt in range(3):
@@ -363,7 +383,7 @@ def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_p
         assert checked(run) == expected
 
 
-def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp_path):
+def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = slow.lease()
@@ -376,7 +396,7 @@ def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp
     checked(run)
 
 
-def test_a_process_whose_rank_has_left_is_not_ended_by_its_timer(tmp_path):
+def test_a_process_whose_rank_has_left_is_not_ended_by_its_timer(tmp_path: Path) -> None:
     process = start(touch_and_leave, make_run(tmp_path, 4).folder)
     process.join(30)
     assert process.exitcode == 0

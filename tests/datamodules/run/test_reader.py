@@ -3,6 +3,8 @@ import os
 import pickle
 import shutil
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,19 +22,19 @@ NAMES = ["plain", "a.v1/clip.mp4_3", "ü/日本 語", "A/Upper", "x" * 150, "bad
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Run:
     items = [Item(key_from_path(name), "train", name, ("f.png",)) for name in NAMES]
     run = make_run(tmp_path, [*items, *some_items(3, "dev")], per_shard=3)
     work(tmp_path)
     return run
 
 
-def expected(run, split="train"):
+def expected(run: Run, split: str = "train") -> list[tuple[str, dict[str, bytes]]]:
     items = [item for shard in run.plan.shards if shard.split == split for item in run.plan.items(shard.number)]
     return [(item.key, members_of(item)) for item in items if item.key != "bad"]
 
 
-def test_every_committed_sample_is_there_once_in_planned_order(run):
+def test_every_committed_sample_is_there_once_in_planned_order(run: Run) -> None:
     committed = CommittedSamples(run, "train")
     assert list(committed) == expected(run)
     assert len(committed) == len(NAMES) - 1
@@ -41,7 +43,7 @@ def test_every_committed_sample_is_there_once_in_planned_order(run):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_stock_webdataset_reads_the_same_keys_and_bytes(run):  # it leaves its files open
+def test_stock_webdataset_reads_the_same_keys_and_bytes(run: Run) -> None:  # it leaves its files open
     dataset = webdataset.WebDataset(
         [str(path) for path in sorted(run.folder.glob("train-*.tar"))],
         shardshuffle=False,
@@ -55,7 +57,7 @@ def test_stock_webdataset_reads_the_same_keys_and_bytes(run):  # it leaves its f
 
 
 @pytest.mark.filterwarnings("ignore")  # its own
-def test_hugging_face_datasets_streams_the_same_keys(run, monkeypatch):
+def test_hugging_face_datasets_streams_the_same_keys(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -64,7 +66,7 @@ def test_hugging_face_datasets_streams_the_same_keys(run, monkeypatch):
     assert [(sample["__key__"], sample["json"]["key"]) for sample in stream] == [(k, k) for k, _ in expected(run)]
 
 
-def test_files_that_are_opened_hold_the_same_bytes_and_are_read_where_they_are_sought(run):
+def test_files_that_are_opened_hold_the_same_bytes_and_are_read_where_they_are_sought(run: Run) -> None:
     committed = CommittedSamples(run)
     for index, (key, members) in enumerate(committed):
         found, files = committed.open(index)
@@ -76,7 +78,7 @@ def test_files_that_are_opened_hold_the_same_bytes_and_are_read_where_they_are_s
     assert (noise.seek(len(whole) + 5), noise.read()) == (len(whole) + 5, b"")
 
 
-def test_a_file_that_is_opened_is_not_read_whole(run, monkeypatch):
+def test_a_file_that_is_opened_is_not_read_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     committed, sizes = CommittedSamples(run), []
     noise = committed[0][1]["values.bin"]
     pread = os.pread
@@ -86,12 +88,12 @@ def test_a_file_that_is_opened_is_not_read_whole(run, monkeypatch):
     assert files["values.bin"].read(5) == noise[:5]
 
 
-def test_it_can_be_sent_to_another_process(run):
+def test_it_can_be_sent_to_another_process(run: Run) -> None:
     committed = CommittedSamples(run, "train")
     assert list(pickle.loads(pickle.dumps(committed))) == list(committed)
 
 
-def test_more_tars_than_are_held_open(tmp_path):
+def test_more_tars_than_are_held_open(tmp_path: Path) -> None:
     run = make_run(tmp_path, 80, per_shard=1)
     work(tmp_path)
     committed = CommittedSamples(run)
@@ -99,7 +101,7 @@ def test_more_tars_than_are_held_open(tmp_path):
     assert [committed[i][0] for i in order] == [some_items(80)[i].key for i in order]
 
 
-def test_a_run_made_anew_in_the_same_folder_is_not_read_through_files_of_the_old(tmp_path):
+def test_a_run_made_anew_in_the_same_folder_is_not_read_through_files_of_the_old(tmp_path: Path) -> None:
     make_run(tmp_path / "run", 3)
     work(tmp_path / "run")
     assert CommittedSamples(Run(tmp_path / "run"))[0][0] == "train/item000"
@@ -113,21 +115,21 @@ def test_a_run_made_anew_in_the_same_folder_is_not_read_through_files_of_the_old
     ("name", "parts"),
     [("a/b.c/d.keypoints.npy", ("a/b.c/d", "keypoints.npy")), ("d.json", ("d", "json")), ("d", ("d", ""))],
 )
-def test_a_name_is_split_as_webdataset_splits_it(name, parts):
+def test_a_name_is_split_as_webdataset_splits_it(name: str, parts: tuple[str, str]) -> None:
     assert split_name(name) == parts
 
 
-def test_a_split_that_was_not_planned_fails(run):
+def test_a_split_that_was_not_planned_fails(run: Run) -> None:
     with pytest.raises(RunError, match=r"has no split 'test'; it has dev, train"):
         CommittedSamples(run, "test")
 
 
-def test_a_run_with_nothing_committed_fails(tmp_path):
+def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nothing is committed in .* of split 'train': run it first"):
         CommittedSamples(make_run(tmp_path, 3), "train")
 
 
-def test_a_split_of_which_everything_failed_fails(tmp_path):
+def test_a_split_of_which_everything_failed_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Item("bad", "train", "bad", ("f.png",))])
     work(tmp_path)
     with pytest.raises(RunError, match="nothing is committed"):
@@ -135,7 +137,7 @@ def test_a_split_of_which_everything_failed_fails(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "within", "zeros"])
-def test_a_damaged_tar_fails(run, damage):
+def test_a_damaged_tar_fails(run: Run, damage: str) -> None:
     tar, committed = run.folder / "train-000000.tar", CommittedSamples(run, "train")
     size = tar.stat().st_size
     [first, *_] = pq.read_table(run.folder / "tables" / "train-000000.parquet")["tar_bytes"].to_pylist()
@@ -152,7 +154,7 @@ def test_a_damaged_tar_fails(run, damage):
 
 
 @pytest.mark.parametrize("damage", ["missing", "text"])
-def test_a_damaged_table_fails(run, damage):
+def test_a_damaged_table_fails(run: Run, damage: str) -> None:
     table = run.folder / "tables" / "train-000000.parquet"
     if damage == "missing":
         table.unlink()
@@ -162,7 +164,7 @@ def test_a_damaged_table_fails(run, damage):
         CommittedSamples(run)
 
 
-def tar_of(folder, *members):
+def tar_of(folder: Path, *members: Any) -> tuple[ShardFile, int]:
     """A tar of (name, fields of its TarInfo) with four bytes in each file; the shard's file, and its size."""
     path = folder / "train-000000.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -197,14 +199,18 @@ def tar_of(folder, *members):
         ([], "there is no sample"),
     ],
 )
-def test_samples_that_no_run_writes_are_refused_whole_or_opened(tmp_path, members, message):
+def test_samples_that_no_run_writes_are_refused_whole_or_opened(
+    tmp_path: Path,
+    members: list[tuple[str, dict[Any, Any]] | tuple[str, dict[str, Any]] | tuple[str, dict[str, dict[str, str]]]],
+    message: str,
+) -> None:
     file, size = tar_of(tmp_path, *members)
     for read in (read_sample, open_sample):
         with pytest.raises(RunError, match=rf"train-000000\.tar cannot be read at byte 0: .*{message}"):
             read(file, 0, size)
 
 
-def test_a_sample_larger_than_its_tar_or_of_another_key_is_refused_before_memory_is_taken(tmp_path):
+def test_a_sample_larger_than_its_tar_or_of_another_key_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
     file, size = tar_of(tmp_path, ("a.json", {}))
     assert read_sample(file, 0, size, key="a") == ("a", {"json": b"1234"})
     for read in (read_sample, open_sample):

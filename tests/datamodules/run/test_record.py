@@ -1,5 +1,7 @@
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +19,13 @@ SHARD = "train-000000"
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Run:
     run = make_run(tmp_path / "run", 4)
     work(run.folder)
     return Run(run.folder)
 
 
-def rewrite(run, fields, of=SHARD):
+def rewrite(run: Run, fields: Any, of: Any = SHARD) -> None:
     """Change fields of a record, as someone does who can compute its digest; `tar__name` is the name of the tar."""
     document = json.loads(run.record_path(of).read_text())
     del document["sha256"]
@@ -33,7 +35,7 @@ def rewrite(run, fields, of=SHARD):
     run.record_path(of).write_text(record_module._with_digest(document))
 
 
-def put_back_into_staging(run, shard):
+def put_back_into_staging(run: Run, shard: Any) -> None:
     """Leave the files of a shard where a rank does that dies right after the commit."""
     rank = record_module.read_record(run.folder, shard).rank
     (run.work / "staging").mkdir(exist_ok=True)
@@ -69,7 +71,9 @@ def put_back_into_staging(run, shard):
         ({"more": 1}, "more is not a known field"),
     ],
 )
-def test_a_record_that_names_or_counts_what_is_not_its_shards_fails_in_one_line(run, fields, problem):
+def test_a_record_that_names_or_counts_what_is_not_its_shards_fails_in_one_line(
+    run: Run, fields: dict[str, Any], problem: str
+) -> None:
     rewrite(run, fields)
     with pytest.raises(RunError, match=r"^the record .*train-000000\.json is (missing or )?damaged") as caught:
         run.record(SHARD)
@@ -78,7 +82,7 @@ def test_a_record_that_names_or_counts_what_is_not_its_shards_fails_in_one_line(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"machine": ' * 900 + "0" + "}" * 900, "[]", "1", "", "\udcff"])
-def test_a_record_that_is_something_else_fails_in_one_line(run, text):
+def test_a_record_that_is_something_else_fails_in_one_line(run: Run, text: str) -> None:
     run.record_path(SHARD).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RunError, match=r"^the record .* is missing or damaged \([^\n]*\); run `preprocess verify`$"):
         run.record(SHARD)
@@ -93,7 +97,7 @@ def test_a_record_that_is_something_else_fails_in_one_line(run, text):
         {"rank": "x/../../../../victim", "attempt": f"{SHARD}.x/../../../../victim"},
     ],
 )
-def test_a_record_that_names_a_file_elsewhere_moves_nothing(run, tmp_path, fields):
+def test_a_record_that_names_a_file_elsewhere_moves_nothing(run: Run, tmp_path: Path, fields: dict[str, str]) -> None:
     for name in ("victim", "victim.tar", "victim.parquet"):
         (tmp_path / name).write_text("mine")
     put_back_into_staging(run, SHARD)
@@ -107,7 +111,7 @@ def test_a_record_that_names_a_file_elsewhere_moves_nothing(run, tmp_path, field
     assert all((tmp_path / name).read_text() == "mine" for name in ("victim", "victim.tar", "victim.parquet"))
 
 
-def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run):
+def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run: Run) -> None:
     os.rename(run.folder / f"{SHARD}.tar", run.work / "staging" / "stranger-000000.x.tar")
     run.record_path("stranger-000000").write_text(run.record_path(SHARD).read_text())
     names = {"shard": "stranger-000000", "tar__name": "stranger-000000.tar", "rank": "x"}
@@ -122,7 +126,7 @@ def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run):
     assert found == ["records/stranger-000000.json: a stray file, of no planned shard"]
 
 
-def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run):
+def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run: Run) -> None:
     samples = list(CommittedSamples(run))
     put_back_into_staging(run, SHARD)
     before = listing(run.folder)
@@ -131,7 +135,7 @@ def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run):
     assert tars(run.folder) == {}
 
 
-def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path):
+def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path: Path) -> None:
     folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-once", "train/c-bad-once"])
     do(open_retry(folder, "truncated"))
     samples = list(CommittedSamples(Run(folder)))
@@ -142,12 +146,12 @@ def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path):
     assert listing(folder) == before
 
 
-def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run, monkeypatch):
+def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (run.folder / f"{SHARD}.tar").read_bytes()
     put_back_into_staging(run, SHARD)
     read_record = record_module.read_record
 
-    def settled_meanwhile(folder, shard):
+    def settled_meanwhile(folder: Path, shard: Any) -> Any:
         record = read_record(folder, shard)
         finalize_all(Run(folder))
         return record
@@ -157,7 +161,7 @@ def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run, monkeypatch):
         assert tar.read() == content
 
 
-def test_a_tar_that_is_nowhere_fails(run):
+def test_a_tar_that_is_nowhere_fails(run: Run) -> None:
     (run.folder / f"{SHARD}.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"train-000000\.tar"):
         run.tar_file(SHARD).open()

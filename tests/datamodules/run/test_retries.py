@@ -3,6 +3,8 @@
 import multiprocessing
 import tarfile
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
@@ -17,7 +19,7 @@ from support.retry_making import KEYS, do, make_failing_run, named, open_retry, 
 BAD = ["train/b-bad-once", "train/d-bad-twice", "train/e-bad-always", "train/g-crash", "dev/x-bad-once"]
 
 
-def whole(folder):
+def whole(folder: Path) -> list[str]:
     """The key of every sample in the folder's tars, sorted."""
     keys = []
     for path in folder.glob("*.tar"):
@@ -27,19 +29,19 @@ def whole(folder):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     return make_failing_run(tmp_path / "run")
 
 
-def committed(folder):
+def committed(folder: Path) -> dict[str, Any]:
     return dict(CommittedSamples(Run(folder)))
 
 
-def failed(folder, *classes):
+def failed(folder: Path, *classes: Any) -> list[Any]:
     return [(failure.item.key, failure.shard, failure.reason) for failure in failures(Run(folder), classes)]
 
 
-def test_failures_are_told_in_planned_order_with_their_items(folder):
+def test_failures_are_told_in_planned_order_with_their_items(folder: Path) -> None:
     found = list(failures(Run(folder)))
     assert [failure.item for failure in found] == [named(key) for key in BAD]
     assert [(failure.shard, failure.reason_class) for failure in found] == [
@@ -54,7 +56,7 @@ def test_failures_are_told_in_planned_order_with_their_items(folder):
     assert count_failures(Run(folder)) == {"crash": 1, "decode": 4}
 
 
-def test_a_retry_plans_the_failed_items_alone(folder):
+def test_a_retry_plans_the_failed_items_alone(folder: Path) -> None:
     retry = open_retry(folder)
     assert retry.retry == 1
     assert [(shard.name, retry.plan.keys(shard.number)) for shard in retry.plan.shards] == [
@@ -67,7 +69,7 @@ def test_a_retry_plans_the_failed_items_alone(folder):
     assert retry.plan.fingerprint == {**FINGERPRINT, "retry": retried}
 
 
-def test_a_retry_changes_no_committed_file_and_every_sample_is_read_once(folder):
+def test_a_retry_changes_no_committed_file_and_every_sample_is_read_once(folder: Path) -> None:
     before = tars(folder)
     do(open_retry(folder))
     after = tars(folder)
@@ -80,7 +82,7 @@ def test_a_retry_changes_no_committed_file_and_every_sample_is_read_once(folder)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_stock_webdataset_reads_each_key_once(folder):  # it leaves its files open
+def test_stock_webdataset_reads_each_key_once(folder: Path) -> None:  # it leaves its files open
     do(open_retry(folder))
     do(open_retry(folder))
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
@@ -89,7 +91,7 @@ def test_stock_webdataset_reads_each_key_once(folder):  # it leaves its files op
     assert found == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_samples_of_retries_come_in_the_place_of_the_row_they_supersede(folder):
+def test_samples_of_retries_come_in_the_place_of_the_row_they_supersede(folder: Path) -> None:
     do(open_retry(folder))
     do(open_retry(folder))
     assert [key for key, _ in CommittedSamples(Run(folder), "train")] == [
@@ -98,7 +100,7 @@ def test_samples_of_retries_come_in_the_place_of_the_row_they_supersede(folder):
     assert [key for key, _ in CommittedSamples(Run(folder), "dev")] == ["dev/x-bad-once", "dev/y"]
 
 
-def test_rows_are_those_of_the_last_retry_and_say_where_they_lie(folder):
+def test_rows_are_those_of_the_last_retry_and_say_where_they_lie(folder: Path) -> None:
     do(open_retry(folder))
     do(open_retry(folder))
     run = Run(folder)
@@ -116,7 +118,7 @@ def test_rows_are_those_of_the_last_retry_and_say_where_they_lie(folder):
     ]
 
 
-def test_counts_need_records_alone_and_a_failure_that_succeeded_later_is_none(folder):
+def test_counts_need_records_alone_and_a_failure_that_succeeded_later_is_none(folder: Path) -> None:
     do(open_retry(folder))
     for table in (folder / "tables").iterdir():
         table.rename(table.with_suffix(".away"))
@@ -135,7 +137,7 @@ def test_counts_need_records_alone_and_a_failure_that_succeeded_later_is_none(fo
     assert Run(folder).outcome("dev").failed == 0
 
 
-def test_a_retry_by_class_leaves_the_others_to_the_next(folder):
+def test_a_retry_by_class_leaves_the_others_to_the_next(folder: Path) -> None:
     do(open_retry(folder, "crash"))
     assert failed(folder, "crash") == [("train/g-crash", "train-retry001-000000", "crashed: SIGSEGV")]
     do(open_retry(folder, "decode"))
@@ -146,7 +148,7 @@ def test_a_retry_by_class_leaves_the_others_to_the_next(folder):
     assert whole(folder) == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refused(folder):
+def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refused(folder: Path) -> None:
     do(open_retry(folder), num_shards=1)
     with pytest.raises(RunError, match=r"retry 1, and was made otherwise.*version: 1 there, 2 here"):
         open_retry(folder, fingerprint={**FINGERPRINT, "version": 2})
@@ -159,14 +161,14 @@ def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refus
     assert committed(folder).keys() == set(whole(folder))
 
 
-def test_who_began_before_a_retry_was_complete_joins_it_and_who_began_later_makes_another(folder):
+def test_who_began_before_a_retry_was_complete_joins_it_and_who_began_later_makes_another(folder: Path) -> None:
     began = time.time()
     do(open_retry(folder, began=began))
     assert open_retry(folder, began=began).retry == 1
     assert open_retry(folder, "crash", began=began).retry == 2
 
 
-def test_processes_that_retry_at_once_get_one_retry(folder):
+def test_processes_that_retry_at_once_get_one_retry(folder: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     ready, numbers = context.Barrier(2), context.Queue()
     processes = [start(retry_at_once, folder, ready, numbers) for _ in range(2)]
@@ -177,13 +179,13 @@ def test_processes_that_retry_at_once_get_one_retry(folder):
     assert committed(folder).keys() == set(whole(folder))
 
 
-def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path):
+def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path: Path) -> None:
     do(make_run(tmp_path, [named("train/a-bad-once"), named("train/b")], per_shard=1), num_shards=1)
     with pytest.raises(RunError, match="is not complete: finish it with the same command first"):
         open_retry(tmp_path)
 
 
-def test_a_run_without_failures_has_nothing_to_retry(tmp_path):
+def test_a_run_without_failures_has_nothing_to_retry(tmp_path: Path) -> None:
     make_run(tmp_path, 2)
     work(tmp_path)
     assert count_failures(Run(tmp_path)) == {}
@@ -191,23 +193,23 @@ def test_a_run_without_failures_has_nothing_to_retry(tmp_path):
         open_retry(tmp_path)
 
 
-def test_a_class_that_nothing_failed_with_fails_and_the_classes_there_are_are_named(folder):
+def test_a_class_that_nothing_failed_with_fails_and_the_classes_there_are_are_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"--class extract: no item of .* ended so; there are crash, decode"):
         count_failures(Run(folder), ["extract"])
 
 
-def test_a_retry_that_is_not_there_fails(folder):
+def test_a_retry_that_is_not_there_fails(folder: Path) -> None:
     with pytest.raises(RunError, match=r"it has no plan-001\.arrow"):
         Run(folder, 1)
 
 
-def test_rows_of_a_run_without_retries_are_its_tables(folder):
+def test_rows_of_a_run_without_retries_are_its_tables(folder: Path) -> None:
     run = Run(folder)
     rows = run.rows("dev-000000")
     assert rows.drop_columns(["shard"]).equals(run.table("dev-000000"))
     assert rows["shard"].to_pylist() == ["dev-000000"] * 2
 
 
-def test_the_items_of_a_retry_are_laid_out_over_shards_as_the_size_says(tmp_path):
+def test_the_items_of_a_retry_are_laid_out_over_shards_as_the_size_says(tmp_path: Path) -> None:
     make_failing_run(tmp_path, [f"train/{number}-bad-once" for number in range(5)])
     assert [shard.num_items for shard in open_retry(tmp_path).plan.shards] == [2, 2, 1]

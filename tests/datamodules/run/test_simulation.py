@@ -1,6 +1,9 @@
 import errno
 import os
 import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -13,12 +16,12 @@ from support.simulated.world import Machine
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _simulated():
+def _simulated() -> Iterator[None]:
     with simulated():
         yield
 
 
-def first_failure(seeds):
+def first_failure(seeds: Any) -> Any:
     for seed in seeds:
         outcome = interleave(RandomChoices(seed))
         if outcome.failure:
@@ -29,12 +32,12 @@ def first_failure(seeds):
 # The line
 
 
-def test_ranks_that_are_killed_stalled_cut_off_and_crashed_lose_nothing_and_double_nothing():
+def test_ranks_that_are_killed_stalled_cut_off_and_crashed_lose_nothing_and_double_nothing() -> None:
     failures = {seed: interleave(RandomChoices(seed)).failure for seed in range(800)}
     assert {seed: failure for seed, failure in failures.items() if failure} == {}
 
 
-def test_a_seed_tells_the_same_story_always():
+def test_a_seed_tells_the_same_story_always() -> None:
     for seed in range(20):
         recorded = RandomChoices(seed)
         story = story_of(recorded)
@@ -45,12 +48,12 @@ def test_a_seed_tells_the_same_story_always():
 # The simulation finds what is broken
 
 
-def rename_the_record(staged, record):
+def rename_the_record(staged: Any, record: Any) -> bool:
     Os.rename(staged, record)
     return True
 
 
-def link_after_the_files_show(staged, record, link=commit._link):
+def link_after_the_files_show(staged: Any, record: Any, link: Any = commit._link) -> Any:
     tar = staged.with_suffix(".tar")
     Os.rename(tar, record.parent.parent / f"{record.stem}.tar")
     return link(staged, record)
@@ -67,7 +70,9 @@ def link_after_the_files_show(staged, record, link=commit._link):
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-settled"],
 )
-def test_a_broken_line_is_found_out_and_its_story_is_short(monkeypatch, module, name, broken, failure):
+def test_a_broken_line_is_found_out_and_its_story_is_short(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, broken: Callable[..., Any], failure: str
+) -> None:
     monkeypatch.setattr(module, name, broken)
     outcome = first_failure(range(3000))
     story = story_of(Choices(shrunk(outcome)))
@@ -75,7 +80,7 @@ def test_a_broken_line_is_found_out_and_its_story_is_short(monkeypatch, module, 
     assert len(story) <= 300
 
 
-def test_shrinking_leaves_only_the_choices_that_matter():
+def test_shrinking_leaves_only_the_choices_that_matter() -> None:
     record = {place: place % 5 + 1 for place in range(1, 200)}
     assert shrink(record, lambda made: made.get(17, 0) >= 2 and 120 in made) == {17: 2, 120: 1}
 
@@ -84,20 +89,20 @@ def test_shrinking_leaves_only_the_choices_that_matter():
 
 
 @pytest.fixture
-def local():
+def local() -> FileSystem:
     return FileSystem(None, lambda options: options - 1)  # of what may be lost, all is
 
 
 @pytest.fixture
-def machine():
+def machine() -> Machine:
     return Machine(0)
 
 
-def names(files, folder="/run"):
+def names(files: Any, folder: str = "/run") -> list[str]:
     return sorted(files.folders[folder].entries)
 
 
-def test_a_crash_takes_names_and_bytes_that_were_not_fsynced(local, machine):
+def test_a_crash_takes_names_and_bytes_that_were_not_fsynced(local: FileSystem, machine: Machine) -> None:
     for name in ("kept", "torn", "lost"):
         local.write(machine, local.create(machine, f"/run/{name}", truncate=True), 0, b"1234")
     local.sync(local.look(machine, "/run/kept"))
@@ -111,7 +116,7 @@ def test_a_crash_takes_names_and_bytes_that_were_not_fsynced(local, machine):
     assert local.content(machine, local.look(machine, "/run/torn")) == bytes(4)
 
 
-def test_a_crash_leaves_a_renamed_file_one_of_its_names(local, machine):
+def test_a_crash_leaves_a_renamed_file_one_of_its_names(local: FileSystem, machine: Machine) -> None:
     local.make_folder(machine, "/run/a")
     local.make_folder(machine, "/run/b")
     local.create(machine, "/run/a/old", truncate=True)
@@ -126,7 +131,7 @@ def test_a_crash_leaves_a_renamed_file_one_of_its_names(local, machine):
     assert (names(local, "/run/a"), names(local, "/run/b")) == ([], ["new"])
 
 
-def test_a_folder_whose_name_was_not_fsynced_is_lost_with_what_is_in_it(local, machine):
+def test_a_folder_whose_name_was_not_fsynced_is_lost_with_what_is_in_it(local: FileSystem, machine: Machine) -> None:
     local.make_folder(machine, "/run/a")
     local.create(machine, "/run/a/file", truncate=True)
     local.sync(local.folders["/run/a"])
@@ -135,7 +140,7 @@ def test_a_folder_whose_name_was_not_fsynced_is_lost_with_what_is_in_it(local, m
     assert local.look(machine, "/run/a/file") is None
 
 
-def test_nfs_clients_believe_what_they_saw_until_it_is_too_old(machine):
+def test_nfs_clients_believe_what_they_saw_until_it_is_too_old(machine: Machine) -> None:
     server, other = FileSystem(10.0, lambda _: 0), Machine(1)
     assert server.look(other, "/run/new") is None
     assert server.names(other, "/run") == []
@@ -153,7 +158,7 @@ def test_nfs_clients_believe_what_they_saw_until_it_is_too_old(machine):
     assert server.names(other, "/run") == ["new"]
 
 
-def test_nfs_keeps_what_is_removed_while_its_machine_has_it_open(machine):
+def test_nfs_keeps_what_is_removed_while_its_machine_has_it_open(machine: Machine) -> None:
     server = FileSystem(10.0, lambda _: 0)
     file = server.create(machine, "/run/spool", truncate=True)
     file.opened[machine.number] = 1

@@ -1,8 +1,10 @@
 import io
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.lib import Table
 
 from datamodules.run.table import TABLE_SCHEMA, read_table
 
@@ -11,17 +13,17 @@ KEYS = pa.array(["a", "b"])
 TABLE = pa.Table.from_pylist([ROW, ROW | {"key": "b", "tar_offset": 2048}], TABLE_SCHEMA)
 
 
-def written(table, **options):
+def written(table: pa.Table, **options: Any) -> Any:
     file = io.BytesIO()
     pq.write_table(table, file, **options)
     return file
 
 
-def changed(name, values):
+def changed(name: str, values: Any) -> pa.Table:
     return TABLE.set_column(TABLE.schema.get_field_index(name), name, pa.array(values))
 
 
-def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device():
+def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device() -> None:
     assert read_table(written(TABLE), KEYS).equals(TABLE)
     assert read_table(written(TABLE), KEYS, ["status", "tar_bytes"]).equals(TABLE.select(["status", "tar_bytes"]))
     old = read_table(written(TABLE.drop_columns("device")), KEYS, ["device", "key"])
@@ -46,12 +48,12 @@ def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device():
         (changed("reason", ["x" * (4 << 20), None]), "the limit is 1,048,576 for each row"),
     ],
 )
-def test_a_table_that_no_run_writes_is_refused(table, message):
+def test_a_table_that_no_run_writes_is_refused(table: Table, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_table(written(table), KEYS)
 
 
-def test_bytes_that_are_no_table_are_refused():
+def test_bytes_that_are_no_table_are_refused() -> None:
     content = written(TABLE).getvalue()
     for damaged in (b"", b"PAR1", content[:-10], content[:200] + bytes(100) + content[300:]):
         with pytest.raises(ValueError, match=r"\w"):

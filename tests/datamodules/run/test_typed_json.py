@@ -26,7 +26,7 @@ class Document:
 WHOLE: dict[str, Any] = {"file": {"name": "a", "num_bytes": 3}, "counts": {"ok": 2}, "rank": None}
 
 
-def test_a_document_becomes_its_dataclass_with_nested_ones_and_defaults():
+def test_a_document_becomes_its_dataclass_with_nested_ones_and_defaults() -> None:
     more = {"seconds": 2, "shards": {"train-000000": [1, 0.5]}, "machine": {"gpu": [None, -1]}}
     built = build(Document, load('{"file": {"name": "a", "num_bytes": 3}, "counts": {"ok": 2}, "rank": "r"}'))
     assert built == Document(File("a", 3), {"ok": 2}, "r")
@@ -56,17 +56,17 @@ def test_a_document_becomes_its_dataclass_with_nested_ones_and_defaults():
         ({"more": 1}, "more is not a known field"),
     ],
 )
-def test_a_field_of_another_type_fails_by_name(fields, message):
+def test_a_field_of_another_type_fails_by_name(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         build(Document, WHOLE | fields)
 
 
 @pytest.mark.parametrize("document", [[], "text", 1, None])
-def test_a_document_that_is_no_object_fails(document):
+def test_a_document_that_is_no_object_fails(document: list[Any] | str | int | None) -> None:
     with pytest.raises(ValueError, match=r"^the document is .*, not an object$"):
         build(Document, document)
 
 
-def test_a_document_that_is_nested_too_deeply_fails():
+def test_a_document_that_is_nested_too_deeply_fails() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         load("[" * 100_000)

@@ -2,6 +2,7 @@ import io
 import resource
 import struct
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,18 +12,18 @@ from hypothesis import strategies as st
 from datamodules.samples.arrays import Array, read_array, read_arrays, read_header
 
 
-def npy(values):
+def npy(values: Any) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values)
     return buffer.getvalue()
 
 
-def with_header(header, values=b"", version=(1, 0)):
+def with_header(header: Any, values: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:
     text = header.encode() + b"\n"
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text + values
 
 
-def of(shape, descr="'<f4'"):
+def of(shape: Any, descr: Any = "'<f4'") -> Any:
     return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
 
 
@@ -37,7 +38,7 @@ def of(shape, descr="'<f4'"):
         np.array([(1, 2.0)], [("a", "<i4"), ("b", "<f8")]),
     ],
 )
-def test_an_array_comes_back_as_it_was_written_and_can_be_written_to(values):
+def test_an_array_comes_back_as_it_was_written_and_can_be_written_to(values: Any) -> None:
     for content in (npy(values), io.BytesIO(npy(values))):
         read = read_array(content)
         assert (read.dtype, read.shape, read.flags.writeable) == (values.dtype, values.shape, True)
@@ -64,7 +65,9 @@ def test_an_array_comes_back_as_it_was_written_and_can_be_written_to(values):
         (b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 30), "version 1.0"),
     ],
 )
-def test_headers_that_promise_what_is_not_there_are_refused_before_memory_is_taken(content, message):
+def test_headers_that_promise_what_is_not_there_are_refused_before_memory_is_taken(
+    content: bytes, message: str
+) -> None:
     limit = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (64 << 30, limit[1]))  # which 10^12 numbers exceed
     try:
@@ -76,7 +79,7 @@ def test_headers_that_promise_what_is_not_there_are_refused_before_memory_is_tak
 
 @settings(max_examples=100, deadline=None)
 @given(changes=st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), min_size=1, max_size=6))
-def test_a_header_with_any_other_bytes_is_read_or_refused(changes):
+def test_a_header_with_any_other_bytes_is_read_or_refused(changes: list[tuple[int, int]]) -> None:
     content = bytearray(npy(np.zeros((2, 3), np.float32)))
     for place, byte in changes:
         content[place] = byte
@@ -84,7 +87,7 @@ def test_a_header_with_any_other_bytes_is_read_or_refused(changes):
         assert read_array(bytes(content)).nbytes == len(content) - read_header(bytes(content)).start
 
 
-def test_arrays_have_the_types_and_shapes_that_were_declared_with_common_lengths():
+def test_arrays_have_the_types_and_shapes_that_were_declared_with_common_lengths() -> None:
     declared = {"a.npy": Array("float32", ("T", 2)), "b.npy": Array("uint8", ("T",))}
     a, b = np.zeros((3, 2), np.float32), np.ones(3, np.uint8)
     read = read_arrays({"a.npy": npy(a), "b.npy": npy(b), "c": b""}, declared)
@@ -96,7 +99,7 @@ def test_arrays_have_the_types_and_shapes_that_were_declared_with_common_lengths
         read_arrays({"a.npy": npy(a)}, declared)
 
 
-def test_a_header_tells_where_its_values_begin():
+def test_a_header_tells_where_its_values_begin() -> None:
     content = npy(np.arange(5, dtype=np.int64))
     shape, dtype, order, start = read_header(content)
     assert (shape, dtype, order) == ((5,), np.int64, "C")

@@ -1,9 +1,11 @@
 """Each field of a sample's json has one type in all samples of a run."""
 
 import json
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow.lib import DataType, ListType
 
 from datamodules.errors import ExtractError
 from datamodules.samples.fields import (
@@ -27,19 +29,19 @@ FIELDS = (
 )
 
 
-def inferred(*values):
+def inferred(*values: Any) -> Any:
     inference = TypeInference()
     for value in values:
         inference.add({"field": value})
     return inference.types()["field"]
 
 
-def test_whole_numbers_become_floats_where_the_field_is_one():
+def test_whole_numbers_become_floats_where_the_field_is_one() -> None:
     written = encode_json({"duration": 6, "size": [1, 2.5], "info": [{"fps": 25, "num_frames": 3}], "n": 5}, FIELDS)
     assert written == b'{"duration": 6.0, "info": [{"fps": 25.0, "num_frames": 3}], "n": 5, "size": [1.0, 2.5]}'
 
 
-def test_null_and_empty_stay_as_they_are_and_what_is_no_text_becomes_one():
+def test_null_and_empty_stay_as_they_are_and_what_is_no_text_becomes_one() -> None:
     assert json.loads(encode_json({"duration": None, "size": [], "vid": 7}, FIELDS)) == {
         "duration": None,
         "size": [],
@@ -47,7 +49,7 @@ def test_null_and_empty_stay_as_they_are_and_what_is_no_text_becomes_one():
     }
 
 
-def test_texts_of_numbers_become_numbers_and_pandas_nan_becomes_null():
+def test_texts_of_numbers_become_numbers_and_pandas_nan_becomes_null() -> None:
     written = encode_json({"duration": "6.5", "size": ["1", "nan"]}, FIELDS)
     assert json.loads(written) == {"duration": 6.5, "size": [1.0, None]}
 
@@ -67,12 +69,12 @@ def test_texts_of_numbers_become_numbers_and_pandas_nan_becomes_null():
         ("info", [{"num_frames": 2.5}], "a whole number"),
     ],
 )
-def test_a_value_of_the_corpus_that_does_not_fit_its_field_fails_the_item(name, value, needed):
+def test_a_value_of_the_corpus_that_does_not_fit_its_field_fails_the_item(name: str, value: Any, needed: str) -> None:
     with pytest.raises(ExtractError, match=f"its corpus field '{name}' is .*, where {needed} is needed: correct it"):
         encode_json({name: value}, FIELDS)
 
 
-def test_a_lone_surrogate_becomes_a_question_mark():
+def test_a_lone_surrogate_becomes_a_question_mark() -> None:
     assert encode_json({"vid": "a\ud800ü"}, FIELDS) == '{"vid": "a?ü"}'.encode()
 
 
@@ -96,12 +98,14 @@ def test_a_lone_surrogate_becomes_a_question_mark():
         (([1], 1), "json", pa.string()),
     ],
 )
-def test_a_field_of_the_corpus_gets_the_type_that_holds_all_its_values(values, name, type):
+def test_a_field_of_the_corpus_gets_the_type_that_holds_all_its_values(
+    values: Any, name: str, type: DataType | ListType
+) -> None:
     assert inferred(*values) == inferred(*reversed(values)) == name
     assert arrow_type(name) == type
 
 
-def test_every_sample_has_every_field_of_the_corpus_in_its_type():
+def test_every_sample_has_every_field_of_the_corpus_in_its_type() -> None:
     types = {"rate": "float64", "tags": "list<string>", "mixed": "json", "size": "json", "rest": "string"}
     meta = {"rate": 5, "mixed": "5", "size": [1], "made": 3}
     assert uniform(meta, types, FIELDS) == {
@@ -124,7 +128,7 @@ def test_every_sample_has_every_field_of_the_corpus_in_its_type():
         ("list<int64>", "list<string>", None),
     ],
 )
-def test_two_types_have_a_common_one_only_if_it_reads_both(one, other, common):
+def test_two_types_have_a_common_one_only_if_it_reads_both(one: str, other: str, common: str | None) -> None:
     assert common_type(one, other) == common_type(other, one) == common
 
 
@@ -145,7 +149,7 @@ def test_two_types_have_a_common_one_only_if_it_reads_both(one, other, common):
         (b'{"places": [[1]]}', "where a number is needed"),
     ],
 )
-def test_json_whose_fields_have_other_types_than_declared_is_refused(content, message):
+def test_json_whose_fields_have_other_types_than_declared_is_refused(content: bytes, message: str) -> None:
     declared = [
         Field("text", pa.string(), ""),
         Field("count", pa.int32(), ""),
@@ -159,14 +163,14 @@ def test_json_whose_fields_have_other_types_than_declared_is_refused(content, me
 
 
 @pytest.mark.parametrize("size", [(0, 5), (None, 5), ("5", 5), (60_000, 60_000)])
-def test_a_size_that_no_image_has_is_refused(size):
+def test_a_size_that_no_image_has_is_refused(size: tuple[int, int] | tuple[None, int] | tuple[str, int]) -> None:
     assert size_of_frames({"original_height": 3, "original_width": 4}, "original_") == (3, 4)
     with pytest.raises(ValueError, match=r"its json has the (width|size)"):
         size_of_frames(dict(zip(("height", "width"), size, strict=True)))
 
 
 @pytest.mark.parametrize("name", ["int32", "list<json>", "list<list<int64>>", "list<", "", "list<" * 2000])
-def test_only_the_types_of_the_table_are_types(name):
+def test_only_the_types_of_the_table_are_types(name: str) -> None:
     assert [check_type(known) for known in ("json", "null", "list<int64>")] == ["json", "null", "list<int64>"]
     with pytest.raises(ValueError, match="is not the type of a field"):
         check_type(name)

@@ -8,7 +8,7 @@ from datamodules.errors import RunError
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 
 
-def make(key="a", frames=3, points=143):
+def make(key: str = "a", frames: int = 3, points: int = 143) -> KeypointSample:
     chance = np.random.default_rng(frames)
     return KeypointSample(
         key,
@@ -20,7 +20,7 @@ def make(key="a", frames=3, points=143):
 
 
 @pytest.mark.parametrize("frames", [0, 1, 7])
-def test_what_is_decoded_is_what_was_encoded(frames):
+def test_what_is_decoded_is_what_was_encoded(frames: int) -> None:
     sample = make(frames=frames)
     files = KeypointSamples().encode(sample)
     assert sorted(files) == ["json", "keypoints.npy", "presence.npy", "visibility.npy"]
@@ -32,14 +32,14 @@ def test_what_is_decoded_is_what_was_encoded(frames):
         np.testing.assert_array_equal(there, here)
 
 
-def test_equal_samples_give_equal_bytes_whatever_their_layout_in_memory():
+def test_equal_samples_give_equal_bytes_whatever_their_layout_in_memory() -> None:
     sample, other = make(), make()
     other.meta = dict(reversed(other.meta.items()))
     other.keypoints = np.asfortranarray(other.keypoints)
     assert KeypointSamples().encode(sample) == KeypointSamples().encode(other)
 
 
-def test_a_batch_is_padded_with_zeros_and_masked():
+def test_a_batch_is_padded_with_zeros_and_masked() -> None:
     samples = [make("a", 2), make("b", 5), make("c", 1)]
     batch = KeypointSamples().collate(samples)
     assert batch["key"] == ["a", "b", "c"]
@@ -58,14 +58,14 @@ def test_a_batch_is_padded_with_zeros_and_masked():
         assert batch[name].numpy().dtype == getattr(samples[0], name).dtype
 
 
-def test_samples_of_two_layouts_are_no_batch():
+def test_samples_of_two_layouts_are_no_batch() -> None:
     with pytest.raises(RunError, match=r"^a has 143 keypoints, but b has 75 keypoints, as they were made"):
         KeypointSamples().collate([make("a"), make("b", points=75)])
 
 
 @pytest.mark.parametrize("name", ["keypoints.npy", "presence.npy", "visibility.npy", "json"])
 @pytest.mark.parametrize("content", [None, b"", b"text", b"\x93NUMPY\x01", b"PK\x03\x04 zip"])
-def test_a_sample_with_a_missing_or_damaged_file_fails(name, content):
+def test_a_sample_with_a_missing_or_damaged_file_fails(name: str, content: bytes | None) -> None:
     files = KeypointSamples().encode(make())
     if content is None:
         del files[name]
@@ -75,7 +75,7 @@ def test_a_sample_with_a_missing_or_damaged_file_fails(name, content):
         KeypointSamples().decode("train/a", files)
 
 
-def test_a_pickle_is_refused():
+def test_a_pickle_is_refused() -> None:
     files = KeypointSamples().encode(make())
     import io
 
@@ -85,13 +85,13 @@ def test_a_pickle_is_refused():
         KeypointSamples().decode("a", {**files, "keypoints.npy": buffer.getvalue()})
 
 
-def test_half_a_character_becomes_a_question_mark():
+def test_half_a_character_becomes_a_question_mark() -> None:
     sample = make()
     sample.meta["title"] = "a dog \ud83d"
     files = KeypointSamples().encode(sample)
     assert KeypointSamples().decode("a", files).meta["title"] == "a dog ?"
 
 
-def test_the_json_is_readable_text():
+def test_the_json_is_readable_text() -> None:
     assert json.loads(KeypointSamples().encode(make())["json"])["glosses"] == "ÜBER"
     assert "ÜBER".encode() in KeypointSamples().encode(make())["json"]

@@ -3,6 +3,8 @@ import json
 import os
 import shutil
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,21 +21,21 @@ from support.video_making import Kind, write
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> TrackItems:
     return write_videos(tmp_path_factory.mktemp("videos"), "train/a", "train/b")
 
 
-def samples_of(corpus):
+def samples_of(corpus: Any) -> list[Any]:
     return [corpus.sample(item) for item in corpus.items()]
 
 
-def places(frames):
+def places(frames: Any) -> list[int]:
     """Which frame of the video each of uint8 [T, 3, H, W] is, by its corner."""
     grays = np.array([gray_of(k) for k in range(40)])
     return [int(np.abs(grays - frame[:, -1, 0].float().mean().item()).argmin()) for frame in frames]
 
 
-def expect(clip, shapes, ks):
+def expect(clip: Any, shapes: Any, ks: Any) -> None:
     """See that what a batch has of one clip is the truth of the frames `ks`."""
     assert places(clip["frames"]) == list(ks)
     for row, k in enumerate(ks):
@@ -47,12 +49,12 @@ def expect(clip, shapes, ks):
             assert clip["scores"][row, column].item() == pytest.approx(there.score if there else 0.0)
 
 
-def clip_of(batch, place):
+def clip_of(batch: dict[str, Any], place: int) -> dict[str, Any]:
     names = ("frames", "obj_ids", "present", "masks", "boxes", "scores")
     return {name: batch[name][place] for name in names}
 
 
-def test_what_is_decoded_is_what_was_encoded(corpus):
+def test_what_is_decoded_is_what_was_encoded(corpus: TrackItems) -> None:
     for sample in samples_of(corpus):
         files = TrackSamples().encode(sample)
         assert list(files) == ["tracks.jsonl", "boxes.npy", "obj_ids.npy", "frame_idx.npy", "json"]
@@ -61,7 +63,7 @@ def test_what_is_decoded_is_what_was_encoded(corpus):
         assert TrackSamples().encode(found) == files
 
 
-def test_files_that_are_open_are_passed_on_unread(corpus):
+def test_files_that_are_open_are_passed_on_unread(corpus: TrackItems) -> None:
     [sample, _] = samples_of(corpus)
     opened = {name: io.BytesIO(content) for name, content in sample.files.items()}
     files = TrackSamples().encode(TrackSample("a", sample.meta, opened))
@@ -69,7 +71,7 @@ def test_files_that_are_open_are_passed_on_unread(corpus):
     assert files["json"] == json.dumps(sample.meta, sort_keys=True).encode()
 
 
-def test_arrays_tell_what_the_lines_tell(corpus):
+def test_arrays_tell_what_the_lines_tell(corpus: TrackItems) -> None:
     for sample in samples_of(corpus):
         told = [(line["frame_idx"], o["obj_id"], o["bbox"]) for line in sample.lines for o in line["objects"]]
         arrays = [sample.array(f"{name}.npy") for name in ("frame_idx", "obj_ids", "boxes")]
@@ -77,7 +79,7 @@ def test_arrays_tell_what_the_lines_tell(corpus):
         assert list(zip(*(array.tolist() for array in arrays), strict=True)) == told
 
 
-def test_a_clip_has_frames_boxes_masks_and_ids_of_the_video(corpus):
+def test_a_clip_has_frames_boxes_masks_and_ids_of_the_video(corpus: TrackItems) -> None:
     samples = TrackSamples(num_frames=5, root=corpus.root, start="first")
     batch = samples.collate(samples_of(corpus))
     assert (batch["frames"].shape, batch["frames"].dtype) == ((2, 5, 3, 64, 96), torch.uint8)
@@ -101,14 +103,16 @@ def test_a_clip_has_frames_boxes_masks_and_ids_of_the_video(corpus):
         ({"times": lambda k: 33 * k + (k * k) % 23}, [0, 2, 4, 6]),
     ],
 )
-def test_frames_are_those_of_the_lines_whatever_was_taken_of_the_video(tmp_path, options, wanted):
+def test_frames_are_those_of_the_lines_whatever_was_taken_of_the_video(
+    tmp_path: Path, options: dict[str, Any], wanted: list[int]
+) -> None:
     corpus = write_videos(tmp_path, "train/a", num_frames=14, **options)
     samples = TrackSamples(num_frames=4, step=2, root=tmp_path, start="first")
     batch = samples.collate(samples_of(corpus))
     expect(clip_of(batch, 0), corpus.videos["train/a"], wanted)
 
 
-def test_clips_begin_anywhere_by_torchs_generator(corpus):
+def test_clips_begin_anywhere_by_torchs_generator(corpus: TrackItems) -> None:
     samples, [sample, _] = TrackSamples(num_frames=3, step=3, root=corpus.root), samples_of(corpus)
     torch.manual_seed(0)
     starts = [places(samples.collate([sample])["frames"][0]) for _ in range(30)]
@@ -117,7 +121,7 @@ def test_clips_begin_anywhere_by_torchs_generator(corpus):
     assert [places(samples.collate([sample])["frames"][0]) for _ in range(4)] == starts[:4]
 
 
-def test_of_a_short_video_the_last_frame_comes_again_and_is_masked(tmp_path):
+def test_of_a_short_video_the_last_frame_comes_again_and_is_masked(tmp_path: Path) -> None:
     corpus = write_videos(tmp_path, "train/a", "train/b", num_frames=4)
     batch = TrackSamples(num_frames=5, step=2, root=tmp_path).collate(samples_of(corpus))
     assert batch["frames_mask"].tolist() == [[True, True, False, False, False], [True, True, True, False, False]]
@@ -125,7 +129,7 @@ def test_of_a_short_video_the_last_frame_comes_again_and_is_masked(tmp_path):
         expect(clip_of(batch, place), list(corpus.videos.values())[place], ks)
 
 
-def test_a_clip_with_fewer_objects_is_padded_and_masked(corpus):
+def test_a_clip_with_fewer_objects_is_padded_and_masked(corpus: TrackItems) -> None:
     [whole, other] = samples_of(corpus)
     alone = [{**line, "objects": [each for each in line["objects"] if each["obj_id"] == 2]} for line in other.lines]
     nothing = made_sample("c", [{**line, "objects": []} for line in other.lines], other.meta)
@@ -139,7 +143,7 @@ def test_a_clip_with_fewer_objects_is_padded_and_masked(corpus):
     assert samples.collate([nothing])["masks"].shape == (1, 12, 0, 64, 96)
 
 
-def test_sizes_that_differ_give_lists_unless_they_are_resized(tmp_path):
+def test_sizes_that_differ_give_lists_unless_they_are_resized(tmp_path: Path) -> None:
     corpus = write_videos(tmp_path, "train/a")
     wide = write_videos(tmp_path, "train/wide", size=(32, 128))
     both = [*samples_of(corpus), *samples_of(wide)]
@@ -153,7 +157,7 @@ def test_sizes_that_differ_give_lists_unless_they_are_resized(tmp_path):
     np.testing.assert_array_equal(resized["masks"][0, 0, 0].numpy(), car.mask[1::2, 1::2])
 
 
-def test_batches_of_a_run_come_from_its_shards_and_the_source_videos(corpus, tmp_path):
+def test_batches_of_a_run_come_from_its_shards_and_the_source_videos(corpus: TrackItems, tmp_path: Path) -> None:
     make_track_run(tmp_path / "run", corpus)
     kind = TrackSamples(num_frames=4, root=corpus.root)
     data = FramesDataModule(shards=tmp_path / "run", samples=kind, batch_size=2, num_workers=0)
@@ -163,7 +167,9 @@ def test_batches_of_a_run_come_from_its_shards_and_the_source_videos(corpus, tmp
         expect(clip, corpus.videos[key], places(clip["frames"]))
 
 
-def test_a_clip_of_a_run_reads_no_more_than_it_needs(corpus, tmp_path, monkeypatch):
+def test_a_clip_of_a_run_reads_no_more_than_it_needs(
+    corpus: TrackItems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = TrackItems(corpus.root, {"train/a": Shapes(12)})
     [item] = long.items()
     short = long.lines(item)
@@ -178,7 +184,7 @@ def test_a_clip_of_a_run_reads_no_more_than_it_needs(corpus, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("missing", ["tracks.jsonl", "boxes.npy", "json"])
-def test_a_sample_with_a_missing_file_fails(corpus, missing):
+def test_a_sample_with_a_missing_file_fails(corpus: TrackItems, missing: str) -> None:
     files = TrackSamples().encode(samples_of(corpus)[0])
     del files[missing]
     with pytest.raises(RunError, match=rf"train/a is no track sample: .*{missing}.*preprocess verify"):
@@ -186,7 +192,7 @@ def test_a_sample_with_a_missing_file_fails(corpus, missing):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY"])
-def test_a_sample_with_damaged_files_fails(corpus, content):
+def test_a_sample_with_damaged_files_fails(corpus: TrackItems, content: bytes) -> None:
     files = TrackSamples().encode(samples_of(corpus)[0])
     with pytest.raises(RunError, match=r"a is no track sample: .*preprocess verify"):
         TrackSamples().decode("a", {**files, "json": b"{"})
@@ -197,17 +203,17 @@ def test_a_sample_with_damaged_files_fails(corpus, content):
         TrackSamples().decode("a", {**files, "tracks.jsonl": b""})
 
 
-def test_training_without_a_root_fails(corpus):
+def test_training_without_a_root_fails(corpus: TrackItems) -> None:
     with pytest.raises(ConfigError, match=r"give TrackSamples\(root=…\), the run's --data\.root"):
         TrackSamples().collate(samples_of(corpus))
 
 
-def test_a_video_that_is_gone_fails(corpus, tmp_path):
+def test_a_video_that_is_gone_fails(corpus: TrackItems, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"train/a: the frames of .*train/a\.mp4 cannot be read: a\.mp4 is missing"):
         TrackSamples(root=tmp_path).collate(samples_of(corpus))
 
 
-def test_another_video_in_its_place_fails(corpus, tmp_path):
+def test_another_video_in_its_place_fails(corpus: TrackItems, tmp_path: Path) -> None:
     shutil.copytree(corpus.root, tmp_path / "videos")
     [sample, _] = samples_of(corpus)
     samples = TrackSamples(num_frames=12, root=tmp_path / "videos")
@@ -219,7 +225,7 @@ def test_another_video_in_its_place_fails(corpus, tmp_path):
         samples.collate([sample])
 
 
-def test_frames_are_read_in_the_shape_that_they_were_tracked_in(tmp_path):
+def test_frames_are_read_in_the_shape_that_they_were_tracked_in(tmp_path: Path) -> None:
     write(tmp_path / "a", Kind(pixel_aspect_ratio=Fraction(64, 45)), 3)
     lines: list[TrackLine] = [{"frame_idx": k, "timestamp": 0.04 * k, "objects": []} for k in range(3)]
     for width, decoding in ((182, None), (128, Decoding(square_pixels=False))):
@@ -232,6 +238,6 @@ def test_frames_are_read_in_the_shape_that_they_were_tracked_in(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"num_frames": 0}, {"step": 0}, {"size": (0, 3)}, {"start": "last"}])
-def test_options_that_are_none_fail(options):
+def test_options_that_are_none_fail(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         TrackSamples(**options)

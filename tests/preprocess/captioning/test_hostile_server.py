@@ -6,6 +6,7 @@ import json
 import math
 import time
 from datetime import date
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -21,18 +22,18 @@ from support.chat_server import MODEL, ChatServer, Reply, describe, refused, sai
 KEY = 'sk/te"st<7>&+'
 
 
-def engine_for(server, **options):
+def engine_for(server: Any, **options: Any) -> ServedEngine:
     where = Server(server.url, image_format="png", max_retries=0, **options)
     return ServedEngine(MODEL, where, lambda item: "Describe it", Generation(), SizeLimit())
 
 
-def gray(engine, value):
+def gray(engine: ServedEngine, value: int) -> Any:
     transform = engine.transform()
     transform.start(Item("key", "folder", ("image.png",)))
     return transform(torch.full((3, 8, 12), value, dtype=torch.uint8))
 
 
-def outcomes(behave, count, **options):
+def outcomes(behave: Any, count: int, **options: Any) -> Any:
     """Captions, or reasons, of images of brightness 0 to `count` - 1; one of brightness `count` is answered well."""
     with ChatServer(lambda ask: behave(ask) if ask.brightness < count else describe(ask)) as server:
         engine = engine_for(server, **options)
@@ -43,14 +44,14 @@ def outcomes(behave, count, **options):
             engine.close()
 
 
-def stopped(engine):
+def stopped(engine: ServedEngine) -> str:
     """The message with which a run stops."""
     with pytest.raises(EnvironmentFailure) as failure:
         engine.captions([gray(engine, 1)])
     return str(failure.value)
 
 
-def test_a_redirect_is_not_followed_and_its_target_is_named():
+def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
     with ChatServer() as internal, ChatServer() as server:
         engine = engine_for(server)
         location = internal.url.replace("//", "//me:tops3cret@") + "/chat/completions?token=tops3cret\x1b[2J"
@@ -66,14 +67,14 @@ def test_a_redirect_is_not_followed_and_its_target_is_named():
         engine.close()
 
 
-def test_only_a_redirect_is_called_one():
+def test_only_a_redirect_is_called_one() -> None:
     with ChatServer(lambda ask: refused(401, "no", Location="http://evil.example/")) as server:
         engine = engine_for(server)
         assert stopped(engine).startswith(f"{server.url} refuses the API key (401); ")
         engine.close()
 
 
-def test_cookies_are_not_kept():
+def test_cookies_are_not_kept() -> None:
     with ChatServer(lambda ask: said("a cup", headers={"Set-Cookie": "session=1; Max-Age=99999"})) as server:
         engine = engine_for(server)
         assert engine.captions([gray(engine, 1)]) == engine.captions([gray(engine, 2)]) == [Caption("a cup", "ok", 3)]
@@ -93,7 +94,7 @@ _TARGETS = {
 }
 
 
-def test_any_target_of_a_redirect_is_one_escaped_line_without_the_key(monkeypatch):
+def test_any_target_of_a_redirect_is_one_escaped_line_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_OWN_KEY", "tops3cret")
     with ChatServer() as server:
         engine = engine_for(server, api_key_env="MY_OWN_KEY")
@@ -115,7 +116,7 @@ _ENDLESS = {
 }
 
 
-def test_an_answer_that_never_ends_is_given_up_after_the_timeout():
+def test_an_answer_that_never_ends_is_given_up_after_the_timeout() -> None:
     began = time.monotonic()
     reasons = outcomes(lambda ask: list(_ENDLESS.values())[ask.brightness], len(_ENDLESS), timeout_seconds=0.3)
     reason = "the server hangs up, or takes more than --model.server.timeout_seconds (no whole answer in 0.3 s)"
@@ -131,25 +132,25 @@ _LARGE = {
 }
 
 
-def test_an_answer_of_more_than_16_mb_is_given_up():
+def test_an_answer_of_more_than_16_mb_is_given_up() -> None:
     reasons = outcomes(lambda ask: list(_LARGE.values())[ask.brightness], len(_LARGE), timeout_seconds=60.0)
     assert list(map(str, reasons)) == ["the server's answer is larger than 16 MB"] * len(_LARGE)
 
 
-def test_an_answer_of_too_many_lists_and_objects_is_not_parsed():
+def test_an_answer_of_too_many_lists_and_objects_is_not_parsed() -> None:
     replies = [Reply(part * 1_000_001) for part in (b"[],", b"{},")]
     reasons = outcomes(lambda ask: replies[ask.brightness], len(replies), timeout_seconds=60.0)
     assert list(map(str, reasons)) == ["the server's answer has more than 1,000,000 lists and objects"] * len(replies)
 
 
-def test_a_reason_does_not_hold_the_answer():
+def test_a_reason_does_not_hold_the_answer() -> None:
     results = outcomes(lambda ask: (said("x" * 500_001), Reply(b'{"choices": []}'))[ask.brightness], 2)
     assert [(type(result), result.__traceback__, result.__cause__) for result in results] == [
         (ExtractError, None, None)
     ] * 2
 
 
-def test_a_compressed_answer_is_read_unless_it_is_compressed_twice():
+def test_a_compressed_answer_is_read_unless_it_is_compressed_twice() -> None:
     body = said("a cup").body
     once = Reply(gzip.compress(body), headers={"Content-Encoding": "gzip"})
     twice = Reply(gzip.compress(gzip.compress(body)), headers={"Content-Encoding": "gzip, gzip"})
@@ -158,7 +159,7 @@ def test_a_compressed_answer_is_read_unless_it_is_compressed_twice():
     assert "the answer is compressed more than once" in str(failure)
 
 
-def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch):
+def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.captioning.chat._AT_ONCE_SECONDS", 0.3)
     with ChatServer() as server:
         engine = engine_for(server)
@@ -192,7 +193,7 @@ _ECHOES = {
 }
 
 
-def _echoes(text):
+def _echoes(text: str) -> list[Reply]:
     return [
         refused(400, text),
         Reply(text.encode(), 500, {"Content-Type": "text/plain"}),
@@ -205,7 +206,7 @@ def _echoes(text):
     ]
 
 
-def test_a_key_that_the_server_repeats_is_masked(monkeypatch):
+def test_a_key_that_the_server_repeats_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_OWN_KEY", KEY)
     replies = [reply for text in _ECHOES.values() for reply in _echoes(text)]
     reasons = map(str, outcomes(lambda ask: replies[ask.brightness], len(replies), api_key_env="MY_OWN_KEY"))
@@ -215,7 +216,7 @@ def test_a_key_that_the_server_repeats_is_masked(monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["tops3cret\n", " tops3cret", "tops3cr\u00e9t", "tops3cret\x7f"])
-def test_a_key_that_http_cannot_send_is_refused_and_not_shown(key, monkeypatch):
+def test_a_key_that_http_cannot_send_is_refused_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_OWN_KEY", key)
     with pytest.raises(ConfigError, match=r"^the environment variable MY_OWN_KEY has a ") as failure:
         Server(api_key_env="MY_OWN_KEY").api_key()
@@ -234,14 +235,14 @@ def test_a_key_that_http_cannot_send_is_refused_and_not_shown(key, monkeypatch):
         ("url", "http://host/v1#tops3cret"),
     ],
 )
-def test_a_key_given_in_a_wrong_place_is_not_shown(option, value):
+def test_a_key_given_in_a_wrong_place_is_not_shown(option: str, value: str) -> None:
     with pytest.raises(ConfigError) as failure:
         Server(**{option: value})
     assert "tops3cret" not in str(failure.value)
 
 
 @pytest.mark.parametrize("url", ["http://ho\nst/v1", "http://host/v1\x1b[2J", "http://host:0/v1", "//host/v1"])
-def test_a_url_that_the_client_cannot_use_is_one_escaped_line(url):
+def test_a_url_that_the_client_cannot_use_is_one_escaped_line(url: str) -> None:
     with pytest.raises(ConfigError, match=r"^--model\.server\.url ") as failure:
         Server(url)
     assert str(failure.value).isprintable()
@@ -250,7 +251,7 @@ def test_a_url_that_the_client_cannot_use_is_one_escaped_line(url):
 _COUNTS = ["12", -1, 10**30, math.nan, math.inf, True, None, 3.5, [], {}, 1 << 31]
 
 
-def test_a_count_of_tokens_that_is_no_sensible_integer_is_0():
+def test_a_count_of_tokens_that_is_no_sensible_integer_is_0() -> None:
     replies = [said("a cup", usage={"completion_tokens": count}) for count in _COUNTS]
     replies += [said("a cup", usage={"completion_tokens": 0, "completion_tokens_details": each}) for each in _COUNTS]
     details = [{"completion_tokens": 0, "completion_tokens_details": {"reasoning_tokens": each}} for each in _COUNTS]
@@ -260,7 +261,7 @@ def test_a_count_of_tokens_that_is_no_sensible_integer_is_0():
     assert captions == [Caption("a cup", "ok", 0)] * len(replies)
 
 
-def _with(**fields):
+def _with(**fields: Any) -> Reply:
     return Reply(json.dumps({**json.loads(said("a cup").body), **fields}).encode())
 
 
@@ -291,7 +292,7 @@ _NO_ANSWERS = {
 }
 
 
-def test_an_answer_of_a_wrong_shape_is_one_short_escaped_reason():
+def test_an_answer_of_a_wrong_shape_is_one_short_escaped_reason() -> None:
     results = outcomes(lambda ask: list(_NO_ANSWERS.values())[ask.brightness], len(_NO_ANSWERS))
     for name, result in zip(_NO_ANSWERS, results, strict=True):
         assert isinstance(result, ExtractError), name
@@ -311,7 +312,7 @@ _REASONS = {
 }
 
 
-def test_what_a_server_says_is_short_and_escaped_in_a_reason():
+def test_what_a_server_says_is_short_and_escaped_in_a_reason() -> None:
     results = outcomes(lambda ask: list(_REASONS.values())[ask.brightness], len(_REASONS))
     for name, result in zip(_REASONS, results, strict=True):
         if name == "a nested finish reason":
@@ -322,7 +323,7 @@ def test_what_a_server_says_is_short_and_escaped_in_a_reason():
         assert len(str(result)) < 400, name
 
 
-def test_a_caption_keeps_its_characters_whatever_they_are():
+def test_a_caption_keeps_its_characters_whatever_they_are() -> None:
     text = "a\0b\x1b[2J\u202e\ud800c"
     assert outcomes(lambda ask: said(text), 1) == [Caption(text, "ok", 3)]
 
@@ -340,6 +341,6 @@ def test_a_caption_keeps_its_characters_whatever_they_are():
         ({"temperature": -1.0}, r"^temperature = -1\.0 must be"),
     ],
 )
-def test_an_option_that_no_request_can_hold_is_refused(options, reason):
+def test_an_option_that_no_request_can_hold_is_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         Captions(MODEL, backend="openai", **options)

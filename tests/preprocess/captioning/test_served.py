@@ -6,51 +6,56 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.network import PROXY_VARIABLES
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
-from support.chat_server import MODEL, ChatServer, Reply, describe, refused, said
+from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
 
 
-def ask_for(item):
+def ask_for(item: Item) -> str:
     """The prompt for an item."""
     if not item.meta.get("name"):
         raise ExtractError("no name")
     return f"Describe the {item.meta['name']}"
 
 
-def engine_for(server, generation=None, limit=None, **options):
+def engine_for(
+    server: ChatServer | str, generation: Generation | None = None, limit: SizeLimit | None = None, **options: Any
+) -> ServedEngine:
     where = Server(**{"url": server if isinstance(server, str) else server.url, "image_format": "png", **options})
     return ServedEngine(MODEL, where, ask_for, generation or Generation(), limit or SizeLimit())
 
 
-def prepare(engine, frame, name="cup"):
+def prepare(engine: ServedEngine, frame: Tensor, name: str = "cup") -> Any:
     transform = pickle.loads(pickle.dumps(engine.transform))()  # as a worker gets it
     transform.start(Item("key", "folder", ("image.png",), meta={"name": name}))
     return transform(frame)
 
 
-def gray(value, height=8, width=12):
+def gray(value: int, height: int = 8, width: int = 12) -> Tensor:
     return torch.full((3, height, width), value, dtype=torch.uint8)
 
 
-def grays(engine, *values):
+def grays(engine: ServedEngine, *values: Any) -> list[Any]:
     return [prepare(engine, gray(value)) for value in values]
 
 
-def texts(captions):
+def texts(captions: Any) -> list[str]:
     return [caption.text if isinstance(caption, Caption) else str(caption) for caption in captions]
 
 
-def test_captions_come_in_order_though_answers_do_not():
-    def later_first(ask):
+def test_captions_come_in_order_though_answers_do_not() -> None:
+    def later_first(ask: Ask) -> Reply:
         return said(str(ask.brightness), seconds=0.02 * (8 - ask.brightness))
 
     with ChatServer(later_first) as server:
@@ -59,7 +64,7 @@ def test_captions_come_in_order_though_answers_do_not():
         engine.close()
 
 
-def test_many_requests_are_in_flight_but_no_more_than_allowed():
+def test_many_requests_are_in_flight_but_no_more_than_allowed() -> None:
     with ChatServer(lambda ask: said("x", seconds=0.2)) as server:  # so that requests meet on busy cores
         engine = engine_for(server, max_concurrency=4)
         engine.captions(grays(engine, *range(20)))
@@ -69,7 +74,7 @@ def test_many_requests_are_in_flight_but_no_more_than_allowed():
         engine.close()
 
 
-def test_the_server_gets_the_picture_the_prompt_and_the_options():
+def test_the_server_gets_the_picture_the_prompt_and_the_options() -> None:
     frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 9, 7), dtype=np.uint8))
     with ChatServer() as server:
         engine = engine_for(server, Generation("Be brief.", {"enable_thinking": False}, 17, 0.5, 3))
@@ -87,7 +92,7 @@ def test_the_server_gets_the_picture_the_prompt_and_the_options():
         engine.close()
 
 
-def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field():
+def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field() -> None:
     with ChatServer() as server:
         engine = engine_for(server)
         engine.captions(grays(engine, 1))
@@ -107,7 +112,7 @@ def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field():
         (SizeLimit(longest_edge=1), (1, 1)),
     ],
 )
-def test_images_are_made_smaller_never_larger(limit, size):
+def test_images_are_made_smaller_never_larger(limit: SizeLimit, size: tuple[int, int]) -> None:
     with ChatServer() as server:
         engine = engine_for(server, limit=limit)
         prepared = prepare(engine, gray(100, 40, 100))
@@ -118,7 +123,7 @@ def test_images_are_made_smaller_never_larger(limit, size):
         engine.close()
 
 
-def test_jpeg_is_close_and_says_so():
+def test_jpeg_is_close_and_says_so() -> None:
     ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 64, 64)
     with ChatServer() as server:
         engine = engine_for(server, image_format="jpeg")
@@ -129,7 +134,7 @@ def test_jpeg_is_close_and_says_so():
         engine.close()
 
 
-def test_an_image_that_is_too_long_for_a_jpeg_fails_its_item_and_says_what_to_do():
+def test_an_image_that_is_too_long_for_a_jpeg_fails_its_item_and_says_what_to_do() -> None:
     long = gray(100, 66_000, 4)
     reason = r"^4x66000 px cannot be sent as JPEG, .* 65,500 at most: set --model\.longest_edge, or .*image_format png$"
     with ChatServer() as server:
@@ -141,7 +146,7 @@ def test_an_image_that_is_too_long_for_a_jpeg_fails_its_item_and_says_what_to_do
         assert [ask.image.shape for ask in server.asks] == [(66_000, 4, 3), (65_500, 3, 3)]
 
 
-def test_a_prompt_that_cannot_be_filled_fails_its_item():
+def test_a_prompt_that_cannot_be_filled_fails_its_item() -> None:
     with ChatServer() as server:
         engine = engine_for(server)
         with pytest.raises(ExtractError, match="no name"):
@@ -149,7 +154,7 @@ def test_a_prompt_that_cannot_be_filled_fails_its_item():
         engine.close()
 
 
-def test_a_caption_says_its_status_and_tokens():
+def test_a_caption_says_its_status_and_tokens() -> None:
     answers = {
         1: said(" a cup \n"),
         2: said("a cup of", "length", 32),
@@ -172,7 +177,7 @@ def test_a_caption_says_its_status_and_tokens():
 _REASONING_TOKENS = {"completion_tokens_details": {"reasoning_tokens": 128}}
 
 
-def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do():
+def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do() -> None:
     replies = [
         said("", num_tokens=128, message={"reasoning_content": "Let me see."}),
         said(None, "length", 128, message={"reasoning": "Let me see."}),
@@ -191,7 +196,7 @@ def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do():
         engine.close()
 
 
-def test_thoughts_marks_and_parts_leave_the_caption():
+def test_thoughts_marks_and_parts_leave_the_caption() -> None:
     replies = [
         said("a cup", message={"reasoning_content": "Let me see."}),
         said("<think>Let me see.</think>\n\na cup<|im_end|>"),
@@ -208,7 +213,7 @@ def test_thoughts_marks_and_parts_leave_the_caption():
         engine.close()
 
 
-def test_an_answer_that_is_no_caption_fails_its_image_alone():
+def test_an_answer_that_is_no_caption_fails_its_image_alone() -> None:
     replies = {
         "the model refuses to answer: No faces.": said(None, message={"refusal": "No faces."}),
         "the model refuses to answer: No.": said([{"type": "refusal", "refusal": "No."}]),
@@ -240,7 +245,7 @@ _OTHER_LIMIT = (
         (422, "[{'type': 'extra_forbidden', 'loc': ['body', 'max_tokens'], 'msg': 'Extra inputs are not permitted'}]"),
     ],
 )
-def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on(status, message):
+def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on(status: int, message: str) -> None:
     with ChatServer(lambda ask: refused(status, message) if "max_tokens" in ask.body else describe(ask)) as server:
         engine = engine_for(server, Generation(max_new_tokens=17))
         assert texts(engine.captions(grays(engine, 0))) == ["0: Describe the cup"]
@@ -250,7 +255,7 @@ def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusa
         engine.close()
 
 
-def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions():
+def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions() -> None:
     with ChatServer(lambda ask: refused(400, _OTHER_LIMIT) if "max_tokens" in ask.body else describe(ask)) as server:
         engine = engine_for(server, max_concurrency=8)
         assert texts(engine.captions(grays(engine, *range(24)))) == [f"{each}: Describe the cup" for each in range(24)]
@@ -258,7 +263,7 @@ def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions():
         engine.close()
 
 
-def test_the_limits_name_stays_where_the_other_is_refused_as_well():
+def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
     bad = "prompt: extra text not allowed before max_tokens"
     with ChatServer(lambda ask: refused(400, bad) if ask.brightness == 9 else describe(ask)) as server:
         engine = engine_for(server)
@@ -271,7 +276,7 @@ def test_the_limits_name_stays_where_the_other_is_refused_as_well():
 @pytest.mark.parametrize(
     "message", [_OTHER_LIMIT, "'max_tokens' or 'max_completion_tokens' is too large: 8192.", "max_tokens is too large"]
 )
-def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message):
+def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: str) -> None:
     with ChatServer(lambda ask: refused(400, message)) as server:
         engine = engine_for(server)
         assert texts(engine.captions(grays(engine, 0))) == [f"the server refuses it (400): {message}"]
@@ -290,7 +295,7 @@ def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message):
     ],
     ids=["500", "503", "429", "drops", "hangs"],
 )
-def test_what_fails_once_is_asked_again(failure):
+def test_what_fails_once_is_asked_again(failure: Reply) -> None:
     with ChatServer(lambda ask: failure if ask.nth == 0 and ask.brightness == 1 else describe(ask)) as server:
         engine = engine_for(server, timeout_seconds=0.4)
         assert texts(engine.captions(grays(engine, 0, 1, 2))) == [f"{value}: Describe the cup" for value in range(3)]
@@ -298,10 +303,10 @@ def test_what_fails_once_is_asked_again(failure):
         engine.close()
 
 
-def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for():
+def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for() -> None:
     came = []
 
-    def limit(ask):
+    def limit(ask: Ask) -> Reply:
         came.append(time.monotonic())
         return refused(429, "slow down", Retry_After="1") if ask.nth == 0 else describe(ask)
 
@@ -313,7 +318,7 @@ def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for():
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_an_image_that_the_server_refuses_fails_alone(status):
+def test_an_image_that_the_server_refuses_fails_alone(status: int) -> None:
     with ChatServer(lambda ask: refused(status, "image too large") if ask.brightness == 1 else describe(ask)) as server:
         engine = engine_for(server)
         captions = engine.captions(grays(engine, 0, 1, 2))
@@ -347,7 +352,7 @@ _UNUSABLE = {
 
 
 @pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
-def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(reply, reason):
+def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(reply: Reply, reason: str) -> None:
     with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
         engine = engine_for(server, max_retries=0, timeout_seconds=0.3)
         captions = engine.captions(grays(engine, 0, 1))
@@ -360,7 +365,7 @@ def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(repl
 
 
 @pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
-def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply, reason):
+def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply: Reply, reason: str) -> None:
     with ChatServer(lambda ask: reply if ask.brightness or ask.nth else describe(ask)) as server:
         engine = engine_for(server, max_retries=0, timeout_seconds=0.3)
         with pytest.raises(EnvironmentFailure, match=rf"something is wrong with http://127.*{reason}.*is safe"):
@@ -368,7 +373,7 @@ def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply, reas
         engine.close()
 
 
-def test_the_first_image_of_all_may_be_one_that_the_server_fails_at():
+def test_the_first_image_of_all_may_be_one_that_the_server_fails_at() -> None:
     with ChatServer(lambda ask: refused(500, "boom") if ask.brightness == 1 else describe(ask)) as server:
         engine = engine_for(server, max_retries=0)
         assert texts(engine.captions(grays(engine, 1))) == ["the server fails at it (500): boom"]
@@ -379,7 +384,7 @@ def test_the_first_image_of_all_may_be_one_that_the_server_fails_at():
         engine.close()
 
 
-def test_a_server_that_hangs_is_asked_no_longer_than_once_more():
+def test_a_server_that_hangs_is_asked_no_longer_than_once_more() -> None:
     with ChatServer(lambda ask: said("late", seconds=1.0)) as server:
         engine = engine_for(server, max_retries=1, timeout_seconds=0.2)
         with pytest.raises(EnvironmentFailure, match=r"something is wrong with .*: the server hangs up, or takes more"):
@@ -398,7 +403,9 @@ def test_a_server_that_hangs_is_asked_no_longer_than_once_more():
     ],
     ids=["401", "403", "404", "429"],
 )
-def test_a_server_in_no_state_to_answer_stops_the_run(reply, match, monkeypatch):
+def test_a_server_in_no_state_to_answer_stops_the_run(
+    reply: Reply, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KEY", "tops3cret")
     with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
         engine = engine_for(server, max_retries=0, api_key_env="KEY")
@@ -410,7 +417,7 @@ def test_a_server_in_no_state_to_answer_stops_the_run(reply, match, monkeypatch)
         engine.close()
 
 
-def test_a_server_that_has_gone_stops_the_run():
+def test_a_server_that_has_gone_stops_the_run() -> None:
     with ChatServer() as server:
         engine = engine_for(server, max_retries=0)
         engine.captions(grays(engine, 0))
@@ -419,7 +426,7 @@ def test_a_server_that_has_gone_stops_the_run():
     engine.close()
 
 
-def test_when_the_server_is_gone_no_request_is_made_any_more():
+def test_when_the_server_is_gone_no_request_is_made_any_more() -> None:
     with ChatServer(lambda ask: refused(404, "gone")) as server:
         engine = engine_for(server, max_concurrency=2)
         with pytest.raises(EnvironmentFailure, match="404"):
@@ -429,17 +436,17 @@ def test_when_the_server_is_gone_no_request_is_made_any_more():
 
 
 @pytest.fixture
-def sigint():
+def sigint() -> Iterator[None]:
     """Raises KeyboardInterrupt, also where the tests were started in the background, and it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_waits_for_no_answer(sigint):
+def test_ctrl_c_waits_for_no_answer(sigint: None) -> None:
     once = threading.Lock()
 
-    def interrupt(ask):
+    def interrupt(ask: Ask) -> Reply:
         if len(server.asks) == 2 and once.acquire(blocking=False):
             os.kill(os.getpid(), signal.SIGINT)
         return said("late", seconds=0.0 if ask.nth else 30.0)
@@ -454,7 +461,7 @@ def test_ctrl_c_waits_for_no_answer(sigint):
         engine.close()
 
 
-def test_an_engine_that_is_dropped_closes_its_connections():
+def test_an_engine_that_is_dropped_closes_its_connections() -> None:
     with ChatServer() as server:
         engine = engine_for(server)
         engine.captions(grays(engine, 0))
@@ -463,14 +470,14 @@ def test_an_engine_that_is_dropped_closes_its_connections():
         assert loop.is_closed()
 
 
-def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_later():
+def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_later() -> None:
     with ChatServer() as server:
         first, second = engine_for(server), engine_for(server)
         first.captions(grays(first, 0))
         first.itself, loop = first, first._loop  # a cycle, as Lightning's modules have them
         ask = second._ask
 
-        async def collect(prepared):
+        async def collect(prepared: Any) -> Any:
             gc.collect()
             return await ask(prepared)
 
@@ -483,7 +490,7 @@ def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_l
         second.close()
 
 
-def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerprint():
+def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerprint() -> None:
     with ChatServer() as server:
         engine = engine_for(server)
         assert engine.provenance() == {"served_model": "org/Tiny-VLM", "image_format": "png"}
@@ -492,7 +499,7 @@ def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerpri
         engine.close()
 
 
-def test_no_server_is_told_at_once_with_its_url():
+def test_no_server_is_told_at_once_with_its_url() -> None:
     with ChatServer() as server:
         url = server.url
     engine = engine_for(url)
@@ -517,7 +524,7 @@ def test_no_server_is_told_at_once_with_its_url():
         (refused(503, "loading"), r"v1/models answers 503: loading"),
     ],
 )
-def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(reply, match):
+def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(reply: Reply, match: str) -> None:
     with ChatServer() as server:
         engine = engine_for(server)
         server.models = reply
@@ -526,7 +533,7 @@ def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(re
         engine.close()
 
 
-def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeypatch):
+def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "tops3cret")
     monkeypatch.setenv("OPENAI_API_KEY", "anothers")
     with ChatServer() as server:
@@ -538,7 +545,7 @@ def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeyp
         without.close()
 
 
-def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch):
+def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {
         "OPENAI_ORG_ID": "org-s3cret",
         "OPENAI_PROJECT_ID": "proj-s3cret",
@@ -565,7 +572,7 @@ _VARIABLES = [name for proxy in PROXY_VARIABLES for name in (proxy, proxy.upper(
 
 
 @pytest.fixture
-def environment(monkeypatch):
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Sets environment variables of HTTP clients, where no others of them are set."""
     for name in (*_VARIABLES, "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -580,14 +587,16 @@ def environment(monkeypatch):
         ("SSL_CERT_FILE", "/nonexistent/ca.pem"),
     ],
 )
-def test_a_variable_of_the_environment_that_no_client_can_use_is_named(environment, variable, value):
+def test_a_variable_of_the_environment_that_no_client_can_use_is_named(
+    environment: Callable[..., Any], variable: str, value: str
+) -> None:
     environment(**{variable: value})
     with pytest.raises(ConfigError, match=f"^the environment variable {variable} cannot be used: ") as failure:
         engine_for("http://127.0.0.1:9/v1")
     assert "tops3cret" not in str(failure.value)
 
 
-def test_no_proxy_goes_past_a_proxy_that_cannot_be_used(environment):
+def test_no_proxy_goes_past_a_proxy_that_cannot_be_used(environment: Callable[..., Any]) -> None:
     environment(ALL_PROXY="socks4://127.0.0.1:9", NO_PROXY="localhost,127.0.0.1")
     with ChatServer() as server:
         engine = engine_for(server)
@@ -596,7 +605,7 @@ def test_no_proxy_goes_past_a_proxy_that_cannot_be_used(environment):
     assert os.environ["ALL_PROXY"] == "socks4://127.0.0.1:9"  # for others in this process
 
 
-def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment):
+def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment: Callable[..., Any]) -> None:
     with ChatServer() as proxy:
         dead = proxy.url.removesuffix("/v1")
     environment(HTTP_PROXY=dead.replace("http://", "http://me:tops3cret@"))
@@ -611,7 +620,7 @@ def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment):
     engine.close()
 
 
-def test_a_proxy_that_refuses_is_named(environment):
+def test_a_proxy_that_refuses_is_named(environment: Callable[..., Any]) -> None:
     said_of = {
         407: r"^the proxy http://127.* of HTTP_PROXY .* refuses requests \(407\): no",
         403: r"^http://example.com/v1/models, or the proxy http://127.* of HTTP_PROXY .*, refuses the API key \(403\)",
@@ -642,7 +651,7 @@ def test_a_proxy_that_refuses_is_named(environment):
         ({"timeout_seconds": 0.0}, r"timeout_seconds = 0\.0 above 0"),
     ],
 )
-def test_a_server_that_cannot_be_is_refused(options, match):
+def test_a_server_that_cannot_be_is_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Server(**options)
 
@@ -656,10 +665,10 @@ def test_a_server_that_cannot_be_is_refused(options, match):
         ("http://host/vlm/v2", "http://host/vlm/v2"),
     ],
 )
-def test_a_url_without_a_path_gets_the_usual_one(url, base):
+def test_a_url_without_a_path_gets_the_usual_one(url: str, base: str) -> None:
     assert Server(url).base_url == base
 
 
-def test_a_key_that_is_not_set_is_told_by_name():
+def test_a_key_that_is_not_set_is_told_by_name() -> None:
     with pytest.raises(ConfigError, match="the environment variable NO_SUCH_KEY is not set"):
         engine_for("http://localhost:1/v1", api_key_env="NO_SUCH_KEY")

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,15 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from preprocess.cli import main
 from preprocess.commands.verify import coverage, verify
-from support.chat_server import MODEL, ChatServer, describe, refused, said
+from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
+from support.zygote import Zygote
 
 TESTS = Path(__file__).parents[2]
 COUNT = 30
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Gray images: number n has the brightness 8 * n."""
     root = tmp_path_factory.mktemp("corpus")
     for number in range(COUNT):
@@ -30,7 +32,7 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def arguments(corpus, tmp_path):
+def arguments(corpus: Path, tmp_path: Path) -> Callable[..., list[str]]:
     values = {
         "config": TESTS.parent / "configs" / "captions.yaml",
         "model.backend": "openai",
@@ -47,17 +49,17 @@ def arguments(corpus, tmp_path):
     return lambda server, *more: ["run", *common, "--model.server.url", server.url, *more]
 
 
-def captions(folder):
+def captions(folder: Path) -> list[tuple[str, str]]:
     run = Run(folder)
     assert list(verify(run)) == []
     return [(key, files["txt"].decode()) for key, files in CommittedSamples(run)]
 
 
-def expected():
+def expected() -> list[tuple[str, str]]:
     return [(f"{number:03d}", f"{8 * number}: What is {number:03d}.png?") for number in range(COUNT)]
 
 
-def test_every_image_gets_its_own_caption(arguments, tmp_path):
+def test_every_image_gets_its_own_caption(arguments: Callable[..., list[str]], tmp_path: Path) -> None:
     with ChatServer(lambda ask: replace(describe(ask), seconds=0.2)) as server:  # so that requests meet
         assert main(arguments(server, "--data.num_workers", "1")) == 0
         assert len(server.asks) == COUNT
@@ -65,7 +67,9 @@ def test_every_image_gets_its_own_caption(arguments, tmp_path):
     assert captions(tmp_path / "run") == expected()
 
 
-def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(arguments, tmp_path):
+def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     with ChatServer(lambda ask: refused(400, "too dark") if ask.brightness == 0 else describe(ask)) as server:
         assert main(arguments(server)) == 0
     covered = coverage(Run(tmp_path / "run"))
@@ -74,7 +78,9 @@ def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(arguments,
     assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses it (400): too dark")
 
 
-def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(arguments, tmp_path, capsys):
+def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     thoughts = said(None, "length", 128, message={"reasoning": "Let me see."})
     with ChatServer(lambda ask: thoughts if ask.brightness < 200 else describe(ask)) as server:
         assert main(arguments(server)) == 4
@@ -90,7 +96,12 @@ def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(argum
     assert sorted(captions(tmp_path / "run")) == expected()
 
 
-def test_a_variable_of_the_environment_that_cannot_be_used_is_one_line(arguments, tmp_path, monkeypatch, capsys):
+def test_a_variable_of_the_environment_that_cannot_be_used_is_one_line(
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with ChatServer() as server:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
         assert main(arguments(server)) == 2
@@ -99,7 +110,9 @@ def test_a_variable_of_the_environment_that_cannot_be_used_is_one_line(arguments
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_that_is_too_long_for_a_jpeg_fails_at_the_first_attempt(arguments, tmp_path):
+def test_an_image_that_is_too_long_for_a_jpeg_fails_at_the_first_attempt(
+    arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     (tmp_path / "images").mkdir()
     for name, height in (("long", 66_000), ("short", 600)):
         Image.new("RGB", (4, height), (9, 9, 9)).save(tmp_path / "images" / f"{name}.png")
@@ -112,8 +125,10 @@ def test_an_image_that_is_too_long_for_a_jpeg_fails_at_the_first_attempt(argumen
     assert captions(tmp_path / "run") == [("short", "9: What?")]
 
 
-def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(arguments, tmp_path, capsys):
-    def dies_later(ask):
+def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dies_later(ask: Ask) -> Reply:
         return describe(ask) if len(server.asks) <= 12 else refused(503, "shutting down")
 
     with ChatServer(dies_later) as server:
@@ -133,7 +148,9 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(ar
     assert {row["attempts"] for rows in tables for row in rows} == {1}  # nobody was charged
 
 
-def test_without_the_server_or_the_model_nothing_is_begun(arguments, tmp_path, capsys):
+def test_without_the_server_or_the_model_nothing_is_begun(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with ChatServer() as server:
         assert main(arguments(server, "--model.model", "another")) == 2
         assert f"--model.model another: {server.url} serves {MODEL}" in " ".join(capsys.readouterr().err.split())
@@ -142,7 +159,9 @@ def test_without_the_server_or_the_model_nothing_is_begun(arguments, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_ends_a_run_though_the_server_never_answers(arguments, tmp_path, zygote):
+def test_ctrl_c_ends_a_run_though_the_server_never_answers(
+    arguments: Callable[..., list[str]], tmp_path: Path, zygote: Zygote
+) -> None:
     with ChatServer(lambda ask: said("late", seconds=60)) as server:
         run = zygote.start(arguments(server, "--output.grace_seconds", "0.2"), tmp_path / "log")
         deadline = time.monotonic() + 60

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,8 +15,8 @@ from preprocess.holistic.micro_batch import Tried, propose, timed
         ({16: 1000, 32: 2000, 64: None}, 32),  # for which there is no memory; larger ones are not tried
     ],
 )
-def test_the_smallest_that_is_about_as_fast_as_any_is_proposed(speeds, expected):
-    def trial(size):
+def test_the_smallest_that_is_about_as_fast_as_any_is_proposed(speeds: dict[int, Any], expected: int) -> None:
+    def trial(size: int) -> Any:
         if speeds[size] is None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return Tried(size, speeds[size], size * 10_000_000)
@@ -26,15 +28,15 @@ def test_the_smallest_that_is_about_as_fast_as_any_is_proposed(speeds, expected)
     assert others[0].split()[2:] == ["160.0", "MB"]
 
 
-def test_too_little_memory_is_said():
-    def trial(size):
+def test_too_little_memory_is_said() -> None:
+    def trial(size: int) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     assert propose(trial) == "none: the GPU's memory does not suffice for the smallest"
 
 
 @pytest.mark.gpu
-def test_images_per_second_and_memory_are_measured():
+def test_images_per_second_and_memory_are_measured() -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     found = timed(16, lambda: torch.empty(1 << 28, dtype=torch.uint8, device="cuda").sum().item(), torch.device("cuda"))
     assert found.per_second > 16

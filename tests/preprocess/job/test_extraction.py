@@ -1,5 +1,8 @@
 """`Extraction` around an extractor that fails in every way that does not end the process."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,10 +20,10 @@ class Memory:
 
     device = torch.device("cpu")
 
-    def __init__(self, capacity=100, error=None):
+    def __init__(self, capacity: int = 100, error: Any = None) -> None:
         self.capacity, self.error, self.sizes = capacity, error, []
 
-    def extract(self, batch):
+    def extract(self, batch: Any) -> Any:
         self.sizes.append(len(batch["rows"]))
         if len(batch["frames"]) > self.capacity:
             raise self.error
@@ -30,7 +33,7 @@ class Memory:
         return [10 * value for value in values]
 
 
-def batch_of(values, rows=None, **more):
+def batch_of(values: Any, rows: Any = None, **more: Any) -> dict[str, Any]:
     frames = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     rows = list(range(len(values))) if rows is None else rows
     each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
@@ -38,24 +41,24 @@ def batch_of(values, rows=None, **more):
 
 
 @pytest.fixture
-def rank(tmp_path):
+def rank(tmp_path: Path) -> Rank:
     run = make_run(tmp_path, 8, per_shard=8)
     with Rank(run) as rank:
         assert rank.lease() is not None
         yield rank
 
 
-def failed_attempts(rank):
+def failed_attempts(rank: Rank) -> dict[int, list[str]]:
     return {row: [s.reason for s in found] for row, found in rank.open[0].spool.failed_attempts.items()}
 
 
-def test_a_batch_that_fits_is_extracted_as_planned(rank):
+def test_a_batch_that_fits_is_extracted_as_planned(rank: Rank) -> None:
     extractor = Memory()
     assert Extraction(extractor, rank)(batch_of([1, 2, 3])) == [Outcome(10, None), Outcome(20, None), Outcome(30, None)]
     assert extractor.sizes == [3]
 
 
-def test_no_frames_are_no_call(rank):
+def test_no_frames_are_no_call(rank: Rank) -> None:
     extractor = Memory()
     assert Extraction(extractor, rank)(batch_of([])) == []
     assert extractor.sizes == []
@@ -69,7 +72,9 @@ def test_no_frames_are_no_call(rank):
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_so(rank, error):
+def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_so(
+    rank: Rank, error: torch.OutOfMemoryError | MemoryError | RuntimeError
+) -> None:
     extractor = Memory(2, error)
     outcomes = Extraction(extractor, rank)(batch_of([1, 2, 3, 4, 5]))
     assert [outcome.result for outcome in outcomes] == [10, 20, 30, 40, 50]
@@ -78,13 +83,13 @@ def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_s
     assert failed_attempts(rank) == {}
 
 
-def test_frames_of_different_sizes_are_split_as_well(rank):
+def test_frames_of_different_sizes_are_split_as_well(rank: Rank) -> None:
     frames = [torch.full((3, 2, 2 + k), k, dtype=torch.uint8) for k in range(4)]
     outcomes = Extraction(Memory(1, MemoryError()), rank)({**batch_of([0] * 4), "frames": frames})
     assert outcomes == [Outcome(10 * k, 1) for k in range(4)]
 
 
-def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank):
+def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank: Rank) -> None:
     extractor = Memory()
     extractor.extract = _greedy_for(7)
     outcomes = Extraction(extractor, rank)(batch_of([6, 7, 8]))
@@ -95,10 +100,10 @@ def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank):
     assert list(rank.open[0].spool.results) == [1]
 
 
-def test_memory_that_is_there_the_second_time_costs_no_item(rank):
+def test_memory_that_is_there_the_second_time_costs_no_item(rank: Rank) -> None:
     extractor, calls = Memory(), []
 
-    def extract(batch):
+    def extract(batch: Any) -> Any:
         calls.append(len(batch["rows"]))
         if len(calls) == 1:
             raise MemoryError
@@ -110,8 +115,8 @@ def test_memory_that_is_there_the_second_time_costs_no_item(rank):
     assert rank.open[0].spool.results == {}
 
 
-def _greedy_for(value):
-    def extract(batch):
+def _greedy_for(value: int) -> type[Any]:
+    def extract(batch: Any) -> Any:
         values = [int(frame[0, 0, 0]) for frame in batch["frames"]]
         if value in values:
             raise MemoryError
@@ -120,20 +125,20 @@ def _greedy_for(value):
     return extract
 
 
-def test_a_frame_that_cannot_be_handled_costs_its_item_only(rank):
+def test_a_frame_that_cannot_be_handled_costs_its_item_only(rank: Rank) -> None:
     outcomes = Extraction(Memory(), rank)(batch_of([1, 13, 3]))
     assert [outcomes[0], outcomes[2]] == [Outcome(10, 1), Outcome(30, 1)]
     assert str(outcomes[1].result) == "13 is unlucky"
 
 
-def test_a_batch_under_suspicion_is_extracted_item_by_item(rank):
+def test_a_batch_under_suspicion_is_extracted_item_by_item(rank: Rank) -> None:
     extractor = Memory()
     outcomes = Extraction(extractor, rank)(batch_of([1, 2, 3, 4], rows=[0, 0, 1, 2], alone=True))
     assert extractor.sizes == [2, 1, 1]
     assert outcomes == [Outcome(10, 2), Outcome(20, 2), Outcome(30, 1), Outcome(40, 1)]
 
 
-def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_path):
+def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_path: Path) -> None:
     make_run(tmp_path, 4)
     extractor = Memory()
     extractor.extract = lambda batch: batch["no such field"]
@@ -147,7 +152,7 @@ def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_
         assert failed_attempts(successor) == {0: ["crashed: KeyError: 'no such field'"]}
 
 
-def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_path):
+def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_path: Path) -> None:
     run = make_run(tmp_path, 8, per_shard=8)
     with Rank(run) as rank:
         rank.lease()
@@ -158,14 +163,14 @@ def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_pa
         assert failed_attempts(successor) == {}
 
 
-def test_results_that_are_not_one_a_frame_are_refused(rank):
+def test_results_that_are_not_one_a_frame_are_refused(rank: Rank) -> None:
     extractor = Memory()
     extractor.extract = lambda batch: [1]
     with pytest.raises(ValueError, match="extract gave 1 results for 2 frames"):
         Extraction(extractor, rank)(batch_of([1, 2]))
 
 
-def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_path):
+def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     lost = torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with ...")
     with Rank(run) as rank:
@@ -183,7 +188,7 @@ def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_
         assert (attempt.reason_class, attempt.alone) == ("crash", False)
 
 
-def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path):
+def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path: Path) -> None:
     make_run(tmp_path, 4)
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     for rows in ([0, 1, 2], [1], [1]):
@@ -198,8 +203,10 @@ def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path):
         assert opened.missing == [0, 2, 3]
 
 
-def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_cost_their_items_only(rank, monkeypatch):
-    def refuse_black(jpegs, device):
+def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_cost_their_items_only(
+    rank: Rank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_black(jpegs: Any, device: Any) -> Any:
         if any(jpeg.name == "0" for jpeg in jpegs):
             raise DecodeError("0 is refused by nvJPEG")
         return decode_jpegs(jpegs, device)
@@ -216,7 +223,7 @@ def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_co
     assert batch["encoded"] == encoded  # to be tried again
 
 
-def test_nothing_but_frames_goes_to_the_device(rank):
+def test_nothing_but_frames_goes_to_the_device(rank: Rank) -> None:
     extractor = Memory()
     content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
     Extraction(extractor, rank)(batch_of([1], summaries=[{"content": content}]))
@@ -224,15 +231,15 @@ def test_nothing_but_frames_goes_to_the_device(rank):
 
 
 class Ahead:
-    def __init__(self, frames):
+    def __init__(self, frames: Any) -> None:
         self.frames, self.taken = frames, 0
 
-    def take(self):
+    def take(self) -> Any:
         self.taken += 1
         return self.frames
 
 
-def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank):
+def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank: Rank) -> None:
     ahead = Ahead(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
     assert Extraction(Memory(), rank)(batch_of([1, 2], ahead=ahead)) == [Outcome(50, None)] * 2
     too_much = Memory(capacity=1, error=torch.OutOfMemoryError("CUDA out of memory"))

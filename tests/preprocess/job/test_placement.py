@@ -1,5 +1,6 @@
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from preprocess.job.placement import device_name, placement
 
 
 @pytest.fixture
-def four_gpus(monkeypatch):
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
 
 
-def devices_of(monkeypatch, num_ranks, devices, accelerator="auto"):
+def devices_of(monkeypatch: pytest.MonkeyPatch, num_ranks: int, devices: Any, accelerator: str = "auto") -> list[Any]:
     found = []
     for local_rank in range(num_ranks):
         monkeypatch.setenv("LOCAL_RANK", str(local_rank))
@@ -33,22 +34,28 @@ def devices_of(monkeypatch, num_ranks, devices, accelerator="auto"):
         (2, [-1], [[0], [1]]),
     ],
 )
-def test_ranks_of_torchrun_share_the_gpus_that_are_listed(four_gpus, monkeypatch, num_ranks, devices, wanted):
+def test_ranks_of_torchrun_share_the_gpus_that_are_listed(
+    four_gpus: None,
+    monkeypatch: pytest.MonkeyPatch,
+    num_ranks: int,
+    devices: int | str | list[int],
+    wanted: list[list[int]],
+) -> None:
     assert devices_of(monkeypatch, num_ranks, devices) == wanted
 
 
-def test_a_gpu_that_is_not_there_fails(four_gpus, monkeypatch):
+def test_a_gpu_that_is_not_there_fails(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--trainer.devices 0,4: there is no GPU 4; there are 4"):
         devices_of(monkeypatch, 1, "0,4")
 
 
 @pytest.mark.parametrize("devices", ["0,x", ",", "-1,0"])
-def test_what_are_no_numbers_of_gpus_fails(four_gpus, monkeypatch, devices):
+def test_what_are_no_numbers_of_gpus_fails(four_gpus: None, monkeypatch: pytest.MonkeyPatch, devices: str) -> None:
     with pytest.raises(ConfigError, match=f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2"):
         devices_of(monkeypatch, 1, devices)
 
 
-def test_a_gpu_is_named_by_its_driver_and_a_cpu_by_its_model(monkeypatch):
+def test_a_gpu_is_named_by_its_driver_and_a_cpu_by_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     assert device_name(torch.device("cuda", 1)) == "GPU 1"
     assert device_name(torch.device("cpu")).strip()
@@ -61,11 +68,13 @@ def test_a_gpu_is_named_by_its_driver_and_a_cpu_by_its_model(monkeypatch):
         ("", "arm"),
     ],
 )
-def test_a_cpu_is_named_by_the_kernel_or_else_by_its_architecture(monkeypatch, content, name):
+def test_a_cpu_is_named_by_the_kernel_or_else_by_its_architecture(
+    monkeypatch: pytest.MonkeyPatch, content: str, name: str
+) -> None:
     monkeypatch.setattr(Path, "read_text", lambda path: content)
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert device_name(torch.device("cpu")) == name
 
 
-def test_on_the_cpu_each_rank_has_one_device_of_its_own(four_gpus, monkeypatch):
+def test_on_the_cpu_each_rank_has_one_device_of_its_own(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices_of(monkeypatch, 3, 1, "cpu") == [1, 1, 1]

@@ -1,6 +1,8 @@
 """What is measured of the machine; NVML is made up, as this machine may have no GPU, or others than a test wants."""
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import psutil
 import pynvml
@@ -13,25 +15,25 @@ from preprocess.job.telemetry import machine_figures
 
 
 @pytest.fixture(autouse=True)
-def forget_devices():
+def forget_devices() -> Iterator[None]:
     telemetry._device.cache_clear()
     yield
     telemetry._device.cache_clear()
 
 
-def error(*_):
+def error(*_: Any) -> NoReturn:
     raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 @pytest.fixture
-def nvml(monkeypatch):
+def nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two GPUs `a` and `b`, and a MIG slice `c` that tells its memory only."""
     load = {"GPU-a": 10, "GPU-b": 93}
 
-    def handle(uuid):
+    def handle(uuid: str) -> str:
         return uuid if uuid in (*load, "MIG-c") else error()
 
-    def of_gpus(figure):
+    def of_gpus(figure: Any) -> Callable[..., Any]:
         return lambda gpu, *_: figure(gpu) if gpu in load else error()
 
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
@@ -45,7 +47,7 @@ def nvml(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", of_gpus(lambda gpu: 310_400))
 
 
-def test_the_gpu_of_the_rank_is_measured_and_no_other(nvml):
+def test_the_gpu_of_the_rank_is_measured_and_no_other(nvml: None) -> None:
     assert machine_figures("b")["gpu"] == {
         "name": "NVIDIA GPU-b",
         "utilization_percent": 93,
@@ -55,39 +57,39 @@ def test_the_gpu_of_the_rank_is_measured_and_no_other(nvml):
     }
 
 
-def test_a_slice_of_a_gpu_tells_what_it_can(nvml):
+def test_a_slice_of_a_gpu_tells_what_it_can(nvml: None) -> None:
     assert machine_figures("c")["gpu"] == {"name": "NVIDIA MIG-c", "memory_percent": 51.2}
 
 
-def test_a_rank_without_a_gpu_asks_none(nvml):
+def test_a_rank_without_a_gpu_asks_none(nvml: None) -> None:
     assert machine_figures()["gpu"] == {}
 
 
-def test_a_gpu_that_is_not_known_is_none(nvml):
+def test_a_gpu_that_is_not_known_is_none(nvml: None) -> None:
     assert machine_figures("d")["gpu"] == {}
 
 
-def test_without_a_driver_there_is_none(monkeypatch):
-    def no_library():
+def test_without_a_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_library)
     assert machine_figures("a")["gpu"] == {}
 
 
-def test_memory_and_cpu_are_those_of_this_machine():
+def test_memory_and_cpu_are_those_of_this_machine() -> None:
     figures = machine_figures()
     assert 0 <= figures["cpu_percent"] <= 100
     assert figures["memory_percent"] == pytest.approx(psutil.virtual_memory().percent, abs=10)
     assert 1e6 < figures["rss_bytes"] < psutil.virtual_memory().total
 
 
-def test_the_cpu_is_no_gpu():
+def test_the_cpu_is_no_gpu() -> None:
     assert gpu_uuid(torch.device("cpu")) is None
 
 
 @pytest.mark.gpu
-def test_the_gpu_that_torch_uses_is_the_one_that_is_measured():
+def test_the_gpu_that_torch_uses_is_the_one_that_is_measured() -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     device = torch.device("cuda", torch.cuda.device_count() - 1)
     figures = machine_figures(gpu_uuid(device))["gpu"]

@@ -3,13 +3,15 @@
 import json
 import time
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
 from datamodules import FramesDataModule
+from datamodules.corpus import Item
 from datamodules.run.activity import mean_and_peak
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
@@ -29,14 +31,14 @@ GPU = {
 }
 
 
-def drawn(status):
+def drawn(status: Any) -> str:
     console = Terminal(width=200)
     with console.capture() as capture:
         console.print(render(status))
     return capture.get()
 
 
-def measured_run(folder, *gpus):
+def measured_run(folder: Path, *gpus: Any) -> Path:
     """A run of a shard of one item for each of `gpus`, committed one after another while the rank measures it."""
     run, gpu = make_run(folder, len(gpus), per_shard=1), {}
     with Rank(run, measure=lambda: {"cpu_percent": 50.0, "gpu": dict(gpu)}) as rank:
@@ -62,11 +64,11 @@ def measured_run(folder, *gpus):
         ),
     ],
 )
-def test_figures_are_summed_up_by_mean_and_peak(measured, summary):
+def test_figures_are_summed_up_by_mean_and_peak(measured: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     assert mean_and_peak(measured) == summary
 
 
-def test_a_record_says_how_busy_the_gpu_was_and_the_status_how_busy_all_were(tmp_path):
+def test_a_record_says_how_busy_the_gpu_was_and_the_status_how_busy_all_were(tmp_path: Path) -> None:
     run = measured_run(tmp_path, GPU, {**GPU, "utilization_percent": 33})
     first, second = run.records()
     assert first.machine["gpu"]["name"] == "H100"
@@ -79,7 +81,7 @@ def test_a_record_says_how_busy_the_gpu_was_and_the_status_how_busy_all_were(tmp
     assert json.loads(status.to_json())["gpu_percent"] == status.gpu_percent
 
 
-def test_a_run_without_gpus_says_nothing_of_them(tmp_path):
+def test_a_run_without_gpus_says_nothing_of_them(tmp_path: Path) -> None:
     status = StatusReader(measured_run(tmp_path, {}, {})).read()
     assert status.gpu_percent is None
     assert "GPU" not in headline(status)
@@ -89,14 +91,14 @@ def test_a_run_without_gpus_says_nothing_of_them(tmp_path):
     "figures",
     [{"gpu": "utilization_percent"}, {"gpu": {"utilization_percent": 5}}, {"gpu": {"utilization_percent": {}}}],
 )
-def test_figures_of_a_machine_that_no_rank_measures_are_left_out(tmp_path, figures):
+def test_figures_of_a_machine_that_no_rank_measures_are_left_out(tmp_path: Path, figures: dict[str, Any]) -> None:
     run = measured_run(tmp_path, {}, {})
     record = next(run.records())
     run.record_path(record.shard).write_text(replace(record, machine=figures).to_json())
     assert StatusReader(run).read().gpu_percent is None
 
 
-def test_a_shard_is_charged_with_what_was_measured_since_its_lease_only(tmp_path):
+def test_a_shard_is_charged_with_what_was_measured_since_its_lease_only(tmp_path: Path) -> None:
     load = iter([90.0, 10.0, 30.0])
     run = make_run(tmp_path, 2, per_shard=1)
     with Rank(run, measure=lambda: {"load": next(load, 0.0)}) as rank:
@@ -112,7 +114,7 @@ def test_a_shard_is_charged_with_what_was_measured_since_its_lease_only(tmp_path
         assert run.record(short.shard.name).machine == {"load": {"mean": 30.0, "peak": 30.0}}
 
 
-def test_each_rank_shows_its_own_gpu_and_its_tokens(tmp_path):
+def test_each_rank_shows_its_own_gpu_and_its_tokens(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run, measure=lambda: {"gpu": GPU}) as writes, Rank(run, measure=lambda: {"gpu": {}}) as idles:
         writes.activity.tokens, writes.activity.started = 500, time.time() - 10
@@ -126,7 +128,7 @@ def test_each_rank_shows_its_own_gpu_and_its_tokens(tmp_path):
         assert table[idles.name].rstrip().endswith("–")
 
 
-def test_without_tokens_there_is_no_column_of_them(tmp_path):
+def test_without_tokens_there_is_no_column_of_them(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as rank:
         rank.publish()
@@ -141,14 +143,14 @@ class Spoken(NamedTuple):
 class Speaking(Brightness):
     """Results that say of how many tokens they are: of a bright frame more than of a dark one."""
 
-    def extract(self, batch):
+    def extract(self, batch: Any) -> Any:
         return [Spoken(value, round(value)) for value in super().extract(batch)]
 
-    def assemble(self, item, results, end):
+    def assemble(self, item: Item, results: Any, end: Any) -> Any:
         return super().assemble(item, [result.brightness for result in results], end)
 
 
-def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path):
+def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number in range(3):
@@ -184,7 +186,7 @@ OF_A_RANK = {"rank": "r", "host": "h", "started": 0.0, "items": 3}
         {"nothing": "known"},
     ],
 )
-def test_status_ignores_rank_files_that_no_rank_writes(tmp_path, fields):
+def test_status_ignores_rank_files_that_no_rank_writes(tmp_path: Path, fields: dict[str, Any]) -> None:
     run = make_run(tmp_path, 1)
     of_a_rank = {"updated": time.time(), **OF_A_RANK}
     (run.work / "ranks").mkdir(parents=True, exist_ok=True)

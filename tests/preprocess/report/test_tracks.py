@@ -165,7 +165,9 @@ def test_tracks_whose_video_is_gone_are_drawn_on_pages(tmp_path: Path) -> None:
     assert abs(float(found[0][150].mean()) - 246) < 4
 
 
-def test_tracks_of_a_size_that_no_film_can_have_end_with_one_error(tmp_path: Path, monkeypatch) -> None:
+def test_tracks_of_a_size_that_no_film_can_have_end_with_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = write_videos(tmp_path / "videos", "train/a", size=(240, 320), num_frames=2)
     info = {"width": 20_000, "height": 2, "fps": 25.0, "num_frames": 1, "duration": 0.04}
     meta = {"path": "train/a.mp4", "prompt": "car.", "video_info": info, "num_objects": 0, "backend": "made"}

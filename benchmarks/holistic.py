@@ -34,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.samples.keypoint_layouts import PARTS
 from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, Precision
 from preprocess.holistic.replay import Replay
@@ -41,7 +42,6 @@ from preprocess.holistic.replay import Replay
 _PHOENIX_FRAMES = 947_756
 _TRAFFIC_MB = {False: 512, True: 250}  # of an image, in fp32: as it is; compiled
 _LEAST = {"fp32": 3000.0, "fp16": 6000.0}  # wanted on an H200
-_PARTS = ("pose", "face", "left_hand", "right_hand")
 _DECODINGS: list[tuple[str, list[str]]] = [  # of end-to-end runs
     ("png", []),
     ("jpeg", []),
@@ -172,7 +172,7 @@ def _landmarks(pictures: NDArray[np.uint8]) -> dict[str, Any]:
     with HolisticGraph() as graph:
         found = [graph(picture) for picture in pictures]
     points: dict[str, Any] = {}
-    for part, num_points in zip(_PARTS, (33, 468, 21, 21), strict=True):
+    for part, num_points in zip(PARTS, (33, 468, 21, 21), strict=True):
         absent = np.full((num_points, 2), np.nan)
         each = [getattr(landmarks, part) for landmarks in found]
         points[part] = np.stack([absent if values is None else values[:, :2] for values in each])
@@ -190,10 +190,10 @@ def _reference(path: Path | None) -> dict[str, Any]:
 def _parity(found: HolisticLandmarks, reference: dict[str, Any]) -> str:
     if "pose" not in reference:
         return "no reference"
-    there = np.stack([~np.isnan(reference[part][:, 0, 0]) for part in _PARTS], 1)
+    there = np.stack([~np.isnan(reference[part][:, 0, 0]) for part in PARTS], 1)
     flips = float((there != found.presence.cpu().numpy()).mean())
     figures = []
-    for column, part in enumerate(_PARTS):
+    for column, part in enumerate(PARTS):
         both = there[:, column] & found.presence[:, column].cpu().numpy()
         points = getattr(found, part)[..., :2].cpu().numpy()[both]
         if both.any():
@@ -322,8 +322,8 @@ def _video_decoders(gpu: bool) -> list[tuple[str, Callable[[Path], Iterable[Tens
 def _points_of(found: HolisticLandmarks) -> dict[str, Any]:
     """`found` as a reference; see `_reference`."""
     presence = found.presence.cpu().numpy()
-    points = {part: getattr(found, part)[..., :2].cpu().numpy() for part in _PARTS}
-    return {part: np.where(presence[:, at, None, None], points[part], np.nan) for at, part in enumerate(_PARTS)}
+    points = {part: getattr(found, part)[..., :2].cpu().numpy() for part in PARTS}
+    return {part: np.where(presence[:, at, None, None], points[part], np.nan) for at, part in enumerate(PARTS)}
 
 
 # From files to samples

@@ -15,12 +15,12 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
+from datamodules.samples.keypoint_layouts import LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
 from preprocess.commands.verify import coverage
 from preprocess.holistic.landmarker import HolisticLandmarks
-from preprocess.holistic.layouts import LAYOUTS
 from preprocess.holistic.models import find_models
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
 from support.making import PART_SLICES
@@ -86,7 +86,7 @@ def test_samples_equal_mediapipe_made_fresh_for_each_frame(shards: Path, corpus:
     import mediapipe as mp
     from PIL import Image
 
-    from preprocess.holistic.layouts import FACE_68
+    from datamodules.samples.keypoint_layouts import FACE_68
 
     sample = samples(shards)[1]
     for index, name in enumerate(sample.meta["frames"]):

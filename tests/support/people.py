@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.data import astronaut
 
+from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic.landmarker import HolisticLandmarks
-from preprocess.holistic.layouts import PARTS, Landmarks
+from preprocess.holistic.landmarks import Landmarks
 
 Picture = NDArray[np.uint8]
 

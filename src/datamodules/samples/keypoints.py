@@ -49,7 +49,6 @@ ARRAYS = {
     "presence.npy": Array("uint8", ("T", 4)),
     "visibility.npy": Array("float32", ("T", 33)),
 }
-PARTS = ("pose", "face", "left_hand", "right_hand")  # the columns of `presence`
 
 
 @dataclass

@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
+from datamodules.samples.keypoint_layouts import FACE_68, PARTS
 from preprocess.export import all_or_none, keypoint_samples, planned_splits
 from preprocess.export.statistics import SplitStatistics, parts_of
-from preprocess.holistic.layouts import FACE_68, PARTS
 
 if TYPE_CHECKING:
     from datamodules.samples.keypoints import KeypointSample

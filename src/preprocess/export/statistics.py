@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.run.retries import failures
-from preprocess.holistic.layouts import LAYOUTS, PARTS, Layout
+from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS, Layout
 
 if TYPE_CHECKING:
     from datamodules.samples.keypoints import KeypointSample

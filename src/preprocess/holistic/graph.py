@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, ExtractError
-from preprocess.holistic.layouts import PARTS, Landmarks
+from datamodules.samples.keypoint_layouts import PARTS
+from preprocess.holistic.landmarks import Landmarks
 
 __all__ = ["MEDIAPIPE_VERSION", "HolisticGraph", "Landmarks", "Mode", "require_mediapipe"]
 

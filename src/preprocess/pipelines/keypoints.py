@@ -13,10 +13,10 @@ from torch import Tensor
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
-from preprocess.holistic.layouts import LAYOUTS, Layout
 from preprocess.holistic.micro_batch import Tried, propose, timed
 from preprocess.holistic.models import MODELS, find_models
 from preprocess.holistic.replay import Replay
@@ -198,7 +198,7 @@ class Keypoints(Extractor):
 
 
 class HolisticTransform:
-    """The keypoints, presence and visibility of each frame (`Layout.keypoints`, `Landmarks`), in one worker."""
+    """The keypoints, presence and visibility of each frame (see `Landmarks`), in one worker."""
 
     def __init__(self, mode: Mode, layout: Layout) -> None:
         self._graph = HolisticGraph(mode)
@@ -215,7 +215,7 @@ class HolisticTransform:
             ExtractError: MediaPipe failed on it.
         """
         landmarks = self._graph(frame.permute(1, 2, 0).numpy())
-        return self._layout.keypoints(landmarks), landmarks.presence, landmarks.pose_visibility
+        return landmarks.keypoints(self._layout), landmarks.presence, landmarks.pose_visibility
 
 
 class HolisticBatches:

@@ -33,10 +33,10 @@ from datamodules.run.reader import CommittedSamples, open_sample
 from datamodules.samples.arrays import read_array
 from datamodules.samples.captions import CaptionSamples
 from datamodules.samples.fields import read_json
+from datamodules.samples.keypoint_layouts import PARTS
 from datamodules.samples.pose import PoseSamples
 from datamodules.samples.skeleton import JOINTS
 from preprocess.export import kind_of
-from preprocess.holistic.layouts import PARTS
 from preprocess.terminal import Terminal, block, cell
 
 _MAX_ROWS = 20

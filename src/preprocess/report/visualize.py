@@ -40,12 +40,12 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
 from datamodules.samples.fields import size_of_frames
+from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import draw, pose_map, resized
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export import kind_of
-from preprocess.holistic.layouts import LAYOUTS, PARTS
 from preprocess.report.captions import Card, page
 from preprocess.report.tracks import TrackVideo, drawn_of
 from preprocess.report.view import find

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.samples.keypoint_layouts import FACE_68
 from datamodules.samples.keypoints import KeypointSample
 from preprocess.export import export, formats
-from preprocess.holistic.layouts import FACE_68
 from support.making import PART_SLICES, REASON, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 5, "dev": 2})

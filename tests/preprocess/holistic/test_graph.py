@@ -20,9 +20,9 @@ from PIL import Image
 from skimage.data import astronaut
 
 from datamodules.errors import ConfigError, ExtractError
+from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic import graph
 from preprocess.holistic.graph import HolisticGraph, Landmarks
-from preprocess.holistic.layouts import PARTS
 
 Picture = NDArray[np.uint8]
 

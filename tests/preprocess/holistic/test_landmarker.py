@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.errors import ConfigError
+from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import Border, Pictures
 from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
-from preprocess.holistic.layouts import PARTS, Landmarks
+from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.net import _Conv
 from preprocess.holistic.regions import Region
 from support.graphs import WatchedGraph, region_of_rect

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from preprocess.holistic.crop import Pictures, pack
 from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
-from preprocess.holistic.layouts import Landmarks
+from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.replay import Replay
 from support.people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 

@@ -1,4 +1,4 @@
-"""What Holistic finds in an image, and the keypoint layouts made of it.
+"""Keypoint layouts: which of MediaPipe Holistic's points a sample has, in which order, and the lines between them.
 
 | layout | keypoints, in this order                                  | who expects it                              |
 |--------|-----------------------------------------------------------|---------------------------------------------|
@@ -8,6 +8,8 @@
 
 Left and right are the person's own. Points are numbered as MediaPipe numbers them: PoseLandmark, HandLandmark, and the
 468 vertices of its canonical face mesh.
+
+    left_hand = batch["keypoints"][:, :, LAYOUTS[143].part_slices["left_hand"]]  # [B, T, 21, 3]
 """
 
 from collections.abc import Iterable
@@ -15,40 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
 
-import numpy as np
-from numpy.typing import NDArray
-
 Edge = tuple[int, int]
 
-PARTS = ("pose", "face", "left_hand", "right_hand")  # the order of `Landmarks.presence`
-
-
-@dataclass(frozen=True, eq=False)
-class Landmarks:
-    """The parts found of one person; None where a part was not found. All in pixels of the image handed in.
-
-    Attributes:
-        pose: float32 [33, 4]: x, y, z in px (z relative to the hips, towards the camera negative), visibility 0 to 1.
-            Points may lie outside the image.
-        face: float32 [468, 3]: x, y, z in px.
-        left_hand: float32 [21, 3]: x, y, z in px, z relative to the wrist.
-        right_hand: float32 [21, 3], likewise.
-    """
-
-    pose: NDArray[np.float32] | None = None
-    face: NDArray[np.float32] | None = None
-    left_hand: NDArray[np.float32] | None = None
-    right_hand: NDArray[np.float32] | None = None
-
-    @property
-    def presence(self) -> NDArray[np.uint8]:
-        """uint8 [4]: 1 where pose, face, left hand, right hand were found."""
-        return np.array([getattr(self, part) is not None for part in PARTS], np.uint8)
-
-    @property
-    def pose_visibility(self) -> NDArray[np.float32]:
-        """float32 [33], 0 to 1: how likely each pose point is seen; zeros without a pose."""
-        return np.zeros(33, np.float32) if self.pose is None else self.pose[:, 3]
+PARTS = ("pose", "face", "left_hand", "right_hand")  # the columns of `presence` in a sample
 
 
 @dataclass(frozen=True)
@@ -93,15 +64,6 @@ class Layout:
     @property
     def num_keypoints(self) -> int:
         return sum(len(part.points) for part in self.parts)
-
-    def keypoints(self, landmarks: Landmarks) -> NDArray[np.float32]:
-        """float32 [K, 3]: x, y, z in px of the layout's K keypoints; zeros where a part was not found."""
-        keypoints = np.zeros((self.num_keypoints, 3), np.float32)
-        for part in self.parts:
-            points = getattr(landmarks, part.name)
-            if points is not None:
-                keypoints[self.part_slices[part.name]] = points[list(part.points), :3]
-        return keypoints
 
 
 def _chains(*chains: Iterable[int]) -> tuple[Edge, ...]:

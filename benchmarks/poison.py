@@ -29,6 +29,7 @@ from torch import Tensor
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import DecodeError, ExtractError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.samples import SampleKind
 from preprocess.job.extractor import Extractor
 
 _NUM_PICTURES, _SIDE_PX = 64, 16
@@ -121,7 +122,7 @@ def _picture_name(number: int) -> str:
     return f"{number:02d}.png"
 
 
-class MeanSamples:
+class MeanSamples(SampleKind[list[Any]]):
     """An item's key, and the mean of each of its frames, as a list of both."""
 
     def encode(self, sample: list[Any]) -> dict[str, bytes]:

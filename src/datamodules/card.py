@@ -15,18 +15,17 @@
 import hashlib
 import os
 import re
-import sys
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 import yaml
 
-from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
 from datamodules.printable import printable
 from datamodules.run.files import read_file, write_whole
 from datamodules.run.folder import Run
+from datamodules.run.kind import class_of
 from datamodules.run.reader import open_sample
 from datamodules.samples.arrays import read_header
 from datamodules.samples.fields import Field, arrow_type, decode_json
@@ -105,26 +104,9 @@ def declared_fields(run: Run) -> tuple[Field, ...]:
     if run.plan.corpus_types is None:
         return ()
     try:
-        kind = _imported(run.plan.fingerprint["samples"]["class_path"])
-    except (KeyError, TypeError, ValueError, ImportError, AttributeError):
+        return class_of(run).fields
+    except (ConfigError, RunError):
         return ()
-    fields = getattr(kind, "fields", ()) if isinstance(kind, type) else ()
-    return fields if isinstance(fields, tuple) else ()
-
-
-def _imported(class_path: str) -> Any:
-    """Return what `class_path` names, without importing any other package: a plan may come from someone else.
-
-    Raises:
-        ImportError, AttributeError, ValueError: there is no such class, or its module is not imported.
-    """
-    if class_path.startswith("datamodules.samples."):
-        return resolve_name(class_path)
-    parts = class_path.split(".")
-    for end in range(len(parts) - 1, 0, -1):  # a class may be defined in another
-        if (module := ".".join(parts[:end])) in sys.modules:
-            return resolve_name(f"{module}:{'.'.join(parts[end:])}")
-    raise ImportError(f"no module of {class_path} is imported")
 
 
 def write_card(run: Run) -> None:

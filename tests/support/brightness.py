@@ -19,6 +19,7 @@ from datamodules.corpora.listing import list_frames
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ExtractError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.samples import SampleKind
 from preprocess.job.extractor import Extractor
 
 
@@ -29,7 +30,7 @@ class BrightnessSample:
     meta: dict[str, Any]
 
 
-class BrightnessSamples:
+class BrightnessSamples(SampleKind[BrightnessSample]):
     def encode(self, sample: BrightnessSample) -> dict[str, bytes]:
         buffer = io.BytesIO()
         np.save(buffer, sample.brightness, allow_pickle=False)

@@ -63,6 +63,7 @@ def make_run(
         "corpus": {"items": dict(corpus.items_per_split), "prefix": corpus.prefix},
         "shards": {"max_items": per_shard},
         "extractor": {"class_path": "Made", "init_args": {"layout": layout}},
+        "samples": {"class_path": "datamodules.samples.keypoints.KeypointSamples"},
         "versions": {"framemill": "0.1.0"},
         **(fingerprint or {}),
     }

@@ -35,7 +35,7 @@ from datamodules.run.plan import Shard
 from datamodules.run.record import Record, StagedFile
 from datamodules.run.table import TABLE_SCHEMA
 from datamodules.run.typed_json import build, load
-from datamodules.samples import Content, size_of
+from datamodules.samples.content import Content, size_of
 
 OK = "ok"  # the status of a sample with which nothing is the matter
 EMPTY = "empty"  # the status of a sample in which nothing was found that was looked for

@@ -27,7 +27,7 @@ from datamodules.run.leases import Claim, Leases, is_dead
 from datamodules.run.plan import Shard
 from datamodules.run.planning import discard_unfinished
 from datamodules.run.retries import PriorResult, prior_results
-from datamodules.samples import Content
+from datamodules.samples.content import Content
 
 _BEAT_SECONDS = 2.0
 _SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long

@@ -16,6 +16,7 @@ from datamodules.corpus import check_key
 from datamodules.errors import CorpusError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.record import ShardFile
+from datamodules.samples import Sample, SampleKind
 
 
 class CommittedSamples:
@@ -73,6 +74,15 @@ class CommittedSamples:
         """
         tar = self._tars[self._tar[index]]
         return open_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
+
+    def decode(self, index: int, kind: SampleKind[Sample]) -> Sample:
+        """Return the sample at `index`, decoded by `kind`.
+
+        Raises:
+            RunError: the tar is missing or damaged there, or the sample is of another kind.
+        """
+        key, files = self.open(index) if kind.opens_files else self[index]
+        return kind.decode(key, files)
 
     def opened(self) -> Iterator[tuple[str, dict[str, BinaryIO]]]:
         """`open` of each, in planned order."""

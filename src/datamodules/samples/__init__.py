@@ -1,57 +1,78 @@
-"""Sample kinds: what one item becomes, how that is written to and read from a shard, and how it is batched."""
+"""Sample kinds: what one item becomes, how that is written to and read from a shard, batched, listed and drawn."""
 
-from collections.abc import Mapping, Sequence
-from os import SEEK_END
-from typing import Any, BinaryIO, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from datamodules.errors import RunError
+from datamodules.samples.columns import Column, overview_of, row_of
+from datamodules.samples.content import Content
+from datamodules.samples.fields import Field
 
 Sample = TypeVar("Sample")
-Content = bytes | BinaryIO  # of a file in a shard: an open file, where it is too large for the memory
 
 
-class SampleKind(Protocol[Sample]):
-    """One kind of sample. Encoding is deterministic: equal samples give equal bytes.
+class SampleKind(ABC, Generic[Sample]):
+    """One kind of sample. A new kind defines `encode`, `decode` and `collate`; all else has a default.
 
-    One whose samples are not to stand in memory whole has a true `opens_files`: its `decode` is given open files, which
-    can be read in parts, in place of their content.
+    Samples have a `key`, that of their item. If their kind declares `fields`, they also have a `meta`, a dictionary.
+    Arguments of a constructor are for training batches, and have defaults: commands that read a run create its kind
+    without any.
 
-    One that declares the `fields` of its json has samples with a `meta`, in which the corpus's fields have one type in
-    all samples of a run (`fields.py`); and its runs get a dataset card (`card.py`).
+    Attributes:
+        fields: of the `json` of a sample, in which the fields of the corpus then have one type in all samples of a run
+            (`fields.py`). Runs of a kind with fields get a dataset card (`card.py`).
+        columns: what tables and `preprocess view` say of samples besides these fields.
+        opens_files: whether `decode` is given open files, which it can read in parts, instead of bytes. For samples
+            that are too large for memory.
     """
 
-    def encode(self, sample: Sample) -> Mapping[str, Content]:
-        """The files of `sample` in a shard, by ending (`json`, `keypoints.npy`)."""
-        ...
+    fields: tuple[Field, ...] = ()
+    columns: tuple[Column, ...] = ()
+    opens_files: bool = False
 
-    def decode(self, key: str, members: Mapping[str, bytes]) -> Sample:
-        """The sample whose files, by ending, are `members`; extra files are ignored.
+    @abstractmethod
+    def encode(self, sample: Sample) -> Mapping[str, Content]:
+        """Return the files of `sample` in a shard, by ending (`json`, `keypoints.npy`); equal samples, equal bytes."""
+
+    @abstractmethod
+    def decode(self, key: str, members: Mapping[str, Any]) -> Sample:
+        """Return the sample of an item.
+
+        Args:
+            key: of the item.
+            members: its files by ending: bytes, or open files if `opens_files`. Files of other endings are ignored.
 
         Raises:
-            RunError: a file is missing, or is not what this kind writes.
+            RunError: a file is missing, or is not what `encode` writes.
         """
-        ...
 
+    @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """A training batch."""
-        ...
+        """Return a training batch of `samples`."""
 
+    def row(self, sample: Sample) -> dict[str, Any]:
+        """Return the values of `sample` for the `columns` that are in tables, by name."""
+        return row_of(sample, self.columns)
 
-def size_of(content: Content) -> int:
-    """Bytes in it."""
-    return len(content) if isinstance(content, bytes) else content.seek(0, SEEK_END)
+    def overview(self, samples: Iterable[Sample]) -> dict[str, str]:
+        """Return what `preprocess view` says of `samples`, by name of the column; see `Column.summary`."""
+        return overview_of(samples, self.columns)
 
 
 def require_alike(forms: Sequence[tuple[str, str]]) -> None:
-    """Nothing, if the samples that are to be one batch have one form; of each, its key and that, in words.
+    """Check that samples can be one batch.
+
+    Args:
+        forms: for each sample its key, and its form in words.
 
     Raises:
-        RunError: two differ.
+        RunError: two forms differ.
     """
     first, form = forms[0]
     for key, other in forms:
         if other != form:
             raise RunError(
-                f"{first} has {form}, but {key} has {other}, as they were made with other options: they cannot be one "
-                "batch; run the pipeline anew with the options of one"
+                f"{first} has {form}, but {key} has {other}: they were made with different options and cannot be one "
+                "batch. Rerun the pipeline for one of them with the options of the other"
             )

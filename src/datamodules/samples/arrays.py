@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from datamodules.samples import Content, size_of
+from datamodules.samples.content import Content, size_of
 
 _MAX_BYTES = 4 << 30  # of values; 5 objects in two hours of video have 0.02 GB of boxes
 _NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError)  # of NumPy

@@ -9,6 +9,7 @@
 The json holds the `FIELDS` below, and what else the corpus gives for the item.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.hub import find_files
 from datamodules.media.suffixes import IMAGE_SUFFIXES
 from datamodules.model_errors import raising_config_error
+from datamodules.samples import SampleKind
+from datamodules.samples.columns import Column, span
 from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
 
 if TYPE_CHECKING:
@@ -42,6 +45,14 @@ FIELDS = (
         "of models that ground them (Kosmos-2): phrases, their places in the caption (half-open, in characters), and "
         "boxes [x1, y1, x2, y2] as shares of width and height, 0 to 1",
     ),
+)
+COLUMNS = (
+    Column("caption", "the text; empty if that is its status", lambda sample: sample.caption, pa.string()),
+    Column(
+        "entities", "as JSON text; null of models that do not ground them", lambda sample: sample.entities, pa.string()
+    ),
+    Column("characters", "of a caption", lambda sample: len(sample.caption), summary=span),
+    Column("tokens", "that were generated", lambda sample: sample.meta.get("num_tokens"), summary=span),
 )
 _TOKENIZER_FILES = (
     ("tokenizer.json",),
@@ -73,8 +84,14 @@ class CaptionSample:
     image: bytes | None = None
     image_ending: str | None = None
 
+    @property
+    def entities(self) -> str | None:
+        """The `entities` of the json as JSON text; None if the model does not ground them."""
+        entities = self.meta.get("entities")
+        return None if entities is None else json.dumps(entities, ensure_ascii=False)
 
-class CaptionSamples:
+
+class CaptionSamples(SampleKind[CaptionSample]):
     """The sample kind of the captions pipeline; `fields` are those of the json.
 
     Args:
@@ -88,6 +105,7 @@ class CaptionSamples:
     """
 
     fields = FIELDS
+    columns = COLUMNS
 
     def __init__(
         self, tokenizer: str | None = None, max_tokens: int = 128, size: tuple[int, int] | None = None

@@ -31,8 +31,9 @@ from PIL import Image
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.limits import MAX_PIXELS, limited_memory
 from datamodules.media.packets import said
-from datamodules.samples import require_alike
+from datamodules.samples import SampleKind, require_alike
 from datamodules.samples.arrays import Array, read_arrays, read_header
+from datamodules.samples.columns import Column, span
 from datamodules.samples.fields import Field, decode_json, encode_json
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
@@ -63,6 +64,15 @@ FIELDS = (
     Field("truncated", pa.bool_(), "whether that is more than 77; missing without a tokenizer"),
 )
 ARRAYS = {"tokens.npy": Array("int64", (77,))}
+COLUMNS = (
+    Column(
+        "tokens",
+        "77; null without a tokenizer. Frames stay in the shards",
+        lambda sample: sample.tokens,
+        pa.list_(pa.int64()),
+    ),
+    Column("tokens_of_text", "start and end among them", lambda sample: sample.meta.get("num_tokens"), summary=span),
+)
 _MAX_BYTES = 1 << 30  # of the frames of a clip that are decoded: 3,640 of 256x384 px
 _MAX_INDEX_BYTES = 256 << 20  # of memory to open a clip's MP4
 _JPEG_QUALITY = 95
@@ -106,7 +116,7 @@ class ClipSample:
             raise RunError(f"the frames of {self.key} are damaged: {reason}; run `preprocess verify`") from error
 
 
-class ClipSamples:
+class ClipSamples(SampleKind[ClipSample]):
     """The sample kind of the clips pipeline; `fields` are those of the json.
 
     Args:
@@ -118,6 +128,7 @@ class ClipSamples:
     """
 
     fields = FIELDS
+    columns = COLUMNS
 
     def __init__(self, dtype: Dtype = "uint8") -> None:
         if dtype not in get_args(Dtype):

@@ -29,7 +29,7 @@ import pyarrow as pa
 from datamodules.errors import ExtractError
 from datamodules.media.limits import MAX_PIXELS
 from datamodules.run.typed_json import load
-from datamodules.samples import Content, size_of
+from datamodules.samples.content import Content, size_of
 
 CorpusTypes = Mapping[str, str]  # name of a field: type in the plan
 _MAX_JSON_BYTES = 256 << 20  # of one sample; the names of the frames of a day at 25 frames a second are 50 MB

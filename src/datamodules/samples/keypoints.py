@@ -20,9 +20,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
-from datamodules.samples import require_alike
+from datamodules.samples import SampleKind, require_alike
 from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.columns import Column, rates, span
 from datamodules.samples.fields import Field, decode_json, encode_json
+from datamodules.samples.keypoint_layouts import PARTS
 
 FIELDS = (
     Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
@@ -50,6 +52,36 @@ ARRAYS = {
     "visibility.npy": Array("float32", ("T", 33)),
 }
 
+_FLOATS = pa.list_(pa.float32())
+COLUMNS = (
+    Column("num_frames", "T", lambda sample: len(sample.keypoints), pa.int64(), span),
+    Column(
+        "keypoints",
+        "[T, K, 3], flat: x, y, z in px; zeros where a part was not found",
+        lambda sample: np.ravel(sample.keypoints),
+        _FLOATS,
+    ),
+    Column(
+        "keypoints_shape",
+        "[T, K, 3], for `row.keypoints.reshape(row.keypoints_shape)`",
+        lambda sample: list(sample.keypoints.shape),
+        pa.list_(pa.int32()),
+    ),
+    Column(
+        "presence",
+        "[T, 4], flat: whether pose, face, left hand, right hand were found",
+        lambda sample: np.ravel(sample.presence),
+        pa.list_(pa.uint8()),
+        rates(PARTS),
+    ),
+    Column(
+        "visibility",
+        "[T, 33], flat: of each pose point, 0 to 1; zeros without a pose",
+        lambda sample: np.ravel(sample.visibility),
+        _FLOATS,
+    ),
+)
+
 
 @dataclass
 class KeypointSample:
@@ -66,10 +98,11 @@ class KeypointSample:
     meta: dict[str, Any]
 
 
-class KeypointSamples:
+class KeypointSamples(SampleKind[KeypointSample]):
     """The sample kind of the keypoints pipeline; `fields` are those of the json."""
 
     fields = FIELDS
+    columns = COLUMNS
 
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
         """The four files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""

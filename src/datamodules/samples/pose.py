@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.columns import Column, counts, rates
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.skeleton import JOINTS, Keypoints, mirrored, pose_map, resized
 
@@ -50,6 +52,25 @@ FIELDS = (
     Field("backend", pa.string(), "what found the people"),
 )
 ARRAYS = {"keypoints.npy": Array("float32", ("P", len(JOINTS), 3))}
+_FLOATS = pa.list_(pa.float32())
+COLUMNS = (
+    Column("people", "number of people in an image", lambda sample: len(sample.scores), summary=counts),
+    Column("joints", "of a person", lambda sample: sample.keypoints[..., 2] > 0, summary=rates(JOINTS)),
+    Column("num_people", "P; in place of `people`", lambda sample: len(sample.scores), pa.int32()),
+    Column("scores", "[P], the surest person first", lambda sample: sample.scores, _FLOATS),
+    Column(
+        "keypoints",
+        "[P, 18, 3], flat: x, y in px of the processed image, and score; zeros for a missing joint",
+        lambda sample: np.ravel(sample.keypoints),
+        _FLOATS,
+    ),
+    Column(
+        "original_keypoints",
+        "the same in px of the original image",
+        lambda sample: np.ravel(sample.keypoints_in("original")),
+        _FLOATS,
+    ),
+)
 _POSE_MAP = "pose.png"
 _DECIMALS = 3  # of px and scores in the json
 
@@ -88,7 +109,7 @@ class PoseSample:
         return placed
 
 
-class PoseSamples:
+class PoseSamples(SampleKind[PoseSample]):
     """The sample kind of the pose pipeline; for training: images, what is to condition on, and captions.
 
     `fields` are those of the json.
@@ -103,6 +124,7 @@ class PoseSamples:
     """
 
     fields = FIELDS
+    columns = COLUMNS
 
     def __init__(
         self, condition: Condition = "pose_map", size: tuple[int, int] | None = None, flip: float = 0.0

@@ -25,8 +25,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.samples import size_of
+from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.columns import Column, span
+from datamodules.samples.content import size_of
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
 
@@ -67,6 +69,21 @@ ARRAYS = {
     "frame_idx.npy": Array("int32", ("M",)),
 }
 FILES = ("tracks.jsonl", *ARRAYS)
+_INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
+COLUMNS = (
+    Column("frames", "of a video", lambda sample: sample.meta.get("num_frames"), summary=span),
+    Column("objects", "of all frames of a video", lambda sample: sample.meta.get("num_objects"), summary=span),
+    Column("frame_idx", "[M]: of each object of each frame", lambda sample: sample.array("frame_idx.npy"), _INTS),
+    Column("obj_ids", "[M]", lambda sample: sample.array("obj_ids.npy"), _INTS),
+    Column("labels", "[M]", lambda sample: [label for label, _ in sample.labels_and_scores], pa.list_(pa.string())),
+    Column("scores", "[M], 0 to 1", lambda sample: [score for _, score in sample.labels_and_scores], _FLOATS),
+    Column(
+        "boxes",
+        "[M, 4], flat: x1, y1, x2, y2 in px, half-open. Masks stay in the shards",
+        lambda sample: np.ravel(sample.array("boxes.npy")),
+        _FLOATS,
+    ),
+)
 _PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))  # and which dimension N is
 
 
@@ -100,6 +117,11 @@ class TrackSample:
         return self._arrays[name]
 
     @cached_property
+    def labels_and_scores(self) -> list[tuple[str, float]]:
+        """Label and score of each object of each frame, in the lines' order."""
+        return [(entry["label"], entry["score"]) for line in self.lines for entry in line["objects"]]
+
+    @cached_property
     def _arrays(self) -> dict[str, NDArray[Any]]:
         try:
             return read_arrays(self.files, ARRAYS)
@@ -107,7 +129,7 @@ class TrackSample:
             raise RunError(f"{self.key}.{error}; run `preprocess verify`") from error
 
 
-class TrackSamples:
+class TrackSamples(SampleKind[TrackSample]):
     """The sample kind of the tracking pipeline; for training: clips of frames, with what was found in them.
 
     `fields` are those of the json.
@@ -127,6 +149,7 @@ class TrackSamples:
 
     opens_files = True
     fields = FIELDS
+    columns = COLUMNS
 
     def __init__(
         self,

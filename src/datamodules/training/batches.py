@@ -23,10 +23,7 @@ class SampleBatches(Dataset[dict[str, Any]]):
         return len(self._committed)
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        read: Any = (
-            self._committed.open if getattr(self._samples, "opens_files", False) else self._committed.__getitem__
-        )
-        return self._samples.collate([self._samples.decode(*read(index)) for index in indices])
+        return self._samples.collate([self._committed.decode(index, self._samples) for index in indices])
 
 
 class EpochSampler(DistributedSampler[list[int]], SequentialSampler):

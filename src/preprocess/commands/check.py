@@ -27,6 +27,7 @@ from datamodules.media.video import Decoding
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run
 from datamodules.run.retries import count_failures, failures
+from datamodules.samples import SampleKind
 from preprocess.commands.failures import print_json, show, summary
 from preprocess.job.extractor import Extractor
 from preprocess.job.writer import ShardWriter
@@ -137,7 +138,7 @@ class _Drop:
         """Nothing."""
 
 
-class _NoSamples:
+class _NoSamples(SampleKind[None]):
     """The kind of no sample at all."""
 
     def encode(self, sample: None) -> dict[str, bytes]:

@@ -64,7 +64,7 @@ class Extractor(LightningModule):
             raise ExtractError(
                 f"corpus field {taken!r} collides with a field that this pipeline writes: rename or drop it"
             )
-        typed(item.meta, (field for field in getattr(self.samples, "fields", ()) if field.of_corpus))
+        typed(item.meta, (field for field in self.samples.fields if field.of_corpus))
 
     def check(self, item: Item) -> None:
         """Check for `preprocess check` what `validate` checks, and also files other than those of the frames.

@@ -21,7 +21,7 @@ from datamodules.run.folder import Run, open_or_plan, plan_path
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank, Tolerance
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
-from datamodules.samples import Content
+from datamodules.samples.content import Content
 from datamodules.samples.fields import CorpusTypes, uniform
 from preprocess.job.extraction import Extraction, Outcome
 from preprocess.job.extractor import Extractor
@@ -205,7 +205,7 @@ class ShardWriter(BasePredictionWriter):
                     raise gathered.error
                 extractor.validate(item)
                 sample = extractor.assemble(item, gathered.results, summary)
-                if fields := getattr(extractor.samples, "fields", None):
+                if fields := extractor.samples.fields:
                     sample.meta = uniform(sample.meta, self._corpus_types, fields)
                 members, status = extractor.samples.encode(sample), extractor.status(sample)
             except ItemError as error:

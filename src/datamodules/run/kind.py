@@ -1,0 +1,93 @@
+"""The sample kind of a run, whose class the plan names."""
+
+import sys
+from pkgutil import resolve_name
+from typing import Any
+
+from datamodules.errors import ConfigError, RunError
+from datamodules.run.folder import Run
+from datamodules.samples import SampleKind
+
+_OWN = "datamodules.samples."
+
+
+def kind_of(run: Run) -> SampleKind[Any]:
+    """Return the kind of the samples of `run`, made without arguments.
+
+    Raises:
+        ConfigError, RunError: see `class_of`; or the class cannot be made without arguments.
+    """
+    kind = class_of(run)
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(
+            f"{class_path_of(run)} cannot be made without arguments ({error}): give those of its constructor defaults"
+        ) from error
+
+
+def class_of(run: Run) -> type[SampleKind[Any]]:
+    """Return the class of the samples of `run`.
+
+    A plan may come from someone else, and importing a module runs its code. So a class outside `datamodules.samples` is
+    used only if the program has imported its module already, as `import_kind` does.
+
+    Raises:
+        ConfigError: the class is not Framemill's, and its module is not imported.
+        RunError: the plan names no class, or one that is no `SampleKind`.
+    """
+    class_path = class_path_of(run)
+    if not class_path.startswith(_OWN) and _imported_module(class_path) is None:
+        raise ConfigError(
+            f"{run.folder} holds samples of {class_path}, which is not Framemill's, and importing it runs its code. If "
+            f"you trust it, add --samples {class_path}"
+        )
+    try:
+        return _checked(_resolved(class_path))
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise RunError(f"{run.folder} holds samples of {class_path!r}, which cannot be used: {error}") from error
+
+
+def class_path_of(run: Run) -> str:
+    """Return the path of the class of the samples of `run`, as `datamodules.samples.keypoints.KeypointSamples`.
+
+    Raises:
+        RunError: the plan names none.
+    """
+    class_path: str = run.plan.fingerprint.get("samples", {}).get("class_path", "")
+    if not class_path:
+        raise RunError(f"the plan of {run.folder} does not name the class of its samples")
+    return class_path
+
+
+def import_kind(class_path: str) -> None:
+    """Import the class that `--samples` names. Runs with samples of this class can then be read.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `SampleKind`.
+    """
+    try:
+        _checked(resolve_name(class_path))
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ConfigError(f"--samples {class_path} cannot be used: {error}") from error
+
+
+def _checked(kind: Any) -> type[SampleKind[Any]]:
+    if not (isinstance(kind, type) and issubclass(kind, SampleKind)):
+        raise TypeError("it is no subclass of datamodules.samples.SampleKind")
+    return kind
+
+
+def _resolved(class_path: str) -> Any:
+    """Return what `class_path` names; its module is imported already, or one of `datamodules.samples`."""
+    if class_path.startswith(_OWN):
+        return resolve_name(class_path)
+    module = _imported_module(class_path) or ""
+    return resolve_name(f"{module}:{class_path.removeprefix(module)[1:]}")
+
+
+def _imported_module(class_path: str) -> str | None:
+    """Return the imported module that `class_path` begins with; a class may be defined in another class."""
+    parts = class_path.split(".")
+    modules = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+    return next((module for module in modules if module in sys.modules), None)

@@ -198,7 +198,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _visualize(options: argparse.Namespace) -> int:
-    from preprocess.report.visualize import visualize
+    from preprocess.draw.visualize import visualize
 
     run = Run(options.folder)
     if options.root:

@@ -16,8 +16,8 @@ from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.run.commit import EMPTY, OK
 from datamodules.run.files import make_folder
 from datamodules.samples.tracks import TrackSample, TrackSamples
+from preprocess.draw.video import Drawn, TrackVideo
 from preprocess.job.extractor import Extractor
-from preprocess.report.tracks import Drawn, TrackVideo
 from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
 from preprocess.tracking.recording import Recording, described

@@ -1,1 +1,1 @@
-"""Looking at what a run holds: `view` as tables, `visualize` as pictures."""
+"""What a run holds and how far it is: `view` and `status`."""

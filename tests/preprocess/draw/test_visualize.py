@@ -19,8 +19,8 @@ from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from preprocess.report import visualize as module
-from preprocess.report.visualize import COLOURS, visualize
+from preprocess.draw import visualize as module
+from preprocess.draw.visualize import COLOURS, visualize
 from support.clip_making import ClipItems, made_clip, make_clip_run
 from support.making import PART_SLICES, MadeItems, make_run
 

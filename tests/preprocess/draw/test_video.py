@@ -10,8 +10,8 @@ from PIL import Image
 
 from datamodules.errors import RunError
 from datamodules.media.video import read_frames
-from preprocess.report.tracks import Drawn, TrackVideo, draw
-from preprocess.report.visualize import visualize
+from preprocess.draw.video import Drawn, TrackVideo, draw
+from preprocess.draw.visualize import visualize
 from support.track_making import TrackItems, gray_of, made_sample, make_track_run, write_videos
 
 GRAY = np.full((240, 320, 3), 128, np.uint8)

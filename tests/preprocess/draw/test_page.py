@@ -9,8 +9,8 @@ from PIL import Image
 from datamodules.corpora.images import Images
 from datamodules.corpora.tar_images import TarImages
 from datamodules.run.folder import Run
+from preprocess.draw.visualize import visualize
 from preprocess.report.view import view
-from preprocess.report.visualize import visualize
 from preprocess.terminal import Terminal
 from support.caption_making import caption_items, make_caption_run
 from support.image_making import image_bytes, write_tar

@@ -1,0 +1,1 @@
+"""Drawings of samples for people: contact sheets, videos and HTML pages."""

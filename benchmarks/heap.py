@@ -1,4 +1,4 @@
-"""What it gains a process that its heap keeps what it frees (`datamodules.loading.malloc`), beside glibc as it is.
+"""What it gains a process that its heap keeps what it frees (`datamodules.malloc`), beside glibc as it is.
 
     python benchmarks/heap.py             # 3 minutes on 2 cores
 
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 import clip_media
-from datamodules.loading.malloc import keep_freed_memory
+from datamodules.malloc import keep_freed_memory
 from measuring import Measured, Ratio, in_fresh_process, print_machine, print_table, print_verdict
 
 _MOST = 1.0  # of the time with glibc as it is

@@ -17,7 +17,6 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.loading.frames import Batch, FrameRequest
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.prefetch import CopiedAhead, SideStream
-from datamodules.loading.workers import begin_worker
 from datamodules.media.jpeg import require_nvjpeg
 from datamodules.media.video import Decoding
 from datamodules.run.folder import Run
@@ -25,6 +24,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples import SampleKind
 from datamodules.training.batches import EpochSampler, SampleBatches
+from datamodules.worker_process import begin_worker
 
 _DECODING = Decoding()
 

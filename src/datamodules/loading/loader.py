@@ -23,19 +23,12 @@ from torch.utils.data import DataLoader
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure, ListingError
 from datamodules.loading.frames import GIVEN_UP, Batch, FrameRequest, FrameStream, ItemSummary, Ticket, is_readable
-from datamodules.loading.malloc import keep_freed_memory
 from datamodules.loading.worker_progress import Stamps
-from datamodules.loading.workers import (
-    CHECK_SECONDS,
-    LocalTickets,
-    Tickets,
-    WorkerDied,
-    Workers,
-    begin_worker,
-    start_fork_server,
-)
+from datamodules.loading.workers import CHECK_SECONDS, LocalTickets, Tickets, WorkerDied, Workers
+from datamodules.malloc import keep_freed_memory
 from datamodules.run.folder import Run
 from datamodules.run.rank import OpenShard, Rank
+from datamodules.worker_process import begin_worker, start_fork_server
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags

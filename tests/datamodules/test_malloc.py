@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_block_that_was_freed_is_used_again(kept: bool) -> None:
-    program = "from support import faulting_pages\nfrom datamodules.loading.malloc import keep_freed_memory\n"
+    program = "from support import faulting_pages\nfrom datamodules.malloc import keep_freed_memory\n"
     program += "keep_freed_memory()\n" * kept + "print(faulting_pages.faults_of_a_block())"
-    tests = Path(__file__).parents[2]
+    tests = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=tests, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 0.01 * PAGES if kept else int(done.stdout) >= PAGES
 

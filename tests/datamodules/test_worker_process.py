@@ -4,7 +4,7 @@ import sys
 PROGRAM = """
 import multiprocessing, os, signal
 from multiprocessing import forkserver
-from datamodules.loading.workers import start_fork_server
+from datamodules.worker_process import start_fork_server
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["torch"])

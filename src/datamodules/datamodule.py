@@ -1,6 +1,5 @@
 """One DataModule for both ends: frames of a corpus for `predict`, batches of committed samples for training."""
 
-import multiprocessing
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,7 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 from datamodules.corpus import Corpus
-from datamodules.errors import ConfigError, RunError
+from datamodules.errors import ConfigError
 from datamodules.loading.frames import Batch, FrameRequest
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.prefetch import CopiedAhead, SideStream
@@ -21,10 +20,8 @@ from datamodules.media.jpeg import require_nvjpeg
 from datamodules.media.video import Decoding
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
-from datamodules.run.reader import CommittedSamples
 from datamodules.samples import SampleKind
-from datamodules.training.batches import EpochSampler, SampleBatches
-from datamodules.worker_process import begin_worker
+from datamodules.training.splits import TrainingSplits
 
 _DECODING = Decoding()
 
@@ -69,7 +66,7 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError(f"{timeout_seconds = } must be above 0")
         self.corpus, self.shards, self.samples = corpus, shards, samples
         self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
-        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.pin_memory, self.timeout_seconds, self.decoding = pin_memory, timeout_seconds, decoding
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
@@ -82,9 +79,8 @@ class FramesDataModule(LightningDataModule):
         """
         if stage == "predict":
             self._request().decoding.require()
-        fitted = ("train", "val") if stage == "fit" and self._validates() else ("train",)
-        for use in {"fit": fitted, "validate": ("val",), "test": ("test",)}.get(stage, ()):
-            self._committed(use)
+        else:
+            self._training().require(stage)
 
     def predict_dataloader(self) -> Iterable[Batch]:
         """Batches of frames of the shards that this rank gets to lease; where it has a GPU, on their way to it.
@@ -114,7 +110,7 @@ class FramesDataModule(LightningDataModule):
         With Lightning's `overfit_batches` they come in planned order, as it takes the first few in every epoch.
         """
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
-        return self._dataloader("train", shuffle=not overfits)
+        return self._training().dataloader("train", shuffle=not overfits)
 
     @property
     def val_dataloader(self) -> Callable[[], DataLoader[dict[str, Any]] | list[Any]]:
@@ -129,11 +125,12 @@ class FramesDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches of the test split in planned order."""
-        return self._dataloader("test", shuffle=False)
+        return self._training().dataloader("test")
 
     def _val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        if self._validates():
-            return self._dataloader("val", shuffle=False)
+        training = self._training()
+        if training.has_validation:
+            return training.dataloader("val")
         # Lightning takes an empty list for "no validation", and warns of it nonetheless
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
@@ -160,45 +157,17 @@ class FramesDataModule(LightningDataModule):
             return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return self.pin_memory
 
-    def _run(self) -> Run:
+    def _training(self) -> TrainingSplits:
         if self.shards is None:
             raise ConfigError("training needs shards=…, the folder of a run")
-        return Run(self.shards)
-
-    def _kind(self) -> SampleKind[Any]:
         if self.samples is None:
             raise ConfigError("training needs samples=…, the kind of the samples in the shards")
-        return self.samples
-
-    def _has(self, split: str) -> bool:
-        return any(shard.split == split for shard in self._run().plan.shards)
-
-    def _split(self, use: str) -> str:
-        return self.splits[use] or ("val" if self._has("val") and not self._has("dev") else "dev")
-
-    def _validates(self) -> bool:
-        return self.splits["val"] is not None or self._has(self._split("val"))
-
-    def _committed(self, use: str) -> CommittedSamples:
-        run, split = self._run(), self._split(use)
-        if not self._has(split):
-            there = sorted({shard.split for shard in run.plan.shards})
-            raise RunError(f"{run.folder} has no split {split!r}; choose {use}_split from {', '.join(there)}")
-        return CommittedSamples(run, split)
-
-    def _dataloader(self, use: str, shuffle: bool) -> DataLoader[dict[str, Any]]:
-        batches = SampleBatches(self._committed(use), self._kind())
-        context: Any = None
-        if self.num_workers:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([SampleBatches.__module__])
-        return DataLoader(
-            batches,
-            batch_size=None,  # the sampler's elements are batches
-            sampler=EpochSampler(batches, self.batch_size, shuffle=shuffle, seed=self.seed),
-            num_workers=self.num_workers,
-            multiprocessing_context=context,
-            worker_init_fn=begin_worker if context else None,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self._pins_memory(),
+        return TrainingSplits(
+            Run(self.shards),
+            self.samples,
+            {"train": self.train_split, "val": self.val_split, "test": self.test_split},
+            self.batch_size,
+            self.seed,
+            self.num_workers,
+            self._pins_memory(),
         )

@@ -11,12 +11,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from datamodules import FramesDataModule
-from datamodules.datamodule import EpochSampler
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from datamodules.training.sampler import EpochSampler
 from support.line_making import make_run, some_items
 
 
@@ -132,7 +132,7 @@ def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> Non
     data = data_of(keypoint_run(tmp_path, {"train": 3}).folder)
     data.setup("fit")
     assert data.val_dataloader() == []
-    with pytest.raises(RunError, match=r"has no split 'dev'; choose val_split from train"):
+    with pytest.raises(RunError, match=r"has no split 'dev'\. Set val_split to one of train"):
         data.setup("validate")
 
 
@@ -151,7 +151,7 @@ def test_validation_is_on_the_split_that_the_run_has_for_it(
 def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards: Path) -> None:
     data = data_of(shards, val_split="val")
     for use in (lambda: data.setup("fit"), data.val_dataloader):
-        with pytest.raises(RunError, match=r"has no split 'val'; choose val_split from dev, test, train"):
+        with pytest.raises(RunError, match=r"has no split 'val'\. Set val_split to one of dev, test, train"):
             use()
 
 
@@ -207,9 +207,9 @@ def test_fitting_warns_of_no_validation_that_is_not_there(
 
 def test_a_split_that_was_not_planned_fails(shards: Path) -> None:
     data = data_of(shards, train_split="training")
-    with pytest.raises(RunError, match=r"has no split 'training'; choose train_split from dev, test, train"):
+    with pytest.raises(RunError, match=r"has no split 'training'\. Set train_split to one of dev, test, train"):
         data.setup("fit")
-    with pytest.raises(RunError, match="choose train_split from"):
+    with pytest.raises(RunError, match="Set train_split to one of"):
         data.train_dataloader()
 
 

@@ -2,13 +2,11 @@ import subprocess
 import sys
 
 PROGRAM = """
-import multiprocessing, os, signal
+import os, signal
 from multiprocessing import forkserver
-from datamodules.worker_process import start_fork_server
+from datamodules.worker_process import fork_server
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["torch"])
-start_fork_server()
+context = fork_server(["torch"])
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     os.kill(forkserver._forkserver._forkserver_pid, number)
 worker = context.Process(target=os.getpid)

@@ -1,21 +1,17 @@
 """The loader: leases shards for a rank, hands their rows to DataLoader workers as tickets, and yields their batches.
 
-Workers are started by a fork server: forking a process that has threads or CUDA can deadlock, and spawning imports
-torch and the extractor's module anew for each worker (4 to 8 s of CPU; a fork from the server costs 0.05 s, after one
-such import in all).
-
 A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
 new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
 An item without attempts left becomes a failure (`Rank.attempt`), as soon as another one is read. If none is, but one
 after another uses up its attempts, an item that was read well before tells whether they are bad, or the environment.
 """
 
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
+from multiprocessing.context import BaseContext
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -28,7 +24,7 @@ from datamodules.loading.workers import CHECK_SECONDS, LocalTickets, Tickets, Wo
 from datamodules.malloc import keep_freed_memory
 from datamodules.run.folder import Run
 from datamodules.run.rank import OpenShard, Rank
-from datamodules.worker_process import begin_worker, start_fork_server
+from datamodules.worker_process import begin_worker, fork_server
 
 _IDLE_SECONDS = 0.5
 _MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
@@ -94,9 +90,9 @@ class FrameLoader:
 
     @contextmanager
     def _workers(self) -> Iterator[Workers]:
-        context: Any = multiprocessing.get_context("forkserver")
-        stamps = Stamps(context, self._num_workers, self._timeout_seconds) if self._num_workers else None
-        self._tickets: Tickets | LocalTickets = Tickets(context) if self._num_workers else LocalTickets()
+        context = fork_server(self._preload()) if self._num_workers else None
+        stamps = Stamps(context, self._num_workers, self._timeout_seconds) if context else None
+        self._tickets: Tickets | LocalTickets = Tickets(context) if context else LocalTickets()
         workers = Workers(self._dataloader(context, stamps), stamps, self._timeout_seconds)
         is_done = False
         try:
@@ -105,22 +101,22 @@ class FrameLoader:
         finally:
             workers.end(self._tickets, at_once=not is_done)
 
-    def _dataloader(self, context: Any, stamps: Stamps | None) -> DataLoader[Batch]:
+    def _preload(self) -> list[str]:
+        """Names of the modules that every worker needs."""
         transform: Any = self._request.transform
-        needed = [getattr(transform, "func", transform).__module__] if transform else []
-        context.set_forkserver_preload([__name__, *needed])
-        if self._num_workers:
-            start_fork_server()
+        return [__name__, getattr(transform, "func", transform).__module__] if transform else [__name__]
+
+    def _dataloader(self, context: BaseContext | None, stamps: Stamps | None) -> DataLoader[Batch]:
         self._rank.activity.workers = self._num_workers
         return DataLoader(
             FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps or self._rank),
             batch_size=None,
             collate_fn=_as_it_is,  # the default would make a tensor, and a file descriptor, of each array in `results`
             num_workers=self._num_workers,
-            multiprocessing_context=context if self._num_workers else None,
-            worker_init_fn=begin_worker if self._num_workers else None,
+            multiprocessing_context=context,
+            worker_init_fn=begin_worker if context else None,
             in_order=False,
-            timeout=CHECK_SECONDS if self._num_workers else 0,
+            timeout=CHECK_SECONDS if context else 0,
             pin_memory=self._pin_memory,
         )
 

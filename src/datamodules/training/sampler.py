@@ -1,0 +1,65 @@
+"""The order of an epoch: each sample exactly once over any number of ranks, and equally many batches for each rank."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from datamodules.errors import ConfigError
+
+
+class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
+    """Yields the batches of one rank, as lists of sample indices; over all ranks each sample comes once an epoch.
+
+    `DistributedSampler` repeats or drops samples until all ranks have equally many. Here the sizes of batches differ by
+    at most one instead, and every rank gets the same number of batches, as DDP needs.
+
+    It derives from `SequentialSampler` because Lightning's `overfit_batches` replaces every other sampler by one of
+    single samples.
+
+    Args:
+        dataset: only its length is used.
+        batch_size: maximum number of samples in a batch. It is exceeded by one where a rank would otherwise get none.
+        shuffle: use a new order each epoch, drawn from `seed` and the epoch (`set_epoch`, which Lightning calls).
+        seed: the same on all ranks.
+
+    Raises:
+        ConfigError: there are fewer samples than ranks.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int) -> None:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        DistributedSampler.__init__(
+            self,
+            dataset,
+            num_replicas=None if distributed else 1,
+            rank=None if distributed else 0,
+            shuffle=shuffle,
+            seed=seed,
+        )
+        self._num_samples = len(dataset)  # type: ignore[arg-type]
+        if self._num_samples < self.num_replicas:
+            raise ConfigError(
+                f"{self._num_samples} samples cannot be shared by {self.num_replicas} ranks. Use fewer ranks"
+            )
+        # as many as `batch_size` asks for, but never more than each rank can have with one sample in each batch
+        needed = math.ceil(self._num_samples / (batch_size * self.num_replicas))
+        self._num_batches = min(needed, self._num_samples // self.num_replicas)
+
+    def __len__(self) -> int:
+        """Number of batches of this rank."""
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
+        order = torch.arange(self._num_samples)
+        if self.shuffle:
+            order = torch.randperm(self._num_samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        num_all_batches = self._num_batches * self.num_replicas
+        for step in range(self._num_batches):
+            batch = step * self.num_replicas + self.rank
+            # exact integer bounds: the batches partition the samples, and their sizes differ by at most one
+            start, stop = (self._num_samples * index // num_all_batches for index in (batch, batch + 1))
+            yield order[start:stop].tolist()

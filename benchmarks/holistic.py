@@ -144,7 +144,7 @@ def _cpu_turn(way: str, seconds: float) -> float:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
     pictures = _pictures()
     if way == "mediapipe":
-        from preprocess.holistic.graph import HolisticGraph
+        from preprocess.mediapipe_graph import HolisticGraph
 
         with HolisticGraph() as graph:
             graph(pictures[0])
@@ -167,7 +167,7 @@ def _cpu_parity() -> str:
 
 def _landmarks(pictures: NDArray[np.uint8]) -> dict[str, Any]:
     """What MediaPipe finds; see `_reference`."""
-    from preprocess.holistic.graph import HolisticGraph
+    from preprocess.mediapipe_graph import HolisticGraph
 
     with HolisticGraph() as graph:
         found = [graph(picture) for picture in pictures]

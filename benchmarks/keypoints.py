@@ -250,7 +250,7 @@ def _run_limit(root: Path, workers: int) -> list[Finished]:
 
 
 def _limit_process(paths: Sequence[Path], ready: Any, results: Any) -> None:
-    from preprocess.holistic.graph import HolisticGraph
+    from preprocess.mediapipe_graph import HolisticGraph
 
     sentences = [list(_frames(path)) for path in paths]
     with HolisticGraph() as graph:

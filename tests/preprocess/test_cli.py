@@ -61,7 +61,7 @@ def test_an_output_folder_that_cannot_be_made_fails_in_one_line(
 def test_another_release_of_mediapipe_fails_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("preprocess.holistic.graph.version", lambda package: "0.10.35")
+    monkeypatch.setattr("preprocess.mediapipe_graph.version", lambda package: "0.10.35")
     status, error = run_fails(capsys)
     assert status == 2
     assert "mediapipe 0.10.21 is wanted, found 0.10.35" in error

@@ -229,7 +229,7 @@ def test_options_that_do_not_go_with_the_backend_fail() -> None:
 def test_torch_needs_the_models_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, path in find_models().items():
         (tmp_path / f"{name}.tflite").symlink_to(path)
-    monkeypatch.setattr("preprocess.holistic.graph.version", {"mediapipe": "0.10.32"}.__getitem__)
+    monkeypatch.setattr("preprocess.mediapipe_graph.version", {"mediapipe": "0.10.32"}.__getitem__)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(ConfigError, match=r"mediapipe 0\.10\.21 is wanted"):
         Keypoints(backend="mediapipe")

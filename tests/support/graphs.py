@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from preprocess.holistic import graph as graph_module
-from preprocess.holistic.graph import HolisticGraph
+from preprocess import mediapipe_graph as graph_module
 from preprocess.holistic.regions import Region
+from preprocess.mediapipe_graph import HolisticGraph
 
 
 class WatchedGraph(HolisticGraph):

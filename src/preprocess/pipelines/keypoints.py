@@ -15,12 +15,12 @@ from datamodules.errors import ConfigError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
 from preprocess.holistic.micro_batch import Tried, propose, timed
 from preprocess.holistic.models import MODELS, find_models
 from preprocess.holistic.replay import Replay
 from preprocess.job.extractor import Extractor
+from preprocess.mediapipe_graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 
 Backend = Literal["auto", "mediapipe", "torch"]
 

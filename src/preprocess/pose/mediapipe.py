@@ -23,7 +23,7 @@ from torch import Tensor
 
 from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import from_coco_17
-from preprocess.holistic.graph import MEDIAPIPE_VERSION, HolisticGraph, require_mediapipe
+from preprocess.mediapipe_graph import MEDIAPIPE_VERSION, HolisticGraph, require_mediapipe
 from preprocess.pose.backend import NOBODY, People, PoseBackend, within
 
 LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)  # of each joint of COCO-17

@@ -16,7 +16,7 @@ from datamodules.samples.keypoint_layouts import (
     PARTS,
     POSE_EDGES,
 )
-from preprocess.holistic import graph
+from preprocess import mediapipe_graph
 from preprocess.holistic.landmarks import Landmarks
 
 
@@ -79,7 +79,7 @@ def test_presence_and_visibility_of_what_was_found(everything: Landmarks) -> Non
 
 
 def test_skeletons_are_those_of_mediapipe() -> None:
-    solutions = graph._import_mediapipe().solutions
+    solutions = mediapipe_graph._import_mediapipe().solutions
 
     assert (set(POSE_EDGES), len(POSE_EDGES)) == (solutions.pose.POSE_CONNECTIONS, 35)
     assert (set(HAND_EDGES), len(HAND_EDGES)) == (solutions.hands.HAND_CONNECTIONS, 21)
@@ -87,7 +87,7 @@ def test_skeletons_are_those_of_mediapipe() -> None:
 
 
 def test_the_68_lie_on_the_contours_of_the_face_they_are_named_after() -> None:
-    mesh = graph._import_mediapipe().solutions.face_mesh_connections
+    mesh = mediapipe_graph._import_mediapipe().solutions.face_mesh_connections
 
     def vertices(name: str) -> set[int]:
         return {point for edge in getattr(mesh, f"FACEMESH_{name}") for point in edge}

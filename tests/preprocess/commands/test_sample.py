@@ -11,7 +11,7 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError
 from datamodules.media.image import read_image
 from preprocess.commands.sample import make_sample_corpus
-from preprocess.holistic.graph import HolisticGraph
+from preprocess.mediapipe_graph import HolisticGraph
 
 TOWARDS = {"WEST": (-1, 0), "OST": (1, 0), "NORD": (0, -1), "SUED": (0, 1)}
 

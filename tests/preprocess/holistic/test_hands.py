@@ -26,10 +26,10 @@ from torch import Tensor
 
 from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import Pictures, pack
-from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.landmarker import HolisticLandmarker, flat
 from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.regions import Region, grown, whole
+from preprocess.mediapipe_graph import HolisticGraph
 from support.graphs import PlainGraph, WatchedGraph, region_of_rect
 from support.people import (
     MEDIA,

@@ -1,4 +1,6 @@
-"""The whole pass against MediaPipe's own graph, which `test_graph.py` shows to be `mp.solutions.holistic` made afresh.
+"""The whole pass against MediaPipe's own graph.
+
+`test_mediapipe_graph.py` shows that this graph computes what a new `mp.solutions.holistic` computes.
 
 The gate: half of all points within 0.05 px, 99 % within 1 px, and likewise of those of the pose, of the face, and of
 the hands alone; at most 1 % of parts found by one of both. Thresholds and roundings make single points jump: the
@@ -20,12 +22,12 @@ from datamodules.errors import ConfigError
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import Border, Pictures
-from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
 from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.net import _Conv
 from preprocess.holistic.regions import Region
+from preprocess.mediapipe_graph import HolisticGraph
 from support.graphs import WatchedGraph, region_of_rect
 from support.people import (
     MEDIA,

@@ -9,10 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from preprocess.holistic.crop import Pictures, pack
-from preprocess.holistic.graph import HolisticGraph
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
 from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.replay import Replay
+from preprocess.mediapipe_graph import HolisticGraph
 from support.people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 
 

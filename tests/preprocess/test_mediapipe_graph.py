@@ -21,17 +21,17 @@ from skimage.data import astronaut
 
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.samples.keypoint_layouts import PARTS
-from preprocess.holistic import graph
-from preprocess.holistic.graph import HolisticGraph, Landmarks
+from preprocess import mediapipe_graph
+from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 
 Picture = NDArray[np.uint8]
 
-MEDIA = Path(__file__).resolve().parents[3] / "../shared/media"
+MEDIA = Path(__file__).resolve().parents[2] / "../shared/media"
 
 
 @pytest.fixture(scope="module")
 def mp() -> Any:
-    return graph._import_mediapipe()
+    return mediapipe_graph._import_mediapipe()
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_the_kernel_stays_9_when_its_protobuf_module_is_imported(fresh: list[Lan
 import numpy as np, mediapipe
 from mediapipe.calculators.util import refine_landmarks_from_heatmap_calculator_pb2
 from skimage.data import astronaut
-from preprocess.holistic.graph import HolisticGraph
+from preprocess.mediapipe_graph import HolisticGraph
 theirs = mediapipe.solutions.holistic.Holistic(static_image_mode=True).process(astronaut()).pose_landmarks.landmark
 np.savez({str(tmp_path / "found.npz")!r}, ours=HolisticGraph()(astronaut()).pose, theirs=[512 * p.x for p in theirs])
 """
@@ -254,7 +254,7 @@ def test_views_give_the_same_as_their_copies(view: Callable[[Picture], Picture])
 
 @pytest.mark.parametrize("mode", ["static", "video"])
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 1, 3), (3, 500, 3), (500, 3, 3)])
-def test_nobody_in_the_image_gives_none(mode: graph.Mode, shape: tuple[int, ...]) -> None:
+def test_nobody_in_the_image_gives_none(mode: mediapipe_graph.Mode, shape: tuple[int, ...]) -> None:
     with HolisticGraph(mode) as holistic:
         found = holistic(np.zeros(shape, np.uint8))
 
@@ -278,7 +278,7 @@ def test_an_image_too_large_fails_instead_of_aborting_the_process() -> None:
 
 
 @pytest.mark.parametrize("mode", ["static", "video"])
-def test_after_a_failure_of_mediapipe_the_next_image_is_as_if_it_were_the_first(mode: graph.Mode) -> None:
+def test_after_a_failure_of_mediapipe_the_next_image_is_as_if_it_were_the_first(mode: mediapipe_graph.Mode) -> None:
     with HolisticGraph(mode) as holistic:
         first = holistic(astronaut())
         holistic._time_us = 0  # MediaPipe refuses a time that has been
@@ -307,7 +307,7 @@ def test_options_out_of_range_fail() -> None:
 
 
 def test_another_release_of_mediapipe_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "version", {"mediapipe": "0.10.32"}.__getitem__)
+    monkeypatch.setattr(mediapipe_graph, "version", {"mediapipe": "0.10.32"}.__getitem__)
     with pytest.raises(ConfigError, match=r"0\.10\.21 is wanted, found 0\.10\.32: .*numpy<2 and Python<3\.13"):
         HolisticGraph()
 
@@ -316,17 +316,17 @@ def test_a_missing_mediapipe_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(graph, "version", version)
+    monkeypatch.setattr(mediapipe_graph, "version", version)
     with pytest.raises(ConfigError, match=r"0\.10\.21 is wanted, found none: .*pip install mediapipe==0\.10\.21"):
-        graph.require_mediapipe()
+        mediapipe_graph.require_mediapipe()
 
 
 def test_a_process_forked_from_one_that_started_mediapipe_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph, "_first_pid", 1)
+    monkeypatch.setattr(mediapipe_graph, "_first_pid", 1)
     with pytest.raises(RuntimeError, match=r"process 1 started MediaPipe before \d+ was forked.*'spawn'"):
         HolisticGraph()
 
 
 def test_mediapipe_is_not_imported_before_it_is_used() -> None:
-    program = "import sys, preprocess.holistic.graph; sys.exit('mediapipe' in sys.modules or 'torch' in sys.modules)"
+    program = "import sys, preprocess.mediapipe_graph; sys.exit('mediapipe' in sys.modules or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

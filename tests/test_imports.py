@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[1] / "src"
+MODELS = ("holistic", "pose", "tracking", "captioning")  # of the pipelines: what they share is in neutral rooms
 FORBIDDEN = {  # of modules that begin with a name: what they must not import, neither at the top nor in a function
     "datamodules": ["preprocess"],
     "datamodules.run": [
@@ -19,6 +20,8 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
     "preprocess": ["preprocess.pipelines"],
     "preprocess.job": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
     "preprocess.pipelines": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
+    **{f"preprocess.{room}": [f"preprocess.{other}" for other in MODELS if other != room] for room in MODELS},
+    "preprocess.checkpoints": [f"preprocess.{room}" for room in (*MODELS, "job")],
     "preprocess.export": ["preprocess.commands", "preprocess.cli", "preprocess.job"],
 }
 

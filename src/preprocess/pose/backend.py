@@ -1,15 +1,15 @@
 """What finds people and their joints: what `openpose`, `vitpose` and `mediapipe` have in common."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.samples.skeleton import JOINTS, Keypoints
+from preprocess.backend import Backend
 
 
 class People(NamedTuple):
@@ -27,22 +27,14 @@ class People(NamedTuple):
 NOBODY = People(np.zeros((0, len(JOINTS), 3), np.float32), np.zeros(0, np.float32))
 
 
-class PoseBackend(ABC):
-    """The models, loaded once per rank. Public attributes are the constructor's arguments, for the fingerprint.
+class PoseBackend(Backend):
+    """Finds people and their joints in images.
 
     Attributes:
-        in_workers: it runs on the CPU, in each DataLoader worker, which gets a copy of it that is not loaded.
+        in_workers: whether the backend runs on the CPU in each DataLoader worker, which gets a copy and loads it.
     """
 
     in_workers: ClassVar[bool] = False
-
-    @abstractmethod
-    def load(self, device: torch.device) -> None:
-        """Load the weights, onto `device`.
-
-        Raises:
-            ConfigError: they are not all there, or do not fit the configuration or the memory.
-        """
 
     @abstractmethod
     def people(self, images: Sequence[Tensor]) -> list[People]:
@@ -54,10 +46,6 @@ class PoseBackend(ABC):
         Raises:
             ExtractError: an image cannot be handled.
         """
-
-    @abstractmethod
-    def provenance(self) -> dict[str, str]:
-        """Weights and versions that change results, by name, for the fingerprint."""
 
 
 def within(keypoints: Keypoints, size: tuple[int, int]) -> Keypoints:

@@ -1,11 +1,12 @@
 """What tracks objects: what `grounded` and `sam3` have in common."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
+
+from preprocess.backend import Backend
 
 
 class TrackedObject(NamedTuple):
@@ -54,16 +55,8 @@ class VideoTracker(Protocol):
         ...
 
 
-class TrackingBackend(ABC):
-    """The models, loaded once per rank. Public attributes are the constructor's arguments, for the fingerprint."""
-
-    @abstractmethod
-    def load(self, device: torch.device) -> None:
-        """Load the weights, onto `device`.
-
-        Raises:
-            ConfigError: they are not all there, or do not fit the configuration or the memory.
-        """
+class TrackingBackend(Backend):
+    """Finds objects that a prompt names, and follows them through videos."""
 
     @abstractmethod
     def check(self, classes: tuple[str, ...]) -> None:
@@ -80,7 +73,3 @@ class TrackingBackend(ABC):
         Raises:
             ExtractError: see `check`.
         """
-
-    @abstractmethod
-    def provenance(self) -> dict[str, str]:
-        """Weights and versions that change results, by name, for the fingerprint."""

@@ -167,9 +167,9 @@ def _preprocess(
         "data": {
             "corpus": {"class_path": "poison.Poisoned", "init_args": vars(corpus)},
             "num_workers": _NUM_WORKERS,
-            "timeout_seconds": options.timeout_seconds,
+            "worker_timeout_seconds": options.timeout_seconds,
         },
-        "output": {"dir": str(folder), "timeout_seconds": options.timeout_seconds},
+        "output": {"dir": str(folder), "extract_timeout_seconds": options.timeout_seconds},
         "trainer": {"accelerator": "cpu"},
     }
     path = folder.with_suffix(".yaml")

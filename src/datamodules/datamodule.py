@@ -40,7 +40,8 @@ class FramesDataModule(LightningDataModule):
         val_split: the split of `val_dataloader`; None: `dev`, or else `val`, if the run has one.
         test_split: the split of `test_dataloader`.
         pin_memory: put batches into page-locked memory; None: where they go to a GPU.
-        timeout_seconds: a worker that makes no progress for so long is killed, which costs its item one attempt of 3.
+        worker_timeout_seconds: a worker that makes no progress for this long is killed, and its item has used up one of
+            its 3 attempts.
         decoding: how videos and images are decoded.
     """
 
@@ -56,18 +57,18 @@ class FramesDataModule(LightningDataModule):
         val_split: str | None = None,
         test_split: str = "test",
         pin_memory: bool | None = None,
-        timeout_seconds: float = 120.0,
+        worker_timeout_seconds: float = 120.0,
         decoding: Decoding = _DECODING,
     ) -> None:
         super().__init__()
         if num_workers < 0 or batch_size < 1:
             raise ConfigError(f"{num_workers = } must be 0 or more, and {batch_size = } 1 or more")
-        if not timeout_seconds > 0:
-            raise ConfigError(f"{timeout_seconds = } must be above 0")
+        if not worker_timeout_seconds > 0:
+            raise ConfigError(f"{worker_timeout_seconds = } must be above 0")
         self.corpus, self.shards, self.samples = corpus, shards, samples
         self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.pin_memory, self.timeout_seconds, self.decoding = pin_memory, timeout_seconds, decoding
+        self.pin_memory, self.worker_timeout_seconds, self.decoding = pin_memory, worker_timeout_seconds, decoding
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
@@ -92,7 +93,7 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
         pins_memory = self._pins_memory()
         batches = FrameLoader(
-            self.rank, self.corpus.root, self._request(), self.num_workers, pins_memory, self.timeout_seconds
+            self.rank, self.corpus.root, self._request(), self.num_workers, pins_memory, self.worker_timeout_seconds
         )
         assert self.trainer is not None
         device = self.trainer.strategy.root_device

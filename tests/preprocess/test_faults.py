@@ -88,8 +88,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     ("what", "more", "reason", "reason_class", "status"),
     [
         ("segfault", [], "crashed: SIGSEGV", "crash", -signal.SIGSEGV),
-        ("hang", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
-        ("hang in native code", ["--output.timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
+        ("hang", ["--output.extract_timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
+        ("hang in native code", ["--output.extract_timeout_seconds", "1"], "timed out after 1 s", "timeout", 1),
         ("break", [], "crashed: ZeroDivisionError: division by zero", "crash", 1),
         ("break assembling", [], "crashed: ZeroDivisionError: division by zero", "crash", 1),
         ("lose the device", [], "crashed: AcceleratorError: CUDA error: device-side assert triggered", "crash", 3),
@@ -243,8 +243,8 @@ def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_st
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--data.timeout_seconds", "0", "timeout_seconds = 0.0 must be above 0"),
-        ("--output.timeout_seconds", "-1", "timeout_seconds = -1.0: it must be above 0"),
+        ("--data.worker_timeout_seconds", "0", "worker_timeout_seconds = 0.0 must be above 0"),
+        ("--output.extract_timeout_seconds", "-1", "extract_timeout_seconds = -1.0: it must be above 0"),
         ("--grace-seconds", "-5", "grace_seconds = -5.0: it must be 0 or more"),
         ("--max-attempts", "0", "max_attempts = 0: it must be 1 or more"),
         ("--max-failures", "most", "max_failures 'most': give a number of items"),

@@ -121,7 +121,7 @@ def work_slowly(folder: Path, number_of_rows: int, done: Any) -> None:
 
 def touch_and_leave(folder: Path) -> None:
     """Be a rank that leaves while it touches an item, and live on for longer than that may have taken."""
-    with Rank(Run(folder), tolerance=Tolerance(timeout_seconds=0.2)) as rank:
+    with Rank(Run(folder), tolerance=Tolerance(extract_timeout_seconds=0.2)) as rank:
         opened = rank.lease()
         assert opened is not None
         rank.mark_active(opened.shard.number, [0])

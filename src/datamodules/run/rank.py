@@ -45,18 +45,19 @@ class Tolerance:
     Attributes:
         max_attempts: at an item that crashes or hangs its process, exhausts memory, or cannot be read for now.
         limit: how many items may fail before the run is taken to be wrong.
-        timeout_seconds: what this process itself does with items may take so long at a time, or the process is ended.
+        extract_timeout_seconds: a call of `extract`, or other work of this process on items, that takes longer ends the
+            process.
     """
 
     max_attempts: int = 3
     limit: FailureLimit = _NO_LIMIT
-    timeout_seconds: float = 600.0
+    extract_timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ConfigError(f"max_attempts = {self.max_attempts}: it must be 1 or more")
-        if not self.timeout_seconds > 0:
-            raise ConfigError(f"timeout_seconds = {self.timeout_seconds}: it must be above 0")
+        if not self.extract_timeout_seconds > 0:
+            raise ConfigError(f"extract_timeout_seconds = {self.extract_timeout_seconds}: it must be above 0")
 
 
 class OpenShard:
@@ -152,7 +153,7 @@ class Rank:
         self._last_sync = time.monotonic()
 
     def __enter__(self) -> "Rank":
-        self._fault = FaultFile(self.run.work / "ranks" / f"{self.name}.fault", self.tolerance.timeout_seconds)
+        self._fault = FaultFile(self.run.work / "ranks" / f"{self.name}.fault", self.tolerance.extract_timeout_seconds)
         try:
             finalize_all(self.run)
             self._list_todo()

@@ -64,14 +64,14 @@ class Chat:
         url: of its API, for example `http://localhost:8000/v1`.
         api_key: sent with each request, and masked in messages; None: the server needs none.
         max_retries: of each request.
-        timeout_seconds: for each try, until the last byte of its answer.
+        request_timeout_seconds: for each try, until the last byte of its answer.
 
     Raises:
         ConfigError: a proxy or certificates that the environment names cannot be used.
     """
 
-    def __init__(self, url: str, api_key: str | None, max_retries: int, timeout_seconds: float) -> None:
-        timeout = openai.Timeout(timeout_seconds, connect=min(timeout_seconds, _AT_ONCE_SECONDS))
+    def __init__(self, url: str, api_key: str | None, max_retries: int, request_timeout_seconds: float) -> None:
+        timeout = openai.Timeout(request_timeout_seconds, connect=min(request_timeout_seconds, _AT_ONCE_SECONDS))
         self.url, self.quote = url, Quote(api_key)
         self._proxy = proxy_for(url)
         self._limit = "max_tokens"
@@ -136,7 +136,7 @@ class Chat:
         except openai.APIConnectionError as error:
             raise DoubtfulError(
                 self._dead_proxy(error)
-                or f"the server{self._or_proxy} hangs up, or takes more than --model.server.timeout_seconds "
+                or f"the server{self._or_proxy} hangs up, or takes more than --model.server.request_timeout_seconds "
                 f"({self._cause(error)})"
             ) from error
         except AnswerTooLarge as error:

@@ -48,8 +48,8 @@ class Server:
         api_key_env: the name of the environment variable that holds its key; None: it wants none.
         max_concurrency: requests of one rank in flight.
         max_retries: of a request that is put off, or gets no answer.
-        timeout_seconds: for each try, until the last byte of its answer. All of them, one more, and the waiting
-            between must fit into --output.timeout_seconds.
+        request_timeout_seconds: for each try, until the last byte of its answer. All of them, one more, and the waiting
+            between must fit into --output.extract_timeout_seconds.
         image_format: how images are sent: as `jpeg` of quality 95, or as `png`, which loses nothing and is larger.
 
     Raises:
@@ -60,7 +60,7 @@ class Server:
     api_key_env: str | None = None
     max_concurrency: int = 64
     max_retries: int = 4
-    timeout_seconds: float = 90.0
+    request_timeout_seconds: float = 90.0
     image_format: Literal["jpeg", "png"] = "jpeg"
 
     def __post_init__(self) -> None:
@@ -72,9 +72,10 @@ class Server:
             )
         if not 1 <= self.max_concurrency <= _MAX_CONNECTIONS:
             raise ConfigError(f"max_concurrency = {self.max_concurrency}: it must be 1 to {_MAX_CONNECTIONS}")
-        if self.max_retries < 0 or not 0 < self.timeout_seconds < math.inf:
+        if self.max_retries < 0 or not 0 < self.request_timeout_seconds < math.inf:
             raise ConfigError(
-                f"max_retries = {self.max_retries} must be 0 or more, timeout_seconds = {self.timeout_seconds} above 0"
+                f"max_retries = {self.max_retries} must be 0 or more, "
+                f"request_timeout_seconds = {self.request_timeout_seconds} above 0"
             )
 
     @property
@@ -207,7 +208,7 @@ class ServedEngine:
             ) from error
         self.transform = partial(ServedTransform, fill, limit, server.image_format)
         self._model, self._server, self._generation = model, server, generation
-        self._chat = Chat(server.base_url, server.api_key(), server.max_retries, server.timeout_seconds)
+        self._chat = Chat(server.base_url, server.api_key(), server.max_retries, server.request_timeout_seconds)
         self._loop = asyncio.new_event_loop()  # one for all batches, as connections belong to a loop
         self._slots = asyncio.Semaphore(server.max_concurrency)
         # one that the server has answered well; at first, one that it should
@@ -270,7 +271,7 @@ class ServedEngine:
         DoubtfulError. All tries together may take as long as one: what hangs must not hang twice as long.
         """
         try:
-            await asyncio.wait_for(self._ask(self._good), self._server.timeout_seconds)
+            await asyncio.wait_for(self._ask(self._good), self._server.request_timeout_seconds)
         except (DoubtfulError, asyncio.TimeoutError) as error:
             raise EnvironmentFailure(f"something is wrong with {self._server.base_url}: {doubtful}. {GO_ON}") from error
         except ExtractError:  # such as a refusal of the gray image: the server answers

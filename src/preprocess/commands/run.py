@@ -51,8 +51,8 @@ _DESCRIPTION = (
 
 _RETRY = (
     "Try the failed items of a run again, with the configuration that it keeps and whatever options of `run` follow, "
-    "for example --data.timeout_seconds 600. Classes of your own, and options that reach beyond the folder, must be "
-    "among them. Rerun the same command to resume an interrupted retry, or to join one."
+    "for example --data.worker_timeout_seconds 600. Classes of your own, and options that reach beyond the folder, "
+    "must be among them. Rerun the same command to resume an interrupted retry, or to join one."
 )
 
 

@@ -46,7 +46,8 @@ class ShardWriter(BasePredictionWriter):
         max_attempts: at an item that crashes or hangs its process, exhausts memory or cannot be read for now.
         max_failures: stop when more items than this have failed: a number, or as in `50%` a share of those done (judged
             once 1 % of the planned ones are, and no less than 100).
-        timeout_seconds: a call of `extract` that takes longer ends its process, which costs its items an attempt.
+        extract_timeout_seconds: a call of `extract` that takes longer ends its process, and its items have used up
+            one of their attempts.
         grace_seconds: after the first signal to stop, what is in hand may take so long to finish; torchrun and SLURM
             kill 30 s after theirs.
         same_device: refuse to work on this rank if its device is of another model than that of the run's first rank,
@@ -63,7 +64,7 @@ class ShardWriter(BasePredictionWriter):
         stale_seconds: float = 60.0,
         max_attempts: int = 3,
         max_failures: str = "50%",
-        timeout_seconds: float = 600.0,
+        extract_timeout_seconds: float = 600.0,
         grace_seconds: float = 25.0,
         same_device: bool = False,
         videos: bool = False,
@@ -72,7 +73,7 @@ class ShardWriter(BasePredictionWriter):
         if grace_seconds < 0:
             raise ConfigError(f"{grace_seconds = }: it must be 0 or more")
         self.grace_seconds = grace_seconds
-        self.tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), timeout_seconds)
+        self.tolerance = Tolerance(max_attempts, FailureLimit.parse(str(max_failures)), extract_timeout_seconds)
         self.dir, self.shards, self.stale_seconds = Path(dir), shards, stale_seconds
         self.only, self.same_device, self.videos = _parse_only(only), same_device, videos
         self.config: str | None = None  # text of the configuration, kept in the folder for people

@@ -118,8 +118,8 @@ _ENDLESS = {
 
 def test_an_answer_that_never_ends_is_given_up_after_the_timeout() -> None:
     began = time.monotonic()
-    reasons = outcomes(lambda ask: list(_ENDLESS.values())[ask.brightness], len(_ENDLESS), timeout_seconds=0.3)
-    reason = "the server hangs up, or takes more than --model.server.timeout_seconds (no whole answer in 0.3 s)"
+    reasons = outcomes(lambda ask: list(_ENDLESS.values())[ask.brightness], len(_ENDLESS), request_timeout_seconds=0.3)
+    reason = "the server hangs up, or takes more than --model.server.request_timeout_seconds (no whole answer in 0.3 s)"
     assert dict(zip(_ENDLESS, map(str, reasons), strict=True)) == dict.fromkeys(_ENDLESS, reason)
     assert time.monotonic() - began < 20
 
@@ -133,13 +133,13 @@ _LARGE = {
 
 
 def test_an_answer_of_more_than_16_mb_is_given_up() -> None:
-    reasons = outcomes(lambda ask: list(_LARGE.values())[ask.brightness], len(_LARGE), timeout_seconds=60.0)
+    reasons = outcomes(lambda ask: list(_LARGE.values())[ask.brightness], len(_LARGE), request_timeout_seconds=60.0)
     assert list(map(str, reasons)) == ["the server's answer is larger than 16 MB"] * len(_LARGE)
 
 
 def test_an_answer_of_too_many_lists_and_objects_is_not_parsed() -> None:
     replies = [Reply(part * 1_000_001) for part in (b"[],", b"{},")]
-    reasons = outcomes(lambda ask: replies[ask.brightness], len(replies), timeout_seconds=60.0)
+    reasons = outcomes(lambda ask: replies[ask.brightness], len(replies), request_timeout_seconds=60.0)
     assert list(map(str, reasons)) == ["the server's answer has more than 1,000,000 lists and objects"] * len(replies)
 
 

@@ -297,7 +297,7 @@ def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: s
 )
 def test_what_fails_once_is_asked_again(failure: Reply) -> None:
     with ChatServer(lambda ask: failure if ask.nth == 0 and ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server, timeout_seconds=0.4)
+        engine = engine_for(server, request_timeout_seconds=0.4)
         assert texts(engine.captions(grays(engine, 0, 1, 2))) == [f"{value}: Describe the cup" for value in range(3)]
         assert len(server.asks) == 4
         engine.close()
@@ -335,11 +335,11 @@ _UNUSABLE = {
     "408": (refused(408, "slow"), r"the server fails at it \(408\): slow"),
     "drops": (
         Reply(b"01234567", drops=True),
-        r"the server hangs up, or takes more than --model.server.timeout_seconds \(peer closed",
+        r"the server hangs up, or takes more than --model.server.request_timeout_seconds \(peer closed",
     ),
     "hangs": (
         said("late", seconds=0.5),
-        r"the server hangs up, or takes more than --model.server.timeout_seconds \(no whole answer in 0.3 s",
+        r"the server hangs up, or takes more than --model.server.request_timeout_seconds \(no whole answer in 0.3 s",
     ),
     "no JSON": (Reply(b"<html>login"), "the server's answer is no JSON"),
     "text": (Reply(b"login", headers={"Content-Type": "text/html"}), "the server's answer has no choices: login"),
@@ -354,7 +354,7 @@ _UNUSABLE = {
 @pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
 def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(reply: Reply, reason: str) -> None:
     with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server, max_retries=0, timeout_seconds=0.3)
+        engine = engine_for(server, max_retries=0, request_timeout_seconds=0.3)
         captions = engine.captions(grays(engine, 0, 1))
         assert texts(captions)[:1] == ["0: Describe the cup"]
         with pytest.raises(ExtractError, match=reason):
@@ -367,7 +367,7 @@ def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(repl
 @pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
 def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply: Reply, reason: str) -> None:
     with ChatServer(lambda ask: reply if ask.brightness or ask.nth else describe(ask)) as server:
-        engine = engine_for(server, max_retries=0, timeout_seconds=0.3)
+        engine = engine_for(server, max_retries=0, request_timeout_seconds=0.3)
         with pytest.raises(EnvironmentFailure, match=rf"something is wrong with http://127.*{reason}.*is safe"):
             engine.captions(grays(engine, 0, 1))
         engine.close()
@@ -386,7 +386,7 @@ def test_the_first_image_of_all_may_be_one_that_the_server_fails_at() -> None:
 
 def test_a_server_that_hangs_is_asked_no_longer_than_once_more() -> None:
     with ChatServer(lambda ask: said("late", seconds=1.0)) as server:
-        engine = engine_for(server, max_retries=1, timeout_seconds=0.2)
+        engine = engine_for(server, max_retries=1, request_timeout_seconds=0.2)
         with pytest.raises(EnvironmentFailure, match=r"something is wrong with .*: the server hangs up, or takes more"):
             engine.captions(grays(engine, 1))
         assert [ask.brightness for ask in server.asks] == [1, 1, 128]
@@ -648,7 +648,7 @@ def test_a_proxy_that_refuses_is_named(environment: Callable[..., Any]) -> None:
         ({"url": "http://me:tops3cret@host/v1"}, "^--model.server.url holds a password: give the key by"),
         ({"max_concurrency": 0}, "max_concurrency = 0: it must be 1 to 1000"),
         ({"max_retries": -1}, "max_retries = -1 must be 0 or more"),
-        ({"timeout_seconds": 0.0}, r"timeout_seconds = 0\.0 above 0"),
+        ({"request_timeout_seconds": 0.0}, r"request_timeout_seconds = 0\.0 above 0"),
     ],
 )
 def test_a_server_that_cannot_be_is_refused(options: dict[str, Any], match: str) -> None:

@@ -330,7 +330,7 @@ def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
     reason_class: str,
 ) -> None:
     poisoned = ["--model.class_path", "support.crashing.Poisoned", "--model.poison_key", "v05", "--model.what", what]
-    poisoned += ["--data.num_workers", "2", "--data.timeout_seconds", "2"]
+    poisoned += ["--data.num_workers", "2", "--data.worker_timeout_seconds", "2"]
     assert zygote.run(arguments(tmp_path / "run", *poisoned), tmp_path / "log") == 0, (tmp_path / "log").read_text()
     run = Run(tmp_path / "run")
     assert list(verify(run)) == []

@@ -1,4 +1,4 @@
-"""Exports: the committed samples of a run, in formats that other code reads. A module of this package is a format.
+"""Exports: the committed samples of a run, in formats that other code reads. A module of `formats` is a format.
 
 The module of the format `phoenix-npz` is `phoenix_npz`; it has `export(run, dest, …) -> list[Path]`, whose further
 arguments, all with defaults, are the format's options, and its first lines tell the fields it writes. What all of them
@@ -25,6 +25,7 @@ from datamodules.run.commit import sync
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples import Sample, SampleKind
+from preprocess.export import formats
 from preprocess.scratch import scratch_beside
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
     from datamodules.samples.tracks import TrackSample
 
 
-def formats() -> list[str]:
+def format_names() -> list[str]:
     """The names that `export` takes as `format`."""
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    return [_last_part(module.__name__).replace("_", "-") for module in modules if hasattr(module, "export")]
+    return [module.name.replace("_", "-") for module in pkgutil.iter_modules(formats.__path__)]
 
 
 def options_of(format: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def export(folder: Path, format: str, dest: Path, **options: Any) -> list[Path]:
 
     Args:
         folder: of the run.
-        format: one of `formats()`.
+        format: one of `format_names()`.
         dest: folder to write to.
         options: of the format.
 
@@ -89,9 +89,9 @@ def export(folder: Path, format: str, dest: Path, **options: Any) -> list[Path]:
 
 
 def _module(format: str) -> Any:
-    if format not in formats():
-        raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(formats())}")
-    return importlib.import_module(f"{__name__}.{format.replace('-', '_')}")
+    if format not in format_names():
+        raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(format_names())}")
+    return importlib.import_module(f"{formats.__name__}.{format.replace('-', '_')}")
 
 
 def planned_splits(run: Run) -> list[str]:

@@ -115,7 +115,7 @@ def test_sizes_that_are_missing_or_differ_in_number_fail_before_anything_is_writ
     items = list(CORPUS.items())
     items[4] = replace(items[4], meta={**items[4].meta, "size": sizes})
     make_clip_run(tmp_path / "run", Listed(items))
-    monkeypatch.setattr("preprocess.export.clip4mc._write", None)
+    monkeypatch.setattr("preprocess.export.formats.clip4mc._write", None)
     found = f"{len(sizes)} sizes, and train/v0 has 2" if sizes else "no sizes"
     with pytest.raises(ConfigError, match=f"^dev/v1 has {found}: CLIP4MC's training needs as many for every sample"):
         export(tmp_path / "run", "clip4mc", tmp_path / "out")

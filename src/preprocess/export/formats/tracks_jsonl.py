@@ -20,7 +20,7 @@ from pathlib import Path
 
 from datamodules.run.folder import Run
 from preprocess.export import track_samples
-from preprocess.export.jsonl import write_splits
+from preprocess.export.formats.jsonl import write_splits
 
 
 def export(run: Run, dest: Path) -> list[Path]:

@@ -207,7 +207,7 @@ def _visualize(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from preprocess.export import export, options_of
+    from preprocess.export.format import export, options_of
 
     given = options_of(options.format, options.more)
     return _written(export(options.folder, options.format, options.dest, **given))

@@ -25,7 +25,7 @@ from rich.table import Table
 from datamodules.errors import ConfigError
 from datamodules.printable import json_line
 from datamodules.run.retries import Failure
-from preprocess.export import all_or_none
+from preprocess.export.destination import all_or_none
 from preprocess.terminal import Terminal, cell, say
 
 _SCHEMA = pa.schema(

@@ -47,7 +47,7 @@ from datamodules.samples.skeleton import draw, pose_map, resized
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.draw.page import Card, page
 from preprocess.draw.video import TrackVideo, drawn_of
-from preprocess.export import kind_of
+from preprocess.export.reading import kind_of
 from preprocess.report.view import find
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB

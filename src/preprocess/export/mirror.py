@@ -11,7 +11,8 @@ from typing import Any
 from datamodules.corpus import key_from_path
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
-from preprocess.export import planned_splits, whole_folder
+from preprocess.export.destination import whole_folder
+from preprocess.export.reading import planned_splits
 from preprocess.export.statistics import counts
 
 _SPLITS = {  # of datasets.data_files

@@ -36,7 +36,7 @@ from datamodules.samples.fields import read_json
 from datamodules.samples.keypoint_layouts import PARTS
 from datamodules.samples.pose import PoseSamples
 from datamodules.samples.skeleton import JOINTS
-from preprocess.export import kind_of
+from preprocess.export.reading import kind_of
 from preprocess.terminal import Terminal, block, cell
 
 _MAX_ROWS = 20

@@ -11,7 +11,7 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.samples.keypoints import KeypointSamples
 from preprocess.commands.merge import merge
 from preprocess.commands.verify import coverage, verify
-from preprocess.export import export
+from preprocess.export.format import export
 from support.line_making import listing
 from support.making import MadeItems, made_samples, make_run
 from support.retry_making import KEYS, do, make_failing_run, open_retry

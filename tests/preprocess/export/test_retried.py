@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from preprocess.export import export
+from preprocess.export.format import export
 from support.making import REASON, MadeItems, make_run, retry_made
 
 CORPUS = MadeItems({"train": 7, "dev": 3})

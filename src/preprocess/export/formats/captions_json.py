@@ -25,8 +25,8 @@ from typing import Any
 
 from datamodules.run.folder import Run
 from datamodules.run.retries import failures
-from preprocess.export import caption_samples
 from preprocess.export.mirror import as_json, beside, write_tree
+from preprocess.export.reading import caption_samples
 
 
 def export(run: Run, dest: Path) -> list[Path]:

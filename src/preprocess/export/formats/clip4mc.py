@@ -27,7 +27,8 @@ import numpy as np
 from datamodules.errors import ConfigError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from preprocess.export import clip_samples, planned_splits, refuse_other_kinds, whole_folder
+from preprocess.export.destination import whole_folder
+from preprocess.export.reading import clip_samples, planned_splits, refuse_other_kinds
 from preprocess.export.statistics import counts
 
 if TYPE_CHECKING:

@@ -33,8 +33,9 @@ from datamodules.errors import ConfigError
 from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import COCO_17, JOINTS
-from preprocess.export import all_or_none, planned_splits, pose_samples
+from preprocess.export.destination import all_or_none
 from preprocess.export.mirror import image_path
+from preprocess.export.reading import planned_splits, pose_samples
 from preprocess.export.statistics import counts
 
 ImageIds = Literal["order", "name"]

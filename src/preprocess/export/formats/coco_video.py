@@ -43,7 +43,8 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.samples.track_lines import LineObject, Rle, TrackLine
 from datamodules.samples.tracks import TrackSample
-from preprocess.export import all_or_none, planned_splits, track_samples
+from preprocess.export.destination import all_or_none
+from preprocess.export.reading import planned_splits, track_samples
 from preprocess.export.statistics import counts
 
 _INFO = {"description": "tracks by Framemill, in the format of YouTube-VIS"}

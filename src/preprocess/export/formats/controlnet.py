@@ -28,8 +28,8 @@ from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
 from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import as_png, pose_map
-from preprocess.export import pose_samples
 from preprocess.export.mirror import beside, create, flat, stored_path, write_imagefolder
+from preprocess.export.reading import pose_samples
 
 
 def export(run: Run, dest: Path, coordinates: Coordinates = "processed") -> list[Path]:

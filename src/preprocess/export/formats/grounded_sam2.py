@@ -27,8 +27,9 @@ from datamodules.errors import ConfigError
 from datamodules.run.folder import Run
 from datamodules.samples.track_lines import LineObject, TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample
-from preprocess.export import planned_splits, track_samples, whole_folder
+from preprocess.export.destination import whole_folder
 from preprocess.export.mirror import as_json
+from preprocess.export.reading import planned_splits, track_samples
 from preprocess.export.statistics import counts
 
 _MAX_ID = np.iinfo(np.uint16).max

@@ -18,8 +18,8 @@ from pathlib import Path
 from datamodules.errors import ConfigError
 from datamodules.media.suffixes import UNKNOWN_TO_DATASETS
 from datamodules.run.folder import Run
-from preprocess.export import caption_samples
 from preprocess.export.mirror import create, flat, stored_path, write_imagefolder
+from preprocess.export.reading import caption_samples
 
 
 def export(run: Run, dest: Path) -> list[Path]:

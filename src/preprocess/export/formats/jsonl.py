@@ -14,7 +14,8 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.fields import read_json
-from preprocess.export import all_or_none, planned_splits
+from preprocess.export.destination import all_or_none
+from preprocess.export.reading import planned_splits
 from preprocess.export.statistics import counts
 
 

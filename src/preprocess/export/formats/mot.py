@@ -23,8 +23,9 @@ import numpy as np
 from datamodules.media.sampling import frame_rate
 from datamodules.run.folder import Run
 from datamodules.samples.tracks import TrackSample
-from preprocess.export import planned_splits, track_samples, whole_folder
+from preprocess.export.destination import whole_folder
 from preprocess.export.mirror import as_json
+from preprocess.export.reading import planned_splits, track_samples
 from preprocess.export.statistics import counts
 
 

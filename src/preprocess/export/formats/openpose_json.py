@@ -22,8 +22,8 @@ from typing import Any
 
 from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
-from preprocess.export import pose_samples
 from preprocess.export.mirror import as_json, beside, write_tree
+from preprocess.export.reading import pose_samples
 
 _DECIMALS = 3
 _EMPTY = (

@@ -17,8 +17,8 @@ from typing import Literal
 from datamodules.run.folder import Run
 from datamodules.samples.pose import Coordinates, PoseSample
 from datamodules.samples.skeleton import JOINTS
-from preprocess.export import pose_samples
 from preprocess.export.mirror import beside, write_tree
+from preprocess.export.reading import pose_samples
 
 
 def export(

@@ -38,8 +38,8 @@ import pyarrow.parquet as pq
 from datamodules.run.folder import Run
 from datamodules.samples import captions, clips, keypoints, pose, tracks
 from datamodules.samples.fields import Field
-from preprocess.export import (
-    all_or_none,
+from preprocess.export.destination import all_or_none
+from preprocess.export.reading import (
     caption_samples,
     clip_samples,
     keypoint_samples,

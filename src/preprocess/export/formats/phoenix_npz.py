@@ -25,8 +25,9 @@ from numpy.lib import format as npy
 
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
-from preprocess.export import all_or_none, keypoint_samples, planned_splits
+from preprocess.export.destination import all_or_none
 from preprocess.export.formats.phoenix_pickle import PHOENIX_PARTS, FrameNames, phoenix_parts, refuse_without_face
+from preprocess.export.reading import keypoint_samples, planned_splits
 from preprocess.export.statistics import SplitStatistics
 
 _NUM_KEYPOINTS = sum(PHOENIX_PARTS.values())

@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
 from datamodules.samples.keypoint_layouts import FACE_68, PARTS
-from preprocess.export import all_or_none, keypoint_samples, planned_splits
+from preprocess.export.destination import all_or_none
+from preprocess.export.reading import keypoint_samples, planned_splits
 from preprocess.export.statistics import SplitStatistics, parts_of
 
 if TYPE_CHECKING:

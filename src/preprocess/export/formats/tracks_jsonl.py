@@ -19,8 +19,8 @@ import json
 from pathlib import Path
 
 from datamodules.run.folder import Run
-from preprocess.export import track_samples
 from preprocess.export.formats.jsonl import write_splits
+from preprocess.export.reading import track_samples
 
 
 def export(run: Run, dest: Path) -> list[Path]:

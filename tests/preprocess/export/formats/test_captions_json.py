@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
-from preprocess.export import export
+from preprocess.export.format import export
 from support.caption_making import REASON, caption_items, make_caption_run
 from support.clip_making import ClipItems, make_clip_run
 from support.image_making import write_tree

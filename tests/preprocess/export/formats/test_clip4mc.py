@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import ConfigError, RunError
-from preprocess.export import export
+from preprocess.export.format import export
 from support.clip_making import REASON, ClipItems, made_clip, make_clip_run
 from support.line_making import Listed
 from support.making import MadeItems, make_run

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.errors import ConfigError
 from datamodules.media.suffixes import IMAGE_SUFFIXES, UNKNOWN_TO_DATASETS
-from preprocess.export import export
+from preprocess.export.format import export
 from preprocess.export.mirror import stored_path
 from support.caption_making import caption_items, make_caption_run
 from support.image_making import image_bytes

@@ -9,7 +9,7 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
-from preprocess.export import export
+from preprocess.export.format import export
 from support.caption_making import caption_items, made_caption, make_caption_run
 from support.clip_making import REASON, ClipItems, made_clip, make_clip_run
 from support.line_making import make_run as make_bare_run

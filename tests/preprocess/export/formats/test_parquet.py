@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.errors import ConfigError, RunError
-from preprocess.export import export
+from preprocess.export.format import export
 from preprocess.export.formats import parquet
 from support.caption_making import caption_items, make_caption_run
 from support.clip_making import ClipItems, made_clip, make_clip_run

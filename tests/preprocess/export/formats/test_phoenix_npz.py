@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.samples.keypoint_layouts import FACE_68
 from datamodules.samples.keypoints import KeypointSample
-from preprocess.export import export, format_names
+from preprocess.export.format import export, format_names
 from support.making import PART_SLICES, REASON, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
@@ -176,7 +176,7 @@ def test_a_disk_that_refuses_fails_and_leaves_no_file(tmp_path: Path, monkeypatc
 
 def test_importing_export_and_merge_needs_neither_torch_nor_lightning() -> None:
     code = (
-        "import sys, preprocess.export, preprocess.commands.merge; preprocess.export.format_names(); "
+        "import sys, preprocess.export.format, preprocess.commands.merge; preprocess.export.format.format_names(); "
         "print([name for name in ('torch', 'lightning') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

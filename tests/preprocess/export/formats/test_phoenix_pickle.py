@@ -13,7 +13,7 @@ import pytest
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.keypoint_layouts import FACE_68
 from datamodules.samples.keypoints import KeypointSample
-from preprocess.export import export
+from preprocess.export.format import export
 from preprocess.export.formats.phoenix_pickle import load_phoenix_pickle
 from support.making import PART_SLICES, PRESENCE_COLUMNS, MadeItems, made_samples, make_run
 

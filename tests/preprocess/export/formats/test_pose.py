@@ -13,7 +13,7 @@ from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.skeleton import pose_map
 from preprocess.cli import main
-from preprocess.export import export, options_of
+from preprocess.export.format import export, options_of
 from support.caption_making import caption_items
 from support.clip_making import ClipItems, make_clip_run
 from support.image_making import image_bytes, write_tree

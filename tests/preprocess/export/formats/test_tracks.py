@@ -19,7 +19,7 @@ from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.samples.track_lines import TrackLine, line_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from preprocess.export import export
+from preprocess.export.format import export
 from preprocess.export.statistics import counts
 from support.clip_making import ClipItems, make_clip_run
 from support.track_making import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos

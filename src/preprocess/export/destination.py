@@ -1,0 +1,58 @@
+"""Files and folders that appear whole or not at all, and replace nothing."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from datamodules.errors import ConfigError
+from datamodules.run.commit import sync
+from preprocess.scratch import scratch_beside
+
+
+@contextmanager
+def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[Path]]:
+    """Names under which to write `paths`, whose folders are made; they get their own when the block has ended well.
+
+    Args:
+        paths: in one folder or several.
+        option: of the command line, by which they were given.
+
+    Raises:
+        ConfigError: one of `paths` exists, or its folder is none; nothing has been done.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            raise ConfigError(f"{path} exists, and is not replaced: remove it, or write elsewhere")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ConfigError(f"{option} {path.parent} is no folder")
+    partials = [path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial") for path in paths]
+    written: list[Path] = []
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield partials
+        for partial in partials:
+            sync(partial)
+        for partial, path in zip(partials, paths, strict=True):
+            os.rename(partial, path)
+            written.append(path)
+    except BaseException:
+        for path in (*partials, *written):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def whole_folder(dest: Path) -> Iterator[Path]:
+    """A hidden folder beside `dest` to write to, which becomes `dest` when the block has ended well.
+
+    Raises:
+        ConfigError: `dest` exists and is not an empty folder; or another process is writing it. Nothing has been done.
+    """
+    if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
+        raise ConfigError(f"--dest {dest} exists, and is not replaced: name a folder that is new or empty")
+    with scratch_beside(dest) as scratch:
+        yield scratch
+        os.sync()  # one call, where one for each of a million small files would take hours
+        os.rename(scratch, dest)

@@ -166,7 +166,7 @@ def _failures(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     from preprocess.commands.repair import repair
-    from preprocess.commands.verify import coverage, plan_problems, verify
+    from preprocess.integrity import coverage, plan_problems, verify
 
     if damaged := plan_problems(options.folder):
         for line in damaged:

@@ -32,7 +32,7 @@ from datamodules.samples.keypoints import KeypointSamples
 from datamodules.samples.pose import PoseSamples
 from datamodules.samples.tracks import TrackSamples
 from preprocess.commands.merge import merge
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from support.caption_making import caption_items, made_caption
 from support.clip_making import ClipItems, made_clip
 from support.line_making import Listed

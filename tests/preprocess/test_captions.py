@@ -22,7 +22,7 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.cli import main
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from preprocess.pipelines.captions import Captions
 from support.checkpoint_making import save_checkpoint
 from support.line_making import tars

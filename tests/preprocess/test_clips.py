@@ -31,7 +31,7 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from datamodules.samples.clips import ClipSample, ClipSamples
 from preprocess.cli import main
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
 from support.clip_making import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
 from support.line_making import tars

@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from preprocess.cli import main
-from preprocess.commands.verify import coverage, verify
+from preprocess.integrity import coverage, verify
 from support.line_making import tars
 from support.zygote import Zygote
 

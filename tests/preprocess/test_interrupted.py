@@ -7,8 +7,8 @@ import pytest
 
 from datamodules.run.folder import Run
 from preprocess.commands.merge import merge
-from preprocess.commands.verify import verify
 from preprocess.export.format import export
+from preprocess.integrity import verify
 from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
 from support.line_making import make_run as make_empty_run
 from support.line_making import some_items, tars, work

@@ -19,9 +19,9 @@ from datamodules.samples.keypoint_layouts import LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
-from preprocess.commands.verify import coverage
 from preprocess.holistic.landmarker import HolisticLandmarks
 from preprocess.holistic.models import find_models
+from preprocess.integrity import coverage
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
 from support.making import PART_SLICES
 from support.undeclared import undeclared_fields

@@ -24,7 +24,7 @@ from datamodules.run.retries import failures
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import pose_map
 from preprocess.cli import main
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from preprocess.pipelines.pose import Pose, PoseTransform, processed_size
 from preprocess.pose.mediapipe import MediaPipe
 from support.line_making import tars

@@ -17,7 +17,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from preprocess.cli import main
 from preprocess.commands.run import conclude
-from preprocess.commands.verify import coverage, verify
+from preprocess.integrity import coverage, verify
 from support.brightness import BrightnessSamples
 from support.line_making import finish
 from support.retry_making import do, make_failing_run, open_retry

@@ -21,7 +21,7 @@ from datamodules.run.retries import failures
 from datamodules.samples.track_lines import TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.cli import main
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from support.line_making import tars
 from support.tracking_truth import TrueSegmenter, box_of, masks_at, score_at
 from support.true_tracking import shapes_of, write_gray_video, write_video

@@ -13,7 +13,7 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.cli import main
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from support.line_making import tars
 from support.track_making import write_videos
 from support.tracking_making import make_edgetam, make_grounding_dino, make_sam2, make_sam3

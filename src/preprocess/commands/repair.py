@@ -32,7 +32,7 @@ from datamodules.run.files import STRAY, SUPERSEDED, is_folder, make_folder
 from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.plan import Shard
-from preprocess.commands.verify import Problem, file_problems, recorded_files, strays
+from preprocess.integrity import Problem, file_problems, recorded_files, strays
 
 
 def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:

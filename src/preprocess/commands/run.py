@@ -23,7 +23,7 @@ from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run, plan_path
 from datamodules.run.rank import clean_up
 from datamodules.run.retries import RetryRequest, count_failures, refuse_unfinished
-from preprocess.commands.verify import coverage
+from preprocess.integrity import coverage
 from preprocess.job.extractor import Extractor
 from preprocess.job.folder_config import FolderConfig, denied_import, named_classes, require_trusted
 from preprocess.job.interrupt import StopOnSignal

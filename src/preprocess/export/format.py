@@ -53,7 +53,7 @@ def export(folder: Path, format: str, dest: Path, **options: Any) -> list[Path]:
     """
     module = _module(format)
     run = Snapshot(folder)
-    committed = [each.committed() for each in (run, *run.retries)]  # from here on, these
+    committed = [each.committed() for each in run.with_retries]  # from here on, these
     if not any(committed):
         raise RunError(f"nothing is committed in {folder}: run it first")
     try:

@@ -15,7 +15,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.record import StagedFile
 from preprocess.cli import main
 from preprocess.commands.merge import merge
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from support.line_making import FINGERPRINT, Listed, finish, make_run, some_items
 from support.retry_making import do, make_failing_run, named, open_retry
 

@@ -13,7 +13,7 @@ import pytest
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, clean_up
 from datamodules.run.retries import failures
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
 from support.line_making import finish, make_run, tars, work
 from support.retry_making import KEYS, do, make_failing_run, open_retry

@@ -11,7 +11,7 @@ from datamodules.run.commit import finalize_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
-from preprocess.commands.verify import strays
+from preprocess.integrity import strays
 from support.line_making import listing, make_run, tars, work
 from support.retry_making import do, make_failing_run, open_retry
 

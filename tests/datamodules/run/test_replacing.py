@@ -17,7 +17,7 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import count_failures, failures
 from preprocess.commands.merge import merge
 from preprocess.commands.repair import repair
-from preprocess.commands.verify import verify
+from preprocess.integrity import verify
 from support.line_making import tars
 from support.retry_making import do, make_failing_run, open_retry
 

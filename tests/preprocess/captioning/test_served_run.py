@@ -14,7 +14,7 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from preprocess.cli import main
-from preprocess.commands.verify import coverage, verify
+from preprocess.integrity import coverage, verify
 from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
 from support.zygote import Zygote
 

@@ -13,8 +13,8 @@ from datamodules.corpus import Item
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from preprocess.cli import main
-from preprocess.commands.verify import coverage, verify
 from preprocess.export.statistics import SplitStatistics
+from preprocess.integrity import coverage, verify
 from preprocess.report.status import StatusReader, headline
 from support.line_making import finish, make_run, work
 from support.retry_making import do, make_failing_run, open_retry

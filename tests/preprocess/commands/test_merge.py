@@ -10,8 +10,8 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.keypoints import KeypointSamples
 from preprocess.commands.merge import merge
-from preprocess.commands.verify import coverage, verify
 from preprocess.export.format import export
+from preprocess.integrity import coverage, verify
 from support.line_making import listing
 from support.making import MadeItems, made_samples, make_run
 from support.retry_making import KEYS, do, make_failing_run, open_retry

@@ -17,7 +17,7 @@ from datamodules.run.leases import Leases
 from datamodules.run.rank import Rank
 from preprocess.cli import main
 from preprocess.commands.repair import repair
-from preprocess.commands.verify import Problem, coverage, verify
+from preprocess.integrity import Problem, coverage, verify
 from support.line_making import finish, listing
 from support.retry_making import KEYS, do, make_failing_run, open_retry
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from datamodules.run.folder import Run
 from preprocess.cli import main
-from preprocess.commands.verify import coverage, verify
+from preprocess.integrity import coverage, verify
 from support.zygote import Zygote
 
 TESTS = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from datamodules.corpus import Item
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from preprocess.cli import main
-from preprocess.commands.verify import coverage
+from preprocess.integrity import coverage
 from preprocess.job.relisting import Relisting
 
 

@@ -10,7 +10,7 @@ import pytest
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run
 from preprocess.cli import main
-from preprocess.commands.verify import coverage, plan_problems, verify
+from preprocess.integrity import coverage, plan_problems, verify
 from support.making import MadeItems, make_run
 
 
@@ -111,7 +111,7 @@ def _failing(number: int) -> Callable[..., None]:
 def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shard(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("preprocess.commands.verify.sha256_of", _failing(errno.EIO))
+    monkeypatch.setattr("preprocess.integrity.sha256_of", _failing(errno.EIO))
     problems = [problem for problem in verify(Run(folder)) if problem.damaged]
     assert len(problems) == 2 * len(Run(folder).plan.shards)
     assert str(problems[0]) == "train-000000.tar: cannot be read: as told"
@@ -120,7 +120,7 @@ def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shar
 def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("preprocess.commands.verify.sha256_of", _failing(errno.EACCES))
+    monkeypatch.setattr("preprocess.integrity.sha256_of", _failing(errno.EACCES))
     with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; fix that"):
         list(verify(Run(folder)))
 
@@ -129,7 +129,7 @@ def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pyt
     def no_tar(*_: object, **__: object) -> None:
         raise CorpusError("no tar")
 
-    monkeypatch.setattr("preprocess.commands.verify.read_members", no_tar)
+    monkeypatch.setattr("preprocess.integrity.read_members", no_tar)
     assert "train-000000: its table or tar cannot be read: no tar" in map(str, verify(Run(folder)))
 
 

@@ -13,7 +13,7 @@
 On a terminal all but split and shard; as JSON (an object a line) or Parquet all of them. All three stream.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from rich.table import Table
 
 from datamodules.errors import ConfigError
 from datamodules.printable import json_line
-from datamodules.run.retries import Failure
+from datamodules.run.folder import Run
+from datamodules.run.retries import Failure, count_failures, failures
+from preprocess.commands.arguments import parser_of
 from preprocess.export.destination import all_or_none
 from preprocess.terminal import Terminal, cell, say
 
@@ -36,10 +38,37 @@ _COLUMNS = (("key", 3, None), ("path", 3, None), ("class", None, 7), ("attempts"
 _CHUNK_ROWS = 1000
 
 
-def show(failures: Iterable[Failure], console: Terminal) -> None:
+def main(arguments: Sequence[str]) -> int:
+    """Run `preprocess failures` and return its exit status."""
+    parser = parser_of(
+        "failures",
+        "List the items that failed, where and why. Items that a later `retry` turned into samples are not listed.",
+    )
+    parser.add_argument(
+        "--class", dest="classes", metavar="C", action="append", default=[], help="list this class of failures only"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
+    form.add_argument("--parquet", metavar="FILE", type=Path, help="write a Parquet file instead of a table")
+    options = parser.parse_args(arguments)
+    run = Run(options.folder)
+    counts, failed = count_failures(run, options.classes), failures(run, options.classes)
+    if options.json:
+        print_json(failed)
+        return 0
+    if options.parquet:
+        write_parquet(failed, options.parquet)
+        say(str(options.parquet))
+    else:
+        show(failed, Terminal())
+    say(summary(counts))
+    return 0
+
+
+def show(failed: Iterable[Failure], console: Terminal) -> None:
     """Print a table."""
     header = True
-    for rows in _chunks(failures):
+    for rows in _chunks(failed):
         table = Table(box=None, pad_edge=False, expand=True, show_header=header)  # all chunks are equally wide
         for name, ratio, width in _COLUMNS:
             table.add_column(name, ratio=ratio, width=width, overflow="fold")
@@ -50,13 +79,13 @@ def show(failures: Iterable[Failure], console: Terminal) -> None:
         header = False
 
 
-def print_json(failures: Iterable[Failure]) -> None:
+def print_json(failed: Iterable[Failure]) -> None:
     """Print a JSON object for each, one a line."""
-    for failure in failures:
+    for failure in failed:
         say(json_line(_row(failure)))
 
 
-def write_parquet(failures: Iterable[Failure], path: Path) -> None:
+def write_parquet(failed: Iterable[Failure], path: Path) -> None:
     """Write `path`, which appears whole or not at all.
 
     Raises:
@@ -64,7 +93,7 @@ def write_parquet(failures: Iterable[Failure], path: Path) -> None:
     """
     try:
         with all_or_none([path], "--parquet") as [partial], pq.ParquetWriter(partial, _SCHEMA) as writer:
-            for rows in _chunks(failures):
+            for rows in _chunks(failed):
                 writer.write_table(pa.Table.from_pylist(rows, _SCHEMA))
     except OSError as error:
         raise ConfigError(f"--parquet {path} cannot be written: {error}") from error
@@ -89,7 +118,7 @@ def _row(failure: Failure) -> dict[str, Any]:
     }
 
 
-def _chunks(failures: Iterable[Failure]) -> Iterator[list[dict[str, Any]]]:
-    rows = map(_row, failures)
+def _chunks(failed: Iterable[Failure]) -> Iterator[list[dict[str, Any]]]:
+    rows = map(_row, failed)
     while chunk := list(islice(rows, _CHUNK_ROWS)):
         yield chunk

@@ -39,9 +39,23 @@ from datamodules.run.plan import Shard
 from datamodules.run.planning import write_batches
 from datamodules.run.record import Record, ShardFile, StagedFile
 from datamodules.samples.fields import common_type
+from preprocess.commands.arguments import add_dest
 from preprocess.scratch import scratch_beside
+from preprocess.terminal import Parser, say
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `preprocess merge`, print the folder of the merged run, and return the exit status."""
+    parser = Parser("preprocess merge", description="Merge complete runs over different splits or items into one run.")
+    parser.add_argument(
+        "folders", metavar="O", nargs="+", type=Path, help="folders of complete runs; they stay as they are"
+    )
+    add_dest(parser)
+    options = parser.parse_args(arguments)
+    say(str(merge(options.folders, options.dest).folder))
+    return 0
 
 
 def merge(folders: Sequence[Path], dest: Path) -> Run:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from datamodules.errors import ConfigError
 from preprocess.scratch import scratch_beside
+from preprocess.terminal import Parser, say
 
 _SIZE_PX = (210, 260)  # width, height, as in PHOENIX-2014-T
 _HEADER = "name|video|start|end|speaker|orth|translation"
@@ -64,6 +65,16 @@ _SENTENCES = {
     "dev": [("Signer02", ("OST", "NORD")), ("Signer01", ("SUED", "WEST"))],
     "test": [("Signer01", ("WEST", "SUED")), ("Signer02", ("NORD", "OST"))],
 }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `preprocess sample`, print the folder of the corpus, and return the exit status."""
+    parser = Parser(
+        "preprocess sample", description="Make a small corpus in the shape of PHOENIX-2014-T, to try things on."
+    )
+    parser.add_argument("dest", metavar="D", type=Path, help="folder to make")
+    say(str(make_sample_corpus(parser.parse_args(arguments).dest)))
+    return 0
 
 
 def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:

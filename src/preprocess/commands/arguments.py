@@ -1,0 +1,17 @@
+"""Arguments that several commands have in common."""
+
+from pathlib import Path
+
+from preprocess.terminal import Parser
+
+
+def parser_of(command: str, description: str) -> Parser:
+    """Return the parser of a command that works on a run: its first argument, `folder`, is the folder of the run."""
+    parser = Parser(f"preprocess {command}", description=description)
+    parser.add_argument("folder", metavar="O", type=Path, help="folder of the run (its --output.dir)")
+    return parser
+
+
+def add_dest(parser: Parser) -> None:
+    """Add the required option `--dest`."""
+    parser.add_argument("--dest", metavar="D", type=Path, required=True, help="folder to write to")

@@ -6,7 +6,7 @@ DEMO := demo
 # One more than the cores that this process may use, as some tests wait for processes that they have killed; each takes about 1 GB.
 TEST_WORKERS := $(shell $(PYTHON) -c 'import os; f = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count())); print(min(4, 1 + len(f(0))))')
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13) and "Python 3.10 to 3.12 is needed: make PYTHON=python3.11 …")'
@@ -20,10 +20,14 @@ demo: $(BIN)/.installed
 test: $(BIN)/.installed
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-check: $(BIN)/.installed
+check: $(BIN)/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every page is built anew, as a page that did not change may quote a file that did.
+docs: $(BIN)/.installed
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going docs build/docs
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache

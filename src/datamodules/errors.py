@@ -1,17 +1,17 @@
-"""Every error that Framemill raises on purpose.
+"""Every error that Framemill raises on purpose, with the exit status of the command that it ends::
 
-FramemillError
-├── ConfigError          an option or the installation is wrong; nothing was started     exit status 2
-├── CorpusError          the corpus cannot be listed as asked                            exit status 2
-├── RunError             the folder is no run, another run's, or damaged                 exit status 2
-├── EnvironmentFailure   disk, mount or device failed under the run; it can go on later  exit status 3
-├── TooManyFailures      so many items failed that something must be wrong with the run      exit status 4
-└── ItemError            one item cannot be used; it becomes a failure row, the run goes on
-    ├── ListingError     the listing of the corpus found that it cannot be used
-    ├── DecodeError      its frames cannot be read
-    │   ├── MissingError     its files are not there any more
-    │   └── ChangedError     its files are not those that were planned
-    └── ExtractError     the model cannot handle it
+    FramemillError
+    ├── ConfigError          an option or the installation is wrong; nothing was started     exit status 2
+    ├── CorpusError          the corpus cannot be listed as asked                            exit status 2
+    ├── RunError             the folder is no run, another run's, or damaged                 exit status 2
+    ├── EnvironmentFailure   disk, mount or device failed under the run; it can go on later  exit status 3
+    ├── TooManyFailures      so many items failed that something must be wrong with the run      exit status 4
+    └── ItemError            one item cannot be used; it becomes a failure row, the run goes on
+        ├── ListingError     the listing of the corpus found that it cannot be used
+        ├── DecodeError      its frames cannot be read
+        │   ├── MissingError     its files are not there any more
+        │   └── ChangedError     its files are not those that were planned
+        └── ExtractError     the model cannot handle it
 
 | class of a failure           | what                                                        | attempts       |
 |------------------------------|-------------------------------------------------------------|----------------|

@@ -196,7 +196,7 @@ def raw_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
 
 
 def jpeg_frames(frames: Sequence[bytes]) -> dict[str, bytes]:
-    """`000.jpg`, `001.jpg` … of frames that are `jpeg`s already."""
+    """Return `000.jpg`, `001.jpg`, … for frames that are JPEG files already."""
     return {f"{number:03d}.jpg": content for number, content in enumerate(frames)}
 
 

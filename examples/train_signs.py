@@ -25,9 +25,9 @@ class GlossModel(LightningModule):
     """CTC over glosses; class 0 is CTC's blank.
 
     Args:
-        glosses: the vocabulary, in the order of classes 1, 2, ….
-        num_keypoints: K of the shards' layout.
-        learning_rate: at its peak.
+        glosses: the vocabulary; its entries are the classes 1, 2, ….
+        num_keypoints: number of keypoints K of the shards' layout.
+        learning_rate: peak learning rate.
     """
 
     def __init__(self, glosses: list[str], num_keypoints: int = 143, learning_rate: float = 3e-3) -> None:
@@ -43,15 +43,15 @@ class GlossModel(LightningModule):
         )
 
     def forward(self, batch: dict[str, Any]) -> Tensor:
-        """Log-probabilities float32 [T, B, 1 + number of glosses]."""
+        """Return log-probabilities, float32 [T, B, 1 + number of glosses]."""
         size = torch.tensor([[meta["width"], meta["height"]] for meta in batch["meta"]], device=self.device)
-        places = batch["keypoints"][..., :2] / size[:, None, None]
-        moves = 20 * torch.diff(places, dim=1, prepend=places[:, :1])
-        features = torch.cat([places, moves], dim=-1) * batch["mask"][..., None, None]
+        positions = batch["keypoints"][..., :2] / size[:, None, None]
+        movements = 20 * torch.diff(positions, dim=1, prepend=positions[:, :1])
+        features = torch.cat([positions, movements], dim=-1) * batch["mask"][..., None, None]
         return self.layers(features.flatten(2).transpose(1, 2)).permute(2, 0, 1).float().log_softmax(-1)  # type: ignore[no-any-return]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """CTC loss of one batch."""
+        """Return the CTC loss of one batch."""
         sentences = [meta["glosses"].split() for meta in batch["meta"]]
         targets = torch.tensor([1 + self.glosses.index(gloss) for sentence in sentences for gloss in sentence])
         lengths = torch.tensor([len(sentence) for sentence in sentences])
@@ -59,19 +59,26 @@ class GlossModel(LightningModule):
         self.log("loss", loss, prog_bar=True, batch_size=len(sentences))
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        """Print the loss of the last batch, every tenth epoch."""
+        if (self.current_epoch + 1) % 10 == 0:
+            self.print(f"epoch {self.current_epoch + 1}: loss {self.trainer.callback_metrics['loss']:.3f}")
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Share of sentences whose glosses are all right, by the best path."""
-        right = [said == meta["glosses"].split() for said, meta in zip(self.read(batch), batch["meta"], strict=True)]
-        self.log("accuracy", sum(right) / len(right), batch_size=len(right), sync_dist=True)
+        """Log the share of sentences whose glosses are all predicted, by the best path."""
+        matches = [
+            glosses == meta["glosses"].split() for glosses, meta in zip(self.read(batch), batch["meta"], strict=True)
+        ]
+        self.log("accuracy", sum(matches) / len(matches), batch_size=len(matches), sync_dist=True)
 
     def read(self, batch: dict[str, Any]) -> list[list[str]]:
-        """The glosses of each sample."""
+        """Return the predicted glosses of each sample."""
         best = self(batch).argmax(-1).T
         paths = [torch.unique_consecutive(row[:length]) for row, length in zip(best, batch["lengths"], strict=True)]
-        return [[self.glosses[place - 1] for place in path.tolist() if place] for path in paths]
+        return [[self.glosses[label - 1] for label in path.tolist() if label] for path in paths]
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with one warm-up and decay over the whole training."""
+        """Return AdamW, with one warm-up and decay over the whole training."""
         optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)
@@ -79,14 +86,14 @@ class GlossModel(LightningModule):
 
 
 def vocabulary(shards: Path, split: str = "train") -> list[str]:
-    """The glosses of a split, sorted."""
+    """Return the glosses of a split, sorted."""
     decode = KeypointSamples().decode
     samples = (decode(*files) for files in CommittedSamples(Run(shards), split))
     return sorted({gloss for sample in samples for gloss in sample.meta["glosses"].split()})
 
 
 def main() -> None:
-    """Train, and say how many of the training sentences are read right."""
+    """Train, and print the share of training sentences that the model reads correctly."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True, help="folder of a keypoints run")
     parser.add_argument("--devices", type=int, default=1, help="ranks, under DDP if more than one")

@@ -307,8 +307,9 @@ def _jpeg_decoders(gpu: bool) -> list[tuple[str, Callable[[Path], Iterable[Tenso
 
 
 def _video_decoders(gpu: bool) -> list[tuple[str, Callable[[Path], Iterable[Tensor]]]]:
+    from datamodules.media.decoding import Decoding
     from datamodules.media.sampling import Uniform
-    from datamodules.media.video import Decoding, read_frames
+    from datamodules.media.video import read_frames
 
     def by(folder: Path, decoding: Decoding) -> Tensor:
         return read_frames(next(folder.iterdir()), Uniform(24), decoding=decoding).frames

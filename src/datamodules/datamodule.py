@@ -16,8 +16,8 @@ from datamodules.errors import ConfigError
 from datamodules.loading.frames import Batch, FrameRequest
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.prefetch import CopiedAhead, SideStream
+from datamodules.media.decoding import Decoding
 from datamodules.media.jpeg import require_nvjpeg
-from datamodules.media.video import Decoding
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.samples import SampleKind

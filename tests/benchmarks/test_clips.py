@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.media.packets import open_container, read_packets, video_stream
+from datamodules.media.container import open_container, video_stream
+from datamodules.media.packets import read_packets
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames
 from support.torchcodec_there import needs_torchcodec

@@ -24,8 +24,9 @@ from datamodules import FramesDataModule
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.frames import FrameRequest
+from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Uniform
-from datamodules.media.video import Decoding, read_frames
+from datamodules.media.video import read_frames
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures

@@ -45,12 +45,13 @@ from datamodules.errors import (
 )
 from datamodules.loading.worker_progress import Stamps
 from datamodules.media.content import read_file, read_member
+from datamodules.media.decoding import Decoding
+from datamodules.media.facts import VideoFacts
 from datamodules.media.image import decode_image
 from datamodules.media.jpeg import Jpeg, read_jpeg
-from datamodules.media.packets import VideoFacts
 from datamodules.media.sampling import AtRate, Every, Selection, between, frame_gap, frame_rate
 from datamodules.media.stored import Stored, as_stored
-from datamodules.media.video import Decoding, Video
+from datamodules.media.video import Video
 from datamodules.run.drift import require_unchanged
 from datamodules.run.plan import Plan
 

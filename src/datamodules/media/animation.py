@@ -13,10 +13,11 @@ import numpy as np
 from PIL import ImageSequence
 
 from datamodules.errors import DecodeError
+from datamodules.media.container import open_container, said, video_stream
 from datamodules.media.content import read_file
+from datamodules.media.decoder import decoded
 from datamodules.media.image import Pixels, opened
 from datamodules.media.limits import require_animation_pixels, require_packets
-from datamodules.media.packets import decoded, open_container, said, video_stream
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TOO_SHORT_MS, _INSTEAD_MS = 10, 100  # Chromium, blink: `kMinimumDurationForDefault`

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.media.bitstream import Bits, annex_b_units, units
+
 Key = tuple[int, int]
 UNKNOWN = -(1 << 63)  # below every number of a key
 
 _LAST = 1 << 62  # sorts behind every number of a B-picture
 _HEADER_BYTES = 64  # more than the part of a slice's header that is read here
-_UNIT_BYTES = 4096  # more than a parameter set takes: its longest part, 255 offsets of order count type 1, has 2 KB
-_MAX_COUNT_BITS = 16  # of an order count, in both standards
 _H264_HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
-_ANNEX_B_START = b"\0\0\1"
 
 
 class PictureOrder:
@@ -112,15 +111,15 @@ class _OrderCounts(PictureOrder):
         self._epoch = 0  # counts the pictures at which order counts begin anew
         self._reference_count = 0  # the order count of the last picture that others are counted from
         try:
-            for unit in _annex_b_units(extradata) if is_annex_b else self._sets_in(extradata):
+            for unit in annex_b_units(extradata) if is_annex_b else self._sets_in(extradata):
                 self._read_set(unit)
         except (EOFError, IndexError):  # damaged: the sets in the stream itself may do
             pass
 
     def _key(self, data: bytes) -> Key | None:
-        for unit in _units(data, self._length_bytes) if self._length_bytes else _annex_b_units(data):
+        for unit in units(data, self._length_bytes) if self._length_bytes else annex_b_units(data):
             if self._is_slice(unit):
-                return self._slice_key(_Bits(unit[:_HEADER_BYTES]), unit)
+                return self._slice_key(Bits(unit[:_HEADER_BYTES]), unit)
             self._read_set(unit)
         return None
 
@@ -145,7 +144,7 @@ class _OrderCounts(PictureOrder):
     def _is_slice(self, unit: bytes) -> bool:
         raise NotImplementedError
 
-    def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
+    def _slice_key(self, bits: Bits, unit: bytes) -> Key | None:
         raise NotImplementedError
 
 
@@ -158,7 +157,7 @@ class _H264(_OrderCounts):
         super().__init__(extradata, 4)
 
     def _sets_in(self, extradata: bytes) -> Iterator[bytes]:
-        return _units(extradata[6:], 2, extradata[5] & 31)
+        return units(extradata[6:], 2, extradata[5] & 31)
 
     def _is_slice(self, unit: bytes) -> bool:
         return unit[0] & 31 in (1, 2, 5)
@@ -166,7 +165,7 @@ class _H264(_OrderCounts):
     def _read_set(self, unit: bytes) -> None:
         if unit[0] & 31 != 7:
             return
-        bits = _Bits(unit)
+        bits = Bits(unit)
         bits.u(8)
         profile = bits.u(8)
         bits.u(16)
@@ -192,7 +191,7 @@ class _H264(_OrderCounts):
         self._has_planes = has_planes  # all of them at the end: a set that was cut off changes nothing
         self._frame_num_bits, self._order_type, self._count_bits = frame_num_bits, order_type, count_bits
 
-    def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
+    def _slice_key(self, bits: Bits, unit: bytes) -> Key | None:
         is_idr = unit[0] & 31 == 5
         if not self.num_packets:
             self.begins_closed = is_idr
@@ -230,7 +229,7 @@ class _Hevc(_OrderCounts):
         place = 23
         for _ in range(extradata[22]):
             count = int.from_bytes(extradata[place + 1 : place + 3], "big")
-            for unit in _units(extradata[place + 3 :], 2, count):
+            for unit in units(extradata[place + 3 :], 2, count):
                 yield unit
                 place += 2 + len(unit)
             place += 3
@@ -242,15 +241,15 @@ class _Hevc(_OrderCounts):
         if _hevc_layer(unit):  # of another view or of a better quality, which are not decoded
             return
         if _hevc_type(unit) == 33:
-            self._read_sequence(_Bits(unit))
+            self._read_sequence(Bits(unit))
         elif _hevc_type(unit) == 34:
-            bits = _Bits(unit)
+            bits = Bits(unit)
             bits.u(16)
             number = bits.ue()
             bits.ue(), bits.u(1)
             self._pictures[number] = bool(bits.u(1)), bits.u(3)
 
-    def _read_sequence(self, bits: "_Bits") -> None:
+    def _read_sequence(self, bits: Bits) -> None:
         bits.u(16 + 4)
         num_sub_layers = bits.u(3)
         bits.u(1 + 96)
@@ -265,7 +264,7 @@ class _Hevc(_OrderCounts):
         bits.ue(), bits.ue()
         self._has_planes, self._count_bits = has_planes, bits.count_bits()
 
-    def _slice_key(self, bits: "_Bits", unit: bytes) -> Key | None:
+    def _slice_key(self, bits: Bits, unit: bytes) -> Key | None:
         kind = _hevc_type(unit)
         is_idr = kind in (19, 20)
         if not self.num_packets:
@@ -286,44 +285,6 @@ class _Hevc(_OrderCounts):
         return self._epoch, 0 if is_idr else self._unwrapped(bits.u(self._count_bits), self._count_bits, is_reference)
 
 
-class _Bits:
-    """The first bits of a unit, without the bytes that keep start codes out of it; EOFError behind their end."""
-
-    def __init__(self, unit: bytes) -> None:
-        content = unit[:_UNIT_BYTES].replace(b"\0\0\3", b"\0\0")  # reading n bits takes time in n^2
-        self._value, self._num_left = int.from_bytes(content, "big"), 8 * len(content)
-
-    def u(self, num_bits: int) -> int:
-        """An unsigned number of so many bits."""
-        self._num_left -= num_bits
-        if self._num_left < 0:
-            raise EOFError
-        return self._value >> self._num_left & ((1 << num_bits) - 1)
-
-    def ue(self) -> int:
-        """An unsigned number in Exp-Golomb code."""
-        num_zeros = 0
-        while not self.u(1):
-            num_zeros += 1
-        return (1 << num_zeros) - 1 + self.u(num_zeros)
-
-    def count_bits(self) -> int:
-        """How many bits an order count takes; EOFError for more than the standards allow."""
-        num_bits = self.ue() + 4
-        if num_bits > _MAX_COUNT_BITS:
-            raise EOFError
-        return num_bits
-
-    def skip_scaling_list(self, size: int) -> None:
-        """Go past a list of H.264, of differences that end early where the scale becomes 0."""
-        scale = 8
-        for _ in range(size):
-            number = self.ue()
-            scale = (scale + (number + 1 >> 1 if number % 2 else -(number >> 1))) % 256
-            if scale == 0:
-                return
-
-
 def picture_order(stream: Any) -> PictureOrder:
     """What collects the display order of the packets of `stream`."""
     codec = stream.codec_context.codec
@@ -340,27 +301,6 @@ def picture_order(stream: Any) -> PictureOrder:
         case "mpeg4":
             return _PictureTypes(b"\0\0\1\xb6", byte=0, shift=6, mask=3, b_type=2)
     return _Unknown()
-
-
-def _units(data: bytes, length_bytes: int, count: int | None = None) -> Iterator[bytes]:
-    """Units that are each preceded by their length; `count` of them, or all."""
-    place = 0
-    while place + length_bytes < len(data) and count != 0:
-        end = place + length_bytes + int.from_bytes(data[place : place + length_bytes], "big")
-        if unit := data[place + length_bytes : end]:
-            yield unit
-        place = end
-        count = None if count is None else count - 1
-
-
-def _annex_b_units(data: bytes) -> Iterator[bytes]:
-    """Units between start codes."""
-    place = data.find(_ANNEX_B_START)
-    while place >= 0:
-        end = data.find(_ANNEX_B_START, place + 3)
-        if unit := data[place + 3 : end if end >= 0 else None]:
-            yield unit
-        place = end
 
 
 def _hevc_type(unit: bytes) -> int:

@@ -11,109 +11,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, cached_property
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import interpolate
 
-from datamodules.errors import ConfigError, DecodeError
+from datamodules.errors import DecodeError
 from datamodules.media.animation import codec_of, read_durations
+from datamodules.media.container import decoder_errors, open_container, video_stream
+from datamodules.media.decoder import decoded
+from datamodules.media.decoding import Decoding, load_backend
+from datamodules.media.display_matrix import display_matrix, is_turned
+from datamodules.media.facts import VideoFacts, animation_facts, container_facts
 from datamodules.media.first_bytes import is_mp4_or_matroska, read_head
 from datamodules.media.limits import require_pixels
-from datamodules.media.packets import (
-    Packets,
-    VideoFacts,
-    decoded,
-    decoder_errors,
-    display_matrix,
-    is_turned,
-    open_container,
-    read_packets,
-    video_stream,
-)
-from datamodules.media.sampling import Every, Selection, frame_gap, frame_rate
-
-Backend = Literal["pyav", "torchcodec", "decord"]
-Images = Literal["pillow", "nvjpeg"]
+from datamodules.media.packets import Packets, read_packets
+from datamodules.media.resize import resize
+from datamodules.media.sampling import Every, Selection
 
 _EVERY = Every()
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names
 _SAME_SECONDS = 0.001  # float32, in an hour of video
-_BACKENDS = "datamodules.media.backends"
 _MAX_ASPECT = 4  # of a pixel, either way; the widest that broadcasters use is 2.9 (352x576 shown as 16:9)
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How videos and images are decoded.
-
-    Args:
-        backend: `pyav`; `torchcodec`, which needs FFmpeg's libraries on the system; or `decord`.
-        fallback: go on with those of the other backends that work here where this one fails on a file; the rows say so.
-        stream: number of the video stream in each file, as ffprobe counts; None: the one FFmpeg takes for the best.
-        skip_non_reference: do not decode frames that nobody needs; `pyav` only.
-        device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
-        images: `pillow`, in the workers; `nvjpeg`: workers read, and the rank's GPU decodes, JPEGs only (`jpeg.py`).
-        square_pixels: resize frames of videos with non-square pixels (DV, HDV, DVB) to the shape that players show:
-            the stored height, and the width times the pixel aspect ratio, before any turn. False: as stored.
-
-    Raises:
-        ConfigError: an argument is none of these.
-    """
-
-    backend: Backend = "pyav"
-    fallback: bool = False
-    stream: int | None = None
-    skip_non_reference: bool = True
-    device: str = "cpu"
-    images: Images = "pillow"
-    square_pixels: bool = True
-
-    def __post_init__(self) -> None:
-        if self.backend not in get_args(Backend):
-            raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(Backend))}")
-        if self.images not in get_args(Images):
-            raise ConfigError(f"images = {self.images!r}: choose from {', '.join(get_args(Images))}")
-        if self.device.partition(":")[0] not in ("cpu", "cuda"):
-            raise ConfigError(f"device = {self.device!r}: choose from cpu, cuda")
-        if self.device != "cpu" and self.backend != "torchcodec":
-            raise ConfigError(
-                f"backend = {self.backend!r} decodes on the CPU only: choose torchcodec for {self.device}"
-            )
-
-    def require(self) -> None:
-        """ConfigError unless the backend is installed, and works here."""
-        _backend(self.backend)
-
-    @property
-    def backends(self) -> tuple[Backend, ...]:
-        """Those to try, in this order: of a fallback those that work here."""
-        others = [name for name in get_args(Backend) if name != self.backend and _works(name)] if self.fallback else []
-        return (self.backend, *others)
-
-
-@cache
-def _backend(name: str) -> Any:
-    """The module of a backend that works here; ConfigError if it does not."""
-    backend = import_module(f"{_BACKENDS}.{name}")
-    if hasattr(backend, "require"):
-        backend.require()
-    return backend
-
-
-@cache
-def _works(name: Backend) -> bool:
-    try:
-        _backend(name)
-    except ConfigError:
-        return False
-    return True
 
 
 _DECODING = Decoding()
@@ -187,7 +110,7 @@ class Video:
         size, durations = read_durations(self.path)
         self.pixel_aspect_ratio, self.num_streams = Fraction(1), 1
         self.pts_seconds = np.cumsum([0.0, *durations[:-1]]) / 1000
-        self.facts = _animation_facts(codec, size, self.pts_seconds, sum(durations) / 1000)
+        self.facts = animation_facts(codec, size, self.pts_seconds, sum(durations) / 1000)
 
     def _read_container(self) -> None:
         self._container: Any = None
@@ -198,7 +121,7 @@ class Video:
             self._require_plausible_aspect()
             self.packets, self._is_read = _scanned(self.path, container, stream)
             self.pts_seconds = self.packets.pts_seconds
-            self.facts = _facts(container, stream, self.packets)
+            self.facts = container_facts(container, stream, self.packets)
             self.num_streams = len(container.streams.video)
             self._format = container.format.name
             if self._format in _INDEXED and self.packets.is_seekable:  # others do not go back well
@@ -304,17 +227,7 @@ class Video:
     def _decoded(self, backend: str, indices: Sequence[int]) -> Iterator[Tensor]:
         """The frames `indices` by one backend, as stored but upright."""
         with decoder_errors(backend):
-            yield from _backend(backend).decode(self, indices)
-
-
-def resize(frame: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """`frame`, uint8 [3, H, W], with `size` (height, width); bilinear, with antialiasing, as torchvision's Resize."""
-    if size is None or tuple(frame.shape[1:]) == size:
-        return frame.cpu()
-    # on a GPU in float, which torch has no uint8 kernel for
-    pixels = frame if frame.device.type == "cpu" else frame.float()
-    resized = interpolate(pixels[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-    return resized.round().clamp(0, 255).byte().cpu() if resized.is_floating_point() else resized
+            yield from load_backend(backend).decode(self, indices)
 
 
 def _scanned(path: Path, container: Any, stream: Any) -> tuple[Packets, bool]:
@@ -330,50 +243,3 @@ def _scanned(path: Path, container: Any, stream: Any) -> tuple[Packets, bool]:
     _last_scanned.clear()
     _last_scanned[key] = packets
     return packets, True
-
-
-def _animation_facts(
-    codec: str, size: tuple[int, int], pts_seconds: NDArray[np.float64], duration_seconds: float
-) -> VideoFacts:
-    """Facts of an animation of `size`, (height, width); its header says nothing of rate and duration."""
-    return VideoFacts(
-        codec=codec,
-        stream=0,
-        width=size[1],
-        height=size[0],
-        pixel_aspect_ratio=1.0,
-        num_frames=len(pts_seconds),
-        num_skipped_frames=0,
-        fps=frame_rate(pts_seconds, None),
-        duration_seconds=round(duration_seconds, 6),
-        num_frames_from_header=None,
-        duration_seconds_from_header=None,
-        average_fps_from_header=None,
-        begin_seconds=0.0,
-        backends=[],
-    )
-
-
-def _facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
-    """What the container says; and the packets."""
-    header_fps = round(float(stream.average_rate), 6) if stream.average_rate else None
-    fps = frame_rate(packets.pts_seconds, header_fps)
-    gap = frame_gap(packets.pts_seconds) or (1 / fps if fps else 0.0)
-    seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
-    begin = int(packets.pts[0]) * packets.time_base
-    return VideoFacts(
-        codec=stream.codec_context.codec.canonical_name,
-        stream=stream.index,
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
-        pixel_aspect_ratio=round(float(stream.sample_aspect_ratio or 1), 6),
-        num_frames=len(packets.shown),
-        num_skipped_frames=packets.num_skipped_frames,
-        fps=fps,
-        duration_seconds=round(float(packets.pts_seconds[-1]) + gap, 6),
-        num_frames_from_header=stream.frames or None,
-        duration_seconds_from_header=round(float(seconds), 6) or None,
-        average_fps_from_header=header_fps,
-        begin_seconds=round(float(begin), 6),
-        backends=[],
-    )

@@ -172,7 +172,7 @@ class CaptionSamples(SampleKind[CaptionSample]):
     def _images(self, samples: Sequence[CaptionSample]) -> "Tensor | list[Tensor]":
         import torch  # exports and `view` decode without it
 
-        from datamodules.media.video import resize
+        from datamodules.media.resize import resize
 
         images = [resize(_decoded(sample), self.size) for sample in samples]
         return torch.stack(images) if len({image.shape for image in images}) == 1 else images

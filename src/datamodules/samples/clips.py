@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.media.container import said
 from datamodules.media.limits import MAX_PIXELS, limited_memory
-from datamodules.media.packets import said
 from datamodules.samples import SampleKind, require_alike
 from datamodules.samples.arrays import Array, read_arrays, read_header
 from datamodules.samples.columns import Column, span

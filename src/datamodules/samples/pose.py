@@ -210,7 +210,7 @@ class PoseSamples(SampleKind[PoseSample]):
 
     def _image(self, sample: PoseSample, flip: bool) -> "Tensor":
         from datamodules.media.image import decode_image
-        from datamodules.media.video import resize
+        from datamodules.media.resize import resize
 
         assert sample.image is not None
         try:

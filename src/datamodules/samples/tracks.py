@@ -35,7 +35,7 @@ from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datamodules.media.video import Decoding
+    from datamodules.media.decoding import Decoding
 
 Start = Literal["random", "first"]
 
@@ -247,8 +247,9 @@ class TrackSamples(SampleKind[TrackSample]):
         return lines.read(int(torch.randint(last_start + 1, ())) if can_vary else 0, count, self.step)
 
     def _frames(self, sample: TrackSample, seconds: list[float]) -> "Tensor":
+        from datamodules.media.decoding import Decoding
         from datamodules.media.sampling import NearTimes
-        from datamodules.media.video import Decoding, read_frames
+        from datamodules.media.video import read_frames
 
         if self.root is None:
             raise ConfigError("tracks have no frames of their own: give TrackSamples(root=…), the run's --data.root")

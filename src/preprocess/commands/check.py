@@ -22,8 +22,8 @@ from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Selection
-from datamodules.media.video import Decoding
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run
 from datamodules.run.retries import count_failures, failures

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.media.packets import ffmpeg_url
+from datamodules.media.container import ffmpeg_url
 from datamodules.printable import printable
 from datamodules.samples.track_lines import TrackLine, mask_of
 

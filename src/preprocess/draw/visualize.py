@@ -31,9 +31,9 @@ from PIL import Image, ImageDraw, ImageFont
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.loading.frames import frames_of
+from datamodules.media.container import ffmpeg_url, said
+from datamodules.media.decoding import Decoding
 from datamodules.media.image import decode_image
-from datamodules.media.packets import ffmpeg_url, said
-from datamodules.media.video import Decoding
 from datamodules.printable import printable
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples

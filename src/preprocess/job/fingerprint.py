@@ -6,7 +6,7 @@
 | shards    | the limits on a shard's size                                                             |
 | extractor | class and arguments                                                                      |
 | samples   | class                                                                                    |
-| decoding  | how videos and images are decoded: `datamodules.media.video.Decoding`                    |
+| decoding  | how videos and images are decoded: `datamodules.media.decoding.Decoding`                    |
 | versions  | Framemill, the decoders, and what the extractor names: libraries, weights                |
 | device    | kind of device: `cpu` or `cuda`. Tables and records name the model: `ranks.device_name`  |
 """

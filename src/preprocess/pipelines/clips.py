@@ -17,8 +17,8 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.hub import find_files
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Short, Uniform
-from datamodules.media.video import Decoding
 from datamodules.printable import printable
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
 from preprocess.job.extractor import Extractor

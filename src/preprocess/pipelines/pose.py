@@ -11,8 +11,8 @@ from torch import Tensor
 from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.media.resize import resize as resize_frame
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
-from datamodules.media.video import resize as resize_frame
 from datamodules.run.commit import EMPTY, OK
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map

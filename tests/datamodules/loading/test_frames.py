@@ -12,8 +12,8 @@ from datamodules.corpora.tar_images import TarImages
 from datamodules.corpus import Item
 from datamodules.errors import ChangedError, ExtractError, MissingError
 from datamodules.loading.frames import Batching, FrameRequest, FrameStream, Ticket, frames_of, is_readable
+from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Every, Uniform
-from datamodules.media.video import Decoding
 from datamodules.run.folder import Run
 from support.frame_making import corpus_run, gray_of, write_image
 from support.image_making import image_bytes, write_tar

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DecodeError
+from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import AtTimes, Uniform
-from datamodules.media.video import Decoding, Video, read_frames
+from datamodules.media.video import Video, read_frames
 from support.video_making import numbers, picture
 
 ENDINGS = ("gif", "png", "apng", "webp")

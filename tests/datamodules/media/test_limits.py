@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import DecodeError
-from datamodules.media import image, limits, packets
+from datamodules.media import container, image, limits, packets
+from datamodules.media.container import open_container
 from datamodules.media.image import decode_image
-from datamodules.media.packets import open_container
 from datamodules.media.picture_order import _H264
 from datamodules.media.video import Video
 from support.faulting import in_forker
@@ -68,7 +68,7 @@ def test_tables_that_need_too_much_memory_together_fail(content: bytes, tmp_path
 
 def fails_for_memory_of_its_tables(path: Path) -> None:
     """Run in a process of its own: free memory that a process already holds is not limited."""
-    packets.MAX_INDEX_BYTES = 64 << 20
+    container.MAX_INDEX_BYTES = packets.MAX_INDEX_BYTES = 64 << 20
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for"):
         Video(path)
@@ -106,7 +106,7 @@ def test_frames_of_too_many_pixels_fail_wherever_they_come(
     sizes: tuple[tuple[int, int], tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [write(tmp_path / f"{size[0]}", Kind("ts", size=size), 6) for size in sizes]
-    monkeypatch.setitem(packets._DECODER_LIMITS, "max_pixels", "20000")
+    monkeypatch.setitem(container._DECODER_LIMITS, "max_pixels", "20000")
     with pytest.raises(DecodeError, match=r"a frame is larger than the limit of"):
         list(Video(joined(tmp_path / "a.ts", *parts)).frames(range(12)))
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Uniform
-from datamodules.media.video import Decoding, read_frames
+from datamodules.media.video import read_frames
 from support.video_making import KINDS, Kind, numbers, write
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from datamodules.errors import DecodeError
 from datamodules.media import picture_order, scan
+from datamodules.media.decoding import Backend, Decoding
 from datamodules.media.sampling import Every, Selection, Uniform
-from datamodules.media.video import Backend, Decoding, Video
+from datamodules.media.video import Video
 from support.torchcodec_there import needs_torchcodec
 from support.video_making import (
     KINDS,

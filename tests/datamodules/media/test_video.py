@@ -20,12 +20,16 @@ from av.stream import Disposition
 from PIL import ExifTags, Image
 
 from datamodules.errors import ConfigError, DecodeError, MissingError
+from datamodules.media import decoding
 from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
-from datamodules.media.packets import open_container, read_packets
+from datamodules.media.container import open_container
+from datamodules.media.decoding import Backend, Decoding
+from datamodules.media.packets import read_packets
+from datamodules.media.resize import resize
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.scan import Scan
-from datamodules.media.video import Backend, Decoding, Video, read_frames, resize
+from datamodules.media.video import Video, read_frames
 from support.torchcodec_there import needs_torchcodec
 from support.video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
 
@@ -326,8 +330,8 @@ def test_a_fallback_leaves_out_what_does_not_work_here(
     videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    video_module._backend.cache_clear()
-    video_module._works.cache_clear()
+    decoding.load_backend.cache_clear()
+    decoding._works.cache_clear()
     torchcodec._decoder_class.cache_clear()
     try:
         assert Decoding("decord", fallback=True).backends == ("decord", "pyav")
@@ -337,8 +341,8 @@ def test_a_fallback_leaves_out_what_does_not_work_here(
         with pytest.raises(ConfigError, match="backend torchcodec needs `pip install torchcodec`"):
             Decoding("torchcodec").require()
     finally:
-        video_module._backend.cache_clear()
-        video_module._works.cache_clear()
+        decoding.load_backend.cache_clear()
+        decoding._works.cache_clear()
         torchcodec._decoder_class.cache_clear()
 
 
@@ -628,8 +632,8 @@ def playlist_and_mp4(folder: Path) -> Path:
 
 def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos: dict[str, Path], tmp_path: Path) -> None:
     path = playlist_and_mp4(tmp_path)
-    for decoding in (_DECODING, Decoding("decord", fallback=True)):
-        frames, video = frames_of(path, Every(), decoding)
+    for options in (_DECODING, Decoding("decord", fallback=True)):
+        frames, video = frames_of(path, Every(), options)
         assert numbers(frames) == [0, 1, 2]
         assert video.facts["backends"][-1] == "pyav"
 

@@ -12,7 +12,7 @@ import torch
 
 from datamodules.datamodule import FramesDataModule
 from datamodules.errors import ConfigError, RunError
-from datamodules.media.video import Decoding
+from datamodules.media.decoding import Decoding
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.track_lines import TrackLine
 from datamodules.samples.tracks import TrackSample, TrackSamples

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import ffmpeg_url
+from datamodules.media.container import ffmpeg_url
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.errors import DecodeError
-from datamodules.media.packets import Packets, decoded, display_matrix, is_turned, said, video_stream
+from datamodules.media.container import said, video_stream
+from datamodules.media.decoder import decoded
+from datamodules.media.display_matrix import apply_display_matrix, display_matrix
+from datamodules.media.packets import Packets
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
@@ -77,7 +79,7 @@ class _Decoder:
         pixels: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         matrix = display_matrix(frame)
         if matrix is not None:
-            pixels = np.ascontiguousarray(_upright(pixels, matrix))
+            pixels = np.ascontiguousarray(apply_display_matrix(pixels, matrix))
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _require_one_aspect(self) -> None:
@@ -188,11 +190,3 @@ def _stretches(packets: Packets, indices: Sequence[int]) -> list[tuple[int, list
         stretches[-1][1].append(index)
         sent = max(sent, place)
     return stretches
-
-
-def _upright(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """[H, W, 3], turned and mirrored by multiples of 90 degrees: x' = a x + c y, y' = b x + d y."""
-    (a, b), (c, d) = matrix
-    if is_turned(matrix):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.packets import ffmpeg_url, said
+from datamodules.media.container import ffmpeg_url, said
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video

@@ -85,7 +85,7 @@ def _image(sample: PoseSample, coordinates: Coordinates) -> tuple[PurePosixPath,
 
 def _processed(sample: PoseSample) -> bytes:
     from datamodules.media.image import decode_image
-    from datamodules.media.video import resize
+    from datamodules.media.resize import resize
 
     assert sample.image is not None
     try:

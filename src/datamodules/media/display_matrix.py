@@ -1,0 +1,45 @@
+"""How the header of a video turns and mirrors its frames."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def display_matrix(frame: Any) -> NDArray[np.int32] | None:
+    """How a frame is to be turned and mirrored: int32 [2, 2], of 65536; None if the file does not say."""
+    # not `frame.side_data`: frame and container would hold each other, until Python's collector comes by
+    matrix = _side_data_container()(frame).get("DISPLAYMATRIX")
+    return None if matrix is None else np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2]
+
+
+@cache
+def _side_data_container() -> Any:
+    """PyAV's container of a frame's side data, which takes every kind of it.
+
+    PyAV 18 has names for 28 of FFmpeg's kinds, and raises ValueError at a frame that has another (31: EXIF). Python's
+    enums ask `_missing_` for unknown values; here it gives them a name.
+    """
+    from av.sidedata.sidedata import SideDataContainer, Type
+
+    def unnamed(cls: type[Type], value: int) -> Any:
+        kind: Any = object.__new__(cls)
+        kind._name_, kind._value_ = f"UNNAMED_{value}", value
+        return kind
+
+    Type._missing_ = classmethod(unnamed)  # type: ignore[assignment]
+    return SideDataContainer
+
+
+def is_turned(matrix: NDArray[np.int32] | None) -> bool:
+    """Whether a display matrix turns a frame by 90 or 270 degrees, so that its stored rows become columns."""
+    return matrix is not None and bool(abs(matrix[0, 1]) > abs(matrix[0, 0]))
+
+
+def apply_display_matrix(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """[H, W, 3], turned and mirrored by multiples of 90 degrees: x' = a x + c y, y' = b x + d y."""
+    (a, b), (c, d) = matrix
+    if is_turned(matrix):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from datamodules.corpus import Item, check_key, check_split, key_from_path
 from datamodules.errors import CorpusError
-from datamodules.run.reader import split_name
+from datamodules.tar_members import split_name
 
 
 @pytest.mark.parametrize(

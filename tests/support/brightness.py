@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.corpora.listing import list_frames
+from datamodules.corpora.frame_files import list_frames
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ExtractError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary

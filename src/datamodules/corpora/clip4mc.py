@@ -19,7 +19,9 @@ import re
 from typing import Any, ClassVar
 
 from datamodules.corpora.pairs import Columns, Pairs, Split
-from datamodules.corpora.rows import Rows, as_name, read_rows
+from datamodules.corpora.row import Rows
+from datamodules.corpora.rows import read_rows
+from datamodules.corpora.values import as_name
 
 _NEWER = {"transcript clip": "transcript", "begin position": "begin_time", "end position": "end_time"}
 _ALL_TRAIN = Split()

@@ -13,20 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from datamodules.corpora.listing import (
-    File,
     ambiguous_stems,
     faulty_row,
     key_of_file,
     key_of_place,
     limit,
-    list_sha256,
-    look_at,
-    read_list,
-    relative_to,
     require_existing,
     require_found,
-    walk,
 )
+from datamodules.corpora.paths import look_at, relative_to
+from datamodules.corpora.text_lists import list_sha256, read_list
+from datamodules.corpora.walk import File, walk
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_split
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES

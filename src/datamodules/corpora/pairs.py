@@ -17,16 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.corpora.listing import (
-    faulty_row,
-    key_of_place,
-    limit,
-    list_sha256,
-    look_at,
-    relative_to,
-    require_existing,
-)
-from datamodules.corpora.rows import Quoting, Row, Rows, as_meta, as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.csv_rows import Quoting
+from datamodules.corpora.listing import faulty_row, key_of_place, limit, require_existing
+from datamodules.corpora.paths import look_at, relative_to
+from datamodules.corpora.row import Row, Rows
+from datamodules.corpora.rows import read_rows
+from datamodules.corpora.text_lists import list_sha256
+from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text
 from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 

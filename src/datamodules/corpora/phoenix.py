@@ -20,15 +20,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
-from datamodules.corpora.listing import (
-    count_missing,
-    faulty_row,
-    key_of_place,
-    limit,
-    list_frames,
-    open_list,
-    read_lines,
-)
+from datamodules.corpora.frame_files import count_missing, list_frames
+from datamodules.corpora.listing import faulty_row, key_of_place, limit
+from datamodules.corpora.text_lists import open_list, read_lines
 from datamodules.corpus import Corpus, Item, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.corpora.listing import fault_of_file, limit, repeated, require_found
+from datamodules.corpora.listing import limit, repeated, require_found
+from datamodules.corpora.paths import fault_of_file
 from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
-from datamodules.corpora.tar_members import TarMember, read_members
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 from datamodules.regular import open_regular
-from datamodules.run.reader import split_name
+from datamodules.tar_members import TarMember, read_members, split_name
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",

@@ -24,21 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpora.listing import (
-    File,
     ambiguous_stems,
     faulty_row,
     key_of_file,
     key_of_place,
     limit,
-    list_sha256,
-    look_at,
-    read_list,
-    relative_to,
     require_existing,
     require_found,
-    walk,
 )
-from datamodules.corpora.rows import Row, Rows, as_meta, as_name, as_seconds, as_text, read_rows
+from datamodules.corpora.paths import look_at, relative_to
+from datamodules.corpora.row import Row, Rows
+from datamodules.corpora.rows import read_rows
+from datamodules.corpora.text_lists import list_sha256, read_list
+from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text
+from datamodules.corpora.walk import File, walk
 from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.media.suffixes import VIDEO_SUFFIXES

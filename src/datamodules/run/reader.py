@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from datamodules.corpora.tar_members import read_members
 from datamodules.corpus import check_key
 from datamodules.errors import CorpusError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.record import ShardFile
 from datamodules.samples import Sample, SampleKind
+from datamodules.tar_members import read_members, split_name
 
 
 class CommittedSamples:
@@ -153,13 +153,6 @@ def _members(path: Path, offset: int, sample: BinaryIO, key: str | None) -> tupl
     if key is None or not places:
         raise _damaged(path, offset, "there is no sample")
     return key, places
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """(key, ending) of a file in a tar, as WebDataset splits it: at the first dot of the base name."""
-    folder, _, base = name.rpartition("/")
-    stem, _, ending = base.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), ending
 
 
 class _OpenTar:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from datamodules.corpora import listing
+from datamodules.corpora import text_lists, walk
+from datamodules.corpora.frame_files import list_frames
 from datamodules.corpora.images import Images
-from datamodules.corpora.listing import list_frames, relative_to
 from datamodules.corpora.pairs import Pairs
+from datamodules.corpora.paths import relative_to
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.skipped import Skipped
 from datamodules.corpora.tar_images import TarImages
@@ -174,7 +175,7 @@ def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path: Path) -> None:
     for name in (b"a.mp4", "ü.mp4".encode(), b"caf\xe9.mp4"):
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"x")
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    path = str(Path(listing.__file__).parents[2])
+    path = str(Path(walk.__file__).parents[2])
     result = subprocess.run(
         [sys.executable, "-c", LOCALE_C], cwd=tmp_path, env={**os.environ, **locale, "PYTHONPATH": path},
         check=True, capture_output=True, text=True,
@@ -248,7 +249,7 @@ def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path: Path)
 
 
 def test_a_list_of_paths_has_no_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MAX_ROW_CHARS", 1000)
+    monkeypatch.setattr(text_lists, "MAX_ROW_CHARS", 1000)
     (tmp_path / "list").write_text("a.png\n" + "x" * 5000)
     with pytest.raises(CorpusError, match=r"list, line 2: it has more than 1,000 characters, the limit"):
         list(Images(str(tmp_path), image_list=f"{tmp_path}/list").items())
@@ -275,7 +276,7 @@ def test_a_pattern_of_tars_in_folders_nested_too_deeply_is_refused(
 
 def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 folders, each with two links to the next one, have 2^40 paths."""
-    monkeypatch.setattr(listing, "_MAX_LINKS_TO_FOLDER", 4)
+    monkeypatch.setattr(walk, "_MAX_LINKS_TO_FOLDER", 4)
     folders = [tmp_path / f"{number}" for number in range(40)]
     for folder in folders:
         folder.mkdir()

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.corpora import listing, rows
-from datamodules.corpora.rows import Quoting, as_seconds, read_rows
+from datamodules.corpora import csv_rows, json_rows, text_lists
+from datamodules.corpora.csv_rows import Quoting
+from datamodules.corpora.rows import read_rows
+from datamodules.corpora.values import as_seconds
 from datamodules.errors import ConfigError, CorpusError
 
 ROWS = [{"id": "a", "n": "1"}, {"id": "ü „x“", "n": "[2, {"}, {"id": "", "n": 'q"\n,\t\\'}]
@@ -73,7 +75,7 @@ def test_what_json_does_not_know_becomes_null(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_chars", [1, 2, 7, 64])
 def test_json_is_read_in_pieces_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_chars: int) -> None:
-    monkeypatch.setattr(rows, "_READ_CHARS", num_chars)
+    monkeypatch.setattr(json_rows, "_READ_CHARS", num_chars)
     objects = [{"id": f"ü{number}", "n": [number, -1.5e3, True, None, {"x": "a\\\n]}"}]} for number in range(20)]
     assert read(write(tmp_path / "list.json", json.dumps(objects, indent=1))) == objects
 
@@ -96,14 +98,14 @@ MALFORMED = [
 def test_malformed_json_fails_with_line_and_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, match: str, num_chars: int
 ) -> None:
-    monkeypatch.setattr(rows, "_READ_CHARS", num_chars)
+    monkeypatch.setattr(json_rows, "_READ_CHARS", num_chars)
     with pytest.raises(CorpusError, match=rf"list\.json, {match}"):
         read(write(tmp_path / "list.json", text))
 
 
 def test_malformed_json_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_READ_CHARS", 64)
-    monkeypatch.setattr(rows, "MAX_ROW_CHARS", 256)
+    monkeypatch.setattr(json_rows, "_READ_CHARS", 64)
+    monkeypatch.setattr(json_rows, "MAX_ROW_CHARS", 256)
     path = write(tmp_path / "list.json", '[{"a": 1}, {"a" 2}, ' + " " * 1_000_000 + "]")
     tracemalloc.start()
     with pytest.raises(
@@ -117,7 +119,7 @@ def test_malformed_json_is_not_read_to_the_end(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet"])
 def test_a_long_list_is_never_in_memory_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
-    monkeypatch.setattr(rows, "_READ_CHARS", 1 << 12)
+    monkeypatch.setattr(json_rows, "_READ_CHARS", 1 << 12)
     objects = [{"id": number, "text": f"{number:0100}"} for number in range(20_000)]
     path = tmp_path / f"list{ending}"
     if ending == ".json":
@@ -419,7 +421,7 @@ def test_very_many_fields_in_one_row_cost_that_row(tmp_path: Path) -> None:
 def test_a_line_without_an_end_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, text: str, problem: str
 ) -> None:
-    monkeypatch.setattr(listing, "MAX_ROW_CHARS", 1000)
+    monkeypatch.setattr(text_lists, "MAX_ROW_CHARS", 1000)
     path = write(tmp_path / f"list{ending}", text % ("x" * 3_000_000))
     tracemalloc.start()
     with pytest.raises(CorpusError, match=re.escape(problem)):
@@ -433,7 +435,7 @@ def test_a_line_without_an_end_is_not_read_to_its_end(
 def test_a_row_of_lines_without_an_end_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    monkeypatch.setattr(rows, "MAX_ROW_CHARS", 1000)
+    monkeypatch.setattr(csv_rows, "MAX_ROW_CHARS", 1000)
     path = write(tmp_path / "list.csv", f"a,b\n1,2\n{field}")
     tracemalloc.start()
     with pytest.raises(

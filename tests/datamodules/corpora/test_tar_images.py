@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import webdataset
 
-from datamodules.corpora import tar_members
+from datamodules import tar_members
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpus import Item, check_key
 from datamodules.errors import CorpusError

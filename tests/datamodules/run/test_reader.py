@@ -14,8 +14,9 @@ import webdataset
 from datamodules.corpus import Item, key_from_path
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
-from datamodules.run.reader import CommittedSamples, open_sample, read_sample, split_name
+from datamodules.run.reader import CommittedSamples, open_sample, read_sample
 from datamodules.run.record import ShardFile
+from datamodules.tar_members import split_name
 from support.line_making import make_run, members_of, some_items, work
 
 NAMES = ["plain", "a.v1/clip.mp4_3", "ü/日本 語", "A/Upper", "x" * 150, "bad", "last"]

@@ -173,3 +173,10 @@ def _refuse_cut_off(file: BinaryIO, path: str, place: int) -> None:
             raise CorpusError(f"{path} has more than {_MAX_PADDING_BYTES:,} zeros from byte {place:,} on, the limit")
     if not num_read:
         raise CorpusError(f"{path} is cut off at byte {place:,}: the mark of its end is missing")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, ending) of a file in a tar, as WebDataset splits it: at the first dot of the base name."""
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), ending

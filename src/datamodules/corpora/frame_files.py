@@ -1,0 +1,74 @@
+"""The images of a frame sequence."""
+
+import os
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from datamodules.corpora.paths import fault_of_file, has_extension, is_hidden, stat_file
+from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
+from datamodules.errors import CorpusError
+from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
+
+
+def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str, ...], int, float]:
+    """List the images in `folder`, without hidden files.
+
+    Args:
+        folder: of the frames of one item.
+        skipped: counts the files that are left out.
+
+    Returns:
+        Their names, in the order of the numbers in them (`frame2` before `frame10`), which is total: see `_parts`;
+        their total size in bytes; their newest modification time in seconds since the epoch.
+
+    Raises:
+        CorpusError: the folder or a frame cannot be read, or two frames have the same number.
+        EnvironmentFailure: the file system gives errors.
+    """
+    skipped = Skipped() if skipped is None else skipped
+    try:
+        with os.scandir(folder) as entries:
+            stats = {entry.name: stat_file(entry) for entry in entries if _is_frame(entry, skipped)}
+    except OSError as error:
+        raise CorpusError(fault_of_file(error.filename or str(folder), error)) from error
+    except ValueError as error:  # a zero byte
+        raise CorpusError(f"{str(folder)!r} cannot be used as a path: {error}") from error
+    names = sorted(stats, key=_parts)
+    for name, following in pairwise(names):
+        if _parts(name) == _parts(following):
+            raise CorpusError(f"{folder} has two frames with one number, {name!r} and {following!r}: remove one")
+    modified = max((stat.st_mtime for stat in stats.values()), default=0.0)
+    return tuple(names), sum(stat.st_size for stat in stats.values()), modified
+
+
+def count_missing(names: Sequence[str]) -> int:
+    """Return how many frames the numbering of `names`, in the order of `list_frames`, leaves out.
+
+    A numbering starts at 1, or at 0 if it has a 0; how far it should go is unknown. Names that differ in more than one
+    number are no single numbering, and count as complete.
+    """
+    parts = [_parts(name) for name in names]
+    numbers = list(zip(*(each[1::2] for each in parts), strict=False))
+    varying = [values for values in numbers if len(set(values)) > 1] or numbers[-1:]
+    if len({each[::2] for each in parts}) > 1 or len(varying) != 1:
+        return 0
+    return int(varying[0][-1] - min(varying[0][0], 1) + 1 - len(names))
+
+
+def _parts(name: str) -> tuple[Any, ...]:
+    """Return the name of a frame, without its extension and case, as text, number, text, number, …, text."""
+    parts = re.split("([0-9]+)", os.path.splitext(name)[0].casefold())
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+
+
+def _is_frame(entry: "os.DirEntry[str]", skipped: Skipped) -> bool:
+    if is_hidden(entry):  # macOS leaves `._images0001.png` beside `images0001.png`
+        skipped.add(HIDDEN_FILE)
+    elif has_extension(entry.name, READABLE_IMAGE_SUFFIXES):
+        return True
+    else:
+        skipped.add(OTHER_EXTENSION, entry.name)
+    return False

@@ -1,0 +1,81 @@
+"""Lists as text files."""
+
+import codecs
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import TextIO
+
+from datamodules.errors import CorpusError
+from datamodules.regular import open_regular
+
+_BLOCK_BYTES = 1 << 20
+_MAX_LIST_BYTES = 128 << 30  # read in minutes; a file of holes, which takes no disk, can have 2^63
+MAX_ROW_CHARS = 1 << 24  # of a line, or of a row that has several
+csv.field_size_limit(MAX_ROW_CHARS)  # in all lists: texts may be longer than the default of 131,072 characters
+
+
+def open_list(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
+    """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one.
+
+    Raises:
+        OSError: see `open_regular`.
+    """
+    file = open_regular(path)
+    is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    file.seek(0)
+    return io.TextIOWrapper(file, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
+
+
+def read_lines(file: TextIO, path: str) -> Iterator[str]:
+    """Yield the lines of the list `file`, of which only one is in memory.
+
+    Raises:
+        CorpusError: a line has more than `MAX_ROW_CHARS` characters.
+    """
+    for number, line in enumerate(iter(partial(file.readline, MAX_ROW_CHARS + 1), ""), 1):
+        if len(line) > MAX_ROW_CHARS:
+            raise CorpusError(f"{path}, line {number}: it has more than {MAX_ROW_CHARS:,} characters, the limit")
+        yield line
+
+
+def list_sha256(path: str, option: str) -> str:
+    """sha256 of the list `path`, which the option `option` names: another list is another run.
+
+    Raises:
+        CorpusError: it cannot be read, or has more than 128 GiB.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path) as file:
+            if (num_bytes := os.fstat(file.fileno()).st_size) > _MAX_LIST_BYTES:
+                raise CorpusError(
+                    f"{option} {path} has {num_bytes:,} bytes; the limit is {_MAX_LIST_BYTES:,}: split it"
+                )
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise CorpusError(f"{option} {path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
+    """(number of its line, path) of each path that the list `path` has, which the option `option` names.
+
+    Blank lines and lines that begin with `#` are skipped; a `./` in front, as `find .` writes it, is left out. Bytes
+    that are not UTF-8 are those of a file name, and represented as in one (`surrogateescape`).
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    try:
+        with open_list(path, errors="surrogateescape") as file:
+            for number, line in enumerate(read_lines(file, path), 1):
+                name = line.strip().removeprefix("./")
+                if name and not name.startswith("#"):
+                    yield number, name
+    except (OSError, UnicodeError) as error:
+        raise CorpusError(f"{option} {path} cannot be read: {error}") from error

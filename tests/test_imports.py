@@ -12,8 +12,9 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
     "datamodules": ["preprocess"],
     "datamodules.run": [
         *("torch", "lightning", "torchvision", "av"),
-        *(f"datamodules.{room}" for room in ("loading", "training", "media", "datamodule", "card")),
+        *(f"datamodules.{room}" for room in ("loading", "training", "media", "corpora", "datamodule", "card")),
     ],
+    "datamodules.corpora": [f"datamodules.{room}" for room in ("run", "loading", "training", "samples")],
     "datamodules.loading": ["datamodules.training", "datamodules.datamodule"],
     "datamodules.training": ["datamodules.loading", "datamodules.media", "datamodules.datamodule"],
     "datamodules.media": [f"datamodules.{room}" for room in ("run", "loading", "training", "corpora", "samples")],

@@ -1,20 +1,20 @@
 """An item: one video, frame sequence or image that becomes one sample, or one failure.
 
-| field  | type             | meaning                                                                        |
-|--------|------------------|--------------------------------------------------------------------------------|
-| key    | str              | unique in the run, legal as WebDataset key and as file name: `key_from_path`   |
-| split  | str              | letters, digits, underscores                                                   |
-| path   | str              | folder of the frames, or the video; relative to the corpus root, or absolute   |
-| frames | tuple[str, ...]  | file names in that folder, in order; empty: `path` is a video                  |
-| start_byte | int or None  | first byte of an image in a tar: `path` is the tar, `frames` the name of its member, |
-|        |                  | and its `cost` bytes are the image                                             |
-| fps    | float or None    | frames per second to take from a video; None: every frame                      |
-| start_seconds, stop_seconds | float or None | part of a video, half-open, since its first frame; None: to its end |
-| cost   | int, bytes       | size on disk, by which shards are balanced                                     |
-| modified | float or None, s | newest modification time of its files, since the epoch; None: not looked at |
-| meta   | JSON-able dict   | what the corpus knows of it: glosses, transcript, prompt                       |
-| problem | str or None     | why the item cannot be used, found while it was listed; it becomes a failure row of |
-|        |                  | the class `listing`, and none of its files is opened                           |
+| field    | type                  | meaning                                                                           |
+|----------|-----------------------|-----------------------------------------------------------------------------------|
+| key      | str                   | unique in the run, legal as WebDataset key and as file name: `key_from_path`      |
+| split    | str                   | letters, digits, underscores                                                      |
+| path     | str                   | a video, or a folder of frames; relative to the corpus root, or absolute          |
+| frames   | tuple[str, ...]       | file names in that folder, in order; empty: `path` is a video                     |
+| start_byte | int or None         | byte offset of an image in a tar: `path` is the tar, `frames` the member's name,  |
+|          |                       | and `cost` the image's size                                                       |
+| fps      | float or None         | frames per second to take from a video; None: every frame                         |
+| start_seconds, stop_seconds | float or None | half-open part of a video, since its first frame; None: no bound       |
+| cost     | int, bytes            | size on disk, by which shards are balanced                                        |
+| modified | float or None, s      | newest modification time of its files, since the epoch; None: not known           |
+| meta     | JSON-able dict        | what the corpus knows about it: glosses, transcript, prompt                       |
+| problem  | str or None           | why the item cannot be used, found by the listing; it becomes a failure row of    |
+|          |                       | the class `listing`, and none of its files is opened                              |
 """
 
 import hashlib
@@ -29,15 +29,15 @@ from typing import Any, ClassVar
 from datamodules.corpora.skipped import Skipped
 from datamodules.errors import CorpusError
 
-# The field of `meta` that locates an item's JSON files, from which prompts are filled; samples do not have it. Of each
-# file [path relative to the root, first byte, bytes]; the latter two null: the whole file, if it exists.
+# Key in `meta` of the location of an item's JSON files, which fill prompts; samples do not have it. A list with, for
+# each file, [path relative to the root, first byte, number of bytes]; both null: the whole file, if it exists.
 JSON_FILES = "json_files"
-_MAX_NAME_BYTES = 200  # ext4, XFS, NTFS and APFS allow 255 per name; the rest is for endings that exports add
+_MAX_NAME_BYTES = 200  # ext4, XFS, NTFS and APFS allow 255 per name; the rest is for suffixes that exports add
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One unit of work; the fields are those of the table above."""
+    """One unit of work. The module's table describes the fields."""
 
     key: str
     split: str
@@ -54,17 +54,17 @@ class Item:
 
     @property
     def source(self) -> str:
-        """What to call its file, or files, by: the path, and of a single image the name as well."""
+        """Path that messages name: the video, the image, or the folder of the frames."""
         return os.path.join(self.path, self.frames[0]) if len(self.frames) == 1 else self.path
 
     @property
     def image(self) -> str:
-        """Of a single image, its path below the root, which may lead into a tar, as its sample tells it."""
+        """Path of a single image below the root, which may lead into a tar; samples store it."""
         return "/".join(part for part in (self.path, *self.frames) if part not in (".", ""))
 
 
 def located(item: Item, root: str) -> Item:
-    """Return `item` with absolute paths of its JSON files (`meta["json_files"]`), which are relative to `root`."""
+    """Return `item` with the paths of its JSON files (`meta["json_files"]`) made absolute; they are below `root`."""
     if JSON_FILES not in item.meta:
         return item
     folder = os.path.realpath(root)
@@ -73,12 +73,24 @@ def located(item: Item, root: str) -> Item:
 
 
 class Corpus(ABC):
-    """Lists items; opens no file.
+    """Lists items in a stable order, with stable keys. Opens no media file.
+
+    To add a corpus, subclass this and write `items`; name the class in the configuration by its `class_path`:
+
+    - Every public attribute is a constructor argument and belongs to the run's fingerprint, except `root`: a run may
+      be resumed with the corpus elsewhere. Give other attributes a leading underscore. Of a list, keep the hash
+      (`text_lists.list_sha256`): another list is another run, the same list elsewhere is not.
+    - The listing is repeated to resume a run, so order and keys must not depend on anything but the corpus.
+    - A CorpusError about one row or file costs that item only: yield it with its `problem` (`listing.faulty_row`).
+      Raise only what puts other items in doubt, such as a missing folder.
+
+    Most corpora are lists of videos with texts and times, which `datamodules.corpora.pairs.Pairs` reads: a subclass
+    names the columns. Other building blocks of `datamodules.corpora`: `rows` and `values` read lists, `walk` and
+    `frame_files` read folders, `paths` looks up files, `listing` makes keys and checks the result.
 
     Attributes:
-        root: the folder that items' paths are relative to. It may be another when a run is resumed. Every other public
-            attribute, which are the constructor's arguments, belongs to the run's fingerprint.
-        root_option: the constructor's argument that gives `root`.
+        root: the folder that the paths of items are relative to.
+        root_option: name of the constructor argument that gives `root`.
     """
 
     root: str
@@ -86,7 +98,7 @@ class Corpus(ABC):
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
-        """All items, in an order and with keys that do not change from one listing to the next.
+        """Yield all items, in the same order and with the same keys each time.
 
         Raises:
             CorpusError: the corpus is not as described.
@@ -94,39 +106,47 @@ class Corpus(ABC):
 
     @property
     def skipped(self) -> Skipped:
-        """What the last listing has left out so far."""
+        """Counts of what the last listing has left out so far."""
         skipped: Skipped = vars(self).setdefault("_skipped", Skipped())
         return skipped
 
     def notes(self) -> list[str]:
-        """Lines about the last listing, for people to read when a run is planned."""
+        """Return lines about the last listing, printed when a run is planned."""
         return [f"skipped: {self.skipped}"] if self.skipped else []
+
+    def require_root(self) -> None:
+        """Raise CorpusError unless `root` is a folder."""
+        if not os.path.isdir(self.root):
+            raise CorpusError(f"--data.{self.root_option} {self.root} is not a folder")
 
 
 def key_from_path(path: str | PurePosixPath) -> str:
-    """The key of a file or folder, from its path relative to the corpus root, given without its ending.
+    """Return the key of a file or folder.
 
-    WebDataset ends a key at the first dot of the base name and lower-cases what follows, so dots, and with them
-    everything that is no letter, digit, dash or underscore, are percent-encoded: `a.v1/ü x` becomes `a%2Ev1/ü%20x`.
-    So are bytes that are not UTF-8, as Python represents them in file names (`surrogateescape`).
+    WebDataset ends a key at the first dot of the base name and lower-cases what follows. So dots, and everything else
+    that is not a letter, digit, dash or underscore, are percent-encoded: `a.v1/ü x` becomes `a%2Ev1/ü%20x`. Bytes that
+    are not UTF-8, which Python represents by `surrogateescape`, are encoded likewise.
 
-    A part that has more than 200 bytes once encoded is cut, and `%-` and 16 hexadecimal digits of its BLAKE2b hash
-    follow. No other part is encoded to `%-`, so a cut one never equals a part that was short enough.
+    A part of more than 200 bytes once encoded is cut; `%-` and 16 hexadecimal digits of its BLAKE2b hash follow. No
+    other part is encoded to `%-`, so a cut part never equals a part that was short enough.
+
+    Args:
+        path: relative to the corpus root, without the extension.
 
     Raises:
         CorpusError: a part of the path is empty, `.` or `..`, or has a lone surrogate that stands for no byte.
     """
     parts = str(path).split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise CorpusError(f"no key can be made of the path {str(path)!r}: it has an empty, '.' or '..' part")
+        raise CorpusError(f"no key can be made from the path {str(path)!r}: it has an empty, '.' or '..' part")
     try:
         return "/".join(_cut(re.sub(r"[^\w-]", _percent_encoded, part)) for part in parts)
     except UnicodeEncodeError as error:
-        raise CorpusError(f"no key can be made of the path {str(path)!r}: it has a lone surrogate") from error
+        raise CorpusError(f"no key can be made from the path {str(path)!r}: it has a lone surrogate") from error
 
 
 def check_split(split: str) -> str:
-    """`split`, if it can be part of a shard's name.
+    """Return `split` if it can be part of a shard's name.
 
     Raises:
         CorpusError: it has anything but letters, digits and underscores.
@@ -137,10 +157,10 @@ def check_split(split: str) -> str:
 
 
 def check_key(key: str) -> str:
-    """`key`, if WebDataset gives it back as it is: what `key_from_path` makes, or would leave alone but for `%`.
+    """Return `key` if WebDataset reads it back unchanged: a result of `key_from_path`, which may contain `%`.
 
     Raises:
-        CorpusError: it is not.
+        CorpusError: WebDataset would change it.
     """
     if not re.fullmatch(r"[\w%-]+(/[\w%-]+)*", key):
         raise CorpusError(
@@ -150,7 +170,7 @@ def check_key(key: str) -> str:
 
 
 def hash64(text: str) -> int:
-    """64 bits of the BLAKE2b hash of `text`, which may have surrogates."""
+    """Return 64 bits of the BLAKE2b hash of `text`, which may have surrogates."""
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -159,8 +179,8 @@ def _cut(part: str) -> str:
     if len(encoded) <= _MAX_NAME_BYTES:
         return part
     end = f"%-{hashlib.blake2b(encoded, digest_size=8).hexdigest()}"
-    begin = encoded[: _MAX_NAME_BYTES - len(end)].decode(errors="ignore")  # without a piece of a character
-    return re.sub(r"%.?$", "", begin) + end  # nor of an escape
+    begin = encoded[: _MAX_NAME_BYTES - len(end)].decode(errors="ignore")  # drops a character that was cut in two
+    return re.sub(r"%.?$", "", begin) + end  # and an escape that was cut in two
 
 
 def _percent_encoded(match: re.Match[str]) -> str:

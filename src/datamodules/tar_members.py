@@ -1,7 +1,8 @@
-"""The files in a tar, found by its headers; content is sought over.
+"""The files in a tar, read from its headers; contents are skipped by seeking.
 
-Python's `tarfile` parses each header here, but does not go from one to the next: it reads extended headers of any size
-into memory, calls itself for each of them that precedes a file, and parses some in quadratic time.
+`tarfile.TarInfo.frombuf` parses each header, but `tarfile.TarFile` does not iterate over them here. A tar may come from
+someone else, and TarFile reads extended headers of any size into memory, recurses for each extended header before a
+file, and parses some of them in quadratic time.
 """
 
 import os
@@ -13,14 +14,14 @@ from typing import BinaryIO, NamedTuple
 from datamodules.errors import CorpusError
 
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
-_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)  # headers that say more of the file after them
+_EXTENDED = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)  # headers that describe the file after them
 _MAX_EXTENDED_HEADERS = 16  # before one file; writers need three
-_MAX_EXTENDED_BYTES = 1 << 20  # of one: names have 4 KiB, extended attributes on Linux 64 KiB
+_MAX_EXTENDED_BYTES = 1 << 20  # of one header: names have up to 4 KiB, extended attributes on Linux 64 KiB
 _MAX_NAME_CHARS = 4096  # Linux, PATH_MAX
-_MAX_PADDING_BYTES = 1 << 30  # zeros after the last file; writers fill up a record, of 10 KiB mostly
+_MAX_PADDING_BYTES = 1 << 30  # zeros after the last file; writers fill up a record, mostly of 10 KiB
 _READ_BYTES = 1 << 20
-_PAX_LENGTH = re.compile(rb"([0-9]{1,20}) ")  # begins each record
-# bytes of GNU's old sparse headers, and of their continuations, that say whether another continuation follows
+_PAX_LENGTH = re.compile(rb"([0-9]{1,20}) ")  # starts each record
+# offsets of the flag "another header of the map follows" in GNU's old sparse headers, and in their continuations
 _IS_CONTINUED, _IS_CONTINUED_AGAIN = 482, 504
 
 
@@ -29,7 +30,8 @@ class TarMember(NamedTuple):
 
     Attributes:
         name: its path in the tar.
-        start_byte, num_bytes: where its content is.
+        start_byte: offset of its content in the tar.
+        num_bytes: length of its content.
         problem: why its content cannot be used; None: it can.
     """
 
@@ -45,42 +47,51 @@ def read_members(file: BinaryIO, path: str, is_whole: bool = True) -> Iterator[T
     Args:
         file: the tar, open.
         path: its path, for errors.
-        is_whole: False: `file` is a part of a tar that ends with a file of it, without the mark of the tar's end.
+        is_whole: False: `file` is a part of a tar that ends with a member, without the mark of the tar's end.
 
     Raises:
-        CorpusError: it is not a tar, or damaged or cut off after the files so far, or exceeds a limit; the message says
-            at which byte.
+        CorpusError: it is not a tar, or is damaged, cut off or above a limit after the files so far. The message names
+            the byte.
     """
-    size, place = file.seek(0, os.SEEK_END), 0
+    size, start = file.seek(0, os.SEEK_END), 0
     while True:
-        file.seek(place)
+        file.seek(start)
         try:
             header = _read_header(file)
         except tarfile.HeaderError as error:
-            raise CorpusError(f"{path} is damaged or cut off at byte {place:,}: {error}") from error
+            raise CorpusError(f"{path} is damaged or cut off at byte {start:,}: {error}") from error
         if header is None:
             break
-        start = file.tell()
-        num_bytes = header.size if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0  # as tarfile
-        if start + num_bytes > size:
+        content_start = file.tell()
+        # links and devices have no content, whatever their size; unknown types count as files, as in `tarfile`
+        has_content = header.isreg() or header.type not in tarfile.SUPPORTED_TYPES
+        num_bytes = header.size if has_content else 0
+        if content_start + num_bytes > size:
             raise CorpusError(f"{path} is cut off at byte {size:,}, within {header.name}")
         if not header.isdir():
             is_plain = header.isreg() and not header.issparse()
-            problem = f"{header.name} is a link, a device, or has holes: put in the file itself"
-            yield TarMember(header.name, start, num_bytes, None if is_plain else problem)
-        place = start + _padded(num_bytes)
-    if is_whole or place != size:
-        _refuse_cut_off(file, path, place)
+            problem = f"{header.name} is a link, a device or a sparse file: put the file itself into the tar"
+            yield TarMember(header.name, content_start, num_bytes, None if is_plain else problem)
+        start = content_start + _padded(num_bytes)
+    if is_whole or start != size:
+        _require_end(file, path, start)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split the name of a member into (key, extension), as WebDataset does: at the first dot of the base name."""
+    folder, _, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return (f"{folder}/{stem}" if folder else stem), ending
 
 
 def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
-    """Read the header of the next file, and the extended ones before it; leave `file` at the content.
+    """Read the header of the next file, and the extended headers before it; leave `file` at the content.
 
     Returns:
-        The header, with the name and the size that the extended ones give; None if none begins here.
+        The header, with the name and the size that extended headers give; None if no header begins here.
 
     Raises:
-        HeaderError: one of them is malformed, or exceeds a limit.
+        HeaderError: a header is malformed, or above a limit.
     """
     fields: dict[str, str] = {}
     for number in range(_MAX_EXTENDED_HEADERS + 1):
@@ -91,7 +102,7 @@ def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
             if number == 0:
                 return None
             raise
-        if header.size < 0:
+        if header.size < 0:  # GNU's binary sizes can be negative, and would lead back to this header
             raise tarfile.HeaderError(f"{header.name!r:.80} has {header.size} bytes")
         if header.type not in _EXTENDED:
             break
@@ -103,7 +114,7 @@ def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
         raise tarfile.HeaderError(f"a file has a name of more than {_MAX_NAME_CHARS:,} characters, the limit")
     header.size = int(fields.get("size", header.size))
     if header.type == tarfile.GNUTYPE_SPARSE or any(keyword.startswith("GNU.sparse.") for keyword in fields):
-        header.sparse = b""
+        header.sparse = b""  # so that `issparse` says so
     is_continued = header.type == tarfile.GNUTYPE_SPARSE and block[_IS_CONTINUED]
     while is_continued:
         block = file.read(tarfile.BLOCKSIZE)
@@ -112,10 +123,13 @@ def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
 
 
 def _read_fields(file: BinaryIO, header: tarfile.TarInfo) -> dict[str, str]:
-    """Read the content of an extended header; return what it says of the file after it, as the fields of pax.
+    """Read the content of an extended header.
+
+    Returns:
+        What it says about the file after it, as the fields of pax.
 
     Raises:
-        HeaderError: it is malformed, or exceeds a limit.
+        HeaderError: it is malformed, or above a limit.
     """
     if header.size > _MAX_EXTENDED_BYTES:
         raise tarfile.HeaderError(f"an extended header has {header.size:,} bytes; the limit is {_MAX_EXTENDED_BYTES:,}")
@@ -135,17 +149,20 @@ def _read_fields(file: BinaryIO, header: tarfile.TarInfo) -> dict[str, str]:
 
 
 def _pax_fields(content: bytes) -> Iterator[tuple[str, str]]:
-    """Yield (keyword, value) of those records of a pax header that matter here: `LENGTH KEYWORD=VALUE`, a line feed."""
-    place = 0
-    while place < len(content) and content[place]:  # some writers pad it with zeros
-        length = _PAX_LENGTH.match(content, place)
-        end = place + int(length[1]) if length else 0
+    """Yield (keyword, value) of the records of a pax header that matter here.
+
+    A record is `LENGTH KEYWORD=VALUE` and a line feed; LENGTH counts the bytes of all of it.
+    """
+    start = 0
+    while start < len(content) and content[start]:  # some writers pad it with zeros
+        length = _PAX_LENGTH.match(content, start)
+        end = start + int(length[1]) if length else 0
         if length is None or not length.end() < end <= len(content):
             raise tarfile.HeaderError("an extended header is malformed")
         keyword, _, value = content[length.end() : end - 1].partition(b"=")
         if keyword in (b"path", b"size") or keyword.startswith(b"GNU.sparse."):
             yield keyword.decode("ascii", "replace"), _text(value)
-        place = end
+        start = end
 
 
 def _text(content: bytes) -> str:
@@ -154,29 +171,24 @@ def _text(content: bytes) -> str:
 
 
 def _padded(num_bytes: int) -> int:
-    """Return the size of content with the zeros that fill up its last block."""
+    """Return the size of a content with the zeros that fill up its last block."""
     return -(-num_bytes // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _refuse_cut_off(file: BinaryIO, path: str, place: int) -> None:
-    """CorpusError unless from `place` on, where no header follows, there are zeros, and nothing but zeros."""
-    file.seek(place)
+def _require_end(file: BinaryIO, path: str, start: int) -> None:
+    """Raise CorpusError unless the tar ends at `start`: only zeros follow, at least one."""
+    file.seek(start)
     num_read = 0
     while block := file.read(_READ_BYTES):
         num_read += len(block)
         if block.count(0) < len(block):
-            where = f"or cut off at byte {place:,}, where a header should be; or several tars were put together there"
+            if not start:
+                raise CorpusError(f"{path} is not a tar, or damaged at its first byte")
             raise CorpusError(
-                f"{path} is " + (f"damaged {where}" if place else "not a tar, or damaged at its first byte")
+                f"{path} is damaged or cut off at byte {start:,}, where a header should be; or several tars were "
+                "concatenated there"
             )
         if num_read > _MAX_PADDING_BYTES:
-            raise CorpusError(f"{path} has more than {_MAX_PADDING_BYTES:,} zeros from byte {place:,} on, the limit")
+            raise CorpusError(f"{path} has more than {_MAX_PADDING_BYTES:,} zeros from byte {start:,} on, the limit")
     if not num_read:
-        raise CorpusError(f"{path} is cut off at byte {place:,}: the mark of its end is missing")
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """(key, ending) of a file in a tar, as WebDataset splits it: at the first dot of the base name."""
-    folder, _, base = name.rpartition("/")
-    stem, _, ending = base.partition(".")
-    return (f"{folder}/{stem}" if folder else stem), ending
+        raise CorpusError(f"{path} is cut off at byte {start:,}: the mark of its end is missing")

@@ -1,18 +1,18 @@
 """CLIP4MC (Ding et al., 2023): clips of Minecraft videos, each with what is said in it.
 
-`train_pairs.json` is a list of objects. Older files spell some keys otherwise; both are read, and meta has the newer.
+`train_pairs.json` is a list of objects. Older files spell some keys differently; both are read, and meta has the newer.
 
 | meta of an item | in older files   | meaning                                                          |
 |-----------------|------------------|------------------------------------------------------------------|
-| vid             |                  | names the pair                                                   |
+| vid             |                  | name of the pair                                                 |
 | transcript      | transcript clip  | what is said                                                     |
-| begin_time      | begin position   | s, where the clip was cut out of its video                       |
+| begin_time      | begin position   | s, where the clip starts in the original video                   |
 | end_time        | end position     | s                                                                |
 | duration        |                  | s                                                                |
 | size            |                  | list of float                                                    |
 
-What a file lacks of the last four is null. Of `clip_path`, which was written on somebody else's machine, only the file
-name counts.
+The last four are null where a file lacks them. `clip_path` was written on another machine, so only its file name is
+used.
 """
 
 import re
@@ -31,12 +31,14 @@ class Clip4MC(Pairs):
     """The pairs of CLIP4MC, in the order of the file.
 
     Args:
-        pairs: `train_pairs.json`; or the same objects as JSON Lines.
-        clips_dir: the folder that has the clips.
-        split: which split each pair belongs to.
-        max_items: at most this many pairs, from the beginning; None: all.
-        whole_videos: the files are whole videos, of which `begin_time` to `end_time` is meant, and not cut already.
-        numbered: keys are the numbers of the rows, for files in which a `vid` comes twice, which is an error else.
+        pairs: `train_pairs.json`, or the same objects as JSON Lines.
+        clips_dir: folder of the clips.
+        split: how pairs are assigned to splits.
+        max_items: list at most this many pairs, from the beginning; None: all.
+        whole_videos: the files are whole videos, of which the part from `begin_time` to `end_time` is taken; False:
+            they are clips already.
+        numbered: keys are the numbers of the rows, for files with several rows of one `vid`; False: keys are the `vid`,
+            and such files are refused.
 
     Raises:
         CorpusError: the list cannot be read.
@@ -63,15 +65,18 @@ class Clip4MC(Pairs):
         )
         super().__init__(clips_dir, pairs, columns, split, max_items)
 
-    def _rows(self) -> Rows:
+    def rows(self) -> Rows:
+        """Read the rows of the list, with the newer spelling of keys."""
         for row in read_rows(self._pairs):
             for older, newer in _NEWER.items():
                 if older in row.values and row.values.get(newer) is None:
                     row.values[newer] = row.values[older]
             yield row
 
-    def _path(self, video: str) -> str:
+    def video_path(self, video: str) -> str:
+        """Return the file name of a path that may be of Linux or Windows."""
         return re.split(r"[/\\]", video)[-1]
 
-    def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {**super()._meta(row), "vid": as_name("vid", row.get("vid"))}
+    def meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the item's meta, `vid` as text."""
+        return {**super().meta(row), "vid": as_name("vid", row.get("vid"))}

@@ -1,4 +1,4 @@
-"""The images of a frame sequence."""
+"""The images of a frame sequence, in the order of the numbers in their names."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpora.paths import fault_of_file, has_extension, is_hidden, stat_file
+from datamodules.corpora.paths import describe_error, has_extension, is_hidden, stat_entry
 from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
@@ -21,8 +21,8 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
         skipped: counts the files that are left out.
 
     Returns:
-        Their names, in the order of the numbers in them (`frame2` before `frame10`), which is total: see `_parts`;
-        their total size in bytes; their newest modification time in seconds since the epoch.
+        Their names, in the order of the numbers in them (`frame2` before `frame10`); their total size in bytes; their
+        newest modification time in seconds since the epoch, 0 if there are no images.
 
     Raises:
         CorpusError: the folder or a frame cannot be read, or two frames have the same number.
@@ -31,41 +31,48 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
     skipped = Skipped() if skipped is None else skipped
     try:
         with os.scandir(folder) as entries:
-            stats = {entry.name: stat_file(entry) for entry in entries if _is_frame(entry, skipped)}
+            stats = {entry.name: stat_entry(entry) for entry in entries if _is_frame(entry, skipped)}
     except OSError as error:
-        raise CorpusError(fault_of_file(error.filename or str(folder), error)) from error
+        raise CorpusError(describe_error(error.filename or str(folder), error)) from error
     except ValueError as error:  # a zero byte
         raise CorpusError(f"{str(folder)!r} cannot be used as a path: {error}") from error
     names = sorted(stats, key=_parts)
     for name, following in pairwise(names):
-        if _parts(name) == _parts(following):
-            raise CorpusError(f"{folder} has two frames with one number, {name!r} and {following!r}: remove one")
+        if _parts(name) == _parts(following):  # `1.png` and `01.png`: either may come first
+            raise CorpusError(f"{folder} has two frames with the same number, {name!r} and {following!r}: remove one")
     modified = max((stat.st_mtime for stat in stats.values()), default=0.0)
     return tuple(names), sum(stat.st_size for stat in stats.values()), modified
 
 
 def count_missing(names: Sequence[str]) -> int:
-    """Return how many frames the numbering of `names`, in the order of `list_frames`, leaves out.
+    """Return how many frames the numbering of `names` leaves out.
 
     A numbering starts at 1, or at 0 if it has a 0; how far it should go is unknown. Names that differ in more than one
-    number are no single numbering, and count as complete.
+    number are not a single numbering, and count as complete.
+
+    Args:
+        names: in the order of `list_frames`.
     """
     parts = [_parts(name) for name in names]
-    numbers = list(zip(*(each[1::2] for each in parts), strict=False))
+    texts = {name_parts[::2] for name_parts in parts}
+    numbers = list(zip(*(name_parts[1::2] for name_parts in parts), strict=False))
     varying = [values for values in numbers if len(set(values)) > 1] or numbers[-1:]
-    if len({each[::2] for each in parts}) > 1 or len(varying) != 1:
+    if len(texts) > 1 or len(varying) != 1:
         return 0
     return int(varying[0][-1] - min(varying[0][0], 1) + 1 - len(names))
 
 
 def _parts(name: str) -> tuple[Any, ...]:
-    """Return the name of a frame, without its extension and case, as text, number, text, number, …, text."""
+    """Return a frame's name, without its extension and in lower case, as text, number, text, number, …, text.
+
+    Such tuples can be compared, because numbers always stand at odd positions.
+    """
     parts = re.split("([0-9]+)", os.path.splitext(name)[0].casefold())
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))
+    return tuple(int(part) if position % 2 else part for position, part in enumerate(parts))
 
 
 def _is_frame(entry: "os.DirEntry[str]", skipped: Skipped) -> bool:
-    if is_hidden(entry):  # macOS leaves `._images0001.png` beside `images0001.png`
+    if is_hidden(entry):
         skipped.add(HIDDEN_FILE)
     elif has_extension(entry.name, READABLE_IMAGE_SUFFIXES):
         return True

@@ -1,15 +1,10 @@
-"""Folders and lists, in an order that does not change from one listing to the next.
-
-A fault of one file, folder or row costs one item, which is listed with the reason as its `problem`. A file system that
-gives errors (EIO, ESTALE, …) raises EnvironmentFailure: the cause is not in an item.
-"""
+"""What all listings share: keys of files and rows, items of faulty rows, and checks that anything usable was listed."""
 
 import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +13,11 @@ from datamodules.corpora.skipped import Skipped
 from datamodules.corpus import Item, hash64, key_from_path
 from datamodules.errors import CorpusError
 
-T = TypeVar("T")
-_MAX_PROBLEM_CHARS = 1000  # what is kept of the problem of a row
+_MAX_PROBLEM_CHARS = 1000  # kept of the problem of a row
 
 
 def key_of_file(path: str, keeps_extension: bool) -> str:
-    """The key of the file `path`, relative to the root.
+    """Return the key of the file `path`, relative to the root.
 
     Raises:
         CorpusError: see `key_from_path`.
@@ -31,41 +25,42 @@ def key_of_file(path: str, keeps_extension: bool) -> str:
     return key_from_path(path if keeps_extension else os.path.splitext(path)[0])
 
 
-def key_of_place(where: str) -> str:
-    """The key of a row that has none: `%line-12` of `list.csv, line 12`, which no name is encoded to."""
+def key_of_row(where: str) -> str:
+    """Return the key of a row that has no key of its own: `%line-12` for `list.csv, line 12`.
+
+    It equals no other key, because `%li` is not an escape that `key_from_path` makes.
+    """
     return "%" + where.rpartition(", ")[2].replace(" ", "-")
 
 
 def faulty_row(where: str, error: CorpusError, key: str, split: str, path: Any = "") -> Item:
-    """The item of a row that cannot be used.
+    """Return the item of a row that cannot be used. It becomes a failure row of the class `listing`.
 
     Args:
-        where: the row stands, as in `list.csv, line 12`.
-        error: what is wrong with it.
-        key, split: of the item.
-        path: what the row has in place of the path of its file.
+        where: location of the row, such as `list.csv, line 12`.
+        error: what is wrong with the row.
+        key: of the item.
+        split: of the item.
+        path: the row's value for the path of the file, whatever it is.
     """
     is_path = isinstance(path, str) and len(path) <= MAX_PATH_CHARS
     return Item(key, split, path if is_path else "", problem=f"{where}: {str(error)[:_MAX_PROBLEM_CHARS]}")
 
 
-def limit(values: Iterator[T], count: int | None) -> Iterator[T]:
-    """The first `count` of `values`; all if that is None."""
-    return islice(values, count)
-
-
-def require_found(
+def require_any(
     items: Iterator[Item], kind: str, root: str, suffixes: Collection[str], skipped: Skipped
 ) -> Iterator[Item]:
-    """Pass on the `items` that were found below a folder.
+    """Yield the items of a folder.
 
     Args:
         items: of the listing.
-        kind: what they are, in the plural.
-        root, suffixes, skipped: see `walk`.
+        kind: what they are, in the plural, for the message.
+        root: the folder.
+        suffixes: extensions of the files that are listed.
+        skipped: what the listing left out.
 
     Raises:
-        CorpusError: there are none; the message names the extensions that count, and what was skipped.
+        CorpusError: there are no items. The message names the extensions, and what was skipped.
     """
     first = next(items, None)
     if first is None:
@@ -76,15 +71,15 @@ def require_found(
 
 
 def require_existing(items: Iterator[Item], listed: str, folder: str) -> Iterator[Item]:
-    """Pass on the `items` of a list.
+    """Yield the items of a list.
 
     Args:
-        items: of the listing; `modified` is None where the file does not exist. Those with a problem do not count.
-        listed: path of the list.
-        folder: the option that names the folder of the files, with its value.
+        items: of the listing. `modified` is None where the file is missing; items with a problem do not count.
+        listed: path of the list, for the message.
+        folder: the option that names the folder of the files, with its value, for the message.
 
     Raises:
-        CorpusError: none of the files exists, which is known at the end.
+        CorpusError: all files are missing, which is known only after the last item.
     """
     num_files = num_existing = 0
     for item in items:
@@ -96,20 +91,28 @@ def require_existing(items: Iterator[Item], listed: str, folder: str) -> Iterato
 
 
 def repeated(texts: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a text occurs several times in `texts`, as a function; holds 8 bytes for each."""
+    """Return a function that tells whether a text occurs more than once in `texts`.
+
+    It compares 64-bit hashes and keeps only those that repeat, because a corpus may have 100 million files.
+    """
     hashes = np.fromiter(map(hash64, texts), np.uint64)
     hashes.sort()
-    found = array("Q", np.unique(hashes[1:][hashes[1:] == hashes[:-1]]).tobytes())  # a set would hold 60 bytes for each
+    # `array` and `bisect` take 8 bytes a hash, a set 60; and numpy's search of one value is slower
+    duplicates = array("Q", np.unique(hashes[1:][hashes[1:] == hashes[:-1]]).tobytes())
 
     def is_repeated(text: str) -> bool:
         value = hash64(text)
-        place = bisect_left(found, value)
-        return place < len(found) and found[place] == value
+        index = bisect_left(duplicates, value)
+        return index < len(duplicates) and duplicates[index] == value
 
     return is_repeated
 
 
 def ambiguous_stems(paths: Iterable[str]) -> Callable[[str], bool]:
-    """Whether the stem of one of `paths` is that of another, or another's whole path: then keys keep extensions."""
+    """Return a function that tells whether the key of one of `paths` has to keep the extension.
+
+    It has to if the path without extension is also that of another path (`a.jpg` and `a.png`), or another whole path
+    (`a.jpg.png` beside `a.jpg`).
+    """
     is_repeated = repeated(text for path in paths for text in (path, os.path.splitext(path)[0]))
     return lambda path: is_repeated(os.path.splitext(path)[0])

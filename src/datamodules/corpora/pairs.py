@@ -1,12 +1,14 @@
-"""Pairs of a video and a text, from a list in JSON, JSON Lines, CSV, TSV or Parquet (see `rows.py`).
+"""Pairs of a video and a text, from a list in JSON, JSON Lines, CSV, TSV or Parquet (see `rows`).
 
 | meta of an item | meaning                                                                                       |
 |-----------------|-----------------------------------------------------------------------------------------------|
-| transcript      | the text; empty where the row has none, which costs that item if the pipeline needs one        |
-| others          | the other columns, or those of `Columns.meta`, by their names, as they are; but not the video |
+| transcript      | the text; "" where the row has none, which fails the item if the pipeline needs a text        |
+| others          | the other columns, or those of `Columns.meta`, by name, unchanged; without the video          |
 
-A video that does not exist, a malformed row and wrong values (a time that is not a number, a path that leads out of the
-folder) cost their item alone. A list that cannot be read on after such a place stops the listing.
+A video that is missing, a malformed row and wrong values (a time that is not a number, a path that leads out of the
+folder) fail alone. A list whose following rows cannot be read stops the listing.
+
+A corpus of your own that is such a list needs a subclass that names its columns; `Clip4MC` is one.
 """
 
 import hashlib
@@ -14,16 +16,16 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from datamodules.corpora.csv_rows import Quoting
-from datamodules.corpora.listing import faulty_row, key_of_place, limit, require_existing
-from datamodules.corpora.paths import look_at, relative_to
+from datamodules.corpora.listing import faulty_row, key_of_row, require_existing
+from datamodules.corpora.paths import relative_to, stat_path
 from datamodules.corpora.row import Row, Rows
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import list_sha256
-from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text
+from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text, require_part
 from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 
@@ -32,16 +34,16 @@ SplitMode = Literal["all_train", "fraction", "column"]
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a list, or the keys of its objects, are called.
+    """Names of the columns of a list, or of the keys of its objects.
 
     Args:
         video: path of the video, relative to the folder of the videos, or absolute and in that folder.
-        text: the text; null, "" and, as pandas writes a missing value, `nan` and `NaN` are none.
-        id: makes the item's key, so no two rows may have the same; None: the row's number does.
-        start: where the part of the video that is meant begins, in seconds or as `HH:MM:SS.mmm` since its first frame;
-            None, also as a value: at that.
-        stop: where it ends, half-open, likewise; None: with the video.
-        meta: those that become meta besides the text; None: all but the video.
+        text: the text; null, "" and, as pandas writes a missing value, `nan` and `NaN` mean none.
+        id: makes the item's key, so it must be unique; None: the key is the row's number.
+        start: start of the part of the video to take, in seconds or as `HH:MM:SS.mmm` since its first frame. None, or
+            a missing value: the first frame.
+        stop: end of that part, half-open. None, or a missing value: the end of the video.
+        meta: columns that become meta besides the text; None: all but the video.
     """
 
     video: str = "video"
@@ -52,24 +54,24 @@ class Columns:
     meta: list[str] | None = None
 
     @property
-    def needed(self) -> list[str]:
-        """Those that every row has to have, whatever becomes meta."""
+    def required(self) -> list[str]:
+        """Columns that every row must have."""
         return [name for name in (self.video, self.text, self.id, self.start, self.stop) if name is not None]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which split each pair belongs to.
+    """How pairs are assigned to splits.
 
     Args:
-        mode: `all_train`: all to `train`. `fraction`: by chance; what a pair gets depends on `seed` and its key alone,
-            so it keeps that when others come, go, or change places. `column`: what the row says.
-        fractions: of `fraction`, the share of each split; together 1.
-        seed: of `fraction`.
-        column: of `column`, where the row says it.
+        mode: `all_train`: all to `train`. `fraction`: at random, from `seed` and the pair's key alone, so a pair keeps
+            its split when other pairs are added, removed or moved. `column`: as a column says.
+        fractions: share of each split, for `fraction`; they sum to 1.
+        seed: for `fraction`.
+        column: name of the column, for `column`.
 
     Raises:
-        ConfigError: the mode or the fractions are no such thing.
+        ConfigError: the mode is unknown, or the fractions are not shares of splits.
     """
 
     mode: SplitMode = "all_train"
@@ -82,7 +84,7 @@ class Split:
             raise ConfigError(f"--data.split.mode {self.mode}: choose from {', '.join(get_args(SplitMode))}")
         shares = self.fractions.values()
         if not all(share >= 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-            raise ConfigError(f"--data.split.fractions {self.fractions}: give shares from 0 to 1 that are 1 together")
+            raise ConfigError(f"--data.split.fractions {self.fractions}: give shares from 0 to 1 whose sum is 1")
         for name in self.fractions:
             try:
                 check_split(name)
@@ -90,16 +92,20 @@ class Split:
                 raise ConfigError(f"--data.split.fractions {self.fractions}: {error}") from error
 
     def of(self, key: str, row: Mapping[str, Any]) -> str:
-        """The split of the pair `key`.
+        """Return the split of a pair.
+
+        Args:
+            key: of the pair.
+            row: its values by column, needed for `column`.
 
         Raises:
-            CorpusError: what the row says cannot name a split.
+            CorpusError: the column's value cannot name a split.
         """
         if self.mode == "all_train":
             return "train"
         if self.mode == "column":
             return check_split(as_name(self.column, row[self.column]))
-        shares = sorted(self.fractions.items())  # as the fingerprint, which knows no order
+        shares = sorted(self.fractions.items())  # the fingerprint ignores their order, so the result must too
         draw = int.from_bytes(hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8).digest(), "big") / 2**64
         for name, share in shares[:-1]:
             if draw < share:
@@ -109,22 +115,22 @@ class Split:
 
 
 _COLUMNS, _ALL_TRAIN = Columns(), Split()
-_NO_SPLIT = "unknown"  # of a row that does not name one
+_NO_SPLIT = "unknown"  # split of a row whose column names none
 
 
 class Pairs(Corpus):
     """The pairs of a list, in its order.
 
     Args:
-        root: the folder of the videos.
-        pairs: the list; its ending says what it is: .json, .jsonl, .ndjson, .csv, .tsv or .parquet.
-        columns: what the list calls what is needed.
-        split: which split each pair belongs to.
-        max_items: at most this many pairs, from the beginning; None: all.
-        quoting: what quotes are in a .csv or .tsv: `auto`, `none` or `csv`; see `rows.py`.
+        root: folder of the videos.
+        pairs: the list; its ending tells the format: .json, .jsonl, .ndjson, .csv, .tsv or .parquet.
+        columns: names of the list's columns.
+        split: how pairs are assigned to splits.
+        max_items: list at most this many pairs, from the beginning; None: all.
+        quoting: meaning of quotes in a .csv or .tsv, `auto`, `none` or `csv`: see `csv_rows`.
 
     Raises:
-        ConfigError: quoting is none of these.
+        ConfigError: quoting is not one of these.
         CorpusError: the list cannot be read.
     """
 
@@ -142,70 +148,40 @@ class Pairs(Corpus):
         self.quoting = quoting
         self._pairs, self._columns, self._split = pairs, columns, split
         self.root, self.columns, self.split, self.max_items = root, asdict(columns), asdict(split), max_items
-        self.pairs_sha256 = list_sha256(pairs, "--data.pairs")  # another list is another run; where it lies is not
+        self.pairs_sha256 = list_sha256(pairs, "--data.pairs")  # another list is another run; its path does not matter
 
     def items(self) -> Iterator[Item]:
-        """The pairs; keys are the ids, or the numbers of the rows, from `00000001`.
+        """Yield the pairs. Keys are the ids, or the numbers of the rows, from `00000001`.
 
-        A row that is malformed, or whose values are wrong, costs its item alone. It has the key of its place if it has
-        no id, and the split `unknown` if it does not name one.
+        A row that is malformed, or whose values are wrong, fails alone. Without an id its key is its line (`%line-12`),
+        without a split its split is `unknown`.
 
         Raises:
-            CorpusError: the folder or the list is missing, the list cannot be read on, or no video of all exists.
-            ConfigError: the ending of the list says nothing of what it is.
+            CorpusError: the folder or the list is missing, a row cannot be read and so the following ones cannot, or
+                all videos are missing.
+            ConfigError: the format of the list is unknown.
         """
-        folder = f"--data.{self.root_option} {self.root}"
-        if not Path(self.root).is_dir():
-            raise CorpusError(f"{folder} is no folder")
-        rows = enumerate(limit(self._rows(), self.max_items), 1)
-        yield from require_existing((self._item(number, row) for number, row in rows), self._pairs, folder)
+        self.require_root()
+        rows = enumerate(islice(self.rows(), self.max_items), 1)
+        items = (self._item(number, row) for number, row in rows)
+        yield from require_existing(items, self._pairs, f"--data.{self.root_option} {self.root}")
 
-    def _rows(self) -> Rows:
-        """The rows as `columns` names them."""
+    def rows(self) -> Rows:
+        """Read the rows of the list. A subclass may change their values."""
         columns, meta = self._columns, self._columns.meta
-        by_row = [self._split.column] if self._split.mode == "column" else []
-        return read_rows(self._pairs, None if meta is None else [*columns.needed, *by_row, *meta], self.quoting)
+        of_split = [self._split.column] if self._split.mode == "column" else []
+        return read_rows(self._pairs, None if meta is None else [*columns.required, *of_split, *meta], self.quoting)
 
-    def _path(self, video: str) -> str:
-        """Path of the video that a row names, relative to `root`."""
+    def video_path(self, video: str) -> str:
+        """Return the path, relative to `root`, of the video that a row names. A subclass may add an extension."""
         return video
 
-    def _item(self, number: int, row: Row) -> Item:
-        columns, split, values = self._columns, self._split, row.values
-        key = f"{number:08d}" if columns.id is None else key_of_place(row.where)
-        split_name = _NO_SPLIT if split.mode == "column" else split.of(key, values)
-        try:
-            of_split = [split.column] if split.mode == "column" else []
-            row.require(*columns.needed, *of_split, hint=": see --data.columns")
-            if columns.id is not None:
-                key = key_from_path(as_name(columns.id, values[columns.id]))
-            split_name = split.of(key, values)
-            return self._usable(key, split_name, values)
-        except CorpusError as error:
-            return faulty_row(row.where, error, key, split_name, values.get(columns.video))
+    def meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the item's meta from the values of a row. A subclass may add to it.
 
-    def _usable(self, key: str, split: str, row: dict[str, Any]) -> Item:
-        """The item of a row; CorpusError if a value of it is wrong."""
-        columns = self._columns
-        start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
-        if stop is not None and stop <= (start or 0.0):
-            raise CorpusError(f"{columns.stop} = {stop:g} is not after {columns.start} = {start or 0:g}")
-        path = self._path(as_text(columns.video, row[columns.video]))
-        if path.startswith("/"):
-            path = relative_to(self.root, path) or path
-        cost, modified = _look_at(self.root, path)
-        return Item(
-            key=key,
-            split=split,
-            path=path,
-            start_seconds=start,
-            stop_seconds=stop,
-            cost=cost,
-            modified=modified,
-            meta=self._meta(row),
-        )
-
-    def _meta(self, row: dict[str, Any]) -> dict[str, Any]:
+        Raises:
+            CorpusError: a value or the name of a column is wrong.
+        """
         columns = self._columns
         names = row if columns.meta is None else columns.meta
         meta = as_meta({name: row.get(name) for name in names if name not in (columns.video, columns.text)})
@@ -214,11 +190,46 @@ class Pairs(Corpus):
         text = row[columns.text]
         return {"transcript": "" if text is None else as_text(columns.text, text), **meta}
 
+    def _item(self, number: int, row: Row) -> Item:
+        """Return the item of a row, or its failure."""
+        columns, split, values = self._columns, self._split, row.values
+        key = f"{number:08d}" if columns.id is None else key_of_row(row.where)
+        split_name = _NO_SPLIT if split.mode == "column" else split.of(key, values)
+        try:
+            of_split = [split.column] if split.mode == "column" else []
+            row.require(*columns.required, *of_split, hint=": see --data.columns")
+            if columns.id is not None:
+                key = key_from_path(as_name(columns.id, values[columns.id]))
+            split_name = split.of(key, values)
+            return self._usable_item(key, split_name, values)
+        except CorpusError as error:
+            return faulty_row(row.where, error, key, split_name, values.get(columns.video))
 
-def _look_at(root: str, path: str) -> tuple[int, float | None]:
-    """(size in bytes, modification time) of a video; 0 and None if there is none, so that its item fails when read."""
+    def _usable_item(self, key: str, split: str, row: dict[str, Any]) -> Item:
+        """Return the item of a row; raise CorpusError if a value is wrong."""
+        columns = self._columns
+        start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
+        require_part(columns.start, start, columns.stop, stop)
+        path = self.video_path(as_text(columns.video, row[columns.video]))
+        if path.startswith("/"):
+            path = relative_to(self.root, path) or path
+        cost, modified = _stat_video(self.root, path)
+        return Item(
+            key=key,
+            split=split,
+            path=path,
+            start_seconds=start,
+            stop_seconds=stop,
+            cost=cost,
+            modified=modified,
+            meta=self.meta(row),
+        )
+
+
+def _stat_video(root: str, path: str) -> tuple[int, float | None]:
+    """Return size and time as `stat_path` does; raise CorpusError if `path` is not that of a file below `root`."""
     if path in ("", "."):
         raise CorpusError(f"{path!r} names no video")
     if path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path) or ".." in re.split(r"[/\\]", path):
         raise CorpusError(f"{path!r} leads out of the folder of the videos: name a file in it")
-    return look_at(root, path)
+    return stat_path(root, path)

@@ -1,4 +1,4 @@
-"""Paths of files of a corpus."""
+"""Looking up files of a corpus, and why one of them cannot be used."""
 
 import errno
 import os
@@ -10,65 +10,24 @@ from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.regular import NotRegularError, require_regular
 
 MAX_PATH_CHARS = 4096  # Linux, PATH_MAX
-_FAULTS_OF_A_FILE = frozenset(
+# Errors that concern one file. Others (EIO, ESTALE, ENOTCONN, …) are the file system's and fail no item.
+_ERRORS_OF_A_FILE = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 )
 
 
-def stat_file(entry: "os.DirEntry[str]") -> os.stat_result:
-    stat = entry.stat()
-    require_regular(stat, entry.path)
-    return stat
+def stat_path(root: str, path: str) -> tuple[int, float | None]:
+    """Return the size in bytes and the modification time, in seconds since the epoch, of a file that a list names.
 
+    Args:
+        root: the folder that `path` is relative to, unless it is absolute.
+        path: of the file.
 
-def is_hidden(entry: "os.DirEntry[str]") -> bool:
-    return entry.name.startswith(".")
-
-
-def fault_of_file(path: str, error: OSError) -> str:
-    """Why the file or folder `path` cannot be used.
+    Returns:
+        (0, None) if the file is missing: its item is listed all the same, and fails when it is read.
 
     Raises:
-        EnvironmentFailure: the file system gives errors.
-    """
-    if isinstance(error, NotRegularError):
-        return f"{path} cannot be used: {error.strerror}"
-    if error.errno not in _FAULTS_OF_A_FILE:
-        raise EnvironmentFailure(f"{path} cannot be listed: {error.strerror}. Is its file system mounted?") from error
-    if os.path.islink(path):
-        return f"{path} is a link to {os.readlink(path)}, which cannot be read: {error.strerror}"
-    return f"{path} cannot be read: {error.strerror}"
-
-
-def relative_to(root: str, path: str) -> str | None:
-    """Return the absolute `path` of a file relative to `root`; None if it is not below it, by name or by links.
-
-    Nor is one that is no path: too long, or with a zero byte or a lone surrogate. `look_at` says so.
-    """
-    if len(path) > MAX_PATH_CHARS:  # each part would be looked up
-        return None
-    folder, name = os.path.split(os.path.normpath(path))
-    with suppress(ValueError):
-        for resolved in (os.path.abspath, _real_path):
-            relative = os.path.relpath(os.path.join(resolved(folder), name), resolved(root))
-            if relative.split(os.sep)[0] != os.pardir:
-                return relative
-    return None
-
-
-@lru_cache(maxsize=1024)
-def _real_path(folder: str) -> str:
-    """`os.path.realpath`, which asks the file system for each part of the path, once for each folder of a list."""
-    return os.path.realpath(folder)
-
-
-def look_at(root: str, path: str) -> tuple[int, float | None]:
-    """(size in bytes, modification time) of the file `path`, relative to `root`; (0, None) if it does not exist.
-
-    The item of a file that does not exist fails when it is read.
-
-    Raises:
-        CorpusError: `path` is not a path, or may not be looked up.
+        CorpusError: `path` cannot be a path, or its folder cannot be searched.
         EnvironmentFailure: the file system gives errors.
     """
     try:
@@ -76,11 +35,68 @@ def look_at(root: str, path: str) -> tuple[int, float | None]:
     except (FileNotFoundError, NotADirectoryError):
         return 0, None
     except OSError as error:
-        raise CorpusError(fault_of_file(path, error)) from error
+        raise CorpusError(describe_error(path, error)) from error
     except ValueError as error:  # a zero byte, a lone surrogate
         raise CorpusError(f"{path!r} cannot be used as a path: {error}") from error
     return stat.st_size, stat.st_mtime
 
 
+def stat_entry(entry: "os.DirEntry[str]") -> os.stat_result:
+    """Return the status of an entry of a folder; a link is followed.
+
+    Raises:
+        NotRegularError, IsADirectoryError: it is not a regular file.
+        OSError: it cannot be looked up.
+    """
+    stat = entry.stat()
+    require_regular(stat, entry.path)
+    return stat
+
+
+def describe_error(path: str, error: OSError) -> str:
+    """Return why the file or folder `path` cannot be used.
+
+    Raises:
+        EnvironmentFailure: the file system gives errors.
+    """
+    if isinstance(error, NotRegularError):
+        return f"{path} cannot be used: {error.strerror}"
+    if error.errno not in _ERRORS_OF_A_FILE:
+        raise EnvironmentFailure(f"{path} cannot be listed: {error.strerror}. Is its file system mounted?") from error
+    if os.path.islink(path):
+        return f"{path} is a link to {os.readlink(path)}, which cannot be read: {error.strerror}"
+    return f"{path} cannot be read: {error.strerror}"
+
+
+def relative_to(root: str, path: str) -> str | None:
+    """Return the absolute `path` of a file relative to `root`.
+
+    Returns:
+        None if the file is not below `root`, neither by name nor by links; or if `path` cannot be a path (too long,
+        with a zero byte or a lone surrogate), which `stat_path` reports.
+    """
+    if len(path) > MAX_PATH_CHARS:  # each part would be looked up
+        return None
+    folder, name = os.path.split(os.path.normpath(path))
+    with suppress(ValueError):
+        for resolve in (os.path.abspath, _real_path):
+            relative = os.path.relpath(os.path.join(resolve(folder), name), resolve(root))
+            if relative.split(os.sep)[0] != os.pardir:
+                return relative
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _real_path(folder: str) -> str:
+    """Return `os.path.realpath`, which asks the file system for each part of a path, once per folder of a list."""
+    return os.path.realpath(folder)
+
+
+def is_hidden(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry's name begins with a dot, as the `._a.png` that macOS leaves beside `a.png` does."""
+    return entry.name.startswith(".")
+
+
 def has_extension(name: str, suffixes: Collection[str]) -> bool:
+    """Whether the name ends with one of `suffixes`, in upper or lower case."""
     return os.path.splitext(name)[1].lower() in suffixes

@@ -1,27 +1,27 @@
-"""PHOENIX-2014-T (Camgöz et al., 2018): German sign language of weather forecasts, one folder of PNG frames a sentence.
+"""PHOENIX-2014-T (Camgöz et al., 2018): German sign language of weather forecasts, a folder of PNG frames a sentence.
 
 Expected below `root`: `features/fullFrame-210x260px/{split}/{name}/images0001.png …` and
 `annotations/manual/PHOENIX-2014-T.{split}.corpus.csv`, whose columns `name|video|start|end|speaker|orth|translation`
 are separated by `|`. The `video` column is not used: it names a folder `1/` that does not exist.
 
-| meta of an item | meaning                       |
-|-----------------|-------------------------------|
-| name            | of the sentence               |
-| signer          | `Signer01` …                  |
-| glosses         | `orth`: the signs, in capitals |
-| translation     | spoken German                 |
-| num_missing_frames | int: numbers that the frames' names leave out; they start at 1 |
+| meta of an item    | meaning                                                                 |
+|--------------------|-------------------------------------------------------------------------|
+| name               | of the sentence                                                         |
+| signer             | `Signer01` …                                                            |
+| glosses            | `orth`: the signs, in capitals                                          |
+| translation        | spoken German                                                           |
+| num_missing_frames | int: how many numbers the names of the frames leave out; they start at 1 |
 """
 
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, get_args
 
 from datamodules.corpora.frame_files import count_missing, list_frames
-from datamodules.corpora.listing import faulty_row, key_of_place, limit
+from datamodules.corpora.listing import faulty_row, key_of_row
 from datamodules.corpora.text_lists import open_list, read_lines
 from datamodules.corpus import Corpus, Item, key_from_path
 from datamodules.errors import ConfigError, CorpusError
@@ -38,9 +38,9 @@ class Phoenix2014T(Corpus):
     Args:
         root: the folder that holds `features` and `annotations` (`…/PHOENIX-2014-T`).
         splits: which of train, dev and test.
-        max_items: at most this many sentences of each split; None: all.
-        gaps: what becomes of a sentence whose frames' numbers have gaps: `allow`: it is used, and its
-            `num_missing_frames` says how many are missing; `fail`: it becomes a failure.
+        max_items: list at most this many sentences of each split; None: all.
+        gaps: how to treat a sentence whose frames have gaps in their numbers. `allow`: use it; its
+            `num_missing_frames` says how many are missing. `fail`: make it a failure.
 
     Raises:
         ConfigError: gaps is neither.
@@ -59,20 +59,19 @@ class Phoenix2014T(Corpus):
         self._num_with_gaps = 0
 
     def items(self) -> Iterator[Item]:
-        """The sentences; keys are `{split}/{name}`. One without usable frames or row is listed with its problem.
+        """Yield the sentences. Keys are `{split}/{name}`; a sentence without usable frames or row has a problem.
 
         Raises:
-            CorpusError: an annotation file or a split's folder of frames is missing, or the former cannot be read.
+            CorpusError: an annotation file cannot be read, or a split's folder of frames is missing.
         """
-        if not Path(self.root).is_dir():
-            raise CorpusError(f"--data.root {self.root} is no folder")
+        self.require_root()
         self.skipped.clear()
         self._num_with_gaps = 0
         for split in self.splits:
-            yield from limit(self._sentences(split), self.max_items)
+            yield from islice(self._sentences(split), self.max_items)
 
     def notes(self) -> list[str]:
-        """As of any corpus; and how many sentences have gaps."""
+        """Return what any corpus notes, and how many sentences have gaps."""
         count = self._num_with_gaps
         gaps = f"{count:,} sentence{'s have' if count != 1 else ' has'} gaps in the numbers of the frames: "
         result = "each fails" if self.gaps == "fail" else "see num_missing_frames of each, or set --data.gaps fail"
@@ -99,7 +98,7 @@ class Phoenix2014T(Corpus):
 
     def _item(self, split: str, header: Sequence[str], fields: Sequence[str], where: str) -> Item:
         row = dict(zip(header, fields, strict=False))
-        name, key = row.get("name", ""), f"{split}/{key_of_place(where)}"
+        name, key = row.get("name", ""), f"{split}/{key_of_row(where)}"
         try:
             key = key_from_path(f"{split}/{name}")
             if len(fields) > len(header) or any(column not in row for column in _COLUMNS):
@@ -130,7 +129,7 @@ class Phoenix2014T(Corpus):
         )
 
     def _frames(self, path: str) -> tuple[tuple[str, ...], int, float | None, str | None]:
-        """(names, total bytes, newest time, problem) of the frames in `path`, relative to the root."""
+        """Return (names, total bytes, newest time, problem) of the frames in `path`, relative to the root."""
         try:
             frames, size, modified = list_frames(Path(self.root, path), self.skipped)
         except CorpusError as error:
@@ -145,5 +144,5 @@ def _refuse_phoenix_2014(root: Path) -> None:
     if next(chain(tables, releases), None):
         raise CorpusError(
             f"--data.root {root} is PHOENIX-2014 (…/{{split}}/{{name}}/1/*.png, annotations/manual/train.corpus.csv), "
-            "not PHOENIX-2014-T: give that corpus, or bring the frames and tables into its layout"
+            "not PHOENIX-2014-T. Give that corpus, or bring the frames and tables into its layout"
         )

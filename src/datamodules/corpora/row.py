@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 from datamodules.errors import CorpusError
 
-MAX_DEPTH = 100  # of lists and objects in a value: Python's own functions call themselves for each
-MAX_NAMED = 8
+MAX_DEPTH = 100  # of lists and objects in a value, because functions call themselves for each level
+MAX_NAMED = 8  # columns that a message names
 
 
 class Row(NamedTuple):
     """A row of a list.
 
     Attributes:
-        where: it stands, as in `list.csv, line 12`.
+        where: location of the row, for messages: `list.csv, line 12`.
         values: by column.
-        problem: why the row is malformed, where the rows after it can be read all the same; it has no values then.
+        problem: why the row is malformed, where the rows after it can be read all the same. It has no values then.
     """
 
     where: str
@@ -25,7 +25,15 @@ class Row(NamedTuple):
     problem: str | None = None
 
     def require(self, *columns: str, hint: str = "") -> None:
-        """Raise CorpusError if the row is malformed or lacks one of `columns`; `hint` ends the latter message."""
+        """Check that the row is well-formed and has `columns`.
+
+        Args:
+            columns: names.
+            hint: end of the message about a missing column: what to do.
+
+        Raises:
+            CorpusError: the row is malformed or lacks a column.
+        """
         if self.problem is not None:
             raise CorpusError(self.problem)
         for name in columns:
@@ -34,16 +42,18 @@ class Row(NamedTuple):
 
 
 Rows = Iterator[Row]
-RawRows = Iterator[tuple[str, Any]]  # where a row stands, and its value, or CorpusError if only the row is malformed
+# yielded by the reader of a format: the location of a row, and its value or a CorpusError if only that row is malformed
+RawRows = Iterator[tuple[str, Any]]
 
 
 def name_some(names: Iterable[str]) -> str:
-    """Return the first of `names` for a message."""
+    """Return the first of `names`, quoted, for a message."""
     first = [f"{name!r:.80}" for name in islice(names, MAX_NAMED + 1)]
     return ", ".join([*first[:MAX_NAMED], *(["…"] if len(first) > MAX_NAMED else [])]) or "nothing"
 
 
 def require_distinct(path: str, header: list[str]) -> None:
+    """Raise CorpusError if two columns of the list `path` have the same name."""
     name, count = next(iter(Counter(header).most_common(1)), ("", 0))
     if count > 1:
-        raise CorpusError(f"{path} has several columns {name!r:.80}: rename all but one")
+        raise CorpusError(f"{path} has {count} columns {name!r:.80}: rename all but one")

@@ -1,32 +1,20 @@
-"""Lists of any length, read row by row: what is in memory does not grow with the list.
+"""Lists of any length, read row by row: memory does not grow with the list.
 
-| ending            | what                                                  | named in errors by |
-|-------------------|-------------------------------------------------------|--------------------|
-| `.json`           | a list of objects                                     | row, from 1        |
-| `.jsonl` `.ndjson` | an object a line                                     | line               |
-| `.csv` `.tsv`     | a header, then the rows: see below                    | line               |
-| `.parquet`        |                                                       | row, from 1        |
+| ending             | content                            | a row in messages |
+|--------------------|------------------------------------|-------------------|
+| `.json`            | a list of objects                  | row, from 1       |
+| `.jsonl` `.ndjson` | an object a line                   | line              |
+| `.csv` `.tsv`      | a header, then rows: see `csv_rows` | line             |
+| `.parquet`         | a table                            | row, from 1       |
 
-Text is UTF-8, with or without a byte order mark, or UTF-16 with one. NaN and infinite numbers become null, as JSON has
-neither.
-
-A `.tsv` is separated by tabs, a `.csv` by the first of `,` `;` and tab that its header has. Blanks around the names in
-the header are left out. Whether quotes mark fields or are text is up to `Quoting`:
-
-| quoting | fields                                                                                                |
-|---------|-------------------------------------------------------------------------------------------------------|
-| `csv`   | may be in quotes, and then contain separators and line breaks; quotes in them are doubled (RFC 4180).  |
-|         | Between tabs they cannot contain line breaks                                                           |
-| `none`  | are what stands between the separators, quotes included; a row is a line                              |
-| `auto`  | `.csv`: csv; `.tsv`: none. Rows that both could mean, with different values, are an error             |
-
-In a text, an id and a time, `nan` and `NaN` are no value, as pandas writes a missing one.
+Text is UTF-8, with or without a byte order mark, or UTF-16 with one. NaN and infinite numbers become null, because JSON
+has neither.
 """
 
 import csv
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -37,30 +25,32 @@ from datamodules.corpora.parquet_rows import read_parquet_rows
 from datamodules.corpora.row import MAX_DEPTH, RawRows, Row, Rows
 from datamodules.errors import ConfigError, CorpusError
 
+_ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+
 
 def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quoting = "auto") -> Rows:
-    """Read the rows of the list `path`, in order.
+    """Read the rows of a list, in order.
 
     A row that is malformed by itself has a `problem`: a line of JSON Lines that is not JSON, an element that is not an
-    object, a row with more or fewer fields than the header. But one that may be part of another row (it has one field,
-    a line break or a quote) is an error, since the values of that one would be wrong.
+    object, a row with more or fewer fields than the header. A malformed row that may be part of another row (it has
+    one field, a line break or a quote) is an error instead, because the values of the other row would be wrong.
 
     Args:
-        path: of the list; its ending says what it is.
-        columns: those that are needed, where leaving out the others saves something (Parquet); None: all.
-        quoting: of `.csv` and `.tsv`; see the module.
+        path: of the list; its ending tells the format.
+        columns: the columns that are needed, where leaving out others saves time (Parquet); None: all.
+        quoting: of `.csv` and `.tsv`: see `csv_rows`.
+
+    Yields:
+        One `Row` for each row of the list.
 
     Raises:
-        ConfigError: its ending is none of those above.
-        CorpusError: it cannot be read, or is malformed so that the rows after that place cannot be read; the message
-            says where.
+        ConfigError: the ending is not one of the above.
+        CorpusError: the list cannot be read, or is malformed such that the following rows cannot be read; the message
+            names the place.
     """
-    read = _READERS.get(os.path.splitext(path)[1].lower())
-    if read is None:
-        raise ConfigError(f"{path}: its ending says nothing of what it is; it can be {', '.join(_READERS)}")
     where = f"the beginning of {path}"
     try:
-        for where, values in read(path, columns, quoting):
+        for where, values in _read(path, columns, quoting):
             yield _row(where, values)
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -71,6 +61,22 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
         raise CorpusError(f"what comes after {where} is malformed: {error}; {hint}") from error
     except pa.ArrowException as error:
         raise CorpusError(f"what comes after {where} is malformed: {error}") from error
+
+
+def _read(path: str, columns: Collection[str] | None, quoting: Quoting) -> RawRows:
+    match os.path.splitext(path)[1].lower():
+        case ".json":
+            return read_json_rows(path)
+        case ".jsonl" | ".ndjson":
+            return read_jsonl_rows(path)
+        case ".csv":
+            return read_csv_rows(path, quoting)
+        case ".tsv":
+            return read_tsv_rows(path, quoting)
+        case ".parquet":
+            return read_parquet_rows(path, columns)
+        case ending:
+            raise ConfigError(f"{path} has the ending {ending!r}: give a list in one of {', '.join(_ENDINGS)}")
 
 
 def _row(where: str, values: Any) -> Row:
@@ -84,18 +90,12 @@ def _row(where: str, values: Any) -> Row:
         return Row(where, {}, str(error))
 
 
-_READERS: dict[str, Callable[[str, Collection[str] | None, Quoting], RawRows]] = {
-    ".json": read_json_rows,
-    ".jsonl": read_jsonl_rows,
-    ".ndjson": read_jsonl_rows,
-    ".csv": read_csv_rows,
-    ".tsv": read_tsv_rows,
-    ".parquet": read_parquet_rows,
-}
-
-
 def _finite(value: Any, depth: int = 0) -> Any:
-    """Return `value` with null in place of what JSON cannot hold; CorpusError if it is nested too deeply."""
+    """Return `value` with null in place of what JSON cannot hold.
+
+    Raises:
+        CorpusError: it is nested too deeply.
+    """
     if depth > MAX_DEPTH:
         raise CorpusError(f"its values are nested more than {MAX_DEPTH} deep, the limit")
     if isinstance(value, float):

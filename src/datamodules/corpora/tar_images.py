@@ -3,19 +3,21 @@
 | meta of an item | meaning                                                                                         |
 |-----------------|-------------------------------------------------------------------------------------------------|
 | image           | `{tar without .tar}/{member}`, relative to the root                                             |
-| json_files      | the sample's JSON, as [[path of the tar, first byte, bytes]]; left out if it has none           |
+| json_files      | location of the sample's JSON, as [[path of the tar, first byte, number of bytes]]; left out if |
+|                 | it has none                                                                                     |
 
-Headers are read, and content is sought over: listing a tar costs a read for each of its files, and two where there are
-several tars, because a key that two of them have becomes `{tar without .tar}/{key}`.
+Only headers are read; the contents are skipped by seeking. Several tars are read twice, because a key that two of them
+have becomes `{tar without .tar}/{key}`.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from datamodules.corpora.listing import limit, repeated, require_found
-from datamodules.corpora.paths import fault_of_file
+from datamodules.corpora.listing import repeated, require_any
+from datamodules.corpora.paths import describe_error
 from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.errors import CorpusError
@@ -23,7 +25,7 @@ from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 from datamodules.regular import open_regular
 from datamodules.tar_members import TarMember, read_members, split_name
 
-_COMPRESSED = {
+_COMPRESSED = {  # by the first bytes
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
@@ -33,7 +35,7 @@ _COMPRESSED = {
 
 @dataclass
 class _Sample:
-    """The files of one key in a tar, of which the last one of a name counts, as when a tar is unpacked."""
+    """The members of a tar with one key. The last member of a name counts, as when a tar is unpacked."""
 
     image: TarMember | None = None
     json: TarMember | None = None
@@ -41,7 +43,7 @@ class _Sample:
 
     def add_image(self, member: TarMember) -> None:
         if self.image and _plain(self.image.name) != _plain(member.name):
-            self.problem = f"{self.image.name} and {member.name} are images of one key"
+            self.problem = f"{self.image.name} and {member.name} are images with the same key"
         self.image = member
 
 
@@ -49,55 +51,55 @@ class TarImages(Corpus):
     """The images in tars, by the tar's path and then in its order.
 
     Args:
-        root: the folder of the tars.
-        tars: which of the files in it, as a pattern: `*.tar`, `shards/train-*.tar`, `**/*.tar` for all folders below.
-        split: the split all of them belong to.
-        max_items: at most this many images; None: all.
+        root: folder of the tars.
+        tars: pattern of the tars in it: `*.tar`, `shards/train-*.tar`, `**/*.tar` for all folders below.
+        split: the split of all images.
+        max_items: list at most this many images; None: all.
     """
 
     def __init__(self, root: str, tars: str = "*.tar", split: str = "train", max_items: int | None = None) -> None:
         self.root, self.tars, self.split, self.max_items = root, tars, split, max_items
 
     def items(self) -> Iterator[Item]:
-        """The images; a key is what WebDataset takes for it, up to the first dot of the file's name.
+        """Yield the images. Keys are those of WebDataset: the member's name up to the first dot of the base name.
 
-        What is no legal key here is percent-encoded: `a b.jpg` has the key `a%20b`. A key that several tars have comes
-        after their names: `shard-0/0001`. A tar that is compressed, damaged or cut off is one item with that problem;
-        the samples before the damage are items.
+        A key that is not legal here is percent-encoded: `a b.jpg` has the key `a%20b`. A key that several tars have is
+        preceded by their names: `shard-0/0001`. A tar that is compressed, damaged or cut off is one item with that
+        problem; the samples before the damage are items.
 
         Raises:
-            CorpusError: the pattern can be none, or names no tar, or there are no images.
+            CorpusError: the pattern is invalid or matches no tar, or there are no images.
             EnvironmentFailure: the file system gives errors.
         """
         check_split(self.split)
-        if not Path(self.root).is_dir():
-            raise CorpusError(f"--data.root {self.root} is no folder")
+        self.require_root()
         tars = self._tars()
         if not tars:
             raise CorpusError(f"--data.root {self.root} has no tars {self.tars!r}: set --data.tars")
         self.skipped.clear()
         is_ambiguous = repeated(key for tar in tars for key in self._keys(tar)) if len(tars) > 1 else repeated(())
         items = (item for tar in tars for item in self._items(tar, is_ambiguous))
-        return require_found(limit(items, self.max_items), "images", self.root, READABLE_IMAGE_SUFFIXES, self.skipped)
+        return require_any(islice(items, self.max_items), "images", self.root, READABLE_IMAGE_SUFFIXES, self.skipped)
 
     def _tars(self) -> list[str]:
-        """Those that the pattern names, relative to the root; hidden ones left out."""
+        """Return the tars that the pattern matches, relative to the root, sorted, without hidden ones."""
         try:
             if os.pardir in Path(self.tars).parts:
                 raise ValueError("it leaves the folder")
-            found = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if _is_tar(path)]
-        except (ValueError, NotImplementedError, RecursionError) as error:  # empty; absolute; `**` of 1,000 folders
+            tars = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if _is_tar(path)]
+        # an empty pattern; an absolute one; `**` in a tree of 1,000 folders
+        except (ValueError, NotImplementedError, RecursionError) as error:
             raise CorpusError(
                 f"--data.tars {self.tars!r}: {error}; give a pattern below --data.root, such as train-*.tar"
             ) from error
-        return sorted(str(path) for path in found if not any(part.startswith(".") for part in path.parts))
+        return sorted(str(path) for path in tars if not any(part.startswith(".") for part in path.parts))
 
     def _keys(self, tar: str) -> Iterator[str]:
         samples, _ = _samples(os.path.join(self.root, tar), Skipped())
         return (key for key, sample in samples.items() if sample.image)
 
     def _items(self, tar: str, is_ambiguous: Callable[[str], bool]) -> Iterator[Item]:
-        """The items of one tar, whose headers are all held, because a sample's JSON may come after its image."""
+        """Yield the items of one tar. All its headers are in memory, because a JSON may come after its image."""
         path, prefix = os.path.join(self.root, tar), key_from_path(tar.removesuffix(".tar"))
         samples, damage = _samples(path, self.skipped)
         modified = os.stat(path).st_mtime if samples else None
@@ -116,12 +118,20 @@ class TarImages(Corpus):
                 )
         if damage:
             num_images = sum(sample.image is not None for sample in samples.values())
-            problem = f"{damage}. Used are the {num_images:,} samples before that"
-            yield Item(f"{prefix}/%tar", self.split, tar, problem=problem)  # no name is encoded to `%ta`
+            problem = f"{damage}. The {num_images:,} samples before that are used"
+            yield Item(f"{prefix}/%tar", self.split, tar, problem=problem)  # no file's key: `%ta` is not an escape
 
 
 def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | None]:
-    """The samples of the tar `path` by key, in order, and what is wrong with the tar after them; None: nothing."""
+    """Read the samples of a tar.
+
+    Args:
+        path: of the tar.
+        skipped: counts members that are left out.
+
+    Returns:
+        The samples by key, in order; and what is wrong with the tar after them, or None.
+    """
     samples: dict[str, _Sample] = {}
     try:
         for member in _members(path, skipped):
@@ -129,21 +139,21 @@ def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | Non
             if not is_json and os.path.splitext(member.name)[1].lower() not in READABLE_IMAGE_SUFFIXES:
                 skipped.add(OTHER_EXTENSION, member.name)
                 continue
-            key, member = _keyed(member)
+            key, member = _with_key(member)
             sample = samples.setdefault(key, _Sample())
             if is_json:
                 sample.json = member
                 continue
             if not sample.image:
-                samples[key] = samples.pop(key)  # samples come in the order of their images
+                samples[key] = samples.pop(key)  # samples come in the order of their images, not of their JSONs
             sample.add_image(member)
     except CorpusError as error:
         return samples, str(error)
     return samples, None
 
 
-def _keyed(member: TarMember) -> tuple[str, TarMember]:
-    """The key of the sample of `member`, by its place in the tar if its name makes none."""
+def _with_key(member: TarMember) -> tuple[str, TarMember]:
+    """Return the key of a member's sample, and the member, with a problem if no key can be made from its name."""
     key = split_name(member.name)[0]
     try:
         return check_key(key), member
@@ -151,11 +161,12 @@ def _keyed(member: TarMember) -> tuple[str, TarMember]:
         try:
             return key_from_path(_plain(key)), member
         except CorpusError as error:
-            return f"%byte-{member.start_byte}", member._replace(problem=str(error))  # no name is encoded to `%by`
+            # no file's key: `%by` is not an escape
+            return f"%byte-{member.start_byte}", member._replace(problem=str(error))
 
 
 def _is_tar(path: Path) -> bool:
-    """Whether it is a file, or a link without a target, which becomes a failure."""
+    """Whether `path` is a file, or a link without a target, which becomes a failure."""
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
@@ -167,15 +178,15 @@ def _meta(tar: str, member: TarMember, json: TarMember | None) -> dict[str, obje
 
 
 def _plain(name: str) -> str:
-    """`name` without what `tar cf x.tar ./a` and `/a` put in front of it."""
+    """Return `name` without the prefix that `tar cf x.tar ./a` or `/a` gives it."""
     return name.removeprefix("./").lstrip("/")
 
 
 def _members(path: str, skipped: Skipped) -> Iterator[TarMember]:
-    """The files in the tar `path`, in order, that are whole; hidden ones left out: macOS puts a `._a.jpg` by `a.jpg`.
+    """Yield the whole members of a tar, in order, without hidden ones (macOS puts a `._a.jpg` beside `a.jpg`).
 
     Raises:
-        CorpusError: it cannot be read, is compressed, or is not whole.
+        CorpusError: the tar cannot be read, is compressed, or is damaged or cut off after these members.
         EnvironmentFailure: the file system gives errors.
     """
     try:
@@ -187,10 +198,10 @@ def _members(path: str, skipped: Skipped) -> Iterator[TarMember]:
                 else:
                     yield member
     except OSError as error:
-        raise CorpusError(fault_of_file(path, error)) from error
+        raise CorpusError(describe_error(path, error)) from error
 
 
-def _refuse_compressed(path: str, begin: bytes) -> None:
+def _refuse_compressed(path: str, head: bytes) -> None:
     for mark, name in _COMPRESSED.items():
-        if begin.startswith(mark):
-            raise CorpusError(f"{path} is compressed by {name}, so no image can be read without all before: unpack it")
+        if head.startswith(mark):
+            raise CorpusError(f"{path} is compressed by {name}, and images are read from the middle of tars: unpack it")

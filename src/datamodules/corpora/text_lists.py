@@ -1,4 +1,4 @@
-"""Lists as text files."""
+"""Lists in text files: their lines, paths and hashes."""
 
 import codecs
 import csv
@@ -13,16 +13,21 @@ from datamodules.errors import CorpusError
 from datamodules.regular import open_regular
 
 _BLOCK_BYTES = 1 << 20
-_MAX_LIST_BYTES = 128 << 30  # read in minutes; a file of holes, which takes no disk, can have 2^63
-MAX_ROW_CHARS = 1 << 24  # of a line, or of a row that has several
-csv.field_size_limit(MAX_ROW_CHARS)  # in all lists: texts may be longer than the default of 131,072 characters
+_MAX_LIST_BYTES = 128 << 30  # read in minutes; a sparse file, which takes no disk space, can have 2^63
+MAX_ROW_CHARS = 1 << 24  # of a line, or of all lines of a row
+csv.field_size_limit(MAX_ROW_CHARS)  # the default of 131,072 characters is too short for some texts
 
 
 def open_list(path: str, newline: str | None = None, errors: str = "strict") -> TextIO:
-    """Open the list `path` as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one.
+    """Open a list as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one.
+
+    Args:
+        path: of the list.
+        newline: as of `open`.
+        errors: as of `open`.
 
     Raises:
-        OSError: see `open_regular`.
+        OSError: it is missing, or not a regular file (`open_regular`).
     """
     file = open_regular(path)
     is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -31,7 +36,11 @@ def open_list(path: str, newline: str | None = None, errors: str = "strict") -> 
 
 
 def read_lines(file: TextIO, path: str) -> Iterator[str]:
-    """Yield the lines of the list `file`, of which only one is in memory.
+    """Yield the lines of a list, one in memory at a time.
+
+    Args:
+        file: from `open_list`.
+        path: of the list, for errors.
 
     Raises:
         CorpusError: a line has more than `MAX_ROW_CHARS` characters.
@@ -42,11 +51,41 @@ def read_lines(file: TextIO, path: str) -> Iterator[str]:
         yield line
 
 
-def list_sha256(path: str, option: str) -> str:
-    """sha256 of the list `path`, which the option `option` names: another list is another run.
+def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
+    """Read a list with a path a line.
+
+    Blank lines and lines that begin with `#` are skipped, and a leading `./`, as `find .` writes it, is removed. Bytes
+    that are not UTF-8 belong to a file name, and are represented as in one (`surrogateescape`).
+
+    Args:
+        path: of the list.
+        option: that names it, for errors.
+
+    Yields:
+        (line number, from 1; path).
 
     Raises:
-        CorpusError: it cannot be read, or has more than 128 GiB.
+        CorpusError: the list cannot be read.
+    """
+    try:
+        with open_list(path, errors="surrogateescape") as file:
+            for number, line in enumerate(read_lines(file, path), 1):
+                name = line.strip().removeprefix("./")
+                if name and not name.startswith("#"):
+                    yield number, name
+    except (OSError, UnicodeError) as error:
+        raise CorpusError(f"{option} {path} cannot be read: {error}") from error
+
+
+def list_sha256(path: str, option: str) -> str:
+    """Return the sha256 of a list. It belongs to the fingerprint: another list is another run.
+
+    Args:
+        path: of the list.
+        option: that names it, for errors.
+
+    Raises:
+        CorpusError: the list cannot be read, or has more than 128 GiB.
     """
     digest = hashlib.sha256()
     try:
@@ -60,22 +99,3 @@ def list_sha256(path: str, option: str) -> str:
     except OSError as error:
         raise CorpusError(f"{option} {path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
-    """(number of its line, path) of each path that the list `path` has, which the option `option` names.
-
-    Blank lines and lines that begin with `#` are skipped; a `./` in front, as `find .` writes it, is left out. Bytes
-    that are not UTF-8 are those of a file name, and represented as in one (`surrogateescape`).
-
-    Raises:
-        CorpusError: it cannot be read.
-    """
-    try:
-        with open_list(path, errors="surrogateescape") as file:
-            for number, line in enumerate(read_lines(file, path), 1):
-                name = line.strip().removeprefix("./")
-                if name and not name.startswith("#"):
-                    yield number, name
-    except (OSError, UnicodeError) as error:
-        raise CorpusError(f"{option} {path} cannot be read: {error}") from error

@@ -1,4 +1,7 @@
-"""Values of a row of a list, checked."""
+"""Values of a row of a list, checked: each function returns the value, or raises CorpusError, which costs the row.
+
+`nan` and `NaN` count as missing in texts, names and times, because pandas writes missing values so.
+"""
 
 import math
 import re
@@ -8,26 +11,27 @@ from typing import Any
 from datamodules.corpus import JSON_FILES
 from datamodules.errors import CorpusError
 
+# [HH:]MM:SS[.mmm]: minutes are below 60 only after hours, so `90:00` is 90 minutes, and `1:75:00` is refused
 _CLOCK = re.compile(r"(?:([0-9]+):(?=[0-5]?[0-9]:))?([0-9]+):([0-5]?[0-9](?:[.,][0-9]+)?)")
 _NAN = ("nan", "NaN")
 
 
 def as_meta(values: dict[str, Any]) -> dict[str, Any]:
-    """Return `values`, of a row, as the meta of an item.
+    """Return `values` of a row as the meta of an item.
 
     Raises:
-        CorpusError: one has the name under which items keep where their JSON files are, so a list could name any file;
-            or a name that UTF-8 cannot hold.
+        CorpusError: a field is named `json_files`, by which a list could name any file of the machine; or a name has a
+            lone surrogate, which UTF-8 cannot hold.
     """
     if JSON_FILES in values:
-        raise CorpusError(f"it has the field {JSON_FILES!r}, a name that no field of a list can have: rename it")
-    if wrong := next((name for name in values if re.search("[\ud800-\udfff]", name)), None):
-        raise CorpusError(f"its field {wrong!r:.80} has a lone surrogate in its name: rename it")
+        raise CorpusError(f"it has the field {JSON_FILES!r}, a name that is reserved: rename it")
+    if faulty := next((name for name in values if re.search("[\ud800-\udfff]", name)), None):
+        raise CorpusError(f"its field {faulty!r:.80} has a lone surrogate in its name: rename it")
     return values
 
 
 def as_name(column: str, value: Any) -> str:
-    """Return `value`, of a row's `column`, as text that can name something.
+    """Return the `value` of a `column` as text that names something, such as a key or a split.
 
     Raises:
         CorpusError: it is neither text nor a whole number, or is missing.
@@ -38,10 +42,10 @@ def as_name(column: str, value: Any) -> str:
 
 
 def as_text(column: str, value: Any) -> str:
-    """Return `value`, of a row's `column`, as text; "" where it is missing as pandas writes that.
+    """Return the `value` of a `column` as text; "" for `nan`.
 
     Raises:
-        CorpusError: it is no text.
+        CorpusError: it is not text.
     """
     if not isinstance(value, str):
         raise CorpusError(f"{column!r} is {value!r:.80}, and not text")
@@ -49,12 +53,14 @@ def as_text(column: str, value: Any) -> str:
 
 
 def as_seconds(column: str, value: Any) -> float | None:
-    """Return `value`, of a row's `column`, in seconds; None where it is missing.
+    """Return the `value` of a `column` in seconds; None where it is missing.
 
-    It is a number, or a time as `[HH:]MM:SS`, with decimals after `.` or, as in SRT, `,`.
+    Args:
+        column: name, for errors.
+        value: a number, or a time as `[HH:]MM:SS`, with decimals after `.` or, as in SRT, `,`.
 
     Raises:
-        CorpusError: it is none of these, or below 0.
+        CorpusError: it is anything else, or below 0.
     """
     if value is None or value in ("", *_NAN):
         return None
@@ -68,3 +74,14 @@ def as_seconds(column: str, value: Any) -> float | None:
     if not 0 <= seconds < math.inf:
         raise CorpusError(f"{column!r} is {value!r:.80}: give seconds from 0 on, as a number or HH:MM:SS.mmm")
     return seconds
+
+
+def require_part(start_column: str | None, start: float | None, stop_column: str | None, stop: float | None) -> None:
+    """Check that a part of a video, in seconds, ends after it starts; None: at the start, at the end.
+
+    Raises:
+        CorpusError: it does not; the message names the columns.
+    """
+    if stop is not None and stop <= (start or 0.0):
+        start_name = f"{start_column} =" if start_column else "the start,"
+        raise CorpusError(f"{stop_column} = {stop:g} is not after {start_name} {start or 0:g}")

@@ -1,67 +1,65 @@
 """A folder, or a list, of videos.
 
-A list has a path a line; or, if its name ends in `.jsonl` or `.ndjson`, an object a line:
+A list has a path a line. If its name ends in `.jsonl` or `.ndjson`, it has an object a line:
 
-| field                       | type   | meaning                                                                       |
-|-----------------------------|--------|-------------------------------------------------------------------------------|
-| video                       | str    | path, relative to the folder of the videos, or absolute; an absolute one  |
-|                             |        | in that folder becomes relative                                               |
-| prompt                      | str    | what to look for in it; may be left out                                       |
-| key                         | str    | of the item; may be left out: its path without ending. Several parts of one   |
-|                             |        | video need a key each                                                         |
-| start_seconds, stop_seconds | number | the part that is meant, half-open, since its first frame, or as  |
-|                             |        | text `HH:MM:SS.mmm`; may be left out, or null: as the corpus says             |
-| any other                   |        | kept; but its name must not be one that the pipeline writes, as `path` |
+| field         | type   | meaning                                                                                  |
+|---------------|--------|------------------------------------------------------------------------------------------|
+| video         | str    | path, relative to `root` or absolute; an absolute path below `root` becomes relative     |
+| prompt        | str    | optional: what to look for in the video                                                  |
+| key           | str    | optional: key of the item; default: the path without extension. Rows that take several   |
+|               |        | parts of one video need a key each                                                       |
+| start_seconds | number | optional: half-open part of the video to take, since its first frame; or text            |
+| stop_seconds  |        | `HH:MM:SS.mmm`. Missing or null: as the corpus says                                      |
+| any other     |        | kept in the sample; the name must not be one that the pipeline writes, such as `path`    |
 
-`prompt` and all others are the item's meta. A video that does not exist, and a row whose values are wrong, cost their
-item alone. Two rows with one key stop the listing, since either may be meant.
+`prompt` and all other fields become the item's meta. A video that is missing, and a row whose values are wrong, fail
+alone. Two rows with the same key stop the listing, because either may be meant.
 """
 
 import math
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from datamodules.corpora.listing import (
     ambiguous_stems,
     faulty_row,
     key_of_file,
-    key_of_place,
-    limit,
+    key_of_row,
+    require_any,
     require_existing,
-    require_found,
 )
-from datamodules.corpora.paths import look_at, relative_to
+from datamodules.corpora.paths import relative_to, stat_path
 from datamodules.corpora.row import Row, Rows
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import list_sha256, read_list
-from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text
+from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text, require_part
 from datamodules.corpora.walk import File, walk
 from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.media.suffixes import VIDEO_SUFFIXES
 
-_ROWS = (".jsonl", ".ndjson")
-_NULL = ("prompt", None)  # as pandas writes what is missing
-_NO_META = ("video", "key", "start_seconds", "stop_seconds")
+_ROW_ENDINGS = (".jsonl", ".ndjson")
+_NO_PROMPT = ("prompt", None)  # as pandas writes a missing prompt
+_NOT_META = ("video", "key", "start_seconds", "stop_seconds")
 
 
 class Videos(Corpus):
     """The videos below a folder, by path; or those of a list, in its order.
 
     Args:
-        root: the folder; paths of a list are relative to it, unless they are absolute.
-        video_list: a text file with a path a line, of which blank lines and those that begin with `#` are skipped; or
-            JSON Lines, see the module.
-        split: the split all of them belong to.
+        root: folder of the videos; relative paths of a list are below it.
+        video_list: a text file with a path a line (blank lines and lines that begin with `#` are skipped); or JSON
+            Lines, see the module.
+        split: the split of all videos.
         fps: frames per second to take; None: every frame.
-        max_items: at most this many videos; None: all.
-        start_seconds: take no frame before this time, since the first one; None: from that on.
+        max_items: list at most this many videos; None: all.
+        start_seconds: take no frame before this time, since the first frame; None: from the first frame on.
         stop_seconds: take no frame at or after this time; None: to the end.
 
     Raises:
-        ConfigError: fps is not above 0, or the times are no part of a video.
+        ConfigError: fps is not above 0, or the times are not a part of a video.
         CorpusError: the list cannot be read.
     """
 
@@ -87,42 +85,41 @@ class Videos(Corpus):
         self.video_list_sha256 = list_sha256(video_list, "--data.video_list") if video_list else None
 
     def items(self) -> Iterator[Item]:
-        """The videos; keys are their paths without extension, unless the list says otherwise.
+        """Yield the videos. Keys are their paths without extension, unless the list has others.
 
-        Where two videos of a folder or list differ by it only, the keys of both keep it: `a%2Emp4`, `a%2Ewebm`. A row
-        whose values are wrong costs its item alone.
+        Videos whose paths differ only by the extension keep it in their keys: `a%2Emp4`, `a%2Ewebm`.
 
         Raises:
-            CorpusError: the folder or the list is missing, there are no videos, no listed one exists, or two rows have
-                one key.
+            CorpusError: the folder or the list is missing, there are no videos, all listed videos are missing, or two
+                rows have the same key.
         """
         check_split(self.split)
-        if not Path(self.root).is_dir():
-            raise CorpusError(f"--data.root {self.root} is no folder")
+        self.require_root()
         self.skipped.clear()
-        yield from self._listed(self._video_list) if self._video_list else self._found()
+        yield from self._listed_items(self._video_list) if self._video_list else self._folder_items()
 
-    def _found(self) -> Iterator[Item]:
-        files = limit(walk(self.root, VIDEO_SUFFIXES, self.skipped), self.max_items)
+    def _folder_items(self) -> Iterator[Item]:
+        files = islice(walk(self.root, VIDEO_SUFFIXES, self.skipped), self.max_items)
         items = (self._item({}, file) for file in files)
-        return require_found(items, "videos", self.root, VIDEO_SUFFIXES, self.skipped)
+        return require_any(items, "videos", self.root, VIDEO_SUFFIXES, self.skipped)
 
-    def _listed(self, video_list: str) -> Iterator[Item]:
-        keyless = (row for row in self._rows(video_list) if row.values.get("key") is None)
-        is_ambiguous = ambiguous_stems(map(self._path, keyless))
-        rows = limit(self._rows(video_list), self.max_items)
-        items = self._distinct((row.where, self._listed_item(row, is_ambiguous)) for row in rows)
+    def _listed_items(self, video_list: str) -> Iterator[Item]:
+        # keys must not depend on `max_items`, so all rows are read to know which stems are ambiguous
+        without_key = (row for row in self._rows(video_list) if row.values.get("key") is None)
+        is_ambiguous = ambiguous_stems(map(self._path, without_key))
+        rows = islice(self._rows(video_list), self.max_items)
+        items = self._require_distinct((row.where, self._listed_item(row, is_ambiguous)) for row in rows)
         return require_existing(items, video_list, f"--data.root {self.root}")
 
     def _rows(self, video_list: str) -> Rows:
-        """The rows of the list, with the fields of the module's table."""
-        if _is_rows(video_list):
+        """Read the rows of the list, with the fields of the module's table."""
+        if _has_rows(video_list):
             return read_rows(video_list)
         lines = read_list(video_list, "--data.video_list")
         return (Row(f"{video_list}, line {number}", {"video": path}) for number, path in lines)
 
     def _listed_item(self, row: Row, is_ambiguous: Callable[[str], bool]) -> Item:
-        key, path = key_of_place(row.where), self._path(row)
+        key, path = key_of_row(row.where), self._path(row)
         try:
             row.require("video")
             as_text("video", row.values["video"])
@@ -130,7 +127,7 @@ class Videos(Corpus):
             values, prompt = row.values, row.values.get("prompt")
             if prompt is not None and as_text("prompt", prompt) != prompt:  # nan
                 values = {**values, "prompt": None}
-            return self._item(values, File(path, key, *look_at(self.root, path)))
+            return self._item(values, File(path, key, *stat_path(self.root, path)))
         except CorpusError as error:
             return faulty_row(row.where, error, key, self.split, path)
 
@@ -144,10 +141,9 @@ class Videos(Corpus):
         return key_of_file(path.lstrip("/"), is_ambiguous(path))
 
     def _item(self, row: dict[str, Any], file: File) -> Item:
-        start, stop = (as_seconds(bound, row.get(bound)) for bound in ("start_seconds", "stop_seconds"))
+        start, stop = (as_seconds(name, row.get(name)) for name in ("start_seconds", "stop_seconds"))
         start, stop = self.start_seconds if start is None else start, self.stop_seconds if stop is None else stop
-        if stop is not None and stop <= (start or 0.0):
-            raise CorpusError(f"stop_seconds = {stop:g} is not after start_seconds = {start or 0:g}")
+        require_part("start_seconds", start, "stop_seconds", stop)
         return Item(
             key=file.key,
             split=self.split,
@@ -158,24 +154,25 @@ class Videos(Corpus):
             cost=file.cost,
             modified=file.modified,
             meta=as_meta(
-                {name: value for name, value in row.items() if name not in _NO_META and (name, value) != _NULL}
+                {name: value for name, value in row.items() if name not in _NOT_META and (name, value) != _NO_PROMPT}
             ),
             problem=file.problem,
         )
 
-    def _distinct(self, items: Iterator[tuple[str, Item]]) -> Iterator[Item]:
-        """The items of (where it stands, item); CorpusError where two have one key, since either may be meant."""
-        places: dict[str, str] = {}  # by key
+    def _require_distinct(self, items: Iterator[tuple[str, Item]]) -> Iterator[Item]:
+        """Yield the items of (location, item); raise CorpusError where two have the same key: either may be meant."""
+        locations: dict[str, str] = {}  # by key
         for where, item in items:
-            if item.key in places:
-                way_out = "" if _is_rows(self._video_list or "") else ", in a .jsonl"
+            if item.key in locations:
+                in_rows = "" if _has_rows(self._video_list or "") else ", in a .jsonl"
                 raise CorpusError(
-                    f"{where}: {item.path} has the key {item.key!r} of {places[item.key]}: "
-                    f"leave one out, or give each a 'key'{way_out}"
+                    f"{where}: {item.path} has the key {item.key!r}, as {locations[item.key]} has. "
+                    f"Remove one, or give each row a 'key'{in_rows}"
                 )
-            places[item.key] = where
+            locations[item.key] = where
             yield item
 
 
-def _is_rows(video_list: str) -> bool:
-    return os.path.splitext(video_list)[1].lower() in _ROWS
+def _has_rows(video_list: str) -> bool:
+    """Whether the list has an object a line, and not a path."""
+    return os.path.splitext(video_list)[1].lower() in _ROW_ENDINGS

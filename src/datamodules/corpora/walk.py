@@ -1,4 +1,4 @@
-"""The files below a folder."""
+"""The files below a folder, in an order that does not change from one listing to the next."""
 
 import os
 from collections import Counter
@@ -6,24 +6,26 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from datamodules.corpora.listing import ambiguous_stems, key_of_file
-from datamodules.corpora.paths import fault_of_file, has_extension, is_hidden, stat_file
+from datamodules.corpora.paths import describe_error, has_extension, is_hidden, stat_entry
 from datamodules.corpora.skipped import HIDDEN_FILE, HIDDEN_FOLDER, LOOP, OTHER_EXTENSION, RUN, Skipped
 from datamodules.corpus import key_from_path
 from datamodules.errors import CorpusError
 
 _MAX_FOLDER_DEPTH, _MAX_LINKS_TO_FOLDER = 100, 1000
-_PLAN = "plan.arrow"  # the file by which a folder is recognised as a run
+_PLAN = "plan.arrow"  # a folder with this file is a run, whose videos are no part of a corpus
+
+_Identity = tuple[int, int]  # device and inode of a folder
 
 
 class File(NamedTuple):
-    """A file that `walk` found.
+    """A listed file.
 
     Attributes:
         path: relative to the root.
         key: of its item.
         cost: size in bytes.
         modified: modification time in seconds since the epoch; None: not known.
-        problem: why it cannot be used; None: as far as the listing sees, it can.
+        problem: why it cannot be used; None: nothing known.
     """
 
     path: str
@@ -34,18 +36,18 @@ class File(NamedTuple):
 
 
 def walk(root: str, suffixes: Collection[str], skipped: Skipped, below: str = "") -> Iterator[File]:
-    """The files below a folder that have one of `suffixes`, in any case; depth first, by name.
+    """Yield the files below a folder that have one of `suffixes`, in upper or lower case; depth first, by name.
 
-    Keys are the paths without extension. Where two files of a folder differ by it only, the keys of both keep it.
+    Keys are the paths without extension. Files of one folder whose names differ only by the extension keep it.
 
-    Links are followed, also to folders: one that is linked twice is listed under both paths, as `find -L` does. Skipped
-    are links to a folder that contains them, hidden files and folders, and folders that are runs. What cannot be read
-    (a link without target, a folder without permission, one more than 100 folders deep, the 1,001st link to one folder)
-    is listed with its problem.
+    Links are followed, also to folders: a folder that is linked twice is listed under both paths, as `find -L` does.
+    Skipped are links to a folder that contains them, hidden files and folders, and folders that are runs. A file or
+    folder that cannot be read (a link without target, a folder without permission, a folder more than 100 folders
+    deep, the 1,001st link to one folder) is yielded with its problem.
 
     Args:
         root: the folder that paths are relative to.
-        suffixes: of the files.
+        suffixes: with their dots, in lower case.
         skipped: counts what is left out.
         below: the folder to begin at, relative to `root`.
 
@@ -57,64 +59,64 @@ def walk(root: str, suffixes: Collection[str], skipped: Skipped, below: str = ""
 
 
 class _Walk:
-    """One `walk`, whose arguments it takes."""
+    """The state of one `walk`, with the same arguments."""
 
     def __init__(self, root: str, suffixes: Collection[str], skipped: Skipped) -> None:
         self._root, self._suffixes, self._skipped = root, suffixes, skipped
-        self._num_linked: Counter[tuple[int, int]] = Counter()  # by device and inode, of folders reached by a link
+        self._num_links: Counter[_Identity] = Counter()  # by the folder that they lead to
 
-    def folder(self, folder: str, above: frozenset[tuple[int, int]], is_link: bool = False) -> Iterator[File]:
+    def folder(self, folder: str, parents: frozenset[_Identity], is_link: bool = False) -> Iterator[File]:
         """Yield the files below one folder.
 
         Args:
             folder: relative to the root.
-            above: device and inode of each folder that contains it.
-            is_link: whether it is a link to a folder.
+            parents: the folders that contain it.
+            is_link: whether `folder` is a link.
         """
-        place = os.path.join(self._root, folder)
+        path = os.path.join(self._root, folder)
         try:
-            stat = os.stat(place)
+            stat = os.stat(path)
             identity = (stat.st_dev, stat.st_ino)
-            if identity in above:
+            if identity in parents:
                 self._skipped.add(LOOP, folder)
                 return
-            if excess := self._excess(identity, len(above), is_link):
+            if excess := self._excess(identity, len(parents), is_link):
                 yield _faulty_folder(folder, f"{folder} {excess}, the limit")
                 return
-            with os.scandir(place) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(path) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
-            problem = fault_of_file(place, error)
-            if not above:
+            problem = describe_error(path, error)
+            if not parents:
                 raise CorpusError(problem) from error
             yield _faulty_folder(folder, problem)
             return
         if folder and any(entry.name == _PLAN for entry in entries):
             self._skipped.add(RUN, folder)
         else:
-            yield from self._entries(folder, entries, above | {identity})
+            yield from self._entries(folder, entries, parents | {identity})
 
-    def _excess(self, identity: tuple[int, int], depth: int, is_link: bool) -> str | None:
-        """Return which limit a folder exceeds; without one, a few dozen links to folders would make 10^9 paths."""
+    def _excess(self, identity: _Identity, depth: int, is_link: bool) -> str | None:
+        """Return which limit a folder exceeds. Without limits a few dozen links to folders would make 10^9 paths."""
         if depth > _MAX_FOLDER_DEPTH:
             return f"lies in more than {_MAX_FOLDER_DEPTH} folders"
         if is_link:
-            self._num_linked[identity] += 1
-            if self._num_linked[identity] > _MAX_LINKS_TO_FOLDER:
+            self._num_links[identity] += 1
+            if self._num_links[identity] > _MAX_LINKS_TO_FOLDER:
                 return f"is a link to a folder that was listed by more than {_MAX_LINKS_TO_FOLDER:,} links"
         return None
 
     def _entries(
-        self, folder: str, entries: Sequence["os.DirEntry[str]"], above: frozenset[tuple[int, int]]
+        self, folder: str, entries: Sequence["os.DirEntry[str]"], parents: frozenset[_Identity]
     ) -> Iterator[File]:
-        files = (entry.name for entry in entries if not is_hidden(entry) and has_extension(entry.name, self._suffixes))
-        is_ambiguous = ambiguous_stems(files)
+        names = (entry.name for entry in entries if not is_hidden(entry) and has_extension(entry.name, self._suffixes))
+        is_ambiguous = ambiguous_stems(names)
         for entry in entries:
             path = os.path.join(folder, entry.name)
             if is_hidden(entry):
                 self._skipped.add(HIDDEN_FOLDER if entry.is_dir(follow_symlinks=False) else HIDDEN_FILE)
             elif _is_folder(entry):
-                yield from self.folder(path, above, entry.is_symlink())
+                yield from self.folder(path, parents, entry.is_symlink())
             elif has_extension(entry.name, self._suffixes):
                 yield _file(entry, path, key_of_file(path, is_ambiguous(entry.name)))
             else:
@@ -122,7 +124,7 @@ class _Walk:
 
 
 def _faulty_folder(folder: str, problem: str) -> File:
-    return File(folder, f"{key_from_path(folder)}/%folder", problem=problem)  # no name is encoded to `%fo`
+    return File(folder, f"{key_from_path(folder)}/%folder", problem=problem)  # no file's key: `%fo` is not an escape
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -134,7 +136,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 def _file(entry: "os.DirEntry[str]", path: str, key: str) -> File:
     try:
-        stat = stat_file(entry)
+        stat = stat_entry(entry)
     except OSError as error:
-        return File(path, key, problem=fault_of_file(entry.path, error))
+        return File(path, key, problem=describe_error(entry.path, error))
     return File(path, key, stat.st_size, stat.st_mtime)

@@ -49,7 +49,7 @@ def problem(items: Iterable[Item]) -> str:
 
 
 @pytest.mark.parametrize("spelling", [NEWER, OLDER])
-def test_both_spellings_give_the_same_items(clips: Path, spelling: tuple[str, str, str]) -> None:
+def test_older_and_newer_keys_give_the_same_items(clips: Path, spelling: tuple[str, str, str]) -> None:
     [item] = corpus(clips, [row(spelling=spelling)]).items()
     assert (item.key, item.split, item.path, item.cost) == ("v1", "train", "v1.mp4", 6)
     assert (item.start_seconds, item.stop_seconds) == (None, None)
@@ -59,12 +59,12 @@ def test_both_spellings_give_the_same_items(clips: Path, spelling: tuple[str, st
     }  # fmt: skip
 
 
-def test_spellings_may_differ_from_row_to_row_and_the_newer_holds(clips: Path) -> None:
+def test_rows_may_mix_older_and_newer_keys_and_the_newer_wins(clips: Path) -> None:
     rows = [row(), row("v2", spelling=OLDER), {**row("v3"), "transcript clip": "older"}]
     assert [item.meta["transcript"] for item in corpus(clips, rows).items()] == ["dig down"] * 3
 
 
-def test_what_a_row_lacks_is_null(clips: Path) -> None:
+def test_fields_that_a_row_lacks_are_null(clips: Path) -> None:
     [item] = corpus(clips, [{"vid": 7, "clip_path": "v1.mp4", "transcript": "x"}]).items()
     assert item.meta == {
         "vid": "7", "transcript": "x", "begin_time": None, "end_time": None, "duration": None, "size": None
@@ -81,7 +81,7 @@ def test_what_a_row_lacks_is_null(clips: Path) -> None:
         ("/data/a\\v 2.mp4", "v 2.mp4"),
     ],
 )
-def test_only_the_file_name_of_a_clip_counts(clips: Path, clip_path: str, path: str) -> None:
+def test_only_the_file_name_of_a_clip_path_is_used(clips: Path, clip_path: str, path: str) -> None:
     [item] = corpus(clips, [row(clip_path=clip_path)]).items()
     assert item.path == path
     assert item.cost == (clips / path).stat().st_size
@@ -96,12 +96,12 @@ def test_a_clip_path_without_a_file_name_fails(clips: Path, clip_path: str) -> N
 
 
 @pytest.mark.parametrize("spelling", [NEWER, OLDER])
-def test_of_whole_videos_the_part_is_meant(clips: Path, spelling: tuple[str, str, str]) -> None:
+def test_of_whole_videos_the_part_is_taken(clips: Path, spelling: tuple[str, str, str]) -> None:
     [item] = corpus(clips, [row(spelling=spelling)], whole_videos=True).items()
     assert (item.start_seconds, item.stop_seconds) == (12.0, 20.5)
 
 
-def test_times_matter_of_whole_videos_only(clips: Path) -> None:
+def test_times_are_checked_only_for_whole_videos(clips: Path) -> None:
     rows = [row(begin=5, end=5)]
     assert [item.meta["end_time"] for item in corpus(clips, rows).items()] == [5]
     assert re.search(
@@ -116,7 +116,9 @@ def test_numbered_rows_may_share_a_vid(clips: Path) -> None:
 
 @pytest.mark.parametrize("numbered", [False, True])
 @pytest.mark.parametrize("vid", [None, "", 1.5, ["v1"]])
-def test_a_vid_that_is_no_name_fails(clips: Path, vid: str | float | list[str] | None, numbered: bool) -> None:
+def test_a_vid_that_is_neither_text_nor_a_whole_number_fails(
+    clips: Path, vid: str | float | list[str] | None, numbered: bool
+) -> None:
     assert re.search(
         r"train_pairs\.json, row 2: 'vid' is .*: give text or a whole number",
         problem(corpus(clips, [row(), row(vid)], numbered=numbered).items()),
@@ -131,7 +133,7 @@ def test_numbered_rows_need_a_vid_too(clips: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["vid", "clip_path", "transcript"])
-def test_a_row_without_what_is_needed_fails(clips: Path, key: str) -> None:
+def test_a_row_without_a_required_key_fails(clips: Path, key: str) -> None:
     incomplete = {name: value for name, value in row().items() if name != key}
     assert re.search(
         rf"train_pairs\.json, row 2: it has no '{key}', but ", problem(corpus(clips, [row(), incomplete]).items())
@@ -147,7 +149,7 @@ def test_a_split_is_drawn_by_vid(clips: Path) -> None:
 def test_a_missing_folder_is_named_by_its_option(clips: Path, tmp_path: Path) -> None:
     clip_corpus = corpus(clips, [row()])
     clip_corpus.root = str(tmp_path / "nowhere")
-    with pytest.raises(CorpusError, match=r"--data\.clips_dir .*nowhere is no folder"):
+    with pytest.raises(CorpusError, match=r"--data\.clips_dir .*nowhere is not a folder"):
         list(clip_corpus.items())
     clip_corpus.root = str(tmp_path)
     with pytest.raises(CorpusError, match=r"none of the 1 files of .*is in --data\.clips_dir"):

@@ -41,7 +41,7 @@ def write_list(path: Path, *lines: str) -> str:
     return str(path)
 
 
-def test_images_below_the_folder_come_by_name_each_as_one_frame_of_its_folder(root: Path) -> None:
+def test_images_of_a_folder_are_listed_by_name_each_as_one_frame(root: Path) -> None:
     items = list(Images(str(root), split="dev").items())
     assert [item.key for item in items] == ["a%2Ev1", "b", "sub%20dir/x/c", "sub%20dir/ü%201"]
     assert [(item.path, item.frames) for item in items] == [
@@ -55,7 +55,7 @@ def test_images_below_the_folder_come_by_name_each_as_one_frame_of_its_folder(ro
     assert items == list(Images(str(root), split="dev").items())
 
 
-def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_path: Path) -> None:
+def test_images_that_differ_by_extension_only_keep_it_in_unique_keys(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "sub/a.jpg", "a.JPG.png", "a.jpg.gif", "b.jpg.gif", "c.x.jpg", "c.jpg"]
     write_tree(tmp_path, *names)
     found = {item.meta["image"]: item.key for item in Images(str(tmp_path)).items()}
@@ -69,7 +69,7 @@ def test_images_of_one_stem_keep_their_endings_and_no_two_keys_are_equal(tmp_pat
     assert [(item.meta["image"], item.key) for item in listed.items()] == [(name, found[name]) for name in names]
 
 
-def test_a_glob_of_folders_makes_their_images_splits_and_leaves_all_others_out(tmp_path: Path) -> None:
+def test_a_split_glob_names_the_splits_and_lists_no_other_images(tmp_path: Path) -> None:
     write_tree(
         tmp_path, "train/frames/b/2.jpg", "train/frames/a.png", "test/frames/a.png", "test/masks/a.png", "c.png",
         ".hidden/frames/d.png", "train/frames.png", "dev/frames/.x.png",
@@ -84,15 +84,15 @@ def test_a_glob_of_folders_makes_their_images_splits_and_leaves_all_others_out(t
 
 
 @pytest.mark.parametrize("glob", ["", ".", "frames", "train/frames", "**/frames", "../*", "/data/*", "a/../*"])
-def test_a_glob_without_a_split_fails(tmp_path: Path, glob: str) -> None:
+def test_a_split_glob_without_a_wildcard_below_the_root_fails(tmp_path: Path, glob: str) -> None:
     write_tree(tmp_path, "train/frames/a.png")
     with pytest.raises(CorpusError, match=r"--data\.split_glob .*: give folders below --data\.root with a \* for"):
         list(Images(str(tmp_path), split_glob=glob).items())
 
 
-def test_a_glob_that_names_nothing_or_no_split_or_comes_with_a_list_fails(tmp_path: Path) -> None:
+def test_a_split_glob_that_matches_nothing_or_an_illegal_split_or_is_given_with_a_list_fails(tmp_path: Path) -> None:
     write_tree(tmp_path, "my-train/frames/a.png")
-    with pytest.raises(CorpusError, match=r"--data\.split_glob '\*/images' names no folder below"):
+    with pytest.raises(CorpusError, match=r"--data\.split_glob '\*/images' matches no folder below"):
         list(Images(str(tmp_path), split_glob="*/images").items())
     with pytest.raises(CorpusError, match="'my-train' cannot name a split"):
         list(Images(str(tmp_path), split_glob="*/frames").items())
@@ -100,14 +100,14 @@ def test_a_glob_that_names_nothing_or_no_split_or_comes_with_a_list_fails(tmp_pa
         Images(str(tmp_path), image_list=write_list(tmp_path / "list", "a.png"), split_glob="*")
 
 
-def test_max_items_limits_and_changes_no_key(tmp_path: Path) -> None:
+def test_max_items_does_not_change_keys(tmp_path: Path) -> None:
     write_tree(tmp_path, "a.jpg", "a.png", "b.jpg")
     assert keys(Images(str(tmp_path), max_items=1)) == ["a%2Ejpg"]
     listed = write_list(tmp_path / "list", "a.png", "b.jpg", "a.jpg")
     assert keys(Images(str(tmp_path), listed, max_items=1)) == ["a%2Epng"]
 
 
-def test_a_list_gives_the_order(root: Path, tmp_path: Path) -> None:
+def test_listed_images_come_in_the_order_of_the_list(root: Path, tmp_path: Path) -> None:
     write_tree(tmp_path / "elsewhere", "z.jpg")
     names = ["sub dir/ü 1.webp", "", "# b.jpg", "  ./b.jpg ", f"{root}/sub dir/x/c.gif", f"{tmp_path}/elsewhere/z.jpg"]
     items = list(Images(str(root), write_list(tmp_path / "list", *names)).items())
@@ -120,9 +120,7 @@ def test_a_list_gives_the_order(root: Path, tmp_path: Path) -> None:
     assert all((root / item.source).is_file() for item in items)
 
 
-def test_where_json_files_may_be_is_listed_in_the_order_of_their_folders_whether_they_are_there_or_not(
-    root: Path, tmp_path: Path
-) -> None:
+def test_json_files_are_located_in_the_order_of_their_folders_even_if_missing(root: Path, tmp_path: Path) -> None:
     write_tree(root / "jsons", "b.json")
     details = write_tree(tmp_path / "details", "b.json", "a.v1.json")
     found = jsons(Images(str(root), json_dirs=["jsons", str(details)]))
@@ -137,12 +135,12 @@ def test_where_json_files_may_be_is_listed_in_the_order_of_their_folders_whether
     assert jsons(Images(str(root), listed, json_dirs=["jsons", str(details)])) == found
 
 
-def test_json_files_may_lie_beside_the_images(root: Path) -> None:
+def test_json_files_may_be_beside_the_images(root: Path) -> None:
     write_tree(root, "sub dir/x/c.json")
     assert jsons(Images(str(root), json_dirs=["."]))["sub%20dir/x/c"] == [[f"{root}/sub dir/x/c.json", None, None]]
 
 
-def test_relative_json_dirs_are_below_the_root_if_they_can_be_and_else_below_the_current_folder(
+def test_relative_json_dirs_are_below_the_root_or_else_below_the_current_folder(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -153,29 +151,27 @@ def test_relative_json_dirs_are_below_the_root_if_they_can_be_and_else_below_the
 
 
 def test_a_folder_of_json_files_that_is_missing_fails(root: Path) -> None:
-    with pytest.raises(
-        CorpusError, match=r"--data\.json_dirs nowhere: there is no such folder, neither below .*images"
-    ):
+    with pytest.raises(CorpusError, match=r"--data\.json_dirs nowhere is missing, both below .*images and here"):
         Images(str(root), json_dirs=["nowhere"])
 
 
-def test_listing_looks_once_at_each_folder_and_opens_no_image(
+def test_listing_scans_each_folder_once_and_opens_no_image(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "jsons").mkdir()
     write_tree(root, *(f"{number}.jpg" for number in range(50)))
     corpus = Images(str(root), json_dirs=[str(tmp_path / "jsons")])
-    looked = []
+    scanned = []
     for name in ("scandir", "listdir", "stat"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda path, *_, real=real, **__: looked.append(str(path)) or real(path))
+        monkeypatch.setattr(os, name, lambda path, *_, real=real, **__: scanned.append(str(path)) or real(path))
     monkeypatch.setattr("builtins.open", None)
     assert len(jsons(corpus)) == 54
-    assert len(looked) < 12
-    assert not [path for path in looked if path.endswith((".jpg", ".json"))]
+    assert len(scanned) < 12
+    assert not [path for path in scanned if path.endswith((".jpg", ".json"))]
 
 
-def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_holds(root: Path, tmp_path: Path) -> None:
+def test_options_that_change_the_listing_and_the_hash_of_the_list_are_public(root: Path, tmp_path: Path) -> None:
     listed = write_list(tmp_path / "list", "b.jpg")
     (tmp_path / "jsons").mkdir()
     one = vars(Images(str(root), listed, json_dirs=[str(tmp_path / "jsons")], split="dev", max_items=3))
@@ -186,7 +182,7 @@ def test_options_that_change_the_listing_are_public_and_so_is_what_the_list_hold
     assert vars(Images(str(root), listed))["image_list_sha256"] != one["image_list_sha256"]
 
 
-def test_a_root_without_images_fails_and_names_what_counts_and_what_was_skipped(tmp_path: Path) -> None:
+def test_a_root_without_images_fails_and_names_the_extensions_and_what_was_skipped(tmp_path: Path) -> None:
     write_tree(tmp_path, "a.txt", "b.TXT", "noext", ".hidden/c.jpg", "._d.jpg", "._e.jpg")
     with pytest.raises(
         CorpusError,
@@ -205,7 +201,7 @@ def test_a_root_without_images_fails_and_names_what_counts_and_what_was_skipped(
         ("a" * 252 + ".jpg", None, "cannot be read: File name too long"),
     ],
 )
-def test_a_listed_image_that_cannot_be_costs_its_item(
+def test_a_listed_image_with_an_impossible_path_fails_alone(
     root: Path, tmp_path: Path, line: str, key: str | None, message: str
 ) -> None:
     write_tree(tmp_path, "x.jpg")
@@ -216,16 +212,16 @@ def test_a_listed_image_that_cannot_be_costs_its_item(
 
 
 def test_a_listed_image_that_is_missing_is_an_item_that_fails_when_read(root: Path, tmp_path: Path) -> None:
-    missing, there = Images(str(root), write_list(tmp_path / "list", "nowhere.jpg", "b.jpg")).items()
+    missing, existing = Images(str(root), write_list(tmp_path / "list", "nowhere.jpg", "b.jpg")).items()
     assert (missing.key, missing.cost, missing.modified, missing.problem) == ("nowhere", 0, None, None)
-    assert there.modified is not None
+    assert existing.modified is not None
     with pytest.raises(
         CorpusError, match=r"none of the 1 files of .*list is in --data\.root .*: is it the right folder"
     ):
         keys(Images(str(root), write_list(tmp_path / "list", "nowhere.jpg")))
 
 
-def test_an_image_listed_twice_is_refused_with_its_path(root: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_listed_twice_is_refused_with_its_path(root: Path, tmp_path: Path) -> None:
     listed = write_list(tmp_path / "list", "sub dir/x/c.gif", "b.jpg", f"{root}/sub dir/x/c.gif")
     with pytest.raises(CorpusError, match=r"'sub dir/x/c\.gif' and 'sub dir/x/c\.gif'"):
         write_plan(Images(str(root), listed).items(), tmp_path / "plan.arrow", {}, ShardSize())
@@ -234,7 +230,7 @@ def test_an_image_listed_twice_is_refused_with_its_path(root: Path, tmp_path: Pa
 def test_a_missing_list_or_root_fails(root: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"--data\.image_list .*nowhere cannot be read"):
         Images(str(root), image_list=str(tmp_path / "nowhere"))
-    with pytest.raises(CorpusError, match="nowhere is no folder"):
+    with pytest.raises(CorpusError, match="nowhere is not a folder"):
         Images(str(tmp_path / "nowhere")).items()
 
 

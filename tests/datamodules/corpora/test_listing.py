@@ -32,7 +32,7 @@ def listed(corpus: Any) -> tuple[Any, str]:
     return found, str(corpus.skipped)
 
 
-def test_what_is_left_out_is_counted_once_for_each_listing(tmp_path: Path) -> None:
+def test_skipped_files_are_counted_anew_for_each_listing(tmp_path: Path) -> None:
     write_tree(
         tmp_path, "a.mp4", "b.docx", "sub/c.TXT", "sub/d.txt", "sub/._a.mp4", ".cache/e.mp4", ".x", "noext",
         "f.1", "g.2", "h.3", "out/plan.arrow", "out/videos/a.mp4",
@@ -69,7 +69,7 @@ def test_images_have_these_extensions_too(tmp_path: Path, extension: str) -> Non
     assert listed(Images(str(tmp_path))) == ({"a": None}, "")
 
 
-def test_links_to_folders_are_followed_unless_they_lead_to_a_folder_that_contains_them(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_unless_they_form_a_loop(tmp_path: Path) -> None:
     root = write_tree(tmp_path / "root", "a/x.mp4", "b/y.mp4")
     write_tree(tmp_path / "elsewhere", "z.mp4")
     (root / "one").symlink_to(tmp_path / "elsewhere")
@@ -82,7 +82,7 @@ def test_links_to_folders_are_followed_unless_they_lead_to_a_folder_that_contain
     assert listed(Videos(str(root))) == (found, skipped)
 
 
-def test_what_cannot_be_read_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_or_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path, "a.mp4", "locked/b.mp4", "locked.mp4")
     (tmp_path / "dangling.mp4").symlink_to("nowhere.mp4")
     (tmp_path / "itself.mp4").symlink_to("itself.mp4")
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_costs_its_item(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("folder", ["", "sub"])
-def test_a_file_system_that_gives_errors_is_no_items_fault(
+def test_an_error_of_the_file_system_fails_no_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     write_tree(tmp_path, "a.mp4", "sub/b.mp4")
@@ -143,14 +143,14 @@ def test_videos_of_one_stem_keep_their_extensions_in_folders_and_lists(tmp_path:
         assert {item.path: item.key for item in items} == keys
 
 
-def test_a_name_too_long_for_a_key_is_one_all_the_same(tmp_path: Path) -> None:
+def test_names_that_are_too_long_for_a_key_get_distinct_keys(tmp_path: Path) -> None:
     names = [f"{'हिन्दी' * 12} {end}.mp4" for end in "ab"]
     write_tree(tmp_path, *names)
     found, _ = listed(Videos(str(tmp_path)))
     assert list(found.values()) == [None, None]
 
 
-def test_frames_that_are_left_out_are_counted(tmp_path: Path) -> None:
+def test_skipped_files_among_frames_are_counted(tmp_path: Path) -> None:
     write_tree(tmp_path, "1.png", "._1.png", "Thumbs.db")
     skipped = Skipped()
     assert list_frames(tmp_path, skipped)[0] == ("1.png",)
@@ -171,7 +171,7 @@ for item in Plan(Path("plan.arrow")).items(0):
 """
 
 
-def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path: Path) -> None:
+def test_a_name_that_the_locale_c_cannot_hold_is_reported_as_such(tmp_path: Path) -> None:
     for name in (b"a.mp4", "ü.mp4".encode(), b"caf\xe9.mp4"):
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(b"x")
     locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
@@ -182,8 +182,8 @@ def test_the_reason_of_a_name_is_true_in_the_locale_c(tmp_path: Path) -> None:
     )  # fmt: skip
     found = {key: (path, problem) for key, path, problem in map(ast.literal_eval, result.stdout.splitlines())}
     cafe = (r"caf\xe9.mp4", r"the file name caf\xe9.mp4 is not UTF-8: rename the file")
-    told = "cannot be used in this locale, whose encoding is ascii: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
-    assert found == {"a": ("a.mp4", None), "caf%E9": cafe, "%C3%BC": ("ü.mp4", f"the file name ü.mp4 {told}")}
+    problem = "cannot be used in this locale, whose encoding is ascii: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    assert found == {"a": ("a.mp4", None), "caf%E9": cafe, "%C3%BC": ("ü.mp4", f"the file name ü.mp4 {problem}")}
 
 
 SPECIAL = {"fifo": "a FIFO", "zero": "a character device"}
@@ -200,7 +200,7 @@ def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_special_files_behind_links_cost_their_items(tmp_path: Path, special: str) -> None:
+def test_links_to_special_files_fail_alone(tmp_path: Path, special: str) -> None:
     (tmp_path / "files").mkdir()
     for name in ("a.png", "a.mp4"):
         (tmp_path / "files" / name).symlink_to(special)
@@ -211,7 +211,7 @@ def test_special_files_behind_links_cost_their_items(tmp_path: Path, special: st
         list_frames(tmp_path / "files")
 
 
-def test_a_list_that_is_no_regular_file_is_refused(tmp_path: Path, special: str) -> None:
+def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path: Path, special: str) -> None:
     write_tree(tmp_path, "a.png", "a.mp4")
     match = f"cannot be read: it is {SPECIAL[special.name]}, not a regular file"
     with pytest.raises(CorpusError, match=match):
@@ -226,19 +226,18 @@ def test_a_list_that_is_no_regular_file_is_refused(tmp_path: Path, special: str)
             list(read_rows(f"{tmp_path}/list.{ending}"))
 
 
-def test_a_row_cannot_say_where_json_files_are(tmp_path: Path) -> None:
+def test_a_row_cannot_give_the_location_of_json_files(tmp_path: Path) -> None:
     """Prompts are filled from these, so that any file of the machine could be named."""
     write_tree(tmp_path, "a.mp4")
     row = '{"video": "a.mp4", "text": "x", "id": "k", "key": "k", "json_files": [["/etc/secret.json", null, null]]}'
     (tmp_path / "list.jsonl").write_text(row)
     for corpus in (Videos(str(tmp_path), f"{tmp_path}/list.jsonl"), Pairs(str(tmp_path), f"{tmp_path}/list.jsonl")):
         assert listed(corpus)[0] == {
-            "k": f"{tmp_path}/list.jsonl, line 1: it has the field 'json_files', a name that no field of a list can "
-            "have: rename it"
+            "k": f"{tmp_path}/list.jsonl, line 1: it has the field 'json_files', a name that is reserved: rename it"
         }
 
 
-def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path: Path) -> None:
+def test_only_the_beginning_of_an_unusable_row_is_kept(tmp_path: Path) -> None:
     write_tree(tmp_path, "a.png")
     (tmp_path / "list").write_text(f"a.png\n{'x' * 100_000}.png\n")
     [_, bad] = Images(str(tmp_path), image_list=f"{tmp_path}/list").items()
@@ -248,7 +247,7 @@ def test_of_a_row_that_cannot_be_used_only_the_beginning_is_kept(tmp_path: Path)
     assert len(bad.problem) < 1500
 
 
-def test_a_list_of_paths_has_no_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overlong_line_of_a_list_of_paths_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_lists, "MAX_ROW_CHARS", 1000)
     (tmp_path / "list").write_text("a.png\n" + "x" * 5000)
     with pytest.raises(CorpusError, match=r"list, line 2: it has more than 1,000 characters, the limit"):
@@ -274,7 +273,7 @@ def test_a_pattern_of_tars_in_folders_nested_too_deeply_is_refused(
         list(TarImages(str(tmp_path), "**/*.tar").items())
 
 
-def test_links_that_make_very_many_paths_end_at_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_paths_that_links_multiply_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 folders, each with two links to the next one, have 2^40 paths."""
     monkeypatch.setattr(walk, "_MAX_LINKS_TO_FOLDER", 4)
     folders = [tmp_path / f"{number}" for number in range(40)]

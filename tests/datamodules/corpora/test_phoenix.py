@@ -60,7 +60,7 @@ def test_quotes_in_a_translation_are_text(tmp_path: Path) -> None:
     assert next(Phoenix2014T(str(tmp_path), ["dev"]).items()).meta["translation"] == '"so'
 
 
-def test_what_macos_leaves_beside_a_frame_is_no_frame(tmp_path: Path) -> None:
+def test_hidden_files_of_macos_are_not_frames(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a"])
     (tmp_path / "features/fullFrame-210x260px/dev/a/._images0001.png").write_text("")
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
@@ -68,7 +68,7 @@ def test_what_macos_leaves_beside_a_frame_is_no_frame(tmp_path: Path) -> None:
 
 
 def test_a_missing_root_fails(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="is no folder"):
+    with pytest.raises(CorpusError, match="is not a folder"):
         list(Phoenix2014T(str(tmp_path / "nowhere")).items())
 
 
@@ -143,7 +143,7 @@ def test_missing_frames_are_counted_from_1_on(tmp_path: Path, names: list[str], 
     assert (item.meta["num_missing_frames"], item.problem) == (num_missing, None)
 
 
-def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path: Path) -> None:
+def test_a_sentence_with_gaps_fails_if_configured(tmp_path: Path) -> None:
     item = named(tmp_path, ["images0002.png", "images0004.png"], gaps="fail")
     assert item.problem == (
         "2 frames are missing: features/fullFrame-210x260px/dev/a has 2, images0002.png to images0004.png"
@@ -153,7 +153,7 @@ def test_a_sentence_with_gaps_fails_if_asked_for(tmp_path: Path) -> None:
         Phoenix2014T(str(tmp_path), gaps="drop")
 
 
-def test_the_sentences_with_gaps_are_counted_for_people(tmp_path: Path) -> None:
+def test_a_note_counts_the_sentences_with_gaps(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a", "b", "c"], frames=3)
     for name in ("a", "c"):
         (tmp_path / f"features/fullFrame-210x260px/dev/{name}/images0002.png").unlink()
@@ -174,9 +174,9 @@ def test_the_sentences_with_gaps_are_counted_for_people(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["images0001.png", "IMAGES1.png", "images1.jpg"])
-def test_two_frames_with_one_number_are_a_problem_of_their_item(tmp_path: Path, other: str) -> None:
+def test_two_frames_with_the_same_number_fail_their_sentence(tmp_path: Path, other: str) -> None:
     item = named(tmp_path, ["images1.png", "images2.png", other])
-    assert "has two frames with one number, " in item.problem
+    assert "has two frames with the same number, " in item.problem
     assert "images1.png" in item.problem
     assert other in item.problem
 
@@ -194,7 +194,7 @@ def test_the_layout_of_phoenix_2014_is_recognised(tmp_path: Path, table: str) ->
     path = tmp_path / table / "annotations/manual" / name
     path.parent.mkdir(parents=True)
     path.write_text("id|folder|signer|annotation\n")
-    with pytest.raises(CorpusError, match=r"is PHOENIX-2014 .*, not PHOENIX-2014-T: "):
+    with pytest.raises(CorpusError, match=r"is PHOENIX-2014 .*, not PHOENIX-2014-T\. "):
         list(Phoenix2014T(str(tmp_path)).items())
 
 
@@ -206,7 +206,7 @@ def test_a_wrong_header_fails(tmp_path: Path, header: str) -> None:
 
 
 @pytest.mark.parametrize("row", ["b|only", "b|x|-1|-1|Signer01|A|a|b"])
-def test_a_row_with_other_fields_than_the_header_costs_its_sentence(tmp_path: Path, row: str) -> None:
+def test_a_row_with_more_or_fewer_fields_fails_alone(tmp_path: Path, row: str) -> None:
     write_split(tmp_path, "dev", ["a", row, "c"])
     before, bad, after = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert (before.problem, bad.key, bad.split, after.problem) == (None, "dev/b", "dev", None)
@@ -219,7 +219,7 @@ def test_a_table_that_is_not_utf8_fails(tmp_path: Path) -> None:
         list(Phoenix2014T(str(tmp_path), ["dev"]).items())
 
 
-def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path: Path) -> None:
+def test_a_name_that_leads_out_of_the_corpus_fails_its_sentence(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a"])
     table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
     table.write_text(f"{HEADER}\n../a|x|-1|-1|s|A|a\n")
@@ -228,13 +228,13 @@ def test_a_name_that_leads_out_of_the_corpus_costs_its_sentence(tmp_path: Path) 
     assert "line 2: no key can be made" in bad.problem
 
 
-def test_a_text_may_be_longer_than_the_csv_module_takes_by_default(tmp_path: Path) -> None:
+def test_a_text_may_be_longer_than_the_default_limit_of_the_csv_module(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", [f"a|x|-1|-1|Signer01|A|{'a' * 131_073}"])
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
     assert (item.problem, len(item.meta["translation"])) == (None, 131_073)
 
 
-def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path: Path) -> None:
+def test_short_rows_below_a_huge_header_fail_fast(tmp_path: Path) -> None:
     """To fill up each of 3,000 rows with 60,000 empty values would take minutes."""
     write_split(tmp_path, "dev", ["a"], header=HEADER + "".join(f"|c{number}" for number in range(60_000)))
     table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
@@ -246,7 +246,7 @@ def test_short_rows_below_a_header_of_very_many_columns_fail_at_once(tmp_path: P
     assert {item.problem.partition(": ")[2] for item in others} == {"it has more or fewer fields than the header"}
 
 
-def test_a_folder_or_a_fifo_among_the_frames_costs_its_sentence_alone(tmp_path: Path) -> None:
+def test_a_folder_or_fifo_among_the_frames_fails_its_sentence_alone(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ["a", "b", "c"])
     frames = tmp_path / "features/fullFrame-210x260px/dev"
     (frames / "a/images0003.png").mkdir()

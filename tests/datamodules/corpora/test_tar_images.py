@@ -28,7 +28,7 @@ def listed(root: Path, **options: Any) -> list[Item]:
     return list(TarImages(str(root), **options).items())
 
 
-def test_images_come_by_tar_and_in_its_order_and_are_where_they_are_said_to_be(tmp_path: Path) -> None:
+def test_images_come_in_the_order_of_the_tars_with_their_byte_offsets(tmp_path: Path) -> None:
     tars = {"b.tar": {"2.jpg": b"two", "10.PNG": b"ten"}, "a.tar": {"x/1.webp": b"one", "x/1.txt": b"text"}}
     for name, members in tars.items():
         write_tar(tmp_path / name, members)
@@ -49,7 +49,7 @@ def test_samples_come_in_the_order_of_their_images(tmp_path: Path) -> None:
     assert [item.key for item in listed(tmp_path)] == ["a", "b", "c"]
 
 
-def test_the_json_of_a_sample_is_found_wherever_it_is_in_the_tar(tmp_path: Path) -> None:
+def test_the_json_of_a_sample_may_be_anywhere_in_the_tar(tmp_path: Path) -> None:
     members = {"a.jpg": b"1", "a.json": b'{"a": 1}', "b.jpg": b"2", "c.jpg": b"3", "c.x.json": b"no", "b.json": b"{}"}
     path = write_tar(tmp_path / "sub" / "t.tar", members)
     found = {item.key: item.meta.get("json_files") for item in listed(tmp_path, tars="**/*.tar")}
@@ -61,7 +61,7 @@ def test_the_json_of_a_sample_is_found_wherever_it_is_in_the_tar(tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_legal_keys_are_those_that_webdataset_sees_and_others_are_encoded(tmp_path: Path) -> None:
+def test_keys_are_those_of_webdataset_and_illegal_ones_are_encoded(tmp_path: Path) -> None:
     names = ["a.v1.jpg", "x.y/b.jpg", "ü-1_%20.jpg", f"{LONG}.jpg"]
     write_tar(tmp_path / "t.tar", dict.fromkeys(names, b"x"))
     seen = [sample["__key__"] for sample in webdataset.WebDataset(str(tmp_path / "t.tar"), shardshuffle=False)]
@@ -76,7 +76,7 @@ def test_legal_keys_are_those_that_webdataset_sees_and_others_are_encoded(tmp_pa
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_long_and_non_ascii_names_are_read_in_every_form(tmp_path: Path, form: int) -> None:
+def test_long_and_non_ascii_names_are_read_in_every_tar_format(tmp_path: Path, form: int) -> None:
     name = f"{LONG}ü.jpg" if form != tarfile.USTAR_FORMAT else f"{LONG[:90]}/ü.jpg"
     write_tar(tmp_path / "t.tar", {name: b"content"}, form)
     [item] = listed(tmp_path)
@@ -84,7 +84,7 @@ def test_long_and_non_ascii_names_are_read_in_every_form(tmp_path: Path, form: i
     assert (tmp_path / "t.tar").read_bytes()[item.start_byte :][: item.cost] == b"content"
 
 
-def test_tars_are_chosen_by_a_pattern_and_hidden_ones_left_out(tmp_path: Path) -> None:
+def test_tars_are_chosen_by_a_pattern_without_hidden_ones(tmp_path: Path) -> None:
     for name in ("train-0.tar", "train-1.tar", "val-0.tar", ".hidden.tar", "sub/x.tar"):
         write_tar(tmp_path / name, {f"{os.path.basename(name)[:-4].strip('.')}.jpg": b"x"})
     assert [item.key for item in listed(tmp_path)] == ["train-0", "train-1", "val-0"]
@@ -97,7 +97,7 @@ def problems(root: Path, **options: Any) -> list[tuple[str, str | None]]:
     return [(item.key, item.problem) for item in listed(root, **options) if item.problem]
 
 
-def test_a_key_that_several_tars_have_follows_their_names_and_changes_with_no_limit(tmp_path: Path) -> None:
+def test_a_key_of_several_tars_is_preceded_by_the_tar_whatever_max_items(tmp_path: Path) -> None:
     for name in ("t0.tar", "sub/t 1.tar", "t2.tar"):
         write_tar(tmp_path / name, {f"{number}.jpg": b"x" for number in ("1", "2", name[-5])})
     keys = ["sub/t%201/1", "sub/t%201/2", "t0/1", "t0/2", "0", "t2/1", "t2/2"]
@@ -107,7 +107,7 @@ def test_a_key_that_several_tars_have_follows_their_names_and_changes_with_no_li
 
 
 @pytest.mark.parametrize("first", ["a.jpg", "./a.jpg"])
-def test_of_members_of_one_name_the_last_counts(tmp_path: Path, first: str) -> None:
+def test_the_last_member_of_a_name_counts(tmp_path: Path, first: str) -> None:
     members = {first: b"old", "b.jpg": b"b", "a.json": b"{}"}
     path = write_tar(tmp_path / "t.tar", members)
     with tarfile.open(path, "a") as tar:
@@ -125,29 +125,31 @@ def test_of_members_of_one_name_the_last_counts(tmp_path: Path, first: str) -> N
     assert content[start_byte:][:num_bytes] == b"[1]"
 
 
-def test_two_images_of_one_key_cost_their_sample(tmp_path: Path) -> None:
+def test_two_images_with_the_same_key_fail_their_sample(tmp_path: Path) -> None:
     write_tar(tmp_path / "t.tar", {"v1.0.jpg": b"x", "v1.1.jpg": b"x", "v2.jpg": b"x"})
-    assert problems(tmp_path) == [("v1", "v1.0.jpg and v1.1.jpg are images of one key")]
+    assert problems(tmp_path) == [("v1", "v1.0.jpg and v1.1.jpg are images with the same key")]
 
 
-def test_a_member_above_the_tar_costs_its_sample(tmp_path: Path) -> None:
+def test_a_member_that_leads_out_of_the_tar_fails_its_sample(tmp_path: Path) -> None:
     write_tar(tmp_path / "t.tar", {"a.jpg": b"x", "../a.jpg": b"x"})
     [(key, problem)] = problems(tmp_path)
     assert re.fullmatch(r"t/%byte-\d+", key)
-    assert problem == "no key can be made of the path '../a': it has an empty, '.' or '..' part"
+    assert problem == "no key can be made from the path '../a': it has an empty, '.' or '..' part"
 
 
 @pytest.mark.parametrize("name", ["b.jpg", "a.json"])
-def test_a_link_costs_its_sample(tmp_path: Path, name: str) -> None:
+def test_a_link_fails_its_sample(tmp_path: Path, name: str) -> None:
     path = write_tar(tmp_path / "t.tar", {"a.jpg": b"x", "c.jpg": b"x"})
     with tarfile.open(path, "a") as tar:
         link = tarfile.TarInfo(name)
         link.type, link.linkname = tarfile.SYMTYPE, "c.jpg"
         tar.addfile(link)
-    assert problems(tmp_path) == [(name[0], f"{name} is a link, a device, or has holes: put in the file itself")]
+    assert problems(tmp_path) == [
+        (name[0], f"{name} is a link, a device or a sparse file: put the file itself into the tar")
+    ]
 
 
-def test_a_link_to_a_tar_that_is_gone_is_one_item(tmp_path: Path) -> None:
+def test_a_link_to_a_missing_tar_is_one_failed_item(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"a.jpg": b"x"})
     (tmp_path / "b.tar").symlink_to("gone.tar")
     [(key, problem)] = problems(tmp_path)
@@ -155,7 +157,7 @@ def test_a_link_to_a_tar_that_is_gone_is_one_item(tmp_path: Path) -> None:
     assert "b.tar is a link to gone.tar, which cannot be read: No such file or directory" in problem
 
 
-def test_members_that_are_left_out_are_counted_once(tmp_path: Path) -> None:
+def test_skipped_members_are_counted_once(tmp_path: Path) -> None:
     for name in ("t0.tar", "t1.tar"):
         write_tar(tmp_path / name, {"a.jpg": b"x", "a.cls": b"1", "a.json": b"{}", "._a.jpg": b"x"})
     corpus = TarImages(str(tmp_path))
@@ -173,23 +175,25 @@ def damage(root: Path, keys: Any) -> str:
     *samples, bad = listed(root)
     assert [(item.key, item.problem) for item in samples] == [(key, None) for key in keys]
     assert (bad.key, bad.path, bad.frames) == ("t/%tar", "t.tar", ())
-    assert bad.problem.endswith(f". Used are the {len(keys):,} samples before that")
+    assert bad.problem.endswith(f". The {len(keys):,} samples before that are used")
     return bad.problem
 
 
 @pytest.mark.parametrize(
     ("name", "compress"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
 )
-def test_a_compressed_tar_is_one_item_with_the_reason(tmp_path: Path, name: str, compress: Callable[..., Any]) -> None:
+def test_a_compressed_tar_is_one_failed_item(tmp_path: Path, name: str, compress: Callable[..., Any]) -> None:
     path = write_tar(tmp_path / "t.tar", {"a.jpg": b"x"})
     path.write_bytes(compress(path.read_bytes()))
-    assert f"t.tar is compressed by {name}, so no image can be read without all" in damage(tmp_path, [])
+    assert f"t.tar is compressed by {name}, and images are read from the middle of tars: unpack it" in damage(
+        tmp_path, []
+    )
 
 
 WHOLE = {f"{number}.jpg": image_bytes(number) for number in range(5)}
 
 
-def test_of_a_tar_cut_off_anywhere_the_whole_images_are_items_and_the_damage_is_one(tmp_path: Path) -> None:
+def test_a_tar_cut_off_anywhere_gives_its_whole_images_and_one_failed_item(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
     content, items = path.read_bytes(), listed(tmp_path)
     for length in range(0, len(content), 256):
@@ -212,7 +216,7 @@ def test_the_byte_at_which_a_tar_is_cut_off_is_named(tmp_path: Path) -> None:
     assert f"t.tar is cut off at byte {place - 500:,}, within 2.jpg" in damage(tmp_path, "01")
 
 
-def test_damaged_headers_are_named_with_their_byte(tmp_path: Path) -> None:
+def test_damaged_headers_are_reported_with_their_byte(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
     content, items = path.read_bytes(), listed(tmp_path)
     for number, item in enumerate(items):
@@ -222,7 +226,7 @@ def test_damaged_headers_are_named_with_their_byte(tmp_path: Path) -> None:
         assert re.search(rf"t\.tar is .*damaged .*{where}", damage(tmp_path, "01234"[:number]))
 
 
-def test_a_size_below_nothing_is_no_endless_loop(tmp_path: Path) -> None:
+def test_a_negative_size_causes_no_endless_loop(tmp_path: Path) -> None:
     header = bytearray(tarfile.TarInfo("a.txt").tobuf())
     header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512: the next header would be this one
     header[148:156] = b" " * 8
@@ -291,9 +295,7 @@ HUGE = 20 << 30
         ),
     ],
 )
-def test_headers_that_would_exhaust_memory_or_time_end_their_tar_with_the_limit(
-    tmp_path: Path, content: bytes, reason: str
-) -> None:
+def test_headers_above_a_limit_end_their_tar(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "t.tar").write_bytes(GOOD + content + bytes(1536))
     assert reason in damage(tmp_path, ["good"])
 
@@ -320,14 +322,17 @@ def test_more_zeros_after_the_last_file_than_the_limit_are_not_read(
         header("a.jpg", tarfile.GNUTYPE_SPARSE, size=4) + CONTENT,
     ],
 )  # fmt: skip
-def test_links_devices_and_files_with_holes_cost_their_sample_alone(tmp_path: Path, content: bytes) -> None:
+def test_links_devices_and_sparse_files_fail_their_sample_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.tar").write_bytes(content + GOOD + bytes(1024))
     bad, good = listed(tmp_path)
-    assert (bad.key, bad.problem) == ("a", "a.jpg is a link, a device, or has holes: put in the file itself")
+    assert (bad.key, bad.problem) == (
+        "a",
+        "a.jpg is a link, a device or a sparse file: put the file itself into the tar",
+    )
     assert (good.key, good.problem, good.start_byte) == ("good", None, len(content) + 512)
 
 
-def test_the_map_of_an_old_sparse_file_is_passed_over(tmp_path: Path) -> None:
+def test_the_map_of_an_old_sparse_file_is_skipped(tmp_path: Path) -> None:
     first = bytearray(header("a.jpg", tarfile.GNUTYPE_SPARSE, size=4))
     first[482] = 1
     first[148:156] = b" " * 8
@@ -341,7 +346,7 @@ def test_the_map_of_an_old_sparse_file_is_passed_over(tmp_path: Path) -> None:
     assert "t.tar is cut off at byte 2,048, within a.jpg" in damage(tmp_path, ["good"])
 
 
-def test_extended_headers_of_all_kinds_name_their_file(tmp_path: Path) -> None:
+def test_extended_headers_of_all_kinds_are_read(tmp_path: Path) -> None:
     padded = record("path", "b/ü.jpg").ljust(100, b"\0")  # some writers pad with zeros
     content = (
         extended(GLOBAL, record("comment", "x"))
@@ -357,14 +362,14 @@ def test_extended_headers_of_all_kinds_name_their_file(tmp_path: Path) -> None:
     assert all((tmp_path / "t.tar").read_bytes()[item.start_byte :][: item.cost] == b"good" for item in items)
 
 
-def test_of_tars_put_together_the_samples_of_the_first_are_items(tmp_path: Path) -> None:
+def test_of_concatenated_tars_the_samples_of_the_first_are_used(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
     path.write_bytes(path.read_bytes() * 2)
-    assert "or several tars were put together there" in damage(tmp_path, "01234")
+    assert "or several tars were concatenated there" in damage(tmp_path, "01234")
 
 
 @pytest.mark.parametrize("content", [b"", b"text", bytes(5000) + b"x", os.urandom(2000)])
-def test_what_is_no_tar_is_one_item(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_tar_is_one_failed_item(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.tar").write_bytes(content)
     assert "t.tar is " in damage(tmp_path, [])
 
@@ -372,19 +377,19 @@ def test_what_is_no_tar_is_one_item(tmp_path: Path, content: bytes) -> None:
 def test_no_tars_or_no_root_fail(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"has no tars 'x\*\.tar': set --data\.tars"):
         listed(tmp_path, tars="x*.tar")
-    with pytest.raises(CorpusError, match="is no folder"):
+    with pytest.raises(CorpusError, match="is not a folder"):
         listed(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("pattern", ["", "/data/*.tar", "../*.tar", "sub/../*.tar", "a**/*.tar"])
-def test_a_pattern_that_can_be_none_fails(tmp_path: Path, pattern: str) -> None:
+def test_an_invalid_pattern_fails(tmp_path: Path, pattern: str) -> None:
     write_tar(tmp_path / "t.tar", {"a.jpg": b"x"})
-    told = rf"--data\.tars '{re.escape(pattern)}': .*; give a pattern below --data\.root, such as train-\*\.tar"
-    with pytest.raises(CorpusError, match=told):
+    message = rf"--data\.tars '{re.escape(pattern)}': .*; give a pattern below --data\.root, such as train-\*\.tar"
+    with pytest.raises(CorpusError, match=message):
         listed(tmp_path, tars=pattern)
 
 
-def test_content_is_not_read(tmp_path: Path) -> None:
+def test_contents_are_not_read(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", {"a.jpg": bytes(1 << 20), "b.jpg": bytes(1 << 20)})
     reads = []
 

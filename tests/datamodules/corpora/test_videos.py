@@ -25,7 +25,7 @@ def keys(corpus: Corpus) -> list[str]:
     return [item.key for item in corpus.items()]
 
 
-def test_videos_below_the_folder_come_by_name_with_their_size(root: Path) -> None:
+def test_videos_of_a_folder_are_listed_by_name_with_their_size(root: Path) -> None:
     items = list(Videos(str(root), split="dev", fps=5.0).items())
     assert [item.key for item in items] == ["a", "b", "sub%2Ev1/c%20d", "ü"]
     assert [item.path for item in items] == ["a.MKV", "b.mp4", "sub.v1/c d.webm", "ü.mov"]
@@ -34,7 +34,7 @@ def test_videos_below_the_folder_come_by_name_with_their_size(root: Path) -> Non
     assert items == list(Videos(str(root), split="dev", fps=5.0).items())
 
 
-def test_max_items_limits(root: Path) -> None:
+def test_max_items_limits_the_listing(root: Path) -> None:
     assert keys(Videos(str(root), max_items=2)) == ["a", "b"]
 
 
@@ -44,7 +44,7 @@ def test_links_to_videos_are_followed(root: Path, tmp_path: Path) -> None:
     assert keys(Videos(str(root)))[-2:] == ["z", "ü"]
 
 
-def test_a_list_gives_the_order(root: Path, tmp_path: Path) -> None:
+def test_listed_videos_come_in_the_order_of_the_list(root: Path, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"ü.mov\n\n# b.mp4\n  ./b.mp4 \n{root}/a.MKV\n", encoding="utf-8")
     items = list(Videos(str(root), video_list=str(tmp_path / "list")).items())
     assert [item.path for item in items] == ["ü.mov", "b.mp4", "a.MKV"]
@@ -64,7 +64,7 @@ def test_a_list_with_a_byte_order_mark_is_read(root: Path, tmp_path: Path) -> No
 
 
 def test_a_missing_root_fails(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="is no folder"):
+    with pytest.raises(CorpusError, match="is not a folder"):
         keys(Videos(str(tmp_path / "nowhere")))
 
 
@@ -83,18 +83,18 @@ def test_a_listed_name_that_is_not_utf8_is_listed(root: Path, tmp_path: Path) ->
     assert keys(Videos(str(root), video_list=str(tmp_path / "list"))) == ["b", "%FC"]
 
 
-@pytest.mark.parametrize("line", ["not-there.mp4", "b.mp4/c.mp4"])
+@pytest.mark.parametrize("line", ["missing.mp4", "b.mp4/c.mp4"])
 def test_a_listed_video_that_is_missing_is_an_item_that_fails_alone(root: Path, tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"{line}\nb.mp4\n")
-    missing, there = Videos(str(root), video_list=str(tmp_path / "list")).items()
+    missing, existing = Videos(str(root), video_list=str(tmp_path / "list")).items()
     assert (missing.path, missing.cost, missing.modified) == (line, 0, None)
-    assert (there.path, there.cost, there.modified is None) == ("b.mp4", 5, False)
-    with pytest.raises(MissingError, match=r"(not-there|c)\.mp4 is missing"):
+    assert (existing.path, existing.cost, existing.modified is None) == ("b.mp4", 5, False)
+    with pytest.raises(MissingError, match=r"(missing|c)\.mp4 is missing"):
         next(frames_of(missing, str(root)))
 
 
 @pytest.mark.parametrize("max_items", [None, 2])
-def test_a_list_of_which_no_video_is_there_fails(root: Path, tmp_path: Path, max_items: int | None) -> None:
+def test_a_list_whose_videos_are_all_missing_fails(root: Path, tmp_path: Path, max_items: int | None) -> None:
     (tmp_path / "list").write_text("x.mp4\ny.mp4\nb.mp4\n"[: None if max_items else 12])
     corpus = Videos(str(root), video_list=str(tmp_path / "list"), max_items=max_items)
     with pytest.raises(CorpusError, match=r"none of the 2 files of .*list is in --data\.root .*right folder"):
@@ -106,13 +106,13 @@ def test_a_path_that_is_listed_twice_fails_with_both_lines(root: Path, tmp_path:
     (tmp_path / "list").write_text(f"b.mp4\n\n# and again\n{again}\n")
     name = again.removeprefix("./")
     message = (
-        rf"list, line 4: {name} has the key 'b%2Emp4' of .*list, line 1: leave one out, or give each a 'key', in a"
+        rf"list, line 4: {name} has the key 'b%2Emp4', as .*line 1 has\. Remove one, or give each row a 'key', in a"
     )
     with pytest.raises(CorpusError, match=message):
         keys(Videos(str(root), video_list=str(tmp_path / "list")))
 
 
-def test_a_listed_video_above_the_root_costs_its_item(root: Path, tmp_path: Path) -> None:
+def test_a_listed_video_above_the_root_fails_alone(root: Path, tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"x")
     (tmp_path / "list").write_text("../x.mp4\nb.mp4\n")
     bad, good = Videos(str(root), video_list=str(tmp_path / "list")).items()
@@ -121,12 +121,12 @@ def test_a_listed_video_above_the_root_costs_its_item(root: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_rate_that_is_none_fails(root: Path, fps: float) -> None:
+def test_an_invalid_rate_fails(root: Path, fps: float) -> None:
     with pytest.raises(ConfigError, match=r"--data\.fps .*: give a rate above 0"):
         Videos(str(root), fps=fps)
 
 
-def test_a_split_that_is_no_name_fails(root: Path) -> None:
+def test_an_illegal_split_fails(root: Path) -> None:
     with pytest.raises(CorpusError, match="cannot name a split"):
         keys(Videos(str(root), split="a-b"))
 
@@ -138,7 +138,7 @@ def listed(tmp_path: Path, *rows: Any, **options: Any) -> Videos:
     return Videos(str(tmp_path / "videos"), video_list=str(path), **options)
 
 
-def test_rows_give_prompts_keys_parts_and_meta(root: Path, tmp_path: Path) -> None:
+def test_rows_have_prompts_keys_parts_and_meta(root: Path, tmp_path: Path) -> None:
     first = {"video": "./b.mp4", "prompt": "car. person.", "camera": {"id": 3}}
     part = {"video": "ü.mov", "key": "sub.v1/part 1", "start_seconds": 1.5, "stop_seconds": 2}
     items = list(listed(tmp_path, first, part, {**part, "key": 2, "stop_seconds": None}, fps=5.0).items())
@@ -149,7 +149,7 @@ def test_rows_give_prompts_keys_parts_and_meta(root: Path, tmp_path: Path) -> No
     assert {(item.fps, item.split) for item in items} == {(5.0, "train")}
 
 
-def test_a_part_is_of_all_videos_unless_a_row_says_otherwise(root: Path, tmp_path: Path) -> None:
+def test_a_row_overrides_the_part_of_the_corpus(root: Path, tmp_path: Path) -> None:
     rows = [{"video": "b.mp4"}, {"video": "a.MKV", "start_seconds": 0, "stop_seconds": 3}]
     corpus = listed(tmp_path, *rows, start_seconds=1.0, stop_seconds=2.5)
     assert [(item.start_seconds, item.stop_seconds) for item in corpus.items()] == [(1.0, 2.5), (0.0, 3.0)]
@@ -161,8 +161,8 @@ BAD_ROWS = [
     ({"path": "b.mp4"}, "it has no 'video', but 'path'"),
     ({"video": 3}, "'video' is 3, and not text"),
     ({"video": ""}, "no key can be made"),
-    ({"video": "../b.mp4"}, "no key can be made of the path '../b'"),
-    ({"video": "b.mp4", "key": "../b"}, "no key can be made of the path '../b'"),
+    ({"video": "../b.mp4"}, "no key can be made from the path '../b'"),
+    ({"video": "b.mp4", "key": "../b"}, "no key can be made from the path '../b'"),
     ({"video": "b.mp4", "key": 1.5}, "'key' is 1.5: give text or a whole number"),
     ({"video": "b.mp4", "prompt": ["car"]}, r"'prompt' is \['car'\], and not text"),
     ({"video": "b.mp4", "start_seconds": -1}, "'start_seconds' is -1: give seconds from 0 on"),
@@ -174,7 +174,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("bad", "match"), BAD_ROWS)
-def test_a_row_that_is_wrong_costs_its_item(root: Path, tmp_path: Path, bad: str | dict[str, Any], match: str) -> None:
+def test_an_invalid_row_fails_alone(root: Path, tmp_path: Path, bad: str | dict[str, Any], match: str) -> None:
     before, item, after = listed(tmp_path, {"video": "a.MKV"}, bad, {"video": "ü.mov"}, start_seconds=1.0).items()
     assert (before.problem, after.problem) == (None, None)
     assert re.search(rf"list\.jsonl, line 3: {match}", item.problem)
@@ -182,10 +182,10 @@ def test_a_row_that_is_wrong_costs_its_item(root: Path, tmp_path: Path, bad: str
 
 
 @pytest.mark.parametrize("keyed", [{}, {"key": "x"}])
-def test_rows_of_one_key_fail_with_both_lines(root: Path, tmp_path: Path, keyed: dict[str, str]) -> None:
+def test_rows_with_the_same_key_fail_with_both_lines(root: Path, tmp_path: Path, keyed: dict[str, str]) -> None:
     rows = [{"video": "b.mp4", "prompt": prompt, **keyed} for prompt in ("car", "dog")]
     with pytest.raises(
-        CorpusError, match=r"line 3: b\.mp4 has the key '(b%2Emp4|x)' of .* line 2: .* or give each a 'key'"
+        CorpusError, match=r"line 3: b\.mp4 has the key '(b%2Emp4|x)', as .* line 2 has\. .* or give each row a 'key'"
     ):
         keys(listed(tmp_path, *rows))
 
@@ -199,6 +199,6 @@ def test_rows_of_one_key_fail_with_both_lines(root: Path, tmp_path: Path, keyed:
         ({"start_seconds": 3.0, "stop_seconds": 2.5}, r"--data\.stop_seconds 2\.5 is not after the start, 3"),
     ],
 )
-def test_a_part_that_is_none_fails(root: Path, part: dict[str, float], match: str) -> None:
+def test_an_invalid_part_fails(root: Path, part: dict[str, float], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Videos(str(root), **part)

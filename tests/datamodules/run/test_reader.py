@@ -196,7 +196,7 @@ def tar_of(folder: Path, *members: Any) -> tuple[ShardFile, int]:
         ([("a.json", {"pax_headers": {"size": "1000000000000"}})], "is cut off"),
         ([("a.json", {"pax_headers": {"size": "-1024"}})], "gives the size '-1024'"),
         ([("a.json", {"pax_headers": {"path": "../x.json"}})], "cannot be a key"),
-        ([("a.json", {"pax_headers": {"GNU.sparse.realsize": "1000000000000"}})], "has holes"),
+        ([("a.json", {"pax_headers": {"GNU.sparse.realsize": "1000000000000"}})], "a sparse file"),
         ([], "there is no sample"),
     ],
 )

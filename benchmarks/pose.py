@@ -105,13 +105,14 @@ def _compare_decoding(rounds: int, num_maps: int) -> None:
 def _compare_crowd(count: int, rounds: int, num_maps: int) -> tuple[Ratio, list[str]]:
     import torch
 
-    from preprocess.pose.decoding import Maps, decode, enlarging
+    from preprocess.pose.decoding import decode
+    from preprocess.pose.maps import Maps, upsampling_matrix
     from support.plain_decoding import plain_decode
     from support.pose_making import crowd, rendered
 
     drawn = np.random.default_rng(0)
     scenes = [rendered(crowd(drawn, count), (_SIZE_PX, _SIZE_PX)) for _ in range(num_maps)]
-    line = enlarging(_SIZE_PX // 8, _SIZE_PX, _SIZE_PX, 8)
+    line = upsampling_matrix(_SIZE_PX // 8, _SIZE_PX, _SIZE_PX, 8)
     pafs, heatmaps = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in _MAPS)
 
     def plain() -> int:
@@ -271,13 +272,14 @@ def _measure_batch(net: Any, dtype: Any, px: int, size: int, peak: float) -> Seq
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from preprocess.pose.decoding import Maps, decode, enlarging
+    from preprocess.pose.decoding import decode
+    from preprocess.pose.maps import Maps, upsampling_matrix
     from preprocess.pose.openpose_net import prepare
 
     torch.cuda.reset_peak_memory_stats()
     images = torch.randint(0, 256, (size, 3, px, px), dtype=torch.uint8, device="cuda")
     pafs, heatmaps = _drawn_maps(px, size)
-    line = enlarging(px // 8, px, px, 8)
+    line = upsampling_matrix(px // 8, px, px, 8)
 
     def network() -> None:
         net(prepare(images, (px, px)).to(dtype, memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""The pose pipeline, whole: images in, people and training batches out, by each of three backends."""
+"""The whole pose pipeline: from images to people and training batches, with each of the three backends."""
 
 import io
 import json
@@ -38,7 +38,7 @@ CONFIGS = ("pose", "pose_openpose", "pose_vitpose")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What to add to the command, for each configuration."""
+    """Return the options that each configuration needs besides."""
     folder = tmp_path_factory.mktemp("models")
     weights = make_openpose(folder / "openpose" / "body_pose_model.pth").parent
     detector, estimator = make_rtdetr(folder / "rtdetr"), make_vitpose(folder / "vitpose")
@@ -58,7 +58,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_images(folder: Path, copies: int = 1) -> Path:
-    """An astronaut in several sizes and formats, and two pictures without anybody, in two splits."""
+    """Write an astronaut in several sizes and formats, and two images without people, in two splits."""
     space = Image.fromarray(astronaut())
     nobody = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
     for split in ("train", "test"):
@@ -158,7 +158,7 @@ def test_captions_come_from_json_files_and_an_image_without_its_field_fails_alon
 
 
 def write_odd(folder: Path) -> Path:
-    """Images that are hard: each is one person, unless it says otherwise."""
+    """Write unusual images; each shows one person, unless its name says otherwise."""
     folder.mkdir()
     space = Image.fromarray(astronaut())
     space.save(folder / "same.png")
@@ -182,7 +182,7 @@ def write_odd(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("resize", ["square", "none"])
-def test_odd_images_are_as_others_and_damaged_ones_fail_alone(resize: str, tmp_path: Path) -> None:
+def test_unusual_images_are_processed_and_damaged_ones_fail_alone(resize: str, tmp_path: Path) -> None:
     folder = write_odd(tmp_path / "odd")
     options = ["--data.split_glob", "null", "--max-failures", "100%", "--model.resize", resize]
     assert main(command(folder, tmp_path / "run", *options)) == 0
@@ -205,7 +205,7 @@ def test_odd_images_are_as_others_and_damaged_ones_fail_alone(resize: str, tmp_p
 
 
 @pytest.mark.parametrize("config", ["pose_openpose", "pose_vitpose"])
-def test_models_that_are_not_here_stop_before_the_run(
+def test_missing_models_stop_a_run_before_it_starts(
     config: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def offline(name: str, **options: Any) -> None:
@@ -249,7 +249,7 @@ def test_two_ranks_of_which_one_is_killed_end_with_the_poses_of_an_undisturbed_r
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
 
 
-def test_workers_find_what_the_rank_itself_finds(images: Path, tmp_path: Path) -> None:
+def test_workers_detect_what_the_rank_detects(images: Path, tmp_path: Path) -> None:
     assert main(command(images, tmp_path / "alone")) == 0
     assert main(command(images, tmp_path / "workers", "--data.num_workers", "1")) == 0
     assert tars(tmp_path / "workers") == tars(tmp_path / "alone")
@@ -269,12 +269,14 @@ def test_workers_find_what_the_rank_itself_finds(images: Path, tmp_path: Path) -
         ((64, 97), "shortest_edge", (64, 128)),
     ],
 )
-def test_sizes_of_processed_images(size: tuple[int, int], resize: Any, expected: tuple[int, int]) -> None:
+def test_processed_images_have_the_requested_size(
+    size: tuple[int, int], resize: Any, expected: tuple[int, int]
+) -> None:
     assert processed_size(size, resize, 64) == expected
 
 
 def resize_image(image: np.ndarray[Any, Any], resolution: int) -> np.ndarray[Any, Any]:
-    """controlnet_aux 0.0.10's function of this name, of an RGB image [H, W, 3]."""
+    """Resize an RGB image [H, W, 3] as the function of this name in controlnet_aux 0.0.10."""
     height, width = image.shape[:2]
     factor = float(resolution) / min(height, width)
     size = [int(np.round(side * factor / 64.0)) * 64 for side in (float(width), float(height))]
@@ -291,7 +293,7 @@ def test_shortest_edge_and_area_lanczos_are_those_of_controlnet_aux(shape: tuple
     np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), resize_image(image, size_px))
 
 
-def test_resampling_changes_the_pixels_that_are_looked_at_and_is_told_apart(images: Path, tmp_path: Path) -> None:
+def test_resampling_changes_the_pixels_and_the_fingerprint(images: Path, tmp_path: Path) -> None:
     image = torch.from_numpy(astronaut()).permute(2, 0, 1)
     bilinear, by_opencv = (PoseTransform("square", 200, name, None)(image) for name in ("bilinear", "area_lanczos"))
     assert isinstance(bilinear, torch.Tensor)
@@ -304,11 +306,11 @@ def test_resampling_changes_the_pixels_that_are_looked_at_and_is_told_apart(imag
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (Item("a", "train", "a.mp4"), r"a\.mp4 is no single image"),
+        (Item("a", "train", "a.mp4"), r"a\.mp4 is not a single image"),
         (Item("a", "train", ".", ("0.png",), meta={"people": 3}), "corpus field 'people' collides with a field"),
     ],
 )
-def test_what_is_no_image_is_refused(item: Item, reason: str) -> None:
+def test_items_that_are_not_images_are_refused(item: Item, reason: str) -> None:
     with pytest.raises(ExtractError, match=reason):
         Pose(MediaPipe()).validate(item)
 
@@ -323,6 +325,6 @@ def test_what_is_no_image_is_refused(item: Item, reason: str) -> None:
         ({"caption": "{"}, r"--model\.caption '{': the '{' at character 1 has no partner"),
     ],
 )
-def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_fail(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Pose(MediaPipe(), **options)

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, of what poses are found with; saved as their makers save theirs."""
+"""Tiny models of the pose backends with random weights, saved in the files that their makers publish."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from preprocess.pose.openpose_net import OpenPoseNet
 
 
 def make_rtdetr(folder: Path, labels: tuple[str, ...] = ("person", "bicycle")) -> Path:
-    """An RT-DETR that sees 64x64 px, and is sure of half of what it finds."""
+    """Save an RT-DETR with an input of 64x64 px, half of whose detections have high scores."""
     torch.manual_seed(0)
     backbone = RTDetrResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
@@ -43,7 +43,7 @@ def make_rtdetr(folder: Path, labels: tuple[str, ...] = ("person", "bicycle")) -
 
 
 def make_vitpose(folder: Path, num_experts: int = 1) -> Path:
-    """A ViTPose that sees 64x48 px."""
+    """Save a ViTPose with an input of 64x48 px."""
     torch.manual_seed(0)
     backbone = VitPoseBackboneConfig(
         image_size=(64, 48), patch_size=(16, 16), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -60,7 +60,7 @@ def make_vitpose(folder: Path, num_experts: int = 1) -> Path:
 
 
 def make_openpose(path: Path) -> Path:
-    """Random weights of OpenPose's body network, 209 MB, whose maps have people's peaks here and there."""
+    """Save random weights of OpenPose's body network, 209 MB, whose maps have some peaks of people."""
     torch.manual_seed(0)
     path.parent.mkdir(parents=True, exist_ok=True)
     net = OpenPoseNet()

@@ -14,7 +14,7 @@ from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
-from preprocess.pose.decoding import PAFS
+from preprocess.pose.limbs import PAFS
 from support.image_making import image_bytes
 from support.line_making import Listed
 

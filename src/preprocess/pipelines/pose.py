@@ -1,4 +1,4 @@
-"""Poses of the people in images, as OpenPose's 18 joints. Samples: `datamodules.samples.pose`."""
+"""Poses pipeline: people in images, as OpenPose's 18 joints. Samples: `datamodules.samples.pose`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,28 +23,29 @@ from preprocess.prompts import PromptTemplate
 Resize = Literal["none", "square", "longest_edge", "shortest_edge"]
 Resampling = Literal["bilinear", "area_lanczos"]
 
-_SIDE_PX = 64  # sides of `shortest_edge` are multiples of it, as controlnet_aux's `resize_image` makes them
+_MULTIPLE_PX = 64  # of the sides for `shortest_edge`, as in controlnet_aux's `resize_image`
 
 
 class Pose(Extractor):
-    """People and their joints, by one of three backends.
+    """Detects people and their joints in images.
 
     Args:
         backend: `preprocess.pose.mediapipe.MediaPipe`, `preprocess.pose.openpose.OpenPose`,
             `preprocess.pose.vitpose.VitPose`.
-        resize: what becomes of images before people are looked for: `none`; `square`: `size_px` wide and high, whatever
-            their shape; `longest_edge`: the longer side `size_px`; `shortest_edge`: the shorter side `size_px`, then
-            both sides rounded to multiples of 64, as controlnet_aux's `detect_resolution`.
-        size_px: of the processed image.
-        resampling: how they are resized: `bilinear`: by torch, with antialiasing; `area_lanczos`: by OpenCV, INTER_AREA
-            where the image gets smaller, else INTER_LANCZOS4, as controlnet_aux does.
-        batch_size: images in a batch, at most.
-        caption: a text for each image, `{name}` being a field of its JSON files, as `{caption}`; empty: none.
-        store_pose_map: keep a picture of the skeletons in each sample.
-        store_images: keep each image in its sample, as `jpg`, `png` or `original`: see `datamodules/media/stored.py`.
+        resize: how the image that the backend gets is resized. `none`: not at all; `square`: to `size_px` x `size_px`,
+            whatever its shape; `longest_edge`: to a longer side of `size_px`; `shortest_edge`: to a shorter side of
+            `size_px`, then both sides rounded to multiples of 64, as controlnet_aux's `detect_resolution`.
+        size_px: see `resize`.
+        resampling: `bilinear`: with antialiasing, by torch; `area_lanczos`: as controlnet_aux, by OpenCV's INTER_AREA
+            where the image gets smaller, else INTER_LANCZOS4.
+        batch_size: the largest number of images in a batch.
+        caption: a text for each image, in which `{name}` is a field of its JSON files, such as `{caption}`; empty: no
+            captions.
+        store_pose_map: store a drawing of the skeletons in each sample.
+        store_images: store each image in its sample, as `jpg`, `png` or `original`; see `datamodules/media/stored.py`.
 
     Raises:
-        ConfigError: an argument is none of these.
+        ConfigError: an argument is out of range.
     """
 
     samples = PoseSamples()
@@ -86,44 +87,44 @@ class Pose(Extractor):
             self.backend.load(self.trainer.strategy.root_device)
 
     def provenance(self) -> dict[str, str]:
-        """What the models are, and the versions of what runs them."""
+        """See `Extractor`: the weights of the backend, and the versions that change its results."""
         uses_opencv = self.hparams["store_pose_map"] or self.hparams["resampling"] == "area_lanczos"
         return {**self.backend.provenance(), **({"opencv": cv2.__version__} if uses_opencv else {})}
 
     def extract(self, batch: Batch) -> list[Any]:
-        """`People` for each image.
+        """Return `People` for each image.
 
         Raises:
-            ExtractError: an image cannot be handled.
+            ExtractError: an image cannot be processed.
         """
         results = batch["results"]
         return results if self.backend.in_workers else list(self.backend.people(results))
 
     def validate(self, item: Item) -> None:
-        """Nothing, if it is one image, and what else is told of it can be kept.
+        """Check that `item` is one image; see `Extractor`.
 
         Raises:
-            ExtractError: it is none; or the corpus tells of it what has another meaning here.
+            ExtractError: it is not, or the corpus has a field that the pipeline writes.
         """
         if len(item.frames) != 1:
-            raise ExtractError(f"{item.path} is no single image, and poses are found in these")
+            raise ExtractError(f"{item.path} is not a single image, which poses need")
         super().validate(item)
 
     def check(self, item: Item) -> None:
-        """As `validate`; and its caption is filled in.
+        """Check what `validate` checks, and that the caption can be filled in.
 
         Raises:
-            ExtractError: likewise; or its JSON files do not have what the caption is made of.
+            ExtractError: the item would fail in a run.
         """
         self.validate(item)
         if self._caption:
             self._caption(item)
 
     def assemble(self, item: Item, results: Sequence[People], summary: ItemSummary) -> PoseSample:
-        """The people, and what is to be stored with them.
+        """Return the sample of an image.
 
         Raises:
-            ExtractError: its JSON files do not have what the caption is made of.
+            ExtractError: the caption cannot be filled in.
         """
         ((keypoints, scores),) = results
         assert summary["size"] is not None
@@ -144,18 +145,18 @@ class Pose(Extractor):
         return PoseSample(item.key, keypoints, scores, meta, drawn, summary["content"], ending)
 
     def status(self, sample: PoseSample) -> str:
-        """`ok`; or `empty`: there is nobody in the image."""
+        """Return `ok`, or `empty` if nobody was detected in the image."""
         return OK if len(sample.scores) else EMPTY
 
 
 class PoseTransform:
-    """In one worker, the processed image, uint8 [3, H, W]; or its `People`, where the backend works here.
+    """Resizes images in a DataLoader worker; and detects people in them, if the backend runs in workers.
 
     Args:
         resize: see `Pose`.
-        size_px: likewise.
-        resampling: likewise.
-        backend: that is to work here; None: none.
+        size_px: see `Pose`.
+        resampling: see `Pose`.
+        backend: the backend, if it runs in workers; it is loaded here.
     """
 
     def __init__(self, resize: Resize, size_px: int, resampling: Resampling, backend: PoseBackend | None) -> None:
@@ -164,13 +165,13 @@ class PoseTransform:
             backend.load(torch.device("cpu"))
 
     def start(self, item: Item) -> None:
-        """Nothing: each image is by itself."""
+        """Do nothing: no state is kept from image to image."""
 
     def __call__(self, frame: Tensor) -> Tensor | People:
-        """Of a frame, uint8 [3, H, W].
+        """Return `frame`, uint8 [3, H, W], resized; or the people in it, if there is a backend.
 
         Raises:
-            ExtractError: it cannot be handled.
+            ExtractError: the backend cannot process it.
         """
         size = frame.shape[1], frame.shape[2]
         processed = processed_size(size, self._resize, self._size_px)
@@ -184,26 +185,26 @@ class PoseTransform:
 
 
 def processed_size(size: tuple[int, int], resize: Resize, size_px: int) -> tuple[int, int]:
-    """(height, width) in px that an image of `size` is processed at; see `Pose`."""
+    """Return (height, width) in px of a resized image of `size` (height, width); see `Pose`."""
     scale = _scale(size, resize, size_px)
     if resize == "none":
         return size
     if resize == "square":
         return size_px, size_px
     if resize == "shortest_edge":
-        height, width = (max(1, round(side * scale / _SIDE_PX)) * _SIDE_PX for side in size)
+        height, width = (max(1, round(side * scale / _MULTIPLE_PX)) * _MULTIPLE_PX for side in size)
         return height, width
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _scale(size: tuple[int, int], resize: Resize, size_px: int) -> float:
-    """Return by which factor an image of `size` gets larger, before rounding; for `square`, its shorter side."""
+    """Return the factor by which an image of `size` is enlarged, before rounding; `square`: by its shorter side."""
     if resize == "none":
         return 1.0
     return size_px / (max(size) if resize == "longest_edge" else min(size))
 
 
 def _resized_by_opencv(image: Tensor, size: tuple[int, int], interpolation: int) -> Tensor:
-    """Return `image`, uint8 [3, H, W], with `size` (height, width)."""
+    """Return `image`, uint8 [3, H, W], resized to `size` (height, width)."""
     resized = cv2.resize(image.permute(1, 2, 0).numpy(), size[::-1], interpolation=interpolation)
     return torch.from_numpy(resized).permute(2, 0, 1)

@@ -1,1 +1,1 @@
-"""Poses of people in images: the backends that find them, and what these have in common (`backend.py`)."""
+"""Models that detect poses: OpenPose, ViTPose and MediaPipe, each a backend (`backend.py`)."""

@@ -1,4 +1,4 @@
-"""What finds people and their joints: what `openpose`, `vitpose` and `mediapipe` have in common."""
+"""Backends of poses: they detect people and their joints in images."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from preprocess.backend import Backend
 
 
 class People(NamedTuple):
-    """Who was found in an image, the surest first.
+    """The P people detected in an image, by descending score; P may be 0.
 
     Attributes:
-        keypoints: float32 [P, 18, 3], see `datamodules.samples.skeleton`; P may be 0.
-        scores: float32 [P], above 0; what they mean is up to the backend.
+        keypoints: float32 [P, 18, 3], see `datamodules.samples.skeleton`.
+        scores: float32 [P], above 0; the scale depends on the backend.
     """
 
     keypoints: Keypoints
@@ -28,7 +28,7 @@ NOBODY = People(np.zeros((0, len(JOINTS), 3), np.float32), np.zeros(0, np.float3
 
 
 class PoseBackend(Backend):
-    """Finds people and their joints in images.
+    """Detects people and their joints in images.
 
     Attributes:
         in_workers: whether the backend runs on the CPU in each DataLoader worker, which gets a copy and loads it.
@@ -38,24 +38,24 @@ class PoseBackend(Backend):
 
     @abstractmethod
     def people(self, images: Sequence[Tensor]) -> list[People]:
-        """The people in each image.
+        """Return the people in each image.
 
         Args:
-            images: uint8 [3, H, W], RGB, of any sizes, on the device.
+            images: uint8 [3, H, W], RGB, of any sizes, on the device that was given to `load`.
 
         Raises:
-            ExtractError: an image cannot be handled.
+            ExtractError: an image cannot be processed.
         """
 
 
 def within(keypoints: Keypoints, size: tuple[int, int]) -> Keypoints:
-    """`keypoints` with all joints missing that lie outside an image of `size` (height, width)."""
+    """Return `keypoints` with zeros for all joints outside an image of `size` (height, width)."""
     x, y = keypoints[..., 0], keypoints[..., 1]
     inside = (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5) & (keypoints[..., 2] > 0)
     return np.where(inside[..., None], keypoints, np.float32(0))
 
 
 def sorted_people(keypoints: Keypoints, scores: NDArray[np.float32]) -> People:
-    """These, the surest first."""
+    """Return these people by descending score."""
     order = np.argsort(-scores, kind="stable")
     return People(keypoints[order].astype(np.float32), scores[order].astype(np.float32))

@@ -1,14 +1,14 @@
-"""OpenPose's body network of 18 joints: a front of VGG-19, and six stages, each of two branches.
+"""OpenPose's body network of 18 joints: the first layers of VGG-19, and six stages of two branches.
 
-| branch | channels | what                                                                                        |
-|--------|----------|---------------------------------------------------------------------------------------------|
-| L1     | 38       | part affinity fields: x and y of a unit vector along each of 19 limbs, see `decoding.PAFS`   |
-| L2     | 19       | heatmaps of the 18 joints, and of where none is                                             |
+| branch | channels | output                                                                                  |
+|--------|----------|-----------------------------------------------------------------------------------------|
+| L1     | 38       | part affinity fields: x and y of a unit vector along each of 19 limbs, see `limbs.PAFS`  |
+| L2     | 19       | heatmaps of the 18 joints, and of where no joint is                                     |
 
 Cao, Simon, Wei, Sheikh: Realtime Multi-Person 2D Pose Estimation using Part Affinity Fields, CVPR 2017. Names and
 shapes of the weights are those of `body_pose_model.pth`, which Hzzone/pytorch-openpose converted from OpenPose's Caffe
 model and ControlNet uses (lllyasviel/Annotators and lllyasviel/ControlNet on the Hugging Face hub); so is the ReLU
-after the last heatmaps. OpenPose's licence, non-commercial, is that of the weights.
+after the last heatmaps. The weights have OpenPose's non-commercial licence.
 """
 
 from itertools import chain
@@ -23,7 +23,7 @@ from datamodules.errors import ConfigError
 from preprocess.checkpoints.pickles import is_state_dict, load_pickle
 from preprocess.checkpoints.weights_file import find_weights_file
 
-STRIDE = 8  # px of the input for a cell of the output
+STRIDE = 8  # px of the input per cell of the output
 NUM_PAFS, NUM_HEATMAPS = 38, 19
 
 _FRONT = (
@@ -31,40 +31,40 @@ _FRONT = (
     (("conv2_1", 64, 128), ("conv2_2", 128, 128)),
     (("conv3_1", 128, 256), ("conv3_2", 256, 256), ("conv3_3", 256, 256), ("conv3_4", 256, 256)),
     (("conv4_1", 256, 512), ("conv4_2", 512, 512), ("conv4_3_CPM", 512, 256), ("conv4_4_CPM", 256, 128)),
-)  # between these the sides are halved
+)  # blocks of (name, input channels, output channels); a max pooling halves the sides before each but the first
 _BRANCHES = {"L1": NUM_PAFS, "L2": NUM_HEATMAPS}
 _NUM_STAGES = 6
 _LAST_WITH_RELU = f"Mconv7_stage{_NUM_STAGES}_L2"
 _FILES = ("body_pose_model.pth", "annotator/ckpts/body_pose_model.pth")
-_PADDING = 128.0 / 256 - 0.5  # of images up to a multiple of STRIDE
+_PADDING = 128.0 / 256 - 0.5  # gray, as `prepare` scales values
 
 
 class OpenPoseNet(nn.Module):
-    """The network; its weights are whatever they are until `load_weights`."""
+    """The network, with random weights; `load_weights` returns one with OpenPose's."""
 
     def __init__(self) -> None:
         super().__init__()
         front = [(*layer, 3) for block in _FRONT for layer in block]
         stages = [_layers(stage, branch) for stage in range(1, _NUM_STAGES + 1) for branch in _BRANCHES]
-        for name, given, made, kernel in chain(front, *stages):
-            self.add_module(name, nn.Conv2d(given, made, kernel, padding=kernel // 2))
+        for name, num_in, num_out, kernel in chain(front, *stages):
+            self.add_module(name, nn.Conv2d(num_in, num_out, kernel, padding=kernel // 2))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Part affinity fields [B, 38, H / 8, W / 8] and heatmaps [B, 19, H / 8, W / 8].
+        """Return part affinity fields [B, 38, H / 8, W / 8] and heatmaps [B, 19, H / 8, W / 8].
 
         Args:
-            images: [B, 3, H, W], BGR, from -0.5 to 0.5; sides are multiples of 8.
+            images: float [B, 3, H, W], BGR, -0.5 to 0.5, with sides that are multiples of 8; see `prepare`.
         """
         features = images
         for number, block in enumerate(_FRONT):
             features = max_pool2d(features, 2) if number else features
             for name, _, _ in block:
                 features = self._layer(name, features)
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for stage in range(1, _NUM_STAGES + 1):
-            given = torch.cat([*found, features], 1)
-            found = [self._branch(stage, branch, given) for branch in _BRANCHES]
-        return found[0], found[1]
+            inputs = torch.cat([*outputs, features], 1)
+            outputs = [self._branch(stage, branch, inputs) for branch in _BRANCHES]
+        return outputs[0], outputs[1]
 
     def _branch(self, stage: int, branch: str, values: Tensor) -> Tensor:
         names = [name for name, _, _, _ in _layers(stage, branch)]
@@ -78,7 +78,7 @@ class OpenPoseNet(nn.Module):
 
 
 def _layers(stage: int, branch: str) -> list[tuple[str, int, int, int]]:
-    """(name, channels given, channels made, kernel) of each layer of a stage's branch."""
+    """Return (name, input channels, output channels, kernel size) of each layer of a branch of a stage."""
     last = _BRANCHES[branch]
     if stage == 1:
         sizes = [*[(128, 128, 3)] * 3, (128, 512, 1), (512, last, 1)]
@@ -98,40 +98,43 @@ def find_weights(name: str, option: str) -> Path:
 
 
 def load_weights(path: Path, option: str) -> OpenPoseNet:
-    """The network with the weights in `path`, float32, on the CPU.
+    """Return the network with the weights in `path`, float32, on the CPU.
 
     Raises:
-        ConfigError: they cannot be read, or are another network's.
+        ConfigError: the file cannot be read, or has the weights of another network.
     """
     weights = load_pickle(path, f"{option} {path}")
     with torch.device("meta"):
         net = OpenPoseNet()
-    _refuse_others(weights, net, f"{option} {path}")
+    _require_same(weights, net, f"{option} {path}")
     net.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return net.eval().requires_grad_(False)
 
 
-def _refuse_others(weights: Any, net: OpenPoseNet, what: str) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+def _require_same(weights: Any, net: OpenPoseNet, what: str) -> None:
+    """Raise ConfigError unless `weights` has the names and shapes of the network's weights."""
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     if not is_state_dict(weights):
-        raise ConfigError(f"{what} is not a dictionary of plain tensors: give body_pose_model.pth")
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    differ = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+        raise ConfigError(f"{what} is not a dictionary of plain tensors. Use body_pose_model.pth")
+    actual = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    differ = [name for name in {**expected, **actual} if expected.get(name) != actual.get(name)]
     if differ:
         name = differ[0]
-        here, there = (str(list(shapes[name])) if name in shapes else "missing" for shapes in (found, wanted))
+        in_file, in_net = (str(list(shapes[name])) if name in shapes else "missing" for shapes in (actual, expected))
         raise ConfigError(
-            f"{what}: these are another network's weights: {name} is {here} there and {there} in OpenPose's body "
-            f"network of 18 joints, and {len(differ) - 1} more differ: give body_pose_model.pth"
+            f"{what} has the weights of another network: {name} is {in_file} in the file and {in_net} in OpenPose's "
+            f"body network of 18 joints, and {len(differ) - 1} more differ. Use body_pose_model.pth"
         )
 
 
 def prepare(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """What the network takes, [B, 3, H, W]: BGR, x / 256 - 0.5; padded at the right and below, with 128, to the stride.
+    """Return the network's input, float32 [B, 3, H', W']: BGR, x / 256 - 0.5, padded to multiples of `STRIDE`.
+
+    The padding is at the right and below, with the value 128.
 
     Args:
         images: uint8 [B, 3, H, W], RGB.
-        size: (height, width) in px that they are resized to, by OpenCV's bicubic interpolation, as ControlNet does.
+        size: (height, width) in px that they are resized to before, by bicubic interpolation, as ControlNet does.
     """
     pixels = images.flip(1).float()
     if images.shape[2:] != size:

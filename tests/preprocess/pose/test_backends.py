@@ -1,4 +1,4 @@
-"""The three backends: through the same tests, and each by itself."""
+"""The three backends: common tests, and those of each backend."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +54,7 @@ def picture(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
 
 
 def check(found: People, size: tuple[int, int]) -> None:
-    """That it is what `People` says."""
+    """Check shapes, dtypes and ranges of the fields of `People`."""
     count = len(found.scores)
     assert found.keypoints.shape == (count, 18, 3)
     assert found.keypoints.dtype == found.scores.dtype == np.float32
@@ -78,7 +78,7 @@ def test_images_of_any_size_have_people_or_none(
 
 
 @pytest.mark.parametrize("name", ["mediapipe", "openpose", "vitpose"])
-def test_images_of_several_sizes_are_found_each_as_alone(name: str, backends: dict[str, PoseBackend]) -> None:
+def test_images_of_several_sizes_give_what_each_gives_alone(name: str, backends: dict[str, PoseBackend]) -> None:
     space = astronaut()
     images = [
         picture(each) for each in (space[::4, ::4], space[::8, ::4], space[:128, :128], np.zeros((64, 64, 3), np.uint8))
@@ -94,7 +94,7 @@ def test_images_of_several_sizes_are_found_each_as_alone(name: str, backends: di
 
 
 @pytest.mark.parametrize("name", ["mediapipe", "openpose", "vitpose"])
-def test_what_they_are_made_of_is_told(name: str, backends: dict[str, PoseBackend]) -> None:
+def test_provenance_names_weights_and_versions(name: str, backends: dict[str, PoseBackend]) -> None:
     provenance = backends[name].provenance()
     assert provenance == backends[name].provenance()
     assert all(isinstance(value, str) and value for value in provenance.values())
@@ -116,7 +116,7 @@ def test_mediapipe_finds_the_astronaut_and_nobody_in_noise(backends: dict[str, P
     assert 0.5 < somebody.scores[0] <= 1
 
 
-def test_mediapipe_asks_for_more_visible_joints_if_told(backends: dict[str, PoseBackend]) -> None:
+def test_min_visibility_of_mediapipe_leaves_joints_out(backends: dict[str, PoseBackend]) -> None:
     sure = MediaPipe(min_visibility=0.9)
     sure.load(CPU)
     (usual,), (found,) = (backend.people([picture(astronaut())]) for backend in (backends["mediapipe"], sure))
@@ -125,7 +125,7 @@ def test_mediapipe_asks_for_more_visible_joints_if_told(backends: dict[str, Pose
 
 @pytest.fixture
 def drawing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], OpenPose]:
-    """An OpenPose whose network gives maps of `people` [P, 18, 3], in an image of 100x150 px, of any size seen."""
+    """Make an OpenPose whose network returns maps of `people` [P, 18, 3] of an image of 100x150 px."""
 
     def make(people: Any) -> OpenPose:
         backend = OpenPose(str(folder / "openpose"), scales=(0.5, 1.0))
@@ -142,7 +142,7 @@ def drawing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Op
     return make
 
 
-def test_openposes_coordinates_are_those_of_the_image_at_all_scales(drawing: Callable[[Any], OpenPose]) -> None:
+def test_coordinates_of_openpose_are_in_the_image_at_all_scales(drawing: Callable[[Any], OpenPose]) -> None:
     people = np.stack([standing(40, 8, 84), standing(100, 6, 88)])
     for size in ((100, 150), (3000, 4500)):
         scale = size[0] / 100
@@ -154,7 +154,7 @@ def test_openposes_coordinates_are_those_of_the_image_at_all_scales(drawing: Cal
         assert apart.max() < 3
 
 
-def test_openpose_never_sees_more_than_its_longest_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_input_of_openpose_has_a_longest_side(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openpose, "_MAX_INPUT_PX", 64)
     backend = OpenPose(str(folder / "openpose"))
     seen = []
@@ -168,14 +168,14 @@ def test_openpose_never_sees_more_than_its_longest_side(folder: Path, monkeypatc
     assert seen == [(1, 3, 8, 64)]
 
 
-def test_openpose_in_bf16_finds_much_the_same(folder: Path) -> None:
+def test_openpose_in_bf16_gives_nearly_the_same_people(folder: Path) -> None:
     backend = OpenPose(str(folder / "openpose"), dtype="bf16", scales=(0.1,))
     backend.load(CPU)
     check(backend.people([picture(astronaut()[::4, ::4])])[0], (128, 128))
 
 
 def reference(folder: Path, image: Tensor) -> list[tuple[float, Any]]:
-    """(score, [17, 3]) of each person, by transformers' own lines."""
+    """Return (score, joints [17, 3]) of each person, computed as in the documentation of transformers."""
     from transformers import AutoImageProcessor, AutoModelForObjectDetection, VitPoseForPoseEstimation
 
     find, estimate = (AutoImageProcessor.from_pretrained(folder / name) for name in ("rtdetr", "vitpose"))
@@ -193,7 +193,7 @@ def reference(folder: Path, image: Tensor) -> list[tuple[float, Any]]:
     return list(zip(found["scores"][found["labels"] == 0].tolist(), joints, strict=True))
 
 
-def test_vitpose_finds_what_transformers_finds(folder: Path, backends: dict[str, PoseBackend]) -> None:
+def test_results_of_vitpose_are_those_of_transformers(folder: Path, backends: dict[str, PoseBackend]) -> None:
     image = picture(astronaut()[::4, ::2])
     expected, (found,) = reference(folder, image), backends["vitpose"].people([image])
     assert len(expected) == len(found.scores) > 1
@@ -208,7 +208,7 @@ def test_vitpose_finds_what_transformers_finds(folder: Path, backends: dict[str,
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_vitpose_in_small_batches_finds_the_same(at_once: int, folder: Path, backends: dict[str, PoseBackend]) -> None:
+def test_vitpose_in_small_batches_gives_the_same(at_once: int, folder: Path, backends: dict[str, PoseBackend]) -> None:
     images = [picture(astronaut()[::4, ::4]), picture(astronaut()[::8, ::4])]
     small = vitpose(folder, people_at_once=at_once)
     small.load(CPU)
@@ -216,7 +216,7 @@ def test_vitpose_in_small_batches_finds_the_same(at_once: int, folder: Path, bac
         np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=1e-2)
 
 
-def test_vitpose_leaves_out_what_is_not_sure(folder: Path) -> None:
+def test_vitpose_leaves_out_people_and_joints_with_low_scores(folder: Path) -> None:
     images, joints = [picture(astronaut()[::4, ::4])], []
     for options in ({}, {"min_joint_score": 1.0}, {"min_score": 1.0}):
         backend = vitpose(folder, **options)
@@ -225,7 +225,7 @@ def test_vitpose_leaves_out_what_is_not_sure(folder: Path) -> None:
     assert joints[0] > joints[1] > joints[2] == 0
 
 
-def test_a_vitpose_of_several_datasets_is_asked_for_cocos_joints(folder: Path) -> None:
+def test_vitpose_plus_estimates_the_joints_of_coco(folder: Path) -> None:
     make_vitpose(folder / "plus", num_experts=3)
     backend = vitpose(folder, "plus")
     backend.load(CPU)
@@ -242,7 +242,7 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
     refused(lambda: VitPose(estimator, estimator), r"backend\.detector .* is a vitpose model\. Use one of type")
     refused(lambda: VitPose(detector, detector), r"backend\.estimator .* is a rt_detr model\. Use one of type")
     cats = str(make_rtdetr(tmp_path / "cats", ("cat", "dog")))
-    refused(lambda: VitPose(cats, estimator), r"none of its classes is 'person'; they are cat, dog")
+    refused(lambda: VitPose(cats, estimator), r"has no class 'person'; its classes are cat, dog")
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
         (lambda: OpenPose("x", scales=()), r"scales = \(\) must be above 0"),
         (lambda: OpenPose("x", scales=(1, 0)), r"scales = \(1, 0\) must be above 0"),
         (lambda: OpenPose("x", dtype="fp8"), "dtype = 'fp8': choose from bf16, fp16, fp32"),
-        (lambda: VitPose(min_score=2), r"min_score = 2 and .* from 0 to 1"),
+        (lambda: VitPose(min_score=2), r"min_score = 2 and .* must be 0 to 1"),
         (lambda: VitPose(dtype="fp8"), r"--model\.backend\.dtype fp8: use auto, bf16, fp16, fp32"),
         (lambda: VitPose(people_at_once=0), "people_at_once = 0 must be 1 or more"),
-        (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1, .* from 0 to 1"),
+        (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1, .* must be 0 to 1"),
     ],
 )
-def test_options_that_make_no_sense_fail(make: Callable[[], PoseBackend], message: str) -> None:
+def test_options_out_of_range_fail(make: Callable[[], PoseBackend], message: str) -> None:
     refused(make, message)
 
 

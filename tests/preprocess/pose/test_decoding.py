@@ -1,15 +1,19 @@
-"""People from maps that are drawn from known skeletons; and beside a plain implementation."""
+"""People decoded from maps of known skeletons, and compared with a plain implementation in loops."""
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from preprocess.pose import decoding
+from preprocess.pose import limbs, maps, peaks
 from preprocess.pose.backend import People
-from preprocess.pose.decoding import PAFS, Maps, decode, enlarging
+from preprocess.pose.decoding import decode
+from preprocess.pose.limbs import PAFS
+from preprocess.pose.maps import Maps, Scale, upsampling_matrix
+from preprocess.pose.peaks import find_peaks
 from support.plain_decoding import LIMB_SEQUENCE, MAP_INDEX, plain_decode
 from support.pose_making import Scene, crowd, inside, rendered, standing
 
@@ -19,7 +23,7 @@ SIZE = (256, 256)
 def maps_of(scenes: Sequence[Scene]) -> Maps:
     height, width = scenes[0].size
     rows, columns = (
-        enlarging(cells, size, size, scenes[0].stride)
+        upsampling_matrix(cells, size, size, scenes[0].stride)
         for cells, size in zip(scenes[0].pafs.shape[1:], (height, width), strict=True)
     )
     pafs, heatmaps = (
@@ -29,7 +33,7 @@ def maps_of(scenes: Sequence[Scene]) -> Maps:
 
 
 def matched(found: People, people: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The found people in the order of `people`, by the distance of what both have."""
+    """Return the found keypoints in the order of `people`, matched by the distance of joints that both have."""
     assert len(found.keypoints) == len(people)
     order = []
     for person in people:
@@ -73,24 +77,26 @@ def test_a_missing_joint_is_missing_and_the_others_are_of_one_person_unless_it_j
     people = standing(128, 10, 230)[None]
     people[0, joint] = 0
     (found,) = decode([maps_of([rendered(people)])])
-    if joint == 1:  # without a neck there are a face with arms, by way of the ears; and legs of too few joints
+    if joint == 1:  # without a neck: a face with arms, joined through the ears; the legs have too few joints
         assert [(person[:, 2] > 0).sum() for person in found.keypoints] == [11]
         return
     beyond = {2: (3, 4), 3: (4,), 5: (6, 7), 6: (7,), 8: (9, 10), 9: (10,), 11: (12, 13), 12: (13,)}
-    people[0, beyond.get(joint, ())] = 0  # no limb leads there; from 14 and 15 those of the ears do
-    if joint in (14, 15):
+    people[0, beyond.get(joint, ())] = (
+        0  # no limb leads to these joints. Limbs from shoulder to ear replace those from 14 and 15
+    )
+    if joint in (14, 15):  # a limb from the shoulder leads to the ear
         people[0, joint + 2] = standing(128, 10, 230)[joint + 2]
     check(found, people)
 
 
-def test_two_missing_wrists_and_a_hip_of_five_people() -> None:
+def test_five_people_without_two_wrists_and_a_hip_are_decoded() -> None:
     people = OVERLAPPING.copy()
     people[0, 4] = people[1, 7] = people[3, 10] = 0
     (found,) = decode([maps_of([rendered(people)])])
     check(found, people)
 
 
-def test_nobody_is_found_where_nothing_is_or_too_little() -> None:
+def test_empty_maps_or_too_few_joints_give_no_people() -> None:
     empty = rendered(OVERLAPPING[:0])
     three = OVERLAPPING[:1].copy()
     three[0, [joint for joint in range(18) if joint not in (1, 2, 3)]] = 0
@@ -100,18 +106,18 @@ def test_nobody_is_found_where_nothing_is_or_too_little() -> None:
         assert found.scores.shape == (0,)
 
 
-def test_weak_people_are_left_out() -> None:
+def test_people_with_low_scores_are_left_out() -> None:
     scene = rendered(OVERLAPPING[:1])
     (found,) = decode([maps_of([scene._replace(pafs=scene.pafs * 0.15, heatmaps=scene.heatmaps * 0.15)])])
     assert not len(found.scores)
 
 
-def test_images_of_a_batch_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_of_different_images_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     scenes = [rendered(crowd(rng, count)) for count in (3, 0, 1, 5, 2)]
     together = decode([maps_of(scenes)])
-    monkeypatch.setitem(decoding._MAX_VALUES, "cpu", 7 * 256 * 256)
-    monkeypatch.setitem(decoding._MAX_GATHERED, "cpu", 5_000)
+    monkeypatch.setitem(peaks._MAX_VALUES, "cpu", 7 * 256 * 256)
+    monkeypatch.setitem(maps._MAX_GATHERED, "cpu", 5_000)
     for scene, first, second in zip(scenes, together, decode([maps_of(scenes)]), strict=True):
         (alone,) = decode([maps_of([scene])])
         for other in (first, second):
@@ -120,7 +126,7 @@ def test_images_of_a_batch_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("size", "stride"), [((256, 256), 8), ((200, 321), 8), ((120, 96), 1)])
-def test_what_a_plain_implementation_finds_is_found(size: tuple[int, int], stride: int) -> None:
+def test_results_equal_those_of_a_plain_implementation(size: tuple[int, int], stride: int) -> None:
     rng = np.random.default_rng(1)
     noise = np.random.default_rng(2)
     for count in (0, 1, 2, 3, 5) if stride == 8 else (1, 2):
@@ -135,7 +141,7 @@ def test_what_a_plain_implementation_finds_is_found(size: tuple[int, int], strid
 
 
 def faint_scenes() -> list[Scene]:
-    """People whose heatmaps and fields are near the limits, with noise that is too."""
+    """Return scenes whose heatmaps, fields and noise are close to the thresholds."""
     rng = np.random.default_rng(3)
     scenes = []
     for _ in range(12):
@@ -148,23 +154,25 @@ def faint_scenes() -> list[Scene]:
     return scenes
 
 
-def as_plain(scene: Scene) -> bool:
+def equals_plain_decoding(scene: Scene) -> bool:
     people, scores = plain_decode(scene.pafs, scene.heatmaps, SIZE, 8)
     (found,) = decode([maps_of([scene])])
     order = np.argsort(-scores, kind="stable")
     return found.keypoints.shape == people.shape and np.allclose(found.keypoints, people[order], atol=1e-3)
 
 
-def test_of_faint_people_the_same_are_found_as_by_a_plain_implementation() -> None:
-    assert all(map(as_plain, faint_scenes()))
+def test_faint_people_are_those_of_a_plain_implementation() -> None:
+    assert all(map(equals_plain_decoding, faint_scenes()))
 
 
-@pytest.mark.parametrize(("name", "value"), [("_MIN_POINTS", 8), ("_MIN_ALONG", 0.1), ("_MIN_PEAK", 0.15)])
-def test_of_faint_people_others_are_found_by_other_numbers(
-    name: str, value: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "name", "value"), [(limbs, "_MIN_POINTS", 8), (limbs, "_MIN_ALONG", 0.1), (peaks, "_MIN_VALUE", 0.15)]
+)
+def test_faint_people_depend_on_each_threshold(
+    module: ModuleType, name: str, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, name, value)
-    assert not all(map(as_plain, faint_scenes()))
+    monkeypatch.setattr(module, name, value)
+    assert not all(map(equals_plain_decoding, faint_scenes()))
 
 
 def test_several_scales_are_averaged() -> None:
@@ -181,43 +189,43 @@ def test_several_scales_are_averaged() -> None:
 def test_the_padding_is_cut_and_maps_reach_images_of_any_size() -> None:
     people = OVERLAPPING[:1]
     scene = rendered(people, (256, 256), 8)
-    rows, columns = enlarging(32, 250, 500, 8), enlarging(32, 256, 128, 8)
-    maps = Maps(torch.from_numpy(scene.pafs[None]), torch.from_numpy(scene.heatmaps[None]), rows, columns)
-    (found,) = decode([maps])
+    rows, columns = upsampling_matrix(32, 250, 500, 8), upsampling_matrix(32, 256, 128, 8)
+    scene_maps = Maps(torch.from_numpy(scene.pafs[None]), torch.from_numpy(scene.heatmaps[None]), rows, columns)
+    (found,) = decode([scene_maps])
     expected = people.copy()
     expected[0, :, 0], expected[0, :, 1] = (people[0, :, 0] + 0.5) / 2 - 0.5, (people[0, :, 1] + 0.5) * 2 - 0.5
     check(found, expected, 2)
-    assert enlarging(1, 1, 1, 8).shape == (1, 1)
+    assert upsampling_matrix(1, 1, 1, 8).shape == (1, 1)
 
 
-def test_noise_everywhere_costs_no_more_than_127_peaks_of_a_joint() -> None:
+def test_noise_gives_at_most_127_peaks_of_a_joint() -> None:
     heatmaps = torch.zeros(1, 19, 64, 64)
     heatmaps[0, :, ::2, ::2] = torch.rand(19, 32, 32, generator=torch.Generator().manual_seed(0)) + 5
     lines = np.kron(np.eye(64), np.ones((4, 1))).astype(np.float32)
-    peaks = decoding._peaks([decoding._scale(Maps(torch.zeros(1, 38, 64, 64), heatmaps, lines, lines))])
-    counts = np.bincount(peaks.places[:, 1], minlength=18)
+    positions = find_peaks([Scale.of(Maps(torch.zeros(1, 38, 64, 64), heatmaps, lines, lines))]).positions
+    counts = np.bincount(positions[:, 1], minlength=18)
     assert counts.max() <= 127
-    assert (np.diff(peaks.places[:, 1]) >= 0).all()
+    assert (np.diff(positions[:, 1]) >= 0).all()
 
 
-def test_fields_are_those_of_pytorch_openpose() -> None:
+def test_channels_of_fields_are_those_of_pytorch_openpose() -> None:
     printed = [(a - 1, b - 1, x - 19) for (a, b), (x, y) in zip(LIMB_SEQUENCE, MAP_INDEX, strict=True) if y == x + 1]
     assert list(PAFS) == printed
 
 
-def test_a_tie_of_neighbours_is_one_peak() -> None:
+def test_equal_neighbours_are_one_peak() -> None:
     heatmaps = torch.zeros(1, 19, 32, 32)
     heatmaps[0, 3, 10, 10:12] = heatmaps[0, 3, 11, 10:12] = 4.0
     line = np.eye(32, dtype=np.float32)
-    peaks = decoding._peaks([decoding._scale(Maps(torch.zeros(1, 38, 32, 32), heatmaps, line, line))])
-    assert len(peaks.places) == 1
+    found = find_peaks([Scale.of(Maps(torch.zeros(1, 38, 32, 32), heatmaps, line, line))])
+    assert len(found.positions) == 1
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_what_the_cpu_finds() -> None:
+def test_results_on_a_gpu_equal_those_on_the_cpu() -> None:
     rng = np.random.default_rng(0)
-    maps = maps_of([rendered(crowd(rng, count)) for count in (3, 0, 5)])
-    on_gpu = maps._replace(pafs=maps.pafs.cuda(), heatmaps=maps.heatmaps.cuda())
-    for found, expected in zip(decode([on_gpu]), decode([maps]), strict=True):
+    on_cpu = maps_of([rendered(crowd(rng, count)) for count in (3, 0, 5)])
+    on_gpu = on_cpu._replace(pafs=on_cpu.pafs.cuda(), heatmaps=on_cpu.heatmaps.cuda())
+    for found, expected in zip(decode([on_gpu]), decode([on_cpu]), strict=True):
         np.testing.assert_allclose(found.keypoints, expected.keypoints, atol=1e-3)
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)

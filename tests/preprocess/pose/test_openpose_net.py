@@ -1,4 +1,4 @@
-"""The network beside the public one's names, shapes and outputs; its weights, found and refused."""
+"""The network has the names, shapes and outputs of the public one; its weights are found or refused."""
 
 import json
 from collections import OrderedDict
@@ -19,7 +19,7 @@ OPTION = "--model.backend.weights"
 
 
 def made_weights() -> dict[str, Tensor]:
-    """Waves, as those with which the outputs in the fixture were made."""
+    """Return weights made of waves, with which the outputs in the fixture were computed."""
     return {name: _wave(PUBLIC["tensors"][name], place) for place, name in enumerate(sorted(PUBLIC["tensors"]))}
 
 
@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_names_and_shapes_are_the_public_ones() -> None:
+def test_names_and_shapes_are_those_of_the_public_weights() -> None:
     with torch.device("meta"):
         net = OpenPoseNet()
     assert {name: list(tensor.shape) for name, tensor in net.state_dict().items()} == PUBLIC["tensors"]
@@ -53,7 +53,7 @@ def test_outputs_are_those_of_the_public_network_with_the_same_weights(weights: 
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_images_are_prepared_as_the_public_code_does() -> None:
+def test_inputs_are_those_of_the_public_code() -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 41, 3), dtype=np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 3)
     seen = cv2.resize(image[..., ::-1], (60, 75), interpolation=cv2.INTER_CUBIC)
@@ -79,12 +79,12 @@ def test_weights_are_a_file_or_in_a_folder_as_the_hub_has_it(weights: Path, tmp_
         find_weights(str(tmp_path / "annotator"), OPTION)
 
 
-def test_a_name_too_long_for_a_path_is_nowhere() -> None:
+def test_a_name_too_long_for_a_path_fails() -> None:
     with pytest.raises(ConfigError, match=r"^--model\.backend\.weights x+: there is no folder "):
         find_weights("x" * 5000, OPTION)
 
 
-def test_weights_that_are_nowhere_fail_with_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_fail_with_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(name: str, **options: Any) -> None:
         raise FileNotFoundError(f"no network for {name}")
 
@@ -96,28 +96,28 @@ def test_weights_that_are_nowhere_fail_with_what_to_give(monkeypatch: pytest.Mon
 
 def test_weights_of_another_network_fail_with_what_differs(tmp_path: Path) -> None:
     torch.save(nn.Conv2d(3, 64, 3).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match=r"another network's weights: conv1_1\.weight is missing there and \[64"):
+    with pytest.raises(ConfigError, match=r"of another network: conv1_1\.weight is missing in the file and \[64"):
         load_weights(tmp_path / "other.pth", OPTION)
     with torch.device("meta"):
         weights = OpenPoseNet().state_dict()
     named = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in weights.items()}
     hand = {**named, "Mconv7_stage6_L2.weight": torch.zeros(22, 128, 1, 1)}
     torch.save(hand, tmp_path / "hand.pth")
-    with pytest.raises(ConfigError, match=r"Mconv7_stage6_L2\.weight is \[22, 128, 1, 1\] there and \[19, 128, 1, 1\]"):
+    with pytest.raises(ConfigError, match=r"Mconv7_stage6_L2\.weight is \[22, 128, 1, 1\] in the file and \[19"):
         load_weights(tmp_path / "hand.pth", OPTION)
     torch.save({**named, "fc.weight": torch.zeros(2)}, tmp_path / "more.pth")
-    with pytest.raises(ConfigError, match=r"fc\.weight is \[2\] there and missing in OpenPose's body network"):
+    with pytest.raises(ConfigError, match=r"fc\.weight is \[2\] in the file and missing in OpenPose's body"):
         load_weights(tmp_path / "more.pth", OPTION)
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 a damaged zip"])
-def test_files_that_are_no_weights_fail(content: bytes, tmp_path: Path) -> None:
+def test_files_without_weights_fail(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(ConfigError, match=r"^--model.*a\.pth cannot be read: "):
         load_weights(tmp_path / "a.pth", OPTION)
 
 
-def test_code_in_a_file_is_not_run_and_no_state_dict_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_code_or_without_a_state_dict_fails(tmp_path: Path) -> None:
     torch.save(nn.Conv2d(1, 1, 1), tmp_path / "module.pth")
     with pytest.raises(
         ConfigError,

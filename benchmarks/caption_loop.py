@@ -19,7 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 def main(model_name: str, images: Path, out: Path, prompt: str, batch_size: int, num_tokens: int) -> None:
     """Caption all images in `images`, in the order of their names."""
     out.mkdir(parents=True)
-    processor: Any = AutoProcessor.from_pretrained(model_name)  # type: ignore[no-untyped-call]
+    processor: Any = AutoProcessor.from_pretrained(model_name)
     processor.tokenizer.padding_side = "left"
     model: Any = AutoModelForImageTextToText.from_pretrained(model_name)
     model.eval()

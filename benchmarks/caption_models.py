@@ -19,7 +19,7 @@ def save_smolvlm(folder: Path, hidden: int, layers: int) -> Path:
     save_checkpoint("smolvlm", folder)
     config: Any = AutoConfig.from_pretrained(folder)
     config.vision_config.update({"image_size": 128, "patch_size": 16, **_size(hidden, layers)})
-    processor: Any = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    processor: Any = AutoProcessor.from_pretrained(folder)
     processor.image_processor.size = {"longest_edge": 384}
     processor.image_processor.max_image_size = {"longest_edge": 128}
     processor.image_seq_len = 16
@@ -35,7 +35,7 @@ def save_qwen(folder: Path, hidden: int, layers: int, max_pixels: int) -> Path:
     config.vision_config.update(vision)
     config.text_config.layer_types = ["full_attention"] * layers
     config.text_config.rope_parameters = {**config.text_config.rope_parameters, "mrope_section": [8, 12, 12]}
-    processor: Any = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    processor: Any = AutoProcessor.from_pretrained(folder)
     processor.image_processor.patch_size = 14
     processor.image_processor.size = {"shortest_edge": 56 * 56, "longest_edge": max_pixels}
     return _saved(folder, config, processor, hidden, layers)
@@ -52,7 +52,7 @@ def _saved(folder: Path, config: Any, processor: Any, hidden: int, layers: int) 
     text = {**_size(hidden, layers), "num_key_value_heads": heads, "head_dim": _HEAD, "max_position_embeddings": 4096}
     config.text_config.update(text)
     torch.manual_seed(0)
-    model: Any = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
+    model: Any = AutoModelForImageTextToText.from_config(config)
     model.generation_config.update(eos_token_id=None, pad_token_id=0, bos_token_id=1, do_sample=False)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

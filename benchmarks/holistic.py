@@ -107,7 +107,7 @@ def _pictures() -> NDArray[np.uint8]:
     from skimage.data import astronaut
 
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
-        space: Any = astronaut()  # type: ignore[no-untyped-call]
+        space: Any = astronaut()
         originals = [image.convert("RGB").resize((230, 280)), Image.fromarray(space).resize((280, 280))]
     turned = [image.rotate(angle) for image in originals for angle in (-12, 0, 9)]
     return np.stack([np.asarray(image.crop((x, 10, x + 210, 270))) for image in turned for x in (0, 18)])

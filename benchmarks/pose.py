@@ -183,7 +183,7 @@ def _make_images(folder: Path, count: int) -> Path:
     from skimage import data
 
     folder.mkdir(parents=True)
-    astronaut: Any = data.astronaut()  # type: ignore[no-untyped-call]
+    astronaut: Any = data.astronaut()
     for number in range(count):
         x = number * 7 % 112
         Image.fromarray(astronaut[:400, x : x + 400]).save(folder / f"{number:05d}.jpg", quality=90)

@@ -49,4 +49,4 @@ _SIZES = {"tiny": (96, 12), "large": (144, 48)}  # channels of the first stage a
 def _processor(folder: Path) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    return AutoProcessor.from_pretrained(folder)

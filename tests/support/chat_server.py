@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 MODEL = "tiny-vlm"
@@ -22,26 +23,26 @@ MODEL = "tiny-vlm"
 class Ask:
     """One request for a caption; `nth`: how often this image and prompt came before, from 0."""
 
-    body: dict
+    body: dict[str, Any]
     headers: dict[str, str]
     nth: int
 
     @property
     def prompt(self) -> str:
-        return self.body["messages"][-1]["content"][1]["text"]
+        return str(self.body["messages"][-1]["content"][1]["text"])
 
     @property
     def url(self) -> str:
-        return self.body["messages"][-1]["content"][0]["image_url"]["url"]
+        return str(self.body["messages"][-1]["content"][0]["image_url"]["url"])
 
     @property
-    def image(self) -> np.ndarray:
+    def image(self) -> NDArray[np.uint8]:
         content = base64.b64decode(self.url.partition(",")[2])
         return np.asarray(Image.open(io.BytesIO(content)))
 
     @property
     def brightness(self) -> int:
-        return round(self.image.mean())
+        return round(float(self.image.mean()))
 
 
 @dataclass
@@ -136,7 +137,7 @@ class ChatServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients may go away."""
 
-    def reply(self, body: dict, headers: dict[str, str]) -> Reply:
+    def reply(self, body: dict[str, Any], headers: dict[str, str]) -> Reply:
         with self._lock:
             nth = sum(earlier.body == body for earlier in self.asks)
             self.asks.append(ask := Ask(body, headers, nth))

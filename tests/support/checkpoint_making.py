@@ -93,7 +93,7 @@ def _smolvlm_processor() -> SmolVLMProcessor:
 
 def _smolvlm(processor: SmolVLMProcessor) -> SmolVLMForConditionalGeneration:
     text = {**_TEXT, "model_type": "llama", "vocab_size": len(processor.tokenizer), "num_key_value_heads": 2}
-    config = SmolVLMConfig(
+    config = SmolVLMConfig(  # type: ignore[call-arg]
         text_config=text,
         vision_config={**_VISION, "image_size": 32, "patch_size": 8},
         scale_factor=2,

@@ -43,7 +43,9 @@ def saved_tokenizer(folder: Path) -> Path:
 def picture(number: int, height: int = 16, width: int = 24) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] that differs by number, in place and in each channel."""
     y, x = np.mgrid[:height, :width]
-    return np.stack([(x * 3 + 10 * number) % 256, y * 5, np.full_like(x, 20 * number % 256)], axis=-1).astype(np.uint8)
+    channels = [(x * 3 + 10 * number) % 256, y * 5, np.full_like(x, 20 * number % 256)]
+    pixels: NDArray[np.uint8] = np.stack(channels, axis=-1).astype(np.uint8)
+    return pixels
 
 
 def made_clip(item: Item, num_frames: int = 16, with_tokens: bool = True) -> ClipSample:

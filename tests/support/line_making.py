@@ -49,6 +49,13 @@ def members_of(item: Item) -> dict[str, bytes]:
     return {"values.bin": noise, "json": json.dumps({"key": item.key}).encode()}
 
 
+def lease(rank: Rank) -> OpenShard:
+    """Lease a shard, which must be free."""
+    opened = rank.lease()
+    assert opened is not None
+    return opened
+
+
 def finish(rank: Rank, opened: OpenShard, rows: Sequence[int] | None = None, pause: float = 0.0) -> None:
     """Give the missing rows (or `rows`) of a shard their results; items with `bad` in their key fail."""
     for row in opened.missing if rows is None else rows:

@@ -20,7 +20,7 @@ from preprocess.pose.openpose_net import OpenPoseNet
 def make_rtdetr(folder: Path, labels: tuple[str, ...] = ("person", "bicycle")) -> Path:
     """Save an RT-DETR with an input of 64x64 px, half of whose detections have high scores."""
     torch.manual_seed(0)
-    backbone = RTDetrResNetConfig(
+    backbone = RTDetrResNetConfig(  # type: ignore[call-arg]
         embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )  # fmt: skip
@@ -45,11 +45,11 @@ def make_rtdetr(folder: Path, labels: tuple[str, ...] = ("person", "bicycle")) -
 def make_vitpose(folder: Path, num_experts: int = 1) -> Path:
     """Save a ViTPose with an input of 64x48 px."""
     torch.manual_seed(0)
-    backbone = VitPoseBackboneConfig(
+    backbone = VitPoseBackboneConfig(  # type: ignore[call-arg]
         image_size=(64, 48), patch_size=(16, 16), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         mlp_ratio=2, num_experts=num_experts, part_features=8, out_indices=[1],
     )  # fmt: skip
-    model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=17))
+    model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=17))  # type: ignore[call-arg]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

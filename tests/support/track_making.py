@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -134,7 +134,10 @@ def made_sample(key: str, lines: list[TrackLine], meta: dict[str, Any]) -> Track
         "obj_ids.npy": np.array([obj_id for _, obj_id, _ in found], np.int32),
         "frame_idx.npy": np.array([frame_idx for frame_idx, *_ in found], np.int32),
     }
-    files = {"tracks.jsonl": b"".join(map(line_of, lines)), **{name: _npy(array) for name, array in arrays.items()}}
+    files: dict[str, bytes | BinaryIO] = {
+        "tracks.jsonl": b"".join(map(line_of, lines)),
+        **{name: _npy(array) for name, array in arrays.items()},
+    }
     return TrackSample(key, meta, files)
 
 

@@ -91,7 +91,8 @@ def make_sam2(folder: Path) -> Path:
 
 def sam2_model(**config: Any) -> Sam2VideoModel:
     """Its model; `config` is besides, or instead of, what is tiny."""
-    return _lively(Sam2VideoModel(Sam2VideoConfig(**{**_sam2_config(), **config})), 17)
+    model: Sam2VideoModel = _lively(Sam2VideoModel(Sam2VideoConfig(**{**_sam2_config(), **config})), 17)
+    return model
 
 
 def make_edgetam(folder: Path) -> Path:

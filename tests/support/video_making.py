@@ -48,7 +48,7 @@ def picture(number: int, size: tuple[int, int] = (128, 96)) -> Picture:
     width, height = size
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     moving = 60 + 40 * np.sin((x + 5 * number) / 9) + 30 * np.cos((y - 3 * number) / 7)
-    pixels = np.stack([moving, moving[::-1], 160 - moving], axis=-1).clip(0, 255).astype(np.uint8)
+    pixels: Picture = np.stack([moving, moving[::-1], 160 - moving], axis=-1).clip(0, 255).astype(np.uint8)
     for bit, column in enumerate(_bars(width)):
         pixels[height // 4 : 3 * height // 4, column] = 255 if number >> bit & 1 else 0
     return pixels
@@ -196,11 +196,14 @@ def remux(source: Path, path: Path, retime: Retime | None = None, start: int = 0
     with av.open(str(source)) as file, av.open(str(path), "w") as container:
         stream = file.streams.video[0]
         written = container.add_stream_from_template(stream)
+        assert stream.time_base is not None
         frame = Fraction(1, 25) / stream.time_base
         for place, packet in enumerate(packet for packet in file.demux(stream) if packet.size):
             if place < start:
                 continue
             if retime is not None:
+                assert packet.pts is not None
+                assert packet.dts is not None
                 times = retime(place, round(packet.pts / frame), round(packet.dts / frame))
                 packet.pts, packet.dts = (round(time * frame) for time in times)
             packet.stream = written

@@ -16,19 +16,25 @@ class Zygote:
     """The process that forks, as seen by the tests."""
 
     def __init__(self) -> None:
-        path = str(Path(__file__).parents[1])
+        tests, inherited = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([tests, inherited]) if inherited else tests
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def start(self, arguments: Sequence[str], log: Path) -> int:
         """Start `preprocess` with `arguments`, a session of its own, its output into the file `log`; its process id."""
-        return self._ask({"start": list(arguments), "log": str(log)})
+        pid: int = self._ask({"start": list(arguments), "log": str(log)})
+        return pid
 
     def poll(self, pid: int) -> int | None:
         """The exit status of a process, negative: the signal it died of; None if it runs."""
-        return self._ask({"poll": pid})
+        status: int | None = self._ask({"poll": pid})
+        return status
 
     def wait(self, pid: int, seconds: float = 60) -> int:
         """The exit status of a process, once it has ended."""
@@ -44,14 +50,14 @@ class Zygote:
 
     def close(self) -> None:
         """End, with whatever still runs."""
-        self._process.stdin.close()
+        self._requests.close()
         self._process.wait(30)
-        self._process.stdout.close()
+        self._answers.close()
 
     def _ask(self, request: dict[str, Any]) -> Any:
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        return json.loads(self._answers.readline())
 
 
 def _serve() -> None:
@@ -61,12 +67,12 @@ def _serve() -> None:
     from preprocess.cli import main
     from support import brightness, crashing  # noqa: F401
 
-    statuses = {}
+    statuses: dict[int, int | None] = {}
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
-            answer = _fork(main, request["start"], request["log"])
-            statuses[answer] = None
+            answer: int | None = (pid := _fork(main, request["start"], request["log"]))
+            statuses[pid] = None
         else:
             answer = _poll(request["poll"], statuses)
         print(json.dumps(answer), flush=True)
@@ -74,7 +80,7 @@ def _serve() -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _poll(pid: int, statuses: dict[int, int]) -> int | None:
+def _poll(pid: int, statuses: dict[int, int | None]) -> int | None:
     if statuses[pid] is None:
         done, status = os.waitpid(pid, os.WNOHANG)
         statuses[pid] = os.waitstatus_to_exitcode(status) if done else None
@@ -95,7 +101,7 @@ def _fork(main: Callable[..., Any], arguments: list[str], log: str) -> int:
     try:
         status = main(arguments)
     except SystemExit as error:
-        status = error.code
+        status = error.code if isinstance(error.code, int) else 1
     except BaseException:  # as Python itself would
         traceback.print_exc()
         raise

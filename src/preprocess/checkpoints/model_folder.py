@@ -114,8 +114,8 @@ class ModelFolder:
             allow_unexpected: accept weights that the model does not have.
             options: of `from_pretrained`, besides. With a `device_map`, they place the model on the device.
         """
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
         torch_dtype = self.dtype(dtype)
         # damaged files, shapes, an attention that is not installed, GPU memory, …
         with raising_config_error(f"{self.option} {self.name} cannot be loaded on {device}"):

@@ -129,7 +129,7 @@ def _photographs() -> list[Image.Image]:
             f"the demo corpus needs {error.name or 'the demo extra'}: python -m pip install 'framemill[demo]'"
         ) from error
     hopper = Image.open(str(get_sample_data("grace_hopper.jpg", asfileobj=False)), formats=["JPEG"]).convert("RGB")
-    collins: NDArray[np.uint8] = astronaut()  # type: ignore[no-untyped-call]
+    collins: NDArray[np.uint8] = astronaut()
     return [hopper, Image.fromarray(collins)]
 
 

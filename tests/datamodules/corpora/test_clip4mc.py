@@ -45,6 +45,7 @@ def problem(items: Iterable[Item]) -> str:
     """The problem of the last of `items`, which is the only one with a problem."""
     *good, bad = items
     assert all(item.problem is None for item in good)
+    assert bad.problem is not None
     return bad.problem
 
 

@@ -12,6 +12,7 @@ from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
 from support.image_making import write_tree
+from support.spying import spied
 
 
 @pytest.fixture
@@ -161,10 +162,10 @@ def test_listing_scans_each_folder_once_and_opens_no_image(
     (tmp_path / "jsons").mkdir()
     write_tree(root, *(f"{number}.jpg" for number in range(50)))
     corpus = Images(str(root), json_dirs=[str(tmp_path / "jsons")])
-    scanned = []
+    scanned: list[str] = []
     for name in ("scandir", "listdir", "stat"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda path, *_, real=real, **__: scanned.append(str(path)) or real(path))
+        spy = spied(getattr(os, name), lambda path, *_, **__: scanned.append(str(path)))
+        monkeypatch.setattr(os, name, spy)
     monkeypatch.setattr("builtins.open", None)
     assert len(jsons(corpus)) == 54
     assert len(scanned) < 12
@@ -208,7 +209,7 @@ def test_a_listed_image_with_an_impossible_path_fails_alone(
     before, bad, after = Images(str(root), write_list(tmp_path / "list", "b.jpg", line, "a.v1.PNG")).items()
     assert (before.problem, after.problem) == (None, None)
     assert (bad.key, bad.path) == (key or bad.key, line)
-    assert re.search(rf"list, line 2: .*{message}", bad.problem)
+    assert re.search(rf"list, line 2: .*{message}", bad.problem or "")
 
 
 def test_a_listed_image_that_is_missing_is_an_item_that_fails_when_read(root: Path, tmp_path: Path) -> None:

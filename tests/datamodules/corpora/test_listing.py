@@ -192,7 +192,7 @@ SPECIAL = {"fifo": "a FIFO", "zero": "a character device"}
 @pytest.fixture(params=SPECIAL)
 def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Something that `open` would wait for, or that has no end."""
-    path = tmp_path / request.param
+    path: Path = tmp_path / request.param
     if request.param == "fifo":
         os.mkfifo(path)
     else:
@@ -200,7 +200,7 @@ def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_links_to_special_files_fail_alone(tmp_path: Path, special: str) -> None:
+def test_links_to_special_files_fail_alone(tmp_path: Path, special: Path) -> None:
     (tmp_path / "files").mkdir()
     for name in ("a.png", "a.mp4"):
         (tmp_path / "files" / name).symlink_to(special)
@@ -211,7 +211,7 @@ def test_links_to_special_files_fail_alone(tmp_path: Path, special: str) -> None
         list_frames(tmp_path / "files")
 
 
-def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path: Path, special: str) -> None:
+def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path: Path, special: Path) -> None:
     write_tree(tmp_path, "a.png", "a.mp4")
     match = f"cannot be read: it is {SPECIAL[special.name]}, not a regular file"
     with pytest.raises(CorpusError, match=match):
@@ -243,6 +243,7 @@ def test_only_the_beginning_of_an_unusable_row_is_kept(tmp_path: Path) -> None:
     [_, bad] = Images(str(tmp_path), image_list=f"{tmp_path}/list").items()
     assert bad.path == ""
     assert len(bad.key) <= 200
+    assert bad.problem is not None
     assert bad.problem.startswith(f"{tmp_path}/list, line 2: xxx")
     assert len(bad.problem) < 1500
 

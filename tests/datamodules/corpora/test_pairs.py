@@ -97,7 +97,7 @@ def test_quotes_in_a_tsv_are_text_by_default(root: Path) -> None:
     with pytest.raises(CorpusError, match="has a line break"):
         list(Pairs(str(root), str(path), quoting="csv").items())
     with pytest.raises(ConfigError, match=r"--data\.quoting excel: choose from auto, none, csv"):
-        Pairs(str(root), str(path), quoting="excel")
+        Pairs(str(root), str(path), quoting="excel")  # type: ignore[arg-type]
 
 
 def test_an_absolute_path_below_the_root_becomes_relative(root: Path, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_splits_that_interleave_are_planned_shard_by_shard(root: Path, tmp_path:
 
 def test_an_unknown_split_mode_fails() -> None:
     with pytest.raises(ConfigError, match=r"--data\.split\.mode random: choose from all_train, fraction, column"):
-        Split("random")
+        Split("random")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 0.9}, {"a": 1.5, "b": -0.5}, {"a": float("nan"), "b": 1.0}])
@@ -269,7 +269,8 @@ def test_a_fraction_of_an_illegal_split_fails() -> None:
 
 def public(corpus: Pairs) -> dict[str, Any]:
     """What belongs to the fingerprint, as it is written."""
-    return json.loads(json.dumps({name: value for name, value in vars(corpus).items() if name[0] != "_"}))
+    public: dict[str, Any] = json.loads(json.dumps({n: value for n, value in vars(corpus).items() if n[0] != "_"}))
+    return public
 
 
 def test_the_fingerprint_has_the_hash_of_the_list_and_not_its_path(root: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ROWS = [{"id": "a", "n": "1"}, {"id": "ü „x“", "n": "[2, {"}, {"id": "", "n
 SENTENCES = ['"So there you go.', 'That ought to do it."', '"All of it."', "it's 5\" long", "", '"']
 
 
-def write(path: str, text: str, encoding: str = "utf-8") -> str:
+def write(path: Path, text: str, encoding: str = "utf-8") -> str:
     path.write_bytes(text.encode(encoding))
     return str(path)
 
@@ -138,7 +138,7 @@ def test_memory_does_not_grow_with_the_list(tmp_path: Path, monkeypatch: pytest.
     assert peak < 1_000_000  # of more than 2 MB of text
 
 
-def problems(path: str) -> list[str]:
+def problems(path: str) -> list[str | None]:
     return [row.problem for row in read_rows(path)]
 
 
@@ -185,7 +185,7 @@ def test_a_stray_quote_fails_and_swallows_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize(("name", "quoting"), [("list.tsv", "auto"), ("list.TSV", "none"), ("list.csv", "none")])
 def test_without_quoting_a_row_is_a_line_and_a_text_keeps_its_quotes(
-    tmp_path: Path, name: str, quoting: str, end: str
+    tmp_path: Path, name: str, quoting: Quoting, end: str
 ) -> None:
     delimiter = "," if name.endswith("csv") else "\t"
     lines = [delimiter.join(("id", "text")), "", *(f"{i}{delimiter}{text}" for i, text in enumerate(SENTENCES)), ""]
@@ -370,7 +370,7 @@ def test_json_above_a_limit_of_python_fails_with_its_line(tmp_path: Path, value:
     with pytest.raises(CorpusError, match=rf"list\.json, line 2.*{message}"):
         read(write(tmp_path / "list.json", f'[{{"a": 1}},\n{{"a": {value}}}'))
     [_, problem, after] = problems(write(tmp_path / "list.jsonl", f'{{"a": 1}}\n{{"a": {value}}}\n{{}}'))
-    assert re.search(message, problem)
+    assert re.search(message, problem or "")
     assert after is None
 
 

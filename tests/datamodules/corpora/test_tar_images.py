@@ -52,7 +52,7 @@ def test_samples_come_in_the_order_of_their_images(tmp_path: Path) -> None:
 def test_the_json_of_a_sample_may_be_anywhere_in_the_tar(tmp_path: Path) -> None:
     members = {"a.jpg": b"1", "a.json": b'{"a": 1}', "b.jpg": b"2", "c.jpg": b"3", "c.x.json": b"no", "b.json": b"{}"}
     path = write_tar(tmp_path / "sub" / "t.tar", members)
-    found = {item.key: item.meta.get("json_files") for item in listed(tmp_path, tars="**/*.tar")}
+    found: dict[str, Any] = {item.key: item.meta.get("json_files") for item in listed(tmp_path, tars="**/*.tar")}
     assert found["c"] is None
     for key, content in (("a", b'{"a": 1}'), ("b", b"{}")):
         [[where, start_byte, num_bytes]] = found[key]
@@ -154,6 +154,7 @@ def test_a_link_to_a_missing_tar_is_one_failed_item(tmp_path: Path) -> None:
     (tmp_path / "b.tar").symlink_to("gone.tar")
     [(key, problem)] = problems(tmp_path)
     assert key == "b/%tar"
+    assert problem is not None
     assert "b.tar is a link to gone.tar, which cannot be read: No such file or directory" in problem
 
 
@@ -170,11 +171,17 @@ def test_skipped_members_are_counted_once(tmp_path: Path) -> None:
         listed(tmp_path, tars="x.tar")
 
 
+def first_byte(item: Item) -> int:
+    assert item.start_byte is not None
+    return item.start_byte
+
+
 def damage(root: Path, keys: Any) -> str:
     """What is wrong with `t.tar`, if the samples before it have these keys."""
     *samples, bad = listed(root)
     assert [(item.key, item.problem) for item in samples] == [(key, None) for key in keys]
     assert (bad.key, bad.path, bad.frames) == ("t/%tar", "t.tar", ())
+    assert bad.problem is not None
     assert bad.problem.endswith(f". The {len(keys):,} samples before that are used")
     return bad.problem
 
@@ -198,8 +205,8 @@ def test_a_tar_cut_off_anywhere_gives_its_whole_images_and_one_failed_item(tmp_p
     content, items = path.read_bytes(), listed(tmp_path)
     for length in range(0, len(content), 256):
         path.write_bytes(content[:length])
-        keys = [item.key for item in items if item.start_byte + item.cost <= length]
-        if length > -(-(items[-1].start_byte + items[-1].cost) // 512) * 512:
+        keys = [item.key for item in items if first_byte(item) + item.cost <= length]
+        if length > -(-(first_byte(items[-1]) + items[-1].cost) // 512) * 512:
             assert listed(tmp_path) == [replace(item, modified=os.stat(path).st_mtime) for item in items]
         else:
             assert re.search(
@@ -209,7 +216,7 @@ def test_a_tar_cut_off_anywhere_gives_its_whole_images_and_one_failed_item(tmp_p
 
 def test_the_byte_at_which_a_tar_is_cut_off_is_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
-    place = listed(tmp_path)[3].start_byte - 512
+    place = first_byte(listed(tmp_path)[3]) - 512
     path.write_bytes(path.read_bytes()[:place])
     assert f"t.tar is cut off at byte {place:,}: the mark of its end is missing" in damage(tmp_path, "012")
     path.write_bytes(path.read_bytes()[: place - 500])
@@ -220,7 +227,7 @@ def test_damaged_headers_are_reported_with_their_byte(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
     content, items = path.read_bytes(), listed(tmp_path)
     for number, item in enumerate(items):
-        place = item.start_byte - 512
+        place = first_byte(item) - 512
         path.write_bytes(content[:place] + b"\xff" * 200 + content[place + 200 :])
         where = f"byte {place:,}" if place else "its first byte"
         assert re.search(rf"t\.tar is .*damaged .*{where}", damage(tmp_path, "01234"[:number]))

@@ -117,7 +117,7 @@ def test_a_listed_video_above_the_root_fails_alone(root: Path, tmp_path: Path) -
     (tmp_path / "list").write_text("../x.mp4\nb.mp4\n")
     bad, good = Videos(str(root), video_list=str(tmp_path / "list")).items()
     assert (bad.key, bad.path, good.key, good.problem) == ("%line-1", "../x.mp4", "b", None)
-    assert "list, line 1: no key can be made" in bad.problem
+    assert "list, line 1: no key can be made" in (bad.problem or "")
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
@@ -177,7 +177,7 @@ BAD_ROWS = [
 def test_an_invalid_row_fails_alone(root: Path, tmp_path: Path, bad: str | dict[str, Any], match: str) -> None:
     before, item, after = listed(tmp_path, {"video": "a.MKV"}, bad, {"video": "ü.mov"}, start_seconds=1.0).items()
     assert (before.problem, after.problem) == (None, None)
-    assert re.search(rf"list\.jsonl, line 3: {match}", item.problem)
+    assert re.search(rf"list\.jsonl, line 3: {match}", item.problem or "")
     assert item.key == ("b" if "'prompt'" in match or "_seconds" in match else "%line-3")
 
 
@@ -199,6 +199,6 @@ def test_rows_with_the_same_key_fail_with_both_lines(root: Path, tmp_path: Path,
         ({"start_seconds": 3.0, "stop_seconds": 2.5}, r"--data\.stop_seconds 2\.5 is not after the start, 3"),
     ],
 )
-def test_an_invalid_part_fails(root: Path, part: dict[str, float], match: str) -> None:
+def test_an_invalid_part_fails(root: Path, part: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Videos(str(root), **part)

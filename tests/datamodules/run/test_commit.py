@@ -16,9 +16,10 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.errors import RunError
 from datamodules.run import commit as commit_module
-from datamodules.run.commit import TABLE_SCHEMA, Result, Spool, commit, finalize_all
+from datamodules.run.commit import Result, Spool, commit, finalize_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import clean_up
+from datamodules.run.table import TABLE_SCHEMA
 from support.line_making import make_run, members_of, tars
 
 SHARD = "train-000000"
@@ -63,6 +64,12 @@ def files_below(folder: Path) -> list[str]:
 
 
 # Spool
+
+
+def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def read(spool: Spool, row: int) -> list[tuple[str, bytes]]:
@@ -166,7 +173,7 @@ def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignore
         (torn / f"{SHARD}.b").unlink()
 
 
-NESTED: list = []
+NESTED: list[Any] = []
 for _ in range(900):
     NESTED = [NESTED]
 
@@ -194,9 +201,7 @@ for _ in range(900):
         NESTED,
     ],
 )
-def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(
-    tmp_path: Path, entry: list[str | list[list[list[Any]]]] | dict[str, Any]
-) -> None:
+def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(tmp_path: Path, entry: Any) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"zero"})
     spool._write(entry, [b"1234"] if isinstance(entry, dict) and entry.get("members") else [])
@@ -220,7 +225,7 @@ def test_a_full_disk_fails_the_append_and_not_the_close(tmp_path: Path) -> None:
     os.symlink("/dev/full", tmp_path / f"{SHARD}.a")
     spool = Spool.__new__(Spool)
     spool.results, spool._members = {}, {}
-    spool._own = open(tmp_path / f"{SHARD}.a", "wb")
+    spool._own = open(tmp_path / f"{SHARD}.a", "wb")  # type: ignore[assignment]
     spool._files = [spool._own]
     with pytest.raises(OSError, match="No space left"):
         spool.append(Result(0), {"json": b"x"})
@@ -262,7 +267,7 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Pa
     for row in rows:
         piece = io.BytesIO(content[row["tar_offset"] : row["tar_offset"] + row["tar_bytes"]])
         with tarfile.open(fileobj=piece) as tar:
-            found = {member.name: tar.extractfile(member).read() for member in tar}
+            found = {member.name: content_of(tar, member) for member in tar}
         assert found == {f"{row['key']}.{end}": data for end, data in members_of(items[row["key"]]).items()}
 
 
@@ -357,9 +362,13 @@ def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(
         story.append(f"renamed {place.name}")
         raise KeyboardInterrupt
 
+    def links_and_says_so(*args: Any) -> None:
+        link(*args)
+        story.append("linked")
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", synced)
-        patch.setattr(os, "link", lambda *args: (link(*args), story.append("linked")))
+        patch.setattr(os, "link", links_and_says_so)
         with monkeypatch.context() as dying:
             dying.setattr(os, "rename", dies_after_renaming)
             with pytest.raises(KeyboardInterrupt):

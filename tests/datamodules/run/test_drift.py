@@ -58,9 +58,14 @@ def test_a_link_to_the_planned_root_is_that_root(root: Path, tmp_path: Path) -> 
     opened(tmp_path / "run", Videos(str(tmp_path / "link")))
 
 
+def rewrite_with_the_old_time(path: Path) -> None:
+    path.write_bytes(b"another video")
+    os.utime(path, (1e9, 1e9))
+
+
 CHANGES: list[Callable[[Path], None]] = [
     Path.unlink,
-    lambda path: path.write_bytes(b"another video") and os.utime(path, (1e9, 1e9)),
+    rewrite_with_the_old_time,
     lambda path: os.utime(path, (1e9, 1e9)),
 ]
 
@@ -125,8 +130,7 @@ def test_json_files_move_with_the_images(tmp_path: Path) -> None:
     for folder in ("images/jsons/sub", "images/sub", "details/sub"):
         (tmp_path / "here" / folder).mkdir(parents=True)
     (tmp_path / "here/images/sub/a.jpg").touch()
-    options = {"json_dirs": ["jsons", str(tmp_path / "here" / "details")]}
-    corpus = Images(str(tmp_path / "here" / "images"), **options)
+    corpus = Images(str(tmp_path / "here" / "images"), json_dirs=["jsons", str(tmp_path / "here" / "details")])
     [item] = corpus.items()
     there = tmp_path / "there"
     (tmp_path / "here").rename(there)
@@ -134,8 +138,8 @@ def test_json_files_move_with_the_images(tmp_path: Path) -> None:
         [f"{there}/images/jsons/sub/a.json", None, None],
         [f"{there}/details/sub/a.json", None, None],
     ]
-    options["json_dirs"][1] = str(there / "details")
-    assert Images(str(there / "images"), **options).json_dirs == corpus.json_dirs
+    moved = Images(str(there / "images"), json_dirs=["jsons", str(there / "details")])
+    assert moved.json_dirs == corpus.json_dirs
 
 
 def test_a_file_with_a_time_that_no_calendar_has_is_named_as_changed(tmp_path: Path) -> None:

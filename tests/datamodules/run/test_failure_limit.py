@@ -7,7 +7,7 @@ from datamodules.errors import ConfigError, TooManyFailures
 from datamodules.run.commit import Result
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.rank import Rank, Tolerance
-from support.line_making import finish, make_run, some_items, work
+from support.line_making import finish, lease, make_run, some_items, work
 
 
 def test_a_number_and_a_percentage_are_read() -> None:
@@ -63,9 +63,9 @@ def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_wit
     monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)
     run = make_run(tmp_path, mixed_items(2, 8), per_shard=2)
     with Rank(run) as one, Rank(run, tolerance=Tolerance(limit=FailureLimit(count=3))) as other:
-        finish(one, one.lease())
-        finish(one, one.lease())
-        finish(other, other.lease(), rows=[0])
+        finish(one, lease(one))
+        finish(one, lease(one))
+        finish(other, lease(other), rows=[0])
         expected = r"4 of 6 items done have failed, more than --output\.max_failures 3; the last one: it is bad"
         with pytest.raises(TooManyFailures, match=expected):
             finish(other, next(iter(other.open.values())))

@@ -58,7 +58,7 @@ def problems_between(folder: Path, whole: dict[str, bytes]) -> Iterator[str]:
 
 def problems_in_the_end(folder: Path, whole: dict[str, bytes]) -> Iterator[str]:
     """All is there as in a quiet run, and nothing else."""
-    yield from verify(Run(folder))
+    yield from map(str, verify(Run(folder)))
     if tars(folder) != whole:
         yield f"not the tars of a quiet run: {list(tars(folder))}"
     left = [*folder.glob(".*"), *(path for path in (folder / "work").rglob("*") if path.is_file())]
@@ -156,7 +156,7 @@ def retry_samples_and_sweep(folder: Path) -> None:
 
 def keys_twice(folder: Path) -> list[str]:
     """Those that a stock reader would read more than once."""
-    keys = Counter()
+    keys: Counter[str] = Counter()
     for path in folder.glob("*.tar"):
         with tarfile.open(path) as tar:
             keys.update(name for name in tar.getnames() if name.endswith(".json"))

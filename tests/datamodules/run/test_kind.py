@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import ConfigError, RunError
+from datamodules.run.folder import Run
 from datamodules.run.kind import import_kind, kind_of
 from datamodules.samples.keypoints import KeypointSamples
 from support.making import MadeItems, make_run
@@ -22,7 +23,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "own_kind"
 
 
-def run_of(folder: Path, class_path: str):
+def run_of(folder: Path, class_path: str) -> Run:
     return make_run(folder, CORPUS, fingerprint={"samples": {"class_path": class_path}})
 
 

@@ -23,6 +23,7 @@ def test_of_many_processes_that_claim_at_once_one_wins(tmp_path: Path) -> None:
     for pid, claimed in winners.items():
         for name in claimed:
             [claim] = survey[name]
+            assert claim.holder is not None
             assert (claim.holder.pid, claim.generation, claim.dead) == (pid, 0, False)
     ready.wait(60)
     for process in processes:
@@ -40,6 +41,7 @@ def test_a_killed_holder_is_seen_dead_at_once(tmp_path: Path) -> None:
     assert leases.list_claims()["train-000000"][0].dead
     assert leases.claim("train-000000", 1)
     first, second = leases.list_claims()["train-000000"]
+    assert second.holder is not None
     assert (first.dead, second.dead, second.holder.rank) == (True, False, leases.identity.rank)
 
 
@@ -50,7 +52,7 @@ def test_a_reused_process_id_is_another_process() -> None:
 
 
 def test_a_rank_of_another_machine_is_not_known_to_be_dead() -> None:
-    assert not RankIdentity("x", "another machine", 1, 0.0).has_died()
+    assert not RankIdentity("x", "another machine", 1, 0).has_died()
 
 
 def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tmp_path: Path) -> None:
@@ -87,7 +89,10 @@ def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path: Path) -> N
     assert one.claim("a-1")
     assert not other.claim("a-1")
     assert other.claim("a-1", 1)
-    assert [claim.holder.rank for claim in one.list_claims()["a-1"]] == [one.identity.rank, other.identity.rank]
+    assert [claim.holder and claim.holder.rank for claim in one.list_claims()["a-1"]] == [
+        one.identity.rank,
+        other.identity.rank,
+    ]
     assert one.claimed() == {"a-1"}
 
 

@@ -60,7 +60,11 @@ def test_what_is_read_is_what_was_listed(tmp_path: Path) -> None:
 
 
 def test_the_fields_of_the_corpus_get_one_type_for_all_splits_whatever_the_order(tmp_path: Path) -> None:
-    metas = [{"n": 1}, {"n": 0.5, "tags": ["a"]}, {"tags": [], "json_files": [["a.json", None, None]]}]
+    metas: list[dict[str, Any]] = [
+        {"n": 1},
+        {"n": 0.5, "tags": ["a"]},
+        {"tags": [], "json_files": [["a.json", None, None]]},
+    ]
     items = [Item(str(k), f"split{k}", "a", meta=meta) for k, meta in enumerate(metas)]
     for folder, listed in (("a", items), ("b", items[::-1])):
         assert plan_of(tmp_path / folder, listed, ONE_EACH).corpus_types == {"n": "float64", "tags": "list<string>"}
@@ -279,12 +283,12 @@ def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(
 ) -> None:
     path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
     rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), column, values))
-    reads = (
+    reads: list[Callable[[Plan], object]] = [
         lambda plan: plan.shards,
         lambda plan: plan.keys(0),
         lambda plan: plan.items(0),
         lambda plan: plan.batch(0),
-    )
+    ]
     for read in reads:
         with pytest.raises(RunError, match=rf"plan\.arrow is .*damaged: .*{message}"):
             read(Plan(path))

@@ -15,7 +15,19 @@ from datamodules.run.activity import read_activity
 from datamodules.run.commit import Result, commit
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, clean_up
-from support.line_making import finish, make_run, some_items, start, tars, touch_and_leave, wait_for, work, work_slowly
+from support.line_making import (
+    finish,
+    lease,
+    make_run,
+    some_items,
+    start,
+    tars,
+    touch_and_leave,
+    wait_for,
+    work,
+    work_slowly,
+)
+from support.spying import spied
 
 context = multiprocessing.get_context("forkserver")
 
@@ -57,7 +69,8 @@ def test_a_rank_that_comes_when_all_is_done_has_nothing_to_do(tmp_path: Path) ->
 def test_two_ranks_of_one_process_share_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "two", 20)
     with Rank(run) as one, Rank(run, position=0.5) as other:
-        mine, theirs = [], []
+        mine: list[str] = []
+        theirs: list[str] = []
         while not (one.finished() and other.finished()):
             for rank, leased in ((one, mine), (other, theirs)):
                 if opened := rank.lease():
@@ -72,7 +85,7 @@ def test_two_ranks_of_one_process_share_a_run(tmp_path: Path) -> None:
 def test_no_shard_is_leased_twice_while_others_wait(tmp_path: Path) -> None:
     run = make_run(tmp_path, 12)
     with Rank(run) as one, Rank(run) as other:
-        leased = [rank.lease().shard.name for rank in (one, other, one)]
+        leased = [lease(rank).shard.name for rank in (one, other, one)]
         assert sorted(leased) == [shard.name for shard in run.plan.shards]
         assert one.lease() is None
         assert other.lease() is None
@@ -97,7 +110,7 @@ def test_a_killed_ranks_shard_is_taken_over_with_what_it_had_spooled(tmp_path: P
         assert rank.lease() is None
         os.kill(process.pid, signal.SIGKILL)
         process.join(10)
-        opened = rank.lease()
+        opened = lease(rank)
         assert opened.missing == [3]
         finish(rank, opened)
         assert rank.finished()
@@ -112,7 +125,7 @@ def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(
     with monkeypatch.context() as patch:
         patch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with Rank(run) as rank, pytest.raises(KeyboardInterrupt):
-            finish(rank, rank.lease())
+            finish(rank, lease(rank))
     with Rank(run) as rank:
         assert rank.lease() is None
         assert rank.finished()
@@ -125,9 +138,9 @@ def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(
     monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
     run = make_run(tmp_path / "doubled", 8)
     with Rank(run) as slow, Rank(run) as fast:
-        slowly = slow.lease()
+        slowly = lease(slow)
         finish(slow, slowly, rows=[0])
-        finish(fast, fast.lease())
+        finish(fast, lease(fast))
         slow.publish()
         wait_for(lambda: fast.lease() is not None)
         [doubled] = fast.open.values()
@@ -144,7 +157,7 @@ def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(
 def test_a_loser_counts_no_commit(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
-        slowly = slow.lease()
+        slowly = lease(slow)
         slow.leases.clear(slowly.shard.name)
         work(tmp_path)
         finish(slow, slowly)
@@ -154,7 +167,7 @@ def test_a_loser_counts_no_commit(tmp_path: Path) -> None:
 def test_a_rank_lets_go_of_what_others_committed(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
-        slowly = slow.lease()
+        slowly = lease(slow)
         slow.leases.clear(slowly.shard.name)
         work(tmp_path)
         slow.abandon_committed()
@@ -181,11 +194,10 @@ def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_trie
 ) -> None:
     run = make_run(tmp_path, 12)
     with Rank(run) as first, Rank(run) as second:
-        held = [first.lease() for _ in range(3)]
-        assert None not in held
-        tried = []
-        claim = second.leases.claim
-        monkeypatch.setattr(second.leases, "claim", lambda name, *args: tried.append(name) or claim(name, *args))
+        held = [lease(first) for _ in range(3)]
+        tried: list[str] = []
+        spy = spied(second.leases.claim, lambda name, *_: tried.append(name))
+        monkeypatch.setattr(second.leases, "claim", spy)
         monkeypatch.setattr(second.leases, "claimed", set)
         second._todo = []
         assert second.lease() is None
@@ -205,7 +217,7 @@ def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_l
     (tmp_path / ".plan.arrow.1.abcd").mkdir()
     (tmp_path / ".plan.arrow.1.abcd" / "train").write_text("")
     with Rank(run) as living:
-        finish(living, living.lease())
+        finish(living, lease(living))
         os.link(run.work / "ranks" / living.name, run.work / "leases" / "train-000000.000009")
         living.publish()
         clean_up(run)
@@ -243,7 +255,7 @@ def test_an_only_that_is_none_of_n_fails(tmp_path: Path, only: tuple[int, int]) 
 def test_a_late_or_doubled_result_changes_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as rank:
-        opened = rank.lease()
+        opened = lease(rank)
         rank.add(99, Result(0), {"json": b"of no open shard"})
         finish(rank, opened, rows=[0])
         rank.add(opened.shard.number, Result(0), {"json": b"again"})
@@ -255,10 +267,11 @@ def test_a_late_or_doubled_result_changes_nothing(tmp_path: Path) -> None:
 def test_activity_tells_what_a_rank_is_doing(tmp_path: Path) -> None:
     run = make_run(tmp_path, [*some_items(3), Item("bad", "train", "bad", ("x.png",))])
     with Rank(run, measure=lambda: {"cpu_percent": 1.0}) as rank:
-        opened = rank.lease()
+        opened = lease(rank)
         finish(rank, opened, rows=[3, 0])
         rank.publish()
         activity = read_activity(run.work / "ranks" / f"{rank.name}.json")
+        assert activity is not None
         assert (activity.items, activity.failed, activity.frames) == (2, 1, 1)
         assert list(activity.shards) == ["train-000000"]
         assert activity.shards["train-000000"][:2] == (2, 4)
@@ -270,8 +283,8 @@ def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(
 ) -> None:
     run = make_run(tmp_path, 8)
     with Rank(run) as rank:
-        finish(rank, rank.lease())
-        opened = rank.lease()
+        finish(rank, lease(rank))
+        opened = lease(rank)
         with monkeypatch.context() as patch:
             patch.setattr(opened.spool, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
             with pytest.raises(EnvironmentFailure, match=r"No space left.* 1 of 2 shards are committed and safe"):
@@ -304,7 +317,7 @@ def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(
 
         monkeypatch.setattr(rank.leases, "beat", once)
         wait_for(lambda: len(beats) > 3)
-        finish(rank, rank.lease())
+        finish(rank, lease(rank))
     checked(run)
 
 
@@ -341,7 +354,7 @@ def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(
         link(source, target)
 
     with Rank(run) as dead:
-        opened = dead.lease()
+        opened = lease(dead)
         monkeypatch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             finish(dead, opened)
@@ -362,9 +375,9 @@ def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the
         with Rank(run) as dying, monkeypatch.context() as patch:
             patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                finish(dying, dying.lease())
+                finish(dying, lease(dying))
         while not survivor.finished():
-            finish(survivor, survivor.lease())
+            finish(survivor, lease(survivor))
     clean_up(run)
     checked(run)
 
@@ -386,7 +399,7 @@ def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_p
 def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
-        slowly = slow.lease()
+        slowly = lease(slow)
         slow.mark_active(slowly.shard.number, [0])
         slow.leases.clear(slowly.shard.name)
         work(tmp_path)

@@ -18,6 +18,7 @@ from datamodules.run.reader import CommittedSamples, open_sample, read_sample
 from datamodules.run.record import ShardFile
 from datamodules.tar_members import split_name
 from support.line_making import make_run, members_of, some_items, work
+from support.spying import spied
 
 NAMES = ["plain", "a.v1/clip.mp4_3", "ü/日本 語", "A/Upper", "x" * 150, "bad", "last"]
 
@@ -80,10 +81,10 @@ def test_files_that_are_opened_hold_the_same_bytes_and_are_read_where_they_are_s
 
 
 def test_a_file_that_is_opened_is_not_read_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    committed, sizes = CommittedSamples(run), []
+    committed = CommittedSamples(run)
+    sizes: list[int] = []
     noise = committed[0][1]["values.bin"]
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda *args: sizes.append(args[1]) or pread(*args))
+    monkeypatch.setattr(os, "pread", spied(os.pread, lambda _, num_bytes, *__: sizes.append(num_bytes)))
     files = committed.open(0)[1]
     assert 0 < sum(sizes) < len(noise)
     assert files["values.bin"].read(5) == noise[:5]

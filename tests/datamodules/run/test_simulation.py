@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from datamodules.run import commit, rank
 from support.simulated.choices import Choices, RandomChoices, shrink
-from support.simulated.files import FileSystem
+from support.simulated.files import File, FileSystem
 from support.simulated.line import interleave, shrunk, simulated, story_of
 from support.simulated.modules import Os
 from support.simulated.world import Machine
@@ -65,7 +66,7 @@ def link_after_the_files_show(staged: Any, record: Any, link: Any = commit._link
         (commit, "_link", link_after_the_files_show, "tar shows, but there is no record"),
         (commit, "_link", rename_the_record, "not the bytes that the record tells|the file is not"),
         (commit, "sync", lambda path: None, "there is no record|in the run's folder|in tables|the file is not"),
-        (commit.zlib, "crc32", lambda *_: 0, "not the bytes of an undisturbed run|ends with"),
+        (zlib, "crc32", lambda *_: 0, "not the bytes of an undisturbed run|ends with"),
         (rank, "finalize_all", lambda run: True, "in the run's folder"),
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-settled"],
@@ -98,22 +99,32 @@ def machine() -> Machine:
     return Machine(0)
 
 
-def names(files: Any, folder: str = "/run") -> list[str]:
+def file_of(files: FileSystem, machine: Machine, path: str) -> File:
+    file = files.look(machine, path)
+    assert isinstance(file, File)
+    return file
+
+
+def content(files: FileSystem, machine: Machine, path: str) -> bytes:
+    return files.content(machine, file_of(files, machine, path))
+
+
+def names(files: FileSystem, folder: str = "/run") -> list[str]:
     return sorted(files.folders[folder].entries)
 
 
 def test_a_crash_takes_names_and_bytes_that_were_not_fsynced(local: FileSystem, machine: Machine) -> None:
     for name in ("kept", "torn", "lost"):
         local.write(machine, local.create(machine, f"/run/{name}", truncate=True), 0, b"1234")
-    local.sync(local.look(machine, "/run/kept"))
+    local.sync(file_of(local, machine, "/run/kept"))
     local.unlink(machine, "/run/lost")
     local.sync(local.folders["/run"])
     local.create(machine, "/run/lost", truncate=True)
     local.unlink(machine, "/run/kept")
     local.crash(machine)
     assert names(local) == ["kept", "torn"]
-    assert local.content(machine, local.look(machine, "/run/kept")) == b"1234"
-    assert local.content(machine, local.look(machine, "/run/torn")) == bytes(4)
+    assert content(local, machine, "/run/kept") == b"1234"
+    assert content(local, machine, "/run/torn") == bytes(4)
 
 
 def test_a_crash_leaves_a_renamed_file_one_of_its_names(local: FileSystem, machine: Machine) -> None:

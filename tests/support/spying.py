@@ -1,0 +1,14 @@
+"""A function that takes note of its calls, to put in the place of one that code under test calls."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def spied(function: Callable[..., Any], note: Callable[..., object]) -> Callable[..., Any]:
+    """Return a function that calls `note` and then `function` with its arguments, and returns what `function` does."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        note(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call

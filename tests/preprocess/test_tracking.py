@@ -158,11 +158,11 @@ def test_results_that_come_late_are_those_of_their_own_frames(root: Path, tmp_pa
         assert second is None
 
 
-@pytest.mark.parametrize("what", ["rle_of", "Drawn"])
+@pytest.mark.parametrize("what", ["rle_of", "DrawnObject"])
 def test_memory_that_runs_out_after_tracking_doubles_no_frame(
     what: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = {"rle_of": "preprocess.tracking.recording", "Drawn": "preprocess.pipelines.tracking"}[what]
+    module = {"rle_of": "preprocess.tracking.recording", "DrawnObject": "preprocess.pipelines.tracking"}[what]
     given, calls = getattr(sys.modules[module], what), []
 
     def once(*arguments: Any, **named: Any) -> Any:

@@ -57,6 +57,11 @@ class CommittedSamples:
     def __len__(self) -> int:
         return len(self._tar)
 
+    @property
+    def num_bytes(self) -> int:
+        """Number of bytes of all samples in their tars."""
+        return int(self._bytes.sum())
+
     def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
         """(key, content of its files by ending).
 

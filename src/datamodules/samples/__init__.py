@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from datamodules.errors import RunError
+from datamodules.errors import ConfigError, RunError
 from datamodules.samples.columns import Column, overview_of, row_of
 from datamodules.samples.content import Content
+from datamodules.samples.drawing import Drawing, SourceFrames
 from datamodules.samples.fields import Field
 
 Sample = TypeVar("Sample")
@@ -58,6 +59,19 @@ class SampleKind(ABC, Generic[Sample]):
     def overview(self, samples: Iterable[Sample]) -> dict[str, str]:
         """Return what `preprocess view` says of `samples`, by name of the column; see `Column.summary`."""
         return overview_of(samples, self.columns)
+
+    def draw(self, sample: Sample, source: SourceFrames) -> Drawing:
+        """Return what `preprocess visualize` shows of `sample`.
+
+        Args:
+            sample: as `decode` returned it.
+            source: the frames that it was made of.
+
+        Raises:
+            ConfigError: this kind draws no samples.
+            RunError: this sample cannot be drawn.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot be drawn: the class defines no method `draw`")
 
 
 def require_alike(forms: Sequence[tuple[str, str]]) -> None:

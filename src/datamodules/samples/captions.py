@@ -22,6 +22,7 @@ from datamodules.media.suffixes import IMAGE_SUFFIXES
 from datamodules.model_errors import raising_config_error
 from datamodules.samples import SampleKind
 from datamodules.samples.columns import Column, span
+from datamodules.samples.drawing import SourceFrames, TextDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
 
 if TYPE_CHECKING:
@@ -140,6 +141,19 @@ class CaptionSamples(SampleKind[CaptionSample]):
             raise RunError(f"{key} is no caption sample: {error}; run `preprocess verify`") from error
         return CaptionSample(key, caption, meta, members[ending] if ending else None, ending)
 
+    def draw(self, sample: CaptionSample, source: SourceFrames) -> TextDrawing:
+        """Return the caption beside the image, which is the stored one or that of the corpus."""
+        meta, image, missing = sample.meta, None, ""
+        try:
+            image = source.first() if sample.image is None else _decoded(sample).permute(1, 2, 0).numpy()
+        except (DecodeError, OSError) as error:
+            missing = f"the image is gone: {error}"
+        size = f"{meta['width']}x{meta['height']} px" if "width" in meta and "height" in meta else None
+        tokens = f"{meta['num_tokens']} tokens" if meta.get("num_tokens") is not None else None
+        facts = [meta.get("status"), tokens, size, meta.get("image"), meta.get("model")]
+        note = str(meta.get("prompt") or "")
+        return TextDrawing(image, sample.caption, [str(fact) for fact in facts if fact], note, missing)
+
     def collate(self, samples: Sequence[CaptionSample]) -> dict[str, Any]:
         """Captions, and images where all samples have them.
 
@@ -174,7 +188,10 @@ class CaptionSamples(SampleKind[CaptionSample]):
 
         from datamodules.media.resize import resize
 
-        images = [resize(_decoded(sample), self.size) for sample in samples]
+        try:
+            images = [resize(_decoded(sample), self.size) for sample in samples]
+        except DecodeError as error:
+            raise RunError(f"{error}; run `preprocess verify`") from error
         return torch.stack(images) if len({image.shape for image in images}) == 1 else images
 
     def _tokens(self, texts: list[str]) -> "tuple[Tensor, Tensor]":
@@ -197,10 +214,7 @@ def _decoded(sample: CaptionSample) -> "Tensor":
     from datamodules.media.image import decode_image
 
     assert sample.image is not None
-    try:
-        return decode_image(sample.image, f"{sample.key}.{sample.image_ending}")
-    except DecodeError as error:
-        raise RunError(f"{error}; run `preprocess verify`") from error
+    return decode_image(sample.image, f"{sample.key}.{sample.image_ending}")
 
 
 def _tokenizer(name: str) -> Any:

@@ -34,6 +34,7 @@ from datamodules.media.limits import MAX_PIXELS, limited_memory
 from datamodules.samples import SampleKind, require_alike
 from datamodules.samples.arrays import Array, read_arrays, read_header
 from datamodules.samples.columns import Column, span
+from datamodules.samples.drawing import MAX_FRAMES, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
@@ -154,6 +155,22 @@ class ClipSamples(SampleKind[ClipSample]):
             return ClipSample(key, stored, tokens, decode_json(members["json"], FIELDS))
         except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no clip sample: {error}; run `preprocess verify`") from error
+
+    def draw(self, sample: ClipSample, source: SourceFrames) -> VideoDrawing:
+        """Return the stored frames, 8 per second.
+
+        Raises:
+            RunError: they are damaged.
+        """
+        height, width = sample.frames.shape[1:3]
+        size, shown = display_size(height, width), sample.frames[:MAX_FRAMES]
+        facts = [f"{len(sample.frames):,} frames", f"{sample.meta.get('width')}x{sample.meta.get('height')} px"]
+        return VideoDrawing(
+            frames=at_rate((resized(frame, size) for frame in shown), _FPS),
+            num_frames=len(shown),
+            size=size,
+            facts=[*facts, str(sample.meta.get("transcript") or "")],
+        )
 
     def collate(self, samples: Sequence[ClipSample]) -> dict[str, Any]:
         """Clips of one run, stacked.

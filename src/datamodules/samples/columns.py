@@ -74,9 +74,9 @@ def _described(column: Column, values: NDArray[Any]) -> str:
 
 
 def span(values: NDArray[Any]) -> str:
-    """Describe numbers by the least, the greatest and the median: `3 to 1,204, median 57`."""
+    """Describe numbers by the least, the greatest and the median: `3 to 1,204, median 57`; equal ones by one: `3`."""
     low, high, median = (_number(value) for value in (values.min(), values.max(), np.median(values)))
-    return f"{low} to {high}, median {median}"
+    return low if values.min() == values.max() else f"{low} to {high}, median {median}"
 
 
 def counts(values: NDArray[Any]) -> str:
@@ -90,7 +90,7 @@ def rates(names: Sequence[str]) -> Summary:
 
     def describe(values: NDArray[Any]) -> str:
         shares = 100 * (values.reshape(-1, len(names)) != 0).mean(0)
-        return ", ".join(f"{name.replace('_', ' ')} {share:.1f} %" for name, share in zip(names, shares, strict=True))
+        return ", ".join(f"{name.replace('_', ' ')} {share:.3g} %" for name, share in zip(names, shares, strict=True))
 
     return describe
 

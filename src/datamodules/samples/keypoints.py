@@ -23,6 +23,7 @@ from datamodules.errors import RunError
 from datamodules.samples import SampleKind, require_alike
 from datamodules.samples.arrays import Array, read_arrays
 from datamodules.samples.columns import Column, rates, span
+from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json
 from datamodules.samples.keypoint_layouts import PARTS
 
@@ -125,6 +126,16 @@ class KeypointSamples(SampleKind[KeypointSample]):
         except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no keypoint sample: {error}; run `preprocess verify`") from error
         return KeypointSample(key, keypoints, presence, visibility, meta)
+
+    def draw(self, sample: KeypointSample, source: SourceFrames) -> VideoDrawing:
+        """Return the first 300 frames with their skeletons; parts have the colours of the legend.
+
+        Raises:
+            RunError: the sample has no frames, no known layout, or a size that no image can have.
+        """
+        from datamodules.samples.drawing.keypoints import draw_sample
+
+        return draw_sample(sample, source)
 
     def collate(self, samples: Sequence[KeypointSample]) -> dict[str, Any]:
         """Samples padded at their ends with zeros to the longest.

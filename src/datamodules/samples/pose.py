@@ -25,8 +25,9 @@ from datamodules.media.suffixes import IMAGE_SUFFIXES
 from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays
 from datamodules.samples.columns import Column, counts, rates
+from datamodules.samples.drawing import ImageDrawing, SourceFrames, display_size
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
-from datamodules.samples.skeleton import JOINTS, Keypoints, mirrored, pose_map, resized
+from datamodules.samples.skeleton import JOINTS, Keypoints, draw, mirrored, pose_map, resized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,6 +169,14 @@ class PoseSamples(SampleKind[PoseSample]):
             raise RunError(f"{key} is no pose sample: {error}; run `preprocess verify`") from error
         image = members[ending] if ending else None
         return PoseSample(key, keypoints, scores, meta, members.get(_POSE_MAP), image, ending)
+
+    def draw(self, sample: PoseSample, source: SourceFrames) -> ImageDrawing:
+        """Return the image with its people drawn over it and, beside it, these alone, as ControlNet takes them."""
+        original = sample.size("original")
+        size = display_size(*original)
+        keypoints = resized(sample.keypoints_in("original"), original, size)
+        image = next(source.images(size))
+        return ImageDrawing(np.concatenate([draw(image, keypoints), pose_map(keypoints, size)], 1))
 
     def collate(self, samples: Sequence[PoseSample]) -> dict[str, Any]:
         """Images, where all samples have them; what is to condition on; captions.

@@ -29,6 +29,7 @@ from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays
 from datamodules.samples.columns import Column, span
 from datamodules.samples.content import size_of
+from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
 
@@ -187,6 +188,12 @@ class TrackSamples(SampleKind[TrackSample]):
             return TrackSample(key, meta, {name: members[name] for name in FILES})
         except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no track sample: {error}; run `preprocess verify`") from error
+
+    def draw(self, sample: TrackSample, source: SourceFrames) -> VideoDrawing:
+        """Return all frames of the video with the masks, boxes, labels and ids of the objects found in them."""
+        from datamodules.samples.drawing.tracks import draw_sample
+
+        return draw_sample(sample, source)
 
     def collate(self, samples: Sequence[TrackSample]) -> dict[str, Any]:
         """A clip of each sample: T frames of its video, read from `root`, and the N objects that are in any of them.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from datamodules.run.kind import import_kind
 from preprocess.terminal import Parser
 
 
@@ -15,3 +16,13 @@ def parser_of(command: str, description: str) -> Parser:
 def add_dest(parser: Parser) -> None:
     """Add the required option `--dest`."""
     parser.add_argument("--dest", metavar="D", type=Path, required=True, help="folder to write to")
+
+
+def add_samples(parser: Parser) -> None:
+    """Add the option `--samples`, which imports the class that it names: see `datamodules.run.kind`."""
+    parser.add_argument(
+        "--samples",
+        metavar="CLASS",
+        type=import_kind,
+        help="import this class of samples, which is not one of Framemill's: it is yours, or you trust it",
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from preprocess.commands.arguments import add_dest, parser_of
+from preprocess.commands.arguments import add_dest, add_samples, parser_of
 from preprocess.export.format import export, format_names, options_of
 from preprocess.terminal import say
 
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = parser_of("export", "Write the samples of a run in a format that other code reads.")
     parser.add_argument("--format", required=True, help=", ".join(format_names()))
     add_dest(parser)
+    add_samples(parser)
     parser.epilog = _FORMAT_OPTIONS
     options, more = parser.parse_known_args(arguments)
     for path in export(options.folder, options.format, options.dest, **options_of(options.format, more)):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from datamodules.run.folder import Run
-from preprocess.commands.arguments import add_dest, parser_of
+from preprocess.commands.arguments import add_dest, add_samples, parser_of
 from preprocess.draw.visualize import visualize
 from preprocess.terminal import say
 
@@ -12,10 +12,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run `preprocess visualize`, print the files that it has written, and return its exit status."""
     parser = parser_of(
         "visualize",
-        "Draw samples for people to look at: skeletons, poses or tracks over the source frames, and clips, as PNG and "
-        "MP4; captions beside their images as an HTML page.",
+        "Draw samples for people to look at, as their kind says: skeletons, poses or tracks over the source frames, "
+        "and clips, as PNG and MP4; captions beside their images as an HTML page.",
     )
     add_dest(parser)
+    add_samples(parser)
     parser.add_argument("--num-samples", metavar="N", type=int, default=4, help="samples to draw (default: 4)")
     parser.add_argument("--split", help="draw samples of this split only")
     parser.add_argument("--root", metavar="R", help="folder of the corpus, if it has moved since it was planned")

@@ -1,19 +1,16 @@
-"""Captions beside their images, as a page of HTML that needs no other file."""
+"""Texts beside their images, as an HTML page that needs no other file."""
 
 import base64
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
 from html import escape
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PillowImage
 
 from datamodules.printable import printable, printable_lines
-from datamodules.samples.captions import CaptionSample
+from datamodules.samples.drawing import TextDrawing
 
-_SIDE_PX = 480  # of a picture's longer side
+_SIDE_PX = 480  # the longer side of an image, at most
 _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -27,56 +24,44 @@ p {{ margin: 8px 0; white-space: pre-wrap; overflow-wrap: anywhere }}
 .about {{ color: #6e7680; font-size: 14px }}
 </style>
 <h1>{title}</h1>
-{articles}
+{entries}
 """
-_ARTICLE = """<article>
-<div>{picture}</div>
+_ENTRY = """<article>
+<div>{image}</div>
 <div><h2>{key}</h2>
-<p>{caption}</p>
+<p>{text}</p>
 <p class="about">{facts}</p>
-<p class="about">{prompt}</p></div>
+<p class="about">{note}</p></div>
 </article>"""
 
 
-@dataclass(frozen=True)
-class Card:
-    """A caption, and its image, uint8 [H, W, 3]; or why that cannot be shown."""
-
-    sample: CaptionSample
-    picture: NDArray[np.uint8] | None
-    missing: str = ""
+def page(title: str, entries: Iterable[str]) -> str:
+    """Return the page of these entries; its policy lets a browser run no script and load nothing."""
+    return _PAGE.format(title=_line(title), entries="\n".join(entries))
 
 
-def page(title: str, cards: Iterable[Card]) -> str:
-    """Return the page; nothing in the texts is taken for HTML, and what could mislead a reader is escaped.
+def entry_of(key: str, drawing: TextDrawing) -> str:
+    """Return the entry of a sample.
 
-    The page's policy lets a browser run no script and load nothing.
+    No part of a text is taken for HTML, and what could mislead a reader is escaped.
     """
-    return _PAGE.format(title=_shown(title), articles="\n".join(map(_article, cards)))
-
-
-def _article(card: Card) -> str:
-    meta = card.sample.meta
-    size = f"{meta['width']}x{meta['height']} px" if "width" in meta and "height" in meta else None
-    tokens = f"{meta['num_tokens']} tokens" if meta.get("num_tokens") is not None else None
-    facts = [meta.get("status"), tokens, size, meta.get("image"), meta.get("model")]
-    return _ARTICLE.format(
-        picture=_picture(card),
-        key=_shown(card.sample.key),
-        caption=escape(printable_lines(card.sample.caption)),
-        facts=_shown("   ".join(str(fact) for fact in facts if fact)),
-        prompt=escape(printable_lines(str(meta.get("prompt") or ""))),
+    return _ENTRY.format(
+        image=_image(drawing),
+        key=_line(key),
+        text=escape(printable_lines(drawing.text)),
+        facts=_line("   ".join(drawing.facts)),
+        note=escape(printable_lines(drawing.note)),
     )
 
 
-def _shown(text: str) -> str:
+def _line(text: str) -> str:
     return escape(printable(text))
 
 
-def _picture(card: Card) -> str:
-    if card.picture is None:
-        return f'<p class="about">{_shown(card.missing)}</p>'
-    image = Image.fromarray(card.picture)
+def _image(drawing: TextDrawing) -> str:
+    if drawing.image is None:
+        return f'<p class="about">{_line(drawing.missing)}</p>'
+    image = PillowImage.fromarray(drawing.image)
     image.thumbnail((_SIDE_PX, _SIDE_PX))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=90)

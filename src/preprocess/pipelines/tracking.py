@@ -15,8 +15,9 @@ from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
 from datamodules.run.commit import EMPTY, OK
 from datamodules.run.files import make_folder
+from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from preprocess.draw.video import Drawn, TrackVideo
+from preprocess.draw.video import VideoWriter
 from preprocess.job.extractor import Extractor
 from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
@@ -157,7 +158,7 @@ class Tracking(Extractor):
         if self._drawings:
             path, size = self._drawings / f"{item.key}.mp4", (frame.shape[1], frame.shape[2])
             make_folder(self._drawings, path.parent)
-            drawing = TrackVideo(path, size, self.rank.scratch / f"{uuid4().hex}.mp4")
+            drawing = VideoWriter(path, size, self.rank.scratch / f"{uuid4().hex}.mp4")
         return _Video(item.key, tracker, Recording(self.rank.scratch), drawing)
 
     def _prompt(self, item: Item) -> str:
@@ -174,7 +175,7 @@ class _Video:
         seconds: spent on it so far.
     """
 
-    def __init__(self, key: str, tracker: VideoTracker, recording: Recording, drawing: TrackVideo | None) -> None:
+    def __init__(self, key: str, tracker: VideoTracker, recording: Recording, drawing: VideoWriter | None) -> None:
         self.key, self.recording = key, recording
         self._tracker, self._drawing = tracker, drawing
         self.seconds, self._num_drawn = 0.0, 0
@@ -200,22 +201,22 @@ class _Video:
             seconds, frame = self._undecided[number]
             lines, masks = described(objects)
             if self._drawing and frame is not None and number == self._num_drawn:
-                drawn = [Drawn(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
+                drawn = [DrawnObject(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
                 self._draw(frame, seconds, drawn)
                 self._num_drawn += 1
             self.recording.add(seconds, lines)
             del self._undecided[number]
 
-    def _draw(self, frame: Tensor, seconds: float, objects: Sequence[Drawn]) -> None:
+    def _draw(self, frame: Tensor, seconds: float, objects: Sequence[DrawnObject]) -> None:
         from av import FFmpegError
 
         assert self._drawing
         try:
-            self._drawing.add(frame.permute(1, 2, 0).numpy(), seconds, objects)
+            self._drawing.add(draw_objects(frame.permute(1, 2, 0).numpy(), objects), seconds)
         except FFmpegError as error:
             if isinstance(error, OSError):
                 raise
-            _log.warning("%s: its film cannot be drawn, but the tracks are kept: %s", self.key, error)
+            _log.warning("%s: its video cannot be drawn, but the tracks are kept: %s", self.key, error)
             self._drawing.discard()
             self._drawing = None
 

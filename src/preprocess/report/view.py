@@ -3,20 +3,18 @@
 | file of a sample | shown as                                                     |
 |------------------|--------------------------------------------------------------|
 | `*.npy`          | dtype, shape, least and greatest value                       |
-| `*.json`         | the document; lists of many values shortened                 |
+| `*.json`         | the document; long lists shortened                           |
 | `*.txt`          | the text, shortened                                          |
 | anything else    | its size                                                     |
-| `presence.npy`   | besides, for each part, in how many frames it was found      |
 
-Of a run of captions besides: how long they are; of one of poses: how many people there are, and which joints they have;
-of up to 1,000 that are read.
+The kind of the samples adds what its `columns` summarize, such as detection rates or lengths of texts: for a sample its
+own values, for a run those of up to 1,000 samples (256 MiB), evenly spaced.
 """
 
-import difflib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,25 +23,21 @@ from rich.console import Group, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.table import Table
 
-from datamodules.errors import RunError
+from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import OK
 from datamodules.run.folder import Run, device_mix
-from datamodules.run.plan import Shard
+from datamodules.run.kind import kind_of
 from datamodules.run.reader import CommittedSamples, open_sample
 from datamodules.samples.arrays import read_array
-from datamodules.samples.captions import CaptionSamples
 from datamodules.samples.fields import read_json
-from datamodules.samples.keypoint_layouts import PARTS
-from datamodules.samples.pose import PoseSamples
-from datamodules.samples.skeleton import JOINTS
-from preprocess.export.reading import kind_of
+from preprocess.report.find import find
 from preprocess.terminal import Terminal, block, cell
 
 _MAX_ROWS = 20
-_MAX_READ = 1000
+_MAX_READ = 1000  # samples of a run
+_MAX_READ_BYTES = 256 << 20
 _MAX_LIST = 8  # values of a list in a JSON document
 _MAX_TEXT = 2000  # characters
-_MAX_COMPARED = 20_000  # keys held against a mistyped one: about a second
 _STYLES = {"ok": "green", "failed": "red", "planned": "dim"}
 
 
@@ -54,24 +48,6 @@ def view(run: Run, key: str | None, console: Terminal) -> None:
         RunError: no item has this key (the closest keys are named), or a record, table or tar is damaged.
     """
     console.print(_overview(run) if key is None else _item(run, key))
-
-
-def find(run: Run, key: str) -> tuple[Shard, int]:
-    """(shard, row) where the item with this key is planned. Reads the plan's keys alone.
-
-    Raises:
-        RunError: no item has this key; the closest keys are named.
-    """
-    for shard in run.plan.shards:
-        keys = run.plan.keys(shard.number)
-        if key in keys:
-            return shard, keys.index(key)
-    every = chain.from_iterable(run.plan.keys(shard.number) for shard in run.plan.shards)
-    known = list(islice(every, _MAX_COMPARED))
-    longer = [other for other in known if key in other]  # such as a name without its split
-    close = longer[:3] or difflib.get_close_matches(key, known, n=3)
-    hint = f"; closest: {', '.join(map(repr, close))}" if close else f"; the first is {known[0]!r}"
-    raise RunError(f"{run.folder} has no item {key!r} among {run.plan.num_items:,}{hint}")
 
 
 def _overview(run: Run) -> RenderableType:
@@ -88,10 +64,7 @@ def _overview(run: Run) -> RenderableType:
     done = run.outcome()
     if done.committed:
         parts += [_facts({"devices": device_mix(done.devices)}), ""]
-    if kind_of(run) == CaptionSamples.__name__ and done.committed:
-        parts += [_captions(run), ""]
-    if kind_of(run) == PoseSamples.__name__ and done.committed:
-        parts += [_poses(run), ""]
+        parts += [_facts(_summary(run)), ""]
     parts.append(rows)
     if more:
         parts.append(cell(f"… and {more:,} more", style="dim"))
@@ -114,39 +87,31 @@ def _totals(run: Run) -> Table:
     return table
 
 
-def _captions(run: Run) -> Table:
-    """Lengths of captions, evenly spaced over those that are committed."""
+def _summary(run: Run) -> dict[str, str]:
+    """What the kind of the samples says of some of them, evenly spaced over those that are committed."""
+    try:
+        kind = kind_of(run)
+    except (ConfigError, RunError) as error:
+        return {"summary": str(error)}
+    if not any(column.summary for column in kind.columns):
+        return {}
     samples = CommittedSamples(run)
-    read = [CaptionSamples().decode(*samples[index]) for index in _spread(len(samples))]
-    tokens = [sample.meta["num_tokens"] for sample in read if sample.meta.get("num_tokens") is not None]
-    facts = {
-        "captions": f"{len(read):,} of {len(samples):,} read",
-        "characters": _lengths([len(sample.caption) for sample in read]),
-    }
-    return _facts({**facts, "tokens": _lengths(tokens)} if tokens else facts)
+    num_read = max(1, min(_MAX_READ, len(samples), _MAX_READ_BYTES * len(samples) // samples.num_bytes))
+    chosen = np.unique(np.linspace(0, len(samples) - 1, num_read).round().astype(int)).tolist()
+    read = f"{len(chosen):,} of {len(samples):,} read"
+    return {"samples": read, **kind.overview(samples.decode(index, kind) for index in chosen)}
 
 
-def _poses(run: Run) -> Table:
-    """People, and how many of them have each joint, evenly spaced over the images that are committed."""
-    samples = CommittedSamples(run)
-    read = [PoseSamples().decode(*samples[index]) for index in _spread(len(samples))]
-    counts = np.bincount([len(sample.scores) for sample in read])
-    people = ", ".join(f"{number} in {count:,}" for number, count in enumerate(counts.tolist()) if count)
-    facts = {"images": f"{len(read):,} of {len(samples):,} read", "people": people}
-    if len(counts) > 1:
-        seen = np.concatenate([sample.keypoints for sample in read])[..., 2] > 0
-        rates = zip(JOINTS, (100 * seen.mean(0)).tolist(), strict=True)
-        facts["joints"] = ", ".join(f"{joint.replace('_', ' ')} {rate:.0f} %" for joint, rate in rates)
-    return _facts(facts)
-
-
-def _spread(count: int) -> list[int]:
-    """Up to `_MAX_READ` places, evenly spaced over `count`."""
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, _MAX_READ).round())]
-
-
-def _lengths(lengths: list[int]) -> str:
-    return f"{min(lengths):,} to {max(lengths):,}, the median {np.median(lengths):,.0f}"
+def _summary_of_sample(run: Run, key: str, files: Mapping[str, BinaryIO]) -> dict[str, str]:
+    """What the kind of the samples says of the one that has these files."""
+    for file in files.values():
+        file.seek(0)
+    try:
+        kind = kind_of(run)
+        members = files if kind.opens_files else {ending: file.read() for ending, file in files.items()}
+        return kind.overview([kind.decode(key, members)])
+    except (ConfigError, RunError) as error:
+        return {"summary": str(error)}
 
 
 def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
@@ -178,9 +143,10 @@ def _item(run: Run, key: str) -> RenderableType:
     facts |= {"device": row["device"]} if row["device"] else {}
     if row["reason"] is not None:
         return Group(*parts, _facts({**facts, "reason": row["reason"]}))
-    facts["frames"] = f"{row['num_frames']:,}"
     _, files = open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"], key=key)
-    return Group(*parts, _facts(facts), "", *_files(key, files))
+    described = list(_files(key, files))
+    facts |= {"frames": f"{row['num_frames']:,}"} | _summary_of_sample(run, key, files)
+    return Group(*parts, _facts(facts), "", *described)
 
 
 def _facts(facts: Mapping[str, str]) -> Table:
@@ -204,12 +170,12 @@ def _files(key: str, files: Mapping[str, BinaryIO]) -> Iterator[RenderableType]:
             if kind == "npy":
                 values = read_array(file)
                 described = (str(values.dtype), str(list(values.shape)), *_span(values))
-                if ending == "presence.npy" and values.shape[1:] == (len(PARTS),):
-                    documents += ["", _detection_rates(values)]
             elif kind == "json":
                 documents += ["", _highlighted(_shortened(read_json(file)))]
             elif kind == "txt":
-                documents += ["", block(io.TextIOWrapper(file, "utf-8").read(_MAX_TEXT))]
+                reader = io.TextIOWrapper(file, "utf-8")
+                documents += ["", block(reader.read(_MAX_TEXT))]
+                reader.detach()  # else it would close the file
         except ValueError as error:
             raise RunError(f"{key}.{ending} is damaged: {error}; run `preprocess verify`") from error
         table.add_row(ending, f"{size:,}", *described)
@@ -221,16 +187,6 @@ def _span(values: NDArray[Any]) -> tuple[str, str]:
     if not values.size or values.dtype.kind not in "biuf":
         return "–", "–"
     return f"{values.min():.6g}", f"{values.max():.6g}"
-
-
-def _detection_rates(presence: NDArray[Any]) -> Table:
-    """Of `presence` [T, parts], 1 where a part was found."""
-    table = Table("part", "found in", "rate", box=None, pad_edge=False)
-    table.columns[2].justify = "right"
-    for part, column in zip(PARTS, presence.T, strict=True):
-        found, num_frames = int(np.count_nonzero(column)), len(column)
-        table.add_row(part, f"{found:,} of {num_frames:,} frames", f"{100 * found / max(1, num_frames):.1f} %")
-    return table
 
 
 def _highlighted(document: Any) -> RenderableType:

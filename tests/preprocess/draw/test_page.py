@@ -35,9 +35,9 @@ def shown(run: Run, key: str | None = None) -> str:
 
 def test_a_page_shows_each_caption_beside_its_stored_image(tmp_path: Path) -> None:
     run = make_caption_run(tmp_path / "run", ITEMS)
-    assert visualize(run, tmp_path / "out") == [tmp_path / "out" / "captions.html"]
-    assert grays(tmp_path / "out" / "captions.html") == [0, 10, 20]
-    text = (tmp_path / "out" / "captions.html").read_text("utf-8")
+    assert visualize(run, tmp_path / "out") == [tmp_path / "out" / "samples.html"]
+    assert grays(tmp_path / "out" / "samples.html") == [0, 10, 20]
+    text = (tmp_path / "out" / "samples.html").read_text("utf-8")
     assert [text.index(key) for key in (">a<", ">sub/b<", ">%3Cc%3E<")] == sorted(
         text.index(key) for key in (">a<", ">sub/b<", ">%3Cc%3E<")
     )
@@ -92,12 +92,12 @@ def test_view_counts_statuses_and_lengths(tmp_path: Path) -> None:
     run = make_caption_run(tmp_path / "run", ITEMS, failed=("a",), status="truncated", num_tokens=30)
     plain = make_caption_run(tmp_path / "plain", ITEMS)
     lines = [line.split() for line in shown(run).splitlines()]
-    assert ["captions", "2", "of", "2", "read"] in lines
+    assert ["samples", "2", "of", "2", "read"] in lines
     assert ["split", "shards", "items", "ok", "truncated", "failed", "planned", "frames"] in lines
     assert ["train", "2", "3", "0", "2", "1", "0", "2"] in lines
     assert ["train", "2", "3", "3", "0", "0", "3"] in [line.split() for line in shown(plain).splitlines()]
-    assert ["characters", "22", "to", "22,", "the", "median", "22"] in lines
-    assert ["tokens", "30", "to", "30,", "the", "median", "30"] in lines
+    assert ["characters", "22"] in lines
+    assert ["tokens", "30"] in lines
 
 
 def test_view_shows_a_caption_and_what_is_told_of_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Films of tracks, decoded by another library than the one that writes them."""
+"""Videos of drawn frames, decoded by another library than the one that writes them."""
 
 from pathlib import Path
 
@@ -10,18 +10,11 @@ from PIL import Image
 
 from datamodules.errors import RunError
 from datamodules.media.video import read_frames
-from preprocess.draw.video import Drawn, TrackVideo, draw
+from preprocess.draw.video import VideoWriter
 from preprocess.draw.visualize import visualize
 from support.track_making import TrackItems, gray_of, made_sample, make_track_run, write_videos
 
 GRAY = np.full((240, 320, 3), 128, np.uint8)
-
-
-def square(obj_id: int, left: int = 100, top: int = 100, side: int = 60, size: tuple[int, int] = (240, 320)) -> Drawn:
-    """An object that is a square, but for its lower half."""
-    mask = np.zeros(size, bool)
-    mask[top : top + side // 2, left : left + side] = True
-    return Drawn(obj_id, "car", 0.87, (left, top, left + side, top + side), mask)
 
 
 def decoded(path: Path) -> tuple[list[NDArray[np.uint8]], list[float]]:
@@ -32,69 +25,13 @@ def decoded(path: Path) -> tuple[list[NDArray[np.uint8]], list[float]]:
     ].tolist()
 
 
-def differs(picture: NDArray[np.uint8], frame: NDArray[np.uint8] = GRAY) -> NDArray[np.bool_]:
-    return (picture != frame).any(2)
-
-
-def test_masks_are_tinted_boxes_framed_and_named_and_all_else_is_left() -> None:
-    each = square(1)
-    picture = draw(GRAY, [each])
-    changed = differs(picture)
-    assert changed[102:128, 102:158].all()  # the mask
-    assert not changed[132:158, 102:158].any()  # the rest of the box
-    for edge in (changed[100, 100:160], changed[159, 100:160], changed[100:160, 100], changed[100:160, 159]):
-        assert edge.all()
-    assert changed[85:99, 100:150].any()  # the name
-    changed[80:165, 95:220] = False
-    assert not changed.any()
-    assert (GRAY == 128).all()  # the frame itself is as it was
-    assert not differs(draw(GRAY, [])).any()
-
-
-def test_a_label_that_could_mislead_is_drawn_escaped_and_a_long_one_cut() -> None:
-    def labelled(label: str) -> NDArray[np.uint8]:
-        return draw(GRAY, [square(1)._replace(label=label)])
-
-    assert not differs(labelled("a\u202e\n\ud800"), labelled(r"a\u202e\n\ud800")).any()
-    assert not differs(labelled("a" * 10_000), labelled("a" * 80)).any()
-
-
-def test_an_object_has_the_colour_of_its_id_whatever_comes_with_it() -> None:
-    def colour(picture: NDArray[np.uint8], left: int) -> list[int]:
-        found: list[int] = picture[115, left + 30].tolist()
-        return found
-
-    alone = [draw(GRAY, [square(obj_id)]) for obj_id in range(1, 9)]
-    colours = [colour(picture, 100) for picture in alone]
-    assert len({tuple(each) for each in colours}) == 8
-    both = draw(GRAY, [square(2, left=10), square(5, left=200)])
-    assert [colour(both, 10), colour(both, 200)] == [colours[1], colours[4]]
-    assert colour(draw(GRAY, [square(22)]), 100) == colours[0]  # 21 colours, and around again
-
-
-def test_colours_are_rgb_as_the_frames() -> None:
-    from supervision import ColorPalette
-
-    wanted = ColorPalette.DEFAULT.colors[5].as_rgb()
-    np.testing.assert_allclose(draw(GRAY, [square(1)])[115, 130], 0.55 * 128 + 0.45 * np.array(wanted), atol=1.5)
-
-
-def test_names_at_the_edges_are_within_the_frame() -> None:
-    for place in ((0, 0), (260, 0), (0, 180), (260, 180)):
-        picture = draw(GRAY, [square(1, *place)])
-        inside = picture.copy()
-        left, top = place
-        inside[top : top + 60, left : left + 60] = 128
-        assert differs(inside).sum() + differs(picture)[:20].sum() > 500
-
-
-def test_a_film_has_the_frames_at_their_times(tmp_path: Path) -> None:
+def test_a_video_has_the_frames_at_their_times(tmp_path: Path) -> None:
     times = [20.0, 20.04, 20.1, 20.5, 20.5333333]
     frames = [np.full((48, 64, 3), 40 * place, np.uint8) for place in range(5)]
-    with TrackVideo(tmp_path / "sub" / "a.mp4", (48, 64)) as film:
-        drawn = [film.add(frame, time, []) for frame, time in zip(frames, times, strict=True)]
-        assert not film.path.exists()
-    np.testing.assert_array_equal(np.stack(drawn), np.stack(frames))
+    with VideoWriter(tmp_path / "sub" / "a.mp4", (48, 64)) as video:
+        for frame, time in zip(frames, times, strict=True):
+            video.add(frame, time)
+        assert not video.path.exists()
     found, shown = decoded(tmp_path / "sub" / "a.mp4")
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.mp4"]
     np.testing.assert_allclose([each.mean() for each in found], [0, 40, 80, 120, 160], atol=3)
@@ -104,10 +41,10 @@ def test_a_film_has_the_frames_at_their_times(tmp_path: Path) -> None:
     assert facts["duration_seconds_from_header"] == pytest.approx(0.5667, abs=1e-3)  # the last as long as that before
 
 
-def test_a_film_is_written_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_is_written_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with TrackVideo(Path("12:30 talk.mp4"), (48, 64)) as film:
-        film.add(np.zeros((48, 64, 3), np.uint8), 0.0, [])
+    with VideoWriter(Path("12:30 talk.mp4"), (48, 64)) as video:
+        video.add(np.zeros((48, 64, 3), np.uint8), 0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["12:30 talk.mp4"]
 
 
@@ -115,19 +52,19 @@ def test_a_film_is_written_under_any_name(tmp_path: Path, monkeypatch: pytest.Mo
 def test_odd_sizes_are_padded_by_their_last_row_and_column(tmp_path: Path, size: tuple[int, int]) -> None:
     x = np.linspace(0, 250, size[1]).astype(np.uint8)
     frame = np.repeat(np.repeat(x[None, :, None], size[0], 0), 3, 2)
-    with TrackVideo(tmp_path / "a.mp4", size) as film:
-        assert film.add(frame, 0.0, [square(1, 10, 10, 20, size)]).shape == (*size, 3)
+    with VideoWriter(tmp_path / "a.mp4", size) as video:
+        video.add(frame, 0.0)
     [found] = decoded(tmp_path / "a.mp4")[0]
     assert found.shape == (48, 64, 3)
     np.testing.assert_allclose(found[40:, -1], np.full_like(found[40:, -1], 250), atol=6)
 
 
-def test_a_film_that_breaks_off_leaves_nothing_and_one_that_was_there_stays(tmp_path: Path) -> None:
+def test_a_video_that_breaks_off_leaves_nothing_and_one_that_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"before")
-    with pytest.raises(IndexError), TrackVideo(tmp_path / "a.mp4", (240, 320)) as film:
-        [film.add(GRAY, place / 25, [[square(1)], []][place]) for place in range(3)]
+    with pytest.raises(IndexError), VideoWriter(tmp_path / "a.mp4", (240, 320)) as video:
+        [video.add([GRAY, GRAY][index], index / 25) for index in range(3)]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.mp4": b"before"}
-    with TrackVideo(tmp_path / "b.mp4", (48, 64)):
+    with VideoWriter(tmp_path / "b.mp4", (48, 64)):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
@@ -155,25 +92,25 @@ def test_tracks_of_a_run_are_drawn_over_their_frames_at_their_times(tmp_path: Pa
             assert sheet.width == 1800
 
 
-def test_tracks_whose_video_is_gone_are_drawn_on_pages(tmp_path: Path) -> None:
+def test_tracks_whose_video_is_gone_are_drawn_blank(tmp_path: Path) -> None:
     corpus = write_videos(tmp_path / "videos", "train/a", size=(240, 320), num_frames=5)
     run = make_track_run(tmp_path / "run", corpus)
     (tmp_path / "videos/train/a.mp4").unlink()
-    _, film = visualize(run, tmp_path / "out")
-    found, _ = decoded(film)
+    _, video = visualize(run, tmp_path / "out")
+    found, _ = decoded(video)
     assert (len(found), found[0].shape) == (5, (240, 320, 3))
     assert abs(float(found[0][150].mean()) - 246) < 4
 
 
-def test_tracks_of_a_size_that_no_film_can_have_end_with_one_error(
+def test_tracks_of_a_size_that_no_video_can_have_end_with_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = write_videos(tmp_path / "videos", "train/a", size=(240, 320), num_frames=2)
     info = {"width": 20_000, "height": 2, "fps": 25.0, "num_frames": 1, "duration": 0.04}
     meta = {"path": "train/a.mp4", "prompt": "car.", "video_info": info, "num_objects": 0, "backend": "made"}
-    sample = made_sample("train/a", [{"frame_idx": 0, "timestamp": 0.0, "objects": []}], meta)
+    sample = made_sample("train/a", [{"frame_idx": n, "timestamp": 0.0, "objects": []} for n in range(2)], meta)
     monkeypatch.setattr(TrackItems, "sample", lambda *_: sample)
     run = make_track_run(tmp_path / "run", corpus)
-    with pytest.raises(RunError, match=r"train/a: no film of 20000x2 px can be written .*16,384 px a side"):
+    with pytest.raises(RunError, match=r"train/a: no video of 20000x2 px can be written .*16,384 px a side"):
         visualize(run, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.mp4"))

@@ -18,17 +18,27 @@ from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
+from datamodules.samples import SampleKind
+from datamodules.samples.drawing.keypoints import COLOURS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from preprocess.draw import visualize as module
-from preprocess.draw.visualize import COLOURS, visualize
+from preprocess.draw.source import blank
+from preprocess.draw.visualize import visualize
 from support.clip_making import ClipItems, made_clip, make_clip_run
 from support.making import PART_SLICES, MadeItems, make_run
 
 # One point of each part, far from all others, in px of a frame of 104x130 px; drawn four times as large.
 PLACES = {"pose": (30, 90), "face": (20, 20), "left_hand": (80, 30), "right_hand": (80, 100)}
 PARTS = tuple(PLACES)
-GREY, PAGE = (128, 128, 128), (244, 246, 248)
+KEYPOINTS = {"class_path": "datamodules.samples.keypoints.KeypointSamples"}
+GREY, BLANK = (128, 128, 128), (244, 246, 248)
 Frame = NDArray[np.uint8]
+
+
+class UndrawnSamples(KeypointSamples):
+    draw = SampleKind.draw
+
+
+UNDRAWN = f"{__name__}.{UndrawnSamples.__qualname__}"
 
 
 class Items(Corpus):
@@ -61,7 +71,7 @@ def sample_of(item: Item, presence: tuple[int, ...] = (1, 1, 1, 1), layout: int 
 
 
 def run_of(folder: Path, root: Path, samples: list[tuple[Item, KeypointSample]], **made: Any) -> Run:
-    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(root)}}, **made}
+    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(root)}}, "samples": KEYPOINTS, **made}
     run = open_or_plan(folder, Items(root, [item for item, _ in samples]), fingerprint, ShardSize())
     by_key = {sample.key: sample for _, sample in samples}
     with Rank(run) as rank:
@@ -72,21 +82,21 @@ def run_of(folder: Path, root: Path, samples: list[tuple[Item, KeypointSample]],
     return run
 
 
-def filmed(path: Path) -> tuple[list[Frame], float]:
+def decoded(path: Path) -> tuple[list[Frame], float]:
     """(frames, frames per second) of an MP4, as decord reads it."""
     reader = decord.VideoReader(str(path))
     return [reader[i].asnumpy() for i in range(len(reader))], reader.get_avg_fps()
 
 
 def colour_at(frame: Frame, part: str) -> str:
-    """What the middle of the place of `part` looks like most: a part's name, `grey` or `page`."""
+    """What the middle of the place of `part` looks like most: a part's name, `grey` or `blank`."""
     x, y = (4 * value for value in PLACES[part])
     seen = frame[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(0)
-    known = {**COLOURS, "grey": GREY, "page": PAGE}
+    known = {**COLOURS, "grey": GREY, "blank": BLANK}
     return min(known, key=lambda name: float(np.abs(np.subtract(known[name], seen)).sum()))
 
 
-def test_each_sample_becomes_a_sheet_and_a_film_named_by_its_key(tmp_path: Path) -> None:
+def test_each_sample_becomes_a_sheet_and_a_video_named_by_its_key(tmp_path: Path) -> None:
     items = [sequence(tmp_path / "root", key) for key in ("train/a", "train/b", "dev/c")]
     run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item)) for item in items])
     written = visualize(run, tmp_path / "out", num_samples=9)
@@ -106,7 +116,7 @@ def test_parts_found_are_drawn_in_their_colours_over_the_frames(layout: int, tmp
     item = sequence(tmp_path / "root", "train/a")
     sample = sample_of(item, presence=(1, 1, 0, 1), layout=layout)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, fps = filmed(tmp_path / "out" / "train/a.mp4")
+    frames, fps = decoded(tmp_path / "out" / "train/a.mp4")
     assert ([frame.shape for frame in frames], fps) == ([(520, 416, 3)] * 3, 25.0)
     face = "face" if layout == 143 else "grey"
     for frame in frames:
@@ -118,7 +128,7 @@ def test_pose_points_that_are_not_visible_are_not_drawn(tmp_path: Path) -> None:
     sample = sample_of(item)
     sample.visibility[1] = 0.4
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
+    frames, _ = decoded(tmp_path / "out" / "train/a.mp4")
     assert [colour_at(frame, "pose") for frame in frames] == ["pose", "grey", "pose"]
 
 
@@ -151,7 +161,7 @@ def test_frames_of_a_video_are_those_that_were_planned(tmp_path: Path) -> None:
     item = Item("train/a", "train", "a.mp4", fps=10)
     sample = sample_of(item, (0, 0, 0, 0), num_frames=5, fps=10.0, width=640, height=480)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, fps = filmed(tmp_path / "out" / "train/a.mp4")
+    frames, fps = decoded(tmp_path / "out" / "train/a.mp4")
     assert (fps, frames[0].shape) == (10.0, (480, 640, 3))
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 40, 80, 120, 160], atol=4)
 
@@ -175,9 +185,10 @@ def test_frames_are_those_of_the_stream_that_was_asked_for(stream: int, tmp_path
         assert np.asarray(sheet)[300, 300].tolist() == pytest.approx([(60, 180)[stream]] * 3, abs=2)
 
 
-def test_a_file_that_was_mended_before_a_retry_is_drawn(tmp_path: Path) -> None:
+def test_a_file_that_was_repaired_before_a_retry_is_drawn(tmp_path: Path) -> None:
     item = replace(sequence(tmp_path / "root", "train/a"), modified=1e9, cost=1)  # as it was, planned
-    fingerprint = {"corpus": {"class_path": "Items", "init_args": {"root": str(tmp_path / "root")}}}
+    corpus = {"class_path": "Items", "init_args": {"root": str(tmp_path / "root")}}
+    fingerprint = {"corpus": corpus, "samples": KEYPOINTS}
     run = open_or_plan(tmp_path / "run", Items(tmp_path / "root", [item]), fingerprint, ShardSize())
     retry = None
     for members in (None, KeypointSamples().encode(sample_of(item, (1, 0, 1, 1)))):
@@ -188,18 +199,18 @@ def test_a_file_that_was_mended_before_a_retry_is_drawn(tmp_path: Path) -> None:
             rank.add(opened.shard.number, Result(0, **failed), members or {})
         retry = retry or open_or_plan_retry(run.folder, fingerprint, ShardSize(), RetryRequest((), time.time()))
     visualize(Run(run.folder), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
+    frames, _ = decoded(tmp_path / "out" / "train/a.mp4")
     assert [[colour_at(frame, part) for part in PARTS] for frame in frames] == [
         ["pose", "grey", "left_hand", "right_hand"]
     ] * 3
 
 
 @pytest.mark.parametrize(("size", "drawn"), [((639, 479), (640, 480)), ((2000, 1001), (1280, 640))])
-def test_films_have_even_sizes_up_to_1280_px(size: tuple[int, int], drawn: tuple[int, int], tmp_path: Path) -> None:
+def test_videos_have_even_sizes_up_to_1280_px(size: tuple[int, int], drawn: tuple[int, int], tmp_path: Path) -> None:
     item = Item("train/a", "train", "gone", ("0.png", "1.png"))
     sample = sample_of(item, width=size[0], height=size[1])
     visualize(run_of(tmp_path / "run", tmp_path, [(item, sample)]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
+    frames, _ = decoded(tmp_path / "out" / "train/a.mp4")
     assert frames[0].shape == (drawn[1], drawn[0], 3)
 
 
@@ -213,41 +224,41 @@ def test_a_sample_of_a_size_that_no_image_has_ends_with_one_error(width: Any, he
 
 
 @pytest.mark.parametrize(("fps", "shown"), [(1e300, 1000), (1e-300, 0.01), (-25.0, 0.01)])
-def test_a_rate_that_no_film_has_becomes_the_nearest_possible(fps: float, shown: float, tmp_path: Path) -> None:
+def test_a_rate_that_no_video_has_becomes_the_nearest_possible(fps: float, shown: float, tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a", 2)
     run = run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item, fps=fps))])
-    assert filmed(visualize(run, tmp_path / "out")[1])[1] == pytest.approx(shown, rel=0.01)
+    assert decoded(visualize(run, tmp_path / "out")[1])[1] == pytest.approx(shown, rel=0.01)
 
 
-def test_frames_below_a_path_that_is_too_long_are_drawn_on_a_page(tmp_path: Path) -> None:
+def test_frames_below_a_path_that_is_too_long_are_drawn_blank(tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a")
     planned = replace(item, path="a" * 300)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(planned, sample_of(item, (1, 0, 1, 1)))]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
-    assert [colour_at(frame, "face") for frame in frames] == ["page"] * 3
+    frames, _ = decoded(tmp_path / "out" / "train/a.mp4")
+    assert [colour_at(frame, "face") for frame in frames] == ["blank"] * 3
 
 
-def test_frames_that_are_gone_are_drawn_on_a_page(tmp_path: Path) -> None:
+def test_frames_that_are_gone_are_drawn_blank(tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a")
     (tmp_path / "root" / "train/a/1.png").unlink()
     sample = sample_of(item, (1, 0, 1, 1))
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample)]), tmp_path / "out")
-    frames, _ = filmed(tmp_path / "out" / "train/a.mp4")
-    assert [colour_at(frame, "face") for frame in frames] == ["grey", "page", "page"]
+    frames, _ = decoded(tmp_path / "out" / "train/a.mp4")
+    assert [colour_at(frame, "face") for frame in frames] == ["grey", "blank", "blank"]
     assert [colour_at(frame, "pose") for frame in frames] == ["pose"] * 3
 
 
-def test_sample_of_one_frame_has_no_film(tmp_path: Path) -> None:
+def test_sample_of_one_frame_has_no_video(tmp_path: Path) -> None:
     item = sequence(tmp_path / "root", "train/a", 1)
     written = visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))]), tmp_path / "out")
     assert [path.name for path in written] == ["a.png"]
 
 
 def test_long_samples_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_FRAMES", 4)
+    monkeypatch.setattr("datamodules.samples.drawing.keypoints.MAX_FRAMES", 4)
     item = sequence(tmp_path / "root", "train/a", 7)
     visualize(run_of(tmp_path / "run", tmp_path / "root", [(item, sample_of(item))]), tmp_path / "out")
-    assert len(filmed(tmp_path / "out" / "train/a.mp4")[0]) == 4
+    assert len(decoded(tmp_path / "out" / "train/a.mp4")[0]) == 4
 
 
 def test_visualize_into_a_folder_with_something_in_it_fails(tmp_path: Path) -> None:
@@ -272,14 +283,15 @@ def test_visualize_of_an_unknown_split_fails(tmp_path: Path) -> None:
         visualize(run, tmp_path / "out", split="dev")
 
 
-def test_visualize_of_samples_without_keypoints_fails(tmp_path: Path) -> None:
-    item = Item("train/a", "train", "a", ("0.png",))
-    run = open_or_plan(tmp_path / "run", Items(tmp_path, [item]), {"corpus": {"init_args": {"root": "/"}}}, ShardSize())
-    with Rank(run) as rank:
-        opened = rank.lease()
-        assert opened is not None
-        rank.add(opened.shard.number, Result(0, num_frames=1), {"json": b"{}", "txt": b""})
-    with pytest.raises(RunError, match=r"holds no keypoints, clips, captions, poses or tracks .*: its .* json, txt"):
+def test_a_kind_that_draws_nothing_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", MadeItems({"train": 1}), fingerprint={"samples": {"class_path": UNDRAWN}})
+    with pytest.raises(ConfigError, match=r"^UndrawnSamples cannot be drawn: the class defines no method `draw`"):
+        visualize(run, tmp_path / "out")
+
+
+def test_a_run_that_names_no_kind_cannot_be_drawn(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", MadeItems({"train": 1}), fingerprint={"samples": {}})
+    with pytest.raises(RunError, match="does not name the class of its samples"):
         visualize(run, tmp_path / "out")
 
 
@@ -287,7 +299,7 @@ def test_clips_are_drawn_as_they_are_stored(tmp_path: Path) -> None:
     run = make_clip_run(tmp_path / "run", ClipItems({"train": 2}))
     written = visualize(run, tmp_path / "out", num_samples=1)
     assert [str(path.relative_to(tmp_path / "out")) for path in written] == ["train/v0.png", "train/v0.mp4"]
-    frames, fps = filmed(written[1])
+    frames, fps = decoded(written[1])
     stored = made_clip(run.plan.item(0, 0)).frames
     assert ([frame.shape for frame in frames], fps) == ([(346, 520, 3)] * 16, 8.0)
     for frame, expected in zip(frames, stored, strict=True):
@@ -305,8 +317,8 @@ def test_clips_are_drawn_as_they_are_stored(tmp_path: Path) -> None:
     ],
 )
 def test_text_that_could_mislead_is_drawn_escaped_and_a_long_one_cut(text: str, shown: str) -> None:
-    assert np.array_equal(module._page((900, 60), text), module._page((900, 60), shown))
-    assert not np.array_equal(module._page((900, 60), text), module._page((900, 60), ""))
+    assert np.array_equal(blank((60, 900), text), blank((60, 900), shown))
+    assert not np.array_equal(blank((60, 900), text), blank((60, 900), ""))
 
 
 @pytest.mark.parametrize("width", [0, -1, 10**9, None])
@@ -324,7 +336,7 @@ def test_samples_of_an_unknown_layout_are_refused_and_points_far_off_are_not_dra
     other.keypoints = other.keypoints[:, :7]
     run = run_of(tmp_path / "run", tmp_path / "root", [(items[0], far), (items[1], other)])
     assert [path.name for path in visualize(run, tmp_path / "out", split="train")] == ["a.png", "a.mp4"]
-    with pytest.raises(RunError, match=r"dev/b has keypoints \[2, 7, 3\], without frames or of no known layout"):
+    with pytest.raises(RunError, match=r"^dev/b cannot be drawn: its keypoints \[2, 7, 3\] have no frames, or no"):
         visualize(run, tmp_path / "other", split="dev")
 
 

@@ -39,10 +39,10 @@ def test_poses_are_drawn_over_their_image_and_beside_it(tmp_path: Path, capsys: 
 
 
 def test_a_table_tells_how_many_people_there_are_and_their_joints(tmp_path: Path) -> None:
-    console = Terminal(record=True, width=200)
+    console = Terminal(record=True, width=300)
     view(Run(make(tmp_path)), None, console)
     text = console.export_text()
-    assert "people  0 in 1, 1 in 1, 2 in 1" in text
+    assert "people   0 in 1, 1 in 1, 2 in 1" in text
     assert "nose 100 %" in text
     assert "right ankle 0 %" in text
     console = Terminal(record=True, width=200)

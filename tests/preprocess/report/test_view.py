@@ -15,7 +15,8 @@ from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
-from preprocess.report.view import find, view
+from preprocess.report.find import find
+from preprocess.report.view import view
 from preprocess.terminal import Terminal
 from support.clip_making import ClipItems, made_clip, make_clip_run
 from support.making import REASON, MadeItems, made_sample, make_run
@@ -72,7 +73,8 @@ def test_run_shows_each_item_with_status_and_frames(run: Run) -> None:
     assert ["train/v1", "failed", "0", *REASON.split()] in lines
     assert ["dev/v2", "planned", "0"] in lines
     assert ["devices", "cpu", "(6", "samples)"] in lines
-    assert len(lines) == 7 + 1 + 8  # nothing about more
+    assert ["num", "frames", "1", "to", "4,", "median", "1.5"] in lines
+    assert len(lines) == 10 + 2 + 8  # nothing about more
 
 
 def test_run_of_many_items_shows_twenty_and_how_many_more(tmp_path: Path) -> None:
@@ -95,10 +97,10 @@ def test_key_shows_the_files_of_its_sample(run: Run) -> None:
 
 def test_key_shows_the_detection_rate_of_each_part(run: Run) -> None:
     presence = made_sample(run.plan.item(*_place(run, "train/v3"))).presence
-    lines = shown(run, "train/v3")
+    [rates] = [" ".join(line) for line in shown(run, "train/v3") if line[:1] == ["presence"]]
     for part, column in zip(("pose", "face", "left_hand", "right_hand"), presence.T, strict=True):
         found = int(column.sum())
-        assert [part, str(found), "of", "4", "frames", f"{25 * found:.1f}", "%"] in lines
+        assert f"{part.replace('_', ' ')} {25 * found} %" in rates
 
 
 def test_key_of_a_failure_shows_its_reason(run: Run) -> None:
@@ -127,7 +129,7 @@ def test_files_of_any_kind_of_sample_are_shown(tmp_path: Path) -> None:
     assert ["none.npy", str(len(members["none.npy"])), "int64", "[0,", "4]", "–", "–"] in lines
     assert ["a", "[bold]caption[/bold]"] in lines
     assert ['"…', "30", "in", 'all"'] in lines
-    assert not any(line[:1] == ["part"] for line in lines)  # that presence is another kind's
+    assert [line[:2] for line in lines if "class" in line] == [["summary", "the"]]  # the plan names no kind
 
 
 def test_key_of_a_clip_shows_its_frames_tokens_and_text(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from preprocess.cli import main
 
 ROOT = Path(__file__).parents[2]
-SOURCE = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+SOURCE = "\n".join(path.read_text() for room in ("src", "examples") for path in (ROOT / room).rglob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -40,7 +40,9 @@ import numpy as np
 from PIL import Image
 
 from datamodules.corpus import Item
-from datamodules.loading.frames import FrameRequest, FrameStream, Ticket
+from datamodules.loading.request import FrameRequest
+from datamodules.loading.stream import FrameStream
+from datamodules.loading.tickets import Ticket
 from datamodules.media.image import read_image
 from datamodules.run.folder import Run
 from datamodules.run.plan import Plan

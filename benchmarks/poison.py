@@ -28,7 +28,8 @@ from torch import Tensor
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import DecodeError, ExtractError
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.samples import SampleKind
 from preprocess.job.extractor import Extractor
 

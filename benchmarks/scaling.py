@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from datamodules.corpus import Corpus, Item
-from datamodules.loading.frames import FrameRequest
 from datamodules.loading.loader import FrameLoader
+from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.leases import Leases
@@ -137,8 +137,8 @@ def _be_a_rank(folder: Path, root: str, position: float, seconds_per_frame: floa
     with Rank(run, position=position) as rank:
         for batch in FrameLoader(rank, root, FrameRequest(_SLICE_FRAMES), num_workers=0):
             time.sleep(seconds_per_frame * len(batch["rows"]))
-            for end in batch["summaries"]:
-                rank.add(batch["shard"], Result(end["row"], end["num_frames"]), {"json": b"{}"})
+            for summary in batch["summaries"]:
+                rank.add(batch["shard"], Result(summary.row, summary.num_frames), {"json": b"{}"})
 
 
 def _shares(run: Run) -> str:

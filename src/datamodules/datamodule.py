@@ -1,8 +1,8 @@
-"""One DataModule for both ends: frames of a corpus for `predict`, batches of committed samples for training."""
+"""One DataModule for both ends: frames of a corpus to preprocess, batches of committed samples to train on."""
 
+import inspect
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +13,42 @@ from torch.utils.data import DataLoader
 
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
-from datamodules.loading.frames import Batch, FrameRequest
+from datamodules.loading.batch import Batch
 from datamodules.loading.loader import FrameLoader
-from datamodules.loading.prefetch import CopiedAhead, SideStream
+from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
+from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
-from datamodules.media.jpeg import require_nvjpeg
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.samples import SampleKind
 from datamodules.training.splits import TrainingSplits
 
 _DECODING = Decoding()
+_PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding")
+_TRAINING_OPTIONS = ("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split")
 
 
 class FramesDataModule(LightningDataModule):
-    """Streams a corpus to an extractor; and loads what became of it for training.
+    """Streams the frames of a corpus to an extractor, and loads the samples of a run for training.
+
+    Preprocessing needs `corpus`; training needs `shards` and `samples`. An option that has no effect in what the
+    DataModule is used for is refused unless it has its default value.
 
     Args:
-        corpus: what is to be preprocessed; not needed for training.
-        shards: the folder of a run (its `--output.dir`); not needed for preprocessing.
-        samples: the kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`.
-        num_workers: DataLoader workers of each rank; 0: none, the rank reads by itself.
-        batch_size: samples in a training batch, of each rank.
-        seed: of the order in which `train_dataloader` shuffles; each epoch has its own order.
-        train_split: the split of `train_dataloader`.
-        val_split: the split of `val_dataloader`; None: `dev`, or else `val`, if the run has one.
-        test_split: the split of `test_dataloader`.
-        pin_memory: put batches into page-locked memory; None: where they go to a GPU.
-        worker_timeout_seconds: a worker that makes no progress for this long is killed, and its item has used up one of
-            its 3 attempts.
-        decoding: how videos and images are decoded.
+        corpus: lists the items to preprocess. Preprocessing only.
+        shards: folder of a run (its `--output.dir`). Training only.
+        samples: kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`.
+            Training only.
+        num_workers: DataLoader workers of each rank; 0: the rank reads by itself.
+        batch_size: samples in a training batch of each rank. Training only.
+        seed: seed of the order of `train_dataloader`; each epoch has its own order. Training only.
+        train_split: split of `train_dataloader`. Training only.
+        val_split: split of `val_dataloader`; None: `dev` if the run has it, else `val`. Training only.
+        test_split: split of `test_dataloader`. Training only.
+        pin_memory: put batches into page-locked memory; None: if they go to a GPU.
+        worker_timeout_seconds: a worker that makes no progress for this long is killed, which costs its item one
+            attempt of 3. Preprocessing only.
+        decoding: how videos and images are decoded. Preprocessing only.
     """
 
     def __init__(
@@ -65,26 +71,30 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError(f"{num_workers = } must be 0 or more, and {batch_size = } 1 or more")
         if not worker_timeout_seconds > 0:
             raise ConfigError(f"{worker_timeout_seconds = } must be above 0")
-        self.corpus, self.shards, self.samples = corpus, shards, samples
-        self.num_workers, self.batch_size, self.seed = num_workers, batch_size, seed
+        self.corpus, self.worker_timeout_seconds, self.decoding = corpus, worker_timeout_seconds, decoding
+        self.shards, self.samples, self.batch_size, self.seed = shards, samples, batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.pin_memory, self.worker_timeout_seconds, self.decoding = pin_memory, worker_timeout_seconds, decoding
+        self.num_workers, self.pin_memory = num_workers, pin_memory
         self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
-        """Look that there is something to load, and that it can be decoded as asked for.
+        """Check that there is something to load for a stage of the Trainer.
+
+        Args:
+            stage: `predict`, which is preprocessing; `fit`, `validate` or `test`.
 
         Raises:
-            ConfigError: they cannot.
-            RunError: `shards` is no run, or has nothing committed of a split that `stage` needs.
+            ConfigError: an option is missing, or has no effect in this stage; or nothing here can decode as asked.
+            RunError: `shards` is not a run, or has no committed samples of a split that the stage needs.
         """
         if stage == "predict":
+            self._refuse(_TRAINING_OPTIONS, "preprocessing")
             self._request().decoding.require()
         else:
             self._training().require(stage)
 
     def predict_dataloader(self) -> Iterable[Batch]:
-        """Batches of frames of the shards that this rank gets to lease; where it has a GPU, on their way to it.
+        """Return the batches of the shards that this rank leases; on a GPU, their frames are copied ahead.
 
         Raises:
             ConfigError: there is no corpus, or no run to lease from (see `preprocess.job.writer.ShardWriter`).
@@ -97,27 +107,27 @@ class FramesDataModule(LightningDataModule):
         )
         assert self.trainer is not None
         device = self.trainer.strategy.root_device
-        return CopiedAhead(batches, SideStream(device)) if pins_memory and device.type == "cuda" else batches
+        return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and device.type == "cuda" else batches
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Training batches go to the device; frames stay, as its memory may suffice for parts of a batch only."""
+        """Move a training batch to the device. Frames stay: its memory may suffice for a part of their batch only."""
         if self.trainer is not None and self.trainer.predicting:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Shuffled batches of the training split, every sample once an epoch over all ranks and workers.
+        """Return shuffled batches of the training split; over all ranks and workers, each sample comes once an epoch.
 
-        With Lightning's `overfit_batches` they come in planned order, as it takes the first few in every epoch.
+        With Lightning's `overfit_batches`, which takes the first few of each epoch, they come in planned order.
         """
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
         return self._training().dataloader("train", shuffle=not overfits)
 
     @property
     def val_dataloader(self) -> Callable[[], DataLoader[dict[str, Any]] | list[Any]]:
-        """Batches of the validation split in planned order; an empty list if none is named, and the run has none.
+        """Batches of the validation split in planned order; an empty list if none is named and the run has none.
 
-        While a model without `validation_step` trains, this is Lightning's own hook: Lightning would warn of another.
+        While a model without `validation_step` trains, this is Lightning's own hook: any other makes Lightning warn.
         """
         trainer = self.trainer
         if trainer is not None and trainer.training and not is_overridden("validation_step", trainer.lightning_module):
@@ -125,40 +135,24 @@ class FramesDataModule(LightningDataModule):
         return self._val_dataloader
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches of the test split in planned order."""
+        """Return batches of the test split in planned order."""
         return self._training().dataloader("test")
 
     def _val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         training = self._training()
         if training.has_validation:
             return training.dataloader("val")
-        # Lightning takes an empty list for "no validation", and warns of it nonetheless
+        # Lightning takes an empty list as "no validation", but warns of it
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
 
     def _request(self) -> FrameRequest:
-        """What the extractor wants, decoded as configured; on this rank's GPU if either says so."""
         assert self.trainer is not None
-        wanted: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[assignment]
-        device = self.trainer.strategy.root_device
-        if self.decoding.images == "nvjpeg":
-            if wanted.transform:
-                raise ConfigError(
-                    "--data.decoding.images nvjpeg leaves images to the GPU, and here the workers use them: set pillow"
-                )
-            require_nvjpeg(device)
-        if wanted.decoding.device == self.decoding.device == "cpu":
-            return wanted._replace(decoding=self.decoding)
-        if device.type != "cuda":
-            raise ConfigError("decoding with NVDEC needs a GPU: --trainer.accelerator gpu, or decode on the cpu")
-        return wanted._replace(decoding=replace(self.decoding, backend="torchcodec", device=str(device)))
-
-    def _pins_memory(self) -> bool:
-        if self.pin_memory is None:
-            return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return self.pin_memory
+        request: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[assignment]
+        return request.resolve(self.decoding, self.trainer.strategy.root_device)
 
     def _training(self) -> TrainingSplits:
+        self._refuse(_PREPROCESSING_OPTIONS, "training")
         if self.shards is None:
             raise ConfigError("training needs shards=…, the folder of a run")
         if self.samples is None:
@@ -172,3 +166,14 @@ class FramesDataModule(LightningDataModule):
             self.num_workers,
             self._pins_memory(),
         )
+
+    def _pins_memory(self) -> bool:
+        if self.pin_memory is None:
+            return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return self.pin_memory
+
+    def _refuse(self, options: Sequence[str], purpose: str) -> None:
+        """Raise ConfigError if one of `options`, which have no effect in what `purpose` names, is set."""
+        parameters = inspect.signature(FramesDataModule.__init__).parameters
+        if option := next((name for name in options if getattr(self, name) != parameters[name].default), None):
+            raise ConfigError(f"{option} has no effect in {purpose}. Leave it out")

@@ -11,7 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from datamodules import FramesDataModule
+from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
+from datamodules.media.decoding import Decoding
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
@@ -234,6 +236,36 @@ def test_training_without_shards_or_kind_fails(shards: Path) -> None:
 def test_prediction_without_corpus_fails() -> None:
     with pytest.raises(ConfigError, match="predict needs a corpus"):
         FramesDataModule().predict_dataloader()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"decoding": Decoding(fallback=True)}, {"worker_timeout_seconds": 5.0}, {"corpus": Images("images")}],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_of_preprocessing_are_refused_in_training(shards: Path, options: dict[str, Any]) -> None:
+    data = data_of(shards, **options)
+    for use in (lambda: data.setup("fit"), data.train_dataloader, data.val_dataloader, data.test_dataloader):
+        with pytest.raises(ConfigError, match=rf"^{next(iter(options))} has no effect in training\. Leave it out$"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shards": "runs"},
+        {"batch_size": 64},
+        {"seed": 1},
+        {"train_split": "a"},
+        {"val_split": "a"},
+        {"test_split": "a"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_of_training_are_refused_in_preprocessing(options: dict[str, Any]) -> None:
+    data = FramesDataModule(Images("images"), **options)
+    with pytest.raises(ConfigError, match=rf"^{next(iter(options))} has no effect in preprocessing\. Leave it out$"):
+        data.setup("predict")
 
 
 @pytest.mark.parametrize("options", [{"num_workers": -1}, {"batch_size": 0}])

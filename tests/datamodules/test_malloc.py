@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.corpus import Item
-from datamodules.loading.frames import FrameRequest
 from datamodules.loading.loader import FrameLoader
+from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
 from support.faulting_pages import PAGES, Faults, faults_of_a_block

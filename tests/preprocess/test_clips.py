@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 from datamodules import FramesDataModule
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import FrameRequest
+from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames

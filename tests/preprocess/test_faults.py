@@ -243,6 +243,7 @@ def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_st
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
+        ("--data.batch_size", "64", "batch_size has no effect in preprocessing. Leave it out"),
         ("--data.worker_timeout_seconds", "0", "worker_timeout_seconds = 0.0 must be above 0"),
         ("--output.extract_timeout_seconds", "-1", "extract_timeout_seconds = -1.0: it must be above 0"),
         ("--grace-seconds", "-5", "grace_seconds = -5.0: it must be 0 or more"),

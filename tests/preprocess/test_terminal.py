@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.corpus import Item
-from datamodules.loading.frames import _next
+from datamodules.loading.stream import _next
 from datamodules.messages import escape_messages
 from datamodules.run.activity import Activity
 from datamodules.run.commit import Result
@@ -123,7 +123,7 @@ def test_a_worker_shows_its_traceback_by_the_hook(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: shown.append(error))
     monkeypatch.setattr(os, "_exit", shown.append)
     error = ValueError(EVIL)
-    _next(map(_raise, [error]), dies=True)  # type: ignore[arg-type]
+    _next(map(_raise, [error]), is_worker=True)  # type: ignore[arg-type]
     assert shown == [error, 1]
 
 

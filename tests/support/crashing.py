@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from datamodules.corpus import Item
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from support.brightness import Brightness, BrightnessSample, MeanTransform
 
 

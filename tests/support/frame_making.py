@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from datamodules.corpus import Item
-from datamodules.loading.frames import FrameRequest
 from datamodules.loading.loader import FrameLoader
+from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
@@ -81,12 +81,12 @@ def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause
             for row, frame in zip(batch["rows"], batch.get("frames", []), strict=True):
                 values.setdefault((batch["shard"], row), []).append(int(frame.float().mean().round()))
             for summary in batch["summaries"]:
-                frames = values.pop((batch["shard"], summary["row"]), [])
-                if summary["reason"]:
-                    result = Result(summary["row"], reason=summary["reason"], reason_class=summary["reason_class"])
+                frames = values.pop((batch["shard"], summary.row), [])
+                if summary.reason:
+                    result = Result(summary.row, reason=summary.reason, reason_class=summary.reason_class)
                     rank.add(batch["shard"], result, {})
                 else:
-                    result = Result(summary["row"], num_frames=summary["num_frames"])
+                    result = Result(summary.row, num_frames=summary.num_frames)
                     rank.add(batch["shard"], result, {"json": str(frames).encode()})
             time.sleep(pause)
     return batches

@@ -1,49 +1,51 @@
 """The loader: leases shards for a rank, hands their rows to DataLoader workers as tickets, and yields their batches.
 
-A worker that dies, or makes no progress for too long and is killed, costs the item that it has stamped one attempt;
-new workers go on with what was not delivered. So does a file that cannot be read for now, which is tried again later.
-An item without attempts left becomes a failure (`Rank.attempt`), as soon as another one is read. If none is, but one
-after another uses up its attempts, an item that was read well before tells whether they are bad, or the environment.
+A worker that dies, or is killed because it makes no progress, costs its active item one attempt; new workers start, and
+take the tickets that were not delivered. A file that cannot be read for now costs its item an attempt, too, and is
+tried again after all other tickets. An item without attempts left becomes a failure once it is known that the
+environment is not to blame (`pending_failures.py`).
 """
 
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure, ListingError
-from datamodules.loading.frames import GIVEN_UP, Batch, FrameRequest, FrameStream, ItemSummary, Ticket, is_readable
-from datamodules.loading.worker_progress import Stamps
-from datamodules.loading.workers import CHECK_SECONDS, LocalTickets, Tickets, WorkerDied, Workers
+from datamodules.loading.batch import Batch, ItemSummary, idle_batch
+from datamodules.loading.pending_failures import PendingFailures
+from datamodules.loading.request import FrameRequest
+from datamodules.loading.stream import FrameStream
+from datamodules.loading.tickets import LocalTickets, Ticket, Tickets, tickets
+from datamodules.loading.worker_progress import WorkerProgress
+from datamodules.loading.workers import CHECK_SECONDS, WorkerDied, Workers
 from datamodules.malloc import keep_freed_memory
-from datamodules.run.folder import Run
-from datamodules.run.rank import OpenShard, Rank
+from datamodules.run.rank import Rank
 from datamodules.worker_process import begin_worker, fork_server
 
 _IDLE_SECONDS = 0.5
-_MAX_PATIENCE_SECONDS = 5.0  # an idle rank looks that often whether another has died or lags
-_CHECK_SECONDS = 2.0  # whether another rank has committed one of this rank's shards
-_MAX_IDLE_DEATHS = 3  # in a row
-_MAX_DOUBTFUL = 20
-_TRANSIENT = ("io", "memory")  # what a worker that lives may say of an item that is worth another attempt
+_MAX_IDLE_SECONDS = 5.0  # an idle rank checks at least this often whether another has died or lags
+_CHECK_COMMITTED_SECONDS = 2.0  # interval of the checks whether another rank has committed one of this rank's shards
+_MAX_IDLE_DEATHS = 3  # in a row, of workers without an active item
+_TRANSIENT = ("io", "memory")  # failures that a later attempt may not have
 
 
 class FrameLoader:
-    """The batches of all shards that `rank` gets to lease, until nothing is left to do for anyone, or it is to stop.
+    """The batches of all shards that `rank` gets to lease, until no rank has work left, or the rank is to stop.
+
+    Whoever consumes the batches gives their results to the rank.
 
     Args:
-        rank: leases shards, and is given their results by whoever consumes the batches.
+        rank: leases the shards.
         root: folder that items' paths are relative to.
-        request: what the extractor wants.
-        num_workers: worker processes; 0: read in this process.
+        request: which frames to read, and in what form.
+        num_workers: number of worker processes; 0: read in this process.
         pin_memory: put batches into page-locked memory, for copies to a GPU.
-        timeout_seconds: a worker that makes no progress for so long is killed; with workers only.
+        timeout_seconds: a worker that makes no progress for this long is killed. Without workers it has no effect.
     """
 
     def __init__(
@@ -58,13 +60,13 @@ class FrameLoader:
         self._rank, self._root, self._request = rank, root, request
         self._num_workers, self._pin_memory, self._timeout_seconds = num_workers, pin_memory, timeout_seconds
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
-        self._with_workers: dict[tuple[int, int], Ticket] = {}  # by shard and last row, whose end is the ticket's
+        # By shard and last row. A ticket is delivered when that row's summary comes: workers go through rows in order.
+        self._with_workers: dict[tuple[int, int], Ticket] = {}
         self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
-        self._doubtful: dict[tuple[int, int], tuple[str, str]] = {}  # their last attempt, since one was read well
-        self._good: Item | None = None  # one that was read well
+        self._pending = PendingFailures(rank, root, request.decoding)
         self._num_idle_deaths = 0
-        self._next_lease = self._next_check = 0.0
-        self._patience = _IDLE_SECONDS
+        self._next_lease = self._next_check = 0.0  # in monotonic s
+        self._lease_interval = _IDLE_SECONDS
 
     def __iter__(self) -> Iterator[Batch]:
         keep_freed_memory()
@@ -77,23 +79,25 @@ class FrameLoader:
                     self._charge(workers)
 
     def _batches(self, workers: Workers) -> Iterator[Batch]:
-        idle = False
+        was_idle = False
         while not self._hand_out():
             if self._with_workers:
-                idle = False
+                was_idle = False
                 yield self._next(workers)
-            else:  # Lightning asks for a batch before it hands over the one before: give it its turn
-                if idle:
+            else:
+                # Lightning asks for one batch ahead. Before this rank sleeps, an empty batch lets it hand over the last
+                # real one, whose results may complete a shard.
+                if was_idle:
                     time.sleep(_IDLE_SECONDS)
-                idle = True
-                yield Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], summaries=[], results=[])
+                was_idle = True
+                yield idle_batch()
 
     @contextmanager
     def _workers(self) -> Iterator[Workers]:
         context = fork_server(self._preload()) if self._num_workers else None
-        stamps = Stamps(context, self._num_workers, self._timeout_seconds) if context else None
+        progress = WorkerProgress(context, self._num_workers, self._timeout_seconds) if context else None
         self._tickets: Tickets | LocalTickets = Tickets(context) if context else LocalTickets()
-        workers = Workers(self._dataloader(context, stamps), stamps, self._timeout_seconds)
+        workers = Workers(self._dataloader(context, progress), progress, self._timeout_seconds)
         is_done = False
         try:
             yield workers
@@ -102,21 +106,21 @@ class FrameLoader:
             workers.end(self._tickets, at_once=not is_done)
 
     def _preload(self) -> list[str]:
-        """Names of the modules that every worker needs."""
+        """Return the names of the modules that every worker needs."""
         transform: Any = self._request.transform
         return [__name__, getattr(transform, "func", transform).__module__] if transform else [__name__]
 
-    def _dataloader(self, context: BaseContext | None, stamps: Stamps | None) -> DataLoader[Batch]:
+    def _dataloader(self, context: BaseContext | None, progress: WorkerProgress | None) -> DataLoader[Batch]:
         self._rank.activity.workers = self._num_workers
         return DataLoader(
-            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, stamps or self._rank),
-            batch_size=None,
-            collate_fn=_as_it_is,  # the default would make a tensor, and a file descriptor, of each array in `results`
+            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, progress or self._rank),
+            batch_size=None,  # the stream yields whole batches
+            collate_fn=_as_it_is,
             num_workers=self._num_workers,
             multiprocessing_context=context,
             worker_init_fn=begin_worker if context else None,
-            in_order=False,
-            timeout=CHECK_SECONDS if context else 0,
+            in_order=False,  # a worker with a slow item must not hold up the batches of the others
+            timeout=CHECK_SECONDS if context else 0,  # returns to `Workers.next`, which checks that all workers live
             pin_memory=self._pin_memory,
         )
 
@@ -127,144 +131,96 @@ class FrameLoader:
         self._rank.activity.add_seconds("wait", time.monotonic() - started)
         batch["alone"] = self._rank.is_suspect(batch["shard"], batch["rows"])
         for summary in batch["summaries"]:
-            self._rank.activity.add_seconds("read", summary["read_seconds"])
-            self._rank.activity.add_seconds("transform", summary["transform_seconds"])
-        batch["summaries"] = [summary for summary in batch["summaries"] if self._is_final(batch["shard"], summary)]
+            self._rank.activity.add_seconds("read", summary.read_seconds)
+            self._rank.activity.add_seconds("transform", summary.transform_seconds)
+        batch["summaries"] = [summary for summary in batch["summaries"] if self._is_final(batch, summary)]
         return batch
 
-    def _is_final(self, shard: int, summary: ItemSummary) -> bool:
-        """Take note of an item's end; whether it is one, or the item is to be tried again."""
-        place, failed = (shard, summary["row"]), summary["reason_class"]
-        ticket = self._with_workers.pop(place, None)
-        if failed in _TRANSIENT:
-            assert summary["reason"] is not None
-            if self._add_failed_attempt(*place, summary["reason"], failed):
+    def _is_final(self, batch: Batch, summary: ItemSummary) -> bool:
+        """Note the end of an item. Return False if it is to be tried again, or if its failure is pending."""
+        place = batch["shard"], summary.row
+        is_transient = summary.reason_class in _TRANSIENT
+        if is_transient:
+            assert summary.reason is not None
+            assert summary.reason_class is not None
+            if self._pending.add_attempt(*place, summary.reason, summary.reason_class):
                 self._again.add(place)
-        elif failed not in (GIVEN_UP, ListingError.reason_class):  # of which nothing was read
-            self._fail_doubtful()
-            if failed is None and shard in self._rank.open:
-                self._good = self._rank.open[shard].items[summary["row"]]
-        if ticket and (again := {(shard, row) for row in ticket.rows} & self._again):
+        elif summary.reason_class != ListingError.reason_class:  # of such an item no file was opened
+            self._pending.confirm(batch["items"][summary.row] if summary.reason is None else None)
+        if ticket := self._with_workers.pop(place, None):
+            self._requeue(ticket)
+        return not is_transient
+
+    def _requeue(self, ticket: Ticket) -> None:
+        """Put a delivered ticket behind all others, to give it time, if an item of it is to be tried again."""
+        if again := {(ticket.shard, row) for row in ticket.rows} & self._again:
             self._again -= again
-            self._waiting.append(ticket)  # behind all others: it may be a matter of time
-        return failed not in (*_TRANSIENT, GIVEN_UP)
-
-    def _add_failed_attempt(self, shard: int, row: int, reason: str, reason_class: str) -> bool:
-        """`Rank.attempt`, but with the item's last one wait until another item is read well."""
-        if self._rank.num_failed_attempts(shard, row) + 1 < self._rank.tolerance.max_attempts:
-            return self._rank.add_failed_attempt(shard, row, reason, reason_class)
-        self._doubtful[shard, row] = reason, reason_class
-        if len(self._doubtful) > _MAX_DOUBTFUL:
-            self._judge_doubtful()
-        return False
-
-    def _fail_doubtful(self) -> None:
-        while self._doubtful:
-            place, attempt = self._doubtful.popitem()
-            self._rank.add_failed_attempt(*place, *attempt)
-
-    def _judge_doubtful(self) -> None:
-        """Fail them, unless they failed in a row because the environment failed."""
-        reason, _ = next(reversed(self._doubtful.values()))
-        good = self._good_item()
-        is_io = any(reason_class == "io" for _, reason_class in self._doubtful.values())
-        is_gone = good and is_io and not is_readable(good, self._root, self._request.decoding)
-        if is_gone or (good is None and len(self._doubtful) > 1):
-            raise EnvironmentFailure(
-                f"{len(self._doubtful)} items in a row failed, the last one: {reason}. Is something wrong with the "
-                "mount, the memory or the installation? Finished work is safe. Fix the problem and rerun the same "
-                "command"
-            )
-        self._fail_doubtful()
-
-    def _good_item(self) -> Item | None:
-        """One that was read well, by this rank or by any that has spooled or committed; None if none is known."""
-        if self._good:
-            return self._good
-        for opened in self._rank.open.values():
-            for row, result in opened.spool.results.items():
-                if result.reason is None:
-                    return opened.items[row]
-        run = Run(self._rank.run.folder)
-        committed = run.committed()
-        for shard in (shard for shard in run.plan.shards if shard.name in committed):
-            if run.record(shard.name).committed:
-                classes = run.table(shard.name, ["reason_class"])["reason_class"].to_pylist()
-                if None in classes:
-                    return run.plan.item(shard.number, classes.index(None))
-        return None
+            self._waiting.append(ticket)
 
     def _charge(self, workers: Workers) -> None:
-        """Charge dead workers to the items they had stamped, and take back all tickets that are not delivered."""
-        exit_codes, charged = workers.deaths()
-        self._num_idle_deaths += not charged
+        """Charge dead workers to the items that were active in them, and take back all undelivered tickets."""
+        exit_codes, crashed = workers.deaths()
+        self._num_idle_deaths += not crashed
         if self._num_idle_deaths >= _MAX_IDLE_DEATHS:
             raise EnvironmentFailure(
-                f"workers died before they active an item (exit codes {exit_codes}): out of memory, or a broken "
-                "installation? Finished work is safe. Fix the problem and rerun the same command"
+                f"workers died before they began an item (exit codes {exit_codes}). Is memory exhausted, or the "
+                "installation broken? Finished work is safe. Fix the problem and rerun the same command"
             )
-        for stamp, reason, reason_class in charged:
-            self._add_failed_attempt(stamp.shard, stamp.row, reason, reason_class)
+        for item, reason, reason_class in crashed:
+            self._pending.add_attempt(item.shard, item.row, reason, reason_class)
         self._waiting.extendleft(reversed(self._with_workers.values()))
         self._with_workers.clear()
 
     def _hand_out(self) -> bool:
-        """Keep the workers in tickets, leasing as they run short; whether nothing is left to do, for any rank."""
+        """Give the workers enough tickets, leasing shards for them; return whether no rank has work left."""
         if time.monotonic() > self._next_check:
             self._rank.abandon_committed()
-            self._next_check = time.monotonic() + _CHECK_SECONDS
+            self._next_check = time.monotonic() + _CHECK_COMMITTED_SECONDS
         if self._rank.stopping:
             return self._take_back()
+        # two tickets for each worker: one in work, and one to begin next without waiting for this process
         while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
-            ticket = self._waiting.popleft()
-            opened = self._rank.open.get(ticket.shard)
-            if opened:  # else another rank has committed it
-                self._with_workers[ticket.shard, ticket.rows[-1]] = ticket
-                failed = opened.failed | {row for shard, row in self._doubtful if shard == ticket.shard}
-                self._tickets.put(ticket._replace(given_up=failed.intersection(ticket.rows)))
+            self._hand_out_rest(self._waiting.popleft())
         if self._with_workers:
             return False
-        if self._doubtful:  # and nothing is left to tell by
-            self._judge_doubtful()
+        if self._pending:  # no other item is left whose reading could decide
+            self._pending.decide()
         return self._rank.finished()
 
+    def _hand_out_rest(self, ticket: Ticket) -> None:
+        """Give the workers a ticket without the rows that have failed meanwhile, if any is left."""
+        opened = self._rank.open.get(ticket.shard)
+        if opened is None:  # another rank has committed the shard
+            return
+        failed = opened.failed | self._pending.rows(ticket.shard)
+        if rows := tuple(row for row in ticket.rows if row not in failed):
+            ticket = Ticket(ticket.shard, rows)
+            self._with_workers[ticket.shard, rows[-1]] = ticket
+            self._tickets.put(ticket)
+
     def _take_back(self) -> bool:
-        """Take back the tickets that no worker has begun; whether no worker has one."""
+        """Take back the tickets that no worker has begun; return whether the workers have finished the others."""
         for ticket in self._tickets.take_back():
             self._with_workers.pop((ticket.shard, ticket.rows[-1]), None)
         return not self._with_workers
 
     def _lease(self) -> bool:
+        """Lease a shard and queue its tickets; return False if none can be leased now."""
         if time.monotonic() < self._next_lease:
             return False
         opened = self._rank.lease()
         if opened is None:
-            self._next_lease = time.monotonic() + self._patience
-            self._patience = min(2 * self._patience, _MAX_PATIENCE_SECONDS)
+            self._next_lease = time.monotonic() + self._lease_interval
+            self._lease_interval = min(2 * self._lease_interval, _MAX_IDLE_SECONDS)
             return False
-        self._patience = _IDLE_SECONDS
+        self._lease_interval = _IDLE_SECONDS
+        # Tickets with items that failed before come last: should they end this rank, the rest of the shard is done.
         tried_before = opened.spool.failed_attempts.keys()
-        made = tickets(opened, self._request.images_in_ticket)  # those that cost a process before, last
+        made = tickets(opened, self._request.images_in_ticket)
         self._waiting.extend(sorted(made, key=lambda ticket: not tried_before.isdisjoint(ticket.rows)))
         return True
 
 
 def _as_it_is(batch: Any) -> Any:
+    """Return the batch. The default would make a tensor, and a file descriptor, of each array in `results`."""
     return batch
-
-
-def tickets(opened: OpenShard, num_images: int) -> Iterator[Ticket]:
-    """The tickets of a shard that still have a row without a result, without rows that a retry keeps.
-
-    They depend on the plan alone: a video or frame sequence is one, and so are up to `num_images` single images in a
-    row. One that was done in part is done again whole, because its slices are the extractor's micro-batches.
-    """
-    missing = set(opened.missing)
-    wanted = [row for row in range(len(opened.items)) if row not in opened.kept]
-    for is_image, group in groupby(wanted, key=lambda row: len(opened.items[row].frames) == 1):
-        rows = list(group)
-        step = num_images if is_image else 1
-        for start in range(0, len(rows), step):
-            ticket = Ticket(opened.shard.number, tuple(rows[start : start + step]))
-            if missing.intersection(ticket.rows):
-                yield ticket

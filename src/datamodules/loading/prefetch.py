@@ -1,8 +1,9 @@
-"""Frames that are on their way to the GPU while it computes the batch before.
+"""Prefetching: frames are copied to the GPU while it computes the batch before.
 
-Lightning fetches a batch before it hands over the one before it. So a copy that is begun as a batch comes, on a stream
-of its own, runs beside that computation; whoever wants the frames has its stream wait for the copy. Order and results
-are what they would be without. The frames stay in the host's memory as well, for parts of a batch that was too large.
+Lightning fetches a batch before it hands over the one before it. So a copy that starts when a batch comes, on a CUDA
+stream of its own, runs beside that computation. Whoever takes the frames has its own stream wait for the copy. Order
+and results are the same as without prefetching. The frames also stay in the host's memory, because a batch that is too
+large for the GPU is split and copied again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,52 +12,64 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datamodules.loading.frames import Batch
+from datamodules.loading.batch import Batch
 
-_MOST_BYTES = 1 << 28  # a larger batch may need the memory that its copy would take from the one before
+_MAX_BYTES = 1 << 28  # the copy of a larger batch could take the memory that the batch before it needs
 
 
-class Copy(Protocol):
-    """Frames that are being copied."""
+class DeviceCopy(Protocol):
+    """Frames that are being copied to a device."""
 
     def take(self) -> Tensor | list[Tensor]:
-        """The frames on the device; what the current stream does from now on comes after the copy."""
+        """Return the frames on the device. Work that the current stream gets from now on waits for the copy."""
         ...
 
 
-class CopiedAhead:
-    """Batches whose frames are on their way (`Batch.ahead`).
+class PrefetchedBatches:
+    """Batches whose frames are on their way to the device (`Batch.device_copy`).
 
     Args:
         batches: from the workers.
-        begin: begins to copy frames; None where that is no use.
+        start_copy: starts to copy frames; returns None where a copy would not help.
     """
 
-    def __init__(self, batches: Iterable[Batch], begin: Callable[[Tensor | list[Tensor]], Copy | None]) -> None:
-        self._batches, self._begin = batches, begin
+    def __init__(
+        self, batches: Iterable[Batch], start_copy: Callable[[Tensor | list[Tensor]], DeviceCopy | None]
+    ) -> None:
+        self._batches, self._start_copy = batches, start_copy
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._batches:
             frames = batch.get("frames")
-            if frames is not None and not batch.get("alone") and (copy := self._begin(frames)):
-                batch["ahead"] = copy
+            # an item after which a process died is extracted alone: its batch is split, and the copy would be unused
+            if frames is not None and not batch.get("alone") and (copy := self._start_copy(frames)):
+                batch["device_copy"] = copy
             yield batch
 
 
-class SideStream:
-    """Begins copies to a GPU on a stream of its own."""
+class CopyStream:
+    """Starts copies to a GPU on a CUDA stream of its own.
+
+    Args:
+        device: the GPU.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def __call__(self, frames: Tensor | list[Tensor]) -> Copy | None:
-        """A copy; None if there is no memory to spare, or the frames are none of page-locked memory."""
-        each = [frames] if isinstance(frames, Tensor) else frames
-        if not each or not each[0].is_pinned() or sum(frame.nbytes for frame in each) > _MOST_BYTES:
+    def __call__(self, frames: Tensor | list[Tensor]) -> DeviceCopy | None:
+        """Start a copy of `frames`.
+
+        Returns:
+            The copy; None if the GPU has no memory to spare, or if the frames are not in page-locked memory, from which
+            alone a copy runs beside a computation.
+        """
+        tensors = [frames] if isinstance(frames, Tensor) else frames
+        if not tensors or not tensors[0].is_pinned() or sum(tensor.nbytes for tensor in tensors) > _MAX_BYTES:
             return None
         try:
             with torch.cuda.stream(self._stream):
-                copies = [frame.to(self._stream.device, non_blocking=True) for frame in each]
+                copies = [tensor.to(self._stream.device, non_blocking=True) for tensor in tensors]
                 return _StreamCopy(copies, isinstance(frames, Tensor), self._stream.record_event())
         except torch.OutOfMemoryError:
             return None
@@ -69,6 +82,8 @@ class _StreamCopy:
     def take(self) -> Tensor | list[Tensor]:
         current: Any = torch.cuda.current_stream(self._copies[0].device)
         current.wait_event(self._done)
-        for copy in self._copies:  # its memory belongs to the other stream: keep it from being used anew too early
+        # The memory was allocated on the copying stream. Without this, the allocator could give it to the next copy
+        # while the current stream still reads it.
+        for copy in self._copies:
             copy.record_stream(current)
         return self._copies[0] if self._is_one else list(self._copies)

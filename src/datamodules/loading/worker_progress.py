@@ -1,6 +1,6 @@
-"""Stamps: which item each worker touches, and since when, in shared memory that outlives the worker.
+"""Which item each worker is at work on, and since when: in shared memory, which outlives a worker that dies.
 
-A death or a hang is charged to exactly the item that is stamped.
+So a death or a hang is charged to exactly the item that the worker had marked active.
 """
 
 import faulthandler
@@ -8,14 +8,25 @@ import os
 import time
 from collections.abc import Sequence
 from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-_NOTHING = -1
-_CELLS = 4  # pid, monotonic nanoseconds, row, shard: written in this order, so that no time is taken for another's
+from torch.utils.data import get_worker_info
+
+_IDLE = -1  # in place of a shard
+# Cells of a worker: process id, time in monotonic ns, row, shard. They are written in this order: the shard, which says
+# that the worker is active, comes last, so that a reader never combines a new item with the time of the one before.
+_CELLS = 4
 
 
-class Stamp(NamedTuple):
-    """What the worker `pid` touches: a row of a shard, without progress for `seconds`."""
+class ActiveItem(NamedTuple):
+    """An item that a worker is at work on.
+
+    Attributes:
+        pid: process id of the worker.
+        shard: index of the item's shard in the plan.
+        row: row of the item in that shard.
+        seconds: time since the worker last made progress.
+    """
 
     pid: int
     shard: int
@@ -23,53 +34,51 @@ class Stamp(NamedTuple):
     seconds: float
 
 
-class Stamps:
-    """The stamps of the workers of one rank, made before they start.
+class WorkerProgress:
+    """Progress of the workers of one rank: an `ActivityMonitor` in each worker, which the rank reads.
+
+    The rank makes it before the workers start, and they inherit its memory.
+
+    A worker that is stuck in native code and holds the GIL can be ended only from outside, by its rank. If the rank is
+    gone, a timer of faulthandler, which runs without Python, ends the worker.
 
     Args:
-        context: that starts them.
-        num_workers: how many there are.
-        timeout_seconds: a worker that makes no progress ends itself after twice this time, rank or no rank.
+        context: starts the workers.
+        num_workers: number of workers.
+        timeout_seconds: a worker without progress ends itself after twice this time.
     """
 
     def __init__(self, context: BaseContext, num_workers: int, timeout_seconds: float) -> None:
-        self._cells = context.RawArray("q", [_NOTHING] * (_CELLS * num_workers))
+        self._cells = context.RawArray("q", [_IDLE] * (_CELLS * num_workers))
         self._timeout_seconds = timeout_seconds
+        self._armed_at = 0.0  # when this worker's timer was set, in monotonic s; 0: it is not set
 
-    def of(self, worker: int) -> "WorkerStamp":
-        """The stamp of worker number `worker`, this process."""
-        return WorkerStamp(self._cells, worker * _CELLS, self._timeout_seconds)
-
-    def read(self) -> list[Stamp]:
-        """The items that are being active."""
+    def read(self) -> list[ActiveItem]:
+        """Return the active items of all workers."""
         cells, now = self._cells[:], time.monotonic_ns()
-        stamps = [cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)]
-        return [Stamp(pid, shard, row, (now - since) / 1e9) for pid, since, row, shard in stamps if shard != _NOTHING]
-
-
-class WorkerStamp:
-    """What this worker touches: one item at a time.
-
-    Should its rank be gone, nobody else would end a worker that is stuck in native code and holds the GIL: a timer of
-    faulthandler, which needs no Python, does.
-    """
-
-    def __init__(self, cells: Any, start: int, timeout_seconds: float) -> None:
-        self._cells, self._start, self._timeout_seconds = cells, start, timeout_seconds
-        self._armed = 0.0  # when the timer was set; 0: it is not
+        workers = [cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)]
+        return [
+            ActiveItem(pid, shard, row, (now - since) / 1e9) for pid, since, row, shard in workers if shard != _IDLE
+        ]
 
     def mark_active(self, shard: int, rows: Sequence[int]) -> None:
-        """It goes on with the item in the one row in `rows`."""
+        """Note that this worker makes progress with an item. `rows` has the item's row only."""
         (row,) = rows
         now = time.monotonic()
-        if now - self._armed > self._timeout_seconds / 2:
+        if now - self._armed_at > self._timeout_seconds / 2:  # not at every frame: setting the timer starts a thread
             faulthandler.dump_traceback_later(2 * self._timeout_seconds, exit=True)
-            self._armed = now
-        self._cells[self._start : self._start + _CELLS] = [os.getpid(), time.monotonic_ns(), row, shard]
+            self._armed_at = now
+        start = self._start()
+        self._cells[start : start + _CELLS] = [os.getpid(), time.monotonic_ns(), row, shard]
 
     def mark_idle(self) -> None:
-        """It touches nothing: it waits for a ticket, or for its slice to be taken."""
-        self._cells[self._start + _CELLS - 1] = _NOTHING
-        if self._armed:
+        """Note that this worker waits: for a ticket, or for its batch to be taken."""
+        self._cells[self._start() + _CELLS - 1] = _IDLE
+        if self._armed_at:
             faulthandler.cancel_dump_traceback_later()
-            self._armed = 0.0
+            self._armed_at = 0.0
+
+    def _start(self) -> int:
+        worker = get_worker_info()
+        assert worker is not None  # only workers mark what they do
+        return worker.id * _CELLS

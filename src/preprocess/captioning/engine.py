@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from datamodules.errors import ExtractError
-from datamodules.loading.frames import FrameTransform
+from datamodules.loading.request import FrameTransform
 from preprocess.captioning.caption import Caption
 
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Selection
 from datamodules.run.failure_limit import FailureLimit
@@ -123,7 +124,7 @@ class _Check(Extractor):
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> None:
         """Count the item if its pixels are not square, or if frames of it are skipped."""
-        if facts := summary["video"]:
+        if facts := summary.video:
             self.num_non_square += facts["pixel_aspect_ratio"] != 1
             self.num_skipping += facts["num_skipped_frames"] > 0
 

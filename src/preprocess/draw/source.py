@@ -10,7 +10,7 @@ from PIL import ImageDraw
 
 from datamodules.corpus import Item
 from datamodules.errors import DecodeError, RunError
-from datamodules.loading.frames import frames_of
+from datamodules.loading.reading import frames_of
 from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
 from datamodules.samples.drawing import Colour, Image, resized

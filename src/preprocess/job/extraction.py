@@ -23,7 +23,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from datamodules.errors import EnvironmentFailure, ExtractError, ItemError, RunError
-from datamodules.loading.frames import Batch
+from datamodules.loading.batch import Batch
 from datamodules.media.jpeg import decode_jpegs
 from datamodules.run.rank import Rank
 from preprocess.job.extractor import Extractor
@@ -111,7 +111,7 @@ class Extraction:
 
 def _on(batch: Batch, device: torch.device) -> Batch:
     """`batch` with its frames, decoded if they are not, or with the workers' results, on `device`."""
-    copy = batch.pop("ahead", None)  # once: if it is too large, it is not to stay while parts are tried
+    copy = batch.pop("device_copy", None)  # once: if it is too large, it is not to stay while parts are tried
     there = batch.copy()
     if copy:
         there["frames"] = copy.take()
@@ -154,6 +154,7 @@ def _part(batch: Batch, places: slice) -> Batch:
         rows=batch["rows"][places],
         frame_idx=batch["frame_idx"][places],
         pts_seconds=batch["pts_seconds"][places],
+        items={row: batch["items"][row] for row in batch["rows"][places]},
         summaries=[],
     )
     if "results" in batch:

@@ -8,7 +8,8 @@ from lightning.pytorch import LightningModule
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import OK
 from datamodules.run.rank import Rank
 from datamodules.samples import SampleKind

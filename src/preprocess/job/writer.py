@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from datamodules import FramesDataModule
 from datamodules.corpus import located
 from datamodules.errors import ConfigError, ItemError, RunError
-from datamodules.loading.frames import Batch, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.run.commit import OK, Result
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.files import VIDEOS, write_whole
@@ -191,15 +191,15 @@ class ShardWriter(BasePredictionWriter):
 
     def _finish(self, extractor: Extractor, shard: int, summary: ItemSummary) -> None:
         assert self.rank is not None
-        gathered = self._gathered.pop((shard, summary["row"]), _Gathered())
+        gathered = self._gathered.pop((shard, summary.row), _Gathered())
         opened = self.rank.open.get(shard)
-        if opened is None or summary["row"] in opened.spool.results:
-            extractor.release(shard, summary["row"])
+        if opened is None or summary.row in opened.spool.results:
+            extractor.release(shard, summary.row)
             return  # committed by another rank meanwhile; or done before, and again for its neighbours in the ticket
-        item = located(opened.items[summary["row"]], self._root)
-        seconds = round(summary["read_seconds"] + summary["transform_seconds"], 4)
+        item = located(opened.items[summary.row], self._root)
+        seconds = round(summary.read_seconds + summary.transform_seconds, 4)
         members: Mapping[str, Content] = {}
-        reason, reason_class, status = summary["reason"], summary["reason_class"], OK
+        reason, reason_class, status = summary.reason, summary.reason_class, OK
         if reason is None:
             try:
                 if gathered.error:
@@ -212,21 +212,21 @@ class ShardWriter(BasePredictionWriter):
             except ItemError as error:
                 reason, reason_class = str(error), error.reason_class
             except Exception as error:  # ends the process, as in `extract`
-                self.rank.mark_active(shard, [summary["row"]])
+                self.rank.mark_active(shard, [summary.row])
                 self.rank.attribute_crash(error)
                 raise
         result = Result(
-            row=summary["row"],
-            num_frames=summary["num_frames"] if reason is None else 0,
+            row=summary.row,
+            num_frames=summary.num_frames if reason is None else 0,
             seconds=seconds,
             reason=reason,
             reason_class=reason_class,
             split_to=gathered.split_to,
-            decoder=",".join(summary["video"]["backends"]) or None if summary["video"] else None,
+            decoder=",".join(summary.video["backends"]) or None if summary.video else None,
             status=status,
         )
         self.rank.add(shard, result, members)
-        extractor.release(shard, summary["row"])
+        extractor.release(shard, summary.row)
 
 
 class _Gathered:

@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import Batch, Batching, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import Batching, FrameRequest
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.printable import printable
 from datamodules.samples.captions import CaptionSample, CaptionSamples
@@ -199,7 +200,7 @@ class Captions(Extractor):
     def assemble(self, item: Item, results: Sequence[Answer], summary: ItemSummary) -> CaptionSample:
         """The caption, how it was made, and the image if that is to be stored."""
         ((prompt, caption),) = results
-        assert summary["size"] is not None
+        assert summary.size is not None
         told = {
             "image": item.image,
             **{name: value for name, value in item.meta.items() if name != JSON_FILES},
@@ -209,14 +210,14 @@ class Captions(Extractor):
             "system_prompt": self.hparams["system_prompt"],
             "status": caption.status,
             "num_tokens": caption.num_tokens,
-            "height": summary["size"][0],
-            "width": summary["size"][1],
+            "height": summary.size[0],
+            "width": summary.size[1],
             "backend": self.hparams["backend"],
         }
         if caption.entities is not None:
             told["entities"] = caption.entities
         ending = self._store and stored_ending(item.frames[0], self._store)
-        return CaptionSample(item.key, caption.text, told, summary["content"], ending)
+        return CaptionSample(item.key, caption.text, told, summary.content, ending)
 
     def status(self, sample: CaptionSample) -> str:
         """`ok`, `truncated` or `empty`."""

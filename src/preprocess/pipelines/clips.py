@@ -16,7 +16,8 @@ from torch import Tensor
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.hub import find_files
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Short, Uniform
 from datamodules.printable import printable
@@ -131,12 +132,12 @@ class Clips(Extractor):
 
 def _known(summary: ItemSummary) -> dict[str, Any]:
     """What the json of a sample says of its video."""
-    facts = summary["video"]
+    facts = summary.video
     assert facts is not None
     return {
         **{name: value for name, value in facts.items() if name in _FACTS},
-        "fps": summary["fps"],
-        "pts_seconds": [round(seconds, 6) for seconds in summary["pts_seconds"] or ()],
+        "fps": summary.fps,
+        "pts_seconds": [round(seconds, 6) for seconds in summary.pts_seconds or ()],
     }
 
 

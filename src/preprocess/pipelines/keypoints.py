@@ -12,7 +12,8 @@ from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
@@ -174,17 +175,17 @@ class Keypoints(Extractor):
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> KeypointSample:
         """The frames' keypoints, one after another."""
         keypoints, presence, visibility = (np.stack(values) for values in zip(*results, strict=True))
-        assert summary["size"] is not None
+        assert summary.size is not None
         meta = {
             **item.meta,
             "layout": self.layout,
-            "height": summary["size"][0],
-            "width": summary["size"][1],
-            "pixel_aspect_ratio": summary["video"]["pixel_aspect_ratio"] if summary["video"] else 1.0,
-            "fps": summary["fps"],
+            "height": summary.size[0],
+            "width": summary.size[1],
+            "pixel_aspect_ratio": summary.video["pixel_aspect_ratio"] if summary.video else 1.0,
+            "fps": summary.fps,
             "path": item.path,
             "frames": list(item.frames),
-            "num_skipped_frames": summary["video"]["num_skipped_frames"] if summary["video"] else 0,
+            "num_skipped_frames": summary.video["num_skipped_frames"] if summary.video else 0,
             "backend": self._made_by(),
         }
         return KeypointSample(item.key, keypoints, presence, visibility, meta)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.media.resize import resize as resize_frame
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
 from datamodules.run.commit import EMPTY, OK
@@ -127,22 +128,22 @@ class Pose(Extractor):
             ExtractError: the caption cannot be filled in.
         """
         ((keypoints, scores),) = results
-        assert summary["size"] is not None
-        size = processed_size(summary["size"], self.hparams["resize"], self.hparams["size_px"])
+        assert summary.size is not None
+        size = processed_size(summary.size, self.hparams["resize"], self.hparams["size_px"])
         meta = {
             "image": item.image,
             **{name: value for name, value in item.meta.items() if name != JSON_FILES},
             "caption": self._caption(item) if self._caption else None,
             "height": size[0],
             "width": size[1],
-            "original_height": summary["size"][0],
-            "original_width": summary["size"][1],
+            "original_height": summary.size[0],
+            "original_width": summary.size[1],
             "resize": self.hparams["resize"],
             "backend": type(self.backend).__name__.lower(),
         }
         drawn = as_png(pose_map(keypoints, size)) if self.store_pose_map else None
         ending = self._store and stored_ending(item.frames[0], self._store)
-        return PoseSample(item.key, keypoints, scores, meta, drawn, summary["content"], ending)
+        return PoseSample(item.key, keypoints, scores, meta, drawn, summary.content, ending)
 
     def status(self, sample: PoseSample) -> str:
         """Return `ok`, or `empty` if nobody was detected in the image."""

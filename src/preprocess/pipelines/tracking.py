@@ -12,7 +12,8 @@ from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
-from datamodules.loading.frames import Batch, FrameRequest, ItemSummary
+from datamodules.loading.batch import Batch, ItemSummary
+from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import EMPTY, OK
 from datamodules.run.files import make_folder
 from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
@@ -109,35 +110,35 @@ class Tracking(Extractor):
         video = next(each for each in self._videos.values() if each.key == item.key)
         with _disk():
             files = video.finish()
-        if video.recording.num_frames != summary["num_frames"]:
+        if video.recording.num_frames != summary.num_frames:
             raise ValueError(
-                f"{video.recording.num_frames} of {summary['num_frames']} frames of {item.key} are written down"
+                f"{video.recording.num_frames} of {summary.num_frames} frames of {item.key} are written down"
             )
-        video_facts = summary["video"]
+        video_facts = summary.video
         assert video_facts is not None
-        assert summary["size"] is not None
+        assert summary.size is not None
         meta = {
             **item.meta,
             "path": item.path,
             "prompt": self._prompt(item),
             "video_info": {
-                "width": summary["size"][1],
-                "height": summary["size"][0],
+                "width": summary.size[1],
+                "height": summary.size[0],
                 "fps": video_facts["fps"],
                 "num_frames": video_facts["num_frames"],
                 "duration": video_facts["duration_seconds"],
                 **{name: value for name, value in video_facts.items() if name in _FACTS},
             },
-            "num_frames": summary["num_frames"],
+            "num_frames": summary.num_frames,
             "num_objects": len(video.recording.obj_ids),
             "backend": type(self.backend).__name__,
         }
         _log.info(
             "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
             item.key,
-            f"{summary['num_frames']:,}",
+            f"{summary.num_frames:,}",
             video.seconds,
-            summary["num_frames"] / video.seconds,
+            summary.num_frames / video.seconds,
             meta["num_objects"],
             self.device,
         )

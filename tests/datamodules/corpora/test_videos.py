@@ -9,7 +9,7 @@ import pytest
 from datamodules.corpora.videos import Videos
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, CorpusError, MissingError
-from datamodules.loading.frames import frames_of
+from datamodules.loading.reading import frames_of
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ import pytest
 
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure
-from datamodules.loading import frames as frames_module
-from datamodules.loading.frames import Batching, FrameRequest, Ticket
+from datamodules.loading import reading as reading_module
 from datamodules.loading.loader import FrameLoader, tickets
+from datamodules.loading.request import Batching, FrameRequest
+from datamodules.loading.tickets import Ticket
 from datamodules.loading.workers import LocalTickets, Tickets
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run
@@ -170,14 +171,14 @@ def _result(row: int) -> Result:
 
 def failing_reads(monkeypatch: pytest.MonkeyPatch, root: Path, names: Any, how: Any) -> Iterator[None]:
     """`read_file` raises what `how` gives for images of these names."""
-    read = frames_module.read_file
+    read = reading_module.read_file
 
     def reading(path: Path) -> bytes:
         if path.name in names and (error := how(path)):
             raise error
         return read(path)
 
-    monkeypatch.setattr(frames_module, "read_file", reading)
+    monkeypatch.setattr(reading_module, "read_file", reading)
 
 
 def consumed(run: Run, root: Path) -> dict[str, Any]:
@@ -348,7 +349,7 @@ def results(
             for summary in batch["summaries"]:
                 rank.add(
                     batch["shard"],
-                    Result(summary["row"], reason=summary["reason"], reason_class=summary["reason_class"]),
+                    Result(summary.row, reason=summary.reason, reason_class=summary.reason_class),
                     {},
                 )
             if blow and batch["rows"]:
@@ -403,8 +404,8 @@ def windows(run: Run, root: Path, mines: Any, num_workers: int, blow: Any = lamb
             batches.append([result.value for result in batch["results"]])
             gathered |= {(batch["shard"], row): r.value for row, r in zip(batch["rows"], batch["results"], strict=True)}
             for summary in batch["summaries"]:
-                value = gathered.pop((batch["shard"], summary["row"]))
-                rank.add(batch["shard"], Result(summary["row"], num_frames=1), {"json": str(value).encode()})
+                value = gathered.pop((batch["shard"], summary.row))
+                rank.add(batch["shard"], Result(summary.row, num_frames=1), {"json": str(value).encode()})
     assert gathered == {}
     assert {key: int(members["json"]) for key, members in CommittedSamples(run)} == {f"i/{k}": k for k in range(24)}
     return batches
@@ -454,7 +455,7 @@ def test_what_cost_a_process_before_comes_last(tmp_path: Path) -> None:
         for batch in batches:
             rows += batch["rows"]
             for summary in batch["summaries"]:
-                rank.add(batch["shard"], Result(summary["row"], num_frames=1), {"json": b"1"})
+                rank.add(batch["shard"], Result(summary.row, num_frames=1), {"json": b"1"})
         assert rows == [0, 2, 3, 4, 1]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules.loading.prefetch import CopiedAhead, SideStream
+from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 
 
 class Begun:
@@ -24,8 +24,8 @@ def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
         begun.append(frames)
         return Begun(frames) if len(frames) else None
 
-    batches = iter(CopiedAhead((batch.copy() for batch in given), begin))
-    assert next(batches)["ahead"].take() is frames
+    batches = iter(PrefetchedBatches((batch.copy() for batch in given), begin))
+    assert next(batches)["device_copy"].take() is frames
     assert len(begun) == 1
     assert [batch.keys() for batch in batches] == [batch.keys() for batch in given[1:]]
     assert len(begun) == 2
@@ -34,7 +34,7 @@ def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
 @pytest.mark.gpu
 def test_copies_on_a_stream_of_their_own_hold_the_same_values_when_they_are_taken() -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
-    begin = SideStream(torch.device("cuda"))
+    begin = CopyStream(torch.device("cuda"))
     for _ in range(20):
         frames = torch.randint(0, 256, (64, 3, 260, 210), dtype=torch.uint8)
         busy = torch.rand(4096, 4096, device="cuda")

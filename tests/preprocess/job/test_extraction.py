@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.corpus import Item
 from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
 from datamodules.media.jpeg import decode_jpegs, read_jpeg
 from datamodules.run.folder import Run
@@ -37,7 +38,8 @@ def batch_of(values: Any, rows: Any = None, **more: Any) -> dict[str, Any]:
     frames = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     rows = list(range(len(values))) if rows is None else rows
     each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
-    return {"shard": 0, **each, "summaries": [], "frames": frames, **more}
+    items = {row: Item(str(row), "train", "") for row in rows}
+    return {"shard": 0, **each, "items": items, "summaries": [], "frames": frames, **more}
 
 
 @pytest.fixture
@@ -230,7 +232,7 @@ def test_nothing_but_frames_goes_to_the_device(rank: Rank) -> None:
     assert extractor.sizes == [1]
 
 
-class Ahead:
+class Copy:
     def __init__(self, frames: Any) -> None:
         self.frames, self.taken = frames, 0
 
@@ -240,10 +242,10 @@ class Ahead:
 
 
 def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank: Rank) -> None:
-    ahead = Ahead(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
-    assert Extraction(Memory(), rank)(batch_of([1, 2], ahead=ahead)) == [Outcome(50, None)] * 2
+    copy = Copy(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
+    assert Extraction(Memory(), rank)(batch_of([1, 2], device_copy=copy)) == [Outcome(50, None)] * 2
     too_much = Memory(capacity=1, error=torch.OutOfMemoryError("CUDA out of memory"))
-    batch = batch_of([1, 2], ahead=ahead)
+    batch = batch_of([1, 2], device_copy=copy)
     assert Extraction(too_much, rank)(batch) == [Outcome(10, 1), Outcome(20, 1)]
-    assert ahead.taken == 2
-    assert "ahead" not in batch
+    assert copy.taken == 2
+    assert "device_copy" not in batch

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from datamodules import FramesDataModule
-from datamodules.loading.frames import Batch
-from datamodules.loading.prefetch import CopiedAhead
+from datamodules.loading.batch import Batch
+from datamodules.loading.prefetch import PrefetchedBatches
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from preprocess.cli import main
@@ -53,7 +53,7 @@ def test_a_copy_is_begun_before_the_batch_before_is_extracted(tmp_path: Path, mo
 
     without = run(tmp_path, "without", "--trainer.accelerator", "cpu")
     load, as_it_is = FramesDataModule.predict_dataloader, Brightness.extract
-    monkeypatch.setattr(FramesDataModule, "predict_dataloader", lambda data: CopiedAhead(load(data), begin))
+    monkeypatch.setattr(FramesDataModule, "predict_dataloader", lambda data: PrefetchedBatches(load(data), begin))
     monkeypatch.setattr(Brightness, "extract", extract)
     assert run(tmp_path, "ahead", "--trainer.accelerator", "cpu") == without
     begun, extracted = ([first for kind, first in done if kind == what] for what in ("begin", "extract"))

@@ -11,7 +11,10 @@ import torch
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpus import Item
 from datamodules.errors import ChangedError, ExtractError, MissingError
-from datamodules.loading.frames import Batching, FrameRequest, FrameStream, Ticket, frames_of, is_readable
+from datamodules.loading.reading import frames_of, is_readable
+from datamodules.loading.request import Batching, FrameRequest
+from datamodules.loading.stream import FrameStream
+from datamodules.loading.tickets import Ticket
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Every, Uniform
 from datamodules.run.folder import Run
@@ -63,7 +66,7 @@ def slices(
 
 
 def summaries_of(batches: Sequence[Any]) -> dict[int, Any]:
-    return {summary["row"]: summary for batch in batches for summary in batch["summaries"]}
+    return {summary.row: summary for batch in batches for summary in batch["summaries"]}
 
 
 def test_single_images_are_one_batch(corpus: tuple[Run, Path]) -> None:
@@ -72,13 +75,19 @@ def test_single_images_are_one_batch(corpus: tuple[Run, Path]) -> None:
     assert batch["frames"].dtype == torch.uint8
     assert batch["frames"].float().mean((1, 2, 3)).tolist() == [0, 10, 30]
     assert (batch["shard"], batch["rows"], batch["frame_idx"]) == (0, [0, 1, 3], [0, 0, 0])
-    assert [
-        (summary["row"], summary["num_frames"], summary["size"], summary["reason"]) for summary in batch["summaries"]
-    ] == [
+    assert [(summary.row, summary.num_frames, summary.size, summary.reason) for summary in batch["summaries"]] == [
         (0, 1, (6, 8), None),
         (1, 1, (6, 8), None),
         (3, 1, (6, 8), None),
     ]
+
+
+def test_the_items_of_a_batch_travel_with_it_also_the_failed_ones(corpus: tuple[Run, Path]) -> None:
+    plan = corpus[0].plan
+    [batch] = slices(corpus, (3, 4, 5))
+    assert batch["rows"] == [3]
+    assert batch["items"] == {row: plan.item(0, row) for row in (3, 4, 5)}
+    assert [batch["items"] for batch in slices(corpus, (9,), slice_frames=10)] == [{9: plan.item(0, 9)}] * 3
 
 
 def test_frames_of_different_sizes_are_a_list(corpus: tuple[Run, Path]) -> None:
@@ -90,10 +99,10 @@ def test_frames_of_different_sizes_are_a_list(corpus: tuple[Run, Path]) -> None:
 def test_images_that_cannot_be_read_are_ends_with_reasons_and_spare_their_neighbours(corpus: tuple[Run, Path]) -> None:
     [batch] = slices(corpus, (3, 4, 5, 6))
     assert batch["rows"] == [3, 6]
-    assert {row: summary["reason"] for row, summary in summaries_of([batch]).items()} == {
+    assert {row: summary.reason for row, summary in summaries_of([batch]).items()} == {
         3: None, 4: "4.png is empty (0 bytes)", 5: "5.png is missing", 6: None
     }  # fmt: skip
-    assert summaries_of([batch])[4]["reason_class"] == "decode"
+    assert summaries_of([batch])[4].reason_class == "decode"
 
 
 class Unprompted:
@@ -118,7 +127,7 @@ def test_an_item_with_a_problem_of_the_listing_fails_with_it_and_none_of_its_fil
     ]
     [batch] = slices((make_run(tmp_path / "run", items), tmp_path), (0, 1), transform=transform)
     assert batch["rows"] == [0]
-    assert [(summary["reason"], summary["reason_class"]) for summary in batch["summaries"]] == [
+    assert [(summary.reason, summary.reason_class) for summary in batch["summaries"]] == [
         (None, None), ("list, line 2: reversed", "listing")
     ]  # fmt: skip
 
@@ -138,7 +147,7 @@ def test_a_video_comes_in_order_in_slices_and_ends_with_its_last(
     assert [index for batch in batches for index in batch["frame_idx"]] == list(range(23))
     assert [len(batch["summaries"]) for batch in batches] == [0] * (len(sizes) - 1) + [1]
     summary = summaries_of(batches)[9]
-    assert (summary["num_frames"], summary["fps"], summary["size"], summary["reason"]) == (23, 25.0, (48, 64), None)
+    assert (summary.num_frames, summary.fps, summary.size, summary.reason) == (23, 25.0, (48, 64), None)
     means = torch.cat([batch["frames"] for batch in batches]).float().mean((1, 2, 3))
     assert (means - torch.tensor([gray_of(k) for k in range(23)])).abs().max() < 4
 
@@ -147,13 +156,13 @@ def test_a_sequence_that_breaks_is_an_end_after_the_frames_before(corpus: tuple[
     batches = slices(corpus, (8,), slice_frames=2)
     assert [index for batch in batches for index in batch["frame_idx"]] == [0, 1, 2]
     summary = summaries_of(batches)[8]
-    assert summary["reason"].startswith("3.png cannot be decoded (8 bytes)")
-    assert (summary["reason_class"], summary["num_frames"]) == ("decode", 3)
+    assert summary.reason.startswith("3.png cannot be decoded (8 bytes)")
+    assert (summary.reason_class, summary.num_frames) == ("decode", 3)
 
 
 def test_what_is_no_video_is_an_end(corpus: tuple[Run, Path]) -> None:
     [batch] = slices(corpus, (10,))
-    assert "text.mp4 does not open as a video" in summaries_of([batch])[10]["reason"]
+    assert "text.mp4 does not open as a video" in summaries_of([batch])[10].reason
 
 
 def test_a_transform_gives_results_in_place_of_frames(corpus: tuple[Run, Path]) -> None:
@@ -165,11 +174,11 @@ def test_a_transform_gives_results_in_place_of_frames(corpus: tuple[Run, Path]) 
 
 def test_a_transform_that_refuses_a_frame_fails_its_item_only(corpus: tuple[Run, Path]) -> None:
     batches = slices(corpus, (7,), (6,), transform=Mean)
-    assert (summaries_of(batches)[7]["reason"], summaries_of(batches)[7]["reason_class"]) == (
+    assert (summaries_of(batches)[7].reason, summaries_of(batches)[7].reason_class) == (
         "102 is too bright",
         "extract",
     )
-    assert summaries_of(batches)[6]["reason"] is None
+    assert summaries_of(batches)[6].reason is None
 
 
 class Size(NamedTuple):
@@ -222,8 +231,9 @@ def test_images_of_a_window_are_batches_of_similar_size_within_the_limits(
 def test_the_ends_of_a_window_come_with_its_last_batch_in_the_order_of_the_ticket(corpus: tuple[Run, Path]) -> None:
     batches = slices(corpus, (6, 4, 0, 5, 1), slice_frames=1, transform=Sizes, batching=Batching(10))
     assert [batch["rows"] for batch in batches] == [[0], [1], [6]]
-    assert [[summary["row"] for summary in batch["summaries"]] for batch in batches] == [[], [], [6, 4, 0, 5, 1]]
-    assert summaries_of(batches)[4]["reason"] == "4.png is empty (0 bytes)"
+    assert [[summary.row for summary in batch["summaries"]] for batch in batches] == [[], [], [6, 4, 0, 5, 1]]
+    assert summaries_of(batches)[4].reason == "4.png is empty (0 bytes)"
+    assert [set(batch["items"]) for batch in batches] == [{0}, {1}, {6, 4, 0, 5, 1}]
 
 
 def test_a_window_of_bad_images_only_is_a_batch_without_results(corpus: tuple[Run, Path]) -> None:
@@ -275,15 +285,15 @@ def test_the_selection_is_made_of_the_frames_that_the_item_has(
     batches = slices(parts, (row,), selection=selection, slice_frames=8)
     assert shown(batches) == wanted
     summary = summaries_of(batches)[row]
-    assert summary["reason"] is None
-    assert summary["pts_seconds"] == pytest.approx([number / 25 for number in wanted])
-    assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == summary["pts_seconds"]
-    assert (summary["video"]["num_frames"], summary["video"]["codec"], summary["video"]["backends"]) == (
+    assert summary.reason is None
+    assert summary.pts_seconds == pytest.approx([number / 25 for number in wanted])
+    assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == summary.pts_seconds
+    assert (summary.video["num_frames"], summary.video["codec"], summary.video["backends"]) == (
         60,
         "h264",
         ["pyav"],
     )
-    assert summary["fps"] == (5.0 if row == 3 else 25.0)
+    assert summary.fps == (5.0 if row == 3 else 25.0)
 
 
 def test_the_rate_is_that_of_the_frames_taken_and_not_the_headers(tmp_path: Path) -> None:
@@ -298,7 +308,7 @@ def test_the_rate_is_that_of_the_frames_taken_and_not_the_headers(tmp_path: Path
         Item("begin-10", "train", name, stop_seconds=0.4, fps=10.0, cost=1),
     ]
     run = make_run(tmp_path / "run", items, per_shard=6)
-    rates = [summaries_of(slices((run, tmp_path), (row,)))[row]["fps"] for row in range(6)]
+    rates = [summaries_of(slices((run, tmp_path), (row,)))[row].fps for row in range(6)]
     assert rates == [2.5, 25.0, 2.5, 2.5, 1.0, 10.0]
 
 
@@ -320,13 +330,13 @@ def test_an_item_with_too_few_frames_is_an_end_with_its_reason(
     parts: tuple[Run, Path], row: int, selection: Uniform | Every, reason: str
 ) -> None:
     [batch] = slices(parts, (row,), selection=selection)
-    assert (summaries_of([batch])[row]["reason"], summaries_of([batch])[row]["reason_class"]) == (reason, "decode")
+    assert (summaries_of([batch])[row].reason, summaries_of([batch])[row].reason_class) == (reason, "decode")
 
 
 def test_videos_are_decoded_as_asked_for(parts: tuple[Run, Path]) -> None:
     batches = slices(parts, (0,), selection=Every(20), decoding=Decoding("decord"))
     assert shown(batches) == [0, 20, 40]
-    assert summaries_of(batches)[0]["video"]["backends"] == ["decord"]
+    assert summaries_of(batches)[0].video["backends"] == ["decord"]
 
 
 def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path: Path) -> None:
@@ -341,8 +351,8 @@ def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path: Path
     ]
     assert "frames" not in batch
     found = summaries_of([batch])
-    assert [found[row]["size"] for row in range(3)] == [(6, 8), (9, 5), None]
-    assert found[2]["reason"].startswith("c.png is no JPEG, but PNG")
+    assert [found[row].size for row in range(3)] == [(6, 8), (9, 5), None]
+    assert found[2].reason.startswith("c.png is no JPEG, but PNG")
 
 
 def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus: tuple[Run, Path]) -> None:
@@ -350,8 +360,8 @@ def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus: tup
         found = summaries_of(slices(corpus, (0, 2, 3, 4), (7,), store=store))
         for row in (0, 2, 3):
             content = (corpus[1] / "images" / f"{row}.png").read_bytes()
-            assert found[row]["content"] == (content if store else None)
-        assert (found[4]["content"], found[7]["content"]) == (None, None)  # the one is empty, the other a sequence
+            assert found[row].content == (content if store else None)
+        assert (found[4].content, found[7].content) == (None, None)  # the one is empty, the other a sequence
 
 
 GRAYS = (0, 50, 200)
@@ -370,11 +380,11 @@ def tar(tmp_path: Path) -> tuple[Run, Path]:
 def test_images_are_read_from_their_places_in_a_tar(tar: tuple[Run, Path]) -> None:
     [batch] = slices(tar, (0, 1, 2, 3, 4), slice_frames=5, store="original")
     assert batch["frames"].float().mean((1, 2, 3)).tolist() == list(GRAYS)
-    assert [summary["reason"] for summary in batch["summaries"][:3]] == [None] * 3
-    assert summaries_of([batch])[3]["reason"].startswith("bad.png cannot be decoded (8 bytes)")
-    assert summaries_of([batch])[4]["reason"] == "empty.png is empty (0 bytes)"
+    assert [summary.reason for summary in batch["summaries"][:3]] == [None] * 3
+    assert summaries_of([batch])[3].reason.startswith("bad.png cannot be decoded (8 bytes)")
+    assert summaries_of([batch])[4].reason == "empty.png is empty (0 bytes)"
     contents = [image_bytes(gray, name.rpartition(".")[2]) for name, gray in zip(NAMES, GRAYS, strict=True)]
-    assert [summary["content"] for summary in batch["summaries"]] == [*contents, None, None]
+    assert [summary.content for summary in batch["summaries"]] == [*contents, None, None]
     item = tar[0].plan.item(0, 0)
     assert is_readable(item, str(tar[1]))
     assert [frame.shape for frame in frames_of(item, str(tar[1]))] == [(3, 6, 8)]
@@ -393,8 +403,8 @@ def test_an_image_of_a_tar_that_was_written_after_it_was_planned_fails_as_change
     _, folder = tar
     os.utime(folder / "t.tar", (1e9, 1e9))
     [batch] = slices(tar, (0, 1))
-    assert {summary["reason_class"] for summary in batch["summaries"]} == {"changed"}
-    assert "t.tar/a b.v1.png was written 2001-09-09" in batch["summaries"][0]["reason"]
+    assert {summary.reason_class for summary in batch["summaries"]} == {"changed"}
+    assert "t.tar/a b.v1.png was written 2001-09-09" in batch["summaries"][0].reason
 
 
 @pytest.mark.parametrize(
@@ -422,7 +432,7 @@ def test_an_image_of_a_tar_that_is_gone_is_missing(tar: tuple[Run, Path]) -> Non
     run, folder = tar
     (folder / "t.tar").rename(folder / "u.tar")
     [batch] = slices(tar, (0,))
-    assert (batch["summaries"][0]["reason"], batch["summaries"][0]["reason_class"]) == (
+    assert (batch["summaries"][0].reason, batch["summaries"][0].reason_class) == (
         "t.tar is missing, or its folder is", "missing"
     )  # fmt: skip
     with pytest.raises(MissingError, match=r"t\.tar is missing"):

@@ -1,0 +1,220 @@
+"""Reading one item: its frames, one after another, and at the end what is known of it."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.corpus import Item
+from datamodules.errors import DecodeError, ListingError
+from datamodules.loading.batch import ItemSummary
+from datamodules.loading.request import FrameRequest, FrameTransform
+from datamodules.media.content import read_file, read_member
+from datamodules.media.decoding import Decoding
+from datamodules.media.facts import VideoFacts
+from datamodules.media.image import decode_image
+from datamodules.media.jpeg import Jpeg, read_jpeg
+from datamodules.media.sampling import AtRate, between, frame_gap, frame_rate
+from datamodules.media.stored import as_stored
+from datamodules.media.video import Video
+from datamodules.run.drift import require_unchanged
+
+_DECODING = Decoding()
+
+
+class ReadFrame(NamedTuple):
+    """One frame of an item.
+
+    Attributes:
+        frame_idx: index of the frame among those that are taken of the item.
+        pts_seconds: time of the frame in s since the video's first; None for an image.
+        content: the frame, uint8 [3, H, W], or a `Jpeg`; with a transform, what that returned.
+    """
+
+    frame_idx: int
+    pts_seconds: float | None
+    content: Any
+
+
+class ItemReader:
+    """Reads the frames of one item once, and then sums up what is known of it.
+
+    Args:
+        item: what to read.
+        root: folder that the item's paths are relative to.
+        request: which frames to read, and how to decode them.
+        transform: applied to each frame; None: frames are left as they are.
+        mark_active: called before each step that may crash or hang on the item's files.
+    """
+
+    def __init__(
+        self,
+        item: Item,
+        root: str,
+        request: FrameRequest,
+        transform: FrameTransform | None = None,
+        mark_active: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._item, self._root, self._request = item, root, request
+        self._transform, self._mark_active = transform, mark_active
+        self._num_frames = 0
+        self._size: tuple[int, int] | None = None
+        self._fps: float | None = None
+        self._facts: VideoFacts | None = None
+        self._pts_seconds: list[float] | None = None
+        self._content: bytes | None = None
+        self._read_seconds = self._transform_seconds = 0.0
+
+    def frames(self) -> Iterator[ReadFrame]:
+        """Read the frames, check that they have one size, and apply the transform.
+
+        Raises:
+            ListingError: the listing of the corpus found the item unusable.
+            DecodeError: see `decoded`; or a frame has another size than the first; or there is none.
+            ExtractError: the transform cannot handle the item.
+            OSError, MemoryError: the file system cannot give the bytes, or memory is exhausted.
+        """
+        if self._item.problem is not None:
+            raise ListingError(self._item.problem)
+        self._mark_active()
+        if self._transform:
+            self._transform.start(self._item)
+        frames = self.decoded()
+        while (frame := self._timed_next(frames)) is not None:
+            self._require_one_size(frame)
+            content, frame_idx = self._transformed(frame), self._num_frames
+            self._num_frames += 1
+            yield ReadFrame(frame_idx, self._pts_seconds[frame_idx] if self._pts_seconds else None, content)
+        if self._num_frames == 0:
+            raise DecodeError(f"{self._item.source} has no frames")
+
+    def decoded(self) -> Iterator[Tensor | Jpeg]:
+        """Yield the frames as they are decoded, uint8 [3, H, W]; or as `Jpeg`, where the GPU is to decode them.
+
+        Raises:
+            DecodeError, OSError: see `require_unchanged`, `read_file`, `read_member`, `decode_image` and `Video`.
+        """
+        require_unchanged(self._item, self._root)
+        yield from self._images() if self._item.frames else self._video_frames()
+
+    def summary(self, row: int, reason: str | None = None, reason_class: str | None = None) -> ItemSummary:
+        """Return what is known of the item now that its last frame was read, or that it failed.
+
+        Args:
+            row: row of the item in its shard.
+            reason: why the item failed; None if it did not.
+            reason_class: class of the failure.
+        """
+        return ItemSummary(
+            row=row,
+            num_frames=self._num_frames,
+            size=self._size,
+            fps=self._fps,
+            video=self._facts,
+            pts_seconds=self._pts_seconds,
+            content=self._content,
+            reason=reason,
+            reason_class=reason_class,
+            read_seconds=self._read_seconds,
+            transform_seconds=self._transform_seconds,
+        )
+
+    def _timed_next(self, frames: Iterator[Tensor | Jpeg]) -> Tensor | Jpeg | None:
+        self._mark_active()
+        started = time.perf_counter()
+        frame = next(frames, None)
+        self._read_seconds += time.perf_counter() - started
+        return frame
+
+    def _require_one_size(self, frame: Tensor | Jpeg) -> None:
+        height, width = frame.size if isinstance(frame, Jpeg) else frame.shape[1:]
+        if self._size is None:
+            self._size = (height, width)
+        if self._size != (height, width):
+            raise DecodeError(
+                f"frame {self._num_frames} has {width}x{height} px, the first {self._size[1]}x{self._size[0]}: "
+                "the frames of one item have one size"
+            )
+
+    def _transformed(self, frame: Tensor | Jpeg) -> Any:
+        if not self._transform:
+            return frame
+        assert isinstance(frame, Tensor)  # `FrameRequest.resolve` refuses a transform of what the GPU decodes
+        self._mark_active()
+        started = time.perf_counter()
+        result = self._transform(frame)
+        self._transform_seconds += time.perf_counter() - started
+        return result
+
+    def _images(self) -> Iterator[Tensor | Jpeg]:
+        item, request = self._item, self._request
+        path = Path(os.path.join(self._root, item.path))
+        for name in item.frames:
+            if item.start_byte is None:
+                content = read_file(path / name)
+            else:
+                content = read_member(path, name, item.start_byte, item.cost)
+            frame = read_jpeg(content, name) if request.decoding.images == "nvjpeg" else decode_image(content, name)
+            if request.store and len(item.frames) == 1:
+                self._content = as_stored(content, name, request.store)
+            yield frame
+
+    def _video_frames(self) -> Iterator[Tensor]:
+        """Yield what the extractor selects of the frames that the item's times and rate leave of the video."""
+        video = Video(Path(os.path.join(self._root, self._item.path)), self._request.decoding)
+        try:
+            indices, self._fps = _taken(self._item, video.pts_seconds, video.facts["average_fps_from_header"])
+            indices = indices[self._request.selection.indices(video.pts_seconds[indices])]
+        except DecodeError as error:
+            raise DecodeError(f"{self._item.path}: {error}") from error
+        self._facts = video.facts  # decoding completes them
+        self._pts_seconds = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
+        yield from video.frames(indices, self._request.size)
+
+
+def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator[Tensor]:
+    """Yield every frame of `item`, uint8 [3, H, W]. Images are decoded on the CPU, whatever `Decoding.images` says.
+
+    Raises:
+        DecodeError, OSError: see `ItemReader.decoded`.
+    """
+    request = FrameRequest(decoding=replace(decoding, images="pillow"))
+    return ItemReader(item, root, request).decoded()  # type: ignore[return-value]  # no frame is left encoded
+
+
+def is_readable(item: Item, root: str, decoding: Decoding = _DECODING) -> bool:
+    """Return whether the first frame of `item` can be read now."""
+    try:
+        return next(frames_of(item, root, decoding), None) is not None
+    except (OSError, DecodeError):
+        return False
+
+
+def _taken(
+    item: Item, pts_seconds: NDArray[np.float64], header_fps: float | None
+) -> tuple[NDArray[np.int64], float | None]:
+    """Return the frames that the item's times and rate leave of its video.
+
+    Args:
+        item: with `start_seconds`, `stop_seconds` and `fps`.
+        pts_seconds: [T], times of all frames of the video.
+        header_fps: frames per second by the header, used where there are too few frames to tell.
+
+    Returns:
+        Their indices into `pts_seconds`, and how many there are in a second.
+    """
+    indices = between(pts_seconds, item.start_seconds, item.stop_seconds)
+    times = pts_seconds[indices]
+    fps = frame_rate(times, header_fps)
+    if item.fps:
+        indices = indices[AtRate(item.fps).indices(times)]
+        # a frame that is shown at a requested time may have been shown since one frame earlier
+        begun_before = 1.01 * frame_gap(times)
+        fps = frame_rate(pts_seconds[indices], min(item.fps, fps or item.fps), begun_before)
+    return indices, fps

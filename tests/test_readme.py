@@ -39,7 +39,8 @@ class OneWeight(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.shapes = torch.nn.Parameter(torch.zeros(1)), []
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.shapes: list[tuple[int, ...]] = []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         self.shapes.append(tuple(batch["keypoints"].shape[2:]))

@@ -53,7 +53,7 @@ def make_run(folder: Path, kind: Any, samples: Iterable[tuple[Item, Any]], **arg
         while opened := rank.lease():
             for row, item in enumerate(opened.items):
                 sample = made[item.key]
-                failed = {"reason": "it is empty", "reason_class": "decode"} if sample is None else {}
+                failed: dict[str, Any] = {"reason": "it is empty", "reason_class": "decode"} if sample is None else {}
                 members = {} if sample is None else kind.encode(sample)
                 rank.add(opened.shard.number, Result(row, num_frames=1, **failed), members)
     write_card(run)
@@ -84,7 +84,7 @@ def require_equal(loaded: Any, run: Run) -> None:
                 array = np.load(io.BytesIO(files[column]))
                 np.testing.assert_array_equal(np.asarray(value, array.dtype).reshape(array.shape), array)
             elif isinstance(value, Image.Image):
-                np.testing.assert_array_equal(value, Image.open(io.BytesIO(files[column])))
+                np.testing.assert_array_equal(np.asarray(value), np.asarray(Image.open(io.BytesIO(files[column]))))
             elif column == "json":
                 assert json.dumps(value, sort_keys=True) == json.dumps(json.loads(files[column]), sort_keys=True)
             else:
@@ -129,7 +129,14 @@ def poses(folder: Path) -> Run:
 
 def tracks(folder: Path) -> Run:
     """Six videos without objects, then one with an object."""
-    info = {"width": 8, "height": 6, "fps": 25.0, "num_frames": 1, "duration": 0.04, "pixel_aspect_ratio": 1.0}
+    info: dict[str, Any] = {
+        "width": 8,
+        "height": 6,
+        "fps": 25.0,
+        "num_frames": 1,
+        "duration": 0.04,
+        "pixel_aspect_ratio": 1.0,
+    }
     info |= {"num_skipped_frames": 0, "num_frames_from_header": 1}
     info |= {"duration_seconds_from_header": 0.04, "average_fps_from_header": None}
     mask: Any = {"size": [6, 8], "counts": "04"}
@@ -174,7 +181,7 @@ def test_splits_without_samples_and_tars_out_of_sight_are_not_loaded(tmp_path: P
 
 
 def test_every_field_of_the_corpus_has_a_column_of_its_type(tmp_path: Path) -> None:
-    metas = [
+    metas: list[dict[str, Any]] = [
         {"image": "0.jpg", "price": 5},
         {"image": "1.jpg", "price": 0.5, "tags": ["a"]},
         {"image": "2.jpg", "x": {}},

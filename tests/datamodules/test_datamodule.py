@@ -105,7 +105,7 @@ def test_the_number_of_workers_changes_nothing(shards: Path) -> None:
 
 def test_shuffling_follows_the_seed_and_the_epoch(shards: Path) -> None:
     def order(seed: int, epoch: int) -> list[Any]:
-        loader = data_of(shards, seed=seed).train_dataloader()
+        loader: Any = data_of(shards, seed=seed).train_dataloader()
         loader.sampler.set_epoch(epoch)
         return keys_of(loader)
 
@@ -157,12 +157,19 @@ def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards: Path) 
             use()
 
 
+QUIET: dict[str, Any] = dict.fromkeys(
+    ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+)
+
+
 class Seeing(LightningModule):
     """Notes the keys of each batch that it is given."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.trained, self.validated = torch.nn.Parameter(torch.zeros(1)), [], []
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.trained: list[list[str]] = []
+        self.validated: list[list[str]] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.trained.append(batch["key"])
@@ -177,9 +184,8 @@ class Seeing(LightningModule):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
 def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards: Path) -> None:
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     model = Seeing()
-    Trainer(max_epochs=2, accelerator="cpu", overfit_batches=2, num_sanity_val_steps=0, **quiet).fit(
+    Trainer(max_epochs=2, accelerator="cpu", overfit_batches=2, num_sanity_val_steps=0, **QUIET).fit(
         model, datamodule=data_of(shards)
     )
     keys = [item.key for item in some_items(17)]
@@ -189,7 +195,7 @@ def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards: Path) -
 
 
 class SeeingNoValidation(Seeing):
-    validation_step = LightningModule.validation_step
+    validation_step = LightningModule.validation_step  # type: ignore[assignment] # as if it had none
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
@@ -200,8 +206,7 @@ def test_fitting_warns_of_no_validation_that_is_not_there(
 ) -> None:
     """pytest makes an error of a warning."""
     data, model = data_of(keypoint_run(tmp_path, splits).folder), kind()
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **quiet).fit(model, datamodule=data)
+    Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **QUIET).fit(model, datamodule=data)
     assert len(model.trained) == 1
     assert len(model.validated) == ("dev" in splits and kind is Seeing)
     assert [len(batch["key"]) for batch in data.val_dataloader()] == ([2] if "dev" in splits else [])
@@ -269,7 +274,7 @@ def test_options_of_training_are_refused_in_preprocessing(options: dict[str, Any
 
 
 @pytest.mark.parametrize("options", [{"num_workers": -1}, {"batch_size": 0}])
-def test_numbers_out_of_range_fail(options: dict[str, int]) -> None:
+def test_numbers_out_of_range_fail(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         FramesDataModule(**options)
 
@@ -287,7 +292,8 @@ def test_an_epochs_batches_are_a_partition(ranks: Callable[[int, int], None], co
         batches = []
         for rank in range(num_ranks):
             ranks(rank, num_ranks)
-            sampler = EpochSampler(range(count), batch_size, shuffle=True, seed=3)
+            samples: Any = range(count)
+            sampler = EpochSampler(samples, batch_size, shuffle=True, seed=3)
             batches.append(list(sampler))
             assert len(sampler) == len(batches[-1])
         assert len({len(b) for b in batches}) == 1

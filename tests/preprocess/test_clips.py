@@ -79,7 +79,7 @@ def test_each_pair_becomes_a_sample_of_16_frames_evenly_spaced_in_rgb(shards: Pa
     assert [sample.key for sample in found] == ["a", "b%20é", "c"]
     for sample, name in zip(found, TEXTS, strict=True):
         expected = read_frames(corpus / "clips" / f"{name}.mp4", Uniform(16), (160, 256)).frames
-        assert (sample.frames.shape, sample.frames.dtype) == ((16, 160, 256, 3), np.uint8)
+        assert (sample.frames.shape, sample.frames.dtype) == ((16, 160, 256, 3), np.dtype(np.uint8))
         np.testing.assert_array_equal(sample.frames, expected.permute(0, 2, 3, 1).numpy())
         assert numbers(list(sample.frames)) == EVENLY
 
@@ -100,7 +100,7 @@ def test_tokens_are_those_of_transformers_padded_with_0(shards: Path, tokenizer:
     for sample, text in zip(samples(shards), TEXTS.values(), strict=True):
         ids = peer(text, truncation=True, max_length=77)["input_ids"]
         assert sample.tokens is not None
-        assert (sample.tokens.dtype, sample.tokens.tolist()) == (np.int64, ids + [0] * (77 - len(ids)))
+        assert (sample.tokens.dtype, sample.tokens.tolist()) == (np.dtype(np.int64), ids + [0] * (77 - len(ids)))
         assert sample.meta["transcript"] == text
     assert [s.meta["truncated"] for s in samples(shards)] == [False, True, False]
     assert samples(shards)[1].meta["num_tokens"] == len(peer.tokenize(LONG)) + 2

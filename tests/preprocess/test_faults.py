@@ -64,7 +64,7 @@ def rows_of(folder: Path) -> dict[str, Any]:
 
 def until_done(zygote: Zygote, arguments: Any, log: Path, most: int) -> list[int]:
     """Run again and again; the exit statuses."""
-    statuses = []
+    statuses: list[int] = []
     while not statuses or (statuses[-1] != 0 and len(statuses) < most):
         statuses.append(zygote.run(arguments, log))
     return statuses

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_what_is_wrong_is_named_and_the_exit_status_is_1_fails(
     assert problem in capsys.readouterr().out
 
 
-def _rewrite_record(folder: Path, shard: str, **fields: object) -> None:
+def _rewrite_record(folder: Path, shard: str, **fields: Any) -> None:
     run = Run(folder)
     run.record_path(shard).write_text(replace(run.record(shard), **fields).to_json())
 

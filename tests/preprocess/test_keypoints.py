@@ -54,9 +54,9 @@ def test_each_sentence_becomes_a_sample_with_what_the_corpus_knows(shards: Path)
     assert not undeclared_fields(shards)
     first = found[0]
     assert first.key == "train/demo_hopper_train-1"
-    assert (first.keypoints.shape, first.keypoints.dtype) == ((4, 143, 3), np.float32)
-    assert (first.presence.shape, first.presence.dtype) == ((4, 4), np.uint8)
-    assert (first.visibility.shape, first.visibility.dtype) == ((4, 33), np.float32)
+    assert (first.keypoints.shape, first.keypoints.dtype) == ((4, 143, 3), np.dtype(np.float32))
+    assert (first.presence.shape, first.presence.dtype) == ((4, 4), np.dtype(np.uint8))
+    assert (first.visibility.shape, first.visibility.dtype) == ((4, 33), np.dtype(np.float32))
     assert first.meta["glosses"] == "WEST NORD"
     assert first.meta["signer"] == "Signer01"
     assert (first.meta["width"], first.meta["height"], first.meta["fps"]) == (210, 260, None)
@@ -172,7 +172,7 @@ def test_torch_makes_the_same_samples_as_mediapipe(in_torch: Path, shards: Path)
     apart = []
     for sample in found:
         expected = by_mediapipe[sample.key]
-        assert (sample.keypoints.shape, sample.keypoints.dtype) == ((4, 143, 3), np.float32)
+        assert (sample.keypoints.shape, sample.keypoints.dtype) == ((4, 143, 3), np.dtype(np.float32))
         np.testing.assert_array_equal(sample.presence, expected.presence)
         np.testing.assert_allclose(sample.visibility, expected.visibility, atol=0.02)
         distances = np.linalg.norm((sample.keypoints - expected.keypoints)[..., :2], axis=-1)

@@ -69,9 +69,10 @@ def _open(path: str | Path) -> Picture:
 
 def _frames(path: Path) -> list[Picture]:
     video = cv2.VideoCapture(str(path))
-    frames = []
+    frames: list[Picture] = []
     while (read := video.read())[0]:
-        frames.append(read[1][:, :, ::-1])
+        image: Any = read[1]
+        frames.append(image[:, :, ::-1])
     return frames
 
 
@@ -89,7 +90,8 @@ def _process(holistic: Any, picture: Picture) -> Landmarks:
             for name in ("x", "y", "z", "visibility")
         )
         columns = [x * width, y * height, z * width, visibility]
-        return np.stack(columns if part == "pose" else columns[:3], axis=1)
+        stacked: NDArray[np.float32] = np.stack(columns if part == "pose" else columns[:3], axis=1)
+        return stacked
 
     return Landmarks(**{part: points(part) for part in PARTS})
 
@@ -211,7 +213,7 @@ def test_video_goes_on_from_what_it_remembers_until_reset(videos: list[list[Pict
 
 
 @pytest.mark.parametrize("threshold", [{"min_detection_confidence": 0.7}, {"min_tracking_confidence": 0.99}])
-def test_thresholds_are_those_of_mp_solutions(mp: Any, pictures: list[Picture], threshold: dict[str, float]) -> None:
+def test_thresholds_are_those_of_mp_solutions(mp: Any, pictures: list[Picture], threshold: dict[str, Any]) -> None:
     found, expected = [], []
     with HolisticGraph(**threshold) as holistic:
         for picture in pictures[:3]:
@@ -230,8 +232,8 @@ def test_landmarks_are_pixels_of_the_image() -> None:
 
     assert found.pose is not None
     assert found.face is not None
-    assert (found.pose.shape, found.pose.dtype) == ((33, 4), np.float32)
-    assert (found.face.shape, found.face.dtype) == ((468, 3), np.float32)
+    assert (found.pose.shape, found.pose.dtype) == ((33, 4), np.dtype(np.float32))
+    assert (found.face.shape, found.face.dtype) == ((468, 3), np.dtype(np.float32))
     assert found.pose[0, :2] == pytest.approx([223, 128], abs=5)  # the nose
     assert found.pose[0, 3] == pytest.approx(1, abs=0.01)
     assert np.ptp(found.face[:, 0]) == pytest.approx(np.ptp(found.face[:, 2]), rel=0.5)  # a head is as deep as wide

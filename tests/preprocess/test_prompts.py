@@ -43,7 +43,7 @@ def test_fields_come_from_the_corpus_and_from_json_files_of_which_later_ones_win
     (tmp_path / "1.json").write_bytes(b'\xef\xbb\xbf{"name": "k\xc3\xa4se", "size": 1}')
     inner = json.dumps({"size": 2}).encode()
     (tmp_path / "2.tar").write_bytes(b"before" + inner + b"after")
-    files = [[str(tmp_path / "1.json"), None, None], [str(tmp_path / "2.tar"), 6, len(inner)]]
+    files: list[list[Any]] = [[str(tmp_path / "1.json"), None, None], [str(tmp_path / "2.tar"), 6, len(inner)]]
     assert PromptTemplate("{place} {name} {size}")(item(*files, place="here", name="x")) == "here käse 2"
 
 

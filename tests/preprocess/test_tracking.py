@@ -48,7 +48,8 @@ def samples(folder: Path) -> list[TrackSample]:
 
 def true_lines(labels: Sequence[str], frames: Sequence[int], rate: int = 25) -> list[list[tuple[Any, ...]]]:
     """(id, label, score, box) of what is in each of these frames, ids in order of appearance."""
-    shapes, ids = shapes_of(labels), {}
+    shapes = shapes_of(labels)
+    ids: dict[int, int] = {}
     lines = []
     for number in frames:
         seen = {place: mask for place, mask in enumerate(masks_at(shapes, number)) if mask.any()}
@@ -102,7 +103,11 @@ def test_the_arrays_hold_what_the_lines_do(root: Path, tmp_path: Path) -> None:
     for sample in samples(tmp_path / "run"):
         rows = [(line["frame_idx"], each["obj_id"], each["bbox"]) for line in sample.lines for each in line["objects"]]
         boxes, ids, frame_idx = (sample.array(f"{name}.npy") for name in ("boxes", "obj_ids", "frame_idx"))
-        assert (boxes.dtype, ids.dtype, frame_idx.dtype) == (np.float32, np.int32, np.int32)
+        assert (boxes.dtype, ids.dtype, frame_idx.dtype) == (
+            np.dtype(np.float32),
+            np.dtype(np.int32),
+            np.dtype(np.int32),
+        )
         assert list(zip(frame_idx.tolist(), ids.tolist(), boxes.astype(int).tolist(), strict=True)) == rows
 
 

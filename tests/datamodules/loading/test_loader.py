@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,17 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure
 from datamodules.loading import reading as reading_module
-from datamodules.loading.loader import FrameLoader, tickets
+from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import Batching, FrameRequest
-from datamodules.loading.tickets import Ticket
-from datamodules.loading.workers import LocalTickets, Tickets
+from datamodules.loading.tickets import LocalTickets, Ticket, Tickets, tickets
+from datamodules.media.content import read_file
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import OpenShard, Rank
 from datamodules.run.reader import CommittedSamples
 from support.crashing_workers import FatalBrightness, FatalTransform, HangingStart
 from support.frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
-from support.line_making import make_run, start, tars, wait_for
+from support.line_making import lease, make_run, start, tars, wait_for
 
 
 def check(run: Run, copies: Any) -> None:
@@ -122,7 +121,7 @@ def test_a_loader_that_is_left_early_ends_its_workers(tmp_path: Path) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run")
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     with Rank(run) as rank:
-        batches = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(4), 2))
+        batches: Any = iter(FrameLoader(rank, str(tmp_path / "media"), FrameRequest(4), 2))  # a generator
         next(batches)
         assert {p.pid for p in psutil.Process().children(recursive=True)} - before
         batches.close()
@@ -169,9 +168,9 @@ def _result(row: int) -> Result:
     return Result(row, reason="x", reason_class="decode")
 
 
-def failing_reads(monkeypatch: pytest.MonkeyPatch, root: Path, names: Any, how: Any) -> Iterator[None]:
+def failing_reads(monkeypatch: pytest.MonkeyPatch, root: Path, names: Any, how: Any) -> None:
     """`read_file` raises what `how` gives for images of these names."""
-    read = reading_module.read_file
+    read = read_file
 
     def reading(path: Path) -> bytes:
         if path.name in names and (error := how(path)):
@@ -192,7 +191,7 @@ def test_a_file_that_cannot_be_read_for_a_while_is_tried_again_later_and_loses_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 12), per_shard=12)
-    tried = Counter()
+    tried: Counter[str] = Counter()
 
     def twice(path: Path) -> OSError | None:
         tried[path.name] += 1
@@ -255,7 +254,7 @@ def test_items_that_are_all_that_is_left_fail_if_others_were_read_before(
 ) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 6), per_shard=6)
     with Rank(run) as rank:
-        opened = rank.lease()
+        opened = lease(rank)
         for row in range(4):
             rank.add(0, Result(row, num_frames=1), {"json": b"[]"})
         assert opened.missing == [4, 5]
@@ -306,7 +305,7 @@ def test_strikes_survive_the_rank_that_found_them(tmp_path: Path) -> None:
         rank.lease()
         assert rank.add_failed_attempt(0, 2, "crashed: SIGSEGV", "crash")
     with Rank(run) as successor:
-        opened = successor.lease()
+        opened = lease(successor)
         assert [attempt.reason for attempt in opened.spool.failed_attempts[2]] == ["crashed: SIGSEGV"]
         assert successor.add_failed_attempt(0, 2, "crashed: SIGSEGV", "crash")
         assert not successor.add_failed_attempt(0, 2, "timed out after 9 s", "timeout")
@@ -376,7 +375,9 @@ def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path: Path) ->
     before = {p.pid for p in _children()}
 
     def blow() -> None:
-        [os.kill(p.pid, signal.SIGKILL) for p in _children() if p.pid not in before and _is_worker(p)]
+        for process in _children():
+            if process.pid not in before and _is_worker(process):
+                process.kill()
 
     assert results(run, tmp_path / "media", fatal({}), 2, blow=blow) == {}
 
@@ -397,7 +398,8 @@ def test_an_item_on_which_a_transform_breaks_fails_alone(tmp_path: Path) -> None
 def windows(run: Run, root: Path, mines: Any, num_workers: int, blow: Any = lambda batch: None) -> list[Any]:
     """The batches of a run by one rank, images by size in windows of 6, batches of 2, as lists of values."""
     request = FrameRequest(2, partial(FatalBrightness, mines), batching=Batching(6))
-    gathered, batches = {}, []
+    gathered: dict[tuple[int, int], int] = {}
+    batches = []
     with Rank(run) as rank:
         for batch in FrameLoader(rank, str(root), request, num_workers):
             blow(batch)
@@ -432,7 +434,7 @@ def test_a_worker_that_is_killed_within_a_window_loses_nothing_and_repeats_nothi
 
 def test_a_worker_that_is_killed_between_the_batches_of_a_window_has_all_of_it_done_again(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", _images(tmp_path / "media", 24), per_shard=24)
-    killed = []
+    killed: list[Any] = []
 
     def kill(batch: Any) -> None:
         if not killed and batch["rows"] and not batch["summaries"]:
@@ -466,7 +468,7 @@ def test_a_mount_that_goes_away_under_a_rank_without_workers_costs_no_attempt(tm
         with pytest.raises(EnvironmentFailure, match="is gone, or empty"):
             consume(run, tmp_path / "media", 0)
     with Rank(run) as rank:
-        assert rank.lease().spool.failed_attempts == {}
+        assert lease(rank).spool.failed_attempts == {}
 
 
 def test_workers_that_neither_work_nor_deliver_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,30 +1,37 @@
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 
 
 class Begun:
-    def __init__(self, frames: Sequence[Any]) -> None:
+    def __init__(self, frames: Tensor | list[Tensor]) -> None:
         self.frames = frames
 
-    def take(self) -> Sequence[Any]:
+    def take(self) -> Tensor | list[Tensor]:
         return self.frames
 
 
 def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
     frames = torch.zeros(2, 3, 4, 4)
-    given = [{"frames": frames}, {"results": [1]}, {"frames": [frames[0]], "alone": True}, {"frames": frames[:0]}, {}]
-    begun = []
+    given: list[dict[str, Any]] = [
+        {"frames": frames},
+        {"results": [1]},
+        {"frames": [frames[0]], "alone": True},
+        {"frames": frames[:0]},
+        {},
+    ]
+    begun: list[Any] = []
 
-    def begin(frames: Sequence[Any]) -> Begun | None:
+    def begin(frames: Tensor | list[Tensor]) -> Begun | None:
         begun.append(frames)
         return Begun(frames) if len(frames) else None
 
-    batches = iter(PrefetchedBatches((batch.copy() for batch in given), begin))
+    copies: Any = (batch.copy() for batch in given)  # as dicts, where a loader has `Batch`
+    batches: Any = iter(PrefetchedBatches(copies, begin))
     assert next(batches)["device_copy"].take() is frames
     assert len(begun) == 1
     assert [batch.keys() for batch in batches] == [batch.keys() for batch in given[1:]]
@@ -42,7 +49,9 @@ def test_copies_on_a_stream_of_their_own_hold_the_same_values_when_they_are_take
         for _ in range(4):
             busy = busy @ busy
         assert copy is not None
-        assert torch.equal(copy.take().cpu(), frames)
+        taken = copy.take()
+        assert isinstance(taken, Tensor)
+        assert torch.equal(taken.cpu(), frames)
         two = begin([frames[0].pin_memory(), frames[1, :, :9].contiguous().pin_memory()])
         assert two is not None
         assert [tuple(frame.shape) for frame in two.take()] == [(3, 260, 210), (3, 9, 210)]

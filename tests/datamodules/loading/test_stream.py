@@ -58,7 +58,7 @@ def slices(
     corpus: tuple[Run, Path], *tickets: Any, slice_frames: int = 4, transform: Any = None, **request: Any
 ) -> list[Any]:
     run, root = corpus
-    waiting = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for rows in (*tickets, None):
         waiting.put(rows and Ticket(0, rows))
     wanted = FrameRequest(slice_frames, transform, **request)

@@ -1,6 +1,6 @@
 """Animated GIF, PNG and WebP are videos: right frames, right times, composed as a browser shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DecodeError
-from datamodules.media.decoding import Decoding
+from datamodules.media.decoding import Backend, Decoding
 from datamodules.media.sampling import AtTimes, Uniform
 from datamodules.media.video import Video, read_frames
 from support.video_making import numbers, picture
@@ -19,7 +19,7 @@ ENDINGS = ("gif", "png", "apng", "webp")
 RED, BLUE = (255, 0, 0, 255), (0, 0, 255, 255)
 
 
-def animation(path: Path, frames: Sequence[Any], duration: Any = 40, **options: Any) -> Path:
+def animation(path: Path, frames: Iterable[NDArray[np.uint8]], duration: Any = 40, **options: Any) -> Path:
     """Write an animation of `frames`, uint8 [H, W, 3 or 4], which are shown for `duration` ms: of all, or of each."""
     kind = {"apng": "PNG"}.get(path.suffix[1:], path.suffix[1:].upper())
     first, *others = map(Image.fromarray, frames)
@@ -49,7 +49,7 @@ def test_every_frame_comes_in_order_at_its_time(ending: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("backend", ["pyav", "decord", "torchcodec"])
-def test_some_frames_are_the_same_whatever_the_backend(ending: str, backend: str, tmp_path: Path) -> None:
+def test_some_frames_are_the_same_whatever_the_backend(ending: str, backend: Backend, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}")
     assert numbers(shown(path, selection=Uniform(3), decoding=Decoding(backend))) == [0, 2, 5]
     assert numbers(shown(path, selection=AtTimes([0.12, 0.23]), decoding=Decoding(backend))) == [3, 5]
@@ -63,7 +63,7 @@ DISPOSAL = {"gif": {"disposal": 2}, "png": {"disposal": 1}, "webp": {}}  # to th
 def test_transparent_pixels_are_white_and_nothing_stays_of_a_frame_that_is_disposed_of(
     ending: str, tmp_path: Path
 ) -> None:
-    frames = np.zeros((3, 16, 24, 4), np.uint8)
+    frames: NDArray[np.uint8] = np.zeros((3, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 8:12, 2:6], frames[2, 2:6, 8:12] = RED, BLUE, RED
     found = shown(animation(tmp_path / f"a.{ending}", frames, **DISPOSAL[ending]))
     for frame, drawn in zip(found, frames, strict=True):

@@ -18,6 +18,7 @@ from datamodules.errors import DecodeError
 from datamodules.media.content import read_member
 from datamodules.media.image import decode_image, read_image
 from support.image_making import tiff_of
+from support.spying import spied
 
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # PhotometricInterpretation of TIFF
 
@@ -162,7 +163,8 @@ def test_an_animation_fails(tmp_path: Path, name: str) -> None:
 def test_flipped_bytes_give_an_image_or_a_reason(tmp_path: Path, name: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    gradient("RGB", (32, 16)).save(tmp_path / name, **({} if name in ("a.gif", "a.bmp") else {"exif": exif}))
+    options: dict[str, Any] = {} if name in ("a.gif", "a.bmp") else {"exif": exif}
+    gradient("RGB", (32, 16)).save(tmp_path / name, **options)
     content = bytearray((tmp_path / name).read_bytes())
     chance = np.random.default_rng(0)
     for _ in range(150):
@@ -241,7 +243,7 @@ def test_palette_and_gray_with_transparency_drop_it(tmp_path: Path) -> None:
     found = read_image(tmp_path / "p.png").permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(found, np.array(image.convert("RGB")))
     Image.new("LA", (4, 4), (70, 0)).save(tmp_path / "la.png")
-    assert read_image(tmp_path / "la.png").unique().tolist() == [70]
+    assert set(read_image(tmp_path / "la.png").flatten().tolist()) == {70}
 
 
 def png_of_16_bits(values: NDArray[np.uint16], colour_type: int) -> bytes:
@@ -339,7 +341,7 @@ def test_premultiplied_gray_drops_its_transparency() -> None:
 def test_of_a_jpeg_with_several_pictures_the_first_is_taken(tmp_path: Path) -> None:
     gradient().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[gradient().rotate(180)])
     with Image.open(tmp_path / "a.jpg") as image:
-        assert (image.format, image.n_frames) == ("MPO", 2)
+        assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
     assert difference(tmp_path / "a.jpg") <= 2
 
 
@@ -449,13 +451,9 @@ def test_only_two_frames_of_an_animation_are_looked_at(monkeypatch: pytest.Monke
     gradient().save(
         buffer, "GIF", save_all=True, append_images=[gradient().rotate(angle) for angle in range(10, 90, 10)]
     )
-    frames = []
-    seek = GifImagePlugin.GifImageFile._seek
-    monkeypatch.setattr(
-        GifImagePlugin.GifImageFile,
-        "_seek",
-        lambda self, frame, *rest: frames.append(frame) or seek(self, frame, *rest),
-    )
+    frames: list[int] = []
+    spy = spied(GifImagePlugin.GifImageFile._seek, lambda _, frame, *__: frames.append(frame))
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "_seek", spy)
     with pytest.raises(DecodeError, match=r"a\.gif cannot be decoded .*: it is animated, where one image is wanted"):
         decode_image(buffer.getvalue(), "a.gif")
     assert max(frames) == 1

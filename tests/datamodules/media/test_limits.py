@@ -24,6 +24,7 @@ _HUGE = 16_000  # px; squared it is above the limit
 
 
 def test_the_limit_of_pixels_is_that_of_pillow() -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
     assert 2 * Image.MAX_IMAGE_PIXELS == limits.MAX_PIXELS
 
 
@@ -68,7 +69,7 @@ def test_tables_that_need_too_much_memory_together_fail(content: bytes, tmp_path
 
 def fails_for_memory_of_its_tables(path: Path) -> None:
     """Run in a process of its own: free memory that a process already holds is not limited."""
-    container.MAX_INDEX_BYTES = packets.MAX_INDEX_BYTES = 64 << 20
+    container.MAX_INDEX_BYTES = packets.MAX_INDEX_BYTES = 64 << 20  # type: ignore[attr-defined]
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for"):
         Video(path)
@@ -161,12 +162,12 @@ def test_a_small_image_whose_decoder_takes_much_memory_fails(content: bytes, tmp
 
 def fails_for_memory_of_its_decoder(path: Path, content: bytes) -> None:
     """Run in a process of its own, as `fails_for_memory_of_its_tables`."""
-    image.MAX_DECODING_BYTES = 16 << 20
+    image.MAX_DECODING_BYTES = 16 << 20  # type: ignore[attr-defined]
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(DecodeError, match=r"^a\.jp2 .* more than 16 MiB of memory, the limit for"):
         decode_image(content, path.name)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
-    image.MAX_DECODING_BYTES = limits.MAX_DECODING_BYTES
+    image.MAX_DECODING_BYTES = limits.MAX_DECODING_BYTES  # type: ignore[attr-defined]
     assert decode_image(content, path.name).shape[1] < 200  # else it could fail for another reason
 
 

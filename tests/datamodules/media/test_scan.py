@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,8 @@ def test_frames_that_no_decoder_can_give_so_early_are_not_proven(num_places: int
     times = [10 * place for place in range(40)]
     times[20] = times[20 - num_places] - 5
     scan = scan_of(times)
-    scan.order = SimpleNamespace(keys=np.array([(0, time) for time in times]), second_fields=set())
+    order: Any = SimpleNamespace(keys=np.array([(0, time) for time in times]), second_fields=set())
+    scan.order = order
     assert scan.is_proven is is_proven
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.image import decode_image
-from datamodules.media.stored import as_stored, stored_as, stored_ending
+from datamodules.media.stored import Stored, as_stored, stored_as, stored_ending
 from support.image_making import image_bytes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -24,7 +24,7 @@ def encoded(format: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
 def test_files_of_the_format_without_metadata_are_kept_byte_for_byte_whatever_their_names(
-    store: str, format: str
+    store: Stored, format: str
 ) -> None:
     content = encoded(format)
     assert as_stored(content, "a.webp", store) == content
@@ -44,7 +44,7 @@ def test_other_files_become_png_without_loss_or_jpeg_of_high_quality() -> None:
 @pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_stock_readers_get_the_upright_pixels_of_a_file_with_damaged_metadata(
-    store: str, format: str, orientation: int
+    store: Stored, format: str, orientation: int
 ) -> None:
     entries = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack(">HHII", 0x011A, 12, 1, 38)
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\2" + entries + bytes(4) + struct.pack(">d", math.nan)  # XResolution
@@ -85,4 +85,4 @@ def test_the_option_takes_a_format_true_for_jpeg_and_false() -> None:
         "jpg", None, None, "jpg", "png", "original"
     ]  # fmt: skip
     with pytest.raises(ConfigError, match=r"--model\.store_images webp: choose from jpg, png, original, false"):
-        stored_as("webp")
+        stored_as("webp")  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from datamodules.media.resize import resize
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.scan import Scan
 from datamodules.media.video import Video, read_frames
+from support.spying import spied
 from support.torchcodec_there import needs_torchcodec
 from support.video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
 
@@ -53,11 +54,19 @@ def frames_of(path: Path, selection: Selection, decoding: Decoding = _DECODING) 
     return [frame.permute(1, 2, 0).numpy() for frame in frames], video
 
 
+def pixels_of(frame: av.VideoFrame) -> Picture:
+    """uint8 [H, W, 3]."""
+    pixels: Any = frame.to_ndarray(format="rgb24")
+    return pixels  # type: ignore[no-any-return]
+
+
 def all_decoded(path: Path) -> list[Picture]:
     """Every frame as it comes, from the first to the last."""
     with av.open(str(path)) as container:
-        frames = container.decode(container.streams.best("video"))
-        return [_turned(frame.to_ndarray(format="rgb24"), frame.rotation, path) for frame in frames]
+        stream = container.streams.best("video")
+        assert isinstance(stream, av.VideoStream)
+        frames = container.decode(stream)
+        return [_turned(pixels_of(frame), frame.rotation, path) for frame in frames]
 
 
 def _turned(frame: Picture, degrees: int, path: Path) -> Picture:
@@ -380,8 +389,8 @@ def test_clips_of_one_video_need_one_pass_over_its_packets(
 ) -> None:
     path = tmp_path / "long.mp4"
     shutil.copy(videos["b-frames"], path)
-    passes = []
-    monkeypatch.setattr(video_module, "read_packets", lambda *of: passes.append(of) or read_packets(*of))
+    passes: list[Any] = []
+    monkeypatch.setattr(video_module, "read_packets", spied(read_packets, lambda *of: passes.append(of)))
     first, again = (read_frames(path, AtTimes([0.5, 1.0])) for _ in range(2))
     assert len(passes) == 1
     assert torch.equal(again.frames, first.frames)
@@ -469,7 +478,7 @@ def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(
     sound, _ = frames_of(videos[name], Uniform(16))
     content = videos[name].read_bytes()
     with av.open(str(videos[name])) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 60]
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size > 60]
     num_failed = 0
     for number, (place, size) in enumerate(packets[1::5]):
         noise = np.random.default_rng(number).bytes(size // 4)
@@ -569,7 +578,8 @@ def test_side_data_without_a_name_is_no_display_matrix(backend: Backend, tmp_pat
     found, _ = frames_of(path, Every(), Decoding(backend))
     assert numbers(found) == [0, 1, 2, 3, 4]
     with av.open(str(path)) as container:
-        assert EXIF in [data.type.value for data in next(container.decode(video=0)).side_data]
+        side_data: Any = next(container.decode(video=0)).side_data
+        assert EXIF in [data.type.value for data in side_data]
 
 
 UNFORESEEN = [KeyError("no such plane"), av.error.PermissionError(1, "no such plane")]  # the latter is an OSError too
@@ -692,7 +702,7 @@ def test_a_broken_disk_is_no_broken_video(tmp_path: Path) -> None:
         ({"device": "cuda"}, "choose torchcodec for cuda"),
     ],
 )
-def test_decoding_that_is_none_fails(arguments: dict[str, str], message: str) -> None:
+def test_decoding_that_is_none_fails(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Decoding(**arguments)
 

@@ -18,12 +18,12 @@ def npy(values: Any) -> bytes:
     return buffer.getvalue()
 
 
-def with_header(header: Any, values: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:
+def with_header(header: str, values: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:
     text = header.encode() + b"\n"
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text + values
 
 
-def of(shape: Any, descr: Any = "'<f4'") -> Any:
+def of(shape: Any, descr: str = "'<f4'") -> str:
     return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
 
 
@@ -102,5 +102,5 @@ def test_arrays_have_the_types_and_shapes_that_were_declared_with_common_lengths
 def test_a_header_tells_where_its_values_begin() -> None:
     content = npy(np.arange(5, dtype=np.int64))
     shape, dtype, order, start = read_header(content)
-    assert (shape, dtype, order) == ((5,), np.int64, "C")
+    assert (shape, dtype, order) == ((5,), np.dtype(np.int64), "C")
     assert np.frombuffer(content, dtype, offset=start).tolist() == [0, 1, 2, 3, 4]

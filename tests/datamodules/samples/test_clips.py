@@ -1,6 +1,7 @@
 import io
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def test_what_is_decoded_is_what_was_encoded(store: str, tokens: bool) -> None:
     files = ClipSamples().encode(sample)
     found = ClipSamples().decode("a", {**files, "extra.txt": b"ignored"})
     assert (found.key, found.meta, found.stored) == ("a", sample.meta, sample.stored)
-    np.testing.assert_array_equal(found.tokens, sample.tokens)
+    assert (found.tokens is None) == (not tokens)
+    np.testing.assert_array_equal(found.tokens, sample.tokens)  # type: ignore[arg-type] # None equals None
     assert ClipSamples().encode(found) == files
 
 
@@ -64,7 +66,7 @@ def test_tokens_are_an_npy_file_of_int64() -> None:
 @pytest.mark.parametrize(("store", "tolerance"), [("jpeg", 3), ("mp4", 6)])
 def test_lossy_frames_come_back_in_order_nearly_as_they_were(store: str, tolerance: int) -> None:
     found = make(store=store, pictures=SMOOTH).frames
-    assert (found.shape, found.dtype) == ((12, 32, 48, 3), np.uint8)
+    assert (found.shape, found.dtype) == ((12, 32, 48, 3), np.dtype(np.uint8))
     assert np.abs(found.astype(int) - np.stack(SMOOTH)).max() <= tolerance
 
 
@@ -85,7 +87,7 @@ def test_jpegs_are_files_in_the_order_of_their_frames_that_any_reader_opens() ->
 def test_an_mp4_is_h264_without_a_date() -> None:
     with av.open(io.BytesIO(make(store="mp4").stored["mp4"])) as file:
         stream = file.streams.video[0]
-        assert (stream.codec_context.name, stream.frames, int(stream.average_rate)) == ("h264", 12, 8)
+        assert (stream.codec_context.name, stream.frames, stream.average_rate) == ("h264", 12, Fraction(8))
         assert "creation_time" not in {**file.metadata, **stream.metadata}
 
 
@@ -134,17 +136,15 @@ def test_a_batch_without_sizes_texts_or_tokens_has_none() -> None:
 
 
 def test_clips_of_two_forms_are_no_batch() -> None:
-    with pytest.raises(
-        RunError, match=r"^a has frames \[12, 16, 24, 3\] and tokens, but b has .* and no tokens, as they"
-    ):
+    with pytest.raises(RunError, match=r"^a has frames \[12, 16, 24, 3\] and tokens, but b has .* and no tokens: they"):
         ClipSamples().collate([make("a"), make("b", tokens=False)])
-    with pytest.raises(RunError, match=r"but c has frames \[3, 16, 24, 3\] and tokens, .* run the pipeline anew"):
+    with pytest.raises(RunError, match=r"but c has frames \[3, 16, 24, 3\] and tokens: .* Rerun the pipeline"):
         ClipSamples().collate([make("a"), make("b"), make("c", pictures=PICTURES[:3])])
 
 
 def test_a_dtype_that_is_none_fails() -> None:
     with pytest.raises(ConfigError, match="dtype = 'float16': choose from uint8, float32"):
-        ClipSamples("float16")
+        ClipSamples("float16")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("missing", ["frames.npy", "json"])

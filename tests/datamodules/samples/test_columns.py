@@ -90,7 +90,10 @@ def test_captions_have_their_lengths() -> None:
 def test_poses_have_people_and_joints() -> None:
     keypoints = np.zeros((2, 18, 3), np.float32)
     keypoints[0, 0, 2] = 0.5
-    samples = [PoseSample("a", keypoints, np.ones(2, np.float32), {}), PoseSample("b", keypoints[:0], np.ones(0), {})]
+    samples = [
+        PoseSample("a", keypoints, np.ones(2, np.float32), {}),
+        PoseSample("b", keypoints[:0], np.ones(0, np.float32), {}),
+    ]
 
     overview = PoseSamples().overview(samples)
 

@@ -48,7 +48,7 @@ def test_parts_follow_one_another_as_documented(everything: Landmarks, name: int
     keypoints = everything.keypoints(layout)
 
     assert layout.num_keypoints == name
-    assert (keypoints.shape, keypoints.dtype) == ((name, 3), np.float32)
+    assert (keypoints.shape, keypoints.dtype) == ((name, 3), np.dtype(np.float32))
     assert [(part, place.stop - place.start) for part, place in layout.part_slices.items()] == order
     assert [place.start for place in layout.part_slices.values()] == np.cumsum([0] + [n for _, n in order])[
         :-1
@@ -65,14 +65,14 @@ def test_parts_not_found_are_zeros(everything: Landmarks) -> None:
     keypoints = found.keypoints(layout)
 
     assert found.presence.tolist() == [0, 1, 0, 1]
-    assert (found.pose_visibility.tolist(), found.pose_visibility.dtype) == ([0] * 33, np.float32)
+    assert (found.pose_visibility.tolist(), found.pose_visibility.dtype) == ([0] * 33, np.dtype(np.float32))
     for part, is_there in zip(PARTS, found.presence, strict=True):
         assert keypoints[layout.part_slices[part]].any(axis=1).all() == is_there
         assert keypoints[layout.part_slices[part]].any() == is_there
 
 
 def test_presence_and_visibility_of_what_was_found(everything: Landmarks) -> None:
-    assert (everything.presence.tolist(), everything.presence.dtype) == ([1, 1, 1, 1], np.uint8)
+    assert (everything.presence.tolist(), everything.presence.dtype) == ([1, 1, 1, 1], np.dtype(np.uint8))
     assert np.array_equal(everything.pose_visibility, np.linspace(0, 1, 33).astype(np.float32))
     assert Landmarks().presence.tolist() == [0, 0, 0, 0]
     assert not Landmarks().keypoints(LAYOUTS[543]).any()

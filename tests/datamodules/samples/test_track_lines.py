@@ -9,18 +9,24 @@ from pycocotools import mask as coco
 
 from datamodules.errors import RunError
 from datamodules.samples import track_lines as module
-from datamodules.samples.track_lines import TrackLines, bbox_of, line_of, mask_of, rle_of
+from datamodules.samples.track_lines import LineObject, TrackLine, TrackLines, bbox_of, line_of, mask_of, rle_of
 
 SIZE = (1, 1)  # (height, width) of the frames, px
 
 
-def line(number: int, length: int = 0) -> dict[str, Any]:
+def line(number: int, length: int = 0) -> TrackLine:
     label = "ü" * length
-    each = {"obj_id": 1, "label": label, "score": 0.5, "bbox": [0, 0, 1, 1], "mask": {"size": [1, 1], "counts": "01"}}
+    each: LineObject = {
+        "obj_id": 1,
+        "label": label,
+        "score": 0.5,
+        "bbox": [0, 0, 1, 1],
+        "mask": {"size": [1, 1], "counts": "01"},
+    }
     return {"frame_idx": number, "timestamp": number / 25, "objects": [each] if length else []}
 
 
-def uneven(count: int) -> list[dict[str, Any]]:
+def uneven(count: int) -> list[TrackLine]:
     """Lines from 50 to some 6,000 bytes, in no order of length."""
     return [line(number, 3000 if number % 7 == 3 else number % 5) for number in range(count)]
 
@@ -44,7 +50,7 @@ class Counting(io.BytesIO):
 def test_a_line_is_compact_json_that_begins_with_its_number() -> None:
     assert line_of(line(3)) == b'{"frame_idx":3,"timestamp":0.12,"objects":[]}\n'
     assert "üü".encode() in line_of(line(3, 2))
-    assert b'"label":"?"' in line_of({**line(3), "objects": [{"label": "\ud800"}]})
+    assert b'"label":"?"' in line_of({**line(3), "objects": [{"label": "\ud800"}]})  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize("near_bytes", [1, 1000, 1 << 16])
@@ -116,8 +122,24 @@ def test_a_box_is_half_open_around_the_mask() -> None:
     assert bbox_of(rle_of(np.zeros((20, 30), bool))) == [0, 0, 0, 0]
 
 
-GOOD = line(0, 1)
+GOOD: dict[str, Any] = {**line(0, 1)}
 [OBJECT] = GOOD["objects"]
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"obj_id": "1"},
+    {"obj_id": 1 << 31},
+    {"label": 1},
+    {"label": {}},
+    {"score": float("nan")},
+    {"bbox": [0, 0, 1]},
+    {"bbox": [0, 0, 2, 1]},
+    {"bbox": [1, 0, 0, 1]},
+    {"bbox": [-1, 0, 1, 1]},
+    {"mask": {"size": [60000, 60000], "counts": "01"}},
+    {"mask": {"size": [1, 1], "counts": 5}},
+    {"mask": {"size": [1, 1], "counts": "o"}},
+    {"mask": {"size": [1, 1], "counts": "P" * 30}},
+    {"mask": None},
+]
 
 
 @pytest.mark.parametrize(
@@ -128,25 +150,7 @@ GOOD = line(0, 1)
         {**GOOD, "timestamp": "0"},
         {**GOOD, "objects": {}},
         {**GOOD, "objects": [[]]},
-        *(
-            {**GOOD, "objects": [{**OBJECT, **change}]}
-            for change in (
-                {"obj_id": "1"},
-                {"obj_id": 1 << 31},
-                {"label": 1},
-                {"label": {}},
-                {"score": float("nan")},
-                {"bbox": [0, 0, 1]},
-                {"bbox": [0, 0, 2, 1]},
-                {"bbox": [1, 0, 0, 1]},
-                {"bbox": [-1, 0, 1, 1]},
-                {"mask": {"size": [60000, 60000], "counts": "01"}},
-                {"mask": {"size": [1, 1], "counts": 5}},
-                {"mask": {"size": [1, 1], "counts": "o"}},
-                {"mask": {"size": [1, 1], "counts": "P" * 30}},
-                {"mask": None},
-            )
-        ),
+        *({**GOOD, "objects": [{**OBJECT, **change}]} for change in BAD_FIELDS),
     ],
 )
 def test_lines_that_no_tracking_writes_are_refused_however_they_are_read(wrong: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def test_a_run_holds_the_people_that_the_backend_finds(tmp_path: Path, weights: 
     sample = PoseSamples().decode(key, files)
     np.testing.assert_allclose(sample.scores, [0.9])
     [person] = sample.keypoints
-    np.testing.assert_allclose(person[0], (10, 20, torch.tensor(2.0).sigmoid()), rtol=1e-6)  # the nose
+    np.testing.assert_allclose(person[0], (10, 20, torch.tensor(2.0).sigmoid().item()), rtol=1e-6)  # the nose
     np.testing.assert_array_equal(person[JOINTS.index("right_ankle")], 0)
     assert sample.meta["backend"] == "keypointrcnn"
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from datetime import date
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
 from preprocess.pipelines.captions import Captions
-from support.chat_server import MODEL, ChatServer, Reply, describe, refused, said
+from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
 
 KEY = 'sk/te"st<7>&+'
 
@@ -27,9 +28,13 @@ def engine_for(server: Any, **options: Any) -> ServedEngine:
     return ServedEngine(MODEL, where, lambda item: "Describe it", Generation(), SizeLimit())
 
 
+def answer(reply: Reply, ask: Ask) -> Reply:
+    return reply
+
+
 def gray(engine: ServedEngine, value: int) -> Any:
     transform = engine.transform()
-    transform.start(Item("key", "folder", ("image.png",)))
+    transform.start(Item("key", "", "folder", ("image.png",)))
     return transform(torch.full((3, 8, 12), value, dtype=torch.uint8))
 
 
@@ -57,7 +62,7 @@ def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
         location = internal.url.replace("//", "//me:tops3cret@") + "/chat/completions?token=tops3cret\x1b[2J"
         for status in (301, 302, 303, 307, 308):
             reply = server.models = refused(status, "moved", Location=location)
-            server.behave = lambda ask, reply=reply: reply
+            server.behave = partial(answer, reply)
             end = f" redirects to {internal.url}/chat/completions ({status}), where nothing is sent: give that URL as "
             assert stopped(engine).startswith(f"{server.url}{end}--model.server.url if you trust that server. Finished")
             with pytest.raises(ConfigError) as failure:
@@ -100,7 +105,7 @@ def test_any_target_of_a_redirect_is_one_escaped_line_without_the_key(monkeypatc
         engine = engine_for(server, api_key_env="MY_OWN_KEY")
         for location, target in _TARGETS.items():
             reply = Reply(b"", 302, {"Location": location.encode().decode("latin-1")})
-            server.behave = lambda ask, reply=reply: reply
+            server.behave = partial(answer, reply)
             message = stopped(engine)
             assert f" redirects to {target.replace('HOST', server.url.removesuffix('/v1'))}" in message
             assert message.isprintable()
@@ -237,7 +242,7 @@ def test_a_key_that_http_cannot_send_is_refused_and_not_shown(key: str, monkeypa
 )
 def test_a_key_given_in_a_wrong_place_is_not_shown(option: str, value: str) -> None:
     with pytest.raises(ConfigError) as failure:
-        Server(**{option: value})
+        Server(**{option: value})  # type: ignore[arg-type]
     assert "tops3cret" not in str(failure.value)
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -38,7 +39,7 @@ def engine_for(
 
 def prepare(engine: ServedEngine, frame: Tensor, name: str = "cup") -> Any:
     transform = pickle.loads(pickle.dumps(engine.transform))()  # as a worker gets it
-    transform.start(Item("key", "folder", ("image.png",), meta={"name": name}))
+    transform.start(Item("key", "", "folder", ("image.png",), meta={"name": name}))
     return transform(frame)
 
 
@@ -290,7 +291,7 @@ def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: s
         refused(500, "oops"),
         refused(503, "loading"),
         refused(429, "slow down"),
-        Reply(describe.__doc__.encode(), drops=True),
+        Reply(b"cut", drops=True),
         said("late", seconds=0.6),
     ],
     ids=["500", "503", "429", "drops", "hangs"],
@@ -357,10 +358,9 @@ def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(repl
         engine = engine_for(server, max_retries=0, request_timeout_seconds=0.3)
         captions = engine.captions(grays(engine, 0, 1))
         assert texts(captions)[:1] == ["0: Describe the cup"]
-        with pytest.raises(ExtractError, match=reason):
-            raise captions[1]
-        with pytest.raises(ExtractError, match=reason):  # the one of a batch before tells as well
-            raise engine.captions(grays(engine, 1))[0]
+        for caption in (captions[1], engine.captions(grays(engine, 1))[0]):  # an answer in an earlier batch counts too
+            assert isinstance(caption, ExtractError)
+            assert re.search(reason, str(caption))
         engine.close()
 
 
@@ -470,18 +470,21 @@ def test_an_engine_that_is_dropped_closes_its_connections() -> None:
         assert loop.is_closed()
 
 
-def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_later() -> None:
+def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with ChatServer() as server:
         first, second = engine_for(server), engine_for(server)
         first.captions(grays(first, 0))
-        first.itself, loop = first, first._loop  # a cycle, as Lightning's modules have them
+        vars(first)["itself"], loop = first, first._loop  # a cycle, as Lightning's modules have them
         ask = second._ask
 
         async def collect(prepared: Any) -> Any:
             gc.collect()
             return await ask(prepared)
 
-        second._ask, inputs = collect, grays(second, 1)
+        monkeypatch.setattr(second, "_ask", collect)
+        inputs = grays(second, 1)
         del first
         assert texts(second.captions(inputs)) == ["1: Describe the cup"]
         assert not loop.is_closed()
@@ -572,11 +575,16 @@ _VARIABLES = [name for proxy in PROXY_VARIABLES for name in (proxy, proxy.upper(
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets environment variables of HTTP clients, where no others of them are set."""
     for name in (*_VARIABLES, "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.delenv(name, raising=False)
-    return lambda **variables: [monkeypatch.setenv(name, value) for name, value in variables.items()]
+
+    def set_variables(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def options(tmp_path: Path) -> list[str]:
     noise = np.random.default_rng(1).bytes(2000)
     (clips / "garbage.mp4").write_bytes(content[:middle] + noise + content[middle + 2000 :])
     names = ("sound", "naïve name – 2", "garbage", "silent", "short", "cut", "missing")
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"vid": f"v{number}", "clip_path": f"C:\\clips\\{name}.mp4", "transcript": "" if name == "silent" else name}
         for number, name in enumerate(names)
     ]

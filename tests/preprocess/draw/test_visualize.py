@@ -35,7 +35,7 @@ Frame = NDArray[np.uint8]
 
 
 class UndrawnSamples(KeypointSamples):
-    draw = SampleKind.draw
+    draw = SampleKind.draw  # type: ignore[assignment] # as if it drew nothing
 
 
 UNDRAWN = f"{__name__}.{UndrawnSamples.__qualname__}"

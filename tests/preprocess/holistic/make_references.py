@@ -3,7 +3,7 @@
 It does not go with mediapipe, so it has an environment of its own; MODULES is mediapipe/modules of the wheel:
 
     python3 -m venv /tmp/litert && /tmp/litert/bin/pip install ai-edge-litert
-    /tmp/litert/bin/python tests/preprocess/holistic/make_references.py MODULES
+    PYTHONPATH=tests /tmp/litert/bin/python tests/preprocess/holistic/make_references.py MODULES
 
 Made with ai-edge-litert 2.3.0, without XNNPACK, which computes in another order.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from net_inputs import INPUTS, OUTPUTS, kept, net_input
+
+from support.net_inputs import INPUTS, OUTPUTS, kept, net_input
 
 _PLAIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 

@@ -1,6 +1,7 @@
 """Crops against OpenCV's, as MediaPipe's ImageToTensorCalculator calls it; regions, detections and heatmaps by hand."""
 
 from math import pi
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,7 +39,8 @@ def by_opencv(picture: Picture, region: Region, side: int, border: Border) -> ND
     ends = np.array([(0, side), (0, 0), (side, 0), (side, side)], np.float32)
     mode = cv2.BORDER_CONSTANT if border == "zero" else cv2.BORDER_REPLICATE
     matrix = cv2.getPerspectiveTransform(corners, ends)
-    return cv2.warpPerspective(picture, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=mode)
+    warped: Any = cv2.warpPerspective(picture, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=mode)
+    return warped  # type: ignore[no-any-return]
 
 
 def pictures_of(*pictures: Picture) -> Pictures:

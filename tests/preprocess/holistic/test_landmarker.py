@@ -183,7 +183,8 @@ def test_the_region_of_each_stage_is_that_of_mediapipe(
     landmarker(tensors(pictures))
     ours: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
     noise: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
-    with WatchedGraph([*_REGIONS]) as graph:
+    graph = WatchedGraph([*_REGIONS])
+    with graph:
         for row, picture in enumerate(pictures):
             theirs, again = regions_of(graph, picture), regions_of(graph, perturbed(picture))
             for stream in theirs.keys() & again.keys():

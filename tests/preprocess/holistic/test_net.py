@@ -15,20 +15,9 @@ from datamodules.errors import ConfigError
 from preprocess.holistic.models import MODELS, find_models
 from preprocess.holistic.net import Net, depth_to_space, same_padding
 from preprocess.holistic.tflite import Graph, Op, read_tflite
+from support.net_inputs import OUTPUTS, kept, net_input
 
 HERE = Path(__file__).parent
-
-
-def helper(name: str) -> Any:
-    spec = spec_from_file_location(name, HERE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-net_inputs = helper("net_inputs")
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +28,31 @@ def references() -> dict[str, Any]:
 
 def worst(name: str, net: torch.nn.Module, references: dict[str, Any]) -> float:
     """The greatest error of `net`, of all outputs, as a fraction of the output's range."""
-    images = torch.from_numpy(net_inputs.net_input(name)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(net_input(name)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         outputs = net(images)
     errors = []
-    for place, output in zip(net_inputs.OUTPUTS.get(name, range(len(outputs))), outputs, strict=True):
+    for place, output in zip(OUTPUTS.get(name, range(len(outputs))), outputs, strict=True):
         for number in range(2):
             least, greatest = references[f"{name}.{place}.{number}.range"]
             scale = greatest - least if output[0].numel() > 1 else max(1.0, abs(greatest))
             expected = references[f"{name}.{place}.{number}"]
             shape = references[f"{name}.{place}.shape"]
             assert tuple(output.shape) == (2, *shape[1:])
-            found = net_inputs.kept(output[number].numpy())
+            found = kept(output[number].numpy())
             errors.append(np.abs(found - expected).max() / scale)
     return float(max(errors))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str, references: dict[str, Any]) -> None:
-    assert worst(name, Net(find_models()[name], net_inputs.OUTPUTS.get(name)), references) < 1e-4
+    assert worst(name, Net(find_models()[name], OUTPUTS.get(name)), references) < 1e-4
 
 
 def test_a_net_with_wrong_padding_is_noticed(references: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.holistic.net.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
     name = "hand_landmark_full"
-    assert worst(name, Net(find_models()[name], net_inputs.OUTPUTS[name]), references) > 1e-3
+    assert worst(name, Net(find_models()[name], OUTPUTS[name]), references) > 1e-3
 
 
 def test_outputs_that_are_not_wanted_cost_nothing() -> None:

@@ -1,5 +1,6 @@
 """`Extraction` around an extractor that fails in every way that does not end the process."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, Tolerance
 from preprocess.job.extraction import Extraction, Outcome
 from support.image_making import image_bytes
-from support.line_making import make_run
+from support.line_making import lease, make_run
 
 
 class Memory:
@@ -22,7 +23,8 @@ class Memory:
     device = torch.device("cpu")
 
     def __init__(self, capacity: int = 100, error: Any = None) -> None:
-        self.capacity, self.error, self.sizes = capacity, error, []
+        self.capacity, self.error = capacity, error
+        self.sizes: list[int] = []
 
     def extract(self, batch: Any) -> Any:
         self.sizes.append(len(batch["rows"]))
@@ -34,7 +36,7 @@ class Memory:
         return [10 * value for value in values]
 
 
-def batch_of(values: Any, rows: Any = None, **more: Any) -> dict[str, Any]:
+def batch_of(values: Any, rows: Any = None, **more: Any) -> Any:
     frames = torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     rows = list(range(len(values))) if rows is None else rows
     each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
@@ -43,11 +45,16 @@ def batch_of(values: Any, rows: Any = None, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def rank(tmp_path: Path) -> Rank:
+def rank(tmp_path: Path) -> Iterator[Rank]:
     run = make_run(tmp_path, 8, per_shard=8)
     with Rank(run) as rank:
         assert rank.lease() is not None
         yield rank
+
+
+def extraction(extractor: Any, rank: Rank) -> Extraction:
+    """The extraction by what has an extractor's `extract` and `device`."""
+    return Extraction(extractor, rank)
 
 
 def failed_attempts(rank: Rank) -> dict[int, list[str]]:
@@ -55,14 +62,14 @@ def failed_attempts(rank: Rank) -> dict[int, list[str]]:
 
 
 def test_a_batch_that_fits_is_extracted_as_planned(rank: Rank) -> None:
-    extractor = Memory()
-    assert Extraction(extractor, rank)(batch_of([1, 2, 3])) == [Outcome(10, None), Outcome(20, None), Outcome(30, None)]
+    extractor: Any = Memory()
+    assert extraction(extractor, rank)(batch_of([1, 2, 3])) == [Outcome(10, None), Outcome(20, None), Outcome(30, None)]
     assert extractor.sizes == [3]
 
 
 def test_no_frames_are_no_call(rank: Rank) -> None:
-    extractor = Memory()
-    assert Extraction(extractor, rank)(batch_of([])) == []
+    extractor: Any = Memory()
+    assert extraction(extractor, rank)(batch_of([])) == []
     assert extractor.sizes == []
 
 
@@ -78,7 +85,7 @@ def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_s
     rank: Rank, error: torch.OutOfMemoryError | MemoryError | RuntimeError
 ) -> None:
     extractor = Memory(2, error)
-    outcomes = Extraction(extractor, rank)(batch_of([1, 2, 3, 4, 5]))
+    outcomes = extraction(extractor, rank)(batch_of([1, 2, 3, 4, 5]))
     assert [outcome.result for outcome in outcomes] == [10, 20, 30, 40, 50]
     assert [outcome.split_to for outcome in outcomes] == [2, 2, 1, 2, 2]
     assert extractor.sizes == [5, 3, 2, 1, 2]
@@ -87,14 +94,14 @@ def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_s
 
 def test_frames_of_different_sizes_are_split_as_well(rank: Rank) -> None:
     frames = [torch.full((3, 2, 2 + k), k, dtype=torch.uint8) for k in range(4)]
-    outcomes = Extraction(Memory(1, MemoryError()), rank)({**batch_of([0] * 4), "frames": frames})
+    outcomes = extraction(Memory(1, MemoryError()), rank)(batch_of([0] * 4) | {"frames": frames})
     assert outcomes == [Outcome(10 * k, 1) for k in range(4)]
 
 
 def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank: Rank) -> None:
-    extractor = Memory()
+    extractor: Any = Memory()
     extractor.extract = _greedy_for(7)
-    outcomes = Extraction(extractor, rank)(batch_of([6, 7, 8]))
+    outcomes = extraction(extractor, rank)(batch_of([6, 7, 8]))
     assert [outcome.result for outcome in (outcomes[0], outcomes[2])] == [6, 8]
     assert failed_attempts(rank) == {1: ["out of memory"] * 3}
     failure = rank.open[0].spool.results[1]
@@ -103,7 +110,8 @@ def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank: Rank) -
 
 
 def test_memory_that_is_there_the_second_time_costs_no_item(rank: Rank) -> None:
-    extractor, calls = Memory(), []
+    extractor: Any = Memory()
+    calls: list[int] = []
 
     def extract(batch: Any) -> Any:
         calls.append(len(batch["rows"]))
@@ -112,13 +120,13 @@ def test_memory_that_is_there_the_second_time_costs_no_item(rank: Rank) -> None:
         return [1]
 
     extractor.extract = extract
-    assert Extraction(extractor, rank)(batch_of([5])) == [Outcome(1, None)]
+    assert extraction(extractor, rank)(batch_of([5])) == [Outcome(1, None)]
     assert failed_attempts(rank) == {0: ["out of memory"]}
     assert rank.open[0].spool.results == {}
 
 
-def _greedy_for(value: int) -> type[Any]:
-    def extract(batch: Any) -> Any:
+def _greedy_for(value: int) -> Callable[[Any], list[int]]:
+    def extract(batch: Any) -> list[int]:
         values = [int(frame[0, 0, 0]) for frame in batch["frames"]]
         if value in values:
             raise MemoryError
@@ -128,26 +136,26 @@ def _greedy_for(value: int) -> type[Any]:
 
 
 def test_a_frame_that_cannot_be_handled_costs_its_item_only(rank: Rank) -> None:
-    outcomes = Extraction(Memory(), rank)(batch_of([1, 13, 3]))
+    outcomes = extraction(Memory(), rank)(batch_of([1, 13, 3]))
     assert [outcomes[0], outcomes[2]] == [Outcome(10, 1), Outcome(30, 1)]
     assert str(outcomes[1].result) == "13 is unlucky"
 
 
 def test_a_batch_under_suspicion_is_extracted_item_by_item(rank: Rank) -> None:
-    extractor = Memory()
-    outcomes = Extraction(extractor, rank)(batch_of([1, 2, 3, 4], rows=[0, 0, 1, 2], alone=True))
+    extractor: Any = Memory()
+    outcomes = extraction(extractor, rank)(batch_of([1, 2, 3, 4], rows=[0, 0, 1, 2], alone=True))
     assert extractor.sizes == [2, 1, 1]
     assert outcomes == [Outcome(10, 2), Outcome(20, 2), Outcome(30, 1), Outcome(40, 1)]
 
 
 def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_path: Path) -> None:
     make_run(tmp_path, 4)
-    extractor = Memory()
+    extractor: Any = Memory()
     extractor.extract = lambda batch: batch["no such field"]
     with Rank(Run(tmp_path)) as rank:
         rank.lease()
         with pytest.raises(KeyError):
-            Extraction(extractor, rank)(batch_of([1]))
+            extraction(extractor, rank)(batch_of([1]))
         assert failed_attempts(rank) == {}
     with Rank(Run(tmp_path)) as successor:
         successor.lease()
@@ -159,17 +167,17 @@ def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_pa
     with Rank(run) as rank:
         rank.lease()
         with pytest.raises(EnvironmentFailure, match="the server is gone"):
-            Extraction(Memory(0, EnvironmentFailure("the server is gone")), rank)(batch_of([1, 2]))
+            extraction(Memory(0, EnvironmentFailure("the server is gone")), rank)(batch_of([1, 2]))
     with Rank(run) as successor:
         successor.lease()
         assert failed_attempts(successor) == {}
 
 
 def test_results_that_are_not_one_a_frame_are_refused(rank: Rank) -> None:
-    extractor = Memory()
+    extractor: Any = Memory()
     extractor.extract = lambda batch: [1]
     with pytest.raises(ValueError, match="extract gave 1 results for 2 frames"):
-        Extraction(extractor, rank)(batch_of([1, 2]))
+        extraction(extractor, rank)(batch_of([1, 2]))
 
 
 def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_path: Path) -> None:
@@ -180,7 +188,7 @@ def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_
         with pytest.raises(
             EnvironmentFailure, match="out of order after train/item001, train/item002: CUDA error: dev"
         ):
-            Extraction(Memory(0, lost), rank)(batch_of([1, 2], rows=[1, 2]))
+            extraction(Memory(0, lost), rank)(batch_of([1, 2], rows=[1, 2]))
     with Rank(Run(tmp_path)) as successor:
         successor.lease()
         assert successor.is_suspect(0, [1])
@@ -197,9 +205,9 @@ def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path: Path) -> 
         with Rank(Run(tmp_path), tolerance=Tolerance(max_attempts=3)) as rank:
             rank.lease()
             with pytest.raises(EnvironmentFailure, match="illegal memory access"):
-                Extraction(Memory(0, lost), rank)(batch_of(rows, rows=rows))
+                extraction(Memory(0, lost), rank)(batch_of(rows, rows=rows))
     with Rank(Run(tmp_path)) as rank:
-        opened = rank.lease()
+        opened = lease(rank)
         assert list(opened.failed) == [1]
         assert opened.spool.results[1].attempts == 3
         assert opened.missing == [0, 2, 3]
@@ -217,8 +225,8 @@ def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_co
     encoded = [read_jpeg(image_bytes(value, "jpg"), str(value)) for value in (20, 0, 40)]
     batch = batch_of([0, 0, 0], encoded=encoded)
     del batch["frames"]
-    extractor = Memory()
-    bright, refused, brighter = Extraction(extractor, rank)(batch)
+    extractor: Any = Memory()
+    bright, refused, brighter = extraction(extractor, rank)(batch)
     assert [(each.result / 10, each.split_to) for each in (bright, brighter)] == [(20, 1), (40, 1)]
     assert isinstance(refused.result, DecodeError)
     assert extractor.sizes == [1, 1]
@@ -226,9 +234,9 @@ def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_co
 
 
 def test_nothing_but_frames_goes_to_the_device(rank: Rank) -> None:
-    extractor = Memory()
+    extractor: Any = Memory()
     content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
-    Extraction(extractor, rank)(batch_of([1], summaries=[{"content": content}]))
+    extraction(extractor, rank)(batch_of([1], summaries=[{"content": content}]))
     assert extractor.sizes == [1]
 
 
@@ -243,9 +251,9 @@ class Copy:
 
 def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank: Rank) -> None:
     copy = Copy(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
-    assert Extraction(Memory(), rank)(batch_of([1, 2], device_copy=copy)) == [Outcome(50, None)] * 2
+    assert extraction(Memory(), rank)(batch_of([1, 2], device_copy=copy)) == [Outcome(50, None)] * 2
     too_much = Memory(capacity=1, error=torch.OutOfMemoryError("CUDA out of memory"))
     batch = batch_of([1, 2], device_copy=copy)
-    assert Extraction(too_much, rank)(batch) == [Outcome(10, 1), Outcome(20, 1)]
+    assert extraction(too_much, rank)(batch) == [Outcome(10, 1), Outcome(20, 1)]
     assert copy.taken == 2
     assert "device_copy" not in batch

@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -94,7 +95,8 @@ def test_a_signal_while_only_the_listing_goes_on_ends_the_wait(
     (tmp_path / "a.mp4").touch()
     plan = open_or_plan(tmp_path / "run", Videos(str(tmp_path)), {}, ShardSize()).plan
     caplog.clear()
-    go_on, looks = threading.Event(), []
+    go_on = threading.Event()
+    looks: list[Any] = []
 
     class Hanging(Videos):
         def items(self) -> Iterator[Item]:

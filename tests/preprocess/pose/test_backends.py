@@ -21,6 +21,7 @@ from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from support.pose_making import rendered, standing
 
 CPU = torch.device("cpu")
+FP8: Any = "fp8"  # of no model
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def drawing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Op
             scene = rendered(seen, (inputs.shape[2], inputs.shape[3]))
             return torch.from_numpy(scene.pafs)[None], torch.from_numpy(scene.heatmaps)[None]
 
-        backend._net = net  # type: ignore[assignment]
+        backend._net = net
         return backend
 
     return make
@@ -163,7 +164,7 @@ def test_the_input_of_openpose_has_a_longest_side(folder: Path, monkeypatch: pyt
         seen.append(tuple(inputs.shape))
         return torch.zeros(1, 38, 1, 8), torch.zeros(1, 19, 1, 8)
 
-    backend._net = net  # type: ignore[assignment]
+    backend._net = net
     backend.people([torch.zeros(3, 2, 3000, dtype=torch.uint8)])
     assert seen == [(1, 3, 8, 64)]
 
@@ -218,7 +219,8 @@ def test_vitpose_in_small_batches_gives_the_same(at_once: int, folder: Path, bac
 
 def test_vitpose_leaves_out_people_and_joints_with_low_scores(folder: Path) -> None:
     images, joints = [picture(astronaut()[::4, ::4])], []
-    for options in ({}, {"min_joint_score": 1.0}, {"min_score": 1.0}):
+    choices: list[dict[str, Any]] = [{}, {"min_joint_score": 1.0}, {"min_score": 1.0}]
+    for options in choices:
         backend = vitpose(folder, **options)
         backend.load(CPU)
         joints.append(int((backend.people(images)[0].keypoints[..., 2] > 0).sum()))
@@ -250,9 +252,9 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
     [
         (lambda: OpenPose("x", scales=()), r"scales = \(\) must be above 0"),
         (lambda: OpenPose("x", scales=(1, 0)), r"scales = \(1, 0\) must be above 0"),
-        (lambda: OpenPose("x", dtype="fp8"), "dtype = 'fp8': choose from bf16, fp16, fp32"),
+        (lambda: OpenPose("x", dtype=FP8), "dtype = 'fp8': choose from bf16, fp16, fp32"),
         (lambda: VitPose(min_score=2), r"min_score = 2 and .* must be 0 to 1"),
-        (lambda: VitPose(dtype="fp8"), r"--model\.backend\.dtype fp8: use auto, bf16, fp16, fp32"),
+        (lambda: VitPose(dtype=FP8), r"--model\.backend\.dtype fp8: use auto, bf16, fp16, fp32"),
         (lambda: VitPose(people_at_once=0), "people_at_once = 0 must be 1 or more"),
         (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1, .* must be 0 to 1"),
     ],

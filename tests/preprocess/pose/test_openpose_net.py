@@ -54,7 +54,7 @@ def test_outputs_are_those_of_the_public_network_with_the_same_weights(weights: 
 
 
 def test_inputs_are_those_of_the_public_code() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (50, 41, 3), dtype=np.uint8)
+    image: Any = np.random.default_rng(0).integers(0, 256, (50, 41, 3), dtype=np.uint8)
     image = cv2.GaussianBlur(image, (0, 0), 3)
     seen = cv2.resize(image[..., ::-1], (60, 75), interpolation=cv2.INTER_CUBIC)
     expected = np.full((80, 64, 3), 128, np.uint8)

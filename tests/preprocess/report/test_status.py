@@ -20,7 +20,7 @@ from preprocess.job.writer import ShardWriter
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal
 from support.brightness import Brightness, ImageFolders
-from support.line_making import finish, make_run
+from support.line_making import finish, lease, make_run
 
 GPU = {
     "name": "H100",
@@ -38,13 +38,14 @@ def drawn(status: Any) -> str:
     return capture.get()
 
 
-def measured_run(folder: Path, *gpus: Any) -> Path:
+def measured_run(folder: Path, *gpus: dict[str, Any]) -> Run:
     """A run of a shard of one item for each of `gpus`, committed one after another while the rank measures it."""
-    run, gpu = make_run(folder, len(gpus), per_shard=1), {}
+    run = make_run(folder, len(gpus), per_shard=1)
+    gpu: dict[str, Any] = {}
     with Rank(run, measure=lambda: {"cpu_percent": 50.0, "gpu": dict(gpu)}) as rank:
         for number, figures in enumerate(gpus):
             gpu = figures
-            opened = rank.lease()
+            opened = lease(rank)
             opened.measured.clear()  # what the heartbeat may have added
             opened.since -= 10 * (number + 1)  # seconds since the lease
             rank.publish()
@@ -104,12 +105,12 @@ def test_a_shard_is_charged_with_what_was_measured_since_its_lease_only(tmp_path
     with Rank(run, measure=lambda: {"load": next(load, 0.0)}) as rank:
         while not rank.activity.machine:  # the first beat
             time.sleep(0.01)
-        opened = rank.lease()
+        opened = lease(rank)
         rank.publish()
         rank.publish()
         finish(rank, opened)
         assert run.record(opened.shard.name).machine == {"load": {"mean": 20.0, "peak": 30.0}}
-        short = rank.lease()
+        short = lease(rank)
         finish(rank, short)
         assert run.record(short.shard.name).machine == {"load": {"mean": 30.0, "peak": 30.0}}
 
@@ -160,6 +161,7 @@ def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path: Path) 
     data = FramesDataModule(ImageFolders(str(corpus)), num_workers=0)
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, callbacks=[writer])
     trainer.predict(Speaking(), datamodule=data, return_predictions=False)
+    assert writer.rank is not None
     assert writer.rank.activity.tokens == 0 + 10 + 20
 
 

@@ -20,6 +20,7 @@ from preprocess.report.view import view
 from preprocess.terminal import Terminal
 from support.clip_making import ClipItems, made_clip, make_clip_run
 from support.making import REASON, MadeItems, made_sample, make_run
+from support.spying import spied
 from support.track_making import make_track_run, write_videos
 
 
@@ -203,8 +204,8 @@ def test_a_sample_of_tracks_is_shown_without_its_lines_being_read(
     run = make_track_run(tmp_path / "run", corpus)
     [item] = corpus.items()
     files = corpus.sample(item).files
-    sizes, pread = [], os.pread
-    monkeypatch.setattr(os, "pread", lambda *args: sizes.append(args[1]) or pread(*args))
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "pread", spied(os.pread, lambda _, num_bytes, *__: sizes.append(num_bytes)))
     lines = shown(run, "train/a")
     assert ["tracks.jsonl", f"{len(files['tracks.jsonl']):,}"] in lines  # type: ignore[arg-type]
     num_boxes = len(corpus.sample(item).array("obj_ids.npy"))

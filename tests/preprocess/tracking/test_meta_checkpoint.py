@@ -213,7 +213,8 @@ def test_the_size_is_told_from_the_shapes(size: tuple[int, int], num_parameters:
 
 def test_the_tiny_config_is_the_default_of_transformers() -> None:
     assert SIZES[96, 12] == {}
-    assert Sam2VideoConfig().vision_config.backbone_config.blocks_per_stage == [1, 2, 7, 2]
+    vision: Any = Sam2VideoConfig().vision_config
+    assert vision.backbone_config.blocks_per_stage == [1, 2, 7, 2]
 
 
 def test_weights_that_are_left_over_or_missing_fail(tmp_path: Path) -> None:

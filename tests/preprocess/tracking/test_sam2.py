@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoProcessor
+from transformers import AutoProcessor, Sam2VideoModel
 
 from datamodules.errors import ConfigError
 from preprocess.tracking.options import Weights
@@ -78,7 +78,8 @@ def whole(folder: Path, family: str, box: Sequence[float], corrections: Sequence
     Memories of several are encoded together, which changes their last places, and by these some pixels.
     """
     processor: Any = AutoProcessor.from_pretrained(folder)
-    model = MODELS[family].from_pretrained(folder).eval()
+    model_class: Any = MODELS[family]
+    model = model_class.from_pretrained(folder).eval()
     session = processor.init_video_session(video=torch.stack(moving_square(NUM_FRAMES)))
     masks: dict[int, Tensor] = {}
     stops = [*corrections, NUM_FRAMES]
@@ -196,7 +197,7 @@ def test_an_object_holds_as_much_after_20_frames_as_after_80(
 
 def test_transformers_own_session_does_grow(folders: dict[str, Path]) -> None:
     processor: Any = AutoProcessor.from_pretrained(folders["sam2_video"])
-    model = MODELS["sam2_video"].from_pretrained(folders["sam2_video"]).eval()
+    model = Sam2VideoModel.from_pretrained(folders["sam2_video"]).eval()
     session, sizes = processor.init_video_session(), []
     for place, frame in enumerate(moving_square(10)):
         pixels = processor(images=frame, return_tensors="pt")["pixel_values"][0]

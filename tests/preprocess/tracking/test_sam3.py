@@ -68,7 +68,8 @@ def of_transformers(
     processor.add_text_prompt(session, list(classes))
     for frame in moving_square(num_frames):
         session.add_new_frame(processor(images=frame, return_tensors="pt")["pixel_values"][0])
-    results, removed = [], {}
+    results: list[list[Seen]] = []
+    removed: dict[int, int] = {}
     for output in model.propagate_in_video_iterator(session):
         removed.update(dict.fromkeys(output.removed_obj_ids - removed.keys(), output.frame_idx))
         found = processor.postprocess_outputs(session, output, original_sizes=[list(frame.shape[1:])])
@@ -111,7 +112,7 @@ def test_ids_labels_scores_and_masks_are_those_of_a_session_that_forgets_nothing
     assert_same(tracked, of_transformers(folder, ("car",))[0])
 
 
-def hot(folder: Path, identity: Identity = KEEP, **config: int | bool) -> Sam3:
+def hot(folder: Path, identity: Identity = KEEP, **config: Any) -> Sam3:
     """The backend, of a model with such a hot start."""
     backend = load(folder, 1000, identity)
     for name, value in config.items():
@@ -119,7 +120,7 @@ def hot(folder: Path, identity: Identity = KEEP, **config: int | bool) -> Sam3:
     return backend
 
 
-HOT_STARTS: list[tuple[tuple[str, ...], dict[str, int | bool]]] = [
+HOT_STARTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("car",), {"hotstart_delay": 6, "hotstart_unmatch_thresh": 4, "hotstart_dup_thresh": 4}),
     (("car", "dog"), {"hotstart_delay": 6, "hotstart_unmatch_thresh": 6, "hotstart_dup_thresh": 6}),
     (
@@ -137,7 +138,7 @@ HOT_STARTS: list[tuple[tuple[str, ...], dict[str, int | bool]]] = [
 
 @pytest.mark.parametrize(("classes", "config"), HOT_STARTS)
 def test_objects_are_removed_as_by_a_session_over_the_whole_video(
-    folder: Path, classes: tuple[str, ...], config: dict[str, int | bool]
+    folder: Path, classes: tuple[str, ...], config: dict[str, Any]
 ) -> None:
     expected, removed = of_transformers(folder, classes, 12, **config)
     tracker = hot(folder, **config).start(classes)

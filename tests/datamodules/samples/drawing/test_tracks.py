@@ -18,7 +18,8 @@ def square(
 
 
 def differs(picture: NDArray[np.uint8], frame: NDArray[np.uint8] = GRAY) -> NDArray[np.bool_]:
-    return (picture != frame).any(2)
+    anywhere: NDArray[np.bool_] = (picture != frame).any(2)
+    return anywhere
 
 
 def test_masks_are_tinted_boxes_framed_and_named_and_all_else_is_left() -> None:

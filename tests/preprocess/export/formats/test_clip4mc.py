@@ -42,6 +42,7 @@ def test_their_reader_gives_back_rgb_tokens_and_sizes_of_every_sample(
             tokens, sizes, video = as_their_reader_does(index, named, number)
             sample = made_clip(item, num_frames)
             assert (tokens.dtype, tokens.shape, video.dtype, len(video)) == (np.int64, (77,), np.uint8, 16)
+            assert sample.tokens is not None
             np.testing.assert_array_equal(tokens, sample.tokens)
             np.testing.assert_array_equal(video, sample.frames[:: num_frames // 16].transpose(0, 3, 1, 2))
             assert sizes == SIZES

@@ -159,6 +159,7 @@ def test_pandas_gives_back_all_of_a_clip_but_its_frames(tmp_path: Path) -> None:
         assert row.pts_seconds.tolist() == meta["pts_seconds"]
         assert (row.size if meta["size"] is None else row.size.tolist()) == meta["size"]
         assert (row.tokens.dtype, row.num_tokens, row.truncated) == (np.int64, 3, False)
+        assert sample.tokens is not None
         np.testing.assert_array_equal(row.tokens, sample.tokens)
 
 
@@ -260,7 +261,7 @@ def test_tracks_are_rows_with_an_entry_for_each_object_of_each_frame(tmp_path: P
     assert (row.key, row.prompt, row.num_objects) == ("train/a", "car. person.", 1)
     assert (row.video_info["width"], row.video_info["fps"]) == (96, 25.0)
     assert row.frame_idx.tolist() == [frame_idx for frame_idx, _ in found]
-    for column, name in (("obj_ids", "obj_id"), ("labels", "label")):
-        assert getattr(row, column).tolist() == [each[name] for _, each in found]
+    assert row.obj_ids.tolist() == [each["obj_id"] for _, each in found]
+    assert row.labels.tolist() == [each["label"] for _, each in found]
     np.testing.assert_array_equal(row.scores, np.array([each["score"] for _, each in found], np.float32))
     assert row.boxes.reshape(-1, 4).tolist() == [each["bbox"] for _, each in found]

@@ -105,7 +105,7 @@ def test_pythons_own_unpickler_reads_it_like_the_c_one(tmp_path: Path) -> None:
     path = exported(tmp_path)
 
     with open(path, "rb") as file:
-        content = pickle._Unpickler(file).load()  # type: ignore[attr-defined]
+        content = pickle._Unpickler(file).load()
 
     assert_equal(content, expected_content(CORPUS))
 

@@ -25,7 +25,8 @@ def net_input(name: str) -> NDArray[np.float32]:
     random = np.random.default_rng(len(name))
     blocks = np.kron(random.random((8, 8, 3)), np.ones((side // 8, side // 8, 1)))
     images = np.stack([0.8 * blocks + 0.2 * random.random((side, side, 3)), random.random((side, side, 3))])
-    return (least + (greatest - least) * images).astype(np.float32)
+    scaled: NDArray[np.float32] = (least + (greatest - least) * images).astype(np.float32)
+    return scaled
 
 
 def kept(output: NDArray[Any]) -> NDArray[Any]:

@@ -84,6 +84,32 @@ def read_array(content: Content) -> NDArray[Any]:
     return np.ndarray(shape, dtype, content, start, order=order).copy(order)
 
 
+def read_rows(content: Content, start: int, stop: int) -> NDArray[Any]:
+    """Return the rows from `start` to before `stop` of the array in the `.npy` file `content`; only these are read.
+
+    Raises:
+        ValueError: see `read_header`; or the file is in Fortran's order, in which rows do not lie together.
+        IndexError: the array does not have these rows.
+    """
+    header = read_header(content)
+    if header.order != "C" or not header.shape:
+        raise ValueError(f"its shape is {list(header.shape)} in the order {header.order}, so it has no rows to read")
+    if not 0 <= start <= stop <= header.shape[0]:
+        raise IndexError(f"rows {start} to {stop} of an array of {header.shape[0]:,} rows")
+    row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    file.seek(header.start + start * row_bytes)
+    values = bytearray(file.read((stop - start) * row_bytes))
+    return np.ndarray((stop - start, *header.shape[1:]), header.dtype, values)
+
+
+def to_npy(values: NDArray[Any]) -> bytes:
+    """Return `values` as an `.npy` file."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
+    return buffer.getvalue()
+
+
 def read_arrays(files: Mapping[str, Content], declared: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
     """Return the `declared` arrays, by ending, of a sample with these `files`.
 

@@ -32,7 +32,7 @@ from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.container import said
 from datamodules.media.limits import MAX_PIXELS, limited_memory
 from datamodules.samples import SampleKind, require_alike
-from datamodules.samples.arrays import Array, read_arrays, read_header
+from datamodules.samples.arrays import Array, read_arrays, read_header, to_npy
 from datamodules.samples.columns import Column, span
 from datamodules.samples.drawing import MAX_FRAMES, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
@@ -138,7 +138,7 @@ class ClipSamples(SampleKind[ClipSample]):
 
     def encode(self, sample: ClipSample) -> dict[str, bytes]:
         """The files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
-        tokens = {} if sample.tokens is None else {"tokens.npy": _npy("<i8", sample.tokens.shape, [sample.tokens])}
+        tokens = {} if sample.tokens is None else {"tokens.npy": to_npy(sample.tokens)}
         return {**sample.stored, **tokens, "json": encode_json(sample.meta, FIELDS)}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> ClipSample:
@@ -208,8 +208,11 @@ def _form(sample: ClipSample) -> str:
 
 
 def raw_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
-    """`frames.npy` of `frames`, which have one size."""
-    return {"frames.npy": _npy("|u1", (len(frames), *frames[0].shape), frames)}
+    """Return `frames.npy` of `frames`, which have one size. Each frame is copied once."""
+    header = io.BytesIO()
+    shape = (len(frames), *frames[0].shape)
+    npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})  # type: ignore[no-untyped-call]
+    return {"frames.npy": b"".join([header.getvalue(), *(np.ascontiguousarray(frame).data for frame in frames)])}
 
 
 def jpeg_frames(frames: Sequence[bytes]) -> dict[str, bytes]:
@@ -237,13 +240,6 @@ def jpeg(frame: Picture) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
-
-
-def _npy(dtype: str, shape: tuple[int, ...], parts: Sequence[NDArray[Any]]) -> bytes:
-    """An .npy file of `parts`, one after another; each is copied once."""
-    header = io.BytesIO()
-    npy.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})  # type: ignore[no-untyped-call]
-    return b"".join([header.getvalue(), *(np.ascontiguousarray(part, dtype).data for part in parts)])
 
 
 def _as_array(content: bytes) -> NDArray[np.uint8]:

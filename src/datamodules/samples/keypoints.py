@@ -10,7 +10,6 @@
 The json holds the `FIELDS` below, and what else the corpus gives for the item.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import RunError
 from datamodules.samples import SampleKind, require_alike
-from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.arrays import Array, read_arrays, to_npy
 from datamodules.samples.columns import Column, rates, span
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json
@@ -108,9 +107,9 @@ class KeypointSamples(SampleKind[KeypointSample]):
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
         """The four files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         return {
-            "keypoints.npy": _npy(sample.keypoints),
-            "presence.npy": _npy(sample.presence),
-            "visibility.npy": _npy(sample.visibility),
+            "keypoints.npy": to_npy(sample.keypoints),
+            "presence.npy": to_npy(sample.presence),
+            "visibility.npy": to_npy(sample.visibility),
             "json": encode_json(sample.meta, FIELDS),
         }
 
@@ -169,9 +168,3 @@ class KeypointSamples(SampleKind[KeypointSample]):
             "mask": torch.arange(longest) < lengths[:, None],
             "meta": [sample.meta for sample in samples],
         }
-
-
-def _npy(values: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
-    return buffer.getvalue()

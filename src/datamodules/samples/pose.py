@@ -11,7 +11,6 @@ The json holds the `FIELDS` below, and what else the corpus gives for the item. 
 and an empty list.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.suffixes import IMAGE_SUFFIXES
 from datamodules.samples import SampleKind
-from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.arrays import Array, read_arrays, to_npy
 from datamodules.samples.columns import Column, counts, rates
 from datamodules.samples.drawing import ImageDrawing, SourceFrames, display_size
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
@@ -139,9 +138,7 @@ class PoseSamples(SampleKind[PoseSample]):
     def encode(self, sample: PoseSample) -> dict[str, bytes]:
         """The files of the table above."""
         meta = encode_json({**sample.meta, "people": _people(sample)}, FIELDS)
-        buffer = io.BytesIO()
-        np.save(buffer, np.ascontiguousarray(sample.keypoints), allow_pickle=False)
-        files = {"keypoints.npy": buffer.getvalue(), "json": meta}
+        files = {"keypoints.npy": to_npy(sample.keypoints), "json": meta}
         if sample.pose_map is not None:
             files[_POSE_MAP] = sample.pose_map
         if sample.image is not None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.samples.arrays import Array, read_array, read_arrays, read_header
+from datamodules.samples.arrays import Array, read_array, read_arrays, read_header, read_rows, to_npy
+from datamodules.samples.content import Content
 
 
 def npy(values: Any) -> bytes:
@@ -104,3 +105,22 @@ def test_a_header_tells_where_its_values_begin() -> None:
     shape, dtype, order, start = read_header(content)
     assert (shape, dtype, order) == ((5,), np.dtype(np.int64), "C")
     assert np.frombuffer(content, dtype, offset=start).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_rows_are_read_from_a_part_of_the_file(is_open: bool) -> None:
+    values = np.arange(24, dtype=np.float16).reshape(4, 3, 2)
+    content: Content = io.BytesIO(to_npy(values)) if is_open else to_npy(values)
+
+    assert np.array_equal(read_rows(content, 1, 3), values[1:3])
+    assert read_rows(content, 4, 4).shape == (0, 3, 2)
+    with pytest.raises(IndexError, match="rows 3 to 5 of an array of 4 rows"):
+        read_rows(content, 3, 5)
+
+
+@pytest.mark.parametrize("values", [np.asfortranarray(np.zeros((2, 3))), np.float32(1)])
+def test_an_array_without_rows_in_order_is_refused(values: Any) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    with pytest.raises(ValueError, match="has no rows to read"):
+        read_rows(buffer.getvalue(), 0, 1)

@@ -59,7 +59,7 @@ def test_a_batch_is_padded_with_zeros_and_masked() -> None:
 
 
 def test_samples_of_two_layouts_are_no_batch() -> None:
-    with pytest.raises(RunError, match=r"^a has 143 keypoints, but b has 75 keypoints, as they were made"):
+    with pytest.raises(RunError, match=r"^a has 143 keypoints, but b has 75 keypoints: they were made"):
         KeypointSamples().collate([make("a"), make("b", points=75)])
 
 

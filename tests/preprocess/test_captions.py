@@ -131,7 +131,7 @@ def test_a_field_that_is_missing_fails_its_image_alone(models: dict[str, Path], 
     } == {
         "001": (f"its field 'name' is empty (in {tmp_path}/jsons/001.json)", "extract"),
         "002": (f"its field 'name' is null (in {tmp_path}/jsons/002.json)", "extract"),
-        "003": (f"it has no field 'name'; there are image; looked for in {tmp_path}/jsons/003.json", "extract"),
+        "003": (f"it has no field 'name'; its fields: image; searched in {tmp_path}/jsons/003.json", "extract"),
     }
     (tmp_path / "jsons" / "003.json").write_text(json.dumps({"name": "sheep"}))  # that come later are seen
     assert main(["retry", str(run), "--max-failures", "100%"]) == 0
@@ -148,7 +148,7 @@ def test_a_check_finds_the_images_whose_prompts_lack_a_field(
     options = ["--data.json_dirs", f"[{tmp_path / 'jsons'}]", "--model.prompt", "Describe the {name}.", "--json"]
     assert main(["check", *command(images, tmp_path / "run", models["smolvlm"], *options)[1:]]) == 1
     assert {line["key"]: line["reason"] for line in map(json.loads, capfd.readouterr().out.splitlines())} == {
-        "001": f"it has no field 'name'; there are image, title; looked for in {tmp_path}/jsons/001.json",
+        "001": f"it has no field 'name'; its fields: image, title; searched in {tmp_path}/jsons/001.json",
         "002": f"its field 'name' is a list with null (in {tmp_path}/jsons/002.json)",
     }
 

@@ -64,7 +64,7 @@ def run(corpus: Path, folder: Path, *options: str, num_workers: int = 0) -> int:
 
 @pytest.fixture(scope="module")
 def shards(corpus: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run by the configuration that users start, with workers."""
+    """Run the configuration that users start, with workers."""
     folder = tmp_path_factory.mktemp("run") / "run"
     assert run(corpus, folder, "--model.tokenizer", str(tokenizer), num_workers=2) == 0
     return folder
@@ -74,7 +74,7 @@ def samples(folder: Path) -> list[ClipSample]:
     return [ClipSamples().decode(*files) for files in CommittedSamples(Run(folder))]
 
 
-def test_each_pair_becomes_a_sample_of_16_frames_evenly_spaced_in_rgb(shards: Path, corpus: Path) -> None:
+def test_each_pair_becomes_a_sample_of_16_evenly_spaced_rgb_frames(shards: Path, corpus: Path) -> None:
     found = samples(shards)
     assert [sample.key for sample in found] == ["a", "b%20é", "c"]
     for sample, name in zip(found, TEXTS, strict=True):
@@ -84,7 +84,7 @@ def test_each_pair_becomes_a_sample_of_16_frames_evenly_spaced_in_rgb(shards: Pa
         assert numbers(list(sample.frames)) == EVENLY
 
 
-def test_the_json_says_what_is_known_of_pair_and_video(shards: Path) -> None:
+def test_the_json_describes_the_pair_and_the_video(shards: Path) -> None:
     assert not undeclared_fields(shards)
     first = samples(shards)[0].meta
     assert first.pop("pts_seconds") == pytest.approx([0.04 * number for number in EVENLY])
@@ -124,7 +124,7 @@ def test_frames_are_stored_as_asked(corpus: Path, shards: Path, tmp_path: Path, 
         assert sample.meta["transcript"] == raw.meta["transcript"]
 
 
-def test_a_text_that_is_empty_costs_its_pair(tokenizer: Path, tmp_path: Path) -> None:
+def test_an_empty_text_fails_its_pair_alone(tokenizer: Path, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", {"a": "cow", "b": " \n", "c": None, "d": "milk"}, num_frames=16)
     assert run(corpus, tmp_path / "run", "--model.tokenizer", str(tokenizer)) == 0
     assert {
@@ -152,7 +152,7 @@ def test_short_videos_fail_or_are_filled_as_asked(tmp_path: Path, short: str, ex
         assert sample.meta["pts_seconds"] == pytest.approx([0.04 * number for number in expected])
 
 
-def test_videos_without_texts_become_clips_without_and_their_fields_have_one_type(tmp_path: Path) -> None:
+def test_videos_without_texts_become_clips_whose_fields_have_one_type(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     write(tmp_path / "videos" / "a", Kind(), 20)
     rows = [{"key": "a", "rate": 5, "note": 7}, {"key": "b", "rate": 0.5, "note": "7", "tags": ["x"]}]
@@ -169,7 +169,7 @@ def test_videos_without_texts_become_clips_without_and_their_fields_have_one_typ
     assert numbers(list(sample.frames)) == [0, 4, 9, 14, 19]
 
 
-def test_a_missing_tokenizer_stops_before_the_run(
+def test_a_missing_tokenizer_stops_a_run_before_it_starts(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(corpus, tmp_path / "run", "--model.tokenizer", str(tmp_path / "nowhere")) == 2
@@ -178,7 +178,7 @@ def test_a_missing_tokenizer_stops_before_the_run(
     assert not (tmp_path / "run").exists()
 
 
-def test_another_tokenizer_is_another_run_and_another_place_of_the_same_is_not(
+def test_the_content_of_the_tokenizer_belongs_to_the_fingerprint_but_not_its_path(
     corpus: Path, tokenizer: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = write_tokenizer(tmp_path / "same")
@@ -192,9 +192,7 @@ def test_another_tokenizer_is_another_run_and_another_place_of_the_same_is_not(
     assert "holds a run made otherwise" in capsys.readouterr().err
 
 
-def test_a_tokenizer_in_the_cache_of_the_hub_is_taken_from_there(
-    tokenizer: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_is_read_from_the_cache_of_the_hub(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cached(name: str, local_files_only: bool, **options: Any) -> str:
         assert local_files_only
         return str(tokenizer)
@@ -239,7 +237,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def of_openai(text: str, folder: Path) -> list[int]:
-    """OpenAI's `simple_tokenizer.py`, but that its two marks are split like other text."""
+    """Tokenize as OpenAI's `simple_tokenizer.py`, except that its two special tokens are split like other text."""
     vocabulary = json.loads((folder / "vocab.json").read_text())
     ranks = {merge: rank for rank, merge in enumerate(tuple(merge.split()) for merge in MERGES)}
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -268,7 +266,7 @@ def test_cleaned_texts_have_the_tokens_of_openai(text: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("text_cleaning", ["none", "openai"])
 @pytest.mark.parametrize("text", ["<|endoftext|>", "cow <|startoftext|> milk", "<|ENDOFTEXT|>cow", "a<|endoftext|>b"])
-def test_marks_within_a_text_are_text(text: str, text_cleaning: Any, tokenizer: Path) -> None:
+def test_special_tokens_within_a_text_are_text(text: str, text_cleaning: Any, tokenizer: Path) -> None:
     tokens, count = ClipTokenizer(str(tokenizer), text_cleaning)(text)
     assert tokens[0] == 517
     assert tokens[count - 1] == 518
@@ -276,14 +274,14 @@ def test_marks_within_a_text_are_text(text: str, text_cleaning: Any, tokenizer: 
     assert count > len("endoftext")
 
 
-def test_cleaning_is_another_tokenizer_and_the_json_keeps_the_text(tokenizer: Path) -> None:
+def test_cleaning_changes_the_fingerprint(tokenizer: Path) -> None:
     plain, clean = (Clips(tokenizer=str(tokenizer), text_cleaning=name) for name in ("none", "openai"))
     assert plain.provenance()["tokenizer"] != clean.provenance()["tokenizer"]
     assert clean.provenance()["ftfy"] == version("ftfy")
     assert "ftfy" not in plain.provenance()
     item = Item("a", "train", "a.mp4", meta={"transcript": "&nbsp;"})
     plain.validate(item)
-    with pytest.raises(ExtractError, match="its transcript is empty once it is cleaned"):
+    with pytest.raises(ExtractError, match="its transcript is empty after cleaning"):
         clean.validate(item)
 
 
@@ -297,10 +295,13 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (Item("a", "train", "a.mp4"), r"its corpus gives no transcript: set --model\.tokenizer null"),
+        (Item("a", "train", "a.mp4"), r"its corpus gives no transcript\. Set --model\.tokenizer null"),
         (Item("a", "train", "a.mp4", meta={"transcript": " \n"}), "its transcript is empty"),
-        (Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}), "half a character"),
-        (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is no video, and clips are made of"),
+        (
+            Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}),
+            "its transcript has a lone surrogate",
+        ),
+        (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is not a video, which clips need"),
         (
             Item("a", "train", "a.mp4", meta={"transcript": "cow", "width": 3}),
             "corpus field 'width' collides with a field",
@@ -319,7 +320,7 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
         ),
     ],
 )
-def test_what_has_no_text_or_is_no_video_is_refused(item: Item, reason: str, tokenizer: Path) -> None:
+def test_items_without_text_or_video_are_refused(item: Item, reason: str, tokenizer: Path) -> None:
     with pytest.raises(ExtractError, match=reason):
         Clips(tokenizer=str(tokenizer)).validate(item)
 
@@ -339,12 +340,12 @@ def test_without_a_tokenizer_a_video_needs_no_text() -> None:
         ({"short": "cut"}, "short = 'cut'"),
     ],
 )
-def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_fail(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Clips(**{"tokenizer": None, **options})
 
 
-def test_frames_are_asked_for_as_the_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_decide_which_frames_are_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Clips(num_frames=8, height=32, width=48, short="pad", tokenizer=None).frames
     assert wanted == FrameRequest(8, None, Uniform(8, "pad"), (32, 48), Decoding())
     assert Clips(tokenizer=None, store="jpeg").frames.transform is JpegTransform
@@ -379,7 +380,7 @@ def test_a_training_batch_has_frames_tokens_texts_and_sizes(shards: Path) -> Non
         ("tokenizer", "null", "' there, 'none' here"),
     ],
 )
-def test_a_retry_makes_clips_of_the_same_form(
+def test_a_retry_keeps_the_form_of_the_clips(
     option: str,
     value: str,
     told: str,

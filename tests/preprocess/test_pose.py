@@ -226,7 +226,7 @@ def test_weights_of_another_network_stop_the_run_before_an_item_fails(
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "body_pose_model.pth")
     weights = ["--model.backend.weights", str(tmp_path / "body_pose_model.pth")]
     assert main(command(images, tmp_path / "run", *weights, config="pose_openpose")) == 2
-    assert "these are another network's weights: conv1_1.weight is missing there" in capsys.readouterr().err
+    assert "has the weights of another network: conv1_1.weight is missing in the file" in capsys.readouterr().err
     assert not (tmp_path / "run").exists() or not Run(tmp_path / "run").committed()
 
 

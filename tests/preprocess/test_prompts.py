@@ -1,4 +1,4 @@
-"""Prompts filled from what is known of an image."""
+"""Prompts whose fields are filled in from the corpus and from JSON files."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_fields_are_filled_in(template: str, expected: str) -> None:
     assert PromptTemplate(template)(item(**fields)) == expected
 
 
-def test_fields_come_from_the_corpus_and_from_json_files_of_which_later_ones_win(tmp_path: Path) -> None:
+def test_fields_come_from_the_corpus_and_the_last_json_file_that_has_them(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_bytes(b'\xef\xbb\xbf{"name": "k\xc3\xa4se", "size": 1}')
     inner = json.dumps({"size": 2}).encode()
     (tmp_path / "2.tar").write_bytes(b"before" + inner + b"after")
@@ -47,13 +47,13 @@ def test_fields_come_from_the_corpus_and_from_json_files_of_which_later_ones_win
     assert PromptTemplate("{place} {name} {size}")(item(*files, place="here", name="x")) == "here käse 2"
 
 
-def test_json_files_that_are_not_there_are_passed_over_and_named_where_a_field_is_missing(tmp_path: Path) -> None:
+def test_missing_json_files_are_named_only_if_a_field_is_missing(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text('{"name": "x"}')
     paths = [str(tmp_path / name) for name in ("0.json", "1.json", "1.json/2.json")]
     there = item(*([path, None, None] for path in paths))
     assert PromptTemplate("{name}")(there) == "x"
-    looked_for = re.escape("it has no field 'size'; there are name; looked for in " + ", ".join(paths))
-    with pytest.raises(ExtractError, match=f"^{looked_for}$"):
+    message = re.escape("it has no field 'size'; its fields: name; searched in " + ", ".join(paths))
+    with pytest.raises(ExtractError, match=f"^{message}$"):
         PromptTemplate("{size}")(there)
     with pytest.raises(ExtractError, match=r"gone\.tar is missing"):
         PromptTemplate("{name}")(item([str(tmp_path / "gone.tar"), 512, 20]))
@@ -66,18 +66,18 @@ def test_a_prompt_without_fields_opens_no_file() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{colour}", r"it has no field 'colour'; there are name, seller, none, blank, list$"),
-        ("{seller.town}", r"in its field 'seller': it has no field 'town'; there are name$"),
+        ("{colour}", r"it has no field 'colour'; its fields: name, seller, none, blank, list$"),
+        ("{seller.town}", r"in its field 'seller': it has no field 'town'; its fields: name$"),
         ("{name.town}", "it has no field 'name.town'"),
         ("{name.__class__}", "it has no field 'name.__class__'"),
         ("{none}", "its field 'none' is null"),
         ("{blank}", "its field 'blank' is empty"),
         ("{list}", "its field 'list' is empty"),
-        ("{seller}", r"its field 'seller' is an object: name one of seller\.name$"),
+        ("{seller}", r"its field 'seller' is an object\. Name one of seller\.name$"),
         ("{json_files}", "it has no field 'json_files'"),
     ],
 )
-def test_a_field_that_is_not_there_or_says_nothing_fails(template: str, message: str) -> None:
+def test_a_missing_or_empty_field_fails(template: str, message: str) -> None:
     with pytest.raises(ExtractError, match=message):
         PromptTemplate(template)(item(name="x", seller={"name": "y"}, none=None, blank=" \n", list=[]))
 
@@ -85,13 +85,13 @@ def test_a_field_that_is_not_there_or_says_nothing_fails(template: str, message:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"name": "k\xe4se"}', r"a\.json is no JSON in UTF-8: .*0xe4"),
-        (b'{"name": ', r"a\.json is no JSON in UTF-8: Expecting value"),
-        (b"[" * 100_000, r"a\.json is no JSON"),
-        (b'["name"]', r"a\.json holds no object with fields, but list"),
+        (b'{"name": "k\xe4se"}', r"a\.json is not JSON in UTF-8: .*0xe4"),
+        (b'{"name": ', r"a\.json is not JSON in UTF-8: Expecting value"),
+        (b"[" * 100_000, r"a\.json is not JSON"),
+        (b'["name"]', r"a\.json is not an object with fields, but list"),
     ],
 )
-def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_json_file_fails_and_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ExtractError, match=message):
         PromptTemplate("{name}")(item([str(tmp_path / "a.json"), None, None]))
@@ -100,19 +100,19 @@ def test_a_json_file_that_is_none_fails_and_is_named(tmp_path: Path, content: by
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("NaN", "its field 'size' is nan, which is no number"),
-        ("-Infinity", "its field 'size' is -inf, which is no number"),
-        ("[1, 1e999]", "its field 'size' is a list with inf, which is no number"),
+        ("NaN", "its field 'size' is nan, which is not a number"),
+        ("-Infinity", "its field 'size' is -inf, which is not a number"),
+        ("[1, 1e999]", "its field 'size' is a list with inf, which is not a number"),
         ('["a", {"b": 1}]', "its field 'size' is a list with an object"),
         ('["a", ["b"]]', "its field 'size' is a list with a list"),
         ('["a", null]', "its field 'size' is a list with null"),
         ("null", "its field 'size' is null"),
-        (r'"a cup \ud83d"', "its field 'size' is a text with half a character (a lone surrogate)"),
-        (r'["\ude00", "a"]', "its field 'size' is a list with a text with half a character (a lone surrogate)"),
-        ("{}", "its field 'size' is an object: name one of none"),
+        (r'"a cup \ud83d"', "its field 'size' is a text with a lone surrogate, which UTF-8 cannot store"),
+        (r'["\ude00", "a"]', "its field 'size' is a list with a text with a lone surrogate, which UTF-8 cannot store"),
+        ("{}", "its field 'size' is an object. Name one of none"),
     ],
 )
-def test_a_field_that_is_no_text_fails_and_is_named_with_its_file(tmp_path: Path, value: str, message: str) -> None:
+def test_a_field_that_is_not_text_fails_and_is_named_with_its_file(tmp_path: Path, value: str, message: str) -> None:
     (tmp_path / "1.json").write_text('{"name": "x", "size": 1}')
     (tmp_path / "2.json").write_text(f'{{"size": {value}, "of": {{"size": {value}}}}}')
     there = item(*([str(tmp_path / name), None, None] for name in ("1.json", "2.json")))
@@ -123,9 +123,9 @@ def test_a_field_that_is_no_text_fails_and_is_named_with_its_file(tmp_path: Path
     assert PromptTemplate("{name}")(there) == "x"
 
 
-def test_the_names_of_fields_are_told_in_utf_8_whatever_they_hold(tmp_path: Path) -> None:
+def test_messages_are_utf_8_whatever_the_names_of_fields_hold(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text(r'{"name": 1, "caf\u00e9 \ud83d": 2}')
-    with pytest.raises(ExtractError, match=r"it has no field 'size'; there are name, café \?; looked for in "):
+    with pytest.raises(ExtractError, match=r"it has no field 'size'; its fields: name, café \?; searched in "):
         PromptTemplate("{size}")(item([str(tmp_path / "1.json"), None, None]))
 
 
@@ -165,8 +165,8 @@ def test_json_of_a_tar_that_claims_to_be_large_fails_and_is_not_read(tmp_path: P
         PromptTemplate("{name}")(item([str(tmp_path / "a.tar"), 512, 20_000_000_000]))
 
 
-def test_a_field_or_a_name_without_an_end_is_not_repeated_in_prompts_and_messages() -> None:
+def test_endless_fields_and_names_are_cut_off_or_refused() -> None:
     with pytest.raises(ExtractError, match=r"^its field 'tags' has 3,999,998 characters; the limit is 1,048,576$"):
         PromptTemplate("{tags}")(item(tags=["ab"] * 1_000_000))
-    with pytest.raises(ExtractError, match=r"^it has no field 'x'; there are n{80}, b$"):
+    with pytest.raises(ExtractError, match=r"^it has no field 'x'; its fields: n{80}, b$"):
         PromptTemplate("{x}")(item(**{"n" * 1_000_000: 1, "b": 2}))

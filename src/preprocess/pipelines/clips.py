@@ -1,4 +1,4 @@
-"""Clips: frames spread evenly over a video, and its text with CLIP's tokens. Samples: `datamodules.samples.clips`."""
+"""Clips pipeline: frames spread over a video, and CLIP's tokens of its text. Samples: `datamodules.samples.clips`."""
 
 import hashlib
 import html
@@ -26,34 +26,34 @@ from preprocess.job.extractor import Extractor
 
 TextCleaning = Literal["none", "openai"]
 
-NUM_TOKENS = 77  # the context of CLIP's text model (Radford et al., 2021)
+NUM_TOKENS = 77  # the context length of CLIP's text model (Radford et al., 2021)
 _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
     "raw": raw_frames,
     "jpeg": jpeg_frames,
     "mp4": mp4_frames,
 }
 _START, _END = "<|startoftext|>", "<|endoftext|>"
-_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # either will do
+_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # of a tokenizer: one of these sets
 _FACTS = ("codec", "width", "height", "pixel_aspect_ratio", "num_frames", "num_skipped_frames", "backends")
 _ADVICE = "Give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 
 class Clips(Extractor):
-    """Decoding and resizing, on the CPU inside the DataLoader workers or by the GPU; there is no model.
+    """Decodes and resizes videos, in the DataLoader workers or with the GPU's NVDEC. There is no model.
 
     Args:
-        num_frames: of a clip, from the first to the last of the video, or of the part of it that is meant.
-        height: of the frames, px.
-        width: of the frames, px.
-        short: what becomes of videos of fewer frames: `fail`, `repeat` or `pad`, see `media.sampling.Uniform`.
+        num_frames: of a clip, spread from the first to the last frame of the video, or of its segment.
+        height: of the frames, in px.
+        width: of the frames, in px.
+        short: what to do with videos of fewer frames: `fail`, `repeat` or `pad`; see `media.sampling.Uniform`.
         store: frames as one array (`raw`), as `jpeg`s of quality 95, or as one `mp4`.
-        tokenizer: CLIP's: a folder that has its files, or its name on the Hugging Face hub; null: no tokens.
-        text_cleaning: what is done to a text before it becomes tokens: `none`; or `openai`: what the tokenizers of
-            OpenAI's CLIP and open_clip do, see `cleaned`. The json keeps the text as it was.
-        decode: `cpu`; or `cuda`: by NVDEC of this rank's GPU.
+        tokenizer: CLIP's tokenizer: a folder with its files, or its name on the Hugging Face hub; null: no tokens.
+        text_cleaning: how a text is cleaned before it is tokenized. `none`: not at all; `openai`: as by the tokenizers
+            of OpenAI's CLIP and open_clip, see `cleaned`. The json keeps the original text.
+        decode: `cpu`; or `cuda`: with NVDEC of the rank's GPU.
 
     Raises:
-        ConfigError: an argument is none of these, or the tokenizer is not there.
+        ConfigError: an argument is out of range, or the tokenizer cannot be found or is not CLIP's.
     """
 
     samples = ClipSamples()
@@ -81,7 +81,7 @@ class Clips(Extractor):
             raise ConfigError(f"{num_frames = }, {height = } and {width = } must be 1 or more")
         if store == "mp4" and (height % 2 or width % 2):
             raise ConfigError(f"{height = } and {width = } must be even for store = 'mp4': H.264 halves its colours")
-        self.save_hyperparameters(ignore=["tokenizer"])  # what it is decides, not where
+        self.save_hyperparameters(ignore=["tokenizer"])  # its content belongs to the fingerprint, not its path
         self.tokenizer = ClipTokenizer(tokenizer, text_cleaning) if tokenizer else None
         self.frames = FrameRequest(
             slice_frames=num_frames,
@@ -92,37 +92,37 @@ class Clips(Extractor):
         )
 
     def provenance(self) -> dict[str, str]:
-        """What decides the tokens; and the decoder, if that is not the DataModule's."""
-        used = ("transformers", "tokenizers") if self.tokenizer else ()
+        """See `Extractor`: the tokenizer and its packages, and the decoder if it is not the DataModule's."""
+        tokenizers = ("transformers", "tokenizers") if self.tokenizer else ()
         cleaners = ("ftfy",) if self.tokenizer and self.hparams["text_cleaning"] == "openai" else ()
         decoders = ("torchcodec",) if self.frames.decoding.device != "cpu" else ()
         tokenizer = self.tokenizer.sha256 if self.tokenizer else "none"
-        return {"tokenizer": tokenizer, **{name: version(name) for name in (*used, *cleaners, *decoders)}}
+        return {"tokenizer": tokenizer, **{name: version(name) for name in (*tokenizers, *cleaners, *decoders)}}
 
     def extract(self, batch: Batch) -> list[Any]:
-        """The frames, uint8 [H, W, 3]: views into the batch; or the JPEGs that the workers made."""
+        """Return the frames, uint8 [H, W, 3] (views into the batch), or the JPEGs that the workers made of them."""
         if "results" in batch:
             return batch["results"]
         return [frame.permute(1, 2, 0).cpu().numpy() for frame in batch["frames"]]
 
     def validate(self, item: Item) -> None:
-        """Nothing, if it is a video, has a text where tokens are wanted, and what else is told of it can be kept.
+        """Check that `item` is a video, and has a text if there is a tokenizer; see `Extractor`.
 
         Raises:
-            ExtractError: it is or has none; its text is empty; or the corpus tells of it what has another meaning here.
+            ExtractError: it is not a video, has no text, or the corpus has a field that the pipeline writes.
         """
         if item.frames:
-            raise ExtractError(f"{item.path} is no video, and clips are made of videos")
+            raise ExtractError(f"{item.path} is not a video, which clips need")
         if self.tokenizer or "transcript" in item.meta:
             _require_transcript(item)
         if self.tokenizer and not self.tokenizer.clean(item.meta["transcript"]).strip():
-            raise ExtractError("its transcript is empty once it is cleaned: set --model.text_cleaning none to keep it")
+            raise ExtractError("its transcript is empty after cleaning. Set --model.text_cleaning none to keep it")
         super().validate(item)
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> ClipSample:
-        """The frames, as they are to be stored, and the tokens."""
+        """Return the sample of a video: its frames, in the form that `store` names, and its tokens."""
         store = _STORES[self.hparams["store"]]
-        meta = {**item.meta, "path": item.path, **_known(summary)}
+        meta = {**item.meta, "path": item.path, **_video_fields(summary)}
         tokens = None
         if self.tokenizer:
             tokens, meta["num_tokens"] = self.tokenizer(item.meta["transcript"])
@@ -130,8 +130,8 @@ class Clips(Extractor):
         return ClipSample(item.key, store(results), tokens, meta)
 
 
-def _known(summary: ItemSummary) -> dict[str, Any]:
-    """What the json of a sample says of its video."""
+def _video_fields(summary: ItemSummary) -> dict[str, Any]:
+    """Return the fields of the json that describe the video."""
     facts = summary.video
     assert facts is not None
     return {
@@ -142,62 +142,66 @@ def _known(summary: ItemSummary) -> dict[str, Any]:
 
 
 def _require_transcript(item: Item) -> None:
+    """Raise ExtractError unless `item` has a text that can be tokenized and stored as UTF-8."""
     if "transcript" not in item.meta:
-        raise ExtractError("its corpus gives no transcript: set --model.tokenizer null for clips without text")
+        raise ExtractError("its corpus gives no transcript. Set --model.tokenizer null for clips without text")
     text = item.meta["transcript"]
     if not isinstance(text, str) or not text.strip():
         raise ExtractError("its transcript is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ExtractError("its transcript has half a character (a lone surrogate)")
+        raise ExtractError("its transcript has a lone surrogate, which UTF-8 cannot store")
 
 
 class JpegTransform:
-    """Each frame as a JPEG, in one worker."""
+    """Encodes frames as JPEG in a DataLoader worker."""
 
     def start(self, item: Item) -> None:
-        """Nothing is kept from frame to frame."""
+        """Do nothing: no state is kept from frame to frame."""
 
     def __call__(self, frame: Tensor) -> bytes:
-        """The JPEG of a frame, uint8 [3, H, W]."""
+        """Return the JPEG of `frame`, uint8 [3, H, W]."""
         return jpeg(frame.permute(1, 2, 0).cpu().numpy())
 
 
 class ClipTokenizer:
-    """CLIP's tokens of a text.
+    """Tokenizes texts as CLIP does.
 
-    transformers makes up a tokenizer of two tokens, without a word, where it finds no files; so they are read, and
-    looked at, here. CLIP's vocabulary has all 256 bytes, within and at the end of words, and what merges make of them.
-    The marks `<|startoftext|>` and `<|endoftext|>` within a text are text like any other, as its end is the end mark;
-    OpenAI's tokenizer takes them for the marks.
+    transformers makes up a tokenizer of two tokens, without a warning, where it finds no files. Therefore the files are
+    read and checked here: CLIP's vocabulary has all 256 bytes, within and at the end of words, and the result of each
+    merge. `<|startoftext|>` and `<|endoftext|>` within a text are tokenized as text, because the end token marks the
+    end of the text; OpenAI's tokenizer makes them the special tokens.
 
     Args:
-        name: a folder that has `tokenizer.json`, or `vocab.json` and `merges.txt`; or a name on the Hugging Face hub,
-            which is asked only if its cache on this machine does not have them.
+        name: a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`; or a name on the Hugging Face hub,
+            which is asked only if its cache on this machine does not have the files.
         text_cleaning: see `Clips`.
 
     Attributes:
-        sha256: of all that decides the tokens.
+        clean: cleans a text, as `text_cleaning` says.
+        sha256: identifies the tokenizer, for the fingerprint.
 
     Raises:
-        ConfigError: they are not there, damaged, or not CLIP's.
+        ConfigError: the files are missing, damaged, or not those of CLIP's tokenizer.
     """
 
     def __init__(self, name: str, text_cleaning: TextCleaning = "none") -> None:
         from transformers import CLIPTokenizer
 
         vocabulary, merges = _read(find_files(name, "--model.tokenizer", _FILES, advice=_ADVICE))
-        self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it takes pairs
-        self._tokenizer.encode_special_tokens = True  # that is: as text
+        self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it accepts pairs
+        self._tokenizer.encode_special_tokens = True  # in a text, as text
         self.clean: Callable[[str], str] = str
         if text_cleaning == "openai":
-            self.clean, self._tokenizer.normalizer = cleaned, None  # it would compose letters again after lower()
+            self.clean, self._tokenizer.normalizer = cleaned, None  # which would compose letters again after lower()
         self._end = vocabulary[_END]
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def __call__(self, text: str) -> tuple[NDArray[np.int64], int]:
-        """(int64 [77]: tokens of `text`, padded with 0; how many it has, start and end among them).
+        """Tokenize `text`.
 
-        Of a longer text the first 76 are kept, and the end.
+        Returns:
+            The tokens, int64 [77], padded with 0; and their number, including start and end. If there are more than 77,
+            the first 76 and the end are returned.
         """
         ids = self._tokenizer.encode(self.clean(text)).ids
         tokens = np.zeros(NUM_TOKENS, np.int64)
@@ -208,10 +212,10 @@ class ClipTokenizer:
 
 
 def cleaned(text: str) -> str:
-    """Return `text` as OpenAI's `simple_tokenizer.py` and open_clip's `tokenizer.py` clean it before they split it.
+    """Return `text` as OpenAI's `simple_tokenizer.py` and open_clip's `tokenizer.py` clean it.
 
-    Damaged characters and curly quotes are repaired by ftfy, HTML's entities are replaced twice (lists of videos have
-    `&amp;#39;`), white space becomes single spaces, letters lower case.
+    ftfy repairs wrongly decoded characters and curly quotes, HTML entities are replaced twice (lists of videos have
+    `&amp;#39;`), white space becomes single spaces, and letters become lower case.
     """
     import ftfy
 
@@ -220,7 +224,7 @@ def cleaned(text: str) -> str:
 
 
 def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of CLIP's tokenizer in `folder`, whole."""
+    """Return the complete vocabulary and merges of CLIP's tokenizer in `folder`."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     try:
@@ -229,17 +233,17 @@ def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
             vocabulary, lines = model["vocab"], model["merges"]
         else:
             vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
-            lines = (folder / "merges.txt").read_text("utf-8").split("\n")[1:]  # the first is the version
+            lines = (folder / "merges.txt").read_text("utf-8").split("\n")[1:]  # the first line is the version
         pairs = [line.split() if isinstance(line, str) else line for line in lines if line]
         merges = [(str(first), str(second)) for first, second in pairs]
-        known = set(vocabulary)
+        words = set(vocabulary)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"the tokenizer in {folder} is damaged: {printable(str(error))[:300]}") from error
     letters = {letter + end for letter in ByteLevel.alphabet() for end in ("", "</w>")}
-    made = {first + second for first, second in merges}
-    if known != letters | made | {_START, _END}:
+    merged = {first + second for first, second in merges}
+    if words != letters | merged | {_START, _END}:
         raise ConfigError(
-            f"the tokenizer in {folder} is not CLIP's, or cut off: {len(known):,} words, {len(merges):,} merges; "
-            "wanted are start, end, 512 letters, and a word for each merge"
+            f"the tokenizer in {folder} is not CLIP's, or cut off: {len(words):,} words, {len(merges):,} merges. "
+            "CLIP's has start, end, 512 letters, and a word for each merge"
         )
     return vocabulary, merges

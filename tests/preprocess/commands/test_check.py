@@ -63,7 +63,7 @@ def test_what_is_found_is_what_a_run_fails(
         "v4": "short.mp4: it has 12 of the 16 frames that are wanted",
         "v5": quick["v5"][:60],
         "v6": "missing.mp4 is missing",
-        "v7": "its transcript has half a character (a lone surrogate)",
+        "v7": "its transcript has a lone surrogate, which UTF-8 cannot store"[:60],
         "v8": f"{tmp_path}/pairs.json, row 9: 'transcript' is 3, and not text"[:60],
     }
     assert "of the 30 frames that it promises: it was cut off" in quick["v5"]

@@ -81,9 +81,7 @@ def test_a_missing_joint_is_missing_and_the_others_are_of_one_person_unless_it_j
         assert [(person[:, 2] > 0).sum() for person in found.keypoints] == [11]
         return
     beyond = {2: (3, 4), 3: (4,), 5: (6, 7), 6: (7,), 8: (9, 10), 9: (10,), 11: (12, 13), 12: (13,)}
-    people[0, beyond.get(joint, ())] = (
-        0  # no limb leads to these joints. Limbs from shoulder to ear replace those from 14 and 15
-    )
+    people[0, beyond.get(joint, ())] = 0  # no limb leads to these joints
     if joint in (14, 15):  # a limb from the shoulder leads to the ear
         people[0, joint + 2] = standing(128, 10, 230)[joint + 2]
     check(found, people)

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from support.checkpoint_making import save_checkpoint
+from support.caption_checkpoints import save_checkpoint
 
 _HEAD = 64  # dimensions of an attention head
 

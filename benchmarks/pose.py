@@ -5,7 +5,7 @@
 
 | decoding | what                                                                                                     |
 |----------|----------------------------------------------------------------------------------------------------------|
-| plain    | `tests/support/plain_decoding.py`: image by image, as pytorch-openpose and ControlNet do                  |
+| plain    | `tests/support/openpose_reference.py`: image by image, as pytorch-openpose and ControlNet do |
 | decode   | `preprocess.pose.decoding.decode`, a batch at once                                                       |
 
 Both are given the same maps, as the network would give them of rendered people, and one thread; what is compared is CPU
@@ -107,8 +107,8 @@ def _compare_crowd(count: int, rounds: int, num_maps: int) -> tuple[Ratio, list[
 
     from preprocess.pose.decoding import decode
     from preprocess.pose.maps import Maps, upsampling_matrix
-    from support.plain_decoding import plain_decode
-    from support.pose_making import crowd, rendered
+    from support.openpose_reference import plain_decode
+    from support.pose_runs import crowd, rendered
 
     drawn = np.random.default_rng(0)
     scenes = [rendered(crowd(drawn, count), (_SIZE_PX, _SIZE_PX)) for _ in range(num_maps)]
@@ -301,7 +301,7 @@ def _drawn_maps(px: int, size: int) -> tuple[Any, Any]:
     """Of three people in each image, as a trained network gives; ours has random weights."""
     import torch
 
-    from support.pose_making import crowd, rendered
+    from support.pose_runs import crowd, rendered
 
     drawn = np.random.default_rng(0)
     scenes = [rendered(crowd(drawn, 3, (px, px)), (px, px)) for _ in range(min(size, 16))]

@@ -10,7 +10,7 @@ from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, S
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from preprocess.tracking.meta_checkpoint import sized
-from support.tracking_making import make_grounding_dino, make_sam2
+from support.tracking_checkpoints import make_grounding_dino, make_sam2
 
 __all__ = ["make_grounding_dino", "make_sam2", "save_grounding_dino", "save_sam2"]
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from datamodules.card import write_card
-from support.making import MadeItems, make_run
+from support.keypoint_runs import MadeItems, make_run
 
 README = Path(__file__).parents[1] / "README.md"
 KEYPOINTS = {"samples": {"class_path": "datamodules.samples.keypoints.KeypointSamples"}}

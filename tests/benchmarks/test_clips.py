@@ -14,7 +14,7 @@ from datamodules.media.container import open_container, video_stream
 from datamodules.media.packets import read_packets
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames
-from support.torchcodec_there import needs_torchcodec
+from support.torchcodec_available import needs_torchcodec
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NUM_FRAMES, GOP = 70, 30

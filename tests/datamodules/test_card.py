@@ -33,12 +33,12 @@ from datamodules.samples.pose import PoseSamples
 from datamodules.samples.tracks import TrackSamples
 from preprocess.commands.merge import merge
 from preprocess.integrity import verify
-from support.caption_making import caption_items, made_caption
-from support.clip_making import ClipItems, made_clip
-from support.line_making import Listed
-from support.making import MadeItems, made_sample
-from support.pose_making import made_pose
-from support.track_making import made_sample as made_tracks
+from support.caption_runs import caption_items, made_caption
+from support.clip_runs import ClipItems, made_clip
+from support.keypoint_runs import MadeItems, made_sample
+from support.pose_runs import made_pose
+from support.runs import Listed
+from support.track_runs import made_sample as made_tracks
 
 ENTITIES = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.0, 0.25, 0.5, 1.0]]}]
 

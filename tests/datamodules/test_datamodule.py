@@ -19,7 +19,7 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from datamodules.training.sampler import EpochSampler
-from support.line_making import make_run, some_items
+from support.runs import make_run, some_items
 
 
 def keypoint_run(folder: Path, counts: dict[str, int], per_shard: int = 3) -> Run:

@@ -10,17 +10,17 @@ from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
-from support.faulting_pages import PAGES, Faults, faults_of_a_block
-from support.frame_making import write_image
-from support.line_making import make_run
+from support.frame_corpora import write_image
+from support.page_faults import PAGES, Faults, faults_of_a_block
+from support.runs import make_run
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc here")
 
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_block_that_was_freed_is_used_again(kept: bool) -> None:
-    program = "from support import faulting_pages\nfrom datamodules.malloc import keep_freed_memory\n"
-    program += "keep_freed_memory()\n" * kept + "print(faulting_pages.faults_of_a_block())"
+    program = "from support import page_faults\nfrom datamodules.malloc import keep_freed_memory\n"
+    program += "keep_freed_memory()\n" * kept + "print(page_faults.faults_of_a_block())"
     tests = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", program], cwd=tests, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 0.01 * PAGES if kept else int(done.stdout) >= PAGES

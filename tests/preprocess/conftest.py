@@ -2,12 +2,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.zygote import Zygote
+from support.fork_server import ForkServer
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+def fork_server() -> Iterator[ForkServer]:
     """Forks `preprocess` processes; its own start takes seconds."""
-    zygote = Zygote()
-    yield zygote
-    zygote.close()
+    fork_server = ForkServer()
+    yield fork_server
+    fork_server.close()

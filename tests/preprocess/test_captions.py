@@ -24,10 +24,10 @@ from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.cli import main
 from preprocess.integrity import verify
 from preprocess.pipelines.captions import Captions
-from support.checkpoint_making import save_checkpoint
-from support.line_making import tars
-from support.undeclared import undeclared_fields
-from support.zygote import Zygote
+from support.caption_checkpoints import save_checkpoint
+from support.fork_server import ForkServer
+from support.runs import tars
+from support.undeclared_fields import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {"captions": "smolvlm", "captions_idefics2": "idefics2", "captions_qwen2_5_vl": "qwen2_5_vl"} | {
@@ -185,19 +185,19 @@ def test_a_window_of_which_a_part_is_done_is_done_again_and_the_part_kept(
 
 
 def test_two_ranks_of_which_one_is_killed_end_with_the_captions_of_an_undisturbed_run(
-    models: dict[str, Path], tmp_path: Path, zygote: Zygote
+    models: dict[str, Path], tmp_path: Path, fork_server: ForkServer
 ) -> None:
     images = write_images(tmp_path / "images", 48)
     assert main(command(images, tmp_path / "undisturbed", models["smolvlm"])) == 0
     run = command(images, tmp_path / "run", models["smolvlm"])
-    ranks = [zygote.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
+    ranks = [fork_server.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
     deadline = time.monotonic() + 60
     while not list((tmp_path / "run").glob("*.tar")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(ranks[0], signal.SIGKILL)
-    assert zygote.wait(ranks[0]) == -signal.SIGKILL
-    assert zygote.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
+    assert fork_server.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     assert list(verify(Run(tmp_path / "run"))) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from preprocess.cli import main
-from support.making import MadeItems, make_run
+from support.keypoint_runs import MadeItems, make_run
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "keypoints.yaml")

@@ -34,11 +34,11 @@ from datamodules.samples.clips import ClipSample, ClipSamples
 from preprocess.cli import main
 from preprocess.integrity import verify
 from preprocess.pipelines.clips import Clips, ClipTokenizer, JpegTransform
-from support.clip_making import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
-from support.line_making import tars
-from support.undeclared import undeclared_fields
-from support.video_making import Kind, numbers, write
-from support.zygote import Zygote
+from support.clip_runs import MERGES, ClipItems, make_clip_run, saved_tokenizer, write_corpus, write_tokenizer
+from support.fork_server import ForkServer
+from support.runs import tars
+from support.undeclared_fields import undeclared_fields
+from support.video_files import Kind, numbers, write
 
 ROOT = Path(__file__).parents[2]
 LONG = "milk the cow " * 40
@@ -401,7 +401,7 @@ def test_a_retry_keeps_the_form_of_the_clips(
 
 def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 8}))
-    script = Path(__file__).parents[1] / "support/contrastive.py"
+    script = Path(__file__).parents[1] / "support/contrastive_training.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "run"), str(tmp_path)],
         capture_output=True,
@@ -420,7 +420,7 @@ def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> Non
 
 
 def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_run(
-    corpus: Path, tmp_path: Path, zygote: Zygote
+    corpus: Path, tmp_path: Path, fork_server: ForkServer
 ) -> None:
     pairs = [
         {"vid": f"{name}{copy}", "clip_path": f"{name}.mp4", "transcript": text}
@@ -435,13 +435,13 @@ def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_
     config = ["--config", str(ROOT / "configs" / "clips.yaml"), "--data.num_workers", "0", *options]
     data = ["--data.pairs", str(tmp_path / "train_pairs.json"), "--data.clips_dir", str(tmp_path / "clips")]
     command = ["run", *config, *data, "--output.dir", str(tmp_path / "run")]
-    ranks = [zygote.start(command, tmp_path / f"rank{number}.log") for number in range(2)]
+    ranks = [fork_server.start(command, tmp_path / f"rank{number}.log") for number in range(2)]
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "run").glob("*.tar"))) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(ranks[0], signal.SIGKILL)
-    assert zygote.wait(ranks[0]) == -signal.SIGKILL
-    assert zygote.wait(ranks[1]) == 0
+    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
+    assert fork_server.wait(ranks[1]) == 0
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     assert list(verify(Run(tmp_path / "run"))) == []

@@ -16,8 +16,8 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from preprocess.cli import main
 from preprocess.integrity import coverage, verify
-from support.line_making import tars
-from support.zygote import Zygote
+from support.fork_server import ForkServer
+from support.runs import tars
 
 NUM_IMAGES, NUM_VIDEOS = 20, 5
 
@@ -54,7 +54,7 @@ def arguments(corpus: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def deadly(what: str) -> list[str]:
-    return ["--model.class_path", "support.crashing.Deadly", "--model.poison", "7", "--model.what", what]
+    return ["--model.class_path", "support.crashing_extractors.Deadly", "--model.poison", "7", "--model.what", what]
 
 
 def rows_of(folder: Path) -> dict[str, Any]:
@@ -62,18 +62,18 @@ def rows_of(folder: Path) -> dict[str, Any]:
     return {row["key"]: row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()}
 
 
-def until_done(zygote: Zygote, arguments: Any, log: Path, most: int) -> list[int]:
+def until_done(fork_server: ForkServer, arguments: Any, log: Path, most: int) -> list[int]:
     """Run again and again; the exit statuses."""
     statuses: list[int] = []
     while not statuses or (statuses[-1] != 0 and len(statuses) < most):
-        statuses.append(zygote.run(arguments, log))
+        statuses.append(fork_server.run(arguments, log))
     return statuses
 
 
-def undisturbed_tars(zygote: Zygote, arguments: Any, tmp_path: Path) -> dict[str, bytes]:
+def undisturbed_tars(fork_server: ForkServer, arguments: Any, tmp_path: Path) -> dict[str, bytes]:
     """The tars of a run in which the items with the value 7 fail at once, and no process dies."""
     elsewhere = "--output.dir", str(tmp_path / "undisturbed")
-    assert zygote.run(arguments("--model.poison", "7", *elsewhere), tmp_path / "log") == 0
+    assert fork_server.run(arguments("--model.poison", "7", *elsewhere), tmp_path / "log") == 0
     return tars(tmp_path / "undisturbed")
 
 
@@ -96,7 +96,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
     ],
 )
 def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted_often_enough(
-    zygote: Zygote,
+    fork_server: ForkServer,
     arguments: Callable[..., list[str]],
     tmp_path: Path,
     what: str,
@@ -105,7 +105,7 @@ def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted
     reason_class: str,
     status: int,
 ) -> None:
-    again = until_done(zygote, arguments(*deadly(what), *more), tmp_path / "log", most=7)
+    again = until_done(fork_server, arguments(*deadly(what), *more), tmp_path / "log", most=7)
     assert again == [status] * 6 + [0], (tmp_path / "log").read_text()
     rows = rows_of(tmp_path / "run")
     failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
@@ -117,13 +117,13 @@ def test_an_item_of_which_the_rank_itself_dies_fails_alone_once_it_was_restarted
     assert list(verify(Run(tmp_path / "run"))) == []
     assert not list((tmp_path / "run" / "work" / "ranks").iterdir())
     if what == "segfault":  # one of them suffices: the tars do not tell that neighbours crashed
-        assert tars(tmp_path / "run") == undisturbed_tars(zygote, arguments, tmp_path)
+        assert tars(tmp_path / "run") == undisturbed_tars(fork_server, arguments, tmp_path)
 
 
 def test_an_item_that_exhausts_memory_fails_alone_and_the_split_is_told(
-    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    assert zygote.run(arguments(*deadly("exhaust memory")), tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert fork_server.run(arguments(*deadly("exhaust memory")), tmp_path / "log") == 0, (tmp_path / "log").read_text()
     rows = rows_of(tmp_path / "run")
     failed = {key: (row["reason"], row["reason_class"], row["attempts"]) for key, row in rows.items() if row["reason"]}
     assert failed == dict.fromkeys(("train/image07", "train/v2"), ("out of memory", "memory", 3))
@@ -138,16 +138,16 @@ def spooled(folder: Path) -> bool:
 
 
 def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(
-    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    pid = zygote.start(arguments(*deadly("hang")), tmp_path / "log")
+    pid = fork_server.start(arguments(*deadly("hang")), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     time.sleep(1)
     os.kill(pid, signal.SIGTERM)
     time.sleep(1.2)
-    assert zygote.poll(pid) is None
+    assert fork_server.poll(pid) is None
     os.kill(pid, signal.SIGTERM)
-    assert zygote.wait(pid, 5) == 143
+    assert fork_server.wait(pid, 5) == 143
     assert "a second SIGTERM: stopped at once" in (tmp_path / "log").read_text()
     with Rank(Run(tmp_path / "run")) as successor:
         while opened := successor.lease():
@@ -156,56 +156,56 @@ def test_a_second_signal_stops_at_once_what_hangs_and_nobody_is_charged(
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
 def test_what_is_in_hand_at_a_signal_gets_its_grace_time_and_no_more(
-    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path, number: signal.Signals
+    fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path, number: signal.Signals
 ) -> None:
-    pid = zygote.start(arguments(*deadly("hang"), "--output.grace_seconds", "1"), tmp_path / "log")
+    pid = fork_server.start(arguments(*deadly("hang"), "--output.grace_seconds", "1"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     time.sleep(1)
     os.kill(pid, number)
-    assert zygote.wait(pid, 10) == 128 + number
+    assert fork_server.wait(pid, 10) == 128 + number
     assert "what was in hand took longer than 1 s: stopped at once" in (tmp_path / "log").read_text()
 
 
 def test_what_is_in_hand_at_a_signal_is_finished(
-    zygote: Zygote, arguments: Callable[..., list[str]], tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    pid = zygote.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
+    pid = fork_server.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     os.kill(pid, signal.SIGUSR1)
-    assert zygote.wait(pid, 20) == 138
+    assert fork_server.wait(pid, 20) == 138
     assert "stopped by SIGUSR1. Finished work is safe" in (tmp_path / "log").read_text()
-    assert zygote.run(arguments(), tmp_path / "log") == 0
+    assert fork_server.run(arguments(), tmp_path / "log") == 0
     assert list(verify(Run(tmp_path / "run"))) == []
 
 
 def test_a_corpus_that_is_gone_fails_nothing_and_the_run_goes_on_when_it_is_back(
-    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
 ) -> None:
-    pid = zygote.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
+    pid = fork_server.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"))
     corpus.rename(tmp_path / "elsewhere")
     corpus.mkdir()  # as an unmounted folder is there, and empty
-    assert zygote.wait(pid) == 3
+    assert fork_server.wait(pid) == 3
     assert "is gone, or empty. Finished work is safe" in (tmp_path / "log").read_text()
     corpus.rmdir()
     (tmp_path / "elsewhere").rename(corpus)
-    assert zygote.run(arguments(), tmp_path / "log") == 0
+    assert fork_server.run(arguments(), tmp_path / "log") == 0
     assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"ok"}
 
 
 def test_files_that_vanish_or_change_after_planning_are_failures_that_say_so(
-    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
 ) -> None:
-    pid = zygote.start(arguments("--model.seconds_per_frame", "0.2"), tmp_path / "log")
+    pid = fork_server.start(arguments("--model.seconds_per_frame", "0.2"), tmp_path / "log")
     wait_for(lambda: (tmp_path / "run" / "plan.arrow").exists())
     os.kill(pid, signal.SIGKILL)
-    zygote.wait(pid)
+    fork_server.wait(pid)
     os.utime(corpus / "v4" / "9.png", (1, 1e10))
     shutil.rmtree(corpus / "v3")
     (corpus / "image19.png").unlink()
     with open(corpus / "image18.png", "ab") as file:
         file.write(b"longer")
-    assert zygote.run(arguments(), tmp_path / "log") == 0
+    assert fork_server.run(arguments(), tmp_path / "log") == 0
     failed = {key: row for key, row in rows_of(tmp_path / "run").items() if row["reason"]}
     assert {key: row["reason_class"] for key, row in failed.items()} == {
         "train/v4": "changed", "train/v3": "missing", "train/image19": "missing", "train/image18": "changed",
@@ -215,29 +215,29 @@ def test_files_that_vanish_or_change_after_planning_are_failures_that_say_so(
 
 
 def test_a_run_of_which_most_fails_stops_and_goes_on_if_that_is_meant(
-    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
 ) -> None:
     for image in range(120):
         (corpus / f"image{image:03d}.png").write_bytes(b"no image")
-    assert zygote.run(arguments(), tmp_path / "log") == 4
+    assert fork_server.run(arguments(), tmp_path / "log") == 4
     assert "items done have failed, more than --output.max_failures 50%" in (tmp_path / "log").read_text()
-    assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
+    assert fork_server.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
     covered = coverage(Run(tmp_path / "run"))
     assert (covered.planned, covered.committed, covered.failed) == (145, 25, 120)
 
 
 def test_a_short_run_of_which_most_has_failed_is_done_and_says_so_by_its_exit_status(
-    zygote: Zygote, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
+    fork_server: ForkServer, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
 ) -> None:
     for image in range(NUM_IMAGES):
         (corpus / f"image{image:02d}.png").write_bytes(b"no image")
-    assert zygote.run(arguments(), tmp_path / "log") == 4
+    assert fork_server.run(arguments(), tmp_path / "log") == 4
     assert "25 planned = 5 committed + 20 failed + 0 missing" in (tmp_path / "log").read_text()
     assert "more have failed than --output.max_failures 50% allows" in (tmp_path / "log").read_text()
-    assert zygote.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
+    assert fork_server.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
     own = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.ImageFolders"]
     retried = ["retry", str(tmp_path / "run"), *own, "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]
-    assert zygote.run(retried, tmp_path / "log") == 0
+    assert fork_server.run(retried, tmp_path / "log") == 0
 
 
 @pytest.mark.parametrize(

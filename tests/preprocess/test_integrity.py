@@ -12,7 +12,7 @@ from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.integrity import coverage, plan_problems, verify
-from support.making import MadeItems, make_run
+from support.keypoint_runs import MadeItems, make_run
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from datamodules.run.folder import Run
 from preprocess.commands.merge import merge
 from preprocess.export.format import export
 from preprocess.integrity import verify
-from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
-from support.line_making import make_run as make_empty_run
-from support.line_making import some_items, tars, work
-from support.making import MadeItems, make_run
+from support.fault_injection import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from support.keypoint_runs import MadeItems, make_run
+from support.runs import make_run as make_empty_run
+from support.runs import some_items, tars, work
 
 SPLITS = ("train", "dev")
 

@@ -23,8 +23,8 @@ from preprocess.holistic.landmarker import HolisticLandmarks
 from preprocess.holistic.models import find_models
 from preprocess.integrity import coverage
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
-from support.making import PART_SLICES
-from support.undeclared import undeclared_fields
+from support.keypoint_runs import PART_SLICES
+from support.undeclared_fields import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 SIGNS = ROOT.parent / "shared" / "media" / "signs"

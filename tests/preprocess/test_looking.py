@@ -11,7 +11,7 @@ from datamodules.card import write_card
 from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSamples
 from preprocess.cli import main
-from support.making import REASON, MadeItems, make_run
+from support.keypoint_runs import REASON, MadeItems, make_run
 
 CORPUS = MadeItems({"train": 3, "dev": 1})
 KIND = {"samples": {"class_path": "datamodules.samples.keypoints.KeypointSamples"}}

@@ -12,7 +12,7 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from preprocess.cli import main
 from support.brightness import BrightnessSamples
-from support.image_making import image_bytes
+from support.image_files import image_bytes
 
 NVJPEG = ["--data.decoding.images", "nvjpeg"]
 

@@ -27,10 +27,10 @@ from preprocess.cli import main
 from preprocess.integrity import verify
 from preprocess.pipelines.pose import Pose, PoseTransform, processed_size
 from preprocess.pose.mediapipe import MediaPipe
-from support.line_making import tars
+from support.fork_server import ForkServer
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
-from support.undeclared import undeclared_fields
-from support.zygote import Zygote
+from support.runs import tars
+from support.undeclared_fields import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ("pose", "pose_openpose", "pose_vitpose")
@@ -232,20 +232,20 @@ def test_weights_of_another_network_stop_the_run_before_an_item_fails(
 
 @pytest.mark.slow  # processes; 20 s
 def test_two_ranks_of_which_one_is_killed_end_with_the_poses_of_an_undisturbed_run(
-    tmp_path: Path, zygote: Zygote
+    tmp_path: Path, fork_server: ForkServer
 ) -> None:
     images = write_images(tmp_path / "images", copies=12)
     small = ["--output.shards.max_items", "4", "--model.store_pose_map", "true"]
     assert main(command(images, tmp_path / "undisturbed", *small)) == 0
     run = command(images, tmp_path / "run", *small)
-    ranks = [zygote.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
+    ranks = [fork_server.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
     deadline = time.monotonic() + 60
     while not list((tmp_path / "run").glob("*.tar")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(ranks[0], signal.SIGKILL)
-    assert zygote.wait(ranks[0]) == -signal.SIGKILL
-    assert zygote.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
+    assert fork_server.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
 
 

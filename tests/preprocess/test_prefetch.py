@@ -14,7 +14,7 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from preprocess.cli import main
 from support.brightness import Brightness, BrightnessSamples
-from support.image_making import image_bytes
+from support.image_files import image_bytes
 
 
 def run(folder: Path, name: str, *options: str) -> list[float]:

@@ -19,8 +19,8 @@ from preprocess.cli import main
 from preprocess.commands.run import conclude
 from preprocess.integrity import coverage, verify
 from support.brightness import BrightnessSamples
-from support.line_making import finish
-from support.retry_making import do, make_failing_run, open_retry
+from support.retry_runs import do, make_failing_run, open_retry
+from support.runs import finish
 
 TESTS = Path(__file__).parents[1]
 KEYS = [f"train/i{number}" for number in range(8)]

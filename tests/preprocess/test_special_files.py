@@ -12,7 +12,7 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.commands.run import conclude
-from support.line_making import make_run, work
+from support.runs import make_run, work
 
 _HANGS_SECONDS = 30
 Make = Callable[[Path], object]

@@ -27,8 +27,8 @@ from datamodules.samples.captions import CaptionSamples
 from preprocess.cli import main
 from preprocess.report.status import StatusReader, render
 from preprocess.terminal import Terminal, cell, escaped_output
-from support.caption_making import made_caption
-from support.line_making import Listed
+from support.caption_runs import made_caption
+from support.runs import Listed
 
 EVIL = "[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"
 SHOWN = r"[red]:cow:\x1b[31m\x9b2J\x7f\r\n\u202eexe\u2028[link=x]"

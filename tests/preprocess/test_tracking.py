@@ -22,10 +22,10 @@ from datamodules.samples.track_lines import TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.cli import main
 from preprocess.integrity import verify
-from support.line_making import tars
-from support.tracking_truth import TrueSegmenter, box_of, masks_at, score_at
-from support.true_tracking import shapes_of, write_gray_video, write_video
-from support.undeclared import undeclared_fields
+from support.moving_shapes import TrueSegmenter, box_of, masks_at, score_at
+from support.moving_shapes_backend import shapes_of, write_gray_video, write_video
+from support.runs import tars
+from support.undeclared_fields import undeclared_fields
 
 ROOT = Path(__file__).parents[2]
 LABELS = ("car", "person", "ball")  # one stays, one leaves, one enters
@@ -35,7 +35,7 @@ NUM_FRAMES = 26
 def command(root: Path, output: Path, *options: str) -> list[str]:
     config = ["--config", str(ROOT / "configs" / "tracking.yaml"), "--trainer.accelerator", "cpu"]
     where = ["--data.root", str(root), "--output.dir", str(output), "--data.num_workers", "0"]
-    return ["run", *config, *where, "--model.backend", "support.true_tracking.TrueBackend", *options]
+    return ["run", *config, *where, "--model.backend", "support.moving_shapes_backend.TrueBackend", *options]
 
 
 def run(root: Path, output: Path, *options: str, prompt: str | None = "car. person. ball.") -> int:
@@ -227,7 +227,7 @@ def test_a_disk_that_is_full_is_told_of_and_the_run_goes_on_later(
 
 def test_frames_are_those_of_the_rate_and_the_part_and_keep_their_times(root: Path, tmp_path: Path) -> None:
     part = ["--data.fps", "12.5", "--data.start_seconds", "0.4", "--data.stop_seconds", "0.8", "--data.max_items", "1"]
-    assert run(root, tmp_path / "run", *part, "--model.backend", "support.true_tracking.SteadyBackend") == 0
+    assert run(root, tmp_path / "run", *part, "--model.backend", "support.moving_shapes_backend.SteadyBackend") == 0
     (sample,) = samples(tmp_path / "run")
     assert [line["timestamp"] for line in sample.lines] == pytest.approx([0.4, 0.48, 0.56, 0.64, 0.72], abs=1e-3)
     assert [line["frame_idx"] for line in sample.lines] == [0, 1, 2, 3, 4]
@@ -277,7 +277,7 @@ def test_a_prompt_that_finds_nothing_gives_lines_without_objects_and_a_retry_can
         assert [line["objects"] for line in sample.lines] == [[]] * num_frames
         assert sample.array("boxes.npy").shape == (0, 4)
         assert sample.meta["num_objects"] == 0
-    trusted = ["--model.backend", "support.true_tracking.TrueBackend"]
+    trusted = ["--model.backend", "support.moving_shapes_backend.TrueBackend"]
     assert main(["retry", str(tmp_path / "run"), "--class", "empty", *trusted, "--model.prompt", "ball"]) == 0
     assert Run(tmp_path / "run").outcome().statuses == {"empty": 1, "ok": 1}  # sub/b ends before the ball comes
     assert {sample.key: sample.meta["num_objects"] for sample in samples(tmp_path / "run")} == {"a": 1, "sub/b": 0}
@@ -408,7 +408,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
     for num_frames in (40, 4_000):
         root = tmp_path / str(num_frames)
         write_gray_video(root / "long.mkv", num_frames)
-        steady = ["--model.prompt", "car", "--model.backend", "support.true_tracking.SteadyBackend"]
+        steady = ["--model.prompt", "car", "--model.backend", "support.moving_shapes_backend.SteadyBackend"]
         arguments = command(root, tmp_path / f"run{num_frames}", *steady)
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
         done = subprocess.run(

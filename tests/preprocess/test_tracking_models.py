@@ -14,10 +14,10 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.cli import main
 from preprocess.integrity import verify
-from support.line_making import tars
-from support.track_making import write_videos
-from support.tracking_making import make_edgetam, make_grounding_dino, make_sam2, make_sam3
-from support.zygote import Zygote
+from support.fork_server import ForkServer
+from support.runs import tars
+from support.track_runs import write_videos
+from support.tracking_checkpoints import make_edgetam, make_grounding_dino, make_sam2, make_sam3
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media"
@@ -51,26 +51,26 @@ def samples(folder: Path) -> list[TrackSample]:
     return [TrackSamples().decode(*files) for files in CommittedSamples(Run(folder))]
 
 
-def run_two_of_which_one_is_killed(run: list[str], tmp_path: Path, zygote: Zygote) -> None:
-    ranks = [zygote.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
+def run_two_of_which_one_is_killed(run: list[str], tmp_path: Path, fork_server: ForkServer) -> None:
+    ranks = [fork_server.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
     deadline = time.monotonic() + 100
     while not list((tmp_path / "run").glob("*.tar")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(ranks[0], signal.SIGKILL)
-    assert zygote.wait(ranks[0]) == -signal.SIGKILL
-    assert zygote.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
+    assert fork_server.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
 
 
 @pytest.mark.slow  # 40 s of processor time; the default tests kill ranks of clips, and of runs of images
 def test_two_ranks_of_which_one_is_killed_end_with_the_tracks_of_an_undisturbed_run(
-    models: Path, tmp_path: Path, zygote: Zygote
+    models: Path, tmp_path: Path, fork_server: ForkServer
 ) -> None:
     write_videos(tmp_path / "videos", *(f"v{number}" for number in range(5)), num_frames=6)
     few = ["--model.backend.identity.max_objects", "2"]
     assert main(grounded(models, tmp_path / "videos", tmp_path / "undisturbed", *few)) == 0
     run = grounded(models, tmp_path / "videos", tmp_path / "run", *few)
-    run_two_of_which_one_is_killed(run, tmp_path, zygote)
+    run_two_of_which_one_is_killed(run, tmp_path, fork_server)
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     assert list(verify(Run(tmp_path / "run"))) == []
     assert sum(sample.meta["num_objects"] for sample in samples(tmp_path / "run")) >= 8
@@ -142,12 +142,12 @@ def test_other_settings_in_the_same_folder_are_refused(
 @pytest.mark.slow  # a minute
 @pytest.mark.skipif(not MEDIA.is_dir(), reason="shared media is not beside this clone")
 def test_real_videos_on_two_ranks_of_which_one_is_killed_are_tracked_as_undisturbed_and_drawn(
-    models: Path, tmp_path: Path, zygote: Zygote
+    models: Path, tmp_path: Path, fork_server: ForkServer
 ) -> None:
     part = ["--data.stop_seconds", "0.5", "--model.backend.identity.max_objects", "3"]
     assert main(grounded(models, MEDIA / "videos", tmp_path / "undisturbed", *part)) == 0
     run = grounded(models, MEDIA / "videos", tmp_path / "run", *part, "--output.videos", "true")
-    run_two_of_which_one_is_killed(run, tmp_path, zygote)
+    run_two_of_which_one_is_killed(run, tmp_path, fork_server)
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     found = samples(tmp_path / "run")
     assert not [*(tmp_path / "run" / "videos").rglob(".*"), *(tmp_path / "run" / "work" / "scratch").iterdir()]

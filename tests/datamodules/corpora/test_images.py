@@ -11,8 +11,8 @@ from datamodules.corpus import Corpus, located
 from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
-from support.image_making import write_tree
-from support.spying import spied
+from support.image_files import write_tree
+from support.spies import spied
 
 
 @pytest.fixture

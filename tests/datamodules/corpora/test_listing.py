@@ -22,8 +22,8 @@ from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
-from support.image_making import write_tree
-from support.line_making import FINGERPRINT
+from support.image_files import write_tree
+from support.runs import FINGERPRINT
 
 
 def listed(corpus: Any) -> tuple[Any, str]:

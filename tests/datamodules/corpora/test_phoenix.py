@@ -8,7 +8,7 @@ import pytest
 from datamodules.corpora.phoenix import Phoenix2014T
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError
-from support.frame_making import write_image
+from support.frame_corpora import write_image
 
 HEADER = "name|video|start|end|speaker|orth|translation"
 

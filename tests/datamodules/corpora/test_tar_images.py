@@ -19,7 +19,7 @@ from datamodules.corpus import Item, check_key
 from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
-from support.image_making import image_bytes, write_tar
+from support.image_files import image_bytes, write_tar
 
 LONG = "sub/" + "n" * 120
 

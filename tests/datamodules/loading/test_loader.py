@@ -25,9 +25,9 @@ from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import OpenShard, Rank
 from datamodules.run.reader import CommittedSamples
-from support.crashing_workers import FatalBrightness, FatalTransform, HangingStart
-from support.frame_making import consume, consume_in_process, corpus_run, gray_of, write_image
-from support.line_making import lease, make_run, start, tars, wait_for
+from support.crashing_transforms import FatalBrightness, FatalTransform, HangingStart
+from support.frame_corpora import consume, consume_in_process, corpus_run, gray_of, write_image
+from support.runs import lease, make_run, start, tars, wait_for
 
 
 def check(run: Run, copies: Any) -> None:
@@ -92,7 +92,7 @@ def test_two_processes_share_a_run(tmp_path: Path) -> None:
 RANK = """
 import sys
 from pathlib import Path
-from support.frame_making import consume_in_process
+from support.frame_corpora import consume_in_process
 if __name__ == "__main__":
     consume_in_process(Path(sys.argv[1]), Path(sys.argv[2]), 2, 0.5)
 """

@@ -18,10 +18,10 @@ from datamodules.loading.tickets import Ticket
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Every, Uniform
 from datamodules.run.folder import Run
-from support.frame_making import corpus_run, gray_of, write_image
-from support.image_making import image_bytes, write_tar
-from support.line_making import make_run
-from support.video_making import KINDS, Kind, numbers, write
+from support.frame_corpora import corpus_run, gray_of, write_image
+from support.image_files import image_bytes, write_tar
+from support.runs import make_run
+from support.video_files import KINDS, Kind, numbers, write
 
 
 class Untouched:

@@ -13,7 +13,7 @@ from datamodules.errors import DecodeError
 from datamodules.media.decoding import Backend, Decoding
 from datamodules.media.sampling import AtTimes, Uniform
 from datamodules.media.video import Video, read_frames
-from support.video_making import numbers, picture
+from support.video_files import numbers, picture
 
 ENDINGS = ("gif", "png", "apng", "webp")
 RED, BLUE = (255, 0, 0, 255), (0, 0, 255, 255)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.media.first_bytes import is_mp4_or_matroska, read_head
-from support.video_making import KINDS, write
+from support.video_files import KINDS, write
 
 _EBML = b"\x1a\x45\xdf\xa3"
 _MPD = b"<MPD profiles='urn:mpeg:dash:profile:isoff-live:2011'>"

@@ -17,8 +17,8 @@ from torch import Tensor
 from datamodules.errors import DecodeError
 from datamodules.media.content import read_member
 from datamodules.media.image import decode_image, read_image
-from support.image_making import tiff_of
-from support.spying import spied
+from support.image_files import tiff_of
+from support.spies import spied
 
 WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # PhotometricInterpretation of TIFF
 

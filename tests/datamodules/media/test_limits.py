@@ -16,9 +16,9 @@ from datamodules.media.container import open_container
 from datamodules.media.image import decode_image
 from datamodules.media.picture_order import _H264
 from datamodules.media.video import Video
-from support.faulting import in_forker
-from support.mp4_making import file_with, fragment, movie, numbers
-from support.video_making import Kind, joined, picture, write
+from support.fault_injection import in_forker
+from support.mp4_files import file_with, fragment, movie, numbers
+from support.video_files import Kind, joined, picture, write
 
 _HUGE = 16_000  # px; squared it is above the limit
 

@@ -16,7 +16,7 @@ from datamodules.errors import DecodeError
 from datamodules.media.image import decode_image
 from datamodules.media.jpeg import read_jpeg
 from datamodules.media.metadata import read_orientation, separate
-from support.image_making import tiff_of
+from support.image_files import tiff_of
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SIGNED_SHORT, SIGNED_RATIONAL, FLOAT, DOUBLE = (
     *range(1, 6),

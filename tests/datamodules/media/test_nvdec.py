@@ -9,7 +9,7 @@ import torch
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames
-from support.video_making import KINDS, Kind, numbers, write
+from support.video_files import KINDS, Kind, numbers, write
 
 
 @pytest.mark.gpu

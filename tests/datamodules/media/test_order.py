@@ -13,8 +13,8 @@ from datamodules.media import picture_order, scan
 from datamodules.media.decoding import Backend, Decoding
 from datamodules.media.sampling import Every, Selection, Uniform
 from datamodules.media.video import Video
-from support.torchcodec_there import needs_torchcodec
-from support.video_making import (
+from support.torchcodec_available import needs_torchcodec
+from support.video_files import (
     KINDS,
     Kind,
     NalUnit,

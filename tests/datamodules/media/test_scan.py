@@ -12,7 +12,7 @@ from datamodules.errors import DecodeError
 from datamodules.media import packets
 from datamodules.media.scan import Scan
 from datamodules.media.video import Video
-from support.video_making import Kind, write
+from support.video_files import Kind, write
 
 
 def scan_of(times: Sequence[int]) -> Scan:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from datamodules.errors import ConfigError, DecodeError
 from datamodules.media.image import decode_image
 from datamodules.media.stored import Stored, as_stored, stored_as, stored_ending
-from support.image_making import image_bytes
+from support.image_files import image_bytes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
 

@@ -30,9 +30,9 @@ from datamodules.media.resize import resize
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
 from datamodules.media.scan import Scan
 from datamodules.media.video import Video, read_frames
-from support.spying import spied
-from support.torchcodec_there import needs_torchcodec
-from support.video_making import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
+from support.spies import spied
+from support.torchcodec_available import needs_torchcodec
+from support.video_files import KINDS, Kind, Picture, numbers, picture, rotated, upright, write
 
 _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"

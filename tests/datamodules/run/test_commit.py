@@ -20,7 +20,7 @@ from datamodules.run.commit import Result, Spool, commit, finalize_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import clean_up
 from datamodules.run.table import TABLE_SCHEMA
-from support.line_making import make_run, members_of, tars
+from support.runs import make_run, members_of, tars
 
 SHARD = "train-000000"
 NUM_ROWS = 6  # or fewer

@@ -16,8 +16,8 @@ from datamodules.run.record import StagedFile
 from preprocess.cli import main
 from preprocess.commands.merge import merge
 from preprocess.integrity import verify
-from support.line_making import FINGERPRINT, Listed, finish, make_run, some_items
-from support.retry_making import do, make_failing_run, named, open_retry
+from support.retry_runs import do, make_failing_run, named, open_retry
+from support.runs import FINGERPRINT, Listed, finish, make_run, some_items
 
 LARGE, SMALL = "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3080"
 

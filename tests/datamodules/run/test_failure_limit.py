@@ -7,7 +7,7 @@ from datamodules.errors import ConfigError, TooManyFailures
 from datamodules.run.commit import Result
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.rank import Rank, Tolerance
-from support.line_making import finish, lease, make_run, some_items, work
+from support.runs import finish, lease, make_run, some_items, work
 
 
 def test_a_number_and_a_percentage_are_read() -> None:

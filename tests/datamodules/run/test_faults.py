@@ -14,9 +14,9 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, clean_up
 from datamodules.run.retries import failures
 from preprocess.integrity import verify
-from support.faulting import KILL, attempt, in_forker, kinds_of_error, number_of_calls
-from support.line_making import finish, make_run, tars, work
-from support.retry_making import KEYS, do, make_failing_run, open_retry
+from support.fault_injection import KILL, attempt, in_forker, kinds_of_error, number_of_calls
+from support.retry_runs import KEYS, do, make_failing_run, open_retry
+from support.runs import finish, make_run, tars, work
 
 ITEMS, PER_SHARD = 4, 2
 # by default every third call, other ones for a kill than for an error; all calls, 71 s, are marked slow

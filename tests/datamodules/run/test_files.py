@@ -9,7 +9,7 @@ from datamodules.errors import RunError
 from datamodules.run.files import make_folder, open_file, read_file, remove, write_whole
 from datamodules.run.folder import Run
 from datamodules.run.rank import clean_up
-from support.line_making import make_run, work
+from support.runs import make_run, work
 
 OWN = [
     *("records", "tables", "superseded", "videos"),

@@ -14,7 +14,7 @@ from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.leases import Leases
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import discard_unfinished, write_plan_of
-from support.line_making import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
+from support.runs import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
 
 def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path: Path) -> None:

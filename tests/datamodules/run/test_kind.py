@@ -9,7 +9,7 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.kind import import_kind, kind_of
 from datamodules.samples.keypoints import KeypointSamples
-from support.making import MadeItems, make_run
+from support.keypoint_runs import MadeItems, make_run
 
 CORPUS = MadeItems({"train": 1})
 OWN = "from datamodules.samples.keypoints import KeypointSamples\nclass Own(KeypointSamples): pass\nclass Other: pass\n"

@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.errors import EnvironmentFailure
 from datamodules.run.leases import Claim, Leases, RankIdentity
-from support.line_making import Clock, claim_all, hold, start, wait_for
+from support.runs import Clock, claim_all, hold, start, wait_for
 
 
 def test_of_many_processes_that_claim_at_once_one_wins(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError, RunError
 from datamodules.run.plan import Plan, ShardSize
 from datamodules.run.planning import write_plan
-from support.line_making import FINGERPRINT, some_items
+from support.runs import FINGERPRINT, some_items
 
 ONE_EACH = ShardSize(max_items=1, min_shards=1)
 

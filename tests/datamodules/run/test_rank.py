@@ -15,7 +15,7 @@ from datamodules.run.activity import read_activity
 from datamodules.run.commit import Result, commit
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, clean_up
-from support.line_making import (
+from support.runs import (
     finish,
     lease,
     make_run,
@@ -27,7 +27,7 @@ from support.line_making import (
     work,
     work_slowly,
 )
-from support.spying import spied
+from support.spies import spied
 
 context = multiprocessing.get_context("forkserver")
 

@@ -17,8 +17,8 @@ from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples, open_sample, read_sample
 from datamodules.run.record import ShardFile
 from datamodules.tar_members import split_name
-from support.line_making import make_run, members_of, some_items, work
-from support.spying import spied
+from support.runs import make_run, members_of, some_items, work
+from support.spies import spied
 
 NAMES = ["plain", "a.v1/clip.mp4_3", "ü/日本 語", "A/Upper", "x" * 150, "bad", "last"]
 

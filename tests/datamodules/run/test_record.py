@@ -12,8 +12,8 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from preprocess.integrity import strays
-from support.line_making import listing, make_run, tars, work
-from support.retry_making import do, make_failing_run, open_retry
+from support.retry_runs import do, make_failing_run, open_retry
+from support.runs import listing, make_run, tars, work
 
 SHARD = "train-000000"
 

@@ -18,8 +18,8 @@ from datamodules.run.retries import count_failures, failures
 from preprocess.commands.merge import merge
 from preprocess.commands.repair import repair
 from preprocess.integrity import verify
-from support.line_making import tars
-from support.retry_making import do, make_failing_run, open_retry
+from support.retry_runs import do, make_failing_run, open_retry
+from support.runs import tars
 
 KEYS = [
     "train/a", "train/b-cut-once", "train/c-bad-twice", "train/d", "train/e", "train/f-bad-once",

@@ -13,8 +13,8 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import count_failures, failures
-from support.line_making import FINGERPRINT, make_run, members_of, start, tars, work
-from support.retry_making import KEYS, do, make_failing_run, named, open_retry, retry_at_once
+from support.retry_runs import KEYS, do, make_failing_run, named, open_retry, retry_at_once
+from support.runs import FINGERPRINT, make_run, members_of, start, tars, work
 
 BAD = ["train/b-bad-once", "train/d-bad-twice", "train/e-bad-always", "train/g-crash", "dev/x-bad-once"]
 

@@ -14,8 +14,8 @@ from datamodules import FramesDataModule
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.captions import CaptionSample, CaptionSamples
-from support.caption_making import caption_items, made_caption, make_caption_run, write_tokenizer
-from support.image_making import image_bytes
+from support.caption_runs import caption_items, made_caption, make_caption_run, write_tokenizer
+from support.image_files import image_bytes
 
 ITEMS = caption_items("a.jpg", "sub/b.PNG", "sub/c.webp", "d.png", "e.png")
 

@@ -17,9 +17,9 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples import clips
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
-from support.clip_making import made_clip, picture
-from support.faulting import in_forker
-from support.mp4_making import file_with, movie
+from support.clip_runs import made_clip, picture
+from support.fault_injection import in_forker
+from support.mp4_files import file_with, movie
 
 PICTURES = [picture(number) for number in range(12)]
 SMOOTH = [np.full((32, 48, 3), (20 * k, 255 - 20 * k, 100), np.uint8) for k in range(12)]

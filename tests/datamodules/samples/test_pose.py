@@ -14,8 +14,8 @@ from datamodules import FramesDataModule
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import mirrored, pose_map
-from support.caption_making import caption_items
-from support.pose_making import made_pose, make_pose_run
+from support.caption_runs import caption_items
+from support.pose_runs import made_pose, make_pose_run
 
 ITEMS = caption_items("a.png", "sub/b.jpg", "c.webp")
 

@@ -15,7 +15,7 @@ from datamodules.samples.skeleton import (
     pose_map,
     resized,
 )
-from support.pose_making import standing
+from support.pose_runs import standing
 
 COCO = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",

@@ -16,9 +16,9 @@ from datamodules.media.decoding import Decoding
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.track_lines import LineObject, TrackLine
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from support.spying import spied
-from support.track_making import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos
-from support.video_making import Kind, write
+from support.spies import spied
+from support.track_runs import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos
+from support.video_files import Kind, write
 
 
 @pytest.fixture(scope="module")

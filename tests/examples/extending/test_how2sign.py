@@ -10,7 +10,7 @@ from datamodules.run.retries import failures
 from datamodules.samples.clips import ClipSamples
 from examples.extending.how2sign import COLUMNS, How2Sign
 from preprocess.cli import main
-from support.video_making import KINDS, number_in, write
+from support.video_files import KINDS, number_in, write
 
 SENTENCES = [
     ("long", "long_0", "0.4", "0.8", "Hello."),

@@ -23,7 +23,7 @@ from preprocess.captioning.local import Generation, LocalEngine, Weights
 from preprocess.captioning.prepared import Prepared
 from preprocess.captioning.vision_language import find_model, processor_of
 from preprocess.prompts import PromptTemplate
-from support.checkpoint_making import FAMILIES, save_checkpoint
+from support.caption_checkpoints import FAMILIES, save_checkpoint
 
 CPU = torch.device("cpu")
 SIZES = ((40, 60), (60, 40), (33, 99), (64, 64), (30, 31), (90, 30), (50, 50), (20, 80))

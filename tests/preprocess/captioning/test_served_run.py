@@ -16,7 +16,7 @@ from datamodules.run.retries import failures
 from preprocess.cli import main
 from preprocess.integrity import coverage, verify
 from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
-from support.zygote import Zygote
+from support.fork_server import ForkServer
 
 TESTS = Path(__file__).parents[2]
 COUNT = 30
@@ -160,14 +160,14 @@ def test_without_the_server_or_the_model_nothing_is_begun(
 
 
 def test_ctrl_c_ends_a_run_though_the_server_never_answers(
-    arguments: Callable[..., list[str]], tmp_path: Path, zygote: Zygote
+    arguments: Callable[..., list[str]], tmp_path: Path, fork_server: ForkServer
 ) -> None:
     with ChatServer(lambda ask: said("late", seconds=60)) as server:
-        run = zygote.start(arguments(server, "--output.grace_seconds", "0.2"), tmp_path / "log")
+        run = fork_server.start(arguments(server, "--output.grace_seconds", "0.2"), tmp_path / "log")
         deadline = time.monotonic() + 60
         while not server.asks:
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.05)
         os.kill(run, signal.SIGINT)
-        assert zygote.wait(run, 20) == 130
+        assert fork_server.wait(run, 20) == 130
     assert coverage(Run(tmp_path / "run")).failed == 0

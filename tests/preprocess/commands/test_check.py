@@ -12,7 +12,7 @@ import pytest
 from datamodules.run.folder import Run
 from datamodules.run.retries import failures
 from preprocess.cli import main
-from support.video_making import KINDS, Kind, write
+from support.video_files import KINDS, Kind, write
 
 ROOT = Path(__file__).parents[3]
 

@@ -8,7 +8,7 @@ import torch
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
 from support.brightness import Brightness
-from support.image_making import image_bytes
+from support.image_files import image_bytes
 
 ROOT = Path(__file__).parents[3]
 

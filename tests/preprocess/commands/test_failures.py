@@ -16,8 +16,8 @@ from preprocess.cli import main
 from preprocess.export.statistics import SplitStatistics
 from preprocess.integrity import coverage, verify
 from preprocess.report.status import StatusReader, headline
-from support.line_making import finish, make_run, work
-from support.retry_making import do, make_failing_run, open_retry
+from support.retry_runs import do, make_failing_run, open_retry
+from support.runs import finish, make_run, work
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from datamodules.samples.keypoints import KeypointSamples
 from preprocess.commands.merge import merge
 from preprocess.export.format import export
 from preprocess.integrity import coverage, verify
-from support.line_making import listing
-from support.making import MadeItems, made_samples, make_run
-from support.retry_making import KEYS, do, make_failing_run, open_retry
+from support.keypoint_runs import MadeItems, made_samples, make_run
+from support.retry_runs import KEYS, do, make_failing_run, open_retry
+from support.runs import listing
 
 HERE = MadeItems({"train": 5, "dev": 1}, prefix="a")
 THERE = MadeItems({"test": 2, "train": 3}, prefix="b")

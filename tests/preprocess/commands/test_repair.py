@@ -18,8 +18,8 @@ from datamodules.run.rank import Rank
 from preprocess.cli import main
 from preprocess.commands.repair import repair
 from preprocess.integrity import Problem, coverage, verify
-from support.line_making import finish, listing
-from support.retry_making import KEYS, do, make_failing_run, open_retry
+from support.retry_runs import KEYS, do, make_failing_run, open_retry
+from support.runs import finish, listing
 
 _LAST_LINE = "{}: 9 planned = 4 committed + 5 failed + 0 missing; everything is as it should be"
 
@@ -185,7 +185,7 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
 ) -> None:
     do(open_retry(folder))
     (folder / "records" / "train-000000.json").unlink()
-    monkeypatch.setattr("support.retry_making._failure", lambda key, retry: (None, None))  # this time it goes well
+    monkeypatch.setattr("support.retry_runs._failure", lambda key, retry: (None, None))  # this time it goes well
     do(Run(folder))
     assert keys_in_tars(folder).count("train/b-bad-once") == 2
     problems = [str(problem) for problem in verify(Run(folder))]

@@ -16,7 +16,7 @@ from PIL import Image
 from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.integrity import coverage, verify
-from support.zygote import Zygote
+from support.fork_server import ForkServer
 
 TESTS = Path(__file__).parents[2]
 NUM_VIDEOS, NUM_IMAGES, BROKEN = 10, 13, "train/v03"
@@ -190,17 +190,17 @@ def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_work
     undisturbed: dict[str, str],
     tmp_path: Path,
     no_process_left: None,
-    zygote: Zygote,
+    fork_server: ForkServer,
 ) -> None:
     slow = arguments(tmp_path / "run", "--data.num_workers", "1", "--model.seconds_per_frame", "0.03")
-    ranks = [zygote.start(slow, tmp_path / f"rank{number}.log") for number in range(2)]
+    ranks = [fork_server.start(slow, tmp_path / f"rank{number}.log") for number in range(2)]
     deadline = time.monotonic() + 90
     while len(tars(tmp_path / "run")) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     for rank in ranks:
         os.killpg(rank, signal.SIGKILL)
-    assert [zygote.wait(rank) for rank in ranks] == [-signal.SIGKILL] * 2
+    assert [fork_server.wait(rank) for rank in ranks] == [-signal.SIGKILL] * 2
     assert 2 <= len(tars(tmp_path / "run")) < len(undisturbed)
 
     assert main(arguments(tmp_path / "run", "--data.num_workers", "4")) == 0
@@ -237,7 +237,14 @@ def test_an_item_of_which_ranks_die_fails_alone_under_torchrun_which_restarts_th
 ) -> None:
     gray = corpus / "image99.png"
     Image.new("RGB", (48, 40), (7, 7, 7)).save(gray)
-    deadly = ["--model.class_path", "support.crashing.Deadly", "--model.poison", "7", "--model.what", "segfault"]
+    deadly = [
+        "--model.class_path",
+        "support.crashing_extractors.Deadly",
+        "--model.poison",
+        "7",
+        "--model.what",
+        "segfault",
+    ]
     try:
         finish(start(torchrun(2, arguments(tmp_path / "run", *deadly), "--max-restarts", "5")))
     finally:
@@ -324,14 +331,23 @@ def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
     arguments: Callable[..., list[str]],
     undisturbed: dict[str, str],
     tmp_path: Path,
-    zygote: Zygote,
+    fork_server: ForkServer,
     what: str,
     reason: str,
     reason_class: str,
 ) -> None:
-    poisoned = ["--model.class_path", "support.crashing.Poisoned", "--model.poison_key", "v05", "--model.what", what]
+    poisoned = [
+        "--model.class_path",
+        "support.crashing_extractors.Poisoned",
+        "--model.poison_key",
+        "v05",
+        "--model.what",
+        what,
+    ]
     poisoned += ["--data.num_workers", "2", "--data.worker_timeout_seconds", "2"]
-    assert zygote.run(arguments(tmp_path / "run", *poisoned), tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert fork_server.run(arguments(tmp_path / "run", *poisoned), tmp_path / "log") == 0, (
+        tmp_path / "log"
+    ).read_text()
     run = Run(tmp_path / "run")
     assert list(verify(run)) == []
     rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]

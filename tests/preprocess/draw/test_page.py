@@ -12,8 +12,8 @@ from datamodules.run.folder import Run
 from preprocess.draw.visualize import visualize
 from preprocess.report.view import view
 from preprocess.terminal import Terminal
-from support.caption_making import caption_items, make_caption_run
-from support.image_making import image_bytes, write_tar
+from support.caption_runs import caption_items, make_caption_run
+from support.image_files import image_bytes, write_tar
 
 ITEMS = caption_items("a.png", "sub/b.jpg", "<c>.png")
 

@@ -12,7 +12,7 @@ from datamodules.errors import RunError
 from datamodules.media.video import read_frames
 from preprocess.draw.video import VideoWriter
 from preprocess.draw.visualize import visualize
-from support.track_making import TrackItems, gray_of, made_sample, make_track_run, write_videos
+from support.track_runs import TrackItems, gray_of, made_sample, make_track_run, write_videos
 
 GRAY = np.full((240, 320, 3), 128, np.uint8)
 

@@ -23,8 +23,8 @@ from datamodules.samples.drawing.keypoints import COLOURS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.draw.source import blank
 from preprocess.draw.visualize import visualize
-from support.clip_making import ClipItems, made_clip, make_clip_run
-from support.making import PART_SLICES, MadeItems, make_run
+from support.clip_runs import ClipItems, made_clip, make_clip_run
+from support.keypoint_runs import PART_SLICES, MadeItems, make_run
 
 # One point of each part, far from all others, in px of a frame of 104x130 px; drawn four times as large.
 PLACES = {"pose": (30, 90), "face": (20, 20), "left_hand": (80, 30), "right_hand": (80, 100)}

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocess.export.format import export
-from support.making import REASON, MadeItems, make_run, retry_made
+from support.keypoint_runs import REASON, MadeItems, make_run, retry_made
 
 CORPUS = MadeItems({"train": 7, "dev": 3})
 FAILED = ("train/v0", "train/v3", "train/v6", "dev/v1", "dev/v2")

@@ -9,7 +9,7 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSample
 from preprocess.export.statistics import SplitStatistics, layout_of, parts_of
-from support.making import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
+from support.keypoint_runs import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 7, "dev": 2})
 FAILED = ("train/v1", "train/v4")

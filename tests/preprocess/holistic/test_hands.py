@@ -30,7 +30,7 @@ from preprocess.holistic.landmarker import HolisticLandmarker, flat
 from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.regions import Region, grown, whole
 from preprocess.mediapipe_graph import HolisticGraph
-from support.graphs import PlainGraph, WatchedGraph, region_of_rect
+from support.mediapipe_graphs import PlainGraph, WatchedGraph, region_of_rect
 from support.people import (
     MEDIA,
     MOST_FLIPS,

@@ -28,7 +28,7 @@ from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.net import _Conv
 from preprocess.holistic.regions import Region
 from preprocess.mediapipe_graph import HolisticGraph
-from support.graphs import WatchedGraph, region_of_rect
+from support.mediapipe_graphs import WatchedGraph, region_of_rect
 from support.people import (
     MEDIA,
     Picture,

@@ -13,8 +13,8 @@ from datamodules.media.jpeg import decode_jpegs, read_jpeg
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank, Tolerance
 from preprocess.job.extraction import Extraction, Outcome
-from support.image_making import image_bytes
-from support.line_making import lease, make_run
+from support.image_files import image_bytes
+from support.runs import lease, make_run
 
 
 class Memory:

@@ -18,7 +18,7 @@ from preprocess.pose.mediapipe import MediaPipe
 from preprocess.pose.openpose import OpenPose
 from preprocess.pose.vitpose import VitPose
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
-from support.pose_making import rendered, standing
+from support.pose_runs import rendered, standing
 
 CPU = torch.device("cpu")
 FP8: Any = "fp8"  # of no model

@@ -14,8 +14,8 @@ from preprocess.pose.decoding import decode
 from preprocess.pose.limbs import PAFS
 from preprocess.pose.maps import Maps, Scale, upsampling_matrix
 from preprocess.pose.peaks import find_peaks
-from support.plain_decoding import LIMB_SEQUENCE, MAP_INDEX, plain_decode
-from support.pose_making import Scene, crowd, inside, rendered, standing
+from support.openpose_reference import LIMB_SEQUENCE, MAP_INDEX, plain_decode
+from support.pose_runs import Scene, crowd, inside, rendered, standing
 
 SIZE = (256, 256)
 

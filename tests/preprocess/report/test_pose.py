@@ -11,8 +11,8 @@ from datamodules.samples.skeleton import COLOURS
 from preprocess.cli import main
 from preprocess.report.view import view
 from preprocess.terminal import Terminal
-from support.caption_making import caption_items
-from support.pose_making import make_pose_run
+from support.caption_runs import caption_items
+from support.pose_runs import make_pose_run
 
 ITEMS = caption_items("a.png", "nobody.jpg", "sub/gone.png", "sub/d.png")
 

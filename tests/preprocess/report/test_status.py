@@ -20,7 +20,7 @@ from preprocess.job.writer import ShardWriter
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal
 from support.brightness import Brightness, ImageFolders
-from support.line_making import finish, lease, make_run
+from support.runs import finish, lease, make_run
 
 GPU = {
     "name": "H100",

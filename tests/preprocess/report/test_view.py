@@ -18,10 +18,10 @@ from datamodules.run.rank import Rank
 from preprocess.report.find import find
 from preprocess.report.view import view
 from preprocess.terminal import Terminal
-from support.clip_making import ClipItems, made_clip, make_clip_run
-from support.making import REASON, MadeItems, made_sample, make_run
-from support.spying import spied
-from support.track_making import make_track_run, write_videos
+from support.clip_runs import ClipItems, made_clip, make_clip_run
+from support.keypoint_runs import REASON, MadeItems, made_sample, make_run
+from support.spies import spied
+from support.track_runs import make_track_run, write_videos
 
 
 def shown(run: Run, key: str | None = None) -> list[list[str]]:

@@ -15,7 +15,7 @@ from datamodules.errors import ConfigError, ExtractError
 from preprocess.tracking.detection import Detector
 from preprocess.tracking.options import Thresholds, Weights
 from preprocess.tracking.tracks import Detection
-from support.tracking_making import make_grounding_dino, make_sam2
+from support.tracking_checkpoints import make_grounding_dino, make_sam2
 
 CPU = torch.device("cpu")
 CLASSES = ("car", "red person", "zebra")

@@ -11,7 +11,7 @@ from datamodules.errors import ExtractError
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.grounded import GroundedSam2
 from preprocess.tracking.options import Identity, Thresholds, Weights
-from support.tracking_making import make_edgetam, make_grounding_dino, make_sam2, moving_square
+from support.tracking_checkpoints import make_edgetam, make_grounding_dino, make_sam2, moving_square
 
 Objects = Sequence[Sequence[TrackedObject]]
 NUM_FRAMES = 6

@@ -14,8 +14,8 @@ from preprocess.tracking import meta_checkpoint
 from preprocess.tracking.meta_checkpoint import SIZES, MetaFile, of_transformers
 from preprocess.tracking.options import Weights
 from preprocess.tracking.sam2 import SegmentedVideo, Segmenter
-from support import tracking_making
-from support.tracking_making import moving_square, sam2_model
+from support import tracking_checkpoints
+from support.tracking_checkpoints import moving_square, sam2_model
 
 BOX = (2.0, 10.0, 16.0, 26.0)
 TINY = (8, 5)  # channels, blocks
@@ -153,7 +153,7 @@ def meta_state(model: Sam2VideoModel) -> dict[str, Tensor]:
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A size of the tests' own, besides Meta's four."""
-    monkeypatch.setitem(meta_checkpoint.SIZES, TINY, tracking_making._sam2_config())
+    monkeypatch.setitem(meta_checkpoint.SIZES, TINY, tracking_checkpoints._sam2_config())
 
 
 def save(path: Path, model: Sam2VideoModel) -> Path:
@@ -185,7 +185,7 @@ def test_masks_are_those_of_the_model_that_the_weights_are_of(tmp_path: Path, is
     segmenter = Segmenter(str(path), 4, Weights())
     segmenter.load(torch.device("cpu"))
     assert ("no_obj_embed_spatial" in torch.load(path)["model"]) == is_2_1
-    found, expected = masks(segmenter.start()), masks(SegmentedVideo(model, tracking_making._sam2_processor(), 4))
+    found, expected = masks(segmenter.start()), masks(SegmentedVideo(model, tracking_checkpoints._sam2_processor(), 4))
     assert any(mask.any() and not mask.all() for mask in found)
     assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
 

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, Sam2VideoModel
 from datamodules.errors import ConfigError
 from preprocess.tracking.options import Weights
 from preprocess.tracking.sam2 import MODELS, SegmentedVideo, Segmenter
-from support.tracking_making import make_edgetam, make_grounding_dino, make_sam2, moving_square
+from support.tracking_checkpoints import make_edgetam, make_grounding_dino, make_sam2, moving_square
 
 CPU = torch.device("cpu")
 SIZE = (48, 64)

@@ -15,7 +15,7 @@ from datamodules.errors import ConfigError, ExtractError
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
 from preprocess.tracking.sam3 import Sam3
-from support.tracking_making import make_sam2, make_sam3, moving_square
+from support.tracking_checkpoints import make_sam2, make_sam3, moving_square
 
 CPU = torch.device("cpu")
 NUM_FRAMES = 22  # more than any memory: 16 pointers

@@ -12,7 +12,7 @@ from datamodules.errors import ConfigError
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
 from preprocess.tracking.tracks import Tracks, mask_ious
-from support.tracking_truth import (
+from support.moving_shapes import (
     SHAPES,
     SIZE,
     Shape,

@@ -10,9 +10,9 @@ import pytest
 from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
 from preprocess.export.format import export
-from support.caption_making import REASON, caption_items, make_caption_run
-from support.clip_making import ClipItems, make_clip_run
-from support.image_making import write_tree
+from support.caption_runs import REASON, caption_items, make_caption_run
+from support.clip_runs import ClipItems, make_clip_run
+from support.image_files import write_tree
 
 ITEMS = [*caption_items("a.jpg", "sub dir/ü 1.v2.png"), *caption_items("sub dir/c.webp", split="dev")]
 

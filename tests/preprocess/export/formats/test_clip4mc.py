@@ -11,9 +11,9 @@ import pytest
 
 from datamodules.errors import ConfigError, RunError
 from preprocess.export.format import export
-from support.clip_making import REASON, ClipItems, made_clip, make_clip_run
-from support.line_making import Listed
-from support.making import MadeItems, make_run
+from support.clip_runs import REASON, ClipItems, made_clip, make_clip_run
+from support.keypoint_runs import MadeItems, make_run
+from support.runs import Listed
 
 SIZES = [0.25, 0.5]
 CORPUS = ClipItems({"train": 3, "dev": 2, "test": 1}, size=SIZES)

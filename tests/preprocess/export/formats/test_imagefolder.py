@@ -13,8 +13,8 @@ from datamodules.errors import ConfigError
 from datamodules.media.suffixes import IMAGE_SUFFIXES, UNKNOWN_TO_DATASETS
 from preprocess.export.format import export
 from preprocess.export.mirror import stored_path
-from support.caption_making import caption_items, make_caption_run
-from support.image_making import image_bytes
+from support.caption_runs import caption_items, make_caption_run
+from support.image_files import image_bytes
 
 ITEMS = [
     *caption_items("a.png", "sub dir/ü 1.v2.png", "sub dir/[b]#1.jpg"),

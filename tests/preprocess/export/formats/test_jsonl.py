@@ -10,10 +10,10 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
 from preprocess.export.format import export
-from support.caption_making import caption_items, made_caption, make_caption_run
-from support.clip_making import REASON, ClipItems, made_clip, make_clip_run
-from support.line_making import make_run as make_bare_run
-from support.making import MadeItems, made_samples, make_run
+from support.caption_runs import caption_items, made_caption, make_caption_run
+from support.clip_runs import REASON, ClipItems, made_clip, make_clip_run
+from support.keypoint_runs import MadeItems, made_samples, make_run
+from support.runs import make_run as make_bare_run
 
 CORPUS = ClipItems({"train": 3, "dev": 2})
 

@@ -13,12 +13,12 @@ import pytest
 from datamodules.errors import ConfigError, RunError
 from preprocess.export.format import export
 from preprocess.export.formats import parquet
-from support.caption_making import caption_items, make_caption_run
-from support.clip_making import ClipItems, made_clip, make_clip_run
-from support.line_making import Listed
-from support.making import MadeItems, made_samples, make_run
-from support.pose_making import made_pose, make_pose_run
-from support.track_making import make_track_run, write_videos
+from support.caption_runs import caption_items, make_caption_run
+from support.clip_runs import ClipItems, made_clip, make_clip_run
+from support.keypoint_runs import MadeItems, made_samples, make_run
+from support.pose_runs import made_pose, make_pose_run
+from support.runs import Listed
+from support.track_runs import make_track_run, write_videos
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
 

@@ -14,7 +14,7 @@ from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.samples.keypoint_layouts import FACE_68
 from datamodules.samples.keypoints import KeypointSample
 from preprocess.export.format import export, format_names
-from support.making import PART_SLICES, REASON, MadeItems, made_samples, make_run
+from support.keypoint_runs import PART_SLICES, REASON, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
 

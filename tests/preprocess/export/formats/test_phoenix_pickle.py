@@ -15,7 +15,7 @@ from datamodules.samples.keypoint_layouts import FACE_68
 from datamodules.samples.keypoints import KeypointSample
 from preprocess.export.format import export
 from preprocess.export.formats.phoenix_pickle import load_phoenix_pickle
-from support.making import PART_SLICES, PRESENCE_COLUMNS, MadeItems, made_samples, make_run
+from support.keypoint_runs import PART_SLICES, PRESENCE_COLUMNS, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 5, "dev": 2})
 PARTS = ("face", "left_hand", "right_hand", "pose")

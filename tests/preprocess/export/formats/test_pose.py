@@ -14,10 +14,10 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.samples.skeleton import pose_map
 from preprocess.cli import main
 from preprocess.export.format import export, options_of
-from support.caption_making import caption_items
-from support.clip_making import ClipItems, make_clip_run
-from support.image_making import image_bytes, write_tree
-from support.pose_making import made_pose, make_pose_run
+from support.caption_runs import caption_items
+from support.clip_runs import ClipItems, make_clip_run
+from support.image_files import image_bytes, write_tree
+from support.pose_runs import made_pose, make_pose_run
 
 ITEMS = [
     *caption_items("a.png", "sub dir/ü 1.v2.jpg", "nobody.png"),

@@ -21,8 +21,8 @@ from datamodules.samples.track_lines import TrackLine, line_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export.format import export
 from preprocess.export.statistics import counts
-from support.clip_making import ClipItems, make_clip_run
-from support.track_making import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
+from support.clip_runs import ClipItems, make_clip_run
+from support.track_runs import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
 
 FORMATS = ("tracks-jsonl", "grounded-sam2", "coco-video", "mot")
 

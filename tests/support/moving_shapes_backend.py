@@ -1,4 +1,4 @@
-"""A tracking backend that knows the truth: of videos of `tracking_truth`'s shapes, stored without loss."""
+"""A tracking backend that knows the truth: of videos of `moving_shapes`'s shapes, stored without loss."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -14,7 +14,7 @@ from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTra
 from preprocess.tracking.options import Identity
 from preprocess.tracking.stepping import SteppedTracker
 from preprocess.tracking.tracks import Tracks
-from support.tracking_truth import SHAPES, SIZE, Shape, TrueDetector, TrueSegmenter, frames_of
+from support.moving_shapes import SHAPES, SIZE, Shape, TrueDetector, TrueSegmenter, frames_of
 
 
 class TrueBackend(TrackingBackend):

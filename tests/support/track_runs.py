@@ -152,7 +152,7 @@ def write_videos(root: Path, *keys: str, **options: Any) -> TrackItems:
 
 def make_track_run(folder: Path, corpus: TrackItems, failed: tuple[str, ...] = ()) -> Run:
     """A complete run over `corpus` in shards of two; items with a key in `failed` are failures."""
-    told = {"class_path": "support.track_making.TrackItems", "init_args": {"root": corpus.root}}
+    told = {"class_path": "support.track_runs.TrackItems", "init_args": {"root": corpus.root}}
     run = open_or_plan(
         folder, corpus, {"samples": {"class_path": TRACKS}, "corpus": told}, ShardSize(max_items=2, min_shards=1)
     )

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
-from support.line_making import start
+from support.runs import start
 
 KILL = 0
 _CALLS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "utime")

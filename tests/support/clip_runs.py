@@ -16,7 +16,7 @@ from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.samples.clips import ClipSample, ClipSamples, raw_frames
-from support.video_making import Kind, write
+from support.video_files import Kind, write
 
 REASON = "its transcript is empty"
 MERGES = ["c o", "co w</w>", "m i", "mi l", "mil k</w>"]

@@ -11,7 +11,7 @@ from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
-from support.line_making import FINGERPRINT, Listed, members_of
+from support.runs import FINGERPRINT, Listed, members_of
 
 KEYS = [
     "train/a", "train/b-bad-once", "train/c", "train/d-bad-twice", "train/e-bad-always", "train/f", "train/g-crash",

@@ -15,8 +15,8 @@ from datamodules.run.rank import Rank
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.pose.limbs import PAFS
-from support.image_making import image_bytes
-from support.line_making import Listed
+from support.image_files import image_bytes
+from support.runs import Listed
 
 REASON = "a.jpg is empty (0 bytes)"
 MADE = {"samples": {"class_path": "datamodules.samples.pose.PoseSamples"}}

@@ -14,7 +14,7 @@ from datamodules.loading.request import FrameRequest
 from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
-from support.line_making import make_run
+from support.runs import make_run
 
 
 def write_image(path: Path, value: int, size: tuple[int, int] = (8, 6)) -> None:

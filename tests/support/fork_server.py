@@ -1,4 +1,4 @@
-"""Many real `preprocess` processes for little: one that has imported everything forks one for each command line."""
+"""A process that has imported everything and forks `preprocess` processes, each of which starts in milliseconds."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Zygote:
-    """The process that forks, as seen by the tests."""
+class ForkServer:
+    """The tests' end of the process that forks."""
 
     def __init__(self) -> None:
         tests, inherited = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
@@ -27,29 +27,29 @@ class Zygote:
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def start(self, arguments: Sequence[str], log: Path) -> int:
-        """Start `preprocess` with `arguments`, a session of its own, its output into the file `log`; its process id."""
+        """Start `preprocess` with `arguments` in a session of its own, its output in `log`; return its process id."""
         pid: int = self._ask({"start": list(arguments), "log": str(log)})
         return pid
 
     def poll(self, pid: int) -> int | None:
-        """The exit status of a process, negative: the signal it died of; None if it runs."""
+        """Return the exit status of a process, minus the signal's number if one ended it; None while it runs."""
         status: int | None = self._ask({"poll": pid})
         return status
 
     def wait(self, pid: int, seconds: float = 60) -> int:
-        """The exit status of a process, once it has ended."""
+        """Wait until a process has ended, and return its exit status as `poll` does."""
         deadline = time.monotonic() + seconds
         while (status := self.poll(pid)) is None:
-            assert time.monotonic() < deadline, "it goes on and on"
+            assert time.monotonic() < deadline, f"process {pid} has not ended after {seconds} s"
             time.sleep(0.02)
         return status
 
     def run(self, arguments: Sequence[str], log: Path) -> int:
-        """`start` and `wait`."""
+        """Start a process and wait for it; return its exit status."""
         return self.wait(self.start(arguments, log))
 
     def close(self) -> None:
-        """End, with whatever still runs."""
+        """End the server and kill the processes that still run."""
         self._requests.close()
         self._process.wait(30)
         self._answers.close()
@@ -65,7 +65,7 @@ def _serve() -> None:
     import preprocess.captioning.local
     import preprocess.commands.run  # noqa: F401
     from preprocess.cli import main
-    from support import brightness, crashing  # noqa: F401
+    from support import brightness, crashing_extractors  # noqa: F401
 
     statuses: dict[int, int | None] = {}
     for line in sys.stdin:

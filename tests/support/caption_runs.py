@@ -13,8 +13,8 @@ from datamodules.run.folder import Run, open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.samples.captions import CaptionSample, CaptionSamples
-from support.image_making import image_bytes
-from support.line_making import Listed
+from support.image_files import image_bytes
+from support.runs import Listed
 
 REASON = "a.jpg is empty (0 bytes)"
 WORDS = ("<pad>", "<unk>", "a", "red", "cow", "drinks", "milk")  # 0 to 6

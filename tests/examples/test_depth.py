@@ -1,5 +1,6 @@
 """A sixth pipeline, `examples/extending/depth.py`: run, retried, viewed, drawn, exported and trained from."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -34,9 +35,7 @@ def depth() -> ModuleType:
     """The example's module, as users import it."""
     sys.path.insert(0, str(FOLDER))
     try:
-        import depth
-
-        return depth
+        return importlib.import_module("depth")
     finally:
         sys.path.remove(str(FOLDER))
 

@@ -367,7 +367,7 @@ def _watched(command: list[str], output: Path) -> str:
 
 
 def _on_gpu() -> list[str]:
-    options = {"backend": "torch", "slice_frames": 64, "cuda_graph": True}
+    options = {"backend": "torch", "batch_size": 64, "cuda_graph": True}
     return ["--trainer.accelerator=gpu", *(f"--model.{name}={value}" for name, value in options.items())]
 
 

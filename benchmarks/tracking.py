@@ -32,7 +32,7 @@ from datamodules.run.folder import Run
 from measuring import Ratio, Watch, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]
-_PROMPT, _SLICE_FRAMES = "car. person.", 16
+_PROMPT, _BATCH_SIZE = "car. person.", 16
 _SIZE, _GPU_SIZE = (240, 320), (720, 1280)
 _MOST_OVERHEAD, _MOST_GROWTH, _LEAST_BUSY_PERCENT = 1.10, 1.10, 85.0
 _MEMORY_FRAMES = (200, 800, 3_200)
@@ -156,7 +156,7 @@ def _loop(job: Job, out: Path) -> float:
     shutil.rmtree(out, ignore_errors=True)
     models = [str(job.models / "dino"), str(job.models / "sam2")]
     loop = str(Path(__file__).with_name("tracking_loop.py"))
-    _call([sys.executable, loop, *models, str(job.videos), str(out), str(_SLICE_FRAMES), _PROMPT])
+    _call([sys.executable, loop, *models, str(job.videos), str(out), str(_BATCH_SIZE), _PROMPT])
     return _rate([path.stat().st_mtime for path in out.glob("*.jsonl")], job)
 
 
@@ -169,7 +169,7 @@ def _preprocess(job: Job, out: Path) -> float:
         "model.backend.thresholds.text": "0.9",
         "model.backend.identity.max_objects": "2",
         "model.prompt": _PROMPT,
-        "model.slice_frames": str(_SLICE_FRAMES),
+        "model.batch_size": str(_BATCH_SIZE),
         "data.root": str(job.videos),
         "data.num_workers": "0",
         "output.dir": str(out),

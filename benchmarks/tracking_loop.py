@@ -17,7 +17,7 @@ from preprocess.tracking.options import Identity, Thresholds
 from preprocess.tracking.prompt import classes_of
 
 
-def main(detector: str, segmenter: str, videos: str, out: str, slice_frames: str, prompt: str) -> None:
+def main(detector: str, segmenter: str, videos: str, out: str, batch_size: str, prompt: str) -> None:
     """Track each video, and write its lines."""
     device = torch.device("cpu")
     backend = GroundedSam2(detector, segmenter, Thresholds(0.9, 0.9), Identity(max_objects=2))
@@ -33,7 +33,7 @@ def main(detector: str, segmenter: str, videos: str, out: str, slice_frames: str
             for frame in container.decode(stream):
                 frames.append(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1).to(device))
                 seconds.append(float(frame.time))
-                if len(frames) == int(slice_frames):
+                if len(frames) == int(batch_size):
                     first += _track(tracker, first, frames, seconds, lines)
                     frames, seconds = [], []
             if frames:

@@ -161,7 +161,7 @@ def in_torch(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_in_torch(corpus: Path, folder: Path) -> list[str]:
     config = str(ROOT / "configs" / "keypoints.yaml")
-    options = ["--data.max_items", "1", "--model.slice_frames", "3", "--data.num_workers", "1"]
+    options = ["--data.max_items", "1", "--model.batch_size", "3", "--data.num_workers", "1"]
     return ["run", "--config", config, "--data.root", str(corpus), "--output.dir", str(folder), *options]
 
 

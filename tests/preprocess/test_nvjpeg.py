@@ -26,7 +26,7 @@ def options(tmp_path: Path) -> list[str]:
     (tmp_path / "images" / "05.jpg").write_bytes(image_bytes(100, "jpg", (40, 30))[:-8])
     (tmp_path / "images" / "12.png").write_bytes(image_bytes(9))
     (tmp_path / "config.yaml").write_text(
-        "model: {class_path: support.brightness.Brightness, init_args: {slice_frames: 5}}\n"
+        "model: {class_path: support.brightness.Brightness, init_args: {batch_size: 5}}\n"
         "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: images}}}\n"
     )
     config = ["--config", str(tmp_path / "config.yaml"), "--data.root", str(tmp_path / "images")]

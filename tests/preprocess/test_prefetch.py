@@ -23,7 +23,7 @@ def run(folder: Path, name: str, *options: str) -> list[float]:
         for number in range(12):
             (folder / "images" / f"{number:02d}.png").write_bytes(image_bytes(20 * number))
         (folder / "config.yaml").write_text(
-            "model: {class_path: support.brightness.Brightness, init_args: {slice_frames: 4}}\n"
+            "model: {class_path: support.brightness.Brightness, init_args: {batch_size: 4}}\n"
             "data: {num_workers: 0, corpus: {class_path: datamodules.corpora.images.Images, init_args: {root: _}}}\n"
         )
     config = ["--config", str(folder / "config.yaml"), "--data.root", str(folder / "images"), *options]

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
     (corpus / "i7.png").write_bytes(b"")
     config = tmp_path / "brightness.yaml"
     config.write_text(
-        "model: {class_path: support.brightness.Brightness, init_args: {poison: 7, slice_frames: 1}}\n"
+        "model: {class_path: support.brightness.Brightness, init_args: {poison: 7, batch_size: 1}}\n"
         "data: {num_workers: 0, corpus: {class_path: support.brightness.ImageFolders, init_args: {root: corpus}}}\n"
         "output: {dir: nowhere, shards: {max_items: 3, min_shards: 1}}\n"
         "trainer: {accelerator: cpu}\n"

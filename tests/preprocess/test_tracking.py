@@ -143,7 +143,7 @@ def test_neither_slices_nor_workers_nor_memory_running_out_change_a_byte(root: P
     assert run(root, tmp_path / "again", "--model.backend.fails_at", "20") == 0
     assert tars(tmp_path / "workers") == tars(tmp_path / "whole") == tars(tmp_path / "again")
     assert Run(tmp_path / "again").table("train-000000", ["split_to"])["split_to"].to_pylist() == [2]
-    assert run(root, tmp_path / "slices", "--model.slice_frames", "3") == 0
+    assert run(root, tmp_path / "slices", "--model.batch_size", "3") == 0
     assert tars(tmp_path / "slices") == tars(tmp_path / "whole")
 
 
@@ -187,16 +187,16 @@ def test_memory_that_runs_out_after_tracking_doubles_no_frame(
     film.release()
 
 
-@pytest.mark.parametrize("slice_frames", ["1", "16"])
+@pytest.mark.parametrize("batch_size", ["1", "16"])
 def test_a_video_for_which_memory_never_suffices_fails_alone(
-    slice_frames: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    batch_size: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def always(segmenter: TrueSegmenter) -> None:
         if segmenter.number == 10:
             raise MemoryError
 
     monkeypatch.setattr(TrueSegmenter, "_count", always)
-    options = ["--output.shards.min_shards", "1", "--model.slice_frames", slice_frames, "--max-failures", "100%"]
+    options = ["--output.shards.min_shards", "1", "--model.batch_size", batch_size, "--max-failures", "100%"]
     assert run(root, tmp_path / "run", *options) == 0
     assert [sample.key for sample in samples(tmp_path / "run")] == ["sub/b"]
     (failure,) = failures(Run(tmp_path / "run"))

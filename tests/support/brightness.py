@@ -53,7 +53,7 @@ class Brightness(Extractor):
 
     Args:
         in_workers: compute in the workers instead of in `extract`.
-        slice_frames: frames in a batch.
+        batch_size: frames in a batch.
         poison: the value of frames that fail; None: none does.
         seconds_per_frame: how long a frame takes.
     """
@@ -63,14 +63,14 @@ class Brightness(Extractor):
     def __init__(
         self,
         in_workers: bool = False,
-        slice_frames: int = 8,
+        batch_size: int = 8,
         poison: int | None = None,
         seconds_per_frame: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["seconds_per_frame"])
         self.poison, self.seconds_per_frame = poison, seconds_per_frame
-        self.frames = FrameRequest(slice_frames, MeanTransform if in_workers else None)
+        self.frames = FrameRequest(batch_size, MeanTransform if in_workers else None)
 
     def extract(self, batch: Batch) -> list[Any]:
         if "results" in batch:

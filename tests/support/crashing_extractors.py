@@ -43,8 +43,8 @@ class PoisonedTransform(MeanTransform):
 class Deadly(Brightness):
     """`Brightness` on frames of the value `poison` of which the rank itself dies, hangs, or runs out of memory."""
 
-    def __init__(self, poison: int, what: str, slice_frames: int = 8) -> None:
-        super().__init__(slice_frames=slice_frames)
+    def __init__(self, poison: int, what: str, batch_size: int = 8) -> None:
+        super().__init__(batch_size=batch_size)
         self.value, self.what = poison, what
 
     def extract(self, batch: Batch) -> list[Any]:

@@ -36,7 +36,7 @@ def propose(trial: Callable[[int], Tried], sizes: Iterable[int] = SIZES) -> str:
             break
     if not tried:
         return "none: the GPU's memory does not suffice for the smallest"
-    lines = [f"--model.slice_frames {_best(tried).size}; images/s and memory of the GPU by size:"]
+    lines = [f"--model.batch_size {_best(tried).size}; images/s and memory of the GPU by size:"]
     lines += [f"  {each.size:>5} {each.per_second:>10,.0f} {decimal(each.memory_bytes):>10}" for each in tried]
     return "\n".join(lines)
 

@@ -35,7 +35,7 @@ class Keypoints(Extractor):
         layout: which keypoints. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and hands;
             543: all of MediaPipe's.
         model_complexity: of the pose model; 1 is the one whose weights are in mediapipe's wheel.
-        slice_frames: frames that a worker hands over at once; in torch they are one batch.
+        batch_size: frames that a worker hands over at once, at most; one batch of the torch models.
         backend: `mediapipe`: on the CPU, as fast as there are cores; `torch`: the same models as torch modules, equal
             to hundredths of a pixel; `auto`: torch if the rank has a GPU, else mediapipe.
         precision: of the nets in torch: `fp32`; `fp16` moves points by 0.1 to 0.3 px on average.
@@ -59,7 +59,7 @@ class Keypoints(Extractor):
         mode: Mode = "static",
         layout: Literal[143, 75, 543] = 143,
         model_complexity: int = 1,
-        slice_frames: int = 32,
+        batch_size: int = 32,
         backend: Backend = "auto",
         precision: Precision = "fp32",
         compile: bool = False,
@@ -69,8 +69,8 @@ class Keypoints(Extractor):
         super().__init__()
         if model_complexity != 1:
             raise ConfigError(f"{model_complexity = }: use 1; the weights of 0 and 2 are not in mediapipe's wheel")
-        if slice_frames < 1:
-            raise ConfigError(f"{slice_frames = }: use 1 or more")
+        if batch_size < 1:
+            raise ConfigError(f"{batch_size = }: use 1 or more")
         if backend not in get_args(Backend):
             raise ConfigError(f"{backend = } is none of {', '.join(get_args(Backend))}")
         require_precision(precision)
@@ -97,7 +97,7 @@ class Keypoints(Extractor):
     @property
     def frames(self) -> FrameRequest:  # type: ignore[override]
         """The frames as they are, for torch; results of MediaPipe, which runs inside the workers."""
-        size = self.hparams["slice_frames"]
+        size = self.hparams["batch_size"]
         if self.backend == "torch":
             return FrameRequest(size)
         return FrameRequest(size, partial(HolisticTransform, self.hparams["mode"], LAYOUTS[self.layout]))
@@ -146,7 +146,7 @@ class Keypoints(Extractor):
         if self.backend == "torch":
             landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir)
             run = Replay(landmarker.to(self._device_of_rank()), self.hparams["compile"], self.hparams["cuda_graph"])
-            self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["slice_frames"])
+            self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["batch_size"])
 
     def suggest_options(self) -> str | None:
         """Frames in a batch on a GPU, from some sizes that are timed with these options; of any other device none."""

@@ -37,20 +37,20 @@ class Tracking(Extractor):
     Args:
         backend: the models: `preprocess.tracking.grounded.GroundedSam2`, `preprocess.tracking.sam3.Sam3`.
         prompt: what to look for, as `car. person.`; a video's own, from the corpus, comes before it.
-        slice_frames: frames that are handed over at once, and detected in one batch: a limit of the memory, none of
-            what is tracked.
+        batch_size: frames that are handed over at once and detected in one batch, at most. It bounds memory, and
+            does not change which objects are tracked.
 
     Raises:
-        ConfigError: the prompt names nothing, or what the backend cannot look for; or slice_frames is below 1.
+        ConfigError: the prompt names nothing, or what the backend cannot look for; or batch_size is below 1.
     """
 
     samples = TrackSamples()
     reserved_fields = frozenset({"path", "video_info", "num_frames", "num_objects", "backend"})
 
-    def __init__(self, backend: TrackingBackend, prompt: str | None = None, slice_frames: int = 16) -> None:
+    def __init__(self, backend: TrackingBackend, prompt: str | None = None, batch_size: int = 16) -> None:
         super().__init__()
-        if slice_frames < 1:
-            raise ConfigError(f"{slice_frames = }: use 1 or more")
+        if batch_size < 1:
+            raise ConfigError(f"{batch_size = }: use 1 or more")
         if prompt is not None:
             try:
                 backend.check(classes_of(prompt))
@@ -58,7 +58,7 @@ class Tracking(Extractor):
                 raise ConfigError(f"--model.prompt: {error}") from error
         self.save_hyperparameters()
         self.backend = backend
-        self.frames = FrameRequest(slice_frames)
+        self.frames = FrameRequest(batch_size)
         self._videos: dict[tuple[int, int], _Video] = {}  # by shard and row
         self._drawings: Path | None = None
 

@@ -35,9 +35,9 @@ def test_a_pipeline_may_propose_options(
     plain = capsys.readouterr().out
     assert "items        4 (4 of them run, 0 of these failed)" in plain
     assert "proposed" not in plain
-    monkeypatch.setattr(Brightness, "suggest_options", lambda self: "--model.slice_frames 16; of all:\n  16")
+    monkeypatch.setattr(Brightness, "suggest_options", lambda self: "--model.batch_size 16; of all:\n  16")
     assert main(command) == 0
-    assert "proposed     --model.slice_frames 16; of all:\n               16\n" in capsys.readouterr().out
+    assert "proposed     --model.batch_size 16; of all:\n               16\n" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
@@ -67,6 +67,6 @@ def test_keypoints_on_a_gpu_propose_a_micro_batch(tmp_path: Path, capsys: pytest
     config = str(ROOT / "configs" / "keypoints_gpu.yaml")
     options = ["--config", config, "--data.root", str(corpus), "--output.dir", str(tmp_path / "run")]
     assert main(["estimate", *options, "--data.num_workers", "1"]) == 0
-    found = capsys.readouterr().out.partition("proposed     --model.slice_frames ")[2].splitlines()
+    found = capsys.readouterr().out.partition("proposed     --model.batch_size ")[2].splitlines()
     assert int(found[0].split(";")[0]) in (16, 32, 64, 128, 256)
     assert len(found) >= 5

@@ -22,7 +22,7 @@ def test_the_smallest_that_is_about_as_fast_as_any_is_proposed(speeds: dict[int,
         return Tried(size, speeds[size], size * 10_000_000)
 
     first, *others = propose(trial).splitlines()
-    assert first == f"--model.slice_frames {expected}; images/s and memory of the GPU by size:"
+    assert first == f"--model.batch_size {expected}; images/s and memory of the GPU by size:"
     tried = [(size, speed) for size, speed in speeds.items() if speed]
     assert [line.split()[:2] for line in others] == [[str(size), f"{speed:,}"] for size, speed in tried]
     assert others[0].split()[2:] == ["160.0", "MB"]

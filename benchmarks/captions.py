@@ -189,9 +189,13 @@ def _loop(job: Job, out: Path) -> Turn:
 
 
 def _preprocess(job: Job, out: Path, ours: dict[str, str]) -> Turn:
-    model = {"model": str(job.model), "prompt": _PROMPT, "max_new_tokens": str(job.tokens), "dtype": "fp32"}
-    model |= {"batch_size": str(job.batch_size), "max_batch_pixels": "null"}
-    values = {f"model.{name}": value for name, value in model.items()} | {
+    values = {
+        "model.backend.model": str(job.model),
+        "model.backend.max_new_tokens": str(job.tokens),
+        "model.backend.dtype": "fp32",
+        "model.prompt": _PROMPT,
+        "model.batch_size": str(job.batch_size),
+        "model.max_batch_pixels": "null",
         "data.root": str(job.images),
         "data.num_workers": "0",
         "output.dir": str(out),
@@ -224,22 +228,23 @@ def _call(command: Sequence[str]) -> None:
         raise RuntimeError(f"{command[:4]} failed:\n{done.stderr[-3000:]}")
 
 
-def _request(job: Job, model_options: dict[str, str]) -> FrameRequest:
+def _request(job: Job, limits: dict[str, int]) -> FrameRequest:
+    """What `Captions` requests with these of its options."""
+    from preprocess.captioning.local import LocalModel
     from preprocess.pipelines.captions import Captions
 
-    numbers = {name: int(value) for name, value in model_options.items()}
-    return Captions(str(job.model), _PROMPT, **{"batch_size": job.batch_size, **numbers}).frames  # type: ignore[arg-type]
+    return Captions(LocalModel(str(job.model)), _PROMPT, **limits).frames  # type: ignore[arg-type]
 
 
 def _limit(job: Job) -> int:
     """Tokens that a fixed batch of images of the mean size has: what a budget may then hold."""
-    from preprocess.pipelines.captions import Captions
-
-    transform = Captions(str(job.model), _PROMPT).engine.transform()
+    transform = _request(job, {}).transform
+    assert transform is not None
+    made = transform()
     counts: list[int] = []
     for path in sorted(job.images.iterdir()):
-        transform.start(Item(path.stem, "train", "", (path.name,)))
-        counts.append(transform(read_image(path)).num_tokens)
+        made.start(Item(path.stem, "train", "", (path.name,)))
+        counts.append(made(read_image(path)).num_tokens)
     return round(job.batch_size * sum(counts) / len(counts))
 
 
@@ -300,7 +305,7 @@ def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
     model = save_smolvlm(scratch / "smolvlm", hidden=1536, layers=24)
     images = _make_images(scratch / "equal", [(_EQUAL_PX, _EQUAL_PX)] * 16 * options.images)
     job = Job(model, images, 4 * options.tokens, 64)
-    ours = {"data.num_workers": "12", "trainer.accelerator": "gpu", "model.dtype": "bf16"}
+    ours = {"data.num_workers": "12", "trainer.accelerator": "gpu", "model.backend.dtype": "bf16"}
     turn = _preprocess(job, scratch / "out", ours)
     records = list(Run(scratch / "out").records())
     busy = [record.machine.get("gpu", {}).get("utilization_percent", {}).get("mean") for record in records[1:]]

@@ -1,6 +1,7 @@
 """The base class of backends: the models of a pipeline that offers several, named in YAML as `backend: class_path`."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -10,7 +11,13 @@ class Backend(ABC):
 
     The constructor finds the models and checks all that can be checked without reading weights, because every command
     that reads the configuration calls it. Public attributes are its arguments: they go into the fingerprint.
+
+    Attributes:
+        not_from_folder: options of the constructor that run code or send data elsewhere; see
+            `preprocess.job.extractor.Extractor`.
     """
+
+    not_from_folder: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def load(self, device: torch.device) -> None:

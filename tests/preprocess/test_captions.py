@@ -21,6 +21,8 @@ from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.retries import failures
 from datamodules.samples.captions import CaptionSample, CaptionSamples
+from preprocess.captioning.local import LocalModel
+from preprocess.captioning.served import ServedModel
 from preprocess.cli import main
 from preprocess.integrity import verify
 from preprocess.pipelines.captions import Captions
@@ -58,9 +60,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(images: Path, output: Path, model: Path | str, *options: str, config: str = "captions") -> list[str]:
-    where = ["--data.root", str(images), "--output.dir", str(output), "--model.model", str(model)]
-    small = ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--model.max_new_tokens", "8"]
-    precise = ["--model.dtype", "fp32", "--output.shards.max_items", "6", "--output.shards.min_shards", "1"]
+    where = ["--data.root", str(images), "--output.dir", str(output), "--model.backend.model", str(model)]
+    small = ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--model.backend.max_new_tokens", "8"]
+    precise = ["--model.backend.dtype", "fp32", "--output.shards.max_items", "6", "--output.shards.min_shards", "1"]
     return ["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *where, *small, *precise, *options]
 
 
@@ -72,7 +74,7 @@ def samples(folder: Path) -> list[CaptionSample]:
 def test_each_configuration_runs(
     config: str, family: str, images: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    room = ("--model.max_new_tokens", "32")  # in which each of these models gives some text
+    room = ("--model.backend.max_new_tokens", "32")  # in which each of these models gives some text
     assert main(command(images, tmp_path / "run", models[family], *room, config=config)) == 0
     found = samples(tmp_path / "run")
     assert [sample.meta["image"] for sample in found] == [f"{number:03d}.png" for number in range(12)]
@@ -101,7 +103,7 @@ def test_each_configuration_is_right_but_for_a_model_that_is_not_here(
     options = ["--data.root", str(images), "--output.dir", str(tmp_path / "run")]
     assert main(["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *options]) == 2
     message = capsys.readouterr().err
-    assert "--model.model " in message
+    assert "--model.backend.model " in message
     assert "no network for " in message
     assert not (tmp_path / "run").exists()
 
@@ -160,7 +162,7 @@ def test_captions_that_were_cut_off_are_tried_again_with_more_tokens(
     before = {sample.key: sample for sample in samples(tmp_path / "run")}
     cut = {key for key, sample in before.items() if sample.meta["status"] == "truncated"}
     assert 0 < len(cut) < len(before)
-    assert main(["retry", str(tmp_path / "run"), "--class", "truncated", "--model.max_new_tokens", "30"]) == 0
+    assert main(["retry", str(tmp_path / "run"), "--class", "truncated", "--model.backend.max_new_tokens", "30"]) == 0
     for sample in samples(tmp_path / "run"):
         if sample.key in cut:
             assert sample.meta["num_tokens"] > 8
@@ -226,19 +228,20 @@ def test_torchrun_goes_on_when_a_rank_is_killed_to_the_captions_of_an_undisturbe
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (Item("a", "train", "a.mp4"), r"a\.mp4 is no single image"),
-        (Item("a", "train", "a", ("0.png", "1.png")), "a is no single image"),
+        (Item("a", "train", "a.mp4"), r"a\.mp4 is not a single image"),
+        (Item("a", "train", "a", ("0.png", "1.png")), "a is not a single image"),
         (Item("a", "train", ".", ("0.png",), meta={"status": 3}), "corpus field 'status' collides with a field"),
     ],
 )
 def test_what_is_no_image_is_refused(item: Item, reason: str, models: dict[str, Path]) -> None:
     with pytest.raises(ExtractError, match=reason):
-        Captions(str(models["smolvlm"])).validate(item)
+        Captions(LocalModel(str(models["smolvlm"]))).validate(item)
 
 
 def test_a_window_is_no_smaller_than_a_batch(models: dict[str, Path]) -> None:
+    backend = LocalModel(str(models["smolvlm"]))
     for batch_size, window in ((8, 32), (33, 33)):
-        extractor = Captions(str(models["smolvlm"]), batch_size=batch_size, batch_window=32, max_batch_pixels=10**6)
+        extractor = Captions(backend, batch_size=batch_size, batch_window=32, max_batch_pixels=10**6)
         assert extractor.frames.batching is not None
         assert (extractor.frames.slice_frames, extractor.frames.batching.window) == (batch_size, window)
 
@@ -249,14 +252,10 @@ def test_a_window_is_no_smaller_than_a_batch(models: dict[str, Path]) -> None:
         ({"batch_size": 0}, "batch_size = 0, .* must be 1 or more"),
         ({"max_batch_pixels": 0}, "max_batch_pixels = 0, .* must be 1 or more"),
         ({"prompt": "a {"}, "has no partner"),
-        ({"backend": "openai", "num_beams": 2}, r"--model\.num_beams 2 is for backend transformers"),
-        ({"backend": "openai", "quantization": "4bit"}, r"--model\.quantization 4bit is for backend transformers"),
-        (
-            {"attn_implementation": "someone/attention"},
-            r"someone/attention is code of the Hugging Face hub: if you trust it, set --model\.trust_remote_code true",
-        ),
+        ({"max_batch_pixels": 10**6}, "no effect with ServedModel, which makes its own batches"),
+        ({"max_batch_tokens": 100}, "no effect with ServedModel, which makes its own batches"),
     ],
 )
-def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str, models: dict[str, Path]) -> None:
+def test_options_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Captions(str(models["smolvlm"]), **options)
+        Captions(ServedModel("a-model"), **options)

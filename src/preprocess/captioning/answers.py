@@ -84,8 +84,8 @@ def read_caption(said: str, num_tokens: int, is_cut: bool, has_thought: bool = F
         what = "only thought, and gave no caption" if thoughts or has_thought else "gave no text"
         tokens = f" in {num_tokens:,} tokens" if num_tokens else ""
         raise ExtractError(
-            f"the model {what}{tokens}: raise --model.max_new_tokens, or turn thinking off, for example by "
-            "--model.chat_template_kwargs '{\"enable_thinking\": false}'"
+            f"the model {what}{tokens}: raise --model.backend.max_new_tokens, or turn thinking off, for example by "
+            "--model.backend.chat_template_kwargs '{\"enable_thinking\": false}'"
         )
     return Caption(text, "truncated" if is_cut else "ok" if text else "empty", num_tokens)
 

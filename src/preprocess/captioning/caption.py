@@ -1,4 +1,4 @@
-"""What an engine says of one image."""
+"""The caption of one image."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,14 +8,15 @@ Status = Literal["ok", "truncated", "empty"]
 
 @dataclass(frozen=True)
 class Caption:
-    """What an engine says of one image.
+    """What a model says about one image.
 
     Attributes:
-        text: without the prompt, and without white space around it.
-        status: `truncated`: it was stopped at `max_new_tokens`; `empty`: the model ended at once, without text.
+        text: the caption, without the prompt and without white space around it.
+        status: `ok`; `truncated`: it was cut off at `max_new_tokens`; `empty`: the model ended at once, without text.
         num_tokens: number of generated tokens, thoughts included, the end mark excluded.
-        entities: of Kosmos-2: {"text": a phrase, "begin", "end": its place in the text, half-open, in characters,
-            "boxes": [[x1, y1, x2, y2], …], 0 to 1}; None of other models.
+        entities: of Kosmos-2, the phrases that it located: {"text": the phrase, "begin" and "end": the half-open range
+            of its characters in `text`, "boxes": [[x1, y1, x2, y2], …], as shares (0 to 1) of width and height}; None
+            for other models.
     """
 
     text: str

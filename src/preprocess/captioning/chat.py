@@ -136,8 +136,8 @@ class Chat:
         except openai.APIConnectionError as error:
             raise DoubtfulError(
                 self._dead_proxy(error)
-                or f"the server{self._or_proxy} hangs up, or takes more than --model.server.request_timeout_seconds "
-                f"({self._cause(error)})"
+                or f"the server{self._or_proxy} hangs up, or takes more than "
+                f"--model.backend.server.request_timeout_seconds ({self._cause(error)})"
             ) from error
         except AnswerTooLarge as error:
             raise DoubtfulError(str(error)) from error
@@ -177,11 +177,12 @@ class Chat:
             target = self.quote(redirect_target(str(error.request.url), location))
             return (
                 f"{url}{self._or_proxy} redirects to {target} ({status}), where nothing is sent: give that URL as "
-                "--model.server.url if you trust that server"
+                "--model.backend.server.url if you trust that server"
             )
         if status in (401, 403):
             return (
-                f"{url}{self._or_proxy} refuses the API key ({status}); --model.server.api_key_env names what holds it"
+                f"{url}{self._or_proxy} refuses the API key ({status}), which is in the variable that "
+                "--model.backend.server.api_key_env names"
             )
         return f"{url}{self._or_proxy} answers {status}: {self._message(error)}"
 

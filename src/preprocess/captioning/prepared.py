@@ -1,16 +1,16 @@
-"""One image and its prompt, as the DataLoader workers prepare them for an engine."""
+"""One image and its prompt, as the DataLoader workers prepare them for a backend."""
 
 from typing import Any, NamedTuple
 
 
 class Prepared(NamedTuple):
-    """One image, ready for an engine.
+    """One image, ready for a backend.
 
     Attributes:
-        prompt: as filled for this image.
-        inputs: what the engine wants besides.
-        num_tokens: of the prompt and the image; 0 where only a server knows.
-        num_pixels: of the image, as the model is to see it.
+        prompt: as filled in for this image.
+        inputs: what the backend itself needs for this image.
+        num_tokens: number of tokens of the prompt and the image; 0 where only a server knows it.
+        num_pixels: number of pixels of the image, as the model gets it.
     """
 
     prompt: str

@@ -1,165 +1,68 @@
 """Captions by a server that speaks OpenAI's chat completions: vLLM, SGLang, TGI, llama.cpp; see docs/serving.md.
 
-Images are turned upright, resized and encoded in the workers; the rank sends a batch at a time, many requests at once.
+Images are turned upright, resized and encoded in the workers. The rank sends the images of a batch as one request each,
+many of them at once.
 """
 
 import asyncio
 import base64
 import io
-import math
-import os
-import re
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar, get_args
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
-from datamodules.network import without_credentials
 from preprocess.captioning.answers import read_caption
+from preprocess.captioning.backend import CaptionBackend
 from preprocess.captioning.caption import Caption
 from preprocess.captioning.completion import GO_ON, DoubtfulError
 from preprocess.captioning.prepared import Prepared
+from preprocess.captioning.server import Server
+from preprocess.captioning.size_limit import SizeLimit
 
 _T = TypeVar("_T")
+ImageFormat = Literal["jpeg", "png"]
+
+_SERVER = Server()
+_SEED = 0  # of the server's sampling, where the temperature is above 0
 _JPEG_QUALITY = 95
-_LONGEST_JPEG_PX = 65_500  # of libjpeg
-_MAX_CONNECTIONS = 1000  # the client's own limit
-_left_open: list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]] = []  # see `_close`
+_LONGEST_JPEG_PX = 65_500  # libjpeg's limit
 _MAX_NAMED = 20  # models of the server, in a message
 _MAX_NAME = 1000  # characters of the checkpoint's name, in the fingerprint
 _GRAY = Image.new("RGB", (64, 64), (128, 128, 128))
 
-
-@dataclass(frozen=True)
-class Server:
-    """Where a server is, and how it is asked. Nothing but `image_format` changes captions.
-
-    Attributes:
-        url: of its API, by http or https; `/v1` is added to one without a path.
-        api_key_env: the name of the environment variable that holds its key; None: it wants none.
-        max_concurrency: requests of one rank in flight.
-        max_retries: of a request that is put off, or gets no answer.
-        request_timeout_seconds: for each try, until the last byte of its answer. All of them, one more, and the waiting
-            between must fit into --output.extract_timeout_seconds.
-        image_format: how images are sent: as `jpeg` of quality 95, or as `png`, which loses nothing and is larger.
-
-    Raises:
-        ConfigError: one of these cannot be.
-    """
-
-    url: str = "http://localhost:8000/v1"
-    api_key_env: str | None = None
-    max_concurrency: int = 64
-    max_retries: int = 4
-    request_timeout_seconds: float = 90.0
-    image_format: Literal["jpeg", "png"] = "jpeg"
-
-    def __post_init__(self) -> None:
-        _require_url(self.url)
-        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.api_key_env, re.ASCII):
-            raise ConfigError(  # without the value, which may be a key
-                "--model.server.api_key_env is not the name of an environment variable: set one to the key, and give "
-                "its name"
-            )
-        if not 1 <= self.max_concurrency <= _MAX_CONNECTIONS:
-            raise ConfigError(f"max_concurrency = {self.max_concurrency}: it must be 1 to {_MAX_CONNECTIONS}")
-        if self.max_retries < 0 or not 0 < self.request_timeout_seconds < math.inf:
-            raise ConfigError(
-                f"max_retries = {self.max_retries} must be 0 or more, "
-                f"request_timeout_seconds = {self.request_timeout_seconds} above 0"
-            )
-
-    @property
-    def base_url(self) -> str:
-        """The URL that paths such as `/models` are added to."""
-        return self.url.rstrip("/") + ("" if urlsplit(self.url).path.strip("/") else "/v1")
-
-    def api_key(self) -> str | None:
-        """The key; None if the server wants none.
-
-        Raises:
-            ConfigError: its environment variable is not set, or holds what HTTP cannot send.
-        """
-        if self.api_key_env is None:
-            return None
-        if not (key := os.environ.get(self.api_key_env)):
-            raise ConfigError(f"--model.server.api_key_env: the environment variable {self.api_key_env} is not set")
-        if not (key.isascii() and key.isprintable() and key == key.strip()):
-            raise ConfigError(
-                f"the environment variable {self.api_key_env} has a space or line break around the key, or a character "
-                "in it that is not printable ASCII: HTTP cannot send such a key"
-            )
-        return key
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a server is asked to do with each image.
-
-    Attributes:
-        system_prompt: None: none is sent.
-        chat_template_kwargs: variables of the chat template, for example {"enable_thinking": False}; {}: none is sent.
-        max_new_tokens: of a caption, thoughts included.
-        temperature: 0: always the likeliest token.
-        seed: of the sampling, where there is any.
-    """
-
-    system_prompt: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class SizeLimit:
-    """How large images are sent, at most, in px; None: as large as they are."""
-
-    max_pixels: int | None = None
-    longest_edge: int | None = None
-
-    def fit(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) within the limits, of the same shape as far as whole px allow, and never larger."""
-        scale = 1.0
-        if self.max_pixels:
-            scale = min(scale, math.sqrt(self.max_pixels / (width * height)))
-        if self.longest_edge:
-            scale = min(scale, self.longest_edge / max(width, height))
-        if scale == 1.0:
-            return width, height
-        return max(1, math.floor(width * scale + 1e-9)), max(1, math.floor(height * scale + 1e-9))
+_unclosed: list[tuple[asyncio.AbstractEventLoop, Callable[[], Coroutine[Any, Any, None]]]] = []  # see `_close`
 
 
 class ServedTransform:
-    """An image as the server gets it, in one worker.
+    """Encodes an image for the server, in one worker.
 
     Args:
-        fill: the prompt for an item; may raise ExtractError.
-        limit: of the size.
-        image_format: see `Server`.
+        fill: returns the prompt for an item; may raise ExtractError.
+        limit: of the image's size.
+        image_format: see `ServedModel`.
     """
 
-    def __init__(self, fill: Callable[[Item], str], limit: SizeLimit, image_format: str) -> None:
+    def __init__(self, fill: Callable[[Item], str], limit: SizeLimit, image_format: ImageFormat) -> None:
         self._fill, self._limit, self._format = fill, limit, image_format
 
     def start(self, item: Item) -> None:
-        """Fill the prompt for `item`."""
+        """Fill in the prompt for `item`."""
         self._prompt = self._fill(item)
 
     def __call__(self, frame: Tensor) -> Prepared:
-        """The image, uint8 [3, H, W], as a data URL.
+        """Return the image, uint8 [3, H, W], as a data URL.
 
         Raises:
-            ExtractError: it is too long for a JPEG.
+            ExtractError: a side is too long for a JPEG.
         """
         image = Image.fromarray(frame.permute(1, 2, 0).numpy())
         size = self._limit.fit(*image.size)
@@ -167,84 +70,109 @@ class ServedTransform:
             image = image.resize(size, Image.Resampling.BICUBIC)
         if self._format == "jpeg" and max(size) > _LONGEST_JPEG_PX:
             raise ExtractError(
-                f"{size[0]}x{size[1]} px cannot be sent as JPEG, whose sides have {_LONGEST_JPEG_PX:,} at most: set "
-                "--model.longest_edge, or --model.server.image_format png"
+                f"{size[0]}x{size[1]} px cannot be sent as JPEG, whose sides have at most {_LONGEST_JPEG_PX:,} px. Set "
+                "--model.backend.longest_edge, or --model.backend.image_format png"
             )
         return Prepared(self._prompt, _data_url(image, self._format), 0, size[0] * size[1])
 
 
-def _data_url(image: Image.Image, image_format: str) -> str:
+def _data_url(image: Image.Image, image_format: ImageFormat) -> str:
     encoded = io.BytesIO()
     image.save(encoded, image_format, **({"quality": _JPEG_QUALITY} if image_format == "jpeg" else {}))
     return f"data:image/{image_format};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
-class ServedEngine:
+class ServedModel(CaptionBackend):
     """A model on a server.
 
     Args:
-        model: its name, as the server says it.
-        server: see `Server`.
-        fill: the prompt for an item, which the workers ask for; it goes to other processes.
-        generation: see `Generation`.
-        limit: of the images' size.
-
-    Attributes:
-        transform: makes a `ServedTransform`.
-        close: ends the connections; so does the end of the process.
+        model: its name, as the server calls it.
+        server: where the server is, and how it is asked; see `Server`.
+        system_prompt: text of a system message before the prompt; None: no such message.
+        chat_template_kwargs: variables of the chat template, for example {"enable_thinking": false}; None: none.
+        max_new_tokens: limit on the tokens of a caption, the thoughts of a reasoning model included. A longer caption
+            is cut off and gets the status `truncated`; an image whose thoughts take all of them fails.
+        temperature: of sampling; 0: always the likeliest token.
+        max_pixels: limit on an image's pixels; larger images are resized before they are sent. None: no limit.
+        longest_edge: limit on an image's longer side in px; likewise.
+        image_format: how images are sent: as `jpeg` of quality 95; or as `png`, which is lossless and larger.
 
     Raises:
-        ConfigError: the key is not there, or the openai package.
+        ConfigError: an option is out of its range; or the API key, or the openai package, is missing.
     """
 
+    name = "openai"
+    uses_batches = False
+    not_from_folder = ("server.url", "server.api_key_env")
+
     def __init__(
-        self, model: str, server: Server, fill: Callable[[Item], str], generation: Generation, limit: SizeLimit
+        self,
+        model: str,
+        server: Server = _SERVER,
+        system_prompt: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        max_pixels: int | None = None,
+        longest_edge: int | None = None,
+        image_format: ImageFormat = "jpeg",
     ) -> None:
+        super().__init__(
+            model, system_prompt, chat_template_kwargs, max_new_tokens, temperature, max_pixels, longest_edge
+        )
+        if image_format not in get_args(ImageFormat):
+            raise ConfigError(f"{image_format = } is not one of {', '.join(get_args(ImageFormat))}")
         try:
             from preprocess.captioning.chat import Chat
         except ImportError as error:
             raise ConfigError(
-                f"a server is asked by the openai package: pip install 'framemill[openai]' ({error})"
+                f"the openai package, which asks caption servers, is missing ({error}). pip install 'framemill[openai]'"
             ) from error
-        self.transform = partial(ServedTransform, fill, limit, server.image_format)
-        self._model, self._server, self._generation = model, server, generation
+        self.image_format = image_format
+        self._server = server
         self._chat = Chat(server.base_url, server.api_key(), server.max_retries, server.request_timeout_seconds)
-        self._loop = asyncio.new_event_loop()  # one for all batches, as connections belong to a loop
+        self._loop = asyncio.new_event_loop()  # one for all batches, because connections belong to a loop
         self._slots = asyncio.Semaphore(server.max_concurrency)
-        # one that the server has answered well; at first, one that it should
-        self._good = Prepared(
-            "Describe this image.", _data_url(_GRAY, server.image_format), 0, _GRAY.width * _GRAY.height
-        )
-        self.close = weakref.finalize(self, _close, self._loop, self._chat.close)
+        # the last request that the server has answered well; before the first, one that it should
+        self._good = Prepared("Describe this image.", _data_url(_GRAY, image_format), 0, _GRAY.width * _GRAY.height)
+        self._finalizer = weakref.finalize(self, _close, self._loop, self._chat.close)
 
-    def provenance(self) -> dict[str, str]:
-        """What the server says that the model is, and how images are sent.
+    def transform(self, fill: Callable[[Item], str]) -> "Callable[[], ServedTransform]":
+        """See `CaptionBackend`."""
+        return partial(ServedTransform, fill, SizeLimit(self.max_pixels, self.longest_edge), self.image_format)
 
-        Raises:
-            ConfigError: there is no server, or it does not serve the model.
-        """
-        models = self._run(self._chat.models())
-        if self._model not in models:
-            served = ", ".join(map(self._chat.quote, islice(models, _MAX_NAMED))) or "nothing"
-            raise ConfigError(f"--model.model {self._model}: {self._server.base_url} serves {served}")
-        return {
-            "served_model": self._chat.quote(models[self._model], _MAX_NAME),
-            "image_format": self._server.image_format,
-        }
+    def load(self, device: torch.device) -> None:
+        """Do nothing: the server has the weights."""
 
     def captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
-        """Of one batch, in order: what the server says, or why it does not take an image.
+        """See `CaptionBackend`.
 
         Raises:
-            EnvironmentFailure: the server is gone, or something is wrong with it.
+            EnvironmentFailure: the server is gone, or no longer gives usable answers.
         """
         return self._run(self._captions(inputs))
+
+    def provenance(self) -> dict[str, str]:
+        """Return which checkpoint the server says that it serves.
+
+        Raises:
+            ConfigError: the server does not answer, or does not serve the model.
+        """
+        models = self._run(self._chat.models())
+        if self.model not in models:
+            served = ", ".join(map(self._chat.quote, islice(models, _MAX_NAMED))) or "nothing"
+            raise ConfigError(f"--model.backend.model {self.model}: {self._server.base_url} serves {served}")
+        return {"served_model": self._chat.quote(models[self.model], _MAX_NAME)}
+
+    def close(self) -> None:
+        """Close the connections. So do the end of the process and garbage collection."""
+        self._finalizer()
 
     async def _captions(self, inputs: Sequence[Prepared]) -> list[Caption | ExtractError]:
         tasks = [self._loop.create_task(self._caption(prepared)) for prepared in inputs]
         try:
             return await asyncio.gather(*tasks)
-        finally:  # if the server is gone, or it was Ctrl-C
+        finally:  # also if the server is gone, or at Ctrl-C
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -255,7 +183,7 @@ class ServedEngine:
                 caption = await self._ask(prepared)
             except ExtractError as error:
                 if isinstance(error, DoubtfulError):
-                    await self._require(error)
+                    await self._require_working(error)
                 return ExtractError(str(error))  # a new one: the traceback of `error` holds the server's answer
         self._good = prepared
         return caption
@@ -264,11 +192,14 @@ class ServedEngine:
         completion = await self._chat.answer(self._request(prepared))
         return read_caption(completion.text, completion.num_tokens, completion.is_cut, completion.has_thought)
 
-    async def _require(self, doubtful: ExtractError) -> None:
-        """Raise EnvironmentFailure unless the server still works: then the item is to blame.
+    async def _require_working(self, doubtful: ExtractError) -> None:
+        """Return if the server still works, so that the cause of `doubtful` is the item.
 
-        It works if it answers the request that it has answered before, or a gray image, with anything but a
-        DoubtfulError. All tries together may take as long as one: what hangs must not hang twice as long.
+        It works if it answers a request that it has answered before, or one for a gray image, with anything but a
+        DoubtfulError. All attempts together may take as long as one: what hangs must not hang twice as long.
+
+        Raises:
+            EnvironmentFailure: it does not.
         """
         try:
             await asyncio.wait_for(self._ask(self._good), self._server.request_timeout_seconds)
@@ -278,23 +209,23 @@ class ServedEngine:
             pass
 
     def _request(self, prepared: Prepared) -> dict[str, Any]:
-        wanted = self._generation
         image = {"type": "image_url", "image_url": {"url": prepared.inputs}}
         content = [image, {"type": "text", "text": prepared.prompt}]
-        system = [{"role": "system", "content": wanted.system_prompt}] if wanted.system_prompt else []
-        template = {"chat_template_kwargs": dict(wanted.chat_template_kwargs)} if wanted.chat_template_kwargs else {}
+        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+        template = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
         return {
-            "model": self._model,
+            "model": self.model,
             "messages": [*system, {"role": "user", "content": content}],
-            "max_tokens": wanted.max_new_tokens,
-            "temperature": wanted.temperature,
-            "seed": wanted.seed,
+            "max_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "seed": _SEED,
             **template,
         }
 
     def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        while _left_open:
-            _close(*_left_open.pop())
+        """Run `work` in this backend's loop, and return its result."""
+        while _unclosed:
+            _close(*_unclosed.pop())
         task = self._loop.create_task(work)
         try:
             return self._loop.run_until_complete(task)
@@ -305,26 +236,14 @@ class ServedEngine:
                     self._loop.run_until_complete(task)
 
 
-def _require_url(url: str) -> None:
-    from httpx import URL, InvalidURL
-
-    option = "--model.server.url"
-    if "@" in url:  # anywhere, since a password may hold a / or a #
-        raise ConfigError(f"{option} holds a password: give the key by --model.server.api_key_env")
-    shown = repr(without_credentials(url))
-    try:
-        parts, _ = urlsplit(url), URL(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except (ValueError, InvalidURL) as error:
-        raise ConfigError(f"{option} {shown} is no URL: {error}") from error
-    if not is_usable or parts.query or parts.fragment:
-        raise ConfigError(f"{option} {shown}: give one such as http://localhost:8000/v1")
-
-
 def _close(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close `loop` and what it has open: now, or if the engine was collected while another's loop runs, after that."""
+    """Close `loop` and its connections.
+
+    A backend may be garbage collected while the loop of another one runs, in which nothing can be awaited: then it is
+    closed before the next batch.
+    """
     if asyncio._get_running_loop():
-        _left_open.append((loop, close))
+        _unclosed.append((loop, close))
         return
     loop.run_until_complete(close())
     loop.run_until_complete(loop.shutdown_default_executor())

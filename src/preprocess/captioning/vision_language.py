@@ -20,22 +20,22 @@ def find_model(name: str, revision: str | None = None, trust_remote_code: bool =
     """
     folder = ModelFolder.find(
         name,
-        "--model.model",
+        "--model.backend.model",
         (TOKENIZER,),
         revision=revision,
-        trust_option="--model.trust_remote_code",
+        trust_option="--model.backend.trust_remote_code",
         trust_remote_code=trust_remote_code,
     )
     config = folder.config()
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not trust_remote_code:
         raise ConfigError(
-            f"--model.model {name} is a {config.model_type} model, which does not generate texts for images. Use a "
-            "model that transformers loads as AutoModelForImageTextToText"
+            f"--model.backend.model {name} is a {config.model_type} model, which does not generate texts for images. "
+            "Use a model that transformers loads as AutoModelForImageTextToText"
         )
     if config.model_type == _BLIP:
         raise ConfigError(
-            f"--model.model {name} is a BLIP model, whose caption of an image depends on the other prompts of its "
-            "batch. Use a later model, such as BLIP-2"
+            f"--model.backend.model {name} is a BLIP model, whose caption of an image depends on the other prompts of "
+            "its batch. Use a later model, such as BLIP-2"
         )
     return folder
 

@@ -26,9 +26,9 @@ class Extractor(LightningModule):
         frames: which frames `extract` gets, and in what form; see `FrameRequest`.
         retry_invariants: dotted names of fields of the fingerprint that a retry must not change, because they decide
             the shapes or the fields of the samples. Samples of the run and of its retries are batched together.
-        not_from_folder: options that run code or send data elsewhere, such as `server.url`. A retry takes them from
-            its command line only, not from the configuration in the run's folder, which may come from someone else.
-            Each needs a default.
+        not_from_folder: options of the constructor that run code or send data elsewhere. A retry takes them from its
+            command line only, not from the configuration in the run's folder, which may come from someone else. Each
+            needs a default. A backend may have such a list, too, as captions' `ServedModel` has for `server.url`.
         reserved_fields: names in the json of a sample that the pipeline writes. An item whose corpus has a field of
             such a name fails.
         rank: this process's part in the run. The writer sets it, before the first batch.

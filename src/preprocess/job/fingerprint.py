@@ -31,7 +31,7 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
     assert corpus is not None
     arguments = {name: value for name, value in vars(corpus).items() if name != "root" and not name.startswith("_")}
     hparams = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
-    options = {name: _described(value) for name, value in hparams.items()}
+    options = {name: described(value) for name, value in hparams.items()}
     return {
         "corpus": {"class_path": _class_path(corpus), "init_args": arguments},
         "shards": asdict(size),
@@ -50,13 +50,13 @@ def _backends(data: FramesDataModule) -> list[str]:
     return ["av", *heif, *nvjpeg, *(name for name in data.decoding.backends if name != "pyav")]
 
 
-def _described(value: Any) -> Any:
-    """An option, JSON-able: an object, which Python code may give in place of its configuration, as that would be."""
+def described(value: Any) -> Any:
+    """Return an option as a configuration has it, JSON-able: an object as its class and its public attributes."""
     if isinstance(value, str | int | float | list | tuple | dict) or value is None:
         return value
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    arguments = {name: _described(each) for name, each in vars(value).items() if not name.startswith("_")}
+    arguments = {name: described(each) for name, each in vars(value).items() if not name.startswith("_")}
     return {"class_path": _class_path(value), "init_args": arguments}
 
 

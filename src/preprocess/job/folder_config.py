@@ -2,7 +2,7 @@
 
 | section       | a retry takes                                                                                   |
 |---------------|-------------------------------------------------------------------------------------------------|
-| `model`       | all, but for the options that its extractor lists in `not_from_folder`                          |
+| `model`       | all but the options that its classes (extractor, backend) list in `not_from_folder`             |
 | `data`        | all but `corpus`, `shards` and `samples`: the items come from the plan                          |
 | `output`      | all but `dir`, `only` and `max_failures`                                                        |
 | `trainer`     | `accelerator`, `devices`, `num_nodes`, `strategy` and `precision`, if they are names or numbers |
@@ -97,12 +97,13 @@ class FolderConfig:
         defaults = config.trainer.as_dict()
         for name in sorted(defaults.keys() & self._trainer.keys() - trainer.keys()):
             self._leave_out(f"trainer.{name}", self._trainer[name], defaults[name])
-        extractor = resolve_name(config.model.class_path)
-        for name in extractor.not_from_folder:
-            if (key := f"model.init_args.{name}") in config:
-                default = _default(extractor, name)
-                self._leave_out(key, config[key], default)
-                config[key] = default
+        for key, value in _objects(config.model, "model"):
+            kind, arguments = resolve_name(value.class_path), value.get("init_args", {})
+            for name in getattr(kind, "not_from_folder", ()):
+                if name in arguments:
+                    default = _default(kind, name)
+                    self._leave_out(f"{key}.init_args.{name}", arguments[name], default)
+                    arguments[name] = default
         return config
 
     def left_out(self, config: jsonargparse.Namespace) -> str | None:
@@ -265,10 +266,26 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, str) and _PLAIN.fullmatch(value) is not None)
 
 
-def _default(extractor: type, option: str) -> Any:
-    """The default of an option of the constructor; `server.url` is the attribute `url` of the default of `server`."""
+def _objects(value: Any, key: str) -> Iterator[tuple[str, jsonargparse.Namespace]]:
+    """Yield the description of each object to be made, at any depth of a parsed configuration, with its key there.
+
+    jsonargparse has imported the classes: what names another class is a plain mapping after parsing.
+    """
+    if isinstance(value, jsonargparse.Namespace):
+        if "class_path" in value:
+            yield key, value
+        value = vars(value)
+    elif isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _objects(inner, f"{key}.{name}")
+
+
+def _default(kind: type, option: str) -> Any:
+    """Return the default of a constructor's option; `server.url` is the attribute `url` of the default of `server`."""
     name, *inner = option.split(".")
-    constructors = (signature(kind).parameters for kind in extractor.__mro__)  # one may pass on `**kwargs`
+    constructors = (signature(base).parameters for base in kind.__mro__)  # one may pass on `**kwargs`
     default = next(parameters[name].default for parameters in constructors if name in parameters)
     for attribute in inner:
         default = getattr(default, attribute)

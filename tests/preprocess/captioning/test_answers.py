@@ -105,8 +105,8 @@ def test_a_model_that_only_thinks_gives_no_caption(said: str, is_cut: bool, has_
     with pytest.raises(ExtractError) as failure:
         read_caption(said, 1280, is_cut, has_thought)
     assert str(failure.value) == (
-        f"the model {what} in 1,280 tokens: raise --model.max_new_tokens, or turn thinking off, for example by "
-        "--model.chat_template_kwargs '{\"enable_thinking\": false}'"
+        f"the model {what} in 1,280 tokens: raise --model.backend.max_new_tokens, or turn thinking off, for example by "
+        "--model.backend.chat_template_kwargs '{\"enable_thinking\": false}'"
     )
 
 

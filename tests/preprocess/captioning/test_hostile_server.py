@@ -16,24 +16,24 @@ import torch
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from preprocess.captioning.caption import Caption
-from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
+from preprocess.captioning.served import ServedModel
+from preprocess.captioning.server import Server
 from preprocess.pipelines.captions import Captions
 from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
 
 KEY = 'sk/te"st<7>&+'
 
 
-def engine_for(server: Any, **options: Any) -> ServedEngine:
-    where = Server(server.url, image_format="png", max_retries=0, **options)
-    return ServedEngine(MODEL, where, lambda item: "Describe it", Generation(), SizeLimit())
+def backend_for(server: Any, **options: Any) -> ServedModel:
+    return ServedModel(MODEL, Server(server.url, max_retries=0, **options), image_format="png")
 
 
 def answer(reply: Reply, ask: Ask) -> Reply:
     return reply
 
 
-def gray(engine: ServedEngine, value: int) -> Any:
-    transform = engine.transform()
+def gray(backend: ServedModel, value: int) -> Any:
+    transform = backend.transform(lambda item: "Describe it")()
     transform.start(Item("key", "", "folder", ("image.png",)))
     return transform(torch.full((3, 8, 12), value, dtype=torch.uint8))
 
@@ -41,50 +41,54 @@ def gray(engine: ServedEngine, value: int) -> Any:
 def outcomes(behave: Any, count: int, **options: Any) -> Any:
     """Captions, or reasons, of images of brightness 0 to `count` - 1; one of brightness `count` is answered well."""
     with ChatServer(lambda ask: behave(ask) if ask.brightness < count else describe(ask)) as server:
-        engine = engine_for(server, **options)
-        assert type(engine.captions([gray(engine, count)])[0]) is Caption
+        backend = backend_for(server, **options)
+        assert type(backend.captions([gray(backend, count)])[0]) is Caption
         try:
-            return engine.captions([gray(engine, value) for value in range(count)])
+            return backend.captions([gray(backend, value) for value in range(count)])
         finally:
-            engine.close()
+            backend.close()
 
 
-def stopped(engine: ServedEngine) -> str:
+def stopped(backend: ServedModel) -> str:
     """The message with which a run stops."""
     with pytest.raises(EnvironmentFailure) as failure:
-        engine.captions([gray(engine, 1)])
+        backend.captions([gray(backend, 1)])
     return str(failure.value)
 
 
 def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
     with ChatServer() as internal, ChatServer() as server:
-        engine = engine_for(server)
+        backend = backend_for(server)
         location = internal.url.replace("//", "//me:tops3cret@") + "/chat/completions?token=tops3cret\x1b[2J"
         for status in (301, 302, 303, 307, 308):
             reply = server.models = refused(status, "moved", Location=location)
             server.behave = partial(answer, reply)
             end = f" redirects to {internal.url}/chat/completions ({status}), where nothing is sent: give that URL as "
-            assert stopped(engine).startswith(f"{server.url}{end}--model.server.url if you trust that server. Finished")
+            assert stopped(backend).startswith(
+                f"{server.url}{end}--model.backend.server.url if you trust that server. Finished"
+            )
             with pytest.raises(ConfigError) as failure:
-                engine.provenance()
-            assert str(failure.value).startswith(f"{server.url}/models{end}--model.server.url")
+                backend.provenance()
+            assert str(failure.value).startswith(f"{server.url}/models{end}--model.backend.server.url")
         assert not internal.headers
-        engine.close()
+        backend.close()
 
 
 def test_only_a_redirect_is_called_one() -> None:
     with ChatServer(lambda ask: refused(401, "no", Location="http://evil.example/")) as server:
-        engine = engine_for(server)
-        assert stopped(engine).startswith(f"{server.url} refuses the API key (401); ")
-        engine.close()
+        backend = backend_for(server)
+        assert stopped(backend).startswith(f"{server.url} refuses the API key (401), ")
+        backend.close()
 
 
 def test_cookies_are_not_kept() -> None:
     with ChatServer(lambda ask: said("a cup", headers={"Set-Cookie": "session=1; Max-Age=99999"})) as server:
-        engine = engine_for(server)
-        assert engine.captions([gray(engine, 1)]) == engine.captions([gray(engine, 2)]) == [Caption("a cup", "ok", 3)]
+        backend = backend_for(server)
+        assert (
+            backend.captions([gray(backend, 1)]) == backend.captions([gray(backend, 2)]) == [Caption("a cup", "ok", 3)]
+        )
         assert not any("cookie" in headers for headers in server.headers)
-        engine.close()
+        backend.close()
 
 
 _TARGETS = {
@@ -102,15 +106,15 @@ _TARGETS = {
 def test_any_target_of_a_redirect_is_one_escaped_line_without_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_OWN_KEY", "tops3cret")
     with ChatServer() as server:
-        engine = engine_for(server, api_key_env="MY_OWN_KEY")
+        backend = backend_for(server, api_key_env="MY_OWN_KEY")
         for location, target in _TARGETS.items():
             reply = Reply(b"", 302, {"Location": location.encode().decode("latin-1")})
             server.behave = partial(answer, reply)
-            message = stopped(engine)
+            message = stopped(backend)
             assert f" redirects to {target.replace('HOST', server.url.removesuffix('/v1'))}" in message
             assert message.isprintable()
             assert len(message) < 500
-        engine.close()
+        backend.close()
 
 
 _ENDLESS = {
@@ -124,7 +128,10 @@ _ENDLESS = {
 def test_an_answer_that_never_ends_is_given_up_after_the_timeout() -> None:
     began = time.monotonic()
     reasons = outcomes(lambda ask: list(_ENDLESS.values())[ask.brightness], len(_ENDLESS), request_timeout_seconds=0.3)
-    reason = "the server hangs up, or takes more than --model.server.request_timeout_seconds (no whole answer in 0.3 s)"
+    reason = (
+        "the server hangs up, or takes more than --model.backend.server.request_timeout_seconds "
+        "(no whole answer in 0.3 s)"
+    )
     assert dict(zip(_ENDLESS, map(str, reasons), strict=True)) == dict.fromkeys(_ENDLESS, reason)
     assert time.monotonic() - began < 20
 
@@ -167,7 +174,7 @@ def test_a_compressed_answer_is_read_unless_it_is_compressed_twice() -> None:
 def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.captioning.chat._AT_ONCE_SECONDS", 0.3)
     with ChatServer() as server:
-        engine = engine_for(server)
+        backend = backend_for(server)
         for reply, reason in (
             (Reply(b" ", pause_seconds=0.02), r"^no server answers at .* \(no whole answer in 0\.3 s\)"),
             (Reply(b'{"data": [{"id": 5}]}'), "is not what an OpenAI-compatible server says"),
@@ -179,8 +186,8 @@ def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch: pytest.Monkey
         ):
             server.models = reply
             with pytest.raises(ConfigError, match=reason):
-                engine.provenance()
-        engine.close()
+                backend.provenance()
+        backend.close()
 
 
 _ECHOES = {
@@ -248,7 +255,7 @@ def test_a_key_given_in_a_wrong_place_is_not_shown(option: str, value: str) -> N
 
 @pytest.mark.parametrize("url", ["http://ho\nst/v1", "http://host/v1\x1b[2J", "http://host:0/v1", "//host/v1"])
 def test_a_url_that_the_client_cannot_use_is_one_escaped_line(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--model\.server\.url ") as failure:
+    with pytest.raises(ConfigError, match=r"^--model\.backend\.server\.url ") as failure:
         Server(url)
     assert str(failure.value).isprintable()
 
@@ -336,11 +343,19 @@ def test_a_caption_keeps_its_characters_whatever_they_are() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"chat_template_kwargs": {"top": [math.nan]}}, r"^--model\.chat_template_kwargs \{'top': \[nan\]\} cannot be"),
-        ({"chat_template_kwargs": {"top": math.inf}}, r"^--model\.chat_template_kwargs .* cannot be sent as JSON: "),
-        ({"chat_template_kwargs": {"day": date(2026, 1, 1)}}, r"^--model\.chat_template_kwargs .* cannot be sent as"),
-        ({"prompt": "a\udcff"}, r"^--model\.prompt 'a\\udcff' cannot be sent as JSON: "),
-        ({"system_prompt": "a\udcff"}, r"^--model\.system_prompt 'a\\udcff' cannot be sent as JSON: "),
+        (
+            {"chat_template_kwargs": {"top": [math.nan]}},
+            r"^--model\.backend\.chat_template_kwargs \{'top': \[nan\]\} cannot be",
+        ),
+        (
+            {"chat_template_kwargs": {"top": math.inf}},
+            r"^--model\.backend\.chat_template_kwargs .* cannot be sent as JSON: ",
+        ),
+        (
+            {"chat_template_kwargs": {"day": date(2026, 1, 1)}},
+            r"^--model\.backend\.chat_template_kwargs .* cannot be sent as",
+        ),
+        ({"system_prompt": "a\udcff"}, r"^--model\.backend\.system_prompt 'a\\udcff' cannot be sent as JSON: "),
         ({"temperature": math.nan}, r"^temperature = nan must be 0 or more, and finite"),
         ({"temperature": math.inf}, r"^temperature = inf must be"),
         ({"temperature": -1.0}, r"^temperature = -1\.0 must be"),
@@ -348,4 +363,9 @@ def test_a_caption_keeps_its_characters_whatever_they_are() -> None:
 )
 def test_an_option_that_no_request_can_hold_is_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        Captions(MODEL, backend="openai", **options)
+        ServedModel(MODEL, **options)
+
+
+def test_a_prompt_that_no_request_can_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--model\.prompt 'a\\udcff' cannot be sent as JSON: "):
+        Captions(ServedModel(MODEL), "a\udcff")

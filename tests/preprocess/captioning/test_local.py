@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from preprocess.captioning import inputs as inputs_module
 from preprocess.captioning.caption import Caption
-from preprocess.captioning.inputs import SizeLimit, collate, unpack
-from preprocess.captioning.local import Generation, LocalEngine, Weights
+from preprocess.captioning.inputs import collate, unpack
+from preprocess.captioning.local import LocalModel
 from preprocess.captioning.prepared import Prepared
 from preprocess.captioning.vision_language import find_model, processor_of
 from preprocess.prompts import PromptTemplate
@@ -48,21 +47,12 @@ def pictures(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:
     return made
 
 
-def make_engine(
-    folder: Path,
-    system_prompt: str | None = None,
-    limit: SizeLimit = SizeLimit(),  # noqa: B008
-    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
-    **generation: Any,
-) -> LocalEngine:
-    wanted = Generation(**{"max_new_tokens": 12, **generation})
-    template = PromptTemplate("Describe {what}.")
-    checkpoint = find_model(str(folder))
-    return LocalEngine(checkpoint, template, system_prompt, chat_template_kwargs, limit, Weights(), wanted)
+def make_backend(folder: Path, **options: Any) -> LocalModel:
+    return LocalModel(str(folder), **{"max_new_tokens": 12, **options})
 
 
-def prepare(engine: LocalEngine, frames: Sequence[Tensor], words: Sequence[str]) -> list[Prepared]:
-    transform, prepared = engine.transform(), []
+def prepare(backend: LocalModel, frames: Sequence[Tensor], words: Sequence[str]) -> list[Prepared]:
+    transform, prepared = backend.transform(PromptTemplate("Describe {what}."))(), []
     for frame, word in zip(frames, words, strict=True):
         transform.start(Item("a", "train", ".", ("a.png",), meta={"what": word}))
         prepared.append(transform(frame))
@@ -70,10 +60,10 @@ def prepare(engine: LocalEngine, frames: Sequence[Tensor], words: Sequence[str])
 
 
 @pytest.fixture(scope="module")
-def engines(folders: dict[str, Path]) -> dict[str, LocalEngine]:
-    made = {family: make_engine(folder) for family, folder in folders.items()}
-    for engine in made.values():
-        engine.load(CPU)
+def backends(folders: dict[str, Path]) -> dict[str, LocalModel]:
+    made = {family: make_backend(folder) for family, folder in folders.items()}
+    for backend in made.values():
+        backend.load(CPU)
     return made
 
 
@@ -81,49 +71,49 @@ def shown(captions: Sequence[Caption | ExtractError]) -> list[Caption | str]:
     return [caption if isinstance(caption, Caption) else str(caption) for caption in captions]
 
 
-def mixed(engine: LocalEngine) -> list[Prepared]:
+def mixed(backend: LocalModel) -> list[Prepared]:
     """Images of many sizes, prompts of many lengths."""
-    return prepare(engine, pictures(), ["it" + " so" * number for number in range(len(SIZES))])
+    return prepare(backend, pictures(), ["it" + " so" * number for number in range(len(SIZES))])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_answer_changes_with_the_image(engines: dict[str, LocalEngine], family: str) -> None:
-    engine = engines[family]
-    answers = engine.generate(prepare(engine, pictures([(48, 48)] * 8), ["it"] * 8))
+def test_the_answer_changes_with_the_image(backends: dict[str, LocalModel], family: str) -> None:
+    backend = backends[family]
+    answers = backend.generate(prepare(backend, pictures([(48, 48)] * 8), ["it"] * 8))
     assert len({tuple(answer) for answer in answers}) >= 4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_of_n_is_n_batches_of_1_token_for_token(engines: dict[str, LocalEngine], family: str) -> None:
-    engine = engines[family]
-    prepared = mixed(engine)
+def test_a_batch_of_n_is_n_batches_of_1_token_for_token(backends: dict[str, LocalModel], family: str) -> None:
+    backend = backends[family]
+    prepared = mixed(backend)
     assert len({each.num_tokens for each in prepared}) > 4
-    alone = [engine.generate([each])[0] for each in prepared]
-    together = engine.generate(prepared)
+    alone = [backend.generate([each])[0] for each in prepared]
+    together = backend.generate(prepared)
     said = [answer[: len(single)] for answer, single in zip(together, alone, strict=True)]
     assert said == alone
-    assert shown(engine.captions(prepared)) == shown([engine.captions([each])[0] for each in prepared])
+    assert shown(backend.captions(prepared)) == shown([backend.captions([each])[0] for each in prepared])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_on_the_right_would_change_answers(
-    engines: dict[str, LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch
+    backends: dict[str, LocalModel], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pad_end(value: Tensor, num_places: int, fill: int) -> Tensor:
         return torch.nn.functional.pad(value, [0, num_places], value=fill)
 
-    engine = engines[family]
-    prepared = mixed(engine)
-    expected = engine.captions(prepared)
+    backend = backends[family]
+    prepared = mixed(backend)
+    expected = backend.captions(prepared)
     monkeypatch.setattr(inputs_module, "pad_start", pad_end)
-    assert engine.captions(prepared) != expected
+    assert backend.captions(prepared) != expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inputs_are_put_together_as_the_processor_itself_does(
-    engines: dict[str, LocalEngine], folders: dict[str, Path], family: str
+    backends: dict[str, LocalModel], folders: dict[str, Path], family: str
 ) -> None:
-    prepared = mixed(engines[family])
+    prepared = mixed(backends[family])
     processor = find_model(str(folders[family])).processor()
     processor.tokenizer.padding_side = "left"
     images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pictures()]
@@ -141,8 +131,8 @@ def test_inputs_are_put_together_as_the_processor_itself_does(
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
 
 
-def test_captions_are_ok_truncated_or_empty_and_have_no_prompt(engines: dict[str, LocalEngine]) -> None:
-    found = [caption for engine in engines.values() for caption in engine.captions(mixed(engine))]
+def test_captions_are_ok_truncated_or_empty_and_have_no_prompt(backends: dict[str, LocalModel]) -> None:
+    found = [caption for backend in backends.values() for caption in backend.captions(mixed(backend))]
     captions = [caption for caption in found if isinstance(caption, Caption)]
     assert {caption.status for caption in captions} == {"ok", "truncated", "empty"}
     for caption in captions:
@@ -151,14 +141,14 @@ def test_captions_are_ok_truncated_or_empty_and_have_no_prompt(engines: dict[str
         assert (caption.status == "empty") <= (caption.text == "")
 
 
-def test_each_answer_ends_at_its_own_mark(engines: dict[str, LocalEngine]) -> None:
-    engine = engines["smolvlm"]
+def test_each_answer_ends_at_its_own_mark(backends: dict[str, LocalModel]) -> None:
+    backend = backends["smolvlm"]
     letters = {letter: token for token, letter in enumerate(sorted_letters(), 4)}
     x, y, end, other_end = letters["x"], letters["y"], 2, 124 + 39
-    assert engine.caption([x, y, end, x, x]) == Caption("xy", "ok", 2)
-    assert engine.caption([x, other_end, y, end, 0]) == Caption("x", "ok", 1)
-    assert engine.caption([letters["Ġ"], end, x]) == Caption("", "empty", 1)
-    assert engine.caption([x, letters["Ġ"], y]) == Caption("x y", "truncated", 3)
+    assert backend.caption([x, y, end, x, x]) == Caption("xy", "ok", 2)
+    assert backend.caption([x, other_end, y, end, 0]) == Caption("x", "ok", 1)
+    assert backend.caption([letters["Ġ"], end, x]) == Caption("", "empty", 1)
+    assert backend.caption([x, letters["Ġ"], y]) == Caption("x y", "truncated", 3)
 
 
 def sorted_letters() -> list[str]:
@@ -180,8 +170,8 @@ def thinking(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: Path) -> None:
-    engine = make_engine(thinking, chat_template_kwargs={"enable_thinking": False})
-    engine.load(CPU)
+    backend = make_backend(thinking, chat_template_kwargs={"enable_thinking": False})
+    backend.load(CPU)
     tokens = find_model(str(thinking)).processor().tokenizer
     for generated, expected in (
         ("<think>Ears.</think><box>A cat.<box></s>", "A cat."),
@@ -191,37 +181,39 @@ def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: P
         ("A <think> cat.</s>", "A <think> cat."),
     ):
         ids = tokens(generated, add_special_tokens=False)["input_ids"]
-        assert engine.caption(ids) == Caption(expected, "ok", len(ids) - 1)
+        assert backend.caption(ids) == Caption(expected, "ok", len(ids) - 1)
     with pytest.raises(
-        ExtractError, match=r"the model only thought, and gave no caption in 6 tokens: raise --model\.max"
+        ExtractError, match=r"the model only thought, and gave no caption in 6 tokens: raise --model\.backend\.max"
     ):
-        engine.caption(tokens("<think>Ears.", add_special_tokens=False)["input_ids"])
+        backend.caption(tokens("<think>Ears.", add_special_tokens=False)["input_ids"])
 
 
 def test_thoughts_that_the_chat_template_opens_and_the_model_does_not_close_are_no_caption(thinking: Path) -> None:
-    engine = make_engine(thinking)
-    engine.load(CPU)
+    backend = make_backend(thinking)
+    backend.load(CPU)
     tokens = find_model(str(thinking)).processor().tokenizer
     closed, open_ = (
         tokens(text, add_special_tokens=False)["input_ids"] for text in ("Ears.</think>A cat.</s>", "Ears.")
     )
-    assert engine.caption(closed) == Caption("A cat.", "ok", len(closed) - 1)
+    assert backend.caption(closed) == Caption("A cat.", "ok", len(closed) - 1)
     for cut_off_or_not in (open_, [*open_, 2]):
         with pytest.raises(ExtractError, match="the model only thought, and gave no caption in 5 tokens"):
-            engine.caption(cut_off_or_not)
+            backend.caption(cut_off_or_not)
 
 
 def test_chat_template_kwargs_reach_the_chat_template_or_are_refused(thinking: Path, folders: dict[str, Path]) -> None:
     [off], [on] = (
-        prepare(make_engine(thinking, chat_template_kwargs=kwargs), pictures([(40, 40)]), ["it"])
+        prepare(make_backend(thinking, chat_template_kwargs=kwargs), pictures([(40, 40)]), ["it"])
         for kwargs in ({"enable_thinking": False}, {"enable_thinking": True})
     )
     assert on.num_tokens == off.num_tokens + len("<think>\n") - len("<think>") + 1
     for folder, name in ((thinking, "thinking"), (thinking, "messages"), (thinking, "tokenize")):
-        with pytest.raises(ConfigError, match=rf"--model\.chat_template_kwargs: the chat .* has no variable '{name}'"):
-            make_engine(folder, chat_template_kwargs={name: True})
+        with pytest.raises(
+            ConfigError, match=rf"--model\.backend\.chat_template_kwargs: the chat .* has no variable '{name}'"
+        ):
+            make_backend(folder, chat_template_kwargs={name: True})
     with pytest.raises(ConfigError, match=r"kosmos2 has no variable 'enable_thinking'"):
-        make_engine(folders["kosmos2"], chat_template_kwargs={"enable_thinking": False})
+        make_backend(folders["kosmos2"], chat_template_kwargs={"enable_thinking": False})
 
 
 def test_a_chat_template_that_refuses_a_system_prompt_or_a_value_is_one_line(
@@ -238,7 +230,7 @@ def test_a_chat_template_that_refuses_a_system_prompt_or_a_value_is_one_line(
         (None, "low", "can only concatenate str"),
     ):
         with pytest.raises(ConfigError, match=rf"^the chat template of .*/model cannot be filled in \({reason}"):
-            make_engine(folder, system_prompt, chat_template_kwargs={"effort": effort})
+            make_backend(folder, system_prompt=system_prompt, chat_template_kwargs={"effort": effort})
 
 
 def test_the_end_mark_of_the_tokenizer_ends_a_caption_though_the_checkpoint_does_not_name_it(
@@ -247,36 +239,36 @@ def test_the_end_mark_of_the_tokenizer_ends_a_caption_though_the_checkpoint_does
     folder = copied(folders["smolvlm"], tmp_path / "model")
     config = folder / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": [130]}))
-    engine = make_engine(folder)
-    engine.load(CPU)
+    backend = make_backend(folder)
+    backend.load(CPU)
     x = sorted_letters().index("x") + 4
-    assert engine.caption([x, 2, x]) == engine.caption([x, 130, x]) == Caption("x", "ok", 1)
+    assert backend.caption([x, 2, x]) == backend.caption([x, 130, x]) == Caption("x", "ok", 1)
 
 
-def test_kosmos2_keeps_what_it_has_grounded(engines: dict[str, LocalEngine], folders: dict[str, Path]) -> None:
+def test_kosmos2_keeps_what_it_has_grounded(backends: dict[str, LocalModel], folders: dict[str, Path]) -> None:
     tokenizer = find_model(str(folders["kosmos2"])).processor().tokenizer
     said = "a<phrase> cat</phrase><object><patch_index_0044><patch_index_0863></object> sits"
-    caption = engines["kosmos2"].caption([*tokenizer(said, add_special_tokens=False)["input_ids"], 2])
+    caption = backends["kosmos2"].caption([*tokenizer(said, add_special_tokens=False)["input_ids"], 2])
     assert (caption.text, caption.status) == ("a cat sits", "ok")
     boxes = [[0.390625, 0.046875, 0.984375, 0.828125]]
     assert caption.entities == [{"text": "cat", "begin": 2, "end": 5, "boxes": boxes}]
 
 
-def test_a_checkpoint_that_samples_by_itself_does_not_here(engines: dict[str, LocalEngine]) -> None:
-    prepared = mixed(engines["smolvlm"])
-    assert engines["smolvlm"].generate(prepared) == engines["smolvlm"].generate(prepared)
+def test_a_checkpoint_that_samples_by_itself_does_not_here(backends: dict[str, LocalModel]) -> None:
+    prepared = mixed(backends["smolvlm"])
+    assert backends["smolvlm"].generate(prepared) == backends["smolvlm"].generate(prepared)
 
 
 def test_a_checkpoint_that_ends_each_text_by_force_leaves_captions_truncated(
-    folders: dict[str, Path], engines: dict[str, LocalEngine], tmp_path: Path
+    folders: dict[str, Path], backends: dict[str, LocalModel], tmp_path: Path
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "model")
     config = folder / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "forced_eos_token_id": 2}))
-    engine = make_engine(folder)
-    engine.load(CPU)
-    found = engine.captions(mixed(engine))
-    assert found == engines["smolvlm"].captions(mixed(engine))
+    backend = make_backend(folder)
+    backend.load(CPU)
+    found = backend.captions(mixed(backend))
+    assert found == backends["smolvlm"].captions(mixed(backend))
     assert "truncated" in {caption.status for caption in found if isinstance(caption, Caption)}
 
 
@@ -286,56 +278,59 @@ def test_a_checkpoint_that_wants_several_texts_for_each_image_gives_one(
     folder = copied(folders["smolvlm"], tmp_path / "model")
     config = folder / "generation_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_return_sequences": 2}))
-    engine = make_engine(folder, temperature=1.0)
-    engine.load(CPU)
-    prepared = mixed(engine)
-    assert len(engine.captions(prepared)) == len(prepared)
+    backend = make_backend(folder, temperature=1.0)
+    backend.load(CPU)
+    prepared = mixed(backend)
+    assert len(backend.captions(prepared)) == len(prepared)
 
 
-def test_sampling_depends_on_the_batch_alone(folders: dict[str, Path], engines: dict[str, LocalEngine]) -> None:
-    engine = make_engine(folders["smolvlm"], temperature=5.0)
-    engine.load(CPU)
-    prepared = mixed(engine)
+def test_sampling_depends_on_the_batch_alone(folders: dict[str, Path], backends: dict[str, LocalModel]) -> None:
+    backend = make_backend(folders["smolvlm"], temperature=5.0)
+    backend.load(CPU)
+    prepared = mixed(backend)
     torch.manual_seed(1)
-    first = engine.generate(prepared)
+    first = backend.generate(prepared)
     drawn = torch.rand(1)
     torch.manual_seed(1)
     assert torch.rand(1) == drawn
-    assert engine.generate(prepared) == first != engines["smolvlm"].generate(prepared)
+    assert backend.generate(prepared) == first != backends["smolvlm"].generate(prepared)
 
 
-def test_beams_are_searched(folders: dict[str, Path], engines: dict[str, LocalEngine]) -> None:
-    engine = make_engine(folders["smolvlm"], num_beams=3)
-    engine.load(CPU)
-    prepared = mixed(engine)
-    found = engine.captions(prepared)
-    assert found == [engine.captions([each])[0] for each in prepared] != engines["smolvlm"].captions(prepared)
+def test_beams_are_searched(folders: dict[str, Path], backends: dict[str, LocalModel]) -> None:
+    backend = make_backend(folders["smolvlm"], num_beams=3)
+    backend.load(CPU)
+    prepared = mixed(backend)
+    found = backend.captions(prepared)
+    assert found == [backend.captions([each])[0] for each in prepared] != backends["smolvlm"].captions(prepared)
 
 
 def test_a_system_prompt_goes_where_the_chat_template_says(folders: dict[str, Path]) -> None:
     [with_one], [without] = (
-        prepare(make_engine(folders["smolvlm"], system), pictures([(40, 40)]), ["it"]) for system in ("Be brief", None)
+        prepare(make_backend(folders["smolvlm"], system_prompt=system), pictures([(40, 40)]), ["it"])
+        for system in ("Be brief", None)
     )
     assert with_one.num_tokens == without.num_tokens + len("system: Be brief\n") + 1  # a token a letter, and a mark
-    with pytest.raises(ConfigError, match=r"--model\.system_prompt: .*kosmos2 has no chat template"):
-        make_engine(folders["kosmos2"], "Be brief")
+    with pytest.raises(
+        ConfigError, match=r"--model\.backend\.system_prompt cannot be used: .*kosmos2 has no chat template"
+    ):
+        make_backend(folders["kosmos2"], system_prompt="Be brief")
 
 
 @pytest.mark.parametrize(
     ("family", "limit", "num_pixels"),
     [
-        ("smolvlm", SizeLimit(longest_edge=32), 32 * 32),
-        ("smolvlm", SizeLimit(), 5 * 32 * 32),
-        ("idefics2", SizeLimit(longest_edge=24), 24 * 18),
-        ("idefics2", SizeLimit(longest_edge=12), 12 * 12),
-        ("qwen2_5_vl", SizeLimit(), 56 * 72),
-        ("qwen2_5_vl", SizeLimit(max_pixels=600), 16 * 24),
+        ("smolvlm", {"longest_edge": 32}, 32 * 32),
+        ("smolvlm", {}, 5 * 32 * 32),
+        ("idefics2", {"longest_edge": 24}, 24 * 18),
+        ("idefics2", {"longest_edge": 12}, 12 * 12),
+        ("qwen2_5_vl", {}, 56 * 72),
+        ("qwen2_5_vl", {"max_pixels": 600}, 16 * 24),
     ],
 )
 def test_images_are_limited_in_the_way_of_each_processor(
-    folders: dict[str, Path], family: str, limit: SizeLimit, num_pixels: int
+    folders: dict[str, Path], family: str, limit: dict[str, int], num_pixels: int
 ) -> None:
-    [prepared] = prepare(make_engine(folders[family], None, limit), pictures([(200, 260)]), ["it"])
+    [prepared] = prepare(make_backend(folders[family], **limit), pictures([(200, 260)]), ["it"])
     assert prepared.num_pixels == num_pixels
 
 
@@ -344,23 +339,31 @@ def test_images_are_limited_in_the_way_of_each_processor(
     [
         (
             "smolvlm",
-            SizeLimit(max_pixels=600),
-            r"--model\.max_pixels 600: SmolVLM\w+ has no .* use --model\.longest_edge",
+            {"max_pixels": 600},
+            r"--model\.backend\.max_pixels 600: SmolVLM\w+ has no .* Use --model\.backend\.longest_edge",
         ),
         (
             "qwen2_5_vl",
-            SizeLimit(longest_edge=9),
-            r"--model\.longest_edge 9: Qwen2VL\w+ has no .* use --model\.max_pixels",
+            {"longest_edge": 9},
+            r"--model\.backend\.longest_edge 9: Qwen2VL\w+ has no .* Use --model\.backend\.max_pixels",
         ),
-        ("kosmos2", SizeLimit(longest_edge=9), r"--model\.longest_edge 9: CLIP\w+ has no .* all images the same size"),
-        ("kosmos2", SizeLimit(max_pixels=9), r"--model\.max_pixels 9: CLIP\w+ has no .* all images the same size"),
+        (
+            "kosmos2",
+            {"longest_edge": 9},
+            r"--model\.backend\.longest_edge 9: CLIP\w+ has no .* It makes all images the same size",
+        ),
+        (
+            "kosmos2",
+            {"max_pixels": 9},
+            r"--model\.backend\.max_pixels 9: CLIP\w+ has no .* It makes all images the same size",
+        ),
     ],
 )
 def test_a_limit_that_a_processor_does_not_have_fails(
-    folders: dict[str, Path], family: str, limit: SizeLimit, message: str
+    folders: dict[str, Path], family: str, limit: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_engine(folders[family], None, limit)
+        make_backend(folders[family], **limit)
 
 
 @pytest.mark.parametrize(
@@ -376,54 +379,55 @@ def test_an_image_or_a_prompt_that_cannot_be_handled_fails_alone(
     folders: dict[str, Path], family: str, size: tuple[int, int], word: str, message: str
 ) -> None:
     with pytest.raises(ExtractError, match=message):
-        prepare(make_engine(folders[family]), pictures([size]), [word])
+        prepare(make_backend(folders[family]), pictures([size]), [word])
 
 
-def test_images_of_a_few_pixels_are_images(engines: dict[str, LocalEngine]) -> None:
-    for engine in engines.values():
-        assert len(engine.captions(prepare(engine, pictures([(1, 3), (3, 1), (4, 4)]), ["it"] * 3))) == 3
+def test_images_of_a_few_pixels_are_images(backends: dict[str, LocalModel]) -> None:
+    for backend in backends.values():
+        assert len(backend.captions(prepare(backend, pictures([(1, 3), (3, 1), (4, 4)]), ["it"] * 3))) == 3
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens = 0 and num_beams = 1 must be 1 or more"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0, .* must be 1 or more"),
+        ({"max_pixels": 0}, "max_pixels = 0 and longest_edge = None must be 1 or more"),
         ({"num_beams": 0}, "num_beams = 0 must be 1 or more"),
-        ({"temperature": -1.0}, r"temperature = -1\.0 0 or more"),
+        ({"temperature": -1.0}, r"temperature = -1\.0 must be 0 or more"),
+        ({"quantization": "4bit"}, r"backend\.quantization 4bit needs bitsandbytes .*framemill\[quantization\]"),
+        ({"quantization": "2bit"}, r"--model\.backend\.quantization 2bit is not one of 8bit, 4bit, null"),
+        ({"dtype": "int8"}, r"--model\.backend\.dtype int8: use auto, bf16, fp16, fp32"),
+        (
+            {"attn_implementation": "someone/attention"},
+            r"someone/attention is code from the Hugging Face hub\. If you trust it, set --model\.backend\.trust_re",
+        ),
     ],
 )
-def test_generations_that_make_no_sense_fail(options: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_fail(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Generation(**options)
+        LocalModel("nowhere", **options)
 
 
 def test_captions_longer_than_the_context_of_the_model_fail_before_a_run(folders: dict[str, Path]) -> None:
-    make_engine(folders["kosmos2"], max_new_tokens=511)
+    make_backend(folders["kosmos2"], max_new_tokens=511)
     with pytest.raises(
-        ConfigError, match=r"--model\.max_new_tokens 512: .*kosmos2 takes 512 tokens in all, prompt and"
+        ConfigError, match=r"--model\.backend\.max_new_tokens 512: .*kosmos2 takes 512 tokens in all, prompt and"
     ):
-        make_engine(folders["kosmos2"], max_new_tokens=512)
+        make_backend(folders["kosmos2"], max_new_tokens=512)
 
 
-def test_weights_that_cannot_be_held_as_asked_fail(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"--model\.quantization 4bit needs bitsandbytes .*framemill\[quantization\]"):
-        Weights(quantization="4bit")
-    with pytest.raises(ConfigError, match=r"--model\.dtype int8: use auto, bf16, fp16, fp32"):
-        Weights(dtype="int8")  # type: ignore[arg-type]
-    weights = Weights(attn_implementation="flash_attention_2")
-    checkpoint = find_model(str(folders["smolvlm"]))
-    engine = LocalEngine(checkpoint, PromptTemplate("x"), None, {}, SizeLimit(), weights, Generation())
+def test_an_attention_that_cannot_be_used_here_fails(folders: dict[str, Path]) -> None:
+    backend = make_backend(folders["smolvlm"], attn_implementation="flash_attention_2")
     with pytest.raises(ConfigError, match=r"smolvlm cannot be loaded on cpu: .*[Ff]lash"):
-        engine.load(CPU)
+        backend.load(CPU)
 
 
 def test_bf16_goes_through(folders: dict[str, Path]) -> None:
-    checkpoint, template = find_model(str(folders["qwen2_5_vl"])), PromptTemplate("Describe {what}.")
-    engine = LocalEngine(checkpoint, template, None, {}, SizeLimit(), Weights("bf16"), Generation(5))
-    engine.load(CPU)
-    prepared = mixed(engine)
+    backend = make_backend(folders["qwen2_5_vl"], dtype="bf16", max_new_tokens=5)
+    backend.load(CPU)
+    prepared = mixed(backend)
     assert prepared[0].inputs["pixel_values"].dtype == torch.bfloat16
-    assert len(engine.captions(prepared)) == len(prepared)
+    assert len(backend.captions(prepared)) == len(prepared)
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -469,7 +473,7 @@ def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path]
     del weights[name]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match=rf"its weights lack .*{name.rpartition('layers')[2]}, so they are not"):
-        make_engine(folder).load(CPU)
+        make_backend(folder).load(CPU)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +489,7 @@ def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path]
         (
             "config.json",
             {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}},
-            r"runs by code of its own\. Read it in .*, and if you trust it, set --model\.trust_remote_code true",
+            r"runs by code of its own\. Read it in .*, and if you trust it, set --model\.backend\.trust_remote_code",
         ),
         ("processor_config.json", {"processor_class": "CLIPProcessorX"}, r"cannot load its|has no"),
     ],
@@ -508,7 +512,7 @@ def test_a_processor_that_makes_no_tokens_and_pixels_fails_before_a_run(
     images = Pix2StructImageProcessor(is_vqa=False)  # type: ignore[call-arg]
     Pix2StructProcessor(images, tokenizer).save_pretrained(folder)
     with pytest.raises(ConfigError, match=r"pix2struct: its processor does not make input_ids .*KeyError: 'input_ids'"):
-        make_engine(folder)
+        make_backend(folder)
 
 
 def test_what_identifies_a_folder_are_its_files_wherever_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -532,7 +536,7 @@ def test_what_identifies_a_name_on_the_hub_is_its_commit(
 
 
 def test_a_revision_of_a_folder_fails(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"--model\.model .* is a folder, which has no revision v1\. Leave"):
+    with pytest.raises(ConfigError, match=r"--model\.backend\.model .* is a folder, which has no revision v1\. Leave"):
         find_model(str(folders["smolvlm"]), "v1")
 
 
@@ -552,7 +556,7 @@ def test_a_revision_of_a_folder_fails(folders: dict[str, Path]) -> None:
         (
             "chat_template.jinja",
             b"{{ raise_exception('\x1b[2J' * 9999) }}",
-            r"cannot be filled in .\\x1b\[2J.{0,300}: cha",
+            r"cannot be filled in .\\x1b\[2J.{0,300}\. Cha",
         ),
     ],
 )
@@ -562,7 +566,7 @@ def test_a_damaged_or_hostile_file_is_one_line(
     folder = copied(folders["smolvlm"], tmp_path / "model")
     (folder / file).write_bytes(content)
     with pytest.raises(ConfigError, match=reason) as failure:
-        make_engine(folder).load(CPU)
+        make_backend(folder).load(CPU)
     assert str(failure.value).isprintable()
 
 
@@ -571,4 +575,4 @@ def test_weights_that_are_a_pickle_with_code_are_not_loaded(folders: dict[str, P
     (folder / "model.safetensors").unlink()
     torch.save({"a": torch.nn.Linear(1, 1)}, folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"it needs torch\.nn\.modules\.linear\.Linear, and no code .* safetensors"):
-        make_engine(folder).load(CPU)
+        make_backend(folder).load(CPU)

@@ -19,7 +19,9 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.network import PROXY_VARIABLES
 from preprocess.captioning.caption import Caption
-from preprocess.captioning.served import Generation, ServedEngine, Server, SizeLimit
+from preprocess.captioning.served import ServedModel
+from preprocess.captioning.server import Server
+from preprocess.captioning.size_limit import SizeLimit
 from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
 
 
@@ -30,15 +32,14 @@ def ask_for(item: Item) -> str:
     return f"Describe the {item.meta['name']}"
 
 
-def engine_for(
-    server: ChatServer | str, generation: Generation | None = None, limit: SizeLimit | None = None, **options: Any
-) -> ServedEngine:
-    where = Server(**{"url": server if isinstance(server, str) else server.url, "image_format": "png", **options})
-    return ServedEngine(MODEL, where, ask_for, generation or Generation(), limit or SizeLimit())
+def backend_for(server: ChatServer | str, options: dict[str, Any] | None = None, **connection: Any) -> ServedModel:
+    """A backend of `server`, or its URL, with these options of its own and of the connection."""
+    url = server if isinstance(server, str) else server.url
+    return ServedModel(MODEL, Server(**{"url": url, **connection}), **{"image_format": "png", **(options or {})})
 
 
-def prepare(engine: ServedEngine, frame: Tensor, name: str = "cup") -> Any:
-    transform = pickle.loads(pickle.dumps(engine.transform))()  # as a worker gets it
+def prepare(backend: ServedModel, frame: Tensor, name: str = "cup") -> Any:
+    transform = pickle.loads(pickle.dumps(backend.transform(ask_for)))()  # as a worker gets it
     transform.start(Item("key", "", "folder", ("image.png",), meta={"name": name}))
     return transform(frame)
 
@@ -47,8 +48,8 @@ def gray(value: int, height: int = 8, width: int = 12) -> Tensor:
     return torch.full((3, height, width), value, dtype=torch.uint8)
 
 
-def grays(engine: ServedEngine, *values: Any) -> list[Any]:
-    return [prepare(engine, gray(value)) for value in values]
+def grays(backend: ServedModel, *values: Any) -> list[Any]:
+    return [prepare(backend, gray(value)) for value in values]
 
 
 def texts(captions: Any) -> list[str]:
@@ -60,46 +61,47 @@ def test_captions_come_in_order_though_answers_do_not() -> None:
         return said(str(ask.brightness), seconds=0.02 * (8 - ask.brightness))
 
     with ChatServer(later_first) as server:
-        engine = engine_for(server)
-        assert texts(engine.captions(grays(engine, *range(8)))) == [str(value) for value in range(8)]
-        engine.close()
+        backend = backend_for(server)
+        assert texts(backend.captions(grays(backend, *range(8)))) == [str(value) for value in range(8)]
+        backend.close()
 
 
 def test_many_requests_are_in_flight_but_no_more_than_allowed() -> None:
     with ChatServer(lambda ask: said("x", seconds=0.2)) as server:  # so that requests meet on busy cores
-        engine = engine_for(server, max_concurrency=4)
-        engine.captions(grays(engine, *range(20)))
+        backend = backend_for(server, max_concurrency=4)
+        backend.captions(grays(backend, *range(20)))
         assert server.peak == 4
-        engine.captions(grays(engine, *range(20)))
+        backend.captions(grays(backend, *range(20)))
         assert server.connections <= 4  # which batches share
-        engine.close()
+        backend.close()
 
 
 def test_the_server_gets_the_picture_the_prompt_and_the_options() -> None:
     frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 9, 7), dtype=np.uint8))
     with ChatServer() as server:
-        engine = engine_for(server, Generation("Be brief.", {"enable_thinking": False}, 17, 0.5, 3))
-        prepared = prepare(engine, frame, "mug")
+        options = {"system_prompt": "Be brief.", "chat_template_kwargs": {"enable_thinking": False}}
+        backend = backend_for(server, {**options, "max_new_tokens": 17, "temperature": 0.5})
+        prepared = prepare(backend, frame, "mug")
         assert prepared[0] == "Describe the mug"
         assert prepared[2:] == (0, 63)
-        engine.captions([prepared])
+        backend.captions([prepared])
         (ask,) = server.asks
         assert np.array_equal(ask.image, frame.permute(1, 2, 0).numpy())
         assert ask.body["messages"][0] == {"role": "system", "content": "Be brief."}
         assert ask.body["messages"][1]["content"][1] == {"type": "text", "text": "Describe the mug"}
-        options = {name: ask.body[name] for name in ("model", "max_tokens", "temperature", "seed")}
-        assert options == {"model": MODEL, "max_tokens": 17, "temperature": 0.5, "seed": 3}
+        request = {name: ask.body[name] for name in ("model", "max_tokens", "temperature", "seed")}
+        assert request == {"model": MODEL, "max_tokens": 17, "temperature": 0.5, "seed": 0}
         assert ask.body["chat_template_kwargs"] == {"enable_thinking": False}
-        engine.close()
+        backend.close()
 
 
 def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field() -> None:
     with ChatServer() as server:
-        engine = engine_for(server)
-        engine.captions(grays(engine, 1))
+        backend = backend_for(server)
+        backend.captions(grays(backend, 1))
         assert [message["role"] for message in server.asks[0].body["messages"]] == ["user"]
         assert server.asks[0].body.keys() == {"model", "messages", "max_tokens", "temperature", "seed"}
-        engine.close()
+        backend.close()
 
 
 @pytest.mark.parametrize(
@@ -115,44 +117,47 @@ def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field() -
 )
 def test_images_are_made_smaller_never_larger(limit: SizeLimit, size: tuple[int, int]) -> None:
     with ChatServer() as server:
-        engine = engine_for(server, limit=limit)
-        prepared = prepare(engine, gray(100, 40, 100))
-        engine.captions([prepared])
+        backend = backend_for(server, limit._asdict())
+        prepared = prepare(backend, gray(100, 40, 100))
+        backend.captions([prepared])
         assert server.asks[0].image.shape == (*size, 3)
         assert np.array_equal(np.unique(server.asks[0].image), [100])
         assert prepared.num_pixels == size[0] * size[1]
-        engine.close()
+        backend.close()
 
 
 def test_jpeg_is_close_and_says_so() -> None:
     ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 64, 64)
     with ChatServer() as server:
-        engine = engine_for(server, image_format="jpeg")
-        engine.captions([prepare(engine, ramp)])
+        backend = backend_for(server, {"image_format": "jpeg"})
+        backend.captions([prepare(backend, ramp)])
         (ask,) = server.asks
         assert ask.url.startswith("data:image/jpeg;base64,/9j/")
         assert np.abs(ask.image.astype(int) - ramp.permute(1, 2, 0).numpy()).max() <= 3
-        engine.close()
+        backend.close()
 
 
 def test_an_image_that_is_too_long_for_a_jpeg_fails_its_item_and_says_what_to_do() -> None:
     long = gray(100, 66_000, 4)
-    reason = r"^4x66000 px cannot be sent as JPEG, .* 65,500 at most: set --model\.longest_edge, or .*image_format png$"
+    reason = (
+        r"^4x66000 px cannot be sent as JPEG, .* at most 65,500 px\. "
+        r"Set --model\.backend\.longest_edge, or --model\.backend\.image_format png$"
+    )
     with ChatServer() as server:
         with pytest.raises(ExtractError, match=reason):
-            prepare(engine_for(server, image_format="jpeg"), long)
-        for engine in (engine_for(server), engine_for(server, limit=SizeLimit(longest_edge=65_500))):
-            engine.captions([prepare(engine, long)])
-            engine.close()
+            prepare(backend_for(server, {"image_format": "jpeg"}), long)
+        for backend in (backend_for(server), backend_for(server, {"longest_edge": 65_500})):
+            backend.captions([prepare(backend, long)])
+            backend.close()
         assert [ask.image.shape for ask in server.asks] == [(66_000, 4, 3), (65_500, 3, 3)]
 
 
 def test_a_prompt_that_cannot_be_filled_fails_its_item() -> None:
     with ChatServer() as server:
-        engine = engine_for(server)
+        backend = backend_for(server)
         with pytest.raises(ExtractError, match="no name"):
-            prepare(engine, gray(0), name="")
-        engine.close()
+            prepare(backend, gray(0), name="")
+        backend.close()
 
 
 def test_a_caption_says_its_status_and_tokens() -> None:
@@ -164,15 +169,15 @@ def test_a_caption_says_its_status_and_tokens() -> None:
         5: said("a cup of", "model_length", 32),  # Mistral's
     }
     with ChatServer(lambda ask: answers[ask.brightness]) as server:
-        engine = engine_for(server)
-        assert engine.captions(grays(engine, 1, 2, 3, 4, 5)) == [
+        backend = backend_for(server)
+        assert backend.captions(grays(backend, 1, 2, 3, 4, 5)) == [
             Caption("a cup", "ok", 3),
             Caption("a cup of", "truncated", 32),
             Caption("", "empty", 3),
             Caption("", "empty", 0),
             Caption("a cup of", "truncated", 32),
         ]
-        engine.close()
+        backend.close()
 
 
 _REASONING_TOKENS = {"completion_tokens_details": {"reasoning_tokens": 128}}
@@ -188,13 +193,13 @@ def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do() -> None
         said([{"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}], num_tokens=128),
     ]
     with ChatServer(lambda ask: replies[ask.brightness]) as server:
-        engine = engine_for(server)
-        for failure in engine.captions(grays(engine, *range(len(replies)))):
+        backend = backend_for(server)
+        for failure in backend.captions(grays(backend, *range(len(replies)))):
             assert type(failure) is ExtractError
             assert str(failure).startswith(
-                "the model only thought, and gave no caption in 128 tokens: raise --model.max"
+                "the model only thought, and gave no caption in 128 tokens: raise --model.backend.max"
             )
-        engine.close()
+        backend.close()
 
 
 def test_thoughts_marks_and_parts_leave_the_caption() -> None:
@@ -208,10 +213,10 @@ def test_thoughts_marks_and_parts_leave_the_caption() -> None:
         said([{"type": "thinking", "thinking": "Let me see."}, {"type": "text", "text": "a cup"}]),
     ]
     with ChatServer(lambda ask: replies[ask.brightness]) as server:
-        engine = engine_for(server)
-        captions = engine.captions(grays(engine, *range(len(replies))))
+        backend = backend_for(server)
+        captions = backend.captions(grays(backend, *range(len(replies))))
         assert captions == [Caption("a cup", "ok", 3)] * len(replies)
-        engine.close()
+        backend.close()
 
 
 def test_an_answer_that_is_no_caption_fails_its_image_alone() -> None:
@@ -225,11 +230,11 @@ def test_an_answer_that_is_no_caption_fails_its_image_alone() -> None:
         ),
     }
     with ChatServer(lambda ask: list(replies.values())[ask.brightness]) as server:
-        engine = engine_for(server)
-        failures = engine.captions(grays(engine, *range(len(replies))))
+        backend = backend_for(server)
+        failures = backend.captions(grays(backend, *range(len(replies))))
         assert [(type(failure), str(failure)) for failure in failures] == [(ExtractError, each) for each in replies]
         assert len(server.asks) == len(replies)  # the server works: no gray image is sent
-        engine.close()
+        backend.close()
 
 
 _OTHER_LIMIT = (
@@ -248,30 +253,32 @@ _OTHER_LIMIT = (
 )
 def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on(status: int, message: str) -> None:
     with ChatServer(lambda ask: refused(status, message) if "max_tokens" in ask.body else describe(ask)) as server:
-        engine = engine_for(server, Generation(max_new_tokens=17))
-        assert texts(engine.captions(grays(engine, 0))) == ["0: Describe the cup"]
-        assert texts(engine.captions(grays(engine, 1, 2))) == ["1: Describe the cup", "2: Describe the cup"]
+        backend = backend_for(server, {"max_new_tokens": 17})
+        assert texts(backend.captions(grays(backend, 0))) == ["0: Describe the cup"]
+        assert texts(backend.captions(grays(backend, 1, 2))) == ["1: Describe the cup", "2: Describe the cup"]
         limits = [(ask.body.get("max_tokens"), ask.body.get("max_completion_tokens")) for ask in server.asks]
         assert limits == [(17, None), (None, 17), (None, 17), (None, 17)]
-        engine.close()
+        backend.close()
 
 
 def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions() -> None:
     with ChatServer(lambda ask: refused(400, _OTHER_LIMIT) if "max_tokens" in ask.body else describe(ask)) as server:
-        engine = engine_for(server, max_concurrency=8)
-        assert texts(engine.captions(grays(engine, *range(24)))) == [f"{each}: Describe the cup" for each in range(24)]
+        backend = backend_for(server, max_concurrency=8)
+        assert texts(backend.captions(grays(backend, *range(24)))) == [
+            f"{each}: Describe the cup" for each in range(24)
+        ]
         assert sum("max_completion_tokens" in ask.body for ask in server.asks) == 24
-        engine.close()
+        backend.close()
 
 
 def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
     bad = "prompt: extra text not allowed before max_tokens"
     with ChatServer(lambda ask: refused(400, bad) if ask.brightness == 9 else describe(ask)) as server:
-        engine = engine_for(server)
-        assert texts(engine.captions(grays(engine, 9))) == [f"the server refuses it (400): {bad}"]
-        assert texts(engine.captions(grays(engine, 1))) == ["1: Describe the cup"]
+        backend = backend_for(server)
+        assert texts(backend.captions(grays(backend, 9))) == [f"the server refuses it (400): {bad}"]
+        assert texts(backend.captions(grays(backend, 1))) == ["1: Describe the cup"]
         assert "max_tokens" in server.asks[-1].body
-        engine.close()
+        backend.close()
 
 
 @pytest.mark.parametrize(
@@ -279,10 +286,10 @@ def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
 )
 def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: str) -> None:
     with ChatServer(lambda ask: refused(400, message)) as server:
-        engine = engine_for(server)
-        assert texts(engine.captions(grays(engine, 0))) == [f"the server refuses it (400): {message}"]
+        backend = backend_for(server)
+        assert texts(backend.captions(grays(backend, 0))) == [f"the server refuses it (400): {message}"]
         assert len(server.asks) == (2 if message == _OTHER_LIMIT else 1)
-        engine.close()
+        backend.close()
 
 
 @pytest.mark.parametrize(
@@ -298,10 +305,10 @@ def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: s
 )
 def test_what_fails_once_is_asked_again(failure: Reply) -> None:
     with ChatServer(lambda ask: failure if ask.nth == 0 and ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server, request_timeout_seconds=0.4)
-        assert texts(engine.captions(grays(engine, 0, 1, 2))) == [f"{value}: Describe the cup" for value in range(3)]
+        backend = backend_for(server, request_timeout_seconds=0.4)
+        assert texts(backend.captions(grays(backend, 0, 1, 2))) == [f"{value}: Describe the cup" for value in range(3)]
         assert len(server.asks) == 4
-        engine.close()
+        backend.close()
 
 
 def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for() -> None:
@@ -312,22 +319,22 @@ def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for() -> None:
         return refused(429, "slow down", Retry_After="1") if ask.nth == 0 else describe(ask)
 
     with ChatServer(limit) as server:
-        engine = engine_for(server)
-        assert texts(engine.captions(grays(engine, 7))) == ["7: Describe the cup"]
+        backend = backend_for(server)
+        assert texts(backend.captions(grays(backend, 7))) == ["7: Describe the cup"]
         assert came[1] - came[0] >= 1.0  # not the half second of the client's own
-        engine.close()
+        backend.close()
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_an_image_that_the_server_refuses_fails_alone(status: int) -> None:
     with ChatServer(lambda ask: refused(status, "image too large") if ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server)
-        captions = engine.captions(grays(engine, 0, 1, 2))
+        backend = backend_for(server)
+        captions = backend.captions(grays(backend, 0, 1, 2))
         assert texts(captions)[::2] == ["0: Describe the cup", "2: Describe the cup"]
         assert type(captions[1]) is ExtractError
         assert str(captions[1]) == f"the server refuses it ({status}): image too large"
         assert len(server.asks) == 3  # asking again would change nothing
-        engine.close()
+        backend.close()
 
 
 _UNUSABLE = {
@@ -336,11 +343,11 @@ _UNUSABLE = {
     "408": (refused(408, "slow"), r"the server fails at it \(408\): slow"),
     "drops": (
         Reply(b"01234567", drops=True),
-        r"the server hangs up, or takes more than --model.server.request_timeout_seconds \(peer closed",
+        r"the server hangs up, or takes more than --model.backend.server.request_timeout_seconds \(peer closed",
     ),
     "hangs": (
         said("late", seconds=0.5),
-        r"the server hangs up, or takes more than --model.server.request_timeout_seconds \(no whole answer in 0.3 s",
+        r"the server hangs up, or takes more than --model.backend.server.request_timeout_seconds \(no whole answer",
     ),
     "no JSON": (Reply(b"<html>login"), "the server's answer is no JSON"),
     "text": (Reply(b"login", headers={"Content-Type": "text/html"}), "the server's answer has no choices: login"),
@@ -355,48 +362,54 @@ _UNUSABLE = {
 @pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
 def test_an_item_without_a_usable_answer_fails_if_others_are_still_answered(reply: Reply, reason: str) -> None:
     with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server, max_retries=0, request_timeout_seconds=0.3)
-        captions = engine.captions(grays(engine, 0, 1))
+        backend = backend_for(server, max_retries=0, request_timeout_seconds=0.3)
+        captions = backend.captions(grays(backend, 0, 1))
         assert texts(captions)[:1] == ["0: Describe the cup"]
-        for caption in (captions[1], engine.captions(grays(engine, 1))[0]):  # an answer in an earlier batch counts too
+        for caption in (
+            captions[1],
+            backend.captions(grays(backend, 1))[0],
+        ):  # an answer in an earlier batch counts too
             assert isinstance(caption, ExtractError)
             assert re.search(reason, str(caption))
-        engine.close()
+        backend.close()
 
 
 @pytest.mark.parametrize(("reply", "reason"), _UNUSABLE.values(), ids=_UNUSABLE)
 def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply: Reply, reason: str) -> None:
     with ChatServer(lambda ask: reply if ask.brightness or ask.nth else describe(ask)) as server:
-        engine = engine_for(server, max_retries=0, request_timeout_seconds=0.3)
+        backend = backend_for(server, max_retries=0, request_timeout_seconds=0.3)
         with pytest.raises(EnvironmentFailure, match=rf"something is wrong with http://127.*{reason}.*is safe"):
-            engine.captions(grays(engine, 0, 1))
-        engine.close()
+            backend.captions(grays(backend, 0, 1))
+        backend.close()
 
 
 def test_the_first_image_of_all_may_be_one_that_the_server_fails_at() -> None:
     with ChatServer(lambda ask: refused(500, "boom") if ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server, max_retries=0)
-        assert texts(engine.captions(grays(engine, 1))) == ["the server fails at it (500): boom"]
+        backend = backend_for(server, max_retries=0)
+        assert texts(backend.captions(grays(backend, 1))) == ["the server fails at it (500): boom"]
         assert [(ask.brightness, ask.prompt) for ask in server.asks] == [
             (1, "Describe the cup"), (128, "Describe this image.")
         ]  # fmt: skip
-        assert texts(engine.captions(grays(engine, 2, 1, 3)))[::2] == ["2: Describe the cup", "3: Describe the cup"]
-        engine.close()
+        assert texts(backend.captions(grays(backend, 2, 1, 3)))[::2] == ["2: Describe the cup", "3: Describe the cup"]
+        backend.close()
 
 
 def test_a_server_that_hangs_is_asked_no_longer_than_once_more() -> None:
     with ChatServer(lambda ask: said("late", seconds=1.0)) as server:
-        engine = engine_for(server, max_retries=1, request_timeout_seconds=0.2)
+        backend = backend_for(server, max_retries=1, request_timeout_seconds=0.2)
         with pytest.raises(EnvironmentFailure, match=r"something is wrong with .*: the server hangs up, or takes more"):
-            engine.captions(grays(engine, 1))
+            backend.captions(grays(backend, 1))
         assert [ask.brightness for ask in server.asks] == [1, 1, 128]
-        engine.close()
+        backend.close()
 
 
 @pytest.mark.parametrize(
     ("reply", "match"),
     [
-        (refused(401, "bad key tops3cret"), r"v1 refuses the API key \(401\).*api_key_env.*is safe"),
+        (
+            refused(401, "bad key tops3cret"),
+            r"v1 refuses the API key \(401\).*api_key_env names\. Finished work is safe",
+        ),
         (refused(403, "bad key tops3cret"), r"v1 refuses the API key \(403\)"),
         (refused(404, "no model"), r"v1 answers 404: no model.*is safe"),
         (refused(429, "quota"), r"v1 answers 429: quota"),
@@ -408,31 +421,31 @@ def test_a_server_in_no_state_to_answer_stops_the_run(
 ) -> None:
     monkeypatch.setenv("KEY", "tops3cret")
     with ChatServer(lambda ask: reply if ask.brightness == 1 else describe(ask)) as server:
-        engine = engine_for(server, max_retries=0, api_key_env="KEY")
+        backend = backend_for(server, max_retries=0, api_key_env="KEY")
         with pytest.raises(EnvironmentFailure, match=match) as failure:
-            engine.captions(grays(engine, 0, 1, 2))
+            backend.captions(grays(backend, 0, 1, 2))
         assert "tops3cret" not in str(failure.value)
         server.behave = describe
-        assert texts(engine.captions(grays(engine, 1))) == ["1: Describe the cup"]  # none of it lingers
-        engine.close()
+        assert texts(backend.captions(grays(backend, 1))) == ["1: Describe the cup"]  # none of it lingers
+        backend.close()
 
 
 def test_a_server_that_has_gone_stops_the_run() -> None:
     with ChatServer() as server:
-        engine = engine_for(server, max_retries=0)
-        engine.captions(grays(engine, 0))
+        backend = backend_for(server, max_retries=0)
+        backend.captions(grays(backend, 0))
     with pytest.raises(EnvironmentFailure, match=r"something is wrong with http://127.*: the server hangs up, or"):
-        engine.captions(grays(engine, 0))
-    engine.close()
+        backend.captions(grays(backend, 0))
+    backend.close()
 
 
 def test_when_the_server_is_gone_no_request_is_made_any_more() -> None:
     with ChatServer(lambda ask: refused(404, "gone")) as server:
-        engine = engine_for(server, max_concurrency=2)
+        backend = backend_for(server, max_concurrency=2)
         with pytest.raises(EnvironmentFailure, match="404"):
-            engine.captions(grays(engine, *range(50)))
+            backend.captions(grays(backend, *range(50)))
         assert len(server.asks) <= 4
-        engine.close()
+        backend.close()
 
 
 @pytest.fixture
@@ -452,29 +465,29 @@ def test_ctrl_c_waits_for_no_answer(sigint: None) -> None:
         return said("late", seconds=0.0 if ask.nth else 30.0)
 
     with ChatServer(interrupt) as server:
-        engine = engine_for(server)
+        backend = backend_for(server)
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            engine.captions(grays(engine, 0, 1))
+            backend.captions(grays(backend, 0, 1))
         assert time.monotonic() - began < 10
-        assert texts(engine.captions(grays(engine, 0, 1))) == ["late", "late"]
-        engine.close()
+        assert texts(backend.captions(grays(backend, 0, 1))) == ["late", "late"]
+        backend.close()
 
 
-def test_an_engine_that_is_dropped_closes_its_connections() -> None:
+def test_a_backend_that_is_dropped_closes_its_connections() -> None:
     with ChatServer() as server:
-        engine = engine_for(server)
-        engine.captions(grays(engine, 0))
-        loop = engine._loop
-        del engine
+        backend = backend_for(server)
+        backend.captions(grays(backend, 0))
+        loop = backend._loop
+        del backend
         assert loop.is_closed()
 
 
-def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_later(
+def test_a_backend_that_is_collected_while_another_waits_for_answers_is_closed_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ChatServer() as server:
-        first, second = engine_for(server), engine_for(server)
+        first, second = backend_for(server), backend_for(server)
         first.captions(grays(first, 0))
         vars(first)["itself"], loop = first, first._loop  # a cycle, as Lightning's modules have them
         ask = second._ask
@@ -493,54 +506,57 @@ def test_an_engine_that_is_collected_while_another_waits_for_answers_is_closed_l
         second.close()
 
 
-def test_what_the_server_serves_and_how_images_are_sent_belongs_to_the_fingerprint() -> None:
+def test_what_the_server_serves_belongs_to_the_fingerprint() -> None:
     with ChatServer() as server:
-        engine = engine_for(server)
-        assert engine.provenance() == {"served_model": "org/Tiny-VLM", "image_format": "png"}
+        backend = backend_for(server)
+        assert backend.provenance() == {"served_model": "org/Tiny-VLM"}
         server.models = Reply(b'{"data": [{"id": "tiny-vlm"}]}')  # without vLLM's `root`
-        assert engine.provenance()["served_model"] == "tiny-vlm"
-        engine.close()
+        assert backend.provenance()["served_model"] == "tiny-vlm"
+        backend.close()
 
 
 def test_no_server_is_told_at_once_with_its_url() -> None:
     with ChatServer() as server:
         url = server.url
-    engine = engine_for(url)
+    backend = backend_for(url)
     began = time.monotonic()
     with pytest.raises(ConfigError, match=rf"no server answers at {url} \(.*\): start it, or give its URL"):
-        engine.provenance()
+        backend.provenance()
     assert time.monotonic() - began < 3  # which trying again would take
-    engine.close()
+    backend.close()
 
 
 @pytest.mark.parametrize(
     ("reply", "match"),
     [
-        (Reply(b'{"data": [{"id": "a"}, {"id": "b"}]}'), r"--model.model tiny-vlm: http://127.*/v1 serves a, b$"),
+        (
+            Reply(b'{"data": [{"id": "a"}, {"id": "b"}]}'),
+            r"--model.backend.model tiny-vlm: http://127.*/v1 serves a, b$",
+        ),
         (Reply(b'{"data": []}'), r"serves nothing$"),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), r"models is not what an OpenAI-compatible"),
         (Reply(b"<html>"), r"models is not what an OpenAI-compatible server says; is the path '/v1' right\?"),
         (Reply(b"[]"), r"models is not what an OpenAI-compatible"),
         (Reply(b'{"data": [{}]}'), r"models is not what an OpenAI-compatible"),
         (refused(404, "Not Found"), r"v1/models answers 404: Not Found"),
-        (refused(401, "no"), r"v1/models refuses the API key \(401\); --model.server.api_key_env names what holds it"),
+        (refused(401, "no"), r"v1/models refuses the API key \(401\), .* --model.backend.server.api_key_env names$"),
         (refused(503, "loading"), r"v1/models answers 503: loading"),
     ],
 )
 def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(reply: Reply, match: str) -> None:
     with ChatServer() as server:
-        engine = engine_for(server)
+        backend = backend_for(server)
         server.models = reply
         with pytest.raises(ConfigError, match=match):
-            engine.provenance()
-        engine.close()
+            backend.provenance()
+        backend.close()
 
 
 def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "tops3cret")
     monkeypatch.setenv("OPENAI_API_KEY", "anothers")
     with ChatServer() as server:
-        with_key, without = engine_for(server, api_key_env="MY_KEY"), engine_for(server)
+        with_key, without = backend_for(server, api_key_env="MY_KEY"), backend_for(server)
         with_key.captions(grays(with_key, 0))
         without.captions(grays(without, 0))
         assert [ask.headers["authorization"] for ask in server.asks] == ["Bearer tops3cret", "Bearer none"]
@@ -559,15 +575,15 @@ def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch: pyte
     for name, value in held.items():
         monkeypatch.setenv(name, value)
     with ChatServer() as server:
-        engine = engine_for(server)
-        engine.provenance()
-        engine.captions(grays(engine, 0))
+        backend = backend_for(server)
+        backend.provenance()
+        backend.captions(grays(backend, 0))
         assert len(server.headers) == 2
         for headers in server.headers:
             assert "s3cret" not in str(headers)
             assert headers["authorization"] == "Bearer none"
             assert not {"openai-organization", "openai-project", "x-mine"} & headers.keys()
-        engine.close()
+        backend.close()
     assert {name: os.environ[name] for name in held} == held  # for others in this process
 
 
@@ -600,16 +616,16 @@ def test_a_variable_of_the_environment_that_no_client_can_use_is_named(
 ) -> None:
     environment(**{variable: value})
     with pytest.raises(ConfigError, match=f"^the environment variable {variable} cannot be used: ") as failure:
-        engine_for("http://127.0.0.1:9/v1")
+        backend_for("http://127.0.0.1:9/v1")
     assert "tops3cret" not in str(failure.value)
 
 
 def test_no_proxy_goes_past_a_proxy_that_cannot_be_used(environment: Callable[..., Any]) -> None:
     environment(ALL_PROXY="socks4://127.0.0.1:9", NO_PROXY="localhost,127.0.0.1")
     with ChatServer() as server:
-        engine = engine_for(server)
-        assert texts(engine.captions(grays(engine, 0))) == ["0: Describe the cup"]
-        engine.close()
+        backend = backend_for(server)
+        assert texts(backend.captions(grays(backend, 0))) == ["0: Describe the cup"]
+        backend.close()
     assert os.environ["ALL_PROXY"] == "socks4://127.0.0.1:9"  # for others in this process
 
 
@@ -620,12 +636,12 @@ def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment: Callable[...,
     reason = (
         rf"the proxy {dead} of HTTP_PROXY \(NO_PROXY=example.com goes past it\) is dead, or refuses .* to http://exam"
     )
-    engine = engine_for("http://example.com/v1", max_retries=0)
+    backend = backend_for("http://example.com/v1", max_retries=0)
     with pytest.raises(ConfigError, match=f"^{reason}"):
-        engine.provenance()
+        backend.provenance()
     with pytest.raises(EnvironmentFailure, match=f"^something is wrong with http://example.com/v1: {reason}"):
-        engine.captions(grays(engine, 0))
-    engine.close()
+        backend.captions(grays(backend, 0))
+    backend.close()
 
 
 def test_a_proxy_that_refuses_is_named(environment: Callable[..., Any]) -> None:
@@ -636,25 +652,25 @@ def test_a_proxy_that_refuses_is_named(environment: Callable[..., Any]) -> None:
     }
     with ChatServer() as proxy:
         environment(HTTP_PROXY=proxy.url.removesuffix("/v1"))
-        engine = engine_for("http://example.com/v1", max_retries=0)
+        backend = backend_for("http://example.com/v1", max_retries=0)
         for status, match in said_of.items():
             proxy.models = refused(status, "no")
             with pytest.raises(ConfigError, match=match):
-                engine.provenance()
-        engine.close()
+                backend.provenance()
+        backend.close()
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"url": "ftp://host/v1"}, r"'ftp://host/v1': give one such as http://localhost:8000/v1"),
-        ({"url": "file:///etc/passwd"}, "give one such as"),
-        ({"url": "localhost:8000"}, "give one such as"),
-        ({"url": "http:///v1"}, "give one such as"),
-        ({"url": "http://host/v1?key=1"}, "give one such as"),
-        ({"url": "http://host:port/v1"}, "is no URL: Invalid port: .port.$"),
-        ({"url": "http://me:tops3cret@host/v1"}, "^--model.server.url holds a password: give the key by"),
-        ({"max_concurrency": 0}, "max_concurrency = 0: it must be 1 to 1000"),
+        ({"url": "ftp://host/v1"}, r"'ftp://host/v1' cannot be used. Give one such as http://localhost:8000/v1"),
+        ({"url": "file:///etc/passwd"}, "cannot be used. Give one such as"),
+        ({"url": "localhost:8000"}, "cannot be used. Give one such as"),
+        ({"url": "http:///v1"}, "cannot be used. Give one such as"),
+        ({"url": "http://host/v1?key=1"}, "cannot be used. Give one such as"),
+        ({"url": "http://host:port/v1"}, "is not a URL: Invalid port: .port.$"),
+        ({"url": "http://me:tops3cret@host/v1"}, "^--model.backend.server.url holds a password. Give the key by"),
+        ({"max_concurrency": 0}, "max_concurrency = 0 must be 1 to 1000"),
         ({"max_retries": -1}, "max_retries = -1 must be 0 or more"),
         ({"request_timeout_seconds": 0.0}, r"request_timeout_seconds = 0\.0 above 0"),
     ],
@@ -679,4 +695,4 @@ def test_a_url_without_a_path_gets_the_usual_one(url: str, base: str) -> None:
 
 def test_a_key_that_is_not_set_is_told_by_name() -> None:
     with pytest.raises(ConfigError, match="the environment variable NO_SUCH_KEY is not set"):
-        engine_for("http://localhost:1/v1", api_key_env="NO_SUCH_KEY")
+        backend_for("http://localhost:1/v1", api_key_env="NO_SUCH_KEY")

@@ -34,19 +34,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arguments(corpus: Path, tmp_path: Path) -> Callable[..., list[str]]:
     values = {
-        "config": TESTS.parent / "configs" / "captions.yaml",
-        "model.backend": "openai",
-        "model.model": MODEL,
+        "config": TESTS.parent / "configs" / "captions_server.yaml",
+        "model.backend.model": MODEL,
         "model.prompt": "What is {image}?",
         "model.batch_size": 8,
         "data.root": corpus,
         "data.num_workers": 0,
         "output.dir": tmp_path / "run",
         "output.shards.min_shards": 3,
-        "trainer.accelerator": "cpu",
     }
     common = [f"--{name}={value}" for name, value in values.items()]
-    return lambda server, *more: ["run", *common, "--model.server.url", server.url, *more]
+    return lambda server, *more: ["run", *common, "--model.backend.server.url", server.url, *more]
 
 
 def captions(folder: Path) -> list[tuple[str, str]]:
@@ -87,11 +85,11 @@ def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(
         assert "more have failed than --output.max_failures 50% allows" in " ".join(capsys.readouterr().err.split())
         assert {failed.reason_class for failed in failures(Run(tmp_path / "run"))} == {"extract"}
         assert len(captions(tmp_path / "run")) == COUNT - 25
-        more = ("--model.chat_template_kwargs", '{"enable_thinking": false}')
+        more = ("--model.backend.chat_template_kwargs", '{"enable_thinking": false}')
         assert main(arguments(server, *more)) == 2  # another fingerprint
         assert "chat_template_kwargs" in capsys.readouterr().err
         server.behave = describe
-        assert main(["retry", str(tmp_path / "run"), "--model.server.url", server.url, *more]) == 0
+        assert main(["retry", str(tmp_path / "run"), "--model.backend.server.url", server.url, *more]) == 0
         assert server.asks[-1].body["chat_template_kwargs"] == {"enable_thinking": False}
     assert sorted(captions(tmp_path / "run")) == expected()
 
@@ -132,7 +130,7 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(
         return describe(ask) if len(server.asks) <= 12 else refused(503, "shutting down")
 
     with ChatServer(dies_later) as server:
-        assert main(arguments(server, "--model.server.max_retries", "0")) == 3
+        assert main(arguments(server, "--model.backend.server.max_retries", "0")) == 3
         told = " ".join(capsys.readouterr().err.split())
         assert (
             f"something is wrong with {server.url}: the server fails at it (503): shutting down. Finished work is safe"
@@ -152,8 +150,10 @@ def test_without_the_server_or_the_model_nothing_is_begun(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ChatServer() as server:
-        assert main(arguments(server, "--model.model", "another")) == 2
-        assert f"--model.model another: {server.url} serves {MODEL}" in " ".join(capsys.readouterr().err.split())
+        assert main(arguments(server, "--model.backend.model", "another")) == 2
+        assert f"--model.backend.model another: {server.url} serves {MODEL}" in " ".join(
+            capsys.readouterr().err.split()
+        )
     assert main(arguments(server)) == 2
     assert f"no server answers at {server.url}" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()

@@ -13,19 +13,25 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.errors import ConfigError
-from preprocess.captioning.served import Server
+from preprocess.captioning.server import Server
 from preprocess.commands.run import _cli
 from preprocess.job.folder_config import FolderConfig, named_classes
 
 Parsed = Callable[..., tuple[Namespace, str]]
 
-CAPTIONS = {"model": "m", "backend": "openai"}
+SERVED = "preprocess.captioning.served.ServedModel"
+LOCAL = "preprocess.captioning.local.LocalModel"
 SERVER = {"url": "http://elsewhere/v1", "api_key_env": "AWS_SECRET_ACCESS_KEY", "max_retries": 1}
 POSE = "preprocess.pipelines.pose.Pose"
 
 
-def extractor(options: Any = CAPTIONS, class_path: str = "preprocess.pipelines.captions.Captions") -> dict[str, Any]:
+def extractor(options: Any, class_path: str = "preprocess.pipelines.captions.Captions") -> dict[str, Any]:
     return {"class_path": class_path, "init_args": options}
+
+
+def captions(class_path: str = SERVED, **options: Any) -> dict[str, Any]:
+    """The extractor `Captions` with this backend."""
+    return extractor({"backend": {"class_path": class_path, "init_args": {"model": "m", **options}}})
 
 
 def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
@@ -73,8 +79,8 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             "add --model.backend evil_module.Evil",
         ),
         ({"model": extractor({"backend": "evil_module.Evil"}, POSE)}, "is not allowed"),
-        ({"model": extractor({**CAPTIONS, "server": "{class_path: evil_module.Evil}"})}, "is not allowed"),
-        ({"model": extractor(), "output": {"shards": {"class_path": "evil_module.Evil"}}}, "is not allowed"),
+        ({"model": captions(server="{class_path: evil_module.Evil}")}, "is not allowed"),
+        ({"model": captions(), "output": {"shards": {"class_path": "evil_module.Evil"}}}, "is not allowed"),
         ({"model": extractor({}, "evil_module.Evil; rm x")}, "which is not the path of one"),
         ({"model": extractor({}, "preprocess.cli.sys.exit")}, r"Importing 'sys\.exit' is not allowed"),
     ],
@@ -114,11 +120,10 @@ def test_options_that_reach_beyond_the_folder_are_left_out_with_a_line_that_says
         "unknown; rm x": 1,
     }
     for server in (SERVER, str(SERVER)):  # also as text, which is read as YAML
-        options = {**CAPTIONS, "server": server, "max_new_tokens": 7, "trust_remote_code": True}
-        config, line = parsed({"model": extractor(options), "trainer": trainer})
-        assert config.model.init_args.max_new_tokens == 7
-        assert config.model.init_args.trust_remote_code is False
-        assert vars(config.model.init_args.server) == {**vars(Server()), "max_retries": 1}
+        config, line = parsed({"model": captions(server=server, max_new_tokens=7), "trainer": trainer})
+        backend = config.model.init_args.backend.init_args
+        assert backend.max_new_tokens == 7
+        assert vars(backend.server) == {**vars(Server()), "max_retries": 1}
         assert (config.trainer.accelerator, config.trainer.devices) == ("cpu", 2)
         assert (config.trainer.strategy, config.trainer.callbacks) == ("auto", None)
         assert set(line.partition(" also has ")[2].partition(": left out")[0].split(", ")) == {
@@ -126,43 +131,74 @@ def test_options_that_reach_beyond_the_folder_are_left_out_with_a_line_that_says
             "--trainer.callbacks",
             "--trainer.profiler",
             "--trainer.default_root_dir '/somewhere; rm x'",
-            "--model.server.url http://elsewhere/v1",
-            "--model.server.api_key_env AWS_SECRET_ACCESS_KEY",
-            "--model.trust_remote_code true",
+            "--model.backend.server.url http://elsewhere/v1",
+            "--model.backend.server.api_key_env AWS_SECRET_ACCESS_KEY",
         }
     assert evil.partition(".")[0] not in sys.modules
 
 
+def test_trust_in_code_that_a_checkpoint_brings_is_left_out(parsed: Parsed) -> None:
+    described = captions(LOCAL, trust_remote_code=True, num_beams=2)
+    for backend in (described["init_args"]["backend"], str(described["init_args"]["backend"])):
+        config, line = parsed({"model": extractor({"backend": backend})})
+        assert config.model.init_args.backend.init_args.num_beams == 2
+        assert config.model.init_args.backend.init_args.trust_remote_code is False
+        assert "also has --model.backend.trust_remote_code true: left out" in line
+    config, line = parsed({"model": described}, "--model.backend.trust_remote_code", "true")
+    assert config.model.init_args.backend.init_args.trust_remote_code is True
+    assert not line
+
+
 def test_an_option_that_the_command_line_repeats_counts(tmp_path: Path, parsed: Parsed) -> None:
-    sections = {"model": extractor({**CAPTIONS, "server": SERVER}), "trainer": {"max_time": "00:01:00:00"}}
+    sections = {"model": captions(server=SERVER), "trainer": {"max_time": "00:01:00:00"}}
     mine = tmp_path / "mine.yaml"
     mine.write_text("trainer: {max_time: '00:01:00:00'}\n")
-    config, line = parsed(sections, "--model.server.url", "http://elsewhere/v1", "--config", str(mine))
-    assert config.model.init_args.server.url == "http://elsewhere/v1"
+    config, line = parsed(sections, "--model.backend.server.url", "http://elsewhere/v1", "--config", str(mine))
+    assert config.model.init_args.backend.init_args.server.url == "http://elsewhere/v1"
     assert config.trainer.max_time == "00:01:00:00"
-    assert "also has --model.server.api_key_env AWS_SECRET_ACCESS_KEY: left out" in line
+    assert "also has --model.backend.server.api_key_env AWS_SECRET_ACCESS_KEY: left out" in line
 
 
-def test_an_extractor_that_passes_its_options_on_inherits_which_of_them_are_left_out(
+def test_a_backend_that_passes_its_options_on_inherits_which_of_them_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: Parsed
 ) -> None:
-    (tmp_path / "own_captions.py").write_text(
-        "from preprocess.pipelines.captions import Captions\n"
-        "class OwnCaptions(Captions):\n"
+    (tmp_path / "own_served.py").write_text(
+        "from preprocess.captioning.served import ServedModel\n"
+        "class OwnServed(ServedModel):\n"
         "    def __init__(self, extra: int = 1, **options):\n"
         "        super().__init__(**options)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    own = extractor({**CAPTIONS, "extra": 2, "server": SERVER}, "own_captions.OwnCaptions")
-    config, line = parsed({"model": own}, "--model", "own_captions.OwnCaptions")
-    assert (config.model.init_args.extra, config.model.init_args.server.url) == (2, Server().url)
-    assert "--model.server.url http://elsewhere/v1, --model.server.api_key_env" in line
+    own = captions("own_served.OwnServed", extra=2, server=SERVER)
+    config, line = parsed({"model": own}, "--model.backend", "own_served.OwnServed")
+    backend = config.model.init_args.backend.init_args
+    assert (backend.extra, backend.server.url) == (2, Server().url)
+    assert "--model.backend.server.url http://elsewhere/v1, --model.backend.server.api_key_env" in line
+
+
+def test_options_of_each_backend_in_a_list_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parsed: Parsed
+) -> None:
+    (tmp_path / "own_captions.py").write_text(
+        "from preprocess.captioning.backend import CaptionBackend\n"
+        "from preprocess.pipelines.captions import Captions\n"
+        "class OwnCaptions(Captions):\n"
+        "    def __init__(self, backends: list[CaptionBackend]):\n"
+        "        super().__init__(backends[0])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    backends = [captions(server=SERVER)["init_args"]["backend"] for _ in range(2)]
+    config, _ = parsed(
+        {"model": extractor({"backends": backends}, "own_captions.OwnCaptions")}, "--model", "own_captions.OwnCaptions"
+    )
+    urls = [backend.init_args.server.url for backend in config.model.init_args.backends]
+    assert urls == [Server().url] * 2
 
 
 def test_the_configuration_of_a_run_as_it_is_written_leaves_nothing_out(
     tmp_path: Path, parser: LightningArgumentParser
 ) -> None:
-    config = parser.parse_object({"model": extractor(), "data": {"num_workers": 0}, "output": {"dir": "run"}})
+    config = parser.parse_object({"model": captions(), "data": {"num_workers": 0}, "output": {"dir": "run"}})
     folder = FolderConfig(written(tmp_path, parser.dump(config, skip_none=False)), ())
     with folder.importing_named():
         assert folder.parse(parser, {}).as_dict() == config.as_dict()
@@ -172,14 +208,14 @@ def test_the_configuration_of_a_run_as_it_is_written_leaves_nothing_out(
 def test_a_mapping_that_names_a_class_where_any_value_will_do_makes_no_object(tmp_path: Path) -> None:
     made = tmp_path / "made"  # by the constructor
     named = {"class_path": "preprocess.tracking.recording.Recording", "init_args": {"folder": str(made)}}
-    sections = {"model": extractor({**CAPTIONS, "chat_template_kwargs": {"a": named}})}
+    sections = {"model": captions(chat_template_kwargs={"a": named})}
     with pytest.raises(ConfigError, match="cannot be sent as JSON"):
         _cli([], FolderConfig(written(tmp_path, sections), ()))
     assert not made.exists()
 
 
 def test_commands_that_follow_in_the_process_import_what_they_name(tmp_path: Path) -> None:
-    _cli([], FolderConfig(written(tmp_path, {"model": extractor()}), ()))
+    _cli([], FolderConfig(written(tmp_path, {"model": captions()}), ()))
     cli = _cli(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"])
     assert type(cli.model).__name__ == "Brightness"
 
@@ -188,12 +224,12 @@ def test_no_other_configuration_file_is_taken(tmp_path: Path, parsed: Parsed) ->
     other = tmp_path / "other.yaml"
     other.write_text("{fallback: true}")
     with pytest.raises(ConfigError, match=r"names another configuration file, .*other\.yaml"):
-        parsed({"model": extractor(), "data": {"decoding": str(other)}})
+        parsed({"model": captions(), "data": {"decoding": str(other)}})
     other.write_text("{url: http://elsewhere/v1}")
     with pytest.raises(ConfigError, match=r"names another configuration file, .*other\.yaml"):
-        parsed({"model": extractor({**CAPTIONS, "server": str(other)})})
+        parsed({"model": captions(server=str(other))})
     other.write_text("{data: {decoding: {fallback: true}}}")
-    config, _ = parsed({"model": extractor(), "config": str(other), "data": {"corpus": {"class_path": "evil.Corpus"}}})
+    config, _ = parsed({"model": captions(), "config": str(other), "data": {"corpus": {"class_path": "evil.Corpus"}}})
     assert (config.data.decoding.fallback, config.data.corpus) == (False, None)
 
 
@@ -229,14 +265,14 @@ def test_an_absurd_configuration_is_one_line(tmp_path: Path, content: str | byte
     "section",
     [
         {"data": {"decoding": [1]}},
-        {"model": extractor({**CAPTIONS, "server": [1]})},
-        {"model": extractor({**CAPTIONS, 3: 4})},
+        {"model": captions(server=[1])},
+        {"model": extractor({**captions()["init_args"], 3: 4})},
         {"trainer": {"accelerator": "tpu"}},
     ],
 )
 def test_a_value_of_a_wrong_type_is_one_line(tmp_path: Path, section: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:
-        _cli([], FolderConfig(written(tmp_path, {"model": extractor(), **section}), ()))
+        _cli([], FolderConfig(written(tmp_path, {"model": captions(), **section}), ()))
     assert "\n" not in str(raised.value)
 
 

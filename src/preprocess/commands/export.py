@@ -1,26 +1,87 @@
 """`preprocess export`: the samples of a run in a format that other code reads."""
 
+from argparse import SUPPRESS, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from typing import Any
 
-from preprocess.commands.arguments import add_dest, add_samples, parser_of
-from preprocess.export.format import export, format_names, options_of
-from preprocess.terminal import say
-
-_FORMAT_OPTIONS = (
-    "Options of formats, which come last: --coordinates processed or original, of openpose-txt, openpose-json, "
-    "coco-keypoints and controlnet; --people best or all, and --missing -1, of openpose-txt; --image_ids order or "
-    "name, of coco-keypoints."
-)
+from datamodules.errors import ConfigError
+from preprocess.commands.arguments import add_dest, add_folder, add_samples
+from preprocess.export.format import Format, all_formats
+from preprocess.terminal import Parser, say
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess export`, print the files that it has written, and return its exit status."""
-    parser = parser_of("export", "Write the samples of a run in a format that other code reads.")
-    parser.add_argument("--format", required=True, help=", ".join(format_names()))
-    add_dest(parser)
-    add_samples(parser)
-    parser.epilog = _FORMAT_OPTIONS
-    options, more = parser.parse_known_args(arguments)
-    for path in export(options.folder, options.format, options.dest, **options_of(options.format, more)):
+    first = Parser("preprocess export", add_help=False, allow_abbrev=False)
+    first.add_argument("--format")
+    first.add_argument("-h", "--help", action="store_true")
+    options, _ = first.parse_known_args(arguments)
+    chosen = Format(options.format) if options.format else None
+    if options.help or chosen is None:
+        return _explain(_list_of_formats() if chosen is None else _options_of(chosen), arguments)
+    parsed = _parsed(chosen, arguments)
+    for path in chosen.write(parsed.pop("folder"), parsed.pop("dest"), **parsed):
         say(str(path))
     return 0
+
+
+def _explain(more: str, arguments: Sequence[str]) -> int:
+    """Exit with the help and `more`, or with the message that `--format` is missing."""
+    parser = Parser(
+        "preprocess export",
+        description="Write the committed samples of a run in a format that other code reads.",
+        epilog=more,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    _add_arguments(parser)
+    parser.parse_args(arguments)
+    raise AssertionError("--format is required")
+
+
+def _parsed(format: Format, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return `folder`, `dest` and the options of `format`, by name."""
+    from jsonargparse import ArgumentParser as TypedParser  # takes 0.1 s to import
+
+    parser = TypedParser("preprocess export", exit_on_error=False)
+    _add_arguments(parser)
+    format.add_options(parser)
+    try:
+        parsed = parser.parse_args(list(arguments)).as_dict()
+    except ArgumentError as error:
+        raise ConfigError(f"--format {format.name}: {' '.join(str(error).split())}") from error
+    return {name: value for name, value in parsed.items() if name not in ("format", "samples")}
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments that all formats have."""
+    add_folder(parser)
+    parser.add_argument(
+        "--format",
+        metavar="F",
+        required=True,
+        help="name of a format, or path of a module that is one; `--format F --help` shows the options of the format",
+    )
+    add_dest(parser)
+    add_samples(parser)
+
+
+def _options_of(format: Format) -> str:
+    """Return what `format` writes, and the help of its options."""
+    from jsonargparse import ArgumentParser as TypedParser
+
+    parser = TypedParser(usage=SUPPRESS, add_help=False)
+    format.add_options(parser)
+    options = parser.format_help().replace("options:", f"options of {format.name}:", 1)
+    return f"{format.name}:\n  {format.summary}\n\n{options}"
+
+
+def _list_of_formats() -> str:
+    """Return the formats and what they write, by the class of the samples that they are made of."""
+    lines = ["formats, and the samples that they are made of:"]
+    by_kind: dict[str, list[str]] = {}
+    for each in all_formats():
+        kind = each.samples.__name__ if each.samples else "any"
+        by_kind.setdefault(kind, []).append(f"    {each.name:<16} {each.summary}")
+    for kind, rows in sorted(by_kind.items()):
+        lines += ["", f"  {kind}", *rows]
+    return "\n".join(lines)

@@ -12,20 +12,20 @@ from preprocess.scratch import scratch_beside
 
 @contextmanager
 def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[Path]]:
-    """Names under which to write `paths`, whose folders are made; they get their own when the block has ended well.
+    """Yield temporary names to write to, which become `paths` if the block ends without an error.
 
     Args:
-        paths: in one folder or several.
-        option: of the command line, by which they were given.
+        paths: the files, in one folder or several; missing folders are made.
+        option: the option of the command line that named them, for messages.
 
     Raises:
-        ConfigError: one of `paths` exists, or its folder is none; nothing has been done.
+        ConfigError: one of `paths` exists, or its folder is not a folder. Nothing has been written then.
     """
     for path in paths:
         if os.path.lexists(path):
             raise ConfigError(f"{path} exists, and is not replaced: remove it, or write elsewhere")
         if path.parent.exists() and not path.parent.is_dir():
-            raise ConfigError(f"{option} {path.parent} is no folder")
+            raise ConfigError(f"{option} {path.parent} is not a folder")
     partials = [path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial") for path in paths]
     written: list[Path] = []
     try:
@@ -45,14 +45,15 @@ def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[
 
 @contextmanager
 def whole_folder(dest: Path) -> Iterator[Path]:
-    """A hidden folder beside `dest` to write to, which becomes `dest` when the block has ended well.
+    """Yield a hidden folder beside `dest` to write to, which becomes `dest` if the block ends without an error.
 
     Raises:
-        ConfigError: `dest` exists and is not an empty folder; or another process is writing it. Nothing has been done.
+        ConfigError: `dest` exists and is not an empty folder, or another process is writing it. Nothing has been
+            written then.
     """
     if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
         raise ConfigError(f"--dest {dest} exists, and is not replaced: name a folder that is new or empty")
     with scratch_beside(dest) as scratch:
         yield scratch
-        os.sync()  # one call, where one for each of a million small files would take hours
+        os.sync()  # one call for all files; a call for each of a million small ones would take hours
         os.rename(scratch, dest)

@@ -1,69 +1,117 @@
-"""Finding a format by name, its options, and the export itself."""
+"""Export formats: which there are, what each is made of, its options, and running it."""
 
 import importlib
+import inspect
+import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.run.kind import class_path_of
+from datamodules.samples import SampleKind
 from preprocess.export import formats
-from preprocess.export.reading import Snapshot
+from preprocess.export.source import Source
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+class Format:
+    """An export format: a module with a function `export`; see `preprocess.export`.
+
+    Args:
+        name: one of `format_names()`, or the path of a module elsewhere (`my_package.my_format`).
+
+    Attributes:
+        name: as given.
+        samples: the class of the samples that it is made of; None: any.
+        summary: what it writes, in one line.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._module = _module_of(name)
+        self.samples: type[SampleKind[Any]] | None = getattr(self._module, "SAMPLES", None)
+        self.summary = (inspect.getdoc(self._module) or "").partition("\n")[0].rstrip(".")
+
+    def add_options(self, parser: "ArgumentParser") -> None:
+        """Add the options of the format, which are the further arguments of its function `export`."""
+        parser.add_function_arguments(self._module.export, skip={"source", "dest"}, as_group=False)
+
+    def write(self, folder: str | os.PathLike[str], dest: Path, **options: Any) -> list[Path]:
+        """Write the committed samples of the run in `folder` to `dest`.
+
+        Shards that are committed meanwhile are left out.
+
+        Args:
+            folder: of the run.
+            dest: folder to write to; made if it is missing.
+            options: of the format.
+
+        Returns:
+            The files written.
+
+        Raises:
+            ConfigError: the format cannot hold these samples, or a file that it would write exists.
+            RunError: `folder` is not a run, has nothing committed, holds samples of another kind, or is damaged.
+            EnvironmentFailure: the files cannot be written. None of them exists then.
+        """
+        source = Source(folder, self.samples)
+        self._require_kind(source)
+        committed = [part.committed() for part in source.run.with_retries]  # of all: only these are exported
+        if not any(committed):
+            raise RunError(f"nothing is committed in {folder}: run it first")
+        try:
+            written: list[Path] = self._module.export(source, dest, **options)
+        except OSError as error:
+            raise EnvironmentFailure(f"the export to {dest} failed, and nothing was written: {error}") from error
+        return written
+
+    def _require_kind(self, source: Source[Any]) -> None:
+        if self.samples is None:
+            return
+        expected, actual = f"{self.samples.__module__}.{self.samples.__qualname__}", class_path_of(source.run)
+        if actual != expected:
+            raise RunError(
+                f"{source.run.folder} holds {_last_part(actual)}, and --format {self.name} is made of "
+                f"{self.samples.__name__}: choose another --format"
+            )
 
 
 def format_names() -> list[str]:
-    """The names that `export` takes as `format`."""
+    """Return the names of Framemill's own formats."""
     return [module.name.replace("_", "-") for module in pkgutil.iter_modules(formats.__path__)]
 
 
-def options_of(format: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of a format, from the command line.
+def all_formats() -> Iterator[Format]:
+    """Yield Framemill's own formats, whose modules are then imported."""
+    return map(Format, format_names())
 
-    Raises:
-        ConfigError: there is no such format or option, or it cannot have this value.
-    """
-    from argparse import ArgumentError
 
-    from jsonargparse import ArgumentParser
+def export(folder: str | os.PathLike[str], format: str, dest: Path, **options: Any) -> list[Path]:
+    """Write the committed samples of a run in a format; see `Format` and its `write`."""
+    return Format(format).write(folder, dest, **options)
 
-    parser = ArgumentParser(prog=f"preprocess export --format {format}", exit_on_error=False)
-    parser.add_function_arguments(_module(format).export, skip={"run", "dest"}, as_group=False)
+
+def _module_of(name: str) -> ModuleType:
+    if name in format_names():
+        return importlib.import_module(f"{formats.__name__}.{name.replace('-', '_')}")
+    if "." not in name:
+        raise ConfigError(f"--format {name}: there is no such format; choose from {', '.join(format_names())}")
     try:
-        return dict(parser.parse_args(list(arguments)).as_dict())
-    except ArgumentError as error:
-        raise ConfigError(f"--format {format}: {' '.join(str(error).split())}") from error
+        module = importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"--format {name}: this module cannot be imported: {error}") from error
+    if not callable(getattr(module, "export", None)):
+        raise ConfigError(f"--format {name}: this module has no function `export`")
+    return module
 
 
-def export(folder: Path, format: str, dest: Path, **options: Any) -> list[Path]:
-    """Write the committed samples of the run in `folder` to files in `dest`, which is made if it is not there.
-
-    Args:
-        folder: of the run.
-        format: one of `format_names()`.
-        dest: folder to write to.
-        options: of the format.
-
-    Returns:
-        The files written. Shards that are committed while this goes on are not in them.
-
-    Raises:
-        ConfigError: there is no such format, it cannot hold the run's layout, or a file it would write exists.
-        RunError: `folder` is no run, has nothing committed, or holds samples of another kind.
-        EnvironmentFailure: the files cannot be written; none of them is there.
-    """
-    module = _module(format)
-    run = Snapshot(folder)
-    committed = [each.committed() for each in run.with_retries]  # from here on, these
-    if not any(committed):
-        raise RunError(f"nothing is committed in {folder}: run it first")
-    try:
-        written: list[Path] = module.export(run, dest, **options)
-    except OSError as error:
-        raise EnvironmentFailure(f"the export to {dest} failed, and nothing was written: {error}") from error
-    return written
-
-
-def _module(format: str) -> Any:
-    if format not in format_names():
-        raise ConfigError(f"--format {format}: there is no such format; choose from {', '.join(format_names())}")
-    return importlib.import_module(f"{formats.__name__}.{format.replace('-', '_')}")
+def _last_part(class_path: str) -> str:
+    return class_path.rpartition(".")[2]

@@ -13,7 +13,7 @@ from datamodules.corpus import Item
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from preprocess.cli import main
-from preprocess.export.statistics import SplitStatistics
+from preprocess.export.statistics import counts
 from preprocess.integrity import coverage, verify
 from preprocess.report.status import StatusReader, headline
 from support.retry_runs import do, make_failing_run, open_retry
@@ -77,7 +77,7 @@ def test_a_link_is_not_written_through(folder: Path, tmp_path: Path, name: str) 
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("file/x", "--parquet {}/file is no folder"), ("file/nope/x", "--parquet {}/file/nope/x cannot be written: ")],
+    [("file/x", "--parquet {}/file is not a folder"), ("file/nope/x", "--parquet {}/file/nope/x cannot be written: ")],
 )
 def test_a_place_that_is_none_for_a_parquet_file_fails(
     folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str, message: str
@@ -137,7 +137,7 @@ def test_coverage_status_statistics_and_view_count_what_holds_after_retries(
     assert status["is_complete"] is True
     assert [(retry["retry"], retry["items"], retry["failed"]) for retry in status["retries"]] == [(1, 2, 3)]
 
-    statistics = SplitStatistics(Run(folder), "train").to_json()
+    statistics = counts(Run(folder), "train")
     assert (statistics["planned"], statistics["committed"], statistics["failed"], statistics["not_done"]) == (
         7,
         4,

@@ -8,15 +8,16 @@ import pytest
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSample
-from preprocess.export.statistics import SplitStatistics, layout_of, parts_of
+from preprocess.export.keypoint_statistics import KeypointStatistics, layout_of, parts_of
+from preprocess.export.statistics import counts
 from support.keypoint_runs import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
 
 CORPUS = MadeItems({"train": 7, "dev": 2})
 FAILED = ("train/v1", "train/v4")
 
 
-def statistics_of(run: Run, samples: list[KeypointSample]) -> SplitStatistics:
-    statistics = SplitStatistics(run, "train")
+def statistics_of(run: Run, samples: list[KeypointSample]) -> KeypointStatistics:
+    statistics = KeypointStatistics(counts(run, "train"))
     for sample in samples:
         statistics.add(parts_of(sample), sample.presence)
     return statistics
@@ -56,7 +57,7 @@ def test_a_part_that_was_never_found_has_no_range(tmp_path: Path) -> None:
 
 
 def test_without_frames_rates_and_ranges_are_empty(tmp_path: Path) -> None:
-    found = SplitStatistics(make_run(tmp_path, CORPUS), "train").to_json()
+    found = KeypointStatistics(counts(make_run(tmp_path, CORPUS), "train")).to_json()
 
     assert (found["frames"], found["detection_rate"], found["coordinate_range"]) == (0, {}, {})
 
@@ -64,7 +65,7 @@ def test_without_frames_rates_and_ranges_are_empty(tmp_path: Path) -> None:
 def test_parts_of_shards_that_are_missing_are_not_done(tmp_path: Path) -> None:
     run = make_run(tmp_path, CORPUS, max_shards=1)
 
-    found = SplitStatistics(run, "train").to_json()
+    found = counts(run, "train")
 
     assert [found[name] for name in ("planned", "committed", "failed", "not_done")] == [7, 2, 0, 5]
 

@@ -1,1 +1,1 @@
-"""One module per format: `phoenix_npz` is the format `phoenix-npz`. See `preprocess.export` for what a format has."""
+"""The formats, one per module: `phoenix_npz` is `--format phoenix-npz`. `preprocess.export` says what a format has."""

@@ -1,6 +1,8 @@
-"""`coco-video`: tracks as YouTube-VIS has them, which is COCO's JSON for videos. For each split two files:
+"""Tracks as YouTube-VIS has them, which is COCO's JSON for videos.
 
-| file                    | what                                                                   |
+For each split two files:
+
+| file                    | content                                                                |
 |-------------------------|------------------------------------------------------------------------|
 | {split}.json            | {"info", "licenses", "videos", "annotations", "categories"}, see below |
 | {split}_statistics.json | `statistics.py`                                                        |
@@ -27,12 +29,12 @@
 
 A category has `id`, `name` (the label) and `supercategory`; a label has one id in all splits.
 
-An annotation is of one object over all frames, a line of tracks.jsonl of one frame with all objects: so each object's
-frames are gone through by themselves, and no more stands in memory than one frame, and some numbers for each box.
+An annotation is one object in all frames, while a line of tracks.jsonl is one frame with all objects. So the lines are
+read once per object, and memory holds one line, and a few numbers for each box.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,36 +42,39 @@ from typing import Any, TextIO
 import numpy as np
 
 from datamodules.errors import RunError
-from datamodules.run.folder import Run
 from datamodules.samples.track_lines import LineObject, Rle, TrackLine
-from datamodules.samples.tracks import TrackSample
-from preprocess.export.destination import all_or_none
-from preprocess.export.reading import planned_splits, track_samples
-from preprocess.export.statistics import counts
+from datamodules.samples.tracks import TrackSample, TrackSamples
+from preprocess.export.json_text import write_list
+from preprocess.export.source import Source
+from preprocess.export.split_files import write_splits
+
+SAMPLES = TrackSamples
 
 _INFO = {"description": "tracks by Framemill, in the format of YouTube-VIS"}
 
 
-def export(run: Run, dest: Path) -> list[Path]:
+def export(source: Source[TrackSample], dest: Path) -> list[Path]:
     """Write the files of the table above to `dest`.
+
+    Args:
+        source: a run of tracks.
+        dest: folder to write to.
 
     Raises:
         ConfigError: a file exists.
-        RunError: these are no track samples, or a shard is damaged.
+        RunError: a shard is damaged.
     """
-    splits = planned_splits(run)
-    paths = [dest / f"{split}{ending}" for split in splits for ending in (".json", "_statistics.json")]
-    numbers = _Numbers()
-    with all_or_none(paths) as partials:
-        for split, videos, described in zip(splits, partials[::2], partials[1::2], strict=True):
-            with open(videos, "w", encoding="utf-8", newline="\n", errors="replace") as file:
-                _write_split(file, run, split, numbers)
-            described.write_text(json.dumps(counts(run, split), indent=1) + "\n")
-    return paths
+    ids = _Ids()
+
+    def write(split: str, path: Path) -> None:
+        with open(path, "w", encoding="utf-8", newline="\n", errors="replace") as file:
+            _write_split(file, source, split, ids)
+
+    return write_splits(source, dest, [".json"], write)
 
 
-class _Numbers:
-    """The ids that have been given."""
+class _Ids:
+    """The ids of videos, annotations and categories, over all splits."""
 
     def __init__(self) -> None:
         self.videos = self.annotations = 0
@@ -79,59 +84,47 @@ class _Numbers:
         return self.categories.setdefault(label, len(self.categories) + 1)
 
 
-def _write_split(file: TextIO, run: Run, split: str, numbers: _Numbers) -> None:
-    before = numbers.videos
+def _write_split(file: TextIO, source: Source[TrackSample], split: str, ids: _Ids) -> None:
+    first_video = ids.videos + 1
     file.write(f'{{"info": {json.dumps(_INFO)}, "licenses": [],\n"videos": ')
-    _write_list(file, (_video(sample, numbers) for sample in track_samples(run, split)))
+    write_list(file, (_video(sample, ids) for sample in source.samples(split)))
     file.write(',\n"annotations": ')
     tracks = (
-        partial(_write_track, sample=sample, video_id=video_id, obj_id=obj_id, numbers=numbers)
-        for video_id, sample in enumerate(track_samples(run, split), before + 1)
+        partial(_write_track, sample=sample, video_id=video_id, obj_id=obj_id, ids=ids)
+        for video_id, sample in enumerate(source.samples(split), first_video)
         for obj_id in np.unique(sample.array("obj_ids.npy")).tolist()
     )
-    _write_list(file, tracks)
+    write_list(file, tracks)
     file.write(',\n"categories": ')
     categories = (
-        {"id": number, "name": label, "supercategory": "object"} for label, number in numbers.categories.items()
+        {"id": category, "name": label, "supercategory": "object"} for label, category in ids.categories.items()
     )
-    _write_list(file, categories)
+    write_list(file, categories)
     file.write("}\n")
 
 
-def _write_list(file: TextIO, values: Iterable[dict[str, Any] | Callable[[TextIO], None]]) -> None:
-    """A JSON list; of each value a line, which is its JSON, or what it writes itself."""
-    file.write("[")
-    for place, value in enumerate(values):
-        file.write(",\n" if place else "\n")
-        if callable(value):
-            value(file)
-        else:
-            file.write(json.dumps(value, ensure_ascii=False))
-    file.write("]")
-
-
-def _video(sample: TrackSample, numbers: _Numbers) -> dict[str, Any]:
-    numbers.videos += 1
+def _video(sample: TrackSample, ids: _Ids) -> dict[str, Any]:
+    ids.videos += 1
     info, length = sample.meta["video_info"], len(sample.lines)
     names = [f"{sample.key}/{frame_idx:05d}.jpg" for frame_idx in range(length)]
     size = {"width": info["width"], "height": info["height"], "length": length}
-    return {"id": numbers.videos, **size, "file_names": names, "key": sample.key, "path": sample.meta["path"]}
+    return {"id": ids.videos, **size, "file_names": names, "key": sample.key, "path": sample.meta["path"]}
 
 
-def _write_track(file: TextIO, sample: TrackSample, video_id: int, obj_id: int, numbers: _Numbers) -> None:
-    """The annotation of one object."""
+def _write_track(file: TextIO, sample: TrackSample, video_id: int, obj_id: int, ids: _Ids) -> None:
+    """Write the annotation of one object of a video."""
     rows = np.flatnonzero(sample.array("obj_ids.npy") == obj_id)
     frames, boxes = sample.array("frame_idx.npy")[rows].tolist(), sample.array("boxes.npy")[rows]
-    numbers.annotations += 1
+    ids.annotations += 1
     length = len(sample.lines)
     if frames != sorted(set(frames)) or not 0 <= frames[0] <= frames[-1] < length:
-        raise RunError(f"{sample.key}.frame_idx.npy is damaged: it has others than {length:,} frames in order")
+        raise RunError(f"{sample.key}.frame_idx.npy is damaged: its frames are not in order, or not among {length:,}")
     track = _Track(sample, obj_id, frames)
     info = sample.meta["video_info"]
     head = {
-        "id": numbers.annotations,
+        "id": ids.annotations,
         "video_id": video_id,
-        "category_id": numbers.category(track.label),
+        "category_id": ids.category(track.label),
         "iscrowd": 0,
         "width": info["width"],
         "height": info["height"],
@@ -139,8 +132,8 @@ def _write_track(file: TextIO, sample: TrackSample, video_id: int, obj_id: int, 
         "obj_id": obj_id,
     }
     file.write(json.dumps(head)[:-1])
-    sizes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).astype(int).tolist()
-    for name, values in (("segmentations", track.masks()), ("bboxes", sizes), ("areas", track.areas)):
+    bboxes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).astype(int).tolist()
+    for name, values in (("segmentations", track.masks()), ("bboxes", bboxes), ("areas", track.areas)):
         file.write(f', "{name}": [')
         _write_where(file, zip(frames, values, strict=True), length)
         file.write("]")
@@ -148,7 +141,13 @@ def _write_track(file: TextIO, sample: TrackSample, video_id: int, obj_id: int, 
 
 
 class _Track:
-    """One object of a video in the frames it is in; areas and scores are known when `masks` has ended."""
+    """One object of a video, in the frames that show it.
+
+    Attributes:
+        label: of the object.
+        areas: px of each mask that `masks` has yielded.
+        score_sum: of the frames of these masks.
+    """
 
     def __init__(self, sample: TrackSample, obj_id: int, frames: list[int]) -> None:
         self._sample, self._obj_id, self._frames = sample, obj_id, frames
@@ -157,31 +156,31 @@ class _Track:
         self.score_sum = 0.0
 
     def masks(self) -> Iterator[Rle]:
-        """Its masks, in order."""
+        """Yield its masks in the order of the frames."""
         from pycocotools import mask as coco
 
-        wanted = set(self._frames)
+        frames = set(self._frames)
         for line in self._sample.lines.since(self._frames[0]):
-            if line["frame_idx"] in wanted:
-                found = self._in(line)
-                self.areas.append(int(coco.area(found["mask"])))
-                self.score_sum += found["score"]
-                yield found["mask"]
+            if line["frame_idx"] in frames:
+                entry = self._in(line)
+                self.areas.append(int(coco.area(entry["mask"])))
+                self.score_sum += entry["score"]
+                yield entry["mask"]
             if line["frame_idx"] == self._frames[-1]:
                 return
 
     def _in(self, line: TrackLine) -> LineObject:
-        found = next((each for each in line["objects"] if each["obj_id"] == self._obj_id), None)
-        if found is None:
+        entry = next((entry for entry in line["objects"] if entry["obj_id"] == self._obj_id), None)
+        if entry is None:
             where = f"frame {line['frame_idx']} of {self._sample.key}"
             raise RunError(f"{where} has no object {self._obj_id}, as its obj_ids.npy says; run `preprocess verify`")
-        return found
+        return entry
 
 
 def _write_where(file: TextIO, values: Iterable[tuple[int, Any]], length: int) -> None:
-    """The items of a list of `length`: (place, value) in order, and null between them."""
-    done = 0
-    for place, value in values:
-        file.write("null, " * (place - done) + json.dumps(value) + (", " if place + 1 < length else ""))
-        done = place + 1
-    file.write(", ".join(["null"] * (length - done)))
+    """Write the items of a JSON list of `length` items: `values` are (index, item) in order, all others are null."""
+    num_written = 0
+    for index, value in values:
+        file.write("null, " * (index - num_written) + json.dumps(value) + (", " if index + 1 < length else ""))
+        num_written = index + 1
+    file.write(", ".join(["null"] * (length - num_written)))

@@ -1,9 +1,11 @@
-"""`phoenix-npz`: keypoints as code for PHOENIX-2014-T loads them with `numpy.load`. For each split two files:
+"""Keypoints as NumPy arrays, in the layout that code for PHOENIX-2014-T loads with `numpy.load`.
 
-| file                    | what                                      |
-|-------------------------|-------------------------------------------|
-| {split}_keypoints.npz   | the arrays below, N frames of all videos  |
-| {split}_statistics.json | `statistics.py`                           |
+For each split two files:
+
+| file                    | content                                               |
+|-------------------------|-------------------------------------------------------|
+| {split}_keypoints.npz   | the arrays below, N frames of all videos              |
+| {split}_statistics.json | `statistics.py` and `keypoint_statistics.py`          |
 
 | array       | type, shape         | meaning                                                                          |
 |-------------|---------------------|----------------------------------------------------------------------------------|
@@ -24,46 +26,50 @@ import numpy as np
 from numpy.lib import format as npy
 
 from datamodules.errors import RunError
-from datamodules.run.folder import Run
+from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.export.destination import all_or_none
-from preprocess.export.formats.phoenix_pickle import PHOENIX_PARTS, FrameNames, phoenix_parts, refuse_without_face
-from preprocess.export.reading import keypoint_samples, planned_splits
-from preprocess.export.statistics import SplitStatistics
+from preprocess.export.keypoint_statistics import KeypointStatistics
+from preprocess.export.phoenix import PHOENIX_PARTS, FrameNames, phoenix_parts, require_face
+from preprocess.export.source import Source
+
+SAMPLES = KeypointSamples
 
 _NUM_KEYPOINTS = sum(PHOENIX_PARTS.values())
 
 
-def export(run: Run, dest: Path) -> list[Path]:
+def export(source: Source[KeypointSample], dest: Path) -> list[Path]:
     """Write the files of the table above to `dest`.
+
+    Args:
+        source: a run of keypoints.
+        dest: folder to write to.
 
     Raises:
         ConfigError: a file exists, or the layout has no face.
-        RunError: these are no keypoint samples, or a shard is damaged.
+        RunError: a shard is damaged.
     """
-    refuse_without_face(run)
-    splits = planned_splits(run)
-    paths = [dest / f"{split}_{file}" for split in splits for file in ("keypoints.npz", "statistics.json")]
+    require_face(source)
+    paths = [dest / f"{split}_{file}" for split in source.splits for file in ("keypoints.npz", "statistics.json")]
     with all_or_none(paths) as partials:
-        for split, npz, described in zip(splits, partials[::2], partials[1::2], strict=True):
-            statistics = SplitStatistics(run, split)
-            _write_npz(npz, run, split, statistics)
+        for split, npz, described in zip(source.splits, partials[::2], partials[1::2], strict=True):
+            statistics = _write_npz(npz, source, split)
             described.write_text(json.dumps(statistics.to_json(), indent=1) + "\n")
     return paths
 
 
-def _write_npz(path: Path, run: Run, split: str, statistics: SplitStatistics) -> None:
-    num_frames = run.outcome(split).num_frames
+def _write_npz(path: Path, source: Source[KeypointSample], split: str) -> KeypointStatistics:
+    statistics, num_frames = KeypointStatistics(source.statistics(split)), source.run.outcome(split).num_frames
     with zipfile.ZipFile(path, "w") as archive, FrameNames(path.parent) as names:
         written = 0
         with _array(archive, "keypoints", (num_frames, _NUM_KEYPOINTS, 3), np.dtype("<f4")) as file:
-            for sample in keypoint_samples(run, split):
+            for sample in source.samples(split):
                 parts = phoenix_parts(sample)
                 statistics.add(parts, sample.presence)
                 names.add(sample)
                 written += len(sample.keypoints)
                 file.write(np.concatenate(list(parts.values()), axis=1, dtype="<f4").tobytes())
         if written != num_frames:
-            raise RunError(f"{run.folder}: {split} has {written:,} frames, its records count {num_frames:,}")
+            raise RunError(f"{source.run.folder}: {split} has {written:,} frames, its records count {num_frames:,}")
         dtype = np.dtype(f"<U{max(names.longest_path, 1)}")
         with _array(archive, "image_paths", (num_frames,), dtype) as file:
             for _, image_paths in names:
@@ -72,13 +78,14 @@ def _write_npz(path: Path, run: Run, split: str, statistics: SplitStatistics) ->
         with _array(archive, "video_ids", (num_frames,), dtype) as file:
             for video_id, image_paths in names:
                 file.write(np.full(len(image_paths), video_id, dtype).tobytes())
+    return statistics
 
 
 @contextmanager
 def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[IO[bytes]]:  # type: ignore[type-arg]
-    """A file in `archive` that begins as an array of `shape` does; its values are to be written to it."""
-    entry = zipfile.ZipInfo(f"{name}.npy")  # has a fixed date: equal runs give equal files
-    if dtype.kind == "U":  # four bytes a character, most of them 0
+    """Yield a file in `archive` with the header of an array of `shape`; the block writes its values."""
+    entry = zipfile.ZipInfo(f"{name}.npy")  # its date is fixed, so equal runs give equal files
+    if dtype.kind == "U":  # four bytes per character, most of them 0
         entry.compress_type = zipfile.ZIP_DEFLATED
     with archive.open(entry, "w", force_zip64=True) as file:
         npy.write_array_header_1_0(  # type: ignore[no-untyped-call]

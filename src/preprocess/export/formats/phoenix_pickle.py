@@ -1,10 +1,10 @@
-"""`phoenix-pickle`: keypoints as code for PHOENIX-2014-T unpickles them.
+"""Keypoints as code for PHOENIX-2014-T unpickles them.
 
-| file                      | what                                                                                |
+| file                      | content                                                                             |
 |---------------------------|-------------------------------------------------------------------------------------|
 | keypoints.pickle          | {split: {"keypoints": [frame, …], "image_paths": [str, …], "video_ids": [str, …]}}, |
-|                           | one entry for each frame of all videos                                              |
-| keypoints_statistics.json | {split: see `statistics.py`}                                                        |
+|                           | with one entry for each frame of all videos                                         |
+| keypoints_statistics.json | {split: see `statistics.py` and `keypoint_statistics.py`}                           |
 
 | key of a frame | value                                                                                         |
 |----------------|-----------------------------------------------------------------------------------------------|
@@ -14,67 +14,70 @@
 | pose           | float32 [33, 3], likewise                                                                     |
 
 A video id is the item's `name`, or its key if the corpus gives no names. An image path is relative to the corpus root;
-frame i of a video's sample, counted from 0, is `{video}#{i}`.
+frame i of the sample of a video, counted from 0, is `{video}#{i}`.
 
-The pickle is written opcode by opcode, since `pickle.dump` needs all of it in memory; `pickle.load` reads it as any
-other, with NumPy 1 and 2. Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
+`pickle.load` reads the file as any other, with NumPy 1 and 2. It is written opcode by opcode, because `pickle.dump`
+needs all of it in memory. Opcodes: https://github.com/python/cpython/blob/main/Lib/pickletools.py
 """
 
 import json
 import pickle
 import pickletools
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import ConfigError, RunError
-from datamodules.run.folder import Run
-from datamodules.samples.keypoint_layouts import FACE_68, PARTS
+from datamodules.errors import RunError
+from datamodules.samples.keypoint_layouts import PARTS
+from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.export.destination import all_or_none
-from preprocess.export.reading import keypoint_samples, planned_splits
-from preprocess.export.statistics import SplitStatistics, parts_of
+from preprocess.export.keypoint_statistics import KeypointStatistics
+from preprocess.export.phoenix import PHOENIX_PARTS, FrameNames, phoenix_parts, require_face
+from preprocess.export.source import Source
 
-if TYPE_CHECKING:
-    from datamodules.samples.keypoints import KeypointSample
-
-PHOENIX_PARTS = {"face": 68, "left_hand": 21, "right_hand": 21, "pose": 33}  # points of each part, in file order
+SAMPLES = KeypointSamples
 _FIELDS = ("keypoints", "image_paths", "video_ids")
 
 
-def export(run: Run, dest: Path) -> list[Path]:
+def export(source: Source[KeypointSample], dest: Path) -> list[Path]:
     """Write the files of the table above to `dest`.
+
+    Args:
+        source: a run of keypoints.
+        dest: folder to write to.
 
     Raises:
         ConfigError: a file exists, or the layout has no face.
-        RunError: these are no keypoint samples, or a shard is damaged.
+        RunError: a shard is damaged.
     """
-    refuse_without_face(run)
+    require_face(source)
     paths = [dest / "keypoints.pickle", dest / "keypoints_statistics.json"]
     with all_or_none(paths) as (pickled, described):
-        statistics = {split: SplitStatistics(run, split) for split in planned_splits(run)}
+        statistics = {}
         with open(pickled, "wb") as file:
             writer = _PickleWriter(file)
             writer.write(pickle.EMPTY_DICT)
-            for split in statistics:
+            for split in source.splits:
                 writer.write(_string(split), pickle.EMPTY_DICT)
-                _write_split(writer, run, split, statistics[split])
+                statistics[split] = _write_split(writer, source, split).to_json()
                 writer.write(pickle.SETITEM)
             writer.write(pickle.STOP)
-        described.write_text(json.dumps({split: s.to_json() for split, s in statistics.items()}, indent=1) + "\n")
+        described.write_text(json.dumps(statistics, indent=1) + "\n")
     return paths
 
 
 def load_phoenix_pickle(path: Path) -> dict[str, dict[str, list[Any]]]:
-    """Read a `keypoints.pickle` without trusting it: nothing but dicts, lists, strings and arrays of floats is made.
+    """Read a `keypoints.pickle` that may come from someone else.
+
+    Unpickling runs code that the file names. Here it creates dicts, lists, strings and arrays of floats, nothing else.
 
     Raises:
-        RunError: it cannot be read, needs anything else (which is named, and was not executed), or is no such file.
+        RunError: the file cannot be read, is something else, or names other code (which is in the message, and was not
+            run).
     """
     try:
         with open(path, "rb") as file:
@@ -91,89 +94,11 @@ def load_phoenix_pickle(path: Path) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def refuse_without_face(run: Run) -> None:
-    """Look at the first sample of each split.
-
-    Raises:
-        ConfigError: its layout has no face.
-    """
-    for split in planned_splits(run):
-        for sample in keypoint_samples(run, split):
-            phoenix_parts(sample)
-            break
-
-
-def phoenix_parts(sample: "KeypointSample") -> dict[str, NDArray[np.float32]]:
-    """float32 [T, n, 3] of each of `PHOENIX_PARTS`, in that order; of 468 face points, the 68.
-
-    Raises:
-        ConfigError: the layout has no face.
-        RunError: the layout is unknown.
-    """
-    parts = parts_of(sample)
-    if "face" not in parts:
-        raise ConfigError(
-            f"the layout {sample.meta['layout']} of {sample.key} has no face, and the PHOENIX formats need one: "
-            "run the pipeline with layout 143 or 543, or use --format parquet"
-        )
-    if parts["face"].shape[1] != len(FACE_68):
-        parts["face"] = parts["face"][:, FACE_68]
-    return {name: parts[name] for name in PHOENIX_PARTS}
-
-
-class FrameNames:
-    """Video id and image path of each frame, in an unnamed file until the keypoints, which come first, are written.
-
-    Args:
-        folder: where that file is made.
-
-    Attributes:
-        longest_id: characters of the longest video id.
-        longest_path: characters of the longest image path.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder)
-        self.longest_id = self.longest_path = 0
-
-    def add(self, sample: "KeypointSample") -> None:
-        """Note the frames of `sample`.
-
-        Raises:
-            RunError: it names more or fewer frames than it has keypoints of.
-        """
-        video_id, paths = str(sample.meta.get("name") or sample.key), _image_paths(sample)
-        self.longest_id = max(self.longest_id, len(video_id))
-        self.longest_path = max(self.longest_path, *map(len, paths), 0)
-        print(json.dumps([video_id, paths]), file=self._file)
-
-    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
-        """(video id, image paths) of each sample."""
-        self._file.seek(0)
-        return (tuple(json.loads(line)) for line in self._file)
-
-    def __enter__(self) -> "FrameNames":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-
-def _image_paths(sample: "KeypointSample") -> list[str]:
-    path, frames = sample.meta.get("path"), sample.meta.get("frames")
-    if not frames:
-        return [f"{path}#{frame_idx}" for frame_idx in range(len(sample.keypoints))]
-    if len(frames) != len(sample.keypoints):
-        raise RunError(f"{sample.key} names {len(frames)} frames, but has keypoints of {len(sample.keypoints)}")
-    return [f"{path}/{frame}" for frame in frames]
-
-
-def _write_split(writer: "_PickleWriter", run: Run, split: str, statistics: SplitStatistics) -> None:
+def _write_split(writer: "_PickleWriter", source: Source[KeypointSample], split: str) -> KeypointStatistics:
+    statistics = KeypointStatistics(source.statistics(split))
     with FrameNames(writer.folder) as names:
         writer.write(_string("keypoints"), pickle.EMPTY_LIST)
-        for sample in keypoint_samples(run, split):
+        for sample in source.samples(split):
             parts = phoenix_parts(sample)
             statistics.add(parts, sample.presence)
             names.add(sample)
@@ -185,10 +110,15 @@ def _write_split(writer: "_PickleWriter", run: Run, split: str, statistics: Spli
         for video_id, paths in names:
             writer.append([writer.remember(_string(video_id))] * len(paths))
         writer.write(pickle.SETITEM)
+    return statistics
 
 
 class _PickleWriter:
-    """A pickle of protocol 4, written in opcodes; what occurs in every frame is written once, and fetched."""
+    """Writes a pickle of protocol 4 in opcodes. What occurs in every frame is written once, to the memo.
+
+    Args:
+        file: to write to.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -202,7 +132,7 @@ class _PickleWriter:
         )
         self._names = {name: self.remember(_string(name)) for name in PHOENIX_PARTS}
         self._before_data = {}
-        for name, num_points in PHOENIX_PARTS.items():  # as `ndarray.__reduce__` says: an empty array, given its state
+        for name, num_points in PHOENIX_PARTS.items():  # as `ndarray.__reduce__`: an empty array, then its state
             shape = _number(num_points) + _number(3) + pickle.TUPLE2
             num_bytes = struct.pack("<I", num_points * 3 * 4)
             state = pickle.MARK + _number(1) + shape + dtype + pickle.NEWFALSE + pickle.BINBYTES + num_bytes
@@ -213,17 +143,17 @@ class _PickleWriter:
         self._file.write(b"".join(opcodes))
 
     def append(self, values: Iterable[bytes]) -> None:
-        """Append values to the list on top of the stack."""
+        """Append `values` to the list on top of the stack."""
         self.write(pickle.MARK, *values, pickle.APPENDS)
 
     def remember(self, value: bytes) -> bytes:
-        """Write a value to where it can be fetched from, by the opcodes that are returned."""
+        """Write `value` to the memo, and return the opcodes that fetch it from there."""
         self.write(value, pickle.MEMOIZE, pickle.POP)
         self._num_remembered += 1
         return pickle.LONG_BINGET + struct.pack("<I", self._num_remembered - 1)
 
-    def frames(self, parts: dict[str, NDArray[np.float32]], sample: "KeypointSample") -> Iterator[bytes]:
-        """A dict for each frame."""
+    def frames(self, parts: dict[str, NDArray[np.float32]], sample: KeypointSample) -> Iterator[bytes]:
+        """Yield the opcodes of each frame's dict."""
         data = {name: np.ascontiguousarray(points, "<f4") for name, points in parts.items()}
         present = {name: sample.presence[:, PARTS.index(name)].tolist() for name in parts}
         for frame in range(len(sample.presence)):
@@ -251,7 +181,7 @@ def _number(value: int) -> bytes:
 
 
 def _dtype_opcodes() -> bytes:
-    """What `pickle` writes for float32, without its head, its stop and its memo."""
+    """Return what `pickle` writes for float32, without protocol, stop and memo."""
     return pickletools.optimize(pickle.dumps(np.dtype("<f4"), protocol=2))[2:-1]
 
 
@@ -271,7 +201,7 @@ def _with_arrays(frame: dict[str, "_Array | None"]) -> dict[str, NDArray[Any] | 
 
 
 class _Dtype:
-    """Stands for `numpy.dtype` in a pickle: NumPy's own may crash, or worse, on a state that was made up."""
+    """Replaces `numpy.dtype` in a pickle: NumPy's own may crash, or worse, on a forged state."""
 
     def __init__(self, name: str, *flags: object) -> None:
         if name not in ("f2", "f4", "f8"):
@@ -283,7 +213,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for `numpy.ndarray`, and for the function that makes an empty one, which is then given its state."""
+    """Replaces `numpy.ndarray`, and the function that makes an empty array, whose state follows."""
 
     values: NDArray[Any] | None = None
 
@@ -307,7 +237,7 @@ class _ArraysOnly(pickle.Unpickler):
         return _NEEDED[module_name, global_name]
 
 
-_NEEDED: dict[tuple[str, str], type] = {  # what a pickle of keypoints refers to
+_NEEDED: dict[tuple[str, str], type] = {  # all that a pickle of keypoints refers to
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,  # written with NumPy 2
     ("numpy", "ndarray"): _Array,

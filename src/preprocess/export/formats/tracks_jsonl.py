@@ -1,44 +1,52 @@
-"""`tracks-jsonl`: tracks as one JSON object a video. For each split two files:
+"""Tracks as one JSON object per video.
 
-| file                    | what                         |
-|-------------------------|------------------------------|
-| {split}.jsonl           | the object below, one a line |
-| {split}_statistics.json | `statistics.py`              |
+For each split two files:
+
+| file                    | content                           |
+|-------------------------|-----------------------------------|
+| {split}.jsonl           | the object below, one per line    |
+| {split}_statistics.json | `statistics.py`                   |
 
 | field       | type   | meaning                                                                                      |
 |-------------|--------|----------------------------------------------------------------------------------------------|
 | video_path  | str    | relative to the corpus root                                                                  |
 | text_prompt | str    |                                                                                              |
 | video_info  | object | as in the samples' json: `width`, `height`, `fps`, `num_frames`, `duration`, …               |
-| frames      | list   | of each frame taken: `frame_idx`, `timestamp` and `objects`, as in the samples' tracks.jsonl |
+| frames      | list   | for each frame taken `frame_idx`, `timestamp` and `objects`, as in the samples' tracks.jsonl |
 
-A line holds all frames of a video, and is as long: 0.8 GB for 5 objects through two hours.
+A line holds all frames of a video: 0.8 GB for 5 objects in two hours of video. It is written frame by frame.
 """
 
 import json
 from pathlib import Path
 
-from datamodules.run.folder import Run
-from preprocess.export.formats.jsonl import write_splits
-from preprocess.export.reading import track_samples
+from datamodules.samples.tracks import TrackSample, TrackSamples
+from preprocess.export.source import Source
+from preprocess.export.split_files import write_splits
+
+SAMPLES = TrackSamples
 
 
-def export(run: Run, dest: Path) -> list[Path]:
+def export(source: Source[TrackSample], dest: Path) -> list[Path]:
     """Write the files of the table above to `dest`.
+
+    Args:
+        source: a run of tracks.
+        dest: folder to write to.
 
     Raises:
         ConfigError: a file exists.
-        RunError: these are no track samples, or a shard is damaged.
+        RunError: a shard is damaged.
     """
-    return write_splits(run, dest, _write_split)
+    return write_splits(source, dest, [".jsonl"], lambda split, path: _write_split(path, source, split))
 
 
-def _write_split(path: Path, run: Run, split: str) -> None:
+def _write_split(path: Path, source: Source[TrackSample], split: str) -> None:
     with open(path, "wb") as file:
-        for sample in track_samples(run, split):
-            told = {"video_path": sample.meta["path"], "text_prompt": sample.meta["prompt"]}
-            head = json.dumps({**told, "video_info": sample.meta["video_info"]}, ensure_ascii=False)
-            file.write(head.encode(errors="replace")[:-1] + b', "frames": [')
+        for sample in source.samples(split):
+            head = {"video_path": sample.meta["path"], "text_prompt": sample.meta["prompt"]}
+            text = json.dumps({**head, "video_info": sample.meta["video_info"]}, ensure_ascii=False)
+            file.write(text.encode(errors="replace")[:-1] + b', "frames": [')
             for number, line in enumerate(sample.lines.raw()):
                 file.write((b", " if number else b"") + line.rstrip(b"\n"))
             file.write(b"]}\n")

@@ -75,14 +75,14 @@ def test_an_image_that_leads_out_of_the_folder_is_refused_and_nothing_is_left(
 @pytest.mark.parametrize("format", ["captions-json", "imagefolder"])
 def test_a_name_that_two_images_share_is_written_once_and_refused(tmp_path: Path, format: str) -> None:
     make_caption_run(tmp_path / "run", caption_items("a.jpg", "b.jpg"), image="sub/a.jpg")
-    with pytest.raises(RunError, match=r"b would be written to sub(/|%2F)a\.(json|jpg), which is another's already"):
+    with pytest.raises(RunError, match=r"b would be written to sub(/|%2F)a\.(json|jpg), which another item has"):
         export(tmp_path / "run", format, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_image_named_like_a_folder_is_refused(tmp_path: Path) -> None:
     make_caption_run(tmp_path / "run", caption_items("a.jpg", "a.json/b.jpg"))
-    with pytest.raises(RunError, match=r"a%2Ejson/b would be written to a\.json/b\.json, which is another's"):
+    with pytest.raises(RunError, match=r"a%2Ejson/b would be written to a\.json/b\.json, which another item has"):
         export(tmp_path / "run", "captions-json", tmp_path / "out")
 
 
@@ -102,5 +102,5 @@ def test_a_folder_with_something_in_it_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["captions-json", "imagefolder"])
 def test_samples_of_another_kind_fail(tmp_path: Path, format: str) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
-    with pytest.raises(RunError, match="holds ClipSamples, and this format is of CaptionSamples"):
+    with pytest.raises(RunError, match=rf"holds ClipSamples, and --format {format} is made of CaptionSamples"):
         export(tmp_path / "run", format, tmp_path / "out")

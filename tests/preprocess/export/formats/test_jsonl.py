@@ -56,9 +56,9 @@ def test_failed_items_are_in_the_statistics_and_nowhere_else(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"txt": b"a"}, "train/a has no json, of which this format is made: it has txt"),
-        ({"json": b"{"}, "train/a.json is no JSON object"),
-        ({"json": b"[1]"}, "train/a.json is no JSON object"),
+        ({"txt": b"a"}, "train/a has no json, which this format needs: it has txt"),
+        ({"json": b"{"}, "train/a.json is not a JSON object"),
+        ({"json": b"[1]"}, "train/a.json is not a JSON object"),
     ],
 )
 def test_a_sample_without_a_json_object_fails(tmp_path: Path, members: dict[str, bytes], message: str) -> None:

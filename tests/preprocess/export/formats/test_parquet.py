@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.errors import ConfigError, RunError
+from datamodules.errors import ConfigError
+from datamodules.samples.columns import Column
+from datamodules.samples.keypoints import KeypointSamples
 from preprocess.export.format import export
 from preprocess.export.formats import parquet
 from support.caption_runs import caption_items, make_caption_run
@@ -203,11 +205,46 @@ def test_statistics_of_clips_are_in_the_metadata(tmp_path: Path) -> None:
     assert "detection_rate" not in statistics
 
 
-def test_samples_of_an_unknown_kind_fail(tmp_path: Path) -> None:
+def test_samples_of_a_class_that_is_not_imported_fail(tmp_path: Path) -> None:
     make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": "elsewhere.FlowSamples"}})
 
-    with pytest.raises(RunError, match="holds FlowSamples, and this format is of KeypointSamples"):
+    with pytest.raises(ConfigError, match=r"If you trust it, add --samples elsewhere\.FlowSamples"):
         export(tmp_path / "run", "parquet", tmp_path / "out")
+
+
+class BareSamples(KeypointSamples):
+    """A kind that declares nothing for tables."""
+
+    fields = ()  # type: ignore[assignment]
+    columns = ()  # type: ignore[assignment]
+
+
+def test_a_kind_with_nothing_for_a_table_fails(tmp_path: Path) -> None:
+    class_path = f"{BareSamples.__module__}.{BareSamples.__qualname__}"
+    make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": class_path}})
+
+    with pytest.raises(ConfigError, match="BareSamples declares neither fields nor columns with a type"):
+        export(tmp_path / "run", "parquet", tmp_path / "out")
+
+
+class CountedSamples(KeypointSamples):
+    """A kind of one's own, with a column of its own."""
+
+    fields = ()  # type: ignore[assignment]
+    columns = (  # type: ignore[assignment]
+        Column("num_found", "poses", lambda sample: int(sample.presence[:, 0].sum()), pa.int32()),
+    )
+
+
+def test_a_kind_of_ones_own_has_the_columns_that_it_declares(tmp_path: Path) -> None:
+    class_path = f"{CountedSamples.__module__}.{CountedSamples.__qualname__}"
+    make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": class_path}})
+
+    path, _ = export(tmp_path / "run", "parquet", tmp_path / "out")
+
+    assert pq.read_table(path).to_pylist() == [
+        {"key": sample.key, "num_found": int(sample.presence[:, 0].sum())} for sample in made_samples(CORPUS, "train")
+    ]
 
 
 def test_captions_are_rows_with_all_that_made_them(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""What an export reads: the committed samples of a run."""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Generic
+
+from datamodules.run.folder import Run
+from datamodules.run.kind import kind_of
+from datamodules.run.reader import CommittedSamples
+from datamodules.samples import Sample, SampleKind
+from preprocess.export.statistics import counts
+
+
+class Source(Generic[Sample]):
+    """The committed samples of a run, as they are when the export begins.
+
+    Args:
+        folder: of the run.
+        kind: the class of its samples; None: the class that the run's plan names.
+
+    Attributes:
+        run: the run and its retries. It does not see shards that are committed later.
+        splits: those of the plan, in its order; some may have no samples.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], kind: type[SampleKind[Sample]] | None = None) -> None:
+        self.run: Run = _Snapshot(folder)
+        self.splits = list(dict.fromkeys(shard.split for shard in self.run.plan.shards))
+        self._class = kind
+
+    @cached_property
+    def kind(self) -> SampleKind[Sample]:
+        """The kind of the samples.
+
+        Raises:
+            ConfigError, RunError: see `datamodules.run.kind.kind_of`.
+        """
+        return self._class() if self._class else kind_of(self.run)
+
+    def committed(self, split: str) -> CommittedSamples | None:
+        """Return the samples of `split` for random access, not decoded; None if it has no samples."""
+        return CommittedSamples(self.run, split) if self.run.outcome(split).committed else None
+
+    def samples(self, split: str) -> Iterator[Sample]:
+        """Yield the samples of `split` in planned order, one at a time.
+
+        Raises:
+            RunError: a shard is damaged.
+        """
+        if committed := self.committed(split):
+            for index in range(len(committed)):
+                yield committed.decode(index, self.kind)
+
+    def statistics(self, split: str) -> dict[str, Any]:
+        """Return what became of the planned items of `split`; see `statistics.py`."""
+        return counts(self.run, split)
+
+
+class _Snapshot(Run):
+    """A run as it is when it is first read: counts and samples are of the same shards while ranks commit more."""
+
+    @cached_property
+    def _now(self) -> set[str]:
+        return super().committed()
+
+    def committed(self) -> set[str]:
+        """Return the names of the shards that were committed when this was first called."""
+        return self._now

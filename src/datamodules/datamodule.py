@@ -110,7 +110,7 @@ class FramesDataModule(LightningDataModule):
         return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and device.type == "cuda" else batches
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a training batch to the device. Frames stay: its memory may suffice for a part of their batch only."""
+        """Move a training batch to the device. Frames stay where they are: `extract` may get their batch in parts."""
         if self.trainer is not None and self.trainer.predicting:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)

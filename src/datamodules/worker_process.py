@@ -19,11 +19,11 @@ from datamodules.messages import escape_messages
 
 
 def fork_server(preload: Sequence[str]) -> ForkServerContext:
-    """Return the context that starts workers, once the fork server runs with the signals that stop a run blocked.
+    """Start the fork server, unless it runs, and return the context that starts workers from it.
 
-    A terminal and a batch system send these signals to all processes of a run, but only the rank is to act on them.
-    Were they not blocked, Ctrl-C would end the server while it imports torch, which takes seconds, and the rank could
-    not start its workers. Workers inherit the blocked signals.
+    The server blocks the signals that stop a run, and its workers inherit that. A terminal and a batch system send them
+    to all processes of a run, but only the rank is to act on them. Were they not blocked, Ctrl-C would end the server
+    while it imports torch, which takes seconds, and the rank could not start its workers.
 
     Args:
         preload: names of modules that the server imports for its workers. They are ignored if it runs already.

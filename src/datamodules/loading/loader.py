@@ -1,8 +1,8 @@
 """The loader: leases shards for a rank, hands their rows to DataLoader workers as tickets, and yields their batches.
 
 A worker that dies, or is killed because it makes no progress, costs its active item one attempt; new workers start, and
-take the tickets that were not delivered. A file that cannot be read for now costs its item an attempt, too, and is
-tried again after all other tickets. An item without attempts left becomes a failure once it is known that the
+take the tickets that were not delivered. A file that cannot be read at the moment costs its item an attempt, too, and
+is tried again after all other tickets. An item without attempts left becomes a failure once it is known that the
 environment is not to blame (`pending_failures.py`).
 """
 
@@ -138,16 +138,16 @@ class FrameLoader:
 
     def _is_final(self, batch: Batch, summary: ItemSummary) -> bool:
         """Note the end of an item. Return False if it is to be tried again, or if its failure is pending."""
-        place = batch["shard"], summary.row
+        shard, row = batch["shard"], summary.row
         is_transient = summary.reason_class in _TRANSIENT
         if is_transient:
             assert summary.reason is not None
             assert summary.reason_class is not None
-            if self._pending.add_attempt(*place, summary.reason, summary.reason_class):
-                self._again.add(place)
+            if self._pending.add_attempt(shard, row, summary.reason, summary.reason_class):
+                self._again.add((shard, row))
         elif summary.reason_class != ListingError.reason_class:  # of such an item no file was opened
-            self._pending.confirm(batch["items"][summary.row] if summary.reason is None else None)
-        if ticket := self._with_workers.pop(place, None):
+            self._pending.confirm(batch["items"][row] if summary.reason is None else None)
+        if ticket := self._with_workers.pop((shard, row), None):
             self._requeue(ticket)
         return not is_transient
 

@@ -60,8 +60,8 @@ class PendingFailures:
         """
         self._readable = readable or self._readable
         while self._pending:
-            place, attempt = self._pending.popitem()
-            self._rank.add_failed_attempt(*place, *attempt)
+            (shard, row), (reason, reason_class) = self._pending.popitem()
+            self._rank.add_failed_attempt(shard, row, reason, reason_class)
 
     def decide(self) -> None:
         """Record the pending failures, unless the environment is to blame for them.

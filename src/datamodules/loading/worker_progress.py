@@ -1,4 +1,4 @@
-"""Which item each worker is at work on, and since when: in shared memory, which outlives a worker that dies.
+"""Which item each worker works on, and since when: in shared memory, which outlives a worker that dies.
 
 So a death or a hang is charged to exactly the item that the worker had marked active.
 """
@@ -12,14 +12,12 @@ from typing import NamedTuple
 
 from torch.utils.data import get_worker_info
 
-_IDLE = -1  # in place of a shard
-# Cells of a worker: process id, time in monotonic ns, row, shard. They are written in this order: the shard, which says
-# that the worker is active, comes last, so that a reader never combines a new item with the time of the one before.
-_CELLS = 4
+_IDLE = -1  # the shard of a worker that waits
+_CELLS = 4  # of each worker, in the order in which they are written: process id, time in monotonic ns, row, shard
 
 
 class ActiveItem(NamedTuple):
-    """An item that a worker is at work on.
+    """An item that a worker works on.
 
     Attributes:
         pid: process id of the worker.
@@ -55,11 +53,16 @@ class WorkerProgress:
 
     def read(self) -> list[ActiveItem]:
         """Return the active items of all workers."""
-        cells, now = self._cells[:], time.monotonic_ns()
-        workers = [cells[start : start + _CELLS] for start in range(0, len(cells), _CELLS)]
-        return [
-            ActiveItem(pid, shard, row, (now - since) / 1e9) for pid, since, row, shard in workers if shard != _IDLE
-        ]
+        # A worker writes the time before the item, and here the time is read after the item. So an item may get the
+        # time of the next one, which does no harm, but never that of the one before, which could look like a timeout.
+        cells = self._cells[:]
+        later, now = self._cells[:], time.monotonic_ns()
+        active = []
+        for start in range(0, len(cells), _CELLS):
+            pid, _, row, shard = cells[start : start + _CELLS]
+            if shard != _IDLE:
+                active.append(ActiveItem(pid, shard, row, (now - later[start + 1]) / 1e9))
+        return active
 
     def mark_active(self, shard: int, rows: Sequence[int]) -> None:
         """Note that this worker makes progress with an item. `rows` has the item's row only."""

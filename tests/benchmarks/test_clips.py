@@ -42,8 +42,8 @@ def test_made_videos_have_the_gop_and_the_b_frames_that_they_are_named_after(vid
         with open_container(video) as container:
             packets = read_packets(container, video_stream(container, None))
         assert packets.keyframes.tolist() == [0, 30, 60]
-        assert len(packets.shown) == NUM_FRAMES
-        assert (packets.shown.tolist() != sorted(packets.shown.tolist())) == has_b_frames
+        assert len(packets.frame_packets) == NUM_FRAMES
+        assert (packets.frame_packets.tolist() != sorted(packets.frame_packets.tolist())) == has_b_frames
 
 
 def test_videos_that_are_there_are_not_made_again(videos: list[Path]) -> None:

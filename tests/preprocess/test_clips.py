@@ -145,7 +145,7 @@ def test_short_videos_fail_or_are_filled_as_asked(tmp_path: Path, short: str, ex
     assert run(corpus, tmp_path / "run", *options) == 0
     if expected is None:
         (failure,) = failures(Run(tmp_path / "run"))
-        assert failure.reason == "a.mp4: it has 10 of the 16 frames that are wanted"
+        assert failure.reason == "a.mp4: it has 10 frames, and 16 are requested"
     else:
         (sample,) = samples(tmp_path / "run")
         assert numbers(list(sample.frames)) == expected

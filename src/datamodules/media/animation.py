@@ -1,8 +1,9 @@
-"""Animated GIF, PNG and WebP, as browsers show them; `Decoding.backend` has no say in these.
+"""Animated GIF, PNG and WebP, as browsers show them, whatever `Decoding.backend` is.
 
 GIF and WebP are read by Pillow: FFmpeg 8 does not notice that a GIF was cut off, and does not read animated WebP. PNG
 is read by FFmpeg (PyAV): Pillow 13 blends half transparent frames wrongly. Frames are composed by the rules of the
-file, transparent pixels are white, and a frame of at most 10 ms stays for 100 ms, as in Chromium, Firefox and WebKit.
+file, transparent pixels are white, and a frame of at most 10 ms is shown for 100 ms, as in Chromium, Firefox and
+WebKit.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ import numpy as np
 from PIL import ImageSequence
 
 from datamodules.errors import DecodeError
-from datamodules.media.container import open_container, said, video_stream
+from datamodules.media.container import error_text, open_container, video_stream
 from datamodules.media.content import read_file
-from datamodules.media.decoder import decoded
-from datamodules.media.image import Pixels, opened
+from datamodules.media.decoder import decode_stream
+from datamodules.media.image import Pixels, open_image
 from datamodules.media.limits import require_animation_pixels, require_packets
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -25,15 +26,20 @@ _TOO_SHORT_MS, _INSTEAD_MS = 10, 100  # Chromium, blink: `kMinimumDurationForDef
 _WEBP_FLAGS, _WEBP_ALPHA = 20, 0x10
 
 
-class Frame(NamedTuple):
-    """A composed frame: uint8 [H, W, 4], RGBA; and for how long its file says to show it, in ms."""
+class AnimationFrame(NamedTuple):
+    """A composed frame.
+
+    Attributes:
+        rgba: uint8 [H, W, 4].
+        duration_ms: how long the file says to show it.
+    """
 
     rgba: Pixels
     duration_ms: float
 
 
-def codec_of(head: bytes) -> str | None:
-    """`gif`, `png` or `webp`, animated or not, for a file that begins with `head`; None for any other file."""
+def animation_codec(head: bytes) -> str | None:
+    """Return `gif`, `png` or `webp`, animated or not, for a file that begins with `head`; None for any other file."""
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "gif"
     if head.startswith(_PNG):
@@ -42,15 +48,19 @@ def codec_of(head: bytes) -> str | None:
 
 
 def read_durations(path: Path) -> tuple[tuple[int, int], list[float]]:
-    """Decode an animation to know of its frames: their (height, width) in px, and for how many ms each is shown.
+    """Decode an animation to learn the size and the durations of its frames, which no header has.
+
+    Returns:
+        (height, width) in px, and for how many ms each frame is shown.
 
     Raises:
-        MissingError, OSError: see `read_file`.
-        DecodeError: it is a still image, damaged, or cut off; or above a limit of `media/limits.py`.
+        MissingError: the file is missing.
+        OSError: the file system cannot give its bytes.
+        DecodeError: it is a still image, damaged, cut off, or above a limit of `limits.py`.
     """
     size: tuple[int, int] = (0, 0)
     durations: list[float] = []
-    for frame in read_frames(path):
+    for frame in read_animation(path):
         size = frame.rgba.shape[0], frame.rgba.shape[1]
         require_packets(path.name, len(durations) + 1)
         require_animation_pixels(path.name, (len(durations) + 1) * size[0] * size[1])
@@ -58,7 +68,7 @@ def read_durations(path: Path) -> tuple[tuple[int, int], list[float]]:
     return size, durations
 
 
-def read_frames(path: Path) -> Iterator[Frame]:
+def read_animation(path: Path) -> Iterator[AnimationFrame]:
     """Yield the composed frames of an animation, in order.
 
     Raises:
@@ -68,31 +78,32 @@ def read_frames(path: Path) -> Iterator[Frame]:
     return _png_frames(path) if content.startswith(_PNG) else _pillow_frames(content, path.name)
 
 
-def _png_frames(path: Path) -> Iterator[Frame]:
+def over_white(rgba: Pixels) -> Pixels:
+    """Return uint8 [H, W, 4], RGBA, as it looks on a white page: uint8 [H, W, 3], RGB."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _png_frames(path: Path) -> Iterator[AnimationFrame]:
     import av
 
     try:
         with open_container(path) as container:
-            for _, frame in decoded(container, video_stream(container, None), begin=0, first=0):
-                yield Frame(frame.to_ndarray(format="rgba"), float(1000 * frame.duration * frame.time_base))
+            for _, frame in decode_stream(container, video_stream(container, None), start=0, strict_from=0):
+                yield AnimationFrame(frame.to_ndarray(format="rgba"), float(1000 * frame.duration * frame.time_base))
     except av.FFmpegError as error:
-        raise DecodeError(f"{path.name} cannot be decoded: {said(error)}") from error
+        raise DecodeError(f"{path.name} cannot be decoded: {error_text(error)}") from error
 
 
-def _pillow_frames(content: bytes, name: str) -> Iterator[Frame]:
+def _pillow_frames(content: bytes, name: str) -> Iterator[AnimationFrame]:
     if content[8:16] == b"WEBPVP8X":
-        # libwebp does not set this flag where only what lies around the frames is transparent, and Pillow believes it
+        # libwebp does not set this flag where only the surroundings of the frames are transparent, and Pillow then
+        # drops the alpha channel
         content = content[:_WEBP_FLAGS] + bytes([content[_WEBP_FLAGS] | _WEBP_ALPHA]) + content[_WEBP_FLAGS + 1 :]
-    with opened(content, name) as file:
+    with open_image(content, name) as file:
         if not getattr(file.image, "is_animated", False):
             kind = str(file.image.format).lower()
             raise DecodeError(f"{name} does not open as a video: it is a still image ({kind}), for a corpus of images")
         for image in ImageSequence.Iterator(file.image):
             image.load()
-            yield Frame(np.asarray(image.convert("RGBA")), image.info.get("duration", 0))
-
-
-def over_white(rgba: Pixels) -> Pixels:
-    """Return uint8 [H, W, 4], RGBA, as it looks on a white page: uint8 [H, W, 3]."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+            yield AnimationFrame(np.asarray(image.convert("RGBA")), image.info.get("duration", 0))

@@ -1,4 +1,4 @@
-"""The bytes of small files, images above all, from folders and from tars."""
+"""The bytes of small files, mostly images, from folders and tars."""
 
 import os
 import tarfile
@@ -10,12 +10,12 @@ from datamodules.regular import NotRegularError, open_regular
 
 
 def read_file(path: Path) -> bytes:
-    """What the file `path` holds.
+    """Return the content of a file.
 
     Raises:
-        MissingError: it is missing.
+        MissingError: the file is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, larger than 2 GiB, or not a regular file.
+        DecodeError: the file is empty, larger than 2 GiB, or not a regular file.
     """
     try:
         with open_regular(path) as file:
@@ -23,7 +23,7 @@ def read_file(path: Path) -> bytes:
             content = file.read()
     except FileNotFoundError as error:
         raise MissingError(f"{path.name} is missing") from error
-    except (IsADirectoryError, NotRegularError) as error:  # any other OSError may be the mount's
+    except (IsADirectoryError, NotRegularError) as error:  # the file's fault; any other OSError may be the mount's
         raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
     if not content:
         raise DecodeError(f"{path.name} is empty (0 bytes)")
@@ -31,15 +31,21 @@ def read_file(path: Path) -> bytes:
 
 
 def read_member(tar: Path, name: str, start_byte: int, num_bytes: int) -> bytes:
-    """What the member `name` of `tar` holds: `num_bytes` from `start_byte` on.
+    """Return the content of a file in a tar.
 
-    The header right before them is read along, and has to be this member's: in a tar that was written anew, the same
-    place is another file's, or the middle of one.
+    The header before the content is read too, and must belong to this member: if the tar has been written anew since
+    the listing, another file, or the middle of one, may be at the same offset.
+
+    Args:
+        tar: path of the tar.
+        name: of the member.
+        start_byte: offset of its content in the tar.
+        num_bytes: length of its content.
 
     Raises:
         MissingError: the tar is missing.
         OSError: the file system cannot give its bytes.
-        ChangedError: the tar has something else there, or ends before.
+        ChangedError: the tar ends earlier, or has something else at that offset.
         DecodeError: the member is empty or larger than 2 GiB, or the tar is not a regular file.
     """
     _require_small(num_bytes, name)
@@ -63,10 +69,12 @@ def _require_small(num_bytes: int, name: str) -> None:
         raise DecodeError(f"{name} has {num_bytes:,} bytes; the limit for one file is {MAX_FILE_BYTES:,}")
 
 
-def _is_header_of(header: bytes, name: str, num_bytes: int) -> bool:
+def _is_header_of(block: bytes, name: str, num_bytes: int) -> bool:
+    """Whether `block` is the header of a member with this name and size."""
     try:
-        found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
-    is_whole = name.isascii() and len(name) <= tarfile.LENGTH_NAME  # else it may stand in a header before this one
-    return found.size == num_bytes and (found.name == name or not is_whole)
+    # a long or non-ASCII name may be in an extended header before this one
+    has_name = name.isascii() and len(name) <= tarfile.LENGTH_NAME
+    return header.size == num_bytes and (header.name == name or not has_name)

@@ -1,4 +1,4 @@
-"""Packets of a video stream to frames."""
+"""Packets of a video stream to frames, all in one thread."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -7,24 +7,24 @@ from typing import Any
 from datamodules.errors import DecodeError
 from datamodules.media.limits import MAX_PIXELS
 
-_TOO_LARGE = ("exceeds specified max pixel count", "exceeds limit")  # in the words of FFmpeg, and of libdav1d
+_TOO_LARGE = ("exceeds specified max pixel count", "exceeds limit")  # in the logs of FFmpeg and of libdav1d
 
 
-def decoded(
-    container: Any, stream: Any, begin: int, restarts: Collection[int] = (), first: int | None = None
+def decode_stream(
+    container: Any, stream: Any, start: int, restarts: Collection[int] = (), strict_from: int | None = None
 ) -> Iterator[tuple[int, Any]]:
-    """Decode `stream` from one of its packets on.
+    """Decode a stream from one of its packets on.
 
     Args:
         container: the file, at its beginning.
-        stream: of its streams.
-        begin: place of the first packet to decode.
-        restarts: places of packets before which the decoder is emptied, and begins anew.
-        first: place of the first packet that has to be decoded; None: the first that can be. Errors before it count for
-            nothing.
+        stream: of the container.
+        start: index of the first packet to decode.
+        restarts: indices of packets before which the decoder is drained and reset.
+        strict_from: index of the first packet that must be decoded: errors before it are ignored. None: errors are
+            ignored until the first frame comes.
 
-    Returns:
-        (place of its packet in the stream, frame), in the order in which the decoder gives them.
+    Yields:
+        (index of the frame's packet, frame), in the decoder's order.
 
     Raises:
         av.FFmpegError: a packet cannot be decoded.
@@ -34,21 +34,23 @@ def decoded(
 
     codec = stream.codec_context
     codec.thread_type, codec.copy_opaque = "NONE", True
-    has_begun, place = False, -1
+    has_begun, index = False, -1
     for packet in container.demux(stream):
-        place += packet.size > 0  # an empty one comes at the end, and empties the decoder
-        if place < begin:
+        index += packet.size > 0  # the last packet is empty, and drains the decoder
+        if index < start:
             continue
         frames = []
-        if place in restarts and packet.size > 0:
+        if index in restarts and packet.size > 0:
             frames = codec.decode(None)
             codec.flush_buffers()
-        packet.opaque = (place,)  # PyAV files it by its address, and two decoders would share that of a small int
+        # `opaque` travels to the packet's frame. It is a new tuple, because PyAV files it by its address, and the small
+        # ints of two decoders would share one.
+        packet.opaque = (index,)
         try:
             with _naming_the_size_limit():
                 frames += packet.decode()
         except av.FFmpegError:
-            if has_begun or (first is not None and place >= first):
+            if has_begun or (strict_from is not None and index >= strict_from):
                 raise
         has_begun = has_begun or bool(frames)
         yield from ((frame.opaque[0], frame) for frame in frames)
@@ -56,7 +58,7 @@ def decoded(
 
 @contextmanager
 def _naming_the_size_limit() -> Iterator[None]:
-    """Raise DecodeError for a frame that a decoder refuses for its size, which only FFmpeg's log says."""
+    """Raise DecodeError for a frame that the decoder refuses for its size, which only FFmpeg's log says."""
     import av
 
     level = av.logging.get_level()

@@ -1,36 +1,70 @@
-"""How videos and images are decoded."""
+"""Options of decoding, and the backends that they name."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+
+from torch import Tensor
 
 from datamodules.errors import ConfigError
 
-Backend = Literal["pyav", "torchcodec", "decord"]
+if TYPE_CHECKING:
+    from datamodules.media.video import Video
+
+BackendName = Literal["pyav", "torchcodec", "decord"]
 Images = Literal["pillow", "nvjpeg"]
+
 _BACKENDS = "datamodules.media.backends"
+
+
+class Backend(Protocol):
+    """What a module of `datamodules.media.backends` provides: a decoder of videos.
+
+    All backends give the same pixels. `animation` reads animated images and cannot be chosen.
+    """
+
+    def require(self) -> None:
+        """Raise ConfigError unless the backend is installed and works on this machine."""
+        ...
+
+    def decode(self, video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yield some frames of a video.
+
+        Args:
+            video: to decode.
+            indices: of the frames, ascending, without repetition; at least one.
+
+        Yields:
+            uint8 [3, H, W], RGB, with the stored pixels, upright.
+
+        Raises:
+            DecodeError: the backend cannot give one of them, or does not give the right frames of such a file.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How videos and images are decoded.
+    """Options of decoding videos and images.
 
     Args:
         backend: `pyav`; `torchcodec`, which needs FFmpeg's libraries on the system; or `decord`.
-        fallback: go on with those of the other backends that work here where this one fails on a file; the rows say so.
-        stream: number of the video stream in each file, as ffprobe counts; None: the one FFmpeg takes for the best.
-        skip_non_reference: do not decode frames that nobody needs; `pyav` only.
-        device: `cpu`; or `cuda`, `cuda:1`, …: NVDEC, of `torchcodec` only.
-        images: `pillow`, in the workers; `nvjpeg`: workers read, and the rank's GPU decodes, JPEGs only (`jpeg.py`).
+        fallback: where the backend fails on a file, continue with the other ones that work on this machine. The tables
+            name the backends that were used.
+        stream: number of the video stream in each file, as ffprobe counts; None: FFmpeg's choice of the best.
+        skip_non_reference: do not decode frames that are neither requested nor needed by others; `pyav` only.
+        device: `cpu`; or `cuda`, `cuda:1`, … for NVDEC, with `torchcodec` only.
+        images: `pillow` decodes images in the workers; `nvjpeg` decodes JPEGs on the rank's GPU (`media/jpeg.py`).
         square_pixels: resize frames of videos with non-square pixels (DV, HDV, DVB) to the shape that players show:
             the stored height, and the width times the pixel aspect ratio, before any turn. False: as stored.
 
     Raises:
-        ConfigError: an argument is none of these.
+        ConfigError: an option has an invalid value.
     """
 
-    backend: Backend = "pyav"
+    backend: BackendName = "pyav"
     fallback: bool = False
     stream: int | None = None
     skip_non_reference: bool = True
@@ -39,8 +73,8 @@ class Decoding:
     square_pixels: bool = True
 
     def __post_init__(self) -> None:
-        if self.backend not in get_args(Backend):
-            raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(Backend))}")
+        if self.backend not in get_args(BackendName):
+            raise ConfigError(f"backend = {self.backend!r}: choose from {', '.join(get_args(BackendName))}")
         if self.images not in get_args(Images):
             raise ConfigError(f"images = {self.images!r}: choose from {', '.join(get_args(Images))}")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
@@ -51,27 +85,33 @@ class Decoding:
             )
 
     def require(self) -> None:
-        """ConfigError unless the backend is installed, and works here."""
+        """Raise ConfigError unless the backend is installed and works on this machine."""
         load_backend(self.backend)
 
     @property
-    def backends(self) -> tuple[Backend, ...]:
-        """Those to try, in this order: of a fallback those that work here."""
-        others = [name for name in get_args(Backend) if name != self.backend and _works(name)] if self.fallback else []
-        return (self.backend, *others)
+    def backends(self) -> tuple[BackendName, ...]:
+        """Backends to try, in order; with `fallback` also the others that work on this machine."""
+        names = get_args(BackendName) if self.fallback else ()
+        return (self.backend, *(name for name in names if name != self.backend and _works(name)))
 
 
 @cache
-def load_backend(name: str) -> Any:
-    """The module of a backend that works here; ConfigError if it does not."""
-    backend = import_module(f"{_BACKENDS}.{name}")
-    if hasattr(backend, "require"):
-        backend.require()
+def load_backend(name: str) -> Backend:
+    """Import a backend.
+
+    Args:
+        name: of a module of `datamodules.media.backends`.
+
+    Raises:
+        ConfigError: it does not work on this machine.
+    """
+    backend = cast(Backend, import_module(f"{_BACKENDS}.{name}"))
+    backend.require()
     return backend
 
 
 @cache
-def _works(name: Backend) -> bool:
+def _works(name: BackendName) -> bool:
     try:
         load_backend(name)
     except ConfigError:

@@ -1,26 +1,26 @@
 """Still images to RGB frames, through Pillow.
 
-| file                         | becomes                                                            |
-|------------------------------|--------------------------------------------------------------------|
-| PNG, JPEG, WebP, AVIF, GIF,  | RGB; gray is repeated, alpha dropped, CMYK converted, EXIF applied |
-| BMP, TIFF, JPEG 2000, HEIC   |                                                                    |
-| 10- to 16-bit gray           | the nearest 8-bit value of the file's range: v / 257 for 16 bits   |
-| 16-bit colour, 16-bit gray   | the higher byte, v / 256 cut off: all that Pillow gives            |
-| with alpha                   |                                                                    |
-| TIFF whose 0 is white        | the same, not inverted                                             |
-| JPEG of several (MPO), as    | the first, which is the photograph; others are its depth or gain   |
-| telephones make              |                                                                    |
+| file                         | becomes                                                                          |
+|------------------------------|----------------------------------------------------------------------------------|
+| PNG, JPEG, WebP, AVIF, GIF,  | RGB; gray is repeated, alpha dropped, CMYK converted, EXIF's orientation applied |
+| BMP, TIFF, JPEG 2000, HEIC   |                                                                                  |
+| 10- to 16-bit gray           | the nearest 8-bit value of the file's range: v / 257 for 16 bits                 |
+| 16-bit colour, 16-bit gray   | the higher byte, v / 256 rounded down: Pillow gives no more                      |
+| with alpha                   |                                                                                  |
+| TIFF whose 0 is white        | the same image, not inverted                                                     |
+| JPEG with several images     | the first, the photograph; the others are its depth or gain map                  |
+| (MPO, of phones)             |                                                                                  |
 
-Pillow is asked for no other format. It would run Ghostscript, a program that executes what PostScript says, on a file
-that begins with `%!PS`, and knows dozens of formats whose decoders are seldom used.
+Pillow may open no other format. It would run Ghostscript, which executes PostScript, on a file that begins with `%!PS`,
+and has decoders of dozens of formats that are seldom used and tested.
 
 Metadata is dropped before Pillow sees it, and only the orientation is read: see `datamodules.media.metadata`.
 
-Refused are animations, TIFFs of several pages, more pixels than Pillow takes for a decompression bomb (178,956,970),
-and values whose range the file does not tell: floating point, signed integers, and gray of more than 16 bits.
+Refused are animations, TIFFs of several pages, images of more pixels than Pillow's limit against decompression bombs
+(178,956,970), and values of unknown range: floating point, signed integers, and gray of more than 16 bits.
 
-Not torchvision, whose decoders are some 30 % faster, but deprecated since 0.29, and whose process dies of a
-segmentation fault on some damaged files; it also ignores EXIF in WebP.
+torchvision's decoders are some 30 % faster, but deprecated since 0.29, end the process by a segmentation fault on some
+damaged files, and ignore EXIF in WebP.
 """
 
 import io
@@ -47,18 +47,19 @@ if HAS_HEIF:
 
     register_heif_opener()
 
-# Pillow's names of all formats that are read: docs/images.md
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", *(("HEIF",) if HAS_HEIF else ()))
+# Pillow's names of all formats that are read, see docs/images.md
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", *(("HEIF",) if HAS_HEIF else ()))
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]  # [H, W, 3]
 
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING = 258, 339, 530  # tags of TIFF
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _YCBCR_SUBSAMPLING = 258, 339, 530  # TIFF tags
 _UNSIGNED = 1
-# the header of a scan of 1 to 4 components; four such bytes hardly occur by chance, as in a film behind a photograph
+# the header of a scan of 1 to 4 components; these four bytes hardly occur by chance, in a video behind a photograph say
 _JPEG_SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
-_MAX_JPEG_SCANS = 100  # as in libtiff; encoders write about ten, and an empty one of 10 bytes goes through all pixels
+# as in libtiff; encoders write about ten, and even an empty scan of 10 bytes makes the decoder visit every pixel
+_MAX_JPEG_SCANS = 100
 
-_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {  # by orientation as EXIF counts, of [3, H, W]
+_UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {  # by EXIF orientation; takes [3, H, W]
     2: lambda frame: frame.flip(2),
     3: lambda frame: frame.flip(1, 2),
     4: lambda frame: frame.flip(1),
@@ -69,13 +70,13 @@ _UPRIGHT: dict[int, Callable[[Tensor], Tensor]] = {  # by orientation as EXIF co
 }
 
 
-class Opened(NamedTuple):
+class OpenedImage(NamedTuple):
     """An image file whose header has been read.
 
     Attributes:
-        image: Pillow's, neither decoded nor turned.
+        image: Pillow's image, neither decoded nor turned.
         content: the file without metadata.
-        orientation: 1 to 8, as EXIF counts.
+        orientation: EXIF orientation, 1 to 8.
         white_is_zero: whether the values of `image` are inverted.
     """
 
@@ -86,63 +87,74 @@ class Opened(NamedTuple):
 
 
 def read_image(path: Path) -> Tensor:
-    """Read the image in `path`, upright: uint8 [3, H, W], RGB, 0 to 255.
+    """Read an image file. Its content decides how it is decoded, not its name.
 
-    What the file is decides how it is decoded, not what its name says.
+    Returns:
+        uint8 [3, H, W], RGB, 0 to 255, upright.
 
     Raises:
-        MissingError: it is missing.
+        MissingError: the file is missing.
         OSError: the file system cannot give its bytes.
-        DecodeError: it is empty, damaged, animated, or no image.
+        DecodeError: it is empty, damaged, animated, or not an image.
     """
     return decode_image(read_file(path), path.name)
 
 
 def decode_image(content: bytes, name: str) -> Tensor:
-    """Decode the image in `content`, as `read_image` does.
+    """Decode an image file that is in memory, as `read_image` does.
 
     Args:
         content: of the file.
         name: of the file, for errors.
 
+    Returns:
+        uint8 [3, H, W], RGB, 0 to 255, upright.
+
     Raises:
-        DecodeError: it is damaged, animated, or no image.
+        DecodeError: it is damaged, animated, or not an image.
     """
-    with opened(content, name) as file:
+    with open_image(content, name) as file:
         pixels = _pixels(file.image, name)
     frame = torch.from_numpy(255 - pixels if file.white_is_zero else pixels).permute(2, 0, 1)
     return upright(frame, file.orientation)
 
 
 def upright(frame: Tensor, orientation: int) -> Tensor:
-    """Turn and mirror `frame`, [3, H, W], as `orientation`, 1 to 8, says in EXIF."""
+    """Turn and mirror `frame`, [3, H, W], by its EXIF orientation, 1 to 8."""
     return _UPRIGHT[orientation](frame) if orientation in _UPRIGHT else frame
 
 
 @contextmanager
-def opened(content: bytes, name: str) -> Iterator[Opened]:
-    """Open the image in `content` with Pillow, which reads its header.
+def open_image(content: bytes, name: str) -> Iterator[OpenedImage]:
+    """Open an image file with Pillow, which reads its header, and turn Pillow's errors in the block into DecodeError.
+
+    Keep the block to calls of Pillow and to what reads their results, so a bug elsewhere is not blamed on the file.
+
+    Args:
+        content: of the file.
+        name: of the file, for errors.
 
     Raises:
-        DecodeError: Pillow fails, here or in the block. Keep the block to calls of Pillow and what reads its answers.
+        DecodeError: Pillow fails, here or in the block.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of what it copes with: half the pixels that it takes
+            # warnings are about what Pillow copes with, such as damaged EXIF and half as many pixels as its limit
+            warnings.simplefilter("ignore")
             separated = separate(content)
-            with Image.open(io.BytesIO(separated.content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(separated.content), formats=IMAGE_FORMATS) as image:
                 _require_few_scans(image, separated.content)
-                yield Opened(image, separated.content, _orientation(image, separated), separated.white_is_zero)
+                yield OpenedImage(image, separated.content, _orientation(image, separated), separated.white_is_zero)
     except (FramemillError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
+        formats = ", ".join(IMAGE_FORMATS)
         raise DecodeError(
-            f"{name} cannot be decoded ({len(content)} bytes): it is none of {formats}, or damaged at its beginning"
+            f"{name} cannot be decoded ({len(content)} bytes): it is not one of {formats}, or damaged at its beginning"
         ) from error
-    except (
-        Exception
-    ) as error:  # nobody documents all that Pillow raises; of bytes in memory, only they can be the cause
+    # No documentation lists all that Pillow raises (SyntaxError, struct.error, IndexError, …). The bytes are in memory,
+    # so the file must be the cause.
+    except Exception as error:
         reason = " ".join(str(error).split())
         raise DecodeError(
             f"{name} cannot be decoded ({len(content)} bytes): {reason[:200] or type(error).__name__}"
@@ -164,7 +176,10 @@ def _orientation(image: Image.Image, separated: Separated) -> int:
 
 
 def _load(image: Image.Image, name: str) -> None:
-    """Decode `image`; JPEG 2000 and TIFF, whose decoders start no threads, in memory that their size explains."""
+    """Decode `image`; JPEG 2000 and TIFF within the memory that their size explains.
+
+    The limit would count the stacks of threads, which the decoders of these two formats do not start.
+    """
     if image.format not in ("JPEG2000", "TIFF"):
         image.load()
         return
@@ -172,46 +187,47 @@ def _load(image: Image.Image, name: str) -> None:
     with limited_memory(name, num_bytes):
         try:
             image.load()
-        except OSError as error:  # openjpeg does not say that it lacks memory
+        except OSError as error:  # openjpeg reports no lack of memory
             limit = f"{num_bytes >> 20:,} MiB of memory, the limit for its size"
             raise ValueError(f"{error}; it is damaged, or takes more than {limit}") from error
 
 
 def _pixels(image: Image.Image, name: str) -> Pixels:
-    if getattr(image, "is_animated", False):  # `n_frames` would go through all frames of a GIF
-        raise ValueError("it is animated, where one image is wanted")
-    if reason := _unclear(image):
+    """Return the decoded pixels of `image`, neither turned nor inverted."""
+    if getattr(image, "is_animated", False):  # `n_frames` would read all frames of a GIF
+        raise ValueError("it is animated: list it with a corpus of videos")
+    if reason := _unknown_range(image):
         raise ValueError(reason)
     _load(image, name)
     if image.mode.startswith("I;16"):
         return _to_8_bits(np.asarray(image, dtype=np.uint32), num_bits=_num_bits(image))
-    if image.mode == "La":  # premultiplied, which Pillow converts to nothing else
+    if image.mode == "La":  # premultiplied gray, which Pillow converts only to LA
         image = image.convert("LA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _unclear(image: Image.Image) -> str | None:
-    """Return why nobody knows which colours the values of `image` are, if so."""
+def _unknown_range(image: Image.Image) -> str | None:
+    """Return why the colours that the values of `image` stand for are unknown; None if they are known."""
     if image.mode == "F":
-        return "it has floating-point values, and does not say which one is white"
+        return "it has floating-point values, and does not say which value is white"
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         if set(image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))) != {_UNSIGNED}:
-            return "it has signed values, and does not say which one is white"
+            return "it has signed values, and does not say which value is white"
         if image.mode == "YCbCr" and image.tag_v2.get(_YCBCR_SUBSAMPLING, (2, 2)) != (1, 1):
             return "it has subsampled colours without compression, which Pillow cannot read"
     if image.mode == "I":
-        return "it has gray values of 32 bits, and does not say which one is white"
+        return "it has gray values of 32 bits, and does not say which value is white"
     return None
 
 
 def _num_bits(image: Image.Image) -> int:
-    """Return how many bits a value of a gray image of more than 8 has."""
+    """Return the number of bits of a value in a gray image that has more than 8."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(image.tag_v2[_BITS_PER_SAMPLE][0])
-    return 16  # PNG, and JPEG 2000, which Pillow scales
+    return 16  # PNG; and JPEG 2000, whose values Pillow scales to 16 bits
 
 
 def _to_8_bits(gray: np.ndarray[tuple[int, ...], np.dtype[np.uint32]], num_bits: int) -> Pixels:
-    """Return each value's nearest of 8 bits; Pillow would cut them off at 255."""
+    """Return the nearest 8-bit value of each, repeated for RGB; Pillow would clip values at 255 instead."""
     white = (1 << num_bits) - 1
     return np.repeat(((gray * 255 + white // 2) // white).astype(np.uint8)[..., None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""What one image or video of a corpus may take at most. More fails its item, and the reason names the limit."""
+"""Limits on what one image or video may take. A file above a limit fails its item, and the reason names the limit."""
 
 import resource
 import sys
@@ -9,31 +9,33 @@ from pathlib import Path
 
 from datamodules.errors import DecodeError
 
-# of an image or a frame: Pillow takes more for a decompression bomb (2 * PIL.Image.MAX_IMAGE_PIXELS); 8K is 33,177,600
+# of an image or a frame: above it Pillow raises DecompressionBombError (2 * PIL.Image.MAX_IMAGE_PIXELS); 8K has
+# 33,177,600 px
 MAX_PIXELS = 178_956_970
-# of an image or animation, which is read whole: `MAX_PIXELS` of 8 bytes, 16 bits a channel with alpha, are 1.4 GB
+# of an image or animation, which is read whole: `MAX_PIXELS` of 8 bytes (16 bits a channel, with alpha) are 1.4 GB
 MAX_FILE_BYTES = 2 << 30
-MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a day at 60 frames a second
-# of an MP4 whose packets have more than `MAX_REPEATS` times the bytes of the file, because they share bytes
+MAX_PACKETS = 24 * 3600 * 60  # of a video stream, or frames of an animation: a day at 60 frames per second
+# above so many packets, those of an MP4 may have at most `MAX_REPEATS` times the bytes of the file; more share bytes
 MAX_REPEATING_PACKETS, MAX_REPEATS = 500_000, 16
 # of all frames of an animation, each of which is composed as a whole, twice: 4,822 frames of 1920x1080 px
 MAX_ANIMATION_PIXELS = 10_000_000_000
-# of memory to open a video and list its packets; such a day with a sound track takes 0.8 GiB
+# of memory to open a video and list its packets; a day at 60 frames per second with a sound track takes 0.8 GiB
 MAX_INDEX_BYTES = 1 << 30
-# of memory to decode a JPEG 2000 or TIFF, and for each of its pixels, of which JPEG 2000 of 4 channels takes 31 bytes
+# of memory to decode a JPEG 2000 or TIFF: a constant, and for each pixel (JPEG 2000 of 4 channels takes 31 bytes)
 MAX_DECODING_BYTES, MAX_DECODING_BYTES_PER_PIXEL = 512 << 20, 32
 
-_one_at_a_time = threading.RLock()  # the limit is that of the process: two threads would restore each other's
+# `RLIMIT_DATA` belongs to the process: two threads at a time would restore each other's limit
+_one_at_a_time = threading.RLock()
 
 
 def require_pixels(name: str, width: int, height: int) -> None:
-    """Raise DecodeError if the frames of the file `name`, of this size in px, are above `MAX_PIXELS`."""
+    """Raise DecodeError if frames of the file `name`, `width` x `height` px, are larger than `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise DecodeError(f"{name} has frames of {width}x{height} px; the limit is {MAX_PIXELS:,} px")
 
 
 def require_packets(name: str, count: int) -> None:
-    """Raise DecodeError if a stream of the file `name` has, or promises, `count` packets, more than `MAX_PACKETS`."""
+    """Raise DecodeError if a stream of the file `name` has or promises more packets (`count`) than `MAX_PACKETS`."""
     if count > MAX_PACKETS:
         raise DecodeError(
             f"{name} has {count:,} packets (frames) or more; the limit for one video is {MAX_PACKETS:,}: "
@@ -42,9 +44,18 @@ def require_packets(name: str, count: int) -> None:
 
 
 def require_own_bytes(name: str, count: int, num_bytes: int, file_bytes: int) -> None:
-    """Raise DecodeError if the first `count` packets of a stream, of `num_bytes`, repeat the bytes of the MP4 `name`.
+    """Check that the packets of an MP4 do not repeat the same bytes of the file too often.
 
-    Tables of a few bytes can name one byte of a file as a million packets, and so can an edit list that loops.
+    Tables of a few bytes can declare one byte of a file to be a million packets, and so can an edit list that loops.
+
+    Args:
+        name: of the file.
+        count: packets so far.
+        num_bytes: sum of their sizes.
+        file_bytes: size of the file.
+
+    Raises:
+        DecodeError: they do.
     """
     if count > MAX_REPEATING_PACKETS and num_bytes > MAX_REPEATS * file_bytes:
         raise DecodeError(
@@ -54,32 +65,32 @@ def require_own_bytes(name: str, count: int, num_bytes: int, file_bytes: int) ->
 
 
 def require_animation_pixels(name: str, count: int) -> None:
-    """Raise DecodeError if the frames of the animation `name` have `count` px, more than `MAX_ANIMATION_PIXELS`."""
+    """Raise DecodeError if all frames of the animation `name` have more px (`count`) than `MAX_ANIMATION_PIXELS`."""
     if count > MAX_ANIMATION_PIXELS:
         raise DecodeError(
             f"{name} has {count:,} px or more in all its frames; the limit for one animation is "
-            f"{MAX_ANIMATION_PIXELS:,}: make it a video"
+            f"{MAX_ANIMATION_PIXELS:,}: convert it to a video"
         )
 
 
 @contextmanager
 def limited_memory(name: str, num_bytes: int) -> Iterator[None]:
-    """Let the block take `num_bytes` more memory than this process has, and not more.
+    """Let the block take at most `num_bytes` more memory than the process has now.
 
     A few bytes in a file can make a decoder take gigabytes, and no option of the decoders limits that:
 
-    - FFmpeg expands the tables of a video as it opens the file: 35 bytes a packet, for each of up to 1000 streams.
+    - FFmpeg expands the tables of a video when it opens the file: 35 bytes a packet, for each of up to 1000 streams.
     - JPEG 2000 has precincts, components and tiles, and TIFF has tiles, of any number or size in an image of any size.
 
-    The limit set here works on Linux only. It holds for all threads of the process, and one thread after another sets
-    it. The stacks of threads that the block starts count.
+    Works on Linux only. The limit holds for all threads of the process, so one thread after another enters a block; and
+    the stacks of threads that the block starts count.
 
     Args:
-        name: the file that is read, for the error.
+        name: of the file that is read, for errors.
         num_bytes: the limit.
 
     Raises:
-        DecodeError: it takes more.
+        DecodeError: the block takes more.
     """
     if sys.platform != "linux":
         yield

@@ -1,15 +1,15 @@
-"""Takes metadata out of image files: reads the orientation, and drops what no pixel depends on.
+"""Separates image files from their metadata: reads the orientation, and drops what no pixel depends on.
 
-Pillow parses EXIF, texts, colour profiles and thumbnails' directories when it opens a file, and fails where they are
-damaged or large, although the image is whole. It is given files without them.
+Pillow parses EXIF, texts, colour profiles and the directories of thumbnails when it opens a file, and fails where they
+are damaged or large although the image is whole. So it gets files without them.
 
-| format            | dropped                                             | orientation                            |
-|-------------------|-----------------------------------------------------|----------------------------------------|
-| JPEG, MPO         | APPn segments but JFIF's and Adobe's, comments      | EXIF, else XMP                         |
-| PNG               | ancillary chunks but transparency's and animation's | eXIf, "Raw profile type exif"; or XMP  |
-| TIFF              | tags that decoding does not need, thumbnails, masks | tag 274, else XMP                      |
-| AVIF              | EXIF                                                | irot and imir; EXIF's is informational |
-| WebP, GIF, others | nothing: Pillow does not parse it                   | EXIF, else XMP                         |
+| format            | dropped                                                | orientation                            |
+|-------------------|--------------------------------------------------------|----------------------------------------|
+| JPEG, MPO         | APPn segments except JFIF's and Adobe's, comments      | EXIF, else XMP                         |
+| PNG               | ancillary chunks except transparency's and animation's | eXIf, "Raw profile type exif"; or XMP  |
+| TIFF              | tags that decoding does not need, thumbnails, masks    | tag 274, else XMP                      |
+| AVIF              | EXIF                                                   | irot and imir; EXIF's is informational |
+| WebP, GIF, others | nothing: Pillow does not parse it                      | EXIF, else XMP                         |
 
 An orientation that is not one integer from 1 to 8 counts as 1: upright.
 """
@@ -31,34 +31,35 @@ _JPEG_XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 _NUM_BYTES_OF_JFIF, _NUM_BYTES_OF_ADOBE = 14, 12  # libjpeg ignores shorter segments
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_ANCILLARY = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # pixels, or the number of frames, depend on these
+_PNG_KEPT = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # kept: pixels or the number of frames depend on them
 _PNG_XMP, _PNG_RAW_EXIF = b"XML:com.adobe.xmp", b"Raw profile type exif"
-_MAX_TEXT_BYTES = 1 << 20  # of XMP or raw EXIF after decompression: its beginning has the orientation
+_MAX_TEXT_BYTES = 1 << 20  # decompressed of XMP or raw EXIF: the orientation is at its beginning
 
 _TIFF_HEADERS = frozenset({b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+"})  # those that Pillow accepts
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l"}  # by type
 _SUBFILE_TYPE, _WIDTH, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _XMP = 254, 256, 259, 262, 274, 700
 _THUMBNAIL_OR_MASK = 0b101  # bits of the subfile type
-_OLD_JPEG = 6  # a compression, always of YCbCr
+_OLD_JPEG = 6  # a compression whose values are always YCbCr
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
-_MAX_DIRECTORIES = 1000  # of one TIFF; the smaller copies and masks of one image are a few dozen
+_MAX_DIRECTORIES = 1000  # of one TIFF; an image has at most a few dozen smaller copies and masks
 _PIXEL_TAGS = frozenset(  # size, coding and meaning of samples, in TIFF 6.0 and libtiff
     {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 334, 338, 339}
     | {347, *range(512, 522), 529, 530, 532, 50674}
 )
 
-# an item's entry in the "meta" box of ISO 14496-12: version and flags, id, protection; then the type
+# an item's entry in the "meta" box of ISO 14496-12: version and flags, id, protection; then the type, which becomes one
+# that libavif ignores
 _BMFF_EXIF_ITEM = re.compile(rb"(infe\x02.....\0\0|infe\x03.......\0\0)Exif", re.DOTALL)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:=["\']|>)\s*([1-8])\b')
 
 
 class Separated(NamedTuple):
-    """An image file, and what its metadata says.
+    """An image file without metadata, and what the metadata said.
 
     Attributes:
         content: the file without metadata.
-        orientation: 1 to 8, as EXIF counts; None: of a format that nothing was dropped from.
-        white_is_zero: whether the file has gray values of which 0 is white; `content` says that 0 is black.
+        orientation: EXIF orientation, 1 to 8; None: in a format that keeps its metadata.
+        white_is_zero: whether 0 is white in the file; `content` then declares that 0 is black.
     """
 
     content: bytes
@@ -67,7 +68,10 @@ class Separated(NamedTuple):
 
 
 def separate(content: bytes) -> Separated:
-    """Separate the image file `content` from its metadata. Damaged metadata is dropped like any other.
+    """Separate an image file from its metadata. Damaged metadata is dropped like any other.
+
+    Args:
+        content: of the file.
 
     Raises:
         ValueError: it is a TIFF of several pages, or one that does not say what its values mean.
@@ -84,7 +88,7 @@ def separate(content: bytes) -> Separated:
 
 
 def read_orientation(exif: bytes, xmp: bytes) -> int:
-    """Return the orientation, 1 to 8: that of `exif`, or of `xmp` if EXIF has none, or else 1."""
+    """Return the orientation, 1 to 8, of `exif`; of `xmp` if EXIF has none; or else 1."""
     tiff = _Tiff(re.sub(rb"\A(Exif\0\0)+", b"", exif))
     tags = next(tiff.directories(), {}) if tiff.is_valid else {}
     return _orientation(tiff, tags, xmp)
@@ -92,10 +96,10 @@ def read_orientation(exif: bytes, xmp: bytes) -> int:
 
 def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of a JPEG's segments, up to the first scan, as Pillow and libjpeg find them."""
-    start = 2
+    start = 2  # after the start of image
     while (start := content.find(b"\xff", start)) >= 0 and start + 4 <= len(content):
         marker = content[start + 1]
-        if marker in (0x00, 0xFF):  # stuffing and padding, not markers
+        if marker in (0x00, 0xFF):  # stuffing and padding are not markers
             start += 1
             continue
         end = start + 2 + (0 if marker in _STANDALONE else int.from_bytes(content[start + 2 : start + 4], "big"))
@@ -117,7 +121,7 @@ def _separate_jpeg(content: bytes) -> Separated:
         if is_for_decoder:
             continue
         if marker == _APP1 and payload.startswith(_EXIF_PREFIX):
-            exif.append(payload.removeprefix(_EXIF_PREFIX))  # more than 64 KB come in several segments
+            exif.append(payload.removeprefix(_EXIF_PREFIX))  # EXIF of more than 64 KB is split into several segments
         elif marker == _APP1 and payload.startswith(_JPEG_XMP_PREFIX):
             xmp = payload
         kept.append(content[copied:start])
@@ -132,8 +136,8 @@ def _separate_png(content: bytes) -> Separated:
         kind = content[start + 4 : start + 8]
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
         if end > len(content) or not kind.isalpha():
-            break  # damaged: Pillow says how
-        if kind[:1].isupper() or kind in _PNG_ANCILLARY:
+            break  # damaged: Pillow will say how
+        if kind[:1].isupper() or kind in _PNG_KEPT:
             kept.append(content[start:end])
         elif kind == b"eXIf":
             exif = content[start + 8 : end - 4]
@@ -148,7 +152,7 @@ def _separate_png(content: bytes) -> Separated:
 
 
 def _png_text(kind: bytes, chunk: bytes) -> tuple[bytes, bytes]:
-    """Return the keyword and the text of a chunk, no text if that is damaged or of no interest."""
+    """Return the keyword and the text of a chunk; the text is empty if it is damaged, or not of interest here."""
     keyword, _, text = chunk.partition(b"\0")
     if keyword not in (_PNG_XMP, _PNG_RAW_EXIF):
         return keyword, b""
@@ -156,9 +160,9 @@ def _png_text(kind: bytes, chunk: bytes) -> tuple[bytes, bytes]:
     if kind == b"iTXt":
         is_compressed, text = text[:1] == b"\1", text[1:]
     if kind != b"tEXt":
-        text = text[1:]  # the method of compression: 0 is the only one
+        text = text[1:]  # the compression method, which is always 0
     if kind == b"iTXt":
-        text = text.split(b"\0", 2)[-1]  # the language, the keyword in it, and the text
+        text = text.split(b"\0", 2)[-1]  # after the language and the translated keyword
     if is_compressed:
         try:
             text = zlib.decompressobj().decompress(text, _MAX_TEXT_BYTES)
@@ -168,7 +172,7 @@ def _png_text(kind: bytes, chunk: bytes) -> tuple[bytes, bytes]:
 
 
 def _from_hex(profile: bytes) -> bytes:
-    r"""Return the bytes of a "raw profile" of ImageMagick: b"\nexif\n  <length>\n<hexadecimal digits in lines>\n"."""
+    r"""Return the bytes of ImageMagick's "raw profile": b"\nexif\n  <length>\n<lines of hexadecimal digits>\n"."""
     with suppress(ValueError):
         return bytes.fromhex(b"".join(profile.split(b"\n")[3:]).decode("ascii"))
     return b""
@@ -178,7 +182,7 @@ def _separate_tiff(content: bytes) -> Separated:
     tiff = _Tiff(content)
     tags = _page(tiff)
     if tags is None:
-        return Separated(content)  # damaged: Pillow says how
+        return Separated(content)  # damaged: Pillow will say how
     if _PHOTOMETRIC not in tags and tiff.integer(tags, _COMPRESSION) != _OLD_JPEG:
         raise ValueError("it does not say what its values mean: TIFF tag 262, PhotometricInterpretation, is missing")
     orientation = _orientation(tiff, tags, tiff.data(tags, _XMP))
@@ -190,10 +194,10 @@ def _separate_tiff(content: bytes) -> Separated:
 
 
 def _page(tiff: "_Tiff") -> "_Tags | None":
-    """Return the tags of the one page, or else of the first thumbnail or mask; None if there is no image.
+    """Return the tags of the only page, or else of the first thumbnail or mask; None if the file has no image.
 
     Raises:
-        ValueError: there are several pages, or more directories than `_MAX_DIRECTORIES`.
+        ValueError: it has several pages, or more directories than `_MAX_DIRECTORIES`.
     """
     page, other, num_pages = None, None, 0
     for number, tags in enumerate(tiff.directories()):
@@ -206,7 +210,7 @@ def _page(tiff: "_Tiff") -> "_Tags | None":
         else:
             page, num_pages = page or tags, num_pages + 1
     if num_pages > 1:
-        raise ValueError(f"it has {num_pages} pages where one image is wanted")
+        raise ValueError(f"it has {num_pages} pages, and one image is expected")
     return page or other
 
 
@@ -219,7 +223,7 @@ def _orientation(tiff: "_Tiff", tags: "_Tags", xmp: bytes) -> int:
 
 
 class _Entry(NamedTuple):
-    """One tag of a TIFF directory; `value` is its data, padded, or where that lies if it needs more bytes."""
+    """One tag of a TIFF directory. `value` is its data, padded; or the offset of the data if it needs more bytes."""
 
     type: int
     num_values: int
@@ -230,18 +234,25 @@ _Tags = dict[int, _Entry]
 
 
 class _Tiff:
-    """A TIFF or BigTIFF file, or EXIF, which has TIFF's form. What is damaged counts as missing."""
+    """A TIFF or BigTIFF file; or EXIF, which is a TIFF without image. Damaged parts count as missing.
+
+    Args:
+        content: of the file.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
         self.is_valid = content[:4] in _TIFF_HEADERS
         order, is_big = ("<" if content.startswith(b"II") else ">"), b"+" in content[2:4]
         formats = ("Q", "HHQ8s", "Q", "H6x") if is_big else ("H", "HHL4s", "L", "H2x")
-        self._count, self._entry, self._pointer, self._short = (struct.Struct(order + each) for each in formats)
+        self._count, self._entry, self._pointer, self._short = (struct.Struct(order + form) for form in formats)
         self._order, self._first = order, 8 if is_big else 4
 
     def directories(self) -> Iterator[_Tags]:
-        """Yield the tags of each directory. Together they are at most as large as the file, whatever they say."""
+        """Yield the tags of each directory, up to the size of the file in all.
+
+        Directories may overlap, so that a small file could declare billions of tags.
+        """
         num_bytes_left, pointer, seen = len(self.content), self._first, {0}
         while (start := self._number(self._pointer, pointer)) not in seen:
             seen.add(start)
@@ -255,7 +266,7 @@ class _Tiff:
             yield {tag: _Entry(*entry) for tag, *entry in self._entry.iter_unpack(whole)}
 
     def integer(self, tags: _Tags, tag: int) -> int | None:
-        """Return the value of `tag` if it is there and one integer."""
+        """Return the value of `tag`; None if it is missing, or not one integer."""
         entry = tags.get(tag)
         if entry is None or entry.num_values != 1 or entry.type not in _TIFF_INTEGERS:
             return None
@@ -263,26 +274,26 @@ class _Tiff:
         return value
 
     def data(self, tags: _Tags, tag: int) -> bytes:
-        """Return the bytes of `tag`, whose type has values of one byte; none if it is missing."""
+        """Return the value of `tag`, whose type must have one byte; empty if it is missing."""
         if tag not in tags:
             return b""
         [start] = self._pointer.unpack(tags[tag].value)
         return self.content[start : start + tags[tag].num_values]
 
     def short(self, value: int) -> _Entry:
-        """Return the entry of one SHORT."""
+        """Return an entry with one SHORT."""
         return _Entry(3, 1, self._short.pack(value))
 
     def with_only(self, tags: _Tags) -> bytes:
-        """Return the file with one directory, at its end, which has only `tags`; whatever they refer to stays."""
-        start = len(self.content) + len(self.content) % 2  # a word boundary
+        """Return the file with a single directory, which has only `tags`, at its end. Their data stays in place."""
+        start = len(self.content) + len(self.content) % 2  # directories begin at even offsets
         directory = self._count.pack(len(tags)) + b"".join(self._entry.pack(tag, *tags[tag]) for tag in tags)
         head = self.content[: self._first] + self._pointer.pack(start)
         body = self.content[len(head) :].ljust(start - len(head), b"\0")
         return head + body + directory + self._pointer.pack(0)
 
     def _number(self, form: struct.Struct, start: int) -> int:
-        """Return the integer at `start`; 0 past the end."""
+        """Return the integer at `start`; 0 behind the end."""
         if start + form.size > len(self.content):
             return 0
         number: int = form.unpack_from(self.content, start)[0]

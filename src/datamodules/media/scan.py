@@ -1,7 +1,7 @@
-"""One pass over the packets of a video stream, and what it proves about the times that they bear.
+"""One pass over the packets of a video stream, and what it proves about their timestamps.
 
-A packet's time can be wrong: muxers that know no composition times write decoding times instead, and joined recordings
-begin their clocks anew. So times decide the order of the frames only if the headers of the pictures agree with them.
+A packet's timestamp can be wrong: muxers that know no composition times write decoding times instead, and in joined
+recordings the clock begins anew. So timestamps decide the order of the frames only if the codec's headers agree.
 """
 
 import os
@@ -18,27 +18,29 @@ from datamodules.media.picture_order import UNKNOWN, picture_order
 
 NO_TIME = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
 
-_CLOCK_BITS = {"mpegts": 33, "mpeg": 33, "flv": 32}  # of timestamps that begin anew at 0 when these are full
-_REFUSING = frozenset({"vp9"})  # codecs whose decoder gives an error, not rubbish, where references are missing
-_MAX_REORDERED = 16  # frames that a decoder may hold back; the most of H.264 and HEVC
+_CLOCK_BITS = {"mpegts": 33, "mpeg": 33, "flv": 32}  # of timestamps, which begin anew at 0 after their last value
+_REFUSING = frozenset({"vp9"})  # codecs whose decoder raises an error where references are missing; others give rubbish
+_MAX_REORDERED = 16  # frames that a decoder may hold back: the most in H.264 and HEVC
 _NUM_COLUMNS = 5  # of `Scan._table`
 
 
 class Scan:
-    """The packets of a stream, to the end of the file. Arrays have an entry for each packet; none before `read`.
+    """The packets of a stream, from the beginning to the end of the file.
+
+    "Index" means the index of a packet in the stream, in decoding order. Arrays are empty before `read`.
 
     Args:
         container: the file, at its beginning.
-        stream: of its streams.
+        stream: of the container.
 
     Attributes:
-        pts, dts: int64 [N]: when a packet is to be shown, and decoded, in units of the stream's time base; `NO_TIME` if
-            it does not say so.
-        ticks: int64 [N]: in AVI, its time in frames of the stream's rate, which leaves ticks out where a frame stays on
-            show; in other formats its place.
-        keyframes: int64 [K]: places of keyframes, ascending.
-        discarded: bool [N]: whether an edit list hides a packet.
-        order: in which order packets are shown, by the headers of their pictures.
+        pts: int64 [N], presentation timestamp of each packet, in units of the stream's time base; `NO_TIME` if none.
+        dts: int64 [N], decoding timestamp, likewise.
+        ticks: int64 [N]. In AVI the time of each packet in frames of the stream's rate, which has gaps where a frame
+            stays on screen; in other formats the index.
+        keyframes: int64 [K], indices of keyframes, ascending.
+        discarded: bool [N], whether an edit list hides the packet's frame.
+        order: display order by the codec's headers.
     """
 
     def __init__(self, container: Any, stream: Any) -> None:
@@ -46,38 +48,39 @@ class Scan:
         self._container, self._stream = container, stream
         self._is_mp4 = "mp4" in container.format.name
         self._is_avi = container.format.name == "avi"
-        self._longest_step = 1 << _CLOCK_BITS.get(container.format.name, 63) - 1
-        self._table = array("q")  # rows of: pts, dts, tick, whether it is a keyframe, whether an edit list hides it
+        self._max_step = 1 << _CLOCK_BITS.get(container.format.name, 63) - 1  # a larger step is a jump back
+        # rows of (pts, dts, tick, is keyframe, is discarded), 8 bytes each: a day of video has 5 million packets
+        self._table = array("q")
         self._set_columns()
 
     @property
     def num_packets(self) -> int:
-        """Packets read so far."""
+        """Number of packets read so far."""
         return len(self._table) // _NUM_COLUMNS
 
     def read(self) -> None:
-        """Go through the packets.
+        """Read all packets.
 
         Raises:
-            av.FFmpegError: the file breaks.
+            av.FFmpegError: the file is damaged.
             DecodeError: it has too many packets, or too many that repeat the same bytes.
         """
-        is_cut, place, name = False, 0, os.path.basename(self._container.name)
+        is_cut, index, name = False, 0, os.path.basename(self._container.name)
         num_bytes, file_bytes = 0, self._container.size
         for number, packet in enumerate(self._container.demux(self._stream)):
-            require_packets(name, number)  # PyAV's own at the end is one more
-            if packet.size == 0:  # PyAV's own, at the end
+            require_packets(name, number)  # one more than read: PyAV ends with an empty packet
+            if packet.size == 0:
                 continue
             num_bytes += packet.size
-            if self._is_mp4:  # others repeat nothing, but may compress packets
+            if self._is_mp4:  # other formats cannot repeat bytes, but may compress packets
                 require_own_bytes(name, number + 1, num_bytes, file_bytes)
-            is_cut = packet.is_corrupt  # which counts for the last one only: others are there, if damaged
+            is_cut = packet.is_corrupt  # only the last one matters: earlier ones are complete, if damaged
             pts, dts = packet.pts, packet.dts
             pts, dts = NO_TIME if pts is None else pts, NO_TIME if dts is None else dts
-            tick = dts if self._is_avi else place
+            tick = dts if self._is_avi else index
             self._table.extend((pts, dts, tick, packet.is_keyframe, packet.is_discard))
             self.order.read(bytes(packet))
-            place += 1
+            index += 1
         if is_cut:
             del self._table[-_NUM_COLUMNS:]
             self.order.drop_last()
@@ -91,16 +94,16 @@ class Scan:
 
     @cached_property
     def frames(self) -> NDArray[np.int64]:
-        """int64, ascending: places of the packets that hold a frame to be shown."""
-        hidden = self.discarded.copy()
-        hidden[list(self.order.second_fields)] = True
-        return np.flatnonzero(~hidden)
+        """int64, ascending: indices of the packets that hold a frame to show."""
+        is_hidden = self.discarded.copy()
+        is_hidden[list(self.order.second_fields)] = True
+        return np.flatnonzero(~is_hidden)
 
     @cached_property
-    def begin(self) -> int:
-        """Place of the first packet to decode: the first keyframe, as what those before it need was cut off.
+    def start(self) -> int:
+        """Index of the first packet to decode: the first keyframe, because earlier packets need what was cut off.
 
-        VP9 can begin with intra-only frames, which are no keyframes; there the decoder decides.
+        VP9 can begin with intra-only frames, which are not keyframes; there the decoder decides.
         """
         if self._stream.codec_context.codec.canonical_name in _REFUSING:
             return 0
@@ -108,108 +111,142 @@ class Scan:
 
     @cached_property
     def visible(self) -> NDArray[np.int64]:
-        """int64, ascending: those of `frames` that may be shown."""
-        return self.frames[self.frames >= self.begin]
+        """int64, ascending: those of `frames` from `start` on."""
+        return self.frames[self.frames >= self.start]
 
     @cached_property
-    def in_time(self) -> NDArray[np.int64] | None:
-        """int64: `visible` in the order of their times; None if these do not tell them apart, or jump."""
+    def by_pts(self) -> NDArray[np.int64] | None:
+        """int64: `visible`, ordered by timestamp; None if timestamps are missing, repeat, or jump."""
         order = self.visible[np.argsort(self.pts[self.visible], kind="stable")]
         times = self.pts[order]
-        steps = np.diff(times)  # one that overflows is negative
-        if (times == NO_TIME).any() or ((steps <= 0) | (steps > self._longest_step)).any():
+        steps = np.diff(times)  # a step that overflows int64 is negative
+        if (times == NO_TIME).any() or ((steps <= 0) | (steps > self._max_step)).any():
             return None
         return order
 
     @property
     def is_proven(self) -> bool:
-        """Whether frames are shown in the order of their times, as the headers of the pictures say as well.
+        """Whether the codec's headers prove that frames are shown in the order of their timestamps.
 
-        And no frame is shown earlier, among the others, than a decoder can give it.
+        And no frame is shown so early among the others that a decoder could not have decoded it yet.
         """
-        if self.in_time is None:
+        if self.by_pts is None:
             return False
-        epochs, counts = self.order.keys[self.in_time].T
+        epochs, counts = self.order.keys[self.by_pts].T
         steps = np.diff(epochs)
         ascends = (steps > 0) | ((steps == 0) & (np.diff(counts) > 0))
-        earlier = np.searchsorted(self.visible, self.in_time) - np.arange(len(self.in_time))  # than in the stream
-        return bool((epochs != UNKNOWN).all() and ascends.all() and (earlier <= _MAX_REORDERED).all())
+        # by how many frames each one is shown earlier than it comes in the stream
+        lead = np.searchsorted(self.visible, self.by_pts) - np.arange(len(self.by_pts))
+        return bool((epochs != UNKNOWN).all() and ascends.all() and (lead <= _MAX_REORDERED).all())
 
-    def is_in_time(self, shown: Sequence[int]) -> bool:
-        """Whether a decoder that gives frames in the order `shown` gives them in the order of their times."""
-        if self.in_time is None:
+    def is_by_pts(self, decoded: Sequence[int]) -> bool:
+        """Whether frames whose packets have the indices `decoded` ascend in time."""
+        if self.by_pts is None:
             return False
         ranks = np.full(self.num_packets, -1)
-        ranks[self.in_time] = np.arange(len(self.in_time))
-        return bool((np.diff(ranks[shown]) > 0).all())
+        ranks[self.by_pts] = np.arange(len(self.by_pts))
+        return bool((np.diff(ranks[decoded]) > 0).all())
 
     @property
     def begins_closed(self) -> bool:
-        """Whether the first keyframe is shown first, so that no picture after it needs one that was cut off."""
-        if self.in_time is None or self.keyframes[:1].tolist() != [self.begin]:
+        """Whether the first keyframe is shown first, so that no later picture needs one that was cut off."""
+        if self.by_pts is None or self.keyframes[:1].tolist() != [self.start]:
             return False
-        return self.order.begins_closed and bool(NO_TIME < self.pts[self.begin] <= self.pts[self.in_time[0]])
+        return self.order.begins_closed and bool(NO_TIME < self.pts[self.start] <= self.pts[self.by_pts[0]])
 
     @cached_property
     def jumps(self) -> list[int]:
-        """Places where the clock of the stream jumps back: that of decoding, or the time of a keyframe.
+        """Indices at which the stream's clock jumps back: that of decoding, or the timestamp of a keyframe.
 
-        Where decoding times fall by fewer frames than decoders reorder, it is none: FFmpeg guesses them from the times
-        of packets, which may be wrong.
+        A small step back of the decoding clock, by fewer frames than decoders reorder, is not a jump: FFmpeg guesses
+        decoding times from presentation times, which may be wrong.
         """
         jumps: list[int] = []
         keyframes = frozenset(self.keyframes.tolist())
         latest_pts = latest_dts = NO_TIME  # less than any time
-        for place, (pts, dts) in enumerate(zip(self.pts.tolist(), self.dts.tolist(), strict=True)):
+        for index, (pts, dts) in enumerate(zip(self.pts.tolist(), self.dts.tolist(), strict=True)):
             is_back = self._is_back(latest_dts, dts, self._reordered_time)
-            if is_back or (place in keyframes and self._is_back(latest_pts, pts)):
-                jumps.append(place)
+            if is_back or (index in keyframes and self._is_back(latest_pts, pts)):
+                jumps.append(index)
                 latest_pts = latest_dts = NO_TIME
             latest_pts, latest_dts = max(latest_pts, pts), max(latest_dts, dts)
         return jumps
 
     @cached_property
     def _reordered_time(self) -> int:
-        """How long as many frames are shown as a decoder may hold back."""
+        """Duration of as many frames as a decoder may hold back, in units of the time base."""
         clock = self.pts if (self.dts == NO_TIME).all() else self.dts
         times = clock[clock != NO_TIME].astype(np.float64)
         return round(_MAX_REORDERED * np.median(np.abs(np.diff(times)))) if len(times) > 1 else 0
 
     def _is_back(self, before: int, now: int, tolerance: int = 0) -> bool:
-        """Whether the clock goes back. To what falls far back FFmpeg adds the clock's range, so a huge step is one."""
-        return NO_TIME not in (before, now) and not -tolerance <= now - before <= self._longest_step
+        """Whether the clock jumps back from `before` to `now`.
 
-    def ticks_in_order(self, shown: Sequence[int]) -> list[int]:
-        """When the frames are shown that a decoder gives in the order `shown`, in frames of the stream's rate."""
-        num_skipped = len(self.frames) - len(shown)  # the first ones, at the open beginning of a stream
+        A huge step forward is a jump back too: FFmpeg adds the clock's range to a timestamp that falls far back.
+        """
+        return NO_TIME not in (before, now) and not -tolerance <= now - before <= self._max_step
+
+    def ticks_in_order(self, decoded: Sequence[int]) -> list[int]:
+        """Return the times of frames in a format that has a rate but no timestamps.
+
+        Args:
+            decoded: indices of the frames' packets, in the decoder's order.
+
+        Returns:
+            Times in frames of the stream's rate, ascending.
+        """
+        num_skipped = len(self.frames) - len(decoded)  # the first ones, at the open beginning of a stream
         if not self._is_avi or num_skipped < 0:
-            return [*range(len(shown))]
+            return [*range(len(decoded))]
         ticks: list[int] = np.sort(self.ticks[self.frames])[num_skipped:].tolist()
         return ticks
 
-    def times_in_order(self, shown: Sequence[int]) -> list[int] | None:
-        """When the frames are shown that a decoder gives in the order `shown`, in units of the time base, ascending.
+    def times_in_order(self, decoded: Sequence[int]) -> list[int] | None:
+        """Return the times of frames whose timestamps do not prove their order.
 
-        Between two jumps the frames have the times of their packets, the earliest first; the decoding times, where one
-        has no other. If these do not ascend in `shown`, skipped frames have the earliest times, as they would be shown
-        first. After a jump the times go on at the usual distance from the frame before.
+        The decoder's order is right, so the timestamps between two jumps are sorted and given to the frames in that
+        order; decoding timestamps, if one has no other. Skipped frames are given the earliest timestamps, because they
+        would be shown first, unless the timestamps ascend anyway. After a jump the times continue at the usual distance
+        from the frame before.
+
+        Args:
+            decoded: indices of the frames' packets, in the decoder's order.
 
         Returns:
-            None if there are no times; if they are too far from this order; or if an edit list hides frames by them.
+            Times in units of the time base, ascending. None if a timestamp is missing, if timestamps are further from
+            that order than a decoder reorders, or if an edit list hides frames by wrong timestamps.
         """
-        places = np.asarray(shown)
-        stretch_of = np.maximum.accumulate(np.searchsorted(self.jumps, places, side="right"))
-        skipped = np.setdiff1d(self.visible, places)
-        skipped_from = np.searchsorted(self.jumps, skipped, side="right")
+        indices = np.asarray(decoded)
+        # a stretch is what lies between two jumps; each frame's stretch, ascending in the decoder's order
+        stretch_of = np.maximum.accumulate(np.searchsorted(self.jumps, indices, side="right"))
+        skipped = np.setdiff1d(self.visible, indices)
+        stretch_of_skipped = np.searchsorted(self.jumps, skipped, side="right")
         stretches = []
         starts = np.flatnonzero(np.diff(stretch_of, prepend=-1))
-        for start, members in zip(starts, np.split(places, starts[1:]), strict=True):
+        for start, members in zip(starts, np.split(indices, starts[1:]), strict=True):
             number = stretch_of[start]
-            first, end = np.searchsorted(skipped_from, (number, number + 1))
-            times = self._times_of(members, skipped[first:end])
+            first, end = np.searchsorted(stretch_of_skipped, (number, number + 1))
+            times = self._sorted_times(members, skipped[first:end])
             if times is None:
                 return None
             stretches.append(times)
+        return self._joined(stretches)
+
+    def _sorted_times(self, indices: NDArray[np.int64], skipped: NDArray[np.int64]) -> list[int] | None:
+        """Return the sorted times of the frames of one stretch, see `times_in_order`."""
+        clock = self.dts if (self.pts[indices] == NO_TIME).any() else self.pts
+        times = clock[indices]
+        num_moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times))).max()
+        if (times == NO_TIME).any() or num_moved > (0 if self.discarded.any() else _MAX_REORDERED):
+            return None
+        if num_moved:
+            others = clock[skipped]
+            times = np.concatenate([times, others[others != NO_TIME]])
+        ordered: list[int] = np.sort(times)[-len(indices) :].tolist()
+        return ordered
+
+    def _joined(self, stretches: list[list[int]]) -> list[int]:
+        """Return the times of all stretches, each shifted to continue after the one before."""
         steps = np.concatenate([np.diff(times) for times in stretches])
         step = round(np.median(steps[steps > 0])) if (steps > 0).any() else 1
         joined: list[int] = []
@@ -219,15 +256,3 @@ class Scan:
                 offset = joined[-1] + step - times[0]
             joined += [time + offset for time in times]
         return joined
-
-    def _times_of(self, places: NDArray[np.int64], skipped: NDArray[np.int64]) -> list[int] | None:
-        clock = self.dts if (self.pts[places] == NO_TIME).any() else self.pts
-        times = clock[places]
-        num_moved = np.abs(np.argsort(times, kind="stable") - np.arange(len(times))).max()
-        if (times == NO_TIME).any() or num_moved > (0 if self.discarded.any() else _MAX_REORDERED):
-            return None
-        if num_moved:
-            others = clock[skipped]
-            times = np.concatenate([times, others[others != NO_TIME]])
-        ordered: list[int] = np.sort(times)[-len(places) :].tolist()
-        return ordered

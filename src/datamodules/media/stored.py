@@ -1,14 +1,14 @@
-"""Image files as samples store them: one format in a run, so that stock readers find all images in one column.
+"""Image files as samples store them: in one format per run, so that stock readers find all images in one column.
 
-| `store_images` | what a sample has                                                                       |
+| `store_images` | a sample has                                                                            |
 |----------------|-----------------------------------------------------------------------------------------|
-| jpg            | JPEG files, without loss; all other images as JPEG of quality 95                        |
-| png            | PNG files, and all other images as PNG, without loss                                    |
+| jpg            | JPEG files, losslessly; all other images as JPEG of quality 95                          |
+| png            | PNG files, and all other images as PNG, losslessly                                      |
 | original       | every file byte for byte, whatever its format: stock readers find a column for each     |
 
-What a file is decides, not what its name says. A converted image is upright, and has the pixels that `decode_image`
-gives. Except in `original`, no metadata is left but the orientation: stock readers parse all of it, and fail where it
-is damaged.
+The content of a file decides its format, not its name. A converted image is upright and has the pixels that
+`decode_image` gives. Except for `original`, all metadata but the orientation is dropped: stock readers parse all of it,
+and fail where it is damaged.
 """
 
 import io
@@ -23,16 +23,16 @@ from datamodules.media.suffixes import image_ending
 Stored = Literal["jpg", "png", "original"]
 StoreImages = Stored | bool
 
-_BEGIN = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
-_END_OF_IHDR = 33  # of a PNG file, whose first chunk is always the header of 25 bytes
+_SIGNATURES = {"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
+_END_OF_IHDR = 33  # in a PNG file, whose first chunk is always the header of 25 bytes
 _JPEG_QUALITY = 95
 
 
 def stored_as(option: StoreImages | None) -> Stored | None:
-    """The value of `--model.store_images`: `true` is `jpg`; None: nothing is stored.
+    """Return the format for a value of `--model.store_images`: `true` is `jpg`; None: no image is stored.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the value is none of these.
     """
     if option is True:
         return "jpg"
@@ -42,24 +42,24 @@ def stored_as(option: StoreImages | None) -> Stored | None:
 
 
 def stored_ending(name: str, store: Stored) -> str:
-    """The extension, without its dot, that a sample gives to the image whose file is called `name`."""
+    """Return the extension, without its dot, that a sample gives to the image of the file `name`."""
     return image_ending(name) if store == "original" else store
 
 
 def as_stored(content: bytes, name: str, store: Stored) -> bytes:
-    """The file that a sample stores of an image.
+    """Return the file that a sample stores for an image.
 
     Args:
         content: of the image's file.
         name: of that file, for errors.
-        store: see the table above.
+        store: see the module's table.
 
     Raises:
         DecodeError: it cannot be decoded, or is too large for the format.
     """
     if store == "original":
         return content
-    if content.startswith(_BEGIN[store]):
+    if content.startswith(_SIGNATURES[store]):
         plain, orientation, _ = separate(content)
         return plain if orientation in (None, 1) else _with_orientation(plain, orientation, store)
     from PIL import Image
@@ -69,7 +69,7 @@ def as_stored(content: bytes, name: str, store: Stored) -> bytes:
     pixels, buffer = decode_image(content, name).permute(1, 2, 0).numpy(), io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, {"jpg": "JPEG", "png": "PNG"}[store], quality=_JPEG_QUALITY)
-    except (OSError, ValueError) as error:  # JPEG has at most 65,500 px a side
+    except (OSError, ValueError) as error:  # a side of JPEG has at most 65,500 px
         size = f"{pixels.shape[1]}x{pixels.shape[0]} px"
         raise DecodeError(
             f"{name} of {size} cannot be stored as {store} ({error}): use another --model.store_images"
@@ -78,7 +78,7 @@ def as_stored(content: bytes, name: str, store: Stored) -> bytes:
 
 
 def _with_orientation(content: bytes, orientation: int, store: Literal["jpg", "png"]) -> bytes:
-    """Put EXIF that holds nothing but `orientation` into a JPEG or PNG file without metadata."""
+    """Put EXIF with nothing but `orientation` into a JPEG or PNG file that has no metadata."""
     from PIL import ExifTags, Image
 
     tags = Image.Exif()

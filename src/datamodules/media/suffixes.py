@@ -1,6 +1,6 @@
 """Extensions by which corpora recognise images and videos, without opening them and without importing a decoder.
 
-`.ts` is an MPEG transport stream here. A TypeScript file below a folder of videos fails alone, when it is read.
+`.ts` is an MPEG transport stream here. A TypeScript file in a folder of videos fails alone when it is read.
 """
 
 from importlib.util import find_spec
@@ -22,5 +22,5 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def image_ending(name: str) -> str:
-    """The ending of an image's file called `name`, as samples have it."""
+    """Return the extension of an image's file name, in lower case and without its dot, as samples store it."""
     return PurePosixPath(name).suffix.lower().removeprefix(".")

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.media.container import said
+from datamodules.media.container import error_text
 from datamodules.media.limits import MAX_PIXELS, limited_memory
 from datamodules.samples import SampleKind, require_alike
 from datamodules.samples.arrays import Array, read_arrays, read_header, to_npy
@@ -272,7 +272,7 @@ def _film(content: bytes) -> Iterator[Picture]:
                 for frame in packet.decode():
                     yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"mp4: {said(error)}") from error
+        raise ValueError(f"mp4: {error_text(error)}") from error
 
 
 def _stacked(frames: Iterable[Picture]) -> NDArray[np.uint8]:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from datamodules.errors import ConfigError, RunError
-from datamodules.media.container import said
+from datamodules.media.container import error_text
 from datamodules.run.folder import Run
 from datamodules.run.kind import kind_of
 from datamodules.run.reader import CommittedSamples
@@ -93,8 +93,8 @@ def _video_errors(key: str, size: tuple[int, int]) -> Iterator[None]:
         if isinstance(error, OSError):
             raise
         raise RunError(
-            f"{key}: no video of {size[1]}x{size[0]} px can be written ({said(error)}). H.264 has at most 16,384 px a "
-            "side"
+            f"{key}: no video of {size[1]}x{size[0]} px can be written ({error_text(error)}). H.264 has at most "
+            "16,384 px a side"
         ) from error
 
 

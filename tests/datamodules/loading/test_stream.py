@@ -322,7 +322,7 @@ def test_frames_are_resized_and_lie_in_memory_as_they_came(parts: tuple[Run, Pat
 @pytest.mark.parametrize(
     ("row", "selection", "reason"),
     [
-        (1, Uniform(21), "video.mp4: it has 20 of the 21 frames that are wanted"),
+        (1, Uniform(21), "video.mp4: it has 20 frames, and 21 are requested"),
         (4, Every(), r"video.mp4: it has no frame from 60 s to its end; the last is at 2.360 s"),
     ],
 )
@@ -352,7 +352,7 @@ def test_jpegs_for_the_gpu_come_as_they_are_and_other_images_fail(tmp_path: Path
     assert "frames" not in batch
     found = summaries_of([batch])
     assert [found[row].size for row in range(3)] == [(6, 8), (9, 5), None]
-    assert found[2].reason.startswith("c.png is no JPEG, but PNG")
+    assert found[2].reason.startswith("c.png is not a JPEG, but PNG")
 
 
 def test_the_files_of_single_images_come_along_if_they_are_asked_for(corpus: tuple[Run, Path]) -> None:

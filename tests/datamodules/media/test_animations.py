@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DecodeError
-from datamodules.media.decoding import Backend, Decoding
+from datamodules.media.decoding import BackendName, Decoding
 from datamodules.media.sampling import AtTimes, Uniform
 from datamodules.media.video import Video, read_frames
 from support.video_files import numbers, picture
@@ -49,7 +49,7 @@ def test_every_frame_comes_in_order_at_its_time(ending: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("backend", ["pyav", "decord", "torchcodec"])
-def test_some_frames_are_the_same_whatever_the_backend(ending: str, backend: Backend, tmp_path: Path) -> None:
+def test_frames_do_not_depend_on_the_backend(ending: str, backend: BackendName, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}")
     assert numbers(shown(path, selection=Uniform(3), decoding=Decoding(backend))) == [0, 2, 5]
     assert numbers(shown(path, selection=AtTimes([0.12, 0.23]), decoding=Decoding(backend))) == [3, 5]
@@ -60,9 +60,7 @@ DISPOSAL = {"gif": {"disposal": 2}, "png": {"disposal": 1}, "webp": {}}  # to th
 
 
 @pytest.mark.parametrize("ending", DISPOSAL)
-def test_transparent_pixels_are_white_and_nothing_stays_of_a_frame_that_is_disposed_of(
-    ending: str, tmp_path: Path
-) -> None:
+def test_transparent_pixels_are_white_and_disposed_frames_vanish(ending: str, tmp_path: Path) -> None:
     frames: NDArray[np.uint8] = np.zeros((3, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 8:12, 2:6], frames[2, 2:6, 8:12] = RED, BLUE, RED
     found = shown(animation(tmp_path / f"a.{ending}", frames, **DISPOSAL[ending]))
@@ -71,7 +69,7 @@ def test_transparent_pixels_are_white_and_nothing_stays_of_a_frame_that_is_dispo
 
 
 @pytest.mark.parametrize("options", [{"disposal": 0, "blend": 1}, {"disposal": 2, "blend": 1}])
-def test_a_frame_covers_what_stays_of_those_before(options: dict[str, int], tmp_path: Path) -> None:
+def test_a_frame_is_drawn_over_what_stays_of_earlier_frames(options: dict[str, int], tmp_path: Path) -> None:
     frames = np.zeros((2, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 2:6, 4:8] = RED, (0, 0, 255, 128)
     found = shown(animation(tmp_path / "a.png", frames, **options))[1]
@@ -81,13 +79,13 @@ def test_a_frame_covers_what_stays_of_those_before(options: dict[str, int], tmp_
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp"])
-def test_frames_too_short_to_be_seen_stay_as_long_as_in_a_browser(ending: str, tmp_path: Path) -> None:
+def test_very_short_frames_are_shown_as_long_as_in_a_browser(ending: str, tmp_path: Path) -> None:
     path = numbered(tmp_path / f"a.{ending}", 3, duration=[10, 0, 20])
     assert Video(path).pts_seconds.tolist() == [0, 0.1, 0.2]
     assert Video(path).facts["duration_seconds"] == 0.22
 
 
-def test_the_still_image_of_a_png_for_simple_viewers_is_no_frame(tmp_path: Path) -> None:
+def test_the_default_image_of_an_animated_png_is_not_a_frame(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.png", default_image=True)
     assert numbers(shown(path)) == [1, 2, 3, 4, 5]
 
@@ -102,7 +100,7 @@ def test_an_animation_that_was_cut_off_fails(ending: str, share: float, tmp_path
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png", "jpg", "tiff", "bmp"])
-def test_a_still_image_is_no_video(ending: str, tmp_path: Path) -> None:
+def test_a_still_image_is_not_a_video(ending: str, tmp_path: Path) -> None:
     Image.fromarray(picture(0)).save(tmp_path / f"a.{ending}")
     for _ in range(2):
         with pytest.raises(

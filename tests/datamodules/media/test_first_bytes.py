@@ -12,7 +12,7 @@ _MPD = b"<MPD profiles='urn:mpeg:dash:profile:isoff-live:2011'>"
 
 
 @pytest.mark.parametrize("name", ["no b-frames", "fragments", "rotation", "variable rate in matroska"])
-def test_files_as_muxers_write_them_are_recognised(name: str, tmp_path: Path) -> None:
+def test_files_of_ffmpeg_are_recognised(name: str, tmp_path: Path) -> None:
     assert is_mp4_or_matroska(read_head(write(tmp_path / "a", KINDS[name], 2)))
 
 
@@ -25,7 +25,7 @@ def test_files_as_muxers_write_them_are_recognised(name: str, tmp_path: Path) ->
         b"\0\0\0\x01mdat\0\0\0\1\0\0\0\0",
     ],
 )
-def test_files_as_other_programs_write_them_are_recognised(head: bytes) -> None:
+def test_files_of_other_programs_are_recognised(head: bytes) -> None:
     assert is_mp4_or_matroska(head + bytes(64 - len(head)))
 
 
@@ -47,5 +47,5 @@ def test_files_as_other_programs_write_them_are_recognised(head: bytes) -> None:
         _EBML + b"\x81\x42matroska" + _MPD,  # a name behind the header, where FFmpeg does not look for it
     ],
 )
-def test_what_could_be_a_playlist_is_not_recognised(head: bytes) -> None:
+def test_a_file_that_could_be_a_playlist_is_not_recognised(head: bytes) -> None:
     assert not is_mp4_or_matroska(head[:64])

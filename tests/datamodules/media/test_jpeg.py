@@ -1,4 +1,4 @@
-"""JPEGs for nvJPEG: which are taken, and that they become what Pillow makes of them.
+"""Which JPEGs nvJPEG decodes, and that its pixels are those of Pillow.
 
 torchvision decodes them here as it does for a GPU, on the CPU; tests marked `gpu` fail where there is none.
 """
@@ -55,22 +55,22 @@ def apart(content: bytes, device: torch.device) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_decoded_is_what_pillow_decodes(kind: str) -> None:
+def test_jpegs_decode_as_with_pillow(kind: str) -> None:
     assert apart(KINDS[kind], CPU).max() <= 2
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
-def test_nvjpeg_decodes_what_pillow_decodes_within_its_own_upsampling(kind: str) -> None:
+def test_nvjpeg_decodes_as_pillow_but_for_its_upsampling(kind: str) -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     levels = apart(KINDS[kind], torch.device("cuda"))
     assert levels.float().mean() < 2
     assert levels.max() <= 24
 
 
-def test_sizes_are_those_of_the_upright_picture_and_may_differ() -> None:
+def test_sizes_are_those_of_the_upright_image_and_may_differ() -> None:
     read = [read_jpeg(KINDS[f"orientation {orientation}"], "a.jpg") for orientation in (1, 6)]
-    assert [each.size for each in read] == [(24, 40), (40, 24)]
+    assert [jpeg.size for jpeg in read] == [(24, 40), (40, 24)]
     frames = decode_jpegs(read, CPU)
     assert isinstance(frames, list)
     assert [tuple(frame.shape) for frame in frames] == [(3, 24, 40), (3, 40, 24)]
@@ -79,7 +79,7 @@ def test_sizes_are_those_of_the_upright_picture_and_may_differ() -> None:
     assert alike.shape == (2, 3, 24, 40)
 
 
-def test_torchvisions_deprecation_is_not_the_users() -> None:
+def test_the_deprecation_warning_of_torchvision_is_suppressed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode_jpegs([read_jpeg(jpeg(), "a.jpg")], CPU)
@@ -94,15 +94,15 @@ def other(kind: str, mode: str = "RGB") -> bytes:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (other("PNG"), r"a\.x is no JPEG, but PNG, and nvJPEG takes JPEGs of YCbCr or gray: --.* pillow takes it"),
+        (other("PNG"), r"a\.x is not a JPEG, but PNG, and nvJPEG takes JPEGs of YCbCr or gray: --.* pillow takes it"),
         (jpeg("CMYK"), r"a\.x is a JPEG of CMYK, and nvJPEG"),
         (jpeg(keep_rgb=True), r"a\.x is a JPEG of RGB, and nvJPEG"),
         (jpeg()[:-40], r"a\.x cannot be decoded \(\d+ bytes\): it is cut off"),
         (jpeg(comment=b"\xff\xd9")[:-40], r"it is cut off"),  # where a preview may end
-        (b"GIF, so to say", r"a\.x cannot be decoded \(14 bytes\): it is none of PNG, JPEG, "),
+        (b"GIF, so to say", r"a\.x cannot be decoded \(14 bytes\): it is not one of PNG, JPEG, "),
     ],
 )  # fmt: skip
-def test_what_nvjpeg_does_not_decode_as_pillow_does_is_refused_with_the_way_out(content: bytes, reason: str) -> None:
+def test_files_that_nvjpeg_would_misread_are_refused_with_an_alternative(content: bytes, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         read_jpeg(content, "a.x")
 
@@ -117,7 +117,7 @@ def test_what_nvjpeg_does_not_decode_as_pillow_does_is_refused_with_the_way_out(
         ("Error while decoding JPEG images: Failed to decode batch: 6", RuntimeError),
     ],
 )
-def test_only_what_nvjpeg_says_of_the_file_is_charged_to_it(
+def test_only_nvjpeg_errors_about_the_file_fail_the_item(
     monkeypatch: pytest.MonkeyPatch, message: str, error: type[DecodeError] | type[MemoryError] | type[RuntimeError]
 ) -> None:
     def decode_jpeg(*_: Any) -> None:
@@ -128,7 +128,7 @@ def test_only_what_nvjpeg_says_of_the_file_is_charged_to_it(
         decode_jpegs([read_jpeg(jpeg(), "a.jpg")], CPU)
     if error is DecodeError:
         assert str(raised.value).startswith("a.jpg is refused by nvJPEG (Error while decoding JPEG images: ")
-        assert str(raised.value).endswith("): --data.decoding.images pillow takes it, if anything does")
+        assert str(raised.value).endswith("): --data.decoding.images pillow takes it, unless it is damaged")
 
 
 def test_nvjpeg_needs_a_gpu() -> None:
@@ -137,5 +137,5 @@ def test_nvjpeg_needs_a_gpu() -> None:
 
 
 @pytest.mark.gpu
-def test_nvjpeg_is_there() -> None:
+def test_nvjpeg_works() -> None:
     require_nvjpeg(torch.device("cuda"))

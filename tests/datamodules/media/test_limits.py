@@ -1,4 +1,4 @@
-"""A file that would take too much memory or time fails alone, and the reason names the limit."""
+"""A file above a limit of memory or time fails alone, and the reason names the limit."""
 
 import resource
 import struct
@@ -48,7 +48,7 @@ def test_a_small_mp4_that_repeats_its_bytes_as_packets_fails(tmp_path: Path, mon
         Video(tmp_path / "b.mp4")
 
 
-def test_packets_are_counted_where_no_table_promises_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packets_are_counted_where_the_file_has_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a", Kind("mkv"), 12)
     Video(path)
     monkeypatch.setattr(limits, "MAX_PACKETS", 11)
@@ -103,16 +103,16 @@ def test_two_threads_leave_the_memory_of_the_process_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("sizes", [((128, 96), (256, 192)), ((256, 192), (128, 96))], ids=["later", "at first"])
-def test_frames_of_too_many_pixels_fail_wherever_they_come(
+def test_frames_of_too_many_pixels_fail_anywhere_in_the_file(
     sizes: tuple[tuple[int, int], tuple[int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [write(tmp_path / f"{size[0]}", Kind("ts", size=size), 6) for size in sizes]
-    monkeypatch.setitem(container._DECODER_LIMITS, "max_pixels", "20000")
+    monkeypatch.setitem(container._DECODER_OPTIONS, "max_pixels", "20000")
     with pytest.raises(DecodeError, match=r"a frame is larger than the limit of"):
         list(Video(joined(tmp_path / "a.ts", *parts)).frames(range(12)))
 
 
-def test_a_video_that_names_too_many_pixels_fails_before_anything_is_decoded(tmp_path: Path) -> None:
+def test_a_video_that_declares_too_many_pixels_fails_before_decoding(tmp_path: Path) -> None:
     content = write(tmp_path / "b", Kind("avi", "rawvideo", {}), 1).read_bytes()
     size = content.index(b"strf") + 8 + 4  # in the BITMAPINFOHEADER
     path = tmp_path / "a.avi"
@@ -121,9 +121,7 @@ def test_a_video_that_names_too_many_pixels_fails_before_anything_is_decoded(tmp
         Video(path)
 
 
-def test_frames_that_become_too_large_as_their_pixels_become_square_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_that_become_too_large_with_square_pixels_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a", Kind(size=(80, 60), pixel_aspect_ratio=Fraction(4)), 2)
     monkeypatch.setattr(limits, "MAX_PIXELS", 10_000)
     assert [frame.shape for frame in Video(path).frames([0], size=(6, 32))] == [(3, 6, 32)]
@@ -214,7 +212,7 @@ def test_decoders_use_one_thread_each(tmp_path: Path) -> None:
         assert container.streams.video[0].codec_context.thread_count == 1
 
 
-def test_a_parameter_set_of_a_megabyte_of_zeros_is_damaged_and_takes_no_time() -> None:
+def test_a_parameter_set_of_a_megabyte_of_zeros_is_skipped_fast() -> None:
     order = _H264(b"")
     order.read(b"\0\0\1\x67" + bytes([100, 0, 30]) + (1 << 20) * b"\0")
     assert order.num_packets == 1

@@ -1,4 +1,4 @@
-"""Damaged or large metadata costs no image, and the orientation is read from every format that carries one."""
+"""Damaged or large metadata fails no image, and the orientation is read from every format that has one."""
 
 import io
 import random
@@ -149,7 +149,7 @@ def test_the_orientation_is_one_integer_in_either_order_of_bytes(
 
 
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])
-def test_a_value_outside_1_to_8_means_upright(value: int) -> None:
+def test_an_orientation_outside_1_to_8_means_upright(value: int) -> None:
     assert read_orientation(exif_of(oriented(value)), b"tiff:Orientation='6'") == 1
 
 
@@ -168,7 +168,7 @@ def test_a_value_outside_1_to_8_means_upright(value: int) -> None:
         (exif_of(oriented(6))[:18], 1),
     ],
 )
-def test_of_a_directory_that_is_cut_off_the_whole_entries_count(exif: bytes, orientation: int) -> None:
+def test_whole_entries_of_a_directory_that_is_cut_off_are_read(exif: bytes, orientation: int) -> None:
     assert read_orientation(exif, b"") == orientation
 
 
@@ -183,7 +183,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exif", DAMAGED)
-def test_damaged_exif_costs_no_image_and_its_orientation_counts(kind: str, exif: bytes) -> None:
+def test_damaged_exif_fails_no_image_and_its_orientation_is_applied(kind: str, exif: bytes) -> None:
     assert_turned(with_exif(kind, exif), 8)
 
 
@@ -198,7 +198,7 @@ def test_nvjpeg_gets_the_same_orientation_without_the_exif(exif: bytes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_fuzzed_exif_costs_an_image() -> None:
+def test_fuzzed_exif_fails_no_image() -> None:
     """100,000 blocks in turn as JPEG, PNG and WebP: each gives the whole picture, turned or not."""
     rng = random.Random(0)
     kinds = {kind: {decoded(with_exif(kind, exif_of(oriented(k)))).tobytes() for k in range(1, 9)} for kind in KINDS}
@@ -251,7 +251,7 @@ def fuzzed_exif(rng: random.Random) -> bytes:
         (0xFE, b"\xff\xd9\xff\xda"),
     ],
 )
-def test_damaged_segments_of_a_jpeg_cost_no_image(segment: tuple[int, bytes]) -> None:
+def test_damaged_segments_of_a_jpeg_are_ignored(segment: tuple[int, bytes]) -> None:
     assert_turned(jpeg_with(segment), 1)
 
 
@@ -271,13 +271,13 @@ def test_damaged_segments_of_a_jpeg_cost_no_image(segment: tuple[int, bytes]) ->
         [(b"tEXt", bytes([index]) + b"\0" + b"x" * 1_000_000) for index in range(1, 70)],
     ],
 )
-def test_large_or_damaged_texts_and_profiles_of_a_png_cost_no_image(
+def test_large_or_damaged_texts_and_profiles_of_a_png_are_ignored(
     chunks: list[tuple[bytes, bytes]], at_end: bool
 ) -> None:
     np.testing.assert_array_equal(decoded(png_with(*chunks, at_end=at_end)), PICTURE)
 
 
-def test_a_compressed_text_takes_no_memory() -> None:
+def test_a_compressed_text_is_not_decompressed_whole() -> None:
     packed = zlib.compress(bytes(100_000_000))
     keywords = b"Comment\0\0", b"XML:com.adobe.xmp\0\0", b"Raw profile type exif\0\0"
     content = png_with(*((b"zTXt", keyword + packed) for keyword in keywords))
@@ -294,7 +294,7 @@ def xmp_of(orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("exif_orientation", [None, 1, 8])
-def test_xmp_counts_where_exif_has_no_orientation(exif_orientation: int | None) -> None:
+def test_xmp_is_used_where_exif_has_no_orientation(exif_orientation: int | None) -> None:
     exif = exif_of(oriented(exif_orientation) if exif_orientation else (271, ASCII, 2, b"a\0\0\0"))
     expected = exif_orientation or 6
     assert_turned(
@@ -306,7 +306,7 @@ def test_xmp_counts_where_exif_has_no_orientation(exif_orientation: int | None) 
         assert_turned(png_with((b"eXIf", exif), (b"iTXt", text + chunk), at_end=True), expected)
 
 
-def test_xmp_counts_in_webp_and_tiff_too() -> None:
+def test_xmp_is_used_in_webp_and_tiff() -> None:
     assert_turned(webp_with(b"XMP ", xmp_of(6)), 6)
     assert_turned(encoded("TIFF", tiffinfo={700: xmp_of(6)}), 6)
     assert_turned(encoded("WEBP", lossless=True, xmp=b"<tiff:Orientation>6</tiff:Orientation>"), 6)
@@ -318,7 +318,7 @@ def test_a_tiff_is_turned_once(orientation: int, options: dict[str, Any]) -> Non
     assert_turned(encoded("TIFF", tiffinfo={ORIENTATION: orientation}, **options), orientation)
 
 
-def test_damaged_metadata_of_a_tiff_costs_no_image() -> None:
+def test_damaged_metadata_of_a_tiff_is_ignored() -> None:
     tags = {
         ORIENTATION: (SHORT, 8),
         271: (RATIONAL, 2**32 - 1),
@@ -331,7 +331,7 @@ def test_damaged_metadata_of_a_tiff_costs_no_image() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_of_an_avif_the_container_says_how_it_is_turned_and_damaged_exif_does_not(orientation: int) -> None:
+def test_the_orientation_of_an_avif_is_that_of_its_container_and_not_of_exif(orientation: int) -> None:
     picture = np.kron(np.array([[0, 80, 160], [40, 120, 200]], np.uint8), np.ones((20, 20), np.uint8))
     tags = Image.Exif()
     tags[ORIENTATION], tags[271] = orientation, "maker"
@@ -346,12 +346,12 @@ def test_of_an_avif_the_container_says_how_it_is_turned_and_damaged_exif_does_no
 
 def test_a_tiff_of_several_pages_fails_with_their_number() -> None:
     pages = [Image.fromarray(PICTURE)] * 2
-    with pytest.raises(DecodeError, match=r"a cannot be decoded .*: it has 3 pages where one image is wanted"):
+    with pytest.raises(DecodeError, match=r"a cannot be decoded .*: it has 3 pages, and one image is expected"):
         decode_image(encoded("TIFF", save_all=True, append_images=pages), "a")
 
 
 @pytest.mark.parametrize(("subfile_type", "shape"), [(1, (4, 4)), (4, (6, 9))])
-def test_a_thumbnail_or_a_mask_is_no_page_of_a_tiff(subfile_type: int, shape: tuple[int, int]) -> None:
+def test_a_thumbnail_or_mask_is_not_a_page_of_a_tiff(subfile_type: int, shape: tuple[int, int]) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[254] = subfile_type
     other = Image.new("L", shape[::-1])
@@ -359,13 +359,13 @@ def test_a_thumbnail_or_a_mask_is_no_page_of_a_tiff(subfile_type: int, shape: tu
     np.testing.assert_array_equal(decoded(encoded("TIFF", save_all=True, append_images=[other])), PICTURE)
 
 
-def test_directories_of_a_tiff_that_lead_back_are_one_page() -> None:
+def test_a_loop_of_tiff_directories_is_one_page() -> None:
     content = bytearray(tiff_of(np.arange(6, dtype=np.uint8)[None]))
     content[-4:] = content[4:8]
     assert decoded(bytes(content))[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_many_overlapping_directories_of_a_tiff_end_soon() -> None:
+def test_overlapping_directories_of_a_tiff_are_read_fast() -> None:
     """8,000 directories of 60,000 entries, each 4 bytes after the one before: to read all would take minutes."""
     starts = np.arange(8, 8 + 4 * 8_000, 4)
     content = bytearray(np.full(400_000, 60_000, "<u2").tobytes())
@@ -377,7 +377,7 @@ def test_many_overlapping_directories_of_a_tiff_end_soon() -> None:
 
 
 @pytest.mark.parametrize("subfile_type", [0, 1])
-def test_a_tiff_of_very_many_directories_fails_with_the_limit(subfile_type: int) -> None:
+def test_a_tiff_with_too_many_directories_fails(subfile_type: int) -> None:
     directory = struct.Struct("<HHHLLHHLLL")  # the number of tags, two tags, the place of the next directory
     starts = range(8, 8 + 300_000 * directory.size, directory.size)
     tags = (2, 254, LONG, 1, subfile_type, 256, LONG, 1, 1)
@@ -386,7 +386,7 @@ def test_a_tiff_of_very_many_directories_fails_with_the_limit(subfile_type: int)
         separate(content)
 
 
-def test_exif_in_very_many_segments_is_put_together_at_once() -> None:
+def test_exif_in_many_segments_is_joined_in_linear_time() -> None:
     """200,000 segments of one byte each: to copy what came before for each one would be 20 GB."""
     exif = struct.pack("<2sHLHHHLHxxL", b"II", 42, 8, 1, ORIENTATION, SHORT, 1, 6, 0).ljust(200_000, b"\0")
     segments = b"".join(b"\xff\xe1\x00\x09Exif\0\0" + exif[place : place + 1] for place in range(len(exif)))

@@ -1,4 +1,4 @@
-"""NVDEC, by torchcodec, gives the frames that the CPU gives. Fails where there is no GPU: it is asked for by name."""
+"""NVDEC, through torchcodec, gives the frames that the CPU gives. Selected by `-m gpu`; fails without a GPU."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which frames a video has, in which order, where its timestamps are wrong or its first pictures cannot be decoded."""
+"""Frames and their order, where timestamps are wrong or the first frames cannot be decoded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.errors import DecodeError
 from datamodules.media import picture_order, scan
-from datamodules.media.decoding import Backend, Decoding
+from datamodules.media.decoding import BackendName, Decoding
 from datamodules.media.sampling import Every, Selection, Uniform
 from datamodules.media.video import Video
 from support.torchcodec_available import needs_torchcodec
@@ -56,7 +56,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write(folder / name, kind, NUM_FRAMES) for name, kind in SOURCES.items()}
 
 
-def shown(path: Path, selection: Selection | None = None, backend: Backend = "pyav") -> tuple[list[int], Video]:
+def shown(path: Path, selection: Selection | None = None, backend: BackendName = "pyav") -> tuple[list[int], Video]:
     """The numbers in the frames, and the video."""
     video = Video(path, Decoding(backend))
     frames = video.frames((selection or Every()).indices(video.pts_seconds))
@@ -97,7 +97,7 @@ def test_wrong_times_do_not_change_the_order_of_the_frames(
 
 
 @pytest.mark.parametrize("name", ["hevc", "mpeg2", "mpeg4"])
-def test_wrong_times_are_noticed_whatever_the_codec(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
+def test_wrong_times_are_noticed_for_every_codec(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources[name], tmp_path / "a.mkv", pts_is_dts)
     assert not require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
 
@@ -119,7 +119,7 @@ def test_an_edit_list_that_hides_frames_by_wrong_times_fails(sources: dict[str, 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
 def test_other_backends_refuse_times_that_do_not_tell_frames_apart(
-    backend: Backend, sources: dict[str, Path], tmp_path: Path
+    backend: BackendName, sources: dict[str, Path], tmp_path: Path
 ) -> None:
     path = remux(sources["h264"], tmp_path / "a.mkv", pts_is_dts)
     with pytest.raises(DecodeError, match=f"{backend} needs timestamps that tell which frame is which"):
@@ -142,7 +142,7 @@ def at(seconds: int) -> Callable[[int, int, int], tuple[int, int]]:
         ("flv", (300, 2)),
     ],
 )
-def test_recordings_that_were_joined_keep_their_order_and_go_on_in_time(
+def test_joined_recordings_keep_their_order_and_their_times_continue(
     suffix: str, starts: tuple[int, ...], sources: dict[str, Path], tmp_path: Path
 ) -> None:
     parts = [remux(sources["h264"], tmp_path / f"{start}.{suffix}", at(start)) for start in starts]
@@ -159,12 +159,12 @@ def test_a_gap_in_time_stays(sources: dict[str, Path], tmp_path: Path) -> None:
     assert video.packets.is_seekable
 
 
-def test_a_clock_that_begins_anew_at_33_bits_goes_on(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_clock_that_wraps_at_33_bits_continues(sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources["h264"], tmp_path / "a.ts", at(95443))  # 2**33 / 90000 = 95443.7
     assert require_frames(path, list(range(NUM_FRAMES))).packets.is_seekable
 
 
-def test_leading_pictures_after_a_join_are_skipped_too(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_leading_frames_after_a_join_are_skipped(sources: dict[str, Path], tmp_path: Path) -> None:
     first = remux(sources["h264"], tmp_path / "a.ts", at(30))
     second, expected, num_skipped = cut(sources["open h264"], tmp_path / "b.ts")
     require_frames(joined(tmp_path / "c.ts", first, second), [*range(NUM_FRAMES), *expected], num_skipped)
@@ -196,7 +196,7 @@ def cut(source: Path, path: Path, num_before: int = 0) -> tuple[Path, list[int],
         ("mpeg2", "mpg", 3), ("mpeg4", "avi", 0), ("mpeg4", "mkv", 3), ("vp9", "webm", 3),
     ],
 )  # fmt: skip
-def test_pictures_that_need_what_was_cut_off_are_skipped(
+def test_frames_that_need_what_was_cut_off_are_skipped(
     name: str, suffix: str, num_before: int, sources: dict[str, Path], tmp_path: Path
 ) -> None:
     path, expected, num_skipped = cut(sources[name], tmp_path / f"a.{suffix}", num_before)
@@ -204,14 +204,14 @@ def test_pictures_that_need_what_was_cut_off_are_skipped(
     require_frames(path, expected, num_skipped)
 
 
-def test_skipped_pictures_leave_no_gap_among_wrong_times(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_skipped_frames_leave_no_gap_among_wrong_times(sources: dict[str, Path], tmp_path: Path) -> None:
     source = sources["open h264"]
     _, expected, num_skipped = cut(source, tmp_path / "a.ts")
     path = remux(source, tmp_path / "a.mkv", pts_is_dts, first_keyframe(source))
     require_frames(path, expected, num_skipped)
 
 
-def test_leading_pictures_that_need_nothing_are_shown(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_decodable_leading_frames_are_shown(sources: dict[str, Path], tmp_path: Path) -> None:
     path, expected, num_leading = cut(sources["radl"], tmp_path / "a.mkv")
     assert num_leading == 2
     require_frames(path, [expected[0] - 2, expected[0] - 1, *expected])
@@ -226,22 +226,24 @@ def test_frames_before_an_intra_refresh_is_complete_are_skipped(sources: dict[st
     assert video.facts["num_skipped_frames"] > 3
 
 
-def test_an_edit_list_hides_leading_pictures_so_that_none_is_skipped(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_leading_frames_that_an_edit_list_hides_are_not_counted_as_skipped(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
     path, expected, _ = cut(sources["open h264"], tmp_path / "a.mp4")
     require_frames(path, expected)
 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
 @pytest.mark.parametrize("name", ["open h264", "open hevc"])
-def test_other_backends_refuse_streams_whose_first_pictures_cannot_be_shown(
-    name: str, backend: Backend, sources: dict[str, Path], tmp_path: Path
+def test_other_backends_refuse_streams_whose_first_frames_cannot_be_shown(
+    name: str, backend: BackendName, sources: dict[str, Path], tmp_path: Path
 ) -> None:
     path, _, num_skipped = cut(sources[name], tmp_path / "a.mkv")
     with pytest.raises(DecodeError, match=f"{backend} miscounts where {num_skipped} frames cannot be shown"):
         shown(path, Uniform(8), backend)
 
 
-def test_a_stream_without_any_picture_to_begin_with_fails(sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_stream_without_a_keyframe_fails(sources: dict[str, Path], tmp_path: Path) -> None:
     path = remux(sources["vp9"], tmp_path / "a.webm", start=first_keyframe(sources["vp9"]) + 1)
     with pytest.raises(DecodeError, match=r"a\.webm has no frames that can be decoded"):
         Video(path)
@@ -269,7 +271,7 @@ def test_vp9_that_begins_with_an_intra_only_frame_shows_what_a_decoder_gives(
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
-def test_two_frames_of_one_time_at_the_end_are_two_frames(
+def test_two_frames_with_the_same_time_at_the_end_are_two_frames(
     suffix: str, sources: dict[str, Path], tmp_path: Path
 ) -> None:
     last = NUM_FRAMES - 1
@@ -280,12 +282,12 @@ def test_two_frames_of_one_time_at_the_end_are_two_frames(
 
 
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "h264"])
-def test_two_fields_that_are_pictures_are_one_frame(suffix: str, tmp_path: Path) -> None:
+def test_two_field_pictures_are_one_frame(suffix: str, tmp_path: Path) -> None:
     require_frames(write_field_pictures(tmp_path / f"a.{suffix}", 12), list(range(12)))
 
 
 @pytest.mark.parametrize("name", ["h264", "hevc", "mpeg2", "mpeg4"])
-def test_damaged_headers_are_unknown(name: str, sources: dict[str, Path]) -> None:
+def test_damaged_headers_raise_nothing(name: str, sources: dict[str, Path]) -> None:
     random = np.random.default_rng(0)
     with av.open(str(sources[name])) as container:
         stream = container.streams.video[0]
@@ -310,7 +312,7 @@ def parameter_set(order_type: int) -> bytes:
     [(parameter_set(0), (1, 0)), (parameter_set(0)[:9], None), (parameter_set(3), None)],
     ids=["whole", "cut off before the order counts", "of no known type"],
 )
-def test_parameter_sets_that_are_damaged_are_not_used(content: bytes, key: tuple[int, int] | None) -> None:
+def test_damaged_parameter_sets_are_ignored(content: bytes, key: tuple[int, int] | None) -> None:
     order = picture_order._H264(content)
     order.read(bytes(NalUnit(0x65).ue(0, 7, 0).u(7, 0).ue(0).u(5, 0)))
     assert order.keys.tolist() == [[*(key or (picture_order.UNKNOWN, picture_order.UNKNOWN))]]

@@ -26,12 +26,14 @@ from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Unifor
         (np.array([]), 5, []),
     ],
 )
-def test_the_frames_on_show_at_the_times_are_taken(pts: NDArray[np.float64], fps: float, wanted: list[int]) -> None:
+def test_a_rate_takes_the_frames_on_screen_at_its_times(
+    pts: NDArray[np.float64], fps: float, wanted: list[int]
+) -> None:
     assert AtRate(fps).indices(pts).tolist() == wanted
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=50), st.floats(0.1, 100))
-def test_indices_ascend_begin_with_the_first_and_come_once(gaps: list[float], fps: float) -> None:
+def test_a_rate_takes_ascending_indices_from_the_first_frame_on(gaps: list[float], fps: float) -> None:
     pts = np.cumsum(gaps)
     indices = AtRate(fps).indices(pts)
     assert indices[0] == 0
@@ -52,14 +54,14 @@ def test_indices_ascend_begin_with_the_first_and_come_once(gaps: list[float], fp
         (np.array([7.0, 7.0]), 25.0, None),
     ],
 )
-def test_the_rate_is_the_claimed_one_where_the_times_agree_with_it_and_else_their_own(
+def test_the_frame_rate_is_the_nominal_one_if_the_times_agree(
     pts: NDArray[np.float64], nominal: float | None, rate: float | None
 ) -> None:
     assert frame_rate(pts, nominal) == rate
 
 
 @pytest.mark.parametrize("fps", [0, -5.0, float("nan"), float("inf")])
-def test_a_rate_that_is_none_fails(fps: float) -> None:
+def test_an_invalid_rate_fails(fps: float) -> None:
     with pytest.raises(ConfigError, match="give a rate above 0"):
         AtRate(fps)
 
@@ -68,29 +70,29 @@ def test_a_rate_that_is_none_fails(fps: float) -> None:
 def test_uniform_is_linspace_from_the_first_to_the_last(count: int, total: int) -> None:
     for short in ("fail", "repeat", "pad"):
         if total < count and short == "fail":
-            with pytest.raises(DecodeError, match=f"it has {total} of the {count} frames that are wanted"):
+            with pytest.raises(DecodeError, match=f"it has {total} frames, and {count} are requested"):
                 Uniform(count, short).indices(np.arange(total) / 25)
             continue
         indices = Uniform(count, short).indices(np.arange(total) / 25)
         if total < count and short == "pad":
             assert indices.tolist() == [*range(total), *([total - 1] * (count - total))]
         else:
-            assert indices.tolist() == [int(place) for place in np.linspace(0, total - 1, count)]
+            assert indices.tolist() == [int(index) for index in np.linspace(0, total - 1, count)]
 
 
-def test_every_takes_the_first_and_then_each_step() -> None:
+def test_every_takes_each_step_from_the_first_frame() -> None:
     assert Every().indices(np.arange(5) / 25).tolist() == [0, 1, 2, 3, 4]
     assert Every(2).indices(np.arange(5) / 25).tolist() == [0, 2, 4]
 
 
-def test_times_take_the_frame_on_show() -> None:
+def test_times_take_the_frame_on_screen() -> None:
     pts = np.array([0.0, 0.5, 0.6, 2.0])
     assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts).tolist() == [0, 0, 1, 2, 3, 3]
-    with pytest.raises(DecodeError, match=r"it ends at 2\.500 s, and a frame at 2\.600 s is wanted"):
+    with pytest.raises(DecodeError, match=r"it ends at 2\.500 s, and a frame at 2\.600 s is requested"):
         AtTimes([0.0, 2.6]).indices(pts)
 
 
-def test_times_that_were_rounded_take_the_frame_they_were_of() -> None:
+def test_rounded_times_take_the_nearest_frame() -> None:
     pts = np.arange(300) * 1001 / 30000
     for digits in (3, 6):
         assert NearTimes(np.round(pts[7:90:3], digits).tolist()).indices(pts).tolist() == list(range(7, 90, 3))
@@ -99,7 +101,7 @@ def test_times_that_were_rounded_take_the_frame_they_were_of() -> None:
         NearTimes([0.0, 0.015]).indices(pts)
 
 
-def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out() -> None:
+def test_consecutive_parts_share_no_frame_and_leave_none_out() -> None:
     pts = np.arange(100) / 29.97
     parts = [between(pts, None, 1.0), between(pts, 1.0, 2.0), between(pts, 2.0, 3.0), between(pts, 3.0, None)]
     assert np.concatenate(parts).tolist() == list(range(100))
@@ -113,12 +115,12 @@ def test_parts_that_follow_one_another_share_no_frame_and_leave_none_out() -> No
         (lambda: Every(0), "step = 0: give 1 for every frame"),
         (lambda: Uniform(0), "count = 0 must be 1 or more"),
         (lambda: Uniform(16, "loop"), "short = 'loop' one of fail, repeat, pad"),  # type: ignore[arg-type]
-        (lambda: AtTimes([2.0, 1.0]), r"seconds = \[2\.0, 1\.0\]: give times from 0 on that ascend"),
-        (lambda: AtTimes([-1.0]), "give times from 0 on"),
-        (lambda: AtTimes([]), "give times from 0 on"),
-        (lambda: AtTimes([float("nan")]), "give times from 0 on"),
+        (lambda: AtTimes([2.0, 1.0]), r"seconds = \[2\.0, 1\.0\]: give ascending times from 0 on"),
+        (lambda: AtTimes([-1.0]), "give ascending times from 0 on"),
+        (lambda: AtTimes([]), "give ascending times from 0 on"),
+        (lambda: AtTimes([float("nan")]), "give ascending times from 0 on"),
     ],
 )
-def test_selections_that_make_no_sense_fail(make: Callable[..., Any], message: str) -> None:
+def test_invalid_selections_fail(make: Callable[..., Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()

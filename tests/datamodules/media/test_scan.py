@@ -1,4 +1,4 @@
-"""What packets prove, of streams that no muxer writes."""
+"""What packets prove about streams that no muxer writes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def scan_of(times: Sequence[int]) -> Scan:
     return scan
 
 
-def test_a_clock_that_jumps_back_at_every_other_packet_takes_linear_time() -> None:
+def test_a_clock_that_jumps_back_at_every_other_packet_is_read_in_linear_time() -> None:
     num_packets = 20_000  # in quadratic time 8 s
     scan = scan_of([1000, 1040] * (num_packets // 2))
     assert len(scan.jumps) == num_packets // 2 - 1
@@ -45,7 +45,7 @@ def test_a_clock_that_jumps_back_at_every_other_packet_takes_linear_time() -> No
 
 
 @pytest.mark.parametrize(("num_places", "is_proven"), [(16, True), (17, False)])
-def test_frames_that_no_decoder_can_give_so_early_are_not_proven(num_places: int, is_proven: bool) -> None:
+def test_an_order_that_no_decoder_can_produce_is_not_proven(num_places: int, is_proven: bool) -> None:
     times = [10 * place for place in range(40)]
     times[20] = times[20 - num_places] - 5
     scan = scan_of(times)
@@ -54,13 +54,13 @@ def test_frames_that_no_decoder_can_give_so_early_are_not_proven(num_places: int
     assert scan.is_proven is is_proven
 
 
-def test_a_step_that_no_number_of_64_bits_can_hold_is_a_jump() -> None:
-    assert scan_of([0, 1, 2]).in_time is not None
-    assert scan_of([1 - (1 << 63), (1 << 63) - 1]).in_time is None
+def test_a_step_that_overflows_64_bits_is_a_jump() -> None:
+    assert scan_of([0, 1, 2]).by_pts is not None
+    assert scan_of([1 - (1 << 63), (1 << 63) - 1]).by_pts is None
 
 
 def test_times_further_apart_than_64_bits_can_count_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a", Kind("mkv"), 3)
-    monkeypatch.setattr(packets, "_LONGEST_TICKS", 79)  # ms
+    monkeypatch.setattr(packets, "_MAX_TICKS", 79)  # ms
     with pytest.raises(DecodeError, match=r"a\.mkv has times from 0 to 80, further apart than can be counted"):
         Video(path)

@@ -1,4 +1,4 @@
-"""A run stores its images in one format."""
+"""Images are stored in one format per run."""
 
 import io
 import math
@@ -23,15 +23,13 @@ def encoded(format: str, **options: object) -> bytes:
 
 
 @pytest.mark.parametrize(("store", "format"), [("jpg", "JPEG"), ("png", "PNG")])
-def test_files_of_the_format_without_metadata_are_kept_byte_for_byte_whatever_their_names(
-    store: Stored, format: str
-) -> None:
+def test_files_of_the_format_without_metadata_are_kept_byte_for_byte(store: Stored, format: str) -> None:
     content = encoded(format)
     assert as_stored(content, "a.webp", store) == content
     assert stored_ending("a.webp", store) == store
 
 
-def test_other_files_become_png_without_loss_or_jpeg_of_high_quality() -> None:
+def test_other_files_are_converted_to_lossless_png_or_high_quality_jpeg() -> None:
     content = encoded("WEBP", lossless=True)
     with Image.open(io.BytesIO(as_stored(content, "a.webp", "png"))) as image:
         assert image.format == "PNG"

@@ -1,4 +1,4 @@
-"""Videos of every kind give the right frames, the same from every backend; or fail, and say why."""
+"""Videos of every kind give the right frames, the same from every backend, or fail with a reason."""
 
 import errno
 import gc
@@ -24,7 +24,7 @@ from datamodules.media import decoding
 from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
 from datamodules.media.container import open_container
-from datamodules.media.decoding import Backend, Decoding
+from datamodules.media.decoding import BackendName, Decoding
 from datamodules.media.packets import read_packets
 from datamodules.media.resize import resize
 from datamodules.media.sampling import AtTimes, Every, Selection, Uniform
@@ -38,7 +38,7 @@ _DECODING = Decoding()
 ODD = Path(__file__).parents[4] / "shared" / "media" / "odd"
 
 
-needs_odd = pytest.mark.skipif(not ODD.is_dir(), reason=f"{ODD} is not there")
+needs_odd = pytest.mark.skipif(not ODD.is_dir(), reason=f"{ODD} is missing")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def _turned(frame: Picture, degrees: int, path: Path) -> Picture:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("selection", [Every(), Uniform(16), Every(7), AtTimes([1.0, 1.9])])
-def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_skips(
+def test_pyav_gives_the_pixels_of_a_full_decode_whether_or_not_it_skips(
     name: str, selection: Every | Uniform | AtTimes, videos: dict[str, Path]
 ) -> None:
     full = all_decoded(videos[name])
@@ -94,7 +94,7 @@ def test_pyav_gives_the_frames_of_a_full_decode_bit_by_bit_whether_or_not_it_ski
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_headers_of_pictures_prove_the_order_of_ordinary_files(name: str, videos: dict[str, Path]) -> None:
+def test_codec_headers_prove_the_order_of_ordinary_files(name: str, videos: dict[str, Path]) -> None:
     with open_container(videos[name]) as container:
         scan = Scan(container, container.streams.best("video"))
         scan.read()
@@ -106,9 +106,9 @@ NOT_TRUSTED = {
     "mpeg-4 in avi": "avi", "h.264 in avi": "avi", "motion jpeg in avi": "avi",
 }  # fmt: skip
 REFUSED = {
-    "torchcodec": {"intra-refresh": "another frame", "mirrored": "does not mirror"},
+    "torchcodec": {"intra-refresh": "another frame", "mirrored": "does not mirror frames"},
     "decord": {
-        "mirrored": "does not mirror",
+        "mirrored": "does not mirror frames",
         "edit list": "counts 77 frames where the file shows 60",
         "two streams": "several video streams",
         "av1": "no decoder",
@@ -119,7 +119,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("backend", [pytest.param("torchcodec", marks=needs_torchcodec), "decord"])
 def test_another_backend_gives_the_same_pixels_or_refuses_the_file(
-    name: str, backend: Backend, videos: dict[str, Path]
+    name: str, backend: BackendName, videos: dict[str, Path]
 ) -> None:
     refusal = REFUSED[backend].get(name) or (name in NOT_TRUSTED and f"not trusted with {NOT_TRUSTED[name]}")
     if refusal:
@@ -145,7 +145,7 @@ def psnr(a: Picture, b: Picture) -> float:
 def test_short_clips(name: str, num_frames: int, tmp_path: Path) -> None:
     path = write(tmp_path / "clip", KINDS[name], num_frames)
     if num_frames < 16:
-        with pytest.raises(DecodeError, match=f"it has {num_frames} of the 16 frames that are wanted"):
+        with pytest.raises(DecodeError, match=f"it has {num_frames} frames, and 16 are requested"):
             frames_of(path, Uniform(16))
     else:
         found, _ = frames_of(path, Uniform(16))
@@ -181,7 +181,7 @@ def write_motion_jpeg(path: Path, times: list[int]) -> Path:
     return path
 
 
-def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path: Path) -> None:
+def test_frames_with_the_same_time_are_counted_and_the_others_keep_their_times(tmp_path: Path) -> None:
     times = [0, 1000, 2000, 3000, 3040, 3040, 3080, 4000]
     path = write_motion_jpeg(tmp_path / "ties.mkv", times)
     found, video = frames_of(path, Every())
@@ -190,7 +190,7 @@ def test_frames_of_one_time_are_counted_and_the_others_keep_their_times(tmp_path
     assert numbers(frames_of(path, AtTimes([1.5, 3.05, 3.9]))[0]) == [1, 5, 6]
 
 
-def test_an_avi_whose_frames_stay_on_show_is_whole(tmp_path: Path) -> None:
+def test_an_avi_whose_frames_stay_on_screen_is_whole(tmp_path: Path) -> None:
     path = write_motion_jpeg(tmp_path / "gap.avi", [40 * k for k in range(60) if not 20 <= k < 40])
     found, video = frames_of(path, Every())
     assert numbers(found) == list(range(40))
@@ -209,7 +209,7 @@ def test_the_facts_say_what_comes_from_the_header(videos: dict[str, Path]) -> No
     assert (video.facts["width"], video.facts["height"]) == (96, 128)
 
 
-def test_rate_and_duration_are_those_of_the_frames_where_the_header_says_another(tmp_path: Path) -> None:
+def test_rate_and_duration_come_from_the_frames_and_not_from_the_header(tmp_path: Path) -> None:
     path = write(tmp_path / "slow", Kind("mkv", times=lambda k: 400 * k), 10)
     facts = Video(path).facts
     assert facts["average_fps_from_header"] == 25.0
@@ -245,7 +245,7 @@ def test_non_square_pixels_become_square_at_the_stored_height(
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
 
 
-def test_non_square_pixels_become_square_where_the_first_pictures_cannot_be_decoded(tmp_path: Path) -> None:
+def test_non_square_pixels_become_square_where_the_first_frames_cannot_be_decoded(tmp_path: Path) -> None:
     path = write(tmp_path / "a", Kind("ts", options={"g": "8", "bf": "2"}, pixel_aspect_ratio=WIDE), 24)
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 4 // 188 * 188 :])
@@ -264,14 +264,14 @@ def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path: Path) -> No
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
 @pytest.mark.parametrize("change", [bytes, rotated])
 def test_all_backends_make_pixels_square_alike(
-    backend: Backend, change: type[bytes] | Callable[..., Any], tmp_path: Path
+    backend: BackendName, change: type[bytes] | Callable[..., Any], tmp_path: Path
 ) -> None:
     path = anamorphic(tmp_path / "a", WIDE, "mov", change=change)
     frames, expected = (read_frames(path, decoding=Decoding(name)).frames for name in (backend, "pyav"))
     assert torch.equal(frames, expected)
 
 
-def test_frames_go_to_a_given_size_in_one_step_whatever_the_shape_of_their_pixels(tmp_path: Path) -> None:
+def test_non_square_pixels_are_resized_to_a_given_size_in_one_step(tmp_path: Path) -> None:
     path = anamorphic(tmp_path / "a", WIDE)
     square = read_frames(path, size=(40, 60))
     stored = read_frames(path, size=(40, 60), decoding=AS_STORED)
@@ -290,7 +290,7 @@ def _with_ratio(width: int, height: int) -> Callable[[bytes], bytes]:
 
 
 @pytest.mark.parametrize(("given", "width"), [((2, 1), 256), ((1, 1), 128), ((0, 1), 182), ((3, 0), 182)])
-def test_the_containers_aspect_ratio_comes_before_the_codecs(
+def test_the_aspect_ratio_of_the_container_overrides_that_of_the_codec(
     given: tuple[int, int], width: int, tmp_path: Path
 ) -> None:
     path = anamorphic(tmp_path / "a", WIDE, change=_with_ratio(*given))
@@ -298,9 +298,7 @@ def test_the_containers_aspect_ratio_comes_before_the_codecs(
 
 
 @pytest.mark.parametrize("given", [(65535, 1), (1, 65535)])
-def test_an_aspect_ratio_that_cannot_be_right_fails_unless_pixels_stay_as_they_are(
-    given: tuple[int, int], tmp_path: Path
-) -> None:
+def test_an_implausible_aspect_ratio_fails_unless_pixels_stay_as_stored(given: tuple[int, int], tmp_path: Path) -> None:
     path = anamorphic(tmp_path / "a", WIDE, change=_with_ratio(*given))
     with pytest.raises(DecodeError, match=rf"a\.mp4 has the pixel aspect ratio {given[0]}:{given[1]}, which cannot be"):
         Video(path)
@@ -317,25 +315,25 @@ def test_an_aspect_ratio_that_changes_within_a_file_fails(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("backend", ["pyav", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_a_stream_is_chosen_by_its_number(backend: Backend, videos: dict[str, Path]) -> None:
+def test_a_stream_is_chosen_by_its_number(backend: BackendName, videos: dict[str, Path]) -> None:
     for stream, first in ((None, 0), (0, 0), (1, 100)):
         found, video = frames_of(videos["two streams"], Every(20), Decoding(backend, stream=stream))
         assert numbers(found) == [first, first + 20, first + 40]
         assert video.facts["stream"] == (stream or 0)
 
 
-def test_a_stream_that_is_none_fails(videos: dict[str, Path]) -> None:
+def test_a_missing_stream_fails(videos: dict[str, Path]) -> None:
     with pytest.raises(DecodeError, match="no video stream 2; its video streams: 0, 1"):
         Video(videos["two streams"], Decoding(stream=2))
 
 
-def test_a_fallback_happens_only_when_allowed_and_is_told(videos: dict[str, Path]) -> None:
+def test_a_fallback_is_recorded_in_the_facts(videos: dict[str, Path]) -> None:
     found, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
     assert numbers(found) == np.linspace(0, 59, 16).astype(int).tolist()
     assert video.facts["backends"] == ["decord", "pyav"]
 
 
-def test_a_fallback_leaves_out_what_does_not_work_here(
+def test_a_fallback_leaves_out_backends_that_do_not_work(
     videos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
@@ -355,12 +353,12 @@ def test_a_fallback_leaves_out_what_does_not_work_here(
         torchcodec._decoder_class.cache_clear()
 
 
-def test_packets_lost_from_a_stream_fail_what_is_made_of_them(tmp_path: Path) -> None:
+def test_packets_lost_from_a_stream_fail_the_frames_made_from_them(tmp_path: Path) -> None:
     path = write(tmp_path / "lossy", KINDS["mpeg-ts"])
     content = path.read_bytes()
     start = len(content) * 3 // 10 // 188 * 188
     path.write_bytes(content[:start] + content[start + 8 * 188 :])
-    with pytest.raises(DecodeError, match=r"lossy\.ts breaks after \d+ of \d+ wanted frames: frame \d+ is damaged"):
+    with pytest.raises(DecodeError, match=r"lossy\.ts breaks after \d+ of \d+ requested frames: frame \d+ is damaged"):
         frames_of(path, Every())
 
 
@@ -445,7 +443,9 @@ IN_FRONT = Kind(container_options={"movflags": "faststart"})
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("kind", [IN_FRONT, KINDS["start offset"], KINDS["av1"], KINDS["mpeg-4 in avi"]])
-def test_a_file_that_was_cut_off_fails_with_both_counts(kind: Kind, share: float, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_off_fails_with_the_present_and_promised_counts(
+    kind: Kind, share: float, tmp_path: Path
+) -> None:
     path = cut(write(tmp_path / "cut", kind), share)
     with pytest.raises(
         DecodeError, match=r"holds [\d,]+ of the [\d,]+ (frames|bytes) that it promises: it was cut off"
@@ -460,19 +460,19 @@ def test_a_file_without_its_index_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_garbage_in_the_middle_fails_with_both_counts(backend: Backend, tmp_path: Path) -> None:
+def test_garbage_in_the_middle_fails_with_both_counts(backend: BackendName, tmp_path: Path) -> None:
     path = write(tmp_path / "garbage", KINDS["gop 250"])
     content = bytearray(path.read_bytes())
     start = content.index(b"mdat") + 4
     middle = (start + len(content)) // 2
     content[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=r"garbage\.mp4 breaks after \d+ of 60 wanted frames: "):
+    with pytest.raises(DecodeError, match=r"garbage\.mp4 breaks after \d+ of 60 requested frames: "):
         frames_of(path, Every(), Decoding(backend))
 
 
 @pytest.mark.parametrize("name", ["b-frames", "gop 250", "open gop"])
-def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(
+def test_damage_of_a_reference_frame_fails_the_frames_that_need_it(
     name: str, tmp_path: Path, videos: dict[str, Path]
 ) -> None:
     sound, _ = frames_of(videos[name], Uniform(16))
@@ -501,7 +501,7 @@ def test_what_the_decoder_notices_of_a_frame_that_others_need_fails_those_too(
 
 
 @pytest.mark.parametrize("content", [b"text, not video\n" * 100, bytes(5000), b"\x1a\x45\xdf\xa3", b"\x00"])
-def test_what_is_no_video_fails_with_the_same_words_each_time(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_video_always_fails_with_the_same_message(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     reasons = set()
     for _ in range(2):
@@ -535,8 +535,8 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_a_name_is_that_of_a_file_whatever_it_looks_like(
-    name: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, videos: dict[str, Path]
+def test_a_file_name_that_looks_like_a_url_or_pattern_is_a_file_name(
+    name: str, backend: BackendName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, videos: dict[str, Path]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(videos["b-frames"], name)
@@ -573,7 +573,7 @@ def write_jpegs_with_exif(path: Path, num_frames: int) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_side_data_without_a_name_is_no_display_matrix(backend: Backend, tmp_path: Path) -> None:
+def test_unnamed_side_data_is_ignored(backend: BackendName, tmp_path: Path) -> None:
     path = write_jpegs_with_exif(tmp_path / "a.mov", 5)
     found, _ = frames_of(path, Every(), Decoding(backend))
     assert numbers(found) == [0, 1, 2, 3, 4]
@@ -587,15 +587,17 @@ UNFORESEEN = [KeyError("no such plane"), av.error.PermissionError(1, "no such pl
 
 @pytest.mark.parametrize("backend", ["pyav", "decord"])
 @pytest.mark.parametrize("error", UNFORESEEN)
-def test_whatever_a_decoder_raises_fails_the_item_with_its_message(
-    backend: Backend, error: Exception, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_any_error_of_a_decoder_fails_the_item_with_its_message(
+    backend: BackendName, error: Exception, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(*_: Any) -> Any:
         raise error
 
     video = Video(videos["b-frames"], Decoding(backend))
     monkeypatch.setattr(f"datamodules.media.backends.{backend}.decode", breaks)
-    with pytest.raises(DecodeError, match=rf"breaks after 0 of 2 wanted frames: {backend}: \w+Error: '?no such plane"):
+    with pytest.raises(
+        DecodeError, match=rf"breaks after 0 of 2 requested frames: {backend}: \w+Error: '?no such plane"
+    ):
         list(video.frames([0, 1]))
     monkeypatch.setattr(video_module, "read_packets", breaks)
     monkeypatch.setattr(video_module, "_last_scanned", {})
@@ -603,7 +605,7 @@ def test_whatever_a_decoder_raises_fails_the_item_with_its_message(
         Video(videos["b-frames"])
 
 
-def test_an_error_of_the_file_system_while_decoding_stays_one(
+def test_an_error_of_the_file_system_while_decoding_stays_an_oserror(
     videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(*_: Any) -> Any:
@@ -614,7 +616,9 @@ def test_an_error_of_the_file_system_while_decoding_stays_one(
         list(Video(videos["b-frames"]).frames([0]))
 
 
-def test_a_bug_after_decoding_is_no_fault_of_the_file(videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_after_decoding_is_not_blamed_on_the_file(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(video_module, "resize", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(Video(videos["b-frames"]).frames([0]))
@@ -640,7 +644,7 @@ def playlist_and_mp4(folder: Path) -> Path:
     return path
 
 
-def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos: dict[str, Path], tmp_path: Path) -> None:
+def test_a_playlist_that_is_also_an_mp4_gives_its_own_frames(videos: dict[str, Path], tmp_path: Path) -> None:
     path = playlist_and_mp4(tmp_path)
     for options in (_DECODING, Decoding("decord", fallback=True)):
         frames, video = frames_of(path, Every(), options)
@@ -649,14 +653,14 @@ def test_a_playlist_that_is_an_mp4_too_gives_its_own_frames(videos: dict[str, Pa
 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_a_playlist_that_is_an_mp4_too_is_not_opened_by_other_backends(
-    backend: Backend, videos: dict[str, Path], tmp_path: Path
+def test_a_playlist_that_is_also_an_mp4_is_not_opened_by_other_backends(
+    backend: BackendName, videos: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(DecodeError, match=f"{backend} opens only files whose first bytes are those of MP4"):
         frames_of(playlist_and_mp4(tmp_path), Every(), Decoding(backend))
 
 
-def test_the_cover_of_a_record_is_no_video(tmp_path: Path, videos: dict[str, Path]) -> None:
+def test_a_cover_image_is_not_a_video(tmp_path: Path, videos: dict[str, Path]) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         sound, cover = container.add_stream("aac", rate=8000), container.add_stream("mjpeg", rate=25)
         cover.width, cover.height, cover.pix_fmt = 128, 96, "yuvj420p"
@@ -670,8 +674,8 @@ def test_the_cover_of_a_record_is_no_video(tmp_path: Path, videos: dict[str, Pat
         Video(tmp_path / "a.mp4")
 
 
-def test_indices_that_do_not_ascend_fail_and_none_give_none(videos: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match=r"indices have to ascend: \[5, 3\]"):
+def test_indices_must_ascend_and_may_be_empty(videos: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match=r"indices must ascend: \[5, 3\]"):
         list(Video(videos["b-frames"]).frames([5, 3]))
     assert list(Video(videos["b-frames"]).frames([])) == []
 
@@ -690,7 +694,7 @@ def test_missing_and_empty_files_and_folders_fail(tmp_path: Path) -> None:
         Video(tmp_path / "d.mp4")
 
 
-def test_a_broken_disk_is_no_broken_video(tmp_path: Path) -> None:
+def test_an_error_of_the_disk_is_not_blamed_on_the_video(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         Video(Path("/proc/self/mem"))
 
@@ -702,7 +706,7 @@ def test_a_broken_disk_is_no_broken_video(tmp_path: Path) -> None:
         ({"device": "cuda"}, "choose torchcodec for cuda"),
     ],
 )
-def test_decoding_that_is_none_fails(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_decoding_options_fail(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Decoding(**arguments)
 
@@ -715,7 +719,7 @@ def test_decoding_that_is_none_fails(arguments: dict[str, Any], message: str) ->
         ("ten_frames.mp4", 10), ("vfr.mp4", 66), ("vp9.webm", 60), ("av1.mkv", 125), ("rotated90.mov", 3),
     ],
 )  # fmt: skip
-def test_odd_but_whole_files_give_every_frame(name: str, num_frames: int) -> None:
+def test_unusual_but_whole_files_give_every_frame(name: str, num_frames: int) -> None:
     found, _ = frames_of(ODD / name, Every())
     full = all_decoded(ODD / name)
     assert len(found) == len(full) == num_frames
@@ -728,11 +732,12 @@ def test_odd_but_whole_files_give_every_frame(name: str, num_frames: int) -> Non
     [
         ("audio_only.mp4", "has no video stream"), ("text.mp4", "does not open"), ("zero_bytes.mp4", "is empty"),
         ("truncated_half.mp4", "holds 36 of the 120 frames"), ("truncated_no_index.mp4", "does not open"),
-        ("garbled.mp4", r"breaks after \d+ of 50 wanted"), ("garbage_in_middle.mp4", r"breaks after \d+ of 120 wanted"),
+        ("garbled.mp4", r"breaks after \d+ of 50 requested"),
+        ("garbage_in_middle.mp4", r"breaks after \d+ of 120 requested"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
-def test_broken_files_fail_with_a_reason_that_bears_no_time(name: str, message: str, backend: Backend) -> None:
+def test_broken_files_fail_with_a_reason_without_urls(name: str, message: str, backend: BackendName) -> None:
     with pytest.raises(DecodeError, match=message) as caught:
         frames_of(ODD / name, Every(), Decoding(backend))
     assert "github" not in str(caught.value)

@@ -60,7 +60,7 @@ def test_what_is_found_is_what_a_run_fails(
     quick = found(capfd)
     assert {key: reason[:60] for key, reason in quick.items()} == {
         "v3": "its transcript is empty",
-        "v4": "short.mp4: it has 12 of the 16 frames that are wanted",
+        "v4": "short.mp4: it has 12 frames, and 16 are requested",
         "v5": quick["v5"][:60],
         "v6": "missing.mp4 is missing",
         "v7": "its transcript has a lone surrogate, which UTF-8 cannot store"[:60],

@@ -1,7 +1,7 @@
 """torchcodec in its exact mode; one thread, or NVDEC on a GPU. Needs FFmpeg's libraries on the system.
 
-It is asked for MP4, QuickTime, Matroska and WebM only: of others (MPEG-TS, MPEG-PS, WMV, AVI) it gives wrong frames.
-The time of each frame that it decodes is compared with that of the packet; which frame this is, headers have proven.
+It gets MP4, QuickTime, Matroska and WebM only: of others (MPEG-TS, MPEG-PS, WMV, AVI) it gives wrong frames. The time
+of each frame that it gives is compared with that of the packet; which frame has that time, the headers have proven.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from datamodules.errors import ConfigError, DecodeError
-from datamodules.media.container import ffmpeg_url, said
+from datamodules.media.container import error_text, ffmpeg_url
 
 if TYPE_CHECKING:
     from datamodules.media.video import Video
 
-_AT_ONCE = 16  # frames: what one call holds in memory
+_FRAMES_PER_CALL = 16  # all frames of a call are in memory at once
+
+
+def require() -> None:
+    """Raise ConfigError unless torchcodec is installed and finds FFmpeg's libraries."""
+    _decoder_class()
 
 
 def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
-    """The frames `indices` of `video`; see the package.
+    """Yield the frames `indices` of `video`, see `Backend.decode`.
 
     Raises:
         ConfigError: torchcodec is not installed, or does not find FFmpeg.
-        DecodeError: one of them does not come, or another one in its place.
+        DecodeError: torchcodec cannot read the file, cannot be trusted with it, or gives another frame.
     """
     decoder_class = _decoder_class()
     video.require_indexed("torchcodec")
@@ -35,13 +40,13 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
             num_ffmpeg_threads=1,
             device=video.decoding.device,
         )
-        for start in range(0, len(indices), _AT_ONCE):
-            some = list(indices[start : start + _AT_ONCE])
+        for start in range(0, len(indices), _FRAMES_PER_CALL):
+            some = list(indices[start : start + _FRAMES_PER_CALL])
             batch = decoder.get_frames_at(some)
             video.require_times("torchcodec", some, batch.pts_seconds.numpy() - video.facts["begin_seconds"])
             yield from batch.data
-    except (RuntimeError, ValueError, IndexError) as error:  # RuntimeError: whatever FFmpeg says
-        raise DecodeError(f"torchcodec: {said(error)}") from error
+    except (RuntimeError, ValueError, IndexError) as error:  # RuntimeError: any error of FFmpeg
+        raise DecodeError(f"torchcodec: {error_text(error)}") from error
 
 
 @cache
@@ -49,7 +54,7 @@ def _decoder_class() -> Any:
     try:
         from torchcodec.decoders import VideoDecoder
 
-        VideoDecoder(b"no video")  # only this looks for FFmpeg's libraries
+        VideoDecoder(b"no video")  # only this loads FFmpeg's libraries
     except ImportError as error:
         raise ConfigError("backend torchcodec needs `pip install torchcodec`, of a release for this torch") from error
     except RuntimeError as error:
@@ -58,8 +63,3 @@ def _decoder_class() -> Any:
                 "torchcodec finds no FFmpeg libraries (`apt install ffmpeg`), or is not of a release for this torch"
             ) from error
     return VideoDecoder
-
-
-def require() -> None:
-    """ConfigError unless torchcodec works here."""
-    _decoder_class()

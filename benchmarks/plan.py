@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from datamodules.corpus import Corpus, Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from measuring import Measured, in_fresh_process, print_machine, print_table, print_verdict
 from preprocess.report.status import StatusReader
 

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader
 
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import open_or_plan
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from measuring import Ratio, print_machine, print_table, print_verdict
 

@@ -28,11 +28,12 @@ from unittest.mock import patch
 from datamodules.corpus import Corpus, Item
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import FrameRequest
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from measuring import print_machine, print_table, print_verdict
 
 _SLICE_FRAMES = 8

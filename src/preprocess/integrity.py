@@ -11,12 +11,13 @@ from typing import Any
 
 from datamodules.card import CARD, is_stale
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
-from datamodules.run.commit import count_devices, count_rows
-from datamodules.run.files import SUPERSEDED
-from datamodules.run.folder import Outcome, Run, sha256_of
+from datamodules.run.files import SUPERSEDED, sha256_of
+from datamodules.run.folder import Run
+from datamodules.run.outcome import Outcome
 from datamodules.run.plan import Shard
 from datamodules.run.planning import is_as_written
 from datamodules.run.record import Record, ShardFile, StagedFile
+from datamodules.run.shard_files import count_devices, count_rows
 from datamodules.tar_members import read_members, split_name
 
 _SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")

@@ -20,12 +20,13 @@ from datamodules import features_of
 from datamodules.card import CARD, is_stale, write_card
 from datamodules.corpus import Item
 from datamodules.errors import RunError
-from datamodules.run.commit import Result
 from datamodules.run.files import write_whole
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
+from datamodules.run.result import Result
 from datamodules.samples.captions import CaptionSamples
 from datamodules.samples.clips import ClipSamples
 from datamodules.samples.keypoints import KeypointSamples

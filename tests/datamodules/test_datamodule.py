@@ -14,9 +14,9 @@ from datamodules import FramesDataModule
 from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
 from datamodules.media.decoding import Decoding
-from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from datamodules.training.sampler import EpochSampler
 from support.runs import make_run, some_items

@@ -8,8 +8,8 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import FrameRequest
-from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from support.frame_corpora import write_image
 from support.page_faults import PAGES, Faults, faults_of_a_block
 from support.runs import make_run

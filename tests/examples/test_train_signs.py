@@ -12,10 +12,10 @@ import pytest
 
 from datamodules.corpora.phoenix import Phoenix2014T
 from datamodules.errors import RunError
-from datamodules.run.commit import Result
-from datamodules.run.folder import open_or_plan
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.commands.sample import make_sample_corpus
 

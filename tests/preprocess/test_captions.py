@@ -15,11 +15,11 @@ from PIL import Image
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.run.commit import Result
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
+from datamodules.run.result import Result
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.captioning.local import LocalModel
 from preprocess.captioning.served import ServedModel

@@ -27,9 +27,9 @@ from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Uniform
 from datamodules.media.video import read_frames
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
 from datamodules.samples.clips import ClipSample, ClipSamples
 from preprocess.cli import main
 from preprocess.integrity import verify

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
 from preprocess.cli import main
 from support.brightness import BrightnessSamples
 from support.image_files import image_bytes

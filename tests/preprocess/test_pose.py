@@ -18,9 +18,9 @@ from skimage.data import astronaut
 from datamodules import FramesDataModule
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import pose_map
 from preprocess.cli import main

@@ -19,10 +19,11 @@ from datamodules.corpus import Item
 from datamodules.loading.stream import _next
 from datamodules.messages import escape_messages
 from datamodules.run.activity import Activity
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.captions import CaptionSamples
 from preprocess.cli import main
 from preprocess.report.status import StatusReader, render

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
 from datamodules.samples.track_lines import TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.cli import main

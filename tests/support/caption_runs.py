@@ -8,10 +8,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from datamodules.corpus import Item, key_from_path
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from support.image_files import image_bytes
 from support.runs import Listed

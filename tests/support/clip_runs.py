@@ -11,10 +11,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from datamodules.corpus import Corpus, Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.clips import ClipSample, ClipSamples, raw_frames
 from support.video_files import Kind, write
 

@@ -11,9 +11,9 @@ from PIL import Image
 from datamodules.corpus import Item
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import FrameRequest
-from datamodules.run.commit import Result
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from support.runs import make_run
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.corpus import Corpus, Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 

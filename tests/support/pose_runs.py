@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.corpus import Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.pose.limbs import PAFS

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus import Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from support.runs import FINGERPRINT, Listed, members_of
 

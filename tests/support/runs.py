@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.corpus import Corpus, Item
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.failure_limit import Tolerance
+from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
+from datamodules.run.open_shard import OpenShard
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
-from datamodules.run.rank import OpenShard, Rank, Tolerance
+from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 
 FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "version": 1}
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from datamodules.corpus import Corpus, Item
 from datamodules.media.sampling import AtRate, between
 from datamodules.media.video import Video
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.track_lines import TrackLine, line_of, rle_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 

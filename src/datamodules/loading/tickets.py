@@ -7,7 +7,7 @@ from itertools import groupby
 from multiprocessing.context import BaseContext
 from typing import NamedTuple, Protocol
 
-from datamodules.run.rank import OpenShard
+from datamodules.run.open_shard import OpenShard
 
 
 class Ticket(NamedTuple):

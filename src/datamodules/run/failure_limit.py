@@ -98,3 +98,28 @@ class FailureWatch:
             self._failed += record.failed
             self._done += record.planned
         self._next_check = time.monotonic() + (time.monotonic() - started) / _READING_SHARE
+
+
+_NO_LIMIT = FailureLimit()
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a rank puts up with.
+
+    Attributes:
+        max_attempts: at an item that crashes or hangs its process, exhausts memory, or cannot be read for now.
+        limit: how many items may fail before the run is taken to be wrong.
+        extract_timeout_seconds: a call of `extract`, or other work of this process on items, that takes longer ends the
+            process.
+    """
+
+    max_attempts: int = 3
+    limit: FailureLimit = _NO_LIMIT
+    extract_timeout_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ConfigError(f"max_attempts = {self.max_attempts}: it must be 1 or more")
+        if not self.extract_timeout_seconds > 0:
+            raise ConfigError(f"extract_timeout_seconds = {self.extract_timeout_seconds}: it must be above 0")

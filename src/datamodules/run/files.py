@@ -5,6 +5,7 @@ leads; so `require_own_folders` refuses links before a run is opened or planned.
 `read_file`, which refuse what is not a regular file, and removed by `remove`, which removes a link and not its target.
 """
 
+import hashlib
 import os
 import stat
 from contextlib import suppress
@@ -13,6 +14,8 @@ from typing import BinaryIO
 
 from datamodules.errors import RunError
 from datamodules.regular import NotRegularError, open_regular
+
+_BLOCK_BYTES = 1 << 20
 
 SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
 STRAY = "stray"  # the folder of what `verify --repair` moved away
@@ -118,3 +121,20 @@ def _require_folder(path: Path) -> None:
     else:
         return
     raise RunError(f"{path} is {what}. A run writes and deletes files in it, so it must be a real folder: remove it")
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder, so that it survives a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The sha256 of what is left to read of an open file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+    return digest.hexdigest()

@@ -15,91 +15,24 @@
 
 import hashlib
 import json
-import logging
 import os
 import re
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 
-from datamodules.corpus import Corpus
-from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.run.drift import require_planned
+from datamodules.errors import RunError
 from datamodules.run.files import require_own_folders
-from datamodules.run.leases import Leases
-from datamodules.run.plan import Plan, Shard, ShardSize
-from datamodules.run.planning import write_plan
+from datamodules.run.outcome import Outcome
+from datamodules.run.plan import Plan, Shard
 from datamodules.run.record import Record, ShardFile, read_record, record_path
 from datamodules.run.table import read_table
 
-_log = logging.getLogger(__name__)
-_BLOCK_BYTES = 1 << 20
 _RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
 PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What has become of planned items, in numbers.
-
-    Attributes:
-        committed: items that became samples.
-        num_frames: frames of these.
-        statuses: these by status.
-        devices: these by the model of device that computed them; `unknown` where no row recorded it.
-        failure_classes: items that failed, and are no sample of a retry either, by class.
-    """
-
-    committed: int
-    num_frames: int
-    statuses: dict[str, int]
-    devices: dict[str, int]
-    failure_classes: dict[str, int]
-
-    @property
-    def failed(self) -> int:
-        """Items that failed, of all classes."""
-        return sum(self.failure_classes.values())
-
-    @classmethod
-    def of(cls, records: Iterable[Record], retries: Iterable[Record] = ()) -> "Outcome":
-        """Add up the `records` of a plan, and those of the retries over its rows."""
-        statuses: Counter[str] = Counter()
-        classes: Counter[str] = Counter()
-        devices: Counter[str] = Counter()
-        num_frames = 0
-        retries = list(retries)
-        for record in chain(records, retries):
-            statuses.update(record.statuses)
-            classes.update(record.failure_classes)
-            devices.update(record.devices)
-            num_frames += record.num_frames
-        for record in retries:
-            statuses.subtract(record.superseded_statuses)
-            classes.subtract(record.superseded_classes)
-            devices.subtract(record.superseded_devices)
-            num_frames -= record.superseded_frames
-        devices["unknown"] += statuses.total() - devices.total()
-        return cls(
-            committed=statuses.total(),
-            num_frames=num_frames,
-            statuses=dict(sorted((+statuses).items())),
-            devices=dict(sorted((+devices).items())),
-            failure_classes=dict(sorted((+classes).items())),
-        )
-
-
-def device_mix(devices: Mapping[str, int]) -> str:
-    """Return `Outcome.devices` as text: `NVIDIA A100-SXM4-80GB (1,204 samples), NVIDIA H200 (796 samples)`."""
-    return ", ".join(f"{device} ({count:,} samples)" for device, count in devices.items())
 
 
 class Run:
@@ -305,14 +238,6 @@ class Run:
         return Outcome.of(self.records(split), retries)
 
 
-def sha256_of(file: BinaryIO) -> str:
-    """The sha256 of what is left to read of an open file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def plan_path(folder: Path, retry: int = 0) -> Path:
     """Where the plan of a run is, or of its retry."""
     return folder / (f"plan-{retry:03d}.arrow" if retry else "plan.arrow")
@@ -321,70 +246,3 @@ def plan_path(folder: Path, retry: int = 0) -> Path:
 def _located(rows: Any, shard: str) -> Any:
     column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [shard])
     return rows.append_column("shard", column)
-
-
-def open_or_plan(
-    folder: str | os.PathLike[str], corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize, device: str = ""
-) -> Run:
-    """The run in `folder`: planned now if it is new, else as it was planned, if that was for the same fingerprint.
-
-    Any number of ranks may call this at once: one lists the corpus and says what the listing skipped; the others wait
-    for its plan. `device` is the model of this rank's device, which a plan written now keeps; see `Plan.device`.
-
-    Raises:
-        RunError: the folder holds a run with another fingerprint (the message names what differs), or of items that
-            are not below the corpus root, which is another than when they were planned; or one of the folders that a
-            run makes is a link. Nothing is changed.
-        CorpusError: see `write_plan`.
-        EnvironmentFailure: the folder cannot be written to.
-    """
-    path, root = plan_path(Path(folder)), os.path.realpath(corpus.root)
-    if not path.exists():
-        require_own_folders(Path(folder))
-        plan_once(path, lambda: _plan(corpus, path, fingerprint, size, device, root))
-    run = Run(folder)
-    different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
-    if different:
-        raise RunError(
-            f"{folder} holds a run made otherwise; use another --output.dir, or go on with the same settings. "
-            f"It differs in: {'; '.join(different)}"
-        )
-    if root not in run.plan.roots:
-        require_planned(run.plan, root, corpus.root_option)
-    return run
-
-
-def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str, root: str) -> None:
-    write_plan(corpus.items(), path, fingerprint, size, device=device, roots=[root])
-    for note in corpus.notes():
-        _log.warning("%s", note)
-
-
-def plan_once(path: Path, write: Callable[[], None]) -> None:
-    """Have one of all ranks that call this `write` the plan `path`, which the others wait for.
-
-    Raises:
-        EnvironmentFailure: it cannot be written.
-    """
-    try:
-        with closing(Leases(path.parent / "work")) as leases:
-            while not path.exists():
-                claims = leases.list_claims().get(PLANNING, [])
-                generation = claims[-1].generation + 1 if claims else 0
-                if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
-                    time.sleep(0.1)
-                    continue
-                with leases.beating():
-                    write()
-                leases.clear(PLANNING)
-    except OSError as error:
-        if not path.exists():  # else it was planned by a rank that was thought dead, and that plan stands
-            raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
-
-
-def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
-    """In which fields, named with dots, two fingerprints differ, and how; empty if they are equal."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = sorted(theirs.keys() | ours.keys())
-        return [d for k in keys for d in differences(theirs.get(k), ours.get(k), f"{name}.{k}" if name else k)]
-    return [] if theirs == ours else [f"{name}: {theirs!r} there, {ours!r} here"]

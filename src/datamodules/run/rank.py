@@ -11,22 +11,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.run.activity import Activity, mean_and_peak, read_activity
 from datamodules.run.attempts import FailedAttempt, FaultFile, cause_of_death
-from datamodules.run.commit import Result, Spool, commit, finalize_all
-from datamodules.run.failure_limit import FailureLimit, FailureWatch
-from datamodules.run.files import is_folder, remove, write_whole
-from datamodules.run.folder import PLANNING, Run
-from datamodules.run.leases import Claim, Leases, is_dead
+from datamodules.run.commit import commit, finalize_all
+from datamodules.run.failure_limit import FailureWatch, Tolerance
+from datamodules.run.files import write_whole
+from datamodules.run.folder import Run
+from datamodules.run.leases import Claim, Leases
+from datamodules.run.open_shard import OpenShard
 from datamodules.run.plan import Shard
-from datamodules.run.planning import discard_unfinished
-from datamodules.run.retries import PriorResult, prior_results
+from datamodules.run.result import Result
 from datamodules.samples.content import Content
 
 _BEAT_SECONDS = 2.0
@@ -34,74 +33,6 @@ _SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long
 _SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
 _BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: too little is known of their speed
 _UNKNOWN_SECONDS = 30.0  # what a rank that has committed nothing yet takes itself to need for a shard
-
-_NO_LIMIT = FailureLimit()
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What a rank puts up with.
-
-    Attributes:
-        max_attempts: at an item that crashes or hangs its process, exhausts memory, or cannot be read for now.
-        limit: how many items may fail before the run is taken to be wrong.
-        extract_timeout_seconds: a call of `extract`, or other work of this process on items, that takes longer ends the
-            process.
-    """
-
-    max_attempts: int = 3
-    limit: FailureLimit = _NO_LIMIT
-    extract_timeout_seconds: float = 600.0
-
-    def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigError(f"max_attempts = {self.max_attempts}: it must be 1 or more")
-        if not self.extract_timeout_seconds > 0:
-            raise ConfigError(f"extract_timeout_seconds = {self.extract_timeout_seconds}: it must be above 0")
-
-
-class OpenShard:
-    """A shard that this rank has leased: its items, and the results so far."""
-
-    def __init__(self, run: Run, shard: Shard, rank: str, death: Callable[[str], tuple[str, str] | None]) -> None:
-        self.shard = shard
-        self.items: list[Item] = run.plan.items(shard.number)
-        self.kept: set[int] = set()  # rows that a retry does not try
-        self.before: dict[int, PriorResult] = {}  # the samples that it tries, which stand if they fail now
-        before = list(prior_results(run, shard))  # raises before a file is open
-        self.spool = Spool(run.work / "spool", shard.name, shard.num_items, rank, death)
-        for each in before:
-            if each.is_tried and each.result.reason is None:
-                self.before[each.result.row] = each
-            elif not each.is_tried:
-                self.kept.add(each.result.row)
-                if each.result.row not in self.spool.results:
-                    self.spool.append(each.result, each.members())
-        self.since = time.monotonic()
-        self.measured: list[dict[str, Any]] = []  # of the machine, at each beat since then
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every row has a result."""
-        return len(self.spool.results) == len(self.items)
-
-    @property
-    def missing(self) -> list[int]:
-        """Rows without a result, ascending."""
-        return [row for row in range(len(self.items)) if row not in self.spool.results]
-
-    @property
-    def failed(self) -> frozenset[int]:
-        """Rows that have failed."""
-        return frozenset(row for row, result in self.spool.results.items() if result.reason is not None)
-
-    def given_up(self, max_attempts: int) -> Iterator[Result]:
-        """Failures in place of the results of items that have used up their attempts, one of them alone."""
-        for row, failed_attempts in self.spool.failed_attempts.items():
-            alone = [attempt for attempt in failed_attempts if attempt.alone]
-            if row not in self.spool.results and alone and len(failed_attempts) >= max_attempts:
-                last = alone[-1]
-                yield Result(row, reason=last.reason, reason_class=last.reason_class, attempts=len(failed_attempts))
 
 
 _TOLERANCE = Tolerance()
@@ -457,22 +388,3 @@ class Rank:
             f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe; "
             "fix the problem and rerun the same command"
         )
-
-
-def clean_up(run: Run) -> None:
-    """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
-    if not finalize_all(run):
-        return
-    for each in run.with_retries:
-        discard_unfinished(each.plan.path)
-    for folder in ("staging", "spool", "leases"):
-        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`
-            name = path.name.partition(".")[0]
-            if name == PLANNING or run.is_committed(name):
-                remove(path)
-    for path in (run.work / "ranks").glob("[!.]*"):
-        if is_dead(path.with_name(path.name.partition(".")[0])):
-            remove(path)
-    for left in filter(is_folder, (run.work / "scratch").glob("*")):  # opening a FIFO has no end
-        if is_dead(run.work / "ranks" / left.name):
-            shutil.rmtree(left, ignore_errors=True)

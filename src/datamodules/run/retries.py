@@ -25,43 +25,21 @@ as they are now. No committed file is changed, and the tars of the run and of it
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
-from datamodules.corpus import Item
-from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import OK, Result, finalize_all
-from datamodules.run.folder import Run, differences, plan_once, plan_path, sha256_of
+from datamodules.errors import RunError
+from datamodules.run.commit import finalize_all
+from datamodules.run.failures import _is_meant, count_failures, failures
+from datamodules.run.folder import Run, plan_path
+from datamodules.run.opening import differences, plan_once
 from datamodules.run.plan import Shard, ShardSize
 from datamodules.run.planning import write_plan, write_plan_of
-from datamodules.run.reader import read_sample
-from datamodules.run.record import Record, ShardFile, read_record
-
-_OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An item that failed, and is no sample of a retry either; or one whose sample has a status that was asked for.
-
-    Attributes:
-        item: as planned.
-        shard: the shard whose table tells of its last attempt.
-        reason: why it failed; of a sample, its status.
-        reason_class: see `datamodules.errors`; of a sample, its status.
-        attempts: how often it was tried, by the run or retry that `shard` is of.
-    """
-
-    item: Item
-    shard: str
-    reason: str
-    reason_class: str
-    attempts: int
+from datamodules.run.record import Record
 
 
 @dataclass(frozen=True)
@@ -78,45 +56,6 @@ class RetryRequest:
     classes: tuple[str, ...]
     began: float
     roots: tuple[str, ...] = ()
-
-
-def failures(run: Run, classes: Collection[str] = (), split: str | None = None) -> Iterator[Failure]:
-    """The failed items of `run` (of these classes, of this split), in planned order; reads tables with such only.
-
-    A class may also be a status of samples, as `truncated`.
-
-    Raises:
-        RunError: a record or table is damaged.
-    """
-    found = {record.shard for record in run.records(split) if record.failed or record.statuses.keys() - {OK}}
-    for shard in (shard for shard in run.plan.shards if shard.name in found):
-        rows = run.rows(shard.name, ["status", "reason", "reason_class", "attempts"]).to_pylist()
-        for number, row in enumerate(rows):
-            if _is_meant(row, classes):
-                told = row["reason"] or row["status"], row["reason_class"] or row["status"], row["attempts"]
-                yield Failure(run.plan.item(shard.number, number), row["shard"], *told)
-
-
-def _is_meant(row: Mapping[str, Any], classes: Collection[str]) -> bool:
-    """Whether the row of a table is a failure of these classes, or a sample of such a status."""
-    return (row["reason_class"] or row["status"]) in classes if classes else row["reason_class"] is not None
-
-
-def count_failures(run: Run, classes: Collection[str] = ()) -> dict[str, int]:
-    """How many `failures` there are, by class; from records alone.
-
-    Raises:
-        ConfigError: no item has ever had one of `classes`; the message names the classes there are.
-        RunError: a record is damaged.
-    """
-    records = [record for each in run.with_retries for record in each.records()]
-    known = {name for record in records for name in (*record.failure_classes, *record.statuses)} - {OK}
-    if unknown := sorted(set(classes) - known):
-        there = f"there are {', '.join(sorted(known))}" if known else "nothing has failed"
-        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} ended so; {there}")
-    outcome = run.outcome()
-    counts = {**outcome.failure_classes, **outcome.statuses} if classes else outcome.failure_classes
-    return {name: count for name, count in counts.items() if not classes or name in classes}
 
 
 def refuse_unfinished(run: Run) -> None:
@@ -234,53 +173,3 @@ def _superseded(run: Run) -> dict[str, set[str]]:
         for row in retry.table(record.shard, ["key", "supersedes"]).to_pylist():
             keys.setdefault(row["supersedes"], set()).add(row["key"])
     return keys
-
-
-class PriorResult(NamedTuple):
-    """What became of an item of a retry's shard in the shard whose place that takes.
-
-    Attributes:
-        result: with the row that it has in the retry's shard.
-        members: reads the files of its sample.
-        is_tried: whether it is tried again.
-    """
-
-    result: Result
-    members: Callable[[], dict[str, bytes]]
-    is_tried: bool
-
-
-def prior_results(run: Run, shard: Shard) -> Iterator[PriorResult]:
-    """Of each item of a retry's `shard`, if that takes the place of another.
-
-    Raises:
-        RunError: that one's table or tar is missing, or not as its record says: it would be copied as if it were.
-    """
-    if shard.replaces is None:
-        return
-    tar = run.tar_file(shard.replaces)
-    _require_sound(tar)
-    classes = run.plan.fingerprint["retry"]["classes"]
-    for number, row in enumerate(run.superseded(shard)):
-        result = Result(number, **{name: row[name] for name in _OF_RESULT})
-        yield PriorResult(
-            result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes)
-        )
-
-
-def _require_sound(tar: ShardFile) -> None:
-    recorded = read_record(tar.folder, tar.shard).tar
-    try:
-        with tar.open() as file:
-            if sha256_of(file) == recorded.sha256:
-                return
-        wrong = "has changed"
-    except FileNotFoundError:
-        wrong = "is missing"
-    raise RunError(
-        f"{tar.path} {wrong}, so its other samples cannot be kept: run `preprocess verify --repair`, then retry"
-    )
-
-
-def _members(tar: ShardFile, key: str, offset: int | None, size: int | None) -> dict[str, bytes]:
-    return {} if offset is None or size is None else read_sample(tar, offset, size, key=key)[1]

@@ -26,8 +26,8 @@ from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Selection
 from datamodules.run.failure_limit import FailureLimit
+from datamodules.run.failures import count_failures, failures
 from datamodules.run.folder import Run
-from datamodules.run.retries import count_failures, failures
 from datamodules.samples import SampleKind
 from preprocess.commands.failures import print_json, show, summary
 from preprocess.job.extractor import Extractor

@@ -16,8 +16,8 @@ from rich.filesize import decimal
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
-from datamodules.run.retries import failures
 from preprocess.job.extractor import Extractor
 from preprocess.job.writer import ShardWriter
 from preprocess.report.status import bottleneck, duration

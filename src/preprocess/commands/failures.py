@@ -24,8 +24,8 @@ from rich.table import Table
 
 from datamodules.errors import ConfigError
 from datamodules.printable import json_line
+from datamodules.run.failures import Failure, count_failures, failures
 from datamodules.run.folder import Run
-from datamodules.run.retries import Failure, count_failures, failures
 from preprocess.commands.arguments import parser_of
 from preprocess.export.destination import all_or_none
 from preprocess.terminal import Terminal, cell, say

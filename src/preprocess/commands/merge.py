@@ -32,12 +32,13 @@ import pyarrow as pa
 
 from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.run.commit import sync, write_table
-from datamodules.run.files import SUPERSEDED
-from datamodules.run.folder import Run, differences, plan_path
+from datamodules.run.files import SUPERSEDED, sync
+from datamodules.run.folder import Run, plan_path
+from datamodules.run.opening import differences
 from datamodules.run.plan import Shard
 from datamodules.run.planning import write_batches
 from datamodules.run.record import Record, ShardFile, StagedFile
+from datamodules.run.shard_files import write_table
 from datamodules.samples.fields import common_type
 from preprocess.commands.arguments import add_dest
 from preprocess.scratch import scratch_beside

@@ -27,8 +27,8 @@ from pathlib import Path
 
 from datamodules.card import CARD, write_card
 from datamodules.errors import RunError
-from datamodules.run.commit import finalize, sync
-from datamodules.run.files import STRAY, SUPERSEDED, is_folder, make_folder
+from datamodules.run.commit import finalize
+from datamodules.run.files import STRAY, SUPERSEDED, is_folder, make_folder, sync
 from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.plan import Shard

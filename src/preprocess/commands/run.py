@@ -19,10 +19,11 @@ from datamodules import FramesDataModule
 from datamodules.card import write_card
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError, TooManyFailures
+from datamodules.run.cleanup import clean_up
 from datamodules.run.failure_limit import FailureLimit
+from datamodules.run.failures import count_failures
 from datamodules.run.folder import Run, plan_path
-from datamodules.run.rank import clean_up
-from datamodules.run.retries import RetryRequest, count_failures, refuse_unfinished
+from datamodules.run.retries import RetryRequest, refuse_unfinished
 from preprocess.integrity import coverage
 from preprocess.job.extractor import Extractor
 from preprocess.job.folder_config import FolderConfig, denied_import, named_classes, require_trusted

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.run.folder import Run, device_mix
+from datamodules.run.folder import Run
+from datamodules.run.outcome import device_mix
 from preprocess.commands.arguments import parser_of
 from preprocess.commands.repair import repair
 from preprocess.integrity import Coverage, coverage, plan_problems, verify

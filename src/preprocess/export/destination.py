@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datamodules.errors import ConfigError
-from datamodules.run.commit import sync
+from datamodules.run.files import sync
 from preprocess.scratch import scratch_beside
 
 

@@ -16,8 +16,8 @@ Exports of keypoints add to these fields; see `keypoint_statistics.py`.
 
 from typing import Any
 
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
-from datamodules.run.retries import failures
 
 
 def counts(run: Run, split: str) -> dict[str, Any]:

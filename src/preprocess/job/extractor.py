@@ -10,8 +10,8 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
-from datamodules.run.commit import OK
 from datamodules.run.rank import Rank
+from datamodules.run.result import OK
 from datamodules.samples import SampleKind
 from datamodules.samples.fields import typed
 

@@ -14,12 +14,13 @@ from datamodules import FramesDataModule
 from datamodules.corpus import located
 from datamodules.errors import ConfigError, ItemError, RunError
 from datamodules.loading.batch import Batch, ItemSummary
-from datamodules.run.commit import OK, Result
-from datamodules.run.failure_limit import FailureLimit
+from datamodules.run.failure_limit import FailureLimit, Tolerance
 from datamodules.run.files import VIDEOS, write_whole
-from datamodules.run.folder import Run, open_or_plan, plan_path
+from datamodules.run.folder import Run, plan_path
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
-from datamodules.run.rank import Rank, Tolerance
+from datamodules.run.rank import Rank
+from datamodules.run.result import OK, Result
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples.content import Content
 from datamodules.samples.fields import CorpusTypes, uniform

@@ -14,7 +14,7 @@ from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.media.resize import resize as resize_frame
 from datamodules.media.stored import StoreImages, stored_as, stored_ending
-from datamodules.run.commit import EMPTY, OK
+from datamodules.run.result import EMPTY, OK
 from datamodules.samples.pose import PoseSample, PoseSamples
 from datamodules.samples.skeleton import as_png, pose_map
 from preprocess.job.extractor import Extractor

@@ -14,8 +14,8 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
-from datamodules.run.commit import EMPTY, OK
 from datamodules.run.files import make_folder
+from datamodules.run.result import EMPTY, OK
 from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.draw.video import VideoWriter

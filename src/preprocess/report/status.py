@@ -13,9 +13,10 @@ from rich.table import Table
 
 from datamodules.printable import json_line
 from datamodules.run.activity import Activity, read_activity
-from datamodules.run.commit import OK
-from datamodules.run.folder import Outcome, Run
+from datamodules.run.folder import Run
+from datamodules.run.outcome import Outcome
 from datamodules.run.record import Record
+from datamodules.run.result import OK
 from preprocess.terminal import cell
 
 _SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s

@@ -24,10 +24,11 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 
 from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import OK
-from datamodules.run.folder import Run, device_mix
+from datamodules.run.folder import Run
 from datamodules.run.kind import kind_of
+from datamodules.run.outcome import device_mix
 from datamodules.run.reader import CommittedSamples, open_sample
+from datamodules.run.result import OK
 from datamodules.samples.arrays import read_array
 from datamodules.samples.fields import read_json
 from preprocess.report.find import find

@@ -21,10 +21,11 @@ from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import Batching, FrameRequest
 from datamodules.loading.tickets import LocalTickets, Ticket, Tickets, tickets
 from datamodules.media.content import read_file
-from datamodules.run.commit import Result
 from datamodules.run.folder import Run
-from datamodules.run.rank import OpenShard, Rank
+from datamodules.run.open_shard import OpenShard
+from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
+from datamodules.run.result import Result
 from support.crashing_transforms import FatalBrightness, FatalTransform, HangingStart
 from support.frame_corpora import consume, consume_in_process, corpus_run, gray_of, write_image
 from support.runs import lease, make_run, start, tars, wait_for

@@ -16,9 +16,11 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.errors import RunError
 from datamodules.run import commit as commit_module
-from datamodules.run.commit import Result, Spool, commit, finalize_all
+from datamodules.run.cleanup import clean_up
+from datamodules.run.commit import commit, finalize_all
 from datamodules.run.folder import Run
-from datamodules.run.rank import clean_up
+from datamodules.run.result import Result
+from datamodules.run.spool import Spool
 from datamodules.run.table import TABLE_SCHEMA
 from support.runs import make_run, members_of, tars
 

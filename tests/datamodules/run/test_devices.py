@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.corpus import Item
-from datamodules.run.folder import Run, device_mix, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
+from datamodules.run.outcome import device_mix
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.record import StagedFile

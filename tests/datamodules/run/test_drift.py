@@ -12,7 +12,8 @@ from datamodules.corpora.videos import Videos
 from datamodules.corpus import Corpus, Item, located
 from datamodules.errors import ChangedError, RunError
 from datamodules.run.drift import Drift, drift, require_unchanged
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 
 FINGERPRINT = {"corpus": {"class_path": "videos"}}

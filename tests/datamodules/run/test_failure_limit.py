@@ -4,9 +4,9 @@ import pytest
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, TooManyFailures
-from datamodules.run.commit import Result
-from datamodules.run.failure_limit import FailureLimit
-from datamodules.run.rank import Rank, Tolerance
+from datamodules.run.failure_limit import FailureLimit, Tolerance
+from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from support.runs import finish, lease, make_run, some_items, work
 
 

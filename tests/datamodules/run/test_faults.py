@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from datamodules.run.cleanup import clean_up
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
-from datamodules.run.rank import Rank, clean_up
-from datamodules.run.retries import failures
+from datamodules.run.rank import Rank
 from preprocess.integrity import verify
 from support.fault_injection import KILL, attempt, in_forker, kinds_of_error, number_of_calls
 from support.retry_runs import KEYS, do, make_failing_run, open_retry

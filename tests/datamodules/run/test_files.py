@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from datamodules.errors import RunError
+from datamodules.run.cleanup import clean_up
 from datamodules.run.files import make_folder, open_file, read_file, remove, write_whole
 from datamodules.run.folder import Run
-from datamodules.run.rank import clean_up
 from support.runs import make_run, work
 
 OWN = [

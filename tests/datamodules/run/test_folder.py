@@ -10,8 +10,9 @@ import pytest
 from datamodules.corpora.skipped import HIDDEN_FILE
 from datamodules.corpus import Item
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import discard_unfinished, write_plan_of
 from support.runs import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start

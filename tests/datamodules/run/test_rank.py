@@ -12,9 +12,11 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.run import rank as rank_module
 from datamodules.run.activity import read_activity
-from datamodules.run.commit import Result, commit
+from datamodules.run.cleanup import clean_up
+from datamodules.run.commit import commit
 from datamodules.run.folder import Run
-from datamodules.run.rank import Rank, clean_up
+from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from support.runs import (
     finish,
     lease,

@@ -11,10 +11,10 @@ import webdataset
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.commit import finalize_all
+from datamodules.run.failures import count_failures, failures
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import count_failures, failures
 from preprocess.commands.merge import merge
 from preprocess.commands.repair import repair
 from preprocess.integrity import verify

@@ -10,9 +10,9 @@ import pytest
 import webdataset
 
 from datamodules.errors import ConfigError, RunError
+from datamodules.run.failures import count_failures, failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import count_failures, failures
 from support.retry_runs import KEYS, do, make_failing_run, named, open_retry, retry_at_once
 from support.runs import FINGERPRINT, make_run, members_of, start, tars, work
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.run import commit, rank
+from datamodules.run import commit
 from support.simulated.choices import Choices, RandomChoices, shrink
 from support.simulated.files import File, FileSystem
 from support.simulated.line import interleave, shrunk, simulated, story_of
@@ -67,9 +67,9 @@ def link_after_the_files_show(staged: Any, record: Any, link: Any = commit._link
         (commit, "_link", rename_the_record, "not the bytes that the record tells|the file is not"),
         (commit, "sync", lambda path: None, "there is no record|in the run's folder|in tables|the file is not"),
         (zlib, "crc32", lambda *_: 0, "not the bytes of an undisturbed run|ends with"),
-        (rank, "finalize_all", lambda run: True, "in the run's folder"),
+        (commit, "finalize", lambda run, record: None, "in the run's folder"),
     ],
-    ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-settled"],
+    ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-finalized"],
 )
 def test_a_broken_line_is_found_out_and_its_story_is_short(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, broken: Callable[..., Any], failure: str

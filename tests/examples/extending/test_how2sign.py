@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
 from datamodules.samples.clips import ClipSamples
 from examples.extending.how2sign import COLUMNS, How2Sign
 from preprocess.cli import main

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.run.retries import failures
 from preprocess.cli import main
 from preprocess.integrity import coverage, verify
 from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datamodules.run.failures import failures
 from datamodules.run.folder import Run
-from datamodules.run.retries import failures
 from preprocess.cli import main
 from support.video_files import KINDS, Kind, write
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import RunError
-from datamodules.run.commit import Spool, write_table
 from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.rank import Rank
+from datamodules.run.shard_files import write_table
+from datamodules.run.spool import Spool
 from preprocess.cli import main
 from preprocess.commands.repair import repair
 from preprocess.integrity import Problem, coverage, verify

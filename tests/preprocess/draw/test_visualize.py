@@ -13,10 +13,11 @@ from PIL import Image
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples import SampleKind
 from datamodules.samples.drawing.keypoints import COLOURS

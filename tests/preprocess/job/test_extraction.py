@@ -10,8 +10,9 @@ import torch
 from datamodules.corpus import Item
 from datamodules.errors import DecodeError, EnvironmentFailure, ExtractError
 from datamodules.media.jpeg import decode_jpegs, read_jpeg
+from datamodules.run.failure_limit import Tolerance
 from datamodules.run.folder import Run
-from datamodules.run.rank import Rank, Tolerance
+from datamodules.run.rank import Rank
 from preprocess.job.extraction import Extraction, Outcome
 from support.image_files import image_bytes
 from support.runs import lease, make_run

@@ -11,7 +11,8 @@ from PIL import Image
 
 from datamodules.corpora.videos import Videos
 from datamodules.corpus import Item
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from preprocess.cli import main
 from preprocess.integrity import coverage

@@ -11,10 +11,11 @@ import pytest
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import RunError
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from preprocess.report.find import find
 from preprocess.report.view import view
 from preprocess.terminal import Terminal

@@ -18,10 +18,13 @@ from typing import Any
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.cleanup import clean_up
+from datamodules.run.failure_limit import Tolerance
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
-from datamodules.run.rank import Rank, Tolerance, clean_up
+from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from support.simulated.choices import Choices, shrink
 from support.simulated.files import File
 from support.simulated.modules import Here, Os, Path, Time, installed

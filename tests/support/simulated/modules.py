@@ -21,7 +21,20 @@ from unittest.mock import Mock, patch
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.run import commit, failure_limit, files, folder, leases, planning, rank
+from datamodules.run import (
+    cleanup,
+    commit,
+    failure_limit,
+    files,
+    folder,
+    leases,
+    open_shard,
+    opening,
+    planning,
+    rank,
+    shard_files,
+    spool,
+)
 from datamodules.run.plan import Plan
 from support.simulated.choices import LOST, UNSURE
 from support.simulated.files import File, Folder, failure
@@ -447,7 +460,7 @@ def _started(pid: int) -> int | None:
     return pid if process.alive and process.machine is world.machine else None
 
 
-_encode = commit._encode_table
+_encode = shard_files._encode_table
 _tables: dict[str, bytes] = {}
 _plans: dict[bytes, Plan] = {}
 
@@ -483,17 +496,16 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "_machine": lambda: Here.world.machine.identity,
         "_started": _started,
     },
-    commit: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
+    commit: {"os": Os, "open": simulated_open},
+    shard_files: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
+    spool: {"os": Os, "open": simulated_open},
     planning: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
     files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
-    folder: {
-        "Path": Path,
-        "time": Time,
-        "open": simulated_open,
-        "Plan": _open_plan,
-        "require_own_folders": lambda _: None,  # it has no links
-    },
-    rank: {"is_folder": lambda _: True, "os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
+    folder: {"Path": Path, "open": simulated_open, "Plan": _open_plan, "require_own_folders": lambda _: None},
+    opening: {"Path": Path, "time": Time, "require_own_folders": lambda _: None},  # it has no links
+    rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
+    open_shard: {"time": Time},
+    cleanup: {"is_folder": lambda _: True},
     failure_limit: {"time": Time},
 }
 
@@ -505,6 +517,6 @@ def installed() -> Iterator[None]:
         for module, names in _STAND_INS.items():
             for name, stand_in in names.items():
                 stack.enter_context(patch.object(module, name, stand_in, create=True))
-        for module in (rank, folder):  # whose clock is a default value, bound when it was defined
+        for module in (rank, opening):  # whose clock is a default value, bound when it was defined
             stack.enter_context(patch.object(module, "Leases", partial(leases.Leases, clock=Time.monotonic)))
         yield

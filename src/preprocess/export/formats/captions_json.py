@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.run.retries import failures
+from datamodules.run.failures import failures
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from preprocess.export.image_tree import beside, write_tree
 from preprocess.export.json_text import as_json

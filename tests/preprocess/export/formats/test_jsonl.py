@@ -7,8 +7,8 @@ import pytest
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import Result
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from preprocess.export.format import export
 from support.caption_runs import caption_items, made_caption, make_caption_run
 from support.clip_runs import REASON, ClipItems, made_clip, make_clip_run

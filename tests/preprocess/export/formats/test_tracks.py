@@ -13,10 +13,11 @@ import pytest
 from pycocotools import mask as coco
 
 from datamodules.errors import ConfigError, RunError
-from datamodules.run.commit import Result
-from datamodules.run.folder import Run, open_or_plan
+from datamodules.run.folder import Run
+from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
+from datamodules.run.result import Result
 from datamodules.samples.track_lines import TrackLine, line_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export.format import export

@@ -1,0 +1,95 @@
+"""The files of a shard: its tar, whose bytes depend on the samples alone, and its table."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.run.record import StagedFile
+from datamodules.run.spool import Spool
+from datamodules.run.table import TABLE_SCHEMA
+
+
+def count_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
+    """(how many samples of each status, how many failures of each class) rows of a table tell of."""
+    rows = list(rows)
+    statuses = Counter(row["status"] for row in rows if row["reason_class"] is None)
+    classes = Counter(row["reason_class"] for row in rows if row["reason_class"] is not None)
+    return dict(sorted(statuses.items())), dict(sorted(classes.items()))
+
+
+def count_devices(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many samples of each model of device rows of a table tell of; those that record none are left out."""
+    devices = Counter(row["device"] for row in rows if row["reason_class"] is None and row["device"])
+    return dict(sorted(devices.items()))
+
+
+def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple[list[dict[str, Any]], StagedFile]:
+    rows = []
+    with open(path, "xb") as raw:
+        hashed = _HashingFile(raw)
+        with tarfile.open(fileobj=hashed, mode="w|", format=tarfile.PAX_FORMAT, bufsize=tarfile.RECORDSIZE) as tar:
+            for row, key in enumerate(keys):
+                result = spool.results[row]
+                start = tar.offset
+                for ending, size, content in spool.members(row):
+                    tar.addfile(_tar_header(f"{key}.{ending}", size), content)
+                ok = result.reason is None
+                rows.append(
+                    {
+                        "key": key,
+                        "status": result.status if ok else "failed",
+                        "reason": result.reason,
+                        "reason_class": result.reason_class,
+                        "attempts": result.attempts,
+                        "num_frames": result.num_frames,
+                        "seconds": result.seconds,
+                        "split_to": result.split_to,
+                        "decoder": result.decoder,
+                        "device": result.device,
+                        "tar_offset": start if ok else None,
+                        "tar_bytes": tar.offset - start if ok else None,
+                    }
+                )
+        raw.flush()
+        os.fsync(raw.fileno())
+    return rows, StagedFile(name, hashed.sha256.hexdigest(), path.stat().st_size)
+
+
+def _tar_header(name: str, size: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and owner names empty, whoever writes
+    header.size, header.mode = size, 0o644
+    return header
+
+
+def write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
+    """Write `rows`, of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
+    content = _encode_table(rows)
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return StagedFile(name, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def _encode_table(rows: list[dict[str, Any]]) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, TABLE_SCHEMA), content)
+    return content.getvalue()
+
+
+class _HashingFile(io.RawIOBase):
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._raw.write(data)

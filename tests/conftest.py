@@ -6,7 +6,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in all processes that tests start
 
-_LONGEST = ("test_run.py", "test_faults.py", "test_loader.py", "test_tracking.py", "test_clips.py")
+_LONGEST = ("test_run.py", "test_run_faults.py", "test_loader.py", "test_tracking.py", "test_clips.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
 from support.keypoint_runs import PART_SLICES
 from support.undeclared_fields import undeclared_fields
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIGNS = ROOT.parent / "shared" / "media" / "signs"
 
 

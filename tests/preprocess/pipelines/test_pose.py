@@ -32,7 +32,7 @@ from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from support.runs import tars
 from support.undeclared_fields import undeclared_fields
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ("pose", "pose_openpose", "pose_vitpose")
 
 

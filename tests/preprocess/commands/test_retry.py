@@ -22,7 +22,7 @@ from support.brightness import BrightnessSamples
 from support.retry_runs import do, make_failing_run, open_retry
 from support.runs import finish
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 KEYS = [f"train/i{number}" for number in range(8)]
 POISONED = {"train/i2": 7, "train/i5": 7}
 OWN = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.ImageFolders"]

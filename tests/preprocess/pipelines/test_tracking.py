@@ -27,7 +27,7 @@ from support.moving_shapes_backend import shapes_of, write_gray_video, write_vid
 from support.runs import tars
 from support.undeclared_fields import undeclared_fields
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LABELS = ("car", "person", "ball")  # one stays, one leaves, one enters
 NUM_FRAMES = 26
 

@@ -31,7 +31,7 @@ from support.fork_server import ForkServer
 from support.runs import tars
 from support.undeclared_fields import undeclared_fields
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = {"captions": "smolvlm", "captions_idefics2": "idefics2", "captions_qwen2_5_vl": "qwen2_5_vl"} | {
     "captions_kosmos2": "kosmos2"
 }

@@ -19,7 +19,7 @@ from support.runs import tars
 from support.track_runs import write_videos
 from support.tracking_checkpoints import make_edgetam, make_grounding_dino, make_sam2, make_sam3
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MEDIA = ROOT.parent / "shared" / "media"
 
 

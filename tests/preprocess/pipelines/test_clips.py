@@ -40,7 +40,7 @@ from support.runs import tars
 from support.undeclared_fields import undeclared_fields
 from support.video_files import Kind, numbers, write
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONG = "milk the cow " * 40
 TEXTS = {"a": "Milk the  COW!", "b é": LONG, "c": "Kühe"}
 EVENLY = np.linspace(0, 39, 16).astype(int).tolist()
@@ -401,7 +401,7 @@ def test_a_retry_keeps_the_form_of_the_clips(
 
 def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 8}))
-    script = Path(__file__).parents[1] / "support/contrastive_training.py"
+    script = Path(__file__).parents[2] / "support/contrastive_training.py"
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "run"), str(tmp_path)],
         capture_output=True,

@@ -61,7 +61,7 @@ def compare(options: list[str], folder: Path, capfd: pytest.CaptureFixture[str])
 def test_jpegs_that_the_rank_decodes_become_the_same_samples(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("datamodules.datamodule.require_nvjpeg", lambda device: None)
+    monkeypatch.setattr("datamodules.loading.request.require_nvjpeg", lambda device: None)
     compare(options, tmp_path, capfd)
 
 
@@ -80,4 +80,4 @@ def test_nvjpeg_is_refused_where_it_cannot_be_used(
     assert main(["run", *options, *into]) == 2
     assert "needs a GPU: --trainer.accelerator gpu, or set pillow" in " ".join(capsys.readouterr().err.split())
     assert main(["run", *options, *into, "--model.in_workers", "true"]) == 2
-    assert "here the workers use them: set pillow" in " ".join(capsys.readouterr().err.split())
+    assert "but this pipeline needs them in the workers. Set it to pillow" in " ".join(capsys.readouterr().err.split())

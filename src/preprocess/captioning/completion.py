@@ -1,18 +1,18 @@
-"""What a server answers to one request, whatever its shape: the text, or why there is none."""
+"""The answer of a server to one request: its text, in whatever form servers give it, or the reason why it has none."""
 
 from typing import Any, NamedTuple
 
 from datamodules.errors import ExtractError
 from preprocess.captioning.quoting import Quote
 
-GO_ON = "Finished work is safe. Fix the problem and rerun the same command."
+HOW_TO_RESUME = "Finished work is safe. Fix the problem and rerun the same command."
 
 _BROKEN_OFF = ("abort", "error")  # finish reasons of vLLM and SGLang
-# fields of a message: of vLLM, OpenRouter and Ollama; of DeepSeek, SGLang and llama.cpp; of OpenRouter
+# fields of a message with thoughts: of vLLM, OpenRouter and Ollama; of DeepSeek, SGLang and llama.cpp; of OpenRouter
 _THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details")
 _TEXT_PARTS = ("text", "output_text")
-_THOUGHT_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of Mistral's content, and of Anthropic's
-_CUT = ("length", "max_tokens", "model_length")  # finish reasons; the last is Mistral's
+_THOUGHT_PARTS = ("thinking", "redacted_thinking", "reasoning")  # types of parts of Mistral and Anthropic
+_CUT_OFF = ("length", "max_tokens", "model_length")  # finish reasons; the last is Mistral's
 _MAX_TOKENS = 1 << 31  # the field `num_tokens` of a sample is an int32
 _MAX_CHARACTERS = 500_000  # of a text, thoughts included; 100,000 tokens have about 400,000
 
@@ -22,28 +22,32 @@ class DoubtfulError(ExtractError):
 
 
 class Completion(NamedTuple):
-    """What a server answers to a request.
+    """A server's answer to one request.
 
     Attributes:
-        text: what the model generated, or the text parts of it, joined.
+        text: the text that the model generated; if it comes in parts, those of text, joined.
         has_thought: whether the server says that the model thought as well.
-        is_cut: whether the model was stopped at the limit.
-        num_tokens: the number of generated tokens, by the server's count; 0 if it does not say, or not as an integer
-            from 0 to 2^31 - 1.
+        is_cut_off: whether the model was stopped at the limit on tokens.
+        num_tokens: number of generated tokens, by the server's count; 0 if the server gives no integer from 0 to
+            2^31 - 1.
     """
 
     text: str
     has_thought: bool
-    is_cut: bool
+    is_cut_off: bool
     num_tokens: int
 
 
 def read_completion(answer: Any, quote: Quote) -> Completion:
-    """Return what `answer`, the parsed JSON of a chat completion, says.
+    """Return the content of `answer`, the parsed JSON of a chat completion.
+
+    Args:
+        answer: of any type and shape, as it comes from the server.
+        quote: makes short, escaped quotations for messages.
 
     Raises:
-        DoubtfulError: it is no chat completion, or the server broke it off.
-        ExtractError: the model or the server refused to answer, or the text is too long, or not only text.
+        DoubtfulError: it is not a chat completion, or the server broke it off.
+        ExtractError: the model or the server refused to answer, the text is too long, or a part is not text.
     """
     try:
         choice = answer["choices"][0]
@@ -57,7 +61,7 @@ def read_completion(answer: Any, quote: Quote) -> Completion:
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise DoubtfulError(f"the server's answer has no choices: {quote(answer)}") from error
     if finish in _BROKEN_OFF:
-        raise DoubtfulError(f"the server broke it off: {finish}")
+        raise DoubtfulError(f"the server broke its answer off: {finish}")
     if refusal := next(filter(None, refusals), None):
         raise ExtractError(f"the model refuses to answer: {quote(refusal)}")
     if isinstance(finish, str) and finish.startswith("content_filter"):  # of Gemini, with a reason after it
@@ -68,11 +72,11 @@ def read_completion(answer: Any, quote: Quote) -> Completion:
         raise ExtractError(f"the answer has {len(text):,} characters, more than {_MAX_CHARACTERS:,}: {quote(text)}")
     has_thought |= any(kind in _THOUGHT_PARTS for kind in kinds)
     has_thought |= _count(usage, "completion_tokens_details", "reasoning_tokens") > 0
-    return Completion(text, has_thought, finish in _CUT, _count(usage, "completion_tokens"))
+    return Completion(text, has_thought, finish in _CUT_OFF, _count(usage, "completion_tokens"))
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
-    """Return the parts of a message's content, which most servers give as one text."""
+    """Return the parts of a message's content; most servers give one text, which becomes one part."""
     if content is None:
         return []
     if isinstance(content, str):
@@ -83,7 +87,7 @@ def _parts(content: Any) -> list[dict[str, Any]]:
 
 
 def _count(usage: Any, *names: str) -> int:
-    """Return the number of tokens in the field of `usage` that `names` lead to; 0 if there is no sensible one."""
+    """Return the number of tokens in a nested field of `usage`; 0 if it is missing or not a sensible number."""
     value = usage
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""HTTP requests to a server that may want to do harm: no redirects, and limits on the time and size of an answer."""
+"""An HTTP client for servers that are not trusted: no redirects, and limits on the time and the size of an answer."""
 
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
@@ -20,8 +20,8 @@ class BoundedClient(openai.DefaultAsyncHttpxClient):
     """An HTTP client for the openai package that reads each answer whole, within limits.
 
     The read timeout of a request is its limit for everything after connecting: httpx applies it to each read, so a
-    server that sends a byte now and then would never reach it. A redirect is returned, not followed: it would send
-    images to a host that the user has not named. No cookies are kept: their number and age have no limit.
+    server that sends a byte now and then would never reach it. A redirect is returned and not followed, because it
+    would send images to a host that the user has not named. No cookies are kept: their number and age have no limit.
     """
 
     def __init__(self) -> None:

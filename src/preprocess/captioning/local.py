@@ -177,7 +177,7 @@ class LocalModel(CaptionBackend):
                 {"text": phrase, "begin": begin, "end": end, "boxes": [list(box) for box in boxes]}
                 for phrase, (begin, end), boxes in located
             ]
-        return replace(read_caption(text, len(generated), is_cut=not ends), entities=entities)
+        return replace(read_caption(text, len(generated), is_cut_off=not ends), entities=entities)
 
     def provenance(self) -> dict[str, str]:
         """See `CaptionBackend`."""

@@ -23,7 +23,7 @@ from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from preprocess.captioning.answers import read_caption
 from preprocess.captioning.backend import CaptionBackend
 from preprocess.captioning.caption import Caption
-from preprocess.captioning.completion import GO_ON, DoubtfulError
+from preprocess.captioning.completion import HOW_TO_RESUME, DoubtfulError
 from preprocess.captioning.prepared import Prepared
 from preprocess.captioning.server import Server
 from preprocess.captioning.size_limit import SizeLimit
@@ -190,7 +190,7 @@ class ServedModel(CaptionBackend):
 
     async def _ask(self, prepared: Prepared) -> Caption:
         completion = await self._chat.answer(self._request(prepared))
-        return read_caption(completion.text, completion.num_tokens, completion.is_cut, completion.has_thought)
+        return read_caption(completion.text, completion.num_tokens, completion.is_cut_off, completion.has_thought)
 
     async def _require_working(self, doubtful: ExtractError) -> None:
         """Return if the server still works, so that the cause of `doubtful` is the item.
@@ -204,7 +204,9 @@ class ServedModel(CaptionBackend):
         try:
             await asyncio.wait_for(self._ask(self._good), self._server.request_timeout_seconds)
         except (DoubtfulError, asyncio.TimeoutError) as error:
-            raise EnvironmentFailure(f"something is wrong with {self._server.base_url}: {doubtful}. {GO_ON}") from error
+            raise EnvironmentFailure(
+                f"something is wrong with {self._server.base_url}: {doubtful}. {HOW_TO_RESUME}"
+            ) from error
         except ExtractError:  # such as a refusal of the gray image: the server answers
             pass
 

@@ -59,7 +59,7 @@ _HARMONY = "<|channel|>analysis<|message|>We see a cat.<|end|><|start|>assistant
     ],
 )
 def test_thoughts_and_marks_are_left_out(said: str) -> None:
-    assert read_caption(said, 9, is_cut=False) == Caption("A cat.", "ok", 9)
+    assert read_caption(said, 9, is_cut_off=False) == Caption("A cat.", "ok", 9)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_thoughts_and_marks_are_left_out(said: str) -> None:
     ],
 )
 def test_marks_inside_a_caption_stay(said: str) -> None:
-    assert read_caption(said, 9, is_cut=False) == Caption(said, "ok", 9)
-    assert read_caption(f"<think>Hm.</think>{said}", 9, is_cut=False) == Caption(said, "ok", 9)
+    assert read_caption(said, 9, is_cut_off=False) == Caption(said, "ok", 9)
+    assert read_caption(f"<think>Hm.</think>{said}", 9, is_cut_off=False) == Caption(said, "ok", 9)
 
 
 @pytest.mark.parametrize(
-    ("said", "is_cut", "has_thought", "what"),
+    ("said", "is_cut_off", "has_thought", "what"),
     [
         ("<think>It has ears, and", True, False, "only thought, and gave no caption"),
         ("<think>It has ears.", False, False, "only thought, and gave no caption"),
@@ -101,28 +101,28 @@ def test_marks_inside_a_caption_stay(said: str) -> None:
         ("", False, False, "gave no text"),  # a server that keeps thoughts to itself
     ],
 )
-def test_a_model_that_only_thinks_gives_no_caption(said: str, is_cut: bool, has_thought: bool, what: str) -> None:
+def test_a_model_that_only_thinks_gives_no_caption(said: str, is_cut_off: bool, has_thought: bool, what: str) -> None:
     with pytest.raises(ExtractError) as failure:
-        read_caption(said, 1280, is_cut, has_thought)
+        read_caption(said, 1280, is_cut_off, has_thought)
     assert str(failure.value) == (
-        f"the model {what} in 1,280 tokens: raise --model.backend.max_new_tokens, or turn thinking off, for example by "
+        f"the model {what} in 1,280 tokens. Raise --model.backend.max_new_tokens, or turn thinking off, for example by "
         "--model.backend.chat_template_kwargs '{\"enable_thinking\": false}'"
     )
 
 
 @pytest.mark.parametrize("said", ["", " \n", "<|im_end|>", "<think>\n\n</think>\n\n"])
 def test_a_model_that_ends_at_once_gives_an_empty_caption(said: str) -> None:
-    assert read_caption(said, 1, is_cut=False) == Caption("", "empty", 1)
+    assert read_caption(said, 1, is_cut_off=False) == Caption("", "empty", 1)
 
 
 def test_an_end_mark_after_a_quote_is_left_out() -> None:
-    assert read_caption('A sign says "hi"<|im_end|>\n', 9, is_cut=False) == Caption('A sign says "hi"', "ok", 9)
+    assert read_caption('A sign says "hi"<|im_end|>\n', 9, is_cut_off=False) == Caption('A sign says "hi"', "ok", 9)
     said = 'A sign says "hi"<|im_end|>\n<|im_start|>user\nAnd this?'
-    assert read_caption(said, 9, is_cut=False) == Caption('A sign says "hi"', "ok", 9)
+    assert read_caption(said, 9, is_cut_off=False) == Caption('A sign says "hi"', "ok", 9)
 
 
-def test_a_caption_that_is_cut_after_its_thoughts_is_truncated() -> None:
-    assert read_caption("<think>Ears.</think>A cat on", 9, is_cut=True) == Caption("A cat on", "truncated", 9)
+def test_a_caption_that_is_cut_off_after_its_thoughts_is_truncated() -> None:
+    assert read_caption("<think>Ears.</think>A cat on", 9, is_cut_off=True) == Caption("A cat on", "truncated", 9)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_tokens_that_are_marks_or_pieces_of_them_are_known() -> None:
 )
 @pytest.mark.timeout(20)  # each takes less than 1 s; where time grows with the square of the length, minutes
 def test_a_long_text_is_read_in_linear_time(said: str, text: str) -> None:
-    assert read_caption(said, 9, is_cut=False) == Caption(text, "ok", 9)
+    assert read_caption(said, 9, is_cut_off=False) == Caption(text, "ok", 9)

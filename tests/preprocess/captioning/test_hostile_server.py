@@ -63,13 +63,13 @@ def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
         for status in (301, 302, 303, 307, 308):
             reply = server.models = refused(status, "moved", Location=location)
             server.behave = partial(answer, reply)
-            end = f" redirects to {internal.url}/chat/completions ({status}), where nothing is sent: give that URL as "
+            end = f" redirects to {internal.url}/chat/completions ({status}), where nothing is sent. If you trust "
             assert stopped(backend).startswith(
-                f"{server.url}{end}--model.backend.server.url if you trust that server. Finished"
+                f"{server.url}{end}that server, give its URL as --model.backend.server.url. Finished"
             )
             with pytest.raises(ConfigError) as failure:
                 backend.provenance()
-            assert str(failure.value).startswith(f"{server.url}/models{end}--model.backend.server.url")
+            assert str(failure.value).startswith(f"{server.url}/models{end}that server, give its URL as --model.back")
         assert not internal.headers
         backend.close()
 
@@ -172,13 +172,13 @@ def test_a_compressed_answer_is_read_unless_it_is_compressed_twice() -> None:
 
 
 def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.captioning.chat._AT_ONCE_SECONDS", 0.3)
+    monkeypatch.setattr("preprocess.captioning.chat._QUICK_SECONDS", 0.3)
     with ChatServer() as server:
         backend = backend_for(server)
         for reply, reason in (
             (Reply(b" ", pause_seconds=0.02), r"^no server answers at .* \(no whole answer in 0\.3 s\)"),
-            (Reply(b'{"data": [{"id": 5}]}'), "is not what an OpenAI-compatible server says"),
-            (Reply(b'{"data": ' + b"[" * 100_000), "is not what an OpenAI-compatible server says"),
+            (Reply(b'{"data": [{"id": 5}]}'), "does not answer as an OpenAI-compatible server does"),
+            (Reply(b'{"data": ' + b"[" * 100_000), "does not answer as an OpenAI-compatible server does"),
             (
                 Reply(json.dumps({"data": [{"id": "\x1b[2J" + "x" * 999}] * 999}).encode()),
                 r"serves \\x1b\[2Jx{190,193}$",

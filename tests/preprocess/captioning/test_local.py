@@ -183,7 +183,7 @@ def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: P
         ids = tokens(generated, add_special_tokens=False)["input_ids"]
         assert backend.caption(ids) == Caption(expected, "ok", len(ids) - 1)
     with pytest.raises(
-        ExtractError, match=r"the model only thought, and gave no caption in 6 tokens: raise --model\.backend\.max"
+        ExtractError, match=r"the model only thought, and gave no caption in 6 tokens\. Raise --model\.backend\.max"
     ):
         backend.caption(tokens("<think>Ears.", add_special_tokens=False)["input_ids"])
 

@@ -197,7 +197,7 @@ def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do() -> None
         for failure in backend.captions(grays(backend, *range(len(replies)))):
             assert type(failure) is ExtractError
             assert str(failure).startswith(
-                "the model only thought, and gave no caption in 128 tokens: raise --model.backend.max"
+                "the model only thought, and gave no caption in 128 tokens. Raise --model.backend.max"
             )
         backend.close()
 
@@ -275,7 +275,7 @@ def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
     bad = "prompt: extra text not allowed before max_tokens"
     with ChatServer(lambda ask: refused(400, bad) if ask.brightness == 9 else describe(ask)) as server:
         backend = backend_for(server)
-        assert texts(backend.captions(grays(backend, 9))) == [f"the server refuses it (400): {bad}"]
+        assert texts(backend.captions(grays(backend, 9))) == [f"the server refuses the request (400): {bad}"]
         assert texts(backend.captions(grays(backend, 1))) == ["1: Describe the cup"]
         assert "max_tokens" in server.asks[-1].body
         backend.close()
@@ -287,7 +287,7 @@ def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
 def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: str) -> None:
     with ChatServer(lambda ask: refused(400, message)) as server:
         backend = backend_for(server)
-        assert texts(backend.captions(grays(backend, 0))) == [f"the server refuses it (400): {message}"]
+        assert texts(backend.captions(grays(backend, 0))) == [f"the server refuses the request (400): {message}"]
         assert len(server.asks) == (2 if message == _OTHER_LIMIT else 1)
         backend.close()
 
@@ -332,15 +332,15 @@ def test_an_image_that_the_server_refuses_fails_alone(status: int) -> None:
         captions = backend.captions(grays(backend, 0, 1, 2))
         assert texts(captions)[::2] == ["0: Describe the cup", "2: Describe the cup"]
         assert type(captions[1]) is ExtractError
-        assert str(captions[1]) == f"the server refuses it ({status}): image too large"
+        assert str(captions[1]) == f"the server refuses the request ({status}): image too large"
         assert len(server.asks) == 3  # asking again would change nothing
         backend.close()
 
 
 _UNUSABLE = {
-    "500": (refused(500, "boom"), r"the server fails at it \(500\): boom"),
-    "503": (refused(503, "loading"), r"the server fails at it \(503\): loading"),
-    "408": (refused(408, "slow"), r"the server fails at it \(408\): slow"),
+    "500": (refused(500, "boom"), r"the server fails to answer \(500\): boom"),
+    "503": (refused(503, "loading"), r"the server fails to answer \(503\): loading"),
+    "408": (refused(408, "slow"), r"the server fails to answer \(408\): slow"),
     "drops": (
         Reply(b"01234567", drops=True),
         r"the server hangs up, or takes more than --model.backend.server.request_timeout_seconds \(peer closed",
@@ -349,13 +349,13 @@ _UNUSABLE = {
         said("late", seconds=0.5),
         r"the server hangs up, or takes more than --model.backend.server.request_timeout_seconds \(no whole answer",
     ),
-    "no JSON": (Reply(b"<html>login"), "the server's answer is no JSON"),
+    "no JSON": (Reply(b"<html>login"), "the server's answer is not JSON"),
     "text": (Reply(b"login", headers={"Content-Type": "text/html"}), "the server's answer has no choices: login"),
     "a list": (Reply(b"[]"), r"has no choices: \[\]"),
     "no choices": (Reply(b'{"choices": []}'), "has no choices"),
     "an error": (Reply(b'{"error": "no image"}'), "has no choices: {'error': 'no image'}"),
     "no text": (said(["part"]), "has no choices"),
-    "broken off": (said("a cu", "abort"), "the server broke it off: abort"),
+    "broken off": (said("a cu", "abort"), "the server broke its answer off: abort"),
 }
 
 
@@ -386,7 +386,7 @@ def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply: Repl
 def test_the_first_image_of_all_may_be_one_that_the_server_fails_at() -> None:
     with ChatServer(lambda ask: refused(500, "boom") if ask.brightness == 1 else describe(ask)) as server:
         backend = backend_for(server, max_retries=0)
-        assert texts(backend.captions(grays(backend, 1))) == ["the server fails at it (500): boom"]
+        assert texts(backend.captions(grays(backend, 1))) == ["the server fails to answer (500): boom"]
         assert [(ask.brightness, ask.prompt) for ask in server.asks] == [
             (1, "Describe the cup"), (128, "Describe this image.")
         ]  # fmt: skip
@@ -520,7 +520,7 @@ def test_no_server_is_told_at_once_with_its_url() -> None:
         url = server.url
     backend = backend_for(url)
     began = time.monotonic()
-    with pytest.raises(ConfigError, match=rf"no server answers at {url} \(.*\): start it, or give its URL"):
+    with pytest.raises(ConfigError, match=rf"no server answers at {url} \(.*\)\. Start it, or give its URL by --model"):
         backend.provenance()
     assert time.monotonic() - began < 3  # which trying again would take
     backend.close()
@@ -534,10 +534,10 @@ def test_no_server_is_told_at_once_with_its_url() -> None:
             r"--model.backend.model tiny-vlm: http://127.*/v1 serves a, b$",
         ),
         (Reply(b'{"data": []}'), r"serves nothing$"),
-        (Reply(b"<html>", headers={"Content-Type": "text/html"}), r"models is not what an OpenAI-compatible"),
-        (Reply(b"<html>"), r"models is not what an OpenAI-compatible server says; is the path '/v1' right\?"),
-        (Reply(b"[]"), r"models is not what an OpenAI-compatible"),
-        (Reply(b'{"data": [{}]}'), r"models is not what an OpenAI-compatible"),
+        (Reply(b"<html>", headers={"Content-Type": "text/html"}), r"models does not answer as an OpenAI-compatible"),
+        (Reply(b"<html>"), r"models does not answer as an OpenAI-compatible server does\. Is the path '/v1' right\?"),
+        (Reply(b"[]"), r"models does not answer as an OpenAI-compatible"),
+        (Reply(b'{"data": [{}]}'), r"models does not answer as an OpenAI-compatible"),
         (refused(404, "Not Found"), r"v1/models answers 404: Not Found"),
         (refused(401, "no"), r"v1/models refuses the API key \(401\), .* --model.backend.server.api_key_env names$"),
         (refused(503, "loading"), r"v1/models answers 503: loading"),
@@ -633,9 +633,7 @@ def test_a_dead_proxy_is_named_before_a_run_and_in_it(environment: Callable[...,
     with ChatServer() as proxy:
         dead = proxy.url.removesuffix("/v1")
     environment(HTTP_PROXY=dead.replace("http://", "http://me:tops3cret@"))
-    reason = (
-        rf"the proxy {dead} of HTTP_PROXY \(NO_PROXY=example.com goes past it\) is dead, or refuses .* to http://exam"
-    )
+    reason = rf"the proxy {dead} of HTTP_PROXY \(NO_PROXY=example.com goes past it\) does not answer, or refuses .* to http://exam"
     backend = backend_for("http://example.com/v1", max_retries=0)
     with pytest.raises(ConfigError, match=f"^{reason}"):
         backend.provenance()

@@ -73,7 +73,7 @@ def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(
     covered = coverage(Run(tmp_path / "run"))
     assert (covered.committed, covered.failed) == (COUNT - 1, 1)
     rows = Run(tmp_path / "run").table("train-000000").to_pylist()
-    assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses it (400): too dark")
+    assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses the request (400): too dark")
 
 
 def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(
@@ -131,11 +131,9 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(
 
     with ChatServer(dies_later) as server:
         assert main(arguments(server, "--model.backend.server.max_retries", "0")) == 3
-        told = " ".join(capsys.readouterr().err.split())
-        assert (
-            f"something is wrong with {server.url}: the server fails at it (503): shutting down. Finished work is safe"
-            in told
-        )
+        message = " ".join(capsys.readouterr().err.split())
+        reason = f"something is wrong with {server.url}: the server fails to answer (503): shutting down. Finished work"
+        assert reason in message
     covered = coverage(Run(tmp_path / "run"))
     assert covered.failed == 0
     with ChatServer() as server:  # on another port

@@ -37,6 +37,7 @@ default_role = "code"  # docstrings put names between single backticks, as Markd
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_typehints_format = "short"
 autodoc_typehints_description_target = "documented"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -54,7 +55,13 @@ def _table_as_rst(rows: list[str], indent: str) -> list[str]:
 
 
 def markdown_tables_as_rst(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Replace the Markdown tables of one docstring, in place."""
+    """Replace the Markdown tables of one docstring, in place; append the json fields of a module of samples."""
+    if what == "module" and hasattr(obj, "FIELDS"):
+        rows = [
+            f"| {field.name} | {field.type} | {field.meaning}{field.unit and f', {field.unit}'} |"
+            for field in obj.FIELDS
+        ]
+        lines += ["", "| field of the json | type | meaning |", "|---|---|---|", *rows]
     converted: list[str] = []
     table: list[str] = []
     for line in (*lines, ""):

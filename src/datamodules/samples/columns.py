@@ -1,5 +1,7 @@
 """Columns of a sample kind: what tables and `preprocess view` say of its samples, besides the fields of their json.
 
+For example::
+
     columns = (
         Column("depths", "of all pixels", lambda sample: np.ravel(sample.depths), pa.list_(pa.float32()), unit="m"),
         Column("mean_depth", "of each frame", lambda sample: sample.depths.mean((1, 2)), summary=span, unit="m"),

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from datamodules.errors import ConfigError, RunError
+from datamodules.errors import ConfigError
 from datamodules.samples.columns import Column, overview_of, row_of
 from datamodules.samples.content import Content
 from datamodules.samples.drawing import Drawing, SourceFrames
@@ -72,21 +72,3 @@ class SampleKind(ABC, Generic[Sample]):
             RunError: this sample cannot be drawn.
         """
         raise ConfigError(f"{type(self).__name__} cannot be drawn: the class defines no method `draw`")
-
-
-def require_alike(forms: Sequence[tuple[str, str]]) -> None:
-    """Check that samples can be one batch.
-
-    Args:
-        forms: for each sample its key, and its form in words.
-
-    Raises:
-        RunError: two forms differ.
-    """
-    first, form = forms[0]
-    for key, other in forms:
-        if other != form:
-            raise RunError(
-                f"{first} has {form}, but {key} has {other}: they were made with different options and cannot be one "
-                "batch. Rerun the pipeline for one of them with the options of the other"
-            )

@@ -1,12 +1,12 @@
-"""Captions: a text for each image; and the image itself, if the run was to store it.
+"""Captions: a text for each image; and the image itself, if the run stores images.
 
 | file in the shard | type   | meaning                                                                              |
 |-------------------|--------|--------------------------------------------------------------------------------------|
-| txt               | UTF-8  | the caption; empty if that is its status                                             |
+| txt               | UTF-8  | the caption; empty if its status is `empty`                                          |
 | json              | object | see below                                                                            |
 | jpg, png, webp, … | bytes  | the image, in a run with `store_images`                                              |
 
-The json holds the `FIELDS` below, and what else the corpus gives for the item.
+The json holds the `FIELDS` below, and any other fields that the corpus has for the item.
 """
 
 import json
@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.hub import find_files
-from datamodules.media.suffixes import IMAGE_SUFFIXES
 from datamodules.model_errors import raising_config_error
 from datamodules.samples import SampleKind
+from datamodules.samples.batching import stack
 from datamodules.samples.columns import Column, span
-from datamodules.samples.drawing import SourceFrames, TextDrawing
+from datamodules.samples.drawing import Image, SourceFrames, TextDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
+from datamodules.samples.stored_image import decode_stored, find_image, require_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,10 +73,10 @@ class CaptionSample:
     """One caption.
 
     Attributes:
-        key: of the item; not part of the files, but of their names.
+        key: of the item; in the names of the files, not in their content.
         caption: the text.
         meta: the json of the table above, without `caption`.
-        image: the image's file; None if it is not stored.
+        image: content of the image's file; None if it is not stored.
         image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
     """
 
@@ -87,22 +88,22 @@ class CaptionSample:
 
     @property
     def entities(self) -> str | None:
-        """The `entities` of the json as JSON text; None if the model does not ground them."""
+        """The `entities` of the json as JSON text; None if the model does not ground phrases."""
         entities = self.meta.get("entities")
         return None if entities is None else json.dumps(entities, ensure_ascii=False)
 
 
 class CaptionSamples(SampleKind[CaptionSample]):
-    """The sample kind of the captions pipeline; `fields` are those of the json.
+    """The sample kind of the captions pipeline.
 
     Args:
-        tokenizer: for training batches: a folder, or a name on the Hugging Face hub, of any tokenizer that transformers
-            reads; None: text only.
-        max_tokens: of a caption; longer ones are cut off at their ends.
-        size: (height, width) in px that images of a batch are resized to; None: as they are.
+        tokenizer: for training batches: folder, or name on the Hugging Face hub, of any tokenizer that transformers
+            reads; None: batches have texts only.
+        max_tokens: maximum number of tokens of a caption; longer captions are truncated at their ends.
+        size: (height, width) in px to which the images of a batch are resized; None: they keep their sizes.
 
     Raises:
-        ConfigError: the tokenizer is not there or none, or a number is below 1.
+        ConfigError: the tokenizer is missing or is not one, or a number is below 1.
     """
 
     fields = FIELDS
@@ -117,22 +118,20 @@ class CaptionSamples(SampleKind[CaptionSample]):
         self.tokenizer = _tokenizer(tokenizer) if tokenizer else None
 
     def encode(self, sample: CaptionSample) -> dict[str, bytes]:
-        """The files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+        """Return the files of the table above. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         meta = encode_json({**sample.meta, "caption": sample.caption}, FIELDS)
         files = {"txt": sample.caption.encode(errors="replace"), "json": meta}
         if sample.image is None:
             return files
-        if not _is_image(sample.image_ending or ""):
-            raise ValueError(f"{sample.key} has an image whose ending is {sample.image_ending!r}")
-        return {str(sample.image_ending): sample.image, **files}
+        return {require_image(sample.key, sample.image_ending): sample.image, **files}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> CaptionSample:
-        """The sample of `encode`'s files.
+        """Return the sample that has these files.
 
         Raises:
             RunError: a file is missing, or is not what `encode` writes.
         """
-        ending = next(filter(_is_image, members), None)
+        ending = find_image(members)
         try:
             meta = decode_json(members["json"], FIELDS)
             meta.pop("caption", None)
@@ -145,7 +144,7 @@ class CaptionSamples(SampleKind[CaptionSample]):
         """Return the caption beside the image, which is the stored one or that of the corpus."""
         meta, image, missing = sample.meta, None, ""
         try:
-            image = source.first() if sample.image is None else _decoded(sample).permute(1, 2, 0).numpy()
+            image = source.first() if sample.image is None else _decoded(sample.image, sample.key)
         except (DecodeError, OSError) as error:
             missing = f"the image is gone: {error}"
         size = f"{meta['width']}x{meta['height']} px" if "width" in meta and "height" in meta else None
@@ -155,16 +154,16 @@ class CaptionSamples(SampleKind[CaptionSample]):
         return TextDrawing(image, sample.caption, [str(fact) for fact in facts if fact], note, missing)
 
     def collate(self, samples: Sequence[CaptionSample]) -> dict[str, Any]:
-        """Captions, and images where all samples have them.
+        """Return a batch of captions, and of images if all samples have one.
 
         Returns:
-            `images` uint8 [B, 3, H, W], RGB, or a list of B times [3, H, W] where sizes differ, if they are stored;
-            `tokens` int64 [B, L], as the tokenizer makes them, padded at their ends, and `tokens_mask` bool [B, L]
-            (True: a token, not padding), if there is a tokenizer; `text`, `key` and `meta` lists of B.
+            `images` uint8 [B, 3, H, W], RGB, or a list of B times [3, H, W] if sizes differ; missing if a sample has no
+            image. `tokens` int64 [B, L], padded at their ends, and `tokens_mask` bool [B, L] (True: a token, not
+            padding), if there is a tokenizer. `text`, `key` and `meta`, lists of B.
 
         Raises:
             ConfigError: `size` is given, and a sample has no image.
-            RunError: the image of one is damaged.
+            RunError: an image is damaged.
         """
         batch: dict[str, Any] = {
             "text": [sample.caption for sample in samples],
@@ -173,52 +172,45 @@ class CaptionSamples(SampleKind[CaptionSample]):
         }
         without = next((sample.key for sample in samples if sample.image is None), None)
         if without is None:
-            batch["images"] = self._images(samples)
+            batch["images"] = stack([self._image(sample) for sample in samples])
         elif self.size is not None:
             raise ConfigError(
-                f"size = {self.size} is of images, and {without} has none: run the pipeline with "
+                f"size = {self.size} is the size of images, but {without} has no image: run the pipeline with "
                 "--model.store_images jpg, or leave out the size and train on text alone"
             )
         if self.tokenizer is not None:
             batch["tokens"], batch["tokens_mask"] = self._tokens(batch["text"])
         return batch
 
-    def _images(self, samples: Sequence[CaptionSample]) -> "Tensor | list[Tensor]":
-        import torch  # exports and `view` decode without it
-
+    def _image(self, sample: CaptionSample) -> "Tensor":
         from datamodules.media.resize import resize
 
-        try:
-            images = [resize(_decoded(sample), self.size) for sample in samples]
-        except DecodeError as error:
-            raise RunError(f"{error}; run `preprocess verify`") from error
-        return torch.stack(images) if len({image.shape for image in images}) == 1 else images
+        assert sample.image is not None
+        return resize(decode_stored(sample.key, sample.image, sample.image_ending), self.size)
 
     def _tokens(self, texts: list[str]) -> "tuple[Tensor, Tensor]":
-        import torch
+        import torch  # exports and `view` decode samples without it
 
         assert self.tokenizer is not None
-        found = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
-        lengths = torch.tensor([len(ids) for ids in found])
-        tokens = torch.full((len(found), int(lengths.max())), self.tokenizer.pad_token_id or 0)
-        for row, ids in zip(tokens, found, strict=True):
+        ids_of_texts = self.tokenizer(texts, truncation=True, max_length=self.max_tokens)["input_ids"]
+        lengths = torch.tensor([len(ids) for ids in ids_of_texts])
+        tokens = torch.full((len(texts), int(lengths.max())), self.tokenizer.pad_token_id or 0)
+        for row, ids in zip(tokens, ids_of_texts, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         return tokens, torch.arange(tokens.shape[1]) < lengths[:, None]
 
 
-def _is_image(ending: str) -> bool:
-    return f".{ending}" in IMAGE_SUFFIXES
-
-
-def _decoded(sample: CaptionSample) -> "Tensor":
+def _decoded(content: bytes, name: str) -> Image:
     from datamodules.media.image import decode_image
 
-    assert sample.image is not None
-    return decode_image(sample.image, f"{sample.key}.{sample.image_ending}")
+    return decode_image(content, name).permute(1, 2, 0).numpy()
 
 
 def _tokenizer(name: str) -> Any:
-    """transformers' tokenizer `name`, which has to have files: it makes up a small one, without a word, without."""
+    """Return the tokenizer of transformers with this name or folder.
+
+    Its files must exist: without them transformers would silently make up a tokenizer without words.
+    """
     from transformers import AutoTokenizer
 
     advice = "Give a folder that has the files of a tokenizer"
@@ -226,6 +218,6 @@ def _tokenizer(name: str) -> Any:
     with raising_config_error(f"the tokenizer in {folder} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ConfigError(f"the tokenizer in {folder} has no words: are its files whole?")
+        raise ConfigError(f"the tokenizer in {folder} has no words. Check that its files are complete")
     tokenizer.truncation_side = "right"
     return tokenizer

@@ -3,16 +3,16 @@
 | file in the shard | type, shape        | meaning                                                                   |
 |-------------------|--------------------|---------------------------------------------------------------------------|
 | frames.npy        | uint8 [T, H, W, 3] | the frames, RGB                                                           |
-| 000.jpg …         | JPEG, quality 95   | or in place of it a file for each frame: a sixth of the bytes, but lossy  |
-| mp4               | H.264, CRF 18      | or one file, smaller still; 8 frames per second, whatever lay between     |
-|                   |                    | them; colours at half the resolution                                      |
-| tokens.npy        | int64 [77]         | CLIP's tokens of the text, start and end among them, padded with 0; not   |
-|                   |                    | there if the run has no tokenizer                                         |
+| 000.jpg …         | JPEG, quality 95   | instead of frames.npy, a file per frame: a sixth of the bytes, but lossy  |
+| mp4               | H.264, CRF 18      | instead of frames.npy, one smaller file: 8 frames per second, whatever    |
+|                   |                    | their distance in the video; colours at half the resolution               |
+| tokens.npy        | int64 [77]         | CLIP's tokens of the text, with start and end, padded with 0; missing in  |
+|                   |                    | a run without a tokenizer                                                 |
 | json              | object             | see below                                                                 |
 
-The json holds the `FIELDS` below, and what else the corpus gives for the item.
+The json holds the `FIELDS` below, and any other fields that the corpus has for the item.
 
-JPEG is read and written by Pillow: torchvision's codec is deprecated since 0.29 (see `datamodules.media.image`).
+Pillow reads and writes the JPEGs, because torchvision's codec is deprecated since 0.29 (`datamodules.media.image`).
 """
 
 import io
@@ -26,18 +26,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PillowImage
 
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.container import error_text
 from datamodules.media.limits import MAX_PIXELS, limited_memory
-from datamodules.samples import SampleKind, require_alike
+from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays, read_header, to_npy
+from datamodules.samples.batching import require_alike
 from datamodules.samples.columns import Column, span
-from datamodules.samples.drawing import MAX_FRAMES, SourceFrames, VideoDrawing, at_rate, display_size, resized
+from datamodules.samples.drawing import MAX_FRAMES, Image, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
 
-Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 Dtype = Literal["uint8", "float32"]
 
 FIELDS = (
@@ -74,12 +74,12 @@ COLUMNS = (
     ),
     Column("tokens_of_text", "start and end among them", lambda sample: sample.meta.get("num_tokens"), summary=span),
 )
-_MAX_BYTES = 1 << 30  # of the frames of a clip that are decoded: 3,640 of 256x384 px
-_MAX_INDEX_BYTES = 256 << 20  # of memory to open a clip's MP4
+_MAX_BYTES = 1 << 30  # of the decoded frames of a clip: 3,640 frames of 256x384 px
+_MAX_INDEX_BYTES = 256 << 20  # of memory to open the MP4 of a clip
 _JPEG_QUALITY = 95
 _FPS = 8  # of an MP4
-_DAMAGED = (DecodeError, ValueError, OSError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
-# one thread, and no machine's own instructions: the same bytes everywhere
+_DAMAGED = (DecodeError, ValueError, OSError, EOFError, SyntaxError, struct.error, PillowImage.DecompressionBombError)
+# one thread and no instructions of one kind of CPU, so that the bytes are the same on every machine
 _X264 = {"crf": "18", "threads": "1", "x264-params": "cpu-independent=1"}
 
 
@@ -88,8 +88,8 @@ class ClipSample:
     """One clip.
 
     Attributes:
-        key: of the item; not part of the files, but of their names.
-        stored: its frames as files, by ending: of `raw_frames`, `jpeg_frames` or `mp4_frames`.
+        key: of the item; in the names of the files, not in their content.
+        stored: the files of its frames by ending, from `raw_frames`, `jpeg_frames` or `mp4_frames`.
         tokens: int64 [77]; None without a tokenizer.
         meta: the json of the table above.
     """
@@ -101,31 +101,31 @@ class ClipSample:
 
     @cached_property
     def frames(self) -> NDArray[np.uint8]:
-        """uint8 [T, H, W, 3], RGB; decoded when first asked for, as much of what reads clips needs none.
+        """uint8 [T, H, W, 3], RGB. They are decoded at the first access, because much of what reads clips needs none.
 
         Raises:
-            RunError: they are damaged.
+            RunError: the files are damaged.
         """
         try:
             if "frames.npy" in self.stored:
                 return _as_array(self.stored["frames.npy"])
             if "mp4" in self.stored:
-                return _stacked(_film(self.stored["mp4"]))
-            return _stacked(_picture(self.stored[name]) for name in sorted(self.stored, key=_jpeg_number))
+                return _stacked(_decode_mp4(self.stored["mp4"]))
+            return _stacked(_decode_jpeg(self.stored[name]) for name in sorted(self.stored, key=_jpeg_number))
         except _DAMAGED as error:
-            reason = str(error).partition(" <_io.BytesIO")[0]  # whose address tells nothing
+            reason = str(error).partition(" <_io.BytesIO")[0]  # Pillow ends with the address of the buffer
             raise RunError(f"the frames of {self.key} are damaged: {reason}; run `preprocess verify`") from error
 
 
 class ClipSamples(SampleKind[ClipSample]):
-    """The sample kind of the clips pipeline; `fields` are those of the json.
+    """The sample kind of the clips pipeline.
 
     Args:
-        dtype: of the frames of a batch: `uint8`, 0 to 255, a quarter of the bytes on their way to the GPU; or
+        dtype: of the frames of a batch: `uint8`, 0 to 255, which is a quarter of the bytes to copy to the GPU; or
             `float32`, 0 to 1.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: `dtype` is neither.
     """
 
     fields = FIELDS
@@ -137,12 +137,12 @@ class ClipSamples(SampleKind[ClipSample]):
         self.dtype = dtype
 
     def encode(self, sample: ClipSample) -> dict[str, bytes]:
-        """The files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+        """Return the files of the table above. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         tokens = {} if sample.tokens is None else {"tokens.npy": to_npy(sample.tokens)}
         return {**sample.stored, **tokens, "json": encode_json(sample.meta, FIELDS)}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> ClipSample:
-        """The sample of `encode`'s files.
+        """Return the sample that has these files.
 
         Raises:
             RunError: a file is missing, or is not what `encode` writes.
@@ -160,7 +160,7 @@ class ClipSamples(SampleKind[ClipSample]):
         """Return the stored frames, 8 per second.
 
         Raises:
-            RunError: they are damaged.
+            RunError: the frames are damaged.
         """
         height, width = sample.frames.shape[1:3]
         size, shown = display_size(height, width), sample.frames[:MAX_FRAMES]
@@ -173,17 +173,17 @@ class ClipSamples(SampleKind[ClipSample]):
         )
 
     def collate(self, samples: Sequence[ClipSample]) -> dict[str, Any]:
-        """Clips of one run, stacked.
+        """Return a batch of clips.
 
         Returns:
-            `frames` uint8 or float32 [B, T, 3, H, W], channels last in memory; `tokens` int64 [B, 77], if the samples
-            have them; `text` list of B; `sizes` float32 [B, S], CLIP4MC's sizes of the target, padded with zeros to the
-            longest, and `sizes_mask` bool [B, S] (True: a size, not padding); `key` and `meta` lists of B.
+            `frames` uint8 or float32 [B, T, 3, H, W], channels last in memory. `tokens` int64 [B, 77], if the samples
+            have tokens. `text`, a list of B. `sizes` float32 [B, S], CLIP4MC's sizes of the target, padded with zeros
+            to the longest, and `sizes_mask` bool [B, S] (True: a size, not padding). `key` and `meta`, lists of B.
 
         Raises:
-            RunError: the frames of one are damaged, or they differ in shape, or some have no tokens.
+            RunError: the frames of a clip are damaged, the clips differ in shape, or only some have tokens.
         """
-        import torch  # exports decode without it
+        import torch  # exports and `view` decode samples without it
 
         require_alike([(sample.key, _form(sample)) for sample in samples])
         frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3)
@@ -204,10 +204,11 @@ class ClipSamples(SampleKind[ClipSample]):
 
 
 def _form(sample: ClipSample) -> str:
+    """Return what samples of one batch must have in common."""
     return f"frames {list(sample.frames.shape)} and {'no ' if sample.tokens is None else ''}tokens"
 
 
-def raw_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
+def raw_frames(frames: Sequence[Image]) -> dict[str, bytes]:
     """Return `frames.npy` of `frames`, which have one size. Each frame is copied once."""
     header = io.BytesIO()
     shape = (len(frames), *frames[0].shape)
@@ -220,8 +221,8 @@ def jpeg_frames(frames: Sequence[bytes]) -> dict[str, bytes]:
     return {f"{number:03d}.jpg": content for number, content in enumerate(frames)}
 
 
-def mp4_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
-    """`mp4` of `frames`, which have one size, even in width and height."""
+def mp4_frames(frames: Sequence[Image]) -> dict[str, bytes]:
+    """Return `mp4` of `frames`, which have one size, even in width and height."""
     import av
 
     buffer = io.BytesIO()
@@ -235,27 +236,27 @@ def mp4_frames(frames: Sequence[Picture]) -> dict[str, bytes]:
     return {"mp4": buffer.getvalue()}
 
 
-def jpeg(frame: Picture) -> bytes:
-    """`frame` as a JPEG of quality 95."""
+def jpeg(frame: Image) -> bytes:
+    """Return `frame` as a JPEG of quality 95."""
     buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    PillowImage.fromarray(frame).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def _as_array(content: bytes) -> NDArray[np.uint8]:
-    """The array of `frames.npy`, without a copy."""
+    """Return the array of `frames.npy`, without a copy."""
     shape, dtype, order, start = read_header(content)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise ValueError(f"frames.npy is {dtype} {list(shape)}")
     return np.ndarray(shape, dtype, content, start, order=order)
 
 
-def _picture(content: bytes) -> Picture:
-    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+def _decode_jpeg(content: bytes) -> Image:
+    with PillowImage.open(io.BytesIO(content), formats=["JPEG"]) as image:
         return np.asarray(image)
 
 
-def _film(content: bytes) -> Iterator[Picture]:
+def _decode_mp4(content: bytes) -> Iterator[Image]:
     import av
 
     num_left = len(content)
@@ -267,7 +268,7 @@ def _film(content: bytes) -> Iterator[Picture]:
             file.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             for packet in file.demux(video=0):
                 num_left -= packet.size
-                if num_left < 0:  # tables of a few bytes can repeat a packet a million times
+                if num_left < 0:  # an index of a few bytes can name one packet a million times
                     raise ValueError(f"mp4: its packets have more bytes than the file, which has {len(content):,}")
                 for frame in packet.decode():
                     yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
@@ -275,15 +276,19 @@ def _film(content: bytes) -> Iterator[Picture]:
         raise ValueError(f"mp4: {error_text(error)}") from error
 
 
-def _stacked(frames: Iterable[Picture]) -> NDArray[np.uint8]:
-    """uint8 [T, H, W, 3] of `frames`, which are to have one size, and fewer bytes than `_MAX_BYTES` in all."""
-    kept: list[Picture] = []
+def _stacked(frames: Iterable[Image]) -> NDArray[np.uint8]:
+    """Return uint8 [T, H, W, 3] of `frames`.
+
+    Raises:
+        ValueError: they differ in size, have more than `_MAX_BYTES`, or there are none.
+    """
+    kept: list[Image] = []
     for frame in frames:
         kept.append(frame)
         if frame.ndim != 3 or len(kept) * frame.nbytes > _MAX_BYTES:
             raise ValueError(f"{len(kept)} frames of {list(frame.shape)}; at most {_MAX_BYTES:,} bytes are decoded")
     if not kept:
-        raise ValueError("no frame comes")
+        raise ValueError("it has no frame")
     return np.stack(kept)
 
 

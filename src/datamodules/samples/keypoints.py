@@ -3,11 +3,11 @@
 | file in the shard | type, shape       | meaning                                                                    |
 |-------------------|-------------------|----------------------------------------------------------------------------|
 | keypoints.npy     | float32 [T, K, 3] | x, y, z in px of the frame, z towards the camera negative; zeros if absent |
-| presence.npy      | uint8 [T, 4]      | whether pose, face, left hand, right hand were found in the frame          |
+| presence.npy      | uint8 [T, 4]      | whether pose, face, left hand, right hand were detected: see `PARTS`       |
 | visibility.npy    | float32 [T, 33]   | MediaPipe's visibility of each pose point, 0 to 1; zeros without a pose    |
 | json              | object            | see below                                                                  |
 
-The json holds the `FIELDS` below, and what else the corpus gives for the item.
+The json holds the `FIELDS` below, and any other fields that the corpus has for the item.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import RunError
-from datamodules.samples import SampleKind, require_alike
+from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays, to_npy
+from datamodules.samples.batching import require_alike
 from datamodules.samples.columns import Column, rates, span
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json
@@ -85,10 +86,14 @@ COLUMNS = (
 
 @dataclass
 class KeypointSample:
-    """One item's keypoints; `keypoints`, `presence`, `visibility` and `meta` are the files of the table above.
+    """The keypoints of one item.
 
     Attributes:
-        key: of the item; not part of the files, but of their names.
+        key: of the item; in the names of the files, not in their content.
+        keypoints: float32 [T, K, 3], in px.
+        presence: uint8 [T, 4].
+        visibility: float32 [T, 33], 0 to 1.
+        meta: the json of the table above.
     """
 
     key: str
@@ -99,13 +104,13 @@ class KeypointSample:
 
 
 class KeypointSamples(SampleKind[KeypointSample]):
-    """The sample kind of the keypoints pipeline; `fields` are those of the json."""
+    """The sample kind of the keypoints pipeline."""
 
     fields = FIELDS
     columns = COLUMNS
 
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
-        """The four files of the table above; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+        """Return the files of the table above. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         return {
             "keypoints.npy": to_npy(sample.keypoints),
             "presence.npy": to_npy(sample.presence),
@@ -114,7 +119,7 @@ class KeypointSamples(SampleKind[KeypointSample]):
         }
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> KeypointSample:
-        """The sample of `encode`'s files.
+        """Return the sample that has these files.
 
         Raises:
             RunError: a file is missing, or is not what `encode` writes.
@@ -137,16 +142,16 @@ class KeypointSamples(SampleKind[KeypointSample]):
         return draw_sample(sample, source)
 
     def collate(self, samples: Sequence[KeypointSample]) -> dict[str, Any]:
-        """Samples padded at their ends with zeros to the longest.
+        """Return a batch of samples, padded at their ends with zeros to the longest.
 
         Returns:
             `keypoints` float32 [B, T, K, 3], `presence` uint8 [B, T, 4], `visibility` float32 [B, T, 33], `lengths`
-            int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta` lists of B.
+            int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta`, lists of B.
 
         Raises:
             RunError: their layouts differ.
         """
-        import torch  # exports and `view` decode without it
+        import torch  # exports and `view` decode samples without it
 
         require_alike([(sample.key, f"{sample.keypoints.shape[1]} keypoints") for sample in samples])
         lengths = torch.tensor([len(sample.keypoints) for sample in samples])

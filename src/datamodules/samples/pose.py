@@ -1,4 +1,4 @@
-"""Poses: the 18 joints of each person in an image (`skeleton.py`); and, as asked for, their picture, and the image.
+"""Poses: the 18 joints of each person in an image (`skeleton.py`). On demand also their drawing, and the image.
 
 | file in the shard | type, shape        | meaning                                                                     |
 |-------------------|--------------------|-----------------------------------------------------------------------------|
@@ -7,8 +7,8 @@
 | pose.png          | PNG                | the skeletons on black, as large as the processed image; `store_pose_map`   |
 | jpg, png, webp, … | bytes              | the image; `store_images`                                                   |
 
-The json holds the `FIELDS` below, and what else the corpus gives for the item. No person is a valid result: [0, 18, 3],
-and an empty list.
+The json holds the `FIELDS` below, and any other fields that the corpus has for the item. An image without people is a
+valid sample, with keypoints [0, 18, 3] and an empty list of people.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datamodules.errors import ConfigError, DecodeError, RunError
-from datamodules.media.suffixes import IMAGE_SUFFIXES
+from datamodules.errors import ConfigError, RunError
 from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays, to_npy
+from datamodules.samples.batching import stack
 from datamodules.samples.columns import Column, counts, rates
 from datamodules.samples.drawing import ImageDrawing, SourceFrames, display_size
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
 from datamodules.samples.skeleton import JOINTS, Keypoints, draw, mirrored, pose_map, resized
+from datamodules.samples.stored_image import decode_stored, find_image, require_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,12 +81,12 @@ class PoseSample:
     """The people in one image.
 
     Attributes:
-        key: of the item; not part of the files, but of their names.
-        keypoints: float32 [P, 18, 3], as the table above has them.
-        scores: float32 [P], of each person, above 0; what they mean is up to the backend.
+        key: of the item; in the names of the files, not in their content.
+        keypoints: float32 [P, 18, 3]; see the table above.
+        scores: float32 [P], of each person, above 0; what they mean depends on the backend.
         meta: the json of the table above, without `people`.
-        pose_map: the PNG; None if it is not stored.
-        image: the image's file; None if it is not stored.
+        pose_map: content of `pose.png`; None if it is not stored.
+        image: content of the image's file; None if it is not stored.
         image_ending: one of `datamodules.media.suffixes.IMAGE_SUFFIXES`, without its dot.
     """
 
@@ -98,29 +99,31 @@ class PoseSample:
     image_ending: str | None = None
 
     def size(self, coordinates: Coordinates = "processed") -> tuple[int, int]:
-        """(height, width) in px of the processed, or of the original image."""
+        """Return (height, width) in px of the processed or the original image."""
         prefix = "" if coordinates == "processed" else "original_"
         return self.meta[f"{prefix}height"], self.meta[f"{prefix}width"]
 
     def keypoints_in(self, coordinates: Coordinates) -> Keypoints:
-        """`keypoints`, in px of the processed, or of the original image; none below 0: that means missing."""
-        placed = resized(self.keypoints, self.size(), self.size(coordinates))
-        placed[..., :2] = np.maximum(placed[..., :2], 0)
-        return placed
+        """Return float32 [P, 18, 3], in px of the processed or the original image.
+
+        Coordinates below 0 become 0, because a negative coordinate means a missing joint.
+        """
+        keypoints = resized(self.keypoints, self.size(), self.size(coordinates))
+        keypoints[..., :2] = np.maximum(keypoints[..., :2], 0)
+        return keypoints
 
 
 class PoseSamples(SampleKind[PoseSample]):
-    """The sample kind of the pose pipeline; for training: images, what is to condition on, and captions.
-
-    `fields` are those of the json.
+    """The sample kind of the pose pipeline. Its training batches have images, their condition, and captions.
 
     Args:
-        condition: what batches have of the people: a `pose_map`, drawn anew, or their `keypoints`.
-        size: (height, width) in px that images, pose maps and keypoints are resized to; None: of the processed image.
-        flip: how likely a sample is mirrored, 0 to 1, by torch's generator; right joints become left ones.
+        condition: what a model is conditioned on: a `pose_map`, drawn for the batch, or the `keypoints`.
+        size: (height, width) in px to which images, pose maps and keypoints are resized; None: size of the processed
+            image.
+        flip: probability, 0 to 1, that a sample is mirrored, by torch's generator; right joints become left ones.
 
     Raises:
-        ConfigError: an argument is none of these.
+        ConfigError: an argument has none of these values.
     """
 
     fields = FIELDS
@@ -136,24 +139,22 @@ class PoseSamples(SampleKind[PoseSample]):
         self.condition, self.size, self.flip = condition, size, flip
 
     def encode(self, sample: PoseSample) -> dict[str, bytes]:
-        """The files of the table above."""
+        """Return the files of the table above."""
         meta = encode_json({**sample.meta, "people": _people(sample)}, FIELDS)
         files = {"keypoints.npy": to_npy(sample.keypoints), "json": meta}
         if sample.pose_map is not None:
             files[_POSE_MAP] = sample.pose_map
         if sample.image is not None:
-            if not _is_image(sample.image_ending or ""):
-                raise ValueError(f"{sample.key} has an image whose ending is {sample.image_ending!r}")
-            files[str(sample.image_ending)] = sample.image
+            files[require_image(sample.key, sample.image_ending)] = sample.image
         return files
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> PoseSample:
-        """The sample of `encode`'s files.
+        """Return the sample that has these files.
 
         Raises:
             RunError: a file is missing, or is not what `encode` writes.
         """
-        ending = next(filter(_is_image, members), None)
+        ending = find_image(members)
         try:
             keypoints = read_arrays(members, ARRAYS)["keypoints.npy"]
             meta = decode_json(members["json"], FIELDS)
@@ -161,7 +162,7 @@ class PoseSamples(SampleKind[PoseSample]):
                 size_of_frames(meta, prefix)
             scores = np.array([(person or {})["score"] for person in meta.pop("people") or ()], np.float32)
             if len(keypoints) != len(scores) or not np.isfinite(scores).all():
-                raise ValueError(f"it has keypoints of {len(keypoints)} people, and the scores {scores.tolist()!s:.80}")
+                raise ValueError(f"it has keypoints of {len(keypoints)} people, but the scores {scores.tolist()!s:.80}")
         except (KeyError, ValueError) as error:
             raise RunError(f"{key} is no pose sample: {error}; run `preprocess verify`") from error
         image = members[ending] if ending else None
@@ -176,18 +177,18 @@ class PoseSamples(SampleKind[PoseSample]):
         return ImageDrawing(np.concatenate([draw(image, keypoints), pose_map(keypoints, size)], 1))
 
     def collate(self, samples: Sequence[PoseSample]) -> dict[str, Any]:
-        """Images, where all samples have them; what is to condition on; captions.
+        """Return a batch of images, if all samples have one, of what a model is conditioned on, and of captions.
 
         Returns:
-            `images` uint8 [B, 3, H, W], RGB, if they are stored; `pose_maps` uint8 [B, 3, H, W], RGB; or lists of B of
-            these where sizes differ. In place of `pose_maps`: `keypoints` float32 [B, P, 18, 3], zeros for fewer
-            people than P, and `people_mask` bool [B, P] (True: a person). `flipped` bool [B]; `text` list of B, the
-            captions, "" where there is none; `key` and `meta` lists of B.
+            `images` uint8 [B, 3, H, W], RGB, if they are stored. `pose_maps` uint8 [B, 3, H, W], RGB; or, with the
+            condition `keypoints`, `keypoints` float32 [B, P, 18, 3], zeros for fewer people than P, and `people_mask`
+            bool [B, P] (True: a person). Images and pose maps of different sizes are lists of B. `flipped` bool [B].
+            `text`, a list of B captions, "" for a sample without one. `key` and `meta`, lists of B.
 
         Raises:
-            RunError: the image of one is damaged.
+            RunError: an image is damaged.
         """
-        import torch  # exports and `view` decode without it
+        import torch  # exports and `view` decode samples without it
 
         flipped = torch.rand(len(samples)) < self.flip
         people = [self._keypoints(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True)]
@@ -198,13 +199,13 @@ class PoseSamples(SampleKind[PoseSample]):
             "meta": [sample.meta for sample in samples],
         }
         if self.condition == "pose_map":
-            drawn = (pose_map(each, self._size(sample)) for each, sample in zip(people, samples, strict=True))
-            batch["pose_maps"] = _stacked([torch.from_numpy(picture).permute(2, 0, 1) for picture in drawn])
+            maps = (pose_map(keypoints, self._size(sample)) for keypoints, sample in zip(people, samples, strict=True))
+            batch["pose_maps"] = stack([torch.from_numpy(image).permute(2, 0, 1) for image in maps])
         else:
             batch["keypoints"], batch["people_mask"] = _padded(people)
         if all(sample.image is not None for sample in samples):
             images = (self._image(sample, bool(flip)) for sample, flip in zip(samples, flipped, strict=True))
-            batch["images"] = _stacked(list(images))
+            batch["images"] = stack(list(images))
         return batch
 
     def _size(self, sample: PoseSample) -> tuple[int, int]:
@@ -215,42 +216,30 @@ class PoseSamples(SampleKind[PoseSample]):
         return mirrored(keypoints, self._size(sample)[1]) if flip else keypoints
 
     def _image(self, sample: PoseSample, flip: bool) -> "Tensor":
-        from datamodules.media.image import decode_image
         from datamodules.media.resize import resize
 
         assert sample.image is not None
-        try:
-            image = decode_image(sample.image, f"{sample.key}.{sample.image_ending}")
-        except DecodeError as error:
-            raise RunError(f"{error}; run `preprocess verify`") from error
-        image = resize(image, self._size(sample))
+        image = resize(decode_stored(sample.key, sample.image, sample.image_ending), self._size(sample))
         return image.flip(2) if flip else image
 
 
 def _people(sample: PoseSample) -> list[dict[str, Any]]:
-    processed, original = (sample.keypoints_in(each).astype(float).round(_DECIMALS) for each in get_args(Coordinates))
+    """Return the `people` of the json."""
+    processed, original = (
+        sample.keypoints_in(coordinates).astype(float).round(_DECIMALS) for coordinates in get_args(Coordinates)
+    )
     return [
-        {"score": score, "keypoints": here.tolist(), "original_keypoints": there.tolist()}
-        for score, here, there in zip(sample.scores.tolist(), processed, original, strict=True)
+        {"score": score, "keypoints": keypoints.tolist(), "original_keypoints": original_keypoints.tolist()}
+        for score, keypoints, original_keypoints in zip(sample.scores.tolist(), processed, original, strict=True)
     ]
-
-
-def _is_image(ending: str) -> bool:
-    return f".{ending}" in IMAGE_SUFFIXES
 
 
 def _padded(people: Sequence[Keypoints]) -> "tuple[Tensor, Tensor]":
     import torch
 
-    counts = torch.tensor([len(each) for each in people])
-    most = int(counts.max())
+    num_people = torch.tensor([len(keypoints) for keypoints in people])
+    most = int(num_people.max())
     padded = np.zeros((len(people), most, len(JOINTS), 3), np.float32)
-    for row, each in zip(padded, people, strict=True):
-        row[: len(each)] = each
-    return torch.from_numpy(padded), torch.arange(most) < counts[:, None]
-
-
-def _stacked(values: "list[Tensor]") -> "Tensor | list[Tensor]":
-    import torch
-
-    return torch.stack(values) if len({value.shape for value in values}) == 1 else values
+    for row, keypoints in zip(padded, people, strict=True):
+        row[: len(keypoints)] = keypoints
+    return torch.from_numpy(padded), torch.arange(most) < num_people[:, None]

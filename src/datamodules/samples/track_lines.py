@@ -1,13 +1,13 @@
-"""The lines of a `tracks.jsonl`: one for every frame that was taken of a video, also for those without objects.
+"""The lines of a `tracks.jsonl`: one for every frame taken of a video, even if it has no objects.
 
 | field     | type   | meaning                                                                                        |
 |-----------|--------|------------------------------------------------------------------------------------------------|
-| frame_idx | int    | its place among the frames taken, from 0 without gaps                                          |
-| timestamp | float  | when it is shown, in seconds since the video's first frame, as the container says              |
+| frame_idx | int    | number of the frame among the frames taken, from 0 without gaps                                |
+| timestamp | float  | when the frame is shown, in seconds since the video's first frame, as the container says       |
 | objects   | list   | {"obj_id": int, "label": str, "score": float, "bbox": [x1, y1, x2, y2], "mask": COCO's run     |
 |           |        | lengths}, by `obj_id`; the box in px, half-open, around the mask                               |
 
-`frame_idx` comes first in a line, so that one is found in a file of any length by bisection.
+`frame_idx` comes first in a line, so that bisection finds the line of a frame in a file of any length.
 """
 
 import json
@@ -28,8 +28,8 @@ _COUNTS = re.compile(r"([P-o]{0,6}[0-O])*")  # numbers in digits of 5 bits, each
 _MIN_LINE_BYTES = len('{"frame_idx":0,"timestamp":0,"objects":[]}')
 _MAX_LINE_BYTES = 64 << 20  # 1000 objects with masks of 4K frames have 10 MB
 _MAX_SECONDS = 1e9  # of a video: 30 years
-_NEAR_BYTES = 1 << 16  # lines so near are read one after another
-_TAIL_BYTES = 1 << 14
+_NEAR_BYTES = 1 << 16  # bisection ends here: the lines that are left are read one after another
+_TAIL_BYTES = 1 << 14  # read at once to find the last line
 
 
 class Rle(TypedDict):
@@ -58,15 +58,15 @@ class TrackLine(TypedDict):
 
 
 class TrackLines:
-    """The lines of one file, read as they are asked for.
+    """The lines of one file. Only the lines that are asked for are read.
 
     Args:
         file: seekable.
-        name: of the sample, for errors.
-        frame_size: (height, width) of the frames in px, which all masks have.
+        name: of the sample, for error messages.
+        frame_size: (height, width) of the frames in px, and so of all masks.
 
     Raises:
-        RunError: these are no such lines; from every method.
+        RunError: the file has other lines than these; raised by every method.
     """
 
     def __init__(self, file: BinaryIO, name: str, frame_size: tuple[int, int]) -> None:
@@ -85,30 +85,30 @@ class TrackLines:
         return self.since(0) if self._size else iter(())
 
     def raw(self) -> Iterator[bytes]:
-        """The lines as they are, each with its end."""
+        """Yield the lines as bytes, each with its line feed."""
         self._file.seek(0)
         for line in self._lines():
             self._parse(line)
             yield line
 
     def read(self, first: int, count: int = 1, step: int = 1) -> list[TrackLine]:
-        """The lines of the frames first, first + step, … first + (count - 1) step; only these are parsed."""
-        found = []
-        self._file.seek(self._place(first))
+        """Return the lines of the frames first, first + step, …, first + (count - 1) step; only these are parsed."""
+        parsed = []
+        self._file.seek(self._offset_of(first))
         for number in range(first, first + (count - 1) * step + 1):
             line = self._readline()
             if self._number(line) != number:
-                raise self._damaged(f"frame {number} is not where it should be")
+                raise self._damaged(f"the line of frame {number} is missing, or in the wrong order")
             if (number - first) % step == 0:
-                found.append(self._parse(line))
-        return found
+                parsed.append(self._parse(line))
+        return parsed
 
     def since(self, first: int) -> Iterator[TrackLine]:
-        """The lines from the frame `first` on."""
-        self._file.seek(self._place(first))
+        """Yield the lines from the frame `first` on."""
+        self._file.seek(self._offset_of(first))
         for number, line in enumerate(self._lines(), start=first):
             if self._number(line) != number:
-                raise self._damaged(f"frame {number} is not where it should be")
+                raise self._damaged(f"the line of frame {number} is missing, or in the wrong order")
             yield self._parse(line)
 
     def _lines(self) -> Iterator[bytes]:
@@ -120,26 +120,27 @@ class TrackLines:
             raise self._damaged(f"a line has more than {_MAX_LINE_BYTES:,} bytes")
         return line
 
-    def _place(self, wanted: int) -> int:
-        """Where the line of the frame `wanted` begins."""
-        low, high = 0, self._size  # `low` is where a line begins, of this frame or one before
+    def _offset_of(self, frame_idx: int) -> int:
+        """Return the offset of the line of this frame, by bisection."""
+        low, high = 0, self._size  # at `low` begins the line of this frame, or of an earlier one
         while high - low > _NEAR_BYTES:
             middle = (low + high) // 2
             self._file.seek(middle)
-            self._readline()
-            place = self._file.tell()
-            if place < high and self._number(self._readline()) <= wanted:
-                low = place
+            self._readline()  # the rest of the line around `middle`
+            offset = self._file.tell()
+            if offset < high and self._number(self._readline()) <= frame_idx:
+                low = offset
             else:
                 high = middle
         self._file.seek(low)
         for line in self._lines():
-            if self._number(line) == wanted:
+            if self._number(line) == frame_idx:
                 return low
             low += len(line)
-        raise self._damaged(f"it has no frame {wanted}")
+        raise self._damaged(f"it has no frame {frame_idx}")
 
     def _last(self) -> bytes:
+        """Return the last line, without its line feed."""
         tail, size = b"", _TAIL_BYTES // 4
         while b"\n" not in tail[:-1] and len(tail) < self._size:
             if size >= _MAX_LINE_BYTES:
@@ -150,6 +151,7 @@ class TrackLines:
         return tail[:-1].rpartition(b"\n")[2]
 
     def _number(self, line: bytes) -> int:
+        """Return the `frame_idx` of a line without parsing the rest of it."""
         begin = _NUMBER.match(line)
         if begin is None:
             raise self._damaged(f"a line begins {line[:40]!r}")
@@ -158,7 +160,7 @@ class TrackLines:
     def _parse(self, line: bytes) -> TrackLine:
         try:
             parsed: TrackLine = load(line)
-            if b"\\u" in line:  # a lone surrogate, perhaps, which `line_of` does not write
+            if b"\\u" in line:  # perhaps a lone surrogate, which `line_of` never writes: encoding fails
                 json.dumps(parsed, ensure_ascii=False).encode()
         except ValueError as error:
             raise self._damaged(str(error)) from error
@@ -171,10 +173,10 @@ class TrackLines:
 
 
 def _is_line(line: Any, frame_size: tuple[int, int]) -> bool:
-    """Whether a JSON value is a `TrackLine` of a video with frames of `frame_size`."""
+    """Return whether a JSON value is a `TrackLine` of a video with frames of `frame_size`."""
     match line:
         case {"frame_idx": int(), "timestamp": int() | float() as timestamp, "objects": [*objects]}:
-            return abs(timestamp) <= _MAX_SECONDS and all(_is_object(each, *frame_size) for each in objects)
+            return abs(timestamp) <= _MAX_SECONDS and all(_is_object(value, *frame_size) for value in objects)
     return False
 
 
@@ -199,12 +201,12 @@ def _is_object(value: Any, height: int, width: int) -> bool:
 
 
 def line_of(line: TrackLine) -> bytes:
-    """How `line` is written in a `tracks.jsonl`, with its end; half a character becomes a question mark."""
+    """Return `line` as bytes of a `tracks.jsonl`, with its line feed. A lone surrogate becomes a question mark."""
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
 def rle_of(mask: NDArray[np.bool_]) -> Rle:
-    """The run lengths of `mask`, bool [H, W]."""
+    """Return the run lengths of `mask`, bool [H, W]."""
     from pycocotools import mask as coco
 
     encoded = coco.encode(np.asfortranarray(mask, np.uint8))
@@ -212,24 +214,24 @@ def rle_of(mask: NDArray[np.bool_]) -> Rle:
 
 
 def mask_of(rle: Rle) -> NDArray[np.bool_]:
-    """The mask, bool [H, W], of its run lengths.
+    """Return the mask, bool [H, W], that has these run lengths.
 
     Raises:
-        RunError: these are damaged.
+        RunError: they are damaged.
     """
     from pycocotools import mask as coco
 
     with suppress(ValueError):
-        if not _COUNTS.fullmatch(rle["counts"]):  # the library reads on until a number ends, and in memory of others
+        if not _COUNTS.fullmatch(rle["counts"]):  # the library would read on until a number ends, in foreign memory
             raise ValueError
         mask: NDArray[np.uint8] = coco.decode(rle)
-        if coco.encode(mask)["counts"] == rle["counts"].encode():  # runs that end early leave what was in memory
+        if coco.encode(mask)["counts"] == rle["counts"].encode():  # where runs end early, the mask has random bytes
             return mask.view(np.bool_)
-    raise RunError(f"a mask is damaged, its run lengths are no {rle['size']} px; run `preprocess verify`")
+    raise RunError(f"a mask is damaged: its run lengths do not make {rle['size']} px; run `preprocess verify`")
 
 
 def bbox_of(rle: Rle) -> list[int]:
-    """[x1, y1, x2, y2] in px, half-open, of what a mask covers; zeros if that is nothing."""
+    """Return [x1, y1, x2, y2] in px, half-open, the box around a mask; zeros if the mask is empty."""
     from pycocotools import mask as coco
 
     x, y, width, height = (int(value) for value in coco.toBbox(rle))

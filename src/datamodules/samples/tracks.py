@@ -1,16 +1,16 @@
-"""Tracks: objects that were found by a text, and followed through a video.
+"""Tracks: objects that were detected by a text prompt and followed through a video.
 
 | file in the shard | type, shape    | meaning                                                      |
 |-------------------|----------------|--------------------------------------------------------------|
-| tracks.jsonl      | JSON Lines     | a line for every frame taken, see `track_lines.py`           |
+| tracks.jsonl      | JSON Lines     | a line for every frame taken: see `track_lines.py`           |
 | boxes.npy         | float32 [M, 4] | the `bbox` of each object of each frame, in the lines' order |
 | obj_ids.npy       | int32 [M]      | the `obj_id` of each                                         |
 | frame_idx.npy     | int32 [M]      | the frame of each                                            |
 | json              | object         | see below                                                    |
 
-The json holds the `FIELDS` below, and what else the corpus gives for the item.
+The json holds the `FIELDS` below, and any other fields that the corpus has for the item.
 
-A `tracks.jsonl` can be of any length (5 objects through two hours are 0.8 GB): it is read where it lies, and in parts.
+A `tracks.jsonl` can have any length (5 objects through two hours are 0.8 GB), so it is read in parts from the tar.
 """
 
 import io
@@ -27,11 +27,13 @@ from numpy.typing import NDArray
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays
+from datamodules.samples.batching import stack
 from datamodules.samples.columns import Column, span
 from datamodules.samples.content import size_of
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
-from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
+from datamodules.samples.track_batches import object_tensors, pad_objects
+from datamodules.samples.track_lines import TrackLine, TrackLines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +87,8 @@ COLUMNS = (
         _FLOATS,
     ),
 )
-_PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))  # and which dimension N is
+# entries of a batch with a dimension of N objects, and which dimension that is without B
+_PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))
 
 
 @dataclass
@@ -93,9 +96,9 @@ class TrackSample:
     """The tracks of one video, or of a part of it.
 
     Attributes:
-        key: of the item; not part of the files, but of their names.
+        key: of the item; in the names of the files, not in their content.
         meta: the json of the table above.
-        files: the others of the table, by ending; files are seekable, and stand at their starts.
+        files: the other files of the table, by ending: bytes, or seekable files at their starts.
     """
 
     key: str
@@ -104,16 +107,16 @@ class TrackSample:
 
     @property
     def lines(self) -> TrackLines:
-        """Its `tracks.jsonl`."""
+        """The lines of `tracks.jsonl`."""
         content = self.files["tracks.jsonl"]
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         return TrackLines(file, self.key, size_of_frames(self.meta["video_info"]))
 
     def array(self, name: str) -> NDArray[Any]:
-        """What `boxes.npy`, `obj_ids.npy` or `frame_idx.npy` holds.
+        """Return the array in `boxes.npy`, `obj_ids.npy` or `frame_idx.npy`.
 
         Raises:
-            RunError: it is damaged.
+            RunError: the file is damaged.
         """
         return self._arrays[name]
 
@@ -131,21 +134,19 @@ class TrackSample:
 
 
 class TrackSamples(SampleKind[TrackSample]):
-    """The sample kind of the tracking pipeline; for training: clips of frames, with what was found in them.
-
-    `fields` are those of the json.
+    """The sample kind of the tracking pipeline. Its training batches have clips of frames with their objects.
 
     Args:
-        num_frames: of a clip.
-        step: of the frames taken, every how many'th is one of the clip; 1: all.
-        root: the folder that the videos' paths are relative to: the run's `--data.root`, or where it is
-            now. Needed for training alone.
-        size: (height, width) in px that frames, boxes and masks are resized to; None: as they are.
-        start: where in the video a clip begins: `random`, by torch's generator; or at the `first` frame.
-        decoding: how the videos are decoded, as the run's `--data.decoding` said; None: as `Decoding()` says.
+        num_frames: number of frames of a clip.
+        step: distance of successive frames of a clip, in frames taken; 1: all of them.
+        root: folder that the paths of the videos are relative to: the run's `--data.root`, or where it is now. Only
+            training needs it.
+        size: (height, width) in px to which frames, boxes and masks are resized; None: the size of the video.
+        start: where in the video a clip begins: at a `random` frame, by torch's generator, or at the `first` one.
+        decoding: how the videos are decoded: the run's `--data.decoding`; None: `Decoding()`.
 
     Raises:
-        ConfigError: an argument is none of these.
+        ConfigError: an argument has none of these values.
     """
 
     opens_files = True
@@ -169,11 +170,11 @@ class TrackSamples(SampleKind[TrackSample]):
         self.start, self.decoding = start, decoding
 
     def encode(self, sample: TrackSample) -> dict[str, bytes | BinaryIO]:
-        """The files of the table above; those that are open are passed on as they are."""
+        """Return the files of the table above; open files stay open files."""
         return {**{name: sample.files[name] for name in FILES}, "json": encode_json(sample.meta, FIELDS)}
 
     def decode(self, key: str, members: Mapping[str, bytes | BinaryIO]) -> TrackSample:
-        """The sample of `encode`'s files, or of their bytes; only the json is read here.
+        """Return the sample that has these files, which are open or bytes. Only the json is read here.
 
         Raises:
             RunError: a file is missing, or is not what `encode` writes.
@@ -212,23 +213,25 @@ class TrackSamples(SampleKind[TrackSample]):
             ConfigError: there is no `root`.
             RunError: a video is not there, or is not the one that was tracked; or a shard is damaged.
         """
-        import torch  # exports decode without it
+        import torch  # exports and `view` decode samples without it
 
         clips = [self._clip(sample) for sample in samples]
         num_objects = max(len(clip["labels"]) for clip in clips)
-        batch: dict[str, Any] = {name: _padded([clip[name] for clip in clips], num_objects, at) for name, at in _PADDED}
-        batch["frames"] = _stacked([clip["frames"] for clip in clips])
+        batch: dict[str, Any] = {
+            name: pad_objects([clip[name] for clip in clips], num_objects, dim) for name, dim in _PADDED
+        }
+        batch["frames"] = stack([clip["frames"] for clip in clips])
         for name in ("timestamps", "frames_mask"):
             batch[name] = torch.stack([clip[name] for clip in clips])
-        there = torch.tensor([len(clip["labels"]) for clip in clips])
-        batch["objects_mask"] = torch.arange(num_objects) < there[:, None]
+        counts = torch.tensor([len(clip["labels"]) for clip in clips])
+        batch["objects_mask"] = torch.arange(num_objects) < counts[:, None]
         batch["labels"] = [clip["labels"] for clip in clips]
         batch["key"] = [sample.key for sample in samples]
         batch["meta"] = [sample.meta for sample in samples]
         return batch
 
     def _clip(self, sample: TrackSample) -> dict[str, Any]:
-        """The entries of a batch, of one sample, without the dimension B."""
+        """Return the entries of a batch for one sample, without the dimension B."""
         import torch
 
         lines = self._lines(sample)
@@ -240,16 +243,17 @@ class TrackSamples(SampleKind[TrackSample]):
             "frames": frames,
             "timestamps": torch.tensor([line["timestamp"] for line in lines], dtype=torch.float64),
             "frames_mask": torch.arange(self.num_frames) < num_frames,
-            **_objects(lines, (frames.shape[2], frames.shape[3]), sample.meta["video_info"]),
+            **object_tensors(lines, (frames.shape[2], frames.shape[3]), sample.meta["video_info"]),
         }
 
     def _lines(self, sample: TrackSample) -> list[TrackLine]:
+        """Return the lines of the frames of a clip, fewer if the video is shorter."""
         import torch
 
         lines = sample.lines
-        there = len(lines)
-        count = min(self.num_frames, -(-there // self.step))
-        last_start = there - 1 - (count - 1) * self.step
+        num_lines = len(lines)
+        count = min(self.num_frames, -(-num_lines // self.step))
+        last_start = num_lines - 1 - (count - 1) * self.step
         can_vary = self.start == "random" and count == self.num_frames
         return lines.read(int(torch.randint(last_start + 1, ())) if can_vary else 0, count, self.step)
 
@@ -259,68 +263,24 @@ class TrackSamples(SampleKind[TrackSample]):
         from datamodules.media.video import read_frames
 
         if self.root is None:
-            raise ConfigError("tracks have no frames of their own: give TrackSamples(root=…), the run's --data.root")
+            raise ConfigError(
+                "track samples store no frames, so training reads the videos. Give their folder, which is the run's "
+                "--data.root, as TrackSamples(root=…)"
+            )
         path = Path(self.root, sample.meta["path"])
         try:
             frames = read_frames(path, NearTimes(seconds), self.size, self.decoding or Decoding()).frames
         except (DecodeError, OSError) as error:
             raise RunError(
-                f"{sample.key}: the frames of {path} cannot be read: {error}; root = {str(self.root)!r} is to be the "
-                "folder of the videos that were tracked"
+                f"the frames of {sample.key} cannot be read from {path}: {error}. Set root, now {str(self.root)!r}, to "
+                "the folder of the videos that were tracked"
             ) from error
         height, width = frames.shape[2:]
         info = sample.meta["video_info"]
         if self.size is None and (width, height) != (info["width"], info["height"]):
             tracked = f"{info['width']}x{info['height']}"
             raise RunError(
-                f"{path} has frames of {width}x{height} px, and {sample.key} is of a video of {tracked} px: give "
-                "TrackSamples(decoding=…) of the run, as Decoding(square_pixels=False)"
+                f"{path} has frames of {width}x{height} px, but {sample.key} was tracked in frames of {tracked} px. "
+                "Give TrackSamples the decoding of the run, such as decoding=Decoding(square_pixels=False)"
             )
         return frames
-
-
-def _objects(lines: Sequence[TrackLine], size: tuple[int, int], info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a batch says of the objects in `lines`, in frames of `size` (height, width)."""
-    import torch
-
-    labels = {each["obj_id"]: each["label"] for line in lines for each in line["objects"]}
-    columns = {obj_id: column for column, obj_id in enumerate(sorted(labels))}
-    shape = (len(lines), len(columns))
-    boxes, scores = torch.zeros(*shape, 4), torch.zeros(shape)
-    present, masks = torch.zeros(shape, dtype=torch.bool), torch.zeros(*shape, *size, dtype=torch.bool)
-    scale = torch.tensor([size[1] / info["width"], size[0] / info["height"]] * 2)
-    for row, line in enumerate(lines):
-        for each in line["objects"]:
-            place = row, columns[each["obj_id"]]
-            boxes[place] = torch.tensor(each["bbox"]) * scale
-            scores[place], present[place] = each["score"], True
-            masks[place] = _resized(mask_of(each["mask"]), size)
-    ids = torch.tensor(list(columns), dtype=torch.int64)
-    told = {"boxes": boxes, "scores": scores, "present": present, "masks": masks, "obj_ids": ids}
-    return {**told, "labels": [labels[obj_id] for obj_id in columns]}
-
-
-def _resized(mask: NDArray[np.bool_], size: tuple[int, int]) -> "Tensor":
-    """bool [H, W] of `size`: each px is that of the mask which lies nearest."""
-    import torch
-
-    given = torch.from_numpy(mask)
-    if mask.shape == size:
-        return given
-    return torch.nn.functional.interpolate(given[None, None].byte(), size, mode="nearest-exact")[0, 0].bool()
-
-
-def _padded(values: "Sequence[Tensor]", num_objects: int, at: int) -> "Tensor | list[Tensor]":
-    """`values`, whose dimension `at` is of objects, with zeros for more of them; stacked."""
-    import torch
-
-    shapes = ([*value.shape[:at], num_objects - value.shape[at], *value.shape[at + 1 :]] for value in values)
-    return _stacked(
-        [torch.cat([value, value.new_zeros(shape)], at) for value, shape in zip(values, shapes, strict=True)]
-    )
-
-
-def _stacked(values: "list[Tensor]") -> "Tensor | list[Tensor]":
-    import torch
-
-    return torch.stack(values) if len({value.shape for value in values}) == 1 else values

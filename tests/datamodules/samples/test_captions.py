@@ -121,7 +121,7 @@ def test_a_batch_has_tokens_images_keys_and_meta_only_where_there_are_any() -> N
 
 
 def test_a_size_without_images_fails_and_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"size = \(6, 8\) .*, and b has none: run .* --model\.store_images jpg"):
+    with pytest.raises(ConfigError, match=r"size = \(6, 8\) .*, but b has no image: run .* --model\.store_images jpg"):
         CaptionSamples(size=(6, 8)).collate([sample("a"), CaptionSample("b", "a cow", {})])
 
 

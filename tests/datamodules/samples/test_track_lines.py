@@ -90,7 +90,7 @@ def test_a_frame_that_is_not_there_fails(number: int, near_bytes: int, monkeypat
     content = b"".join(line_of(line(number)) for number in (0, 1, 2, 3, 4, 7, 8))
     with pytest.raises(RunError, match=rf"a\.tracks\.jsonl is damaged: it has no frame {number}; run"):
         TrackLines(io.BytesIO(content), "a", SIZE).read(number)
-    with pytest.raises(RunError, match="frame 5 is not where it should be"):
+    with pytest.raises(RunError, match="the line of frame 5 is missing, or in the wrong order"):
         TrackLines(io.BytesIO(content), "a", SIZE).read(3, 4)
 
 
@@ -111,7 +111,7 @@ def test_a_mask_comes_back_from_its_run_lengths() -> None:
 @pytest.mark.parametrize("damage", [lambda counts: "", lambda counts: counts[:-1], lambda counts: counts + "9"])
 def test_run_lengths_that_are_no_mask_fail(damage: Callable[..., Any]) -> None:
     rle = rle_of(np.eye(4, dtype=np.bool_))
-    with pytest.raises(RunError, match=r"its run lengths are no \[4, 4\] px; run `preprocess verify`"):
+    with pytest.raises(RunError, match=r"its run lengths do not make \[4, 4\] px; run `preprocess verify`"):
         mask_of({**rle, "counts": damage(rle["counts"])})
 
 

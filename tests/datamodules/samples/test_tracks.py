@@ -209,12 +209,12 @@ def test_a_sample_with_damaged_files_fails(corpus: TrackItems, content: bytes) -
 
 
 def test_training_without_a_root_fails(corpus: TrackItems) -> None:
-    with pytest.raises(ConfigError, match=r"give TrackSamples\(root=…\), the run's --data\.root"):
+    with pytest.raises(ConfigError, match=r"the run's --data\.root, as TrackSamples\(root=…\)"):
         TrackSamples().collate(samples_of(corpus))
 
 
 def test_a_video_that_is_gone_fails(corpus: TrackItems, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"train/a: the frames of .*train/a\.mp4 cannot be read: a\.mp4 is missing"):
+    with pytest.raises(RunError, match=r"the frames of train/a cannot be read from .*train/a\.mp4: a\.mp4 is missing"):
         TrackSamples(root=tmp_path).collate(samples_of(corpus))
 
 
@@ -223,10 +223,10 @@ def test_another_video_in_its_place_fails(corpus: TrackItems, tmp_path: Path) ->
     [sample, _] = samples_of(corpus)
     samples = TrackSamples(num_frames=12, root=tmp_path / "videos")
     Shapes(12, times=lambda k: 50 * k).write(tmp_path / "videos/train/a.mp4")
-    with pytest.raises(RunError, match=r"cannot be read: it has no frame at 0\.040 s; root ="):
+    with pytest.raises(RunError, match=r"cannot be read from .*: it has no frame at 0\.040 s\. Set root"):
         samples.collate([sample])
     Shapes(12, (48, 96)).write(tmp_path / "videos/train/a.mp4")
-    with pytest.raises(RunError, match="has frames of 96x48 px, and train/a is of a video of 96x64 px"):
+    with pytest.raises(RunError, match="has frames of 96x48 px, but train/a was tracked in frames of 96x64 px"):
         samples.collate([sample])
 
 
@@ -238,7 +238,7 @@ def test_frames_are_read_in_the_shape_that_they_were_tracked_in(tmp_path: Path) 
         sample = made_sample("a", lines, {"path": "a.mp4", "prompt": "car", "video_info": info})
         batch = TrackSamples(num_frames=3, root=tmp_path, decoding=decoding).collate([sample])
         assert batch["frames"].shape == (1, 3, 3, 96, width)
-    with pytest.raises(RunError, match=r"of a video of 128x96 px: give TrackSamples\(decoding=…\) of the run"):
+    with pytest.raises(RunError, match=r"in frames of 128x96 px\. Give TrackSamples the decoding of the run"):
         TrackSamples(num_frames=3, root=tmp_path).collate([sample])
 
 

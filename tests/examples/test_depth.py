@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -92,7 +93,7 @@ def test_samples_are_drawn_beside_their_frames(folder: Path, tmp_path: Path) -> 
 
 
 def test_samples_are_exported(folder: Path, tmp_path: Path) -> None:
-    for name in ("jsonl",):
+    for name in ("jsonl", "parquet"):
         assert main(["export", str(folder), *SAMPLES, "--format", name, "--dest", str(tmp_path / name)]) == 0
 
     [lines] = (tmp_path / "jsonl").glob("*.jsonl")
@@ -100,6 +101,9 @@ def test_samples_are_exported(folder: Path, tmp_path: Path) -> None:
     assert [(document["num_frames"], document["width"], document["height"]) for document in documents] == [
         (NUM_FRAMES, 64, 48)
     ] * 3
+    [table] = (tmp_path / "parquet").glob("*.parquet")
+    for row in pq.read_table(table).to_pylist():
+        np.testing.assert_allclose(row["mean_depth"], [METERS[Path(row["path"]).stem]] * NUM_FRAMES, atol=0.1)
 
 
 def test_batches_are_loaded_for_training(folder: Path, depth: ModuleType) -> None:

@@ -1,13 +1,13 @@
-"""MediaPipe Holistic on the CPU: one image in, `Landmarks` out, by the graph and the models in mediapipe's wheel.
+"""MediaPipe Holistic on the CPU: the landmarks of one image, by the graph and the models in mediapipe's wheel.
 
-| mode   | equal, bit for bit, to `mp.solutions.holistic.Holistic(model_complexity=1, …)` | remembers                  |
+| mode   | equal, bit for bit, to `mp.solutions.holistic.Holistic(model_complexity=1, …)` | state                      |
 |--------|--------------------------------------------------------------------------------|----------------------------|
-| static | `static_image_mode=True`, made afresh for every image                          | nothing                    |
-| video  | `static_image_mode=False, smooth_landmarks=True`, fed the frames of one video  | the video, until `reset()` |
+| static | `static_image_mode=True`, a new one for each image                             | none                       |
+| video  | `static_image_mode=False, smooth_landmarks=True`, with the frames of one video | the video, until `reset()` |
 
-A `Holistic(static_image_mode=True)` that is *reused* is neither: its face and hand regions follow the image before.
+A `Holistic(static_image_mode=True)` that is *reused* equals neither: its face and hand regions follow the image before.
 
-MediaPipe's C++ side writes about ten lines to stderr whenever a graph starts; no setting of its reaches them.
+MediaPipe's C++ code writes about ten lines to stderr whenever a graph starts; no setting of MediaPipe suppresses them.
 """
 
 import os
@@ -25,8 +25,6 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic.landmarks import Landmarks
 
-__all__ = ["MEDIAPIPE_VERSION", "HolisticGraph", "Landmarks", "Mode", "require_mediapipe"]
-
 Mode = Literal["static", "video"]
 
 MEDIAPIPE_VERSION = "0.10.21"
@@ -36,43 +34,44 @@ _POSE = "poselandmarkcpu__"
 _POSE_DETECTION = _POSE + "posedetectioncpu__TensorsToDetectionsCalculator"
 _POSE_PRESENCE = _POSE + "poselandmarkbyroicpu__tensorstoposelandmarksandsegmentation__ThresholdingCalculator"
 _FRAME_MICROSECONDS = 33_333  # mp.solutions counts 30 frames per second, whatever the video has
-_MAX_SIDE_PX = 32_766  # at SHRT_MAX, OpenCV's remap throws where nothing catches it: the process would abort
+_MAX_SIDE_PX = 32_766  # from SHRT_MAX on, OpenCV throws an exception that nothing catches: the process aborts
 
-_first_pid: int | None = None  # of the process that first started a graph
+_first_pid: int | None = None  # the process that started the first graph
 
 
 def require_mediapipe() -> None:
-    """Check, without importing it, that the one usable release of mediapipe is installed.
+    """Check that the only usable release of mediapipe is installed, without importing it.
 
     Raises:
-        ConfigError: it is missing, or another version is installed.
+        ConfigError: mediapipe is missing, or another release is installed.
     """
     try:
-        found = version("mediapipe")
+        installed = version("mediapipe")
     except PackageNotFoundError:
-        found = "none"
-    if found != MEDIAPIPE_VERSION:
+        installed = "none"
+    if installed != MEDIAPIPE_VERSION:
         raise ConfigError(
-            f"mediapipe {MEDIAPIPE_VERSION} is wanted, found {found}: it is the last release with mp.solutions and the "
-            f"models inside the wheel. It needs numpy<2 and Python<3.13: pip install mediapipe=={MEDIAPIPE_VERSION}"
+            f"mediapipe {MEDIAPIPE_VERSION} is needed, but {installed} is installed. It is the last release with "
+            "mp.solutions and the models in its wheel, and needs numpy<2 and Python<3.13. Install it with: "
+            f"pip install mediapipe=={MEDIAPIPE_VERSION}"
         )
 
 
 class HolisticGraph:
-    """Finds pose, face and hands of the most prominent person in an image.
+    """Detects pose, face and hands of the most prominent person in an image.
 
-    Everything runs on the calling thread. An instance can't be pickled, nor be shared by threads: make it where it is
-    used, and none in a process from which others that make one are forked.
+    Everything runs on the calling thread. An instance cannot be pickled or shared by threads: make it where it is used.
+    Do not make one in a process from which others that make one are forked.
 
     Args:
-        mode: what to remember from one image to the next; see the table above.
-        min_detection_confidence: 0 to 1, least score of a detected person.
-        min_tracking_confidence: 0 to 1, least score of a pose found where the person was detected or tracked.
-        parts: of `PARTS`, which to look for; models that serve others alone are not run.
+        mode: what is remembered from one image to the next; see the table above.
+        min_detection_confidence: 0 to 1, the lowest score of a detected person.
+        min_tracking_confidence: 0 to 1, the lowest score of a pose in the region of a detected or tracked person.
+        parts: the parts to detect, of `PARTS`; models that these do not need are not run.
 
     Raises:
-        ConfigError: mediapipe 0.10.21 is not installed, or an argument is none of the above.
-        RuntimeError: a process from which this one was forked has started MediaPipe already.
+        ConfigError: mediapipe 0.10.21 is not installed, or an argument is out of range.
+        RuntimeError: this process was forked from one that has started MediaPipe.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class HolisticGraph:
         if mode not in get_args(Mode):
             raise ConfigError(f"{mode = } is none of {', '.join(get_args(Mode))}")
         if not 0 <= min_detection_confidence <= 1 or not 0 <= min_tracking_confidence <= 1:
-            raise ConfigError(f"{min_detection_confidence = }, {min_tracking_confidence = }: both go from 0 to 1")
+            raise ConfigError(f"{min_detection_confidence = }, {min_tracking_confidence = }: both must be 0 to 1")
         self.mode = mode
         self._mp = _import_mediapipe()
         self._config = _read_config(self._mp)
@@ -99,15 +98,15 @@ class HolisticGraph:
         self._graph = self._start()
 
     def __call__(self, image: NDArray[np.uint8]) -> Landmarks:
-        """The landmarks of one image, in its pixels.
+        """Return the landmarks of one image, in px of it.
 
         Args:
-            image: uint8 [H, W, 3], RGB, of any strides; sides up to 32,766 px. In video mode the next frame.
+            image: uint8 [H, W, 3], RGB, of any strides, with sides of up to 32,766 px; in video mode the next frame.
 
         Raises:
-            ExtractError: the image is too large, or MediaPipe failed on it. The next image can be handed in, but in
-                video mode what was remembered is gone.
-            ValueError: it is no RGB image, or the graph is closed.
+            ExtractError: the image is too large, or MediaPipe failed on it. The graph can be used for the next image,
+                but in video mode its state is lost.
+            ValueError: the image has another dtype or shape, or the graph is closed.
         """
         if self._graph is None:
             raise ValueError("the graph is closed")
@@ -125,9 +124,9 @@ class HolisticGraph:
         try:
             self._graph.add_packet_to_input_stream("image", frame.at(self._time_us))
             self._graph.wait_until_idle()
-        except (RuntimeError, ValueError) as error:  # which of them depends on MediaPipe's status code
-            self._graph = self._start()  # one that failed refuses every later image
-            reason = " ".join(str(error).splitlines()[:2])  # the lines after these repeat it
+        except (RuntimeError, ValueError) as error:  # the type depends on MediaPipe's status code
+            self._graph = self._start()  # a graph that failed refuses all later images
+            reason = " ".join(str(error).splitlines()[:2])  # later lines repeat it
             raise ExtractError(f"MediaPipe failed on an image of {width}x{height} px: {reason}") from error
         return Landmarks(**{part: self._points(part, width, height) for part in self._parts})
 
@@ -144,13 +143,13 @@ class HolisticGraph:
         return points
 
     def reset(self) -> None:
-        """Forget the video. In static mode, and before the first frame, there is nothing to forget."""
+        """Forget the video; does nothing in static mode and before the first frame."""
         if self.mode == "video" and self._graph is not None and self._time_us:
             self._graph.close()
             self._graph = self._start()
 
     def close(self) -> None:
-        """Free the models' memory; no image can be handed in any more."""
+        """Free the memory of the models. The graph cannot be used afterwards."""
         if self._graph is not None:
             self._graph.close()
             self._graph = None
@@ -164,12 +163,12 @@ class HolisticGraph:
         self.close()
 
     def _start(self) -> Any:
-        """A new graph, running, whose results go to `_packets`."""
+        """Return a new, running graph, which writes its results to `_packets`."""
         global _first_pid
         if _first_pid not in (None, os.getpid()):
             raise RuntimeError(
-                f"process {_first_pid} started MediaPipe before {os.getpid()} was forked from it; the libEGL in its "
-                "wheel would corrupt memory here: make graphs only in the workers, or start these with 'spawn'"
+                f"process {_first_pid} started MediaPipe before {os.getpid()} was forked from it, and the libEGL in "
+                "mediapipe's wheel would corrupt memory here. Make graphs in the workers only, or start them by 'spawn'"
             )
         _first_pid = os.getpid()
         graph = self._mp.CalculatorGraph(graph_config=self._config)
@@ -203,17 +202,17 @@ def _import_mediapipe() -> Any:
 
 
 def _read_config(mp: Any) -> Any:
-    """The wheel's Holistic graph, subgraphs expanded, as the Python API runs it, but on the calling thread."""
+    """Return the wheel's Holistic graph as the Python API runs it, subgraphs expanded, but on the calling thread."""
     from mediapipe.framework.calculator_pb2 import CalculatorGraphConfig
 
     root = Path(mp.__file__).parents[1]
-    mp.resource_util.set_resource_dir(str(root))  # the graph names its models relative to it
+    mp.resource_util.set_resource_dir(str(root))  # paths of models in the graph are relative to it
     validated = mp.ValidatedGraphConfig()
     validated.initialize(binary_graph_path=str(root / _GRAPH))
     config = CalculatorGraphConfig.FromString(validated.binary_config)
     for node in config.node:
-        # The Python API loses options whose protobuf module nobody imported. Of these only kernel_size moves landmarks:
-        # the graph says 7, the API runs the default of 9.
+        # The Python API loses options whose protobuf module is not imported. Of these only kernel_size moves landmarks:
+        # the graph says 7, but the API uses the default of 9.
         if node.calculator == "RefineLandmarksFromHeatmapCalculator":
             node.ClearField("options")
     config.executor[0].type = "ApplicationThreadExecutor"
@@ -230,45 +229,45 @@ def _set_thresholds(config: Any, min_detection_confidence: float, min_tracking_c
 
 
 def _cut_tracking(config: Any) -> None:
-    """Take the tracking of face and hands out of the graph. That of the pose obeys `use_prev_landmarks`.
+    """Remove the tracking of face and hands from the graph. The option `use_prev_landmarks` turns off that of the pose.
 
-    A RoiTrackingCalculator chooses between the region around the previous image's landmarks and the one found in this
-    image (RECROP_RECT). Whoever reads its choice reads the latter instead.
+    A RoiTrackingCalculator chooses between the region around the previous image's landmarks and the region detected in
+    the current image (RECROP_RECT). The nodes that read its choice are made to read RECROP_RECT.
     """
-    found_here = {}
+    current_regions = {}
     for node in config.node:
         if node.calculator == "RoiTrackingCalculator":
             streams = dict(stream.split(":") for stream in (*node.input_stream, *node.output_stream))
-            found_here[streams["TRACKING_RECT"]] = streams["RECROP_RECT"]
+            current_regions[streams["TRACKING_RECT"]] = streams["RECROP_RECT"]
     kept = [node for node in config.node if "tracking__" not in node.name]
     for node in kept:
-        for i, stream in enumerate(node.input_stream):
+        for index, stream in enumerate(node.input_stream):
             tag, _, name = stream.rpartition(":")
-            if name in found_here:
-                node.input_stream[i] = f"{tag}:{found_here[name]}"
+            if name in current_regions:
+                node.input_stream[index] = f"{tag}:{current_regions[name]}"
     del config.node[:]
     config.node.extend(kept)
 
 
-def _keep_only(config: Any, wanted: set[str]) -> None:
-    """Take all nodes out of the graph of which the streams `wanted` need nothing."""
+def _keep_only(config: Any, streams: set[str]) -> None:
+    """Remove all nodes from the graph that the output `streams` do not depend on."""
     kept: set[int] = set()
-    while needed := [place for place, node in enumerate(config.node) if place not in kept and _made(node) & wanted]:
+    while needed := [i for i, node in enumerate(config.node) if i not in kept and _outputs(node) & streams]:
         kept.update(needed)
-        wanted = wanted.union(*(_taken(config.node[place]) for place in needed))
-    nodes = [node for place, node in enumerate(config.node) if place in kept]
+        streams = streams.union(*(_inputs(config.node[i]) for i in needed))
+    nodes = [node for i, node in enumerate(config.node) if i in kept]
     del config.node[:]
     config.node.extend(nodes)
 
 
-def _made(node: Any) -> set[str]:
+def _outputs(node: Any) -> set[str]:
     return _names(*node.output_stream, *node.output_side_packet)
 
 
-def _taken(node: Any) -> set[str]:
+def _inputs(node: Any) -> set[str]:
     return _names(*node.input_stream, *node.input_side_packet)
 
 
 def _names(*streams: str) -> set[str]:
-    """Without their tags."""
+    """Return the names of streams without their tags."""
     return {stream.rpartition(":")[2] for stream in streams}

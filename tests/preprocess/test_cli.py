@@ -64,7 +64,7 @@ def test_another_release_of_mediapipe_fails_in_one_line(
     monkeypatch.setattr("preprocess.mediapipe_graph.version", lambda package: "0.10.35")
     status, error = run_fails(capsys)
     assert status == 2
-    assert "mediapipe 0.10.21 is wanted, found 0.10.35" in error
+    assert "mediapipe 0.10.21 is needed, but 0.10.35 is installed" in error
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "view", "export", "visualize"])

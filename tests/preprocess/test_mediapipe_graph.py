@@ -22,7 +22,8 @@ from skimage.data import astronaut
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess import mediapipe_graph
-from preprocess.mediapipe_graph import HolisticGraph, Landmarks
+from preprocess.holistic.landmarks import Landmarks
+from preprocess.mediapipe_graph import HolisticGraph
 
 Picture = NDArray[np.uint8]
 
@@ -302,15 +303,17 @@ def test_a_closed_graph_takes_no_image() -> None:
 def test_options_out_of_range_fail() -> None:
     with pytest.raises(ConfigError, match="mode = 'images' is none of static, video"):
         HolisticGraph("images")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"min_detection_confidence = 2, .*from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"min_detection_confidence = 2, .* must be 0 to 1"):
         HolisticGraph(min_detection_confidence=2)
-    with pytest.raises(ConfigError, match=r"min_tracking_confidence = -0\.1: .*from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"min_tracking_confidence = -0\.1: .* must be 0 to 1"):
         HolisticGraph(min_tracking_confidence=-0.1)
 
 
 def test_another_release_of_mediapipe_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mediapipe_graph, "version", {"mediapipe": "0.10.32"}.__getitem__)
-    with pytest.raises(ConfigError, match=r"0\.10\.21 is wanted, found 0\.10\.32: .*numpy<2 and Python<3\.13"):
+    with pytest.raises(
+        ConfigError, match=r"0\.10\.21 is needed, but 0\.10\.32 is installed\. .*numpy<2 and Python<3\.13"
+    ):
         HolisticGraph()
 
 
@@ -319,7 +322,9 @@ def test_a_missing_mediapipe_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(mediapipe_graph, "version", version)
-    with pytest.raises(ConfigError, match=r"0\.10\.21 is wanted, found none: .*pip install mediapipe==0\.10\.21"):
+    with pytest.raises(
+        ConfigError, match=r"0\.10\.21 is needed, but none is installed\. .*pip install mediapipe==0\.10\.21"
+    ):
         mediapipe_graph.require_mediapipe()
 
 

@@ -1,4 +1,4 @@
-"""How many images to put into a batch on a GPU: what `preprocess estimate` proposes, from a few sizes that it times."""
+"""The batch size that `preprocess estimate` suggests for a GPU, from measurements of a few sizes."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -8,17 +8,17 @@ import torch
 from rich.filesize import decimal
 
 SIZES = (16, 32, 64, 128, 256)
-_ENOUGH = 0.95  # of the most images/s: larger batches cost memory, and work that is lost with a batch
-_SECONDS = 1.0  # of each size, after a warm-up
+_MIN_SHARE = 0.95  # of the most images/s: larger batches need memory, and lose more work when interrupted
+_SECONDS = 1.0  # for each size, after a warm-up
 
 
-class Tried(NamedTuple):
-    """What a size came to.
+class Trial(NamedTuple):
+    """The measurement of one batch size.
 
     Attributes:
         size: images in a batch.
-        per_second: images.
-        memory_bytes: of the GPU, at most.
+        per_second: images per second.
+        memory_bytes: peak of the GPU's memory.
     """
 
     size: int
@@ -26,33 +26,38 @@ class Tried(NamedTuple):
     memory_bytes: int
 
 
-def propose(trial: Callable[[int], Tried], sizes: Iterable[int] = SIZES) -> str:
-    """The smallest size that is about as fast as any, and what each came to, for people; sizes are in rising order."""
-    tried: list[Tried] = []
+def suggest_batch_size(run_trial: Callable[[int], Trial], sizes: Iterable[int] = SIZES) -> str:
+    """Return text that suggests the smallest size that is about as fast as the fastest, with all measurements.
+
+    Args:
+        run_trial: measures a size; torch.OutOfMemoryError ends the search.
+        sizes: in ascending order.
+    """
+    trials: list[Trial] = []
     for size in sizes:
         try:
-            tried.append(trial(size))
+            trials.append(run_trial(size))
         except torch.OutOfMemoryError:
             break
-    if not tried:
-        return "none: the GPU's memory does not suffice for the smallest"
-    lines = [f"--model.batch_size {_best(tried).size}; images/s and memory of the GPU by size:"]
-    lines += [f"  {each.size:>5} {each.per_second:>10,.0f} {decimal(each.memory_bytes):>10}" for each in tried]
+    if not trials:
+        return "none: the GPU's memory is too small for the smallest batch"
+    lines = [f"--model.batch_size {_smallest_fast(trials).size}; images/s and memory of the GPU by size:"]
+    lines += [f"  {trial.size:>5} {trial.per_second:>10,.0f} {decimal(trial.memory_bytes):>10}" for trial in trials]
     return "\n".join(lines)
 
 
-def _best(tried: Sequence[Tried]) -> Tried:
-    most = max(each.per_second for each in tried)
-    return next(each for each in tried if each.per_second >= _ENOUGH * most)
+def _smallest_fast(trials: Sequence[Trial]) -> Trial:
+    most = max(trial.per_second for trial in trials)
+    return next(trial for trial in trials if trial.per_second >= _MIN_SHARE * most)
 
 
-def timed(size: int, step: Callable[[], Any], device: torch.device) -> Tried:
-    """What batches of `size` come to, each of which `step` computes on a GPU, and waits for."""
+def measure(size: int, step: Callable[[], Any], device: torch.device) -> Trial:
+    """Return the measurement of a batch size; `step` computes one batch of it on a GPU and waits for the result."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    step()  # kernels are chosen, graphs captured
+    step()  # chooses kernels, captures graphs
     started, images = time.perf_counter(), 0
-    while (spent := time.perf_counter() - started) < _SECONDS or not images:
+    while (seconds := time.perf_counter() - started) < _SECONDS or not images:
         step()
         images += size
-    return Tried(size, images / spent, torch.cuda.max_memory_allocated(device))
+    return Trial(size, images / seconds, torch.cuda.max_memory_allocated(device))

@@ -1,4 +1,4 @@
-"""The six model files of MediaPipe Holistic, as they are in mediapipe's wheel, which is found without importing it.
+"""The six model files of MediaPipe Holistic in mediapipe's wheel, found without importing it.
 
 | name                       | input            | outputs                                                       |
 |----------------------------|------------------|---------------------------------------------------------------|
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from datamodules.errors import ConfigError
 
-# Folder of each in mediapipe/modules, and sha256 in release 0.10.21
+_INSTALL = "Install them with: pip install mediapipe==0.10.21"
+
+# by name: its folder in mediapipe/modules, and its sha256 in release 0.10.21
 MODELS = {
     "pose_detection": ("pose_detection", "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c"),
     "pose_landmark_full": ("pose_landmark", "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f"),
@@ -31,33 +33,29 @@ MODELS = {
 
 
 def find_models(folder: str | Path | None = None) -> dict[str, Path]:
-    """The path of each model.
+    """Return the path of each model, by name.
 
     Args:
-        folder: where the six files lie, side by side or as in mediapipe/modules; None: the wheel that is installed.
+        folder: a folder with the six files, side by side or as in mediapipe/modules; None: the installed wheel.
 
     Raises:
-        ConfigError: one is missing, or is not that of mediapipe 0.10.21.
+        ConfigError: a file is missing, or is not that of mediapipe 0.10.21.
     """
     root = Path(folder) if folder else _modules()
     paths = {}
-    for name, (place, sha256) in MODELS.items():
-        beside, within = root / f"{name}.tflite", root / place / f"{name}.tflite"
+    for name, (subfolder, sha256) in MODELS.items():
+        beside, within = root / f"{name}.tflite", root / subfolder / f"{name}.tflite"
         path = beside if beside.is_file() else within
         if not path.is_file():
-            raise ConfigError(
-                f"{root} has no {beside.name}, nor has its {place}: pip install mediapipe==0.10.21 has it"
-            )
+            raise ConfigError(f"{root} has no {beside.name}, and neither has its {subfolder}. {_INSTALL}")
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise ConfigError(f"{path} is not the model of mediapipe 0.10.21: pip install mediapipe==0.10.21 has it")
+            raise ConfigError(f"{path} is not the model of mediapipe 0.10.21. {_INSTALL}")
         paths[name] = path
     return paths
 
 
 def _modules() -> Path:
-    spec = find_spec("mediapipe")  # imports nothing
+    spec = find_spec("mediapipe")  # does not import it
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "mediapipe's models are not here: pip install mediapipe==0.10.21, or name a folder with its .tflite files"
-        )
+        raise ConfigError(f"mediapipe's models are missing. {_INSTALL}, or give a folder with its .tflite files")
     return Path(spec.submodule_search_locations[0]) / "modules"

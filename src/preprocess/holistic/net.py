@@ -1,38 +1,29 @@
 """A `.tflite` graph as a torch module.
 
-| tensors of | are held as        | because                                                |
-|------------|--------------------|--------------------------------------------------------|
-| 4 axes     | NCHW               | that is torch's order; inputs and outputs are as well  |
-| fewer      | as in the file     | RESHAPE takes them from NHWC                           |
-
-Outputs of 4 axes come as NHWC, as the file has them. The operations follow each other in a straight line, so that
-`torch.compile` and CUDA graphs take all of it.
+The operations (`ops`) are called one after another without branches, so that `torch.compile` and CUDA graphs can record
+all of them. Inputs are NCHW; outputs with 4 axes are NHWC, as in the file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from datamodules.errors import ConfigError
+from preprocess.holistic.ops import as_in_file, make_module
 from preprocess.holistic.tflite import Graph, Op, read_tflite
-
-_ACTIVATIONS: dict[int, Callable[[Tensor], Tensor] | None] = {0: None, 1: functional.relu, 3: functional.relu6}
-_SAME = 0  # Padding of schema.fbs; 1 is VALID
-_TO_NCHW = {0: 0, 1: 2, 2: 3, 3: 1}  # axes
 
 
 class Net(nn.Module):
-    """What a `.tflite` file computes, for batches of any size.
+    """Computes what a `.tflite` file describes, for batches of any size.
 
     Args:
-        path: of the file.
-        outputs: which of its outputs are wanted, by their place; None: all. What only others need is left out.
+        path: the file.
+        outputs: indices of the outputs to compute; None: all. Operations that these do not need are left out.
 
     Raises:
-        ConfigError: see `read_tflite`; or an operation computes in a way that none in mediapipe's wheel does.
+        ConfigError: the file cannot be read (see `read_tflite`), or has an operation, or options of one, that no model
+            in mediapipe's wheel has.
     """
 
     def __init__(self, path: Path, outputs: Sequence[int] | None = None) -> None:
@@ -40,286 +31,39 @@ class Net(nn.Module):
         graph = read_tflite(path)
         self._input, *more = graph.inputs
         if more:
-            raise ConfigError(f"{graph.name} has {len(graph.inputs)} inputs, where one was expected")
-        self._outputs = [graph.outputs[place] for place in (range(len(graph.outputs)) if outputs is None else outputs)]
+            raise ConfigError(f"{graph.name} has {len(graph.inputs)} inputs, not one")
+        self._outputs = [graph.outputs[index] for index in (range(len(graph.outputs)) if outputs is None else outputs)]
         ops = _needed(graph, set(self._outputs))
-        self._ops = nn.ModuleList(_module(op, graph) for op in ops)
+        self._ops = nn.ModuleList(make_module(op, graph) for op in ops)
         self._reads = [[number for number in op.inputs if number not in graph.constants and number >= 0] for op in ops]
         self._writes = [op.output for op in ops]
-        self._done = _last_readings(self._reads, {*self._outputs})
+        self._unused = _last_reads(self._reads, {*self._outputs})
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The outputs that are wanted, of `images` [B, 3, H, W]: each with the file's shape, but for the batch."""
+        """Return the outputs for `images` [B, 3, H, W]; their shapes are those in the file, except for the batch."""
         values = {self._input: images}
-        for op, reads, writes, done in zip(self._ops, self._reads, self._writes, self._done, strict=True):
+        for op, reads, writes, unused in zip(self._ops, self._reads, self._writes, self._unused, strict=True):
             values[writes] = op(*(values[number] for number in reads))
-            for number in done:
+            for number in unused:  # so that their memory can be reused
                 del values[number]
-        return [_as_in_file(values[number]) for number in self._outputs]
+        return [as_in_file(values[number]) for number in self._outputs]
 
 
-def _as_in_file(value: Tensor) -> Tensor:
-    return value.permute(0, 2, 3, 1) if value.ndim == 4 else value
-
-
-def _needed(graph: Graph, wanted: set[int]) -> list[Op]:
-    """The operations on which tensors of these numbers depend."""
+def _needed(graph: Graph, tensors: set[int]) -> list[Op]:
+    """Return the operations that the tensors with these numbers depend on, in order."""
     ops: list[Op] = []
     for op in reversed(graph.ops):
-        if op.output in wanted:
-            wanted = wanted.union(op.inputs)
+        if op.output in tensors:
+            tensors = tensors.union(op.inputs)
             ops.insert(0, op)
     return ops
 
 
-def _last_readings(reads: Sequence[Sequence[int]], kept: set[int]) -> list[list[int]]:
-    """For each operation, the tensors that no later one reads."""
-    done: list[list[int]] = []
+def _last_reads(reads: Sequence[Sequence[int]], outputs: set[int]) -> list[list[int]]:
+    """Return for each operation the tensors that it reads last: no later operation does, and they are no outputs."""
+    last_reads: list[list[int]] = []
+    read_later = outputs
     for numbers in reversed(reads):
-        done.insert(0, [number for number in dict.fromkeys(numbers) if number not in kept])
-        kept = kept.union(numbers)
-    return done
-
-
-class _Conv(nn.Module):
-    """CONV_2D and DEPTHWISE_CONV_2D.
-
-    Args:
-        weight: float32 [out, in / groups, height, width].
-        bias: float32 [out].
-        stride: (vertical, horizontal).
-        padding: px to the left, right, top and bottom.
-        activation: of `_ACTIVATIONS`.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        stride: tuple[int, int],
-        padding: tuple[int, int, int, int],
-        groups: int,
-        activation: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self._stride, self._groups, self._activation = stride, groups, activation
-        left, right, top, bottom = padding
-        is_even = left == right and top == bottom
-        self._padding = (top, left) if is_even else (0, 0)
-        self._pad_before = [] if is_even else [*padding]
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self._pad_before:
-            images = functional.pad(images, self._pad_before)
-        images = functional.conv2d(images, self.weight, self.bias, self._stride, self._padding, groups=self._groups)
-        return self._activation(images) if self._activation else images
-
-
-class _Apply(nn.Module):
-    """An operation without weights."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self._function = function
-
-    def forward(self, *values: Tensor) -> Tensor:
-        return self._function(*values)
-
-
-class _PRelu(nn.Module):
-    """PRELU with a slope for each channel."""
-
-    slopes: Tensor
-
-    def __init__(self, slopes: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("slopes", slopes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return functional.prelu(images, self.slopes)
-
-
-class _Linear(nn.Module):
-    """FULLY_CONNECTED; `weight` is float32 [out, in]."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-    def forward(self, values: Tensor) -> Tensor:
-        return functional.linear(values, self.weight, self.bias)
-
-
-def depth_to_space(images: Tensor, block: int) -> Tensor:
-    """[B, block² C, H, W] to [B, C, block H, block W], in TensorFlow's order of channels.
-
-    There the place within the block comes first, then the channel; in `torch.pixel_shuffle` the other way round.
-    """
-    batch, channels, height, width = images.shape
-    parts = images.view(batch, block, block, channels // block**2, height, width)
-    return parts.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * block, width * block)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """What TensorFlow's SAME pads before and after `size` values: where it is odd, the greater half comes after."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def _module(op: Op, graph: Graph) -> nn.Module:
-    module = _MAKERS[op.name](op, graph)
-    if op.name not in _CONVS and (activation := _activation(op, graph)):
-        return _Activated(module, activation)
-    return module
-
-
-class _Activated(nn.Module):
-    """An operation, and the activation after it."""
-
-    def __init__(self, module: nn.Module, activation: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._module, self._activation = module, activation
-
-    def forward(self, *values: Tensor) -> Tensor:
-        return self._activation(self._module(*values))
-
-
-def _refuse(op: Op, graph: Graph, why: str) -> ConfigError:
-    return ConfigError(f"{graph.name}: {op.name} {why}, which none of the models in mediapipe's wheel has")
-
-
-def _activation(op: Op, graph: Graph) -> Callable[[Tensor], Tensor] | None:
-    wanted = op.options.get("activation", 0)
-    if wanted not in _ACTIVATIONS:
-        raise _refuse(op, graph, f"with activation {wanted} of schema.fbs")
-    return _ACTIVATIONS[wanted]
-
-
-def _constant(op: Op, graph: Graph, place: int) -> Tensor:
-    if len(op.inputs) <= place or op.inputs[place] not in graph.constants:
-        raise _refuse(op, graph, f"without a constant input {place}")
-    return torch.from_numpy(graph.constants[op.inputs[place]].copy())
-
-
-def _padding(op: Op, graph: Graph, kernel: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom."""
-    if op.options["padding"] != _SAME:
-        return 0, 0, 0, 0
-    _, height, width, _ = graph.shapes[op.inputs[0]]
-    across = same_padding(width, kernel[1], op.options["stride_w"])
-    return *across, *same_padding(height, kernel[0], op.options["stride_h"])
-
-
-def _conv(op: Op, graph: Graph) -> nn.Module:
-    if max(op.options["dilation_w"], op.options["dilation_h"]) > 1:
-        raise _refuse(op, graph, "with dilation")
-    weight, bias = _constant(op, graph, 1), _constant(op, graph, 2)
-    is_depthwise = op.name == "DEPTHWISE_CONV_2D"  # [1, H, W, out]; else [out, H, W, in]
-    weight = weight.permute(3, 0, 1, 2) if is_depthwise else weight.permute(0, 3, 1, 2)
-    stride = op.options["stride_h"], op.options["stride_w"]
-    padding = _padding(op, graph, (weight.shape[2], weight.shape[3]))
-    groups = graph.shapes[op.inputs[0]][3] if is_depthwise else 1
-    return _Conv(weight.contiguous(), bias, stride, padding, groups, _activation(op, graph))
-
-
-def _add(op: Op, graph: Graph) -> nn.Module:
-    if any(number in graph.constants for number in op.inputs):
-        raise _refuse(op, graph, "of a constant")
-    return _Apply(torch.add)
-
-
-def _concatenation(op: Op, graph: Graph) -> nn.Module:
-    rank, axis = len(graph.shapes[op.output]), op.options["axis"]
-    axis = _TO_NCHW[axis % 4] if rank == 4 else axis
-
-    def concatenate(*values: Tensor) -> Tensor:
-        return torch.cat(values, axis)
-
-    return _Apply(concatenate)
-
-
-def _max_pool(op: Op, graph: Graph) -> nn.Module:
-    kernel, stride = (op.options[f"filter_{side}"] for side in "hw"), (op.options[f"stride_{side}"] for side in "hw")
-    sizes = tuple(kernel)
-    if any(_padding(op, graph, (sizes[0], sizes[1]))):
-        raise _refuse(op, graph, "with padding")
-    return nn.MaxPool2d(sizes, tuple(stride))
-
-
-def _pad(op: Op, graph: Graph) -> nn.Module:
-    batch, height, width, channels = _constant(op, graph, 1).tolist()
-    if any(batch):
-        raise _refuse(op, graph, "of the batch")
-    amounts = [*width, *height, *channels]  # from the last axis to the first, as torch wants it
-    return _Apply(lambda images: functional.pad(images, amounts))
-
-
-def _resize(op: Op, graph: Graph) -> nn.Module:
-    if op.options["align_corners"] or not op.options["half_pixel_centers"]:
-        raise _refuse(op, graph, "other than between centres of pixels")
-    size = _constant(op, graph, 1).tolist()
-    return _Apply(lambda images: functional.interpolate(images, size, mode="bilinear", align_corners=False))
-
-
-def _reshape(op: Op, graph: Graph) -> nn.Module:
-    before, (batch, *shape) = graph.shapes[op.inputs[0]], graph.shapes[op.output]
-    if batch != 1 or len(shape) == 3:
-        raise _refuse(op, graph, f"from {before} to {graph.shapes[op.output]}")
-    return _Apply(lambda images: _as_in_file(images).reshape(-1, *shape))
-
-
-def _prelu(op: Op, graph: Graph) -> nn.Module:
-    slopes = _constant(op, graph, 1)
-    if slopes.numel() != graph.shapes[op.inputs[0]][3]:
-        raise _refuse(op, graph, f"with slopes of {tuple(slopes.shape)}")
-    return _PRelu(slopes.flatten())
-
-
-def _mean(op: Op, graph: Graph) -> nn.Module:
-    if _constant(op, graph, 1).tolist() != [1, 2] or op.options["keep_dims"]:
-        raise _refuse(op, graph, "over other axes than height and width")
-    return _Apply(lambda images: images.mean((2, 3)))
-
-
-def _strided_slice(op: Op, graph: Graph) -> nn.Module:
-    begin, end, strides = (_constant(op, graph, place).tolist() for place in (1, 2, 3))
-    if any(op.options.values()) or (begin[0], end[0]) != (0, 1) or set(strides) != {1}:
-        raise _refuse(op, graph, "with masks, with steps, or of the batch")
-    _, *rest = (slice(first, last) for first, last in zip(begin, end, strict=True))
-    height, width, channels = rest
-    return _Apply(lambda images: images[:, channels, height, width])
-
-
-def _linear(op: Op, graph: Graph) -> nn.Module:
-    if op.options["weights_format"]:
-        raise _refuse(op, graph, "with shuffled weights")
-    return _Linear(_constant(op, graph, 1), _constant(op, graph, 2))
-
-
-_CONVS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-_MAKERS: dict[str, Callable[[Op, Graph], nn.Module]] = {
-    "ADD": _add,
-    "CONCATENATION": _concatenation,
-    "CONV_2D": _conv,
-    "DEPTHWISE_CONV_2D": _conv,
-    "DEPTH_TO_SPACE": lambda op, graph: _Apply(lambda images: depth_to_space(images, op.options["block"])),
-    "FULLY_CONNECTED": _linear,
-    "LOGISTIC": lambda op, graph: _Apply(torch.sigmoid),
-    "MAX_POOL_2D": _max_pool,
-    "MEAN": _mean,
-    "PAD": _pad,
-    "PRELU": _prelu,
-    "RELU": lambda op, graph: _Apply(functional.relu),
-    "RESHAPE": _reshape,
-    "RESIZE_BILINEAR": _resize,
-    "STRIDED_SLICE": _strided_slice,
-}
+        last_reads.insert(0, [number for number in dict.fromkeys(numbers) if number not in read_later])
+        read_later = read_later.union(numbers)
+    return last_reads

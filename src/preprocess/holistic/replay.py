@@ -1,12 +1,12 @@
-"""The pass for many batches of one shape: compiled, and captured as a CUDA graph.
+"""Faster passes for many batches of one shape: compiled, or captured as a CUDA graph.
 
-| way        | what it saves                                                                                        |
-|------------|------------------------------------------------------------------------------------------------------|
-| compiled   | memory traffic: torch.compile fuses what lies between convolutions; costs minutes at the first batch |
-| CUDA graph | some 2,200 kernel launches a batch: they are recorded once for each shape, and replayed as one       |
+| way        | what it saves                                                                                         |
+|------------|-------------------------------------------------------------------------------------------------------|
+| compiled   | memory traffic: torch.compile fuses operations between convolutions; the first batch takes minutes    |
+| CUDA graph | some 2,200 kernel launches per batch: they are recorded once for each shape, and replayed as one      |
 
-A graph computes the same bits as what was captured. Both need fixed shapes: images have theirs as values, and lie in
-buffers for the largest that came so far, which are made anew, larger, for a larger one.
+A graph computes the same bits as the pass that was captured. Both need fixed shapes: the sizes of images are values,
+and their pixels are copied into a buffer for the largest image so far. A larger image makes a new, larger buffer.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from preprocess.holistic.crop import Pictures, pack
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact, flat
+from preprocess.holistic.crop import PackedImages, pack
+from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, flatten_images, without_tf32
 
-_PIXELS = 1 << 15  # the buffers grow by as many
-_WARM_UP = 3  # passes before a capture: cuDNN chooses its kernels, memory is allocated
+_PIXELS = 1 << 15  # buffers grow by multiples of it
+_WARM_UP = 3  # passes before a capture, in which cuDNN chooses kernels and memory is allocated
 
 
 class _Captured(NamedTuple):
@@ -29,12 +29,12 @@ class _Captured(NamedTuple):
 
 
 class Replay:
-    """A landmarker for batches of few sizes.
+    """Runs a landmarker on batches, fastest if they have few different sizes.
 
     Args:
-        landmarker: on its device.
-        compile: the pass, by torch.compile.
-        cuda_graph: capture it; on a GPU only, elsewhere it is run as it is.
+        landmarker: the landmarker, on its device.
+        compile: whether to compile the pass with torch.compile.
+        cuda_graph: whether to capture the pass; ignored on devices other than GPUs.
     """
 
     def __init__(self, landmarker: HolisticLandmarker, compile: bool = False, cuda_graph: bool = False) -> None:
@@ -49,13 +49,9 @@ class Replay:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
-        """As `HolisticLandmarker.forward`.
-
-        Raises:
-            ValueError: they are not such images.
-        """
-        values, width, height = flat(images, self._device)
-        with exact():
+        """Return the landmarks of `images`; see `HolisticLandmarker.forward`."""
+        values, width, height = flatten_images(images, self._device)
+        with without_tf32():
             if not self._has_fixed_size:
                 return self._run(values, width, height)
             self._grow(values.shape[2])
@@ -66,7 +62,7 @@ class Replay:
             return self._replay(values, width, height)
 
     def _run(self, values: Tensor, width: Tensor, height: Tensor) -> HolisticLandmarks:
-        landmarks: HolisticLandmarks = self._find(Pictures(pack(values), width, height))
+        landmarks: HolisticLandmarks = self._find(PackedImages(pack(values), width, height))
         return landmarks
 
     def _grow(self, num_pixels: int) -> None:
@@ -83,21 +79,21 @@ class Replay:
         captured.inputs[1].copy_(width)
         captured.inputs[2].copy_(height)
         captured.graph.replay()
-        return HolisticLandmarks(*(each.clone() for each in captured.landmarks))  # the next replay overwrites them
+        return HolisticLandmarks(*(part.clone() for part in captured.landmarks))  # the next replay overwrites them
 
     def _capture(self, size: int) -> _Captured:
         values = torch.zeros(size, 3, self._num_pixels, dtype=torch.uint8, device=self._device)
         width, height = torch.ones(2, size, dtype=torch.int64, device=self._device).unbind()
         inputs = values, width, height
-        beside: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        here = torch.cuda.current_stream(self._device)
-        beside.wait_stream(here)
-        with torch.cuda.stream(beside):
+        side_stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream = torch.cuda.current_stream(self._device)
+        side_stream.wait_stream(stream)
+        with torch.cuda.stream(side_stream):
             for _ in range(_WARM_UP):
                 self._run(*inputs)
-        here.wait_stream(beside)
+        stream.wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
-        # else page-locking a batch, in the DataLoader's thread, would end the capture
+        # thread_local: by default, pinning a batch in the DataLoader's thread would end the capture
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             landmarks = self._run(*inputs)
         return _Captured(graph, inputs, landmarks)

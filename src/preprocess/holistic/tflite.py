@@ -1,9 +1,8 @@
-"""Reads `.tflite` files: what is computed from what, and the weights.
+"""Reads the operations and weights of `.tflite` files.
 
-The numbers of tables and enumerations are those of TensorFlow Lite's `schema.fbs`, which is in mediapipe's wheel,
-compiled, as `mediapipe/tasks/metadata/schema_py_generated.py`; the files alone are enough here. Read are files of one
-subgraph whose weights are float32 or float16, dense or sparse: DEQUANTIZE and DENSIFY, which do nothing but expand
-weights, are done here, once.
+The numbers of tables and enumerations are those of TensorFlow Lite's `schema.fbs`, which mediapipe's wheel has in
+compiled form, as `mediapipe/tasks/metadata/schema_py_generated.py`. Files have one subgraph, and weights in float32 or
+float16, dense or sparse. DEQUANTIZE and DENSIFY, which only expand weights, are applied while a file is read.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError
 
-# BuiltinOperator: those that the models in the wheel have
+# BuiltinOperator, as far as the models in the wheel use it
 _OPS = {
     0: "ADD",
     2: "CONCATENATION",
@@ -45,10 +44,10 @@ _BYTE, _BOOL, _INT = number_types.Int8Flags, number_types.BoolFlags, number_type
 _MASKS = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
 _CONV = {"padding": (0, _BYTE), "stride_w": (1, _INT), "stride_h": (2, _INT)}
 
-# of other models in the wheel, and frequent ones: for the message alone
-_OTHERS = {1: "AVERAGE_POOL_2D", 18: "MUL", 25: "SOFTMAX", 32: "CUSTOM", 67: "TRANSPOSE_CONV", 117: "HARD_SWISH"}
+# operations of other models, for messages
+_UNSUPPORTED = {1: "AVERAGE_POOL_2D", 18: "MUL", 25: "SOFTMAX", 32: "CUSTOM", 67: "TRANSPOSE_CONV", 117: "HARD_SWISH"}
 
-# The options of each op that say how it computes: (field, type); what a file leaves out is 0
+# options that decide how an operation computes: (number of the field, type). A field that a file leaves out is 0
 _OPTIONS: dict[str, dict[str, tuple[int, Any]]] = {
     "ADD": {"activation": (0, _BYTE)},
     "CONCATENATION": {"axis": (0, _INT), "activation": (1, _BYTE)},
@@ -69,9 +68,9 @@ class Op(NamedTuple):
     """One operation.
 
     Attributes:
-        name: as TensorFlow Lite calls it: `CONV_2D`.
-        inputs: numbers of the tensors it reads; -1 for one that is left out.
-        output: number of the one it makes.
+        name: TensorFlow Lite's, such as `CONV_2D`.
+        inputs: numbers of the tensors that it reads; -1 for an optional one that is left out.
+        output: number of the tensor that it computes.
         options: how it computes, by name; see `_OPTIONS`.
     """
 
@@ -83,14 +82,14 @@ class Op(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """What a file computes.
+    """The operations and weights in a file.
 
     Attributes:
-        name: of the file, for errors.
-        ops: in an order in which they can be done.
-        inputs: numbers of the tensors that are handed in.
-        outputs: numbers of the tensors that are the results, in the file's order.
-        shapes: of each tensor, NHWC, for a batch of 1.
+        name: of the file, for messages.
+        ops: in the order in which they are computed.
+        inputs: numbers of the input tensors.
+        outputs: numbers of the output tensors, in the file's order.
+        shapes: of all tensors, NHWC, for a batch of 1.
         constants: weights, float32 or int32, by the number of their tensor.
     """
 
@@ -103,15 +102,15 @@ class Graph:
 
 
 def read_tflite(path: Path) -> Graph:
-    """The graph in `path`, its weights expanded to float32.
+    """Return the graph in `path`, with its weights expanded to float32.
 
     Raises:
-        ConfigError: it is no such file; or has an operation, or weights, of another kind than the models in
-            mediapipe's wheel.
+        ConfigError: the file is not a TensorFlow Lite model, or has operations or weights of a kind that the models in
+            mediapipe's wheel do not have.
     """
     content = path.read_bytes()
     if content[4:8] != b"TFL3":
-        raise ConfigError(f"{path} is no TensorFlow Lite model: it does not say TFL3 at its beginning")
+        raise ConfigError(f"{path} is not a TensorFlow Lite model: it does not begin with TFL3")
     model = _Node(Table(bytearray(content), Get(number_types.UOffsetTFlags.packer_type, content, 0)))
     (subgraph,) = model.tables(2)
     codes = [max(code.number(0, _BYTE), code.number(3, _INT)) for code in model.tables(1)]
@@ -123,7 +122,7 @@ def read_tflite(path: Path) -> Graph:
         op = _op(operator, codes[operator.number(0, number_types.Uint32Flags)], path.name)
         if op.name in ("DEQUANTIZE", "DENSIFY"):
             if op.inputs[0] not in constants:
-                raise ConfigError(f"{path.name}: {op.name} of what is computed, where weights were expected")
+                raise ConfigError(f"{path.name}: {op.name} of a computed tensor is not supported, only of weights")
             constants[op.output] = constants[op.inputs[0]]
         else:
             ops.append(op)
@@ -138,23 +137,23 @@ def read_tflite(path: Path) -> Graph:
 
 
 class _Node:
-    """A table of a FlatBuffer, whose fields are numbered."""
+    """A table of a FlatBuffer, with numbered fields."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
     def _at(self, field: int) -> int:
-        """Where a field lies; 0 if it is left out."""
+        """Return the offset of a field; 0 if it is left out."""
         offset: int = self._table.Offset(4 + 2 * field)
         return offset and offset + self._table.Pos
 
     def number(self, field: int, flags: Any) -> int:
-        """A field that is a number; 0 if it is left out."""
+        """Return a field that is a number; 0 if it is left out."""
         at = self._at(field)
         return int(self._table.Get(flags, at)) if at else 0
 
     def numbers(self, field: int, dtype: np.dtype[Any] = _DTYPES[2]) -> NDArray[Any]:
-        """A field that is a list of numbers; empty if it is left out."""
+        """Return a field that is a list of numbers; empty if it is left out."""
         at = self._at(field)
         if not at:
             return np.empty(0, dtype)
@@ -162,12 +161,12 @@ class _Node:
         return np.frombuffer(self._table.Bytes, dtype, length, start)
 
     def table(self, field: int) -> "_Node | None":
-        """A field that is a table, also one of several kinds."""
+        """Return a field that is a table or a union of tables; None if it is left out."""
         at = self._at(field)
         return _Node(Table(self._table.Bytes, self._table.Indirect(at))) if at else None
 
     def tables(self, field: int) -> list["_Node"]:
-        """A field that is a list of tables; empty if it is left out."""
+        """Return a field that is a list of tables; empty if it is left out."""
         if not self._at(field):
             return []
         start, length = self._vector(field)
@@ -181,59 +180,59 @@ class _Node:
 def _op(operator: _Node, code: int, file: str) -> Op:
     if code not in _OPS:
         known = ", ".join(sorted(_OPS.values()))
-        raise ConfigError(f"{file} has the operation {_name(code)}; known are {known}")
+        raise ConfigError(f"{file} has the operation {_name(code)}, which is not supported; supported are {known}")
     name, options = _OPS[code], operator.table(4)
     fields = _OPTIONS.get(name, {})
-    values = {field: options.number(*where) if options else 0 for field, where in fields.items()}
+    values = {option: options.number(*field) if options else 0 for option, field in fields.items()}
     output, *more = operator.numbers(2).tolist()
     if more:
-        raise ConfigError(f"{file}: {name} has {1 + len(more)} results, where one was expected")
+        raise ConfigError(f"{file}: {name} has {1 + len(more)} results, not one")
     return Op(name, tuple(operator.numbers(1).tolist()), output, values)
 
 
 def _name(code: int) -> str:
-    return _OTHERS.get(code, f"{code} of schema.fbs")
+    return _UNSUPPORTED.get(code, f"{code} of schema.fbs")
 
 
 def _weights(tensor: _Node, buffers: Sequence[_Node], file: str) -> NDArray[Any] | None:
-    """What the file holds of a tensor; None if that is to be computed."""
+    """Return the values of a tensor in the file; None for a computed tensor."""
     data = buffers[tensor.number(2, number_types.Uint32Flags)].numbers(0, np.dtype(np.uint8))
     if not data.size:
         return None
     kind, shape, sparsity = tensor.number(1, _BYTE), tensor.numbers(0), tensor.table(6)
     if kind not in _DTYPES:
-        raise ConfigError(f"{file} has weights of type {kind} of schema.fbs; known are float32, float16, int32")
+        raise ConfigError(f"{file} has weights of type {kind} of schema.fbs; supported are float32, float16, int32")
     values = data.view(_DTYPES[kind])
     return values.reshape(shape) if sparsity is None else _expand(values, shape.tolist(), sparsity, file)
 
 
 def _expand(values: NDArray[Any], shape: list[int], sparsity: _Node, file: str) -> NDArray[Any]:
-    """Sparse weights as they are: zeros where the file holds none.
+    """Return sparse weights as a dense array, with zeros where the file has no value.
 
-    The format is TACO's (Kjolstad et al., 2017): dimension after dimension, either all of its places are there, or a
-    list of those that are, from segments[i] to segments[i + 1] for the i-th place of the dimensions before.
+    The format is TACO's (Kjolstad et al., 2017). A dimension is either dense, or it lists the indices that have values:
+    those from segments[i] to segments[i + 1] belong to the i-th position in the dimensions before it.
     """
     if sparsity.numbers(0).tolist() != list(range(len(shape))) or sparsity.numbers(1).size:
         raise ConfigError(f"{file} has sparse weights in blocks, or not in the order of their dimensions")
-    places = np.zeros(1, np.int64)
+    positions = np.zeros(1, np.int64)
     coordinates: list[NDArray[np.int64]] = []
     for size, dimension in zip(shape, sparsity.tables(2), strict=True):
         if dimension.number(0, _BYTE) == 0:
-            counts, starts = np.full(len(places), size), places * size
+            counts, starts = np.full(len(positions), size), positions * size
         else:
             segments = _index(dimension, 2)
-            counts, starts = np.diff(segments)[places], segments[places]
+            counts, starts = np.diff(segments)[positions], segments[positions]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        places = np.repeat(starts, counts) + within
-        here = within if dimension.number(0, _BYTE) == 0 else _index(dimension, 4)[places]
-        coordinates = [*(np.repeat(before, counts) for before in coordinates), here]
+        positions = np.repeat(starts, counts) + within
+        indices = within if dimension.number(0, _BYTE) == 0 else _index(dimension, 4)[positions]
+        coordinates = [*(np.repeat(outer, counts) for outer in coordinates), indices]
     dense = np.zeros(shape, values.dtype)
-    dense[tuple(coordinates)] = values[places]
+    dense[tuple(coordinates)] = values[positions]
     return dense
 
 
 def _index(dimension: _Node, field: int) -> NDArray[np.int64]:
-    """The list of numbers in `field`, whose kind is in it, and which lies in the field after it."""
+    """Return the list of numbers whose type is in `field`, and which is in the field after it."""
     dtype = _INDICES[dimension.number(field, number_types.Uint8Flags)]
     vector = dimension.table(field + 1)
     assert vector is not None

@@ -1,4 +1,4 @@
-"""Keypoints of a person by MediaPipe Holistic: pose, face, hands. Samples: `datamodules.samples.keypoints`."""
+"""Keypoints pipeline: pose, face and hands by MediaPipe Holistic. Samples: `datamodules.samples.keypoints`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from datamodules.loading.request import FrameRequest
 from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
-from preprocess.holistic.micro_batch import Tried, propose, timed
+from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
 from preprocess.holistic.models import MODELS, find_models
 from preprocess.holistic.replay import Replay
 from preprocess.job.extractor import Extractor
@@ -27,25 +27,25 @@ Backend = Literal["auto", "mediapipe", "torch"]
 
 
 class Keypoints(Extractor):
-    """MediaPipe Holistic: by MediaPipe itself, inside the DataLoader workers; or in torch, on the rank's GPU.
+    """Detects keypoints by MediaPipe Holistic: by MediaPipe in the DataLoader workers, or in torch on the rank's GPU.
 
     Args:
-        mode: `static`: each frame by itself, so results depend on nothing else; `video`: MediaPipe's tracking within an
-            item, smoother and a little faster, dropped between items; by MediaPipe only.
-        layout: which keypoints. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and hands;
-            543: all of MediaPipe's.
-        model_complexity: of the pose model; 1 is the one whose weights are in mediapipe's wheel.
-        batch_size: frames that a worker hands over at once, at most; one batch of the torch models.
-        backend: `mediapipe`: on the CPU, as fast as there are cores; `torch`: the same models as torch modules, equal
-            to hundredths of a pixel; `auto`: torch if the rank has a GPU, else mediapipe.
-        precision: of the nets in torch: `fp32`; `fp16` moves points by 0.1 to 0.3 px on average.
-        compile: the pass in torch, by torch.compile: faster, after minutes at the start.
-        cuda_graph: capture the pass in torch as a CUDA graph, on a GPU: the same results, without its launches.
-        model_dir: a folder with the six models, in place of mediapipe's wheel; for torch.
+        mode: `static`: each frame by itself; `video`: with MediaPipe's tracking from frame to frame of an item, which
+            is smoother and a little faster, and only in backend mediapipe.
+        layout: the keypoints to keep. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and
+            hands; 543: all of MediaPipe's.
+        model_complexity: of the pose model; must be 1, whose weights are in mediapipe's wheel.
+        batch_size: the largest number of frames that a worker hands over at once; in torch they are one batch.
+        backend: `mediapipe`: on the CPU, in the workers; `torch`: the same models as torch modules, equal to hundredths
+            of a pixel; `auto`: torch if the rank has a GPU, else mediapipe.
+        precision: of the nets in torch: `fp32`; or `fp16`, which moves points by 0.1 to 0.3 px on average.
+        compile: whether to compile the pass in torch with torch.compile: faster, after minutes at the start.
+        cuda_graph: whether to capture the pass in torch as a CUDA graph on a GPU: the same results, with fewer kernel
+            launches.
+        model_dir: a folder with the six models, instead of mediapipe's wheel; for backend torch.
 
     Raises:
-        ConfigError: an argument is none of these, or does not go with the backend; mediapipe, or its models, are not
-            those that are wanted.
+        ConfigError: an argument is out of range or not for this backend, or mediapipe or its models are missing.
     """
 
     samples = KeypointSamples()
@@ -74,52 +74,54 @@ class Keypoints(Extractor):
         if backend not in get_args(Backend):
             raise ConfigError(f"{backend = } is none of {', '.join(get_args(Backend))}")
         require_precision(precision)
-        self.save_hyperparameters(ignore=["backend", "model_dir"])  # what they come to decides; see `provenance`
+        self.save_hyperparameters(
+            ignore=["backend", "model_dir"]
+        )  # their effect belongs to the fingerprint; see `provenance`
         self.layout = layout
-        self._wanted_backend, self._model_dir = backend, model_dir
-        self._known_good: str | None = None
+        self._requested_backend, self._model_dir = backend, model_dir
+        self._checked: str | None = None  # the backend that was checked last
         self._torch: HolisticBatches | None = None
-        self._size: Sequence[int] = (260, 210)  # height, width in px of the last frames
+        self._size: Sequence[int] = (260, 210)  # height and width of the last frames, in px
         if backend != "auto":
             self._require(backend)
 
     @property
     def backend(self) -> Literal["mediapipe", "torch"]:
-        """What is used: `auto` is decided by the device that the Trainer gives the rank.
+        """The backend in use; for `auto`, the rank's device decides.
 
         Raises:
-            ConfigError: other options do not go with it, or it is not installed.
+            ConfigError: other options are not for this backend, or it is not installed.
         """
-        if self._wanted_backend != "auto":
-            return self._wanted_backend
+        if self._requested_backend != "auto":
+            return self._requested_backend
         return self._require("torch" if self._device_of_rank().type == "cuda" else "mediapipe")
 
     @property
     def frames(self) -> FrameRequest:  # type: ignore[override]
-        """The frames as they are, for torch; results of MediaPipe, which runs inside the workers."""
+        """The request for frames: unchanged frames for torch, or MediaPipe's results, made in the workers."""
         size = self.hparams["batch_size"]
         if self.backend == "torch":
             return FrameRequest(size)
         return FrameRequest(size, partial(HolisticTransform, self.hparams["mode"], LAYOUTS[self.layout]))
 
     def _device_of_rank(self) -> torch.device:
-        """That of the Trainer; the CPU outside of one, as in `preprocess check`."""
+        """Return the Trainer's device; the CPU without a Trainer, as in `preprocess check`."""
         return torch.device("cpu") if self._trainer is None else self._trainer.strategy.root_device
 
     def _require(self, backend: Literal["mediapipe", "torch"]) -> Literal["mediapipe", "torch"]:
-        if backend != self._known_good:
+        if backend != self._checked:
             if backend == "mediapipe":
                 self._require_mediapipe()
             else:
                 self._require_torch()
-            self._known_good = backend
+            self._checked = backend
         return backend
 
     def _require_mediapipe(self) -> None:
         require_mediapipe()
         if self.hparams["precision"] != "fp32" or self.hparams["compile"] or self._model_dir:
             raise ConfigError(
-                "--model.precision fp16, .compile and .model_dir are for backend torch: set --model.backend torch, or "
+                "--model.precision fp16, .compile and .model_dir are for backend torch. Set --model.backend torch, or "
                 "--trainer.accelerator gpu"
             )
 
@@ -127,19 +129,19 @@ class Keypoints(Extractor):
         find_models(self._model_dir)
         if self.hparams["mode"] != "static":
             raise ConfigError(
-                f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking: set --model.backend "
+                f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend "
                 "mediapipe, or --model.mode static"
             )
 
     def provenance(self) -> dict[str, str]:
-        """The backend; the release of mediapipe, whose wheel holds the weights, or these; cuDNN, if it is used."""
+        """See `Extractor`: the backend, its weights or the release of mediapipe that has them, and cuDNN."""
         if self.backend == "mediapipe":
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
         weights = hashlib.sha256("".join(sha256 for _, sha256 in MODELS.values()).encode()).hexdigest()
-        found = {"backend": "torch", "weights": weights}
+        provenance = {"backend": "torch", "weights": weights}
         if self._device_of_rank().type == "cuda":
-            found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-        return found
+            provenance["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        return provenance
 
     def setup(self, stage: str) -> None:
         """Load the models onto the rank's device, if they run there."""
@@ -149,23 +151,23 @@ class Keypoints(Extractor):
             self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["batch_size"])
 
     def suggest_options(self) -> str | None:
-        """Frames in a batch on a GPU, from some sizes that are timed with these options; of any other device none."""
+        """See `Extractor`: suggests the batch size on a GPU, from measurements with these options."""
         device = self._device_of_rank()
         if self.backend != "torch" or device.type != "cuda":
             return None
-        self._torch = None  # its buffers, and its graphs
+        self._torch = None  # frees its buffers and graphs
         landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir).to(device)
 
-        def trial(size: int) -> Tried:
+        def run_trial(size: int) -> Trial:
             run = Replay(landmarker, self.hparams["compile"], self.hparams["cuda_graph"])
             batches = HolisticBatches(run, LAYOUTS[self.layout], size)
-            frames = torch.zeros(size, 3, *self._size, dtype=torch.uint8).pin_memory()  # no shape depends on values
-            return timed(size, lambda: batches(frames.to(device, non_blocking=True)), device)
+            frames = torch.zeros(size, 3, *self._size, dtype=torch.uint8).pin_memory()  # values do not change the time
+            return measure(size, lambda: batches(frames.to(device, non_blocking=True)), device)
 
-        return propose(trial)
+        return suggest_batch_size(run_trial)
 
     def extract(self, batch: Batch) -> list[Any]:
-        """(float32 [K, 3], uint8 [4], float32 [33]) of each frame: keypoints, presence, visibility."""
+        """Return (keypoints float32 [K, 3], presence uint8 [4], visibility float32 [33]) for each frame."""
         if self.backend == "mediapipe":
             return batch["results"]
         assert self._torch is not None
@@ -173,7 +175,7 @@ class Keypoints(Extractor):
         return self._torch(batch["frames"], is_part=not batch["summaries"])
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> KeypointSample:
-        """The frames' keypoints, one after another."""
+        """Return the sample of an item: the keypoints of all its frames."""
         keypoints, presence, visibility = (np.stack(values) for values in zip(*results, strict=True))
         assert summary.size is not None
         meta = {
@@ -199,18 +201,18 @@ class Keypoints(Extractor):
 
 
 class HolisticTransform:
-    """The keypoints, presence and visibility of each frame (see `Landmarks`), in one worker."""
+    """Runs MediaPipe on frames in a DataLoader worker."""
 
     def __init__(self, mode: Mode, layout: Layout) -> None:
         self._graph = HolisticGraph(mode)
         self._layout = layout
 
     def start(self, item: Item) -> None:
-        """Forget the item before."""
+        """Forget the previous item."""
         self._graph.reset()
 
     def __call__(self, frame: Tensor) -> tuple[Any, Any, Any]:
-        """(float32 [K, 3], uint8 [4], float32 [33]) of a frame, uint8 [3, H, W].
+        """Return what `Keypoints.extract` returns, for one frame, uint8 [3, H, W].
 
         Raises:
             ExtractError: MediaPipe failed on it.
@@ -220,47 +222,49 @@ class HolisticTransform:
 
 
 class HolisticBatches:
-    """The same of batches of frames, on a device.
+    """Runs Holistic on batches of frames on the rank's device.
 
-    Convolutions give other last places for other batch sizes, and CUDA graphs are made for one: so all batches are
-    filled up to `size`. A part of one, for which the memory did not suffice, is filled up to the next of its halves.
+    The last bits of convolutions depend on the batch size, and a CUDA graph has a fixed one: therefore all batches are
+    padded to `size` frames. A part of a batch that was split, because memory ran out, is padded to a half of `size`, or
+    a half of that, and so on.
 
     Args:
         run: the landmarker.
-        layout: which keypoints.
+        layout: the keypoints to keep.
         size: frames in a batch.
     """
 
     def __init__(self, run: Replay, layout: Layout, size: int) -> None:
         self._run, self._size = run, size
-        starts = {name: place.start for name, place in LAYOUTS[543].part_slices.items()}
+        starts = {name: points.start for name, points in LAYOUTS[543].part_slices.items()}
         self._order = torch.tensor([starts[part.name] + point for part in layout.parts for point in part.points])
 
     def __call__(self, frames: Tensor | Sequence[Tensor], is_part: bool = False) -> list[tuple[Any, Any, Any]]:
-        """(float32 [K, 3], uint8 [4], float32 [33]) of each of `frames`, uint8 [B, 3, H, W] or a list of [3, H, W].
+        """Return what `Keypoints.extract` returns, for each frame.
 
         Args:
-            frames: at most `size`.
-            is_part: of a batch that was split.
+            frames: uint8 [B, 3, H, W], or a list of B frames [3, H, W]; B is at most `size`.
+            is_part: whether they are a part of a batch that was split.
         """
         number = len(frames)
-        landmarks = self._run(_filled(frames, self._size_for(number) if is_part else self._size))
+        landmarks = self._run(_padded(frames, self._size_for(number) if is_part else self._size))
         self._order = self._order.to(landmarks.pose.device)
         points = torch.cat(landmarks[:4], 1).index_select(1, self._order)
         values = (points.flatten(1), landmarks.visibility, landmarks.presence.float())
-        found = torch.cat(values, 1)[:number].cpu().numpy()  # one copy, which waits for the device
-        keypoints, visibility, presence = np.split(found, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)
+        packed = torch.cat(values, 1)[:number].cpu().numpy()  # one copy, which waits for the device
+        keypoints, visibility, presence = np.split(packed, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)
         return list(zip(keypoints.reshape(number, -1, 3), presence.astype(np.uint8), visibility, strict=True))
 
     def _size_for(self, number: int) -> int:
+        """Return the smallest of `size`, its half (rounded up), and so on, that is not below `number`."""
         size = self._size
         while (size + 1) // 2 >= number and size > 1:
             size = (size + 1) // 2
         return size
 
 
-def _filled(frames: Tensor | Sequence[Tensor], size: int) -> Tensor | Sequence[Tensor]:
-    """`frames`, and black ones up to `size`."""
+def _padded(frames: Tensor | Sequence[Tensor], size: int) -> Tensor | Sequence[Tensor]:
+    """Return `frames`, followed by black ones up to `size`."""
     missing = size - len(frames)
     if missing <= 0:
         return frames

@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from preprocess.holistic.crop import Border, Pictures, crop, pack, scaled
-from preprocess.holistic.detection import FACE_DETECTOR, POSE_DETECTOR, anchors, best
+from preprocess.holistic.crop import Border, PackedImages, crop, pack, scaled
+from preprocess.holistic.detection import FACE_DETECTOR, POSE_DETECTOR, anchors, best_detection
 from preprocess.holistic.heatmap import refine
-from preprocess.holistic.landmarker import flat
-from preprocess.holistic.regions import Region, aligned, around, grown, turned
+from preprocess.holistic.landmarker import flatten_images
+from preprocess.holistic.regions import Region, aligned_square, expanded_square, rotation_to, square_around
 from support.people import Picture, demo_pictures, small
 
 REGIONS = [  # center x and y, side, as parts of the sides; rotation
@@ -43,9 +43,11 @@ def by_opencv(picture: Picture, region: Region, side: int, border: Border) -> ND
     return warped  # type: ignore[no-any-return]
 
 
-def pictures_of(*pictures: Picture) -> Pictures:
-    values, width, height = flat([torch.from_numpy(each).permute(2, 0, 1) for each in pictures], torch.device("cpu"))
-    return Pictures(pack(values), width, height)
+def pictures_of(*pictures: Picture) -> PackedImages:
+    values, width, height = flatten_images(
+        [torch.from_numpy(each).permute(2, 0, 1) for each in pictures], torch.device("cpu")
+    )
+    return PackedImages(pack(values), width, height)
 
 
 def differing(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[float, int]:
@@ -120,25 +122,25 @@ def points(*values: tuple[float, ...]) -> torch.Tensor:
 
 def test_a_line_is_turned_to_its_target_angle() -> None:
     start = points((0, 0))
-    assert turned(start, points((0, -5)), pi / 2).item() == pytest.approx(0)  # upwards already
-    assert turned(start, points((5, 0)), pi / 2).item() == pytest.approx(pi / 2)
-    assert turned(start, points((-5, 0.001)), 0.0).item() == pytest.approx(pi, abs=1e-3)
+    assert rotation_to(start, points((0, -5)), pi / 2).item() == pytest.approx(0)  # upwards already
+    assert rotation_to(start, points((5, 0)), pi / 2).item() == pytest.approx(pi / 2)
+    assert rotation_to(start, points((-5, 0.001)), 0.0).item() == pytest.approx(pi, abs=1e-3)
 
 
 def test_an_aligned_region_has_its_edge_in_the_middle_of_its_upper_side() -> None:
-    region = aligned(points((10, 20)), points((13, 16)), pi / 2)
+    region = aligned_square(points((10, 20)), points((13, 16)), pi / 2)
     assert region.side.item() == pytest.approx(10)
     assert region.project(points((0.5, 0.0))[None])[0, 0].tolist() == pytest.approx([13, 16])
 
 
 def test_a_region_grows_and_moves_along_its_own_axis() -> None:
-    region = grown(points((10, 20)), points((4, 8)), points((pi / 2,))[0], 2.0, -0.5)
+    region = expanded_square(points((10, 20)), points((4, 8)), points((pi / 2,))[0], 2.0, -0.5)
     assert region.side.tolist() == [16]
     assert region.center[0].tolist() == pytest.approx([14, 20])  # its down points left
 
 
 def test_a_region_around_points_is_their_bounding_box() -> None:
-    region = around(points((1, 2), (5, 3), (2, 8))[None], points((0,))[0], 1.0, 0.0)
+    region = square_around(points((1, 2), (5, 3), (2, 8))[None], points((0,))[0], 1.0, 0.0)
     assert region.center[0].tolist() == [3, 5]
     assert region.side.tolist() == [6]
 
@@ -161,7 +163,7 @@ def detected(*boxes: tuple[float, float, float, float]) -> tuple[torch.Tensor, b
     """Keypoint and whether it is found, of boxes (x, size, keypoint's x, logit), of side 100, anchors at 0."""
     values = torch.tensor([[(x, 0.0, size, size, keypoint, 0.0) for x, size, keypoint, _ in boxes]])
     logits = torch.tensor([[(logit,) for *_, logit in boxes]])
-    found = best((values, logits), torch.zeros(len(boxes), 2), 100)
+    found = best_detection((values, logits), torch.zeros(len(boxes), 2), 100)
     return found.keypoints[0, 0], bool(found.found[0])
 
 

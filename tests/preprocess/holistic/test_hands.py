@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from preprocess.holistic import landmarker as module
-from preprocess.holistic.crop import Pictures, pack
-from preprocess.holistic.landmarker import HolisticLandmarker, flat
+from preprocess.holistic.crop import PackedImages, pack
+from preprocess.holistic.landmarker import HolisticLandmarker, flatten_images
 from preprocess.holistic.landmarks import Landmarks
-from preprocess.holistic.regions import Region, grown, whole
+from preprocess.holistic.regions import Region, expanded_square, image_square
 from preprocess.mediapipe_graph import HolisticGraph
 from support.mediapipe_graphs import PlainGraph, WatchedGraph, region_of_rect
 from support.people import (
@@ -91,20 +91,20 @@ def _steps(
 ) -> tuple[list[float], list[float], list[float]]:
     """How far the two regions of a hand are from MediaPipe's, and its points; the left hand is in column 0."""
     height, width = picture.shape[:2]
-    values, *sizes = flat(tensors([picture]), torch.device("cpu"))
+    values, *sizes = flatten_images(tensors([picture]), torch.device("cpu"))
     wanted = [region_of_rect(graph.proto(streams[column]), width, height) for streams in _REGIONS]
     made: list[Region] = []
 
     def grow(*args: Any) -> Region:
         """MediaPipe's region in place of what is made."""
-        made.append(grown(*args))
+        made.append(expanded_square(*args))
         return Region(*(each.expand(1, 2, *each.shape[2:]) for each in wanted[len(made) - 1]))
 
     pose = torch.from_numpy(theirs.pose)[None].double()
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(module, "grown", grow)
-        pictures, is_there = Pictures(pack(values), *sizes), torch.ones(1, dtype=torch.bool)
-        hands, _ = landmarker._hands(pictures, whole(*sizes), pose, torch.ones(1, 33), is_there)
+        patch.setattr(module, "expanded_square", grow)
+        pictures, is_there = PackedImages(pack(values), *sizes), torch.ones(1, dtype=torch.bool)
+        hands, _ = landmarker._hands(pictures, image_square(*sizes), pose, torch.ones(1, 33), is_there)
     expected = (theirs.left_hand, theirs.right_hand)[column]
     assert expected is not None
     points = np.linalg.norm(hands[0, column, :, :2].numpy() - expected[:, :2], axis=1)
@@ -125,14 +125,14 @@ def test_hands_of_a_region_one_percent_larger_fail_the_gate(
     landmarker: HolisticLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def larger(center: Tensor, size: Tensor, rotation: Tensor, scale: float, shift: float) -> Region:
-        return grown(center, size, rotation, scale * (1.01 if scale == 2.7 else 1), shift)
+        return expanded_square(center, size, rotation, scale * (1.01 if scale == 2.7 else 1), shift)
 
     with HolisticGraph() as graph:
         theirs = [graph(picture) for picture in pictures]
     apart = distance(in_batches(landmarker, pictures), theirs)
     assert "hands" in apart.groups()
     assert apart.passes, str(apart)
-    monkeypatch.setattr(module, "grown", larger)
+    monkeypatch.setattr(module, "expanded_square", larger)
     assert "hands" in distance(in_batches(landmarker, pictures), theirs).outside
 
 

@@ -21,11 +21,11 @@ from torch.nn import functional
 from datamodules.errors import ConfigError
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic import landmarker as module
-from preprocess.holistic.crop import Border, Pictures
+from preprocess.holistic.crop import Border, PackedImages
 from preprocess.holistic.heatmap import refine
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, exact
+from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, without_tf32
 from preprocess.holistic.landmarks import Landmarks
-from preprocess.holistic.net import _Conv
+from preprocess.holistic.ops import Conv
 from preprocess.holistic.regions import Region
 from preprocess.mediapipe_graph import HolisticGraph
 from support.mediapipe_graphs import WatchedGraph, region_of_rect
@@ -279,7 +279,7 @@ def test_tf32_is_off_within_the_pass_only() -> None:
     before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
     torch.set_float32_matmul_precision("high")
     try:
-        with exact():
+        with without_tf32():
             assert not torch.backends.cudnn.allow_tf32
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "high"
@@ -301,7 +301,7 @@ def test_the_heatmap_kernel_of_the_graph_file_fails_the_gate(
 def test_crops_by_grid_sample_fail_the_gate(
     landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sampled(pictures: Pictures, region: Region, side: int, border: Border) -> Tensor:
+    def sampled(pictures: PackedImages, region: Region, side: int, border: Border) -> Tensor:
         width, height = int(pictures.width[0]), int(pictures.height[0])
         colours = torch.stack([pictures.pixels >> 20 * colour & 0xFF for colour in range(3)], 1)
         images = colours.view(-1, 3, height, width).float()
@@ -330,7 +330,7 @@ def _tf32(values: Tensor) -> Tensor:
 @pytest.fixture
 def in_tf32(landmarker: HolisticLandmarker) -> Iterator[None]:
     """Convolutions as a GPU computes them with TF32 on."""
-    convs = [conv for conv in landmarker.modules() if isinstance(conv, _Conv)]
+    convs = [conv for conv in landmarker.modules() if isinstance(conv, Conv)]
     hooks = [conv.register_forward_pre_hook(lambda conv, inputs: (_tf32(inputs[0]),)) for conv in convs]
     weights = [conv.weight for conv in convs]
     for conv in convs:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from preprocess.holistic.micro_batch import Tried, propose, timed
+from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
 
 
 @pytest.mark.parametrize(
@@ -15,29 +15,31 @@ from preprocess.holistic.micro_batch import Tried, propose, timed
         ({16: 1000, 32: 2000, 64: None}, 32),  # for which there is no memory; larger ones are not tried
     ],
 )
-def test_the_smallest_that_is_about_as_fast_as_any_is_proposed(speeds: dict[int, Any], expected: int) -> None:
+def test_the_smallest_of_the_fastest_sizes_is_suggested(speeds: dict[int, Any], expected: int) -> None:
     def trial(size: int) -> Any:
         if speeds[size] is None:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return Tried(size, speeds[size], size * 10_000_000)
+        return Trial(size, speeds[size], size * 10_000_000)
 
-    first, *others = propose(trial).splitlines()
+    first, *others = suggest_batch_size(trial).splitlines()
     assert first == f"--model.batch_size {expected}; images/s and memory of the GPU by size:"
     tried = [(size, speed) for size, speed in speeds.items() if speed]
     assert [line.split()[:2] for line in others] == [[str(size), f"{speed:,}"] for size, speed in tried]
     assert others[0].split()[2:] == ["160.0", "MB"]
 
 
-def test_too_little_memory_is_said() -> None:
+def test_too_little_memory_suggests_nothing() -> None:
     def trial(size: int) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert propose(trial) == "none: the GPU's memory does not suffice for the smallest"
+    assert suggest_batch_size(trial) == "none: the GPU's memory is too small for the smallest batch"
 
 
 @pytest.mark.gpu
 def test_images_per_second_and_memory_are_measured() -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
-    found = timed(16, lambda: torch.empty(1 << 28, dtype=torch.uint8, device="cuda").sum().item(), torch.device("cuda"))
+    found = measure(
+        16, lambda: torch.empty(1 << 28, dtype=torch.uint8, device="cuda").sum().item(), torch.device("cuda")
+    )
     assert found.per_second > 16
     assert found.memory_bytes >= 1 << 28

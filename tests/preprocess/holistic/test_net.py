@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from datamodules.errors import ConfigError
 from preprocess.holistic.models import MODELS, find_models
-from preprocess.holistic.net import Net, depth_to_space, same_padding
+from preprocess.holistic.net import Net
+from preprocess.holistic.ops import depth_to_space, make_module, same_padding
 from preprocess.holistic.tflite import Graph, Op, read_tflite
 from support.net_inputs import OUTPUTS, kept, net_input
 
@@ -50,12 +51,12 @@ def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str, 
 
 
 def test_a_net_with_wrong_padding_is_noticed(references: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocess.holistic.net.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
+    monkeypatch.setattr("preprocess.holistic.ops.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
     name = "hand_landmark_full"
     assert worst(name, Net(find_models()[name], OUTPUTS[name]), references) > 1e-3
 
 
-def test_outputs_that_are_not_wanted_cost_nothing() -> None:
+def test_operations_of_other_outputs_are_left_out() -> None:
     path = find_models()["pose_landmark_full"]
     whole, without_segmentation = Net(path), Net(path, outputs=(0, 1, 3))
     images = torch.rand(1, 3, 256, 256)
@@ -92,13 +93,11 @@ def test_a_strided_convolution_begins_at_the_first_pixel() -> None:
 
 def compute(name: str, images: torch.Tensor, constants: dict[int, Any], **options: int) -> torch.Tensor:
     """One operation, through a graph of its own."""
-    from preprocess.holistic.net import _module
-
     usual = {"padding": 0, "activation": 0, "dilation_w": 1, "dilation_h": 1}
     _, channels, height, width = images.shape
     op = Op(name, (0, *constants), 9, {**usual, **options})
     graph = Graph("made.tflite", (op,), (0,), (9,), ((1, height, width, channels),) * 10, constants)
-    result: torch.Tensor = _module(op, graph)(images)
+    result: torch.Tensor = make_module(op, graph)(images)
     return result
 
 
@@ -114,7 +113,7 @@ def test_resize_is_between_centres_of_pixels() -> None:
     images = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
     found = compute("RESIZE_BILINEAR", images, {1: np.array([1, 4], "i4")}, align_corners=0, half_pixel_centers=1)
     assert found.flatten().tolist() == [0, 1, 3, 4]
-    with pytest.raises(ConfigError, match=r"made\.tflite: RESIZE_BILINEAR other than between centres of pixels"):
+    with pytest.raises(ConfigError, match=r"made\.tflite: RESIZE_BILINEAR without half-pixel centers is not supported"):
         compute("RESIZE_BILINEAR", images, {1: np.array([1, 4], "i4")}, align_corners=1, half_pixel_centers=0)
 
 
@@ -134,27 +133,28 @@ def test_prelu_has_a_slope_for_each_channel() -> None:
 @pytest.mark.parametrize("activation", [0, 1, 3])
 def test_fused_activations(activation: int) -> None:
     op = Op("ADD", (0, 1), 2, {"activation": activation})
-    from preprocess.holistic.net import _module
-
-    add = _module(op, Graph("made.tflite", (op,), (0, 1), (2,), ((1, 1, 1, 3),) * 3, {}))
+    add = make_module(op, Graph("made.tflite", (op,), (0, 1), (2,), ((1, 1, 1, 3),) * 3, {}))
     found = add(torch.tensor([-2.0, 1.0, 6.0]), torch.ones(3))
     assert found.tolist() == {0: [-1, 2, 7], 1: [0, 2, 7], 3: [0, 2, 6]}[activation]
 
 
 def test_another_activation_fails() -> None:
-    with pytest.raises(ConfigError, match=r"made\.tflite: ADD with activation 4 of schema\.fbs, which none"):
+    with pytest.raises(ConfigError, match=r"made\.tflite: ADD with activation 4 of schema\.fbs is not supported"):
         compute("ADD", torch.ones(1, 1, 1, 1), {}, activation=4)
 
 
 def test_a_model_with_another_operation_fails() -> None:
     modules = find_models()["pose_detection"].parents[1]
-    with pytest.raises(ConfigError, match=r"_with_attention\.tflite has the operation (MUL|CUSTOM); known are ADD"):
+    with pytest.raises(
+        ConfigError,
+        match=r"_with_attention\.tflite has the operation (MUL|CUSTOM), which is not supported; supported are ADD",
+    ):
         read_tflite(modules / "face_landmark" / "face_landmark_with_attention.tflite")
 
 
 def test_what_is_no_model_fails(tmp_path: Path) -> None:
     (tmp_path / "a.tflite").write_bytes(b"not a model at all")
-    with pytest.raises(ConfigError, match=r"a\.tflite is no TensorFlow Lite model"):
+    with pytest.raises(ConfigError, match=r"a\.tflite is not a TensorFlow Lite model: it"):
         read_tflite(tmp_path / "a.tflite")
 
 
@@ -202,7 +202,9 @@ def test_other_models_fail(tmp_path: Path) -> None:
     for name, path in find_models().items():
         (tmp_path / f"{name}.tflite").symlink_to(path)
     (tmp_path / "hand_recrop.tflite").unlink()
-    with pytest.raises(ConfigError, match=r"has no hand_recrop\.tflite, nor has its holistic_landmark: pip install"):
+    with pytest.raises(
+        ConfigError, match=r"has no hand_recrop\.tflite, and neither has its holistic_landmark\. Install"
+    ):
         find_models(tmp_path)
     (tmp_path / "hand_recrop.tflite").symlink_to(find_models()["face_landmark"])
     with pytest.raises(ConfigError, match=r"hand_recrop\.tflite is not the model of mediapipe 0\.10\.21"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from preprocess.holistic.crop import Pictures, pack
+from preprocess.holistic.crop import PackedImages, pack
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
 from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.replay import Replay
@@ -60,7 +60,7 @@ def test_no_shape_depends_on_what_is_found_and_all_stays_on_its_device() -> None
                 setattr(module, name, torch.empty(value.shape, dtype=value.dtype, device=device))
         values = torch.empty(3, 3, 1000, dtype=torch.uint8, device=device)
         width, height = torch.empty(2, 3, dtype=torch.int64, device=device).unbind()
-        found = landmarker.landmarks(Pictures(pack(values), width, height))
+        found = landmarker.landmarks(PackedImages(pack(values), width, height))
         assert found.face.shape == (3, 468, 3)
         assert found.face.device.type == device
         with pytest.raises(DynamicOutputShapeException):
@@ -148,7 +148,7 @@ def test_tf32_on_a_gpu_fails_the_gate(
 
     from preprocess.holistic import landmarker
 
-    monkeypatch.setattr(landmarker, "exact", nullcontext)
+    monkeypatch.setattr(landmarker, "without_tf32", nullcontext)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert not distance(in_batches(on_gpu, pictures), expected).passes
 

@@ -214,7 +214,7 @@ def test_auto_is_torch_on_a_gpu_and_mediapipe_on_the_cpu() -> None:
 
 
 def test_options_that_do_not_go_with_the_backend_fail() -> None:
-    with pytest.raises(ConfigError, match=r"--model\.mode video needs MediaPipe's own tracking: set --model\.back"):
+    with pytest.raises(ConfigError, match=r"--model\.mode video needs MediaPipe's own tracking\. Set --model\.back"):
         Keypoints(mode="video", backend="torch")
     with pytest.raises(ConfigError, match=r"--model\.precision fp16, \.compile and \.model_dir are for backend torch"):
         Keypoints(precision="fp16", backend="mediapipe")
@@ -231,7 +231,7 @@ def test_torch_needs_the_models_only(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (tmp_path / f"{name}.tflite").symlink_to(path)
     monkeypatch.setattr("preprocess.mediapipe_graph.version", {"mediapipe": "0.10.32"}.__getitem__)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
-    with pytest.raises(ConfigError, match=r"mediapipe 0\.10\.21 is wanted"):
+    with pytest.raises(ConfigError, match=r"mediapipe 0\.10\.21 is needed"):
         Keypoints(backend="mediapipe")
     assert Keypoints(backend="torch", model_dir=tmp_path).backend == "torch"
     with pytest.raises(ConfigError, match=r"has no pose_detection\.tflite"):

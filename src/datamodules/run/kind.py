@@ -60,16 +60,17 @@ def class_path_of(run: Run) -> str:
     return class_path
 
 
-def import_kind(class_path: str) -> type[SampleKind[Any]]:
-    """Import and return the class that `--samples` names. Runs with samples of this class can then be read.
+def import_kind(class_path: str) -> str:
+    """Import the class that `--samples` names, and return its path. Runs with samples of this class can then be read.
 
     Raises:
         ConfigError: it cannot be imported, or is no `SampleKind`.
     """
     try:
-        return _checked(resolve_name(class_path))
+        _checked(resolve_name(class_path))
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(f"--samples {class_path} cannot be used: {error}") from error
+    return class_path
 
 
 def _checked(kind: Any) -> type[SampleKind[Any]]:

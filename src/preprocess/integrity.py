@@ -1,4 +1,4 @@
-"""Whether a run is what it says: coverage from its records (every run ends with it), and every byte (`verify`)."""
+"""Checks of a run: coverage, from its records alone, with which every run ends; and every byte (`verify`)."""
 
 import errno
 import os
@@ -25,15 +25,15 @@ _SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a run, and what `repair` may do about it; it can do nothing if no field says so.
+    """One thing that is wrong with a run. The fields besides `text` say how `repair` can help; without any, it cannot.
 
     Attributes:
         text: what is wrong, and where; one line.
-        damaged: a shard with a missing or damaged file or record: can be put back, to be done again.
-        retry: number of a retry with a row that supersedes no failed one: can be withdrawn.
-        stray: a file of no committed shard: can be moved away.
-        is_stale_card: the dataset card is out of date: can be written anew.
-        is_open: nothing is wrong, but not all is done.
+        damaged: a shard with a missing or damaged file or record. `repair` deletes it, so that it is made again.
+        retry: number of a retry with a row that supersedes no failed row. `repair` withdraws the retry.
+        stray: a file that belongs to no committed shard. `repair` moves it away.
+        is_stale_card: whether the dataset card is out of date. `repair` rewrites it.
+        is_open: whether nothing is wrong, but some items are not done yet.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Problem:
 
     @property
     def is_repairable(self) -> bool:
-        """Whether `repair` leaves nothing of it."""
+        """Whether `repair` solves the problem."""
         return bool(self.damaged or self.retry or self.stray or self.is_stale_card)
 
     def __str__(self) -> str:
@@ -54,10 +54,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Committed ∪ failed = planned, in numbers; `missing` counts items of shards that are not committed.
+    """How many planned items are committed, failed, or neither.
 
-    An item that failed and is a sample of a retry is committed; one that a retry is to try again has failed. `devices`
-    counts committed items by the model of device that computed them.
+    An item that failed and became a sample in a retry counts as committed. One that a retry is still to try counts as
+    failed.
+
+    Attributes:
+        planned: items of the plan.
+        committed: items that are samples.
+        failed: items that failed.
+        missing: items of shards that are not committed.
+        devices: committed items by the model of the device that computed them.
+        problems: records that are missing or damaged, or contradict the plan.
     """
 
     planned: int
@@ -74,7 +82,7 @@ class Coverage:
 
 
 def coverage(run: Run) -> Coverage:
-    """Hold the records against the plans; reads no tar."""
+    """Compare the records of `run` with its plans. Reads no tar."""
     problems: list[Problem] = []
     done = run.committed()
     own, *retries = (_records(each, problems) for each in run.with_retries)
@@ -91,7 +99,7 @@ def coverage(run: Run) -> Coverage:
 
 
 def verify(run: Run) -> Iterator[Problem]:
-    """All that is wrong with `run` and its retries: records, hashes, counts, keys, stray files, missing shards."""
+    """Yield all that is wrong with `run` and its retries: records, hashes, counts, keys, stray and missing files."""
     damaged = set()
     for problem in chain(coverage(run).problems, _all_shard_problems(run)):
         if problem.damaged:
@@ -101,40 +109,42 @@ def verify(run: Run) -> Iterator[Problem]:
     yield from _open_shards(run)
     yield from strays(run.folder, _SAMPLES)
     if not damaged and is_stale(run):
-        yield Problem(f"{CARD}: the dataset card is out of date: renew it with `verify --repair`", is_stale_card=True)
+        yield Problem(f"{CARD}: the dataset card is out of date: rewrite it with `verify --repair`", is_stale_card=True)
 
 
 def plan_problems(folder: Path) -> list[str]:
-    """The plans in `folder` that are damaged: to be asked before a `Run` opens them."""
-    what = "its content has changed (sha256 differs); put back a copy of it, or make the run anew in another folder"
+    """Return a line for each damaged plan in `folder`. Call it before a `Run` opens the plans."""
+    what = "its content has changed (sha256 differs); restore a copy of it, or start a new run in another folder"
     return [f"{path.name}: {what}" for path in sorted(folder.glob("plan*.arrow")) if not is_as_written(path)]
 
 
 def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)) -> list[Problem]:
-    """The files of the run in `folder` that match `patterns`, and are of no shard that is planned and committed.
+    """Return a problem for each file in the run's `folder` that matches `patterns` and belongs to no committed shard.
 
-    So are tars in sight of shards whose place others have taken, and tars out of sight of those that stand.
+    The same goes for a tar of a superseded shard outside `superseded/`, and for a tar of any other shard inside it.
     """
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    run = Run(folder)  # opened after the listing: what was listed is of a plan that is there
+    run = Run(folder)  # opened after the listing, so that it knows the plan of each listed file
     planned, replaced = {shard.name for each in run.with_retries for shard in each.plan.shards}, run.replaced
     problems = []
     for path in paths:
-        of_no = "planned" if path.stem not in planned else None if run.is_committed(path.stem) else "committed"
-        if of_no is None and path.suffix == ".tar":
-            of_no = {(True, False): "standing", (False, True): "superseded"}.get(
-                (path.stem in replaced, path.parent.name == SUPERSEDED)
-            )
-        if of_no:
-            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, of no {of_no} shard", stray=path))
+        is_superseded, why = path.stem in replaced, ""
+        if path.stem not in planned:
+            why = "no planned shard has this name"
+        elif not run.is_committed(path.stem):
+            why = "its shard is not committed"
+        elif path.suffix == ".tar" and is_superseded != (path.parent.name == SUPERSEDED):
+            why = "its shard is superseded" if is_superseded else "its shard is not superseded"
+        if why:
+            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, as {why}", stray=path))
     return problems
 
 
 def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
-    """What is wrong with one file of a committed shard: it is missing, unreadable, not in its place or not as recorded.
+    """Yield what is wrong with one file of a committed shard: missing, unreadable, misplaced, or not as recorded.
 
     Raises:
-        EnvironmentFailure: it cannot be opened or read for a reason that is not its own.
+        EnvironmentFailure: it cannot be opened or read for another reason than damage, such as permissions.
     """
     try:
         with file.open() as opened:
@@ -144,31 +154,34 @@ def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
             elif sha256_of(opened) != recorded.sha256:
                 yield f"{file.name}: its content has changed (sha256 differs)"
             elif not file.path.exists():
-                yield f"{file.name}: complete, but not in its place"
-    except RunError as error:  # it is no regular file
+                yield f"{file.name}: complete, but not at its final name yet"
+    except RunError as error:  # it is not a regular file
         yield str(error)
     except FileNotFoundError:
         yield f"{file.name}: missing"
     except OSError as error:
-        # with any other error (no permission, mount gone) the file may be sound, and must not be made anew
+        # after any other error (no permission, mount gone) the file may be intact, and must not be deleted
         if error.errno not in (errno.EIO, errno.ELOOP):
             raise EnvironmentFailure(
-                f"{file.path} cannot be read: {error.strerror}; fix that, then verify again"
+                f"{file.path} cannot be read: {error.strerror}. Fix that, then verify again"
             ) from error
         yield f"{file.name}: cannot be read: {error.strerror}"
 
 
 def recorded_files(run: Run, record: Record, stands: bool) -> list[tuple[ShardFile, StagedFile]]:
-    """The files that a committed shard needs, as they are recorded.
+    """Return the files that a committed shard needs, with what its record says of each.
 
-    Of a shard that does not stand, because another has taken its place, only the table is needed.
+    Args:
+        run: the run.
+        record: of the shard.
+        stands: whether the shard is valid. One that was superseded needs its table only.
     """
     table = run.table_file(record.shard), record.table
     return [(run.tar_file(record.shard), record.tar), table] if stands else [table]
 
 
 def _records(run: Run, problems: list[Problem]) -> list[Record]:
-    """The records of `run` that can be read; what is wrong with any is added to `problems`."""
+    """Return the records of `run` that can be read, and add what is wrong with any to `problems`."""
     done = run.committed()
     records = []
     for shard in (shard for shard in run.plan.shards if shard.name in done):
@@ -181,20 +194,18 @@ def _records(run: Run, problems: list[Problem]) -> list[Record]:
         failed = sum(record.failure_classes.values())
         if not (record.committed + failed == record.planned == shard.num_items and failed == record.failed):
             counts = f"{record.committed} committed + {record.failed} failed {record.failure_classes}"
-            planned = f"{record.planned} planned, the plan has {shard.num_items}"
-            problems.append(Problem(f"{shard.name}: the record counts {counts} = {planned}"))
+            planned = f"{record.planned} planned items, and the plan has {shard.num_items}"
+            problems.append(Problem(f"{shard.name}: the record counts {counts}, for {planned}"))
     return records
 
 
 def _open_shards(run: Run) -> Iterator[Problem]:
     for each in run.with_retries:
         done = each.committed()
-        if missing := [shard.num_items for shard in each.plan.shards if shard.name not in done]:
-            part, again = (f" of retry {each.retry}", "`retry` command") if each.retry else ("", "command")
-            text = (
-                f"{sum(missing):,} items in {len(missing):,} shards{part} are not done yet; run the same {again} again"
-            )
-            yield Problem(text, is_open=True)
+        if open_items := [shard.num_items for shard in each.plan.shards if shard.name not in done]:
+            part, command = (f" of retry {each.retry}", "`retry` command") if each.retry else ("", "command")
+            count = f"{sum(open_items):,} items in {len(open_items):,} shards{part}"
+            yield Problem(f"{count} are not done yet; rerun the same {command}", is_open=True)
 
 
 def _all_shard_problems(run: Run) -> Iterator[Problem]:
@@ -205,7 +216,7 @@ def _all_shard_problems(run: Run) -> Iterator[Problem]:
             if shard.name in done:
                 try:
                     record = each.record(shard.name)
-                except RunError:  # among the coverage's problems
+                except RunError:  # `coverage` has reported it
                     continue
                 yield from _shard_problems(each, shard, record, stands=shard.name not in replaced)
 
@@ -221,7 +232,7 @@ def _shard_problems(run: Run, shard: Shard, record: Record, stands: bool) -> Ite
             yield from map(Problem, _table_problems(run, record))
             if stands:
                 yield from map(Problem, _tar_problems(run, record))
-        except (RunError, CorpusError, OSError) as error:  # though their hashes are right
+        except (RunError, CorpusError, OSError) as error:  # although the hashes are right
             yield Problem(f"{shard.name}: its table or tar cannot be read: {error}")
 
 
@@ -236,9 +247,12 @@ def _table_problems(run: Run, record: Record) -> Iterator[str]:
         "num_frames": sum(row["num_frames"] for row in rows),
         "devices": count_devices(rows),
     }
-    recorded = {**vars(record), "superseded": sum(_superseded_by(record).values())}  # more: `_superseding_problems`
+    recorded = {
+        **vars(record),
+        "superseded": sum(_superseded_by(record).values()),
+    }  # and see `_superseding_problems`
     yield from (
-        f"{record.table.name}: {name} is {count}, in the record {recorded[name]}"
+        f"{record.table.name}: {name} is {count}, but {recorded[name]} in the record"
         for name, count in counts.items()
         if count != recorded[name]
     )
@@ -250,7 +264,7 @@ def _tar_problems(run: Run, record: Record) -> Iterator[str]:
     with run.tar_file(record.shard).open() as file:
         keys = [split_name(member.name)[0] for member in read_members(file, record.tar.name)]
     if list(dict.fromkeys(keys)) != samples:
-        yield f"{record.tar.name}: its keys are not those of its table"
+        yield f"{record.tar.name}: its keys differ from those of its table"
 
 
 def _superseded_by(record: Record) -> dict[str, int]:
@@ -258,24 +272,26 @@ def _superseded_by(record: Record) -> dict[str, int]:
 
 
 def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
-    """Each row of a retry has to supersede a row that no other supersedes, and that has failed or is out of sight.
+    """Yield the rows of retries that supersede the wrong row, which would put a key into two tars.
 
-    Then no key is in two tars in sight. Of `damaged` shards nothing is known.
+    Each row of a retry has to supersede a row that has failed or whose tar is in `superseded/`, and that no other row
+    supersedes. The rows of `damaged` shards are unknown, and not judged.
     """
     replaced = run.replaced
-    open_to: dict[tuple[str, str], str] = {}  # shard and key of such rows, superseded by none so far: class or status
+    # rows that may be superseded, and are not so far: (shard, key) to class of the failure, or status
+    open_to: dict[tuple[str, str], str] = {}
     for each in run.with_retries if run.retries else ():
         for record in _records(each, []):
-            out_of_sight = record.shard in replaced
-            if (each.retry or record.failed or out_of_sight) and record.shard not in damaged:
+            is_superseded = record.shard in replaced
+            if (each.retry or record.failed or is_superseded) and record.shard not in damaged:
                 rows = each.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
                 if each.retry:
                     yield from _retry_problems(each.retry, record, rows, open_to, damaged)
-                for row in (row for row in rows if row["reason_class"] or out_of_sight):
+                for row in (row for row in rows if row["reason_class"] or is_superseded):
                     open_to[record.shard, row["key"]] = row["reason_class"] or row["status"]
     for shard, key in open_to:
         if shard in replaced and replaced[shard] not in damaged:
-            yield Problem(f"{shard}: its row {key} stands, but its tar is out of sight, as another has taken its place")
+            yield Problem(f"{shard}: no row supersedes its row {key}, but its tar is in {SUPERSEDED}/")
 
 
 def _retry_problems(
@@ -287,8 +303,8 @@ def _retry_problems(
         if superseded in open_to:
             classes[open_to.pop(superseded)] += 1
         elif row["supersedes"] not in damaged:
-            what = f"{row['key']} supersedes no failed row of {row['supersedes']}, or not alone"
+            what = f"{row['key']} supersedes no failed row of {row['supersedes']}, or one that is superseded already"
             yield Problem(f"{record.table.name}: {what}", retry=retry)
     counted = _superseded_by(record)
     if classes != counted and not damaged.intersection(row["supersedes"] for row in rows):
-        yield Problem(f"{record.shard}: the record counts {counted} superseded, there are {dict(classes)}")
+        yield Problem(f"{record.shard}: the record counts {counted} superseded rows, but there are {dict(classes)}")

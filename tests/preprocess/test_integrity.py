@@ -45,11 +45,11 @@ def _flip(path: Path) -> None:
         (lambda f: (f / "train-000000.tar").unlink(), "train-000000.tar: missing"),
         (lambda f: (f / "train-000000.tar").write_bytes(b"123"), "train-000000.tar: 3 bytes instead of"),
         (lambda f: (f / "train-000009.tar").write_bytes(b""), "train-000009.tar: a stray file"),
-        (lambda f: (f / "records" / "train-000000.json").unlink(), "are not done yet; run the same command again"),
+        (lambda f: (f / "records" / "train-000000.json").unlink(), "are not done yet; rerun the same command"),
         (lambda f: (f / "records" / "train-000000.json").write_text("{"), "train-000000.json is missing or damaged"),
         (
             lambda f: (f / "records" / "more-000000.json").write_text("{"),
-            "more-000000.json: a stray file, of no planned shard",
+            "more-000000.json: a stray file, as no planned shard has this name",
         ),
     ],
 )
@@ -71,7 +71,7 @@ def _rewrite_record(folder: Path, shard: str, **fields: Any) -> None:
     "fields",
     [{"planned": 7}, {"committed": 1}, {"failed": 1}, {"failed": 1, "committed": 1}, {"failure_classes": {"io": 1}}],
 )
-def test_a_record_that_counts_otherwise_than_the_plan_or_itself_fails(folder: Path, fields: dict[str, object]) -> None:
+def test_a_record_whose_counts_contradict_the_plan_or_itself_fails(folder: Path, fields: dict[str, object]) -> None:
     _rewrite_record(folder, "train-000000", **fields)
     assert not coverage(Run(folder)).is_exact
 
@@ -79,12 +79,12 @@ def test_a_record_that_counts_otherwise_than_the_plan_or_itself_fails(folder: Pa
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"num_frames": 99}, "in the record 99"),
-        ({"committed": 1, "failed": 1, "failure_classes": {"io": 1}}, "committed is 2, in the record 1"),
-        ({"superseded_classes": {"io": 1}}, "superseded is 0, in the record 1"),
+        ({"num_frames": 99}, "but 99 in the record"),
+        ({"committed": 1, "failed": 1, "failure_classes": {"io": 1}}, "committed is 2, but 1 in the record"),
+        ({"superseded_classes": {"io": 1}}, "superseded is 0, but 1 in the record"),
     ],
 )
-def test_a_record_that_counts_otherwise_than_its_table_fails(
+def test_a_record_whose_counts_contradict_its_table_fails(
     folder: Path, fields: dict[str, object], problem: str
 ) -> None:
     _rewrite_record(folder, "train-000000", **fields)
@@ -122,7 +122,7 @@ def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preprocess.integrity.sha256_of", _failing(errno.EACCES))
-    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told; fix that"):
+    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: as told\. Fix that"):
         list(verify(Run(folder)))
 
 

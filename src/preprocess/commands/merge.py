@@ -1,20 +1,20 @@
-"""Merge: complete runs over different splits, or done on different machines, become one run folder.
+"""`preprocess merge`: make one run of complete runs over different splits, or from different machines.
 
-| in the merged folder     | what                                                                                   |
+| in the merged folder     | content                                                                                   |
 |--------------------------|----------------------------------------------------------------------------------------|
-| `plan.arrow`             | the shards of all runs as they were, split by split, in the order the runs were given  |
-| `{shard}.tar`            | as it was: a hard link where the file system allows, else a copy; numbered anew        |
+| `plan.arrow`             | the shards of all runs, split by split, in the order in which the runs were given      |
+| `{shard}.tar`            | unchanged: a hard link where the file system allows it, else a copy; renumbered        |
 | `tables/{shard}.parquet` | likewise                                                                               |
-| `records/{shard}.json`   | as it was, but for the names and the fingerprint                                       |
+| `records/{shard}.json`   | unchanged but for the names and the fingerprint                                        |
 | `README.md`              | the dataset card of the merged run                                                     |
-| retries                  | those of all runs, one after another, numbered anew; `supersedes` in their tables too  |
+| retries                  | those of all runs, one after another; renumbered, also in `supersedes` of their tables |
 
-| fingerprint of the merged run | what                                                  |
+| fingerprint of the merged run | value                                                 |
 |-------------------------------|-------------------------------------------------------|
 | corpus                        | {"merged": [those of the runs]}                       |
 | shards                        | {"merged": [those of the runs]}                       |
 | all others                    | the same in all runs                                  |
-| of a retry                    | as it was, but for the run that it is of              |
+| of a retry                    | unchanged but for the run that it belongs to          |
 """
 
 import hashlib
@@ -60,26 +60,27 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def merge(folders: Sequence[Path], dest: Path) -> Run:
-    """Make one run in `dest` of the complete runs in `folders`, which stay as they are.
+    """Make one run in `dest` of the complete runs in `folders`, which are left unchanged.
 
-    Streams: holds 8 bytes for each key. `dest` is there whole, or not at all.
+    It streams: memory holds 8 bytes for each key. `dest` appears whole or not at all.
 
     Raises:
-        ConfigError: fewer than two folders, or `dest` is there and not empty.
-        RunError: a folder is no run, or not complete; two runs have a key in common, or were made otherwise (the
-            message names what differs); a field of their corpora has no common type; a file is not as its record says.
+        ConfigError: there are fewer than two folders, or `dest` exists and is not empty.
+        RunError: a folder is not a run, or not complete; two runs have a key in common, or were made with different
+            settings (the message names them); a field of their corpora has no common type; a file is not as its record
+            says.
         EnvironmentFailure: `dest` cannot be written.
     """
     dest = dest.resolve()
     if len(folders) < 2:
         raise ConfigError(f"{len(folders)} folder to merge: give two or more")
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
-        raise ConfigError(f"--dest {dest} is there and not empty: give a new folder")
+        raise ConfigError(f"--dest {dest} exists and is not empty: give a new folder")
     runs = [Run(folder) for folder in folders]
     for run in runs:
         _refuse_incomplete(run)
     for run in runs[1:]:
-        _refuse_made_otherwise(runs[0], run)
+        _refuse_different_settings(runs[0], run)
     _refuse_common_keys(runs)
     try:
         with scratch_beside(dest) as scratch:
@@ -87,7 +88,7 @@ def merge(folders: Sequence[Path], dest: Path) -> Run:
             write_card(Run(scratch))
             os.rename(scratch, dest)
     except OSError as error:
-        raise EnvironmentFailure(f"cannot merge into {dest}, nothing was made there: {error}") from error
+        raise EnvironmentFailure(f"cannot merge into {dest}: {error}. Nothing was written there") from error
     return Run(dest)
 
 
@@ -96,22 +97,22 @@ def _refuse_incomplete(run: Run) -> None:
     missing = sum(shard.name not in done for shard in run.plan.shards)
     if missing:
         raise RunError(
-            f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing; "
-            "run the command that started it again, then merge"
+            f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing. Rerun the "
+            "command that started it, then merge"
         )
     for retry in run.retries:
         if not retry.is_complete():
-            raise RunError(f"{run.folder}: retry {retry.retry} is not complete; finish the `retry`, then merge")
+            raise RunError(f"{run.folder}: retry {retry.retry} is not complete. Finish the `retry`, then merge")
 
 
-def _refuse_made_otherwise(first: Run, other: Run) -> None:
+def _refuse_different_settings(first: Run, other: Run) -> None:
     theirs, ours = (
         {name: value for name, value in run.plan.fingerprint.items() if name not in _MAY_DIFFER}
         for run in (first, other)
     )
     if different := differences(theirs, ours):
         raise RunError(
-            f"{first.folder} and {other.folder} were made otherwise, and do not belong into one run. "
+            f"{first.folder} and {other.folder} were made with different settings, and cannot be one run. "
             f"They differ in: {'; '.join(different)}"
         )
 
@@ -124,7 +125,9 @@ def _refuse_common_keys(runs: Sequence[Run]) -> None:
         for key in _keys(run):
             if hash(key) in suspects:
                 if key in seen:
-                    raise RunError(f"the key {key!r} is in {seen[key]} and in {run.folder}: no run has a key twice")
+                    raise RunError(
+                        f"the key {key!r} is in {seen[key]} and in {run.folder}, and a run cannot have a key twice"
+                    )
                 seen[key] = run.folder
 
 
@@ -141,22 +144,22 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
     for name in ("tables", "records"):
         (folder / name).mkdir()
     names: dict[tuple[Path, str], str] = {}  # folder and name of a shard: its name in the merged run
-    for (run, shard), place in zip(sources, merged.plan.shards, strict=True):
-        names[run.folder, shard.name] = place.name
-        _take(run, shard, merged, place, names)
+    for (run, shard), target in zip(sources, merged.plan.shards, strict=True):
+        names[run.folder, shard.name] = target.name
+        _add(run, shard, merged, target, names)
     for number, retry in enumerate((retry for run in runs for retry in run.retries), start=1):
-        _take_retry(retry, merged, number, names)
-    for path in (folder / "tables", folder / "records", *_put_out_of_sight(Run(folder)), folder):
+        _add_retry(retry, merged, number, names)
+    for path in (folder / "tables", folder / "records", *_move_superseded(Run(folder)), folder):
         sync(path)
 
 
-def _put_out_of_sight(merged: Run) -> list[Path]:
-    """Move the tars whose place others have taken; the folder that they are in, if there are any."""
-    place, names = merged.folder / SUPERSEDED, merged.replaced
+def _move_superseded(merged: Run) -> list[Path]:
+    """Move the tars of superseded shards to `superseded/`, and return that folder, if there are any."""
+    folder, names = merged.folder / SUPERSEDED, merged.replaced
     for name in names:
-        place.mkdir(exist_ok=True)
-        os.rename(merged.tar_file(name).path, place / f"{name}.tar")
-    return [place] if names else []
+        folder.mkdir(exist_ok=True)
+        os.rename(merged.tar_file(name).path, folder / f"{name}.tar")
+    return [folder] if names else []
 
 
 def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
@@ -171,10 +174,10 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
 
 
 def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
-    """The type of each field of the corpora in the merged run; None if a run of an earlier version has not recorded it.
+    """Return the type of each corpus field in the merged run; None if a run's plan has none recorded.
 
     Raises:
-        RunError: no type reads a field in the samples of all runs.
+        RunError: a field has no type with which the samples of all runs can be read.
     """
     declared = {field.name for field in declared_fields(runs[0])}
     types: dict[str, str] = {}
@@ -189,14 +192,14 @@ def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
             if common is None and name not in declared:
                 raise RunError(
                     f"the corpus field {name!r} is {kind} in {run.folder}, and {types[name]} in the runs before it: "
-                    "a run has one type for each field; merge runs that agree, or make them without this field"
+                    "a run has one type for each field. Merge runs that agree, or make them without this field"
                 )
             types[name] = common or kind
     return types
 
 
 def _would_round(run: Run, name: str) -> bool:
-    """Whether the corpus field `name` has a whole number of more than 53 bits in `run`, which a float may round."""
+    """Return whether the corpus field `name` of `run` has an integer of more than 53 bits, which a float may round."""
     if "int64" not in (run.plan.corpus_types or {}).get(name, ""):
         return False
     items = chain.from_iterable(run.plan.items(shard.number) for shard in run.plan.shards)
@@ -205,37 +208,37 @@ def _would_round(run: Run, name: str) -> bool:
     return any(isinstance(number, int) and abs(number) > 1 << 53 for number in numbers)
 
 
-def _take_retry(retry: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
+def _add_retry(retry: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
     retried = {**retry.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
     batches = (retry.plan.batch(shard.number) for shard in retry.plan.shards)
     path, fingerprint = plan_path(merged.folder, number), {**retry.plan.fingerprint, "retry": retried}
     replaces = [_renamed(names, retry, name) for name in retry.plan.replaces]
     write_batches(path, batches, fingerprint, retry.plan.listing, number, replaces, roots=retry.plan.roots)
     taken = Run(merged.folder, number)
-    for shard, place in zip(retry.plan.shards, taken.plan.shards, strict=True):
-        names[retry.folder, shard.name] = place.name
-        _take(retry, shard, taken, place, names)
+    for shard, target in zip(retry.plan.shards, taken.plan.shards, strict=True):
+        names[retry.folder, shard.name] = target.name
+        _add(retry, shard, taken, target, names)
 
 
-def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[Path, str], str]) -> None:
-    """Put a shard of `run` into the merged run, where it is called as `place` says, and others as `names` do."""
+def _add(run: Run, shard: Shard, merged: Run, target: Shard, names: dict[tuple[Path, str], str]) -> None:
+    """Add a shard of `run` to the merged run as `target`. `names` are the new names of all shards so far."""
     record, tar, table = run.record(shard.name), run.tar_file(shard.name), run.table_file(shard.name)
     run.table(shard.name, ["key"])  # raises RunError if these are not the planned keys
-    new_tar, new_table = merged.tar_file(place.name), merged.table_file(place.name)
+    new_tar, new_table = merged.tar_file(target.name), merged.table_file(target.name)
     named = replace(
         record,
-        shard=place.name,
-        attempt=f"{place.name}.{record.rank}",
+        shard=target.name,
+        attempt=f"{target.name}.{record.rank}",
         tar=replace(record.tar, name=new_tar.name),
         table=replace(record.table, name=new_table.name),
         fingerprint=merged.fingerprint_digest,
-        replaces=place.replaces,
+        replaces=target.replaces,
     )
     _link_or_copy(tar, new_tar.path, record.tar)
     _link_or_copy(table, new_table.path, record.table)
     if run.retry:
         named = _with_supersedes(run, record, merged, named, names)
-    path = merged.record_path(place.name)
+    path = merged.record_path(target.name)
     path.write_text(named.to_json())
     sync(path)
 
@@ -243,45 +246,45 @@ def _take(run: Run, shard: Shard, merged: Run, place: Shard, names: dict[tuple[P
 def _with_supersedes(
     run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[Path, str], str]
 ) -> Record:
-    """Write the table of a retry's shard anew, with the names that the superseded shards have in the merged run."""
+    """Rewrite the table of a shard of a retry with the names that the superseded shards have in the merged run."""
     rows, file = run.table(record.shard), merged.table_file(named.shard)
     column = [_renamed(names, run, name) for name in rows["supersedes"].to_pylist()]
     rows = rows.set_column(rows.schema.get_field_index("supersedes"), "supersedes", pa.array(column, pa.string()))
-    file.path.unlink()  # a link to the other run's
+    file.path.unlink()  # it may be a link to that of the source run
     return replace(named, table=write_table(file.path, file.name, rows.to_pylist()))
 
 
 def _renamed(names: dict[tuple[Path, str], str], run: Run, shard: str) -> str:
-    """The name that a shard of `run` has in the merged run."""
+    """Return the name that a shard of `run` has in the merged run."""
     if (run.folder, shard) not in names:
-        raise RunError(f"{run.plan.path} is of shards that {run.folder} does not have, such as {shard!r}")
+        raise RunError(f"{run.plan.path} names shards that {run.folder} does not have, such as {shard!r}")
     return names[run.folder, shard]
 
 
 def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None:
-    """Give a file of a run a name in the merged run, or copy it there.
+    """Link or copy a file of a run into the merged run.
 
     Raises:
-        RunError: it is missing, has another size than its record says, or is a symbolic link or no file at all, by
-            which a run folder of someone else could bring any file of this machine into the merged run.
+        RunError: it is missing, has another size than its record says, or is not a regular file. A symbolic link in
+            someone else's run folder could bring any file of this machine into the merged run.
     """
-    for place in source.places():
+    for path in source.places():
         with suppress(FileNotFoundError):
-            status = os.lstat(place)
+            status = os.lstat(path)
             if not stat.S_ISREG(status.st_mode):
-                raise RunError(f"{place} is a link or no file, and is not merged: put the file itself there")
+                raise RunError(f"{path} is a link or not a file, and is not merged: put the file itself there")
             if status.st_size != expected.bytes:
                 raise RunError(
-                    f"{place} has {status.st_size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`"
+                    f"{path} has {status.st_size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`"
                 )
-            _link_or_copy_file(place, target)
+            _link_or_copy_file(path, target)
             return
-    raise RunError(f"{source.path} is gone, though its shard was committed; run `preprocess verify`")
+    raise RunError(f"{source.path} is missing, although its shard is committed; run `preprocess verify`")
 
 
 def _link_or_copy_file(source: Path, target: Path) -> None:
     try:
-        os.link(source, target, follow_symlinks=False)  # committed files are never written to again
+        os.link(source, target, follow_symlinks=False)  # safe, as committed files are never written to
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without links

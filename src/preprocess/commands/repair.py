@@ -1,22 +1,22 @@
-"""`preprocess verify --repair`: what is damaged is put back to be done again, what is stray is moved away.
+"""`preprocess verify --repair`: delete what is damaged, so that it is made again, and move stray files away.
 
-| found                                             | done                                                           |
+| problem                                           | repair                                                         |
 |---------------------------------------------------|----------------------------------------------------------------|
-| a tar or table that is not in its place yet       | moved into place                                               |
-| a missing or damaged tar, table or record         | tar, table and record are deleted: the same command makes them |
-| the same, of a shard whose items a retry retried  | besides, that retry and all later ones are withdrawn           |
-| a retry's row that supersedes no failed row       | that retry and all later ones are withdrawn                    |
-| a retry of which nothing is done, and no rank     | it is withdrawn, as it may have been started by mistake        |
+| a tar or table that is not at its final name yet  | moved there                                                    |
+| a missing or damaged tar, table or record         | all three are deleted; the command of the run makes them again |
+| the same, if a retry tried items of the shard     | in addition, that retry and all later ones are withdrawn       |
+| a row of a retry that supersedes no failed row    | that retry and all later ones are withdrawn                    |
+| the last retry has no results and no rank         | it is withdrawn, as it may have been started by mistake        |
 | a tar, table or record of no committed shard      | moved to `stray/` in the run folder                            |
-| a tar in `superseded/` whose place nobody has     | moved back                                                     |
-| a dataset card that is not as the run is now      | it is written anew                                             |
-| anything else                                     | nothing: another fingerprint, other keys or counts             |
+| a tar in `superseded/` of a shard that is not     | moved back                                                     |
+| a dataset card that is out of date                | rewritten                                                      |
+| another fingerprint, other keys or counts         | none                                                           |
 
-Nothing is done of a retry of which no result is committed or spooled. No rank is there if all have died, or have been
-silent for a minute: of another machine's, or of one before a restart, nothing else can be known.
+A retry has no results if none is committed or spooled. It has no rank if all of its ranks have died or been silent for
+a minute; more cannot be known of a rank on another machine, or before a restart.
 
-A retry is withdrawn because a shard that is done again may succeed where it failed, and no sample may be there twice.
-Whoever is killed in between leaves what the next `verify --repair` finds: tars go first, plans last.
+A retry is withdrawn because items that failed may become samples when their shard is made again, and a key must not be
+in two tars. A repair that is killed can be repeated: tars are deleted first, plans last.
 """
 
 import os
@@ -36,47 +36,50 @@ from preprocess.integrity import Problem, file_problems, recorded_files, strays
 
 
 def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
-    """Repair what `verify` has found, as the table above says; a line for each thing done. The run may be going on.
+    """Repair `problems`, which `verify` has found, as the table above says. The run may be going on.
+
+    Yields:
+        A line for each repair.
 
     Raises:
-        RunError: the run is a merged one, which no command makes again; or a rank is at work on a retry that has to be
-            withdrawn. Nothing is changed then.
+        RunError: the run is a merged one, whose shards no command makes again; or a rank is at work on a retry that has
+            to be withdrawn. Nothing is changed then.
     """
-    yield from _put_back(run)
+    yield from _move_back(run)
     damaged = [problem.damaged for problem in problems if problem.damaged and _is_damaged(run, problem.damaged)]
     damaged = list(dict.fromkeys(damaged))
     if damaged and "merged" in run.plan.fingerprint.get("corpus", {}):
         raise RunError(
-            f"{run.folder} is merged, and cannot make {damaged[0].name} again: repair its runs and merge anew"
+            f"{run.folder} is a merged run, and cannot make {damaged[0].name} again: repair its runs and merge them"
         )
     withdrawn = _to_withdraw(run, damaged, {problem.retry for problem in problems if problem.retry})
     _refuse_at_work(run, withdrawn)
     withdrawn = withdrawn or [retry for retry in run.retries[-1:] if not _is_begun(retry)]
     for retry in reversed(withdrawn):
         _withdraw(retry)
-        yield f"retry {retry.retry}: withdrawn, its items count as failed; retry again afterwards"
+        yield f"retry {retry.retry}: withdrawn; its items count as failed, so retry them again"
     for shard in damaged:
         if shard.retry not in {retry.retry for retry in withdrawn}:
             _delete(_files_of(run, shard))
-            again = "retry" if shard.retry else "run"
-            yield f"{shard.name}: put back; the same `{again}` command does it again"
-    yield from _put_back(run)
+            command = "retry" if shard.retry else "run"
+            yield f"{shard.name}: deleted; rerun the same `{command}` command to make it again"
+    yield from _move_back(run)
     for problem in strays(run.folder):
         assert problem.stray is not None
         yield f"{problem.stray.relative_to(run.folder)}: moved to {_move_away(run.folder, problem.stray)}"
     if any(problem.is_stale_card for problem in problems):
         write_card(Run(run.folder))
-        yield f"{CARD}: written anew"
+        yield f"{CARD}: rewritten"
 
 
-def _put_back(run: Run) -> Iterator[str]:
-    """Bring back into sight the tars whose place no shard has any more."""
-    run = Run(run.folder)  # with the retries that there are now
+def _move_back(run: Run) -> Iterator[str]:
+    """Move the tars of shards that are not superseded any more out of `superseded/`."""
+    run = Run(run.folder)  # with its present retries
     for path in sorted(run.folder.glob(f"{SUPERSEDED}/*.tar")):
         if path.stem not in run.replaced and run.is_committed(path.stem) and not (run.folder / path.name).exists():
             os.rename(path, run.folder / path.name)
             sync(run.folder)
-            yield f"{path.relative_to(run.folder)}: back in {run.folder}, as no other has its place"
+            yield f"{path.relative_to(run.folder)}: moved back to {run.folder}, as its shard is not superseded"
 
 
 def _is_damaged(run: Run, shard: Shard) -> bool:
@@ -86,13 +89,13 @@ def _is_damaged(run: Run, shard: Shard) -> bool:
         record = next(each for each in run.with_retries if each.retry == shard.retry).record(shard.name)
     except RunError:
         return True
-    finalize(run, record)  # what was missing may have been on its way
+    finalize(run, record)  # a file that was missing may have been about to be moved
     files = recorded_files(run, record, stands=shard.name not in run.replaced)
     return any(problem for file in files for problem in file_problems(*file))
 
 
 def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Run]:
-    """From the first retry that is `wrong`, or tried items of a `damaged` shard again, all."""
+    """Return all retries from the first that is `wrong`, or that tried items of a `damaged` shard."""
     plans = {each.retry: each.plan for each in run.with_retries}
     latest_first = sorted(damaged, key=lambda shard: -shard.retry)
     again = {key: shard.retry for shard in latest_first for key in plans[shard.retry].keys(shard.number)}
@@ -118,7 +121,7 @@ def _refuse_at_work(run: Run, retries: Sequence[Run]) -> None:
 
 
 def _is_begun(retry: Run) -> bool:
-    """Whether anything of it is committed or spooled, or a rank is at work in the folder."""
+    """Return whether results of `retry` are committed or spooled, or a rank is at work in the folder."""
     spools = (path for shard in retry.plan.shards for path in retry.work.glob(f"spool/{shard.name}.*"))
     if retry.committed() or any(path.stat().st_size for path in spools):
         return True
@@ -128,10 +131,14 @@ def _is_begun(retry: Run) -> bool:
 
 def _withdraw(retry: Run) -> None:
     shards = retry.plan.shards
-    for files in zip(*(_files_of(retry, shard) for shard in shards), strict=True):  # all tars, tables, records
+    for files in zip(
+        *(_files_of(retry, shard) for shard in shards), strict=True
+    ):  # all tars, then all tables, then all records
         _delete(files)
-    for shard in shards:  # nothing of it may go into another retry of this number
-        _delete(path for place in ("leases", "spool", "staging") for path in retry.work.glob(f"{place}/{shard.name}.*"))
+    for shard in shards:  # its leftovers must not go into the next retry of this number
+        _delete(
+            path for folder in ("leases", "spool", "staging") for path in retry.work.glob(f"{folder}/{shard.name}.*")
+        )
     _delete([retry.plan.path])
 
 
@@ -143,7 +150,7 @@ def _delete(paths: Iterable[Path]) -> None:
     folders = set()
     for path in paths:
         if is_folder(path):
-            raise RunError(f"{path} is a folder in place of a file: look what is in it, remove it, and repair again")
+            raise RunError(f"{path} is a folder, but should be a file: look what is in it, remove it, and repair again")
         path.unlink(missing_ok=True)
         folders.add(path.parent)
     for folder in folders:
@@ -151,10 +158,10 @@ def _delete(paths: Iterable[Path]) -> None:
 
 
 def _move_away(folder: Path, path: Path) -> Path:
-    """Where in `stray/` it is now, relative to `folder`; nothing there is replaced."""
-    place = folder / STRAY / path.relative_to(folder)
-    make_folder(folder / STRAY, place.parent)
-    places = (place.with_name(f"{place.name}.{n}" if n else place.name) for n in count())
-    free = next(each for each in places if not os.path.lexists(each))
+    """Move `path` to `stray/` without replacing a file there, and return where it is now, relative to `folder`."""
+    target = folder / STRAY / path.relative_to(folder)
+    make_folder(folder / STRAY, target.parent)
+    candidates = (target.with_name(f"{target.name}.{n}" if n else target.name) for n in count())
+    free = next(candidate for candidate in candidates if not os.path.lexists(candidate))
     os.rename(path, free)
     return free.relative_to(folder)

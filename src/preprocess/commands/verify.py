@@ -1,4 +1,4 @@
-"""`preprocess verify`: whether a run is intact; with `--repair`, what is damaged is made good."""
+"""`preprocess verify`: check whether a run is intact, and repair it with `--repair`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def _say_verdict(folder: Path, covered: Coverage, num_problems: int) -> None:
     if num_problems:
         verdict = "1 problem" if num_problems == 1 else f"{num_problems:,} problems"
     elif covered.missing:
-        verdict = f"{covered.missing:,} items to be done again: run the same command"
+        verdict = f"{covered.missing:,} items have to be done again: rerun the same command"
     else:
         verdict = "everything is as it should be"
     if len(covered.devices) > 1:

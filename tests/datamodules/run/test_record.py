@@ -123,7 +123,7 @@ def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run: 
     assert finalize_all(Run(run.folder))
     assert not (run.folder / "stranger-000000.tar").exists()
     found = [str(problem) for problem in strays(run.folder, ["records/*.json"])]
-    assert found == ["records/stranger-000000.json: a stray file, of no planned shard"]
+    assert found == ["records/stranger-000000.json: a stray file, as no planned shard has this name"]
 
 
 def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run: Run) -> None:

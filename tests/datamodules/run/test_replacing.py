@@ -182,8 +182,8 @@ def test_a_damaged_shard_that_took_a_place_is_done_again_and_meanwhile_the_other
     found = list(verify(Run(folder)))
     assert [str(problem) for problem in found] == ["train-retry001-000000.tar: 3 bytes instead of 10,240"]
     assert list(repair(Run(folder), found)) == [
-        "train-retry001-000000: put back; the same `retry` command does it again",
-        f"superseded/train-000000.tar: back in {folder}, as no other has its place",
+        "train-retry001-000000: deleted; rerun the same `retry` command to make it again",
+        f"superseded/train-000000.tar: moved back to {folder}, as its shard is not superseded",
     ]
     assert sorted(in_sight(folder)) == sorted(standing(folder))
     do(open_retry(folder, "truncated"))
@@ -196,7 +196,7 @@ def test_a_damaged_table_of_a_replaced_shard_withdraws_the_retry(folder: Path) -
     (folder / "tables" / "train-000000.parquet").unlink()
     found = list(verify(Run(folder)))
     told = list(repair(Run(folder), found))
-    assert told[0] == "retry 1: withdrawn, its items count as failed; retry again afterwards"
+    assert told[0] == "retry 1: withdrawn; its items count as failed, so retry them again"
     assert sorted(in_sight(folder)) == sorted(standing(folder))
     assert tars(folder) == {name: content for name, content in before.items() if name != "train-000000.tar"}
 
@@ -205,7 +205,7 @@ def test_a_tar_that_came_back_into_sight_is_found_and_moved_away(folder: Path) -
     do(open_retry(folder, "truncated"))
     shutil.copy(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
     found = list(verify(Run(folder)))
-    assert [str(problem) for problem in found] == ["train-000000.tar: a stray file, of no standing shard"]
+    assert [str(problem) for problem in found] == ["train-000000.tar: a stray file, as its shard is superseded"]
     assert list(repair(Run(folder), found)) == ["train-000000.tar: moved to stray/train-000000.tar"]
 
 

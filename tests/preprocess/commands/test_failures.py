@@ -123,7 +123,7 @@ def test_coverage_status_statistics_and_view_count_what_holds_after_retries(
     assert main(["status", str(folder)]) == 0
     assert "retry 1: 2 of 5 items (40.0 %)" in capsys.readouterr().out
     assert [str(problem) for problem in verify(Run(folder))] == [
-        "3 items in 2 shards of retry 1 are not done yet; run the same `retry` command again"
+        "3 items in 2 shards of retry 1 are not done yet; rerun the same `retry` command"
     ]
     do(open_retry(folder))
     covered = coverage(Run(folder))

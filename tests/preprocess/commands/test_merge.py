@@ -108,7 +108,7 @@ def test_an_empty_destination_is_taken(tmp_path: Path) -> None:
 def test_a_destination_with_content_fails(tmp_path: Path) -> None:
     folders = two_runs(tmp_path)
 
-    with pytest.raises(ConfigError, match=r"--dest .*here is there and not empty"):
+    with pytest.raises(ConfigError, match=r"--dest .*here exists and is not empty"):
         merge(folders, folders[0])
 
 
@@ -129,11 +129,11 @@ def test_an_incomplete_run_fails_and_says_what_to_run(tmp_path: Path) -> None:
     make_run(tmp_path / "here", HERE, max_shards=1)
     make_run(tmp_path / "there", THERE)
 
-    with pytest.raises(RunError, match=r"here is not complete: 3 of 4 shards are missing; run the command"):
+    with pytest.raises(RunError, match=r"here is not complete: 3 of 4 shards are missing\. Rerun the command"):
         merge([tmp_path / "here", tmp_path / "there"], tmp_path / "merged")
 
 
-def test_runs_made_otherwise_fail_and_the_difference_is_named(tmp_path: Path) -> None:
+def test_runs_with_different_settings_fail_and_the_difference_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "here", HERE)
     make_run(tmp_path / "there", THERE, fingerprint={"versions": {"framemill": "0.2.0"}})
 
@@ -162,7 +162,7 @@ def test_a_missing_tar_fails(tmp_path: Path) -> None:
     folders = two_runs(tmp_path)
     (folders[0] / "dev-000000.tar").unlink()
 
-    with pytest.raises(RunError, match=r"dev-000000\.tar is gone"):
+    with pytest.raises(RunError, match=r"dev-000000\.tar is missing"):
         merge(folders, tmp_path / "merged")
 
 
@@ -197,7 +197,7 @@ def test_a_tar_that_is_a_link_or_no_file_fails_and_nothing_is_left(tmp_path: Pat
     os.rename(tar, tmp_path / "private")
     tar.symlink_to(tmp_path / "private") if kind == "symlink" else os.mkfifo(tar)
 
-    with pytest.raises(RunError, match=r"train-000001\.tar is a link or no file"):
+    with pytest.raises(RunError, match=r"train-000001\.tar is a link or not a file"):
         merge(folders, tmp_path / "merged")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "private", "there"]
@@ -267,5 +267,5 @@ def test_a_run_with_an_unfinished_retry_fails(tmp_path: Path) -> None:
     folders = two_retried_runs(tmp_path)
     do(open_retry(folders[1]), num_shards=1)
 
-    with pytest.raises(RunError, match=r"there: retry 2 is not complete; finish the `retry`, then merge"):
+    with pytest.raises(RunError, match=r"there: retry 2 is not complete\. Finish the `retry`, then merge"):
         merge(folders, tmp_path / "merged")

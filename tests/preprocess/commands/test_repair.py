@@ -68,8 +68,8 @@ def test_a_damaged_shard_is_put_back_and_done_again_with_the_same_bytes(
     damage(folder)
     status, lines = verify_and_repair(folder, capsys)
     assert status == 0
-    assert lines[0] == "train-000000: put back; the same `run` command does it again"
-    assert lines[1].endswith("3 missing; 3 items to be done again: run the same command")
+    assert lines[0] == "train-000000: deleted; rerun the same `run` command to make it again"
+    assert lines[1].endswith("3 missing; 3 items have to be done again: rerun the same command")
     assert not (folder / "train-000000.tar").exists()
     assert not (folder / "tables" / "train-000000.parquet").exists()
     do(Run(folder))
@@ -83,7 +83,7 @@ def test_a_repaired_shard_of_a_retry_withdraws_no_earlier_one(folder: Path, caps
     status, lines = verify_and_repair(folder, capsys)
     assert (status, lines[:-1]) == (
         0,
-        ["train-retry001-000001: put back; the same `retry` command does it again"],
+        ["train-retry001-000001: deleted; rerun the same `retry` command to make it again"],
     )
     do(open_retry(folder))
     assert [retry.retry for retry in Run(folder).retries] == [1]
@@ -100,9 +100,9 @@ def test_a_shard_whose_failures_were_retried_withdraws_that_retry_and_the_later(
     assert (status, lines[:-1]) == (
         0,
         [
-            "retry 2: withdrawn, its items count as failed; retry again afterwards",
-            "retry 1: withdrawn, its items count as failed; retry again afterwards",
-            "train-000001: put back; the same `run` command does it again",
+            "retry 2: withdrawn; its items count as failed, so retry them again",
+            "retry 1: withdrawn; its items count as failed, so retry them again",
+            "train-000001: deleted; rerun the same `run` command to make it again",
         ],
     )
     assert [path for path in folder.rglob("*retry*") if path.is_file()] == []
@@ -117,7 +117,7 @@ def test_a_shard_whose_failures_were_retried_withdraws_that_retry_and_the_later(
 def test_a_shard_that_no_retry_touched_withdraws_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     do(open_retry(folder, "crash"))
     _flip(folder / "train-000000.tar")
-    assert verify_and_repair(folder, capsys)[1][0].startswith("train-000000: put back")
+    assert verify_and_repair(folder, capsys)[1][0].startswith("train-000000: deleted")
     assert [retry.retry for retry in Run(folder).retries] == [1]
 
 
@@ -191,8 +191,9 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
     assert keys_in_tars(folder).count("train/b-bad-once") == 2
     problems = [str(problem) for problem in verify(Run(folder))]
     assert problems == [
-        "tables/train-retry001-000000.parquet: train/b-bad-once supersedes no failed row of train-000000, or not alone",
-        "train-retry001-000000: the record counts {'decode': 2} superseded, there are {'decode': 1}",
+        "tables/train-retry001-000000.parquet: train/b-bad-once supersedes no failed row of train-000000, "
+        "or one that is superseded already",
+        "train-retry001-000000: the record counts {'decode': 2} superseded rows, but there are {'decode': 1}",
     ]
     main(["verify", str(folder), "--repair"])
     assert keys_in_tars(folder).count("train/b-bad-once") == 1
@@ -248,7 +249,7 @@ def test_a_folder_in_place_of_a_tar_is_not_deleted(folder: Path, capsys: pytest.
     tar.mkdir()
     (tar / "letter").write_text("dear")
     assert main(["verify", str(folder), "--repair"]) == 2
-    assert f"{tar} is a folder in place of a file" in capsys.readouterr().err.replace("\n", "")
+    assert f"{tar} is a folder, but should be a file" in capsys.readouterr().err.replace("\n", "")
     assert (tar / "letter").read_text() == "dear"
 
 
@@ -271,7 +272,9 @@ def test_a_commit_that_is_on_its_way_is_finished_and_not_put_back(
 ) -> None:
     staged = folder / "work" / "staging" / f"{Run(folder).record('train-000000').attempt}.tar"
     os.rename(folder / "train-000000.tar", staged)
-    assert [str(problem) for problem in verify(Run(folder))] == ["train-000000.tar: complete, but not in its place"]
+    assert [str(problem) for problem in verify(Run(folder))] == [
+        "train-000000.tar: complete, but not at its final name yet"
+    ]
     assert staged.exists()
     assert verify_and_repair(folder, capsys)[0] == 0
     assert (folder / "train-000000.tar").exists()
@@ -291,7 +294,7 @@ def test_a_shard_whose_record_names_a_file_elsewhere_is_done_again_and_that_file
     hostile = replace(record, tar=replace(record.tar, name="../bashrc"))
     run.record_path("train-000000").write_text(hostile.to_json())
     status, lines = verify_and_repair(folder, capsys)
-    assert (status, lines[0]) == (0, "train-000000: put back; the same `run` command does it again")
+    assert (status, lines[0]) == (0, "train-000000: deleted; rerun the same `run` command to make it again")
     do(Run(folder))
     assert list(verify(Run(folder))) == []
     assert (tmp_path / "bashrc").read_text() == "mine"
@@ -300,7 +303,7 @@ def test_a_shard_whose_record_names_a_file_elsewhere_is_done_again_and_that_file
 def test_a_merged_run_is_not_put_back(tmp_path: Path, folder: Path) -> None:
     merged = make_failing_run(tmp_path / "merged", ["train/a"], corpus={"merged": []})
     (merged / "train-000000.tar").unlink()
-    with pytest.raises(RunError, match="is merged, and cannot make train-000000 again"):
+    with pytest.raises(RunError, match="is a merged run, and cannot make train-000000 again"):
         list(repair(Run(merged), list(verify(Run(merged)))))
     assert Run(merged).is_committed("train-000000")
 

@@ -58,7 +58,7 @@ _HARMONY = "<|channel|>analysis<|message|>We see a cat.<|end|><|start|>assistant
         "A cat.<｜end▁of▁sentence｜>",
     ],
 )
-def test_thoughts_and_marks_are_left_out(said: str) -> None:
+def test_thoughts_and_marks_are_removed(said: str) -> None:
     assert read_caption(said, 9, is_cut_off=False) == Caption("A cat.", "ok", 9)
 
 
@@ -115,7 +115,7 @@ def test_a_model_that_ends_at_once_gives_an_empty_caption(said: str) -> None:
     assert read_caption(said, 1, is_cut_off=False) == Caption("", "empty", 1)
 
 
-def test_an_end_mark_after_a_quote_is_left_out() -> None:
+def test_an_end_mark_after_a_quote_is_removed() -> None:
     assert read_caption('A sign says "hi"<|im_end|>\n', 9, is_cut_off=False) == Caption('A sign says "hi"', "ok", 9)
     said = 'A sign says "hi"<|im_end|>\n<|im_start|>user\nAnd this?'
     assert read_caption(said, 9, is_cut_off=False) == Caption('A sign says "hi"', "ok", 9)
@@ -140,7 +140,7 @@ def test_a_prompt_may_end_with_the_opening_mark_of_thoughts(prompt: str, mark: s
     assert opening_mark(prompt) == mark
 
 
-def test_tokens_that_are_marks_or_pieces_of_them_are_known() -> None:
+def test_tokens_that_are_marks_or_parts_of_marks_are_recognized() -> None:
     marks = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel>", "<channel|>", "<|channel|>", "<|message|>")
     assert [token for token in (*marks, "<|im_end|>", "think", "cat", "</s>") if is_mark(token)] == list(marks)
 

@@ -74,7 +74,7 @@ def test_a_redirect_is_not_followed_and_its_target_is_named() -> None:
         backend.close()
 
 
-def test_only_a_redirect_is_called_one() -> None:
+def test_a_location_header_without_a_redirect_is_ignored() -> None:
     with ChatServer(lambda ask: refused(401, "no", Location="http://evil.example/")) as server:
         backend = backend_for(server)
         assert stopped(backend).startswith(f"{server.url} refuses the API key (401), ")
@@ -125,7 +125,7 @@ _ENDLESS = {
 }
 
 
-def test_an_answer_that_never_ends_is_given_up_after_the_timeout() -> None:
+def test_an_answer_that_never_ends_fails_after_the_timeout() -> None:
     began = time.monotonic()
     reasons = outcomes(lambda ask: list(_ENDLESS.values())[ask.brightness], len(_ENDLESS), request_timeout_seconds=0.3)
     reason = (
@@ -144,7 +144,7 @@ _LARGE = {
 }
 
 
-def test_an_answer_of_more_than_16_mb_is_given_up() -> None:
+def test_an_answer_of_more_than_16_mb_fails() -> None:
     reasons = outcomes(lambda ask: list(_LARGE.values())[ask.brightness], len(_LARGE), request_timeout_seconds=60.0)
     assert list(map(str, reasons)) == ["the server's answer is larger than 16 MB"] * len(_LARGE)
 
@@ -171,7 +171,7 @@ def test_a_compressed_answer_is_read_unless_it_is_compressed_twice() -> None:
     assert "the answer is compressed more than once" in str(failure)
 
 
-def test_a_list_of_models_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_models_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.captioning.chat._QUICK_SECONDS", 0.3)
     with ChatServer() as server:
         backend = backend_for(server)
@@ -263,7 +263,7 @@ def test_a_url_that_the_client_cannot_use_is_one_escaped_line(url: str) -> None:
 _COUNTS = ["12", -1, 10**30, math.nan, math.inf, True, None, 3.5, [], {}, 1 << 31]
 
 
-def test_a_count_of_tokens_that_is_no_sensible_integer_is_0() -> None:
+def test_a_count_of_tokens_that_is_not_a_sensible_integer_is_0() -> None:
     replies = [said("a cup", usage={"completion_tokens": count}) for count in _COUNTS]
     replies += [said("a cup", usage={"completion_tokens": 0, "completion_tokens_details": each}) for each in _COUNTS]
     details = [{"completion_tokens": 0, "completion_tokens_details": {"reasoning_tokens": each}} for each in _COUNTS]
@@ -324,7 +324,7 @@ _REASONS = {
 }
 
 
-def test_what_a_server_says_is_short_and_escaped_in_a_reason() -> None:
+def test_quotations_of_a_server_are_short_and_escaped_in_a_reason() -> None:
     results = outcomes(lambda ask: list(_REASONS.values())[ask.brightness], len(_REASONS))
     for name, result in zip(_REASONS, results, strict=True):
         if name == "a nested finish reason":

@@ -84,7 +84,7 @@ def test_the_answer_changes_with_the_image(backends: dict[str, LocalModel], fami
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_of_n_is_n_batches_of_1_token_for_token(backends: dict[str, LocalModel], family: str) -> None:
+def test_a_batch_of_n_gives_the_tokens_of_n_batches_of_1(backends: dict[str, LocalModel], family: str) -> None:
     backend = backends[family]
     prepared = mixed(backend)
     assert len({each.num_tokens for each in prepared}) > 4
@@ -110,7 +110,7 @@ def test_padding_on_the_right_would_change_answers(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_inputs_are_put_together_as_the_processor_itself_does(
+def test_inputs_are_batched_as_the_processor_itself_does(
     backends: dict[str, LocalModel], folders: dict[str, Path], family: str
 ) -> None:
     prepared = mixed(backends[family])
@@ -169,7 +169,7 @@ def thinking(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def test_thoughts_are_left_out_though_their_marks_are_special_tokens(thinking: Path) -> None:
+def test_thoughts_are_removed_though_their_marks_are_special_tokens(thinking: Path) -> None:
     backend = make_backend(thinking, chat_template_kwargs={"enable_thinking": False})
     backend.load(CPU)
     tokens = find_model(str(thinking)).processor().tokenizer
@@ -245,7 +245,7 @@ def test_the_end_mark_of_the_tokenizer_ends_a_caption_though_the_checkpoint_does
     assert backend.caption([x, 2, x]) == backend.caption([x, 130, x]) == Caption("x", "ok", 1)
 
 
-def test_kosmos2_keeps_what_it_has_grounded(backends: dict[str, LocalModel], folders: dict[str, Path]) -> None:
+def test_kosmos2_keeps_located_phrases_as_entities(backends: dict[str, LocalModel], folders: dict[str, Path]) -> None:
     tokenizer = find_model(str(folders["kosmos2"])).processor().tokenizer
     said = "a<phrase> cat</phrase><object><patch_index_0044><patch_index_0863></object> sits"
     caption = backends["kosmos2"].caption([*tokenizer(said, add_special_tokens=False)["input_ids"], 2])
@@ -254,12 +254,12 @@ def test_kosmos2_keeps_what_it_has_grounded(backends: dict[str, LocalModel], fol
     assert caption.entities == [{"text": "cat", "begin": 2, "end": 5, "boxes": boxes}]
 
 
-def test_a_checkpoint_that_samples_by_itself_does_not_here(backends: dict[str, LocalModel]) -> None:
+def test_a_checkpoint_that_samples_by_default_does_not_sample(backends: dict[str, LocalModel]) -> None:
     prepared = mixed(backends["smolvlm"])
     assert backends["smolvlm"].generate(prepared) == backends["smolvlm"].generate(prepared)
 
 
-def test_a_checkpoint_that_ends_each_text_by_force_leaves_captions_truncated(
+def test_a_forced_end_token_of_a_checkpoint_leaves_captions_truncated(
     folders: dict[str, Path], backends: dict[str, LocalModel], tmp_path: Path
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "model")
@@ -272,7 +272,7 @@ def test_a_checkpoint_that_ends_each_text_by_force_leaves_captions_truncated(
     assert "truncated" in {caption.status for caption in found if isinstance(caption, Caption)}
 
 
-def test_a_checkpoint_that_wants_several_texts_for_each_image_gives_one(
+def test_a_checkpoint_that_returns_several_sequences_gives_one_caption_per_image(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "model")
@@ -296,7 +296,7 @@ def test_sampling_depends_on_the_batch_alone(folders: dict[str, Path], backends:
     assert backend.generate(prepared) == first != backends["smolvlm"].generate(prepared)
 
 
-def test_beams_are_searched(folders: dict[str, Path], backends: dict[str, LocalModel]) -> None:
+def test_beam_search_changes_captions(folders: dict[str, Path], backends: dict[str, LocalModel]) -> None:
     backend = make_backend(folders["smolvlm"], num_beams=3)
     backend.load(CPU)
     prepared = mixed(backend)
@@ -327,7 +327,7 @@ def test_a_system_prompt_goes_where_the_chat_template_says(folders: dict[str, Pa
         ("qwen2_5_vl", {"max_pixels": 600}, 16 * 24),
     ],
 )
-def test_images_are_limited_in_the_way_of_each_processor(
+def test_sizes_of_images_are_limited_by_each_processors_option(
     folders: dict[str, Path], family: str, limit: dict[str, int], num_pixels: int
 ) -> None:
     [prepared] = prepare(make_backend(folders[family], **limit), pictures([(200, 260)]), ["it"])
@@ -382,7 +382,7 @@ def test_an_image_or_a_prompt_that_cannot_be_handled_fails_alone(
         prepare(make_backend(folders[family]), pictures([size]), [word])
 
 
-def test_images_of_a_few_pixels_are_images(backends: dict[str, LocalModel]) -> None:
+def test_images_of_a_few_pixels_get_captions(backends: dict[str, LocalModel]) -> None:
     for backend in backends.values():
         assert len(backend.captions(prepare(backend, pictures([(1, 3), (3, 1), (4, 4)]), ["it"] * 3))) == 3
 
@@ -422,7 +422,7 @@ def test_an_attention_that_cannot_be_used_here_fails(folders: dict[str, Path]) -
         backend.load(CPU)
 
 
-def test_bf16_goes_through(folders: dict[str, Path]) -> None:
+def test_a_model_in_bf16_gets_pixels_in_bf16(folders: dict[str, Path]) -> None:
     backend = make_backend(folders["qwen2_5_vl"], dtype="bf16", max_new_tokens=5)
     backend.load(CPU)
     prepared = mixed(backend)
@@ -464,7 +464,7 @@ def test_a_part_of_the_weights_that_is_missing_fails(folders: dict[str, Path], t
         find_model(str(folder))
 
 
-def test_weights_that_are_not_all_there_are_not_made_up(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_missing_weights_are_not_initialized_at_random(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = copied(folders["smolvlm"], tmp_path / "model")
@@ -515,7 +515,7 @@ def test_a_processor_that_makes_no_tokens_and_pixels_fails_before_a_run(
         make_backend(folder)
 
 
-def test_what_identifies_a_folder_are_its_files_wherever_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_is_identified_by_its_files_wherever_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
     here = find_model(str(folders["smolvlm"]))
     folder = copied(folders["smolvlm"], tmp_path / "snapshots" / "0f1e")  # as if in the hub's cache
     (folder / "README.md").write_text("of no consequence")
@@ -526,7 +526,7 @@ def test_what_identifies_a_folder_are_its_files_wherever_it_is(folders: dict[str
     assert there.identity() != here.identity()
 
 
-def test_what_identifies_a_name_on_the_hub_is_its_commit(
+def test_a_name_on_the_hub_is_identified_by_its_commit(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(folders["smolvlm"], tmp_path / "models--maker--tiny" / "snapshots" / "0f1e")

@@ -76,7 +76,7 @@ def test_many_requests_are_in_flight_but_no_more_than_allowed() -> None:
         backend.close()
 
 
-def test_the_server_gets_the_picture_the_prompt_and_the_options() -> None:
+def test_the_server_gets_the_image_the_prompt_and_the_options() -> None:
     frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 9, 7), dtype=np.uint8))
     with ChatServer() as server:
         options = {"system_prompt": "Be brief.", "chat_template_kwargs": {"enable_thinking": False}}
@@ -95,7 +95,7 @@ def test_the_server_gets_the_picture_the_prompt_and_the_options() -> None:
         backend.close()
 
 
-def test_no_system_prompt_is_no_message_and_no_template_options_are_no_field() -> None:
+def test_options_that_are_not_set_are_not_sent() -> None:
     with ChatServer() as server:
         backend = backend_for(server)
         backend.captions(grays(backend, 1))
@@ -126,7 +126,7 @@ def test_images_are_made_smaller_never_larger(limit: SizeLimit, size: tuple[int,
         backend.close()
 
 
-def test_jpeg_is_close_and_says_so() -> None:
+def test_jpegs_are_sent_as_such_and_differ_little() -> None:
     ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 64, 64)
     with ChatServer() as server:
         backend = backend_for(server, {"image_format": "jpeg"})
@@ -160,7 +160,7 @@ def test_a_prompt_that_cannot_be_filled_fails_its_item() -> None:
         backend.close()
 
 
-def test_a_caption_says_its_status_and_tokens() -> None:
+def test_captions_have_their_status_and_number_of_tokens() -> None:
     answers = {
         1: said(" a cup \n"),
         2: said("a cup of", "length", 32),
@@ -202,7 +202,7 @@ def test_a_model_that_only_thinks_fails_its_images_and_says_what_to_do() -> None
         backend.close()
 
 
-def test_thoughts_marks_and_parts_leave_the_caption() -> None:
+def test_thoughts_marks_and_thinking_parts_are_removed() -> None:
     replies = [
         said("a cup", message={"reasoning_content": "Let me see."}),
         said("<think>Let me see.</think>\n\na cup<|im_end|>"),
@@ -219,7 +219,7 @@ def test_thoughts_marks_and_parts_leave_the_caption() -> None:
         backend.close()
 
 
-def test_an_answer_that_is_no_caption_fails_its_image_alone() -> None:
+def test_an_answer_without_a_caption_fails_its_image_alone() -> None:
     replies = {
         "the model refuses to answer: No faces.": said(None, message={"refusal": "No faces."}),
         "the model refuses to answer: No.": said([{"type": "refusal", "refusal": "No."}]),
@@ -251,7 +251,7 @@ _OTHER_LIMIT = (
         (422, "[{'type': 'extra_forbidden', 'loc': ['body', 'max_tokens'], 'msg': 'Extra inputs are not permitted'}]"),
     ],
 )
-def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusal_on(status: int, message: str) -> None:
+def test_max_completion_tokens_is_sent_after_the_first_refusal_of_max_tokens(status: int, message: str) -> None:
     with ChatServer(lambda ask: refused(status, message) if "max_tokens" in ask.body else describe(ask)) as server:
         backend = backend_for(server, {"max_new_tokens": 17})
         assert texts(backend.captions(grays(backend, 0))) == ["0: Describe the cup"]
@@ -261,7 +261,7 @@ def test_a_server_that_wants_max_completion_tokens_gets_it_from_its_first_refusa
         backend.close()
 
 
-def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions() -> None:
+def test_concurrent_requests_that_are_refused_for_max_tokens_all_get_captions() -> None:
     with ChatServer(lambda ask: refused(400, _OTHER_LIMIT) if "max_tokens" in ask.body else describe(ask)) as server:
         backend = backend_for(server, max_concurrency=8)
         assert texts(backend.captions(grays(backend, *range(24)))) == [
@@ -271,7 +271,7 @@ def test_many_requests_that_learn_the_limits_name_at_once_all_get_captions() -> 
         backend.close()
 
 
-def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
+def test_max_tokens_is_kept_if_max_completion_tokens_is_refused_as_well() -> None:
     bad = "prompt: extra text not allowed before max_tokens"
     with ChatServer(lambda ask: refused(400, bad) if ask.brightness == 9 else describe(ask)) as server:
         backend = backend_for(server)
@@ -284,7 +284,7 @@ def test_the_limits_name_stays_where_the_other_is_refused_as_well() -> None:
 @pytest.mark.parametrize(
     "message", [_OTHER_LIMIT, "'max_tokens' or 'max_completion_tokens' is too large: 8192.", "max_tokens is too large"]
 )
-def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: str) -> None:
+def test_a_token_limit_that_the_server_refuses_under_either_name_fails_the_image(message: str) -> None:
     with ChatServer(lambda ask: refused(400, message)) as server:
         backend = backend_for(server)
         assert texts(backend.captions(grays(backend, 0))) == [f"the server refuses the request (400): {message}"]
@@ -303,7 +303,7 @@ def test_a_limit_that_a_server_refuses_by_either_name_fails_the_image(message: s
     ],
     ids=["500", "503", "429", "drops", "hangs"],
 )
-def test_what_fails_once_is_asked_again(failure: Reply) -> None:
+def test_a_request_that_fails_once_is_repeated(failure: Reply) -> None:
     with ChatServer(lambda ask: failure if ask.nth == 0 and ask.brightness == 1 else describe(ask)) as server:
         backend = backend_for(server, request_timeout_seconds=0.4)
         assert texts(backend.captions(grays(backend, 0, 1, 2))) == [f"{value}: Describe the cup" for value in range(3)]
@@ -311,7 +311,7 @@ def test_what_fails_once_is_asked_again(failure: Reply) -> None:
         backend.close()
 
 
-def test_a_server_that_limits_the_rate_is_given_the_time_it_asks_for() -> None:
+def test_a_request_is_repeated_after_the_time_in_retry_after() -> None:
     came = []
 
     def limit(ask: Ask) -> Reply:
@@ -383,7 +383,7 @@ def test_a_server_that_gives_no_usable_answer_any_more_stops_the_run(reply: Repl
         backend.close()
 
 
-def test_the_first_image_of_all_may_be_one_that_the_server_fails_at() -> None:
+def test_a_gray_image_tests_the_server_if_the_first_image_of_all_fails() -> None:
     with ChatServer(lambda ask: refused(500, "boom") if ask.brightness == 1 else describe(ask)) as server:
         backend = backend_for(server, max_retries=0)
         assert texts(backend.captions(grays(backend, 1))) == ["the server fails to answer (500): boom"]
@@ -394,7 +394,7 @@ def test_the_first_image_of_all_may_be_one_that_the_server_fails_at() -> None:
         backend.close()
 
 
-def test_a_server_that_hangs_is_asked_no_longer_than_once_more() -> None:
+def test_a_server_that_hangs_is_tested_by_one_request() -> None:
     with ChatServer(lambda ask: said("late", seconds=1.0)) as server:
         backend = backend_for(server, max_retries=1, request_timeout_seconds=0.2)
         with pytest.raises(EnvironmentFailure, match=r"something is wrong with .*: the server hangs up, or takes more"):
@@ -416,7 +416,7 @@ def test_a_server_that_hangs_is_asked_no_longer_than_once_more() -> None:
     ],
     ids=["401", "403", "404", "429"],
 )
-def test_a_server_in_no_state_to_answer_stops_the_run(
+def test_a_server_that_cannot_answer_any_request_stops_the_run(
     reply: Reply, match: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY", "tops3cret")
@@ -439,7 +439,7 @@ def test_a_server_that_has_gone_stops_the_run() -> None:
     backend.close()
 
 
-def test_when_the_server_is_gone_no_request_is_made_any_more() -> None:
+def test_no_more_requests_are_made_when_the_server_is_gone() -> None:
     with ChatServer(lambda ask: refused(404, "gone")) as server:
         backend = backend_for(server, max_concurrency=2)
         with pytest.raises(EnvironmentFailure, match="404"):
@@ -456,7 +456,7 @@ def sigint() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_waits_for_no_answer(sigint: None) -> None:
+def test_ctrl_c_does_not_wait_for_answers(sigint: None) -> None:
     once = threading.Lock()
 
     def interrupt(ask: Ask) -> Reply:
@@ -515,7 +515,7 @@ def test_what_the_server_serves_belongs_to_the_fingerprint() -> None:
         backend.close()
 
 
-def test_no_server_is_told_at_once_with_its_url() -> None:
+def test_a_url_without_a_server_is_an_error_before_the_run() -> None:
     with ChatServer() as server:
         url = server.url
     backend = backend_for(url)
@@ -543,7 +543,7 @@ def test_no_server_is_told_at_once_with_its_url() -> None:
         (refused(503, "loading"), r"v1/models answers 503: loading"),
     ],
 )
-def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(reply: Reply, match: str) -> None:
+def test_a_server_that_cannot_serve_the_model_is_an_error_before_the_run(reply: Reply, match: str) -> None:
     with ChatServer() as server:
         backend = backend_for(server)
         server.models = reply
@@ -552,7 +552,7 @@ def test_a_server_that_is_none_or_serves_another_model_is_told_before_the_run(re
         backend.close()
 
 
-def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_is_that_of_the_named_variable_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "tops3cret")
     monkeypatch.setenv("OPENAI_API_KEY", "anothers")
     with ChatServer() as server:
@@ -564,7 +564,7 @@ def test_the_key_comes_from_the_environment_and_no_other_servers_is_sent(monkeyp
         without.close()
 
 
-def test_nothing_that_the_environment_holds_for_openai_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openais_own_environment_variables_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     held = {
         "OPENAI_ORG_ID": "org-s3cret",
         "OPENAI_PROJECT_ID": "proj-s3cret",
@@ -620,7 +620,7 @@ def test_a_variable_of_the_environment_that_no_client_can_use_is_named(
     assert "tops3cret" not in str(failure.value)
 
 
-def test_no_proxy_goes_past_a_proxy_that_cannot_be_used(environment: Callable[..., Any]) -> None:
+def test_no_proxy_bypasses_a_proxy_that_cannot_be_used(environment: Callable[..., Any]) -> None:
     environment(ALL_PROXY="socks4://127.0.0.1:9", NO_PROXY="localhost,127.0.0.1")
     with ChatServer() as server:
         backend = backend_for(server)
@@ -673,7 +673,7 @@ def test_a_proxy_that_refuses_is_named(environment: Callable[..., Any]) -> None:
         ({"request_timeout_seconds": 0.0}, r"request_timeout_seconds = 0\.0 above 0"),
     ],
 )
-def test_a_server_that_cannot_be_is_refused(options: dict[str, Any], match: str) -> None:
+def test_options_of_a_server_out_of_range_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Server(**options)
 
@@ -687,10 +687,10 @@ def test_a_server_that_cannot_be_is_refused(options: dict[str, Any], match: str)
         ("http://host/vlm/v2", "http://host/vlm/v2"),
     ],
 )
-def test_a_url_without_a_path_gets_the_usual_one(url: str, base: str) -> None:
+def test_v1_is_added_to_a_url_without_a_path(url: str, base: str) -> None:
     assert Server(url).base_url == base
 
 
-def test_a_key_that_is_not_set_is_told_by_name() -> None:
+def test_the_variable_of_a_key_that_is_not_set_is_named() -> None:
     with pytest.raises(ConfigError, match="the environment variable NO_SUCH_KEY is not set"):
         backend_for("http://localhost:1/v1", api_key_env="NO_SUCH_KEY")

@@ -65,7 +65,7 @@ def test_every_image_gets_its_own_caption(arguments: Callable[..., list[str]], t
     assert captions(tmp_path / "run") == expected()
 
 
-def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(
+def test_an_image_that_the_server_refuses_fails_with_the_servers_message(
     arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     with ChatServer(lambda ask: refused(400, "too dark") if ask.brightness == 0 else describe(ask)) as server:
@@ -76,7 +76,7 @@ def test_an_image_that_the_server_refuses_is_a_failure_with_its_words(
     assert (rows[0]["reason_class"], rows[0]["reason"]) == ("extract", "the server refuses the request (400): too dark")
 
 
-def test_a_run_whose_model_only_thinks_stops_as_one_with_too_many_failures(
+def test_a_run_whose_model_only_thinks_stops_after_too_many_failures(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     thoughts = said(None, "length", 128, message={"reasoning": "Let me see."})
@@ -123,7 +123,7 @@ def test_an_image_that_is_too_long_for_a_jpeg_fails_at_the_first_attempt(
     assert captions(tmp_path / "run") == [("short", "9: What?")]
 
 
-def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(
+def test_a_run_stops_when_the_server_is_gone_and_resumes_with_another_url(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def dies_later(ask: Ask) -> Reply:
@@ -144,7 +144,7 @@ def test_a_run_stops_when_the_server_has_gone_and_goes_on_where_it_comes_back(
     assert {row["attempts"] for rows in tables for row in rows} == {1}  # nobody was charged
 
 
-def test_without_the_server_or_the_model_nothing_is_begun(
+def test_a_missing_server_or_model_is_an_error_before_the_run(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ChatServer() as server:
@@ -157,7 +157,7 @@ def test_without_the_server_or_the_model_nothing_is_begun(
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_ends_a_run_though_the_server_never_answers(
+def test_ctrl_c_ends_a_run_while_the_server_does_not_answer(
     arguments: Callable[..., list[str]], tmp_path: Path, fork_server: ForkServer
 ) -> None:
     with ChatServer(lambda ask: said("late", seconds=60)) as server:

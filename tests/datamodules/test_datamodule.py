@@ -141,16 +141,14 @@ def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("splits", "chosen"), [(["val"], "val"), (["dev"], "dev"), (["val", "dev"], "dev"), (["validation"], None)]
 )
-def test_validation_is_on_the_split_that_the_run_has_for_it(
-    tmp_path: Path, splits: list[str], chosen: str | None
-) -> None:
+def test_validation_uses_the_split_that_the_run_has(tmp_path: Path, splits: list[str], chosen: str | None) -> None:
     data = data_of(keypoint_run(tmp_path, {"train": 3, **dict.fromkeys(splits, 2)}).folder)
     data.setup("fit")
     found = [key for batch in keys_of(data.val_dataloader()) for key in batch]
     assert found == ([item.key for item in some_items(2, chosen)] if chosen else [])
 
 
-def test_a_validation_split_that_is_asked_for_and_not_there_fails(shards: Path) -> None:
+def test_a_named_validation_split_that_is_missing_fails(shards: Path) -> None:
     data = data_of(shards, val_split="val")
     for use in (lambda: data.setup("fit"), data.val_dataloader):
         with pytest.raises(RunError, match=r"has no split 'val'\. Set val_split to one of dev, test, train"):
@@ -162,7 +160,7 @@ QUIET: dict[str, Any] = dict.fromkeys(
 )
 
 
-class Seeing(LightningModule):
+class Recording(LightningModule):
     """Notes the keys of each batch that it is given."""
 
     def __init__(self) -> None:
@@ -184,7 +182,7 @@ class Seeing(LightningModule):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
 def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards: Path) -> None:
-    model = Seeing()
+    model = Recording()
     Trainer(max_epochs=2, accelerator="cpu", overfit_batches=2, num_sanity_val_steps=0, **QUIET).fit(
         model, datamodule=data_of(shards)
     )
@@ -194,21 +192,21 @@ def test_overfitting_takes_the_same_whole_batches_in_every_epoch(shards: Path) -
     assert [key for batch in model.validated[:2] for key in batch] == [item.key for item in some_items(5, "dev")]
 
 
-class SeeingNoValidation(Seeing):
+class RecordingWithoutValidation(Recording):
     validation_step = LightningModule.validation_step  # type: ignore[assignment] # as if it had none
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec:FutureWarning")
-@pytest.mark.parametrize("kind", [Seeing, SeeingNoValidation])
+@pytest.mark.parametrize("kind", [Recording, RecordingWithoutValidation])
 @pytest.mark.parametrize("splits", [{"train": 3}, {"train": 3, "dev": 2}])
-def test_fitting_warns_of_no_validation_that_is_not_there(
-    tmp_path: Path, kind: type[Seeing] | type[SeeingNoValidation], splits: dict[str, int]
+def test_fitting_without_a_validation_split_gives_no_warning(
+    tmp_path: Path, kind: type[Recording] | type[RecordingWithoutValidation], splits: dict[str, int]
 ) -> None:
     """pytest makes an error of a warning."""
     data, model = data_of(keypoint_run(tmp_path, splits).folder), kind()
     Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **QUIET).fit(model, datamodule=data)
     assert len(model.trained) == 1
-    assert len(model.validated) == ("dev" in splits and kind is Seeing)
+    assert len(model.validated) == ("dev" in splits and kind is Recording)
     assert [len(batch["key"]) for batch in data.val_dataloader()] == ([2] if "dev" in splits else [])
 
 
@@ -226,7 +224,7 @@ def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
         data_of(tmp_path).setup("fit")
 
 
-def test_a_folder_that_is_no_run_fails(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no run: it has no plan\.arrow"):
         data_of(tmp_path).setup("fit")
 

@@ -1,6 +1,8 @@
 """Small corpora of real files, and ranks that read them, for the tests of frames, loader and DataModule."""
 
+import queue
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from PIL import Image
 from datamodules.corpus import Item
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import FrameRequest
+from datamodules.loading.stream import FrameStream
+from datamodules.loading.tickets import Ticket
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
@@ -95,3 +99,37 @@ def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause
 def consume_in_process(folder: Path, root: Path, num_workers: int, pause: float) -> None:
     """`consume`, as a process's target."""
     consume(Run(folder), root, num_workers, pause=pause)
+
+
+def image_items(root: Path, count: int) -> list[Item]:
+    """Items of `count` gray images, written to `root`; every pixel of image k is k."""
+    for k in range(count):
+        write_image(root / "i" / f"{k}.png", k)
+    return [Item(f"i/{k}", "train", "i", (f"{k}.png",), cost=1) for k in range(count)]
+
+
+class NoMonitor:
+    """An `ActivityMonitor` that keeps nothing."""
+
+    def mark_active(self, shard: int, rows: Sequence[int]) -> None:
+        """Ignore it."""
+
+    def mark_idle(self) -> None:
+        """Ignore it."""
+
+
+def slices(
+    corpus: tuple[Run, Path], *tickets: Any, slice_frames: int = 4, transform: Any = None, **request: Any
+) -> list[Any]:
+    """The batches of tickets of the first shard, each given by its rows, as one process reads them."""
+    run, root = corpus
+    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for rows in (*tickets, None):
+        waiting.put(rows and Ticket(0, rows))
+    frame_request = FrameRequest(slice_frames, transform, **request)
+    return list(FrameStream(run.plan.path, str(root), waiting, frame_request, NoMonitor()))
+
+
+def summaries_of(batches: Sequence[Any]) -> dict[int, Any]:
+    """The summaries in `batches`, by row."""
+    return {summary.row: summary for batch in batches for summary in batch["summaries"]}

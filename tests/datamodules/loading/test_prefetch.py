@@ -7,7 +7,7 @@ from torch import Tensor
 from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 
 
-class Begun:
+class StartedCopy:
     def __init__(self, frames: Tensor | list[Tensor]) -> None:
         self.frames = frames
 
@@ -15,7 +15,7 @@ class Begun:
         return self.frames
 
 
-def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
+def test_the_copy_of_a_batch_starts_when_the_batch_is_fetched() -> None:
     frames = torch.zeros(2, 3, 4, 4)
     given: list[dict[str, Any]] = [
         {"frames": frames},
@@ -26,9 +26,9 @@ def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
     ]
     begun: list[Any] = []
 
-    def begin(frames: Tensor | list[Tensor]) -> Begun | None:
+    def begin(frames: Tensor | list[Tensor]) -> StartedCopy | None:
         begun.append(frames)
-        return Begun(frames) if len(frames) else None
+        return StartedCopy(frames) if len(frames) else None
 
     copies: Any = (batch.copy() for batch in given)  # as dicts, where a loader has `Batch`
     batches: Any = iter(PrefetchedBatches(copies, begin))
@@ -39,7 +39,7 @@ def test_each_batch_of_frames_is_begun_when_it_is_fetched() -> None:
 
 
 @pytest.mark.gpu
-def test_copies_on_a_stream_of_their_own_hold_the_same_values_when_they_are_taken() -> None:
+def test_copies_on_a_stream_of_their_own_have_the_same_values() -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     begin = CopyStream(torch.device("cuda"))
     for _ in range(20):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.run.attempts import FaultFile, cause_of_death
+from datamodules.run.rank import Rank
+from support.runs import lease, make_run
 
 DYING = """
 import ctypes, os, signal, sys, time
@@ -77,3 +79,17 @@ def test_a_fault_file_is_not_written_through_a_link(tmp_path: Path) -> None:
 def test_a_timeout_of_hours_is_told_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "fault").write_text("Timeout (1:01:05.500000)!\nThread 0x1 (most recent call first):\n")
     assert cause_of_death(tmp_path / "fault") == ("timed out after 3665.5 s", "timeout")
+
+
+def test_failed_attempts_survive_the_rank_that_recorded_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 4)
+    with Rank(run) as rank:
+        rank.lease()
+        assert rank.add_failed_attempt(0, 2, "crashed: SIGSEGV", "crash")
+    with Rank(run) as successor:
+        opened = lease(successor)
+        assert [attempt.reason for attempt in opened.spool.failed_attempts[2]] == ["crashed: SIGSEGV"]
+        assert successor.add_failed_attempt(0, 2, "crashed: SIGSEGV", "crash")
+        assert not successor.add_failed_attempt(0, 2, "timed out after 9 s", "timeout")
+        result = opened.spool.results[2]
+        assert (result.reason, result.reason_class, result.attempts) == ("timed out after 9 s", "timeout", 3)

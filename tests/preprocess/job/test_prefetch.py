@@ -32,7 +32,7 @@ def run(folder: Path, name: str, *options: str) -> list[float]:
     return [float(sample.brightness[0]) for sample in samples]
 
 
-class Begun:
+class StartedCopy:
     def __init__(self, frames: Any) -> None:
         self._frames = frames
 
@@ -40,12 +40,12 @@ class Begun:
         return self._frames
 
 
-def test_a_copy_is_begun_before_the_batch_before_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_starts_before_the_previous_batch_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[str, int]] = []
 
-    def begin(frames: Any) -> Begun:
+    def begin(frames: Any) -> StartedCopy:
         done.append(("begin", int(frames[0][0, 0, 0])))
-        return Begun(frames)
+        return StartedCopy(frames)
 
     def extract(self: Brightness, batch: Batch) -> list[Any]:
         done.append(("extract", int(batch["frames"][0][0, 0, 0])))
@@ -63,7 +63,7 @@ def test_a_copy_is_begun_before_the_batch_before_is_extracted(tmp_path: Path, mo
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_results_are_those_without(tmp_path: Path) -> None:
+def test_on_a_gpu_prefetching_changes_no_result(tmp_path: Path) -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
     on_gpu = ["--trainer.accelerator", "gpu"]
     without = run(tmp_path, "without", *on_gpu, "--data.pin_memory", "false")

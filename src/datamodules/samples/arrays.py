@@ -1,7 +1,7 @@
-"""Arrays of samples: what a kind declares of each `.npy` file, and reading one that is what was declared.
+"""The `.npy` files of samples: what a kind declares of them, reading and writing.
 
-A shard may come from someone else, so a header is believed only if the file has as many bytes as it promises: NumPy
-itself would first allocate what the header asks for.
+A shard may come from someone else, so a header is trusted only if the file has as many bytes as it claims. NumPy itself
+would first allocate the memory that the header asks for.
 """
 
 import io
@@ -17,17 +17,25 @@ from numpy.typing import NDArray
 
 from datamodules.samples.content import Content, size_of
 
-_MAX_BYTES = 4 << 30  # of values; 5 objects in two hours of video have 0.02 GB of boxes
-_NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError, OverflowError)  # of NumPy
+_MAX_BYTES = 4 << 30  # of the values of an array; the boxes of 5 objects in two hours of video have 0.02 GB
+_NO_HEADER = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    RecursionError,
+    MemoryError,
+    OverflowError,
+)  # raised by NumPy
 
 
 @dataclass(frozen=True)
 class Array:
-    """What is known of an array.
+    """The declaration of an array.
 
     Attributes:
-        dtype: as NumPy names it.
-        shape: the length of each dimension, or a letter, which is one length in all arrays of a sample.
+        dtype: NumPy's name of the type.
+        shape: length of each dimension; a letter stands for a length that is the same in all arrays of a sample.
     """
 
     dtype: str
@@ -38,7 +46,7 @@ class Array:
 
 
 class Header(NamedTuple):
-    """The header of an `.npy` file: shape and type of its values, how they are ordered, and where they begin."""
+    """The header of an `.npy` file: shape, type and order of the values, and the offset at which they start."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -47,32 +55,33 @@ class Header(NamedTuple):
 
 
 def read_header(content: Content) -> Header:
-    """Return the header of the `.npy` file `content`, which has as many bytes as the header says.
+    """Return the header of the `.npy` file `content`.
 
     Raises:
-        ValueError: it has not; or it is no such file, or one of Python objects.
+        ValueError: `content` is not an `.npy` file, has another number of bytes than its header says, or holds Python
+            objects.
     """
     num_bytes = size_of(content)
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     file.seek(0)
     try:
         if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
-            raise ValueError("its format is not version 1.0")
+            raise ValueError("its format is not version 1.0 of .npy")
         shape, is_fortran, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
     except _NO_HEADER as error:
         raise ValueError(f"its header cannot be read: {error!s:.200}") from error
     start = file.tell()
     if dtype.hasobject or not dtype.itemsize:
-        raise ValueError(f"its values are of the type {dtype!s:.200}")
+        raise ValueError(f"its values have the type {dtype!s:.200}")
     if not all(0 <= length <= _MAX_BYTES for length in shape) or math.prod(shape) * dtype.itemsize > _MAX_BYTES:
         raise ValueError(f"its shape is {list(shape)!s:.200}; at most {_MAX_BYTES:,} bytes are read")
     if math.prod(shape) * dtype.itemsize != num_bytes - start:
-        raise ValueError(f"it has {num_bytes - start:,} bytes, not those of {dtype} {list(shape)!s:.200}")
+        raise ValueError(f"it has {num_bytes - start:,} bytes, which are not {dtype} {list(shape)!s:.200}")
     return Header(shape, dtype, "F" if is_fortran else "C", start)
 
 
 def read_array(content: Content) -> NDArray[Any]:
-    """Return the array in the `.npy` file `content`; it can be written to.
+    """Return the array in the `.npy` file `content`, as a copy that can be changed.
 
     Raises:
         ValueError: see `read_header`.
@@ -111,11 +120,11 @@ def to_npy(values: NDArray[Any]) -> bytes:
 
 
 def read_arrays(files: Mapping[str, Content], declared: Mapping[str, Array]) -> dict[str, NDArray[Any]]:
-    """Return the `declared` arrays, by ending, of a sample with these `files`.
+    """Return the `declared` arrays of the sample with these `files`, by ending.
 
     Raises:
-        ValueError: one is damaged, or has another type or shape than was declared.
-        KeyError: one is missing.
+        ValueError: a file is damaged, or has another type or shape than declared.
+        KeyError: a file is missing.
     """
     arrays: dict[str, NDArray[Any]] = {}
     lengths: dict[str, int] = {}
@@ -131,7 +140,7 @@ def read_arrays(files: Mapping[str, Content], declared: Mapping[str, Array]) -> 
 
 
 def _fits(shape: tuple[int, ...], declared: tuple[int | str, ...], lengths: dict[str, int]) -> bool:
-    """Whether an array of `shape` is as `declared`; the `lengths` of letters are noted where they come first."""
+    """Return whether `shape` is as `declared`. The length of a letter that is not in `lengths` yet is added."""
     known = (
         length if isinstance(length, int) else lengths.setdefault(length, own)
         for length, own in zip(declared, shape, strict=False)

@@ -19,7 +19,7 @@ from datamodules.run.record import Record
 from datamodules.run.result import OK
 from preprocess.terminal import cell
 
-_SILENT_SECONDS = 15.0  # a rank tells of itself every 2 s
+_SILENT_SECONDS = 15.0  # a rank writes its activity every 2 s
 
 
 @dataclass(frozen=True)
@@ -27,24 +27,24 @@ class Status:
     """How far a run is.
 
     Attributes:
-        folder: of the run.
-        retry: number of the retry that this is the status of; 0: of the run.
-        planned_items, planned_shards: of the plan.
-        planned_frames: known from the listing alone: of image sequences; 0 for videos.
-        shards: committed.
-        items: committed, failures not included.
-        statuses: these by status: `ok`, or what the pipeline says of them.
-        failed: items that failed, and are no sample of a retry either.
-        failure_classes: how many of them by class; see `datamodules.errors`.
-        frames: of the committed items.
-        spooled: rows of open shards that are done.
-        ranks: those that tell of themselves; silent ones included until they are known to be dead.
-        items_per_second, frames_per_second: of the ranks alive, since they started; 0 if none is.
-        tokens_per_second: that models generate, likewise.
-        gpu_percent: share of the time of the committed shards in which the ranks' GPUs were at work; None without GPUs.
-        eta_seconds: at that rate; None if there is none, 0 if the run is complete.
-        bottleneck: where most of the time goes: `read`, `transform`, `compute` or `write`; None if nothing runs.
-        disk_free_bytes: on the run's file system.
+        folder: folder of the run.
+        retry: number of the retry that this status describes; 0: the run.
+        planned_items, planned_shards: numbers in the plan.
+        planned_frames: number of frames that the listing knows: those of image sequences; 0 for videos.
+        shards: number of committed shards.
+        items: number of committed items, without failures.
+        statuses: number of these by status: `ok`, or a word of the pipeline.
+        failed: number of items that failed and that no retry has replaced.
+        failure_classes: number of these by class; see `datamodules.errors`.
+        frames: number of frames of the committed items.
+        spooled: number of rows of open shards that are done.
+        ranks: activity of each rank; silent ones are included until they are known to be dead.
+        items_per_second, frames_per_second: rates of the ranks alive, since they started; 0 if none is alive.
+        tokens_per_second: rate at which models generate tokens, likewise.
+        gpu_percent: mean utilization of the ranks' GPUs while the committed shards were made; None without GPUs.
+        eta_seconds: time to the end at that rate; None without a rate, 0 if the run is complete.
+        bottleneck: phase that takes most of the time: `read`, `transform`, `compute` or `write`; None if nothing runs.
+        disk_free_bytes: free space on the run's file system.
         retries: status of each retry by itself, in order.
     """
 
@@ -72,7 +72,7 @@ class Status:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every shard is committed."""
+        """Return whether every shard is committed."""
         return self.shards == self.planned_shards
 
     def to_json(self) -> str:
@@ -85,16 +85,16 @@ class Status:
 
 
 class StatusReader:
-    """Reads the status of one run again and again, and each record once."""
+    """Reads the status of one run repeatedly, and each record only once."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._records: dict[str, Record] = {}
-        self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on another plan's
+        self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on a retry's shards
         self._retries = [StatusReader(retry) for retry in run.retries]
 
     def read(self) -> Status:
-        """The status now.
+        """Return the status now.
 
         Raises:
             RunError: a record is damaged.
@@ -106,7 +106,7 @@ class StatusReader:
         outcome = Outcome.of(records, (record for reader in self._retries for record in reader._records.values()))
         ranks = list(_ranks(self._run))
         alive = [rank for rank in ranks if _is_alive(rank)]
-        open_shards: dict[str, int] = {}  # a shard that two ranks work on counts once
+        open_shards: dict[str, int] = {}  # rows done; a shard that two ranks work on counts once
         for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
             if name in self._planned and name not in self._records:
                 open_shards[name] = min(self._planned[name], max(rows, open_shards.get(name, 0)))
@@ -156,19 +156,22 @@ def _per_second(rank: Activity, count: int) -> float:
 def _gpu_percent(records: Iterable[Record]) -> float | None:
     busy = [(_percent(record.machine, "gpu", "utilization_percent", "mean"), record.seconds) for record in records]
     measured = [(percent, seconds) for percent, seconds in busy if percent is not None]
-    seconds = sum(each for _, each in measured)
-    return round(sum(percent * each for percent, each in measured) / seconds, 1) if seconds else None
+    total = sum(seconds for _, seconds in measured)
+    return round(sum(percent * seconds for percent, seconds in measured) / total, 1) if total else None
 
 
 def _percent(figures: Any, *names: str) -> float | None:
-    """The percentage at `names` in nested figures of a machine; None if there is none."""
+    """Return the percentage at `names` in the nested measurements of a machine; None if it is missing."""
     for name in names:
         figures = figures.get(name) if isinstance(figures, dict) else None
     return figures if isinstance(figures, (int, float)) and 0 <= figures <= 100 else None
 
 
 def bottleneck(ranks: list[Activity]) -> str | None:
-    """The phase that ranks wait for most: if they mostly wait for workers, the larger of what those do."""
+    """Return the phase that takes most of the ranks' time.
+
+    If ranks mostly wait for their workers, it is the longer phase of the workers: `read` or `transform`.
+    """
     seconds: Counter[str] = Counter()
     for rank in ranks:
         seconds.update({phase: int(1000 * spent) for phase, spent in rank.seconds.items()})
@@ -180,7 +183,7 @@ def bottleneck(ranks: list[Activity]) -> str | None:
 
 
 def headline(status: Status) -> str:
-    """One line that says how far the run is."""
+    """Return one line that says how far the run is."""
     done = status.items + status.failed
     percent = 100 * (done + status.spooled) / status.planned_items
     parts = [
@@ -207,7 +210,7 @@ def headline(status: Status) -> str:
 
 
 def render(status: Status) -> RenderableType:
-    """The status as a person wants to see it: a bar, the headline, a row for each rank."""
+    """Return the status for a terminal: a progress bar, the headline, and a row per rank."""
     done = status.items + status.failed + status.spooled
     rows = Table.grid()
     rows.add_row(cell(status.folder + (f", retry {status.retry}" if status.retry else ""), style="bold"))
@@ -247,18 +250,18 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:
-    """`93 %, memory 41 %, 61 °C, 310 W`, as far as it tells."""
-    told = (
+    """Return `93 %, memory 41 %, 61 °C, 310 W`, or those of these that were measured."""
+    shown = (
         ("utilization_percent", "{:.0f} %"),
         ("memory_percent", "memory {:.0f} %"),
         ("temperature_celsius", "{} °C"),
         ("power_watts", "{} W"),
     )
-    return ", ".join(form.format(gpu[name]) for name, form in told if name in gpu) or "–"
+    return ", ".join(form.format(gpu[name]) for name, form in shown if name in gpu) or "–"
 
 
 def duration(seconds: float) -> str:
-    """`1 d 2 h`, `3 h 20 min`, `5 min 6 s`, `7 s`."""
+    """Return `1 d 2 h`, `3 h 20 min`, `5 min 6 s` or `7 s`."""
     whole = int(seconds)
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     if days:

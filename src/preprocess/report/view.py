@@ -43,10 +43,10 @@ _STYLES = {"ok": "green", "failed": "red", "planned": "dim"}
 
 
 def view(run: Run, key: str | None, console: Terminal) -> None:
-    """Print what `run` holds, or, given the key of an item, what became of that item.
+    """Print what `run` holds; or, given the key of an item, its result.
 
     Raises:
-        RunError: no item has this key (the closest keys are named), or a record, table or tar is damaged.
+        RunError: no item has this key (the message names the closest keys), or a record, table or tar is damaged.
     """
     console.print(_overview(run) if key is None else _item(run, key))
 
@@ -82,14 +82,14 @@ def _totals(run: Run) -> Table:
     for split, done in outcomes.items():
         sizes = [shard.num_items for shard in run.plan.shards if shard.split == split]
         open_items = sum(sizes) - done.committed - done.failed
-        found = (done.statuses.get(status, 0) for status in statuses)
-        counts = (len(sizes), sum(sizes), *found, done.failed, open_items, done.num_frames)
+        by_status = (done.statuses.get(status, 0) for status in statuses)
+        counts = (len(sizes), sum(sizes), *by_status, done.failed, open_items, done.num_frames)
         table.add_row(split, *(f"{count:,}" for count in counts))
     return table
 
 
 def _summary(run: Run) -> dict[str, str]:
-    """What the kind of the samples says of some of them, evenly spaced over those that are committed."""
+    """Return what the kind of the samples says of some of them, evenly spaced over the committed ones."""
     try:
         kind = kind_of(run)
     except (ConfigError, RunError) as error:
@@ -104,7 +104,7 @@ def _summary(run: Run) -> dict[str, str]:
 
 
 def _summary_of_sample(run: Run, key: str, files: Mapping[str, BinaryIO]) -> dict[str, str]:
-    """What the kind of the samples says of the one that has these files."""
+    """Return what the kind of the samples says of the sample that has these files."""
     for file in files.values():
         file.seek(0)
     try:
@@ -116,7 +116,7 @@ def _summary_of_sample(run: Run, key: str, files: Mapping[str, BinaryIO]) -> dic
 
 
 def _rows(run: Run) -> Iterator[Mapping[str, Any]]:
-    """The rows of all tables in planned order; in place of tables that are not there yet, the planned keys."""
+    """Yield the rows of all tables in planned order, and the planned keys of shards that are not committed yet."""
     committed = run.committed()
     for shard in run.plan.shards:
         if shard.name in committed:
@@ -191,7 +191,7 @@ def _span(values: NDArray[Any]) -> tuple[str, str]:
 
 
 def _highlighted(document: Any) -> RenderableType:
-    """`document` as JSON in colours."""
+    """Return `document` as JSON in colours."""
     text = block(json.dumps(document, indent=2, ensure_ascii=False))
     JSONHighlighter().highlight(text)
     text.no_wrap = True
@@ -199,7 +199,7 @@ def _highlighted(document: Any) -> RenderableType:
 
 
 def _shortened(document: Any) -> Any:
-    """`document` with long lists cut, which say how many values they had."""
+    """Return `document` with long lists shortened; they end with their number of values."""
     if isinstance(document, dict):
         return {name: _shortened(value) for name, value in document.items()}
     if isinstance(document, list):

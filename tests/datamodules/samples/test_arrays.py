@@ -50,15 +50,15 @@ def test_an_array_comes_back_as_it_was_written_and_can_be_written_to(values: Any
     ("content", "message"),
     [
         (b"", "header cannot be read"),
-        (npy(np.zeros(3))[:-1], r"23 bytes, not those of float64 \[3\]"),
-        (npy(np.zeros(3)) + b"x", "25 bytes, not those of float64"),
+        (npy(np.zeros(3))[:-1], r"23 bytes, which are not float64 \[3\]"),
+        (npy(np.zeros(3)) + b"x", "25 bytes, which are not float64"),
         (with_header(of("(1000000000000,)")), "its shape is"),
-        (with_header(of("(1073741824,)")), "0 bytes, not those of float32"),
+        (with_header(of("(1073741824,)")), "0 bytes, which are not float32"),
         (with_header(of("(-1, 4)")), "its shape is"),
         (with_header(of(f"(0, {10**30})")), "its shape is"),
-        (with_header(of("(3,)", "'|O'"), bytes(24)), "values are of the type object"),
-        (with_header(of("(3,)", "[('a', '|O')]"), bytes(24)), "values are of the type"),
-        (with_header(of("(1000000,)", "'|V0'")), "values are of the type"),
+        (with_header(of("(3,)", "'|O'"), bytes(24)), "values have the type object"),
+        (with_header(of("(3,)", "[('a', '|O')]"), bytes(24)), "values have the type"),
+        (with_header(of("(1000000,)", "'|V0'")), "values have the type"),
         (with_header(of("(3,)", "'no'")), "header cannot be read"),
         (with_header(of("(" * 3000 + ")" * 3000)), "header cannot be read"),
         (with_header(of("-" * 9000 + "1")), "header cannot be read"),
@@ -66,9 +66,7 @@ def test_an_array_comes_back_as_it_was_written_and_can_be_written_to(values: Any
         (b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 30), "version 1.0"),
     ],
 )
-def test_headers_that_promise_what_is_not_there_are_refused_before_memory_is_taken(
-    content: bytes, message: str
-) -> None:
+def test_headers_that_claim_missing_values_are_refused_before_memory_is_allocated(content: bytes, message: str) -> None:
     limit = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (64 << 30, limit[1]))  # which 10^12 numbers exceed
     try:

@@ -18,7 +18,6 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from datamodules.training.sampler import EpochSampler
 from support.runs import make_run, some_items
 
 
@@ -51,18 +50,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_of(shards: Path, **options: Any) -> FramesDataModule:
     options = {"num_workers": 0, "batch_size": 4, **options}
     return FramesDataModule(shards=shards, samples=KeypointSamples(), **options)
-
-
-@pytest.fixture
-def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Make this process the given rank of as many as given."""
-
-    def be(rank: int, num_ranks: int) -> None:
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda *_: num_ranks)
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda *_: rank)
-
-    return be
 
 
 def keys_of(loader: Any) -> list[Any]:
@@ -111,7 +98,6 @@ def test_shuffling_follows_the_seed_and_the_epoch(shards: Path) -> None:
 
     assert order(0, 0) == order(0, 0)
     assert len({str(order(seed, epoch)) for seed, epoch in ((0, 0), (0, 1), (7, 0))}) == 3
-    assert order(0, 0) != data_of(shards).val_dataloader()
 
 
 def test_validation_and_test_come_in_planned_order(shards: Path) -> None:
@@ -275,28 +261,6 @@ def test_options_of_training_are_refused_in_preprocessing(options: dict[str, Any
 def test_numbers_out_of_range_fail(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="must be"):
         FramesDataModule(**options)
-
-
-def test_fewer_samples_than_ranks_fail(shards: Path, ranks: Callable[[int, int], None]) -> None:
-    ranks(0, 3)
-    with pytest.raises(ConfigError, match="2 samples cannot be shared by 3 ranks"):
-        data_of(shards).test_dataloader()
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 64, 1001])
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_an_epochs_batches_are_a_partition(ranks: Callable[[int, int], None], count: int, batch_size: int) -> None:
-    for num_ranks in range(1, min(count, 6) + 1):
-        batches = []
-        for rank in range(num_ranks):
-            ranks(rank, num_ranks)
-            samples: Any = range(count)
-            sampler = EpochSampler(samples, batch_size, shuffle=True, seed=3)
-            batches.append(list(sampler))
-            assert len(sampler) == len(batches[-1])
-        assert len({len(b) for b in batches}) == 1
-        assert sorted(index for b in batches for batch in b for index in batch) == list(range(count))
-        assert all(batch for b in batches for batch in b)
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,21 @@
-"""Fields of a sample's json: one Arrow type for each, in all samples of a run.
+"""Fields of a sample's json: each has one Arrow type in all samples of a run.
 
-Readers such as Hugging Face `datasets` give each field one type for a whole dataset. So a kind of samples declares its
-fields in one table, from which its json, the dataset card, `features_of` and the Parquet export are made. What else a
-corpus gives for its items gets its types when the run is planned, from the values of all items:
+Readers such as Hugging Face `datasets` give each field one type for a whole dataset. So a sample kind declares its
+fields in one table, from which its json, the dataset card, `features_of` and the Parquet export are made. Other fields
+of the corpus get their types when the run is planned, from the values of all items:
 
-| type in the plan | values of all items, nulls apart       | written as                                            |
+| type in the plan | values of all items, except nulls      | written as                                            |
 |------------------|----------------------------------------|-------------------------------------------------------|
-| bool             | booleans                               | they are                                              |
-| int64            | whole numbers of at most 64 bits       | they are                                              |
+| bool             | booleans                               | the same                                              |
+| int64            | whole numbers of at most 64 bits       | the same                                              |
 | float64          | numbers, the whole ones of 53 bits     | floats: 6 becomes 6.0                                 |
-| string           | texts                                  | they are                                              |
+| string           | texts                                  | the same                                              |
 | null             | none                                   | null                                                  |
 | list<…>          | lists of one of the above              | lists of that                                         |
 | json             | anything else: objects, nested lists,  | JSON text, of which `json.loads` is the value: `"5"`  |
 |                  | texts of some items, numbers of others | of the number 5, `"\\"5\\""` of the text 5            |
 
-A field that some items lack is null for these.
+A field that an item does not have is null in its sample.
 """
 
 import json
@@ -51,11 +51,11 @@ class Field:
     """A field of a sample's json.
 
     Attributes:
-        name: in the json.
-        type: in Arrow; every field may be null.
-        meaning: for people.
-        unit: of a number; empty: none.
-        of_corpus: only samples of a corpus that gives it have it.
+        name: name in the json.
+        type: type in Arrow; every field may be null.
+        meaning: short text for the dataset card.
+        unit: unit of a number; empty: none.
+        of_corpus: whether the corpus provides the field: samples have it only if their corpus has it.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Field:
 
 
 def struct_of(**types: pa.DataType) -> pa.DataType:
-    """The type of an object with these fields."""
+    """Return the type of an object with these fields."""
     return pa.struct(list(types.items()))
 
 
 def encode_json(meta: Mapping[str, Any], fields: Iterable[Field]) -> bytes:
-    """The json of a sample, with the values of `fields` in their types, and all others as they are.
+    """Return the json of a sample, with the values of `fields` in their types and all others unchanged.
 
     A lone surrogate, which UTF-8 cannot hold, becomes a question mark.
 
@@ -85,7 +85,7 @@ def read_json(content: Content) -> Any:
     """Return the value of a JSON file of a sample.
 
     Raises:
-        ValueError: it is not JSON, or too large, or nested too deeply.
+        ValueError: it is not JSON, is too large, or is nested too deeply.
     """
     if size_of(content) > _MAX_JSON_BYTES:
         raise ValueError(f"its json has {size_of(content):,} bytes; at most {_MAX_JSON_BYTES:,} are read")
@@ -96,7 +96,7 @@ def read_json(content: Content) -> Any:
 
 
 def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
-    """Return the json of a sample, in which `fields` have their types, as `encode_json` wrote it.
+    """Return the json of a sample that `encode_json` wrote. Its `fields` have their types.
 
     Raises:
         ValueError: it is not a JSON object, or the value of a field does not fit its type.
@@ -115,10 +115,10 @@ def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
 
 
 def size_of_frames(meta: Mapping[str, Any], prefix: str = "") -> tuple[int, int]:
-    """Return (height, width) in px, which `meta` has as `{prefix}height` and `{prefix}width`.
+    """Return (height, width) in px from the fields `{prefix}height` and `{prefix}width` of `meta`.
 
     Raises:
-        ValueError: it has not, or not one that an image can have.
+        ValueError: a field is missing, or an image cannot have this size.
     """
     height, width = (meta.get(f"{prefix}{name}") for name in ("height", "width"))
     if not (isinstance(height, int) and isinstance(width, int) and min(height, width) > 0):
@@ -129,10 +129,10 @@ def size_of_frames(meta: Mapping[str, Any], prefix: str = "") -> tuple[int, int]
 
 
 def typed(meta: Mapping[str, Any], fields: Iterable[Field]) -> dict[str, Any]:
-    """Return the values that `meta` has for `fields`, in their types.
+    """Return the values in `meta` of those of `fields` that it has, in their types.
 
     Raises:
-        ExtractError: a value, which the corpus gives, does not fit its field.
+        ExtractError: a value, which comes from the corpus, does not fit its field.
     """
     values: dict[str, Any] = {}
     for field in (field for field in fields if field.name in meta):
@@ -147,13 +147,13 @@ def typed(meta: Mapping[str, Any], fields: Iterable[Field]) -> dict[str, Any]:
 
 
 def as_type(value: Any, type: pa.DataType) -> Any:
-    """Convert `value`, JSON-able, to the type of its field; null stays null.
+    """Return `value`, JSON-able, converted to the type of its field; null stays null.
 
-    Numbers become floats where these are wanted, and so do texts of numbers, as a CSV has no others; `nan`, as pandas
-    writes a missing value, becomes null. Where texts are wanted, everything else becomes JSON text.
+    For a float, numbers and texts of numbers are converted, because a CSV file has only texts; `nan`, which pandas
+    writes for a missing value, becomes null. For a string, any other value becomes JSON text.
 
     Raises:
-        ValueError: it does not fit; the message says what would.
+        ValueError: the value does not fit; the message says what would fit.
     """
     if value is None:
         return None
@@ -193,7 +193,7 @@ def _as_float(value: Any) -> float | None:
 
 
 class TypeInference:
-    """Finds one type for each field of many items."""
+    """Finds one type for each field from the values of many items."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[set[str], set[str]]] = {}  # by field: of its values, and of their elements
@@ -208,7 +208,7 @@ class TypeInference:
                 of_elements.update(_kind(element) for element in value if element is not None)
 
     def types(self) -> dict[str, str]:
-        """The type of each field, as the table above names it."""
+        """Return the type of each field, named as in the table above."""
         return {name: _type_name(*kinds) for name, kinds in sorted(self._kinds.items())}
 
 
@@ -230,14 +230,14 @@ def _type_name(kinds: set[str], of_elements: set[str]) -> str:
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """The Arrow type that the table above calls `name`; texts where there are only nulls."""
+    """Return the Arrow type that the table above calls `name`; string for a field with nulls only."""
     if name.startswith(_LIST):
         return pa.list_(arrow_type(name.removeprefix(_LIST).removesuffix(">")))
     return pa.string() if name in (_JSON, _NULL) else pa.type_for_alias(name)
 
 
 def check_type(name: str) -> str:
-    """Return `name` if it is a type that the table above has.
+    """Return `name` if it is a type of the table above.
 
     Raises:
         ValueError: it is not.
@@ -249,7 +249,7 @@ def check_type(name: str) -> str:
 
 
 def common_type(one: str, other: str) -> str | None:
-    """The type in which fields of both types can be read; None: there is none."""
+    """Return the type to which fields of both types can be converted; None if there is none."""
     if one.startswith(_LIST) and other.startswith(_LIST):
         element = common_type(*(name.removeprefix(_LIST).removesuffix(">") for name in (one, other)))
         return element and f"{_LIST}{element}>"
@@ -258,12 +258,12 @@ def common_type(one: str, other: str) -> str | None:
 
 
 def uniform(meta: Mapping[str, Any], types: CorpusTypes, declared: Sequence[Field]) -> dict[str, Any]:
-    """`meta` with every field of the corpus, null if the item lacks it, in the type that it has in the run.
+    """Return `meta` with every field of the corpus in its type in the run; null if the item does not have it.
 
     Args:
-        meta: of a sample, JSON-able.
-        types: of the corpus's fields.
-        declared: the fields of the sample's kind, whose types are `encode_json`'s business.
+        meta: the meta of a sample, JSON-able.
+        types: types of the corpus's fields.
+        declared: fields of the sample's kind; `encode_json` converts these.
     """
     own = {field.name for field in declared}
     others = {name: _as_corpus_type(meta.get(name), kind) for name, kind in types.items() if name not in own}

@@ -28,8 +28,8 @@ class Part:
 
     Attributes:
         name: one of `PARTS`.
-        points: which of MediaPipe's points of this part, in the layout's order.
-        edges: lines of its skeleton, as pairs of positions in `points`.
+        points: numbers of MediaPipe's points of this part, in the layout's order.
+        edges: lines of its skeleton, as pairs of indices into `points`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Layout:
 
     @cached_property
     def part_slices(self) -> dict[str, slice]:
-        """Where each part's keypoints lie, by name of the part."""
+        """The keypoints of each part, by name of the part."""
         slices, start = {}, 0
         for part in self.parts:
             slices[part.name] = slice(start, start + len(part.points))
@@ -54,8 +54,8 @@ class Layout:
 
     @cached_property
     def part_edges(self) -> dict[str, tuple[Edge, ...]]:
-        """Lines of each part's skeleton, by name of the part, as pairs of keypoints of the whole layout."""
-        starts = {name: place.start for name, place in self.part_slices.items()}
+        """Lines of each part's skeleton, by name of the part, as pairs of indices of keypoints."""
+        starts = {name: keypoints.start for name, keypoints in self.part_slices.items()}
         return {
             part.name: tuple((a + starts[part.name], b + starts[part.name]) for a, b in part.edges)
             for part in self.parts
@@ -67,12 +67,12 @@ class Layout:
 
 
 def _chains(*chains: Iterable[int]) -> tuple[Edge, ...]:
-    """The edges along chains of points."""
+    """Return the edges along chains of points."""
     return tuple(chain.from_iterable(pairwise(points) for points in chains))
 
 
-# The 68 of the 468 face points, in the order of dlib and iBUG. No sign-language project publishes such a list; this is
-# the one most common in public code, for instance `landmark_points_68` in latentsync/utils/image_processor.py of
+# 68 of the 468 face points, in the order of dlib and iBUG. No sign-language project publishes such a list. This one is
+# the most common in public code, for instance `landmark_points_68` in latentsync/utils/image_processor.py of
 # ByteDance's LatentSync 1.5 (Apache-2.0).
 FACE_68 = (
     *(162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389),  # jaw

@@ -26,7 +26,7 @@ from datamodules.samples.batching import stack
 from datamodules.samples.columns import Column, counts, rates
 from datamodules.samples.drawing import ImageDrawing, SourceFrames, display_size
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
-from datamodules.samples.skeleton import JOINTS, Keypoints, draw, mirrored, pose_map, resized
+from datamodules.samples.skeleton import JOINTS, Keypoints, draw, mirrored, pose_map, rescaled
 from datamodules.samples.stored_image import decode_stored, find_image, require_image
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class PoseSample:
 
         Coordinates below 0 become 0, because a negative coordinate means a missing joint.
         """
-        keypoints = resized(self.keypoints, self.size(), self.size(coordinates))
+        keypoints = rescaled(self.keypoints, self.size(), self.size(coordinates))
         keypoints[..., :2] = np.maximum(keypoints[..., :2], 0)
         return keypoints
 
@@ -172,7 +172,7 @@ class PoseSamples(SampleKind[PoseSample]):
         """Return the image with its people drawn over it and, beside it, these alone, as ControlNet takes them."""
         original = sample.size("original")
         size = display_size(*original)
-        keypoints = resized(sample.keypoints_in("original"), original, size)
+        keypoints = rescaled(sample.keypoints_in("original"), original, size)
         image = next(source.images(size))
         return ImageDrawing(np.concatenate([draw(image, keypoints), pose_map(keypoints, size)], 1))
 
@@ -212,7 +212,7 @@ class PoseSamples(SampleKind[PoseSample]):
         return self.size or sample.size()
 
     def _keypoints(self, sample: PoseSample, flip: bool) -> Keypoints:
-        keypoints = resized(sample.keypoints, sample.size(), self._size(sample))
+        keypoints = rescaled(sample.keypoints, sample.size(), self._size(sample))
         return mirrored(keypoints, self._size(sample)[1]) if flip else keypoints
 
     def _image(self, sample: PoseSample, flip: bool) -> "Tensor":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.errors import ConfigError
-from datamodules.samples.skeleton import resized
+from datamodules.samples.skeleton import rescaled
 from preprocess.checkpoints.digest import sha256_of_file
 from preprocess.checkpoints.dtypes import DTYPES
 from preprocess.pose.backend import People, PoseBackend
@@ -75,7 +75,7 @@ class OpenPose(PoseBackend):
         shrink = min(1.0, _MAX_MAP_PX / max(size))
         map_size = max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
         decoded = decode([self._maps(images, scale, map_size) for scale in self.scales])
-        return [people._replace(keypoints=resized(people.keypoints, map_size, size)) for people in decoded]
+        return [people._replace(keypoints=rescaled(people.keypoints, map_size, size)) for people in decoded]
 
     def _maps(self, images: Tensor, scale: float, map_size: tuple[int, int]) -> Maps:
         height, width = images.shape[2:]

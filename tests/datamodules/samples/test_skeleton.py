@@ -5,7 +5,7 @@ import pytest
 
 from datamodules.samples.skeleton import (
     COCO_17,
-    COLOURS,
+    JOINT_COLOURS,
     JOINTS,
     LIMBS,
     MIRRORED,
@@ -13,7 +13,7 @@ from datamodules.samples.skeleton import (
     from_coco_17,
     mirrored,
     pose_map,
-    resized,
+    rescaled,
 )
 from support.pose_runs import standing
 
@@ -25,7 +25,7 @@ COCO = (
 
 
 def test_joints_are_named_once_and_limbs_make_a_tree_of_them() -> None:
-    assert len(JOINTS) == len(set(JOINTS)) == len(COLOURS) == len(set(COLOURS)) == 18
+    assert len(JOINTS) == len(set(JOINTS)) == len(JOINT_COLOURS) == len(set(JOINT_COLOURS)) == 18
     assert tuple(JOINTS[joint] for joint in COCO_17) == COCO
     reached = {1}
     for start, end in LIMBS:
@@ -62,16 +62,16 @@ def test_the_neck_is_the_mean_of_the_shoulders_where_both_are_there() -> None:
 
 def test_coordinates_are_of_the_same_places_in_a_resized_picture() -> None:
     corners = np.array([[[0, 0, 1], [99, 49, 1], [0, 0, 0]]], np.float32)
-    assert resized(corners, (50, 100), (100, 300)).tolist() == [[[1, 0.5, 1], [298, 98.5, 1], [0, 0, 0]]]
-    np.testing.assert_allclose(resized(resized(corners, (50, 100), (7, 9)), (7, 9), (50, 100)), corners, atol=1e-5)
+    assert rescaled(corners, (50, 100), (100, 300)).tolist() == [[[1, 0.5, 1], [298, 98.5, 1], [0, 0, 0]]]
+    np.testing.assert_allclose(rescaled(rescaled(corners, (50, 100), (7, 9)), (7, 9), (50, 100)), corners, atol=1e-5)
 
 
 def test_limbs_and_joints_have_the_usual_colours() -> None:
     person = standing(256, 20, 470)[None]
     picture = pose_map(person, (512, 512))
     for joint, (x, y) in enumerate(person[0, :, :2].round().astype(int)):
-        assert tuple(picture[y, x]) == COLOURS[joint]
-    for (a, b), colour in zip(LIMBS[:12], COLOURS, strict=False):
+        assert tuple(picture[y, x]) == JOINT_COLOURS[joint]
+    for (a, b), colour in zip(LIMBS[:12], JOINT_COLOURS, strict=False):
         x, y = person[0, [a, b], :2].mean(0).round().astype(int)
         assert np.abs(picture[y, x] - 0.6 * np.array(colour)).max() <= 1
     assert not picture[0].any()

@@ -20,7 +20,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.samples import SampleKind
-from datamodules.samples.drawing.keypoints import COLOURS
+from datamodules.samples.drawing.keypoints import PART_COLOURS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.draw.source import blank
 from preprocess.draw.visualize import visualize
@@ -93,7 +93,7 @@ def colour_at(frame: Frame, part: str) -> str:
     """What the middle of the place of `part` looks like most: a part's name, `grey` or `blank`."""
     x, y = (4 * value for value in PLACES[part])
     seen = frame[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3).mean(0)
-    known = {**COLOURS, "grey": GREY, "blank": BLANK}
+    known = {**PART_COLOURS, "grey": GREY, "blank": BLANK}
     return min(known, key=lambda name: float(np.abs(np.subtract(known[name], seen)).sum()))
 
 
@@ -143,7 +143,7 @@ def test_sheet_shows_six_frames_evenly_spaced(tmp_path: Path) -> None:
         sheet = np.asarray(image)
     assert sheet.shape[1] == 1800
     below = sheet[84:]  # the header has the colours too
-    columns = np.flatnonzero((below == COLOURS["pose"]).all(2).any(0))
+    columns = np.flatnonzero((below == PART_COLOURS["pose"]).all(2).any(0))
     panel_px = (1800 - 2 * 32 - 5 * 12) // 6
     where = (columns - 32) / (panel_px + 12)
     assert sorted(set(where.astype(int).tolist())) == [0, 2, 5]  # frames 0, 2, 4, 6, 8, 10

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.run.folder import Run
-from datamodules.samples.skeleton import COLOURS
+from datamodules.samples.skeleton import JOINT_COLOURS
 from preprocess.cli import main
 from preprocess.report.view import view
 from preprocess.terminal import Terminal
@@ -33,7 +33,7 @@ def test_poses_are_drawn_over_their_image_and_beside_it(tmp_path: Path, capsys: 
     pictures = [np.asarray(Image.open(path)) for path in paths]
     for picture, there in zip(pictures, (True, False, True), strict=True):
         colours = {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
-        assert (COLOURS[0] in colours) == there
+        assert (JOINT_COLOURS[0] in colours) == there
     assert (pictures[0] == 120).all(-1).mean() > 0.1  # the image
     assert (pictures[0] == 0).all(-1).mean() > 0.1  # the pose map
 

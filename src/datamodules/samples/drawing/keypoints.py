@@ -25,7 +25,7 @@ from datamodules.samples.fields import size_of_frames
 from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS
 from datamodules.samples.keypoints import KeypointSample
 
-COLOURS: dict[str, Colour] = {
+PART_COLOURS: dict[str, Colour] = {
     "pose": (0, 200, 170),
     "face": (255, 200, 70),
     "left_hand": (255, 90, 110),
@@ -79,7 +79,9 @@ def draw_sample(sample: KeypointSample, source: SourceFrames) -> VideoDrawing:
         num_frames=min(num_frames, MAX_FRAMES),
         size=size,
         facts=[*facts, str(sample.meta["glosses"])] if "glosses" in sample.meta else facts,
-        legend=[LegendEntry(f"{part.replace('_', ' ')} {100 * share:.0f} %", COLOURS[part]) for part, share in shares],
+        legend=[
+            LegendEntry(f"{part.replace('_', ' ')} {100 * share:.0f} %", PART_COLOURS[part]) for part, share in shares
+        ],
     )
 
 
@@ -109,7 +111,7 @@ def _draw_skeleton(image: Image, sample: KeypointSample, frame_idx: int, scale: 
         _draw_lines(halo, pixels, lines[part], _HALO, _STROKES[part].grown(0.8).scaled(unit))
     drawn: Any = cv2.addWeighted(halo, 0.5, image, 0.5, 0)
     for part in PARTS:
-        _draw_lines(drawn, pixels, lines[part], COLOURS[part], _STROKES[part].scaled(unit))
+        _draw_lines(drawn, pixels, lines[part], PART_COLOURS[part], _STROKES[part].scaled(unit))
     return drawn  # type: ignore[no-any-return]
 
 

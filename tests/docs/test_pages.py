@@ -63,3 +63,11 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
     names = re.findall(r"--(?:data|model|output)\.(?:\w+\.)*([a-z]\w*)", page.read_text())
     arguments = set(re.findall(r"^ +(\w+): ", SOURCE, re.MULTILINE)) | {"dir", "help", "init_args"}
     assert [name for name in names if name not in arguments] == []
+
+
+def test_the_messages_that_the_page_of_errors_quotes_are_in_the_source() -> None:
+    rows = re.findall(r"^\| `+(.+?) ?`+ \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    messages = re.sub(r'"\n\s+f?"', "", SOURCE)  # adjacent literals are one text
+    fragments = [fragment for row in rows for fragment in row.split("…")]
+    assert [fragment for fragment in fragments if fragment.strip(" ;:.,") not in messages] == []

@@ -1,15 +1,15 @@
 """The dataset card of a run, `README.md` in its folder, for Hugging Face `datasets`.
 
 `load_dataset(O)` reads from the card which tars belong to which split, and the type of each field. Without a card,
-`datasets` infers types from the first five samples, and fails at a later one if these hold an empty list or null.
+`datasets` infers types from the first five samples, and fails at a later sample if these have an empty list or null.
 
 | part of the card        | source                                                                                |
 |-------------------------|---------------------------------------------------------------------------------------|
-| splits                  | those that have samples; tars of retries are among them, superseded ones are not      |
-| fields of the json      | `fields` of the kind of samples; of the corpus's fields, the types in the plan        |
-| name of configuration   | digest of the committed tars                                                          |
-| other files of a sample | the first committed sample: an array's dtype and shape, whose first dimension varies  |
-| images as they were     | the endings of all images in the plan                                                 |
+| splits                  | those that have samples; with the tars of retries, without superseded ones            |
+| fields of the json      | `fields` of the sample kind; for other fields of the corpus the types in the plan     |
+| configuration name      | digest of the committed tars                                                          |
+| other files of a sample | the first committed sample: dtype and shape of an array, whose first dimension varies |
+| original images         | the endings of all images in the plan                                                 |
 """
 
 import hashlib
@@ -47,16 +47,16 @@ A row is a sample: `__key__` names its item, `__url__` its tar; the other column
 | field of `json` | type | unit | meaning |
 |---|---|---|---|
 """
-_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$@]|:(?=//)|(?<=www)\.")  # begins or ends anything but a plain text
-_DTYPES = {"double": "float64", "float": "float32"}  # of Arrow, in `datasets`
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|&~$@]|:(?=//)|(?<=www)\.")  # what has a meaning in Markdown
+_DTYPES = {"double": "float64", "float": "float32"}  # name in Arrow: name in `datasets`
 
 
 class Array(NamedTuple):
     """The type of an .npy file.
 
     Attributes:
-        dtype: as NumPy and Arrow call it.
-        shape: None where it varies from sample to sample.
+        dtype: its name in NumPy and Arrow.
+        shape: sizes; None where they vary from sample to sample.
     """
 
     dtype: str
@@ -67,13 +67,15 @@ FileType: TypeAlias = pa.DataType | Array | Literal["image", "video"]
 
 
 def features_of(run: Run | str | os.PathLike[str]) -> "Features":
-    """The columns of a run's samples and their types, for `load_dataset("webdataset", data_files=…, features=…)`.
+    """Return the columns of a run and their types, for `load_dataset("webdataset", data_files=…, features=…)`.
+
+    It needs the package `datasets`.
 
     Args:
-        run: a run or its folder, with at least one committed sample. Needs the package `datasets`.
+        run: a run or its folder, with at least one committed sample.
 
     Raises:
-        RunError: the folder is no run, it has no samples, or their kind declares no fields.
+        RunError: the folder is not a run, it has no samples, or their kind declares no fields.
     """
     import datasets
 
@@ -89,17 +91,17 @@ def features_of(run: Run | str | os.PathLike[str]) -> "Features":
     run = run if isinstance(run, Run) else Run(run)
     if not declared_fields(run):
         raise RunError(
-            f"the fields of the samples in {run.folder} are not known: import the class of the samples first, if it is "
-            "your own"
+            f"the fields of the samples in {run.folder} are unknown. If the class of the samples is your own, import "
+            "it first"
         )
     return datasets.Features({name: feature(column) for name, column in _columns(run).items()})
 
 
 def declared_fields(run: Run) -> tuple[Field, ...]:
-    """Return the `fields` of the run's kind of samples.
+    """Return the `fields` of the run's sample kind.
 
-    Empty if it declares none, if it is neither one of `datamodules.samples` nor imported already, or if an earlier
-    version planned the run, without `corpus_types`.
+    They are empty if the kind declares none, if it is neither in `datamodules.samples` nor imported already, or if the
+    plan has no `corpus_types`.
     """
     if run.plan.corpus_types is None:
         return ()
@@ -110,12 +112,12 @@ def declared_fields(run: Run) -> tuple[Field, ...]:
 
 
 def write_card(run: Run) -> None:
-    """Write the card of `run`, if it has samples, and their kind declares its fields.
+    """Write the card of `run`, if the run has samples whose kind declares fields.
 
-    A card without the line that says who wrote it belongs to the user, and stays as it is.
+    A card without the line that says who wrote it belongs to the user, and is left unchanged.
 
-    Ranks end at the same time, and each writes the card. One that is slow would replace the card of a later one by its
-    own, of fewer shards; so it is written again as long as shards were committed meanwhile.
+    Ranks end at the same time, and each writes the card. A slow rank could replace the card of a later one with its
+    own, which lists fewer shards. So each rank writes again until no shard was committed meanwhile.
 
     Raises:
         RunError: the first sample cannot be read.
@@ -123,7 +125,7 @@ def write_card(run: Run) -> None:
     """
     path = run.folder / CARD
     described: list[set[str]] = []
-    while (committed := [each.committed() for each in run.with_retries]) != described:
+    while (committed := [part.committed() for part in run.with_retries]) != described:
         if is_users(run) or not (text := _text(run)):
             return
         try:
@@ -134,7 +136,7 @@ def write_card(run: Run) -> None:
 
 
 def is_stale(run: Run) -> bool:
-    """Whether `write_card` would change the card that there is; for example, parts of the run came by a copy.
+    """Return whether `write_card` would change the existing card, for example after parts of the run were copied in.
 
     Raises:
         RunError: the first sample cannot be read.
@@ -144,7 +146,7 @@ def is_stale(run: Run) -> bool:
 
 
 def is_users(run: Run) -> bool:
-    """Whether the run's folder has a card that `write_card` leaves alone: one without its mark, or no small file."""
+    """Return whether the card belongs to the user: it lacks the mark of `write_card`, or is no small regular file."""
     path = run.folder / CARD
     try:
         return path.exists() and _MARK.encode() not in read_file(path)
@@ -153,7 +155,7 @@ def is_users(run: Run) -> bool:
 
 
 def _text(run: Run) -> str:
-    """The card; empty if there is none."""
+    """Return the card; empty if the run can have none."""
     fields = {field.name: field for field in declared_fields(run)}
     splits = dict.fromkeys(shard.split for shard in run.plan.shards)
     files = [_data_files(split) for split in splits if run.outcome(split).committed]  # `datasets` refuses empty ones
@@ -167,19 +169,19 @@ def _text(run: Run) -> str:
         "dataset_info": {"config_name": name, "features": features},
     }
     json_type: pa.DataType = columns["json"]
-    table = (fields.get(each.name) or _of_corpus(run, each) for each in json_type)
+    table = (fields.get(field.name) or _of_corpus(run, field) for field in json_type)
     rows = (f"| {_markdown(field.name)} | {field.type} | {field.unit} | {field.meaning} |\n" for field in table)
     return f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{_TEXT}{''.join(rows)}"
 
 
 def _markdown(text: str) -> str:
-    """Return `text` for a place in a table: Markdown makes no column, link, code, formula or HTML of it."""
+    """Return `text` for a cell of a table, so that Markdown makes no column, link, code, formula or HTML of it."""
     return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", printable(text))
 
 
 def _digest(run: Run) -> str:
-    """Return a name of the committed tars; the cache of `datasets` knows a folder by its card, not by its tars."""
-    records = (record for each in run.with_retries for record in each.records())
+    """Return a digest of the committed tars, because the cache of `datasets` compares cards, not tars."""
+    records = (record for part in run.with_retries for record in part.records())
     return hashlib.sha256("".join(record.tar.sha256 for record in records).encode()).hexdigest()[:12]
 
 
@@ -189,12 +191,12 @@ def _of_corpus(run: Run, column: pa.Field) -> Field:
 
 
 def _data_files(split: str) -> dict[str, str]:
-    """The tars of a split; `datasets` knows no split of the name `all`."""
+    """Return the entry of a split; `datasets` does not accept `all` as a name."""
     return {"split": f"{split}_" if split.lower() == "all" else split, "path": f"{split}-*.tar"}
 
 
 def _yaml(type: FileType) -> dict[str, Any]:
-    """`type` as cards say it: what `Features._to_yaml_list` makes."""
+    """Return `type` as `Features._to_yaml_list` of `datasets` writes it."""
     if isinstance(type, Array):
         if len(type.shape) == 1:
             return {"list": type.dtype}
@@ -210,7 +212,7 @@ def _yaml(type: FileType) -> dict[str, Any]:
 
 
 def _columns(run: Run) -> dict[str, FileType]:
-    """The type of each column, by name."""
+    """Return the type of each column, by name."""
     key, files = _first_sample(run)
     columns: dict[str, FileType] = {"__key__": pa.string(), "__url__": pa.string()}
     for ending, file in files.items():
@@ -235,10 +237,10 @@ def _first_sample(run: Run) -> tuple[str, dict[str, BinaryIO]]:
 
 
 def _file_type(run: Run, ending: str, file: BinaryIO) -> FileType:
-    """The type of a file of a sample.
+    """Return the type of a file of a sample.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: the file does not have the format of its ending.
     """
     kind = ending.rpartition(".")[2]
     if kind == "json":

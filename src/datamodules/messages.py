@@ -1,4 +1,4 @@
-"""Log records, warnings and tracebacks of this process, escaped whoever writes them: they may quote text of others."""
+"""Escaping of log records, warnings and tracebacks, which may quote text from a corpus, run folder or server."""
 
 import logging
 import sys
@@ -14,9 +14,9 @@ _FORMATTER = logging.Formatter()
 
 
 def escape_messages() -> None:
-    """Have Python's hooks for log records, warnings and uncaught exceptions escape what they write; see `printable`.
+    """Replace Python's hooks for log records, warnings and uncaught exceptions by ones that escape; see `printable`.
 
-    Line feeds stay, as messages of libraries and tracebacks have several lines.
+    Line feeds are kept, because tracebacks and messages of libraries have several lines.
     """
     logging.setLogRecordFactory(_Record)
     warnings.showwarning = _show_warning

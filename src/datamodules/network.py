@@ -1,4 +1,4 @@
-"""How HTTP clients reach a server: proxy and certificates that the environment names; and URLs and keys in messages."""
+"""Proxies and certificates that the environment names for HTTP clients; and URLs and keys in messages."""
 
 import html
 import os
@@ -16,17 +16,17 @@ from urllib.request import proxy_bypass
 
 from datamodules.errors import ConfigError
 
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")  # in any letters; small ones win
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")  # upper or lower case; lower case takes precedence
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 class Proxy(NamedTuple):
-    """The proxy that requests go through.
+    """A proxy that requests go through.
 
     Attributes:
         variable: the environment variable that names it.
         url: its URL, without user and password.
-        host: the host of the server that is reached through it.
+        host: host of the server that is reached through the proxy.
     """
 
     variable: str
@@ -38,11 +38,11 @@ class Proxy(NamedTuple):
 
 
 def require_usable() -> None:
-    """Check the variables that HTTP clients read when they are made, and that they answer with a traceback.
+    """Check the environment variables for which HTTP clients raise an unclear error when they are created.
 
     Raises:
-        ConfigError: a proxy is no URL, or needs a package that is missing; the certificates are missing or damaged; or
-            the file for TLS keys cannot be written.
+        ConfigError: a proxy is not a URL, or needs a package that is missing; the certificates are missing or damaged;
+            or the file for TLS keys cannot be written.
     """
     for variable, url in _proxies(PROXY_VARIABLES):
         _require_proxy(variable, url)
@@ -57,7 +57,7 @@ def require_usable() -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(_unusable("SSL_CERT_FILE", f"{file!r} has no certificates ({reason})")) from error
-        return  # folders are read where there is no file
+        return  # SSL_CERT_DIR is ignored then
     folders = os.environ.get("SSL_CERT_DIR")
     if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
         raise ConfigError(_unusable("SSL_CERT_DIR", f"there is no folder {folders!r}"))
@@ -65,7 +65,7 @@ def require_usable() -> None:
 
 @contextmanager
 def naming_no_proxy() -> Iterator[None]:
-    """Raise ConfigError where httpx cannot read an entry of NO_PROXY, such as the network fd00::/8."""
+    """Turn the error of httpx about an entry of NO_PROXY, such as the network fd00::/8, into a ConfigError."""
     from httpx import InvalidURL
 
     try:
@@ -93,8 +93,10 @@ def is_excepted(url: str) -> bool:
         return True
     networks = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
     try:
-        return any(ip_address(host) in ip_network(each.strip(), strict=False) for each in networks if "/" in each)
-    except ValueError:  # a name, or no network
+        return any(
+            ip_address(host) in ip_network(network.strip(), strict=False) for network in networks if "/" in network
+        )
+    except ValueError:  # the host is a name, or an entry is not a network
         return False
 
 
@@ -125,12 +127,12 @@ def _spellings(secret: str) -> re.Pattern[str]:
 
 def _spellings_of_character(char: str) -> str:
     code, plain = ord(char), re.escape(char)
-    escaped = rf"%{code:02x}|\\{{1,8}}(?:u00|x){code:02x}|&#(?:0*{code}|x0*{code:x});"  # \: escaped again and again
+    escaped = rf"%{code:02x}|\\{{1,8}}(?:u00|x){code:02x}|&#(?:0*{code}|x0*{code:x});"  # \\{1,8}: escaped several times
     return rf"(?:\\{{0,8}}{plain}|(?i:{escaped})|{re.escape(html.escape(char))})"
 
 
 def _proxies(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The variables of these names that are set, as they are spelled, and their URLs."""
+    """Yield (variable as it is spelled, URL) for those of `names` that are set."""
     for name in names:
         spellings = [variable for variable in os.environ if variable.lower() == name]
         variable = name if name in spellings else next(reversed(spellings), name)
@@ -143,15 +145,15 @@ def _require_proxy(variable: str, url: str) -> None:
 
     try:
         parts, _ = urlsplit(url), URL(url)
-        is_cut = "@" in f"{parts.path}{parts.query}{parts.fragment}"  # by a / ? or # in its password
+        is_cut = "@" in f"{parts.path}{parts.query}{parts.fragment}"  # a / ? or # in the password ends the host
         is_url = parts.scheme in _PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0 and not is_cut
     except (ValueError, InvalidURL):
         is_url = False
     if not is_url:  # the value may hold a password
-        raise ConfigError(_unusable(variable, "its value is no URL of a proxy, such as http://HOST:3128"))
+        raise ConfigError(_unusable(variable, "its value is not the URL of a proxy, such as http://HOST:3128"))
     if parts.scheme.startswith("socks") and not find_spec("socksio"):
         raise ConfigError(_unusable(variable, "a SOCKS proxy needs a package: pip install socksio"))
 
 
 def _unusable(variable: str, reason: str) -> str:
-    return f"the environment variable {variable} cannot be used: {reason}; correct it, or unset it"
+    return f"the environment variable {variable} cannot be used: {reason}. Correct or unset it"

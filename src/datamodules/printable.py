@@ -1,4 +1,4 @@
-"""Text from a corpus, run folder, checkpoint or server, escaped so that a terminal or page shows what is there.
+"""Escaping of text from a corpus, run folder, checkpoint or server, so that a terminal or page shows what it contains.
 
 | characters                                          | Unicode category | shown as                              |
 |-----------------------------------------------------|------------------|---------------------------------------|
@@ -8,15 +8,15 @@
 | lone surrogates, private use, unassigned            | Cs, Co, Cn       | `\\udc80`, `\\ue000`                  |
 | joiners (U+200C, U+200D) that join nothing          | Cf               | `\\u200d`                             |
 | marks beyond the eighth on one letter               | Mn, Me           | `\\u0301`                             |
-| everything else, spaces of all widths included      |                  | as it is                              |
+| everything else, spaces of all widths included      |                  | unchanged                             |
 
-Emoji sequences and Persian and Indic words need joiners, so these stay after a character that is not ASCII; after any
-other they would only make two names look alike. Words have fewer than eight marks on a letter; hundreds of them would
-cover the lines above and below.
+Emoji sequences and Persian and Indic words need joiners, so these are kept after a character that is not ASCII; after
+an ASCII character they would only make two names look alike. Words have at most eight marks on a letter; hundreds of
+them would cover the lines above and below.
 
-Letters of two scripts that look alike stay, and so do invisible letters (Hangul fillers) and variation selectors.
+Letters of two scripts that look alike are kept, and so are invisible letters (Hangul fillers) and variation selectors.
 
-A backslash stays as it is, so escaping twice changes nothing; but a text that has a backslash itself looks escaped.
+A backslash is kept, so escaping twice changes nothing; but a text with a backslash of its own looks escaped.
 """
 
 import json

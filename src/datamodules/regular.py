@@ -1,7 +1,7 @@
-"""Opening files that somebody else may have prepared: regular files only.
+"""Opening of files that may come from someone else: only regular files are opened.
 
-Opening a FIFO waits for a writer that never comes, `/dev/zero` has no end, and opening some devices acts on them. A
-link to any of these may bear the name of an image, a list or a JSON file.
+Opening a FIFO waits for a writer that never comes, `/dev/zero` has no end, and opening some devices has effects. A link
+to any of these may have the name of an image, a list or a JSON file.
 """
 
 import errno
@@ -19,21 +19,23 @@ _KINDS = {
 
 
 class NotRegularError(OSError):
-    """A path names something else than a regular file or a folder; `strerror` says what."""
+    """A path that is neither a regular file nor a folder; `strerror` says what it is."""
 
 
 def open_regular(path: str | Path) -> BinaryIO:
     """Open the regular file `path` for reading. Links are followed; anything else is not opened.
 
     Raises:
-        NotRegularError: it is a FIFO, a device or a socket.
-        OSError: as of `open`; IsADirectoryError if it is a folder. FileNotFoundError also for a path with a null
-            character, for which Python raises ValueError: no file has such a name.
+        NotRegularError: `path` is a FIFO, a device or a socket.
+        OSError: see `open`; IsADirectoryError for a folder. FileNotFoundError also for a path with a null character,
+            which no file has (Python raises ValueError).
     """
     if "\0" in str(path):
         raise FileNotFoundError(errno.ENOENT, "no file name has a null character", str(path))
     require_regular(os.stat(path), path)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for nothing that came meanwhile
+    descriptor = os.open(
+        path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # O_NONBLOCK: a FIFO that has replaced the file meanwhile does not block
     try:
         require_regular(os.fstat(descriptor), path)
     except OSError:
@@ -43,10 +45,10 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def require_regular(status: os.stat_result, path: str | Path) -> None:
-    """Return if `status`, of the file `path`, is that of a regular file.
+    """Check that `status`, of `path`, is that of a regular file.
 
     Raises:
-        NotRegularError, IsADirectoryError: it is not.
+        NotRegularError, IsADirectoryError: it is something else.
     """
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

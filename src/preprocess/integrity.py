@@ -85,7 +85,7 @@ def coverage(run: Run) -> Coverage:
     """Compare the records of `run` with its plans. Reads no tar."""
     problems: list[Problem] = []
     done = run.committed()
-    own, *retries = (_records(each, problems) for each in run.with_retries)
+    own, *retries = (_records(part, problems) for part in run.with_retries)
     outcome = Outcome.of(own, (record for records in retries for record in records))
     problems += strays(run.folder, ["records/*.json"])
     return Coverage(
@@ -125,7 +125,7 @@ def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)
     """
     paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     run = Run(folder)  # opened after the listing, so that it knows the plan of each listed file
-    planned, replaced = {shard.name for each in run.with_retries for shard in each.plan.shards}, run.replaced
+    planned, replaced = {shard.name for part in run.with_retries for shard in part.plan.shards}, run.replaced
     problems = []
     for path in paths:
         is_superseded, why = path.stem in replaced, ""
@@ -200,25 +200,25 @@ def _records(run: Run, problems: list[Problem]) -> list[Record]:
 
 
 def _open_shards(run: Run) -> Iterator[Problem]:
-    for each in run.with_retries:
-        done = each.committed()
-        if open_items := [shard.num_items for shard in each.plan.shards if shard.name not in done]:
-            part, command = (f" of retry {each.retry}", "`retry` command") if each.retry else ("", "command")
-            count = f"{sum(open_items):,} items in {len(open_items):,} shards{part}"
+    for part in run.with_retries:
+        done = part.committed()
+        if open_items := [shard.num_items for shard in part.plan.shards if shard.name not in done]:
+            of_retry, command = (f" of retry {part.retry}", "`retry` command") if part.retry else ("", "command")
+            count = f"{sum(open_items):,} items in {len(open_items):,} shards{of_retry}"
             yield Problem(f"{count} are not done yet; rerun the same {command}", is_open=True)
 
 
 def _all_shard_problems(run: Run) -> Iterator[Problem]:
     replaced = run.replaced
-    for each in run.with_retries:
-        done = each.committed()
-        for shard in each.plan.shards:
+    for part in run.with_retries:
+        done = part.committed()
+        for shard in part.plan.shards:
             if shard.name in done:
                 try:
-                    record = each.record(shard.name)
+                    record = part.record(shard.name)
                 except RunError:  # `coverage` has reported it
                     continue
-                yield from _shard_problems(each, shard, record, stands=shard.name not in replaced)
+                yield from _shard_problems(part, shard, record, stands=shard.name not in replaced)
 
 
 def _shard_problems(run: Run, shard: Shard, record: Record, stands: bool) -> Iterator[Problem]:
@@ -280,13 +280,13 @@ def _superseding_problems(run: Run, damaged: set[str]) -> Iterator[Problem]:
     replaced = run.replaced
     # rows that may be superseded, and are not so far: (shard, key) to class of the failure, or status
     open_to: dict[tuple[str, str], str] = {}
-    for each in run.with_retries if run.retries else ():
-        for record in _records(each, []):
+    for part in run.with_retries if run.retries else ():
+        for record in _records(part, []):
             is_superseded = record.shard in replaced
-            if (each.retry or record.failed or is_superseded) and record.shard not in damaged:
-                rows = each.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
-                if each.retry:
-                    yield from _retry_problems(each.retry, record, rows, open_to, damaged)
+            if (part.retry or record.failed or is_superseded) and record.shard not in damaged:
+                rows = part.table(record.shard, ["key", "status", "reason_class", "supersedes"]).to_pylist()
+                if part.retry:
+                    yield from _retry_problems(part.retry, record, rows, open_to, damaged)
                 for row in (row for row in rows if row["reason_class"] or is_superseded):
                     open_to[record.shard, row["key"]] = row["reason_class"] or row["status"]
     for shard, key in open_to:

@@ -1,4 +1,4 @@
-"""A new folder beside a destination: what a command makes in it becomes the destination whole, or not at all."""
+"""A hidden folder beside a destination, in which a command makes what then appears whole, or not at all."""
 
 import fcntl
 import glob
@@ -15,21 +15,22 @@ _RANDOM_BYTES = 8
 
 @contextmanager
 def scratch_beside(dest: Path) -> Iterator[Path]:
-    """Make a hidden folder beside `dest`, whose parents are made too; the block fills it and renames it to `dest`.
+    """Yield a new hidden folder beside `dest`, which the block fills and renames to `dest`.
 
-    If the block does not rename it, it is removed at the end. What killed commands have left is removed before: folders
-    of such a name that belong to this user and that no process has locked, but no links.
+    Missing parents of `dest` are made. If the block does not rename the folder, it is removed at the end. Leftovers of
+    commands that were killed are removed first: folders of such a name that belong to this user and are not locked by a
+    process. Links are left alone.
 
     Raises:
-        ConfigError: another process is making `dest`.
+        ConfigError: another process is writing `dest`.
         OSError: the folder cannot be made.
     """
-    _remove_left(dest)
+    _remove_leftovers(dest)
     scratch = dest.with_name(f".{dest.name}.{os.urandom(_RANDOM_BYTES).hex()}.partial")
     scratch.mkdir(parents=True)
     descriptor = _open(scratch)
     try:
-        with suppress(OSError):  # NFS locks no folders; then no process removes what others have left there
+        with suppress(OSError):  # NFS cannot lock folders; then leftovers are never removed there
             _lock(descriptor)
         yield scratch
     finally:
@@ -37,17 +38,17 @@ def scratch_beside(dest: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_left(dest: Path) -> None:
+def _remove_leftovers(dest: Path) -> None:
     random = "[0-9a-f]" * (2 * _RANDOM_BYTES)
-    for left in dest.parent.glob(f".{glob.escape(dest.name)}.{random}.partial"):
-        with suppress(OSError):  # a link, a file, or gone meanwhile
-            descriptor = _open(left)
+    for leftover in dest.parent.glob(f".{glob.escape(dest.name)}.{random}.partial"):
+        with suppress(OSError):  # it is a link or a file, or was removed meanwhile
+            descriptor = _open(leftover)
             try:
                 if os.fstat(descriptor).st_uid == os.geteuid():
                     _lock(descriptor)
-                    shutil.rmtree(left, ignore_errors=True)
+                    shutil.rmtree(leftover, ignore_errors=True)
             except BlockingIOError as error:
-                raise ConfigError(f"another process is writing {dest}: wait for it, or name another folder") from error
+                raise ConfigError(f"another process is writing {dest}. Wait for it, or name another folder") from error
             finally:
                 os.close(descriptor)
 

@@ -1,12 +1,12 @@
-"""All that the commands show passes through here, so text of a corpus, run folder or server cannot steer the terminal.
+"""Output of the commands, escaped: text of a corpus, run folder or server cannot control the terminal.
 
-| shown                        | by                                                        |
+| output                       | function or class                                         |
 |------------------------------|-----------------------------------------------------------|
 | a line of standard output    | `say`; JSON by `printable.json_line`                      |
 | a line of standard error     | `note`                                                    |
-| tables, the live display     | `Terminal`, with a plain string, `cell` or `block` each   |
+| tables, the live display     | `Terminal`, of plain strings, `cell` or `block`           |
 | wrong options                | `Parser`                                                  |
-| what libraries print         | `escaped_output`                                          |
+| output of libraries          | `escaped_output`                                          |
 | log, warnings, tracebacks    | `datamodules.messages`                                    |
 """
 
@@ -25,10 +25,10 @@ _MAX_CELL = 2000  # characters
 
 
 class Terminal(Console):
-    """A console that shows a plain string as what it is: escaped, without markup, emoji codes, links or highlights.
+    """A console that prints plain strings escaped, without markup, emoji codes, links or highlighting.
 
     Args:
-        options: of rich's `Console`.
+        options: those of rich's `Console`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -40,7 +40,7 @@ class Terminal(Console):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose messages show arguments escaped: a shell's `*` may have put file names among them."""
+    """An ArgumentParser whose messages escape the arguments, as a shell's `*` may have put file names among them."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2 and `message`, escaped, after the usage."""
@@ -59,7 +59,7 @@ def note(text: str, style: str = "") -> None:
 
 @contextmanager
 def escaped_output() -> Iterator[None]:
-    """Escape what a library prints to standard output in this block, such as a configuration; shown when it ends."""
+    """Escape what a library prints to standard output in this block, and print it when the block ends."""
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
@@ -69,11 +69,11 @@ def escaped_output() -> Iterator[None]:
 
 
 def cell(text: str, style: str = "") -> Text:
-    """Return `text` for a place in a table: one line, escaped; of a long one the first 2,000 characters."""
+    """Return `text` for a cell of a table: one line, escaped, cut after 2,000 characters."""
     more = f"… {len(text):,} characters in all" if len(text) > _MAX_CELL else ""
     return Text(printable(text[:_MAX_CELL]) + more, style)
 
 
 def block(text: str) -> Text:
-    """Return a text of several lines for a `Terminal`, escaped but for its line feeds."""
+    """Return a text of several lines for a `Terminal`: escaped, with its line feeds."""
     return Text(printable_lines(text))

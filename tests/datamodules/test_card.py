@@ -265,7 +265,7 @@ def test_a_kind_without_declared_fields_has_no_card(tmp_path: Path) -> None:
 
     run = make_run(tmp_path / "run", Undeclared(), [(item, item) for item in caption_items("a.jpg")])
     assert not (run.folder / CARD).exists()
-    with pytest.raises(RunError, match=r"the fields of the samples in .* are not known: import the class"):
+    with pytest.raises(RunError, match=r"the fields of the samples in .* are unknown\. If the class"):
         features_of(run)
 
 
@@ -283,7 +283,7 @@ def test_the_class_that_a_plan_names_is_not_imported_for_the_card(
     monkeypatch.delitem(sys.modules, "own_samples")
     assert list(verify(run)) == []
     write_card(run)
-    with pytest.raises(RunError, match="import the class of the samples first"):
+    with pytest.raises(RunError, match="If the class of the samples is your own, import it first"):
         features_of(run)
     assert (run.folder / CARD).read_text() == card
     assert "own_samples" not in sys.modules

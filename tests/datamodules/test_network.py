@@ -55,8 +55,8 @@ def test_a_proxy_that_is_no_url_is_named_without_its_value(environment: Environm
     with pytest.raises(ConfigError) as failure:
         require_usable()
     assert str(failure.value) == (
-        f"the environment variable {variable} cannot be used: its value is no URL of a proxy, such as "
-        "http://HOST:3128; correct it, or unset it"
+        f"the environment variable {variable} cannot be used: its value is not the URL of a proxy, such as "
+        "http://HOST:3128. Correct or unset it"
     )
 
 
@@ -66,7 +66,7 @@ def test_a_socks_proxy_needs_its_package(
 ) -> None:
     environment(ALL_PROXY=f"{scheme}://me:tops3cret@127.0.0.1:1080")
     monkeypatch.setattr("datamodules.network.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^the environment variable ALL_PROXY .*: pip install socksio; ") as failure:
+    with pytest.raises(ConfigError, match=r"^the environment variable ALL_PROXY .*: pip install socksio\. ") as failure:
         require_usable()
     assert "tops3cret" not in str(failure.value)
     monkeypatch.setattr("datamodules.network.find_spec", lambda name: name)

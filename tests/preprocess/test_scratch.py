@@ -67,7 +67,7 @@ def test_a_folder_of_another_owner_is_not_removed(tmp_path: Path, monkeypatch: p
 
 def test_a_command_that_is_writing_there_is_not_disturbed(tmp_path: Path) -> None:
     with scratch_beside(tmp_path / "out") as scratch:
-        with pytest.raises(ConfigError, match=r"another process is writing .*/out: wait for it"):
+        with pytest.raises(ConfigError, match=r"another process is writing .*/out\. Wait for it"):
             scratch_beside(tmp_path / "out").__enter__()
         os.rename(scratch, tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]

@@ -1,4 +1,4 @@
-"""`preprocess failures`: what failed, and is no sample of a retry either. Needs neither torch nor lightning.
+"""`preprocess failures`: the items that failed, unless a retry has turned them into samples; without torch.
 
 | field        | type   | meaning                                                                              |
 |--------------|--------|--------------------------------------------------------------------------------------|
@@ -7,10 +7,10 @@
 | path         | string | of the video, image, or folder of frames; relative to the corpus root, or absolute   |
 | reason_class | string | see `datamodules.errors`                                                             |
 | reason       | string |                                                                                      |
-| attempts     | int32  | how often the item was tried, by the run or retry that tried it last                 |
-| shard        | string | whose table has the row                                                              |
+| attempts     | int32  | number of attempts at the item in the run or retry that tried it last                |
+| shard        | string | the shard whose table has the row                                                    |
 
-On a terminal all but split and shard; as JSON (an object a line) or Parquet all of them. All three stream.
+A table on the terminal leaves out split and shard; JSON (one object per line) and Parquet have all. All three stream.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(failed: Iterable[Failure], console: Terminal) -> None:
-    """Print a table."""
+    """Print failures as a table."""
     header = True
     for rows in _chunks(failed):
-        table = Table(box=None, pad_edge=False, expand=True, show_header=header)  # all chunks are equally wide
+        table = Table(box=None, pad_edge=False, expand=True, show_header=header)  # equal widths in all chunks
         for name, ratio, width in _COLUMNS:
             table.add_column(name, ratio=ratio, width=width, overflow="fold")
         for row in rows:
@@ -80,13 +80,13 @@ def show(failed: Iterable[Failure], console: Terminal) -> None:
 
 
 def print_json(failed: Iterable[Failure]) -> None:
-    """Print a JSON object for each, one a line."""
+    """Print failures as JSON, one object per line."""
     for failure in failed:
         say(json_line(_row(failure)))
 
 
 def write_parquet(failed: Iterable[Failure], path: Path) -> None:
-    """Write `path`, which appears whole or not at all.
+    """Write failures to the Parquet file `path`, which appears whole or not at all.
 
     Raises:
         ConfigError: it exists, or cannot be written.
@@ -100,7 +100,7 @@ def write_parquet(failed: Iterable[Failure], path: Path) -> None:
 
 
 def summary(counts: Mapping[str, int]) -> str:
-    """One line: how many failed, by class."""
+    """Return one line with the number of failures by class."""
     if not counts:
         return "nothing failed"
     return f"{sum(counts.values()):,} failed: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -187,7 +187,7 @@ def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
         for name, kind in run.plan.corpus_types.items():
             before = types.get(name, kind)
             common = common_type(before, kind)
-            if common and before != kind and "float64" in common and any(_would_round(each, name) for each in runs):
+            if common and before != kind and "float64" in common and any(_would_round(run, name) for run in runs):
                 common = None
             if common is None and name not in declared:
                 raise RunError(

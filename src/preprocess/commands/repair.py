@@ -86,7 +86,7 @@ def _is_damaged(run: Run, shard: Shard) -> bool:
     if not run.is_committed(shard.name):
         return False
     try:
-        record = next(each for each in run.with_retries if each.retry == shard.retry).record(shard.name)
+        record = next(part for part in run.with_retries if part.retry == shard.retry).record(shard.name)
     except RunError:
         return True
     finalize(run, record)  # a file that was missing may have been about to be moved
@@ -96,7 +96,7 @@ def _is_damaged(run: Run, shard: Shard) -> bool:
 
 def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Run]:
     """Return all retries from the first that is `wrong`, or that tried items of a `damaged` shard."""
-    plans = {each.retry: each.plan for each in run.with_retries}
+    plans = {part.retry: part.plan for part in run.with_retries}
     latest_first = sorted(damaged, key=lambda shard: -shard.retry)
     again = {key: shard.retry for shard in latest_first for key in plans[shard.retry].keys(shard.number)}
     for retry in run.retries if again else ():

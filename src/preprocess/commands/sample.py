@@ -1,7 +1,7 @@
-"""A small demo corpus in the shape of PHOENIX-2014-T, made from two photographs that come inside Python wheels.
+"""`preprocess sample`: a small corpus in the shape of PHOENIX-2014-T, made from two photographs in Python wheels.
 
 A camera pans and zooms over the portraits of Grace Hopper (matplotlib) and Eileen Collins (scikit-image, NASA), both
-in the public domain. Each sentence is two glosses, and each gloss is one movement of the person across the picture:
+in the public domain. Each sentence is two glosses, and each gloss is one movement of the person across the image:
 
 | gloss | the person moves | gloss | the person moves |
 |-------|------------------|-------|------------------|
@@ -34,13 +34,13 @@ _CLOSEST = 0.93  # of the camera's widest view
 
 @dataclass(frozen=True)
 class _Portrait:
-    """A photograph, and how the camera moves over it, in its px.
+    """A photograph, and the path of the camera over it, in px of the photograph.
 
     Attributes:
-        name: part of the sentences' names.
-        centre: x, y of the widest view's middle.
-        view_height: of the widest view.
-        stride: how far one gloss moves the person, x and y: as far as the face stays in view.
+        name: a part of the names of its sentences.
+        centre: x, y of the middle of the widest view.
+        view_height: height of the widest view.
+        stride: how far one gloss moves the person in x and y, so that the face stays in view.
     """
 
     name: str
@@ -80,17 +80,17 @@ def main(arguments: Sequence[str]) -> int:
 def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
     """Make the demo corpus: 6 sentences in train, 2 in dev, 2 in test, as PNGs of 210x260 px with annotations.
 
-    The same bytes each time, for the same versions of Pillow and the two wheels. `dest` appears whole or not at all.
+    Equal versions of Pillow and the two wheels give equal bytes. `dest` appears whole or not at all.
 
     Args:
-        dest: the corpus root to make, what `Phoenix2014T` takes as `root`; an empty folder may be there.
-        num_frames: frames of each sentence, 4 or more: half of them for each gloss.
+        dest: folder to make, the `root` of `Phoenix2014T`; it may exist if it is empty.
+        num_frames: frames of each sentence, at least 4; half of them for each gloss.
 
     Returns:
         `dest`, absolute.
 
     Raises:
-        ConfigError: `dest` holds something or cannot be made, `num_frames` is too small, or the demo extra is not
+        ConfigError: `dest` is not empty or cannot be made, `num_frames` is too small, or the demo extra is not
             installed.
     """
     if num_frames < 4:
@@ -105,7 +105,7 @@ def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
                 _write_split(scratch, split, photographs, num_frames)
             os.rename(scratch, dest)
     except OSError as error:
-        raise ConfigError(f"{dest} cannot be made: {error.strerror}; name a folder that can be written to") from error
+        raise ConfigError(f"{dest} cannot be made: {error.strerror}. Name a folder that can be written to") from error
     return dest
 
 
@@ -134,7 +134,7 @@ def _photographs() -> list[Image.Image]:
 
 
 def _views(portrait: _Portrait, glosses: Sequence[str], num_frames: int, *, zoom_in: bool) -> NDArray[np.float64]:
-    """What the camera sees in each frame: [num_frames, 4], left, top, right, bottom in px of the photograph."""
+    """Return the view of the camera in each frame: [num_frames, 4], left, top, right, bottom, px of the photograph."""
     time = np.linspace(0, len(glosses), num_frames)[:, None]
     progress = np.clip(time - np.arange(len(glosses)), 0, 1)
     eased = progress * progress * (3 - 2 * progress)  # the camera rests between two glosses

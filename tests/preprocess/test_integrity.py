@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_sound_run_has_nothing_wrong_and_exact_coverage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_run_has_no_problems_and_exact_coverage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(folder)
     assert list(verify(run)) == []
     covered = coverage(run)
@@ -53,7 +53,7 @@ def _flip(path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named_and_the_exit_status_is_1_fails(
+def test_verify_names_what_is_wrong_and_exits_with_1(
     folder: Path, damage: Callable[[Path], object], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(folder)
@@ -109,16 +109,14 @@ def _failing(number: int) -> Callable[..., None]:
     return fail
 
 
-def test_a_file_of_which_the_disk_cannot_give_the_bytes_is_a_problem_of_its_shard(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_a_problem_of_its_shard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.integrity.sha256_of", _failing(errno.EIO))
     problems = [problem for problem in verify(Run(folder)) if problem.damaged]
     assert len(problems) == 2 * len(Run(folder).plan.shards)
     assert str(problems[0]) == "train-000000.tar: cannot be read: as told"
 
 
-def test_a_file_that_may_not_be_read_is_no_damage_but_stops_fails(
+def test_a_file_without_read_permission_stops_verify_and_is_no_damage(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("preprocess.integrity.sha256_of", _failing(errno.EACCES))

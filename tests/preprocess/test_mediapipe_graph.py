@@ -120,9 +120,7 @@ def _with_kernel(kernel_size: int) -> HolisticGraph:
     return holistic
 
 
-def test_static_equals_a_holistic_made_afresh_for_every_picture(
-    pictures: list[Picture], fresh: list[Landmarks]
-) -> None:
+def test_static_mode_equals_a_new_holistic_for_each_image(pictures: list[Picture], fresh: list[Landmarks]) -> None:
     with HolisticGraph() as holistic:
         found = [holistic(picture) for picture in pictures]
 
@@ -145,16 +143,14 @@ def test_the_order_of_pictures_changes_nothing(pictures: list[Picture], fresh: l
     assert _same(again, fresh[0])
 
 
-def test_parts_by_themselves_are_as_with_all_others(pictures: list[Picture], fresh: list[Landmarks]) -> None:
+def test_a_part_alone_equals_the_part_among_all(pictures: list[Picture], fresh: list[Landmarks]) -> None:
     with HolisticGraph(parts=("pose",)) as pose, HolisticGraph() as everything:
         assert len(pose._config.node) < len(everything._config.node) / 2
         for picture, expected in zip(pictures[:8], fresh, strict=False):
             assert _same(pose(picture), Landmarks(pose=expected.pose))
 
 
-def test_a_holistic_that_is_reused_leaks_from_picture_to_picture(
-    mp: Any, pictures: list[Picture], fresh: list[Landmarks]
-) -> None:
+def test_a_reused_holistic_leaks_from_image_to_image(mp: Any, pictures: list[Picture], fresh: list[Landmarks]) -> None:
     with mp.solutions.holistic.Holistic(static_image_mode=True) as holistic:
         found = [_process(holistic, picture) for picture in pictures[7:11]]
 
@@ -257,7 +253,7 @@ def test_views_give_the_same_as_their_copies(view: Callable[[Picture], Picture])
 
 @pytest.mark.parametrize("mode", ["static", "video"])
 @pytest.mark.parametrize("shape", [(64, 64, 3), (1, 1, 3), (3, 500, 3), (500, 3, 3)])
-def test_nobody_in_the_image_gives_none(mode: mediapipe_graph.Mode, shape: tuple[int, ...]) -> None:
+def test_an_image_without_people_gives_none(mode: mediapipe_graph.Mode, shape: tuple[int, ...]) -> None:
     with HolisticGraph(mode) as holistic:
         found = holistic(np.zeros(shape, np.uint8))
 
@@ -268,7 +264,7 @@ def test_nobody_in_the_image_gives_none(mode: mediapipe_graph.Mode, shape: tuple
 @pytest.mark.parametrize(
     "image", [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), "u1")]
 )
-def test_what_is_no_rgb_image_fails(image: Any) -> None:
+def test_an_array_that_is_not_an_rgb_image_is_refused(image: Any) -> None:
     with HolisticGraph() as holistic, pytest.raises(ValueError, match=r"image\.shape = .*uint8 \[H, W, 3\]"):
         holistic(image)
 
@@ -291,7 +287,7 @@ def test_after_a_failure_of_mediapipe_the_next_image_is_as_if_it_were_the_first(
         assert _same(holistic(astronaut()), first)
 
 
-def test_a_closed_graph_takes_no_image() -> None:
+def test_a_closed_graph_refuses_images() -> None:
     holistic = HolisticGraph()
     holistic.close()
     holistic.close()

@@ -36,7 +36,7 @@ def test_nothing_is_left_of_a_block_that_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_command_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_what_a_killed_command_left_is_removed(tmp_path: Path) -> None:
     left_behind(tmp_path / "o[u]t")
     for name in (".o[u]t.partial", ".out.0123456789abcdef.partial", ".o[u]t.letters.partial"):
         (tmp_path / name).mkdir()
@@ -46,7 +46,7 @@ def test_what_a_killed_command_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert sorted(os.listdir(tmp_path)) == expected
 
 
-def test_a_link_in_place_of_what_was_left_is_neither_followed_nor_removed(tmp_path: Path) -> None:
+def test_a_link_at_the_name_of_a_leftover_is_neither_followed_nor_removed(tmp_path: Path) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "letter").write_text("dear")
     link = tmp_path / ".out.0123456789abcdef.partial"
@@ -65,7 +65,7 @@ def test_a_folder_of_another_owner_is_not_removed(tmp_path: Path, monkeypatch: p
     assert (left / "train" / "a.txt").exists()
 
 
-def test_a_command_that_is_writing_there_is_not_disturbed(tmp_path: Path) -> None:
+def test_a_command_that_is_still_writing_is_not_disturbed(tmp_path: Path) -> None:
     with scratch_beside(tmp_path / "out") as scratch:
         with pytest.raises(ConfigError, match=r"another process is writing .*/out\. Wait for it"):
             scratch_beside(tmp_path / "out").__enter__()
@@ -73,7 +73,7 @@ def test_a_command_that_is_writing_there_is_not_disturbed(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_where_folders_cannot_be_locked_what_was_left_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_folder_locks_leftovers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = left_behind(tmp_path / "out")
 
     def flock(descriptor: int, operation: int) -> None:

@@ -108,7 +108,7 @@ def test_json_has_the_text_itself_on_a_line_of_ascii(folder: Path, capsys: pytes
     assert json.loads(status)["folder"] == str(folder)
 
 
-def test_what_a_library_prints_is_escaped_also_if_it_exits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_of_libraries_is_escaped_even_if_they_exit(capsys: pytest.CaptureFixture[str]) -> None:
     @escaped_output()
     def print_and_exit() -> None:
         print(f"caption: {EVIL}")

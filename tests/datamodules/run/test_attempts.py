@@ -33,9 +33,7 @@ fault.arm()
         ),
     ],
 )
-def test_a_dead_process_has_left_word_of_what_killed_it(
-    tmp_path: Path, how: str, reason: str, reason_class: str
-) -> None:
+def test_a_dead_process_has_reported_its_cause(tmp_path: Path, how: str, reason: str, reason_class: str) -> None:
     path = tmp_path / "rank.fault"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", DYING.format(how), str(path)], capture_output=True, check=False)
@@ -44,7 +42,7 @@ def test_a_dead_process_has_left_word_of_what_killed_it(
     assert cause_of_death(path) == (reason, reason_class)
 
 
-def test_a_process_that_is_done_in_time_leaves_no_file(tmp_path: Path) -> None:
+def test_a_process_that_ends_in_time_leaves_no_report(tmp_path: Path) -> None:
     fault = FaultFile(tmp_path / "rank.fault", 0.2)
     fault.arm()
     fault.disarm()
@@ -53,7 +51,7 @@ def test_a_process_that_is_done_in_time_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_process_told_is_found(tmp_path: Path) -> None:
+def test_a_reported_cause_is_found(tmp_path: Path) -> None:
     fault = FaultFile(tmp_path / "rank.fault", 60)
     fault.arm()
     fault.disarm()
@@ -62,21 +60,21 @@ def test_what_a_process_told_is_found(tmp_path: Path) -> None:
     assert cause_of_death(tmp_path / "rank.fault") == (r"crashed: CUDA error: out of luck in caf\udce9.png", "crash")
 
 
-def test_of_a_fault_file_that_no_rank_writes_little_is_read_and_wrong_times_are_no_time(tmp_path: Path) -> None:
+def test_foreign_reports_are_read_up_to_a_limit_and_their_invalid_times_ignored(tmp_path: Path) -> None:
     (tmp_path / "long").write_text("x" * 100_000)
     assert cause_of_death(tmp_path / "long") == (f"crashed: {'x' * 1000}", "crash")
     (tmp_path / "absurd").write_text(f"Timeout (1:00:{'9' * 400})!")
     assert cause_of_death(tmp_path / "absurd")[1] == "crash"
 
 
-def test_a_fault_file_is_not_written_through_a_link(tmp_path: Path) -> None:
+def test_a_report_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "rank.fault").symlink_to("letter")
     with pytest.raises(FileExistsError):
         FaultFile(tmp_path / "rank.fault", 60).arm()
     assert not (tmp_path / "letter").exists()
 
 
-def test_a_timeout_of_hours_is_told_in_seconds(tmp_path: Path) -> None:
+def test_a_timeout_of_hours_is_reported_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "fault").write_text("Timeout (1:01:05.500000)!\nThread 0x1 (most recent call first):\n")
     assert cause_of_death(tmp_path / "fault") == ("timed out after 3665.5 s", "timeout")
 

@@ -99,7 +99,7 @@ def test_an_open_file_is_spooled_from_its_beginning_in_blocks(tmp_path: Path) ->
     assert read(successor, 0) == [("json", b"{}"), ("bin", content), ("txt", b"end")]
 
 
-def test_the_first_result_of_a_row_counts(tmp_path: Path) -> None:
+def test_the_first_result_of_a_row_wins(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0, num_frames=1), {"json": b"first"})
     spool.append(Result(0, num_frames=2), {"json": b"second"})
@@ -107,7 +107,7 @@ def test_the_first_result_of_a_row_counts(tmp_path: Path) -> None:
     assert spool.results[0].num_frames == 1
 
 
-def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path: Path) -> None:
+def test_a_successor_takes_over_everything_its_predecessors_spooled(tmp_path: Path) -> None:
     first = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     first.append(Result(0, num_frames=1), {"json": b"zero"})
     second = Spool(tmp_path, SHARD, NUM_ROWS, "b")
@@ -119,7 +119,7 @@ def test_a_successor_takes_over_what_all_before_it_spooled(tmp_path: Path) -> No
     assert other_shard.results == {}
 
 
-def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path: Path) -> None:
+def test_a_spool_truncated_at_any_byte_keeps_the_entries_before_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     ends = []
     for row in range(3):
@@ -136,7 +136,7 @@ def test_a_spool_cut_at_any_byte_gives_the_whole_entries_before_the_cut(tmp_path
         (cut / f"{SHARD}.b").unlink()
 
 
-def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_path: Path) -> None:
+def test_a_spool_with_a_flipped_byte_keeps_the_entries_before_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     ends = [0]
     for row in range(3):
@@ -155,7 +155,7 @@ def test_a_spool_with_a_flipped_byte_gives_the_entries_before_it_unharmed(tmp_pa
         (damaged / f"{SHARD}.b").unlink()
 
 
-def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path: Path) -> None:
+def test_trailing_zeros_left_by_a_crashed_machine_are_ignored(tmp_path: Path) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"x"})
     with open(tmp_path / f"{SHARD}.a", "ab") as file:
@@ -163,7 +163,7 @@ def test_a_tail_of_zeros_as_a_crashed_machine_leaves_is_ignored(tmp_path: Path) 
     assert list(Spool(tmp_path, SHARD, NUM_ROWS, "b").results) == [0]
 
 
-def test_an_entry_of_which_a_crashed_machine_kept_some_bytes_and_zeros_is_ignored(tmp_path: Path) -> None:
+def test_an_entry_partly_zeroed_by_a_machine_crash_is_ignored(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "whole", SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"x"})
     content = (tmp_path / "whole" / f"{SHARD}.a").read_bytes()
@@ -203,7 +203,7 @@ for _ in range(900):
         NESTED,
     ],
 )
-def test_an_entry_that_no_rank_writes_ends_what_is_taken_over(tmp_path: Path, entry: Any) -> None:
+def test_a_successor_takes_over_nothing_from_an_invalid_entry_on(tmp_path: Path, entry: Any) -> None:
     spool = Spool(tmp_path, SHARD, NUM_ROWS, "a")
     spool.append(Result(0), {"json": b"zero"})
     spool._write(entry, [b"1234"] if isinstance(entry, dict) and entry.get("members") else [])
@@ -273,7 +273,7 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Pa
         assert found == {f"{row['key']}.{end}": data for end, data in members_of(items[row["key"]]).items()}
 
 
-def test_tar_headers_tell_nothing_of_who_wrote_and_when(tmp_path: Path) -> None:
+def test_tar_headers_hold_no_owner_and_no_time(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Item("ü" * 90 + "/" + "k" * 150, "train", "a", ("f.png",)), Item("b", "train", "b")])
     commit_by(run, "rank")
     with tarfile.open(tmp_path / f"{SHARD}.tar") as tar:
@@ -284,7 +284,7 @@ def test_tar_headers_tell_nothing_of_who_wrote_and_when(tmp_path: Path) -> None:
         assert member.mode == 0o644
 
 
-def test_the_tar_is_the_same_whatever_the_order_the_rank_and_the_interruptions(tmp_path: Path) -> None:
+def test_the_tar_does_not_depend_on_order_rank_or_interruptions(tmp_path: Path) -> None:
     contents = set()
     rows = list(range(6))
     for attempt in range(6):
@@ -307,7 +307,7 @@ def test_the_second_to_commit_is_refused_and_leaves_nothing(tmp_path: Path) -> N
     assert run.record(SHARD).rank == "fast"
 
 
-def test_a_link_that_the_file_server_made_but_did_not_confirm_is_the_commit(
+def test_a_record_linked_without_confirmation_by_the_file_server_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)
@@ -323,7 +323,7 @@ def test_a_link_that_the_file_server_made_but_did_not_confirm_is_the_commit(
 
 
 @pytest.mark.parametrize("renames", [0, 1])
-def test_a_commit_that_died_between_record_and_rename_is_finished_later(
+def test_a_commit_interrupted_between_record_and_rename_is_finished_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     run, whole = make_run(tmp_path / "run", 4), make_run(tmp_path / "whole", 4)
@@ -348,7 +348,7 @@ def test_a_commit_that_died_between_record_and_rename_is_finished_later(
     finalize_all(run)
 
 
-def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(
+def test_names_are_durable_before_a_record_or_tar_relies_on_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)
@@ -382,7 +382,7 @@ def test_a_crash_takes_back_no_name_that_a_record_or_a_tar_relies_on(
     assert after == ["records", f"renamed {SHARD}.parquet", "records", "tables", "."]
 
 
-def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(
+def test_a_record_that_is_listed_but_not_yet_found_is_finalized_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)
@@ -398,9 +398,7 @@ def test_a_record_that_is_listed_but_not_yet_found_is_settled_later(
     assert list(tars(tmp_path)) == [f"{SHARD}.tar"]
 
 
-def test_a_commit_that_died_before_its_record_counts_for_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_interrupted_before_its_record_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, 4)
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -461,7 +459,7 @@ def test_an_error_at_any_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.
         assert tars(run.folder) == tars(whole.folder)
 
 
-def test_a_failed_attempt_leaves_nothing_though_another_has_committed(
+def test_a_failed_commit_leaves_nothing_even_if_another_rank_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)

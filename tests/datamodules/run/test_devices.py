@@ -53,7 +53,7 @@ def test_two_ranks_on_different_devices_share_a_run_and_even_a_shard(tmp_path: P
     assert list(verify(run)) == []
 
 
-def test_a_retry_on_another_device_changes_the_device_of_what_it_did_again_only(tmp_path: Path) -> None:
+def test_a_retry_on_another_device_changes_the_device_of_its_own_rows_only(tmp_path: Path) -> None:
     keys = ["train/a", "train/b-cut-once", "train/c-bad-once", "train/d", "train/e-cut-then-bad"]
     run = open_or_plan(tmp_path, Listed([named(key) for key in keys]), FINGERPRINT, ShardSize(3, min_shards=1), LARGE)
     do(run, device=LARGE)

@@ -84,12 +84,12 @@ def test_another_corpus_is_refused(root: Path, tmp_path: Path, change: Callable[
     assert (tmp_path / "run" / "plan.arrow").read_bytes() == before
 
 
-def test_items_that_are_missing_elsewhere_fail_by_themselves(root: Path, tmp_path: Path) -> None:
+def test_items_that_are_missing_after_a_move_fail_alone(root: Path, tmp_path: Path) -> None:
     opened(tmp_path / "run", Videos(str(root)))
     opened(tmp_path / "run", moved(root, lambda path: path.unlink() if path.stem < "v30" else None))
 
 
-def test_items_that_were_missing_when_they_were_planned_are_not_asked_for(root: Path, tmp_path: Path) -> None:
+def test_items_that_were_missing_at_planning_may_stay_missing(root: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list"
     listed.write_text("".join(f"v{number}.mp4\n" for number in range(79, 200)))
     opened(tmp_path / "run", Videos(str(root), str(listed)))

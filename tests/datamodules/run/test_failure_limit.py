@@ -17,7 +17,7 @@ def test_a_number_and_a_percentage_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "many", "-1", "101%", "-3%", "1.5", "%", "nan%"])
-def test_anything_else_fails(text: str) -> None:
+def test_a_limit_that_is_neither_a_number_nor_a_percentage_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="give a number of items, or a percentage"):
         FailureLimit.parse(text)
 
@@ -47,7 +47,7 @@ def test_a_limit_is_exceeded_when_more_have_failed(
     ("limit", "failed", "planned", "exceeded"),
     [("50%", 10, 20, False), ("50%", 11, 20, True), ("100%", 20, 20, False), ("3", 3, 20, False), ("3", 4, 20, True)],
 )
-def test_a_limit_is_exceeded_in_all_however_few_items_there_are(
+def test_a_limit_can_be_exceeded_by_the_whole_of_a_short_run(
     limit: str, failed: int, planned: int, exceeded: bool
 ) -> None:
     assert FailureLimit.parse(limit).is_exceeded_in_all(failed, planned) is exceeded
@@ -57,7 +57,7 @@ def mixed_items(good: int, bad: int) -> list[Item]:
     return some_items(good) + [Item(f"train/bad{i:03d}", "train", "x", ("x.png",)) for i in range(bad)]
 
 
-def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_with_another_limit(
+def test_failures_of_all_ranks_together_stop_a_rank_and_a_higher_limit_resumes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)
@@ -73,7 +73,7 @@ def test_too_many_failures_of_all_ranks_together_stop_a_rank_which_can_go_on_wit
     assert sum(record.failed for record in run.records()) == 8
 
 
-def test_the_default_lets_a_third_fail_and_stops_where_everything_does(
+def test_the_default_limit_allows_a_third_and_stops_a_run_that_fails_entirely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datamodules.run.failure_limit._READING_SHARE", 1e9)

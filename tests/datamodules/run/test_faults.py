@@ -125,17 +125,17 @@ def fault_at_every_call_of_planning(folder: Path, is_kill: bool, step: int) -> N
 
 @STEPS
 @KILLS
-def test_a_run_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill: bool, step: int) -> None:
+def test_a_run_with_a_fault_at_any_call_resumes_to_the_same_bytes(tmp_path: Path, is_kill: bool, step: int) -> None:
     in_forker(fault_at_every_call, tmp_path, is_kill, step)
 
 
-def test_a_run_with_faults_at_two_calls_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_run_with_faults_at_two_calls_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     in_forker(fault_at_pairs_of_calls, tmp_path, 30)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_run_with_faults_at_any_two_calls_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_run_with_faults_at_any_two_calls_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     in_forker(fault_at_pairs_of_calls, tmp_path, None)
 
 
@@ -187,13 +187,13 @@ def retry_at_every_call(folder: Path, is_kill: bool, step: int, keys: Any, retry
 
 @STEPS
 @KILLS
-def test_a_retry_with_a_fault_at_any_call_goes_on_to_the_same_bytes(tmp_path: Path, is_kill: bool, step: int) -> None:
+def test_a_retry_with_a_fault_at_any_call_resumes_to_the_same_bytes(tmp_path: Path, is_kill: bool, step: int) -> None:
     in_forker(retry_at_every_call, tmp_path, is_kill, step, KEYS[:3], retry_and_sweep, ())
 
 
 @STEPS
 @KILLS
-def test_a_retry_of_samples_with_a_fault_at_any_call_goes_on_to_the_same_bytes(
+def test_a_retry_of_samples_with_a_fault_at_any_call_resumes_to_the_same_bytes(
     tmp_path: Path, is_kill: bool, step: int
 ) -> None:
     keys = ["train/a", "train/b-cut-once", "train/c-bad-once"]

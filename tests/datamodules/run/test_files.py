@@ -49,7 +49,9 @@ def test_a_run_whose_folder_is_a_link_is_not_opened(tmp_path: Path, victim: Path
 
 @pytest.mark.parametrize("target", ["victim", "victim/letter", "missing"])
 @pytest.mark.parametrize("name", ["records", "work", "work/ranks"])
-def test_a_new_run_is_not_planned_beside_links(tmp_path: Path, victim: Path, name: str, target: str) -> None:
+def test_a_new_run_is_not_planned_where_its_folders_are_links(
+    tmp_path: Path, victim: Path, name: str, target: str
+) -> None:
     folder = tmp_path / "run"
     plant(folder / name, tmp_path / target)
     with pytest.raises(RunError, match=f"{name} is a link to .*{target}"):
@@ -66,7 +68,7 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
         Run(run.folder)
 
 
-def test_a_sweep_removes_what_killed_planners_left_and_follows_no_link(tmp_path: Path, victim: Path) -> None:
+def test_cleaning_up_removes_what_killed_planners_left_and_follows_no_link(tmp_path: Path, victim: Path) -> None:
     run = make_run(tmp_path / "run", 1)
     work(run.folder)
     (run.folder / ".plan.arrow.7.ab").mkdir()
@@ -84,7 +86,7 @@ def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     assert make_run(tmp_path / "link", 2).plan.num_items == 2
 
 
-def test_folders_are_made_and_none_of_them_through_a_link(tmp_path: Path, victim: Path) -> None:
+def test_folders_are_created_but_never_through_a_link(tmp_path: Path, victim: Path) -> None:
     root = tmp_path / "videos"
     make_folder(root, root)
     make_folder(root, root / "a" / "b")
@@ -97,14 +99,14 @@ def test_folders_are_made_and_none_of_them_through_a_link(tmp_path: Path, victim
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "fifo"])
-def test_what_is_no_file_is_not_read_and_named(tmp_path: Path, make: Callable[..., Any]) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_by_name(tmp_path: Path, make: Callable[..., Any]) -> None:
     make(tmp_path / "a.json")
     for read in (open_file, read_file):
         with pytest.raises(RunError, match=r"a\.json cannot be read: .*: remove it"):
             read(tmp_path / "a.json")
 
 
-def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+def test_a_file_above_the_size_limit_is_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "a.json", "wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(RunError, match=r"a\.json has 1,073,741,824 bytes; the limit for such a file is 16,777,216"):

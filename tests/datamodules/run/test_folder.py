@@ -27,7 +27,7 @@ def test_a_planned_folder_opens_again_and_nothing_is_written(tmp_path: Path) -> 
     assert again.fingerprint_digest == first.fingerprint_digest
 
 
-def test_what_the_listing_skipped_is_said_once_by_who_plans(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_planner_reports_once_what_the_listing_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = Listed(some_items(2))
     corpus.skipped.add(HIDDEN_FILE)
     for _ in range(2):
@@ -47,7 +47,7 @@ def test_what_the_listing_skipped_is_said_once_by_who_plans(tmp_path: Path, capl
         ({**FINGERPRINT, "more": [1]}, r"more: None there, \[1\] here"),
     ],
 )
-def test_another_fingerprint_is_refused_by_name_and_changes_nothing(
+def test_another_fingerprint_is_refused_with_the_differing_name(
     tmp_path: Path, fingerprint: dict[str, Any], differences: str
 ) -> None:
     make_run(tmp_path, 3)
@@ -76,7 +76,7 @@ def test_processes_that_plan_at_once_get_one_plan(tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "work" / "leases").iterdir()) == []
 
 
-def test_a_planner_that_was_killed_is_succeeded(tmp_path: Path) -> None:
+def test_planning_after_a_killed_planner_succeeds(tmp_path: Path) -> None:
     leases = Leases(tmp_path / "work")
     leases.claim("plan")
     for path in (tmp_path / "work" / "ranks").iterdir():
@@ -84,7 +84,7 @@ def test_a_planner_that_was_killed_is_succeeded(tmp_path: Path) -> None:
     assert make_run(tmp_path, 3).plan.num_items == 3
 
 
-def test_a_planner_that_was_thought_dead_and_swept_away_goes_by_the_plan_that_stands(tmp_path: Path) -> None:
+def test_a_planner_cleaned_up_as_dead_uses_the_existing_plan(tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", 8)
 
     class Late(Listed):
@@ -123,7 +123,7 @@ def test_a_shard_without_record_fails(tmp_path: Path) -> None:
         make_run(tmp_path, 1).record("train-000000")
 
 
-def test_a_plan_of_another_retry_or_that_replaces_no_earlier_shard_is_refused(tmp_path: Path) -> None:
+def test_a_retry_plan_that_replaces_no_earlier_shard_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path, 1)
     for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # which no retry writes
         (tmp_path / name).touch()

@@ -52,7 +52,7 @@ def test_a_kind_from_elsewhere_is_not_imported_until_it_is_named(tmp_path: Path,
         ("os.path.<locals>.Kind", "invalid format"),
     ],
 )
-def test_a_class_that_is_no_kind_is_refused(tmp_path: Path, class_path: str, reason: str) -> None:
+def test_a_class_that_is_not_a_sample_kind_is_refused(tmp_path: Path, class_path: str, reason: str) -> None:
     with pytest.raises(RunError, match=reason):
         kind_of(run_of(tmp_path / "run", class_path))
 

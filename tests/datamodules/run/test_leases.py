@@ -11,7 +11,7 @@ from datamodules.run.leases import Claim, Leases, RankIdentity
 from support.runs import Clock, claim_all, hold, start, wait_for
 
 
-def test_of_many_processes_that_claim_at_once_one_wins(tmp_path: Path) -> None:
+def test_one_of_many_simultaneous_claims_wins(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     names = [f"train-{number:06d}" for number in range(40)]
     ready, won = context.Barrier(7), context.Queue()
@@ -55,7 +55,7 @@ def test_a_rank_of_another_machine_is_not_known_to_be_dead() -> None:
     assert not RankIdentity("x", "another machine", 1, 0).has_died()
 
 
-def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tmp_path: Path) -> None:
+def test_a_rank_whose_heartbeat_stopped_by_the_observers_clock_is_dead(tmp_path: Path) -> None:
     clock = Clock()
     holder, onlooker = Leases(tmp_path), Leases(tmp_path, stale_seconds=60, clock=clock)
     holder.claim("train-000000")
@@ -77,7 +77,7 @@ def test_a_heartbeat_that_stands_still_by_the_onlookers_clock_is_a_dead_ranks(tm
     assert not dead()
 
 
-def test_a_clock_set_to_another_year_kills_nobody(tmp_path: Path) -> None:
+def test_a_clock_set_to_another_year_declares_no_rank_dead(tmp_path: Path) -> None:
     holder, onlooker = Leases(tmp_path), Leases(tmp_path)
     holder.claim("train-000000")
     os.utime(tmp_path / "ranks" / holder.identity.rank, (0, 0))
@@ -96,13 +96,13 @@ def test_one_generation_has_one_holder_and_the_next_is_free(tmp_path: Path) -> N
     assert one.claimed() == {"a-1"}
 
 
-def test_a_link_that_the_file_server_made_but_did_not_confirm_is_a_claim(tmp_path: Path) -> None:
+def test_a_claim_linked_without_confirmation_by_the_file_server_is_held(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     os.link(tmp_path / "ranks" / leases.identity.rank, tmp_path / "leases" / "a-1.000000")
     assert leases.claim("a-1")
 
 
-def test_a_claim_of_which_neither_reply_nor_file_can_be_read_fails_rather_than_stay_held_by_nobody(
+def test_a_claim_that_cannot_be_confirmed_fails_rather_than_stay_held_by_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leases, link = Leases(tmp_path), os.link
@@ -112,7 +112,7 @@ def test_a_claim_of_which_neither_reply_nor_file_can_be_read_fails_rather_than_s
         leases.claim("a")
 
 
-def test_release_gives_up_ones_own_claim_only(tmp_path: Path) -> None:
+def test_release_removes_only_the_ranks_own_claim(tmp_path: Path) -> None:
     one, other = Leases(tmp_path), Leases(tmp_path)
     one.claim("a-1")
     other.claim("a-1", 1)
@@ -122,7 +122,7 @@ def test_release_gives_up_ones_own_claim_only(tmp_path: Path) -> None:
     assert other.claimed() == set()
 
 
-def test_clear_removes_every_generation_of_one_name_only(tmp_path: Path) -> None:
+def test_clear_removes_all_generations_of_one_name(tmp_path: Path) -> None:
     one, other = Leases(tmp_path), Leases(tmp_path)
     for leases, name, generation in ((one, "a-1", 0), (other, "a-1", 1), (one, "a-10", 0), (one, "a-2", 0)):
         assert leases.claim(name, generation)
@@ -132,7 +132,7 @@ def test_clear_removes_every_generation_of_one_name_only(tmp_path: Path) -> None
     one.clear("never-claimed")
 
 
-def test_close_gives_up_everything(tmp_path: Path) -> None:
+def test_close_releases_every_claim(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     leases.claim("a-1")
     leases.claim("a-2")
@@ -140,7 +140,7 @@ def test_close_gives_up_everything(tmp_path: Path) -> None:
     assert list((tmp_path / "leases").iterdir()) == list((tmp_path / "ranks").iterdir()) == []
 
 
-def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_released_while_it_is_checked_counts_as_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Leases(tmp_path).claim("a-1")
     onlooker = Leases(tmp_path)
     real = onlooker._holder
@@ -149,7 +149,7 @@ def test_a_claim_released_while_it_is_looked_at_is_a_dead_one(tmp_path: Path, mo
     assert (claim.holder, claim.dead) == (None, True)
 
 
-def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path: Path) -> None:
+def test_a_truncated_rank_file_belongs_to_a_dead_rank(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     (tmp_path / "leases" / "a-1.000000").write_text('{"rank": "x", "mach')
     [claim] = leases.list_claims()["a-1"]
@@ -160,7 +160,7 @@ def test_a_rank_file_cut_short_by_a_kill_is_a_dead_ranks(tmp_path: Path) -> None
     "content",
     ['{"rank": "../x", "machine": "m", "pid": 1, "started": 2}', '{"rank": 1}', '{"rank": "x", "pid": -1}', "[" * 2000],
 )
-def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims(tmp_path: Path, content: str) -> None:
+def test_invalid_rank_files_belong_to_dead_ranks_and_invalid_claims_are_ignored(tmp_path: Path, content: str) -> None:
     leases = Leases(tmp_path)
     for name in ("a-1.000000", "a-1.first", "a-2.-00001", "a-2"):
         (tmp_path / "leases" / name).write_text(content)
@@ -170,14 +170,14 @@ def test_rank_files_and_claims_that_no_rank_writes_are_a_dead_ranks_or_no_claims
     assert leases.at_work() == set()
 
 
-def test_what_nfs_leaves_of_removed_files_is_no_claim(tmp_path: Path) -> None:
+def test_files_that_nfs_keeps_after_removal_are_not_claims(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     (tmp_path / "leases" / ".nfs000000000123abc").write_text("")
     assert leases.list_claims() == {}
     assert leases.claimed() == set()
 
 
-def test_beating_beats(tmp_path: Path) -> None:
+def test_a_heartbeat_updates_the_rank_file(tmp_path: Path) -> None:
     leases = Leases(tmp_path)
     file = tmp_path / "ranks" / leases.identity.rank
     os.utime(file, (0, 0))

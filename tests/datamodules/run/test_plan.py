@@ -45,7 +45,7 @@ def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fing
         assert Plan(tmp_path / "old").roots == roots
 
 
-def test_what_is_read_is_what_was_listed(tmp_path: Path) -> None:
+def test_a_plan_reads_back_the_listed_items(tmp_path: Path) -> None:
     items = [
         Item("train/a", "train", "videos/ä b.mp4", fps=12.5, cost=7, meta={"text": "Übermorgen 'x'", "n": [1, None]}),
         Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}, problem="it is reversed"),
@@ -70,7 +70,7 @@ def test_the_fields_of_the_corpus_get_one_type_for_all_splits_whatever_the_order
         assert plan_of(tmp_path / folder, listed, ONE_EACH).corpus_types == {"n": "float64", "tags": "list<string>"}
 
 
-def test_ten_items_are_ten_shards(tmp_path: Path) -> None:
+def test_ten_items_make_ten_shards(tmp_path: Path) -> None:
     assert sizes(plan_of(tmp_path, some_items(10), ShardSize())) == [1] * 10
 
 
@@ -159,13 +159,13 @@ def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path: Path) -> Non
         (Item("a", "tr-ain", "a.mp4"), "cannot name a split"),
     ],
 )
-def test_an_item_that_cannot_be_written_down_is_refused(tmp_path: Path, item: Item, message: str) -> None:
+def test_an_item_that_cannot_be_serialized_is_refused(tmp_path: Path, item: Item, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         plan_of(tmp_path, [item], ONE_EACH)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_name_that_is_not_utf8_costs_its_item_and_is_shown(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_fails_its_item_and_is_shown(tmp_path: Path) -> None:
     items = [
         Item("a", "train", "ü/x\udcfc.mp4"),
         Item("b", "train", "ü", ("1.png", "\udcfc.png")),
@@ -188,7 +188,7 @@ def test_a_file_name_that_is_not_utf8_costs_its_item_and_is_shown(tmp_path: Path
     assert found[1].frames == ("1.png", r"\xfc.png")
 
 
-def test_a_corpus_of_which_nothing_can_be_used_is_refused_unless_it_is_tried_again(tmp_path: Path) -> None:
+def test_a_corpus_without_usable_items_is_refused_except_in_a_retry(tmp_path: Path) -> None:
     items = [Item(key, "train", "a.mp4", problem=f"{key} is reversed") for key in "ab"]
     with pytest.raises(CorpusError, match="none of the 2 items of the corpus can be used; the first: a is reversed"):
         plan_of(tmp_path, items, ONE_EACH)
@@ -211,7 +211,7 @@ def test_a_listing_that_breaks_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_plan_that_stands_is_not_replaced(tmp_path: Path) -> None:
+def test_an_existing_plan_is_not_replaced(tmp_path: Path) -> None:
     before = plan_of(tmp_path, some_items(3), ONE_EACH).listing
     with pytest.raises(FileExistsError):
         plan_of(tmp_path, some_items(4), ONE_EACH)
@@ -278,9 +278,7 @@ def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
         ("fps", [float("nan"), None], "not finite"),
     ],
 )
-def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(
-    tmp_path: Path, column: str, values: list[Any], message: str
-) -> None:
+def test_invalid_rows_are_refused_by_every_reader(tmp_path: Path, column: str, values: list[Any], message: str) -> None:
     path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
     rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), column, values))
     reads: list[Callable[[Plan], object]] = [
@@ -317,7 +315,7 @@ def test_rows_that_no_listing_writes_are_refused_by_all_that_reads_them(
         ({"corpus_types": '{"a": "list<list<int64>>"}'}, "is not the type of a field"),
     ],
 )
-def test_metadata_that_no_plan_has_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+def test_invalid_metadata_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     path = rewritten(plan_of(tmp_path, some_items(1), ONE_EACH).path, **metadata)
     with pytest.raises(RunError, match=rf"plan\.arrow is no plan, or damaged: .*{message}"):
         Plan(path)

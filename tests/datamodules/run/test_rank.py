@@ -61,7 +61,7 @@ def test_one_rank_commits_every_shard(tmp_path: Path) -> None:
     assert sum(record.failed for record in Run(tmp_path).records()) == 1
 
 
-def test_a_rank_that_comes_when_all_is_done_has_nothing_to_do(tmp_path: Path) -> None:
+def test_a_rank_that_joins_a_complete_run_does_nothing(tmp_path: Path) -> None:
     serial(tmp_path, 5)
     with Rank(Run(tmp_path)) as rank:
         assert rank.finished()
@@ -134,7 +134,7 @@ def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(
     checked(run)
 
 
-def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(
+def test_a_backup_of_a_slow_ranks_shard_runs_and_the_first_to_commit_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
@@ -156,7 +156,7 @@ def test_a_slow_ranks_shard_is_doubled_and_the_first_to_commit_wins(
     assert run.record(slowly.shard.name).rank == fast.name
 
 
-def test_a_loser_counts_no_commit(tmp_path: Path) -> None:
+def test_a_rank_whose_commit_is_refused_counts_no_commit(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = lease(slow)
@@ -166,7 +166,7 @@ def test_a_loser_counts_no_commit(tmp_path: Path) -> None:
         assert slow.num_committed == 0
 
 
-def test_a_rank_lets_go_of_what_others_committed(tmp_path: Path) -> None:
+def test_a_rank_abandons_shards_that_others_committed(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = lease(slow)
@@ -178,7 +178,7 @@ def test_a_rank_lets_go_of_what_others_committed(tmp_path: Path) -> None:
     checked(run)
 
 
-def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(
+def test_a_rank_that_never_committed_backs_up_a_hanging_ranks_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
@@ -191,7 +191,7 @@ def test_a_rank_that_never_committed_doubles_the_shard_of_one_that_hangs(
         assert late.lease() is not None
 
 
-def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_tried_once(
+def test_shards_that_a_stale_listing_shows_as_free_are_tried_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 12)
@@ -206,7 +206,7 @@ def test_shards_of_others_that_a_file_servers_old_listing_shows_as_free_are_trie
         assert sorted(tried) == [opened.shard.name for opened in held]
 
 
-def test_sweeping_a_complete_run_removes_what_the_dead_left_and_nothing_of_the_living(tmp_path: Path) -> None:
+def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     process = start(work_slowly, tmp_path, 1, (done := context.Queue()))
     done.get()
@@ -248,13 +248,13 @@ def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("only", [(3, 3), (-1, 2), (0, 0)])
-def test_an_only_that_is_none_of_n_fails(tmp_path: Path, only: tuple[int, int]) -> None:
+def test_an_only_out_of_range_is_refused(tmp_path: Path, only: tuple[int, int]) -> None:
     run = make_run(tmp_path, 1)
     with pytest.raises(ConfigError, match=rf"only = {only[0]}/{only[1]}: give i/n"):
         Rank(run, only=only)
 
 
-def test_a_late_or_doubled_result_changes_nothing(tmp_path: Path) -> None:
+def test_a_late_or_duplicate_result_changes_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as rank:
         opened = lease(rank)
@@ -266,7 +266,7 @@ def test_a_late_or_doubled_result_changes_nothing(tmp_path: Path) -> None:
     assert checked(run) == serial(tmp_path / "one", 4)
 
 
-def test_activity_tells_what_a_rank_is_doing(tmp_path: Path) -> None:
+def test_activity_reports_what_a_rank_is_doing(tmp_path: Path) -> None:
     run = make_run(tmp_path, [*some_items(3), Item("bad", "train", "bad", ("x.png",))])
     with Rank(run, measure=lambda: {"cpu_percent": 1.0}) as rank:
         opened = lease(rank)
@@ -280,7 +280,7 @@ def test_activity_tells_what_a_rank_is_doing(tmp_path: Path) -> None:
     assert read_activity(run.work / "ranks" / f"{rank.name}.json") is None
 
 
-def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(
+def test_a_full_disk_is_an_environment_failure_and_the_run_can_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 8)
@@ -295,16 +295,14 @@ def test_a_full_disk_is_the_environments_fault_and_the_run_can_go_on(
     checked(run)
 
 
-def test_a_spool_that_cannot_be_opened_is_the_environments_fault(tmp_path: Path) -> None:
+def test_a_spool_that_cannot_be_opened_is_an_environment_failure(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     (run.work / "spool").write_text("a file where a folder should be")
     with Rank(run) as rank, pytest.raises(EnvironmentFailure, match="cannot be written to"):
         rank.lease()
 
 
-def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_heartbeat_that_failed_once_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_module, "_BEAT_SECONDS", 0.01)
     run = make_run(tmp_path, 4)
     failures = [OSError(5, "Input/output error")]
@@ -323,7 +321,7 @@ def test_a_heartbeat_that_failed_once_and_recovered_stops_nothing(
     checked(run)
 
 
-def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard(
+def test_cleaning_up_between_another_ranks_record_and_rename_loses_no_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)
@@ -340,9 +338,7 @@ def test_sweeping_while_another_rank_is_between_record_and_rename_loses_no_shard
     checked(run)
 
 
-def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_whose_staged_files_were_cleaned_up_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, 4)
     link = os.link
 
@@ -369,7 +365,7 @@ def test_a_rank_whose_staged_files_a_faster_one_sweeps_away_goes_on(
     assert checked(run) == serial(tmp_path / "one", 4)
 
 
-def test_the_files_of_a_rank_killed_between_record_and_rename_are_there_when_the_others_end(
+def test_others_finish_the_renames_of_a_rank_killed_after_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 8)
@@ -398,7 +394,7 @@ def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_p
         assert checked(run) == expected
 
 
-def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp_path: Path) -> None:
+def test_an_active_item_of_a_shard_that_others_committed_is_released(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     with Rank(run) as slow:
         slowly = lease(slow)
@@ -411,7 +407,7 @@ def test_what_another_rank_has_committed_meanwhile_is_let_go_of_all_the_same(tmp
     checked(run)
 
 
-def test_a_process_whose_rank_has_left_is_not_ended_by_its_timer(tmp_path: Path) -> None:
+def test_the_timer_of_a_closed_rank_does_not_end_the_process(tmp_path: Path) -> None:
     process = start(touch_and_leave, make_run(tmp_path, 4).folder)
     process.join(30)
     assert process.exitcode == 0

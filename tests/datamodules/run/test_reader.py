@@ -36,7 +36,7 @@ def expected(run: Run, split: str = "train") -> list[tuple[str, dict[str, bytes]
     return [(item.key, members_of(item)) for item in items if item.key != "bad"]
 
 
-def test_every_committed_sample_is_there_once_in_planned_order(run: Run) -> None:
+def test_every_committed_sample_is_read_once_in_planned_order(run: Run) -> None:
     committed = CommittedSamples(run, "train")
     assert list(committed) == expected(run)
     assert len(committed) == len(NAMES) - 1
@@ -90,12 +90,12 @@ def test_a_file_that_is_opened_is_not_read_whole(run: Run, monkeypatch: pytest.M
     assert files["values.bin"].read(5) == noise[:5]
 
 
-def test_it_can_be_sent_to_another_process(run: Run) -> None:
+def test_a_reader_can_be_sent_to_another_process(run: Run) -> None:
     committed = CommittedSamples(run, "train")
     assert list(pickle.loads(pickle.dumps(committed))) == list(committed)
 
 
-def test_more_tars_than_are_held_open(tmp_path: Path) -> None:
+def test_more_tars_than_the_open_file_limit_can_be_read(tmp_path: Path) -> None:
     run = make_run(tmp_path, 80, per_shard=1)
     work(tmp_path)
     committed = CommittedSamples(run)
@@ -103,7 +103,7 @@ def test_more_tars_than_are_held_open(tmp_path: Path) -> None:
     assert [committed[i][0] for i in order] == [some_items(80)[i].key for i in order]
 
 
-def test_a_run_made_anew_in_the_same_folder_is_not_read_through_files_of_the_old(tmp_path: Path) -> None:
+def test_a_new_run_in_the_same_folder_is_not_read_through_old_open_files(tmp_path: Path) -> None:
     make_run(tmp_path / "run", 3)
     work(tmp_path / "run")
     assert CommittedSamples(Run(tmp_path / "run"))[0][0] == "train/item000"
@@ -201,7 +201,7 @@ def tar_of(folder: Path, *members: Any) -> tuple[ShardFile, int]:
         ([], "there is no sample"),
     ],
 )
-def test_samples_that_no_run_writes_are_refused_whole_or_opened(
+def test_invalid_samples_are_refused_whether_read_or_opened(
     tmp_path: Path,
     members: list[tuple[str, dict[Any, Any]] | tuple[str, dict[str, Any]] | tuple[str, dict[str, dict[str, str]]]],
     message: str,
@@ -212,7 +212,7 @@ def test_samples_that_no_run_writes_are_refused_whole_or_opened(
             read(file, 0, size)
 
 
-def test_a_sample_larger_than_its_tar_or_of_another_key_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+def test_a_sample_larger_than_its_tar_or_of_another_key_is_refused_before_allocation(tmp_path: Path) -> None:
     file, size = tar_of(tmp_path, ("a.json", {}))
     assert read_sample(file, 0, size, key="a") == ("a", {"json": b"1234"})
     for read in (read_sample, open_sample):

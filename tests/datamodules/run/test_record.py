@@ -71,9 +71,7 @@ def put_back_into_staging(run: Run, shard: Any) -> None:
         ({"more": 1}, "more is not a known field"),
     ],
 )
-def test_a_record_that_names_or_counts_what_is_not_its_shards_fails_in_one_line(
-    run: Run, fields: dict[str, Any], problem: str
-) -> None:
+def test_a_record_that_contradicts_its_shard_fails_in_one_line(run: Run, fields: dict[str, Any], problem: str) -> None:
     rewrite(run, fields)
     with pytest.raises(RunError, match=r"^the record .*train-000000\.json is (missing or )?damaged") as caught:
         run.record(SHARD)
@@ -82,7 +80,7 @@ def test_a_record_that_names_or_counts_what_is_not_its_shards_fails_in_one_line(
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"machine": ' * 900 + "0" + "}" * 900, "[]", "1", "", "\udcff"])
-def test_a_record_that_is_something_else_fails_in_one_line(run: Run, text: str) -> None:
+def test_a_file_that_is_not_a_record_fails_in_one_line(run: Run, text: str) -> None:
     run.record_path(SHARD).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RunError, match=r"^the record .* is missing or damaged \([^\n]*\); run `preprocess verify`$"):
         run.record(SHARD)
@@ -111,7 +109,7 @@ def test_a_record_that_names_a_file_elsewhere_moves_nothing(run: Run, tmp_path: 
     assert all((tmp_path / name).read_text() == "mine" for name in ("victim", "victim.tar", "victim.parquet"))
 
 
-def test_a_record_of_no_planned_shard_counts_for_nothing_and_moves_nothing(run: Run) -> None:
+def test_a_record_of_an_unplanned_shard_is_ignored_and_moves_nothing(run: Run) -> None:
     os.rename(run.folder / f"{SHARD}.tar", run.work / "staging" / "stranger-000000.x.tar")
     run.record_path("stranger-000000").write_text(run.record_path(SHARD).read_text())
     names = {"shard": "stranger-000000", "tar__name": "stranger-000000.tar", "rank": "x"}
@@ -161,7 +159,7 @@ def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run: Run, monkeypa
         assert tar.read() == content
 
 
-def test_a_tar_that_is_nowhere_fails(run: Run) -> None:
+def test_a_missing_tar_fails(run: Run) -> None:
     (run.folder / f"{SHARD}.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"train-000000\.tar"):
         run.tar_file(SHARD).open()

@@ -62,7 +62,7 @@ def statuses(folder: Path, shard: str) -> list[tuple[str, str, str]]:
     return [(row["key"], row["status"], row["shard"]) for row in rows]
 
 
-def test_samples_of_a_status_are_tried_again_and_all_else_of_their_shards_is_kept(folder: Path) -> None:
+def test_samples_of_a_status_are_retried_and_the_rest_of_their_shards_kept(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.glob("*.tar")}
     retry = open_retry(folder, "truncated")
     assert [(shard.name, shard.replaces, retry.plan.keys(shard.number)) for shard in retry.plan.shards] == [
@@ -88,7 +88,7 @@ def test_samples_of_a_status_are_tried_again_and_all_else_of_their_shards_is_kep
     assert problems(folder) == []
 
 
-def test_a_sample_that_fails_when_it_is_tried_again_stays(tmp_path: Path) -> None:
+def test_a_sample_whose_retry_fails_is_kept(tmp_path: Path) -> None:
     folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-then-bad", "train/c-cut-once"])
     before = dict(CommittedSamples(Run(folder)))
     retry = open_retry(folder, "truncated")
@@ -101,7 +101,7 @@ def test_a_sample_that_fails_when_it_is_tried_again_stays(tmp_path: Path) -> Non
     assert problems(folder) == []
 
 
-def test_samples_of_a_damaged_tar_are_not_taken_for_sound(folder: Path) -> None:
+def test_samples_of_a_damaged_tar_are_not_copied(folder: Path) -> None:
     tar = folder / "train-000000.tar"
     content = bytearray(tar.read_bytes())
     content[600] ^= 1
@@ -111,7 +111,7 @@ def test_samples_of_a_damaged_tar_are_not_taken_for_sound(folder: Path) -> None:
     assert len(problems(folder)) > 0
 
 
-def test_only_what_is_to_be_tried_again_is_worked_on(folder: Path) -> None:
+def test_only_retried_rows_are_extracted(folder: Path) -> None:
     with Rank(open_retry(folder, "truncated")) as rank:
         opened = rank.lease()
         assert opened is not None
@@ -129,7 +129,7 @@ def test_a_stock_reader_sees_every_sample_once_at_every_moment(folder: Path) -> 
     assert sorted(seen) == sorted(key for key in KEYS if "-bad-" not in key)
 
 
-def test_a_retry_of_a_retry_takes_the_place_of_that(folder: Path) -> None:
+def test_a_retry_of_a_retry_replaces_it(folder: Path) -> None:
     do(open_retry(folder, "decode"))  # failures first, whose retry lies beside the others
     do(open_retry(folder, "truncated"))
     do(open_retry(folder, "truncated", "decode"))
@@ -175,7 +175,7 @@ def test_a_commit_that_was_cut_off_before_its_tar_showed_is_finished_by_the_next
     assert problems(folder) == []
 
 
-def test_a_damaged_shard_that_took_a_place_is_done_again_and_meanwhile_the_other_stands(folder: Path) -> None:
+def test_a_damaged_replacement_is_redone_and_the_replaced_shard_is_read_meanwhile(folder: Path) -> None:
     do(open_retry(folder, "truncated"))
     done = tars(folder)
     (folder / "train-retry001-000000.tar").write_bytes(b"rot")
@@ -201,7 +201,7 @@ def test_a_damaged_table_of_a_replaced_shard_withdraws_the_retry(folder: Path) -
     assert tars(folder) == {name: content for name, content in before.items() if name != "train-000000.tar"}
 
 
-def test_a_tar_that_came_back_into_sight_is_found_and_moved_away(folder: Path) -> None:
+def test_a_replaced_tar_that_reappeared_is_found_and_moved_away(folder: Path) -> None:
     do(open_retry(folder, "truncated"))
     shutil.copy(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
     found = list(verify(Run(folder)))
@@ -209,7 +209,7 @@ def test_a_tar_that_came_back_into_sight_is_found_and_moved_away(folder: Path) -
     assert list(repair(Run(folder), found)) == ["train-000000.tar: moved to stray/train-000000.tar"]
 
 
-def test_merged_runs_keep_what_took_a_place_and_what_is_out_of_sight(folder: Path, tmp_path: Path) -> None:
+def test_merged_runs_keep_replacements_and_replaced_shards(folder: Path, tmp_path: Path) -> None:
     do(open_retry(folder, "truncated"))
     other = make_failing_run(tmp_path / "other", ["train/k", "train/l-cut-once"])
     merged = merge([folder, other], tmp_path / "merged")
@@ -219,7 +219,7 @@ def test_merged_runs_keep_what_took_a_place_and_what_is_out_of_sight(folder: Pat
     assert problems(merged.folder) == []
 
 
-def test_samples_that_are_being_read_are_found_where_they_have_gone(folder: Path) -> None:
+def test_samples_that_are_moved_while_read_are_found(folder: Path) -> None:
     reading: Any = CommittedSamples(Run(folder))
     do(open_retry(folder, "truncated"))
     assert [key for key, _ in reading] == [key for key in KEYS if "-bad-" not in key]

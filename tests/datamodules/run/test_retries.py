@@ -41,7 +41,7 @@ def failed(folder: Path, *classes: Any) -> list[Any]:
     return [(failure.item.key, failure.shard, failure.reason) for failure in failures(Run(folder), classes)]
 
 
-def test_failures_are_told_in_planned_order_with_their_items(folder: Path) -> None:
+def test_failures_are_listed_in_planned_order_with_their_items(folder: Path) -> None:
     found = list(failures(Run(folder)))
     assert [failure.item for failure in found] == [named(key) for key in BAD]
     assert [(failure.shard, failure.reason_class) for failure in found] == [
@@ -91,7 +91,7 @@ def test_stock_webdataset_reads_each_key_once(folder: Path) -> None:  # it leave
     assert found == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_samples_of_retries_come_in_the_place_of_the_row_they_supersede(folder: Path) -> None:
+def test_samples_of_retries_are_read_in_place_of_the_rows_they_supersede(folder: Path) -> None:
     do(open_retry(folder))
     do(open_retry(folder))
     assert [key for key, _ in CommittedSamples(Run(folder), "train")] == [
@@ -100,7 +100,7 @@ def test_samples_of_retries_come_in_the_place_of_the_row_they_supersede(folder: 
     assert [key for key, _ in CommittedSamples(Run(folder), "dev")] == ["dev/x-bad-once", "dev/y"]
 
 
-def test_rows_are_those_of_the_last_retry_and_say_where_they_lie(folder: Path) -> None:
+def test_rows_come_from_the_last_retry_and_name_their_shard(folder: Path) -> None:
     do(open_retry(folder))
     do(open_retry(folder))
     run = Run(folder)
@@ -118,7 +118,7 @@ def test_rows_are_those_of_the_last_retry_and_say_where_they_lie(folder: Path) -
     ]
 
 
-def test_counts_need_records_alone_and_a_failure_that_succeeded_later_is_none(folder: Path) -> None:
+def test_counts_need_only_records_and_leave_out_failures_that_a_retry_resolved(folder: Path) -> None:
     do(open_retry(folder))
     for table in (folder / "tables").iterdir():
         table.rename(table.with_suffix(".away"))
@@ -148,7 +148,7 @@ def test_a_retry_by_class_leaves_the_others_to_the_next(folder: Path) -> None:
     assert whole(folder) == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refused(folder: Path) -> None:
+def test_an_interrupted_retry_resumes_by_the_same_command_only(folder: Path) -> None:
     do(open_retry(folder), num_shards=1)
     with pytest.raises(RunError, match=r"retry 1, and was made otherwise.*version: 1 there, 2 here"):
         open_retry(folder, fingerprint={**FINGERPRINT, "version": 2})
@@ -161,7 +161,7 @@ def test_an_interrupted_retry_goes_on_with_the_same_command_and_others_are_refus
     assert committed(folder).keys() == set(whole(folder))
 
 
-def test_who_began_before_a_retry_was_complete_joins_it_and_who_began_later_makes_another(folder: Path) -> None:
+def test_ranks_that_start_before_a_retry_ends_join_it_and_later_ones_make_another(folder: Path) -> None:
     began = time.time()
     do(open_retry(folder, began=began))
     assert open_retry(folder, began=began).retry == 1
@@ -193,12 +193,12 @@ def test_a_run_without_failures_has_nothing_to_retry(tmp_path: Path) -> None:
         open_retry(tmp_path)
 
 
-def test_a_class_that_nothing_failed_with_fails_and_the_classes_there_are_are_named(folder: Path) -> None:
+def test_a_class_without_failures_is_refused_and_the_existing_classes_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"--class extract: no item of .* ended so; there are crash, decode"):
         count_failures(Run(folder), ["extract"])
 
 
-def test_a_retry_that_is_not_there_fails(folder: Path) -> None:
+def test_a_missing_retry_fails(folder: Path) -> None:
     with pytest.raises(RunError, match=r"it has no plan-001\.arrow"):
         Run(folder, 1)
 

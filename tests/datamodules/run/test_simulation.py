@@ -33,12 +33,12 @@ def first_failure(seeds: Any) -> Any:
 # The line
 
 
-def test_ranks_that_are_killed_stalled_cut_off_and_crashed_lose_nothing_and_double_nothing() -> None:
+def test_killed_stalled_disconnected_and_crashed_ranks_lose_and_duplicate_nothing() -> None:
     failures = {seed: interleave(RandomChoices(seed)).failure for seed in range(800)}
     assert {seed: failure for seed, failure in failures.items() if failure} == {}
 
 
-def test_a_seed_tells_the_same_story_always() -> None:
+def test_a_seed_replays_the_same_story() -> None:
     for seed in range(20):
         recorded = RandomChoices(seed)
         story = story_of(recorded)
@@ -71,7 +71,7 @@ def link_after_the_files_show(staged: Any, record: Any, link: Any = commit._link
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-finalized"],
 )
-def test_a_broken_line_is_found_out_and_its_story_is_short(
+def test_a_broken_protocol_is_found_and_its_story_shrunk(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, broken: Callable[..., Any], failure: str
 ) -> None:
     monkeypatch.setattr(module, name, broken)
@@ -142,7 +142,7 @@ def test_a_crash_leaves_a_renamed_file_one_of_its_names(local: FileSystem, machi
     assert (names(local, "/run/a"), names(local, "/run/b")) == ([], ["new"])
 
 
-def test_a_folder_whose_name_was_not_fsynced_is_lost_with_what_is_in_it(local: FileSystem, machine: Machine) -> None:
+def test_a_folder_whose_name_was_not_fsynced_is_lost_with_its_content(local: FileSystem, machine: Machine) -> None:
     local.make_folder(machine, "/run/a")
     local.create(machine, "/run/a/file", truncate=True)
     local.sync(local.folders["/run/a"])
@@ -151,7 +151,7 @@ def test_a_folder_whose_name_was_not_fsynced_is_lost_with_what_is_in_it(local: F
     assert local.look(machine, "/run/a/file") is None
 
 
-def test_nfs_clients_believe_what_they_saw_until_it_is_too_old(machine: Machine) -> None:
+def test_nfs_clients_trust_cached_listings_until_they_expire(machine: Machine) -> None:
     server, other = FileSystem(10.0, lambda _: 0), Machine(1)
     assert server.look(other, "/run/new") is None
     assert server.names(other, "/run") == []

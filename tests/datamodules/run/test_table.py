@@ -48,12 +48,12 @@ def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device() -> No
         (changed("reason", ["x" * (4 << 20), None]), "the limit is 1,048,576 for each row"),
     ],
 )
-def test_a_table_that_no_run_writes_is_refused(table: Table, message: str) -> None:
+def test_an_invalid_table_is_refused(table: Table, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_table(written(table), KEYS)
 
 
-def test_bytes_that_are_no_table_are_refused() -> None:
+def test_bytes_that_are_not_parquet_are_refused() -> None:
     content = written(TABLE).getvalue()
     for damaged in (b"", b"PAR1", content[:-10], content[:200] + bytes(100) + content[300:]):
         with pytest.raises(ValueError, match=r"\w"):

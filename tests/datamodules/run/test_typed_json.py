@@ -62,7 +62,7 @@ def test_a_field_of_another_type_fails_by_name(fields: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize("document", [[], "text", 1, None])
-def test_a_document_that_is_no_object_fails(document: list[Any] | str | int | None) -> None:
+def test_a_document_that_is_not_an_object_fails(document: list[Any] | str | int | None) -> None:
     with pytest.raises(ValueError, match=r"^the document is .*, not an object$"):
         build(Document, document)
 

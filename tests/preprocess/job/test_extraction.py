@@ -68,7 +68,7 @@ def test_a_batch_that_fits_is_extracted_as_planned(rank: Rank) -> None:
     assert extractor.sizes == [3]
 
 
-def test_no_frames_are_no_call(rank: Rank) -> None:
+def test_an_empty_batch_calls_no_extractor(rank: Rank) -> None:
     extractor: Any = Memory()
     assert extraction(extractor, rank)(batch_of([])) == []
     assert extractor.sizes == []
@@ -99,7 +99,7 @@ def test_frames_of_different_sizes_are_split_as_well(rank: Rank) -> None:
     assert outcomes == [Outcome(10 * k, 1) for k in range(4)]
 
 
-def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank: Rank) -> None:
+def test_a_frame_that_exhausts_memory_alone_fails_its_item_after_its_attempts(rank: Rank) -> None:
     extractor: Any = Memory()
     extractor.extract = _greedy_for(7)
     outcomes = extraction(extractor, rank)(batch_of([6, 7, 8]))
@@ -110,7 +110,7 @@ def test_what_exhausts_memory_alone_fails_alone_after_its_attempts(rank: Rank) -
     assert list(rank.open[0].spool.results) == [1]
 
 
-def test_memory_that_is_there_the_second_time_costs_no_item(rank: Rank) -> None:
+def test_a_frame_that_fits_into_memory_at_the_second_attempt_fails_no_item(rank: Rank) -> None:
     extractor: Any = Memory()
     calls: list[int] = []
 
@@ -136,20 +136,20 @@ def _greedy_for(value: int) -> Callable[[Any], list[int]]:
     return extract
 
 
-def test_a_frame_that_cannot_be_handled_costs_its_item_only(rank: Rank) -> None:
+def test_a_frame_that_cannot_be_extracted_fails_its_item_only(rank: Rank) -> None:
     outcomes = extraction(Memory(), rank)(batch_of([1, 13, 3]))
     assert [outcomes[0], outcomes[2]] == [Outcome(10, 1), Outcome(30, 1)]
     assert str(outcomes[1].result) == "13 is unlucky"
 
 
-def test_a_batch_under_suspicion_is_extracted_item_by_item(rank: Rank) -> None:
+def test_a_suspect_batch_is_extracted_item_by_item(rank: Rank) -> None:
     extractor: Any = Memory()
     outcomes = extraction(extractor, rank)(batch_of([1, 2, 3, 4], rows=[0, 0, 1, 2], alone=True))
     assert extractor.sizes == [2, 1, 1]
     assert outcomes == [Outcome(10, 2), Outcome(20, 2), Outcome(30, 1), Outcome(40, 1)]
 
 
-def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_path: Path) -> None:
+def test_any_other_error_ends_the_process_and_is_attributed_to_its_active_items(tmp_path: Path) -> None:
     make_run(tmp_path, 4)
     extractor: Any = Memory()
     extractor.extract = lambda batch: batch["no such field"]
@@ -163,7 +163,7 @@ def test_any_other_error_ends_the_process_and_is_charged_to_what_it_touched(tmp_
         assert failed_attempts(successor) == {0: ["crashed: KeyError: 'no such field'"]}
 
 
-def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_path: Path) -> None:
+def test_an_environment_failure_ends_the_process_and_is_attributed_to_no_item(tmp_path: Path) -> None:
     run = make_run(tmp_path, 8, per_shard=8)
     with Rank(run) as rank:
         rank.lease()
@@ -174,14 +174,14 @@ def test_surroundings_that_fail_end_the_process_and_are_charged_to_nobody(tmp_pa
         assert failed_attempts(successor) == {}
 
 
-def test_results_that_are_not_one_a_frame_are_refused(rank: Rank) -> None:
+def test_a_number_of_results_that_is_not_the_number_of_frames_is_refused(rank: Rank) -> None:
     extractor: Any = Memory()
     extractor.extract = lambda batch: [1]
     with pytest.raises(ValueError, match="extract gave 1 results for 2 frames"):
         extraction(extractor, rank)(batch_of([1, 2]))
 
 
-def test_a_device_that_is_lost_ends_the_process_and_charges_what_it_touched(tmp_path: Path) -> None:
+def test_a_lost_device_ends_the_process_and_is_attributed_to_the_active_items(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     lost = torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with ...")
     with Rank(run) as rank:
@@ -214,9 +214,7 @@ def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path: Path) -> 
         assert opened.missing == [0, 2, 3]
 
 
-def test_frames_that_workers_only_read_are_decoded_on_the_device_and_bad_ones_cost_their_items_only(
-    rank: Rank, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_decoded_on_the_device_fail_their_own_items_only(rank: Rank, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse_black(jpegs: Any, device: Any) -> Any:
         if any(jpeg.name == "0" for jpeg in jpegs):
             raise DecodeError("0 is refused by nvJPEG")
@@ -250,7 +248,7 @@ class Copy:
         return self.frames
 
 
-def test_frames_that_are_on_their_way_are_taken_once_and_parts_of_them_copied_anew(rank: Rank) -> None:
+def test_prefetched_frames_are_used_once_and_their_parts_copied_again(rank: Rank) -> None:
     copy = Copy(torch.full((2, 3, 2, 2), 5, dtype=torch.uint8))
     assert extraction(Memory(), rank)(batch_of([1, 2], device_copy=copy)) == [Outcome(50, None)] * 2
     too_much = Memory(capacity=1, error=torch.OutOfMemoryError("CUDA out of memory"))

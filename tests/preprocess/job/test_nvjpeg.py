@@ -58,7 +58,7 @@ def compare(options: list[str], folder: Path, capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the one marked `gpu` does the same with nvJPEG")
-def test_jpegs_that_the_rank_decodes_become_the_same_samples(
+def test_jpegs_decoded_by_the_rank_make_the_same_samples(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("datamodules.loading.request.require_nvjpeg", lambda device: None)
@@ -66,7 +66,7 @@ def test_jpegs_that_the_rank_decodes_become_the_same_samples(
 
 
 @pytest.mark.gpu
-def test_jpegs_that_the_gpu_decodes_become_the_same_samples(
+def test_jpegs_decoded_by_the_gpu_make_the_same_samples(
     options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"

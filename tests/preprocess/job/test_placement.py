@@ -44,13 +44,15 @@ def test_ranks_of_torchrun_share_the_gpus_that_are_listed(
     assert devices_of(monkeypatch, num_ranks, devices) == wanted
 
 
-def test_a_gpu_that_is_not_there_fails(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_refused(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--trainer.devices 0,4: there is no GPU 4; there are 4"):
         devices_of(monkeypatch, 1, "0,4")
 
 
 @pytest.mark.parametrize("devices", ["0,x", ",", "-1,0"])
-def test_what_are_no_numbers_of_gpus_fails(four_gpus: None, monkeypatch: pytest.MonkeyPatch, devices: str) -> None:
+def test_devices_that_are_not_gpu_numbers_are_refused(
+    four_gpus: None, monkeypatch: pytest.MonkeyPatch, devices: str
+) -> None:
     with pytest.raises(ConfigError, match=f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2"):
         devices_of(monkeypatch, 1, devices)
 

@@ -35,7 +35,7 @@ def command(tmp_path: Path) -> list[str]:
     return ["run", "--config", str(config), "--data.root"]
 
 
-def test_a_corpus_that_changed_is_told_in_a_line(
+def test_a_changed_corpus_is_reported_in_one_line(
     command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here = tmp_path / "here"
@@ -74,7 +74,7 @@ def test_a_corpus_that_moved_resumes_and_another_is_refused(
     assert "holds no keypoints, clips" in capfd.readouterr().err
 
 
-def test_a_cancelled_listing_ends_and_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cancelled_listing_ends_silently(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(600):
         (tmp_path / f"{number}.mp4").touch()
     corpus = Videos(str(tmp_path))
@@ -90,7 +90,7 @@ def test_a_cancelled_listing_ends_and_says_nothing(tmp_path: Path, caplog: pytes
     assert caplog.messages[0].startswith("599 items of the corpus are not in this run's plan of ")
 
 
-def test_a_signal_while_only_the_listing_goes_on_ends_the_wait(
+def test_a_signal_ends_the_wait_for_the_listing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.mp4").touch()

@@ -57,19 +57,19 @@ def test_the_gpu_of_the_rank_is_measured_and_no_other(nvml: None) -> None:
     }
 
 
-def test_a_slice_of_a_gpu_tells_what_it_can(nvml: None) -> None:
+def test_a_mig_slice_reports_what_it_can(nvml: None) -> None:
     assert machine_figures("c")["gpu"] == {"name": "NVIDIA MIG-c", "memory_percent": 51.2}
 
 
-def test_a_rank_without_a_gpu_asks_none(nvml: None) -> None:
+def test_a_rank_without_a_gpu_queries_none(nvml: None) -> None:
     assert machine_figures()["gpu"] == {}
 
 
-def test_a_gpu_that_is_not_known_is_none(nvml: None) -> None:
+def test_an_unknown_gpu_is_left_out(nvml: None) -> None:
     assert machine_figures("d")["gpu"] == {}
 
 
-def test_without_a_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_no_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_library() -> None:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
@@ -77,14 +77,14 @@ def test_without_a_driver_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
     assert machine_figures("a")["gpu"] == {}
 
 
-def test_memory_and_cpu_are_those_of_this_machine() -> None:
+def test_memory_and_cpu_of_this_machine_are_reported() -> None:
     figures = machine_figures()
     assert 0 <= figures["cpu_percent"] <= 100
     assert figures["memory_percent"] == pytest.approx(psutil.virtual_memory().percent, abs=10)
     assert 1e6 < figures["rss_bytes"] < psutil.virtual_memory().total
 
 
-def test_the_cpu_is_no_gpu() -> None:
+def test_a_cpu_device_reports_no_gpu() -> None:
     assert gpu_uuid(torch.device("cpu")) is None
 
 

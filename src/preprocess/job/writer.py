@@ -30,6 +30,7 @@ from preprocess.job.fingerprint import fingerprint
 from preprocess.job.placement import device_name, gpu_uuid, rank_position
 from preprocess.job.relisting import Relisting
 from preprocess.job.telemetry import machine_figures
+from preprocess.job.tokens import count_tokens
 
 _log = logging.getLogger(__name__)
 _DEFAULT_SIZE = ShardSize()
@@ -146,7 +147,7 @@ class ShardWriter(BasePredictionWriter):
         assert self.rank is not None
         assert isinstance(pl_module, Extractor)
         self.rank.activity.add_seconds("compute", time.monotonic() - self._computing_since)
-        self.rank.activity.tokens += sum(getattr(outcome.result, "num_tokens", 0) for outcome in prediction)
+        self.rank.activity.tokens += count_tokens(outcome.result for outcome in prediction)
         for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
             if frame_idx == 0:  # also of an item that is begun again
                 self._gathered[batch["shard"], row] = _Gathered()

@@ -1,0 +1,21 @@
+"""Counts of generated tokens: results of language models have them, and a run's status shows tokens per second."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """A result of `Extractor.extract` that a language model has generated.
+
+    Attributes:
+        num_tokens: number of tokens that were generated for it.
+    """
+
+    @property
+    def num_tokens(self) -> int: ...
+
+
+def count_tokens(results: Iterable[Any]) -> int:
+    """Return the sum of the generated tokens of `results`; a result without such a number counts as 0."""
+    return sum(result.num_tokens for result in results if isinstance(result, HasTokens))

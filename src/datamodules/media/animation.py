@@ -7,8 +7,9 @@ WebKit.
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import ImageSequence
@@ -90,7 +91,8 @@ def _png_frames(path: Path) -> Iterator[AnimationFrame]:
     try:
         with open_container(path) as container:
             for _, frame in decode_stream(container, video_stream(container, None), start=0, strict_from=0):
-                yield AnimationFrame(frame.to_ndarray(format="rgba"), float(1000 * frame.duration * frame.time_base))
+                seconds = frame.duration * cast(Fraction, frame.time_base)
+                yield AnimationFrame(cast(Pixels, frame.to_ndarray(format="rgba")), float(1000 * seconds))
     except av.FFmpegError as error:
         raise DecodeError(f"{path.name} cannot be decoded: {error_text(error)}") from error
 

@@ -4,11 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from datamodules.errors import DecodeError, FramemillError
 from datamodules.media.first_bytes import read_head, require_whole_matroska
 from datamodules.media.limits import MAX_INDEX_BYTES, MAX_PIXELS, limited_memory, require_pixels
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 
 # FFmpeg's names. Playlists (HLS, DASH, concat, …) are left out, because they open the files and addresses they name.
 _VIDEO_FORMATS = (
@@ -19,7 +24,7 @@ _CONTAINER_OPTIONS = {"format_whitelist": _VIDEO_FORMATS, "protocol_whitelist": 
 _DECODER_OPTIONS = {"max_pixels": str(MAX_PIXELS)}
 
 
-def open_container(path: Path) -> Any:
+def open_container(path: Path) -> "InputContainer":
     """Open a video file with PyAV. The caller closes it.
 
     Raises:
@@ -38,7 +43,7 @@ def open_container(path: Path) -> Any:
         raise DecodeError(f"{path.name} does not open as a video: {error_text(error)}") from error
 
 
-def open_url(url: str) -> Any:
+def open_url(url: str) -> "InputContainer":
     """Open a file whose first bytes have been checked. Its decoders use one thread and refuse oversized frames.
 
     Args:
@@ -59,7 +64,7 @@ def open_url(url: str) -> Any:
     return container
 
 
-def video_stream(container: Any, number: int | None) -> Any:
+def video_stream(container: "InputContainer", number: int | None) -> "VideoStream":
     """Return a video stream of an open file.
 
     Args:
@@ -73,7 +78,7 @@ def video_stream(container: Any, number: int | None) -> Any:
 
     name = os.path.basename(container.name)
     if number is None:
-        stream = container.streams.best("video")
+        stream = cast("VideoStream | None", container.streams.best("video"))
     else:
         stream = next((stream for stream in container.streams.video if stream.index == number), None)
         if stream is None:
@@ -85,6 +90,11 @@ def video_stream(container: Any, number: int | None) -> Any:
         raise DecodeError(f"{name}: there is no decoder for its video stream {stream.index}")
     require_pixels(name, stream.codec_context.width, stream.codec_context.height)
     return stream
+
+
+def stream_at(container: "InputContainer", index: int) -> "VideoStream":
+    """Return the video stream with that number among all streams, in a file that has been opened again."""
+    return cast("VideoStream", container.streams[index])
 
 
 def ffmpeg_url(path: Path) -> str:

@@ -2,17 +2,27 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from datamodules.errors import DecodeError
 from datamodules.media.limits import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
 
 _TOO_LARGE = ("exceeds specified max pixel count", "exceeds limit")  # in the logs of FFmpeg and of libdav1d
 
 
 def decode_stream(
-    container: Any, stream: Any, start: int, restarts: Collection[int] = (), strict_from: int | None = None
-) -> Iterator[tuple[int, Any]]:
+    container: "InputContainer",
+    stream: "VideoStream",
+    start: int,
+    restarts: Collection[int] = (),
+    strict_from: int | None = None,
+) -> Iterator[tuple[int, "VideoFrame"]]:
     """Decode a stream from one of its packets on.
 
     Args:
@@ -53,7 +63,7 @@ def decode_stream(
             if has_begun or (strict_from is not None and index >= strict_from):
                 raise
         has_begun = has_begun or bool(frames)
-        yield from ((frame.opaque[0], frame) for frame in frames)
+        yield from ((cast(tuple[int], frame.opaque)[0], frame) for frame in frames)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """The display matrix: how the header of a video turns and mirrors its frames."""
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
-def display_matrix(frame: Any) -> NDArray[np.int32] | None:
+
+def display_matrix(frame: "VideoFrame") -> NDArray[np.int32] | None:
     """Return a decoded frame's display matrix.
 
     Args:

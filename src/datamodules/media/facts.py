@@ -1,12 +1,16 @@
 """What is known of a video file; samples store it."""
 
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.media.packets import Packets
 from datamodules.media.sampling import frame_gap, frame_rate
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 
 class VideoFacts(TypedDict):
@@ -43,7 +47,7 @@ class VideoFacts(TypedDict):
     backends: list[str]
 
 
-def container_facts(container: Any, stream: Any, packets: Packets) -> VideoFacts:
+def container_facts(container: "InputContainer", stream: "VideoStream", packets: Packets) -> VideoFacts:
     """Return the facts of a file that PyAV has opened.
 
     Args:
@@ -54,7 +58,11 @@ def container_facts(container: Any, stream: Any, packets: Packets) -> VideoFacts
     header_fps = round(float(stream.average_rate), 6) if stream.average_rate else None
     fps = frame_rate(packets.pts_seconds, header_fps)
     gap = frame_gap(packets.pts_seconds) or (1 / fps if fps else 0.0)
-    seconds = stream.duration * stream.time_base if stream.duration else (container.duration or 0) / 1_000_000
+    seconds = (
+        stream.duration * stream.time_base
+        if stream.duration and stream.time_base
+        else (container.duration or 0) / 1_000_000
+    )
     begin = int(packets.pts[0]) * packets.time_base
     return VideoFacts(
         codec=stream.codec_context.codec.canonical_name,

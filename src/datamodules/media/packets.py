@@ -8,16 +8,21 @@ to learn its frames, in the decoder's order.
 import os
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import DecodeError
-from datamodules.media.container import error_text, open_url
+from datamodules.media.container import error_text, open_url, stream_at
 from datamodules.media.decoder import decode_stream
 from datamodules.media.limits import MAX_INDEX_BYTES, limited_memory, require_packets
 from datamodules.media.scan import NO_TIME, Scan
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 
 # FFmpeg's names of formats that have a frame rate, but no timestamps
 _WITHOUT_TIMES = frozenset({"avi", "mpeg", "mpegvideo", "m4v", "h264", "hevc"})
@@ -61,7 +66,7 @@ class Packets:
         return seconds
 
 
-def read_packets(container: Any, stream: Any) -> Packets:
+def read_packets(container: "InputContainer", stream: "VideoStream") -> Packets:
     """Read the packets of a stream, to the end of the file.
 
     Args:
@@ -87,7 +92,7 @@ def read_packets(container: Any, stream: Any) -> Packets:
     return packets
 
 
-def _read_scan(container: Any, stream: Any, name: str) -> Scan:
+def _read_scan(container: "InputContainer", stream: "VideoStream", name: str) -> Scan:
     """Scan a stream; raise DecodeError if it has no frames, or fewer than the file promises."""
     import av
 
@@ -112,7 +117,7 @@ def _read_scan(container: Any, stream: Any, name: str) -> Scan:
     return scan
 
 
-def _as_timed(stream: Any, scan: Scan, first_pts: int | None) -> Packets:
+def _as_timed(stream: "VideoStream", scan: Scan, first_pts: int | None) -> Packets:
     """Return the packets of a stream whose timestamps are right; frames before `first_pts`, if given, are skipped."""
     assert scan.by_pts is not None
     stream_pts = _times_or_0(scan.pts)
@@ -124,23 +129,23 @@ def _as_timed(stream: Any, scan: Scan, first_pts: int | None) -> Packets:
         frame_packets,
         stream_pts[frame_packets],
         scan.keyframes,
-        stream.time_base,
+        cast(Fraction, stream.time_base),
         is_seekable=is_seekable,
         num_skipped_frames=len(scan.frames) - len(frame_packets),
         start=scan.start,
     )
 
 
-def _first_pts(container: Any, stream: Any, start: int) -> int:
+def _first_pts(container: "InputContainer", stream: "VideoStream", start: int) -> int:
     """Return the timestamp of the first frame that is decoded without damage from the packet at index `start` on."""
     with open_url(container.name) as reopened:
-        for _, frame in decode_stream(reopened, reopened.streams[stream.index], start):
+        for _, frame in decode_stream(reopened, stream_at(reopened, stream.index), start):
             if not frame.is_corrupt:
-                return int(frame.pts)
+                return int(cast(int, frame.pts))
     raise DecodeError(f"{os.path.basename(container.name)} has no frames that can be decoded")
 
 
-def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
+def _as_decoded(container: "InputContainer", stream: "VideoStream", scan: Scan) -> Packets:
     """Return the packets of a stream whose headers do not prove the order of its frames; all of it is decoded once."""
     name, has_no_times = os.path.basename(container.name), container.format.name in _WITHOUT_TIMES
     restarts = frozenset(np.intersect1d(scan.jumps, scan.keyframes).tolist())
@@ -151,8 +156,8 @@ def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
         return _as_timed(stream, scan, int(scan.pts[decoded[0]]))
     if broken:
         raise DecodeError(f"{name} breaks after {len(decoded)} frames: {error_text(broken)}") from broken
-    num_skipped = len(scan.frames) - len(decoded)
-    if has_no_times and not stream.average_rate:
+    rate_base = 1 / Fraction(stream.average_rate) if has_no_times and stream.average_rate else None
+    if has_no_times and rate_base is None:
         raise DecodeError(f"{name} has neither timestamps nor a frame rate")
     times = scan.ticks_in_order(decoded) if has_no_times else scan.times_in_order(decoded)
     if times is None:
@@ -162,16 +167,16 @@ def _as_decoded(container: Any, stream: Any, scan: Scan) -> Packets:
         np.array(decoded, dtype=np.int64),
         np.array(times, dtype=np.int64),
         scan.keyframes,
-        1 / Fraction(stream.average_rate) if has_no_times else stream.time_base,
+        rate_base or cast(Fraction, stream.time_base),
         is_seekable=False,
-        num_skipped_frames=max(0, num_skipped),
+        num_skipped_frames=max(0, len(scan.frames) - len(decoded)),
         start=scan.start,
         restarts=restarts,
     )
 
 
 def _decoded_indices(
-    container: Any, stream: Any, scan: Scan, restarts: frozenset[int]
+    container: "InputContainer", stream: "VideoStream", scan: Scan, restarts: frozenset[int]
 ) -> tuple[list[int], Exception | None]:
     """Return the indices of the packets whose frames a decoder gives, in its order; and the error that ended it.
 
@@ -184,7 +189,7 @@ def _decoded_indices(
     decoded: list[int] = []
     try:
         with open_url(container.name) as reopened:
-            for index, frame in decode_stream(reopened, reopened.streams[stream.index], scan.start, restarts):
+            for index, frame in decode_stream(reopened, stream_at(reopened, stream.index), scan.start, restarts):
                 if is_visible[index] and (decoded or not frame.is_corrupt):
                     decoded.append(index)
     except av.FFmpegError as error:
@@ -201,7 +206,7 @@ def _num_present(ticks: NDArray[np.int64]) -> int:
     return int(ticks[-1]) + (round(np.median(np.diff(ticks))) if len(ticks) > 1 else 1) if len(ticks) else 0
 
 
-def _num_promised(container: Any, stream: Any) -> int:
+def _num_promised(container: "InputContainer", stream: "VideoStream") -> int:
     """Return the number of packets in the file's index; 0 where the index cannot be trusted.
 
     In MP4 it is FFmpeg's own index, without what an edit list cuts off.

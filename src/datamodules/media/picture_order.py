@@ -11,12 +11,16 @@ the container's. Then the file is decoded once to learn the order, so a mistake 
 
 from array import array
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.media.bitstream import BitReader, annex_b_units, length_prefixed_units
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+
 
 Key = tuple[int, int]
 UNKNOWN = -(1 << 63)  # in both numbers of the key of a packet whose header says nothing; below every other number
@@ -321,7 +325,7 @@ class _Hevc(_OrderCounts):
         return self._epoch, 0 if is_idr else self._unwrap(bits.u(self._count_bits), self._count_bits, is_reference)
 
 
-def picture_order(stream: Any) -> PictureOrder:
+def picture_order(stream: "VideoStream") -> PictureOrder:
     """Return a collector for the codec of a stream.
 
     Args:

@@ -8,13 +8,18 @@ import os
 from array import array
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.media.limits import require_own_bytes, require_packets
 from datamodules.media.picture_order import UNKNOWN, picture_order
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 
 NO_TIME = -(1 << 63)  # FFmpeg's AV_NOPTS_VALUE
 
@@ -43,7 +48,7 @@ class Scan:
         order: display order by the codec's headers.
     """
 
-    def __init__(self, container: Any, stream: Any) -> None:
+    def __init__(self, container: "InputContainer", stream: "VideoStream") -> None:
         self.order = picture_order(stream)
         self._container, self._stream = container, stream
         self._is_mp4 = "mp4" in container.format.name

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from datamodules.errors import DecodeError
 from datamodules.media.animation import animation_codec, read_durations
-from datamodules.media.container import decoder_errors, open_container, video_stream
+from datamodules.media.container import decoder_errors, open_container, stream_at, video_stream
 from datamodules.media.decoder import decode_stream
 from datamodules.media.decoding import Decoding, load_backend
 from datamodules.media.display_matrix import display_matrix, is_turned
@@ -32,6 +32,11 @@ from datamodules.media.limits import require_pixels
 from datamodules.media.packets import Packets, read_packets
 from datamodules.media.resize import resize
 from datamodules.media.sampling import Every, Selection
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
 
 _EVERY = Every()
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # FFmpeg's names of formats with an index of their packets
@@ -119,7 +124,7 @@ class Video:
         self.facts = animation_facts(codec, size, self.pts_seconds, sum(durations) / 1000)
 
     def _read_container(self) -> None:
-        self._container: Any = None
+        self._container: InputContainer | None = None
         with ExitStack() as stack:
             container = stack.enter_context(open_container(self.path))
             stream = video_stream(container, self.decoding.stream)
@@ -147,7 +152,7 @@ class Video:
     def display_matrix(self) -> NDArray[np.int32] | None:
         """Display matrix of the first frame that can be decoded, see `display_matrix.display_matrix`."""
         with decoder_errors(self.path.name), open_container(self.path) as container:
-            stream = container.streams[self.facts["stream"]]
+            stream = stream_at(container, self.facts["stream"])
             _, first = next(decode_stream(container, stream, self.packets.start), (0, None))
             return None if first is None else display_matrix(first)
 
@@ -160,7 +165,7 @@ class Video:
             return max(1, round(height * self.pixel_aspect_ratio)), width
         return height, max(1, round(width * self.pixel_aspect_ratio))
 
-    def take_container(self) -> tuple[Any, bool]:
+    def take_container(self) -> tuple["InputContainer", bool]:
         """Return the file, open, for the caller to close; and whether it has been read to its end already."""
         container, self._container = self._container, None
         return (open_container(self.path), False) if container is None else (container, self._is_read)
@@ -253,7 +258,7 @@ class Video:
             yield from load_backend(backend).decode(self, indices)
 
 
-def _scan_once(path: Path, container: Any, stream: Any) -> tuple[Packets, bool]:
+def _scan_once(path: Path, container: "InputContainer", stream: "VideoStream") -> tuple[Packets, bool]:
     """Return the packets of `stream`, and whether `container` was read to its end for them.
 
     Those of the last video are kept, because the clips of a long video follow one another and need only one pass over

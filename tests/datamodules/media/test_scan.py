@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from datamodules.errors import DecodeError
 from datamodules.media import packets
@@ -32,7 +34,7 @@ def scan_of(times: Sequence[int]) -> Scan:
         format=SimpleNamespace(name="matroska,webm"),
         demux=lambda _: (Packet(pts=time, dts=time) for time in times),
     )
-    scan = Scan(container, stream)
+    scan = Scan(cast(InputContainer, container), cast(VideoStream, stream))
     scan.read()
     return scan
 

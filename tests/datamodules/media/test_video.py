@@ -23,7 +23,7 @@ from datamodules.errors import ConfigError, DecodeError, MissingError
 from datamodules.media import decoding
 from datamodules.media import video as video_module
 from datamodules.media.backends import torchcodec
-from datamodules.media.container import open_container
+from datamodules.media.container import open_container, video_stream
 from datamodules.media.decoding import BackendName, Decoding
 from datamodules.media.packets import read_packets
 from datamodules.media.resize import resize
@@ -96,7 +96,7 @@ def test_pyav_gives_the_pixels_of_a_full_decode_whether_or_not_it_skips(
 @pytest.mark.parametrize("name", KINDS)
 def test_codec_headers_prove_the_order_of_ordinary_files(name: str, videos: dict[str, Path]) -> None:
     with open_container(videos[name]) as container:
-        scan = Scan(container, container.streams.best("video"))
+        scan = Scan(container, video_stream(container, None))
         scan.read()
     assert scan.is_proven or videos[name].suffix in (".avi", ".mpg")
 

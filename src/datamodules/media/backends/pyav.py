@@ -25,6 +25,8 @@ from datamodules.media.display_matrix import apply_display_matrix, display_matri
 from datamodules.media.packets import Packets
 
 if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
     from datamodules.media.video import Video
 
 
@@ -76,7 +78,7 @@ class _Decoder:
         """Close the file."""
         self._container.close()
 
-    def pixels(self, frame: Any) -> Tensor:
+    def pixels(self, frame: "VideoFrame") -> Tensor:
         """Convert a decoded frame to uint8 [3, H, W], RGB, upright.
 
         Raises:
@@ -97,7 +99,7 @@ class _Decoder:
                 "frames of an item must have one. Cut the file there, or set --data.decoding.square_pixels false"
             )
 
-    def by_keyframes(self, indices: Sequence[int]) -> Iterator[Any]:
+    def by_keyframes(self, indices: Sequence[int]) -> Iterator["VideoFrame"]:
         """Yield the frames `indices`, each stretch of them decoded from the keyframe before it.
 
         Raises:
@@ -105,7 +107,7 @@ class _Decoder:
         """
         import av
 
-        packet_of = {pts: index for index, pts in enumerate(self._packets.stream_pts.tolist())}
+        packet_of: dict[int | None, int] = {pts: index for index, pts in enumerate(self._packets.stream_pts.tolist())}
         try:
             for first, members in _stretches(self._packets, indices):
                 last = int(self._packets.frame_packets[members].max())
@@ -122,8 +124,8 @@ class _Decoder:
             raise _Astray from error
 
     def _stretch(
-        self, packet_of: dict[int, int], first: int, last: int, requested_pts: Collection[int]
-    ) -> Iterator[Any]:
+        self, packet_of: dict[int | None, int], first: int, last: int, requested_pts: Collection[int]
+    ) -> Iterator["VideoFrame"]:
         """Yield the requested frames of a stretch of packets.
 
         Args:
@@ -156,7 +158,7 @@ class _Decoder:
             if index >= last:
                 return
 
-    def from_start(self, indices: Sequence[int]) -> Iterator[Any]:
+    def from_start(self, indices: Sequence[int]) -> Iterator["VideoFrame"]:
         """Yield the frames `indices`, decoding all frames from the start of the file to the last of them.
 
         Raises:

@@ -18,11 +18,16 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
     "datamodules.loading": ["datamodules.training", "datamodules.datamodule"],
     "datamodules.training": ["datamodules.loading", "datamodules.media", "datamodules.datamodule"],
     "datamodules.media": [f"datamodules.{room}" for room in ("run", "loading", "training", "corpora", "samples")],
+    "datamodules.samples": [f"datamodules.{room}" for room in ("loading", "training", "corpora", "datamodule", "card")],
     "preprocess": ["preprocess.pipelines"],
     "preprocess.job": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
     "preprocess.pipelines": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
     **{f"preprocess.{room}": [f"preprocess.{other}" for other in MODELS if other != room] for room in MODELS},
     "preprocess.checkpoints": [f"preprocess.{room}" for room in (*MODELS, "job")],
+    **{
+        f"preprocess.{room}": [f"preprocess.{other}" for other in ("commands", "cli", "job", "export", *MODELS)]
+        for room in ("draw", "report")
+    },
     "preprocess.export": ["preprocess.commands", "preprocess.cli", "preprocess.job"],
 }
 

@@ -36,26 +36,8 @@ JOINT_COLOURS = (
     (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255),
     (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
-MIRRORED = (
-    0,
-    1,
-    5,
-    6,
-    7,
-    2,
-    3,
-    4,
-    11,
-    12,
-    13,
-    8,
-    9,
-    10,
-    15,
-    14,
-    17,
-    16,
-)  # the counterpart of each joint in a mirror image
+# the counterpart of each joint in a mirror image
+MIRRORED = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
 # index here of each of COCO's 17 joints: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left first
 COCO_17 = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 

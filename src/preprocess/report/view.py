@@ -8,7 +8,7 @@
 | anything else    | its size                                                     |
 
 The kind of the samples adds what its `columns` summarize, such as detection rates or lengths of texts: for a sample its
-own values, for a run those of up to 1,000 samples (256 MiB), evenly spaced.
+own values, for a run those of up to 1,000 samples (64 MiB), evenly spaced.
 """
 
 import io
@@ -36,7 +36,7 @@ from preprocess.terminal import Terminal, block, cell
 
 _MAX_ROWS = 20
 _MAX_READ = 1000  # samples of a run
-_MAX_READ_BYTES = 256 << 20
+_MAX_READ_BYTES = 64 << 20  # read in a second from most disks
 _MAX_LIST = 8  # values of a list in a JSON document
 _MAX_TEXT = 2000  # characters
 _STYLES = {"ok": "green", "failed": "red", "planned": "dim"}
@@ -91,16 +91,15 @@ def _totals(run: Run) -> Table:
 def _summary(run: Run) -> dict[str, str]:
     """Return what the kind of the samples says of some of them, evenly spaced over the committed ones."""
     try:
-        kind = kind_of(run)
-    except (ConfigError, RunError) as error:
+        kind, samples = kind_of(run), CommittedSamples(run)
+        if not any(column.summary for column in kind.columns):
+            return {}
+        num_read = max(1, min(_MAX_READ, len(samples), _MAX_READ_BYTES * len(samples) // samples.num_bytes))
+        chosen = np.unique(np.linspace(0, len(samples) - 1, num_read).round().astype(int)).tolist()
+        overview = kind.overview(samples.decode(index, kind) for index in chosen)
+    except (ConfigError, RunError) as error:  # the tables below can still be shown
         return {"summary": str(error)}
-    if not any(column.summary for column in kind.columns):
-        return {}
-    samples = CommittedSamples(run)
-    num_read = max(1, min(_MAX_READ, len(samples), _MAX_READ_BYTES * len(samples) // samples.num_bytes))
-    chosen = np.unique(np.linspace(0, len(samples) - 1, num_read).round().astype(int)).tolist()
-    read = f"{len(chosen):,} of {len(samples):,} read"
-    return {"samples": read, **kind.overview(samples.decode(index, kind) for index in chosen)}
+    return {"samples": f"{len(chosen):,} of {len(samples):,} read", **overview}
 
 
 def _summary_of_sample(run: Run, key: str, files: Mapping[str, BinaryIO]) -> dict[str, str]:

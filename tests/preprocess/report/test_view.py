@@ -174,6 +174,14 @@ def test_sample_in_a_tar_cut_short_fails(run: Run) -> None:
         view(run, "train/v2", Terminal())
 
 
+def test_a_run_with_a_damaged_sample_is_still_listed(run: Run) -> None:
+    tar = run.folder / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:700])
+    lines = shown(run)
+    assert [line for line in lines if line[:1] == ["summary"] and "train-000001.tar" in line[1]]
+    assert ["train/v2", "ok", "3"] in lines
+
+
 def test_damaged_table_fails(run: Run) -> None:
     (run.folder / "tables" / "train-000000.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunError, match=r"train-000000.parquet cannot be read: .*; run `preprocess verify`"):
@@ -188,7 +196,9 @@ def test_damaged_file_of_a_sample_fails(tmp_path: Path, members: dict[str, bytes
 
 
 def test_view_loads_neither_torch_nor_lightning() -> None:
-    code = "import sys, preprocess.report.view; print(sorted({'torch', 'lightning', 'cv2', 'av'} & set(sys.modules)))"
+    kinds = ", ".join(f"datamodules.samples.{kind}" for kind in ("keypoints", "clips", "captions", "pose", "tracks"))
+    heavy = "{'torch', 'lightning', 'cv2', 'av', 'pandas', 'transformers'}"
+    code = f"import sys, preprocess.report.view, {kinds}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -216,7 +216,7 @@ def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(
     assert not (tmp_path / "all").exists()
 
 
-def test_a_card_that_a_user_has_changed_stays_and_a_stale_one_is_found(tmp_path: Path) -> None:
+def test_a_card_that_a_user_has_changed_is_kept_and_a_stale_one_is_reported(tmp_path: Path) -> None:
     run = poses(tmp_path / "run")
     card = run.folder / CARD
     written = card.read_text()
@@ -250,7 +250,7 @@ def test_a_rank_that_is_slow_leaves_no_card_of_fewer_shards(tmp_path: Path, monk
     assert num_written == 2
 
 
-def test_a_run_made_anew_in_the_same_folder_is_not_read_from_the_cache(tmp_path: Path, load: Any) -> None:
+def test_a_new_run_in_the_same_folder_is_not_read_from_the_cache(tmp_path: Path, load: Any) -> None:
     item, sample = next(iter(caption_items("a.jpg"))), made_caption
     for text in ("a cow", "a dog"):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -319,7 +319,7 @@ def test_a_first_sample_that_is_damaged_fails_in_one_line(
         make_run(tmp_path, Altered(ending, content), [(item, made_sample(item))])
 
 
-def test_a_card_tells_people_what_each_field_means(tmp_path: Path) -> None:
+def test_a_card_explains_each_field(tmp_path: Path) -> None:
     text = (poses(tmp_path / "run").folder / CARD).read_text()
     assert yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"] == [
         {"split": "train", "path": "train-*.tar"}

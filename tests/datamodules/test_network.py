@@ -50,7 +50,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
     ],
 )
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "https_proxy", "ALL_PROXY", "Https_Proxy"])
-def test_a_proxy_that_is_no_url_is_named_without_its_value(environment: Environment, variable: str, url: str) -> None:
+def test_a_proxy_that_is_not_a_url_is_named_without_its_value(
+    environment: Environment, variable: str, url: str
+) -> None:
     environment(**{variable: url})
     with pytest.raises(ConfigError) as failure:
         require_usable()

@@ -40,7 +40,7 @@ def test_what_is_not_a_regular_file_is_not_opened_and_named(
     server.close()
 
 
-def test_what_took_the_place_of_a_file_meanwhile_is_refused_without_waiting(
+def test_a_fifo_that_has_replaced_a_file_is_refused_without_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").write_bytes(b"content")

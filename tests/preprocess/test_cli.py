@@ -68,7 +68,7 @@ def test_another_release_of_mediapipe_fails_in_one_line(
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "view", "export", "visualize"])
-def test_a_folder_that_is_no_run_fails_in_one_line(
+def test_a_folder_that_is_not_a_run_fails_in_one_line(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     more = {"export": ["--format", "parquet", "--dest", "d"], "visualize": ["--dest", "d"]}.get(command, [])
@@ -76,7 +76,7 @@ def test_a_folder_that_is_no_run_fails_in_one_line(
     assert f"{tmp_path} is no run: it has no plan.arrow" in capsys.readouterr().err
 
 
-def test_status_tells_what_is_done_and_failed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_status_shows_what_is_done_and_failed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     make_run(tmp_path / "run", MadeItems({"train": 5}), failed=("train/v1",))
     assert main(["status", str(tmp_path / "run"), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""`verify` passes a sound run, and names each thing that is wrong with an unsound one."""
+"""`verify` passes an intact run, and names each problem of a damaged one."""
 
 import errno
 from collections.abc import Callable
@@ -93,7 +93,7 @@ def test_a_record_whose_counts_contradict_its_table_fails(
     assert str(found).endswith(problem)
 
 
-def test_any_flipped_byte_of_a_record_is_found(folder: Path) -> None:
+def test_any_flipped_byte_of_a_record_is_reported(folder: Path) -> None:
     path = folder / "records" / "train-000000.json"
     content = path.read_bytes()
     for place in range(len(content)):
@@ -132,7 +132,7 @@ def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pyt
     assert "train-000000: its table or tar cannot be read: no tar" in map(str, verify(Run(folder)))
 
 
-def test_any_flipped_byte_of_a_plan_is_found_before_it_is_opened(
+def test_any_flipped_byte_of_a_plan_is_reported_before_it_is_opened(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = folder / "plan.arrow"

@@ -1,4 +1,4 @@
-"""Text of a corpus, run folder or server cannot steer the terminal, nor pose as another text."""
+"""Output of commands: text of a corpus, run folder or server cannot control the terminal or imitate other text."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""`preprocess check` finds what a run would fail, and nothing else."""
+"""`preprocess check` reports the items that a run would fail, and no others."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def found(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
     return {line["key"]: line["reason"] for line in lines}
 
 
-def test_what_is_found_is_what_a_run_fails(
+def test_check_reports_the_items_that_a_run_fails(
     options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", *options, "--json"]) == 1

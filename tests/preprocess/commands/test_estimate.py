@@ -1,4 +1,4 @@
-"""`preprocess estimate` runs a sample, and tells what its pipeline proposes."""
+"""`preprocess estimate` runs a sample of the items, and shows what the pipeline suggests."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_pipeline_may_propose_options(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_sample_that_fails_whole_is_told_of(
+def test_a_sample_of_which_every_item_fails_is_reported(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in (tmp_path / "images").iterdir():
@@ -52,7 +52,7 @@ def test_a_sample_that_fails_whole_is_told_of(
     )
 
 
-def test_the_part_of_a_run_that_is_to_be_done_is_no_part_of_the_sample(
+def test_output_only_does_not_limit_the_sample_of_an_estimate(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--output.only", "3/4", "--output.shards.min_shards", "1"]) == 0

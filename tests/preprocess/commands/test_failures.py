@@ -1,4 +1,4 @@
-"""`preprocess failures` tells what failed and was mended by no retry, as text, JSON and Parquet; readers agree."""
+"""`preprocess failures` lists the items that failed, unless a retry succeeded, as a table, JSON and Parquet."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_each_failure_is_one_json_object_a_line(folder: Path, capsys: pytest.Cap
     ]  # fmt: skip
 
 
-def test_only_what_no_retry_mended_is_told_with_its_last_reason(
+def test_items_that_still_fail_are_listed_with_their_last_reason(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     do(open_retry(folder, "decode"))
@@ -79,7 +79,7 @@ def test_a_link_is_not_written_through(folder: Path, tmp_path: Path, name: str) 
     ("place", "message"),
     [("file/x", "--parquet {}/file is not a folder"), ("file/nope/x", "--parquet {}/file/nope/x cannot be written: ")],
 )
-def test_a_place_that_is_none_for_a_parquet_file_fails(
+def test_a_path_where_no_parquet_file_can_be_written_fails(
     folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str, message: str
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Merging and exporting with a fault at every single call that changes a file: whole or not there, and done again."""
+"""Merges and exports with a fault at every call that changes a file: the result is whole or missing."""
 
 import shutil
 from pathlib import Path
@@ -63,14 +63,14 @@ def export_at_every_call(folder: Path, is_kill: bool) -> None:
 
 
 @pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_a_merge_with_a_fault_at_any_call_is_whole_or_not_there_and_can_be_done_again(
+def test_a_merge_with_a_fault_at_any_call_is_whole_or_missing_and_can_be_repeated(
     tmp_path: Path, is_kill: bool
 ) -> None:
     in_forker(merge_at_every_call, tmp_path, is_kill)
 
 
 @pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
-def test_an_export_with_a_fault_at_any_call_leaves_whole_files_only_and_can_be_done_again(
+def test_an_export_with_a_fault_at_any_call_leaves_whole_files_only_and_can_be_repeated(
     tmp_path: Path, is_kill: bool
 ) -> None:
     in_forker(export_at_every_call, tmp_path, is_kill)

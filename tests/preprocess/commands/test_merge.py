@@ -1,4 +1,4 @@
-"""Merging makes one run of several that `verify` finds right; what does not belong together is refused."""
+"""Merging makes one run that `verify` passes, and refuses runs that do not fit together."""
 
 import os
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_merged_run_holds_the_samples_of_all_in_order_and_verifies(tmp_path:
     assert [kind.encode(sample) for sample in found] == [kind.encode(sample) for sample in expected]
 
 
-def test_shards_keep_their_items_and_are_numbered_anew_within_each_split(tmp_path: Path) -> None:
+def test_shards_keep_their_items_and_are_renumbered_within_each_split(tmp_path: Path) -> None:
     folders = two_runs(tmp_path)
 
     run = merge(folders, tmp_path / "merged")
@@ -99,7 +99,7 @@ def test_a_merged_run_merges_and_exports(tmp_path: Path) -> None:
     assert names == ["train.parquet", "dev.parquet", "test.parquet"]
 
 
-def test_an_empty_destination_is_taken(tmp_path: Path) -> None:
+def test_an_empty_destination_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
 
     assert list(verify(merge(two_runs(tmp_path), tmp_path / "merged"))) == []
@@ -141,7 +141,7 @@ def test_runs_with_different_settings_fail_and_the_difference_is_named(tmp_path:
         merge([tmp_path / "here", tmp_path / "there"], tmp_path / "merged")
 
 
-def test_a_folder_that_is_no_run_fails(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_fails(tmp_path: Path) -> None:
     make_run(tmp_path / "here", HERE)
 
     with pytest.raises(RunError, match="is no run"):
@@ -175,7 +175,7 @@ def test_a_table_of_other_keys_fails(tmp_path: Path) -> None:
         merge(folders, tmp_path / "merged")
 
 
-def test_runs_whose_files_are_not_in_place_are_merged_and_stay_as_they_are(tmp_path: Path) -> None:
+def test_runs_whose_files_are_not_at_their_final_names_are_merged_and_not_changed(tmp_path: Path) -> None:
     folders = two_runs(tmp_path)
     here = Run(folders[0])
     for record in here.records():
@@ -228,7 +228,7 @@ def two_retried_runs(folder: Path) -> list[Path]:
     return [here, there]
 
 
-def test_retries_come_along_renumbered_and_their_samples_stay_in_place(tmp_path: Path) -> None:
+def test_retries_are_merged_and_renumbered_and_their_samples_keep_their_position(tmp_path: Path) -> None:
     folders = two_retried_runs(tmp_path)
     before = [CommittedSamples(Run(folder), split) for split in ("train", "dev") for folder in folders]
 

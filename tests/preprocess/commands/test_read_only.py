@@ -1,4 +1,4 @@
-"""Commands that only look at a run change nothing in its folder, also where a rank died before it moved its files."""
+"""Commands that only read a run do not change its folder, also if a rank died before it moved its files."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     ],
     ids=["status", "view", "view-item", "failures", "export", "visualize", "verify"],
 )
-def test_a_command_that_looks_changes_nothing(
+def test_a_command_that_only_reads_changes_nothing(
     folder: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(folder)
@@ -66,7 +66,7 @@ def test_training_changes_nothing_and_reads_every_sample(folder: Path) -> None:
     assert snapshot(folder) == before
 
 
-def test_failures_of_a_run_whose_files_are_not_in_place_are_those_of_its_table(
+def test_failures_of_a_run_whose_files_are_not_at_their_final_names_are_those_of_its_table(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["failures", str(folder), "--json"])

@@ -1,4 +1,4 @@
-"""`verify --repair` puts what is damaged back to be done, and no sample is there twice when it was done again."""
+"""`verify --repair` deletes damaged shards; once they are made again, each key is in one tar."""
 
 import json
 import os
@@ -114,14 +114,16 @@ def test_a_shard_whose_failures_were_retried_withdraws_that_retry_and_the_later(
     assert keys_in_tars(folder) == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
-def test_a_shard_that_no_retry_touched_withdraws_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_shard_without_retried_items_withdraws_no_retry(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     do(open_retry(folder, "crash"))
     _flip(folder / "train-000000.tar")
     assert verify_and_repair(folder, capsys)[1][0].startswith("train-000000: deleted")
     assert [retry.retry for retry in Run(folder).retries] == [1]
 
 
-def test_a_retry_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
+def test_a_retry_inherits_nothing_from_a_withdrawn_one_of_the_same_number(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Rank(open_retry(folder)) as rank:
@@ -135,7 +137,7 @@ def test_a_retry_of_the_same_number_takes_over_nothing_of_a_withdrawn_one(
     assert list((folder / "work" / "leases").iterdir()) == []
 
 
-def test_a_retry_of_which_nothing_is_done_is_given_up_unless_a_rank_is_there(
+def test_a_retry_without_results_is_withdrawn_unless_a_rank_works_on_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Rank(open_retry(folder, fingerprint={"made": "by mistake"})):
@@ -200,7 +202,7 @@ def test_a_run_that_lost_a_record_and_did_the_shard_again_has_no_sample_twice_af
     assert list(verify(Run(folder))) == []
 
 
-def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
+def test_two_rows_that_supersede_one_are_reported(folder: Path) -> None:
     do(open_retry(folder))
     do(open_retry(folder))
     run = Run(folder)
@@ -215,7 +217,7 @@ def test_two_rows_that_supersede_one_are_found(folder: Path) -> None:
     )
 
 
-def test_strays_are_moved_and_replace_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stray_files_are_moved_and_replace_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(2):
         for name in ("train-000009.tar", "tables/train-000009.parquet", "records/train-000009.json"):
             (folder / name).write_text(f"{number}")
@@ -253,7 +255,7 @@ def test_a_folder_in_place_of_a_tar_is_not_deleted(folder: Path, capsys: pytest.
     assert (tar / "letter").read_text() == "dear"
 
 
-def test_what_repair_cannot_mend_stays_and_the_exit_status_is_1_fails(
+def test_what_cannot_be_repaired_is_left_and_the_exit_status_is_1(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = Run(folder).record("train-000000")

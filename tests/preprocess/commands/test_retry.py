@@ -144,7 +144,7 @@ def test_a_retry_needs_no_list_and_works_from_another_folder(
     assert Run(other, 1).plan.fingerprint["corpus"] == Run(other).plan.fingerprint["corpus"]
 
 
-def test_a_mended_file_is_committed_by_a_retry_of_a_retry(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_was_fixed_is_committed_by_a_second_retry(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["retry", str(folder), *OWN, "--model.poison", "null"]
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
@@ -267,7 +267,7 @@ def test_a_corpus_that_the_plan_names_is_imported_only_if_it_can_be_trusted(
     assert "evil_corpus" not in sys.modules
 
 
-def test_a_retry_of_classes_of_ones_own_says_which_options_to_add(
+def test_a_retry_with_classes_of_the_user_says_which_options_to_add(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["retry", str(folder), "--model.poison", "null"]

@@ -93,7 +93,7 @@ def test_sample_corpus_in_a_folder_with_something_in_it_fails(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_sample_corpus_where_no_folder_can_be_made_fails(tmp_path: Path) -> None:
+def test_a_sample_corpus_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/corpus cannot be made: Not a directory\. Name a folder"):
         make_sample_corpus(tmp_path / "file" / "corpus")

@@ -126,7 +126,7 @@ def test_what_no_rank_writes_is_ignored(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a FIFO", "a character device", "Is a directory"])
-def test_a_spool_that_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_spool_that_is_not_a_file_is_named(tmp_path: Path, kind: str) -> None:
     run = make_run(tmp_path / "run", 1)
     put(run.work / "spool" / "train-000000.host-1-ab", KINDS[kind])
     with pytest.raises(RunError, match=rf"spool/train-000000\.host-1-ab cannot be read: .*{kind}"):

@@ -34,12 +34,12 @@ def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
         export(tmp_path / "run", "phoenix-npz", tmp_path / "out")
 
 
-def test_a_folder_that_is_no_run_fails(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no run"):
         export(tmp_path, "phoenix-npz", tmp_path / "out")
 
 
-def test_a_format_of_ones_own_is_a_module(
+def test_a_module_of_the_user_is_a_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -98,7 +98,7 @@ def export(source: Source[KeypointSample], dest: Path, upper: bool = False) -> l
         ("nowhere.format", "--format nowhere.format: this module cannot be imported: No module named 'nowhere'"),
     ],
 )
-def test_a_module_that_is_no_format_fails(tmp_path: Path, name: str, message: str) -> None:
+def test_a_module_that_is_not_a_format_fails(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         export(tmp_path, name, tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""Exports of a run whose failures were retried are those of a run in which they never happened."""
+"""Exports of a run with retried failures equal those of a run without failures."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Statistics count what was planned, found and lost, as a plain computation over all frames does."""
+"""Statistics of a split equal a plain computation over all of its frames."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def test_counts_rates_and_ranges_are_those_of_all_frames(tmp_path: Path, layout:
         assert x.min() > 0  # zeros of absent parts are not in the range
 
 
-def test_a_part_that_was_never_found_has_no_range(tmp_path: Path) -> None:
+def test_a_part_that_was_never_detected_has_no_range(tmp_path: Path) -> None:
     run = make_run(tmp_path, CORPUS)
     samples = made_samples(CORPUS, "train")
     for sample in samples:

@@ -1,4 +1,4 @@
-"""The tree of JSON files beside which users' own scripts put theirs: one for each image, where the image is."""
+"""The captions-json export: one JSON file per image, in a tree that mirrors the images."""
 
 import json
 from dataclasses import replace
@@ -38,14 +38,14 @@ def test_each_image_has_its_json_in_a_tree_that_mirrors_the_images(tmp_path: Pat
     assert "Kühe" in (tmp_path / "out" / "a.json").read_text("utf-8")
 
 
-def test_entities_are_kept_where_there_are_any(tmp_path: Path) -> None:
+def test_entities_are_kept_if_there_are_any(tmp_path: Path) -> None:
     entities = [{"text": "a cow", "begin": 0, "end": 5, "boxes": [[0.1, 0.2, 0.5, 0.9]]}]
     make_caption_run(tmp_path / "run", ITEMS[:1], entities=entities)
     export(tmp_path / "run", "captions-json", tmp_path / "out")
     assert tree(tmp_path / "out")["a.json"]["entities"] == entities
 
 
-def test_images_of_one_stem_have_each_its_own(tmp_path: Path) -> None:
+def test_images_of_one_stem_have_a_file_each(tmp_path: Path) -> None:
     names = ("a.jpg", "a.png", "a.jpg.gif", "b.jpg.jpg", "sub/a.jpg")
     corpus = Images(str(write_tree(tmp_path / "images", *names)))
     make_caption_run(tmp_path / "run", corpus.items(), store_images=False)
@@ -86,7 +86,7 @@ def test_an_image_named_like_a_folder_is_refused(tmp_path: Path) -> None:
         export(tmp_path / "run", "captions-json", tmp_path / "out")
 
 
-def test_a_failure_that_tells_no_image_is_refused(tmp_path: Path) -> None:
+def test_a_failure_without_an_image_is_refused(tmp_path: Path) -> None:
     make_caption_run(tmp_path / "run", [replace(ITEMS[0], meta={})], failed=("a",))
     with pytest.raises(RunError, match="a has the image None"):
         export(tmp_path / "run", "captions-json", tmp_path / "out")

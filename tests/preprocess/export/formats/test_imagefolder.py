@@ -1,4 +1,4 @@
-"""The folder that Hugging Face's `imagefolder` loads, as that loads it."""
+"""The imagefolder export, as Hugging Face's `load_dataset` reads it."""
 
 import hashlib
 import json
@@ -60,13 +60,13 @@ def test_an_image_has_the_extension_of_the_format_that_is_stored(key: str, image
     assert str(stored_path(key, {"image": image}, ending)) == path
 
 
-def test_folders_that_are_named_like_splits_are_none(tmp_path: Path, load: Any) -> None:
+def test_folders_that_are_named_like_splits_are_not_splits(tmp_path: Path, load: Any) -> None:
     make_caption_run(tmp_path / "run", caption_items("test/a.png", "val/b.png", "c.png"))
     export(tmp_path / "run", "imagefolder", tmp_path / "out")
     assert {name: len(rows) for name, rows in load(tmp_path / "out").items()} == {"train": 3}
 
 
-def test_names_too_long_for_a_file_are_cut_and_told_apart_by_their_hashes(tmp_path: Path, load: Any) -> None:
+def test_names_too_long_for_a_file_are_cut_and_differ_by_their_hashes(tmp_path: Path, load: Any) -> None:
     deep = "ten bytes " + "/".join(["a folder with quite a long nümé"] * 7)  # the cut is in the middle of an ü
     images = [f"{deep}/a.png", f"{deep}/b.jpg", "x" * 33 + f"/{'x' * 200}.png", "y" * 34 + f"/{'y' * 200}.png"]
     make_caption_run(tmp_path / "run", caption_items(*images))
@@ -113,7 +113,7 @@ def test_a_run_of_one_split_of_any_name_loads_whole_whatever_its_images_are_call
     assert list(json.loads((tmp_path / "out" / "statistics.json").read_text())) == [split]
 
 
-def test_splits_whose_names_hold_a_year_are_told_apart(tmp_path: Path, load: Any) -> None:
+def test_splits_with_a_year_in_their_names_are_distinguished(tmp_path: Path, load: Any) -> None:
     items = [*caption_items("a.png", split="train2017"), *caption_items("b.png", split="val2017")]
     make_caption_run(tmp_path / "run", items)
     export(tmp_path / "run", "imagefolder", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The JSON Lines export: a line a sample, whatever its kind."""
+"""The JSON Lines export: one line per sample, of any kind."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The Parquet export is read as it is by pandas and pyarrow: a row a sample, arrays flat with their shape beside."""
+"""The Parquet export, as pandas and pyarrow read it: one row per sample, flat arrays with their shape."""
 
 import json
 from dataclasses import replace
@@ -236,7 +236,7 @@ class CountedSamples(KeypointSamples):
     )
 
 
-def test_a_kind_of_ones_own_has_the_columns_that_it_declares(tmp_path: Path) -> None:
+def test_a_kind_of_the_user_has_the_columns_that_it_declares(tmp_path: Path) -> None:
     class_path = f"{CountedSamples.__module__}.{CountedSamples.__qualname__}"
     make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": class_path}})
 

@@ -1,4 +1,4 @@
-"""The NumPy export is what code for PHOENIX-2014-T loads."""
+"""The NumPy export equals what code for PHOENIX-2014-T loads."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pickle export is what code for PHOENIX-2014-T unpickles: the values, None for what was not found, names."""
+"""The pickle export, as code for PHOENIX-2014-T unpickles it: values, None for missing parts, names."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_frames_of_a_video_are_named_by_their_number(tmp_path: Path) -> None:
     assert content["train"]["image_paths"] == ["train/v0.mp4#0", "train/v0.mp4#1", "train/v0.mp4#2"]
 
 
-def test_failed_items_are_left_out_and_told_of(tmp_path: Path) -> None:
+def test_failed_items_are_left_out_and_counted(tmp_path: Path) -> None:
     failed = ("train/v1", "dev/v0", "dev/v1")
 
     path = exported(tmp_path, failed=failed)
@@ -214,7 +214,7 @@ def test_arrays_of_anything_but_floats_fail(tmp_path: Path, dtype: str) -> None:
         load_phoenix_pickle(path)
 
 
-def test_an_array_whose_state_is_made_up_fails(tmp_path: Path) -> None:
+def test_an_array_with_a_forged_state_fails(tmp_path: Path) -> None:
     path = exported(tmp_path)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"K\x44K\x03\x86", b"K\xffK\xff\x86"))  # a shape of 255 x 255

@@ -1,4 +1,4 @@
-"""Poses in four formats, as those who own them load them."""
+"""Exports of poses in four formats, as the libraries of these formats read them."""
 
 import json
 from dataclasses import replace
@@ -171,7 +171,7 @@ def test_images_as_they_were_are_the_same_bytes(run: Path, tmp_path: Path) -> No
         assert drawn.size == (96, 64)
 
 
-def test_folders_that_are_named_like_splits_are_none(tmp_path: Path, load: Any) -> None:
+def test_folders_that_are_named_like_splits_are_not_splits(tmp_path: Path, load: Any) -> None:
     make_pose_run(tmp_path / "run", caption_items("test/a.png", "val/b%2F.png", "c.png"), (1, 1, 1))
     export(tmp_path / "run", "controlnet", tmp_path / "out")
     assert {name: len(rows) for name, rows in load(tmp_path / "out").items()} == {"train": 3}
@@ -195,7 +195,7 @@ def test_a_run_of_one_split_of_any_name_loads_whole(tmp_path: Path, load: Any) -
     assert list(loaded) == ["train"]
 
 
-def test_a_caption_that_is_not_there_is_an_empty_text(tmp_path: Path) -> None:
+def test_a_missing_caption_is_an_empty_text(tmp_path: Path) -> None:
     make_pose_run(tmp_path / "run", ITEMS[:1], (1,), caption=None)
     export(tmp_path / "run", "controlnet", tmp_path / "out")
     assert json.loads((tmp_path / "out/train/metadata.jsonl").read_text())["text"] == ""
@@ -213,7 +213,7 @@ def test_runs_without_images_and_avif_as_it_was_fail(tmp_path: Path) -> None:
     assert (tmp_path / "out/train/images/b.png").is_file()
 
 
-def test_images_that_differ_only_by_ending_have_each_its_own(tmp_path: Path) -> None:
+def test_images_that_differ_only_by_ending_have_a_file_each(tmp_path: Path) -> None:
     corpus = Images(str(write_tree(tmp_path / "images", "a.jpg", "a.png", "b.png")))
     make_pose_run(tmp_path / "run", corpus.items(), (1, 2, 0))
     for name_of, ending in (("openpose-txt", ".txt"), ("openpose-json", "_keypoints.json")):

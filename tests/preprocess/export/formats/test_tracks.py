@@ -1,4 +1,4 @@
-"""What tracks are exported to, opened by the libraries of the formats, equals what the shapes of the videos are."""
+"""Exports of tracks, as the libraries of the formats read them, equal the shapes in the videos."""
 
 import configparser
 import io
@@ -196,7 +196,9 @@ def test_mot_takes_the_rate_of_the_video_where_all_frames_have_one_time(tmp_path
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_failed_items_and_videos_without_objects_are_told_of(tmp_path: Path, format: str, corpus: TrackItems) -> None:
+def test_statistics_count_failed_items_and_videos_without_objects(
+    tmp_path: Path, format: str, corpus: TrackItems
+) -> None:
     class Nothing(TrackItems):
         def lines(self, item: Any) -> list[TrackLine]:
             return [{**line, "objects": []} for line in super().lines(item)]

@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 10.0  # for the hub's first answer; huggingface_hub itself wo
 
 
 def find_files(
-    name: str, option: str, alternatives: Sequence[Sequence[str]], optional: Sequence[str] = (), advice: str = ""
+    name: str, option: str, alternatives: Sequence[Sequence[str]], *, advice: str, optional: Sequence[str] = ()
 ) -> Path:
     """Return the folder or repository `name` that has all files of one of `alternatives`; see `find_folder`.
 
@@ -21,8 +21,8 @@ def find_files(
         name: a folder, or a name on the hub.
         option: the option that gave the name, for messages.
         alternatives: sets of file names, one of which must be complete.
-        optional: names of files to download with them, where the repository has them.
         advice: a sentence for messages that says what to give instead.
+        optional: names of files to download with them, where the repository has them.
 
     Raises:
         ConfigError: no such folder or repository has the files.
@@ -62,7 +62,7 @@ def find_folder(
     """
     if os.path.isdir(name):  # unlike Path.is_dir, False for a name that is too long for a path
         if lack := missing(Path(name)):
-            raise ConfigError(f"{option} {name}: {name} has no {lack}. {advice}")
+            raise ConfigError(f"{option} {name} has no {lack}. {advice}")
         return Path(name)
     if revision and (".." in revision or revision.startswith("/")):  # the hub's cache makes a path of it
         raise ConfigError(f"{option} {name}: revision {revision!r} is not a branch, tag or commit")

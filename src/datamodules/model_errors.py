@@ -8,23 +8,27 @@ from datamodules.errors import ConfigError, FramemillError
 from datamodules.printable import printable
 
 _MAX_SHOWN = 300  # characters
-_NEEDED = re.compile(r"(?:GLOBAL|function|class) (\S+)")  # in what torch says of a pickle that it does not load
+_NEEDED = re.compile(r"(?:GLOBAL|function|class) (\S+)")  # in torch's message about a pickle that it does not load
 _NOT_RUN = (
     "and no code of a checkpoint is run. Convert it to safetensors with the code that made it, on a machine that you "
     "trust"
 )
-_TERSE = (LookupError, AttributeError, ArithmeticError)  # whose texts say little without the type
+_TERSE = (LookupError, AttributeError, ArithmeticError)  # their texts say little without the type
 
 
 @contextmanager
 def raising_config_error(what: str) -> Iterator[None]:
-    """Raise ConfigError in place of whatever a library raises over a file.
+    """Raise ConfigError in place of any exception that a library raises over a file.
 
-    torch, transformers, tokenizers and safetensors have no common base of errors, and raise plain Exception too. Keep
-    our own code out of the block: its errors would be reported as the file's.
+    torch, transformers, tokenizers and safetensors have no common base class of errors, and also raise plain Exception:
+    this is the only place that catches it. Keep our own code out of the block, because its errors would be reported as
+    errors of the file.
 
     Args:
         what: what cannot be done with which file, to begin the message with.
+
+    Raises:
+        ConfigError: the block raised an exception. Framemill's own errors pass unchanged.
     """
     try:
         yield

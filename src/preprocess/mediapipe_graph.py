@@ -83,7 +83,7 @@ class HolisticGraph:
         parts: Collection[str] = PARTS,
     ) -> None:
         if mode not in get_args(Mode):
-            raise ConfigError(f"{mode = } is none of {', '.join(get_args(Mode))}")
+            raise ConfigError(f"{mode = } is not one of {', '.join(get_args(Mode))}")
         if not 0 <= min_detection_confidence <= 1 or not 0 <= min_tracking_confidence <= 1:
             raise ConfigError(f"{min_detection_confidence = }, {min_tracking_confidence = }: both must be 0 to 1")
         self.mode = mode

@@ -1,4 +1,4 @@
-"""HolisticGraph against `mp.solutions.holistic`, value for value, on photographs and on videos of people.
+"""HolisticGraph compared with `mp.solutions.holistic`, value by value, on photographs and on videos of people.
 
 The photographs come in the wheels of matplotlib and scikit-image, and show no hands. Where shared/media lies beside the
 repository, photographs of hands and videos of signers are added.
@@ -49,7 +49,7 @@ def pictures() -> list[Picture]:
 
 @pytest.fixture(scope="module")
 def fresh(mp: Any, pictures: list[Picture]) -> list[Landmarks]:
-    """What a Holistic made for each picture finds: the reference of static mode."""
+    """Return the landmarks of a new Holistic for each image, the reference of static mode."""
     found = []
     for picture in pictures:
         with mp.solutions.holistic.Holistic(static_image_mode=True) as holistic:
@@ -78,7 +78,7 @@ def _frames(path: Path) -> list[Picture]:
 
 
 def _process(holistic: Any, picture: Picture) -> Landmarks:
-    """What mp.solutions finds, in pixels."""
+    """Return the landmarks of mp.solutions in pixels."""
     results = holistic.process(np.ascontiguousarray(picture))
     height, width = np.float32(picture.shape[0]), np.float32(picture.shape[1])
 
@@ -132,7 +132,7 @@ def test_static_mode_equals_a_new_holistic_for_each_image(pictures: list[Picture
         assert presence[:, 2:].sum() > 10
 
 
-def test_the_order_of_pictures_changes_nothing(pictures: list[Picture], fresh: list[Landmarks]) -> None:
+def test_the_order_of_images_changes_nothing(pictures: list[Picture], fresh: list[Landmarks]) -> None:
     order = np.random.default_rng(0).permutation(len(pictures))[::2]
     with HolisticGraph() as holistic:
         found = [holistic(pictures[i]) for i in order]
@@ -187,7 +187,7 @@ np.savez({str(tmp_path / "found.npz")!r}, ours=HolisticGraph()(astronaut()).pose
     assert np.abs(found["theirs"] - fresh[1].pose[:, 0]).max() > 1
 
 
-def test_video_equals_holistic_fed_the_frames_of_one_video(mp: Any, videos: list[list[Picture]]) -> None:
+def test_video_mode_equals_holistic_with_the_frames_of_one_video(mp: Any, videos: list[list[Picture]]) -> None:
     with HolisticGraph("video") as ours:
         for frames in videos:
             with mp.solutions.holistic.Holistic() as theirs:
@@ -197,7 +197,7 @@ def test_video_equals_holistic_fed_the_frames_of_one_video(mp: Any, videos: list
             assert _num_same([ours(frame) for frame in frames], expected) == len(frames)
 
 
-def test_video_goes_on_from_what_it_remembers_until_reset(videos: list[list[Picture]]) -> None:
+def test_video_mode_keeps_its_state_until_reset(videos: list[list[Picture]]) -> None:
     frames = videos[0][:4]
     with HolisticGraph("video") as holistic:
         first = [holistic(frame) for frame in frames]
@@ -222,7 +222,7 @@ def test_thresholds_are_those_of_mp_solutions(mp: Any, pictures: list[Picture], 
     assert {landmarks.pose is None for landmarks in found} == {True, False}
 
 
-def test_landmarks_are_pixels_of_the_image() -> None:
+def test_landmarks_are_in_pixels_of_the_image() -> None:
     with HolisticGraph() as holistic:
         found = holistic(astronaut())
         small = holistic(np.ascontiguousarray(astronaut()[:, ::2]))
@@ -269,7 +269,7 @@ def test_an_array_that_is_not_an_rgb_image_is_refused(image: Any) -> None:
         holistic(image)
 
 
-def test_an_image_too_large_fails_instead_of_aborting_the_process() -> None:
+def test_too_large_an_image_fails_instead_of_aborting_the_process() -> None:
     with HolisticGraph() as holistic:
         assert holistic(np.zeros((1, 32_766, 3), np.uint8)).pose is None
         with pytest.raises(ExtractError, match="32767x1 px; MediaPipe takes sides up to 32766 px"):
@@ -277,7 +277,7 @@ def test_an_image_too_large_fails_instead_of_aborting_the_process() -> None:
 
 
 @pytest.mark.parametrize("mode", ["static", "video"])
-def test_after_a_failure_of_mediapipe_the_next_image_is_as_if_it_were_the_first(mode: mediapipe_graph.Mode) -> None:
+def test_after_a_failure_of_mediapipe_the_next_image_is_like_a_first_one(mode: mediapipe_graph.Mode) -> None:
     with HolisticGraph(mode) as holistic:
         first = holistic(astronaut())
         holistic._time_us = 0  # MediaPipe refuses a time that has been
@@ -297,7 +297,7 @@ def test_a_closed_graph_refuses_images() -> None:
 
 
 def test_options_out_of_range_fail() -> None:
-    with pytest.raises(ConfigError, match="mode = 'images' is none of static, video"):
+    with pytest.raises(ConfigError, match="mode = 'images' is not one of static, video"):
         HolisticGraph("images")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"min_detection_confidence = 2, .* must be 0 to 1"):
         HolisticGraph(min_detection_confidence=2)

@@ -127,7 +127,7 @@ class Remembered:
 class TrueSegmenter:
     """Makes the true masks; those that are followed drift by `drift` px a frame to the right until corrected.
 
-    `fails_at`: the number of a call, of `follow` and `outline` together, that runs out of memory.
+    `fails_at`: the number of a call, of `propagate` and `segment` together, that runs out of memory.
     """
 
     shapes: Sequence[Shape]
@@ -137,11 +137,11 @@ class TrueSegmenter:
     followed: list[tuple[int, int]] = field(default_factory=list)  # frame and shape of each mask
     number: int = 0
 
-    def show(self, frame_idx: int, frame: Tensor) -> None:
+    def set_frame(self, frame_idx: int, frame: Tensor) -> None:
         assert int(frame[0, 0, 0]) == frame_idx
         self.number = frame_idx
 
-    def outline(self, box: Sequence[float]) -> tuple[Remembered, Tensor]:
+    def segment(self, box: Sequence[float]) -> tuple[Remembered, Tensor]:
         self._count()
         x1, y1, x2, y2 = (round(side) for side in box)
         boxed = torch.zeros(SIZE, dtype=torch.bool)
@@ -155,7 +155,7 @@ class TrueSegmenter:
         place = int(mask_ious([boxed], boxes)[0].argmax())
         return Remembered(place, self.number), masks[place]
 
-    def follow(self, memory: Remembered) -> Tensor:
+    def propagate(self, memory: Remembered) -> Tensor:
         self._count()
         self.followed.append((self.number, memory.place))
         mask = masks_at(self.shapes, self.number)[memory.place]

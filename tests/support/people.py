@@ -1,4 +1,4 @@
-"""Pictures of people, and how near one finder of landmarks comes to another."""
+"""Images of people, and distances between the landmarks of two implementations."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ _LEAST_HANDS = 8  # a hand's points move together: of fewer, the median is chanc
 
 
 def demo_pictures() -> list[Picture]:
-    """Two photographs, which show no hands: as they are, mirrored, cut off, turned."""
+    """Return two photographs without hands: unchanged, mirrored, cropped and rotated."""
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
         hopper = np.asarray(image.convert("RGB"))
     space = astronaut()
@@ -41,21 +41,21 @@ def demo_pictures() -> list[Picture]:
 
 
 def turned_pictures() -> list[Picture]:
-    """The two photographs, each turned and cut off in other ways."""
+    """Return the two photographs, rotated and cropped in other ways."""
     hopper, space = demo_pictures()[:2]
     turned = [_turned(hopper, -15), _turned(hopper, 10)[:, ::-1], _turned(space, -20), _turned(space, 8)[:400, 50:450]]
     return [np.ascontiguousarray(view) for view in (*turned, hopper[:450, 30:])]
 
 
 def perturbed(picture: Picture) -> Picture:
-    """It with 1 % of its values moved by 1 up or down."""
+    """Return the image with 1 % of its values changed by 1."""
     rng = np.random.default_rng(0)
     steps = rng.choice([-1, 1], picture.shape) * (rng.random(picture.shape) < 0.01)
     return (picture.astype(int) + steps).clip(0, 255).astype(np.uint8)
 
 
 def more_pictures(frames_of_each: int = 1) -> list[Picture]:
-    """Hands and signers, where shared/media lies beside the repository; each signer also turned and cut off."""
+    """Return images of hands and signers, if shared/media exists; signers also rotated and cropped."""
     pictures = [_open(path) for path in sorted(MEDIA.glob("hands/*.jpg"))]
     for number, path in enumerate(sorted(MEDIA.glob("signs/*.mkv"))):
         video = cv2.VideoCapture(str(path))
@@ -70,7 +70,7 @@ def more_pictures(frames_of_each: int = 1) -> list[Picture]:
 
 
 def small(picture: Picture) -> Picture:
-    """It with 210x260 px, as the frames of PHOENIX-2014-T."""
+    """Return the image at 210x260 px, the size of frames of PHOENIX-2014-T."""
     return np.array(Image.fromarray(picture).resize((210, 260)))
 
 
@@ -89,7 +89,7 @@ def _turned(picture: Picture, degrees: float) -> Picture:
 
 
 class Distance(NamedTuple):
-    """How far two sets of landmarks are apart.
+    """Distances between two sets of landmarks.
 
     Attributes:
         px: by part, float64 [M]: of each point that both have, in the image.
@@ -143,13 +143,13 @@ def distance(ours: HolisticLandmarks, theirs: Sequence[Landmarks], scales: Seque
 def in_batches(
     landmarker: Callable[[Any], HolisticLandmarks], pictures: Sequence[Picture], size: int = 8
 ) -> HolisticLandmarks:
-    """The landmarks of `pictures`, so many at a time."""
+    """Return the landmarks of `pictures`, computed in batches of this size."""
     parts = [landmarker(tensors(pictures[start : start + size])) for start in range(0, len(pictures), size)]
     return HolisticLandmarks(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def stacked(landmarks: Sequence[Landmarks]) -> HolisticLandmarks:
-    """MediaPipe's landmarks of images one by one, as those of a batch."""
+    """Return MediaPipe's landmarks of single images in the form of a batch."""
     shapes = {"pose": (33, 3), "face": (468, 3), "left_hand": (21, 3), "right_hand": (21, 3)}
     parts = {
         part: torch.stack(

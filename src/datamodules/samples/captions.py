@@ -214,7 +214,7 @@ def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     advice = "Give a folder that has the files of a tokenizer"
-    folder = find_files(name, "tokenizer", _TOKENIZER_FILES, _TOKENIZER_BESIDES, advice)
+    folder = find_files(name, "tokenizer", _TOKENIZER_FILES, advice=advice, optional=_TOKENIZER_BESIDES)
     with raising_config_error(f"the tokenizer in {folder} cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     if len(tokenizer) <= len(tokenizer.all_special_ids):

@@ -105,14 +105,18 @@ class ModelFolder:
     def load(
         self, model_class: Any, dtype: Dtype, device: torch.device, allow_unexpected: bool = False, **options: Any
     ) -> Any:
-        """See `Checkpoint`. Raises ConfigError for weights that transformers would make up or leave out.
+        """Return the model with its weights on `device`, in evaluation mode.
 
         Args:
             model_class: a model class of transformers, or one of its auto classes.
             dtype: see `dtype`.
             device: of the rank.
             allow_unexpected: accept weights that the model does not have.
-            options: of `from_pretrained`, besides. With a `device_map`, they place the model on the device.
+            options: other arguments of `from_pretrained`. A `device_map` has to put the model on `device`.
+
+        Raises:
+            ConfigError: the weights cannot be read, do not fit into memory, or are not those of this class and
+                configuration: transformers would make up missing ones without an error.
         """
         logging.disable_progress_bar()
         logging.set_verbosity_error()

@@ -231,7 +231,7 @@ def require_precision(precision: str) -> None:
             "Use fp16 or fp32"
         )
     if precision not in get_args(Precision):
-        raise ConfigError(f"{precision = } is none of {', '.join(get_args(Precision))}")
+        raise ConfigError(f"{precision = } is not one of {', '.join(get_args(Precision))}")
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Keypoints(Extractor):
         if batch_size < 1:
             raise ConfigError(f"{batch_size = }: use 1 or more")
         if backend not in get_args(Backend):
-            raise ConfigError(f"{backend = } is none of {', '.join(get_args(Backend))}")
+            raise ConfigError(f"{backend = } is not one of {', '.join(get_args(Backend))}")
         require_precision(precision)
         self.save_hyperparameters(
             ignore=["backend", "model_dir"]

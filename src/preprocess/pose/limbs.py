@@ -64,7 +64,7 @@ def _pairs(peaks: Peaks, num_images: int) -> tuple[NDArray[np.int64], NDArray[np
 def _scores(
     peaks: Peaks, scales: Sequence[Scale], pafs: NDArray[np.int64], images: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return float32 [M]: the mean of the field along each pair, less a penalty for length; -inf if it is no limb."""
+    """Return float32 [M]: the mean of the field along each pair, less a penalty for length; -inf for other pairs."""
     device = scales[0].maps.pafs.device
     from_yx, to_yx = (torch.from_numpy(peaks.positions[indices, 2:]).to(device) for indices in ends.T)
     steps = torch.linspace(0, 1, _NUM_POINTS, dtype=torch.float64, device=device)[:, None]

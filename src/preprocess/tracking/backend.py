@@ -1,4 +1,4 @@
-"""What tracks objects: what `grounded` and `sam3` have in common."""
+"""Backends of tracking: they find objects that a prompt names, and follow them through videos."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ class TrackedObject(NamedTuple):
     """An object on one frame.
 
     Attributes:
-        obj_id: from 1 in each video, in order of appearance; never given again.
-        label: the class of the prompt that it is of.
+        obj_id: from 1 in each video, in order of appearance; never reused.
+        label: its class, one of the prompt's.
         score: 0 to 1, of the last detection that confirmed it.
-        mask: bool [H, W], on the model's device, of the frame's own size.
+        mask: bool [H, W], of the frame's size, on the model's device.
     """
 
     obj_id: int
@@ -26,10 +26,10 @@ class TrackedObject(NamedTuple):
 
 
 class VideoTracker(Protocol):
-    """The state of one video; dropped at its end.
+    """Tracks the objects of one video; one instance per video.
 
     Attributes:
-        delay: frames that must be seen after a frame before its objects are decided; 0: none.
+        delay: how many later frames are needed before the objects on a frame are final.
     """
 
     delay: int
@@ -37,21 +37,21 @@ class VideoTracker(Protocol):
     def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
         """Track the next frames.
 
-        After an exception (memory) it may be called again with fewer of the same frames: those done already are
-        answered from memory, nothing is tracked twice.
+        After an exception (such as too little memory) it may be called again with fewer of the same frames. The results
+        of frames that are already tracked are then repeated; no frame is tracked twice.
 
         Args:
-            first: the place of the first of them in the video, from 0.
+            first: index in the video of the first of `frames`, from 0.
             frames: uint8 [3, H, W], RGB, on the model's device.
 
         Returns:
-            The objects, ascending by id, of each frame that these decide: from place `first - delay` (at least 0) to
-            `first + len(frames) - delay`, which is not among them.
+            The objects, ascending by id, of each frame that is now final: from frame `first - delay` (at least 0) to
+            frame `first + len(frames) - delay`, exclusive.
         """
         ...
 
     def finish(self) -> list[list[TrackedObject]]:
-        """Return the objects of the video's last `delay` frames, which no later frame will decide."""
+        """Return the objects on the last `delay` frames of the video."""
         ...
 
 
@@ -60,15 +60,18 @@ class TrackingBackend(Backend):
 
     @abstractmethod
     def check(self, classes: tuple[str, ...]) -> None:
-        """Do nothing if these can be looked for; needs no weights.
+        """Check that the models can look for these classes; needs no weights.
 
         Raises:
-            ExtractError: they are too long for the model, or its tokenizer does not know one.
+            ExtractError: the classes are too long for the model, or its tokenizer does not know one.
         """
 
     @abstractmethod
     def start(self, classes: tuple[str, ...]) -> VideoTracker:
-        """A new video, in which these are looked for, as `prompt.classes_of` gives them.
+        """Return a tracker for a new video.
+
+        Args:
+            classes: the classes to look for, from `prompt.classes_of`.
 
         Raises:
             ExtractError: see `check`.

@@ -1,4 +1,4 @@
-"""GroundingDINO: the boxes of what a prompt names."""
+"""GroundingDINO: boxes of the objects that a prompt names."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ from preprocess.tracking.options import Thresholds, Weights
 from preprocess.tracking.prompt import text_of
 from preprocess.tracking.tracks import Detection
 
-_SAME_BOX_IOU = 0.8  # of boxes of one object: Grounded-Segment-Anything's NMS_THRESHOLD
+_SAME_BOX_IOU = 0.8  # from which two boxes are the same object: NMS_THRESHOLD of Grounded-Segment-Anything
 
 
 class Query(NamedTuple):
-    """What to look for, as the model wants it.
+    """A tokenized prompt.
 
     Attributes:
-        classes: their names.
-        tokens: of each class, the places in the text.
-        inputs: input_ids, token_type_ids and attention_mask, int64 [1, L], on the CPU.
+        classes: names of the classes.
+        tokens: for each class, the indices of its tokens in the text.
+        inputs: input_ids, token_type_ids and attention_mask of the text, int64 [1, L], on the CPU.
     """
 
     classes: tuple[str, ...]
@@ -33,15 +33,15 @@ class Query(NamedTuple):
 
 
 class Detector:
-    """A GroundingDINO checkpoint; its weights are loaded by `load`.
+    """Detects objects with GroundingDINO. `load` reads the weights.
 
     Args:
-        checkpoint: a folder, or a name on the Hugging Face hub, as `IDEA-Research/grounding-dino-tiny`.
-        thresholds: what is a detection.
-        weights: how they are held.
+        checkpoint: a folder, or a name on the Hugging Face hub, such as `IDEA-Research/grounding-dino-tiny`.
+        thresholds: the lowest probabilities of a detection.
+        weights: how the weights are loaded.
 
     Raises:
-        ConfigError: the checkpoint is not there, not whole, or of another kind.
+        ConfigError: the model cannot be found, is incomplete, or has another type.
     """
 
     def __init__(self, checkpoint: str, thresholds: Thresholds, weights: Weights) -> None:
@@ -52,70 +52,71 @@ class Detector:
         self._model: Any = None
 
     def load(self, device: torch.device) -> None:
-        """See `TrackingBackend`."""
+        """See `Backend`."""
         self._model = self._folder.load(GroundingDinoForObjectDetection, self._weights.dtype, device)
 
     def provenance(self) -> dict[str, str]:
-        """What the weights are."""
+        """See `Backend`."""
         return {"detector": self._folder.identity()}
 
     def query(self, classes: tuple[str, ...]) -> Query:
-        """These classes, as the model wants them; needs no weights.
+        """Return the tokenized prompt for these classes; needs no weights.
 
         Raises:
-            ExtractError: they are too long for the model, or its tokenizer does not know a word of one.
+            ExtractError: the prompt is too long for the model, or its tokenizer does not know a word of it.
         """
         text = text_of(classes)
         inputs = self._processor.tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
         spans = inputs.pop("offset_mapping")[0].tolist()
         if len(spans) > self._max_tokens:
             raise ExtractError(
-                f"the prompt has {len(classes)} classes, {len(spans)} tokens with their marks, but the detector takes "
-                f"{self._max_tokens}: name fewer, or make runs for parts of them"
+                f"the prompt has {len(classes)} classes, {len(spans)} tokens with separators, but the detector takes "
+                f"{self._max_tokens}. Name fewer classes, or make several runs"
             )
         ids = inputs["input_ids"][0].tolist()
-        unknown = {place for place, token in enumerate(ids) if token == self._processor.tokenizer.unk_token_id}
+        unknown = {index for index, token in enumerate(ids) if token == self._processor.tokenizer.unk_token_id}
         tokens, start = [], 0
         for name in classes:
             stop = start + len(name)
-            tokens.append(tuple(place for place, (left, right) in enumerate(spans) if start <= left < right <= stop))
+            tokens.append(tuple(index for index, (left, right) in enumerate(spans) if start <= left < right <= stop))
             start = stop + len(". ")
             if not tokens[-1] or unknown.intersection(tokens[-1]):
-                raise ExtractError(f"the detector's tokenizer does not know the class {name!r}: use other words")
+                raise ExtractError(f"the detector's tokenizer does not know the class {name!r}. Use other words")
         return Query(classes, tuple(tokens), dict(inputs))
 
     @torch.inference_mode()
     def detect(self, query: Query, frames: Sequence[Tensor]) -> list[list[Detection]]:
-        """What is on each of these frames, the best first.
+        """Return the detections on each frame, by descending score.
 
-        A box is of the class whose tokens have the highest probability; its score is the highest of all tokens.
+        The class of a box is the one whose tokens have the highest probability. Its score is the highest probability of
+        any token.
 
         Args:
-            query: what to look for.
-            frames: uint8 [3, H, W], RGB, on the model's device, of one size.
+            query: the tokenized prompt.
+            frames: uint8 [3, H, W], RGB, of one size, on the model's device.
         """
         device = self._model.device
         images = self._processor.image_processor(images=list(frames), device=device, return_tensors="pt")
         text = {name: value.to(device).expand(len(frames), -1) for name, value in query.inputs.items()}
         pixels = images["pixel_values"].to(self._model.dtype)
         output = self._model(pixel_values=pixels, pixel_mask=images["pixel_mask"], **text)
-        probabilities = output.logits.float().sigmoid()  # [B, Q, max_text_len]; 0 after the text
-        of_classes = torch.stack([probabilities[..., list(places)].amax(-1) for places in query.tokens], -1)
+        probabilities = output.logits.float().sigmoid()  # [B, Q, max_text_len], 0 after the text
+        of_classes = torch.stack([probabilities[..., list(indices)].amax(-1) for indices in query.tokens], -1)
         best = of_classes.max(-1)
         scores = probabilities.amax(-1)
-        is_found = (scores > self._thresholds.box) & (best.values >= self._thresholds.text)
+        is_detected = (scores > self._thresholds.box) & (best.values >= self._thresholds.text)
         boxes = box_convert(output.pred_boxes.float(), "cxcywh", "xyxy")
-        found = []
-        for place, kept in enumerate(is_found):
-            height, width = frames[place].shape[-2:]
-            of_frame = boxes[place][kept] * boxes.new_tensor([width, height, width, height])
+        detections = []
+        for index, kept in enumerate(is_detected):
+            height, width = frames[index].shape[-2:]
+            of_frame = boxes[index][kept] * boxes.new_tensor([width, height, width, height])
             of_frame = clip_boxes_to_image(of_frame, (height, width))
-            found.append(_best(query.classes, of_frame, scores[place][kept], best.indices[place][kept]))
-        return found
+            detections.append(_best(query.classes, of_frame, scores[index][kept], best.indices[index][kept]))
+        return detections
 
 
 def _best(classes: Sequence[str], boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detection]:
-    """By their scores, those boxes of a frame that are not nearly the same as a better one."""
+    """Return the detections of a frame by descending score, without boxes that nearly equal a better one."""
     kept = remove_small_boxes(boxes, 1.0)
     kept = kept[nms(boxes[kept], scores[kept], _SAME_BOX_IOU)]
     rows = zip(labels[kept].tolist(), scores[kept].tolist(), boxes[kept].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""GroundingDINO finds what the prompt names, SAM 2 or EdgeTAM carries it through the video."""
+"""Tracking with GroundingDINO, which detects objects, and SAM 2 or EdgeTAM, which propagates their masks."""
 
 from functools import partial
 from importlib.metadata import version
@@ -11,23 +11,23 @@ from preprocess.tracking.options import Identity, Thresholds, Weights
 from preprocess.tracking.sam2 import Segmenter
 from preprocess.tracking.tracks import Tracks
 
-_DECIDE = ("transformers", "tokenizers", "torchvision", "scipy")
+_PACKAGES = ("transformers", "tokenizers", "torchvision", "scipy")
 _THRESHOLDS, _IDENTITY, _WEIGHTS = Thresholds(), Identity(), Weights()
 
 
 class GroundedSam2(TrackingBackend):
-    """Both, on the rank's device.
+    """Detects with GroundingDINO and segments with SAM 2 or EdgeTAM, both on the rank's device.
 
     Args:
-        detector: a GroundingDINO, see `Detector`.
-        segmenter: a SAM 2 or EdgeTAM, see `Segmenter`.
-        thresholds: what is a detection.
+        detector: a GroundingDINO; see `Detector`.
+        segmenter: a SAM 2 or EdgeTAM; see `Segmenter`.
+        thresholds: the lowest probabilities of a detection.
         identity: which masks are the same object.
-        max_memory_frames: conditioning frames that are remembered of each object; see `Segmenter`.
-        weights: how those of both are held.
+        max_memory_frames: how many conditioning frames of an object are kept; see `Segmenter`.
+        weights: how the weights of both models are loaded.
 
     Raises:
-        ConfigError: a checkpoint is not there, not whole, or of another kind.
+        ConfigError: a model cannot be found, is incomplete, or has another type; or a number is out of range.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class GroundedSam2(TrackingBackend):
         self._segmenter = Segmenter(segmenter, max_memory_frames, weights)
 
     def load(self, device: torch.device) -> None:
-        """See `TrackingBackend`."""
+        """See `Backend`."""
         self._detector.load(device)
         self._segmenter.load(device)
 
@@ -59,6 +59,6 @@ class GroundedSam2(TrackingBackend):
         return Tracks(detect, self._segmenter.start(), self.identity)
 
     def provenance(self) -> dict[str, str]:
-        """See `TrackingBackend`."""
-        versions = {name: version(name) for name in _DECIDE}
+        """See `Backend`."""
+        versions = {name: version(name) for name in _PACKAGES}
         return {**self._detector.provenance(), **self._segmenter.provenance(), **versions}

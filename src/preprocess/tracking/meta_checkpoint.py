@@ -1,7 +1,7 @@
-"""Meta's own SAM 2 files, as `sam2.1_hiera_tiny.pt`: their weights by the names of transformers.
+"""Meta's files of SAM 2, such as `sam2.1_hiera_tiny.pt`: their weights under the names of transformers.
 
-Meta's names are those of the modules in https://github.com/facebookresearch/sam2 (`sam2/modeling`), and the sizes those
-of its `sam2/configs`; both are paired as in transformers' `convert_sam2_video_to_hf.py`.
+Meta's names are those of the modules in https://github.com/facebookresearch/sam2 (`sam2/modeling`), and the sizes are
+those of its `sam2/configs`. Both are mapped as in transformers' `convert_sam2_video_to_hf.py`.
 """
 
 import re
@@ -26,7 +26,7 @@ from preprocess.checkpoints.model_folder import require_same_names
 from preprocess.checkpoints.pickles import is_state_dict, load_pickle
 
 SUFFIXES = (".pt", ".pth")
-# by channels of the first stage and blocks of all: what differs from the defaults of transformers, which are tiny's
+# by channels of the first stage and number of all blocks: differences from the defaults of transformers (tiny)
 SIZES: dict[tuple[int, int], dict[str, Any]] = {
     (96, 12): {},
     (96, 16): {
@@ -64,7 +64,7 @@ SIZES: dict[tuple[int, int], dict[str, Any]] = {
 }
 _NAMES = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}
 _HEADS = r"(iou_prediction_head|pred_obj_score_head|output_hypernetworks_mlps\.\d+|object_pointer_proj)"
-_RENAMED = (  # in this order
+_RENAMED = (  # applied in this order
     (r"^image_encoder\.trunk\.", "vision_encoder.backbone."),
     (r"^image_encoder\.neck\.convs\.(\d+)\.conv\.", r"vision_encoder.neck.convs.\1."),
     (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
@@ -111,35 +111,31 @@ class MetaFile:
     """A `Checkpoint`: one of Meta's files.
 
     Attributes:
-        path: of the file.
-        option: that gave it, for messages.
+        path: the file.
+        option: the option that gave it, for messages.
     """
 
     path: Path
     option: str
 
     def identity(self) -> str:
-        """The sha256 of the file."""
+        """Return the sha256 of the file."""
         return sha256_of_file(self.path)
 
     def config(self) -> Sam2VideoConfig:
-        """As the shapes of the weights have it.
+        """Return the configuration that fits the shapes of the weights.
 
         Raises:
-            ConfigError: these are no weights of SAM 2, or of a size that it does not have.
+            ConfigError: the weights are not those of SAM 2, or of an unknown size.
         """
         return self._config(self._state())
 
     def processor(self) -> Any:
-        """Of transformers, for images as large as the model takes."""
+        """Return a processor for the image size of the model."""
         return self._processor(self.config())
 
     def load(self, model_class: Any, dtype: Dtype, device: torch.device) -> Any:
-        """The model with its weights; see `ModelFolder.load`; `auto` is float32, as the file has it.
-
-        Raises:
-            ConfigError: the weights are not all those of SAM 2, or the memory does not hold them.
-        """
+        """See `Checkpoint`; `auto` is float32, the dtype in the file."""
         state = self._state()
         model: Any = Sam2VideoModel(self._config(state))
         what = f"{self.option} {self.path}"
@@ -155,9 +151,11 @@ class MetaFile:
         content = load_pickle(self.path, what, mmap=True)
         state = content.get("model") if isinstance(content, dict) else None
         if not is_state_dict(state) or _FIRST not in state or state[_FIRST].ndim != 4:
-            raise ConfigError(f"{what} is no file of Meta's SAM 2, which has its weights under 'model'")
+            raise ConfigError(f"{what} is not a file of Meta's SAM 2, which has its weights under 'model'")
         size = self.path.stat().st_size
-        if larger := [name for name, tensor in state.items() if tensor.nbytes > size]:  # views that repeat a value
+        if larger := [
+            name for name, tensor in state.items() if tensor.nbytes > size
+        ]:  # an expanded tensor repeats its values
             raise ConfigError(f"{what} is damaged: {larger[0]} is larger than the file")
         return state
 
@@ -165,9 +163,10 @@ class MetaFile:
         blocks = {name.split(".")[3] for name in state if name.startswith("image_encoder.trunk.blocks.")}
         size = (state[_FIRST].shape[0], len(blocks))
         if size not in SIZES:
-            known = ", ".join(f"{name} {wanted}" for wanted, name in _NAMES.items())
+            known = ", ".join(f"{name} {known_size}" for known_size, name in _NAMES.items())
             raise ConfigError(
-                f"{self.option} {self.path} is no SAM 2 of a known size: it has {size} channels and blocks; {known}"
+                f"{self.option} {self.path} is not a SAM 2 of a known size. It has {size} channels and blocks; known "
+                f"are {known}"
             )
         is_2_1 = "no_obj_embed_spatial" in state
         return sized(
@@ -184,16 +183,16 @@ class MetaFile:
 
 
 def sized(size: tuple[int, int], **options: Any) -> Sam2VideoConfig:
-    """The configuration of a size of `SIZES`, and `options` of it besides."""
+    """Return the configuration of a size in `SIZES`, with other `options` of it."""
     vision: dict[str, Any] = {"model_type": "sam2_vision_model", **SIZES[size].get("vision_config", {})}
     vision["backbone_config"] = {"model_type": "sam2_hiera_det_model", **vision.get("backbone_config", {})}
     return Sam2VideoConfig(**{**SIZES[size], "vision_config": vision}, **options)
 
 
 def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Meta's weights by transformers' names; names that are not Meta's stay as they are."""
+    """Return Meta's weights under transformers' names; other names are not changed."""
     renamed = {_renamed(name): value for name, value in state.items()}
-    points = sorted(name for name in renamed if name.startswith(_POINTS))  # one row each, 0 to 3
+    points = sorted(name for name in renamed if name.startswith(_POINTS))  # four of one row each
     if points:
         renamed["prompt_encoder.point_embed.weight"] = torch.cat([renamed.pop(name) for name in points])
     shared = "prompt_encoder.shared_embedding.positional_embedding"
@@ -205,7 +204,7 @@ def of_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _renamed(name: str) -> str:
     for pattern, new in _RENAMED:
         name = re.sub(pattern, new, name)
-    if found := _DOWNSAMPLER.search(name):  # convolution, norm, activation, and so on
-        layer, part = divmod(int(found[1]), 3)
+    if match := _DOWNSAMPLER.search(name):  # numbered: convolution, norm, activation, convolution, …
+        layer, part = divmod(int(match[1]), 3)
         name = _DOWNSAMPLER.sub(f".mask_downsampler.layers.{layer}.{('conv', 'layer_norm', 'activation')[part]}.", name)
     return name

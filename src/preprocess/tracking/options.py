@@ -1,4 +1,4 @@
-"""Options of tracking."""
+"""Options that the backends of tracking share."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ class Identity:
     """Which masks are the same object.
 
     Attributes:
-        detection_frequency: every so many frames is looked for objects, from the first on.
-        match_iou: a detection whose mask overlaps that of a track so much (intersection over union) is that track.
-            0.5: above it, masks that do not overlap each other match one at most (Kirillov et al., Panoptic
-            Segmentation, 2019), and tracks are scored by it (Voigtlaender et al., MOTS, 2019). Grounded-SAM-2 has 0.8,
-            with which an object whose mask a detection draws a little differently gets a second id.
-        max_objects: that are followed at a time; those of the best scores are taken up.
-        min_area_px: of a mask: smaller ones are not taken up, and not written.
-        max_lost_frames: an object ends when no detection has confirmed it for so long; at least `detection_frequency`.
+        detection_frequency: objects are detected on every n-th frame, from the first on.
+        match_iou: a detection whose mask overlaps that of a track by this intersection over union is that track.
+            Above 0.5, masks that do not overlap each other match one at most (Kirillov et al., Panoptic Segmentation,
+            2019), and tracks are evaluated with it (Voigtlaender et al., MOTS, 2019). With the 0.8 of Grounded-SAM-2,
+            an object whose mask changes a little between detections gets a second id.
+        max_objects: the largest number of objects that are followed at a time; new ones are added by score.
+        min_area_px: the smallest area of a mask; objects with smaller masks are not added, and not written.
+        max_lost_frames: an object ends after so many frames without a detection; at least `detection_frequency`.
     """
 
     detection_frequency: int = 1
@@ -34,21 +34,21 @@ class Identity:
                 f"{self.min_area_px} and max_lost_frames = {self.max_lost_frames} must be 1 or more"
             )
         if not 0 < self.match_iou <= 1:
-            raise ConfigError(f"match_iou = {self.match_iou} must be above 0, and 1 at most")
+            raise ConfigError(f"match_iou = {self.match_iou} must be above 0 and at most 1")
 
     @property
     def num_lost_frames(self) -> int:
-        """After which an object that nothing confirmed ends."""
+        """The number of frames without a detection after which an object ends."""
         return max(self.max_lost_frames, self.detection_frequency)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is a detection.
+    """The lowest probabilities of a detection.
 
     Attributes:
         box: the highest probability of any token of the prompt must be above it.
-        text: the highest probability of any token of a class must be as much, for the box to be of that class.
+        text: the highest probability of any token of its class must be at least this.
     """
 
     box: float = 0.25
@@ -61,11 +61,11 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Weights:
-    """How weights are held.
+    """How the weights of the models are loaded.
 
     Attributes:
-        dtype: `auto`: as the checkpoint says.
-        compile: the image encoder of what makes masks, by torch.
+        dtype: of the weights; `auto`: the dtype that the checkpoint names.
+        compile: whether to compile the image encoder of the segmenter with torch.compile.
     """
 
     dtype: Dtype = "auto"

@@ -1,4 +1,4 @@
-"""Frames of a video one after another, none of them twice."""
+"""Base class of trackers that process one frame after another, and no frame twice."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from preprocess.tracking.backend import TrackedObject
 
 
 class SteppedTracker(ABC):
-    """Base of every `VideoTracker`. A frame is either done or as if it had not been begun.
+    """Base class of every `VideoTracker`. After an exception, a frame is tracked or as if not yet started.
 
-    What was done is remembered until later frames are asked for.
+    The results of tracked frames are kept until later frames are requested.
 
     Args:
         delay: see `VideoTracker`.
@@ -23,33 +23,33 @@ class SteppedTracker(ABC):
         self._next = 0
 
     @abstractmethod
-    def step(self, place: int, frame: Tensor) -> list[TrackedObject]:
-        """Track the next frame, uint8 [3, H, W] at `place`; return the objects of frame `place - delay`, if any."""
+    def step(self, frame_idx: int, frame: Tensor) -> list[TrackedObject]:
+        """Track the next frame, uint8 [3, H, W]; return the objects of frame `frame_idx - delay`, if there is one."""
 
     def finish(self) -> list[list[TrackedObject]]:
-        """See `VideoTracker`; by default nothing is left."""
+        """See `VideoTracker`; by default all frames are final already."""
         return []
 
     def prepare(self, frames: Mapping[int, Tensor]) -> None:  # noqa: B027
-        """Do what is to be done for several of the next frames together; by default nothing."""
+        """Process several of the next frames together, where that is faster; by default does nothing."""
 
     def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
         """See `VideoTracker`.
 
         Raises:
-            ValueError: these are not the next frames.
+            ValueError: `frames` are not the next frames.
         """
         if first > self._next:
             raise ValueError(f"frame {first} comes after frame {self._next}, which was not tracked")
-        self._done = {place: objects for place, objects in self._done.items() if place >= first}
+        self._done = {frame_idx: objects for frame_idx, objects in self._done.items() if frame_idx >= first}
         if first < self._next and first not in self._done:
-            raise ValueError(f"frame {first} was tracked, and is forgotten")
-        wanted = dict(enumerate(frames, first))
-        self.prepare({place: frame for place, frame in wanted.items() if place >= self._next})
-        return [self._objects(place, frame) for place, frame in wanted.items()][max(0, self.delay - first) :]
+            raise ValueError(f"frame {first} was tracked, and its result was dropped")
+        requested = dict(enumerate(frames, first))
+        self.prepare({frame_idx: frame for frame_idx, frame in requested.items() if frame_idx >= self._next})
+        return [self._objects(frame_idx, frame) for frame_idx, frame in requested.items()][max(0, self.delay - first) :]
 
-    def _objects(self, place: int, frame: Tensor) -> list[TrackedObject]:
-        if place not in self._done:
-            self._done[place] = self.step(place, frame)
-            self._next = place + 1
-        return self._done[place]
+    def _objects(self, frame_idx: int, frame: Tensor) -> list[TrackedObject]:
+        if frame_idx not in self._done:
+            self._done[frame_idx] = self.step(frame_idx, frame)
+            self._next = frame_idx + 1
+        return self._done[frame_idx]

@@ -1,15 +1,16 @@
-"""Which masks are the same object: tracks, their ids, their beginning and their end. Knows no model.
+"""Tracks: which masks are the same object, when objects start and end, and their ids. Independent of the models.
 
-On each frame, all tracks are followed. Every `detection_frequency` frames there are detections besides:
+The mask of each track is propagated to each frame. On every `detection_frequency`-th frame, objects are also detected:
 
-| a detection                                                             | becomes                           |
-|-------------------------------------------------------------------------|-----------------------------------|
-| is matched, one to one, to the track that its mask overlaps the most    | corrects and confirms that track  |
-| overlaps a track, or a detection of this frame that was taken, as much  | nothing: it is there already      |
-| is smaller than `min_area_px`, or `max_objects` are followed            | nothing                           |
-| else                                                                    | a new track; best scores first    |
+| a detection                                                             | effect                                |
+|-------------------------------------------------------------------------|---------------------------------------|
+| whose mask is matched, one to one, to the track with the largest IoU    | corrects and confirms that track      |
+| that overlaps another track, or a used detection of this frame, as much | none: the object is known             |
+| that is smaller than `min_area_px`, or exceeds `max_objects`            | none                                  |
+| other than these                                                        | starts a track, highest scores first  |
 
-Within a frame, what may run out of memory comes before what changes a track.
+Within a frame, computations that may run out of memory come before changes of a track: after an exception, the frame
+can be tracked again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +27,16 @@ from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
 from preprocess.tracking.stepping import SteppedTracker
 
-Memory = TypeVar("Memory")  # of one object
+Memory = TypeVar("Memory")  # what a segmenter remembers of one object
 
 
 class Detection(NamedTuple):
-    """What was found on a frame.
+    """A detected object on a frame.
 
     Attributes:
         label: its class.
         score: 0 to 1.
-        box: x1, y1, x2, y2, px.
+        box: x1, y1, x2, y2 in px.
     """
 
     label: str
@@ -43,29 +44,39 @@ class Detection(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-class MaskVideo(Protocol[Memory]):
-    """What makes the masks of one video. Masks are bool [H, W], of the frame's own size."""
+class VideoSegmenter(Protocol[Memory]):
+    """Segments objects of one video. Masks are bool [H, W], of the frame's size."""
 
-    def show(self, frame_idx: int, frame: Tensor) -> None:
-        """`frame`, uint8 [3, H, W], is meant from now on; `frame_idx` is its place, which never goes back."""
+    def set_frame(self, frame_idx: int, frame: Tensor) -> None:
+        """Make `frame`, uint8 [3, H, W], the current frame. `frame_idx`, its index in the video, never decreases."""
         ...
 
-    def outline(self, box: Sequence[float]) -> tuple[Memory, Tensor]:
-        """What is in `box`, px, and its mask."""
+    def segment(self, box: Sequence[float]) -> tuple[Memory, Tensor]:
+        """Return the memory and the mask of the object in `box`, in px of the current frame."""
         ...
 
-    def follow(self, memory: Memory) -> Tensor:
-        """The mask of a known object, which is remembered."""
+    def propagate(self, memory: Memory) -> Tensor:
+        """Return the mask of a known object on the current frame, and add it to the memory."""
         ...
 
-    def correct(self, memory: Memory, seen: Memory) -> None:
-        """From now on, what `memory` remembers of this frame is what was `seen`; needs no memory of the device."""
+    def correct(self, memory: Memory, detected: Memory) -> None:
+        """Replace the current frame in `memory` by that in `detected`; allocates no memory on the device."""
         ...
 
 
 @dataclass
 class _Track(Generic[Memory]):
-    """`mask` is that of the frame at `frame_idx`."""
+    """An object that is followed.
+
+    Attributes:
+        obj_id: see `TrackedObject`.
+        label: see `TrackedObject`.
+        score: see `TrackedObject`.
+        memory: see `VideoSegmenter`.
+        mask: on frame `frame_idx`.
+        frame_idx: the last frame that the mask was propagated to.
+        confirmed: the last frame with a detection of the object.
+    """
 
     obj_id: int
     label: str
@@ -76,8 +87,8 @@ class _Track(Generic[Memory]):
     confirmed: int
 
 
-class _Seen(NamedTuple):
-    """A detection, and what its box showed."""
+class _Candidate(NamedTuple):
+    """A detection with the memory and the mask of the object in its box."""
 
     detection: Detection
     memory: Any
@@ -85,100 +96,116 @@ class _Seen(NamedTuple):
 
 
 class Tracks(SteppedTracker, Generic[Memory]):
-    """The tracks of one video; a `VideoTracker`.
+    """The `VideoTracker` of a detector and a segmenter.
 
     Args:
-        detect: what is on each of these frames.
-        video: makes the masks.
-        identity: which of them are the same object.
+        detect: returns the detections on each of some frames.
+        video: the segmenter of the video.
+        identity: which masks are the same object.
     """
 
     def __init__(
         self,
         detect: Callable[[Sequence[Tensor]], list[list[Detection]]],
-        video: MaskVideo[Memory],
+        video: VideoSegmenter[Memory],
         identity: Identity,
     ) -> None:
         super().__init__()
         self._detect, self._video, self._identity = detect, video, identity
         self._tracks: list[_Track[Memory]] = []
-        self._num_objects = 0  # that ever were
+        self._num_objects = 0  # including those that have ended
         self._detections: dict[int, list[Detection]] = {}
 
     def prepare(self, frames: Mapping[int, Tensor]) -> None:
-        """Detect on those of `frames` that want it, together."""
+        """Detect objects on those of `frames` that are due, in one batch."""
         every = self._identity.detection_frequency
         self._detections = {
-            place: found for place, found in self._detections.items() if place >= min(frames, default=0)
+            frame_idx: detections
+            for frame_idx, detections in self._detections.items()
+            if frame_idx >= min(frames, default=0)
         }
-        places = [place for place in frames if place % every == 0 and place not in self._detections]
-        if places:
-            found = self._detect([frames[place] for place in places])
-            self._detections.update(zip(places, found, strict=True))
+        frame_indices = [
+            frame_idx for frame_idx in frames if frame_idx % every == 0 and frame_idx not in self._detections
+        ]
+        if frame_indices:
+            detections = self._detect([frames[frame_idx] for frame_idx in frame_indices])
+            self._detections.update(zip(frame_indices, detections, strict=True))
 
-    def step(self, place: int, frame: Tensor) -> list[TrackedObject]:
+    def step(self, frame_idx: int, frame: Tensor) -> list[TrackedObject]:
         """See `SteppedTracker`."""
-        self._video.show(place, frame)
-        self._tracks = [track for track in self._tracks if place - track.confirmed <= self._identity.num_lost_frames]
-        masks = [self._followed(track, place) for track in self._tracks]
-        seen = [self._seen(detection) for detection in self._detections.get(place, [])]
-        areas = _areas([*masks, *(each.mask for each in seen)])
-        track_areas, seen_areas = areas[: len(masks)], areas[len(masks) :]
-        big = [index for index, area in enumerate(seen_areas) if area >= self._identity.min_area_px]
-        seen, seen_areas = [seen[index] for index in big], [seen_areas[index] for index in big]
-        matches, new = self._assigned(masks, seen)
-        for index, each in enumerate(self._tracks):
+        self._video.set_frame(frame_idx, frame)
+        self._tracks = [
+            track for track in self._tracks if frame_idx - track.confirmed <= self._identity.num_lost_frames
+        ]
+        masks = [self._propagated(track, frame_idx) for track in self._tracks]
+        candidates = [self._candidate(detection) for detection in self._detections.get(frame_idx, [])]
+        areas = _areas([*masks, *(candidate.mask for candidate in candidates)])
+        track_areas, candidate_areas = areas[: len(masks)], areas[len(masks) :]
+        large = [index for index, area in enumerate(candidate_areas) if area >= self._identity.min_area_px]
+        candidates, candidate_areas = (
+            [candidates[index] for index in large],
+            [candidate_areas[index] for index in large],
+        )
+        matches, new = self._assigned(masks, candidates)
+        for index, track in enumerate(self._tracks):  # from here on, tracks change
             if index in matches:
-                self._confirm(each, seen[matches[index]], place)
-                track_areas[index] = seen_areas[matches[index]]
-        self._tracks += [self._begun(seen[index], place) for index in new]
-        track_areas += [seen_areas[index] for index in new]
+                self._confirm(track, candidates[matches[index]], frame_idx)
+                track_areas[index] = candidate_areas[matches[index]]
+        self._tracks += [self._started(candidates[index], frame_idx) for index in new]
+        track_areas += [candidate_areas[index] for index in new]
         return [
             TrackedObject(track.obj_id, track.label, track.score, track.mask)
             for track, area in zip(self._tracks, track_areas, strict=True)
             if area >= self._identity.min_area_px
         ]
 
-    def _followed(self, track: _Track[Memory], place: int) -> Tensor:
-        if track.frame_idx != place:
-            track.mask, track.frame_idx = self._video.follow(track.memory), place
+    def _propagated(self, track: _Track[Memory], frame_idx: int) -> Tensor:
+        if track.frame_idx != frame_idx:
+            track.mask, track.frame_idx = self._video.propagate(track.memory), frame_idx
         return track.mask
 
-    def _seen(self, detection: Detection) -> _Seen:
-        return _Seen(detection, *self._video.outline(detection.box))
+    def _candidate(self, detection: Detection) -> _Candidate:
+        return _Candidate(detection, *self._video.segment(detection.box))
 
-    def _assigned(self, masks: list[Tensor], seen: list[_Seen]) -> tuple[dict[int, int], list[int]]:
-        """Which of `seen` each track is, by their places; and which of them are new objects."""
-        if not seen:
+    def _assigned(self, masks: list[Tensor], candidates: list[_Candidate]) -> tuple[dict[int, int], list[int]]:
+        """Return the candidate of each matched track, both as indices; and the indices of candidates that are new."""
+        if not candidates:
             return {}, []
-        ious = mask_ious([each.mask for each in seen], masks)
+        ious = mask_ious([candidate.mask for candidate in candidates], masks)
         is_same = ious >= self._identity.match_iou
         matches = _matched(is_same, ious)
-        return matches, self._new(seen, is_same.any(axis=1), list(matches.values()))
+        return matches, self._new(candidates, is_same.any(axis=1), list(matches.values()))
 
-    def _new(self, seen: list[_Seen], is_known: NDArray[np.bool_], taken: list[int]) -> list[int]:
-        masks = [each.mask for each in seen]
+    def _new(self, candidates: list[_Candidate], is_known: NDArray[np.bool_], matched: list[int]) -> list[int]:
+        """Return the indices of the candidates that start a track.
+
+        Args:
+            candidates: of the frame.
+            is_known: bool [len(candidates)], whether a candidate overlaps a track.
+            matched: indices of the candidates that are matched to a track.
+        """
+        masks = [candidate.mask for candidate in candidates]
         is_same = mask_ious(masks, masks) >= self._identity.match_iou
         new: list[int] = []
-        for index in sorted(range(len(seen)), key=lambda index: -seen[index].detection.score):
+        for index in sorted(range(len(candidates)), key=lambda index: -candidates[index].detection.score):
             if len(self._tracks) + len(new) >= self._identity.max_objects:
                 break
-            if index not in taken and not is_known[index] and not is_same[index, [*taken, *new]].any():
+            if index not in matched and not is_known[index] and not is_same[index, [*matched, *new]].any():
                 new.append(index)
         return new
 
-    def _confirm(self, track: _Track[Memory], seen: _Seen, place: int) -> None:
-        self._video.correct(track.memory, seen.memory)
-        track.score, track.mask, track.confirmed = seen.detection.score, seen.mask, place
+    def _confirm(self, track: _Track[Memory], candidate: _Candidate, frame_idx: int) -> None:
+        self._video.correct(track.memory, candidate.memory)
+        track.score, track.mask, track.confirmed = candidate.detection.score, candidate.mask, frame_idx
 
-    def _begun(self, seen: _Seen, place: int) -> _Track[Memory]:
+    def _started(self, candidate: _Candidate, frame_idx: int) -> _Track[Memory]:
         self._num_objects += 1
-        label, score, _ = seen.detection
-        return _Track(self._num_objects, label, score, seen.memory, seen.mask, place, place)
+        label, score, _ = candidate.detection
+        return _Track(self._num_objects, label, score, candidate.memory, candidate.mask, frame_idx, frame_idx)
 
 
 def mask_ious(first: Sequence[Tensor], second: Sequence[Tensor]) -> NDArray[np.float64]:
-    """float64 [len(first), len(second)]: intersection over union of masks, bool [H, W]; 0 for two empty ones."""
+    """Return float64 [len(first), len(second)]: intersection over union of masks, bool [H, W]; 0 if both are empty."""
     if not first or not second:
         return np.zeros((len(first), len(second)))
     others = torch.stack(list(second))
@@ -189,7 +216,7 @@ def mask_ious(first: Sequence[Tensor], second: Sequence[Tensor]) -> NDArray[np.f
 
 
 def _areas(masks: list[Tensor]) -> list[int]:
-    """Pixels of each, asked of the device at once."""
+    """Return the number of pixels of each mask, with one copy from the device."""
     if not masks:
         return []
     areas: list[int] = torch.stack([mask.sum() for mask in masks]).tolist()
@@ -197,6 +224,6 @@ def _areas(masks: list[Tensor]) -> list[int]:
 
 
 def _matched(allowed: NDArray[np.bool_], ious: NDArray[np.float64]) -> dict[int, int]:
-    """The row of each column that has one: one to one, such that the allowed IoUs are the largest in all."""
+    """Return the row that each matched column is assigned: one to one, with the largest sum of allowed IoUs."""
     rows, columns = linear_sum_assignment(np.where(allowed, ious, 0), maximize=True)
     return {int(column): int(row) for row, column in zip(rows, columns, strict=True) if allowed[row, column]}

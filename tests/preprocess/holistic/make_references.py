@@ -1,4 +1,4 @@
-"""Makes `references.npz`: what TensorFlow Lite's own interpreter computes with the models in mediapipe's wheel.
+"""Makes `references.npz`: outputs of the models in mediapipe's wheel, computed by TensorFlow Lite's interpreter.
 
 It does not go with mediapipe, so it has an environment of its own; MODULES is mediapipe/modules of the wheel:
 

@@ -1,4 +1,4 @@
-"""Crops against OpenCV's, as MediaPipe's ImageToTensorCalculator calls it; regions, detections and heatmaps by hand."""
+"""Crops compared with OpenCV's, as MediaPipe calls it; regions, detections and heatmaps with values by hand."""
 
 from math import pi
 from typing import Any
@@ -33,7 +33,7 @@ def region_of(picture: Picture, place: tuple[float, float, float, float]) -> Reg
 
 
 def by_opencv(picture: Picture, region: Region, side: int, border: Border) -> NDArray[np.uint8]:
-    """image_to_tensor_converter_opencv.cc of MediaPipe 0.10."""
+    """Crop as image_to_tensor_converter_opencv.cc of MediaPipe 0.10."""
     (x, y), size, rotation = region.center[0, 0].tolist(), region.side.item(), region.rotation.item()
     corners = cv2.boxPoints(((x, y), (size, size), rotation * 180 / pi))
     ends = np.array([(0, side), (0, 0), (side, 0), (side, side)], np.float32)
@@ -51,13 +51,13 @@ def pictures_of(*pictures: Picture) -> PackedImages:
 
 
 def differing(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[float, int]:
-    """The share of values that differ, and by how much at most."""
+    """Return the share of values that differ, and the largest difference."""
     apart = np.abs(ours.astype(int) - theirs.astype(int))
     return float((apart > 0).mean()), int(apart.max())
 
 
 @pytest.mark.parametrize("border", ["zero", "replicate"])
-def test_crops_equal_opencv_but_for_a_thousandth_of_the_values(border: Border) -> None:
+def test_crops_equal_opencv_except_for_a_thousandth_of_the_values(border: Border) -> None:
     everything = []
     for picture in (demo_pictures()[1], small(demo_pictures()[0])):
         for place in REGIONS:
@@ -69,7 +69,7 @@ def test_crops_equal_opencv_but_for_a_thousandth_of_the_values(border: Border) -
     assert max(most) <= 3
 
 
-def test_grid_sample_does_not() -> None:
+def test_crops_by_grid_sample_differ_from_opencv() -> None:
     picture = demo_pictures()[1]
     region = region_of(picture, REGIONS[1])
     (x, y), size = region.center[0, 0].tolist(), region.side.item()
@@ -95,14 +95,14 @@ def test_each_image_of_a_batch_ends_at_its_own_border() -> None:
             assert torch.equal(together[row], crop(pictures_of(picture), region, 96, border)[0])
 
 
-def test_a_region_of_any_size_stays_within_whole_numbers() -> None:
+def test_a_region_of_any_size_fits_into_integers() -> None:
     picture = demo_pictures()[1]
     place = torch.full((1, 1, 2), 1e30).double()
     values = crop(pictures_of(picture), Region(place, place[..., 0], torch.zeros(1, 1).double()), 8, "replicate")
     assert (values[0, 0, :, 4:, 4:] == torch.from_numpy(picture[-1, -1])[:, None, None]).all()
 
 
-def test_several_regions_of_an_image_are_each_as_if_alone() -> None:
+def test_several_regions_of_an_image_equal_single_ones() -> None:
     picture = demo_pictures()[1]
     regions = [region_of(picture, place) for place in REGIONS[:2]]
     both = crop(pictures_of(picture), Region(*(torch.cat(each, 1) for each in zip(*regions, strict=True))), 64, "zero")
@@ -120,7 +120,7 @@ def points(*values: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_a_line_is_turned_to_its_target_angle() -> None:
+def test_a_line_is_rotated_to_its_target_angle() -> None:
     start = points((0, 0))
     assert rotation_to(start, points((0, -5)), pi / 2).item() == pytest.approx(0)  # upwards already
     assert rotation_to(start, points((5, 0)), pi / 2).item() == pytest.approx(pi / 2)
@@ -133,7 +133,7 @@ def test_an_aligned_region_has_its_edge_in_the_middle_of_its_upper_side() -> Non
     assert region.project(points((0.5, 0.0))[None])[0, 0].tolist() == pytest.approx([13, 16])
 
 
-def test_a_region_grows_and_moves_along_its_own_axis() -> None:
+def test_a_region_is_expanded_and_moved_along_its_own_axis() -> None:
     region = expanded_square(points((10, 20)), points((4, 8)), points((pi / 2,))[0], 2.0, -0.5)
     assert region.side.tolist() == [16]
     assert region.center[0].tolist() == pytest.approx([14, 20])  # its down points left
@@ -145,7 +145,7 @@ def test_a_region_around_points_is_their_bounding_box() -> None:
     assert region.side.tolist() == [6]
 
 
-def test_projection_scales_depth_and_turns_the_rest() -> None:
+def test_projection_scales_depth_and_rotates_the_rest() -> None:
     region = Region(points((100, 50)), points((20,))[0], points((pi / 2,))[0])
     found = region.project(points((0.5, 0.5, 0.25), (1.0, 0.5, 0))[None])
     np.testing.assert_allclose(found[0], [[100, 50, 5], [100, 60, 0]], atol=1e-9)
@@ -174,7 +174,7 @@ def test_the_best_detection_is_averaged_with_those_that_overlap() -> None:
     assert keypoint[0].item() == pytest.approx(float((scores * torch.tensor([0.2, 0.4])).sum() / scores.sum()))
 
 
-def test_no_detection_is_found_below_the_threshold_or_of_negative_size() -> None:
+def test_low_scores_and_negative_sizes_are_not_detections() -> None:
     assert not detected((0, 10, 20, -0.1))[1]
     assert not detected((0, -10, 20, 5.0))[1]
     assert detected((0, 10, 20, 0.0))[1]  # 0.5 is enough
@@ -189,7 +189,7 @@ def refined(x: float, y: float, *hot: tuple[int, int]) -> list[float]:
     return found
 
 
-def test_points_move_to_the_middle_of_their_heatmap() -> None:
+def test_points_move_to_the_center_of_their_heatmap() -> None:
     assert refined(0.5, 0.25, (33, 16), (35, 18)) == pytest.approx([34 / 64, 17 / 64])
     assert refined(0.5, 0.25, (36, 16)) == pytest.approx([36 / 64, 16 / 64])  # 4 from 32: within the window of 9
     assert refined(0.5, 0.25, (37, 16)) == [0.5, 0.25]

@@ -1,4 +1,4 @@
-"""Hands against MediaPipe's: each step by itself, and the whole pass beside what MediaPipe is from itself.
+"""Hands compared with MediaPipe's: each step alone, and the whole pass, relative to MediaPipe's own variation.
 
 Hands come last of four nets, and each cuts its region out by what the one before found: person, pose, hand, hand again.
 Crops round places to 1/32 px and colours to whole numbers, so any change of a region, however small, moves some values
@@ -54,7 +54,7 @@ def landmarker() -> HolisticLandmarker:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
-    """With hands, at 210x260."""
+    """Return images with hands, at 210x260 px."""
     return [small(picture) for picture in more_pictures()[1:13]]
 
 
@@ -65,7 +65,7 @@ _REGIONS = [
 ]
 
 
-def test_each_step_by_itself_is_that_of_mediapipe(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_each_step_equals_that_of_mediapipe(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
     """Each step goes on from what MediaPipe has there; all in px."""
     apart: list[list[float]] = [[], [], []]
     graph = WatchedGraph([*_REGIONS[0], *_REGIONS[1]])
@@ -89,7 +89,7 @@ def test_each_step_by_itself_is_that_of_mediapipe(landmarker: HolisticLandmarker
 def _steps(
     landmarker: HolisticLandmarker, graph: WatchedGraph, picture: Picture, theirs: Landmarks, column: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """How far the two regions of a hand are from MediaPipe's, and its points; the left hand is in column 0."""
+    """Return the distances of regions and points of each hand from MediaPipe's; column 0 is the left hand."""
     height, width = picture.shape[:2]
     values, *sizes = flatten_images(tensors([picture]), torch.device("cpu"))
     wanted = [region_of_rect(graph.proto(streams[column]), width, height) for streams in _REGIONS]
@@ -115,7 +115,7 @@ def _steps(
 
 
 def _apart(ours: Region, theirs: Region) -> list[float]:
-    """Of two squares: the greatest of how far their centres, their sides, and their edges by their turn are, px."""
+    """Return the largest of the distances in px between centres, sides and rotated edges of two squares."""
     turn = (ours.rotation - theirs.rotation + pi) % (2 * pi) - pi
     far = [*(ours.center - theirs.center).abs().flatten(), ours.side - theirs.side, turn * theirs.side / 2]
     return [max(abs(float(each)) for each in far)]
@@ -138,7 +138,7 @@ def test_hands_of_a_region_one_percent_larger_fail_the_gate(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [small, lambda picture: picture], ids=["210x260", "original"])
-def test_every_part_is_as_near_as_mediapipe_with_other_kernels(
+def test_every_part_is_as_close_as_mediapipe_with_other_kernels(
     landmarker: HolisticLandmarker, size: Callable[[Picture], Picture]
 ) -> None:
     """p50 and mean are within 1.5 times those of MediaPipe against itself; p99, which few hands make, within twice."""

@@ -50,7 +50,7 @@ def landmarker() -> HolisticLandmarker:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
-    """At 210x260."""
+    """Return images at 210x260 px."""
     return [small(picture) for picture in (*demo_pictures(), *more_pictures()[1::5])]
 
 
@@ -112,7 +112,7 @@ def test_hands_and_signers_are_within_the_gate(
     assert apart.passes, str(apart)
 
 
-def test_it_is_near_to_mp_solutions_itself(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_landmarks_are_close_to_those_of_mp_solutions(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
     import mediapipe as mp
 
     for picture in (pictures[1], pictures[-1]):
@@ -144,7 +144,7 @@ _REGIONS = {
 
 
 def regions_of(graph: WatchedGraph, picture: Picture) -> dict[str, Region]:
-    """The squares of `_REGIONS` that MediaPipe's graph finds, scalars in px and radians, by stream."""
+    """Return the squares of `_REGIONS` in MediaPipe's graph, by stream, in px and radians."""
     graph.seen.clear()
     graph(picture)
     height, width = picture.shape[:2]
@@ -156,7 +156,7 @@ def regions_of(graph: WatchedGraph, picture: Picture) -> dict[str, Region]:
 
 
 def px_apart(ours: Region, theirs: Region) -> float:
-    """How far two squares are apart, px: of centres, of sides, or of what the turn moves, whichever is the greatest."""
+    """Return the largest of the distances in px between centres, sides and rotated edges of two squares."""
     turn = (ours.rotation - theirs.rotation + pi) % (2 * pi) - pi
     return max(
         abs(float(each)) for each in (*(ours.center - theirs.center), ours.side - theirs.side, turn * theirs.side)
@@ -214,7 +214,7 @@ def _rows(landmarks: HolisticLandmarks, rows: Any) -> HolisticLandmarks:
     return HolisticLandmarks(*(each[rows] for each in landmarks))
 
 
-def test_batches_and_order_change_nothing_but_the_last_places(
+def test_batches_and_order_change_only_the_last_bits(
     landmarker: HolisticLandmarker, pictures: list[Picture], found: HolisticLandmarks
 ) -> None:
     order = np.random.default_rng(0).permutation(6)
@@ -237,7 +237,7 @@ def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None
     assert_last_places_differ(together, HolisticLandmarks(*(torch.cat(each) for each in alone)))
 
 
-def test_nobody_is_zeros_in_the_documented_shapes(landmarker: HolisticLandmarker) -> None:
+def test_an_image_without_people_gives_zeros_in_the_documented_shapes(landmarker: HolisticLandmarker) -> None:
     found = landmarker(torch.zeros(2, 3, 40, 64, dtype=torch.uint8))
     shapes = {name: (tuple(value.shape), value.dtype) for name, value in found._asdict().items()}
     assert shapes == {
@@ -251,14 +251,14 @@ def test_nobody_is_zeros_in_the_documented_shapes(landmarker: HolisticLandmarker
     assert all((value == 0).all() for value in found)
 
 
-def test_an_image_of_one_pixel(landmarker: HolisticLandmarker) -> None:
+def test_an_image_of_one_pixel_has_no_landmarks(landmarker: HolisticLandmarker) -> None:
     assert not landmarker(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).presence.any()
 
 
 @pytest.mark.parametrize(
     "images", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 8, 8).byte(), [], [torch.zeros(8, 8).byte()]]
 )
-def test_what_are_no_images_fails(landmarker: HolisticLandmarker, images: Any) -> None:
+def test_other_dtypes_and_shapes_fail(landmarker: HolisticLandmarker, images: Any) -> None:
     with pytest.raises(ValueError, match=r"images are uint8 \[B, 3, H, W\], or a list of \[3, H, W\]; got"):
         landmarker(images)
 
@@ -271,7 +271,7 @@ def test_an_image_without_pixels_fails(landmarker: HolisticLandmarker) -> None:
 def test_other_precisions_fail() -> None:
     with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px on average"):
         HolisticLandmarker.from_mediapipe_wheel("bf16")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="precision = 'tf32' is none of fp32, fp16"):
+    with pytest.raises(ConfigError, match="precision = 'tf32' is not one of fp32, fp16"):
         HolisticLandmarker.from_mediapipe_wheel("tf32")  # type: ignore[arg-type]
 
 
@@ -323,13 +323,13 @@ def test_crops_by_grid_sample_fail_the_gate(
 
 
 def _tf32(values: Tensor) -> Tensor:
-    """float32 with the 10 bits of mantissa that TF32 has."""
+    """Round float32 to the 10 bits of mantissa of TF32."""
     return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 @pytest.fixture
 def in_tf32(landmarker: HolisticLandmarker) -> Iterator[None]:
-    """Convolutions as a GPU computes them with TF32 on."""
+    """Emulate convolutions of a GPU that uses TF32."""
     convs = [conv for conv in landmarker.modules() if isinstance(conv, Conv)]
     hooks = [conv.register_forward_pre_hook(lambda conv, inputs: (_tf32(inputs[0]),)) for conv in convs]
     weights = [conv.weight for conv in convs]

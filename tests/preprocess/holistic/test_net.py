@@ -1,4 +1,4 @@
-"""Nets against TensorFlow Lite's interpreter (`make_references.py`), and operations whose order is easily mistaken."""
+"""Nets compared with TensorFlow Lite's interpreter (`make_references.py`), and operations that are easily mistaken."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def references() -> dict[str, Any]:
 
 
 def worst(name: str, net: torch.nn.Module, references: dict[str, Any]) -> float:
-    """The greatest error of `net`, of all outputs, as a fraction of the output's range."""
+    """Return the largest error of all outputs of `net`, as a fraction of the output's range."""
     images = torch.from_numpy(net_input(name)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         outputs = net(images)
@@ -82,7 +82,7 @@ def test_same_padding_is_uneven(size: int, kernel: int, stride: int, expected: t
     assert same_padding(size, kernel, stride) == expected
 
 
-def test_a_strided_convolution_begins_at_the_first_pixel() -> None:
+def test_a_strided_convolution_starts_at_the_first_pixel() -> None:
     """3x3 at stride 2 over 4 px: SAME pads nothing before, so the kernel's middle lies on the pixels 1 and 3."""
     values = torch.arange(16.0).view(1, 1, 4, 4)
     kernel = np.zeros((1, 3, 3, 1), np.float32)
@@ -92,7 +92,7 @@ def test_a_strided_convolution_begins_at_the_first_pixel() -> None:
 
 
 def compute(name: str, images: torch.Tensor, constants: dict[int, Any], **options: int) -> torch.Tensor:
-    """One operation, through a graph of its own."""
+    """Compute one operation in a graph of its own."""
     usual = {"padding": 0, "activation": 0, "dilation_w": 1, "dilation_h": 1}
     _, channels, height, width = images.shape
     op = Op(name, (0, *constants), 9, {**usual, **options})
@@ -101,7 +101,7 @@ def compute(name: str, images: torch.Tensor, constants: dict[int, Any], **option
     return result
 
 
-def test_depth_to_space_has_the_place_before_the_channel() -> None:
+def test_depth_to_space_has_the_position_before_the_channel() -> None:
     """[1, 1, 1, 8] with block 2: the example of tf.nn.depth_to_space, with two channels."""
     images = torch.arange(8.0).view(1, 8, 1, 1)
     found = depth_to_space(images, 2)
@@ -109,7 +109,7 @@ def test_depth_to_space_has_the_place_before_the_channel() -> None:
     assert not torch.equal(found, functional.pixel_shuffle(images, 2))
 
 
-def test_resize_is_between_centres_of_pixels() -> None:
+def test_resize_has_half_pixel_centers() -> None:
     images = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
     found = compute("RESIZE_BILINEAR", images, {1: np.array([1, 4], "i4")}, align_corners=0, half_pixel_centers=1)
     assert found.flatten().tolist() == [0, 1, 3, 4]
@@ -124,14 +124,14 @@ def test_pad_appends_channels_of_zeros() -> None:
     assert found[0, :, 0].tolist() == [[0, 1], [0, 1], [0, 0], [0, 0], [0, 0]]
 
 
-def test_prelu_has_a_slope_for_each_channel() -> None:
+def test_prelu_has_one_slope_per_channel() -> None:
     images = torch.tensor([[-1.0, -1.0], [2.0, -2.0]]).T.reshape(1, 2, 1, 2)
     found = compute("PRELU", images, {1: np.array([[[0.5, 0.25]]], "f4")})
     assert found[0, :, 0].tolist() == [[-0.5, 2.0], [-0.25, -0.5]]
 
 
 @pytest.mark.parametrize("activation", [0, 1, 3])
-def test_fused_activations(activation: int) -> None:
+def test_fused_activations_are_applied(activation: int) -> None:
     op = Op("ADD", (0, 1), 2, {"activation": activation})
     add = make_module(op, Graph("made.tflite", (op,), (0, 1), (2,), ((1, 1, 1, 3),) * 3, {}))
     found = add(torch.tensor([-2.0, 1.0, 6.0]), torch.ones(3))
@@ -152,7 +152,7 @@ def test_a_model_with_another_operation_fails() -> None:
         read_tflite(modules / "face_landmark" / "face_landmark_with_attention.tflite")
 
 
-def test_what_is_no_model_fails(tmp_path: Path) -> None:
+def test_a_file_without_a_model_fails(tmp_path: Path) -> None:
     (tmp_path / "a.tflite").write_bytes(b"not a model at all")
     with pytest.raises(ConfigError, match=r"a\.tflite is not a TensorFlow Lite model: it"):
         read_tflite(tmp_path / "a.tflite")

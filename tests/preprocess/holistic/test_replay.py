@@ -1,4 +1,4 @@
-"""The pass compiled, and captured; on a GPU, in fp16, and against MediaPipe's graph there."""
+"""The pass, compiled and captured as a CUDA graph; on a GPU, in fp16, and compared with MediaPipe's graph."""
 
 from collections.abc import Iterator
 from threading import Event, Thread
@@ -35,7 +35,7 @@ def expected(pictures: list[Picture]) -> list[Landmarks]:
 
 
 def assert_near(found: HolisticLandmarks, expected: HolisticLandmarks) -> None:
-    """Within the gate: what is fused rounds in another order."""
+    """Fused operations round in another order, so results are within the gate, not equal."""
     assert torch.equal(found.presence, expected.presence)
     for name in ("pose", "face", "left_hand", "right_hand"):
         apart = (getattr(found, name) - getattr(expected, name))[..., :2].abs().flatten()
@@ -43,14 +43,14 @@ def assert_near(found: HolisticLandmarks, expected: HolisticLandmarks) -> None:
         assert apart.quantile(0.99) < 1
 
 
-def test_as_it_is_it_is_the_landmarker(pictures: list[Picture]) -> None:
+def test_without_options_results_are_those_of_the_landmarker(pictures: list[Picture]) -> None:
     landmarker = HolisticLandmarker.from_mediapipe_wheel()
     images = tensors(pictures[:2])
     found, expected = Replay(landmarker, cuda_graph=True)(images), landmarker(images)  # on the CPU there is no graph
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_no_shape_depends_on_what_is_found_and_all_stays_on_its_device() -> None:
+def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device() -> None:
     """Tensors without values, which refuse whatever would need one, and to be mixed with those of another device."""
     landmarker = HolisticLandmarker.from_mediapipe_wheel("fp16")
     device = "cuda" if torch.version.cuda else "cpu"
@@ -69,7 +69,7 @@ def test_no_shape_depends_on_what_is_found_and_all_stays_on_its_device() -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(580)
-def test_compiled_is_eager_and_images_may_grow(pictures: list[Picture]) -> None:
+def test_a_compiled_pass_equals_eager_for_growing_images(pictures: list[Picture]) -> None:
     landmarker = HolisticLandmarker.from_mediapipe_wheel()
     compiled = Replay(landmarker, compile=True)
     images = tensors(pictures[:2])
@@ -97,9 +97,7 @@ def test_a_cuda_graph_computes_the_same_bits(on_gpu: HolisticLandmarker, picture
 
 
 @pytest.mark.gpu
-def test_a_thread_that_page_locks_memory_does_not_end_a_capture(
-    on_gpu: HolisticLandmarker, pictures: list[Picture]
-) -> None:
+def test_a_thread_that_pins_memory_does_not_end_a_capture(on_gpu: HolisticLandmarker, pictures: list[Picture]) -> None:
     done = Event()
 
     def page_lock() -> None:
@@ -120,7 +118,7 @@ def test_a_thread_that_page_locks_memory_does_not_end_a_capture(
 @pytest.mark.gpu
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_compiled_on_a_gpu_is_within_the_gate(
+def test_a_compiled_pass_on_a_gpu_is_within_the_gate(
     on_gpu: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], cuda_graph: bool
 ) -> None:
     compiled: Any = Replay(on_gpu, compile=True, cuda_graph=cuda_graph)

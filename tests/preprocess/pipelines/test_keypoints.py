@@ -222,7 +222,7 @@ def test_options_that_do_not_go_with_the_backend_fail() -> None:
         assert Keypoints(compile=True).frames  # on the CPU
     with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px"):
         Keypoints(precision="bf16", backend="torch")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="backend = 'onnx' is none of auto, mediapipe, torch"):
+    with pytest.raises(ConfigError, match="backend = 'onnx' is not one of auto, mediapipe, torch"):
         Keypoints(backend="onnx")  # type: ignore[arg-type]
 
 

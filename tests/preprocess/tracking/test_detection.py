@@ -1,4 +1,4 @@
-"""GroundingDINO with tiny random weights, loaded as a real one is."""
+"""GroundingDINO with tiny random weights, loaded like a real one."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def detect(detector: Detector, frames: Sequence[Tensor], classes: tuple[str, ...
 
 
 def probabilities(folder: Path, frame: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each query each token's, and boxes as x1, y1, x2, y2 px; as transformers has them."""
+    """Return the probability of each token for each query, and boxes x1, y1, x2, y2 in px, computed by transformers."""
     model, processor = GroundingDinoForObjectDetection.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     inputs = processor(images=frame, text="car. red person. zebra.", return_tensors="pt")
     with torch.inference_mode():
@@ -72,7 +72,7 @@ def test_boxes_and_scores_are_those_of_transformers_and_the_class_has_the_best_t
         assert best[label] >= 0.6
 
 
-def test_the_best_come_first_and_boxes_are_inside_the_frame(folder: Path) -> None:
+def test_detections_descend_by_score_and_boxes_are_inside_the_frame(folder: Path) -> None:
     for found in detect(load(folder), pictures()):
         assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
         for x1, y1, x2, y2 in (each.box for each in found):
@@ -80,7 +80,7 @@ def test_the_best_come_first_and_boxes_are_inside_the_frame(folder: Path) -> Non
             assert 0 <= y1 < y2 <= 60
 
 
-def test_a_batch_of_frames_is_as_each_alone(folder: Path) -> None:
+def test_a_batch_gives_what_each_frame_gives_alone(folder: Path) -> None:
     detector, frames = load(folder), pictures()
     together, alone = detect(detector, frames), [detect(detector, [frame])[0] for frame in frames]
     assert len({tuple(found) for found in together}) == 4, "frames differ"
@@ -91,7 +91,7 @@ def test_a_batch_of_frames_is_as_each_alone(folder: Path) -> None:
             assert one.box == pytest.approx(other.box, abs=1e-2)
 
 
-def test_higher_thresholds_find_less(folder: Path) -> None:
+def test_higher_thresholds_give_fewer_detections(folder: Path) -> None:
     frames = pictures()
     everything, sure = (sum(map(len, detect(load(folder, box), frames))) for box in (0.1, 0.999))
     assert 0 < sure < everything
@@ -100,13 +100,13 @@ def test_higher_thresholds_find_less(folder: Path) -> None:
     assert detect(load(folder, 1.0), frames) == [[], [], [], []]
 
 
-def test_the_prompt_decides_what_is_found(folder: Path) -> None:
+def test_detections_depend_on_the_prompt(folder: Path) -> None:
     detector, frames = load(folder), pictures()
     assert {each.label for found in detect(detector, frames, ("dog",)) for each in found} == {"dog"}
     assert detect(detector, frames, ("dog",)) != detect(detector, frames, ("cat",))
 
 
-def test_tokens_are_those_of_each_class(folder: Path) -> None:
+def test_each_class_has_the_indices_of_its_tokens(folder: Path) -> None:
     query = Detector(str(folder), Thresholds(), Weights()).query(("car", "red car", "z"))
     assert query.tokens == ((1,), (3, 4), (6,))
     assert query.inputs["input_ids"].shape == (1, 9)
@@ -115,18 +115,18 @@ def test_tokens_are_those_of_each_class(folder: Path) -> None:
 def test_a_prompt_with_too_many_tokens_fails(folder: Path) -> None:
     detector = Detector(str(folder), Thresholds(), Weights())
     detector.query(tuple(letter * 2 for letter in "abcdefghij"))  # 2 tokens and a full stop each, and 2 marks
-    with pytest.raises(ExtractError, match="11 classes, 35 tokens with their marks, but the detector takes 32"):
+    with pytest.raises(ExtractError, match="11 classes, 35 tokens with separators, but the detector takes 32"):
         detector.query(tuple(letter * 2 for letter in "abcdefghijk"))
 
 
 @pytest.mark.parametrize("name", ["\u200b", "🚗", "red 🚗", "汽车"])
 def test_a_class_without_tokens_or_with_an_unknown_word_fails(folder: Path, name: str) -> None:
     detector = Detector(str(folder), Thresholds(), Weights())
-    with pytest.raises(ExtractError, match=r"the detector's tokenizer does not know the class '.*': use other words"):
+    with pytest.raises(ExtractError, match=r"the detector's tokenizer does not know the class '.*'\. Use other words"):
         detector.query(("car", name))
 
 
-def test_bf16_finds_much_the_same(folder: Path) -> None:
+def test_bf16_gives_nearly_the_same_detections(folder: Path) -> None:
     detector = Detector(str(folder), Thresholds(), Weights("bf16"))
     detector.load(CPU)
     assert all(0 < each.score <= 1 for found in detect(detector, pictures(2)) for each in found)
@@ -149,7 +149,7 @@ def test_a_checkpoint_without_a_part_fails(folder: Path, tmp_path: Path, part: s
 
 
 def change(folder: Path, to: Path, how: str) -> None:
-    """A copy in which weights do not fit: missing, more than wanted, or of another shape."""
+    """Copy a model so that weights are missing, unexpected, or of another shape."""
     shutil.copytree(folder, to, dirs_exist_ok=True)
     weights = load_file(to / "model.safetensors")
     first = sorted(name for name in weights if name.startswith("model.encoder") and name.endswith("weight"))[0]
@@ -176,7 +176,7 @@ def test_weights_that_do_not_match_the_class_fail(folder: Path, tmp_path: Path, 
         load(tmp_path)
 
 
-def test_the_identity_changes_with_the_weights(folder: Path, tmp_path: Path) -> None:
+def test_the_identity_depends_on_the_weights(folder: Path, tmp_path: Path) -> None:
     change(folder, tmp_path, "missing")
     identities = [Detector(str(each), Thresholds(), Weights()).provenance() for each in (folder, folder, tmp_path)]
     assert identities[0] == identities[1]
@@ -191,6 +191,6 @@ def test_a_damaged_config_fails(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thresholds", [(-0.1, 0.2), (0.2, 1.1)])
-def test_thresholds_that_are_no_probabilities_fail(thresholds: tuple[float, float]) -> None:
+def test_thresholds_outside_0_and_1_fail(thresholds: tuple[float, float]) -> None:
     with pytest.raises(ConfigError, match="must be 0 to 1"):
         Thresholds(*thresholds)

@@ -1,4 +1,4 @@
-"""GroundingDINO with SAM 2 or EdgeTAM, all with tiny random weights, by the calls that the pipeline makes."""
+"""GroundingDINO with SAM 2 or EdgeTAM, all with tiny random weights, called as the pipeline calls them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def rows(objects: Objects) -> list[list[tuple[int, str, int]]]:
     return [[(each.obj_id, each.label, int(each.mask.sum())) for each in frame] for frame in objects]
 
 
-def test_objects_are_found_and_carried_on(backend: GroundedSam2) -> None:
+def test_objects_are_detected_and_propagated(backend: GroundedSam2) -> None:
     objects = track(backend, [NUM_FRAMES])
     ids = [[each.obj_id for each in frame] for frame in objects]
     assert all(each == sorted(set(each)) for each in ids)
@@ -60,17 +60,17 @@ def test_objects_are_found_and_carried_on(backend: GroundedSam2) -> None:
             assert (each.mask.dtype, each.mask.shape) == (torch.bool, (48, 64))
 
 
-def test_slices_of_any_size_are_the_same(backend: GroundedSam2) -> None:
+def test_results_do_not_depend_on_the_size_of_slices(backend: GroundedSam2) -> None:
     assert rows(track(backend, [1, 2, 3])) == rows(track(backend, [NUM_FRAMES]))
 
 
-def test_nothing_passes_from_one_video_to_the_next(backend: GroundedSam2) -> None:
+def test_videos_do_not_affect_each_other(backend: GroundedSam2) -> None:
     alone = rows(track(backend, [4]))
     backend.start(("person",)).track(0, moving_square(4)[::-1])
     assert rows(track(backend, [4])) == alone
 
 
-def test_memory_that_runs_out_once_changes_nothing(backend: GroundedSam2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_once_changes_nothing(backend: GroundedSam2, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, model = rows(track(backend, [6])), backend._segmenter._model
     whole, calls = model._encode_new_memory, []
 
@@ -87,7 +87,7 @@ def test_memory_that_runs_out_once_changes_nothing(backend: GroundedSam2, monkey
     assert rows([*tracker.track(0, frames[:3]), *tracker.track(3, frames[3:])]) == expected
 
 
-def test_half_precision_tracks_too(tmp_path: Path) -> None:
+def test_half_precision_tracks_objects(tmp_path: Path) -> None:
     backend = make_backend(tmp_path, weights=Weights("bf16"))
     assert sum(map(len, track(backend, [3]))) > 0
 
@@ -99,7 +99,7 @@ def test_a_prompt_too_long_fails_before_weights_are_loaded(tmp_path: Path) -> No
         backend.check(("z" * 40,))
 
 
-def test_ingredients_name_both_weights_and_what_runs_them(backend: GroundedSam2) -> None:
+def test_provenance_names_both_weights_and_the_packages(backend: GroundedSam2) -> None:
     provenance = backend.provenance()
     assert set(provenance) == {"detector", "segmenter", "transformers", "tokenizers", "torchvision", "scipy"}
     assert len(provenance["detector"]) == len(provenance["segmenter"]) == 64

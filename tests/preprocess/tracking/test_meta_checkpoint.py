@@ -1,4 +1,4 @@
-"""Meta's own SAM 2 files, by a tiny model whose weights are written under Meta's names."""
+"""Meta's files of SAM 2: a tiny model whose weights are saved under Meta's names."""
 
 import re
 from pathlib import Path
@@ -99,7 +99,7 @@ obj_ptr_tpos_proj.weight
 
 
 def of_meta(name: str) -> str:
-    """Meta's name of a weight of transformers."""
+    """Return Meta's name for a weight of transformers."""
     place = {"proj_in": "0", "proj_out": "2", "layers.0": "1"}
     changes: list[tuple[str, Any]] = [
         (r"^vision_encoder\.backbone", "image_encoder.trunk"),
@@ -152,7 +152,7 @@ def meta_state(model: Sam2VideoModel) -> dict[str, Tensor]:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A size of the tests' own, besides Meta's four."""
+    """Add a small size to Meta's four."""
     monkeypatch.setitem(meta_checkpoint.SIZES, TINY, tracking_checkpoints._sam2_config())
 
 
@@ -163,12 +163,12 @@ def save(path: Path, model: Sam2VideoModel) -> Path:
 
 def masks(video: SegmentedVideo) -> list[Tensor]:
     frames = moving_square(4)
-    video.show(0, frames[0])
-    memory, mask = video.outline(BOX)
+    video.set_frame(0, frames[0])
+    memory, mask = video.segment(BOX)
     found = [mask]
     for place in (1, 2, 3):
-        video.show(place, frames[place])
-        found.append(video.follow(memory))
+        video.set_frame(place, frames[place])
+        found.append(video.propagate(memory))
     return found
 
 
@@ -177,7 +177,7 @@ def test_the_names_are_those_of_meta() -> None:
 
 
 @pytest.mark.parametrize("is_2_1", [True, False])
-def test_masks_are_those_of_the_model_that_the_weights_are_of(tmp_path: Path, is_2_1: bool) -> None:
+def test_masks_equal_those_of_the_original_model(tmp_path: Path, is_2_1: bool) -> None:
     model = sam2_model(
         enable_occlusion_spatial_embedding=is_2_1, enable_temporal_pos_encoding_for_object_pointers=is_2_1
     )
@@ -190,7 +190,7 @@ def test_masks_are_those_of_the_model_that_the_weights_are_of(tmp_path: Path, is
     assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
 
 
-def test_no_weight_is_left_over_or_made_up() -> None:
+def test_each_weight_is_mapped_and_none_is_made_up() -> None:
     model = sam2_model()
     converted = of_transformers(meta_state(model))
     assert set(converted) == set(model.state_dict())
@@ -200,8 +200,8 @@ def test_no_weight_is_left_over_or_made_up() -> None:
 @pytest.mark.parametrize(
     ("size", "num_parameters"), [((96, 12), 39e6), ((96, 16), 46e6), ((112, 24), 81e6), ((144, 48), 224e6)]
 )
-def test_the_size_is_told_from_the_shapes(size: tuple[int, int], num_parameters: float) -> None:
-    """Numbers of parameters are those that Meta's README gives: 38.9, 46, 80.8 and 224.4 million."""
+def test_the_size_follows_from_the_shapes(size: tuple[int, int], num_parameters: float) -> None:
+    """The numbers of parameters are those in Meta's README: 38.9, 46, 80.8 and 224.4 million."""
     trunk = {"image_encoder.trunk.patch_embed.proj.weight": torch.empty(size[0], 3, 7, 7)}
     blocks = {f"image_encoder.trunk.blocks.{block}.norm1.weight": torch.empty(0) for block in range(size[1])}
     config = MetaFile(Path("a.pt"), "--model.backend.segmenter")._config({**trunk, **blocks})
@@ -217,7 +217,7 @@ def test_the_tiny_config_is_the_default_of_transformers() -> None:
     assert vision.backbone_config.blocks_per_stage == [1, 2, 7, 2]
 
 
-def test_weights_that_are_left_over_or_missing_fail(tmp_path: Path) -> None:
+def test_unexpected_and_missing_weights_fail(tmp_path: Path) -> None:
     state = meta_state(sam2_model())
     for change, message in (
         ({"memory_attention.new.weight": torch.zeros(1)}, r"have besides memory_attention\.new\.weight"),
@@ -231,9 +231,9 @@ def test_weights_that_are_left_over_or_missing_fail(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [{"state": {}}, {"model": {}}, [1], {"model": 3}])
-def test_a_file_that_is_no_sam2_fails(tmp_path: Path, content: Any) -> None:
+def test_a_file_of_another_model_fails(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(ConfigError, match=r"a\.pt is no file of Meta's SAM 2, which has its weights under 'model'"):
+    with pytest.raises(ConfigError, match=r"a\.pt is not a file of Meta's SAM 2, which has its weights under 'model'"):
         Segmenter(str(tmp_path / "a.pt"), 4, Weights())
 
 
@@ -248,7 +248,7 @@ def test_a_size_that_sam2_does_not_have_fails(tmp_path: Path, monkeypatch: pytes
     path = save(tmp_path / "a.pt", sam2_model())
     monkeypatch.delitem(meta_checkpoint.SIZES, TINY)
     with pytest.raises(
-        ConfigError, match=r"no SAM 2 of a known size: it has \(8, 5\) channels and blocks; tiny \(96, 1"
+        ConfigError, match=r"not a SAM 2 of a known size\. It has \(8, 5\) channels and blocks; known are tiny \(9"
     ):
         Segmenter(str(path), 4, Weights())
 
@@ -282,5 +282,5 @@ def test_the_identity_is_that_of_the_file(tmp_path: Path) -> None:
 )
 def test_tensors_that_are_not_plain_or_exceed_their_file_are_refused(tmp_path: Path, state: dict[Any, Any]) -> None:
     torch.save({"model": state}, tmp_path / "a.pt")
-    with pytest.raises(ConfigError, match=r"a\.pt is (no file of Meta's SAM 2|damaged: .* is larger than the file)"):
+    with pytest.raises(ConfigError, match=r"a\.pt is (not a file of Meta's SAM 2|damaged: .* is larger than the file)"):
         MetaFile(tmp_path / "a.pt", "--model.backend.segmenter").config()

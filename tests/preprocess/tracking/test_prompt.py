@@ -1,4 +1,4 @@
-"""Prompts become classes."""
+"""Prompts are split into classes."""
 
 import pytest
 
@@ -16,19 +16,19 @@ from preprocess.tracking.prompt import classes_of, text_of
         ("dog\n.\tcat", ("dog", "cat")),
     ],
 )
-def test_classes_are_trimmed_lower_case_and_named_once(prompt: str, classes: tuple[str, ...]) -> None:
+def test_classes_are_trimmed_in_lower_case_and_unique(prompt: str, classes: tuple[str, ...]) -> None:
     assert classes_of(prompt) == classes
 
 
 @pytest.mark.parametrize("prompt", ["", " ", ".", " . . "])
 def test_a_prompt_without_classes_fails(prompt: str) -> None:
-    with pytest.raises(ExtractError, match=r"names nothing to look for: write classes, as 'car\. person\.'"):
+    with pytest.raises(ExtractError, match=r"names nothing to look for\. Write classes, such as 'car\. person\.'"):
         classes_of(prompt)
 
 
 @pytest.mark.parametrize("name", ["car, person", "car; person", "car|person", "汽车、人", "car. Dog, cat"])
-def test_a_class_with_another_separator_fails_as_two_may_be_meant(name: str) -> None:
-    with pytest.raises(ExtractError, match=r"has one class '.*'\. Separate classes by '\.', as 'car\. person\.'"):
+def test_a_class_with_another_separator_fails(name: str) -> None:
+    with pytest.raises(ExtractError, match=r"has one class '.*'\. Separate classes by '\.', as in 'car\. person\.'"):
         classes_of(name)
 
 

@@ -1,4 +1,4 @@
-"""SAM 2 and EdgeTAM with tiny random weights, loaded as real ones are, against the sessions of transformers itself."""
+"""SAM 2 and EdgeTAM with tiny random weights, loaded like real ones, compared with the sessions of transformers."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def followed(segmenters: dict[str, Segmenter]) -> dict[str, list[Tensor]]:
-    """What is streamed of both boxes, uncorrected."""
+    """Return the streamed masks of both boxes, without corrections."""
     return {family: streamed(segmenter.start(), BOXES) for family, segmenter in segmenters.items()}
 
 
@@ -53,27 +53,27 @@ def streamed(
     corrections: Sequence[int] = (),
     num_frames: int = NUM_FRAMES,
 ) -> list[Tensor]:
-    """bool [frames, objects, H, W]: each object begun by its box, and corrected by it on some frames."""
+    """Return masks bool [frames, objects, H, W] of objects that boxes start, and correct on some frames."""
     memories: list[Any] = []
     masks = []
     for place, frame in enumerate(moving_square(num_frames)):
-        video.show(place, frame)
+        video.set_frame(place, frame)
         if place == 0:
-            begun = [video.outline(box) for box in boxes]
+            begun = [video.segment(box) for box in boxes]
             memories = [memory for memory, _ in begun]
             masks.append(torch.stack([mask for _, mask in begun]))
             continue
-        found = [video.follow(memory) for memory in memories]
+        found = [video.propagate(memory) for memory in memories]
         if place in corrections:
             for index, box in enumerate(boxes):
-                seen, found[index] = video.outline(box)
+                seen, found[index] = video.segment(box)
                 video.correct(memories[index], seen)
         masks.append(torch.stack(found))
     return masks
 
 
 def whole(folder: Path, family: str, box: Sequence[float], corrections: Sequence[int] = ()) -> list[Tensor]:
-    """The same by the session that transformers makes of a whole video, for one object.
+    """Return the same masks from a session of transformers over the whole video, for one object.
 
     Memories of several are encoded together, which changes their last places, and by these some pixels.
     """
@@ -97,7 +97,7 @@ def _outputs(model: Any, session: Any, first: int, stop: int) -> Iterator[Any]:
 
 
 def differing(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[int]:
-    """Pixels that differ, of each frame."""
+    """Return the number of differing pixels on each frame."""
     return [int((one != other).sum()) for one, other in zip(first, second, strict=True)]
 
 
@@ -132,13 +132,13 @@ def test_corrected_masks_are_those_of_a_session_of_the_whole_video(
     assert differing(masks, whole(folders[family], family, BOXES[0], [9, 20])) == [0] * NUM_FRAMES
 
 
-def test_objects_do_not_depend_on_one_another(segmenters: dict[str, Segmenter]) -> None:
+def test_objects_do_not_affect_each_other(segmenters: dict[str, Segmenter]) -> None:
     both = streamed(segmenters["sam2_video"].start(), BOXES, [5], 8)
     alone = streamed(segmenters["sam2_video"].start(), BOXES[1:], [5], 8)
     assert sum(differing([masks[1:] for masks in both], alone)) == 0
 
 
-def test_the_newest_conditioning_frames_are_remembered(folders: dict[str, Path]) -> None:
+def test_the_newest_conditioning_frames_are_kept(folders: dict[str, Path]) -> None:
     corrections = [2, 4, 6, 8]
     few, many = (streamed(load(folders["sam2_video"], number).start(), BOXES[:1], corrections, 12) for number in (2, 9))
     assert sum(differing(few[:5], many[:5])) == 0
@@ -146,7 +146,7 @@ def test_the_newest_conditioning_frames_are_remembered(folders: dict[str, Path])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_image_is_encoded_once_a_frame(
+def test_the_image_is_encoded_once_per_frame(
     segmenters: dict[str, Segmenter], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = segmenters[family]._model
@@ -162,7 +162,7 @@ def test_the_image_is_encoded_once_a_frame(
 
 
 def held(value: Any, seen: set[int]) -> list[int]:
-    """Bytes of the storages that are within `value`, each once."""
+    """Return the bytes of all distinct storages within `value`."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()
         if storage.data_ptr() in seen:
@@ -174,18 +174,18 @@ def held(value: Any, seen: set[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(("family", "every"), [("sam2_video", 1), ("edgetam_video", 5)])
-def test_an_object_holds_as_much_after_20_frames_as_after_80(
+def test_memory_of_an_object_is_the_same_after_20_and_80_frames(
     segmenters: dict[str, Segmenter], family: str, every: int
 ) -> None:
     video = segmenters[family].start()
     frames, tensors, things = moving_square(81), {}, {}
-    video.show(0, frames[0])
-    memory, _ = video.outline(BOXES[0])
+    video.set_frame(0, frames[0])
+    memory, _ = video.segment(BOXES[0])
     for place in range(1, 81):
-        video.show(place, frames[place])
-        video.follow(memory)
+        video.set_frame(place, frames[place])
+        video.propagate(memory)
         if place % every == 0:
-            video.correct(memory, video.outline(BOXES[0])[0])
+            video.correct(memory, video.segment(BOXES[0])[0])
         if place in (20, 40, 80):
             state = {name: value for name, value in vars(memory).items() if name != "cache"}
             tensors[place] = held({**state, "cache": memory.cache._vision_features}, set())
@@ -195,7 +195,7 @@ def test_an_object_holds_as_much_after_20_frames_as_after_80(
     assert things[20] == things[40] == things[80]
 
 
-def test_transformers_own_session_does_grow(folders: dict[str, Path]) -> None:
+def test_a_session_of_transformers_grows(folders: dict[str, Path]) -> None:
     processor: Any = AutoProcessor.from_pretrained(folders["sam2_video"])
     model = Sam2VideoModel.from_pretrained(folders["sam2_video"]).eval()
     session, sizes = processor.init_video_session(), []
@@ -208,36 +208,36 @@ def test_transformers_own_session_does_grow(folders: dict[str, Path]) -> None:
     assert sizes[9] - sizes[8] == sizes[2] - sizes[1] > 0
 
 
-def test_nothing_passes_from_one_video_to_the_next(segmenters: dict[str, Segmenter]) -> None:
+def test_videos_do_not_affect_each_other(segmenters: dict[str, Segmenter]) -> None:
     alone = streamed(segmenters["sam2_video"].start(), BOXES[:1], num_frames=6)
     streamed(segmenters["sam2_video"].start(), BOXES[1:], num_frames=6)
     assert sum(differing(streamed(segmenters["sam2_video"].start(), BOXES[:1], num_frames=6), alone)) == 0
 
 
-def test_a_frame_followed_again_has_the_same_mask(segmenters: dict[str, Segmenter]) -> None:
+def test_propagating_to_a_frame_again_gives_the_same_mask(segmenters: dict[str, Segmenter]) -> None:
     video, frames = segmenters["sam2_video"].start(), moving_square(3)
-    video.show(0, frames[0])
-    memory, _ = video.outline(BOXES[0])
+    video.set_frame(0, frames[0])
+    memory, _ = video.segment(BOXES[0])
     for place in (1, 2):
-        video.show(place, frames[place])
-        assert torch.equal(video.follow(memory), video.follow(memory))
+        video.set_frame(place, frames[place])
+        assert torch.equal(video.propagate(memory), video.propagate(memory))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_makes_masks_of_the_frames_size(folders: dict[str, Path], family: str, dtype: Any) -> None:
+def test_masks_in_half_precision_have_the_size_of_the_frame(folders: dict[str, Path], family: str, dtype: Any) -> None:
     video = load(folders[family], weights=Weights(dtype)).start()
     for place, frame in enumerate(moving_square(3)):
-        video.show(place, frame)
+        video.set_frame(place, frame)
         if place == 0:
-            memory, mask = video.outline(BOXES[0])
+            memory, mask = video.segment(BOXES[0])
         else:
-            mask = video.follow(memory)
+            mask = video.propagate(memory)
         assert (mask.dtype, mask.shape) == (torch.bool, SIZE)
     assert video._model.dtype in (torch.bfloat16, torch.float16)
 
 
-def test_compile_is_of_the_image_encoder(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_compiles_the_image_encoder(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compiled.append(type(self).__name__))
     load(folders["sam2_video"], weights=Weights(compile=True))
@@ -266,7 +266,7 @@ def test_a_model_of_another_type_fails(tmp_path: Path) -> None:
 
 
 def test_a_memory_without_frames_fails(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match="max_memory_frames = 0 must be 1 or more"):
+    with pytest.raises(ConfigError, match="max_memory_frames = 0 must be 1 or more, because objects start"):
         Segmenter(str(folders["sam2_video"]), 0, Weights())
 
 

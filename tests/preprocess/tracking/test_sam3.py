@@ -1,4 +1,4 @@
-"""SAM 3 with tiny random weights, loaded as a real one is, against a session of transformers over the whole video."""
+"""SAM 3 with tiny random weights, loaded like a real one, compared with transformers' session over the whole video."""
 
 import shutil
 from collections import Counter
@@ -25,7 +25,7 @@ Objects = list[list[TrackedObject]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a model that removes nothing; those of `HOT_STARTS` are of one that does."""
+    """Save a model without a hot start, which removes nothing; `HOT_STARTS` have one."""
     return make_sam3(tmp_path_factory.mktemp("sam3"), hotstart_delay=0)
 
 
@@ -47,7 +47,7 @@ def load(folder: Path, max_memory_frames: int, identity: Identity) -> Sam3:
 
 
 class Seen(NamedTuple):
-    """What transformers says of an object on a frame; `obj_id` is its own."""
+    """An object on a frame as transformers returns it, with its own `obj_id`."""
 
     obj_id: int
     label: str
@@ -58,7 +58,7 @@ class Seen(NamedTuple):
 def of_transformers(
     folder: Path, classes: Sequence[str], num_frames: int = NUM_FRAMES, **config: Any
 ) -> tuple[list[list[Seen]], dict[int, int]]:
-    """(masks that are not empty, of a session that forgets nothing; on which frame it removed which object).
+    """Return the masks that are not empty of a session that keeps everything, and the objects it removed, by frame.
 
     The session has the whole video from the start, and `config` is the model's.
     """
@@ -80,7 +80,7 @@ def of_transformers(
 
 
 def assert_same(tracked: Objects, expected: list[list[Seen]], masks_differ: Collection[int] = ()) -> None:
-    """Ids in order of appearance, labels, scores and masks, but for the masks of some frames."""
+    """Assert that ids in order of appearance, labels, scores and masks are equal, without the masks of some frames."""
     ids: dict[int, int] = {}
     for number, (objects, seen) in enumerate(zip(tracked, expected, strict=True)):
         for each in seen:
@@ -113,7 +113,7 @@ def test_ids_labels_scores_and_masks_are_those_of_a_session_that_forgets_nothing
 
 
 def hot(folder: Path, identity: Identity = KEEP, **config: Any) -> Sam3:
-    """The backend, of a model with such a hot start."""
+    """Return a backend whose model has this hot start."""
     backend = load(folder, 1000, identity)
     for name, value in config.items():
         setattr(backend._model, name, value)
@@ -144,13 +144,13 @@ def test_objects_are_removed_as_by_a_session_over_the_whole_video(
     tracker = hot(folder, **config).start(classes)
     tracked = tracker.track(0, moving_square(12))
     assert len(tracked) == 12 - tracker.delay
-    # on the frame of a removal transformers mixes the other objects' masks up: see `preprocess.tracking.sam3`
+    # on the frame of a removal transformers mixes the other objects' masks up: see `preprocess.tracking.sam3_tracker`
     assert_same(tracked + tracker.finish(), expected, masks_differ=removed.values())
     assert removed
     assert any(expected)
 
 
-def test_late_results_do_not_depend_on_slices_or_on_memory_that_runs_out(
+def test_delayed_results_do_not_depend_on_slices_or_on_too_little_memory(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classes, config = HOT_STARTS[1]
@@ -178,7 +178,7 @@ def test_late_results_do_not_depend_on_slices_or_on_memory_that_runs_out(
     assert same(tracked + tracker.finish(), expected)
 
 
-def test_objects_that_end_before_their_first_frames_are_decided_are_kept_in_these(folder: Path) -> None:
+def test_objects_that_end_during_the_delay_are_kept_on_their_frames(folder: Path) -> None:
     classes, config = HOT_STARTS[1]
     tracker = hot(folder, Identity(max_lost_frames=1), **config).start(classes)
     tracked = tracker.track(0, moving_square(10)) + tracker.finish()
@@ -186,17 +186,17 @@ def test_objects_that_end_before_their_first_frames_are_decided_are_kept_in_thes
     assert list(dict.fromkeys(ids)) == list(range(1, max(ids) + 1))
 
 
-def test_hot_start_holds_as_much_after_many_frames_as_after_few(folder: Path) -> None:
+def test_memory_of_the_hot_start_is_the_same_after_many_and_few_frames(folder: Path) -> None:
     tracker, sizes = hot(folder, **HOT_STARTS[0][1]).start(("car",)), []
     for place, frame in enumerate(moving_square(30)):
         tracker.track(place, [frame])
-        state = {**vars(tracker._session), "undecided": [each._asdict() for each in tracker._undecided]}
+        state = {**vars(tracker._session), "undecided": [each._asdict() for each in tracker._pending]}
         sizes.append(num_kept([state, tracker._removed, tracker._obj_ids, tracker._confirmed]))
-    assert len(tracker._undecided) == 5
+    assert len(tracker._pending) == 5
     assert max(sizes[20:]) <= max(sizes[10:20])
 
 
-def test_each_object_is_of_the_class_that_found_it(sam3: Sam3) -> None:
+def test_each_object_has_the_class_that_was_detected(sam3: Sam3) -> None:
     objects = [each for frame in sam3.start(("car", "dog")).track(0, moving_square(3)) for each in frame]
     labels = {each.obj_id: {other.label for other in objects if other.obj_id == each.obj_id} for each in objects}
     assert sorted(labels) == list(range(1, len(labels) + 1))
@@ -204,7 +204,7 @@ def test_each_object_is_of_the_class_that_found_it(sam3: Sam3) -> None:
     assert all(len(found) == 1 for found in labels.values())
 
 
-def test_slices_of_any_size_are_the_same(sam3: Sam3, tracked: Objects) -> None:
+def test_results_do_not_depend_on_the_size_of_slices(sam3: Sam3, tracked: Objects) -> None:
     tracker, frames = sam3.start(("car",)), moving_square(9)
     assert same(
         [objects for n in (0, 1, 4) for objects in tracker.track(n, frames[n : {0: 1, 1: 4, 4: 9}[n]])], tracked[:9]
@@ -212,7 +212,7 @@ def test_slices_of_any_size_are_the_same(sam3: Sam3, tracked: Objects) -> None:
 
 
 def held(value: Any, seen: set[int]) -> list[int]:
-    """Bytes of the storages that are within `value`, each once."""
+    """Return the bytes of all distinct storages within `value`."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()
         is_new = storage.data_ptr() not in seen
@@ -228,7 +228,7 @@ def num_kept(value: Any) -> int:
     return len(value) if isinstance(value, list | set) else 0
 
 
-def test_a_session_holds_as_much_after_20_frames_as_after_30(sam3: Sam3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_session_is_the_same_after_20_and_30_frames(sam3: Sam3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sam3._model, "recondition_every_nth_frame", 0)  # which would add conditioning frames
     tracker, sizes = sam3.start(("car",)), {}
     for place, frame in enumerate(moving_square(31)):
@@ -239,7 +239,7 @@ def test_a_session_holds_as_much_after_20_frames_as_after_30(sam3: Sam3, monkeyp
     assert min(sizes[20]) > 10
 
 
-def test_the_newest_conditioning_frames_are_remembered(folder: Path) -> None:
+def test_the_newest_conditioning_frames_are_kept(folder: Path) -> None:
     tracker, numbers = load(folder, 2, KEEP).start(("car",)), []
     for place, frame in enumerate(moving_square(14)):
         tracker.track(place, [frame])
@@ -251,7 +251,7 @@ def test_the_newest_conditioning_frames_are_remembered(folder: Path) -> None:
 
 @pytest.mark.parametrize("method", ["_encode_new_memory", "_run_single_frame_inference", "_single_frame_forward"])
 @pytest.mark.parametrize("call", [1, 5])
-def test_memory_that_runs_out_once_changes_nothing(
+def test_running_out_of_memory_once_changes_nothing(
     sam3: Sam3, tracked: Objects, monkeypatch: pytest.MonkeyPatch, method: str, call: int
 ) -> None:
     tracker_model, calls = sam3._model.tracker_model, []
@@ -271,7 +271,7 @@ def test_memory_that_runs_out_once_changes_nothing(
 
 
 def blind(backend: Sam3, monkeypatch: pytest.MonkeyPatch, frames: range) -> None:
-    """Nothing is detected on these frames."""
+    """Let the model detect nothing on these frames."""
     run, numbers = backend._model.run_detection, iter(range(1000))
 
     def detections(**arguments: Any) -> Any:
@@ -283,7 +283,7 @@ def blind(backend: Sam3, monkeypatch: pytest.MonkeyPatch, frames: range) -> None
     monkeypatch.setattr(backend._model, "run_detection", detections)
 
 
-def test_an_object_that_no_detection_confirms_ends_and_its_id_is_not_given_again(
+def test_an_object_without_detections_ends_and_its_id_is_not_reused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = load(folder, 4, Identity(max_lost_frames=4))
@@ -300,7 +300,7 @@ def test_an_object_that_no_detection_confirms_ends_and_its_id_is_not_given_again
     assert {each.obj_id for frame in again for each in frame}.isdisjoint(before)
 
 
-def test_an_object_of_several_ends_alone(folder: Path) -> None:
+def test_one_of_several_objects_ends_alone(folder: Path) -> None:
     backend = load(folder, 4, Identity(max_lost_frames=1))
     tracker, counts = backend.start(("car",)), set()
     for place, frame in enumerate(moving_square(12)):
@@ -310,7 +310,7 @@ def test_an_object_of_several_ends_alone(folder: Path) -> None:
     assert len(counts) > 1
 
 
-def test_max_objects_and_min_area_are_kept(folder: Path) -> None:
+def test_max_objects_and_min_area_are_respected(folder: Path) -> None:
     for identity in (Identity(max_objects=1), Identity(min_area_px=500)):
         tracker = load(folder, 4, identity).start(("car",))
         objects = tracker.track(0, moving_square(4))
@@ -318,19 +318,19 @@ def test_max_objects_and_min_area_are_kept(folder: Path) -> None:
         assert all(int(each.mask.sum()) >= identity.min_area_px for frame in objects for each in frame)
 
 
-def test_nothing_passes_from_one_video_to_the_next(sam3: Sam3, tracked: Objects) -> None:
+def test_videos_do_not_affect_each_other(sam3: Sam3, tracked: Objects) -> None:
     sam3.start(("car",)).track(0, moving_square(8)[::-1])
     assert same(sam3.start(("car",)).track(0, moving_square(4)), tracked[:4])
 
 
-def test_nothing_found_is_a_result(sam3: Sam3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_without_objects_are_a_result(sam3: Sam3, monkeypatch: pytest.MonkeyPatch) -> None:
     blind(sam3, monkeypatch, range(1000))
     assert sam3.start(("car",)).track(0, moving_square(3)) == [[], [], []]
 
 
 def test_a_class_with_too_many_tokens_fails(sam3: Sam3) -> None:
     sam3.check(("a" * 30,))
-    with pytest.raises(ExtractError, match="has 33 tokens with its marks, but SAM 3 takes 32: use fewer words"):
+    with pytest.raises(ExtractError, match=r"has 33 tokens with start and end, but SAM 3 takes 32\. Use fewer words"):
         sam3.start(("car", "a" * 31))
 
 
@@ -347,5 +347,5 @@ def test_a_model_of_another_type_fails(folder: Path, tmp_path: Path) -> None:
         Sam3(str(tmp_path))
 
 
-def test_ingredients_name_the_weights_and_what_runs_them(sam3: Sam3) -> None:
+def test_provenance_names_the_weights_and_the_packages(sam3: Sam3) -> None:
     assert {"segmenter", "transformers", "tokenizers", "torchvision"} <= set(sam3.provenance())

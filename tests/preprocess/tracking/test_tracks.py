@@ -1,4 +1,4 @@
-"""Ids, beginnings and ends of objects, against videos of which the truth is known."""
+"""Ids, starts and ends of objects, compared with the ground truth of drawn videos."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -59,7 +59,7 @@ def track(
 
 
 def truth(shapes: Sequence[Shape], every: int = 1, num_frames: int = NUM_FRAMES) -> list[Row]:
-    """What is to come out, if objects are detected every so many frames, and none is lost."""
+    """Return the expected objects, if they are detected on every n-th frame and none is lost."""
     ids: dict[int, int] = {}
     scores: dict[int, float] = {}
     rows = []
@@ -81,7 +81,7 @@ def frames_with(rows: Sequence[Row], obj_id: int) -> list[int]:
     return [row.frame_idx for row in rows if row.obj_id == obj_id]
 
 
-def test_the_video_shows_what_it_is_for() -> None:
+def test_the_test_video_has_the_intended_objects() -> None:
     masks = [masks_at(SHAPES, number) for number in range(NUM_FRAMES)]
     spans = [[number for number in range(NUM_FRAMES) if masks[number][place].any()] for place in range(5)]
     assert spans[1] == list(range(14)) + list(range(14, 20)), "leaves"
@@ -94,13 +94,13 @@ def test_the_video_shows_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("every", [1, 5])
 @pytest.mark.parametrize("slice_frames", [1, 8, 28])
-def test_ids_frames_scores_and_boxes_are_the_truth(every: int, slice_frames: int) -> None:
+def test_ids_frames_scores_and_boxes_equal_the_ground_truth(every: int, slice_frames: int) -> None:
     rows = track(SHAPES, Identity(detection_frequency=every), slice_frames)
     assert rows == truth(SHAPES, every)
     assert {row.obj_id for row in rows} == {1, 2, 3, 4, 5}
 
 
-def test_masks_are_the_truth() -> None:
+def test_masks_equal_the_ground_truth() -> None:
     tracks = Tracks(TrueDetector(SHAPES), TrueSegmenter(SHAPES), Identity())
     results = tracks.track(0, frames_of(SHAPES, NUM_FRAMES))
     places = {1: 0, 2: 1, 3: 3, 4: 4, 5: 2}
@@ -110,34 +110,34 @@ def test_masks_are_the_truth() -> None:
 
 
 @pytest.mark.parametrize(("every", "frames"), [(1, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]), (3, [[0, 3], [6], [9]])])
-def test_the_frames_of_a_slice_that_want_it_are_detected_together(every: int, frames: list[list[int]]) -> None:
+def test_frames_of_a_slice_that_are_due_are_detected_in_one_batch(every: int, frames: list[list[int]]) -> None:
     detector = TrueDetector(SHAPES)
     track(SHAPES, Identity(detection_frequency=every), 4, 10, detector)
     assert detector.calls == frames
 
 
-def test_detections_correct_what_is_followed_and_matching_bears_the_drift() -> None:
+def test_detections_correct_drifting_masks() -> None:
     segmenter = TrueSegmenter(SHAPES[:1], drift=1)
     rows = track(SHAPES[:1], Identity(detection_frequency=3), segmenter=segmenter, num_frames=9)
     assert [row.box[0] for row in rows] == [2, 3, 4, 2, 3, 4, 2, 3, 4]
     assert {row.obj_id for row in rows} == {1}
 
 
-def test_a_higher_match_iou_takes_drift_for_a_new_object() -> None:
+def test_a_higher_match_iou_starts_a_new_object_for_a_drifting_mask() -> None:
     segmenter = TrueSegmenter(SHAPES[:1], drift=1)
     rows = track(SHAPES[:1], Identity(3, match_iou=0.8), segmenter=segmenter, num_frames=4)
     assert [(row.frame_idx, row.obj_id) for row in rows] == [(0, 1), (1, 1), (2, 1), (3, 1), (3, 2)]
 
 
 @pytest.mark.parametrize(("gap", "ids"), [(10, [1]), (11, [1, 2])])
-def test_an_object_that_comes_back_is_the_same_until_it_is_lost(gap: int, ids: list[int]) -> None:
+def test_an_object_that_returns_before_it_is_lost_keeps_its_id(gap: int, ids: list[int]) -> None:
     shape = replace(SHAPES[0], seen=((0, 5), (4 + gap, 100)))
     rows = track([shape], Identity(max_lost_frames=10))
     assert sorted({row.obj_id for row in rows}) == ids
     assert frames_with(rows, 1) + frames_with(rows, 2) == [*range(5), *range(4 + gap, NUM_FRAMES)]
 
 
-def test_an_object_that_no_detection_confirms_ends() -> None:
+def test_an_object_without_detections_ends() -> None:
     once = TrueDetector(SHAPES[:2], is_found={number: {0} for number in range(1, NUM_FRAMES)})
     rows = track(SHAPES[:2], Identity(max_lost_frames=6), detector=once)
     assert frames_with(rows, 1) == list(range(NUM_FRAMES))
@@ -148,13 +148,13 @@ def test_an_object_is_not_lost_between_two_detections() -> None:
     assert track(SHAPES, Identity(detection_frequency=7, max_lost_frames=1)) == truth(SHAPES, 7)
 
 
-def test_the_best_objects_are_followed_if_there_are_too_many() -> None:
+def test_objects_with_the_highest_scores_are_followed_if_there_are_too_many() -> None:
     rows = track(SHAPES, Identity(max_objects=2))
     assert {row.label for row in rows} == {"car", "person"}
     assert frames_with(rows, 1) == list(range(NUM_FRAMES))
 
 
-def test_an_end_makes_room_for_another() -> None:
+def test_an_object_that_ends_makes_room_for_another() -> None:
     rows = track(SHAPES, Identity(max_objects=2, max_lost_frames=3))
     assert frames_with(rows, 2) == list(range(20))
     ball = [row for row in rows if row.obj_id == 3]
@@ -162,7 +162,7 @@ def test_an_end_makes_room_for_another() -> None:
     assert [row.frame_idx for row in ball] == list(range(23, NUM_FRAMES))
 
 
-def test_small_objects_are_not_taken_up_and_small_masks_not_written() -> None:
+def test_small_objects_are_not_added_and_small_masks_not_written() -> None:
     area = [int(masks_at(SHAPES, number)[1].sum()) for number in range(NUM_FRAMES)]
     assert area[0] == 60
     assert area[18] == 20
@@ -177,13 +177,13 @@ def test_a_second_detection_of_an_object_is_not_a_second_object() -> None:
     assert [row[:3] for row in rows] == [row[:3] for row in truth(SHAPES)]
 
 
-def test_ids_are_never_given_again() -> None:
+def test_ids_are_never_reused() -> None:
     flickering = replace(SHAPES[0], seen=tuple((first, first + 1) for first in range(0, NUM_FRAMES, 4)))
     rows = track([flickering], Identity(max_lost_frames=2))
     assert [(row.frame_idx, row.obj_id) for row in rows] == [(4 * n, n + 1) for n in range(7)]
 
 
-def test_nothing_found_is_a_result() -> None:
+def test_frames_without_objects_are_a_result() -> None:
     detector = TrueDetector(SHAPES, is_found={number: set() for number in range(NUM_FRAMES)})
     tracks = Tracks(detector, TrueSegmenter(SHAPES), Identity())
     assert tracks.track(0, frames_of(SHAPES, 3)) == [[], [], []]
@@ -194,7 +194,7 @@ def test_a_video_of_one_frame_has_its_objects() -> None:
 
 
 @pytest.mark.parametrize("every", [2, 5])
-def test_memory_that_runs_out_once_anywhere_changes_nothing_and_follows_nothing_twice(every: int) -> None:
+def test_running_out_of_memory_anywhere_changes_nothing_and_repeats_nothing(every: int) -> None:
     frames, shapes = frames_of(SHAPES, 8), SHAPES
     whole = TrueSegmenter(shapes)
     expected = rows_of(Tracks(TrueDetector(shapes), whole, Identity(every)).track(0, frames))
@@ -209,7 +209,7 @@ def test_memory_that_runs_out_once_anywhere_changes_nothing_and_follows_nothing_
         assert detector.calls == [[number for number in range(8) if number % every == 0]]
 
 
-def test_frames_done_are_answered_from_memory_until_later_ones_are_asked_for() -> None:
+def test_results_of_tracked_frames_are_kept_until_later_frames_are_requested() -> None:
     segmenter = TrueSegmenter(SHAPES)
     tracks, frames = Tracks(TrueDetector(SHAPES), segmenter, Identity()), frames_of(SHAPES, 6)
     first = tracks.track(0, frames[:4])
@@ -218,11 +218,11 @@ def test_frames_done_are_answered_from_memory_until_later_ones_are_asked_for() -
     assert rows_of(tracks.track(2, frames[2:4])) == rows_of(first[2:])
     assert segmenter.num_calls == num_calls
     tracks.track(4, frames[4:])
-    with pytest.raises(ValueError, match="frame 2 was tracked, and is forgotten"):
+    with pytest.raises(ValueError, match="frame 2 was tracked, and its result was dropped"):
         tracks.track(2, frames[2:4])
 
 
-def test_a_frame_that_is_left_out_fails() -> None:
+def test_a_skipped_frame_fails() -> None:
     tracks, frames = Tracks(TrueDetector(SHAPES), TrueSegmenter(SHAPES), Identity()), frames_of(SHAPES, 6)
     tracks.track(0, frames[:2])
     with pytest.raises(ValueError, match="frame 3 comes after frame 2, which was not tracked"):
@@ -250,6 +250,6 @@ def test_ious_of_masks_are_those_of_their_pixels() -> None:
         ({"match_iou": 1.1}, r"match_iou = 1\.1"),
     ],
 )
-def test_options_that_make_no_sense_fail(options: dict[str, float], message: str) -> None:
+def test_options_out_of_range_fail(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Identity(**options)  # type: ignore[arg-type]

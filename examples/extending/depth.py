@@ -1,7 +1,8 @@
 """A pipeline of your own: a depth map for each frame of a video, in one file.
 
     export PYTHONPATH=examples/extending
-    preprocess run --model depth.Depth --data.corpus Videos --data.corpus.root /data/videos --output.dir /data/depth
+    preprocess run --model depth.Depth --data.corpus datamodules.corpora.videos.Videos \\
+        --data.corpus.root /data/videos --output.dir /data/depth
     preprocess view /data/depth --samples depth.DepthSamples
     preprocess visualize /data/depth --samples depth.DepthSamples --dest /tmp/depth
     preprocess export /data/depth --samples depth.DepthSamples --format parquet --dest /tmp/depth-table
@@ -137,16 +138,16 @@ class Depth(Extractor):
     """Depth from luminance: black is 10 m away, white 1 m.
 
     Args:
-        slice_frames: frames in a batch.
+        batch_size: frames in a batch.
     """
 
     samples = DepthSamples()
     reserved_fields = frozenset({"path", "num_frames", "width", "height"})
 
-    def __init__(self, slice_frames: int = 16) -> None:
+    def __init__(self, batch_size: int = 16) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.frames = FrameRequest(slice_frames)
+        self.frames = FrameRequest(batch_size)
 
     def extract(self, batch: Batch) -> list[NDArray[np.float16]]:
         """Return float16 [H, W], in m, for each frame; frames are uint8 [3, H, W]."""

@@ -50,7 +50,7 @@ def folder(depth: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos" / "between.mp4").write_bytes(b"damaged")
     options = ["--data.corpus", "datamodules.corpora.videos.Videos", "--data.num_workers", "0"]
     root = ["--data.corpus.root", str(folder / "videos"), "--trainer.accelerator", "cpu"]
-    run = ["run", "--model", "depth.Depth", "--model.slice_frames", "2", *options, *root]
+    run = ["run", "--model", "depth.Depth", "--model.batch_size", "2", *options, *root]
     assert main([*run, "--output.dir", str(folder / "run")]) == 0
     assert Run(folder / "run").outcome().failed == 1
     write_video(folder / "videos" / "between.mp4", GRAYS["between"])

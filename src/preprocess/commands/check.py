@@ -1,8 +1,8 @@
-"""`preprocess check`: what a run would fail, found without running the pipeline.
+"""`preprocess check`: list the items that a run would fail, without running the pipeline.
 
-Every file is opened, its frames are counted, and the first and the last of those that the pipeline would take are
-decoded; with `--full` all of them. Prompts are filled in. The check is a run itself, into a temporary folder, by an
-extractor that takes the frames for nothing: so files that hang or crash their decoder are found as in a run.
+Every file is opened, its frames are counted, and of those that the pipeline would take the first and the last are
+decoded; with `--full` all of them. Prompts are filled in. The check is a run into a temporary folder, by an extractor
+that makes nothing of the frames. So files that hang or crash their decoder are reported as in a run.
 """
 
 import os
@@ -95,11 +95,11 @@ class FirstAndLast:
 
 
 class _Check(Extractor):
-    """Takes the frames that `checked` would take, and makes nothing of them.
+    """An extractor that takes the frames that `checked` would take, and makes nothing of them.
 
     Attributes:
-        num_non_square: items so far whose video stores pixels that are not square.
-        num_skipping: items so far whose video has frames that no decoder can show.
+        num_non_square: number of items so far whose video stores pixels that are not square.
+        num_skipping: number of items so far whose video has frames that no decoder can show.
     """
 
     def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
@@ -115,57 +115,57 @@ class _Check(Extractor):
         )
 
     def extract(self, batch: Batch) -> list[Any]:
-        """Nothing of each frame."""
+        """Return None for each frame."""
         return [None] * len(batch["rows"])
 
     def validate(self, item: Item) -> None:
-        """As `checked.check`."""
+        """Validate the item as `checked` does."""
         self._check(item)
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> None:
-        """Count the item if its pixels are not square, or if frames of it are skipped."""
+        """Count the item if its pixels are not square, or if some of its frames are skipped."""
         if facts := summary.video:
             self.num_non_square += facts["pixel_aspect_ratio"] != 1
             self.num_skipping += facts["num_skipped_frames"] > 0
 
 
 class _Drop:
-    """Makes nothing of a frame, in the worker that decoded it."""
+    """A transform that drops each frame in the worker that decoded it."""
 
     def start(self, item: Item) -> None:
-        """Nothing to forget."""
+        """Do nothing: no state is kept between items."""
 
     def __call__(self, frame: Tensor) -> None:
         """Nothing."""
 
 
 class _NoSamples(SampleKind[None]):
-    """The kind of no sample at all."""
+    """A sample kind without samples."""
 
     def encode(self, sample: None) -> dict[str, bytes]:
-        """An empty file, as a sample has one file at least."""
+        """Return an empty file, because a sample has at least one."""
         return {"checked": b""}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Nothing."""
+        """Return None: nothing was made."""
 
     def collate(self, samples: Sequence[None]) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty batch."""
         return {}
 
 
 class _Ends(Corpus):
-    """A corpus whose frame sequences have their first and last frame only."""
+    """A corpus of which each frame sequence has its first and last frame only."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.root, self._corpus = corpus.root, corpus
 
     def notes(self) -> list[str]:
-        """The notes of the corpus."""
+        """Return the notes of the corpus."""
         return self._corpus.notes()
 
     def items(self) -> Iterator[Item]:
-        """The items of the corpus."""
+        """Yield the items of the corpus, without the frames between the first and the last."""
         for item in self._corpus.items():
             if len(item.frames) > 2:
                 item = replace(item, frames=(item.frames[0], item.frames[-1]), modified=None)

@@ -1,4 +1,4 @@
-"""What a whole corpus will take, from a sample of its items that is really run."""
+"""`preprocess estimate`: time and disk space for a whole corpus, from a run over a sample of its items."""
 
 import shutil
 import tempfile
@@ -27,20 +27,20 @@ _NUM_SAMPLED = 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the corpus will take on this machine, with these settings, by one rank.
+    """What the corpus will take on this machine, with these settings and one rank.
 
     Attributes:
-        num_items: of the corpus.
-        num_frames: of the corpus; of videos as many for each byte as in the sample.
-        num_sampled: items that were run.
-        failed: of these.
-        frames_per_second: after the workers had started.
-        seconds: for the whole corpus.
-        gpu_hours: the same, if the rank has a GPU; else 0.
-        shard_bytes: of all tars and tables.
-        disk_free_bytes: where the output folder is or will be.
+        num_items: number of items of the corpus.
+        num_frames: number of frames of the corpus. For videos it is estimated from the frames per byte of the sample.
+        num_sampled: number of items that were run.
+        failed: number of these that failed.
+        frames_per_second: speed of the sample after the workers had started.
+        seconds: time for the whole corpus.
+        gpu_hours: the same in hours if the rank has a GPU; else 0.
+        shard_bytes: size of all tars and tables.
+        disk_free_bytes: free space of the file system of the output folder.
         bottleneck: `read`, `transform`, `compute` or `write`.
-        proposed: options that the pipeline proposes; None: none.
+        proposed: options that the pipeline suggests; None: none.
     """
 
     num_items: int
@@ -118,7 +118,7 @@ def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, wri
 
 
 def _totals(corpus: Corpus) -> tuple[int, int, int]:
-    """(items, frames that the listing knows of, bytes); no frames if it knows them of some items only."""
+    """Return (items, frames, bytes) of `corpus`; 0 frames if the listing does not count the frames of every item."""
     num_items = num_frames = cost = 0
     complete = True
     for item in corpus.items():
@@ -139,7 +139,7 @@ class _Sample(Corpus):
 
 
 class _Stopwatch(Callback):
-    """Counts frames from the end of the first batch, when the workers have started."""
+    """Measures the speed from the end of the first batch on, when the workers have started."""
 
     def __init__(self) -> None:
         self._begun = self._first_end = self._last_end = 0.0
@@ -147,7 +147,9 @@ class _Stopwatch(Callback):
 
     @property
     def frames_per_second(self) -> float:
-        if not self._frames:  # all came in one batch: the start of the workers counts, and the speed is a lower bound
+        if (
+            not self._frames
+        ):  # all came in one batch: its time includes the start of the workers, so this is a lower bound
             return self._first_frames / (self._first_end - self._begun)
         return self._frames / (self._last_end - self._first_end)
 

@@ -59,15 +59,15 @@ def test_images_of_a_folder_are_listed_by_name_each_as_one_frame(root: Path) -> 
 def test_images_that_differ_by_extension_only_keep_it_in_unique_keys(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "sub/a.jpg", "a.JPG.png", "a.jpg.gif", "b.jpg.gif", "c.x.jpg", "c.jpg"]
     write_tree(tmp_path, *names)
-    found = {item.meta["image"]: item.key for item in Images(str(tmp_path)).items()}
-    assert found == {
+    result = {item.meta["image"]: item.key for item in Images(str(tmp_path)).items()}
+    assert result == {
         "a.jpg": "a%2Ejpg", "a.png": "a%2Epng", "sub/a.jpg": "sub/a", "a.JPG.png": "a%2EJPG",
         "a.jpg.gif": "a%2Ejpg%2Egif", "b.jpg.gif": "b%2Ejpg", "c.x.jpg": "c%2Ex", "c.jpg": "c",
     }  # fmt: skip
     chance = random.Random(0)
     chance.shuffle(names)
     listed = Images(str(tmp_path), image_list=write_list(tmp_path / "list", *names))
-    assert [(item.meta["image"], item.key) for item in listed.items()] == [(name, found[name]) for name in names]
+    assert [(item.meta["image"], item.key) for item in listed.items()] == [(name, result[name]) for name in names]
 
 
 def test_a_split_glob_names_the_splits_and_lists_no_other_images(tmp_path: Path) -> None:
@@ -124,16 +124,16 @@ def test_listed_images_come_in_the_order_of_the_list(root: Path, tmp_path: Path)
 def test_json_files_are_located_in_the_order_of_their_folders_even_if_missing(root: Path, tmp_path: Path) -> None:
     write_tree(root / "jsons", "b.json")
     details = write_tree(tmp_path / "details", "b.json", "a.v1.json")
-    found = jsons(Images(str(root), json_dirs=["jsons", str(details)]))
+    result = jsons(Images(str(root), json_dirs=["jsons", str(details)]))
     stems = {
         "a%2Ev1": "a.v1", "b": "b", "sub%20dir/x/c": "sub dir/x/c", "sub%20dir/ü%201": "sub dir/ü 1"
     }  # fmt: skip
-    assert found == {
+    assert result == {
         key: [[f"{folder}/{stem}.json", None, None] for folder in (f"{root}/jsons", details)]
         for key, stem in stems.items()
     }
     listed = write_list(tmp_path / "list", "b.jpg", "a.v1.PNG", "sub dir/ü 1.webp", "sub dir/x/c.gif")
-    assert jsons(Images(str(root), listed, json_dirs=["jsons", str(details)])) == found
+    assert jsons(Images(str(root), listed, json_dirs=["jsons", str(details)])) == result
 
 
 def test_json_files_may_be_beside_the_images(root: Path) -> None:

@@ -28,8 +28,8 @@ from support.runs import FINGERPRINT
 
 def listed(corpus: Any) -> tuple[Any, str]:
     """The keys and problems of a corpus, and what it skipped."""
-    found = {item.key: item.problem for item in corpus.items()}
-    return found, str(corpus.skipped)
+    result = {item.key: item.problem for item in corpus.items()}
+    return result, str(corpus.skipped)
 
 
 def test_skipped_files_are_counted_anew_for_each_listing(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_links_to_folders_are_followed_unless_they_form_a_loop(tmp_path: Path) -
     (root / "a" / "up").symlink_to(root)
     (root / "b" / "self").symlink_to(".")
     (root / "b" / "to_a").symlink_to("../a")
-    found = {"a/x": None, "b/to_a/x": None, "b/y": None, "one/z": None, "two/z": None}
+    result = {"a/x": None, "b/to_a/x": None, "b/y": None, "one/z": None, "two/z": None}
     skipped = "3 links to folders that contain them (a/up, b/self, b/to_a/up)"
-    assert listed(Videos(str(root))) == (found, skipped)
+    assert listed(Videos(str(root))) == (result, skipped)
 
 
 def test_a_file_or_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +97,8 @@ def test_a_file_or_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkey
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    found, skipped = listed(Videos(str(tmp_path)))
-    assert {key: problem and problem.removeprefix(f"{tmp_path}/") for key, problem in found.items()} == {
+    result, skipped = listed(Videos(str(tmp_path)))
+    assert {key: problem and problem.removeprefix(f"{tmp_path}/") for key, problem in result.items()} == {
         "a": None,
         "dangling": "dangling.mp4 is a link to nowhere.mp4, which cannot be read: No such file or directory",
         "itself": "itself.mp4 is a link to itself.mp4, which cannot be read: Too many levels of symbolic links",
@@ -146,8 +146,8 @@ def test_videos_of_one_stem_keep_their_extensions_in_folders_and_lists(tmp_path:
 def test_names_that_are_too_long_for_a_key_get_distinct_keys(tmp_path: Path) -> None:
     names = [f"{'हिन्दी' * 12} {end}.mp4" for end in "ab"]
     write_tree(tmp_path, *names)
-    found, _ = listed(Videos(str(tmp_path)))
-    assert list(found.values()) == [None, None]
+    result, _ = listed(Videos(str(tmp_path)))
+    assert list(result.values()) == [None, None]
 
 
 def test_skipped_files_among_frames_are_counted(tmp_path: Path) -> None:
@@ -284,15 +284,15 @@ def test_the_paths_that_links_multiply_are_limited(tmp_path: Path, monkeypatch: 
         (folder / "a").symlink_to(following)
         (folder / "b").symlink_to(following)
     write_tree(tmp_path, "39/x.png")
-    found, _ = listed(Images(str(tmp_path)))
-    assert found["39/x"] is None
-    problems = {problem for problem in found.values() if problem}
+    result, _ = listed(Images(str(tmp_path)))
+    assert result["39/x"] is None
+    problems = {problem for problem in result.values() if problem}
     assert "0/b/b/b/%folder" not in problems
     assert all(
         problem.endswith(" is a link to a folder that was listed by more than 4 links, the limit")
         for problem in problems
     )
-    assert len(found) < 1000
+    assert len(result) < 1000
 
 
 def test_a_list_that_would_take_years_to_read_is_refused(tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ def test_a_time_is_a_number_or_a_clock_time_or_none(
 
 @pytest.mark.parametrize("value", [-1, "1_5"])
 def test_an_invalid_time_fails_its_row_alone(root: Path, value: int | str) -> None:
-    found = fault(pairs(root, [row("a", start=0), row("b", start=value)], columns=Columns(start="start")))
-    assert found[0] == "b"
-    assert re.search(rf"pairs\.json, row 2: 'start' is {value!r}: give seconds from 0 on", found[3])
+    result = fault(pairs(root, [row("a", start=0), row("b", start=value)], columns=Columns(start="start")))
+    assert result[0] == "b"
+    assert re.search(rf"pairs\.json, row 2: 'start' is {value!r}: give seconds from 0 on", result[3])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(2, 2), (2, "1.5"), (None, 0)])
@@ -212,15 +212,15 @@ def test_the_split_column_of_a_parquet_file_is_read_even_if_it_is_not_meta(root:
 
 @pytest.mark.parametrize(("split", "match"), [("a-b", "'a-b' cannot name a split"), (None, "'split' is None")])
 def test_an_illegal_split_fails_with_its_row(root: Path, split: str | None, match: str) -> None:
-    found = fault(pairs(root, [row("b", split="test"), row("a", split=split)], split=Split("column")))
-    assert found[:3] == ("a", "unknown", "a.mp4")
-    assert re.search(rf"pairs\.json, row 2: {match}", found[3])
+    result = fault(pairs(root, [row("b", split="test"), row("a", split=split)], split=Split("column")))
+    assert result[:3] == ("a", "unknown", "a.mp4")
+    assert re.search(rf"pairs\.json, row 2: {match}", result[3])
 
 
 def test_a_row_without_the_column_of_the_split_fails(root: Path) -> None:
-    found = fault(pairs(root, [row("a")], split=Split("column", column="part")))
-    assert found[:3] == ("%row-1", "unknown", "a.mp4")
-    assert "row 1: it has no 'part', but 'id', 'video', 'text': see --data.columns" in found[3]
+    result = fault(pairs(root, [row("a")], split=Split("column", column="part")))
+    assert result[:3] == ("%row-1", "unknown", "a.mp4")
+    assert "row 1: it has no 'part', but 'id', 'video', 'text': see --data.columns" in result[3]
 
 
 def test_fractions_are_met_and_the_split_depends_on_seed_and_key_alone(root: Path) -> None:

@@ -52,10 +52,10 @@ def test_samples_come_in_the_order_of_their_images(tmp_path: Path) -> None:
 def test_the_json_of_a_sample_may_be_anywhere_in_the_tar(tmp_path: Path) -> None:
     members = {"a.jpg": b"1", "a.json": b'{"a": 1}', "b.jpg": b"2", "c.jpg": b"3", "c.x.json": b"no", "b.json": b"{}"}
     path = write_tar(tmp_path / "sub" / "t.tar", members)
-    found: dict[str, Any] = {item.key: item.meta.get("json_files") for item in listed(tmp_path, tars="**/*.tar")}
-    assert found["c"] is None
+    result: dict[str, Any] = {item.key: item.meta.get("json_files") for item in listed(tmp_path, tars="**/*.tar")}
+    assert result["c"] is None
     for key, content in (("a", b'{"a": 1}'), ("b", b"{}")):
-        [[where, start_byte, num_bytes]] = found[key]
+        [[where, start_byte, num_bytes]] = result[key]
         assert tmp_path / where == path
         assert path.read_bytes()[start_byte:][:num_bytes] == content
 
@@ -216,20 +216,20 @@ def test_a_tar_cut_off_anywhere_gives_its_whole_images_and_one_failed_item(tmp_p
 
 def test_the_byte_at_which_a_tar_is_cut_off_is_named(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
-    place = first_byte(listed(tmp_path)[3]) - 512
-    path.write_bytes(path.read_bytes()[:place])
-    assert f"t.tar is cut off at byte {place:,}: the mark of its end is missing" in damage(tmp_path, "012")
-    path.write_bytes(path.read_bytes()[: place - 500])
-    assert f"t.tar is cut off at byte {place - 500:,}, within 2.jpg" in damage(tmp_path, "01")
+    offset = first_byte(listed(tmp_path)[3]) - 512
+    path.write_bytes(path.read_bytes()[:offset])
+    assert f"t.tar is cut off at byte {offset:,}: the mark of its end is missing" in damage(tmp_path, "012")
+    path.write_bytes(path.read_bytes()[: offset - 500])
+    assert f"t.tar is cut off at byte {offset - 500:,}, within 2.jpg" in damage(tmp_path, "01")
 
 
 def test_damaged_headers_are_reported_with_their_byte(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", WHOLE)
     content, items = path.read_bytes(), listed(tmp_path)
     for number, item in enumerate(items):
-        place = first_byte(item) - 512
-        path.write_bytes(content[:place] + b"\xff" * 200 + content[place + 200 :])
-        where = f"byte {place:,}" if place else "its first byte"
+        offset = first_byte(item) - 512
+        path.write_bytes(content[:offset] + b"\xff" * 200 + content[offset + 200 :])
+        where = f"byte {offset:,}" if offset else "its first byte"
         assert re.search(rf"t\.tar is .*damaged .*{where}", damage(tmp_path, "01234"[:number]))
 
 

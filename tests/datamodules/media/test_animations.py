@@ -63,8 +63,8 @@ DISPOSAL = {"gif": {"disposal": 2}, "png": {"disposal": 1}, "webp": {}}  # to th
 def test_transparent_pixels_are_white_and_disposed_frames_vanish(ending: str, tmp_path: Path) -> None:
     frames: NDArray[np.uint8] = np.zeros((3, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 8:12, 2:6], frames[2, 2:6, 8:12] = RED, BLUE, RED
-    found = shown(animation(tmp_path / f"a.{ending}", frames, **DISPOSAL[ending]))
-    for frame, drawn in zip(found, frames, strict=True):
+    shown_frames = shown(animation(tmp_path / f"a.{ending}", frames, **DISPOSAL[ending]))
+    for frame, drawn in zip(shown_frames, frames, strict=True):
         np.testing.assert_array_equal(frame, np.where(drawn[..., 3:] == 255, drawn[..., :3], 255))
 
 
@@ -72,10 +72,10 @@ def test_transparent_pixels_are_white_and_disposed_frames_vanish(ending: str, tm
 def test_a_frame_is_drawn_over_what_stays_of_earlier_frames(options: dict[str, int], tmp_path: Path) -> None:
     frames = np.zeros((2, 16, 24, 4), np.uint8)
     frames[0, 2:6, 2:6], frames[1, 2:6, 4:8] = RED, (0, 0, 255, 128)
-    found = shown(animation(tmp_path / "a.png", frames, **options))[1]
+    shown_frames = shown(animation(tmp_path / "a.png", frames, **options))[1]
     stays = options["disposal"] == 0
-    assert found[3, 3].tolist() == ([255, 0, 0] if stays else [255, 255, 255])
-    assert found[3, 5].tolist() == ([127, 0, 128] if stays else [127, 127, 255])
+    assert shown_frames[3, 3].tolist() == ([255, 0, 0] if stays else [255, 255, 255])
+    assert shown_frames[3, 5].tolist() == ([127, 0, 128] if stays else [127, 127, 255])
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp"])

@@ -169,8 +169,8 @@ def test_flipped_bytes_give_an_image_or_a_decode_error(tmp_path: Path, name: str
     chance = np.random.default_rng(0)
     for _ in range(150):
         damaged = bytearray(content)
-        for place in chance.integers(0, len(content), 4):
-            damaged[place] = chance.integers(0, 256)
+        for offset in chance.integers(0, len(content), 4):
+            damaged[offset] = chance.integers(0, 256)
         (tmp_path / name).write_bytes(damaged)
         try:
             assert read_image(tmp_path / name).dtype == torch.uint8
@@ -240,8 +240,8 @@ def test_an_inverted_cmyk_jpeg_of_adobe_has_the_colours_of_its_inks(
 def test_transparency_of_palette_and_gray_is_dropped(tmp_path: Path) -> None:
     image = gradient().quantize(16)
     image.save(tmp_path / "p.png", transparency=bytes(range(0, 256, 16)))
-    found = read_image(tmp_path / "p.png").permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(found, np.array(image.convert("RGB")))
+    result = read_image(tmp_path / "p.png").permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(result, np.array(image.convert("RGB")))
     Image.new("LA", (4, 4), (70, 0)).save(tmp_path / "la.png")
     assert set(read_image(tmp_path / "la.png").flatten().tolist()) == {70}
 
@@ -263,8 +263,8 @@ def test_colours_of_16_bits_and_gray_with_alpha_become_their_higher_bytes(
     colour_type: int, channels: list[int]
 ) -> None:
     values = np.random.default_rng(0).integers(0, 1 << 16, (3, 5, {2: 3, 6: 4, 4: 2}[colour_type]), np.uint16)
-    found = decode_image(png_of_16_bits(values, colour_type), "a.png").permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(found, values[..., channels] >> 8)
+    result = decode_image(png_of_16_bits(values, colour_type), "a.png").permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(result, values[..., channels] >> 8)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

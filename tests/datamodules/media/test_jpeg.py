@@ -49,9 +49,9 @@ KINDS = dict(kinds())
 
 
 def apart(content: bytes, device: torch.device) -> Tensor:
-    [found], expected = decode_jpegs([read_jpeg(content, "a.jpg")], device), decode_image(content, "a.jpg")
-    assert (found.dtype, found.shape, found.device.type) == (torch.uint8, expected.shape, device.type)
-    return (found.cpu().int() - expected.int()).abs()
+    [result], expected = decode_jpegs([read_jpeg(content, "a.jpg")], device), decode_image(content, "a.jpg")
+    assert (result.dtype, result.shape, result.device.type) == (torch.uint8, expected.shape, device.type)
+    return (result.cpu().int() - expected.int()).abs()
 
 
 @pytest.mark.parametrize("kind", KINDS)

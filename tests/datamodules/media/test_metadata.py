@@ -82,8 +82,8 @@ def png_with(*chunks: tuple[bytes, bytes], at_end: bool = False) -> bytes:
     packed = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
-    place = len(A_PNG) - 12 if at_end else 33
-    return A_PNG[:place] + b"".join(packed) + A_PNG[place:]
+    offset = len(A_PNG) - 12 if at_end else 33
+    return A_PNG[:offset] + b"".join(packed) + A_PNG[offset:]
 
 
 def webp_with(kind: bytes, data: bytes) -> bytes:
@@ -108,15 +108,15 @@ KINDS = ["JPEG", "PNG", "PNG raw profile", "WEBP"]
 
 def assert_turned(content: bytes, orientation: int) -> None:
     """That the picture in `content` is PICTURE turned as `orientation` says, within what JPEG keeps of noise."""
-    found = decoded(content)
+    result = decoded(content)
     expected = TURNED[orientation]
     if content.startswith(b"\xff\xd8"):
-        assert found.shape == expected.shape
+        assert result.shape == expected.shape
         unturned = decoded(A_JPEG)
         back = {6: 1, 8: -1}.get(orientation, 0)
-        np.testing.assert_array_equal(np.rot90(found, back) if back else found, unturned)
+        np.testing.assert_array_equal(np.rot90(result, back) if back else result, unturned)
     else:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -206,9 +206,9 @@ def test_fuzzed_exif_fails_no_image() -> None:
     for number in range(100_000):
         kind = KINDS[number % len(KINDS)]
         content = with_exif(kind, fuzzed_exif(rng))
-        found = decoded(content)
-        assert found.tobytes() in kinds[kind]
-        turned += found.shape[0] > found.shape[1]
+        result = decoded(content)
+        assert result.tobytes() in kinds[kind]
+        turned += result.shape[0] > result.shape[1]
     assert turned > 2_000
 
 
@@ -339,9 +339,9 @@ def test_the_orientation_of_an_avif_is_that_of_its_container_and_not_of_exif(ori
     sound = decoded(content)
     rows = {1: [0, 80], 2: [160, 80], 3: [200, 120], 4: [40, 120], 5: [0, 40], 6: [40, 0], 7: [200, 160], 8: [160, 200]}
     assert [round(int(sound[10, x, 0]) / 40) * 40 for x in (10, 30)] == rows[orientation]
-    place = content.index(b"MM\0*")
+    offset = content.index(b"MM\0*")
     for damaged in (b"xxxx", b"MM\0*\xff\xff\xff\xff", b"MM\0*" + bytes(3) + b"\x08\xff\xff" + b"\xff" * 8):
-        np.testing.assert_array_equal(decoded(content[:place] + damaged + content[place + len(damaged) :]), sound)
+        np.testing.assert_array_equal(decoded(content[:offset] + damaged + content[offset + len(damaged) :]), sound)
 
 
 def test_a_tiff_of_several_pages_fails_with_their_number() -> None:
@@ -370,8 +370,8 @@ def test_overlapping_directories_of_a_tiff_are_read_fast() -> None:
     starts = np.arange(8, 8 + 4 * 8_000, 4)
     content = bytearray(np.full(400_000, 60_000, "<u2").tobytes())
     content[:8] = b"II*\0\x08\0\0\0"
-    place = 10 + 12 * 60_000
-    content[place : place + 4 * len(starts)] = (starts + 4).astype("<u4").tobytes()
+    offset = 10 + 12 * 60_000
+    content[offset : offset + 4 * len(starts)] = (starts + 4).astype("<u4").tobytes()
     with pytest.raises(DecodeError, match="cannot be decoded"):
         decode_image(bytes(content), "a")
 
@@ -389,5 +389,5 @@ def test_a_tiff_with_too_many_directories_fails(subfile_type: int) -> None:
 def test_exif_in_many_segments_is_joined_in_linear_time() -> None:
     """200,000 segments of one byte each: to copy what came before for each one would be 20 GB."""
     exif = struct.pack("<2sHLHHHLHxxL", b"II", 42, 8, 1, ORIENTATION, SHORT, 1, 6, 0).ljust(200_000, b"\0")
-    segments = b"".join(b"\xff\xe1\x00\x09Exif\0\0" + exif[place : place + 1] for place in range(len(exif)))
+    segments = b"".join(b"\xff\xe1\x00\x09Exif\0\0" + exif[offset : offset + 1] for offset in range(len(exif)))
     assert separate(b"\xff\xd8" + segments).orientation == 6

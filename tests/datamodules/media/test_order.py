@@ -65,23 +65,23 @@ def shown(path: Path, selection: Selection | None = None, backend: BackendName =
 
 def require_frames(path: Path, expected: list[int], num_skipped: int = 0, step: float = 0.04) -> Video:
     """Check that the video shows `expected`, in every selection, at even times; and how many frames it skips."""
-    found, video = shown(path)
-    assert found == expected
+    result, video = shown(path)
+    assert result == expected
     assert shown(path, Uniform(8))[0] == [expected[k] for k in np.linspace(0, len(expected) - 1, 8).astype(int)]
     assert np.diff(video.pts_seconds) == pytest.approx(step, abs=0.0011)
     assert (video.facts["num_frames"], video.facts["num_skipped_frames"]) == (len(expected), num_skipped)
     return video
 
 
-def pts_is_dts(place: int, pts: int, dts: int) -> tuple[int, int]:
-    return place, place
+def pts_is_dts(index: int, pts: int, dts: int) -> tuple[int, int]:
+    return index, index
 
 
-def half_wrong(place: int, pts: int, dts: int) -> tuple[int, int]:
-    return (pts, dts) if place < 24 else (place, dts)
+def half_wrong(index: int, pts: int, dts: int) -> tuple[int, int]:
+    return (pts, dts) if index < 24 else (index, dts)
 
 
-def two_swapped(place: int, pts: int, dts: int) -> tuple[int, int]:
+def two_swapped(index: int, pts: int, dts: int) -> tuple[int, int]:
     return {14: 15, 15: 14}.get(pts, pts), dts
 
 
@@ -112,7 +112,7 @@ def test_frames_of_a_codec_whose_headers_are_not_read_are_those_of_the_decoder(
 
 
 def test_an_edit_list_that_hides_frames_by_wrong_times_fails(sources: dict[str, Path], tmp_path: Path) -> None:
-    path = remux(sources["h264"], tmp_path / "a.mp4", lambda place, pts, dts: (place - 2, place - 2))
+    path = remux(sources["h264"], tmp_path / "a.mp4", lambda index, pts, dts: (index - 2, index - 2))
     with pytest.raises(DecodeError, match=r"a\.mp4 does not say when its frames are shown: re-encode it"):
         Video(path)
 
@@ -128,7 +128,7 @@ def test_other_backends_refuse_times_that_do_not_tell_frames_apart(
 
 def at(seconds: int) -> Callable[[int, int, int], tuple[int, int]]:
     """Times that begin there."""
-    return lambda place, pts, dts: (pts + 25 * seconds, dts + 25 * seconds)
+    return lambda index, pts, dts: (pts + 25 * seconds, dts + 25 * seconds)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_joined_recordings_keep_their_order_and_their_times_continue(
 
 def test_a_gap_in_time_stays(sources: dict[str, Path], tmp_path: Path) -> None:
     parts = [remux(sources["h264"], tmp_path / f"{start}.ts", at(start)) for start in (30, 100)]
-    found, video = shown(joined(tmp_path / "a.ts", *parts))
-    assert found == list(range(NUM_FRAMES)) * 2
+    result, video = shown(joined(tmp_path / "a.ts", *parts))
+    assert result == list(range(NUM_FRAMES)) * 2
     assert video.pts_seconds[[0, 39, 40, 79]].tolist() == pytest.approx([0, 1.56, 70, 71.56])
     assert video.packets.is_seekable
 
@@ -171,9 +171,9 @@ def test_leading_frames_after_a_join_are_skipped(sources: dict[str, Path], tmp_p
 
 
 def first_keyframe(path: Path) -> int:
-    """The place of the first keyframe that is not at the beginning."""
+    """The index of the first keyframe that is not at the beginning."""
     with av.open(str(path)) as container:
-        return [place for place, packet in enumerate(container.demux(video=0)) if packet.is_keyframe][1]
+        return [index for index, packet in enumerate(container.demux(video=0)) if packet.is_keyframe][1]
 
 
 def cut(source: Path, path: Path, num_before: int = 0) -> tuple[Path, list[int], int]:
@@ -255,18 +255,18 @@ def test_vp9_that_begins_with_an_intra_only_frame_shows_what_a_decoder_gives(
     path = tmp_path / "a.webm"
     with av.open(str(sources["vp9"])) as file, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(file.streams.video[0])
-        for place, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
-            if place == 0:
+        for index, packet in enumerate(packet for packet in file.demux(video=0) if packet.size):
+            if index == 0:
                 first = av.Packet(as_intra_only(bytes(packet)))
                 first.pts, first.dts, first.time_base = packet.pts, packet.dts, packet.time_base
-            written = packet if place else first
+            written = packet if index else first
             written.stream = stream
             container.mux(written)
     with av.open(str(path)) as container:
         expected = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     video = Video(path)
-    found = [frame.permute(1, 2, 0).numpy() for frame in video.frames(range(NUM_FRAMES))]
-    assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+    result = [frame.permute(1, 2, 0).numpy() for frame in video.frames(range(NUM_FRAMES))]
+    assert all((a == b).all() for a, b in zip(result, expected, strict=True))
     assert (video.facts["num_frames"], video.facts["num_skipped_frames"]) == (NUM_FRAMES, 0)
 
 
@@ -276,8 +276,8 @@ def test_two_frames_with_the_same_time_at_the_end_are_two_frames(
 ) -> None:
     last = NUM_FRAMES - 1
     path = remux(sources["h264"], tmp_path / f"a.{suffix}", lambda _, pts, dts: (min(pts, last - 1), dts))
-    found, video = shown(path)
-    assert found == list(range(NUM_FRAMES))
+    result, video = shown(path)
+    assert result == list(range(NUM_FRAMES))
     assert video.pts_seconds[-3:].tolist() == pytest.approx([0.04 * (last - 2), 0.04 * (last - 1), 0.04 * (last - 1)])
 
 

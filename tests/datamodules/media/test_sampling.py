@@ -12,7 +12,7 @@ from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Unifor
 
 
 @pytest.mark.parametrize(
-    ("pts", "fps", "wanted"),
+    ("pts", "fps", "expected"),
     [
         (np.arange(10) / 10, 5, [0, 2, 4, 6, 8]),
         (np.arange(10) / 10, 10, list(range(10))),
@@ -27,9 +27,9 @@ from datamodules.media.sampling import AtRate, AtTimes, Every, NearTimes, Unifor
     ],
 )
 def test_a_rate_takes_the_frames_on_screen_at_its_times(
-    pts: NDArray[np.float64], fps: float, wanted: list[int]
+    pts: NDArray[np.float64], fps: float, expected: list[int]
 ) -> None:
-    assert AtRate(fps).indices(pts).tolist() == wanted
+    assert AtRate(fps).indices(pts).tolist() == expected
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=50), st.floats(0.1, 100))

@@ -48,7 +48,7 @@ def test_a_clock_that_jumps_back_at_every_other_packet_is_read_in_linear_time() 
 
 @pytest.mark.parametrize(("num_places", "is_proven"), [(16, True), (17, False)])
 def test_an_order_that_no_decoder_can_produce_is_not_proven(num_places: int, is_proven: bool) -> None:
-    times = [10 * place for place in range(40)]
+    times = [10 * index for index in range(40)]
     times[20] = times[20 - num_places] - 5
     scan = scan_of(times)
     order: Any = SimpleNamespace(keys=np.array([(0, time) for time in times]), second_fields=set())

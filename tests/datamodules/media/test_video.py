@@ -82,10 +82,10 @@ def test_pyav_gives_the_pixels_of_a_full_decode_whether_or_not_it_skips(
     assert numbers([upright(name, frame) for frame in full]) == list(range(60))
     num_decoded = {}
     for skips in (True, False):
-        found, video = frames_of(videos[name], selection, Decoding(skip_non_reference=skips))
-        wanted = selection.indices(video.pts_seconds)
-        assert len(found) == len(wanted)
-        assert all((frame == full[index]).all() for frame, index in zip(found, wanted, strict=True))
+        frames, video = frames_of(videos[name], selection, Decoding(skip_non_reference=skips))
+        indices = selection.indices(video.pts_seconds)
+        assert len(frames) == len(indices)
+        assert all((frame == full[index]).all() for frame, index in zip(frames, indices, strict=True))
         num_decoded[skips] = video.num_decoded
     if KINDS[name].skips and isinstance(selection, Uniform):
         assert num_decoded[True] < 0.9 * num_decoded[False]
@@ -126,12 +126,12 @@ def test_another_backend_gives_the_same_pixels_or_refuses_the_file(
         with pytest.raises(DecodeError, match=refusal):
             frames_of(videos[name], Uniform(16), Decoding(backend))
         return
-    found, video = frames_of(videos[name], Uniform(16), Decoding(backend))
-    wanted, _ = frames_of(videos[name], Uniform(16))
+    frames, video = frames_of(videos[name], Uniform(16), Decoding(backend))
+    expected, _ = frames_of(videos[name], Uniform(16))
     if name == "10 bit":  # their FFmpegs place the colours differently, at sharp edges
-        assert min(psnr(a, b) for a, b in zip(found, wanted, strict=True)) > 35.0
+        assert min(psnr(a, b) for a, b in zip(frames, expected, strict=True)) > 35.0
     else:
-        assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+        assert all((a == b).all() for a, b in zip(frames, expected, strict=True))
     assert video.facts["backends"] == [backend]
 
 
@@ -148,13 +148,13 @@ def test_short_clips(name: str, num_frames: int, tmp_path: Path) -> None:
         with pytest.raises(DecodeError, match=f"it has {num_frames} frames, and 16 are requested"):
             frames_of(path, Uniform(16))
     else:
-        found, _ = frames_of(path, Uniform(16))
-        assert numbers(found) == np.linspace(0, num_frames - 1, 16).astype(int).tolist()
-    found, video = frames_of(path, Uniform(16, "repeat"))
-    assert numbers(found) == np.linspace(0, num_frames - 1, 16).astype(int).tolist()
+        frames, _ = frames_of(path, Uniform(16))
+        assert numbers(frames) == np.linspace(0, num_frames - 1, 16).astype(int).tolist()
+    frames, video = frames_of(path, Uniform(16, "repeat"))
+    assert numbers(frames) == np.linspace(0, num_frames - 1, 16).astype(int).tolist()
     assert video.num_decoded <= num_frames
-    found, _ = frames_of(path, Uniform(16, "pad"))
-    assert numbers(found) == [*range(min(num_frames, 16)), *([num_frames - 1] * (16 - num_frames))] or num_frames == 17
+    frames, _ = frames_of(path, Uniform(16, "pad"))
+    assert numbers(frames) == [*range(min(num_frames, 16)), *([num_frames - 1] * (16 - num_frames))] or num_frames == 17
 
 
 def test_times_are_those_of_the_packets_since_the_first_frame(videos: dict[str, Path]) -> None:
@@ -184,16 +184,16 @@ def write_motion_jpeg(path: Path, times: list[int]) -> Path:
 def test_frames_with_the_same_time_are_counted_and_the_others_keep_their_times(tmp_path: Path) -> None:
     times = [0, 1000, 2000, 3000, 3040, 3040, 3080, 4000]
     path = write_motion_jpeg(tmp_path / "ties.mkv", times)
-    found, video = frames_of(path, Every())
-    assert numbers(found) == list(range(8))
+    frames, video = frames_of(path, Every())
+    assert numbers(frames) == list(range(8))
     assert video.pts_seconds.tolist() == pytest.approx([time / 1000 for time in times])
     assert numbers(frames_of(path, AtTimes([1.5, 3.05, 3.9]))[0]) == [1, 5, 6]
 
 
 def test_an_avi_whose_frames_stay_on_screen_is_whole(tmp_path: Path) -> None:
     path = write_motion_jpeg(tmp_path / "gap.avi", [40 * k for k in range(60) if not 20 <= k < 40])
-    found, video = frames_of(path, Every())
-    assert numbers(found) == list(range(40))
+    frames, video = frames_of(path, Every())
+    assert numbers(frames) == list(range(40))
     assert video.pts_seconds[[19, 20, 39]].tolist() == pytest.approx([19 / 25, 40 / 25, 59 / 25])
 
 
@@ -233,32 +233,32 @@ def test_non_square_pixels_become_square_at_the_stored_height(
     suffix: str, codec: str, ratio: Fraction, width: int, tmp_path: Path
 ) -> None:
     path = anamorphic(tmp_path / "a", ratio, suffix, codec)
-    found, video = frames_of(path, Every())
-    assert numbers(found) == [0, 1, 2, 3, 4]
-    assert {frame.shape for frame in found} == {(96, width, 3)}
+    frames, video = frames_of(path, Every())
+    assert numbers(frames) == [0, 1, 2, 3, 4]
+    assert {frame.shape for frame in frames} == {(96, width, 3)}
     assert (video.facts["width"], video.facts["height"]) == (width, 96)
     assert video.facts["pixel_aspect_ratio"] == pytest.approx(float(ratio), abs=1e-6)
     stored = read_frames(path, decoding=AS_STORED)
     assert (stored.facts["width"], stored.facts["height"]) == (128, 96)
     assert stored.facts["pixel_aspect_ratio"] == video.facts["pixel_aspect_ratio"]
     expected = [resize(frame, (96, width)).permute(1, 2, 0).numpy() for frame in stored.frames]
-    assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+    assert all((a == b).all() for a, b in zip(frames, expected, strict=True))
 
 
 def test_non_square_pixels_become_square_where_the_first_frames_cannot_be_decoded(tmp_path: Path) -> None:
     path = write(tmp_path / "a", Kind("ts", options={"g": "8", "bf": "2"}, pixel_aspect_ratio=WIDE), 24)
     content = path.read_bytes()
     path.write_bytes(content[len(content) // 4 // 188 * 188 :])
-    found, _ = frames_of(path, Every())
-    assert numbers(found) == list(range(8, 24))
-    assert {frame.shape for frame in found} == {(96, 182, 3)}
+    frames, _ = frames_of(path, Every())
+    assert numbers(frames) == list(range(8, 24))
+    assert {frame.shape for frame in frames} == {(96, 182, 3)}
 
 
 def test_the_stored_width_changes_before_a_frame_is_turned(tmp_path: Path) -> None:
     path = anamorphic(tmp_path / "a", WIDE, "mov", change=rotated)
-    found, video = frames_of(path, Uniform(1))
+    frames, video = frames_of(path, Uniform(1))
     assert (video.facts["width"], video.facts["height"]) == (96, 182)
-    assert numbers([upright("rotation", found[0])]) == [0]
+    assert numbers([upright("rotation", frames[0])]) == [0]
 
 
 @pytest.mark.parametrize("backend", ["decord", pytest.param("torchcodec", marks=needs_torchcodec)])
@@ -317,8 +317,8 @@ def test_an_aspect_ratio_that_changes_within_a_file_fails(tmp_path: Path) -> Non
 @pytest.mark.parametrize("backend", ["pyav", pytest.param("torchcodec", marks=needs_torchcodec)])
 def test_a_stream_is_chosen_by_its_number(backend: BackendName, videos: dict[str, Path]) -> None:
     for stream, first in ((None, 0), (0, 0), (1, 100)):
-        found, video = frames_of(videos["two streams"], Every(20), Decoding(backend, stream=stream))
-        assert numbers(found) == [first, first + 20, first + 40]
+        frames, video = frames_of(videos["two streams"], Every(20), Decoding(backend, stream=stream))
+        assert numbers(frames) == [first, first + 20, first + 40]
         assert video.facts["stream"] == (stream or 0)
 
 
@@ -328,8 +328,8 @@ def test_a_missing_stream_fails(videos: dict[str, Path]) -> None:
 
 
 def test_a_fallback_is_recorded_in_the_facts(videos: dict[str, Path]) -> None:
-    found, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
-    assert numbers(found) == np.linspace(0, 59, 16).astype(int).tolist()
+    frames, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
+    assert numbers(frames) == np.linspace(0, 59, 16).astype(int).tolist()
     assert video.facts["backends"] == ["decord", "pyav"]
 
 
@@ -367,10 +367,10 @@ def test_read_frames_gives_one_tensor_and_the_times(
     selection: Every | Uniform | AtTimes, videos: dict[str, Path]
 ) -> None:
     read = read_frames(videos["b-frames"], selection, size=(40, 60))
-    wanted = selection.indices(np.arange(60) / 25)
+    indices = selection.indices(np.arange(60) / 25)
     assert read.frames.dtype == torch.uint8
-    assert read.frames.shape == (len(wanted), 3, 40, 60)
-    assert read.pts_seconds == pytest.approx(wanted / 25)
+    assert read.frames.shape == (len(indices), 3, 40, 60)
+    assert read.pts_seconds == pytest.approx(indices / 25)
     whole = read_frames(videos["b-frames"], selection).frames
     assert all((resize(frame, (40, 60)) == small).all() for frame, small in zip(whole, read.frames, strict=True))
 
@@ -480,9 +480,9 @@ def test_damage_of_a_reference_frame_fails_the_frames_that_need_it(
     with av.open(str(videos[name])) as container:
         packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size > 60]
     num_failed = 0
-    for number, (place, size) in enumerate(packets[1::5]):
+    for number, (offset, size) in enumerate(packets[1::5]):
         noise = np.random.default_rng(number).bytes(size // 4)
-        start = place + size // 3
+        start = offset + size // 3
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(content[:start] + noise + content[start + len(noise) :])
         with av.open(str(path)) as container:
@@ -492,11 +492,11 @@ def test_damage_of_a_reference_frame_fails_the_frames_that_need_it(
                 is_noticed = True
         if is_noticed:
             try:
-                found, _ = frames_of(path, Uniform(16))
+                frames, _ = frames_of(path, Uniform(16))
             except DecodeError:
                 num_failed += 1
             else:
-                assert all((a == b).all() for a, b in zip(found, sound, strict=True))
+                assert all((a == b).all() for a, b in zip(frames, sound, strict=True))
     assert num_failed > 2
 
 
@@ -575,8 +575,8 @@ def write_jpegs_with_exif(path: Path, num_frames: int) -> Path:
 @pytest.mark.parametrize("backend", ["pyav", "decord", pytest.param("torchcodec", marks=needs_torchcodec)])
 def test_unnamed_side_data_is_ignored(backend: BackendName, tmp_path: Path) -> None:
     path = write_jpegs_with_exif(tmp_path / "a.mov", 5)
-    found, _ = frames_of(path, Every(), Decoding(backend))
-    assert numbers(found) == [0, 1, 2, 3, 4]
+    frames, _ = frames_of(path, Every(), Decoding(backend))
+    assert numbers(frames) == [0, 1, 2, 3, 4]
     with av.open(str(path)) as container:
         side_data: Any = next(container.decode(video=0)).side_data
         assert EXIF in [data.type.value for data in side_data]
@@ -720,10 +720,10 @@ def test_invalid_decoding_options_fail(arguments: dict[str, Any], message: str) 
     ],
 )  # fmt: skip
 def test_unusual_but_whole_files_give_every_frame(name: str, num_frames: int) -> None:
-    found, _ = frames_of(ODD / name, Every())
+    frames, _ = frames_of(ODD / name, Every())
     full = all_decoded(ODD / name)
-    assert len(found) == len(full) == num_frames
-    assert all((a == b).all() for a, b in zip(found, full, strict=True))
+    assert len(frames) == len(full) == num_frames
+    assert all((a == b).all() for a, b in zip(frames, full, strict=True))
 
 
 @needs_odd

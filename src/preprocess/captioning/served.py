@@ -137,7 +137,7 @@ class ServedModel(CaptionBackend):
         self._good = Prepared("Describe this image.", _data_url(_GRAY, image_format), 0, _GRAY.width * _GRAY.height)
         self._finalizer = weakref.finalize(self, _close, self._loop, self._chat.close)
 
-    def transform(self, fill: Callable[[Item], str]) -> "Callable[[], ServedTransform]":
+    def transform(self, fill: Callable[[Item], str]) -> Callable[[], ServedTransform]:
         """See `CaptionBackend`."""
         return partial(ServedTransform, fill, SizeLimit(self.max_pixels, self.longest_edge), self.image_format)
 

@@ -1,4 +1,4 @@
-"""Captions in what models generate: thoughts and marks of chat templates are left out, and all else stays."""
+"""Captions from generated text: thoughts and marks of chat templates are removed, and everything else stays."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A caption server that wants to do harm: redirects, endless and huge answers, echoed keys, answers of any shape."""
+"""A hostile caption server: redirects, endless and huge answers, repeated keys, answers of any shape."""
 
 import gzip
 import html
@@ -39,7 +39,7 @@ def gray(backend: ServedModel, value: int) -> Any:
 
 
 def outcomes(behave: Any, count: int, **options: Any) -> Any:
-    """Captions, or reasons, of images of brightness 0 to `count` - 1; one of brightness `count` is answered well."""
+    """Return the results for images of brightness 0 to `count` - 1, after a good answer to one with `count`."""
     with ChatServer(lambda ask: behave(ask) if ask.brightness < count else describe(ask)) as server:
         backend = backend_for(server, **options)
         assert type(backend.captions([gray(backend, count)])[0]) is Caption
@@ -50,7 +50,7 @@ def outcomes(behave: Any, count: int, **options: Any) -> Any:
 
 
 def stopped(backend: ServedModel) -> str:
-    """The message with which a run stops."""
+    """Return the message with which a run stops."""
     with pytest.raises(EnvironmentFailure) as failure:
         backend.captions([gray(backend, 1)])
     return str(failure.value)

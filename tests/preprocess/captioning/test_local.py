@@ -34,8 +34,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: save_checkpoint(family, folder / family) for family in FAMILIES}
 
 
-def pictures(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:
-    """Colours that change over the image, and noise, of (height, width)."""
+def noisy_images(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:
+    """Return images of these (height, width) with gradients and noise, the same each time."""
     rng = np.random.default_rng(0)
     made = []
     for height, width in sizes:
@@ -73,13 +73,13 @@ def shown(captions: Sequence[Caption | ExtractError]) -> list[Caption | str]:
 
 def mixed(backend: LocalModel) -> list[Prepared]:
     """Images of many sizes, prompts of many lengths."""
-    return prepare(backend, pictures(), ["it" + " so" * number for number in range(len(SIZES))])
+    return prepare(backend, noisy_images(), ["it" + " so" * number for number in range(len(SIZES))])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_answer_changes_with_the_image(backends: dict[str, LocalModel], family: str) -> None:
     backend = backends[family]
-    answers = backend.generate(prepare(backend, pictures([(48, 48)] * 8), ["it"] * 8))
+    answers = backend.generate(prepare(backend, noisy_images([(48, 48)] * 8), ["it"] * 8))
     assert len({tuple(answer) for answer in answers}) >= 4
 
 
@@ -116,7 +116,7 @@ def test_inputs_are_batched_as_the_processor_itself_does(
     prepared = mixed(backends[family])
     processor = find_model(str(folders[family])).processor()
     processor.tokenizer.padding_side = "left"
-    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pictures()]
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in noisy_images()]
     prompts = [each.prompt for each in prepared]
     if processor.chat_template:
         content = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
@@ -203,7 +203,7 @@ def test_thoughts_that_the_chat_template_opens_and_the_model_does_not_close_are_
 
 def test_chat_template_kwargs_reach_the_chat_template_or_are_refused(thinking: Path, folders: dict[str, Path]) -> None:
     [off], [on] = (
-        prepare(make_backend(thinking, chat_template_kwargs=kwargs), pictures([(40, 40)]), ["it"])
+        prepare(make_backend(thinking, chat_template_kwargs=kwargs), noisy_images([(40, 40)]), ["it"])
         for kwargs in ({"enable_thinking": False}, {"enable_thinking": True})
     )
     assert on.num_tokens == off.num_tokens + len("<think>\n") - len("<think>") + 1
@@ -306,7 +306,7 @@ def test_beam_search_changes_captions(folders: dict[str, Path], backends: dict[s
 
 def test_a_system_prompt_goes_where_the_chat_template_says(folders: dict[str, Path]) -> None:
     [with_one], [without] = (
-        prepare(make_backend(folders["smolvlm"], system_prompt=system), pictures([(40, 40)]), ["it"])
+        prepare(make_backend(folders["smolvlm"], system_prompt=system), noisy_images([(40, 40)]), ["it"])
         for system in ("Be brief", None)
     )
     assert with_one.num_tokens == without.num_tokens + len("system: Be brief\n") + 1  # a token a letter, and a mark
@@ -330,7 +330,7 @@ def test_a_system_prompt_goes_where_the_chat_template_says(folders: dict[str, Pa
 def test_sizes_of_images_are_limited_by_each_processors_option(
     folders: dict[str, Path], family: str, limit: dict[str, int], num_pixels: int
 ) -> None:
-    [prepared] = prepare(make_backend(folders[family], **limit), pictures([(200, 260)]), ["it"])
+    [prepared] = prepare(make_backend(folders[family], **limit), noisy_images([(200, 260)]), ["it"])
     assert prepared.num_pixels == num_pixels
 
 
@@ -379,12 +379,12 @@ def test_an_image_or_a_prompt_that_cannot_be_handled_fails_alone(
     folders: dict[str, Path], family: str, size: tuple[int, int], word: str, message: str
 ) -> None:
     with pytest.raises(ExtractError, match=message):
-        prepare(make_backend(folders[family]), pictures([size]), [word])
+        prepare(make_backend(folders[family]), noisy_images([size]), [word])
 
 
 def test_images_of_a_few_pixels_get_captions(backends: dict[str, LocalModel]) -> None:
     for backend in backends.values():
-        assert len(backend.captions(prepare(backend, pictures([(1, 3), (3, 1), (4, 4)]), ["it"] * 3))) == 3
+        assert len(backend.captions(prepare(backend, noisy_images([(1, 3), (3, 1), (4, 4)]), ["it"] * 3))) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Captions by a server: a real one, on this machine, that does what servers do."""
+"""Captions by a real HTTP server on this machine, which answers, refuses, fails and hangs as servers do."""
 
 import gc
 import os
@@ -22,18 +22,19 @@ from preprocess.captioning.caption import Caption
 from preprocess.captioning.served import ServedModel
 from preprocess.captioning.server import Server
 from preprocess.captioning.size_limit import SizeLimit
+from preprocess.job.fingerprint import described
 from support.chat_server import MODEL, Ask, ChatServer, Reply, describe, refused, said
 
 
 def ask_for(item: Item) -> str:
-    """The prompt for an item."""
+    """Return the prompt for an item."""
     if not item.meta.get("name"):
         raise ExtractError("no name")
     return f"Describe the {item.meta['name']}"
 
 
 def backend_for(server: ChatServer | str, options: dict[str, Any] | None = None, **connection: Any) -> ServedModel:
-    """A backend of `server`, or its URL, with these options of its own and of the connection."""
+    """Return a backend for `server`, or its URL, with these options of `ServedModel` and of `Server`."""
     url = server if isinstance(server, str) else server.url
     return ServedModel(MODEL, Server(**{"url": url, **connection}), **{"image_format": "png", **(options or {})})
 
@@ -450,7 +451,7 @@ def test_no_more_requests_are_made_when_the_server_is_gone() -> None:
 
 @pytest.fixture
 def sigint() -> Iterator[None]:
-    """Raises KeyboardInterrupt, also where the tests were started in the background, and it is ignored."""
+    """Let SIGINT raise KeyboardInterrupt, also where tests run in the background, whose shells ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -504,6 +505,24 @@ def test_a_backend_that_is_collected_while_another_waits_for_answers_is_closed_l
         assert texts(second.captions(inputs)) == ["1: Describe the cup"]
         assert loop.is_closed()
         second.close()
+
+
+def test_the_fingerprint_has_the_options_that_change_captions_and_not_the_server() -> None:
+    backend = backend_for("http://127.0.0.1:9/v1", {"max_new_tokens": 17}, max_retries=1)
+    assert described(backend) == {
+        "class_path": "preprocess.captioning.served.ServedModel",
+        "init_args": {
+            "model": MODEL,
+            "system_prompt": None,
+            "chat_template_kwargs": None,
+            "max_new_tokens": 17,
+            "temperature": 0.0,
+            "max_pixels": None,
+            "longest_edge": None,
+            "image_format": "png",
+        },
+    }
+    backend.close()
 
 
 def test_what_the_server_serves_belongs_to_the_fingerprint() -> None:
@@ -592,7 +611,7 @@ _VARIABLES = [name for proxy in PROXY_VARIABLES for name in (proxy, proxy.upper(
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets environment variables of HTTP clients, where no others of them are set."""
+    """Return a function that sets environment variables of HTTP clients; all others of them are removed."""
     for name in (*_VARIABLES, "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"):
         monkeypatch.delenv(name, raising=False)
 

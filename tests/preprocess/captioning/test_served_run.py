@@ -1,4 +1,4 @@
-"""Runs whose captions come from a server that works, has gone, comes back elsewhere, or takes for ever."""
+"""Runs with a caption server that works, stops, comes back under another URL, or never answers."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ COUNT = 30
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gray images: number n has the brightness 8 * n."""
+    """Gray images; image n has the brightness 8 * n."""
     root = tmp_path_factory.mktemp("corpus")
     for number in range(COUNT):
         Image.new("RGB", (20 + number, 30), (8 * number,) * 3).save(root / f"{number:03d}.png")

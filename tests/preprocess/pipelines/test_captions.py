@@ -1,4 +1,4 @@
-"""The captions pipeline, whole: images in, captions and training batches out, by tiny random models."""
+"""The whole captions pipeline with tiny random models, from images to shards, and its retries."""
 
 import json
 import os
@@ -38,7 +38,7 @@ CONFIGS = {"captions": "smolvlm", "captions_idefics2": "idefics2", "captions_qwe
 
 
 def write_images(folder: Path, count: int) -> Path:
-    """Noise of many sizes."""
+    """Write images of noise, of many sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for number in range(count):

@@ -197,10 +197,11 @@ class TrackSamples(SampleKind[TrackSample]):
         return draw_sample(sample, source)
 
     def collate(self, samples: Sequence[TrackSample]) -> dict[str, Any]:
-        """A clip of each sample: T frames of its video, read from `root`, and the N objects that are in any of them.
+        """Return a batch with a clip of T frames for each sample, and with the N objects that are in any of its frames.
 
-        Of a video with fewer than T frames the last one comes again, with its objects, and `frames_mask` is False
-        there. Of a clip with fewer than N objects the others are zeros, and `objects_mask` is False there.
+        The frames are read from the videos below `root`. The clip of a shorter video is padded with its last frame and
+        its objects; `frames_mask` is False for these frames. A clip with fewer than N objects is padded with zeros;
+        `objects_mask` is False for these objects.
 
         Returns:
             `frames` uint8 [B, T, 3, H, W], RGB; `masks` bool [B, T, N, H, W]; lists of B of these where sizes differ;
@@ -210,8 +211,8 @@ class TrackSamples(SampleKind[TrackSample]):
             `objects_mask` bool [B, N]; `labels` list of B lists of the objects' labels; `key` and `meta` lists of B.
 
         Raises:
-            ConfigError: there is no `root`.
-            RunError: a video is not there, or is not the one that was tracked; or a shard is damaged.
+            ConfigError: `root` is None.
+            RunError: a video is missing or differs from the one that was tracked, or a shard is damaged.
         """
         import torch  # exports and `view` decode samples without it
 

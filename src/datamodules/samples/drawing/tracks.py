@@ -34,7 +34,7 @@ def draw_sample(sample: TrackSample, source: SourceFrames) -> VideoDrawing:
     size = info["height"], info["width"]
 
     def frames() -> Iterator[DrawnFrame]:
-        for line, image in zip(lines, source.images(size), strict=False):  # of which there is no end
+        for line, image in zip(lines, source.images(size), strict=False):  # the images never end
             yield DrawnFrame(line["timestamp"], draw_objects(image, objects_of(line)))
 
     facts = [

@@ -18,7 +18,7 @@ from datamodules.run.reader import CommittedSamples
 from preprocess.cli import main
 from preprocess.draw.video import VideoWriter
 
-FOLDER = Path(__file__).parents[2] / "examples" / "extending"
+FOLDER = Path(__file__).parents[3] / "examples" / "extending"
 SAMPLES = ["--samples", "depth.DepthSamples"]
 GRAYS = {"near": 255, "far": 0, "between": 128}  # of the videos
 METERS = {"near": 1.0, "far": 10.0, "between": 10 - 9 * 128 / 255}

@@ -61,17 +61,17 @@ def keys_of(loader: Any) -> list[Any]:
 def test_over_all_ranks_every_sample_comes_once_an_epoch_in_equally_many_batches(
     shards: Path, ranks: Callable[[int, int], None], num_ranks: int, batch_size: int
 ) -> None:
-    found = []
+    by_rank = []
     for rank in range(num_ranks):
         ranks(rank, num_ranks)
         loader = data_of(shards, batch_size=batch_size).train_dataloader()
-        found.append(keys_of(loader))
-        assert len(loader) == len(found[-1])
-    assert len({len(batches) for batches in found}) == 1
-    assert sorted(key for batches in found for batch in batches for key in batch) == [
+        by_rank.append(keys_of(loader))
+        assert len(loader) == len(by_rank[-1])
+    assert len({len(batches) for batches in by_rank}) == 1
+    assert sorted(key for batches in by_rank for batch in batches for key in batch) == [
         item.key for item in some_items(17)
     ]
-    sizes = [len(batch) for batches in found for batch in batches]
+    sizes = [len(batch) for batches in by_rank for batch in batches]
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= batch_size + 1
 
@@ -130,8 +130,8 @@ def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> Non
 def test_validation_uses_the_split_that_the_run_has(tmp_path: Path, splits: list[str], chosen: str | None) -> None:
     data = data_of(keypoint_run(tmp_path, {"train": 3, **dict.fromkeys(splits, 2)}).folder)
     data.setup("fit")
-    found = [key for batch in keys_of(data.val_dataloader()) for key in batch]
-    assert found == ([item.key for item in some_items(2, chosen)] if chosen else [])
+    keys = [key for batch in keys_of(data.val_dataloader()) for key in batch]
+    assert keys == ([item.key for item in some_items(2, chosen)] if chosen else [])
 
 
 def test_a_named_validation_split_that_is_missing_fails(shards: Path) -> None:
@@ -147,7 +147,7 @@ QUIET: dict[str, Any] = dict.fromkeys(
 
 
 class Recording(LightningModule):
-    """Notes the keys of each batch that it is given."""
+    """Records the keys of its batches."""
 
     def __init__(self) -> None:
         super().__init__()

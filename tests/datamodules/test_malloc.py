@@ -14,7 +14,7 @@ from support.frame_corpora import write_image
 from support.page_faults import PAGES, Faults, faults_of_a_block
 from support.runs import make_run
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="there is no glibc here")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -30,10 +30,10 @@ def test_a_block_that_was_freed_is_used_again(kept: bool) -> None:
 def test_ranks_and_their_workers_keep_what_they_free(tmp_path: Path, num_workers: int) -> None:
     write_image(tmp_path / "a.png", 1)
     run = make_run(tmp_path / "run", [Item("a", "train", "", ("a.png",), cost=1)])
-    found = []
+    faults_by_process = []
     with Rank(run) as rank:
         for batch in FrameLoader(rank, str(tmp_path), FrameRequest(1, Faults), num_workers):
-            found += [*batch["results"], faults_of_a_block()]
+            faults_by_process += [*batch["results"], faults_of_a_block()]
             for row in batch["rows"]:
                 rank.add(batch["shard"], Result(row), {})
-    assert [faults < 0.01 * PAGES for faults in found[:2]] == [True, True]
+    assert [faults < 0.01 * PAGES for faults in faults_by_process[:2]] == [True, True]

@@ -1,4 +1,4 @@
-"""A transform of which workers die or hang, in a module that imports no more than workers need."""
+"""Transforms of which workers die or hang, in a module that imports no more than workers need."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from datamodules.corpus import Item
 
 
 class FatalTransform:
-    """The value of a gray frame, `size` times; `fatal` says which values crash, kill, hang or break the process."""
+    """Returns the value of a gray frame, `size` times; `fatal` says effect some values do: crash, kill, hang, break."""
 
     def __init__(self, fatal: Any, size: int = 1) -> None:
         self._fatal, self._size = fatal, size
@@ -19,18 +19,18 @@ class FatalTransform:
 
     def __call__(self, frame: Any) -> Any:
         value = int(frame[0, 0, 0])
-        what = self._fatal.get(value)
-        if what == "hang":
+        effect = self._fatal.get(value)
+        if effect == "hang":
             time.sleep(1000)
-        elif what == "break":
+        elif effect == "break":
             raise ZeroDivisionError(value)
-        elif what:
-            os.kill(os.getpid(), signal.SIGSEGV if what == "crash" else signal.SIGKILL)
+        elif effect:
+            os.kill(os.getpid(), signal.SIGSEGV if effect == "crash" else signal.SIGKILL)
         return bytes([value]) * self._size
 
 
 class HangingStart(FatalTransform):
-    """It is not made in any time."""
+    """Hangs when it is made."""
 
     def __init__(self) -> None:
         time.sleep(1000)
@@ -45,16 +45,19 @@ class Brightness(NamedTuple):
 
 
 class FatalBrightness(FatalTransform):
-    """`Brightness` of a frame; the darker, the larger it is said to be. One in `mines` dies once, of a file there."""
+    """Returns the `Brightness` of a frame, whose size grows with its darkness.
 
-    def __init__(self, mines: Any) -> None:
+    The files in `folder` are named by values: the first frame with such a value removes the file and kills its worker.
+    """
+
+    def __init__(self, folder: Any) -> None:
         super().__init__({})
-        self._mines = mines
+        self._folder = folder
 
     def __call__(self, frame: Any) -> Any:
         value = int(frame[0, 0, 0])
-        mine = self._mines / str(value)
-        if mine.exists():
-            mine.unlink()
+        file = self._folder / str(value)
+        if file.exists():
+            file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return Brightness(value, 256 - value)

@@ -25,13 +25,13 @@ def check(run: Run, copies: Any) -> None:
     records = list(run.records())
     assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
     assert sum(record.failed for record in records) == 4 * copies
-    found = {key: json.loads(members["json"]) for key, members in CommittedSamples(run)}
-    assert len(found) == sum(record.committed for record in records) == 7 * copies
+    samples = {key: json.loads(members["json"]) for key, members in CommittedSamples(run)}
+    assert len(samples) == sum(record.committed for record in records) == 7 * copies
     for n in range(copies):
-        assert [found[f"{n}/images/{k}"] for k in (0, 1, 2, 3, 6)] == [[0], [10], [20], [30], [60]]
-        assert found[f"{n}/whole"] == [100, 101, 102, 103, 104]
-        assert all(abs(value - gray_of(k)) < 4 for k, value in enumerate(found[f"{n}/video"]))
-        assert len(found[f"{n}/video"]) == 23
+        assert [samples[f"{n}/images/{k}"] for k in (0, 1, 2, 3, 6)] == [[0], [10], [20], [30], [60]]
+        assert samples[f"{n}/whole"] == [100, 101, 102, 103, 104]
+        assert all(abs(value - gray_of(k)) < 4 for k, value in enumerate(samples[f"{n}/video"]))
+        assert len(samples[f"{n}/video"]) == 23
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])

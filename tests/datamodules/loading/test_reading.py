@@ -40,7 +40,7 @@ def shown(batches: Sequence[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("row", "selection", "wanted"),
+    ("row", "selection", "expected"),
     [
         (0, Every(20), [0, 20, 40]),
         (0, Uniform(4), [0, 19, 39, 59]),
@@ -52,13 +52,13 @@ def shown(batches: Sequence[Any]) -> list[int]:
     ],
 )
 def test_the_selection_chooses_among_the_frames_of_the_item(
-    parts: tuple[Run, Path], row: int, selection: Every | Uniform, wanted: list[int]
+    parts: tuple[Run, Path], row: int, selection: Every | Uniform, expected: list[int]
 ) -> None:
     batches = slices(parts, (row,), selection=selection, slice_frames=8)
-    assert shown(batches) == wanted
+    assert shown(batches) == expected
     summary = summaries_of(batches)[row]
     assert summary.reason is None
-    assert summary.pts_seconds == pytest.approx([number / 25 for number in wanted])
+    assert summary.pts_seconds == pytest.approx([number / 25 for number in expected])
     assert [seconds for batch in batches for seconds in batch["pts_seconds"]] == summary.pts_seconds
     assert (summary.video["num_frames"], summary.video["codec"], summary.video["backends"]) == (
         60,
@@ -122,9 +122,9 @@ def test_jpegs_for_the_gpu_stay_encoded_and_other_images_fail(tmp_path: Path) ->
         ("b.jpg", (tmp_path / "b.jpg").read_bytes(), (9, 5)),
     ]
     assert "frames" not in batch
-    found = summaries_of([batch])
-    assert [found[row].size for row in range(3)] == [(6, 8), (9, 5), None]
-    assert found[2].reason.startswith("c.png is not a JPEG, but PNG")
+    summaries = summaries_of([batch])
+    assert [summaries[row].size for row in range(3)] == [(6, 8), (9, 5), None]
+    assert summaries[2].reason.startswith("c.png is not a JPEG, but PNG")
 
 
 GRAYS = (0, 50, 200)
@@ -160,8 +160,8 @@ def test_whether_a_video_is_readable_depends_on_the_requested_stream(tmp_path: P
     item = Item("a", "train", "a.mp4")
     assert [is_readable(item, str(tmp_path), Decoding(stream=stream)) for stream in (0, 1, 2)] == [True, True, False]
     for stream in (0, 1):
-        found = [frame.permute(1, 2, 0).numpy() for frame in frames_of(item, str(tmp_path), Decoding(stream=stream))]
-        assert numbers(found) == [100 * stream + number for number in range(3)]
+        frames = [frame.permute(1, 2, 0).numpy() for frame in frames_of(item, str(tmp_path), Decoding(stream=stream))]
+        assert numbers(frames) == [100 * stream + number for number in range(3)]
 
 
 def test_an_image_of_a_tar_that_was_written_after_it_was_planned_fails_as_changed(tar: tuple[Run, Path]) -> None:

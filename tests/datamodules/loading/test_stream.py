@@ -150,7 +150,7 @@ class Size(NamedTuple):
 
 
 class Sizes:
-    """Sizes of a gray image's value: as many pixels, and the tokens that `tokens` tells of it; refuses 102."""
+    """Claims the value of a gray image as its number of pixels, and `tokens(value)` tokens; refuses the value 102."""
 
     tokens = staticmethod(lambda value: 1)
 
@@ -215,8 +215,8 @@ def test_frames_of_videos_and_sequences_come_in_order_whatever_their_sizes(corpu
 
 def test_summaries_have_the_files_of_single_images_if_requested(corpus: tuple[Run, Path]) -> None:
     for store in ("png", None):
-        found = summaries_of(slices(corpus, (0, 2, 3, 4), (7,), store=store))
+        summaries = summaries_of(slices(corpus, (0, 2, 3, 4), (7,), store=store))
         for row in (0, 2, 3):
             content = (corpus[1] / "images" / f"{row}.png").read_bytes()
-            assert found[row].content == (content if store else None)
-        assert (found[4].content, found[7].content) == (None, None)  # the one is empty, the other a sequence
+            assert summaries[row].content == (content if store else None)
+        assert (summaries[4].content, summaries[7].content) == (None, None)  # the one is empty, the other a sequence

@@ -24,11 +24,11 @@ def fatal(reads: Any, size: int = 1) -> Any:
 
 
 def results(
-    run: Run, root: Path, transform: Any, num_workers: int, timeout_seconds: float = 120.0, blow: Any = None
+    run: Run, root: Path, transform: Any, num_workers: int, timeout_seconds: float = 120.0, disturb: Any = None
 ) -> dict[str, Any]:
     """Run one rank whose workers apply `transform`: (reason, class, attempts) of the failures, by key.
 
-    `blow` is called after the first batch.
+    `disturb` is called after the first batch.
     """
     with Rank(run) as rank:
         loader = FrameLoader(rank, str(root), FrameRequest(1, transform), num_workers, timeout_seconds=timeout_seconds)
@@ -39,9 +39,9 @@ def results(
                     Result(summary.row, reason=summary.reason, reason_class=summary.reason_class),
                     {},
                 )
-            if blow and batch["rows"]:
-                blow()
-                blow = None
+            if disturb and batch["rows"]:
+                disturb()
+                disturb = None
     rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]
     return {row["key"]: (row["reason"], row["reason_class"], row["attempts"]) for row in rows if row["reason"]}
 
@@ -62,12 +62,12 @@ def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path: Path) ->
     run = make_run(tmp_path / "run", image_items(tmp_path / "media", 40), per_shard=40)
     before = {p.pid for p in children()}
 
-    def blow() -> None:
+    def disturb() -> None:
         for process in children():
             if process.pid not in before and is_worker(process):
                 process.kill()
 
-    assert results(run, tmp_path / "media", fatal({}), 2, blow=blow) == {}
+    assert results(run, tmp_path / "media", fatal({}), 2, disturb=disturb) == {}
 
 
 def test_a_worker_that_dies_within_a_message_to_its_rank_does_not_hang_it(tmp_path: Path) -> None:
@@ -83,14 +83,14 @@ def test_an_unexpected_error_of_a_transform_fails_its_item_alone(tmp_path: Path)
     assert failed == {"i/2": ("crashed: exit status 1", "crash", 3)}
 
 
-def windows(run: Run, root: Path, mines: Any, num_workers: int, blow: Any = lambda batch: None) -> list[Any]:
+def windows(run: Run, root: Path, fatal_values: Any, num_workers: int, disturb: Any = lambda batch: None) -> list[Any]:
     """Run one rank that groups images by size, windows of 6 into batches of 2; the values of each batch."""
-    request = FrameRequest(2, partial(FatalBrightness, mines), batching=Batching(6))
+    request = FrameRequest(2, partial(FatalBrightness, fatal_values), batching=Batching(6))
     gathered: dict[tuple[int, int], int] = {}
     batches = []
     with Rank(run) as rank:
         for batch in FrameLoader(rank, str(root), request, num_workers):
-            blow(batch)
+            disturb(batch)
             batches.append([result.value for result in batch["results"]])
             gathered |= {(batch["shard"], row): r.value for row, r in zip(batch["rows"], batch["results"], strict=True)}
             for summary in batch["summaries"]:
@@ -104,15 +104,15 @@ def windows(run: Run, root: Path, mines: Any, num_workers: int, blow: Any = lamb
 def test_a_worker_that_is_killed_within_a_window_loses_and_repeats_nothing(tmp_path: Path) -> None:
     images = image_items(tmp_path / "media", 24)
     whole = make_run(tmp_path / "whole", images, per_shard=12)
-    expected = windows(whole, tmp_path / "media", tmp_path / "mines", 0)
+    expected = windows(whole, tmp_path / "media", tmp_path / "fatal_values", 0)
     assert expected[:3] == [[5, 4], [3, 2], [1, 0]]  # from small to large
-    (tmp_path / "mines").mkdir()
+    (tmp_path / "fatal_values").mkdir()
     for value in (3, 14, 22):
-        (tmp_path / "mines" / str(value)).touch()
+        (tmp_path / "fatal_values" / str(value)).touch()
     disturbed = make_run(tmp_path / "disturbed", images, per_shard=12)
-    made = windows(disturbed, tmp_path / "media", tmp_path / "mines", 2)
-    assert list((tmp_path / "mines").iterdir()) == []
-    assert {tuple(batch) for batch in made} - {()} == {tuple(batch) for batch in expected} - {()}
+    batches = windows(disturbed, tmp_path / "media", tmp_path / "fatal_values", 2)
+    assert list((tmp_path / "fatal_values").iterdir()) == []
+    assert {tuple(batch) for batch in batches} - {()} == {tuple(batch) for batch in expected} - {()}
     assert tars(tmp_path / "disturbed") == tars(tmp_path / "whole") != {}
     rows = [row for shard in disturbed.plan.shards for row in disturbed.table(shard.name).to_pylist()]
     charged = {row["key"]: row["attempts"] for row in rows if row["attempts"] > 1}
@@ -130,7 +130,7 @@ def test_a_window_is_read_again_as_a_whole_if_its_worker_dies_between_its_batche
             for process in killed:
                 process.kill()
 
-    windows(run, tmp_path / "media", tmp_path / "mines", 1, kill)
+    windows(run, tmp_path / "media", tmp_path / "fatal_values", 1, kill)
     assert killed
 
 

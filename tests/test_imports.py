@@ -23,7 +23,10 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
     "preprocess.job": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
     "preprocess.pipelines": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
     **{f"preprocess.{room}": [f"preprocess.{other}" for other in MODELS if other != room] for room in MODELS},
-    "preprocess.checkpoints": [f"preprocess.{room}" for room in (*MODELS, "job")],
+    **{
+        f"preprocess.{shared}": [f"preprocess.{room}" for room in (*MODELS, "job")]
+        for shared in ("checkpoints", "backend", "prompts", "mediapipe_graph")
+    },
     **{
         f"preprocess.{room}": [f"preprocess.{other}" for other in ("commands", "cli", "job", "export", *MODELS)]
         for room in ("draw", "report")

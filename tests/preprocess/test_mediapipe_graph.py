@@ -22,8 +22,7 @@ from skimage.data import astronaut
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess import mediapipe_graph
-from preprocess.holistic.landmarks import Landmarks
-from preprocess.mediapipe_graph import HolisticGraph
+from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 
 Picture = NDArray[np.uint8]
 

@@ -14,7 +14,7 @@ from skimage.data import astronaut
 
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic.landmarker import HolisticLandmarks
-from preprocess.holistic.landmarks import Landmarks
+from preprocess.mediapipe_graph import Landmarks
 
 Picture = NDArray[np.uint8]
 

@@ -17,7 +17,7 @@ from datamodules.samples.keypoint_layouts import (
     POSE_EDGES,
 )
 from preprocess import mediapipe_graph
-from preprocess.holistic.landmarks import Landmarks
+from preprocess.mediapipe_graph import Landmarks
 
 
 @pytest.fixture

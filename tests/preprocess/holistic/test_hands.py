@@ -27,9 +27,8 @@ from torch import Tensor
 from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import PackedImages, pack
 from preprocess.holistic.landmarker import HolisticLandmarker, flatten_images
-from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.regions import Region, expanded_square, image_square
-from preprocess.mediapipe_graph import HolisticGraph
+from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.mediapipe_graphs import PlainGraph, WatchedGraph, region_of_rect
 from support.people import (
     MEDIA,

@@ -24,10 +24,9 @@ from preprocess.holistic import landmarker as module
 from preprocess.holistic.crop import Border, PackedImages
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, without_tf32
-from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.ops import Conv
 from preprocess.holistic.regions import Region
-from preprocess.mediapipe_graph import HolisticGraph
+from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.mediapipe_graphs import WatchedGraph, region_of_rect
 from support.people import (
     MEDIA,

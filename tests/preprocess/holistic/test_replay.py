@@ -10,9 +10,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 
 from preprocess.holistic.crop import PackedImages, pack
 from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
-from preprocess.holistic.landmarks import Landmarks
 from preprocess.holistic.replay import Replay
-from preprocess.mediapipe_graph import HolisticGraph
+from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 
 

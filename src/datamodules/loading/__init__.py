@@ -1,1 +1,1 @@
-"""From items to batches of frames: workers, slices, prefetching."""
+"""From items to batches of frames: requests, tickets, workers, slices, prefetching."""

@@ -12,7 +12,7 @@ from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 
-_MAX_PENDING = 20
+_MAX_PENDING = 20  # failures in a row that are recorded only after another item has been read again
 
 
 class PendingFailures:

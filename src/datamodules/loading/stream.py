@@ -19,14 +19,14 @@ from datamodules.run.plan import Plan
 
 
 class ActivityMonitor(Protocol):
-    """Keeps which items a process works on, so that its death or hang is charged to exactly these items."""
+    """Records which items a process works on, so that its death or hang is charged to exactly these items."""
 
     def mark_active(self, shard: int, rows: Sequence[int]) -> None:
-        """From now on the process works on the items in these rows of a shard."""
+        """Record that the process works on the items in these rows of a shard from now on."""
         ...
 
     def mark_idle(self) -> None:
-        """From now on the process works on no item."""
+        """Record that the process works on no item from now on."""
         ...
 
 
@@ -38,7 +38,7 @@ class FrameStream(IterableDataset[Batch]):
         root: folder that items' paths are relative to.
         tickets: queue shared by the workers of one rank.
         request: which frames to read, and in what form.
-        monitor: keeps which item is being read.
+        monitor: records which item is being read.
     """
 
     def __init__(

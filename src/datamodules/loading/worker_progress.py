@@ -83,5 +83,5 @@ class WorkerProgress:
 
     def _start(self) -> int:
         worker = get_worker_info()
-        assert worker is not None  # only workers mark what they do
+        assert worker is not None  # a rank without workers records its own activity
         return worker.id * _CELLS

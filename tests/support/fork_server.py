@@ -11,16 +11,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.environment import process_environment
+
 
 class ForkServer:
     """The tests' end of the process that forks."""
 
     def __init__(self) -> None:
-        tests, inherited = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
-        path = os.pathsep.join([tests, inherited]) if inherited else tests
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1"}
+        environment = process_environment(PYTHONWARNINGS="", OMP_NUM_THREADS="1")
         self._process = subprocess.Popen(
-            [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "support.fork_server"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -113,3 +117,4 @@ def _fork(main: Callable[..., Any], arguments: list[str], log: str) -> int:
 
 if __name__ == "__main__":
     _serve()
+    os._exit(0)  # taking down all that was imported would take a second

@@ -15,6 +15,7 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.result import Result
+from support.environment import process_environment
 from support.frame_corpora import consume, consume_in_process, corpus_run, gray_of, image_items
 from support.runs import make_run, start, tars, wait_for
 from support.worker_processes import is_worker
@@ -81,8 +82,9 @@ def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_ru
     run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=3)
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = psutil.Popen([sys.executable, str(script), str(run.folder), str(tmp_path / "media")], env=environment)
+    process = psutil.Popen(
+        [sys.executable, str(script), str(run.folder), str(tmp_path / "media")], env=process_environment()
+    )
     spools = run.work / "spool"
     wait_for(lambda: run.committed() or (spools.exists() and any(p.stat().st_size for p in spools.iterdir())), 60)
     children = process.children(recursive=True)

@@ -1,6 +1,5 @@
 """`preprocess retry` end to end: what failed is tried again with other settings, and each sample is there once."""
 
-import os
 import re
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from preprocess.cli import main
 from preprocess.commands.run import conclude
 from preprocess.integrity import coverage, verify
 from support.brightness import BrightnessSamples
+from support.environment import process_environment
 from support.retry_runs import do, make_failing_run, open_retry
 from support.runs import finish
 
-TESTS = Path(__file__).parents[2]
 KEYS = [f"train/i{number}" for number in range(8)]
 POISONED = {"train/i2": 7, "train/i5": 7}
 OWN = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.ImageFolders"]
@@ -193,7 +192,7 @@ def _die_at(key: str) -> Callable[..., object]:
 @pytest.mark.slow
 def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "preprocess"]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": ""}
+    environment = process_environment(PYTHONWARNINGS="")
     command = [*launcher, "retry", str(folder), *OWN, "--model.poison", "null", "--output.shards.max_items", "1"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from PIL import Image
 from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.integrity import coverage, verify
+from support.environment import process_environment
 from support.fork_server import ForkServer
 
 TESTS = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ def tars(folder: Path) -> dict[str, str]:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONWARNINGS": ""}
+    environment = process_environment(PYTHONWARNINGS="")
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -110,6 +111,7 @@ def no_process_left() -> Iterator[None]:
 
 
 def _forkservers() -> list[str]:
+    python_path = f"PYTHONPATH={process_environment()['PYTHONPATH']}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -118,7 +120,7 @@ def _forkservers() -> list[str]:
             continue
         if any(b"multiprocessing.forkserver" in word and b"datamodules" in word for word in words):
             environment = (path.parent / "environ").read_bytes()
-            if f"PYTHONPATH={TESTS}\0".encode() in environment:
+            if python_path in environment:
                 found.append(str(path))
     return found
 

@@ -3,7 +3,6 @@
 import errno
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from datamodules.samples.track_lines import TrackLine, mask_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.cli import main
 from preprocess.integrity import verify
+from support.environment import process_environment
 from support.moving_shapes import TrueSegmenter, box_of, masks_at, score_at
 from support.moving_shapes_backend import shapes_of, write_gray_video, write_video
 from support.runs import tars
@@ -410,7 +410,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path) -> None:
         write_gray_video(root / "long.mkv", num_frames)
         steady = ["--model.prompt", "car", "--model.backend", "support.moving_shapes_backend.SteadyBackend"]
         arguments = command(root, tmp_path / f"run{num_frames}", *steady)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+        environment = process_environment()
         done = subprocess.run(
             [sys.executable, "-c", _PEAK, *arguments], env=environment, check=True, capture_output=True, text=True
         )

@@ -136,7 +136,9 @@ HOT_STARTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("classes", "config"), HOT_STARTS)
+@pytest.mark.parametrize(
+    ("classes", "config"), [HOT_STARTS[0], pytest.param(*HOT_STARTS[1], marks=pytest.mark.slow), HOT_STARTS[2]]
+)
 def test_objects_are_removed_as_by_a_session_over_the_whole_video(
     folder: Path, classes: tuple[str, ...], config: dict[str, Any]
 ) -> None:
@@ -188,12 +190,12 @@ def test_objects_that_end_during_the_delay_are_kept_on_their_frames(folder: Path
 
 def test_memory_of_the_hot_start_is_the_same_after_many_and_few_frames(folder: Path) -> None:
     tracker, sizes = hot(folder, **HOT_STARTS[0][1]).start(("car",)), []
-    for place, frame in enumerate(moving_square(30)):
+    for place, frame in enumerate(moving_square(20)):
         tracker.track(place, [frame])
         state = {**vars(tracker._session), "undecided": [each._asdict() for each in tracker._pending]}
         sizes.append(num_kept([state, tracker._removed, tracker._obj_ids, tracker._confirmed]))
     assert len(tracker._pending) == 5
-    assert max(sizes[20:]) <= max(sizes[10:20])
+    assert max(sizes[14:]) <= max(sizes[7:14])
 
 
 def test_each_object_has_the_class_that_was_detected(sam3: Sam3) -> None:

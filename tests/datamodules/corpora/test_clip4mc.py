@@ -42,7 +42,7 @@ def corpus(clips: Path, rows: Any, **arguments: Any) -> Clip4MC:
 
 
 def problem(items: Iterable[Item]) -> str:
-    """The problem of the last of `items`, which is the only one with a problem."""
+    """Return the problem of the last of `items`; no other item may have one."""
     *good, bad = items
     assert all(item.problem is None for item in good)
     assert bad.problem is not None

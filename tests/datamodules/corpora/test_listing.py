@@ -27,7 +27,7 @@ from support.runs import FINGERPRINT
 
 
 def listed(corpus: Any) -> tuple[Any, str]:
-    """The keys and problems of a corpus, and what it skipped."""
+    """Return the problems of a corpus by key, and what it skipped."""
     result = {item.key: item.problem for item in corpus.items()}
     return result, str(corpus.skipped)
 
@@ -191,7 +191,7 @@ SPECIAL = {"fifo": "a FIFO", "zero": "a character device"}
 
 @pytest.fixture(params=SPECIAL)
 def special(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Something that `open` would wait for, or that has no end."""
+    """A file that `open` would wait for, or that has no end."""
     path: Path = tmp_path / request.param
     if request.param == "fifo":
         os.mkfifo(path)
@@ -227,7 +227,7 @@ def test_a_list_that_is_not_a_regular_file_is_refused(tmp_path: Path, special: P
 
 
 def test_a_row_cannot_give_the_location_of_json_files(tmp_path: Path) -> None:
-    """Prompts are filled from these, so that any file of the machine could be named."""
+    """Prompts are filled from JSON files, so a list could name any file of the machine."""
     write_tree(tmp_path, "a.mp4")
     row = '{"video": "a.mp4", "text": "x", "id": "k", "key": "k", "json_files": [["/etc/secret.json", null, null]]}'
     (tmp_path / "list.jsonl").write_text(row)

@@ -30,14 +30,14 @@ def row(name: Any, video: Any = "a.mp4", text: Any = "hello", **more: Any) -> di
 
 
 def pairs(root: Path, rows: Any, **arguments: Any) -> Pairs:
-    """The corpus of a JSON list of `rows` beside `root`."""
+    """Return the corpus of a JSON list of `rows` beside `root`."""
     path = root.parent / "pairs.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return Pairs(str(root), str(path), **arguments)
 
 
 def fault(corpus: Pairs) -> tuple[Any, ...]:
-    """(key, split, path, problem) of the last of the corpus's items, which is its only one with a problem."""
+    """Return (key, split, path, problem) of the corpus's last item; no other item may have a problem."""
     *good, bad = corpus.items()
     assert all(item.problem is None for item in good)
     return bad.key, bad.split, bad.path, bad.problem
@@ -268,7 +268,7 @@ def test_a_fraction_of_an_illegal_split_fails() -> None:
 
 
 def public(corpus: Pairs) -> dict[str, Any]:
-    """What belongs to the fingerprint, as it is written."""
+    """Return the part of the fingerprint that describes the corpus, as it is written."""
     public: dict[str, Any] = json.loads(json.dumps({n: value for n, value in vars(corpus).items() if n[0] != "_"}))
     return public
 

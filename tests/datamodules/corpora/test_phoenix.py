@@ -16,7 +16,7 @@ HEADER = "name|video|start|end|speaker|orth|translation"
 def write_split(
     root: Path, split: str, rows: Any, frames: Any = 2, header: str = HEADER, encoding: str = "utf-8"
 ) -> None:
-    """A split whose sentences have `frames` frames each; `rows` are names, or whole rows."""
+    """Write a split whose sentences have `frames` frames each; `rows` are names, or whole rows."""
     table = root / "annotations" / "manual" / f"PHOENIX-2014-T.{split}.corpus.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -97,7 +97,7 @@ def test_a_split_without_any_frames_fails(tmp_path: Path) -> None:
 
 
 def named(root: Path, names: Any, **options: Any) -> Item:
-    """The item of a sentence whose frames have these names."""
+    """Return the item of a sentence whose frames have these names."""
     write_split(root, "dev", ["a"], frames=0)
     folder = root / "features/fullFrame-210x260px/dev/a"
     folder.mkdir(parents=True)
@@ -237,7 +237,7 @@ def test_a_text_may_be_longer_than_the_default_limit_of_the_csv_module(tmp_path:
 
 
 def test_short_rows_below_a_huge_header_fail_fast(tmp_path: Path) -> None:
-    """To fill up each of 3,000 rows with 60,000 empty values would take minutes."""
+    """Filling each of 3,000 rows with 60,000 empty values would take minutes."""
     write_split(tmp_path, "dev", ["a"], header=HEADER + "".join(f"|c{number}" for number in range(60_000)))
     table = tmp_path / "annotations/manual/PHOENIX-2014-T.dev.corpus.csv"
     with open(table, "a") as file:

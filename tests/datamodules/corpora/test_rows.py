@@ -28,7 +28,7 @@ def read(path: str, quoting: Quoting = "auto") -> list[Any]:
 
 
 def write_rows(folder: Path, ending: str) -> str:
-    """ROWS in a list of that kind."""
+    """Write ROWS as a list of that format."""
     path = folder / f"list{ending}"
     if ending.lower() == ".parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), path)
@@ -396,7 +396,7 @@ def test_a_row_may_be_nested_up_to_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_header_of_100_000_columns_is_read_fast(tmp_path: Path) -> None:
-    """To count each of 100,000 names would compare 5 billion pairs."""
+    """Counting each of 100,000 names would compare 5 billion pairs."""
     names = [f"c{number}" for number in range(100_000)]
     values = [str(number) for number in range(100_000)]
     path = write(tmp_path / "list.csv", f"{','.join(names)}\n{','.join(values)}\n")

@@ -93,7 +93,7 @@ def test_tars_are_chosen_by_a_pattern_without_hidden_ones(tmp_path: Path) -> Non
 
 
 def problems(root: Path, **options: Any) -> list[tuple[str, str | None]]:
-    """(key, problem) of each item with a problem."""
+    """Return (key, problem) of each item with a problem."""
     return [(item.key, item.problem) for item in listed(root, **options) if item.problem]
 
 
@@ -177,7 +177,7 @@ def first_byte(item: Item) -> int:
 
 
 def damage(root: Path, keys: Any) -> str:
-    """What is wrong with `t.tar`, if the samples before it have these keys."""
+    """Return what is wrong with `t.tar`, and check the keys of the samples before that."""
     *samples, bad = listed(root)
     assert [(item.key, item.problem) for item in samples] == [(key, None) for key in keys]
     assert (bad.key, bad.path, bad.frames) == ("t/%tar", "t.tar", ())
@@ -243,7 +243,7 @@ def test_a_negative_size_causes_no_endless_loop(tmp_path: Path) -> None:
 
 
 def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> bytes:
-    """A header whose size is written as it is, whatever it is."""
+    """Return a header with any size, also an invalid one."""
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, size
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -254,7 +254,7 @@ def extended(kind: bytes, content: bytes) -> bytes:
 
 
 def record(keyword: str, value: object) -> bytes:
-    """A record of a pax header, which begins with its own length."""
+    """Return a record of a pax header, which begins with its own length."""
     rest = f" {keyword}={value}\n".encode()
     length = len(rest) + len(str(len(rest)))
     return str(length + (len(str(length)) > len(str(len(rest))))).encode() + rest

@@ -132,7 +132,7 @@ def test_an_illegal_split_fails(root: Path) -> None:
 
 
 def listed(tmp_path: Path, *rows: Any, **options: Any) -> Videos:
-    """A corpus over `list.jsonl` with these rows, and a blank line in front."""
+    """Return a corpus over `list.jsonl` with these rows, and a blank line in front."""
     path = tmp_path / "list.jsonl"
     path.write_text("\n".join(["", *(row if isinstance(row, str) else json.dumps(row) for row in rows)]))
     return Videos(str(tmp_path / "videos"), video_list=str(path), **options)

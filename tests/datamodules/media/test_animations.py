@@ -20,7 +20,7 @@ RED, BLUE = (255, 0, 0, 255), (0, 0, 255, 255)
 
 
 def animation(path: Path, frames: Iterable[NDArray[np.uint8]], duration: Any = 40, **options: Any) -> Path:
-    """Write an animation of `frames`, uint8 [H, W, 3 or 4], which are shown for `duration` ms: of all, or of each."""
+    """Write an animation of `frames`, uint8 [H, W, 3 or 4]; `duration` is that of each frame in ms, or a list."""
     kind = {"apng": "PNG"}.get(path.suffix[1:], path.suffix[1:].upper())
     first, *others = map(Image.fromarray, frames)
     lossless = {"lossless": True} if kind == "WEBP" else {}

@@ -24,7 +24,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO = 0, 1  # PhotometricInterpretation of TIFF
 
 
 def gradient(mode: str = "RGB", size: tuple[int, int] = (17, 11)) -> Image.Image:
-    """A smooth image of `mode`: lossy coders keep it within a few values."""
+    """Return a smooth image of `mode`: lossy coders keep it within a few values."""
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 200, height))
     bands = {
@@ -38,7 +38,7 @@ def gradient(mode: str = "RGB", size: tuple[int, int] = (17, 11)) -> Image.Image
 
 
 def expected(path: Path) -> Tensor:
-    """Pillow's answer."""
+    """Return what Pillow decodes."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB"))).permute(2, 0, 1)
 
@@ -204,7 +204,7 @@ def test_bytes_are_decoded_as_a_file_is(tmp_path: Path) -> None:
 def test_each_exif_orientation_turns_the_image_as_exif_defines(
     tmp_path: Path, orientation: int, upright: Callable[..., Any]
 ) -> None:
-    """In EXIF 2.3, 4.6.4: 6 has its first row at the right, so it is turned clockwise."""
+    """EXIF 2.3, 4.6.4: with orientation 6 the first row is at the right, so the image is turned clockwise."""
     picture = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -247,7 +247,7 @@ def test_transparency_of_palette_and_gray_is_dropped(tmp_path: Path) -> None:
 
 
 def png_of_16_bits(values: NDArray[np.uint16], colour_type: int) -> bytes:
-    """A PNG of uint16 [H, W, channels], which Pillow cannot write."""
+    """Return a PNG of uint16 [H, W, channels], which Pillow cannot write."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -346,7 +346,7 @@ def test_the_first_of_several_images_in_a_jpeg_is_taken(tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and has none."""
+    """Return a PNG whose header declares this size, without pixels."""
     buffer = io.BytesIO()
     Image.new("1", (1, 1)).save(buffer, "png")
     header = b"IHDR" + struct.pack(">II", width, height) + buffer.getvalue()[24:29]

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def picture(width: int = 40, height: int = 24) -> Image.Image:
-    """Smooth colours, of which no side looks as another: coders keep them within a few values."""
+    """Return an image of smooth colours whose sides all differ: coders keep them within a few values."""
     x, y = np.meshgrid(np.linspace(0, 200, width), np.linspace(0, 250, height))
     return Image.fromarray(np.stack([x, y, 200 - (x + y) / 3], -1).astype(np.uint8))
 
@@ -62,7 +62,7 @@ def test_jpegs_decode_as_with_pillow(kind: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_nvjpeg_decodes_as_pillow_but_for_its_upsampling(kind: str) -> None:
-    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    assert torch.cuda.is_available(), "this machine has no GPU: leave out `-m gpu`"
     levels = apart(KINDS[kind], torch.device("cuda"))
     assert levels.float().mean() < 2
     assert levels.max() <= 24

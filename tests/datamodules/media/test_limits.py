@@ -68,7 +68,7 @@ def test_tables_that_need_too_much_memory_together_fail(content: bytes, tmp_path
 
 
 def fails_for_memory_of_its_tables(path: Path) -> None:
-    """Run in a process of its own: free memory that a process already holds is not limited."""
+    """Run in a process of its own, because free memory that a process already holds is not limited."""
     container.MAX_INDEX_BYTES = packets.MAX_INDEX_BYTES = 64 << 20  # type: ignore[attr-defined]
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(DecodeError, match=r"a\.mp4 .* of memory.*, the limit for"):
@@ -130,7 +130,7 @@ def test_frames_that_become_too_large_with_square_pixels_fail(tmp_path: Path, mo
 
 
 def jpeg_2000_of_precincts(side: int) -> bytes:
-    """A JPEG 2000 of `side` px squared, whose precincts have 2 px: some 1700 bytes of memory for each pixel."""
+    """Return a JPEG 2000 of `side` x `side` px with precincts of 2 px, some 1700 bytes of memory a pixel."""
     parts = {
         0x51: bytes(2) + numbers(side, side, 0, 0, side, side, 0, 0) + b"\0\3" + b"\7\1\1" * 3,  # SIZ
         0x52: b"\1\0\0\1\0\5\4\4\0\1" + b"\x11" * 6,  # COD: the sides' exponents, of 6 resolutions
@@ -143,7 +143,7 @@ def jpeg_2000_of_precincts(side: int) -> bytes:
 
 
 def tiff_of_tiles(side: int) -> bytes:
-    """A gray TIFF of 16x16 px in one compressed tile of `side` px."""
+    """Return a gray TIFF of 16x16 px in one compressed tile of `side` px."""
     tile = zlib.compress(bytes(side * side))
     tile += bytes(len(tile) % 2)
     tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: len(tile)}
@@ -159,7 +159,7 @@ def test_a_small_image_whose_decoder_takes_much_memory_fails(content: bytes, tmp
 
 
 def fails_for_memory_of_its_decoder(path: Path, content: bytes) -> None:
-    """Run in a process of its own, as `fails_for_memory_of_its_tables`."""
+    """Run in a process of its own, as `fails_for_memory_of_its_tables` is."""
     image.MAX_DECODING_BYTES = 16 << 20  # type: ignore[attr-defined]
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(DecodeError, match=r"^a\.jp2 .* more than 16 MiB of memory, the limit for"):

@@ -55,7 +55,7 @@ def decoded(content: bytes) -> NDArray[np.uint8]:
 
 
 def exif_of(*entries: Any, order: str = "<", first: int = 8, num_entries: int | None = None) -> bytes:
-    """EXIF of (tag, type, count, 4 bytes of value) entries."""
+    """Return EXIF with (tag, type, count, 4 bytes of value) entries."""
     count = struct.pack(order + "H", len(entries) if num_entries is None else num_entries)
     packed = [struct.pack(order + "HHL", *entry[:3]) + entry[3] for entry in entries]
     return (
@@ -72,13 +72,13 @@ def oriented(value: int, order: str = "<") -> tuple[int, int, int, bytes]:
 
 
 def jpeg_with(*segments: tuple[int, bytes]) -> bytes:
-    """A JPEG with (marker, payload) segments before all others."""
+    """Return a JPEG with (marker, payload) segments before all others."""
     packed = [struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload for marker, payload in segments]
     return A_JPEG[:2] + b"".join(packed) + A_JPEG[2:]
 
 
 def png_with(*chunks: tuple[bytes, bytes], at_end: bool = False) -> bytes:
-    """A PNG with (type, data) chunks before or after its pixels."""
+    """Return a PNG with (type, data) chunks before or after its pixels."""
     packed = [
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
     ]
@@ -87,7 +87,7 @@ def png_with(*chunks: tuple[bytes, bytes], at_end: bool = False) -> bytes:
 
 
 def webp_with(kind: bytes, data: bytes) -> bytes:
-    """A WebP with `data` as its only chunk of EXIF or XMP."""
+    """Return a WebP with `data` as its only chunk of EXIF or XMP."""
     chunks = A_WEBP[12 : A_WEBP.index(b"EXIF")] + kind + struct.pack("<L", len(data)) + data + bytes(len(data) % 2)
     return b"RIFF" + struct.pack("<L", 4 + len(chunks)) + b"WEBP" + chunks
 
@@ -107,7 +107,7 @@ KINDS = ["JPEG", "PNG", "PNG raw profile", "WEBP"]
 
 
 def assert_turned(content: bytes, orientation: int) -> None:
-    """That the picture in `content` is PICTURE turned as `orientation` says, within what JPEG keeps of noise."""
+    """Check that `content` is PICTURE turned by `orientation`, as exactly as JPEG keeps noise."""
     result = decoded(content)
     expected = TURNED[orientation]
     if content.startswith(b"\xff\xd8"):
@@ -199,7 +199,7 @@ def test_nvjpeg_gets_the_same_orientation_without_the_exif(exif: bytes) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_fuzzed_exif_fails_no_image() -> None:
-    """100,000 blocks in turn as JPEG, PNG and WebP: each gives the whole picture, turned or not."""
+    """100,000 blocks of EXIF, in JPEG, PNG and WebP in turn: each gives the whole image, turned or not."""
     rng = random.Random(0)
     kinds = {kind: {decoded(with_exif(kind, exif_of(oriented(k)))).tobytes() for k in range(1, 9)} for kind in KINDS}
     turned = 0
@@ -366,7 +366,7 @@ def test_a_loop_of_tiff_directories_is_one_page() -> None:
 
 
 def test_overlapping_directories_of_a_tiff_are_read_fast() -> None:
-    """8,000 directories of 60,000 entries, each 4 bytes after the one before: to read all would take minutes."""
+    """8,000 directories of 60,000 entries, each 4 bytes after the one before. Reading all would take minutes."""
     starts = np.arange(8, 8 + 4 * 8_000, 4)
     content = bytearray(np.full(400_000, 60_000, "<u2").tobytes())
     content[:8] = b"II*\0\x08\0\0\0"
@@ -378,7 +378,7 @@ def test_overlapping_directories_of_a_tiff_are_read_fast() -> None:
 
 @pytest.mark.parametrize("subfile_type", [0, 1])
 def test_a_tiff_with_too_many_directories_fails(subfile_type: int) -> None:
-    directory = struct.Struct("<HHHLLHHLLL")  # the number of tags, two tags, the place of the next directory
+    directory = struct.Struct("<HHHLLHHLLL")  # the number of tags, two tags, the offset of the next directory
     starts = range(8, 8 + 300_000 * directory.size, directory.size)
     tags = (2, 254, LONG, 1, subfile_type, 256, LONG, 1, 1)
     content = b"II*\0\x08\0\0\0" + b"".join(directory.pack(*tags, start + directory.size) for start in starts)
@@ -387,7 +387,7 @@ def test_a_tiff_with_too_many_directories_fails(subfile_type: int) -> None:
 
 
 def test_exif_in_many_segments_is_joined_in_linear_time() -> None:
-    """200,000 segments of one byte each: to copy what came before for each one would be 20 GB."""
+    """200,000 segments of one byte each. Copying the earlier ones for each would copy 20 GB."""
     exif = struct.pack("<2sHLHHHLHxxL", b"II", 42, 8, 1, ORIENTATION, SHORT, 1, 6, 0).ljust(200_000, b"\0")
     segments = b"".join(b"\xff\xe1\x00\x09Exif\0\0" + exif[offset : offset + 1] for offset in range(len(exif)))
     assert separate(b"\xff\xd8" + segments).orientation == 6

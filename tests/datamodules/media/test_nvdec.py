@@ -15,7 +15,7 @@ from support.video_files import KINDS, Kind, numbers, write
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["b-frames", "gop 250", "open gop", "variable rate", "edit list", "hevc"])
 def test_nvdec_gives_the_right_frames_close_to_those_of_the_cpu(name: str, tmp_path: Path) -> None:
-    assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
+    assert torch.cuda.is_available(), "this machine has no GPU: leave out `-m gpu`"
     kind = Kind(**{**vars(KINDS[name]), "size": (256, 192)})  # NVDEC takes no frames below 144 px
     path = write(tmp_path / "video", kind)
     by_gpu, by_cpu = (

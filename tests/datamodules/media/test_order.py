@@ -51,20 +51,20 @@ SOURCES = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Videos of 40 frames of 25 a second."""
+    """Videos of 40 frames, 25 per second."""
     folder = tmp_path_factory.mktemp("sources")
     return {name: write(folder / name, kind, NUM_FRAMES) for name, kind in SOURCES.items()}
 
 
 def shown(path: Path, selection: Selection | None = None, backend: BackendName = "pyav") -> tuple[list[int], Video]:
-    """The numbers in the frames, and the video."""
+    """Return the numbers that the frames show, and the video."""
     video = Video(path, Decoding(backend))
     frames = video.frames((selection or Every()).indices(video.pts_seconds))
     return numbers([frame.permute(1, 2, 0).numpy() for frame in frames]), video
 
 
 def require_frames(path: Path, expected: list[int], num_skipped: int = 0, step: float = 0.04) -> Video:
-    """Check that the video shows `expected`, in every selection, at even times; and how many frames it skips."""
+    """Check the frames of a video in two selections, their even times, and the number of skipped frames."""
     result, video = shown(path)
     assert result == expected
     assert shown(path, Uniform(8))[0] == [expected[k] for k in np.linspace(0, len(expected) - 1, 8).astype(int)]
@@ -127,7 +127,7 @@ def test_other_backends_refuse_times_that_do_not_tell_frames_apart(
 
 
 def at(seconds: int) -> Callable[[int, int, int], tuple[int, int]]:
-    """Times that begin there."""
+    """Return a function that shifts all times by `seconds`."""
     return lambda index, pts, dts: (pts + 25 * seconds, dts + 25 * seconds)
 
 
@@ -171,13 +171,17 @@ def test_leading_frames_after_a_join_are_skipped(sources: dict[str, Path], tmp_p
 
 
 def first_keyframe(path: Path) -> int:
-    """The index of the first keyframe that is not at the beginning."""
+    """Return the index of the first keyframe after the beginning."""
     with av.open(str(path)) as container:
         return [index for index, packet in enumerate(container.demux(video=0)) if packet.is_keyframe][1]
 
 
 def cut(source: Path, path: Path, num_before: int = 0) -> tuple[Path, list[int], int]:
-    """A video that begins so many packets before a keyframe of `source`; the frames to be shown; how many are not."""
+    """Write a video that begins `num_before` packets before a keyframe of `source`.
+
+    Returns:
+        Its path, the numbers of the frames that can be shown, and how many frames cannot.
+    """
     key = first_keyframe(source)
     with av.open(str(source)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -302,7 +306,7 @@ def test_damaged_headers_raise_nothing(name: str, sources: dict[str, Path]) -> N
 
 
 def parameter_set(order_type: int) -> bytes:
-    """A sequence parameter set of H.264; the number of bits of order counts begins at the end of byte 8."""
+    """Return a sequence parameter set of H.264, whose number of order count bits begins at the end of byte 8."""
     unit = NalUnit(0x67).raw(bytes([66, 0, 30])).ue(0, 3, order_type, *([1] if order_type == 0 else []))
     return bytes(unit.ue(1).u(1, 0).ue(7, 5).u(1, 1))
 

@@ -18,7 +18,7 @@ from support.video_files import Kind, write
 
 
 def scan_of(times: Sequence[int]) -> Scan:
-    """The scan of a stream of keyframes that are shown at these times."""
+    """Return the scan of a stream of keyframes with these timestamps."""
 
     class Packet(SimpleNamespace):
         size, is_keyframe, is_corrupt, is_discard = 1, True, False, False

@@ -43,7 +43,7 @@ needs_odd = pytest.mark.skipif(not ODD.is_dir(), reason=f"{ODD} is missing")
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One of each kind, of 60 frames."""
+    """One video of each kind, of 60 frames."""
     folder = tmp_path_factory.mktemp("videos")
     return {name: write(folder / name, kind) for name, kind in KINDS.items()}
 
@@ -61,7 +61,7 @@ def pixels_of(frame: av.VideoFrame) -> Picture:
 
 
 def all_decoded(path: Path) -> list[Picture]:
-    """Every frame as it comes, from the first to the last."""
+    """Decode every frame, from the first to the last."""
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         assert isinstance(stream, av.VideoStream)
@@ -128,7 +128,7 @@ def test_another_backend_gives_the_same_pixels_or_refuses_the_file(
         return
     frames, video = frames_of(videos[name], Uniform(16), Decoding(backend))
     expected, _ = frames_of(videos[name], Uniform(16))
-    if name == "10 bit":  # their FFmpegs place the colours differently, at sharp edges
+    if name == "10 bit":  # their releases of FFmpeg upsample colours differently at sharp edges
         assert min(psnr(a, b) for a, b in zip(frames, expected, strict=True)) > 35.0
     else:
         assert all((a == b).all() for a, b in zip(frames, expected, strict=True))
@@ -136,7 +136,7 @@ def test_another_backend_gives_the_same_pixels_or_refuses_the_file(
 
 
 def psnr(a: Picture, b: Picture) -> float:
-    """Likeness of two pictures in dB."""
+    """Return the peak signal-to-noise ratio of two images, in dB."""
     return float(10 * np.log10(255**2 / np.square(a.astype(float) - b).mean()))
 
 
@@ -167,7 +167,7 @@ def test_times_are_those_of_the_packets_since_the_first_frame(videos: dict[str, 
 
 
 def write_motion_jpeg(path: Path, times: list[int]) -> Path:
-    """A video whose frames are shown at `times`, in 1/1000 s."""
+    """Write a video whose frames are shown at `times`, in 1/1000 s."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
@@ -280,7 +280,7 @@ def test_non_square_pixels_are_resized_to_a_given_size_in_one_step(tmp_path: Pat
 
 
 def _with_ratio(width: int, height: int) -> Callable[[bytes], bytes]:
-    """Write a pixel aspect ratio into an MP4's header, where one is."""
+    """Return a function that changes the pixel aspect ratio in an MP4's header."""
 
     def change(content: bytes) -> bytes:
         start = content.index(b"pasp") + 4
@@ -556,7 +556,7 @@ EXIF = 31  # AV_FRAME_DATA_EXIF of FFmpeg 8
 
 
 def write_jpegs_with_exif(path: Path, num_frames: int) -> Path:
-    """Motion JPEG whose frames have EXIF, which FFmpeg passes on as side data that PyAV 18 has no name for."""
+    """Write Motion JPEG whose frames have EXIF, which FFmpeg passes on as side data that PyAV 18 has no name for."""
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "camera"
     with av.open(str(path), "w") as container:
@@ -632,7 +632,7 @@ def test_a_playlist_opens_no_other_file(videos: dict[str, Path], tmp_path: Path)
 
 
 def playlist_and_mp4(folder: Path) -> Path:
-    """An HLS playlist of another video, whose first 8 bytes are also the header of an unknown box before an MP4."""
+    """Write an HLS playlist of another video, whose first 8 bytes are also the header of a box before an MP4."""
     other = write(folder / "other", Kind("ts", options={"g": "1", "bf": "0"}), 9)
     options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # offsets from the fragment, not the file
     mp4 = write(folder / "mp4", Kind(options={"g": "1", "bf": "0"}, container_options=options), 3)

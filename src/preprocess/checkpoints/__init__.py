@@ -8,6 +8,7 @@
 | `parts`        | the parts that a model folder must have                                                  |
 | `safety`       | refuses folders whose files could do harm when they are opened                           |
 | `pickles`      | loads files that `torch.save` wrote, without running code that they contain              |
+| `digest`       | digests of files and folders, for fingerprints                                           |
 | `dtypes`       | the names of dtypes in options                                                           |
 
 Everything raises `ConfigError` with the option that named the model. Nothing here runs code of a checkpoint, unless the

@@ -1,1 +1,11 @@
-"""Models that detect poses: OpenPose, ViTPose and MediaPipe, each a backend (`backend.py`)."""
+"""Models that detect people and their joints in images.
+
+| module         | what it has                                                                          |
+|----------------|--------------------------------------------------------------------------------------|
+| `backend`      | `PoseBackend`: what the pipeline needs of a model                                    |
+| `mediapipe`    | `MediaPipe`: one person per image, in the DataLoader workers                         |
+| `vitpose`      | `VitPose`: a detector of transformers and ViTPose                                    |
+| `openpose`     | `OpenPose`: OpenPose's body network                                                  |
+| `openpose_net` | the network and its weights                                                          |
+| `decoding`     | people from the network's output, by way of `maps`, `peaks` and `limbs`              |
+"""

@@ -80,16 +80,15 @@ def test_the_run_and_a_sample_are_viewed(folder: Path, capsys: pytest.CaptureFix
     assert "mean depth" in shown
 
 
-def test_samples_are_drawn_beside_their_frames(folder: Path, tmp_path: Path) -> None:
-    assert main(["visualize", str(folder), *SAMPLES, "--dest", str(tmp_path / "out")]) == 0
+def test_a_sample_is_drawn_beside_its_frames(folder: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "out"
+    assert main(["visualize", str(folder), *SAMPLES, "--num-samples", "1", "--dest", str(dest)]) == 0
 
-    drawn = {path.stem: path for path in (tmp_path / "out").rglob("*.png")}
-    assert set(drawn) == set(GRAYS)
-    assert len(list((tmp_path / "out").rglob("*.mp4"))) == 3
-    for name, path in drawn.items():
-        with Image.open(path) as sheet:
-            panel = np.asarray(sheet)[200, 40:590]
-        assert np.abs(panel[[100, 400]].astype(int) - GRAYS[name]).max() < 6  # the frame, and its depth
+    [path], [video] = dest.rglob("*.png"), dest.rglob("*.mp4")
+    assert path.stem == video.stem
+    with Image.open(path) as sheet:
+        panel = np.asarray(sheet)[200, 40:590]
+    assert np.abs(panel[[100, 400]].astype(int) - GRAYS[path.stem]).max() < 6  # the frame, and its depth
 
 
 def test_samples_are_exported(folder: Path, tmp_path: Path) -> None:

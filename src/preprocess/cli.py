@@ -90,4 +90,4 @@ def _run(command: str, arguments: Sequence[str], began: float) -> int:
 
 def _began() -> float:
     """Return when this process was started, in seconds since the epoch; up to 1 s late."""
-    return psutil.Process().create_time() + 1.0  # create_time is up to 1 s early: Linux tells its boot in whole seconds
+    return psutil.Process().create_time() + 1.0  # create_time is up to 1 s early: Linux has its boot time in whole s

@@ -106,12 +106,12 @@ class _Check(Extractor):
         super().__init__()
         self.samples = _NoSamples()
         self._check, self.num_non_square, self.num_skipping = checked.check, 0, 0
-        wanted = checked.frames
+        request = checked.frames
         self.frames = FrameRequest(
             transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
-            selection=wanted.selection if full else FirstAndLast(wanted.selection),
-            size=wanted.size,
-            decoding=wanted.decoding,
+            selection=request.selection if full else FirstAndLast(request.selection),
+            size=request.size,
+            decoding=request.decoding,
         )
 
     def extract(self, batch: Batch) -> list[Any]:

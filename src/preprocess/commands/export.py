@@ -79,9 +79,9 @@ def _list_of_formats() -> str:
     """Return the formats and what they write, by the class of the samples that they are made of."""
     lines = ["formats, and the samples that they are made of:"]
     by_kind: dict[str, list[str]] = {}
-    for each in all_formats():
-        kind = each.samples.__name__ if each.samples else "any"
-        by_kind.setdefault(kind, []).append(f"    {each.name:<16} {each.summary}")
+    for known in all_formats():
+        kind = known.samples.__name__ if known.samples else "any"
+        by_kind.setdefault(kind, []).append(f"    {known.name:<16} {known.summary}")
     for kind, rows in sorted(by_kind.items()):
         lines += ["", f"  {kind}", *rows]
     return "\n".join(lines)

@@ -36,7 +36,7 @@ def run_fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
         (("--data.num_workers", "-1"), 2, "num_workers = -1 must be 0 or more"),
         (("--data.root", "/nowhere"), 2, "--data.root /nowhere is not a folder"),
         (("--data.decoding.backend", "opencv"), 2, "Expected a typing.Literal['pyav', 'torchcodec', 'decord']"),
-        (("--data.decoding", "{backend: torchcodec, device: cuda}"), 2, "needs a GPU: --trainer.accelerator gpu"),
+        (("--data.decoding", "{backend: torchcodec, device: cuda}"), 2, "needs a GPU. Set --trainer.accelerator gpu"),
         (("--trainer.accelerator", "gpu", "--trainer.devices", "9"), 2, "gpu"),
     ],
 )

@@ -1,13 +1,12 @@
 """A pipeline of your own: a depth map for each frame of a video, in one file.
 
-    export PYTHONPATH=examples/extending
-    preprocess run --model depth.Depth --data.corpus datamodules.corpora.videos.Videos \\
-        --data.corpus.root /data/videos --output.dir /data/depth
-    preprocess view /data/depth --samples depth.DepthSamples
-    preprocess visualize /data/depth --samples depth.DepthSamples --dest /tmp/depth
-    preprocess export /data/depth --samples depth.DepthSamples --format parquet --dest /tmp/depth-table
+    python -m preprocess run --model examples.extending.depth.Depth --data.corpus datamodules.corpora.videos.Videos \
+        --data.corpus.root /data/videos --output.dir O
+    python -m preprocess view O --samples examples.extending.depth.DepthSamples
+    python -m preprocess visualize O --samples examples.extending.depth.DepthSamples --dest D
+    python -m preprocess export O --samples examples.extending.depth.DepthSamples --format parquet --dest D
 
-and for training `FramesDataModule(shards="/data/depth", samples=DepthSamples())`. The "model" takes dark pixels for far
+and for training `FramesDataModule(shards="O", samples=DepthSamples())`. The "model" takes dark pixels for far
 ones, so that the example needs no weights. An hour of maps does not fit into memory, so `depth.npy` is read in parts.
 
 | file in the shard | type, shape       | meaning                                        |

@@ -1,10 +1,8 @@
 """A sixth pipeline, `examples/extending/depth.py`: run, retried, viewed, drawn, exported and trained from."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,11 +13,11 @@ from PIL import Image
 from datamodules import FramesDataModule
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
+from examples.extending import depth
 from preprocess.cli import main
 from preprocess.draw.video import VideoWriter
 
-FOLDER = Path(__file__).parents[3] / "examples" / "extending"
-SAMPLES = ["--samples", "depth.DepthSamples"]
+SAMPLES = ["--samples", "examples.extending.depth.DepthSamples"]
 GRAYS = {"near": 255, "far": 0, "between": 128}  # of the videos
 METERS = {"near": 1.0, "far": 10.0, "between": 10 - 9 * 128 / 255}
 NUM_FRAMES = 5
@@ -32,17 +30,7 @@ def write_video(path: Path, gray: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def depth() -> ModuleType:
-    """The example's module, as users import it."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return importlib.import_module("depth")
-    finally:
-        sys.path.remove(str(FOLDER))
-
-
-@pytest.fixture(scope="module")
-def folder(depth: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three videos, of which one was damaged and is committed by a retry."""
     folder = tmp_path_factory.mktemp("depth")
     for name in ("near", "far"):
@@ -50,15 +38,15 @@ def folder(depth: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos" / "between.mp4").write_bytes(b"damaged")
     options = ["--data.corpus", "datamodules.corpora.videos.Videos", "--data.num_workers", "0"]
     root = ["--data.corpus.root", str(folder / "videos"), "--trainer.accelerator", "cpu"]
-    run = ["run", "--model", "depth.Depth", "--model.batch_size", "2", *options, *root]
+    run = ["run", "--model", "examples.extending.depth.Depth", "--model.batch_size", "2", *options, *root]
     assert main([*run, "--output.dir", str(folder / "run")]) == 0
     assert Run(folder / "run").outcome().failed == 1
     write_video(folder / "videos" / "between.mp4", GRAYS["between"])
-    assert main(["retry", str(folder / "run"), "--model", "depth.Depth"]) == 0
+    assert main(["retry", str(folder / "run"), "--model", "examples.extending.depth.Depth"]) == 0
     return folder / "run"
 
 
-def test_a_run_and_its_retry_commit_one_map_per_frame(folder: Path, depth: ModuleType) -> None:
+def test_a_run_and_its_retry_commit_one_map_per_frame(folder: Path) -> None:
     committed, kind = CommittedSamples(Run(folder)), depth.DepthSamples()
 
     samples = [committed.decode(index, kind) for index in range(len(committed))]
@@ -66,7 +54,8 @@ def test_a_run_and_its_retry_commit_one_map_per_frame(folder: Path, depth: Modul
     assert {sample.key.rpartition("/")[2] for sample in samples} == set(GRAYS)
     for sample in samples:
         maps = sample.maps(0, len(sample))
-        assert (maps.dtype, maps.shape) == (np.float16, (NUM_FRAMES, 48, 64))
+        assert maps.dtype == np.float16
+        assert maps.shape == (NUM_FRAMES, 48, 64)
         np.testing.assert_allclose(maps, METERS[sample.key.rpartition("/")[2]], atol=0.1)
 
 
@@ -105,7 +94,7 @@ def test_samples_are_exported(folder: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(row["mean_depth"], [METERS[Path(row["path"]).stem]] * NUM_FRAMES, atol=0.1)
 
 
-def test_batches_are_loaded_for_training(folder: Path, depth: ModuleType) -> None:
+def test_batches_are_loaded_for_training(folder: Path) -> None:
     split = Run(folder).plan.shards[0].split
     kind = depth.DepthSamples(num_frames=2)
     data = FramesDataModule(shards=folder, samples=kind, batch_size=3, num_workers=0, train_split=split)
@@ -120,6 +109,6 @@ def test_batches_are_loaded_for_training(folder: Path, depth: ModuleType) -> Non
 def test_a_class_that_is_not_named_is_not_imported(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delitem(sys.modules, "depth")
+    monkeypatch.delitem(sys.modules, "examples.extending.depth")
     assert main(["visualize", str(folder), "--dest", str(tmp_path / "out")]) == 2
-    assert "add --samples depth.DepthSamples" in capsys.readouterr().err
+    assert "add --samples examples.extending.depth.DepthSamples" in capsys.readouterr().err

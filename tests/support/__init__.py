@@ -1,1 +1,1 @@
-"""What tests share: media, models and runs that are made for them, and processes to run them in."""
+"""What tests share: makers of media, models and runs, and processes to start them in."""

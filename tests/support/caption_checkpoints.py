@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, of the classes that captions are made with; saved as their makers save theirs.
+"""Tiny checkpoints of captioning models with random weights, in the layout of the published ones.
 
 Images of 32 px and more differ in size to all but Kosmos-2. Weights are larger than a fresh model's, so that what is
 said depends on the image, and end marks are many, so that some captions end early.

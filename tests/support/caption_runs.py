@@ -1,4 +1,4 @@
-"""Caption samples, a small real tokenizer, and small complete runs of captions, for the tests of what they become."""
+"""Caption samples, a small tokenizer, and small complete runs of captions, for tests of exports and training."""
 
 from collections.abc import Iterable
 from pathlib import Path

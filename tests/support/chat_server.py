@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that speaks OpenAI's chat completions, well or badly, as a test wants it."""
+"""An HTTP server on this machine that answers OpenAI's chat completions, correctly or not, as a test decides."""
 
 import base64
 import io
@@ -76,13 +76,13 @@ def said(
 
 
 def refused(status: int, message: str, **headers: str) -> Reply:
-    """An error as vLLM gives it."""
+    """Return an error in the form of vLLM."""
     body = json.dumps({"error": {"message": message, "type": "Error", "code": status}})
     return Reply(body.encode(), status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 def describe(ask: Ask) -> Reply:
-    """The caption that a working server gives: how bright the image is, and the prompt."""
+    """Return the caption of a working server: the brightness of the image, and the prompt."""
     return said(f" {ask.brightness}: {ask.prompt}\n")
 
 

@@ -1,4 +1,4 @@
-"""Clip samples, a small real CLIP tokenizer, and small complete runs of clips, for the tests of what clips become."""
+"""Clip samples, a small CLIP tokenizer, and small complete runs of clips, for tests of exports and training."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ def saved_tokenizer(folder: Path) -> Path:
 
 
 def picture(number: int, height: int = 16, width: int = 24) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] that differs by number, in place and in each channel."""
+    """Return a uint8 [H, W, 3] image that differs by `number`, by pixel and by channel."""
     y, x = np.mgrid[:height, :width]
     channels = [(x * 3 + 10 * number) % 256, y * 5, np.full_like(x, 20 * number % 256)]
     pixels: NDArray[np.uint8] = np.stack(channels, axis=-1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A contrastive training step on clips, under DDP and bf16, as small as can be: `python contrastive.py SHARDS DEST`.
+"""A minimal contrastive training step on clips, under DDP and bf16: `python contrastive_training.py SHARDS DEST`.
 
 Each rank writes `{rank}.json` to DEST: the keys it was given in each epoch, its losses, and its weights at the end.
 """

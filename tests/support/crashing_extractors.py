@@ -1,4 +1,4 @@
-"""Extractors for tests whose workers, or whose rank itself, die or hang on one item, as native code may."""
+"""Extractors that kill or hang their worker or their rank on one item, as native code may."""
 
 import ctypes
 import os
@@ -41,7 +41,7 @@ class PoisonedTransform(MeanTransform):
 
 
 class Deadly(Brightness):
-    """`Brightness` on frames of the value `poison` of which the rank itself dies, hangs, or runs out of memory."""
+    """`Brightness` whose rank dies, hangs or runs out of memory at frames of the value `poison`."""
 
     def __init__(self, poison: int, what: str, batch_size: int = 8) -> None:
         super().__init__(batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Transforms of which workers die or hang, in a module that imports no more than workers need."""
+"""Transforms that kill or hang their worker, in a module that imports only what workers need."""
 
 import os
 import signal

@@ -96,7 +96,7 @@ class _Raw(io.FileIO):
 
 
 def attempt(function: Callable[..., Any], *args: Any, at: int = 0, fault: int = KILL) -> tuple[int, str]:
-    """Call `function` in a forked process; (calls counted, what it raised), or (0, "killed")."""
+    """Call `function` in a forked process. Return (number of calls, what it raised), or (0, "killed")."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:

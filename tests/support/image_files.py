@@ -1,4 +1,4 @@
-"""Small folders and tars of images for the tests of what reads them."""
+"""Small folders and tars of images, for tests of their readers."""
 
 import io
 import struct

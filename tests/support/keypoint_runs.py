@@ -1,4 +1,4 @@
-"""Small complete runs of keypoint samples, made with the line itself, for tests of what comes after a run."""
+"""Small complete runs of keypoint samples, for tests of what reads a run."""
 
 import json
 import time

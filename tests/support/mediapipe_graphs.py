@@ -1,4 +1,4 @@
-"""MediaPipe's graph as tests want it: with a view of what lies between its steps, or with other kernels."""
+"""Variants of MediaPipe's graph: one that keeps its intermediate packets, one with other kernels."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Videos of moving shapes whose masks are known, and stand-ins for a detector and a segmenter that answer from them.
+"""Videos of moving shapes whose masks are known, and a fake detector and segmenter that answer from these masks.
 
 A frame shows its number in its first pixel; the stand-ins know the truth by it.
 """
@@ -117,7 +117,7 @@ class TrueDetector:
 
 @dataclass
 class Remembered:
-    """The shape at this place of the list, as far from the truth as it was not corrected for frames."""
+    """The shape with index `place`, which drifts from the truth with each frame since its last correction."""
 
     place: int
     corrected: int

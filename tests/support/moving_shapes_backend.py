@@ -1,4 +1,4 @@
-"""A tracking backend that knows the truth: of videos of `moving_shapes`'s shapes, stored without loss."""
+"""A tracking backend that gives the true masks of videos of `moving_shapes`, which are stored without loss."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""OpenPose's decoding once more, one image and one pair at a time, for tests and benchmarks to compare with.
+"""A plain implementation of OpenPose's decoding, one image and one pair at a time, as a reference.
 
 Written from the paper and from what pytorch-openpose and ControlNet do (`src/body.py`): enlarged maps, SciPy's filter,
 loops. It shares no code with `preprocess.pose.decoding`.

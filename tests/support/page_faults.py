@@ -1,4 +1,4 @@
-"""What a block of memory costs in page faults, here and in the workers."""
+"""Counts the page faults of allocating a block of memory, in this process and in workers."""
 
 import resource
 from typing import Any

@@ -100,14 +100,14 @@ class Distance(NamedTuple):
     flips: float
 
     def groups(self) -> dict[str, NDArray[np.float64]]:
-        """Of all points; of those of the pose; of the face; of both hands, where there are some."""
+        """Return the distances of all points, of the pose, of the face, and of both hands if enough were found."""
         hands = np.concatenate([self.px["left_hand"], self.px["right_hand"]])
         groups = {"all": np.concatenate([*self.px.values()]), "pose": self.px["pose"], "face": self.px["face"]}
         return {**groups, "hands": hands} if hands.size >= 21 * _LEAST_HANDS else groups
 
     @property
     def outside(self) -> list[str]:
-        """Which groups of points are not within the gate."""
+        """Names of the groups of points whose distances exceed the limits."""
         return [
             name
             for name, px in self.groups().items()
@@ -116,7 +116,7 @@ class Distance(NamedTuple):
 
     @property
     def passes(self) -> bool:
-        """Whether each group of points is within the gate, and few parts are found by one alone."""
+        """Whether every group of points is within the limits, and few parts are found by only one finder."""
         return not self.outside and self.flips <= MOST_FLIPS
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Runs with failures, and retries of them, made without torch: the key of an item says how long it fails."""
+"""Runs with failures, and retries of them, made without torch; an item's key says how often it fails."""
 
 import time
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Runs, samples and ranks for the tests of the line, made without torch; functions here are also run in processes."""
+"""Runs, samples and ranks without torch, for tests of `datamodules.run`; some functions are run in processes."""
 
 import hashlib
 import json
@@ -104,7 +104,7 @@ def start(target: Any, *args: Any) -> Any:
 
 
 def claim_all(work_folder: Path, names: Sequence[str], ready: Any, won: Any) -> None:
-    """Claim `names` at the moment all do; report which were won, and stay until told."""
+    """Claim `names` at the same moment as others, report which were won, and stay alive until `ready` again."""
     leases = Leases(work_folder)
     ready.wait()
     won.put((os.getpid(), [name for name in names if leases.claim(name)]))
@@ -146,7 +146,7 @@ def plan_at_once(folder: Path, count: int, ready: Any, digests: Any) -> None:
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """A clock whose seconds pass only when a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -159,5 +159,5 @@ def wait_for(condition: Any, seconds: float = 10.0) -> None:
     """Wait until `condition()`; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
+        assert time.monotonic() < deadline, f"the condition was still false after {seconds} s"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A function that takes note of its calls, to put in the place of one that code under test calls."""
+"""A function that notes its calls, to replace one that the code under test calls."""
 
 from collections.abc import Callable
 from typing import Any

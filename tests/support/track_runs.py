@@ -1,4 +1,4 @@
-"""Videos of moving shapes whose tracks are known, and small complete runs of these, for tests of what comes after."""
+"""Videos of moving shapes whose tracks are known, and small complete runs of them, for tests of what reads a run."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -107,7 +107,7 @@ class TrackItems(Corpus):
         return [(int(k), round(float(pts[k]), 6)) for k in indices]
 
     def lines(self, item: Item) -> list[TrackLine]:
-        """What is to be found in an item."""
+        """Return the shapes that an item shows."""
         return [
             {"frame_idx": frame_idx, "timestamp": seconds, "objects": [
                 {"obj_id": s.obj_id, "label": s.label, "score": s.score, "bbox": s.bbox, "mask": rle_of(s.mask)}

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights, of the classes that tracking uses; saved as their makers save theirs.
+"""Tiny checkpoints of tracking models with random weights, in the layout of the published ones.
 
 Weights are larger than a fresh model's, so that boxes and masks depend on the frame, the prompt and the memory.
 Each `make_…(folder)` saves one in `folder`, in a second or so, and gives `folder` back.
@@ -90,7 +90,7 @@ def make_sam2(folder: Path) -> Path:
 
 
 def sam2_model(**config: Any) -> Sam2VideoModel:
-    """Its model; `config` is besides, or instead of, what is tiny."""
+    """Return the model of `make_sam2`; `config` adds to the tiny configuration or replaces parts of it."""
     model: Sam2VideoModel = _lively(Sam2VideoModel(Sam2VideoConfig(**{**_sam2_config(), **config})), 17)
     return model
 
@@ -147,7 +147,7 @@ def moving_square(num_frames: int, height: int = 48, width: int = 64) -> list[Te
 
 
 def _lively(model: Any, seed: int) -> Any:
-    """`model` with weights such that its masks depend on all that they can depend on."""
+    """Fill `model` with weights that make its masks depend on the frame, the prompt and the memory; return it."""
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         for name, parameter in model.named_parameters():

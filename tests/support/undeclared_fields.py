@@ -1,4 +1,4 @@
-"""What the table of a sample kind's fields lacks, for the tests of runs."""
+"""Finds fields of samples that their kind does not declare."""
 
 import json
 from collections.abc import Mapping

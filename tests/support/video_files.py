@@ -1,4 +1,4 @@
-"""Videos of many kinds whose every frame shows its number, for the tests of reading them."""
+"""Videos of many codecs and containers whose frames show their numbers."""
 
 import re
 import struct
@@ -184,7 +184,7 @@ KINDS: dict[str, Kind] = {
 
 
 def numbers(frames: Sequence[Picture]) -> list[int]:
-    """The number in each of `frames`."""
+    """Return the number that each of `frames` shows."""
     return [number_in(frame) for frame in frames]
 
 

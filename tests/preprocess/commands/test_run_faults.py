@@ -17,7 +17,7 @@ from datamodules.run.rank import Rank
 from preprocess.cli import main
 from preprocess.integrity import coverage, verify
 from support.fork_server import ForkServer
-from support.runs import tars
+from support.runs import tars, wait_for
 
 NUM_IMAGES, NUM_VIDEOS = 20, 5
 
@@ -75,13 +75,6 @@ def undisturbed_tars(fork_server: ForkServer, arguments: Any, tmp_path: Path) ->
     elsewhere = "--output.dir", str(tmp_path / "undisturbed")
     assert fork_server.run(arguments("--model.poison", "7", *elsewhere), tmp_path / "log") == 0
     return tars(tmp_path / "undisturbed")
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +135,7 @@ def test_a_second_signal_stops_a_hanging_run_at_once_and_charges_no_item(
     fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     pid = fork_server.start(arguments(*deadly("hang")), tmp_path / "log")
-    wait_for(lambda: spooled(tmp_path / "run"))
+    wait_for(lambda: spooled(tmp_path / "run"), 30)
     time.sleep(1)
     os.kill(pid, signal.SIGTERM)
     time.sleep(1.2)
@@ -160,7 +153,7 @@ def test_in_flight_items_get_the_grace_period_after_a_signal_and_no_more(
     fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path, number: signal.Signals
 ) -> None:
     pid = fork_server.start(arguments(*deadly("hang"), "--output.grace_seconds", "1"), tmp_path / "log")
-    wait_for(lambda: spooled(tmp_path / "run"))
+    wait_for(lambda: spooled(tmp_path / "run"), 30)
     time.sleep(1)
     os.kill(pid, number)
     assert fork_server.wait(pid, 10) == 128 + number
@@ -171,7 +164,7 @@ def test_in_flight_items_are_finished_after_a_signal(
     fork_server: ForkServer, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     pid = fork_server.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
-    wait_for(lambda: spooled(tmp_path / "run"))
+    wait_for(lambda: spooled(tmp_path / "run"), 30)
     os.kill(pid, signal.SIGUSR1)
     assert fork_server.wait(pid, 20) == 138
     assert "stopped by SIGUSR1. Finished work is safe" in (tmp_path / "log").read_text()
@@ -183,7 +176,7 @@ def test_a_missing_corpus_fails_no_item_and_the_run_resumes_when_it_is_back(
     fork_server: ForkServer, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
 ) -> None:
     pid = fork_server.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
-    wait_for(lambda: spooled(tmp_path / "run"))
+    wait_for(lambda: spooled(tmp_path / "run"), 30)
     corpus.rename(tmp_path / "elsewhere")
     corpus.mkdir()  # as an unmounted folder is there, and empty
     assert fork_server.wait(pid) == 3
@@ -198,7 +191,7 @@ def test_files_that_vanish_or_change_after_planning_fail_with_that_reason(
     fork_server: ForkServer, arguments: Callable[..., list[str]], corpus: Path, tmp_path: Path
 ) -> None:
     pid = fork_server.start(arguments("--model.seconds_per_frame", "0.2"), tmp_path / "log")
-    wait_for(lambda: (tmp_path / "run" / "plan.arrow").exists())
+    wait_for(lambda: (tmp_path / "run" / "plan.arrow").exists(), 30)
     os.kill(pid, signal.SIGKILL)
     fork_server.wait(pid)
     os.utime(corpus / "v4" / "9.png", (1, 1e10))

@@ -56,7 +56,7 @@ class Choices:
 
 
 class RandomChoices(Choices):
-    """Choices from a seed, which first decides how often tasks take turns, and which faults there are, how many."""
+    """Choices drawn from a seed, which first sets how often tasks switch, and the kinds and number of faults."""
 
     def __init__(self, seed: int) -> None:
         super().__init__({})
@@ -88,7 +88,7 @@ class RandomChoices(Choices):
 
 
 def shrink(record: Mapping[int, int], fails: Callable[[Mapping[int, int]], bool], tries: int = 2000) -> dict[int, int]:
-    """A record that still fails, out of which no single choice can be left, unless `tries` ran out before.
+    """Return a record that still fails and from which no single choice can be removed, or the best after `tries`.
 
     Args:
         record: fails.

@@ -1,4 +1,4 @@
-"""The simulated file system: what is there, what would survive a crash, and what an NFS client believes.
+"""The simulated file system: its content, what survives a crash, and what an NFS client has cached.
 
 A local file system is one machine's. When that crashes, of what was not fsynced any part survives: of a file any
 length, with zeros in place of the rest or without; of a folder any subset of its changes, but for a rename, which never
@@ -106,7 +106,7 @@ class FileSystem:
         return found
 
     def names(self, machine: "Machine", path: str) -> list[str]:
-        """The names in the folder `path`, in no order; none if it is not there."""
+        """Return the names in the folder `path`, in no order; none if it is missing."""
         folder = self.folders.get(path)
         if folder is None:
             return []
@@ -139,7 +139,7 @@ class FileSystem:
     # Changes
 
     def create(self, machine: "Machine", path: str, truncate: bool, exclusive: bool = False) -> File:
-        """The file at `path`, made if it is not there."""
+        """Return the file at `path`, created if it is missing."""
         folder, name = self._place(path)
         file = self._learn(machine, folder, name)
         if exclusive and file is not None:
@@ -196,7 +196,7 @@ class FileSystem:
         self.appeared(*target.rsplit("/", 1))
 
     def rename(self, machine: "Machine", source: str, target: str) -> None:
-        """Give the file `source` another name, which replaces what bears it."""
+        """Rename the file `source`, replacing a file of the new name."""
         file = self._existing(machine, source)
         old, old_name = self._place(source)
         new, new_name = self._place(target)
@@ -224,7 +224,7 @@ class FileSystem:
         self._set(machine, folder, name, None)
 
     def close(self, machine: "Machine", file: File, writes: bool = True) -> None:
-        """One of the times that `machine` had `file` open is over; `writes`: what it was given goes to the server."""
+        """Close `file` once on `machine`; with `writes`, its cached writes go to the server."""
         file.opened[machine.number] -= 1
         if self.cache_seconds is not None:
             if writes and file.writer is machine:
@@ -277,7 +277,7 @@ class FileSystem:
         return change.survives
 
     def _tear(self, file: File) -> None:
-        """Take away what was not fsynced, from some byte on, or put zeros in its place."""
+        """Truncate a file somewhere in its unfsynced bytes, or replace these by zeros."""
         lost = self._choose(len(file.data) - file.kept + 1)
         if lost:
             zeros = lost if self._choose(2) else 0

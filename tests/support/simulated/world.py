@@ -223,7 +223,7 @@ class World:
                 task.wake = max(self.now, task.frozen)
 
     def kill(self, process: Process, writes: bool = True) -> None:
-        """End a process; its machine writes what it was given, unless it crashes."""
+        """End a process; its machine writes its cached data back, unless the machine crashes."""
         process.alive = False
         opened, process.opened = process.opened, []
         for raw in opened:

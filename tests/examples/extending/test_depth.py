@@ -109,6 +109,7 @@ def test_batches_are_loaded_for_training(folder: Path) -> None:
 def test_a_class_that_is_not_named_is_not_imported(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delitem(sys.modules, "examples.extending.depth")
+    for module in ("examples", "examples.extending", "examples.extending.depth"):
+        monkeypatch.delitem(sys.modules, module)
     assert main(["visualize", str(folder), "--dest", str(tmp_path / "out")]) == 2
     assert "add --samples examples.extending.depth.DepthSamples" in capsys.readouterr().err

@@ -43,8 +43,8 @@ def run_fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
 def test_wrong_options_fail_in_one_line(
     arguments: tuple[str, ...], status: int, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found, error = run_fails(capsys, "--output.dir", str(tmp_path / "run"), *arguments)
-    assert found == status
+    result, error = run_fails(capsys, "--output.dir", str(tmp_path / "run"), *arguments)
+    assert result == status
     assert message in error
     assert not (tmp_path / "run" / "plan.arrow").exists()
 

@@ -57,7 +57,7 @@ def test_verify_names_what_is_wrong_and_exits_with_1(
     folder: Path, damage: Callable[[Path], object], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(folder)
-    assert any(problem in str(found) for found in verify(Run(folder)))
+    assert any(problem in str(result) for result in verify(Run(folder)))
     assert main(["verify", str(folder)]) == 1
     assert problem in capsys.readouterr().out
 
@@ -88,9 +88,9 @@ def test_a_record_whose_counts_contradict_its_table_fails(
     folder: Path, fields: dict[str, object], problem: str
 ) -> None:
     _rewrite_record(folder, "train-000000", **fields)
-    found = next(verify(Run(folder)))
-    assert str(found).startswith("tables/train-000000.parquet: ")
-    assert str(found).endswith(problem)
+    result = next(verify(Run(folder)))
+    assert str(result).startswith("tables/train-000000.parquet: ")
+    assert str(result).endswith(problem)
 
 
 def test_any_flipped_byte_of_a_record_is_reported(folder: Path) -> None:

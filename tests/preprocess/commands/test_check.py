@@ -48,7 +48,7 @@ def options(tmp_path: Path) -> list[str]:
     ]
 
 
-def found(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
+def reported_failures(capfd: pytest.CaptureFixture[str]) -> dict[str, str]:
     lines = map(json.loads, capfd.readouterr().out.splitlines())
     return {line["key"]: line["reason"] for line in lines}
 
@@ -57,7 +57,7 @@ def test_check_reports_the_items_that_a_run_fails(
     options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", *options, "--json"]) == 1
-    quick = found(capfd)
+    quick = reported_failures(capfd)
     assert {key: reason[:60] for key, reason in quick.items()} == {
         "v3": "its transcript is empty",
         "v4": "short.mp4: it has 12 frames, and 16 are requested",
@@ -68,7 +68,7 @@ def test_check_reports_the_items_that_a_run_fails(
     }
     assert "of the 30 frames that it promises: it was cut off" in quick["v5"]
     assert main(["check", *options, "--json", "--full"]) == 1
-    full = found(capfd)
+    full = reported_failures(capfd)
     assert full.keys() == {"v2", *quick}
     assert not (tmp_path / "run").exists()
 

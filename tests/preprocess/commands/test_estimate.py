@@ -67,6 +67,6 @@ def test_keypoints_on_a_gpu_propose_a_micro_batch(tmp_path: Path, capsys: pytest
     config = str(ROOT / "configs" / "keypoints_gpu.yaml")
     options = ["--config", config, "--data.root", str(corpus), "--output.dir", str(tmp_path / "run")]
     assert main(["estimate", *options, "--data.num_workers", "1"]) == 0
-    found = capsys.readouterr().out.partition("proposed     --model.batch_size ")[2].splitlines()
-    assert int(found[0].split(";")[0]) in (16, 32, 64, 128, 256)
-    assert len(found) >= 5
+    result = capsys.readouterr().out.partition("proposed     --model.batch_size ")[2].splitlines()
+    assert int(result[0].split(";")[0]) in (16, 32, 64, 128, 256)
+    assert len(result) >= 5

@@ -31,12 +31,12 @@ def as_json(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> 
 
 
 def test_each_failure_is_one_json_object_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = as_json(folder, capsys)
-    assert found[0] == {
+    result = as_json(folder, capsys)
+    assert result[0] == {
         "key": "train/b-bad-once", "split": "train", "path": "train/b-bad-once/frame.png", "reason_class": "decode",
         "reason": "bad in 0", "attempts": 1, "shard": "train-000000",
     }  # fmt: skip
-    assert [row["key"] for row in found[1:]] == [
+    assert [row["key"] for row in result[1:]] == [
         "train/d-bad-twice", "train/e-bad-always", "train/g-crash", "dev/x-bad-once",
     ]  # fmt: skip
 

@@ -41,9 +41,9 @@ def test_the_merged_run_holds_the_samples_of_all_in_order_and_verifies(tmp_path:
         *made_samples(THERE, "test", failed=("test/b1",)),
     ]
     kind = KeypointSamples()
-    found = [kind.decode(key, members) for key, members in CommittedSamples(run)]
-    assert [sample.key for sample in found] == [sample.key for sample in expected]
-    assert [kind.encode(sample) for sample in found] == [kind.encode(sample) for sample in expected]
+    result = [kind.decode(key, members) for key, members in CommittedSamples(run)]
+    assert [sample.key for sample in result] == [sample.key for sample in expected]
+    assert [kind.encode(sample) for sample in result] == [kind.encode(sample) for sample in expected]
 
 
 def test_shards_keep_their_items_and_are_renumbered_within_each_split(tmp_path: Path) -> None:

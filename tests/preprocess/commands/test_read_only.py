@@ -19,8 +19,8 @@ KIND = {"samples": {"class_path": "datamodules.samples.keypoints.KeypointSamples
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Each file and folder: inode, modification time in ns, size."""
-    found = {str(path): path.lstat() for path in (folder, *folder.rglob("*"))}
-    return {name: (status.st_ino, status.st_mtime_ns, status.st_size) for name, status in found.items()}
+    result = {str(path): path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {name: (status.st_ino, status.st_mtime_ns, status.st_size) for name, status in result.items()}
 
 
 @pytest.fixture

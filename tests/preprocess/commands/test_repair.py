@@ -32,9 +32,9 @@ def folder(tmp_path: Path) -> Path:
 
 def verify_and_repair(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
     """Exit status, and the lines after those that `verify` alone prints too."""
-    found = len(list(verify(Run(folder))))
+    result = len(list(verify(Run(folder))))
     status = main(["verify", str(folder), "--repair"])
-    return status, capsys.readouterr().out.splitlines()[found:]
+    return status, capsys.readouterr().out.splitlines()[result:]
 
 
 def keys_in_tars(folder: Path) -> list[str]:

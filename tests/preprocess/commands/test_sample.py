@@ -62,10 +62,10 @@ def test_dev_and_test_hold_known_glosses_in_sentences_not_seen_in_train(items: l
 def test_mediapipe_finds_a_face_that_moves_as_the_glosses_say(corpus: Path, items: list[Item]) -> None:
     with HolisticGraph() as graph:
         for item in items[4:8]:  # both persons, every gloss
-            found = [graph(read_image(corpus / item.path / name).permute(1, 2, 0).numpy()) for name in item.frames]
-            assert all(landmarks.pose is not None for landmarks in found)
-            middles = np.array([landmarks.face[:, :2].mean(0) for landmarks in found if landmarks.face is not None])
-            assert len(middles) == len(found)
+            result = [graph(read_image(corpus / item.path / name).permute(1, 2, 0).numpy()) for name in item.frames]
+            assert all(landmarks.pose is not None for landmarks in result)
+            middles = np.array([landmarks.face[:, :2].mean(0) for landmarks in result if landmarks.face is not None])
+            assert len(middles) == len(result)
             for gloss, start in zip(item.meta["glosses"].split(), (0, 2), strict=True):
                 moved, towards = middles[start + 1] - middles[start], np.array(TOWARDS[gloss])
                 assert moved @ towards > 10 > abs(moved @ towards[::-1]), (item.key, gloss)

@@ -30,17 +30,17 @@ def test_counts_rates_and_ranges_are_those_of_all_frames(tmp_path: Path, layout:
     points = np.concatenate([sample.keypoints for sample in samples])
     presence = np.concatenate([sample.presence for sample in samples])
 
-    found = statistics_of(run, samples).to_json()
+    result = statistics_of(run, samples).to_json()
 
-    assert (found["split"], found["videos"], found["frames"]) == ("train", 5, len(points))
-    assert [found[name] for name in ("planned", "committed", "failed", "not_done")] == [7, 5, 2, 0]
-    assert found["failures"] == [{"key": key, "reason": REASON} for key in FAILED]
-    assert list(found["detection_rate"]) == list(PART_SLICES[layout])
+    assert (result["split"], result["videos"], result["frames"]) == ("train", 5, len(points))
+    assert [result[name] for name in ("planned", "committed", "failed", "not_done")] == [7, 5, 2, 0]
+    assert result["failures"] == [{"key": key, "reason": REASON} for key in FAILED]
+    assert list(result["detection_rate"]) == list(PART_SLICES[layout])
     for part, place in PART_SLICES[layout].items():
         column = presence[:, PRESENCE_COLUMNS.index(part)]
-        assert found["detection_rate"][part] == pytest.approx(column.mean())
+        assert result["detection_rate"][part] == pytest.approx(column.mean())
         x, y, _ = points[column > 0][:, place].reshape(-1, 3).T
-        assert found["coordinate_range"][part] == {"x": [x.min(), x.max()], "y": [y.min(), y.max()]}
+        assert result["coordinate_range"][part] == {"x": [x.min(), x.max()], "y": [y.min(), y.max()]}
         assert x.min() > 0  # zeros of absent parts are not in the range
 
 
@@ -50,24 +50,24 @@ def test_a_part_that_was_never_detected_has_no_range(tmp_path: Path) -> None:
     for sample in samples:
         sample.presence[:, PRESENCE_COLUMNS.index("face")] = 0
 
-    found = statistics_of(run, samples).to_json()
+    result = statistics_of(run, samples).to_json()
 
-    assert found["detection_rate"]["face"] == 0
-    assert found["coordinate_range"]["face"] is None
+    assert result["detection_rate"]["face"] == 0
+    assert result["coordinate_range"]["face"] is None
 
 
 def test_without_frames_rates_and_ranges_are_empty(tmp_path: Path) -> None:
-    found = KeypointStatistics(counts(make_run(tmp_path, CORPUS), "train")).to_json()
+    result = KeypointStatistics(counts(make_run(tmp_path, CORPUS), "train")).to_json()
 
-    assert (found["frames"], found["detection_rate"], found["coordinate_range"]) == (0, {}, {})
+    assert (result["frames"], result["detection_rate"], result["coordinate_range"]) == (0, {}, {})
 
 
 def test_parts_of_shards_that_are_missing_are_not_done(tmp_path: Path) -> None:
     run = make_run(tmp_path, CORPUS, max_shards=1)
 
-    found = counts(run, "train")
+    result = counts(run, "train")
 
-    assert [found[name] for name in ("planned", "committed", "failed", "not_done")] == [7, 2, 0, 5]
+    assert [result[name] for name in ("planned", "committed", "failed", "not_done")] == [7, 2, 0, 5]
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ def tree(folder: Path) -> dict[str, Any]:
 def test_each_image_has_its_json_in_a_tree_that_mirrors_the_images(tmp_path: Path) -> None:
     make_caption_run(tmp_path / "run", ITEMS, failed=("sub%20dir/c",))
     assert export(tmp_path / "run", "captions-json", tmp_path / "out") == [tmp_path / "out"]
-    found = tree(tmp_path / "out")
-    statistics = found.pop("captions-statistics.json")
+    result = tree(tmp_path / "out")
+    statistics = result.pop("captions-statistics.json")
     told = {"model": "made/cow-1B", "prompt": "Describe the <b>Kühe</b>.", "status": "ok"}
     nothing = {"caption": None, "model": None, "prompt": None, "status": "failed", "reason": REASON}
-    assert found == {
+    assert result == {
         "a.json": {"image": "a.jpg", "caption": "a cow, <i>0</i> & Kühe", **told},
         "sub dir/ü 1.v2.json": {"image": "sub dir/ü 1.v2.png", "caption": "a cow, <i>1</i> & Kühe", **told},
         "sub dir/c.json": {"image": "sub dir/c.webp", **nothing},
@@ -50,9 +50,9 @@ def test_images_of_one_stem_have_a_file_each(tmp_path: Path) -> None:
     corpus = Images(str(write_tree(tmp_path / "images", *names)))
     make_caption_run(tmp_path / "run", corpus.items(), store_images=False)
     export(tmp_path / "run", "captions-json", tmp_path / "out")
-    found = {path: document.get("image") for path, document in tree(tmp_path / "out").items()}
-    del found["captions-statistics.json"]
-    assert found == {
+    result = {path: document.get("image") for path, document in tree(tmp_path / "out").items()}
+    del result["captions-statistics.json"]
+    assert result == {
         "a.jpg.json": "a.jpg", "a.png.json": "a.png", "a.jpg.gif.json": "a.jpg.gif", "b.jpg.json": "b.jpg.jpg",
         "sub/a.json": "sub/a.jpg",
     }  # fmt: skip

@@ -85,7 +85,7 @@ def test_a_vid_that_is_missing_or_long_gives_a_name_that_file_systems_take(tmp_p
 def test_failed_items_are_in_the_statistics_and_nowhere_else(tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", CORPUS, failed=("train/v1", "test/v0"))
     index, _, statistics = export(tmp_path / "run", "clip4mc", tmp_path / "out")
-    assert {split: len(found) for split, found in json.loads(index.read_text()).items()} == {
+    assert {split: len(result) for split, result in json.loads(index.read_text()).items()} == {
         "train": 2, "val": 2, "test": 0,
     }  # fmt: skip
     assert json.loads(statistics.read_text())["train"] == {
@@ -117,8 +117,8 @@ def test_sizes_that_are_missing_or_differ_in_number_fail_before_anything_is_writ
     items[4] = replace(items[4], meta={**items[4].meta, "size": sizes})
     make_clip_run(tmp_path / "run", Listed(items))
     monkeypatch.setattr("preprocess.export.formats.clip4mc._write", None)
-    found = f"{len(sizes)} sizes, and train/v0 has 2" if sizes else "no sizes"
-    with pytest.raises(ConfigError, match=f"^dev/v1 has {found}: CLIP4MC's training needs as many for every sample"):
+    result = f"{len(sizes)} sizes, and train/v0 has 2" if sizes else "no sizes"
+    with pytest.raises(ConfigError, match=f"^dev/v1 has {result}: CLIP4MC's training needs as many for every sample"):
         export(tmp_path / "run", "clip4mc", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -142,9 +142,9 @@ def test_nothing_that_exists_is_replaced(tmp_path: Path) -> None:
     index, *_ = export(tmp_path / "run", "clip4mc", tmp_path / "empty")
     index.write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for there in ("empty", "file"):
-        with pytest.raises(ConfigError, match=rf"--dest .*{there} exists, and is not replaced"):
-            export(tmp_path / "run", "clip4mc", tmp_path / there)
+    for target in ("empty", "file"):
+        with pytest.raises(ConfigError, match=rf"--dest .*{target} exists, and is not replaced"):
+            export(tmp_path / "run", "clip4mc", tmp_path / target)
     assert (index.read_text(), (tmp_path / "file").read_text()) == ("mine", "mine")
 
 

@@ -294,11 +294,11 @@ def test_tracks_are_rows_with_an_entry_for_each_object_of_each_frame(tmp_path: P
     (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
     (row,) = pd.read_parquet(path).itertuples()
     (item,) = corpus.items()
-    found = [(line["frame_idx"], each) for line in corpus.lines(item) for each in line["objects"]]
+    result = [(line["frame_idx"], each) for line in corpus.lines(item) for each in line["objects"]]
     assert (row.key, row.prompt, row.num_objects) == ("train/a", "car. person.", 1)
     assert (row.video_info["width"], row.video_info["fps"]) == (96, 25.0)
-    assert row.frame_idx.tolist() == [frame_idx for frame_idx, _ in found]
-    assert row.obj_ids.tolist() == [each["obj_id"] for _, each in found]
-    assert row.labels.tolist() == [each["label"] for _, each in found]
-    np.testing.assert_array_equal(row.scores, np.array([each["score"] for _, each in found], np.float32))
-    assert row.boxes.reshape(-1, 4).tolist() == [each["bbox"] for _, each in found]
+    assert row.frame_idx.tolist() == [frame_idx for frame_idx, _ in result]
+    assert row.obj_ids.tolist() == [each["obj_id"] for _, each in result]
+    assert row.labels.tolist() == [each["label"] for _, each in result]
+    np.testing.assert_array_equal(row.scores, np.array([each["score"] for _, each in result], np.float32))
+    assert row.boxes.reshape(-1, 4).tolist() == [each["bbox"] for _, each in result]

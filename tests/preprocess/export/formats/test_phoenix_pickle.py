@@ -47,22 +47,22 @@ def expected_content(corpus: MadeItems, layout: int = 143, failed: tuple[str, ..
     return content
 
 
-def assert_equal(found: Any, expected: Any) -> None:
+def assert_equal(result: Any, expected: Any) -> None:
     """Equality through dicts and lists, of types and dtypes too."""
-    assert type(found) is type(expected)
+    assert type(result) is type(expected)
     if isinstance(expected, dict):
-        assert list(found) == list(expected)
+        assert list(result) == list(expected)
         for key in expected:
-            assert_equal(found[key], expected[key])
+            assert_equal(result[key], expected[key])
     elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(result) == len(expected)
+        for one, other in zip(result, expected, strict=True):
             assert_equal(one, other)
     elif isinstance(expected, np.ndarray):
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found, expected)
+        assert result.dtype == expected.dtype
+        np.testing.assert_array_equal(result, expected)
     else:
-        assert found == expected
+        assert result == expected
 
 
 def exported(folder: Path, corpus: MadeItems = CORPUS, layout: int = 143, failed: tuple[str, ...] = ()) -> Path:

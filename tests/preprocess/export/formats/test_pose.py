@@ -47,9 +47,9 @@ def test_texts_have_18_lines_each_in_a_tree_that_mirrors_the_images(run: Path, t
         lines = (tmp_path / "out" / image.with_suffix(".txt")).read_text().splitlines()
         assert len(lines) == 18
         assert lines[10] == "-1 -1"
-        found = np.array([list(map(float, line.split(" "))) for line in lines])
+        result = np.array([list(map(float, line.split(" "))) for line in lines])
         expected = made_pose(item, number).keypoints[0, :, :2]
-        np.testing.assert_allclose(np.delete(found, 10, 0), np.delete(expected, 10, 0), atol=0.0051)
+        np.testing.assert_allclose(np.delete(result, 10, 0), np.delete(expected, 10, 0), atol=0.0051)
     assert (tmp_path / "out" / "nobody.txt").read_text() == "-1 -1\n" * 18
     statistics = json.loads((tmp_path / "out" / "openpose-statistics.json").read_text())
     assert [statistics["dev"][name] for name in ("planned", "committed", "failed")] == [2, 1, 1]
@@ -105,8 +105,8 @@ def test_pycocotools_loads_and_evaluates_people(coordinates: str, run: Path, tmp
     assert annotation["num_keypoints"] == 16
     assert annotation["keypoints"][48:] == [0, 0, 0]
     assert truth.cats[1]["keypoints"][16] == "right_ankle"
-    found = truth.loadRes(str(tmp_path / "out" / "train_results.json"))
-    evaluation = COCOeval(truth, found, "keypoints")
+    result = truth.loadRes(str(tmp_path / "out" / "train_results.json"))
+    evaluation = COCOeval(truth, result, "keypoints")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

@@ -125,7 +125,7 @@ def test_weights_of_another_model_are_refused(
 ) -> None:
     options = ["--model.backend.segmenter", str(models / "dino")]
     assert main(grounded(models, videos, tmp_path / "run", *options)) == 2
-    assert "is a grounding-dino model: give one of type sam2_video or edgetam_video" in capsys.readouterr().err
+    assert "is a grounding-dino model. Use one of type sam2_video or edgetam_video" in capsys.readouterr().err
 
 
 def test_other_settings_in_the_same_folder_are_refused(

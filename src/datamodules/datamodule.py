@@ -75,7 +75,6 @@ class FramesDataModule(LightningDataModule):
         self.shards, self.samples, self.batch_size, self.seed = shards, samples, batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.num_workers, self.pin_memory = num_workers, pin_memory
-        self.rank: Rank | None = None  # set by the writer of a run before it starts
 
     def setup(self, stage: str) -> None:
         """Check that there is something to load for a stage of the Trainer.
@@ -87,33 +86,29 @@ class FramesDataModule(LightningDataModule):
             ConfigError: an option is missing, or has no effect in this stage; or nothing here can decode as asked.
             RunError: `shards` is not a run, or has no committed samples of a split that the stage needs.
         """
-        if stage == "predict":
-            self._refuse(_TRAINING_OPTIONS, "preprocessing")
-            self._request().decoding.require()
-        else:
-            self._training().require(stage)
+        self._training().require(stage)
 
-    def predict_dataloader(self) -> Iterable[Batch]:
-        """Return the batches of the shards that this rank leases; on a GPU, their frames are copied ahead.
+    def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
+        """Batches of frames of the shards that `rank` gets to lease; where it has a GPU, on their way to it.
+
+        Args:
+            rank: this process's part in a run.
+            root: folder that items' paths are relative to.
+            request: what the extractor wants, as `request` returned it.
+            device: where the extractor's models run.
+        """
+        is_cuda = device.type == "cuda"
+        pins_memory = is_cuda if self.pin_memory is None else self.pin_memory
+        batches = FrameLoader(rank, root, request, self.num_workers, pins_memory, self.worker_timeout_seconds)
+        return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and is_cuda else batches
+
+    def predict_dataloader(self) -> Any:
+        """Not for `Trainer.predict(datamodule=…)`: see `preprocess.job.session.Session`.
 
         Raises:
-            ConfigError: there is no corpus, or no run to lease from (see `preprocess.job.writer.ShardWriter`).
+            ConfigError: always.
         """
-        if self.corpus is None or self.rank is None:
-            raise ConfigError("predict needs a corpus, and a ShardWriter among the Trainer's callbacks")
-        pins_memory = self._pins_memory()
-        batches = FrameLoader(
-            self.rank, self.corpus.root, self._request(), self.num_workers, pins_memory, self.worker_timeout_seconds
-        )
-        assert self.trainer is not None
-        device = self.trainer.strategy.root_device
-        return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and device.type == "cuda" else batches
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a training batch to the device. Frames stay where they are: `extract` may get their batch in parts."""
-        if self.trainer is not None and self.trainer.predicting:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        raise ConfigError("frames are for a rank of a run: use preprocess.job.session.Session, or `preprocess run`")
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled batches of the training split; over all ranks and workers, each sample comes once an epoch.
@@ -146,10 +141,16 @@ class FramesDataModule(LightningDataModule):
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
 
-    def _request(self) -> FrameRequest:
-        assert self.trainer is not None
-        request: FrameRequest = self.trainer.lightning_module.frames  # type: ignore[assignment]
-        return request.resolve(self.decoding, self.trainer.strategy.root_device)
+    def request(self, extractor_request: FrameRequest, device: torch.device) -> FrameRequest:
+        """Return what the extractor requests, decoded as configured; on this rank's GPU if either says so.
+
+        Raises:
+            ConfigError: an option has no effect in preprocessing, or this machine cannot decode so.
+        """
+        self._refuse(_TRAINING_OPTIONS, "preprocessing")
+        request = extractor_request.resolve(self.decoding, device)
+        request.decoding.require()
+        return request
 
     def _training(self) -> TrainingSplits:
         self._refuse(_PREPROCESSING_OPTIONS, "training")

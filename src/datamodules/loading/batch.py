@@ -62,6 +62,7 @@ class Batch(TypedDict):
     | results     | list, B                 | instead of `frames`, what the request's transform returned      |
     | device_copy | prefetch.DeviceCopy     | copy of `frames` on its way to the GPU, where there is one      |
     | alone       | bool                    | a process died of one of the items: extract them one by one     |
+    | assemblies  | list[Any], B            | only in `Extractor.extract`: the assembly of each frame's item  |
 
     Slices of one item come in order. A slice holds frames of several items only if these are single images. Where
     images are grouped by size (`Batching`), all summaries come with the ticket's last slice: a ticket is done, or is
@@ -79,6 +80,7 @@ class Batch(TypedDict):
     results: NotRequired[list[Any]]
     device_copy: NotRequired[Any]
     alone: NotRequired[bool]
+    assemblies: NotRequired[list[Any]]
 
 
 def idle_batch() -> Batch:

@@ -9,57 +9,53 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from signal import Signals
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Selection
-from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.failures import count_failures, failures
-from datamodules.run.folder import Run
 from datamodules.samples import SampleKind
 from preprocess.commands.failures import print_json, show, summary
 from preprocess.job.extractor import Extractor
-from preprocess.job.writer import ShardWriter
+from preprocess.job.session import Job, Session
 from preprocess.terminal import Terminal, note, say
 
 
-def check(
-    trainer: Trainer, extractor: Extractor, data: FramesDataModule, writer: ShardWriter, full: bool, json: bool
-) -> int:
-    """Check `data.corpus` for `extractor`, and print what would fail; the exit status.
+def check(job: Job, full: bool, json: bool) -> int:
+    """Check the corpus of `job` for its extractor, and print what would fail.
 
-    `data` and `writer` are changed, and good for nothing else afterwards.
+    Args:
+        job: of a run.
+        full: decode every frame that the pipeline would take, not only the first and the last.
+        json: print failures as JSON Lines.
+
+    Returns:
+        The exit status.
 
     Raises:
         ConfigError: several processes were started, which would all do the same.
     """
-    if trainer.world_size > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("check is one process: start it once, with more --data.num_workers")
-    assert data.corpus is not None
-    if not full:
-        data.corpus = _Ends(data.corpus)
+    checked = _Check(job.extractor, full, job.data.decoding)
+    corpus = job.corpus if full else _Ends(job.corpus)
     with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
-        writer.dir, writer.only, writer.videos = Path(folder), None, False
-        writer.tolerance = replace(writer.tolerance, limit=FailureLimit.parse("100%"))
-        checked = _Check(extractor, full, data.decoding)
-        trainer.predict(checked, datamodule=data, return_predictions=False)
-        run = Run(folder)
+        output = replace(job.output, dir=folder, only=None, videos=False, max_failures="100%")
+        with Session(replace(job, extractor=checked, corpus=corpus, output=output, config=None)) as session:
+            session.predict()
+        run = session.run
         counts = count_failures(run)
         num_checked = sum(record.planned for record in run.records())
-        assert writer.rank is not None
-        stopped = writer.rank.stopping
+        stopped = session.rank.stopping
         if json:
             print_json(failures(run))
         elif counts:
@@ -70,7 +66,7 @@ def check(
     elif not json:
         say(f"{num_checked:,} items checked; {summary(counts)}")
         if checked.num_non_square:
-            say(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(data.decoding)}")
+            say(f"{checked.num_non_square:,} with non-square pixels, {_as_shown(job.data.decoding)}")
         if checked.num_skipping:
             say(f"{checked.num_skipping:,} with frames that no decoder can show, which are skipped")
     return 128 + stopped if stopped else 1 if counts else 0

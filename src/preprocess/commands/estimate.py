@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -13,13 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.filesize import decimal
 
-from datamodules import FramesDataModule
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
 from datamodules.run.failures import failures
-from datamodules.run.folder import Run
-from preprocess.job.extractor import Extractor
-from preprocess.job.writer import ShardWriter
+from preprocess.job.session import Job, Session
 from preprocess.report.status import bottleneck, duration
 
 _NUM_SAMPLED = 16
@@ -72,32 +69,25 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, writer: ShardWriter) -> Estimate:
-    """Run a sample of `data.corpus`, evenly spread, into a temporary folder, and scale it up.
-
-    `data` and `writer` are changed, and good for nothing else afterwards.
+def estimate(job: Job) -> Estimate:
+    """Run a sample of the job's corpus, evenly spread, into a temporary folder, and scale it up.
 
     Raises:
         ConfigError: all of the sample failed.
     """
-    assert data.corpus is not None
-    corpus, output = data.corpus, writer.dir
-    num_items, listed_frames, cost = _totals(corpus)
-    data.corpus = sample = _Sample(corpus, max(1, num_items // _NUM_SAMPLED))
+    num_items, listed_frames, cost = _totals(job.corpus)
+    sample = _Sample(job.corpus, max(1, num_items // _NUM_SAMPLED))
     stopwatch = _Stopwatch()
-    trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="preprocess-estimate-") as folder:
-        writer.dir, writer.only = Path(folder), None
-        trainer.predict(extractor, datamodule=data, return_predictions=False)
-        assert writer.rank is not None
-        run = Run(folder)
-        records = list(run.records())
-        if not any(record.committed for record in records) and (first := next(failures(run), None)):
+        sampled = replace(job, corpus=sample, output=replace(job.output, dir=folder, only=None), config=None)
+        with Session(sampled) as session:
+            session.predict([stopwatch])
+        records = list(session.run.records())
+        if not any(record.committed for record in records) and (first := next(failures(session.run), None)):
             num_failed = sum(record.failed for record in records)
             raise ConfigError(
                 f"all {num_failed} sampled items failed, the first: {first.reason}; see `preprocess check`"
             )
-        activity = writer.rank.activity
     sampled_frames = max(1, sum(record.num_frames for record in records))
     sampled_cost = max(1, sum(item.cost for item in sample.items()))
     num_frames = listed_frames or round(sampled_frames * cost / sampled_cost)
@@ -109,11 +99,11 @@ def estimate(trainer: Trainer, extractor: Extractor, data: FramesDataModule, wri
         failed=sum(record.failed for record in records),
         frames_per_second=stopwatch.frames_per_second,
         seconds=seconds,
-        gpu_hours=seconds / 3600 if trainer.strategy.root_device.type == "cuda" else 0.0,
+        gpu_hours=seconds / 3600 if session.device.type == "cuda" else 0.0,
         shard_bytes=round(sum(r.tar.bytes + r.table.bytes for r in records) * num_frames / sampled_frames),
-        disk_free_bytes=shutil.disk_usage(_existing(output)).free,
-        bottleneck=bottleneck([activity]),
-        proposed=extractor.suggest_options(),
+        disk_free_bytes=shutil.disk_usage(_existing(Path(job.output.dir))).free,
+        bottleneck=bottleneck([session.rank.activity]),
+        proposed=job.extractor.suggest_options(),
     )
 
 

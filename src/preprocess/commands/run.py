@@ -11,8 +11,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from datamodules import FramesDataModule
@@ -27,20 +25,11 @@ from datamodules.run.retries import RetryRequest, refuse_unfinished
 from preprocess.integrity import coverage
 from preprocess.job.extractor import Extractor
 from preprocess.job.folder_config import FolderConfig, denied_import, named_classes, require_trusted
-from preprocess.job.interrupt import StopOnSignal
-from preprocess.job.placement import is_first_on_machine, placement
-from preprocess.job.progress import Progress, quiet
-from preprocess.job.writer import ShardWriter
+from preprocess.job.output import Output
+from preprocess.job.placement import is_first_on_machine
+from preprocess.job.progress import quiet
+from preprocess.job.session import TRAINER_DEFAULTS, Job, Session
 from preprocess.terminal import escaped_output, note, say
-
-_TRAINER = {
-    "trainer.devices": 1,
-    "trainer.logger": False,
-    "trainer.enable_checkpointing": False,
-    "trainer.enable_progress_bar": False,
-    "trainer.enable_model_summary": False,
-    "trainer.use_distributed_sampler": False,
-}
 
 _NO_LIMIT = FailureLimit()
 
@@ -58,7 +47,10 @@ _RETRY = (
 
 
 class PipelineCLI(LightningCLI):
-    """The sections of a configuration: `model` (an extractor), `data`, `output` (`ShardWriter`), `trainer`.
+    """The sections of a configuration: `model` (an extractor), `data`, `output` (`Output`), `trainer`.
+
+    Attributes:
+        job: what the configuration says.
 
     Args:
         options: of `LightningCLI`.
@@ -81,29 +73,38 @@ class PipelineCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `output`, and what a Trainer needs for preprocessing."""
-        parser.add_class_arguments(ShardWriter, "output")
-        parser.set_defaults(_TRAINER)
+        parser.add_class_arguments(Output, "output")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A Trainer placed on this rank's device, with the writer and the progress display among its callbacks."""
-        self.writer: ShardWriter = self._get(self.config_init, "output")
-        trainer = self.config_init["trainer"]
-        own = trainer.get("callbacks") or []
-        callbacks = [*(own if isinstance(own, list) else [own]), self.writer, Progress(), StopOnSignal()]
-        placed = placement(trainer["accelerator"], trainer["devices"])
-        try:
-            return Trainer(**{**trainer, **placed, "callbacks": callbacks, **kwargs})
-        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-            # more devices than there are, an accelerator that is missing, an unknown option
-            raise ConfigError(" ".join(str(error).split())) from error
+    def instantiate_classes(self) -> None:
+        """Make the job; the Trainer is made later, by its `Session`."""
+        made = self.parser.instantiate_classes(self.config)
+        self.data: FramesDataModule = made["data"]
+        self.extractor: Extractor = made["model"]
+        self.output: Output = made["output"]
+        self.trainer_options: dict[str, Any] = dict(made["trainer"])
+
+    def job(self, corpus: Corpus | None = None, retry: RetryRequest | None = None) -> Job:
+        """Return what the configuration says is to be done.
+
+        Args:
+            corpus: the one that was planned, for a retry; None: that of the configuration.
+            retry: what to try again.
+
+        Raises:
+            ConfigError: there is no corpus.
+        """
+        corpus = corpus or self.data.corpus
+        if corpus is None:
+            raise ConfigError("there is no corpus to work on: set data.corpus")
+        text = self.parser.dump(self.config, skip_none=False) if retry is None else None
+        return Job(self.extractor, corpus, self.data, self.output, self.trainer_options, text, retry)
 
 
 def run(argv: Sequence[str]) -> int:
     """`preprocess run`: make, go on with, or join a run; ends with the coverage check."""
     quiet()
-    cli = _cli(argv)
-    cli.writer.config = cli.parser.dump(cli.config, skip_none=False)
-    return _predict(cli)
+    return _predict(_cli(argv).job())
 
 
 def retry(argv: Sequence[str], began: float) -> int:
@@ -129,9 +130,9 @@ def retry(argv: Sequence[str], began: float) -> int:
     named = named_classes(overrides)
     corpus, overrides = _planned_corpus(run, overrides, named)
     cli = _cli(overrides, FolderConfig(config, named))
-    cli.datamodule.corpus = cli.datamodule.corpus or corpus
-    cli.writer.retry = RetryRequest(tuple(options.classes), began, (os.path.realpath(cli.datamodule.corpus.root),))
-    return _predict(cli)
+    corpus = cli.data.corpus or corpus
+    request = RetryRequest(tuple(options.classes), began, (os.path.realpath(corpus.root),))
+    return _predict(cli.job(corpus, request))
 
 
 def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) -> tuple[Corpus, list[str]]:
@@ -181,35 +182,25 @@ def _imported_corpus(class_path: str, path: Path) -> type[Corpus]:
     return kind
 
 
-def _predict(cli: PipelineCLI) -> int:
-    try:
-        cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=False)
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of it
-            raise KeyboardInterrupt from None
-        raise
-    except FramemillError:
-        _wait_for_launched(cli.trainer)
-        raise
-    _wait_for_launched(cli.trainer)
-    assert cli.writer.rank is not None
-    stopped = cli.writer.rank.stopping
+def _predict(job: Job) -> int:
+    with Session(job) as session:
+        try:
+            session.predict()
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of it
+                raise KeyboardInterrupt from None
+            raise
+        spooled = sum(len(opened.spool.results) for opened in session.rank.open.values())
+    stopped = session.rank.stopping
     if stopped:
-        spooled = sum(len(opened.spool.results) for opened in cli.writer.rank.open.values())
         note(
             f"stopped by {signal.Signals(stopped).name}. Finished work is safe, including {spooled:,} items of "
             "unfinished shards. Rerun the same command to resume",
             "yellow",
         )
-    limit = FailureLimit() if cli.writer.retry else cli.writer.rank.tolerance.limit
-    status = conclude(cli.writer.run, cli.writer.only is not None, limit)
+    limit = FailureLimit() if job.retry else job.output.tolerance().limit
+    status = conclude(session.run, job.output.only is not None, limit)
     return 128 + stopped if stopped and status else status
-
-
-def _wait_for_launched(trainer: Trainer) -> None:
-    """Wait for the ranks that Lightning's launcher has started, which go on without this one."""
-    for process in getattr(trainer.strategy.launcher, "procs", []):
-        process.wait()
 
 
 def estimate(argv: Sequence[str]) -> int:
@@ -217,8 +208,7 @@ def estimate(argv: Sequence[str]) -> int:
     from preprocess.commands.estimate import estimate as estimated
 
     quiet()
-    cli = _cli([*argv, "--trainer.devices", "1"])  # of one rank; several would only tell the same
-    for line in str(estimated(cli.trainer, cli.model, cli.datamodule, cli.writer)).splitlines():
+    for line in str(estimated(_one_process(argv))).splitlines():
         say(line)
     return 0
 
@@ -232,8 +222,11 @@ def check(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true")
     options, argv = parser.parse_known_args(argv)
     quiet()
-    cli = _cli([*argv, "--trainer.devices", "1"])
-    return checked(cli.trainer, cli.model, cli.datamodule, cli.writer, options.full, options.json)
+    return checked(_one_process(argv), options.full, options.json)
+
+
+def _one_process(argv: Sequence[str]) -> Job:
+    return _cli([*argv, "--trainer.devices", "1"]).job()
 
 
 def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
@@ -305,10 +298,10 @@ def _cli(argv: Sequence[str], folder: FolderConfig | None = None) -> PipelineCLI
 def _nested(argument: str) -> str:
     """`--data.root` → `--data.corpus.init_args.root`: what the DataModule does not take belongs to its corpus.
 
-    And `--max-failures` → `--output.max_failures`, as any option of `ShardWriter`.
+    And `--max-failures` → `--output.max_failures`, as any option of `Output`.
     """
     plain = argument.removeprefix("--").partition("=")[0].replace("-", "_")
-    if argument.startswith("--") and plain in ShardWriter.__init__.__annotations__:
+    if argument.startswith("--") and plain in Output.__annotations__:
         return f"--output.{plain}{argument[2 + len(plain) :]}"
     section, _, rest = argument.partition(".")
     name = rest.partition("=")[0].partition(".")[0]

@@ -17,49 +17,59 @@ them together, so that models with packed inputs are split as well. Of files tha
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch import LightningModule
 
-from datamodules.errors import EnvironmentFailure, ExtractError, ItemError, RunError
+from datamodules.errors import EnvironmentFailure, ItemError, RunError
 from datamodules.loading.batch import Batch
 from datamodules.media.jpeg import decode_jpegs
 from datamodules.run.rank import Rank
+from preprocess.job.assembly import OpenItems, Outcome
 from preprocess.job.extractor import Extractor
 
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # also what cuDNN and cuBLAS say
 
 
-class Outcome(NamedTuple):
-    """What became of one frame.
-
-    Attributes:
-        result: what `extract` gave; an ItemError where it cannot handle the frame, or this cannot be decoded.
-        split_to: frames in the batch it was extracted in, if that was smaller than planned.
-    """
-
-    result: Any
-    split_to: int | None
-
-
-class Extraction:
-    """Extracts batches; see the module's table.
+class Extraction(LightningModule):
+    """The module of the predict loop: extracts batches as the table above says.
 
     Args:
-        extractor: whose `extract` is called, with parts of the batch on its device.
-        rank: is told which items are active, and charged with.
+        extractor: its `extract` is called, with parts of the batch on its device.
+        rank: is told which items are active, and records failed attempts.
+        items: the items in progress; an item begins here, with its first frame.
     """
 
-    def __init__(self, extractor: Extractor, rank: Rank) -> None:
-        self._extractor, self._rank = extractor, rank
+    def __init__(self, extractor: Extractor, rank: Rank, items: OpenItems) -> None:
+        super().__init__()
+        self._extractor, self._rank, self._items = extractor, rank, items
 
-    def __call__(self, batch: Batch) -> list[Outcome]:
-        """One outcome for each frame of `batch`, in its order."""
+    def setup(self, stage: str) -> None:
+        """Load the extractor's weights onto this rank's device."""
+        self._extractor.setup(stage)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Leave the frames where they are: the device's memory may suffice for parts of a batch only."""
+        return batch
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Outcome]:
+        """One outcome for each frame of `batch`, in order."""
+        if self._is_obsolete(batch):
+            return [Outcome(None, None)] * len(batch["rows"])
+        for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True):
+            if frame_idx == 0:
+                self._items.begin(batch["shard"], row, batch["items"][row])
         parts = _items(batch) if batch.get("alone") else [batch] if batch["rows"] else []
         outcomes = [outcome for part in parts for outcome in self._outcomes(part)]
         whole = len(outcomes)
         return [Outcome(result, None if size == whole else size) for result, size in outcomes]
+
+    def _is_obsolete(self, batch: Batch) -> bool:
+        """Whether all items of `batch` have results already: another rank has committed them, or they have failed."""
+        opened = self._rank.open.get(batch["shard"])
+        return opened is None or all(row in opened.spool.results for row in batch["rows"])
 
     def _outcomes(self, batch: Batch) -> list[Outcome]:
         size = len(batch["rows"])
@@ -78,13 +88,16 @@ class Extraction:
         _free()
         if self._rank.add_failed_attempt(batch["shard"], batch["rows"][0], "out of memory", "memory"):
             return self._outcomes(batch)
-        return [Outcome(ExtractError("out of memory"), size)]  # the rank has its failure already
+        return [Outcome(None, size)]  # the rank has recorded the failure: no result of the item is looked at
 
     def _try(self, batch: Batch) -> list[Any] | Exception:
         """The results; or the ItemError, or what says that memory ran out."""
         self._rank.mark_active(batch["shard"], sorted(set(batch["rows"])))
         try:
-            results = self._extractor.extract(_on(batch, self._extractor.device))
+            shard = batch["shard"]
+            on_device = _on(batch, self._extractor.device)
+            on_device["assemblies"] = [self._items[shard, row].assembly for row in batch["rows"]]
+            results = self._extractor.extract(on_device)
         except (ItemError, MemoryError, torch.OutOfMemoryError) as error:
             return error
         except RuntimeError as error:

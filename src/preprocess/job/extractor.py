@@ -1,19 +1,21 @@
 """The extractor: a LightningModule that turns frames into results, and results into samples."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
-from datamodules.run.rank import Rank
 from datamodules.run.result import OK
 from datamodules.samples import SampleKind
 from datamodules.samples.fields import typed
+from preprocess.job.assembly import Assembly, ListAssembly
 
 
 class Extractor(LightningModule):
@@ -31,17 +33,22 @@ class Extractor(LightningModule):
             needs a default. A backend may have such a list, too, as captions' `ServedModel` has for `server.url`.
         reserved_fields: names in the json of a sample that the pipeline writes. An item whose corpus has a field of
             such a name fails.
-        rank: this process's part in the run. The writer sets it, before the first batch.
-        extraction: calls `extract`, in smaller batches where one fails. The writer sets it, before the first batch.
+        rank_device: where the models of this rank run; see `place`.
     """
 
     samples: SampleKind[Any]
-    rank: Rank
-    extraction: Callable[[Batch], list[Any]]
     frames = FrameRequest()
     retry_invariants: tuple[str, ...] = ()
     not_from_folder: tuple[str, ...] = ()
     reserved_fields: frozenset[str] = frozenset()
+    rank_device = torch.device("cpu")
+
+    def place(self, device: torch.device) -> None:
+        """Say where the models of this rank will run. Called before `frames` and `provenance` are read; loads nothing.
+
+        Weights are loaded in Lightning's `setup`, when the run is planned and joined.
+        """
+        self.rank_device = device
 
     def extract(self, batch: Batch) -> list[Any]:
         """Return one result for each frame of `batch`, in order; by default what `FrameRequest.transform` returned.
@@ -75,6 +82,21 @@ class Extractor(LightningModule):
         """
         self.validate(item)
 
+    def open_assembly(self, item: Item, scratch: Callable[[], Path]) -> Assembly:
+        """Return what collects the results of `item`, whose first frame has come.
+
+        By default all results are kept in a list for `assemble`. A pipeline with large results, or with state from
+        frame to frame, returns an `Assembly` of its own; `extract` finds it in `batch["assemblies"]`.
+
+        Args:
+            item: as planned.
+            scratch: returns a folder on the run's disk that is removed with this process.
+
+        Raises:
+            ExtractError: the item becomes a failure.
+        """
+        return ListAssembly(partial(self.assemble, item))
+
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> Any:
         """Return the sample of `item`, made of the results of all its frames, in order.
 
@@ -87,9 +109,6 @@ class Extractor(LightningModule):
             ExtractError: no sample can be made of them; the item becomes a failure.
         """
         raise NotImplementedError
-
-    def release(self, shard: int, row: int) -> None:
-        """Release what `extract` keeps of an item from one call to the next; no more frames of it will come."""
 
     def draw_to(self, folder: Path) -> None:
         """Write to `folder`, during the run, a copy of each video with its results drawn over it.
@@ -113,7 +132,3 @@ class Extractor(LightningModule):
     def provenance(self) -> dict[str, str]:
         """Return versions and weights that change results, by name. They become part of the fingerprint."""
         return {}
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[Any]:
-        """What became of each frame of `batch`: `preprocess.job.extraction.Outcome`."""
-        return self.extraction(batch)

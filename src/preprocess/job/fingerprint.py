@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from datamodules import FramesDataModule
+from datamodules.corpus import Corpus
+from datamodules.media.decoding import Decoding
 from datamodules.media.suffixes import HAS_HEIF
 from datamodules.run.plan import ShardSize
 from preprocess.job.extractor import Extractor
@@ -25,10 +26,10 @@ from preprocess.job.extractor import Extractor
 _DECIDE_PIXELS = ("framemill", "torch", "pillow", "numpy")
 
 
-def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, device: torch.device) -> dict[str, Any]:
+def fingerprint(
+    corpus: Corpus, decoding: Decoding, extractor: Extractor, size: ShardSize, device: torch.device
+) -> dict[str, Any]:
     """The fingerprint of a run, JSON-able. Nothing that leaves results alone is in it: ranks, workers, time."""
-    corpus = data.corpus
-    assert corpus is not None
     arguments = {name: value for name, value in vars(corpus).items() if name != "root" and not name.startswith("_")}
     hparams = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
     options = {name: described(value) for name, value in hparams.items()}
@@ -37,17 +38,17 @@ def fingerprint(data: FramesDataModule, extractor: Extractor, size: ShardSize, d
         "shards": asdict(size),
         "extractor": {"class_path": _class_path(extractor), "init_args": options},
         "samples": {"class_path": _class_path(extractor.samples)},
-        "decoding": {name: value for name, value in asdict(data.decoding).items() if name != "skip_non_reference"},
-        "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(data))} | extractor.provenance(),
+        "decoding": {name: value for name, value in asdict(decoding).items() if name != "skip_non_reference"},
+        "versions": {name: version(name) for name in (*_DECIDE_PIXELS, *_backends(decoding))} | extractor.provenance(),
         "device": device.type,
     }
 
 
-def _backends(data: FramesDataModule) -> list[str]:
+def _backends(decoding: Decoding) -> list[str]:
     """The packages that may decode; PyAV opens videos for all of them, and Pillow, which is named already, images."""
-    nvjpeg = ["torchvision"] if data.decoding.images == "nvjpeg" else []  # its release is that of torch's CUDA
+    nvjpeg = ["torchvision"] if decoding.images == "nvjpeg" else []  # its release is that of torch's CUDA
     heif = ["pillow-heif"] if HAS_HEIF else []
-    return ["av", *heif, *nvjpeg, *(name for name in data.decoding.backends if name != "pyav")]
+    return ["av", *heif, *nvjpeg, *(name for name in decoding.backends if name != "pyav")]
 
 
 def described(value: Any) -> Any:

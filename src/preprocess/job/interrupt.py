@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from preprocess.job.writer import ShardWriter
+from datamodules.run.rank import Rank
 from preprocess.terminal import note
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C; torchrun, SLURM, Docker; `sbatch --signal=USR1@60`
@@ -23,16 +23,20 @@ _AGAIN_SECONDS = 1.0  # torchrun and a terminal may both deliver the first
 
 
 class StopOnSignal(Callback):
-    """Turns the first signal into an orderly end of predicting, in this process and those that it has launched."""
+    """Turns the first signal into an orderly end of predicting, in this process and those that it has launched.
 
-    def __init__(self) -> None:
+    Args:
+        rank: is asked to stop.
+        grace_seconds: after that, the process ends, whatever it is doing.
+    """
+
+    def __init__(self, rank: Rank, grace_seconds: float) -> None:
+        self._rank, self._grace_seconds = rank, grace_seconds
         self._listener: _Listener | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen, as soon as there is a rank; Lightning, which in predict would ignore SIGTERM, respects it."""
-        writer = next(callback for callback in trainer.callbacks if isinstance(callback, ShardWriter))  # type: ignore[attr-defined]
-        rank = writer.rank
-        assert rank is not None
+        """Listen, before Lightning sets its own handlers: in predict it would ignore SIGTERM, but it respects ours."""
+        rank = self._rank
         launched = getattr(trainer.strategy.launcher, "procs", [])
 
         def stop(number: int) -> None:
@@ -52,7 +56,7 @@ class StopOnSignal(Callback):
             for process in launched:
                 process.send_signal(number)
 
-        self._listener = _Listener(stop, stop_now, writer.grace_seconds)
+        self._listener = _Listener(stop, stop_now, self._grace_seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no more."""

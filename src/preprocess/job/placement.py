@@ -10,10 +10,10 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -59,24 +59,65 @@ class LeasedStrategy(DDPStrategy):
         self.setup_precision_plugin()
 
 
-def placement(accelerator: Any, devices: Any) -> dict[str, Any]:
-    """Trainer arguments that put this process where it belongs.
+class Placement(NamedTuple):
+    """Where this rank runs.
+
+    Attributes:
+        device: of its models.
+        options: of Lightning's Trainer, which put the rank there.
+    """
+
+    device: torch.device
+    options: Mapping[str, Any]
+
+
+def placement(accelerator: Any, devices: Any) -> Placement:
+    """Return where this process belongs, before there is a Trainer.
 
     Args:
         accelerator: the Trainer's option.
         devices: the Trainer's option; under torchrun, `fabric run` and srun a list (`0,2`) says which GPUs to use.
 
     Raises:
-        ConfigError: a listed GPU is not there.
+        ConfigError: there is no such accelerator, or a listed GPU is missing.
     """
-    local_rank = _started_as()
-    if local_rank is None:
-        several = not (devices in (1, "1", "auto", None) or (isinstance(devices, list) and len(devices) == 1))
-        several |= devices in ("auto", None, -1, "-1") and accelerator != "cpu" and torch.cuda.device_count() > 1
-        return {"plugins": [LightningEnvironment()], **({"strategy": LeasedStrategy()} if several else {})}
-    gpus = [] if accelerator == "cpu" else _gpus(devices, torch.cuda.device_count())
-    single: list[int] | int = [gpus[local_rank % len(gpus)]] if gpus else 1
-    return {"devices": single, "num_nodes": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+    kind, local_rank = _kind(accelerator), _started_as()
+    gpus = _gpus(devices, torch.cuda.device_count()) if kind == "cuda" else []
+    options: dict[str, Any] = {"accelerator": kind, "plugins": [LightningEnvironment()]}
+    if local_rank is not None:
+        options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    elif _are_several(devices, len(gpus)):
+        local_rank, options["strategy"] = int(os.environ.get("LOCAL_RANK", 0)), LeasedStrategy()
+        if isinstance(devices, int) and devices > len(gpus) > 0:
+            raise ConfigError(f"--trainer.devices {devices}: this machine has {len(gpus)} GPUs")
+    if kind != "cuda":
+        return Placement(torch.device(kind), options)
+    gpu = gpus[(local_rank or 0) % len(gpus)]
+    if "strategy" not in options or options["strategy"] == "auto":
+        options["devices"] = [gpu]
+    return Placement(torch.device("cuda", gpu), options)
+
+
+def _kind(accelerator: Any) -> str:
+    """`cpu`, `cuda` or `mps`."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator in ("auto", "gpu", None):
+        kinds = ("cuda", "mps") if accelerator == "gpu" else tuple(available)
+        kind = next((kind for kind in kinds if available[kind]), "cuda")
+    else:
+        kind = str(accelerator)
+    if kind not in available:
+        raise ConfigError(f"--trainer.accelerator {accelerator}: choose from auto, cpu, gpu, cuda, mps")
+    if not available[kind]:
+        raise ConfigError(f"--trainer.accelerator {accelerator}: torch finds no such device on this machine")
+    return kind
+
+
+def _are_several(devices: Any, num_gpus: int) -> bool:
+    """Whether the Trainer's option asks for several ranks, which Lightning's launcher starts."""
+    if devices in ("auto", None, -1, "-1"):
+        return num_gpus > 1
+    return devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1)
 
 
 def _gpus(devices: Any, count: int) -> list[int]:

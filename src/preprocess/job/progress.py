@@ -10,7 +10,6 @@ from rich.live import Live
 
 from datamodules.run.folder import Run
 from preprocess.job.placement import is_first_on_machine
-from preprocess.job.writer import ShardWriter
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal, note
 
@@ -27,11 +26,13 @@ class Progress(Callback):
     On a terminal it is a display that is drawn anew; elsewhere a line every `line_seconds`.
 
     Args:
+        run: the run.
         console: where to; None: standard error.
         line_seconds: between lines where there is no terminal.
     """
 
-    def __init__(self, console: Terminal | None = None, line_seconds: float = 10.0) -> None:
+    def __init__(self, run: Run, console: Terminal | None = None, line_seconds: float = 10.0) -> None:
+        self._run = run
         self._console = console or Terminal(stderr=True)
         self._line_seconds = line_seconds
         self._done = threading.Event()
@@ -39,10 +40,9 @@ class Progress(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to show."""
-        writer = next(callback for callback in trainer.callbacks if isinstance(callback, ShardWriter))  # type: ignore[attr-defined]
         if is_first_on_machine() and trainer.local_rank == 0:
             show = self._draw if self._console.is_terminal else self._print
-            self._thread = threading.Thread(target=show, args=(writer.run,), name="progress", daemon=True)
+            self._thread = threading.Thread(target=show, name="progress", daemon=True)
             self._thread.start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -55,15 +55,15 @@ class Progress(Callback):
         """Stop, which Lightning does not do by `teardown` then."""
         self.teardown(trainer, pl_module, "predict")
 
-    def _draw(self, run: Run) -> None:
-        reader = StatusReader(run)
+    def _draw(self) -> None:
+        reader = StatusReader(self._run)
         with Live(render(reader.read()), console=self._console, auto_refresh=False) as live:
             while not self._done.wait(1.0):
                 live.update(render(reader.read()), refresh=True)
             live.update(render(reader.read()), refresh=True)
 
-    def _print(self, run: Run) -> None:
-        reader = StatusReader(run)
+    def _print(self) -> None:
+        reader = StatusReader(self._run)
         while not self._done.wait(self._line_seconds):
             self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True)
 

@@ -94,7 +94,7 @@ class Keypoints(Extractor):
         """
         if self._requested_backend != "auto":
             return self._requested_backend
-        return self._require("torch" if self._device_of_rank().type == "cuda" else "mediapipe")
+        return self._require("torch" if self.rank_device.type == "cuda" else "mediapipe")
 
     @property
     def frames(self) -> FrameRequest:  # type: ignore[override]
@@ -103,10 +103,6 @@ class Keypoints(Extractor):
         if self.backend == "torch":
             return FrameRequest(size)
         return FrameRequest(size, partial(HolisticTransform, self.hparams["mode"], LAYOUTS[self.layout]))
-
-    def _device_of_rank(self) -> torch.device:
-        """Return the Trainer's device; the CPU without a Trainer, as in `preprocess check`."""
-        return torch.device("cpu") if self._trainer is None else self._trainer.strategy.root_device
 
     def _require(self, backend: Literal["mediapipe", "torch"]) -> Literal["mediapipe", "torch"]:
         if backend != self._checked:
@@ -139,7 +135,7 @@ class Keypoints(Extractor):
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
         weights = hashlib.sha256("".join(sha256 for _, sha256 in MODELS.values()).encode()).hexdigest()
         provenance = {"backend": "torch", "weights": weights}
-        if self._device_of_rank().type == "cuda":
+        if self.rank_device.type == "cuda":
             provenance["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         return provenance
 
@@ -147,12 +143,12 @@ class Keypoints(Extractor):
         """Load the models onto the rank's device, if they run there."""
         if self.backend == "torch":
             landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir)
-            run = Replay(landmarker.to(self._device_of_rank()), self.hparams["compile"], self.hparams["cuda_graph"])
+            run = Replay(landmarker.to(self.rank_device), self.hparams["compile"], self.hparams["cuda_graph"])
             self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["batch_size"])
 
     def suggest_options(self) -> str | None:
         """See `Extractor`: suggests the batch size on a GPU, from measurements with these options."""
-        device = self._device_of_rank()
+        device = self.rank_device
         if self.backend != "torch" or device.type != "cuda":
             return None
         self._torch = None  # frees its buffers and graphs

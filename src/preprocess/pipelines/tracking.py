@@ -2,12 +2,17 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.corpus import Item
@@ -16,11 +21,14 @@ from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.run.files import make_folder
 from datamodules.run.result import EMPTY, OK
+from datamodules.samples.content import Content
 from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
+from datamodules.samples.track_lines import LineObject
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.draw.video import VideoWriter
+from preprocess.job.assembly import Assembly
 from preprocess.job.extractor import Extractor
-from preprocess.tracking.backend import TrackedObject, TrackingBackend, VideoTracker
+from preprocess.tracking.backend import TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
 from preprocess.tracking.recording import Recording, described
 
@@ -59,7 +67,6 @@ class Tracking(Extractor):
         self.save_hyperparameters()
         self.backend = backend
         self.frames = FrameRequest(batch_size)
-        self._videos: dict[tuple[int, int], _Video] = {}  # by shard and row
         self._drawings: Path | None = None
 
     def setup(self, stage: str) -> None:
@@ -74,25 +81,15 @@ class Tracking(Extractor):
         """Draw each video's objects over it, to `folder`/{key}.mp4."""
         self._drawings = folder
 
-    def extract(self, batch: Batch) -> list[Any]:
-        """None for each frame: what is found is written down, and with the video's last frame becomes its sample.
+    def extract(self, batch: Batch) -> list["_Tracked"]:
+        """Return for each frame what the assembly of its video writes down.
 
-        Raises:
-            ExtractError: the item is no video, or there is no prompt for it.
-            EnvironmentFailure: the disk is full.
+        Objects of a frame may be decided some frames later (`VideoTracker.delay`): the result of the batch's last frame
+        holds the objects of all frames that the batch decides.
         """
-        place, first = (batch["shard"], batch["rows"][0]), batch["frame_idx"][0]
-        opened = self.rank.open.get(batch["shard"])
-        if opened is None or place[1] in opened.spool.results:  # another rank has committed it; or it has failed
-            return [None] * len(batch["rows"])
-        item, frames = opened.items[batch["rows"][0]], list(batch["frames"])
-        self.validate(item)
-        with _disk():
-            if first == 0:
-                self.release(*place)
-                self._videos[place] = self._begin(item, frames[0])
-            self._videos[place].add(first, frames, batch["pts_seconds"])
-        return [None] * len(batch["rows"])
+        assembly = batch["assemblies"][0]  # the frames of a batch are of one video
+        assert isinstance(assembly, _TrackAssembly)
+        return assembly.track(batch["frame_idx"][0], list(batch["frames"]), batch["pts_seconds"])
 
     def validate(self, item: Item) -> None:
         """Nothing, if it is a video with a prompt, and what else is told of it can be kept.
@@ -105,62 +102,29 @@ class Tracking(Extractor):
             raise ExtractError(f"{item.path} is no video, and objects are tracked through these")
         self.backend.check(classes_of(self._prompt(item)))
 
-    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> TrackSample:
-        """The sample of what was written down."""
-        video = next(each for each in self._videos.values() if each.key == item.key)
+    def open_assembly(self, item: Item, scratch: Callable[[], Path]) -> "_TrackAssembly":
+        """Start a tracker for a video, and the files that its tracks are written to.
+
+        Raises:
+            ExtractError: the item is no video, or there is no prompt for it.
+            EnvironmentFailure: the disk is full.
+        """
+        self.validate(item)
+        prompt = self._prompt(item)
+        tracker = self.backend.start(classes_of(prompt))
+        meta = {**item.meta, "path": item.path, "prompt": prompt, "backend": type(self.backend).__name__}
+        open_drawing = None
+        if self._drawings:
+            path = self._drawings / f"{item.key}.mp4"
+            open_drawing = partial(VideoWriter, path, partial=scratch() / f"{uuid4().hex}.mp4")
         with _disk():
-            files = video.finish()
-        if video.recording.num_frames != summary.num_frames:
-            raise ValueError(
-                f"{video.recording.num_frames} of {summary.num_frames} frames of {item.key} are written down"
-            )
-        video_facts = summary.video
-        assert video_facts is not None
-        assert summary.size is not None
-        meta = {
-            **item.meta,
-            "path": item.path,
-            "prompt": self._prompt(item),
-            "video_info": {
-                "width": summary.size[1],
-                "height": summary.size[0],
-                "fps": video_facts["fps"],
-                "num_frames": video_facts["num_frames"],
-                "duration": video_facts["duration_seconds"],
-                **{name: value for name, value in video_facts.items() if name in _FACTS},
-            },
-            "num_frames": summary.num_frames,
-            "num_objects": len(video.recording.obj_ids),
-            "backend": type(self.backend).__name__,
-        }
-        _log.info(
-            "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
-            item.key,
-            f"{summary.num_frames:,}",
-            video.seconds,
-            summary.num_frames / video.seconds,
-            meta["num_objects"],
-            self.device,
-        )
-        return TrackSample(item.key, meta, files)
+            if self._drawings:
+                make_folder(self._drawings, path.parent)
+            return _TrackAssembly(item.key, meta, tracker, Recording(scratch()), open_drawing)
 
     def status(self, sample: TrackSample) -> str:
         """Return `ok`; or `empty`: nothing of the prompt was found in the video."""
         return OK if sample.meta["num_objects"] else EMPTY
-
-    def release(self, shard: int, row: int) -> None:
-        """Drop a video's state, and what is drawn of it if that is not whole."""
-        if video := self._videos.pop((shard, row), None):
-            video.close()
-
-    def _begin(self, item: Item, frame: Tensor) -> "_Video":
-        tracker = self.backend.start(classes_of(self._prompt(item)))
-        drawing = None
-        if self._drawings:
-            path, size = self._drawings / f"{item.key}.mp4", (frame.shape[1], frame.shape[2])
-            make_folder(self._drawings, path.parent)
-            drawing = VideoWriter(path, size, self.rank.scratch / f"{uuid4().hex}.mp4")
-        return _Video(item.key, tracker, Recording(self.rank.scratch), drawing)
 
     def _prompt(self, item: Item) -> str:
         prompt = item.meta.get("prompt", self.hparams["prompt"])
@@ -169,69 +133,133 @@ class Tracking(Extractor):
         return prompt
 
 
-class _Video:
-    """One video's state.
+class _Tracked(NamedTuple):
+    """The result of one frame.
 
     Attributes:
-        seconds: spent on it so far.
+        seconds: when the frame is shown, since the video's first.
+        image: the frame, uint8 [3, H, W], on the CPU, if the video is drawn.
+        decided: (lines, masks) of each frame that is decided now, in order; see `described`.
     """
 
-    def __init__(self, key: str, tracker: VideoTracker, recording: Recording, drawing: VideoWriter | None) -> None:
-        self.key, self.recording = key, recording
-        self._tracker, self._drawing = tracker, drawing
-        self.seconds, self._num_drawn = 0.0, 0
-        self._undecided: dict[int, tuple[float, Tensor | None]] = {}  # by frame: its time, and its image to draw on
+    seconds: float
+    image: Tensor | None
+    decided: list[tuple[list[LineObject], NDArray[np.bool_]]]
 
-    def add(self, first: int, frames: Sequence[Tensor], pts_seconds: Sequence[float | None]) -> None:
-        """Track the next frames, and draw and write down those that are decided.
 
-        Frames that were done before memory ran out are skipped.
-        """
+class _TrackAssembly(Assembly):
+    """One video: its tracker, and the files that its tracks go to as soon as they are decided.
+
+    Args:
+        key: of the item.
+        meta: fields of the sample's json that are known from the start.
+        tracker: the state of the models.
+        recording: where the tracks are written down.
+        open_drawing: makes the video that they are drawn to, from the (height, width) of its frames; None: none is.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        meta: dict[str, Any],
+        tracker: VideoTracker,
+        recording: Recording,
+        open_drawing: Callable[[tuple[int, int]], VideoWriter] | None,
+    ) -> None:
+        self._key, self._meta = key, meta
+        self._tracker, self._recording, self._open_drawing = tracker, recording, open_drawing
+        self._drawing: VideoWriter | None = None
+        self._device = torch.device("cpu")
+        self._undecided: deque[tuple[float, Tensor | None]] = deque()  # time and image of each frame
+        self._seconds = 0.0
+
+    def track(self, first: int, frames: Sequence[Tensor], pts_seconds: Sequence[float | None]) -> list[_Tracked]:
+        """Track the next frames, uint8 [3, H, W]. May be called again with fewer, when memory ran out."""
         started = time.monotonic()
-        for number, (frame, seconds) in enumerate(zip(frames, pts_seconds, strict=True), first):
-            if number >= self.recording.num_frames:
-                assert seconds is not None
-                self._undecided[number] = seconds, frame.cpu() if self._drawing else None
-        self._write(max(0, first - self._tracker.delay), self._tracker.track(first, frames))
-        self.seconds += time.monotonic() - started
+        decided = [described(objects) for objects in self._tracker.track(first, frames)]
+        results = []
+        for frame, seconds in zip(frames, pts_seconds, strict=True):
+            assert seconds is not None  # of an image only
+            results.append(_Tracked(seconds, frame.cpu() if self._open_drawing else None, []))
+        results[-1].decided.extend(decided)
+        self._device, self._seconds = frames[0].device, self._seconds + time.monotonic() - started
+        return results
 
-    def _write(self, first: int, decided: Sequence[Sequence[TrackedObject]]) -> None:
-        for number, objects in enumerate(decided, first):
-            if number < self.recording.num_frames:
-                continue
-            seconds, frame = self._undecided[number]
-            lines, masks = described(objects)
-            if self._drawing and frame is not None and number == self._num_drawn:
-                drawn = [DrawnObject(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
-                self._draw(frame, seconds, drawn)
-                self._num_drawn += 1
-            self.recording.add(seconds, lines)
-            del self._undecided[number]
+    def add(self, frame_idx: int, result: _Tracked) -> None:
+        """Write down, and draw, the frames that are decided with this one."""
+        self._undecided.append((result.seconds, result.image))
+        self._write(result.decided)
 
-    def _draw(self, frame: Tensor, seconds: float, objects: Sequence[DrawnObject]) -> None:
+    def finish(self, summary: ItemSummary) -> TrackSample:
+        """Write down the last frames, and return the sample, whose files are read from the disk."""
+        self._write([described(objects) for objects in self._tracker.finish()])
+        if self._undecided:
+            raise ValueError(f"{len(self._undecided)} of {summary.num_frames} frames of {self._key} are not tracked")
+        with _disk():
+            if self._drawing:
+                self._drawing.close()
+                self._drawing = None
+            files: dict[str, Content] = {**self._recording.files()}
+        num_frames, num_objects = summary.num_frames, len(self._recording.obj_ids)
+        _log.info(
+            "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
+            self._key,
+            f"{num_frames:,}",
+            self._seconds,
+            num_frames / max(self._seconds, 1e-9),
+            num_objects,
+            self._device,
+        )
+        meta = {
+            **self._meta,
+            "video_info": _video_info(summary),
+            "num_frames": num_frames,
+            "num_objects": num_objects,
+        }
+        return TrackSample(self._key, meta, files)
+
+    def close(self) -> None:
+        """Remove the files, and what is drawn if that is not whole."""
+        if self._drawing:
+            self._drawing.discard()
+        self._recording.close()
+
+    def _write(self, decided: Sequence[tuple[list[LineObject], NDArray[np.bool_]]]) -> None:
+        for lines, masks in decided:
+            seconds, image = self._undecided.popleft()
+            with _disk():
+                if self._open_drawing and image is not None:
+                    self._draw(image, seconds, lines, masks)
+                self._recording.add(seconds, lines)
+
+    def _draw(self, image: Tensor, seconds: float, lines: Sequence[LineObject], masks: NDArray[np.bool_]) -> None:
         from av import FFmpegError
 
-        assert self._drawing
+        assert self._open_drawing
+        self._drawing = self._drawing or self._open_drawing((image.shape[1], image.shape[2]))
+        drawn = [DrawnObject(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
         try:
-            self._drawing.add(draw_objects(frame.permute(1, 2, 0).numpy(), objects), seconds)
+            self._drawing.add(draw_objects(image.permute(1, 2, 0).numpy(), drawn), seconds)
         except FFmpegError as error:
             if isinstance(error, OSError):
                 raise
-            _log.warning("%s: its video cannot be drawn, but the tracks are kept: %s", self.key, error)
+            _log.warning("%s: its video cannot be drawn, but the tracks are kept: %s", self._key, error)
             self._drawing.discard()
-            self._drawing = None
+            self._drawing = self._open_drawing = None
 
-    def finish(self) -> dict[str, Any]:
-        self._write(self.recording.num_frames, self._tracker.finish())
-        if self._drawing:
-            self._drawing.close()
-            self._drawing = None
-        return self.recording.files()
 
-    def close(self) -> None:
-        if self._drawing:
-            self._drawing.discard()
-        self.recording.close()
+def _video_info(summary: ItemSummary) -> dict[str, Any]:
+    facts = summary.video
+    assert facts is not None
+    assert summary.size is not None
+    return {
+        "width": summary.size[1],
+        "height": summary.size[0],
+        "fps": facts["fps"],
+        "num_frames": facts["num_frames"],
+        "duration": facts["duration_seconds"],
+        **{name: value for name, value in facts.items() if name in _FACTS},
+    }
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def test_ranks_on_other_device_models_join_unless_the_run_is_to_have_one(
     folder, same = tmp_path / "run", ("--output.same_device", "true")
 
     def run_on(device: str, *more: str) -> int:
-        monkeypatch.setattr("preprocess.job.writer.device_name", lambda _: device)
+        monkeypatch.setattr("preprocess.job.session.device_name", lambda _: device)
         return main(arguments(folder, *more))
 
     assert run_on("GPU A", *same, "--output.only", "0/2") == 0

@@ -13,7 +13,8 @@ from datamodules.media.jpeg import decode_jpegs, read_jpeg
 from datamodules.run.failure_limit import Tolerance
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
-from preprocess.job.extraction import Extraction, Outcome
+from preprocess.job.assembly import ListAssembly, OpenItems, Outcome
+from preprocess.job.extraction import Extraction
 from support.image_files import image_bytes
 from support.runs import lease, make_run
 
@@ -53,9 +54,10 @@ def rank(tmp_path: Path) -> Iterator[Rank]:
         yield rank
 
 
-def extraction(extractor: Any, rank: Rank) -> Extraction:
+def extraction(extractor: Any, rank: Rank) -> Callable[[Any], list[Outcome]]:
     """The extraction by what has an extractor's `extract` and `device`."""
-    return Extraction(extractor, rank)
+    module = Extraction(extractor, rank, OpenItems(lambda item: ListAssembly(lambda results, summary: None)))
+    return lambda batch: module.predict_step(batch, 0)
 
 
 def failed_attempts(rank: Rank) -> dict[int, list[str]]:

@@ -12,6 +12,7 @@ from preprocess.job.placement import device_name, placement
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
 
 
@@ -19,7 +20,7 @@ def devices_of(monkeypatch: pytest.MonkeyPatch, num_ranks: int, devices: Any, ac
     found = []
     for local_rank in range(num_ranks):
         monkeypatch.setenv("LOCAL_RANK", str(local_rank))
-        found.append(placement(accelerator, devices)["devices"])
+        found.append(placement(accelerator, devices).options["devices"])
     return found
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from lightning.pytorch import Trainer
 from PIL import Image
 
 from datamodules import FramesDataModule
@@ -15,8 +14,9 @@ from datamodules.corpus import Item
 from datamodules.run.activity import mean_and_peak
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
+from preprocess.job.output import Output
 from preprocess.job.progress import quiet
-from preprocess.job.writer import ShardWriter
+from preprocess.job.session import Job, Session
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal
 from support.brightness import Brightness, ImageFolders
@@ -157,12 +157,11 @@ def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path: Path) 
     for number in range(3):
         Image.new("RGB", (8, 8), (10 * number,) * 3).save(corpus / f"{number}.png")
     quiet()  # what Lightning warns of
-    writer = ShardWriter(str(tmp_path / "run"))
-    data = FramesDataModule(ImageFolders(str(corpus)), num_workers=0)
-    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, callbacks=[writer])
-    trainer.predict(Speaking(), datamodule=data, return_predictions=False)
-    assert writer.rank is not None
-    assert writer.rank.activity.tokens == 0 + 10 + 20
+    data = FramesDataModule(num_workers=0)
+    output = Output(str(tmp_path / "run"))
+    with Session(Job(Speaking(), ImageFolders(str(corpus)), data, output, {"accelerator": "cpu"})) as session:
+        session.predict()
+    assert session.rank.activity.tokens == 0 + 10 + 20
 
 
 OF_A_RANK = {"rank": "r", "host": "h", "started": 0.0, "items": 3}

@@ -1,0 +1,162 @@
+"""Assembly: how the results of one item's frames become its sample.
+
+`Extraction` opens an item's assembly before its first frame is extracted, the writer adds the results in order and
+finishes it with the item's summary. An assembly that streams (to a file, through a tracker) keeps the memory of a long
+video constant; the default keeps all results in a list.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from datamodules.corpus import Item
+from datamodules.errors import ItemError
+from datamodules.loading.batch import ItemSummary
+
+
+class Assembly(ABC):
+    """Collects the results of one item, and makes its sample."""
+
+    @abstractmethod
+    def add(self, frame_idx: int, result: Any) -> None:
+        """Take the result of the next frame.
+
+        Args:
+            frame_idx: 0 for the item's first frame, then 1, 2, …
+            result: what `Extractor.extract` returned for it.
+
+        Raises:
+            ExtractError: no sample can be made of the item; it becomes a failure.
+            EnvironmentFailure: the result cannot be stored, because the disk is full for example.
+        """
+
+    @abstractmethod
+    def finish(self, summary: ItemSummary) -> Any:
+        """Return the sample, after the last frame.
+
+        Raises:
+            ExtractError, EnvironmentFailure: see `add`.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Release what the assembly holds: files, the state of a tracker. Called once, finished or not."""
+
+
+class ListAssembly(Assembly):
+    """Keeps all results in memory.
+
+    Args:
+        assemble: makes the sample from the results and the summary; see `Extractor.assemble`.
+    """
+
+    def __init__(self, assemble: Callable[[Sequence[Any], ItemSummary], Any]) -> None:
+        self._assemble = assemble
+        self._results: list[Any] = []
+
+    def add(self, frame_idx: int, result: Any) -> None:
+        """Append the result."""
+        self._results.append(result)
+
+    def finish(self, summary: ItemSummary) -> Any:
+        """Return what `assemble` makes of all results."""
+        return self._assemble(self._results, summary)
+
+
+class Outcome(NamedTuple):
+    """What became of one frame.
+
+    Attributes:
+        result: what `extract` returned; an ItemError where the frame could not be handled or decoded.
+        split_to: frames in the batch it was extracted in, if that was smaller than planned; else None.
+    """
+
+    result: Any
+    split_to: int | None
+
+
+class OpenItem:
+    """An item some of whose frames have come, and its assembly.
+
+    Args:
+        item: as planned, with the path of its files.
+        open_assembly: makes the assembly; called when it is first used.
+
+    Attributes:
+        split_to: frames in the smallest batch that a frame was in, if memory forced smaller ones than planned.
+    """
+
+    def __init__(self, item: Item, open_assembly: Callable[[Item], Assembly]) -> None:
+        self.item = item
+        self.split_to: int | None = None
+        self._open_assembly = open_assembly
+        self._assembly: Assembly | None = None
+        self._error: ItemError | None = None
+
+    @property
+    def assembly(self) -> Assembly:
+        """The item's assembly.
+
+        Raises:
+            ItemError: it cannot be opened, or a frame of the item has failed.
+        """
+        if self._error:
+            raise self._error
+        if self._assembly is None:
+            self._assembly = self._open_assembly(self.item)
+        return self._assembly
+
+    def add(self, frame_idx: int, outcome: Outcome) -> None:
+        """Take the outcome of the next frame; after the first failure the others no longer matter."""
+        if outcome.split_to:
+            self.split_to = min(outcome.split_to, self.split_to or outcome.split_to)
+        if self._error:
+            return
+        try:
+            if isinstance(outcome.result, ItemError):
+                raise outcome.result
+            self.assembly.add(frame_idx, outcome.result)
+        except ItemError as error:
+            self.close()  # what a failed video holds is not kept until its end
+            self._error = error
+
+    def close(self) -> None:
+        """Close the assembly, if it was opened."""
+        if self._assembly:
+            self._assembly.close()
+            self._assembly = None
+
+
+class OpenItems:
+    """The items of this rank that have begun and not ended, by shard and row."""
+
+    def __init__(self, open_assembly: Callable[[Item], Assembly]) -> None:
+        self._open_assembly = open_assembly
+        self._items: dict[tuple[int, int], OpenItem] = {}
+
+    def begin(self, shard: int, row: int, item: Item) -> None:
+        """Open an item, whose first frame has come; an earlier, incomplete attempt at it is dropped."""
+        self.close(shard, row)
+        self._items[shard, row] = OpenItem(item, self._open_assembly)
+
+    def __getitem__(self, place: tuple[int, int]) -> OpenItem:
+        """Return the open item of this (shard, row)."""
+        return self._items[place]
+
+    def get(self, shard: int, row: int) -> OpenItem | None:
+        """Return the open item of this shard and row; None if no frame of it has come."""
+        return self._items.get((shard, row))
+
+    def close(self, shard: int, row: int) -> None:
+        """Close an item; nothing happens if it is not open."""
+        if opened := self._items.pop((shard, row), None):
+            opened.close()
+
+    def close_unless(self, is_wanted: Callable[[int, int], bool]) -> None:
+        """Close the items whose (shard, row) no longer `is_wanted`."""
+        for shard, row in list(self._items):
+            if not is_wanted(shard, row):
+                self.close(shard, row)
+
+    def close_all(self) -> None:
+        """Close all items."""
+        self.close_unless(lambda shard, row: False)

@@ -1,0 +1,189 @@
+"""A session: one process's part in a run, opened before a Trainer exists and left after its last batch.
+
+Everything that a run depends on is settled first: the plan (made now if the run is new), the fingerprint, this
+process's rank. The loader, the extraction and the writer are then given what they need when they are made.
+"""
+
+import logging
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+
+from datamodules import FramesDataModule
+from datamodules.corpus import Corpus
+from datamodules.errors import ConfigError, FramemillError, RunError
+from datamodules.run.files import VIDEOS, write_whole
+from datamodules.run.folder import Run, plan_path
+from datamodules.run.opening import open_or_plan
+from datamodules.run.rank import Rank
+from datamodules.run.retries import RetryRequest, open_or_plan_retry
+from preprocess.job.assembly import OpenItems
+from preprocess.job.extraction import Extraction
+from preprocess.job.extractor import Extractor
+from preprocess.job.fingerprint import fingerprint
+from preprocess.job.interrupt import StopOnSignal
+from preprocess.job.output import Output
+from preprocess.job.placement import device_name, gpu_uuid, placement, rank_position
+from preprocess.job.progress import Progress
+from preprocess.job.relisting import Relisting
+from preprocess.job.telemetry import machine_figures
+from preprocess.job.writer import ShardWriter
+
+_log = logging.getLogger(__name__)
+
+# What a Trainer that preprocesses does not need, or must not do.
+TRAINER_DEFAULTS: Mapping[str, Any] = {
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command is to do, as its configuration says; nothing is opened yet.
+
+    Attributes:
+        extractor: the pipeline.
+        corpus: what it runs over.
+        data: how the corpus is read: workers, decoding.
+        output: where the run goes.
+        trainer: options of Lightning's Trainer, over `TRAINER_DEFAULTS`.
+        config: text of the configuration, kept in the run's folder for people and for `retry`; None: nothing is kept.
+        retry: work on items of the run in `output.dir` that are to be tried again; None: on the run itself.
+    """
+
+    extractor: Extractor
+    corpus: Corpus
+    data: FramesDataModule
+    output: Output
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    config: str | None = None
+    retry: RetryRequest | None = None
+
+
+class Session:
+    """Opens or plans the run of a job, and joins it as a rank; a context manager.
+
+        with Session(job) as session:
+            session.predict()
+
+    Attributes:
+        run: the run, or the retry, that is worked on.
+        rank: this process's part in it.
+        device: of this rank's models.
+
+    Raises:
+        RunError, CorpusError, EnvironmentFailure: on entering; see `open_or_plan` and `open_or_plan_retry`.
+        RunError: on entering: `same_device` is set, and this rank has another device.
+    """
+
+    run: Run
+    rank: Rank
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._placement = placement(job.trainer.get("accelerator", "auto"), job.trainer.get("devices", 1))
+        self.device = self._placement.device
+        self._stack = ExitStack()
+        self._relisting: Relisting | None = None
+        self._launched: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "Session":
+        job, output, device = self._job, self._job.output, self.device
+        job.extractor.place(device)
+        self._request = job.data.request(job.extractor.frames, device)
+        if output.videos:
+            job.extractor.draw_to(Path(output.dir) / VIDEOS)
+        name = device_name(device)
+        is_resumed = plan_path(Path(output.dir)).exists()
+        self.run, self._corpus_types = self._opened(name)
+        self._keep_config()
+        if output.videos and (done := len(self.run.committed())):
+            _log.warning("%s shards are done, and are not drawn: `preprocess visualize %s`", f"{done:,}", output.dir)
+        measure = partial(machine_figures, gpu_uuid(device))
+        rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
+        self.rank = self._stack.enter_context(rank)
+        if is_resumed and not job.retry and rank.name <= min(rank.leases.at_work(), default=rank.name):
+            self._relisting = Relisting(self.run.plan, job.corpus)  # by one of the ranks that start together
+            self._relisting.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error and self._relisting:
+            self._relisting.cancel()
+        self._stack.close()
+        if self._relisting:
+            self._relisting.finish(lambda: self.rank.stopping is not None)
+        if error is None or isinstance(error, FramemillError):
+            for process in self._launched:  # ranks that Lightning's launcher has started; they go on without this one
+                process.wait()
+
+    def predict(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Run Lightning's predict loop until nothing is left to do for any rank, or this one is to stop.
+
+        Args:
+            callbacks: besides those of a session.
+        """
+        job, rank = self._job, self.rank
+        items = OpenItems(lambda item: job.extractor.open_assembly(item, lambda: rank.scratch))
+        own = [
+            ShardWriter(rank, job.extractor, items, self._corpus_types),
+            Progress(self.run),
+            StopOnSignal(rank, job.output.grace_seconds),
+        ]
+        trainer = self._trainer([*callbacks, *own])
+        frames = job.data.frames(rank, job.corpus.root, self._request, self.device)
+        try:
+            trainer.predict(Extraction(job.extractor, rank, items), dataloaders=frames, return_predictions=False)
+        finally:
+            self._launched = getattr(trainer.strategy.launcher, "procs", [])
+
+    def _trainer(self, callbacks: Sequence[Callback]) -> Trainer:
+        options = {**TRAINER_DEFAULTS, **self._job.trainer, **self._placement.options}
+        given = options.get("callbacks") or []
+        options["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks]
+        try:
+            trainer = Trainer(**options)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            raise ConfigError(" ".join(str(error).split())) from error  # an option with a value that it does not take
+        if trainer.strategy.root_device != self.device:
+            raise ConfigError(
+                f"--trainer.strategy put this rank on {trainer.strategy.root_device}, not on {self.device}: "
+                "leave it out"
+            )
+        return trainer
+
+    def _opened(self, device: str) -> tuple[Run, Mapping[str, str]]:
+        """The run or retry to work on, and the types of the corpus's fields, which a retry has from its run."""
+        job, output = self._job, self._job.output
+        made_by = fingerprint(job.corpus, job.data.decoding, job.extractor, output.shards, self.device)
+        run = Run(output.dir) if job.retry else open_or_plan(output.dir, job.corpus, made_by, output.shards, device)
+        first = run.plan.device or "an unknown device"
+        if output.same_device and device != first:
+            raise RunError(
+                f"{output.dir} was started on {first}, but this rank has {device}. Use the same device model, or set "
+                "--output.same_device false"
+            )
+        types = run.plan.corpus_types or {}
+        if job.retry:
+            run = open_or_plan_retry(output.dir, made_by, output.shards, job.retry, job.extractor.retry_invariants)
+        return run, types
+
+    def _keep_config(self) -> None:
+        path = Path(self._job.output.dir) / "config.yaml"
+        if self._job.config is not None and not path.exists():
+            write_whole(path, self._job.config)

@@ -78,7 +78,7 @@ class PipelineCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make the job; the Trainer is made later, by its `Session`."""
-        made = self.parser.instantiate_classes(self.config)
+        made = self.parser.instantiate(self.config)
         self.data: FramesDataModule = made["data"]
         self.extractor: Extractor = made["model"]
         self.output: Output = made["output"]

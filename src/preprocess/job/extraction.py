@@ -56,8 +56,6 @@ class Extraction(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Outcome]:
         """One outcome for each frame of `batch`, in order."""
-        if self._is_obsolete(batch):
-            return [Outcome(None, None)] * len(batch["rows"])
         for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True):
             if frame_idx == 0:
                 self._items.begin(batch["shard"], row, batch["items"][row])
@@ -73,6 +71,8 @@ class Extraction(LightningModule):
 
     def _outcomes(self, batch: Batch) -> list[Outcome]:
         size = len(batch["rows"])
+        if self._is_obsolete(batch):  # the item failed in an earlier part, for example
+            return [Outcome(None, size)] * size
         failure = self._try(batch)
         if not isinstance(failure, Exception):
             return [Outcome(result, size) for result in failure]

@@ -21,7 +21,6 @@ from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.run.files import make_folder
 from datamodules.run.result import EMPTY, OK
-from datamodules.samples.content import Content
 from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
 from datamodules.samples.track_lines import LineObject
 from datamodules.samples.tracks import TrackSample, TrackSamples
@@ -199,7 +198,7 @@ class _TrackAssembly(Assembly):
             if self._drawing:
                 self._drawing.close()
                 self._drawing = None
-            files: dict[str, Content] = {**self._recording.files()}
+            files = self._recording.files()
         num_frames, num_objects = summary.num_frames, len(self._recording.obj_ids)
         _log.info(
             "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
@@ -237,10 +236,10 @@ class _TrackAssembly(Assembly):
 
         assert self._open_drawing
         self._drawing = self._drawing or self._open_drawing((image.shape[1], image.shape[2]))
-        drawn = [DrawnObject(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
         try:
+            drawn = [DrawnObject(**{**line, "mask": mask}) for line, mask in zip(lines, masks, strict=True)]
             self._drawing.add(draw_objects(image.permute(1, 2, 0).numpy(), drawn), seconds)
-        except FFmpegError as error:
+        except (FFmpegError, MemoryError) as error:
             if isinstance(error, OSError):
                 raise
             _log.warning("%s: its video cannot be drawn, but the tracks are kept: %s", self._key, error)

@@ -1,18 +1,17 @@
-"""What is found in a video, written down as it goes: two hours with five objects are 0.8 GB, and never in memory."""
+"""The tracks of one video, written to files as they are found: two hours with five objects are 0.8 GB."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from datamodules.samples.content import Content
+from datamodules.samples.npy_rows import NpyRows
 from datamodules.samples.track_lines import LineObject, bbox_of, line_of, rle_of
 from preprocess.tracking.backend import TrackedObject
 
@@ -24,33 +23,32 @@ _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {  # by file: dtype, and shape
 
 
 def described(objects: Sequence[TrackedObject]) -> tuple[list[LineObject], NDArray[np.bool_]]:
-    """(what a line says of each of `objects`; their masks, bool [N, H, W], on the CPU)"""
+    """Return what a line of `tracks.jsonl` says of each object, and their masks, bool [N, H, W], on the CPU."""
     if not objects:
         return [], np.zeros((0, 0, 0), bool)
-    masks: NDArray[np.bool_] = torch.stack([each.mask for each in objects]).cpu().numpy()
-    found: list[LineObject] = []
+    masks: NDArray[np.bool_] = torch.stack([tracked.mask for tracked in objects]).cpu().numpy()
+    lines: list[LineObject] = []
     for (obj_id, label, score, _), mask in zip(objects, masks, strict=True):
         rle = rle_of(mask)
-        found.append({"obj_id": obj_id, "label": label, "score": round(score, 4), "bbox": bbox_of(rle), "mask": rle})
-    return found, masks
+        lines.append({"obj_id": obj_id, "label": label, "score": round(score, 4), "bbox": bbox_of(rle), "mask": rle})
+    return lines, masks
 
 
 class Recording:
-    """The lines and rows of one video so far, in files without a name: they are gone with this process.
+    """The tracks of one video so far, in files without a name: they are gone with this process.
 
     Args:
-        folder: on whose disk; it is made if it is not there.
+        folder: on the disk that holds the files; made if it is missing.
 
     Attributes:
-        num_frames: so far.
-        obj_ids: of the objects so far.
+        num_frames: number of frames so far.
+        obj_ids: ids of the objects so far.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._lines = self._open()
-        self._rows = {name: self._open() for name in _ARRAYS}
+        self._lines: BinaryIO = TemporaryFile(dir=folder)
+        self._rows = {name: NpyRows(folder, dtype, row_shape) for name, (dtype, row_shape) in _ARRAYS.items()}
         self.num_frames = 0
         self.obj_ids: set[int] = set()
 
@@ -58,46 +56,26 @@ class Recording:
         """Write down the next frame.
 
         Args:
-            timestamp: seconds since the video's first frame.
+            timestamp: time of the frame in s since the video's first frame.
             objects: in the frame, by ascending id.
         """
         line = line_of({"frame_idx": self.num_frames, "timestamp": timestamp, "objects": list(objects)})
-        values = {
-            "boxes.npy": [each["bbox"] for each in objects],
-            "obj_ids.npy": [each["obj_id"] for each in objects],
-            "frame_idx.npy": [self.num_frames] * len(objects),
-        }
-        rows = {name: np.array(values[name], dtype).tobytes() for name, (dtype, _) in _ARRAYS.items()}
+        boxes = np.array([entry["bbox"] for entry in objects], np.float32).reshape(-1, 4)
+        obj_ids = np.array([entry["obj_id"] for entry in objects], np.int32)
         self._lines.write(line)  # from here on, nothing but the disk can fail
-        for name, content in rows.items():
-            self._rows[name].write(content)
-        self.obj_ids.update(each["obj_id"] for each in objects)
+        self._rows["boxes.npy"].append(boxes)
+        self._rows["obj_ids.npy"].append(obj_ids)
+        self._rows["frame_idx.npy"].append(np.full(len(objects), self.num_frames, np.int32))
+        self.obj_ids.update(obj_ids.tolist())
         self.num_frames += 1
 
-    def files(self) -> dict[str, BinaryIO]:
-        """The files of a sample, by ending: `tracks.jsonl`, `boxes.npy`, `obj_ids.npy`, `frame_idx.npy`."""
-        return {"tracks.jsonl": self._lines, **{name: self._array(name) for name in _ARRAYS}}
+    def files(self) -> dict[str, Content]:
+        """Return the files of a sample, by ending: `tracks.jsonl`, `boxes.npy`, `obj_ids.npy`, `frame_idx.npy`."""
+        return {"tracks.jsonl": self._lines, **{name: rows.file() for name, rows in self._rows.items()}}
 
     def close(self) -> None:
-        """Drop the files."""
-        for file in (self._lines, *self._rows.values()):
-            with suppress(OSError):  # of a disk that is full
-                file.close()
-
-    def _array(self, name: str) -> BinaryIO:
-        """The rows with an .npy header before them."""
-        dtype, row = _ARRAYS[name]
-        rows, array = self._rows[name], self._open()
-        count = rows.tell() // (np.dtype(dtype).itemsize * int(np.prod(row, dtype=int)))
-        header = BytesIO()
-        described: dict[str, Any] = {"descr": dtype, "fortran_order": False, "shape": (count, *row)}
-        npy.write_array_header_1_0(header, described)  # type: ignore[no-untyped-call]
-        array.write(header.getvalue())
-        rows.seek(0)
-        shutil.copyfileobj(rows, array)
-        self._rows[name] = array  # closes the rows, and is closed in their place
-        rows.close()
-        return array
-
-    def _open(self) -> BinaryIO:
-        return TemporaryFile(dir=self._folder)
+        """Remove the files."""
+        with suppress(OSError):  # of a full disk, which `add` has told of
+            self._lines.close()
+        for rows in self._rows.values():
+            rows.close()

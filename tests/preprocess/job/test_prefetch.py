@@ -52,8 +52,8 @@ def test_a_copy_starts_before_the_previous_batch_is_extracted(tmp_path: Path, mo
         return as_it_is(self, batch)
 
     without = run(tmp_path, "without", "--trainer.accelerator", "cpu")
-    load, as_it_is = FramesDataModule.predict_dataloader, Brightness.extract
-    monkeypatch.setattr(FramesDataModule, "predict_dataloader", lambda data: PrefetchedBatches(load(data), begin))
+    load, as_it_is = FramesDataModule.frames, Brightness.extract
+    monkeypatch.setattr(FramesDataModule, "frames", lambda *given: PrefetchedBatches(load(*given), begin))
     monkeypatch.setattr(Brightness, "extract", extract)
     assert run(tmp_path, "ahead", "--trainer.accelerator", "cpu") == without
     begun, extracted = ([first for kind, first in done if kind == what] for what in ("begin", "extract"))

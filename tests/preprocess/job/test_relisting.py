@@ -71,7 +71,7 @@ def test_a_corpus_that_moved_resumes_and_another_is_refused(
     assert "of the corpus" not in capfd.readouterr().err
     assert coverage(Run(tmp_path / "run")).committed == 4
     assert main(["visualize", str(tmp_path / "run"), "--dest", str(tmp_path / "drawn"), "--root", str(there)]) == 2
-    assert "holds no keypoints, clips" in capfd.readouterr().err
+    assert "BrightnessSamples cannot be drawn" in capfd.readouterr().err
 
 
 def test_a_cancelled_listing_ends_silently(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

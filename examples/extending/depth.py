@@ -1,13 +1,14 @@
 """A pipeline of your own: a depth map for each frame of a video, in one file.
 
-    python -m preprocess run --model examples.extending.depth.Depth --data.corpus datamodules.corpora.videos.Videos \
+    python -m preprocess run --model examples.extending.depth.Depth --data.corpus datamodules.corpora.videos.Videos \\
         --data.corpus.root /data/videos --output.dir O
     python -m preprocess view O --samples examples.extending.depth.DepthSamples
     python -m preprocess visualize O --samples examples.extending.depth.DepthSamples --dest D
     python -m preprocess export O --samples examples.extending.depth.DepthSamples --format parquet --dest D
 
 and for training `FramesDataModule(shards="O", samples=DepthSamples())`. The "model" takes dark pixels for far
-ones, so that the example needs no weights. An hour of maps does not fit into memory, so `depth.npy` is read in parts.
+ones, so that the example needs no weights. An hour of maps does not fit into memory: `depth.npy` is written map by map
+and read in parts.
 
 | file in the shard | type, shape       | meaning                                        |
 |-------------------|-------------------|------------------------------------------------|
@@ -15,8 +16,9 @@ ones, so that the example needs no weights. An hour of maps does not fit into me
 | json              | object            | the `fields` of `DepthSamples`                 |
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +31,13 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.samples import SampleKind
-from datamodules.samples.arrays import read_header, read_rows, to_npy
+from datamodules.samples.arrays import read_header, read_rows
 from datamodules.samples.columns import Column, span
 from datamodules.samples.content import Content
 from datamodules.samples.drawing import Image, LegendEntry, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
+from datamodules.samples.npy_rows import NpyRows
+from preprocess.job.assembly import Assembly
 from preprocess.job.extractor import Extractor
 
 _NEAR_M, _FAR_M = 1.0, 10.0
@@ -156,8 +160,38 @@ class Depth(Extractor):
         luminance = (frame.float() * torch.tensor([[[0.299]], [[0.587]], [[0.114]]], device=frame.device)).sum(0) / 255
         return (_FAR_M - (_FAR_M - _NEAR_M) * luminance).half()
 
-    def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> DepthSample:
-        """Return the sample of `item`, made of the maps of its frames."""
-        height, width = results[0].shape
-        meta = {**item.meta, "path": item.path, "num_frames": len(results), "width": width, "height": height}
-        return DepthSample(item.key, to_npy(np.stack(results)), meta)
+    def open_assembly(self, item: Item, scratch: Callable[[], Path]) -> Assembly:
+        """Return what collects the maps of `item`: a file, because an hour of maps does not fit into memory."""
+        return _MapFile(item, scratch())
+
+
+class _MapFile(Assembly):
+    """Writes the maps of one video to `depth.npy` as they are computed.
+
+    Args:
+        item: as planned.
+        folder: for the file.
+    """
+
+    def __init__(self, item: Item, folder: Path) -> None:
+        self._item, self._folder = item, folder
+        self._maps: NpyRows | None = None  # opened when the size of the maps is known
+
+    def add(self, frame_idx: int, result: NDArray[np.float16]) -> None:
+        """Append the map of the next frame."""
+        if self._maps is None:
+            self._maps = NpyRows(self._folder, "<f2", result.shape)
+        self._maps.append(result[None])
+
+    def finish(self, summary: ItemSummary) -> DepthSample:
+        """Return the sample."""
+        assert self._maps is not None
+        assert summary.size is not None
+        height, width = summary.size
+        facts = {"path": self._item.path, "num_frames": summary.num_frames, "width": width, "height": height}
+        return DepthSample(self._item.key, self._maps.file(), {**self._item.meta, **facts})
+
+    def close(self) -> None:
+        """Remove the file; if the item is finished, its content is in the shard by now."""
+        if self._maps is not None:
+            self._maps.close()

@@ -77,14 +77,8 @@ def _parser() -> Parser:
 
 def _run(command: str, arguments: Sequence[str], began: float) -> int:
     """Import the module of `command` and run it: importing all of them would cost seconds."""
-    if command in ("run", "retry", "estimate", "check"):
-        from preprocess.commands import run
-
-        if command == "retry":
-            return run.retry(arguments, began)
-        status: int = getattr(run, command)(arguments)
-    else:
-        status = importlib.import_module(f"preprocess.commands.{command}").main(arguments)
+    module = importlib.import_module(f"preprocess.commands.{command}")
+    status: int = module.main(arguments, began) if command == "retry" else module.main(arguments)
     return status
 
 

@@ -7,6 +7,7 @@ that makes nothing of the frames. So files that hang or crash their decoder are 
 
 import os
 import tempfile
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from signal import Signals
@@ -26,8 +27,20 @@ from datamodules.run.failures import count_failures, failures
 from datamodules.samples import SampleKind
 from preprocess.commands.failures import print_json, show, summary
 from preprocess.job.extractor import Extractor
+from preprocess.job.pipeline_cli import parse_pipeline
+from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
 from preprocess.terminal import Terminal, note, say
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the check; `argv` are options of `run`, `--full` and `--json`. Returns the exit status."""
+    parser = ArgumentParser("preprocess check", add_help=False, allow_abbrev=False)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options, argv = parser.parse_known_args(argv)
+    quiet()
+    return check(parse_pipeline([*argv, "--trainer.devices", "1"]).job(), options.full, options.json)
 
 
 def check(job: Job, full: bool, json: bool) -> int:

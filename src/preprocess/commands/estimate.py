@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import indent
@@ -16,8 +16,11 @@ from rich.filesize import decimal
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
 from datamodules.run.failures import failures
+from preprocess.job.pipeline_cli import parse_pipeline
+from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
 from preprocess.report.status import bottleneck, duration
+from preprocess.terminal import say
 
 _NUM_SAMPLED = 16
 
@@ -67,6 +70,14 @@ class Estimate:
         if self.proposed:
             lines.append(f"proposed     {indent(self.proposed, ' ' * 13).lstrip()}")
         return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the estimate; `argv` are options of `run`. Returns the exit status."""
+    quiet()
+    for line in str(estimate(parse_pipeline([*argv, "--trainer.devices", "1"]).job())).splitlines():
+        say(line)
+    return 0
 
 
 def estimate(job: Job) -> Estimate:

@@ -14,8 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.errors import ConfigError
 from preprocess.captioning.server import Server
-from preprocess.commands.run import _cli
 from preprocess.job.folder_config import FolderConfig, named_classes
+from preprocess.job.pipeline_cli import parse_pipeline
 
 Parsed = Callable[..., tuple[Namespace, str]]
 
@@ -45,7 +45,7 @@ def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
 @pytest.fixture(scope="module")
 def parser() -> LightningArgumentParser:
     """That of `preprocess run`."""
-    return _cli(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"]).parser
+    return parse_pipeline(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"]).parser
 
 
 @pytest.fixture
@@ -210,13 +210,13 @@ def test_a_mapping_that_names_a_class_where_any_value_will_do_makes_no_object(tm
     named = {"class_path": "preprocess.tracking.recording.Recording", "init_args": {"folder": str(made)}}
     sections = {"model": captions(chat_template_kwargs={"a": named})}
     with pytest.raises(ConfigError, match="cannot be sent as JSON"):
-        _cli([], FolderConfig(written(tmp_path, sections), ()))
+        parse_pipeline([], FolderConfig(written(tmp_path, sections), ()))
     assert not made.exists()
 
 
 def test_commands_that_follow_in_the_process_import_what_they_name(tmp_path: Path) -> None:
-    _cli([], FolderConfig(written(tmp_path, {"model": captions()}), ()))
-    cli = _cli(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"])
+    parse_pipeline([], FolderConfig(written(tmp_path, {"model": captions()}), ()))
+    cli = parse_pipeline(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"])
     assert type(cli.extractor).__name__ == "Brightness"
 
 
@@ -271,7 +271,7 @@ def test_an_absurd_configuration_is_one_line(tmp_path: Path, content: str | byte
 )
 def test_a_value_of_a_wrong_type_is_one_line(tmp_path: Path, section: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:
-        _cli([], FolderConfig(written(tmp_path, {"model": captions(), **section}), ()))
+        parse_pipeline([], FolderConfig(written(tmp_path, {"model": captions(), **section}), ()))
     assert "\n" not in str(raised.value)
 
 

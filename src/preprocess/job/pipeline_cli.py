@@ -1,0 +1,138 @@
+"""The configuration of a job: YAML files and options of the command line, parsed by Lightning's CLI."""
+
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from datamodules import FramesDataModule
+from datamodules.corpus import Corpus
+from datamodules.errors import ConfigError, FramemillError
+from datamodules.run.retries import RetryRequest
+from preprocess.job.extractor import Extractor
+from preprocess.job.folder_config import FolderConfig, denied_import
+from preprocess.job.output import Output
+from preprocess.job.placement import is_first_on_machine
+from preprocess.job.session import TRAINER_DEFAULTS, Job
+from preprocess.terminal import escaped_output, note
+
+_DESCRIPTION = (
+    "Run a pipeline over a corpus, resume a run, or join one. The options of a class are shown by "
+    "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME, and "
+    "--max-failures for --output.max_failures."
+)
+
+
+class PipelineCLI(LightningCLI):
+    """Parses a configuration: `model` (an extractor), `data`, `output` (`Output`) and `trainer`.
+
+    Args:
+        folder: configuration of the run to retry, over which the command line has precedence; None: only the command
+            line and its `--config` files count.
+        options: options of `LightningCLI`.
+    """
+
+    def __init__(self, folder: FolderConfig | None = None, **options: Any) -> None:
+        self._folder = folder
+        super().__init__(Extractor, FramesDataModule, **options)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and the folder's configuration if there is one."""
+        if self._folder is None:
+            super().parse_arguments(parser, args)
+            return
+        output = {"dir": str(self._folder.path.parent), "only": None, "max_failures": "100%"}  # most may fail again
+        self.config = parser.parse_args(args, namespace=self._folder.parse(parser, output))
+        if (line := self._folder.left_out(self.config)) and is_first_on_machine():
+            note(line, "yellow")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the section `output`, and defaults of the Trainer for preprocessing."""
+        parser.add_class_arguments(Output, "output")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+
+    def instantiate_classes(self) -> None:
+        """Make extractor, DataModule and output options. A `Session` makes the Trainer later."""
+        made = self.parser.instantiate(self.config)
+        self.data: FramesDataModule = made["data"]
+        self.extractor: Extractor = made["model"]
+        self.output: Output = made["output"]
+        self.trainer_options: dict[str, Any] = dict(made["trainer"])
+
+    def job(self, corpus: Corpus | None = None, retry: RetryRequest | None = None) -> Job:
+        """Return the job that the configuration describes.
+
+        Args:
+            corpus: the planned corpus, for a retry; None: the corpus of the configuration.
+            retry: what to try again; None: this is not a retry.
+
+        Raises:
+            ConfigError: there is no corpus.
+        """
+        corpus = corpus or self.data.corpus
+        if corpus is None:
+            raise ConfigError("there is no corpus to run over. Set data.corpus")
+        text = self.parser.dump(self.config, skip_none=False) if retry is None else None
+        return Job(self.extractor, corpus, self.data, self.output, self.trainer_options, text, retry)
+
+
+def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> PipelineCLI:
+    """Parse the options of `preprocess run`.
+
+    Args:
+        argv: the options.
+        folder: see `PipelineCLI`.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value; one line says which.
+    """
+    imports = folder.importing_named() if folder else nullcontext()
+    with warnings.catch_warnings(), imports, escaped_output():  # `retry --print_config` shows the folder's
+        # about what Lightning and jsonargparse expect of each other; users can do nothing about it
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning|jsonargparse")
+        try:
+            return PipelineCLI(
+                folder,
+                args=[with_section(argument) for argument in argv],
+                run=False,
+                subclass_mode_model=True,
+                save_config_callback=None,
+                seed_everything_default=False,
+                auto_configure_optimizers=False,
+                parser_kwargs={"prog": "preprocess run", "description": _DESCRIPTION, "exit_on_error": False},
+            )
+        except ArgumentError as error:
+            raise ConfigError(denied_import(str(error)) or _in_one_line(str(error))) from error
+        except (ValueError, TypeError) as error:  # jsonargparse wraps what a constructor raised
+            if isinstance(error.__cause__, FramemillError):
+                raise error.__cause__ from None
+            if folder:  # whose wrong types are found late, in part
+                reason = denied_import(str(error)) or _in_one_line(str(error))
+                raise ConfigError(f"{folder.path} cannot be used with these options: {reason}") from error
+            raise
+
+
+def with_section(argument: str) -> str:
+    """Return an option in its long form.
+
+    `--data.root` becomes `--data.corpus.init_args.root`, because what is no option of the DataModule belongs to its
+    corpus; `--max-failures` becomes `--output.max_failures`, as does every option of `Output`.
+    """
+    plain = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+    if argument.startswith("--") and plain in Output.__annotations__:
+        return f"--output.{plain}{argument[2 + len(plain) :]}"
+    section, _, rest = argument.partition(".")
+    name = rest.partition("=")[0].partition(".")[0]
+    own = FramesDataModule.__init__.__annotations__
+    return f"--data.corpus.init_args.{rest}" if section == "--data" and name and name not in own else argument
+
+
+def _in_one_line(message: str) -> str:
+    """Return jsonargparse's message without the lines that repeat the given value or list type alternatives."""
+    noise = ("Does not validate", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(noise))

@@ -1,8 +1,9 @@
-"""Failed attempts: attempts at an item that ended otherwise than with a result, and what is known of how.
+"""Failed attempts at an item, and the cause of death of a process.
 
-A rank writes into the spool of a shard which rows it touches (`Spool.touch`); whoever takes the spool of a dead rank
-over charges what it active last. Of how it died its fault file tells, `work/ranks/{rank}.fault`: Python's faulthandler
-writes it from a signal handler or from a thread of C, so also where no line of Python would run any more.
+A rank records in the spool of a shard which rows are active (`Spool.mark_active`). If its process dies, the rank that
+takes the spool over charges the rows that were active last with a failed attempt. How the process died is read from its
+fault file, `work/ranks/{rank}.fault`. Python's faulthandler writes that file from a signal handler or a thread of its
+own in C, and so even if the interpreter can run no Python code any more.
 """
 
 import faulthandler
@@ -15,7 +16,7 @@ from typing import TextIO
 from datamodules.errors import RunError
 from datamodules.run.files import open_file
 
-_SIGNALS = {  # as faulthandler calls them
+_SIGNALS = {  # by the names that faulthandler writes
     "Segmentation fault": "SIGSEGV",
     "Aborted": "SIGABRT",
     "Bus error": "SIGBUS",
@@ -23,18 +24,19 @@ _SIGNALS = {  # as faulthandler calls them
     "Floating-point exception": "SIGFPE",
     "Floating point exception": "SIGFPE",
 }
-_MAX_FAULT_BYTES = 1000  # what is kept as the reason is in the first line
+_MAX_FAULT_BYTES = 1000  # the first line, which becomes the reason, is shorter
 
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """One attempt at an item that cost a process, or was to be made again.
+    """One attempt at an item that gave no result: it ended its process, or has to be repeated.
 
     Attributes:
         row: of the item in its shard.
-        reason: what is known of it.
+        reason: why the attempt failed.
         reason_class: `crash`, `timeout`, `memory`, or `io`; see `datamodules.errors`.
-        alone: False: the process handled several items at that moment, so this one may be innocent, and is tried alone.
+        alone: whether the item was the only active one. If not, another may be the cause, and the item is tried again
+            alone.
     """
 
     row: int
@@ -44,11 +46,11 @@ class FailedAttempt:
 
 
 class FaultFile:
-    """Where a dying process leaves word of what killed it.
+    """The file in which a dying process writes what ended it; created at first use.
 
     Args:
-        path: the file; removed by `close`.
-        timeout_seconds: how long `arm` lets this process work on.
+        path: of the file, which must not exist. `close` removes it if nothing was written.
+        timeout_seconds: from `arm` to the end of this process, unless it is disarmed before.
     """
 
     def __init__(self, path: Path, timeout_seconds: float) -> None:
@@ -57,15 +59,15 @@ class FaultFile:
         self._was_enabled = faulthandler.is_enabled()
 
     def arm(self) -> None:
-        """End this process in `timeout_seconds`, whatever it does then, unless `disarm` is called before."""
+        """Start, or start anew, the timeout that ends this process even if it hangs."""
         faulthandler.dump_traceback_later(self._timeout_seconds, exit=True, file=self._opened())
 
     def disarm(self) -> None:
-        """What `arm` was for has ended."""
+        """Stop the timeout that `arm` started."""
         faulthandler.cancel_dump_traceback_later()
 
     def write(self, reason: str) -> None:
-        """Leave `reason`, for whoever takes over what this process still touches."""
+        """Write `reason`, for the rank that takes the active items over."""
         file = self._opened()
         file.truncate(0)
         file.write(reason)
@@ -78,7 +80,7 @@ class FaultFile:
         return self._file
 
     def close(self) -> None:
-        """Give Python's own handling of faults its place again; the file goes if nothing is in it."""
+        """Close the file, remove it if it is empty, and restore Python's own fault handler."""
         if self._file is None:
             return
         faulthandler.disable()
@@ -91,7 +93,14 @@ class FaultFile:
 
 
 def cause_of_death(fault_file: Path) -> tuple[str, str]:
-    """(reason, class) of the death of the rank whose `FaultFile` this was."""
+    """Return why a rank died.
+
+    Args:
+        fault_file: path of the `FaultFile` of the dead rank; it may be missing.
+
+    Returns:
+        (reason, `crash` or `timeout`).
+    """
     try:
         with open_file(fault_file) as file:
             text = file.read(_MAX_FAULT_BYTES).decode(errors="replace")

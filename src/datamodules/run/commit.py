@@ -1,11 +1,27 @@
-"""Commit: how the results in a spool become a shard that exists as a whole, exactly once, or not at all.
+"""Commit: turn the results in a spool into a shard, which is committed as a whole and exactly once, or not at all.
 
 When every planned row has a result, the shard is committed in three steps:
 
-1. tar and table are written under names of this attempt in `work/staging`; they and these names are fsynced;
-2. the record is *linked* into `records/`: this fails if it exists, so of several writers one wins. This is the commit;
-3. `records/` is fsynced, and the staged files, which the record names, are renamed into place; before that, the tar
-   whose place they take, if any, is moved to `superseded/`. Whoever finds a record without its files does this.
+1. The tar, the table and the record are written to `work/staging`, under names that contain the rank. The files and
+   their folders are fsynced.
+2. The record is *linked* into `records/`. This is the commit.
+3. `records/` is fsynced, and the staged tar and table are renamed to their final names. If the shard replaces another,
+   the tar of that one is moved to `superseded/` first.
+
+Why the link decides: one system call must settle which of several writers wins, and it must never replace a file. A
+rename would replace the record of another rank, whose files may be in use; a link fails if the name exists. The record
+is complete and durable before it is linked, so no reader sees a part of one.
+
+Why three steps, and what a process that ends between two of them leaves:
+
+- before the link: staged files that no record names. Readers do not look into `work/staging`; `cleanup.py` removes
+  them when the run is complete, and another rank takes the shard over from the spool.
+- after the link: a committed shard whose files are still in `work/staging`. The record names the rank that wrote them,
+  so every rank can finish step 3 (`finalize`), and readers open the files where they are (`record.ShardFile`).
+- within step 3: some files at their final names, others not. Each rename is done or not, and is repeated without harm.
+
+A tar is visible to any WebDataset reader from its rename on. So it is the last of the moves, and `records/` is fsynced
+before: no crash of the machine can take back the record of a tar that a reader has seen.
 """
 
 import os
@@ -27,23 +43,23 @@ _UNKNOWN: Mapping[str, Any] = {}
 def commit(
     run: Run, shard: Shard, spool: Spool, rank: str, seconds: float, machine: Mapping[str, Any] = _UNKNOWN
 ) -> bool:
-    """Commit `shard` from `spool`, which has a result for each of its rows.
+    """Commit `shard` from `spool`, and remove the shard's spools.
 
     The tar's bytes depend on the samples alone: members in planned order, fixed headers.
 
     Args:
-        run: the run.
-        shard: one of its planned shards.
-        spool: a result for every row.
-        rank: who commits.
-        seconds: since the lease.
-        machine: what was measured meanwhile; see `Record`.
+        run: the run or retry that has `shard` in its plan.
+        shard: the shard to commit.
+        spool: holds a result for every row of the shard.
+        rank: name of the rank that commits.
+        seconds: since the shard was leased.
+        machine: mean and peak of the rank's figures since then; see `Record.machine`.
 
     Returns:
-        Whether this call made the record; False if another rank's was there, in which case nothing is left of this one.
+        Whether this call committed the shard; False if another rank had, in which case this one's files are removed.
 
     Raises:
-        OSError: a step failed; the shard is not committed, or it is and only step 3 is to be finished.
+        OSError: a step failed. Either the shard is not committed, or it is and only step 3 is unfinished.
     """
     staging = run.work / "staging"
     for folder in (staging, run.folder / "tables", run.folder / "records"):
@@ -52,12 +68,13 @@ def commit(
     staged = [*(file.staged(rank) for file in files), staging / f"{shard.name}.{rank}.json"]
     try:
         record = _stage(run, shard, spool, staged, rank, seconds, machine)
-        for folder in (staging, run.work, run.folder):  # or a crash may leave a record whose files have no name
+        for folder in (staging, run.work, run.folder):  # else a crash may keep the record but lose its files' names
             sync(folder)
     except BaseException:
         _unlink(staged)
         raise
-    won = _link(staged[2], run.record_path(shard.name))  # if this fails, a file server may have made the link: keep all
+    # an error here propagates and removes nothing: a file server may have made the link and lost only its answer
+    won = _link(staged[2], run.record_path(shard.name))
     if won:
         finalize(run, record)
     _unlink(staged)
@@ -67,39 +84,47 @@ def commit(
 
 
 def finalize(run: Run, record: Record) -> None:
-    """Finish step 3 of a commit: move the files of a committed shard of `run` into place, where they are not yet.
+    """Finish step 3 of a commit: move the files of a committed shard to their final names, unless they are moved.
 
-    Every path is made of names that the plan gives. A file that is in such a place already is of the same shard, made
-    again because its record was lost, and is replaced.
+    All paths are made of names in the plan, never of what the record says. If a final name is taken, its file is of the
+    same shard: the record was lost, the shard was made again, and its old file is replaced.
+
+    Args:
+        run: the run or retry that has the shard in its plan.
+        record: of the committed shard.
     """
-    sync(run.folder / "records")  # by a rank that died before it could, perhaps; nothing shows that a crash may disown
+    sync(run.folder / "records")  # the rank that linked the record may have died before its own fsync
     if record.replaces:
-        _put_out_of_sight(run, record.replaces)
-    for file in (run.table_file(record.shard), run.tar_file(record.shard)):  # a tar that shows has its table
-        with suppress(FileNotFoundError):  # in place already
+        _move_to_superseded(run, record.replaces)
+    for file in (run.table_file(record.shard), run.tar_file(record.shard)):  # tar last: a visible tar has its table
+        with suppress(FileNotFoundError):  # moved already, by this rank or another
             os.rename(file.staged(record.rank), file.path)
         sync(file.path.parent)
 
 
-def _put_out_of_sight(run: Run, shard: str) -> None:
-    """Its samples stand in a retry's shard, and would be read twice."""
-    place = run.folder / SUPERSEDED
-    place.mkdir(exist_ok=True)
-    with suppress(FileNotFoundError):  # there already
-        os.rename(run.tar_file(shard).path, place / f"{shard}.tar")
-    for folder in (place, run.folder):
+def _move_to_superseded(run: Run, shard: str) -> None:
+    """Move the tar of `shard` to `superseded/`: a retry's shard holds its samples, which would be read twice."""
+    superseded = run.folder / SUPERSEDED
+    superseded.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # moved already
+        os.rename(run.tar_file(shard).path, superseded / f"{shard}.tar")
+    for folder in (superseded, run.folder):
         sync(folder)
 
 
 def finalize_all(run: Run) -> bool:
-    """`finalize` every committed shard, of retries too, whose tar does not show; False if not all could be."""
-    committed = [(each, name) for each in run.with_retries for name in each.committed()]
-    shown = run.replaced.keys() | {path.stem for path in run.folder.glob("*.tar")}
-    for each, name in committed:
-        if name not in shown:
-            if not each.is_committed(name):  # a file server's client may list a name before it finds it
+    """Finalize every committed shard of `run` and its retries whose tar is not at its final name.
+
+    Returns:
+        Whether all are finalized; False if the file system listed a record that it does not find yet.
+    """
+    committed = [(owner, name) for owner in run.with_retries for name in owner.committed()]
+    final = run.replaced.keys() | {path.stem for path in run.folder.glob("*.tar")}
+    for owner, name in committed:
+        if name not in final:
+            if not owner.is_committed(name):  # an NFS client may list a name before it can look it up
                 return False
-            finalize(each, each.record(name))
+            finalize(owner, owner.record(name))
     return True
 
 
@@ -112,11 +137,12 @@ def _stage(
     seconds: float,
     machine: Mapping[str, Any],
 ) -> Record:
+    """Write the tar, the table and the record of `shard` to the paths `staged`, fsync them, and return the record."""
     tar, table, staged_record = staged
     rows, tar_file = write_tar(tar, run.tar_file(shard.name).name, run.plan.keys(shard.number), spool)
     superseded = run.superseded(shard) if run.retry else []
-    for row, earlier in zip(rows, superseded, strict=bool(superseded)):
-        row["supersedes"] = earlier["shard"]
+    for row, previous in zip(rows, superseded, strict=bool(superseded)):
+        row["supersedes"] = previous["shard"]
     statuses, classes = count_rows(rows)
     superseded_statuses, superseded_classes = count_rows(superseded)
     failed = sum(classes.values())
@@ -155,8 +181,10 @@ def _unlink(paths: Iterable[Path]) -> None:
 
 
 def _link(staged: Path, record: Path) -> bool:
+    """Link `staged` to the name `record`; return whether this rank's record has the name afterwards."""
     try:
         os.link(staged, record)
     except FileExistsError:
-        return record.samefile(staged)  # a file server may answer a repeated request for a link that it made
+        # NFS may repeat a request whose answer was lost, and then report this rank's own link as "exists"
+        return record.samefile(staged)
     return True

@@ -1,10 +1,17 @@
-"""Leases: who works on what, told by files alone, so that ranks may be unequal, vanish, and join at any time.
+"""Leases: which rank works on which shard. They are only files, so ranks may differ in speed, die, and join late.
 
-A rank has one file, `ranks/{rank}`; a claim on the shard `name` is a hard link to it, `leases/{name}.{generation}`.
-Linking fails if the name exists, so a claim has one winner; and because all links share one modification time, touching
-the rank's file is the heartbeat of every claim it holds. Taking a claim over means creating the next generation.
+A rank has one file, `ranks/{rank}`. A claim on the shard `name` is a hard link to it, `leases/{name}.{generation}`.
 
-Claims only save work, they decide nothing: two ranks on one shard waste time and no more (see `commit.py`).
+- Why hard links: creating one fails if its name exists, on NFS too, so a claim has one winner. A claim is never seen
+  empty, because it shares the content of a file that is already written. All links of a file share one modification
+  time, so touching the rank's file is the heartbeat of every claim that the rank holds.
+- Why generations: a successor does not replace a dead rank's claim, because between its check and its deletion another
+  successor may have claimed the shard, and that claim would be deleted. It creates the next generation instead, which
+  again has one winner.
+- Why the local clock: the clocks of machines and file servers differ. A rank only observes whether a modification time
+  changes, and measures by its own clock how long it has not.
+
+Claims only save work and decide nothing: two ranks on one shard waste time, but do no harm (see `commit.py`).
 """
 
 import errno
@@ -26,19 +33,20 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.run.files import read_file, remove
 from datamodules.run.typed_json import build, load
 
-_RANK = re.compile(r"[^/.\0][^/\0]*")  # of one file: hosts may have any other names
-_CLAIM = re.compile(r"(.+)\.([0-9]{6,})", re.DOTALL)  # `Leases._path`
+_RANK = re.compile(r"[^/.\0][^/\0]*")  # one file name: host names differ, so the rest is free
+_CLAIM = re.compile(r"(.+)\.([0-9]{6,})", re.DOTALL)  # what `Leases._path` makes
 
 
 @dataclass(frozen=True)
 class RankIdentity:
-    """What a rank's file says: enough for a rank of the same machine to see that its process is gone.
+    """Content of a rank's file, from which a rank on the same machine can see whether its process has ended.
 
     Attributes:
         rank: unique name, `{host}-{pid}-{random}`.
-        machine: changes with the host, its boot and the process-id namespace (containers).
+        machine: identifies the boot of the host and the process-id namespace (containers).
         pid: process id on that machine.
-        started: when that process started, in clock ticks since the boot; process ids are reused.
+        started: start of that process, in clock ticks since the boot (in seconds since the epoch where there is no
+            `/proc`). Process ids are reused; the pair of id and start is not.
     """
 
     rank: str
@@ -48,21 +56,21 @@ class RankIdentity:
 
     @classmethod
     def of_this_process(cls) -> "RankIdentity":
-        """A new identity; a process that asks twice is two ranks."""
+        """Return a new identity of this process. Two calls return two ranks."""
         pid = os.getpid()
-        host = re.sub(r"[^\w-]", "_", socket.gethostname().partition(".")[0])  # it becomes part of file names
+        host = re.sub(r"[^\w-]", "_", socket.gethostname().partition(".")[0])  # becomes part of file names
         rank = f"{host}-{pid}-{os.urandom(3).hex()}"
         return cls(rank, _machine(), pid, _started(pid) or 0)
 
     @classmethod
     def read(cls, path: Path) -> "RankIdentity":
-        """Return the identity in the file `path`, of a rank or a claim.
+        """Read the identity from `path`, the file of a rank or of a claim.
 
         Raises:
-            OSError: it cannot be read.
-            RunError, ValueError: it is no such file, a link, or has a name that cannot be that of a file in `ranks/`.
+            OSError: the file cannot be read.
+            RunError, ValueError: the file is not a rank's, is a symbolic link, or has a rank name that is no file name.
         """
-        if path.is_symlink():  # ranks make hard links; a symbolic one may be circular, or lead where nobody may look
+        if path.is_symlink():  # ranks create hard links; a symbolic link may be circular or lead out of the run folder
             raise ValueError("it is a symbolic link")
         identity = build(cls, load(read_file(path)))
         if not _RANK.fullmatch(identity.rank):
@@ -70,19 +78,19 @@ class RankIdentity:
         return identity
 
     def has_died(self) -> bool:
-        """Whether its process is known to be gone; False where this machine cannot know."""
+        """Return whether the process is known to have ended; False if it is on another machine."""
         return self.machine == _machine() and _started(self.pid) != self.started
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim file, as found.
+    """One claim file, as it was when it was listed.
 
     Attributes:
-        name: what is claimed.
-        generation: 0, and one more each time it was taken over or backed up.
-        holder: the rank that holds it; None if its file cannot be read.
-        dead: the holder's process is gone, or its heartbeat stands still.
+        name: of the claimed shard, or `folder.PLANNING`.
+        generation: 0 for the first claim; one more for each take-over and each backup.
+        holder: the rank that holds the claim; None if the file cannot be read.
+        dead: the holder's process has ended, or its heartbeat has stopped.
     """
 
     name: str
@@ -92,16 +100,16 @@ class Claim:
 
 
 class Leases:
-    """This process's claims in the folder `folder`, and its view of the others'.
+    """The claims of this process, and what it knows of the claims of other ranks.
 
     Args:
-        folder: `work/` of the run; `ranks/` and `leases/` are made in it.
-        stale_seconds: a heartbeat that stands still this long, by this process's clock, is a dead rank's. File servers
-            cache modification times for some seconds (NFS: up to 60).
-        clock: seconds, monotonic.
+        folder: `work/` of the run; `ranks/` and `leases/` are created in it.
+        stale_seconds: a rank is dead if its heartbeat has not changed for this long, by this process's clock. File
+            servers cache modification times for some seconds (NFS: up to 60).
+        clock: returns seconds and never goes back.
 
     Raises:
-        EnvironmentFailure: the folder is not writable, or its file system has no hard links.
+        EnvironmentFailure: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, stale_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -109,8 +117,9 @@ class Leases:
         self._stale_seconds = stale_seconds
         self._clock = clock
         self._ranks, self._claims = folder / "ranks", folder / "leases"
-        self._last_beat: dict[str, tuple[int, float]] = {}  # rank: its file's mtime in ns, when we first saw that
-        self._held: dict[str, int] = {}
+        # by rank: the modification time of its file in ns, and when, by `clock`, this process first saw that value
+        self._last_beat: dict[str, tuple[int, float]] = {}
+        self._held: dict[str, int] = {}  # by name: the generation that this rank claimed
         try:
             self._ranks.mkdir(parents=True, exist_ok=True)
             self._claims.mkdir(parents=True, exist_ok=True)
@@ -122,12 +131,12 @@ class Leases:
         self.random = random.Random(self.identity.rank)
 
     def beat(self) -> None:
-        """Show that this rank lives; call it several times within `stale_seconds`."""
+        """Write a heartbeat for this rank. Call it several times within `stale_seconds`."""
         os.utime(self._file)
 
     @contextmanager
     def beating(self, seconds: float = 2.0) -> Iterator[None]:
-        """Beat every `seconds` from a thread while the block runs."""
+        """Write a heartbeat every `seconds` from a thread while the block runs."""
         done = threading.Event()
 
         def beat() -> None:
@@ -143,74 +152,84 @@ class Leases:
             thread.join()
 
     def claim(self, name: str, generation: int = 0) -> bool:
-        """Try to become the holder of `name` in `generation`; False if another rank was faster."""
+        """Try to claim `name` in `generation`.
+
+        Returns:
+            Whether this rank holds the claim; False if another rank was faster.
+
+        Raises:
+            EnvironmentFailure: the file system has no hard links, or the folder cannot be written to.
+        """
         path = self._path(name, generation)
         try:
             os.link(self._file, path)
         except FileExistsError:
-            if not _same_file(self._file, path):  # a file server may answer a repeated request for a link that it made
+            # NFS may repeat a request whose answer was lost, and then report this rank's own link as "exists"
+            if not _same_file(self._file, path):
                 return False
         except OSError as error:
             raise EnvironmentFailure(
-                f"cannot create a hard link in {self._claims}: {error}; runs need a file system that has them"
+                f"cannot create a hard link in {self._claims}: {error}. "
+                "Use an --output.dir whose file system has hard links"
             ) from error
         self._held[name] = generation
         return True
 
     def release(self, name: str) -> None:
-        """Give up `name`; a claim that is no longer there is no error."""
+        """Give up the claim on `name`. It is no error if its file is already removed."""
         self._path(name, self._held.pop(name)).unlink(missing_ok=True)
 
     def clear(self, name: str) -> None:
-        """Remove every claim on `name`, which is done."""
+        """Remove all claims on `name`, which is finished."""
         self._held.pop(name, None)
         for path in self._claims.glob(f"{name}.*"):
             remove(path)
 
     def claimed(self) -> set[str]:
-        """Everything that has a claim, dead or alive: one listing."""
-        return {name for _, name, _ in self._found()}
+        """Return the names that have a claim, of a living or a dead rank. Lists the folder once and reads no file."""
+        return {name for _, name, _ in self._claim_files()}
 
     def list_claims(self) -> dict[str, list[Claim]]:
-        """Every claim there is, by name, in order of generation; reads each."""
+        """Return all claims by name, in order of generation. Reads every claim file."""
         claims: dict[str, list[Claim]] = {}
-        for path, name, generation in self._found():
+        for path, name, generation in self._claim_files():
             holder, dead = self._holder(path)
             claims.setdefault(name, []).append(Claim(name, generation, holder, dead))
         return claims
 
-    def _found(self) -> Iterator[tuple[Path, str, int]]:
-        """(file, name, generation) of every claim, in order of generation."""
-        for path in sorted(self._claims.glob("[!.]*")):  # NFS keeps removed files that are open as `.nfs…`
+    def _claim_files(self) -> Iterator[tuple[Path, str, int]]:
+        """Yield (file, name, generation) of every claim, in order of generation."""
+        for path in sorted(self._claims.glob("[!.]*")):  # NFS keeps open files that are removed as `.nfs…`
             if match := _CLAIM.fullmatch(path.name):
                 yield path, match[1], int(match[2])
 
     def is_dead(self, rank: str) -> bool:
-        """Whether the rank of that name has ended, as far as can be known."""
+        """Return whether the rank named `rank` has ended or its heartbeat has stopped."""
         return self._holder(self._ranks / rank)[1]
 
     def has_died_here(self, rank: str) -> bool:
-        """Whether the process of that rank is known to be gone, while its machine is up: this one."""
+        """Return whether the rank named `rank` ran on this machine, since its last boot, and its process has ended."""
         holder, _ = self._holder(self._ranks / rank)
         return holder is not None and holder.has_died()
 
     def at_work(self) -> set[str]:
-        """The other ranks that are not dead and have beaten within `stale_seconds`, by the file system's clock.
+        """Return the names of the other living ranks, whose last heartbeat is at most `stale_seconds` old.
 
-        Tells at once; `list_claims` and `is_dead` trust no clock but their own, and have to look on for so long.
+        Compares modification times, all by the file server's clock, and so answers at once. `list_claims` and `is_dead`
+        trust only this process's clock, and have to observe a rank for `stale_seconds` before they call it dead.
         """
         self.beat()
-        latest = self._file.stat().st_mtime
+        now = self._file.stat().st_mtime
         names = set()
         for path in self._ranks.glob("*"):
-            with suppress(FileNotFoundError):  # it left meanwhile
+            with suppress(FileNotFoundError):  # the rank ended in the meantime
                 is_other = path != self._file and not path.suffix and not is_dead(path)
-                if is_other and latest - path.stat().st_mtime <= self._stale_seconds:
+                if is_other and now - path.stat().st_mtime <= self._stale_seconds:
                     names.add(path.name)
         return names
 
     def close(self) -> None:
-        """Give up everything held, and be no rank any more."""
+        """Give up all claims of this rank and remove its file."""
         for name in list(self._held):
             self.release(name)
         self._file.unlink(missing_ok=True)
@@ -219,6 +238,7 @@ class Leases:
         return self._claims / f"{name}.{generation:06d}"
 
     def _holder(self, path: Path) -> tuple[RankIdentity | None, bool]:
+        """Return (identity in the file of a rank or claim, or None; whether that rank is dead)."""
         try:
             identity = RankIdentity.read(path)
             modified = path.stat().st_mtime_ns
@@ -226,37 +246,37 @@ class Leases:
             if error.errno in (errno.ENOENT, errno.ESTALE):  # released between listing and reading
                 return None, True
             raise
-        except (RunError, ValueError):  # of no rank, or of one that was killed within its very first write
+        except (RunError, ValueError):  # not a rank's file, or its rank was killed while it wrote the file
             return None, True
         now = self._clock()
         seen, since = self._last_beat.get(identity.rank, (None, now))
-        if seen != modified:
+        if seen != modified:  # a heartbeat, or the first look at this rank: both start the wait anew
             since = now
             self._last_beat[identity.rank] = modified, since
         return identity, identity.has_died() or now - since > self._stale_seconds
 
 
 def is_dead(path: Path) -> bool:
-    """Whether the rank whose file is `path` is known to be dead."""
+    """Return whether the rank whose file is `path` is known to have ended."""
     try:
         return RankIdentity.read(path).has_died()
     except OSError:
         return not path.exists()
-    except (RunError, ValueError):  # of no rank, or of one that was killed within its very first write
+    except (RunError, ValueError):  # not a rank's file, or its rank was killed while it wrote the file
         return True
 
 
 def _same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except FileNotFoundError:  # released meanwhile; any other error is one: a claim of one's own would never be let go
+    except FileNotFoundError:  # released in the meantime; other errors propagate, or an own claim might be kept forever
         return False
 
 
 def _started(pid: int) -> int | None:
-    """When the process `pid` started; None if there is none, or only what its parent has not yet buried."""
+    """Return when the process `pid` started, as `RankIdentity.started`; None if there is none, or only a zombie."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from the third on: proc(5)
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from field 3 on: proc(5)
         return None if fields[0] == "Z" else int(fields[19])
     except OSError:
         if Path("/proc/self/stat").exists():

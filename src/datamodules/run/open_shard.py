@@ -1,4 +1,4 @@
-"""An open shard: one that this rank has leased, with its items and their results so far."""
+"""Open shards: shards that this rank has leased, with their items and the results so far."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,24 +13,44 @@ from datamodules.run.spool import Spool
 
 
 class OpenShard:
-    """A shard that this rank has leased: its items, and the results so far."""
+    """A shard that this rank has leased.
+
+    Args:
+        run: the run or retry that has the shard in its plan.
+        shard: the shard.
+        rank: name of this rank.
+        death: see `Spool`.
+
+    Attributes:
+        items: of the shard, by row.
+        kept: rows that a retry does not try; they have their prior results from the start.
+        before: prior results of the rows that a retry tries again. Such a sample is kept if the new attempt fails.
+        spool: the results so far.
+        since: when the shard was opened, as `time.monotonic` counts.
+        measured: figures of the machine, one entry for each heartbeat since then.
+
+    Raises:
+        RunError: a shard that the retry replaces cannot be read; see `prior_results`.
+        OSError: the spool cannot be read or written.
+    """
 
     def __init__(self, run: Run, shard: Shard, rank: str, death: Callable[[str], tuple[str, str] | None]) -> None:
         self.shard = shard
         self.items: list[Item] = run.plan.items(shard.number)
-        self.kept: set[int] = set()  # rows that a retry does not try
-        self.before: dict[int, PriorResult] = {}  # the samples that it tries, which stand if they fail now
-        before = list(prior_results(run, shard))  # raises before a file is open
+        self.kept: set[int] = set()
+        self.before: dict[int, PriorResult] = {}
+        prior = list(prior_results(run, shard))  # may raise, so it comes before the spool is opened
         self.spool = Spool(run.work / "spool", shard.name, shard.num_items, rank, death)
-        for each in before:
-            if each.is_tried and each.result.reason is None:
-                self.before[each.result.row] = each
-            elif not each.is_tried:
-                self.kept.add(each.result.row)
-                if each.result.row not in self.spool.results:
-                    self.spool.append(each.result, each.members())
+        for previous in prior:
+            row = previous.result.row
+            if previous.is_tried and previous.result.reason is None:
+                self.before[row] = previous
+            elif not previous.is_tried:
+                self.kept.add(row)
+                if row not in self.spool.results:
+                    self.spool.append(previous.result, previous.members())
         self.since = time.monotonic()
-        self.measured: list[dict[str, Any]] = []  # of the machine, at each beat since then
+        self.measured: list[dict[str, Any]] = []
 
     @property
     def is_complete(self) -> bool:
@@ -39,16 +59,19 @@ class OpenShard:
 
     @property
     def missing(self) -> list[int]:
-        """Rows without a result, ascending."""
+        """The rows without a result, ascending."""
         return [row for row in range(len(self.items)) if row not in self.spool.results]
 
     @property
     def failed(self) -> frozenset[int]:
-        """Rows that have failed."""
+        """The rows whose result is a failure."""
         return frozenset(row for row, result in self.spool.results.items() if result.reason is not None)
 
     def given_up(self, max_attempts: int) -> Iterator[Result]:
-        """Failures in place of the results of items that have used up their attempts, one of them alone."""
+        """Yield a failure for each row that has used up its attempts, at least one of them alone.
+
+        Without an attempt alone, another item of the same batch may have caused all the crashes.
+        """
         for row, failed_attempts in self.spool.failed_attempts.items():
             alone = [attempt for attempt in failed_attempts if attempt.alone]
             if row not in self.spool.results and alone and len(failed_attempts) >= max_attempts:

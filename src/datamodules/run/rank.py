@@ -1,7 +1,17 @@
-"""A rank: one process's part in a run. It leases shards one after another, spools their results, and commits them.
+"""A rank: the part of one process in a run. It leases shards, spools their results, and commits them.
 
-Each rank tells what it is doing in `work/ranks/{rank}.json`, replaced every two seconds, from which any process can
-draw the state of the whole run (`activity.py`).
+A rank leases unclaimed shards as long as there are any. After that it helps the others, so that no rank waits for the
+slowest or for a dead one:
+
+- Take-over: a shard whose holders are all dead is leased anew. Its spools hold what they had finished, so only the
+  items that were in flight are done again.
+- Backup execution, as in MapReduce: a shard whose holder is alive but slow is worked on twice, if this rank expects to
+  finish it in less than half the time that the holder still needs. The rank that commits first wins, and the other
+  drops its work (`Rank.abandon_committed`). A shard has at most one backup, and a rank makes one only when it has no
+  other work.
+
+Every two seconds a rank writes what it is doing to `work/ranks/{rank}.json`, from which any process can show the state
+of the whole run (`activity.py`).
 """
 
 import json
@@ -29,26 +39,32 @@ from datamodules.run.result import Result
 from datamodules.samples.content import Content
 
 _BEAT_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # a heartbeat that fails may recover so long
-_SYNC_SECONDS = 20.0  # a machine that crashes loses at most this much of what its ranks had spooled
-_BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: too little is known of their speed
-_UNKNOWN_SECONDS = 30.0  # what a rank that has committed nothing yet takes itself to need for a shard
-
+_SILENT_SECONDS = 10.0  # how long heartbeats may fail before the output folder counts as lost
+_SYNC_SECONDS = 20.0  # between fsyncs: a machine that crashes loses at most so much spooled work
+_BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: their speed is not known yet
+_UNKNOWN_SECONDS = 30.0  # assumed for a shard by a rank that has committed none yet
 
 _TOLERANCE = Tolerance()
 
 
 class Rank:
-    """This process's part in `run`: a context manager that beats while it is open.
+    """The part of this process in `run`: a context manager that writes heartbeats while it is open.
 
     Args:
-        run: the run.
-        only: (i, n): lease only shards whose number is i modulo n. For people who split by hand; the plan is the same.
+        run: the run, or a retry.
+        only: (i, n): lease only shards whose number is i modulo n, for users who divide a run by hand.
         stale_seconds: see `Leases`.
-        position: where in the plan to begin, 0 to 1: ranks that begin apart seldom want the same shard.
-        measure: called at every beat for `Activity.machine`, and what records say of the machine.
-        tolerance: see `Tolerance`.
-        device: model of this rank's device, which tables and records name.
+        position: where in the plan to begin, 0 to 1. Ranks that begin far apart rarely try to claim the same shard.
+        measure: returns `Activity.machine`; called at every heartbeat. Records keep the mean and peak of its figures.
+        tolerance: attempts, failures and seconds after which an item, the run or this process is given up.
+        device: model of this rank's device, recorded in tables and records.
+
+    Attributes:
+        name: of this rank.
+        activity: what this rank is doing, for others to read.
+        open: the open shards by number.
+        num_committed: shards that this rank has committed.
+        stopping: the signal that asked this rank to stop; None: none has. What it has spooled is kept.
     """
 
     def __init__(
@@ -69,18 +85,18 @@ class Rank:
         self.activity = Activity(self.name, os.uname().nodename, time.time())
         self.open: dict[int, OpenShard] = {}
         self.num_committed = 0
-        self.stopping: int | None = None  # the signal that asked this rank to stop; what it has spooled is kept
+        self.stopping: int | None = None
         self.tolerance = tolerance
         self._failures = FailureWatch(run, tolerance.limit)
         self._active: OpenShard | None = None
         self._scratch: Path | None = None
-        self._mine = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
-        self._todo: list[Shard] = []
+        self._leasable = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
+        self._todo: list[Shard] = []  # of these, those without a record and a claim when they were last listed
         self._position, self._measure, self._device = position, measure, device
         self._pace: list[float] = []  # seconds per row of the shards this rank has committed
-        self._failure: tuple[float, OSError] | None = None  # of the heartbeat, and since when
+        self._failure: tuple[float, OSError] | None = None  # of the heartbeat: since when, and the first error
         self._closing = threading.Event()
-        self._publishing = threading.Lock()  # what the heartbeat began to tell must not replace what came after
+        self._publishing = threading.Lock()  # two threads publish: an older state must not replace a newer one
         self._last_sync = time.monotonic()
 
     def __enter__(self) -> "Rank":
@@ -103,14 +119,17 @@ class Rank:
         self._fault.close()
         for opened in self.open.values():
             opened.spool.close()
-        with suppress(OSError):  # what cannot be removed now, others take for dead
+        with suppress(OSError):  # other ranks take over from a claim that stays, once its heartbeat is stale
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
             self.leases.close()
             self._activity_path.unlink(missing_ok=True)
 
     def lease(self) -> OpenShard | None:
-        """The next shard to work on; None if there is none now (others hold them, or all is done: `finished`).
+        """Lease the next shard: an unclaimed one, else a dead rank's, else a slow rank's as a backup.
+
+        Returns:
+            The shard, now in `open`; None if there is none at present: others hold them, or all are committed.
 
         Raises:
             EnvironmentFailure: the output folder cannot be read or written to.
@@ -121,26 +140,33 @@ class Rank:
             raise self._no_output(error) from error
 
     def _lease_unclaimed(self) -> OpenShard | None:
-        tried: set[str] = set()  # once a call: a file server's listings may be old, and name the same shard for long
+        # each shard is tried once per call: NFS may list a claim late, and the shard would come back again and again
+        tried: set[str] = set()
         while self._todo or self._list_todo(tried):
             shard = self._todo.pop(0)
             tried.add(shard.name)
             if not self.leases.claim(shard.name):
                 self._list_todo(tried)
-                if self._todo:
+                if self._todo:  # another rank is at the same position: go on at a random one
                     self._rotate(self.leases.random.randrange(len(self._todo)))
             elif opened := self._open(shard):
                 return opened
         return None
 
     def add(self, number: int, result: Result, members: Mapping[str, Content]) -> None:
-        """Spool the result of a row of open shard `number`; commits the shard when it was the last one missing.
+        """Spool the result of one row of an open shard, and commit the shard if all its rows have results.
 
-        Failed attempts count as attempts, with this one.
+        Does nothing if the shard is not open any more or the row has a result. The result's `attempts` becomes one more
+        than the row's failed attempts.
+
+        Args:
+            number: of the shard.
+            result: of the row.
+            members: the files of its sample by ending; empty if it failed.
 
         Raises:
             EnvironmentFailure: the output folder cannot be written to.
-            TooManyFailures: with this one, more items have failed than is tolerated.
+            TooManyFailures: more items have failed than `tolerance.limit` allows.
         """
         opened = self.open.get(number)
         if opened is None or result.row in opened.spool.results:
@@ -156,7 +182,16 @@ class Rank:
         self.activity.add_seconds("write", time.monotonic() - started)
 
     def add_failed_attempt(self, number: int, row: int, reason: str, reason_class: str) -> bool:
-        """Charge an item with a failed attempt; it fails if that was the last. Whether it is to be tried again.
+        """Charge an item with a failed attempt. If it has no attempts left, the item fails.
+
+        Args:
+            number: of the open shard.
+            row: of the item.
+            reason: why the attempt failed.
+            reason_class: see `FailedAttempt`.
+
+        Returns:
+            Whether the item is to be tried again.
 
         Raises:
             EnvironmentFailure, TooManyFailures: see `add`.
@@ -172,22 +207,25 @@ class Rank:
         return number in self.open and row not in opened.spool.results
 
     def num_failed_attempts(self, number: int, row: int) -> int:
-        """Attempts at an item of open shard `number` that have failed."""
+        """Return how many attempts at the item in `row` of the open shard `number` have failed; 0 if it is not open."""
         opened = self.open.get(number)
         return len(opened.spool.failed_attempts.get(row, ())) if opened is not None else 0
 
     def is_suspect(self, number: int, rows: Sequence[int]) -> bool:
-        """Whether a process died of one of these items, and it is not known of which."""
+        """Return whether one of these items may have crashed a process that handled several of them at once."""
         opened = self.open.get(number)
         return opened is not None and any(
             not attempt.alone for row in rows for attempt in opened.spool.failed_attempts.get(row, ())
         )
 
     def mark_active(self, number: int, rows: Sequence[int]) -> None:
-        """This process itself goes on with these items: if it dies, or takes too long, they are charged.
+        """Record that this process is working on `rows` of the open shard `number`, and start the timeout.
+
+        If the process dies, or works on them for longer than `tolerance.extract_timeout_seconds`, which ends it, the
+        rank that takes the shard over charges these items with a failed attempt.
 
         Raises:
-            EnvironmentFailure: see `add`.
+            EnvironmentFailure: the output folder cannot be written to.
         """
         opened = self.open.get(number)
         if opened is not None and opened is self._active and opened.spool.active == list(rows):
@@ -199,23 +237,27 @@ class Rank:
         self._fault.arm()
 
     def mark_idle(self) -> None:
-        """What was active is done with, well or badly."""
+        """Record that this process works on no item, and stop the timeout."""
         self._fault.disarm()
         active, self._active = self._active, None
-        if active and active.shard.number in self.open:  # else another rank has committed it
+        if active and active.shard.number in self.open:  # if not, another rank has committed it
             with self._writing(active):
                 active.spool.mark_active(())
 
     def attribute_crash(self, error: BaseException) -> str:
-        """Leave word that this process ends because of `error`, such that what it touches is charged; their keys."""
+        """Record that `error` ends this process, so that the active items are charged with a failed attempt.
+
+        Returns:
+            The keys of up to 4 active items, separated by commas, or `no item`.
+        """
         self._fault.disarm()
         self._fault.write(" ".join(f"{type(error).__name__}: {error}".split())[:200])
-        active, self._active = self._active, None  # so `mark_idle` leaves it as it is
+        active, self._active = self._active, None  # so that a later `mark_idle` does not clear what the spool records
         return ", ".join(active.items[row].key for row in active.spool.active[:4]) if active else "no item"
 
     @property
     def scratch(self) -> Path:
-        """A folder on the run's disk for what is needed no longer than this process; made when first asked for."""
+        """A temporary folder in the run folder, created at first use and removed when the rank is closed."""
         if self._scratch is None:
             self._scratch = self.run.work / "scratch" / self.name
             self._scratch.mkdir(parents=True)
@@ -223,16 +265,17 @@ class Rank:
 
     @contextmanager
     def _writing(self, opened: OpenShard) -> Iterator[None]:
+        """Turn an OSError of the block into EnvironmentFailure, unless another rank has committed the shard."""
         try:
             yield
         except OSError as error:
             if not self.run.is_committed(opened.shard.name):
                 raise self._no_output(error) from error
-            self.abandon_committed()  # the rank that was faster has removed this one's spool
+            self.abandon_committed()  # the rank that was faster has removed this rank's spool
 
     def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, Content]) -> None:
         result = replace(result, device=self._device)
-        if result.reason is not None and result.row in opened.before:
+        if result.reason is not None and result.row in opened.before:  # a failed retry must not lose a good sample
             before = opened.before[result.row]
             result, members = before.result, before.members()
         opened.spool.append(result, members)
@@ -240,21 +283,23 @@ class Rank:
         self.activity.failed += result.reason is not None
         self.activity.frames += result.num_frames
         if result.reason is not None:
-            mine = [len(o.failed) for o in self.open.values()], [len(o.spool.results) for o in self.open.values()]
-            self._failures.check(sum(mine[0]), sum(mine[1]), result.reason)
+            num_failed = sum(len(shard.failed) for shard in self.open.values())
+            num_done = sum(len(shard.spool.results) for shard in self.open.values())
+            self._failures.check(num_failed, num_done, result.reason)
 
     def _give_up(self, opened: OpenShard) -> None:
+        """Spool a failure for every item that has no attempts left."""
         for failure in list(opened.given_up(self.tolerance.max_attempts)):
             self._keep(opened, failure, {})
 
     def sync(self) -> None:
-        """Make all that was spooled survive a crash of the machine."""
+        """fsync the open spools, so that their results survive a crash of the machine."""
         for opened in self.open.values():
             opened.spool.sync()
         self._last_sync = time.monotonic()
 
     def abandon_committed(self) -> None:
-        """Drop open shards that another rank has committed meanwhile."""
+        """Drop the open shards that another rank has committed in the meantime."""
         for number, opened in list(self.open.items()):
             if self.run.is_committed(opened.shard.name):
                 del self.open[number]
@@ -262,25 +307,26 @@ class Rank:
                 self.leases.clear(opened.shard.name)
 
     def finished(self) -> bool:
-        """Whether every shard that this rank may lease is committed, and in place.
+        """Return whether every shard that this rank may lease is committed and finalized.
 
         Raises:
             EnvironmentFailure: the output folder cannot be read or written to.
         """
         try:
             committed = self.run.committed()
-            return all(shard.name in committed for shard in self._mine) and finalize_all(self.run)
+            return all(shard.name in committed for shard in self._leasable) and finalize_all(self.run)
         except OSError as error:
             raise self._no_output(error) from error
 
     def _open(self, shard: Shard) -> OpenShard | None:
-        if self.run.is_committed(shard.name):  # between the listing and the claim
+        """Open a claimed shard; None if it is or can be committed without more work."""
+        if self.run.is_committed(shard.name):  # after it was listed and before it was claimed
             self.leases.clear(shard.name)
             return None
         opened = OpenShard(self.run, shard, self.name, self._death)
         self.open[shard.number] = opened
         self._give_up(opened)
-        if opened.is_complete:  # its holder died just before the commit
+        if opened.is_complete:  # its last holder died just before the commit
             self._commit(opened)
             return None
         return opened
@@ -288,12 +334,12 @@ class Rank:
     def _commit(self, opened: OpenShard) -> None:
         seconds = time.monotonic() - opened.since
         try:
-            machine = mean_and_peak(opened.measured or [self.activity.machine])  # of a short one, what was last
+            machine = mean_and_peak(opened.measured or [self.activity.machine])  # a short shard has no heartbeat
             won = commit(self.run, opened.shard, opened.spool, self.name, seconds, machine)
         except OSError:
             if not self.run.is_committed(opened.shard.name):
                 raise
-            won = False  # the rank that was faster has removed this one's files
+            won = False  # the rank that was faster has removed this rank's files
             opened.spool.close()
         self._pace.append(seconds / len(opened.items))
         self.num_committed += won
@@ -301,51 +347,60 @@ class Rank:
         self.leases.clear(opened.shard.name)
 
     def _death(self, rank: str) -> tuple[str, str] | None:
-        """Of the rank of that name, if it is dead; but a machine that was lost is no item's fault."""
+        """Return (reason, class) if the process of `rank` died; None if it is alive, or its machine was lost.
+
+        No item is charged with the loss of a machine. So a rank of another machine counts as died only if its process
+        left a fault file, and a rank of this machine if its process has ended.
+        """
         fault = self.run.work / "ranks" / f"{rank}.fault"
-        has_told = fault.exists() and fault.stat().st_size > 0
-        if self.leases.is_dead(rank) and (has_told or self.leases.has_died_here(rank)):
+        has_fault = fault.exists() and fault.stat().st_size > 0
+        if self.leases.is_dead(rank) and (has_fault or self.leases.has_died_here(rank)):
             return cause_of_death(fault)
         return None
 
     def _list_todo(self, tried: Set[str] = frozenset()) -> bool:
-        """List anew what is neither committed nor claimed, nor `tried`; whether there is any."""
+        """Set `_todo` to the shards that are not committed, claimed or `tried`; return whether there are any."""
         claimed = self.leases.claimed() | tried
-        committed = self.run.committed()  # after the claims, which are removed after the commit
-        self._todo = [s for s in self._mine if s.name not in committed and s.name not in claimed]
+        # records after claims: a commit removes claims after it links its record, so no shard is missing from both
+        committed = self.run.committed()
+        self._todo = [s for s in self._leasable if s.name not in committed and s.name not in claimed]
         return bool(self._todo)
 
-    def _rotate(self, places: int) -> None:
-        self._todo = self._todo[places:] + self._todo[:places]
+    def _rotate(self, start: int) -> None:
+        """Let `_todo` begin with the shard at index `start`."""
+        self._todo = self._todo[start:] + self._todo[:start]
 
     def _lease_from_others(self) -> OpenShard | None:
-        """Take over a dead rank's shard; or double the slowest open one, if this rank would finish it first."""
+        """Take over a dead rank's shard, or make a backup of the slowest open shard; see the top of this module."""
         claims = self.leases.list_claims()
         committed = self.run.committed()
         held = [
             (shard, claims[shard.name])
-            for shard in self._mine
+            for shard in self._leasable
             if shard.name in claims and shard.name not in committed and shard.number not in self.open
         ]
         for shard, holders in held:
             if all(claim.dead for claim in holders) and self.leases.claim(shard.name, holders[-1].generation + 1):
                 return self._open(shard)
-        for shard, holders in sorted(held, key=lambda h: -self._seconds_left(h[1])):
+        for shard, holders in sorted(held, key=lambda pair: -self._seconds_left(pair[1])):
             alive = [claim for claim in holders if not claim.dead]
-            mine = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else _UNKNOWN_SECONDS
-            slow = not self.open and self._seconds_left(alive) > max(2 * mine, _BACKUP_AFTER_SECONDS)
+            own_seconds = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else _UNKNOWN_SECONDS
+            slow = not self.open and self._seconds_left(alive) > max(2 * own_seconds, _BACKUP_AFTER_SECONDS)
             if len(alive) == 1 and slow and self.leases.claim(shard.name, holders[-1].generation + 1):
                 return self._open(shard)
         return None
 
     def _seconds_left(self, holders: list[Claim]) -> float:
-        """How long the fastest of `holders` will still need, by what it tells of itself."""
+        """Estimate the seconds that the fastest living holder still needs, from the activity that it publishes.
+
+        0 for a holder that publishes none, and for one too young to judge: such a shard gets no backup.
+        """
         left = []
         for claim in holders:
             activity = read_activity(self.run.work / "ranks" / f"{claim.holder.rank}.json") if claim.holder else None
             if not claim.dead and activity and claim.name in activity.shards:
                 done, total, seconds = activity.shards[claim.name]
-                seconds += max(0.0, time.time() - activity.updated)
+                seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower
                 left.append(seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0)
         return min(left, default=0.0)
 
@@ -365,7 +420,7 @@ class Rank:
                 return
 
     def publish(self) -> None:
-        """Write this rank's activity for others to see."""
+        """Write this rank's activity to its file, for other processes to read."""
         with self._publishing:
             self.activity.machine = self._measure()
             now = time.monotonic()
@@ -373,18 +428,19 @@ class Rank:
             for opened in list(self.open.values()):
                 opened.measured.append(self.activity.machine)
             self.activity.shards = {
-                o.shard.name: (len(o.spool.results), len(o.items), round(now - o.since, 1))
-                for o in list(self.open.values())
+                opened.shard.name: (len(opened.spool.results), len(opened.items), round(now - opened.since, 1))
+                for opened in list(self.open.values())
             }
             write_whole(self._activity_path, json.dumps(vars(self.activity)))
 
     def _check(self) -> None:
+        """Raise EnvironmentFailure if heartbeats have failed for `_SILENT_SECONDS`."""
         if self._failure and time.monotonic() - self._failure[0] > _SILENT_SECONDS:
             raise self._no_output(self._failure[1])
 
     def _no_output(self, error: OSError) -> EnvironmentFailure:
         return EnvironmentFailure(
             f"the output folder {self.run.folder} cannot be written to: {error.strerror or error}. "
-            f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe; "
-            "fix the problem and rerun the same command"
+            f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe. "
+            "Fix the problem and rerun the same command"
         )

@@ -1,7 +1,12 @@
-"""The spool: results of an open shard on disk, so that memory is bounded and a dead rank's work is not lost.
+"""The spool: the results of an open shard on disk, which bounds memory and keeps the work of a rank that dies.
 
-It is an append-only file whose entries have checksums. Whoever takes the shard over reads what the file holds, and
-which items its writer was working on when it died.
+Every rank that works on a shard appends to a spool file of its own. The rank that takes the shard over reads the files
+of all ranks before it: their results, their failed attempts, and the rows that were active when a process died.
+
+A process may be killed in the middle of a write, and a machine may crash before its disk has all that was written. Such
+torn entries are detected rather than prevented: an entry begins with its lengths and a checksum, and reading ends at
+the first one that is not whole. Nothing after it is trusted either, because where the next entry begins is not known.
+Items whose entries are lost have no result, and are done again.
 """
 
 import json
@@ -21,30 +26,32 @@ from datamodules.run.result import Result
 from datamodules.run.typed_json import build, load
 from datamodules.samples.content import Content, size_of
 
-_ENTRY = struct.Struct("<4sIQI")  # magic, length of the header, length of the members, crc32 of both
+_ENTRY = struct.Struct("<4sIQI")  # magic, bytes of the header, bytes of the members, crc32 of both
 _MAGIC = b"FMS2"
-_ENDING = re.compile(r"[^/\\\x00-\x1f\x7f]+")  # of a file of a sample, whose name in the tar is `{key}.{ending}`
-_MAX_HEADER_BYTES = 16 << 20  # 100 bytes for each file of a sample are usual
+_ENDING = re.compile(r"[^/\\\x00-\x1f\x7f]+")  # a sample's file is `{key}.{ending}` in the tar
+_MAX_HEADER_BYTES = 16 << 20  # usual are 100 bytes for each file of a sample
 _INT32_MAX = (1 << 31) - 1
 _BLOCK_BYTES = 1 << 20
 
 
 class Spool:
-    """The results of one open shard, on disk, and the failed_attempts against its items.
+    """The results of one open shard on disk, and the failed attempts at its items.
+
+    Takes over what other ranks have spooled for the shard, from every file up to the first entry that is torn, damaged,
+    or not one that a rank writes. If several ranks have a result of one row, the first that is read counts.
 
     Args:
         folder: `work/spool` of the run.
-        shard: name of the shard. What other ranks have spooled for it, up to the first entry that is damaged or that no
-            rank writes, is taken over.
-        num_rows: of the shard.
-        rank: who appends.
-        death: (reason, class) of the death of the rank of a name; None if it lives. What a dead rank active last is
-            charged with that.
+        shard: name of the shard.
+        num_rows: number of rows of the shard.
+        rank: name of this rank, whose file is created.
+        death: given the name of another rank, returns (reason, class) of the death of its process; None if that is
+            alive. The rows that a dead rank had active are charged with a failed attempt.
 
     Attributes:
         results: by row.
         failed_attempts: by row, in no order.
-        active: the rows that this process goes on with.
+        active: the rows that this process is working on.
     """
 
     def __init__(
@@ -63,13 +70,21 @@ class Spool:
         self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
         self._files: list[IO[bytes]] = []
         for path in sorted(folder.glob(f"{shard}.*")):
-            with suppress(FileNotFoundError):  # committed meanwhile, by another
+            with suppress(FileNotFoundError):  # another rank has committed the shard in the meantime
                 self._take_over(path)
         self._own = open(folder / f"{shard}.{rank}", "x+b")
         self._files.append(self._own)
 
     def append(self, result: Result, members: Mapping[str, Content]) -> None:
-        """Keep `result`, with the files of its sample by ending (none if it failed); the first of a row counts."""
+        """Append `result`; does nothing if its row has one.
+
+        Args:
+            result: of a row.
+            members: the files of its sample by ending; empty if it failed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if result.row in self.results:
             return
         sizes = [(ending, size_of(content)) for ending, content in members.items()]
@@ -77,17 +92,20 @@ class Spool:
         self._keep(self._own, start, result, sizes)
 
     def add_failed_attempt(self, attempt: FailedAttempt) -> None:
-        """Charge an item with an attempt that has failed, and may be made again."""
+        """Append a failed attempt."""
         self._write({"failed_attempt": vars(attempt)})
         self.failed_attempts.setdefault(attempt.row, []).append(attempt)
 
     def mark_active(self, rows: Sequence[int]) -> None:
-        """This process goes on with these rows; none: with nothing that could be to blame if it died."""
+        """Append that this process works on `rows`, which are charged if it dies; empty: it works on none."""
         self._write({"active": list(rows)})
         self.active = list(rows)
 
     def members(self, row: int) -> Iterator[tuple[str, int, IO[bytes]]]:
-        """(ending, size, a file whose next bytes are the content) of a row's sample, in the order of appending."""
+        """Yield (ending, bytes, a file) for each file of a row's sample, in the order in which they were appended.
+
+        The content is the next so many bytes of the yielded file; read them before the next iteration.
+        """
         file, offset, sizes = self._members[row]
         for ending, size in sizes:
             file.seek(offset)
@@ -95,17 +113,20 @@ class Spool:
             offset += size
 
     def sync(self) -> None:
-        """Make what was appended survive a crash of the machine."""
+        """fsync what was appended, so that it survives a crash of the machine."""
         os.fsync(self._own.fileno())
 
     def close(self) -> None:
-        """Close the files, which stay on disk for a successor."""
+        """Close the files, which stay on disk for the rank that takes the shard over."""
         for file in self._files:
-            with suppress(OSError):  # an entry that the full disk refused, which `append` has told of
+            with suppress(OSError):  # a buffered entry that the disk had no space for: `append` has raised already
                 file.close()
 
     def _write(self, entry: Mapping[str, Any], body: Sequence[Content] = ()) -> int:
-        """Append an entry; where its body begins."""
+        """Append an entry and return the offset of its body in bytes.
+
+        A body may be larger than memory, so it is read twice: for the checksum, which comes first, and for the file.
+        """
         header = json.dumps(entry).encode()
         size, checksum = 0, zlib.crc32(header)
         for block in _blocks(body):
@@ -122,6 +143,7 @@ class Spool:
         self._members[result.row] = file, offset, sizes
 
     def _take_over(self, path: Path) -> None:
+        """Add the entries of another rank's spool, and charge what it had active if its process died."""
         file = open_file(path)
         self._files.append(file)
         active: list[int] = []
@@ -139,13 +161,13 @@ class Spool:
 
 @dataclass(frozen=True)
 class _Entry:
-    """The header of an entry in a spool, which is JSON: a result and its files, a failed attempt, or active rows.
+    """The header of an entry, as JSON: a result and the sizes of its files, a failed attempt, or active rows.
 
     Attributes:
-        result: of an item.
-        members: (ending, bytes) of each file of its sample, in the order in which they follow the header.
-        failed_attempt: at an item.
-        active: rows; see `Spool.touch`.
+        result: of a row.
+        members: (ending, number of bytes) of the files of its sample, in the order in which they follow the header.
+        failed_attempt: at a row.
+        active: rows; see `Spool.mark_active`.
     """
 
     result: Result | None = None
@@ -154,15 +176,15 @@ class _Entry:
     active: list[int] | None = None
 
     def fits(self, num_rows: int, body_bytes: int) -> bool:
-        """Whether a rank may have written this for a shard of `num_rows` rows, with files of so many bytes."""
-        rows = [each.row for each in (self.result, self.failed_attempt) if each] + (self.active or [])
+        """Return whether a rank may have written this for a shard of `num_rows` rows, with a body of `body_bytes`."""
+        rows = [part.row for part in (self.result, self.failed_attempt) if part] + (self.active or [])
         names_are_safe = all(_ENDING.fullmatch(ending) for ending, _ in self.members)
         has_size = sum(size for _, size in self.members) == body_bytes
         return all(row < num_rows for row in rows) and names_are_safe and has_size and _is_plausible(self.result)
 
 
 def _is_plausible(result: Result | None) -> bool:
-    """Whether a table can hold `result`, and it is a sample or a failure and not half of each."""
+    """Return whether a table can hold the numbers of `result`, and whether it has both a reason and a class or none."""
     if result is None:
         return True
     numbers = result.attempts, result.split_to or 0
@@ -170,18 +192,18 @@ def _is_plausible(result: Result | None) -> bool:
 
 
 def _entries(file: IO[bytes], num_rows: int) -> Iterator[tuple[int, _Entry]]:
-    """(where its body begins, header) of each entry, up to the first that is damaged or that no rank writes."""
+    """Yield (offset of the body in bytes, header) of the entries, up to the first that no rank has written whole."""
     size = os.fstat(file.fileno()).st_size
     while len(raw := file.read(_ENTRY.size)) == _ENTRY.size:
         magic, header_bytes, body_bytes, checksum = _ENTRY.unpack(raw)
         end = file.tell() + header_bytes + body_bytes
-        if magic != _MAGIC or not 0 < header_bytes <= _MAX_HEADER_BYTES or end > size:
+        if magic != _MAGIC or not 0 < header_bytes <= _MAX_HEADER_BYTES or end > size:  # torn, or not a spool
             return
         header = file.read(header_bytes)
-        start, found = file.tell(), zlib.crc32(header)
+        start, actual = file.tell(), zlib.crc32(header)
         for first in range(0, body_bytes, _BLOCK_BYTES):
-            found = zlib.crc32(file.read(min(_BLOCK_BYTES, body_bytes - first)), found)
-        if found != checksum:
+            actual = zlib.crc32(file.read(min(_BLOCK_BYTES, body_bytes - first)), actual)
+        if actual != checksum:  # a crash of the machine may leave the length of a file without all its content
             return
         try:
             entry = build(_Entry, load(header))
@@ -193,6 +215,7 @@ def _entries(file: IO[bytes], num_rows: int) -> Iterator[tuple[int, _Entry]]:
 
 
 def _blocks(contents: Iterable[Content]) -> Iterator[bytes]:
+    """Yield the contents, a file in blocks of at most 1 MiB."""
     for content in contents:
         if isinstance(content, bytes):
             yield content

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,15 @@ def test_no_import_goes_upward(importer: str) -> None:
         if is_in(name, package)
     ]
     assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    paths = {module_of(path): path for path in SOURCES.rglob("*.py")}
+
+    def imported_modules(path: Path) -> set[str]:
+        names = [(name, name.rpartition(".")[0]) for name in imports_of(path)]
+        found = {next((name for name in both if name in paths), "") for both in names}
+        return found - {"", module_of(path)}
+
+    graph = {module: imported_modules(path) for module, path in paths.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(paths)  # raises CycleError for a circle

@@ -1,48 +1,17 @@
 """Options of decoding, and the backends that they name."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
-
-from torch import Tensor
+from types import ModuleType
+from typing import Literal, get_args
 
 from datamodules.errors import ConfigError
-
-if TYPE_CHECKING:
-    from datamodules.media.video import Video
 
 BackendName = Literal["pyav", "torchcodec", "decord"]
 Images = Literal["pillow", "nvjpeg"]
 
 _BACKENDS = "datamodules.media.backends"
-
-
-class Backend(Protocol):
-    """What a module of `datamodules.media.backends` provides: a decoder of videos.
-
-    All backends give the same pixels. `animation` reads animated images and cannot be chosen.
-    """
-
-    def require(self) -> None:
-        """Raise ConfigError unless the backend is installed and works on this machine."""
-        ...
-
-    def decode(self, video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
-        """Yield some frames of a video.
-
-        Args:
-            video: to decode.
-            indices: of the frames, ascending, without repetition; at least one.
-
-        Yields:
-            uint8 [3, H, W], RGB, with the stored pixels, upright.
-
-        Raises:
-            DecodeError: the backend cannot give one of them, or does not give the right frames of such a file.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,8 +65,8 @@ class Decoding:
 
 
 @cache
-def load_backend(name: str) -> Backend:
-    """Import a backend.
+def load_backend(name: str) -> ModuleType:
+    """Import a backend, a `datamodules.media.video.Backend`.
 
     Args:
         name: of a module of `datamodules.media.backends`.
@@ -105,7 +74,7 @@ def load_backend(name: str) -> Backend:
     Raises:
         ConfigError: it does not work on this machine.
     """
-    backend = cast(Backend, import_module(f"{_BACKENDS}.{name}"))
+    backend = import_module(f"{_BACKENDS}.{name}")
     backend.require()
     return backend
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -81,6 +81,32 @@ def read_frames(
     indices = selection.indices(video.pts_seconds)
     frames = torch.stack(list(video.frames(indices, size)))
     return VideoFrames(frames, video.pts_seconds[indices], video.facts)
+
+
+class Backend(Protocol):
+    """What a module of `datamodules.media.backends` provides: a decoder of videos.
+
+    All backends give the same pixels. `animation` reads animated images and cannot be chosen.
+    """
+
+    def require(self) -> None:
+        """Raise ConfigError unless the backend is installed and works on this machine."""
+        ...
+
+    def decode(self, video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
+        """Yield some frames of a video.
+
+        Args:
+            video: to decode.
+            indices: of the frames, ascending, without repetition; at least one.
+
+        Yields:
+            uint8 [3, H, W], RGB, with the stored pixels, upright.
+
+        Raises:
+            DecodeError: the backend cannot give one of them, or does not give the right frames of such a file.
+        """
+        ...
 
 
 class Video:
@@ -255,7 +281,7 @@ class Video:
     def _decoded(self, backend: str, indices: Sequence[int]) -> Iterator[Tensor]:
         """Yield frames as one backend gives them, with the stored pixels, upright."""
         with decoder_errors(backend):
-            yield from load_backend(backend).decode(self, indices)
+            yield from cast(Backend, load_backend(backend)).decode(self, indices)
 
 
 def _scan_once(path: Path, container: "InputContainer", stream: "VideoStream") -> tuple[Packets, bool]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import cv2  # comes with mediapipe
 import numpy as np
@@ -23,7 +23,6 @@ from datamodules.samples.drawing import (
 )
 from datamodules.samples.fields import size_of_frames
 from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS
-from datamodules.samples.keypoints import KeypointSample
 
 PART_COLOURS: dict[str, Colour] = {
     "pose": (0, 200, 170),
@@ -60,7 +59,17 @@ _MAX_PX = 32_766  # points are moved nearer than this: OpenCV takes coordinates 
 _SHIFT = 4  # OpenCV takes coordinates in units of 1/16 px
 
 
-def draw_sample(sample: KeypointSample, source: SourceFrames) -> VideoDrawing:
+class Keypoints(Protocol):
+    """What is drawn: a `datamodules.samples.keypoints.KeypointSample`, which imports this module."""
+
+    key: str
+    keypoints: NDArray[np.float32]
+    presence: NDArray[np.uint8]
+    visibility: NDArray[np.float32]
+    meta: dict[str, Any]
+
+
+def draw_sample(sample: Keypoints, source: SourceFrames) -> VideoDrawing:
     """Return the first 300 frames of `sample` with their skeletons.
 
     Raises:
@@ -85,14 +94,14 @@ def draw_sample(sample: KeypointSample, source: SourceFrames) -> VideoDrawing:
     )
 
 
-def _frame_size(sample: KeypointSample) -> tuple[int, int]:
+def _frame_size(sample: Keypoints) -> tuple[int, int]:
     try:
         return size_of_frames(sample.meta)
     except ValueError as error:
         raise RunError(f"{sample.key} cannot be drawn: {error}; run `preprocess verify`") from error
 
 
-def _skeletons(sample: KeypointSample, source: SourceFrames, size: tuple[int, int]) -> Iterator[Image]:
+def _skeletons(sample: Keypoints, source: SourceFrames, size: tuple[int, int]) -> Iterator[Image]:
     """Yield the first frames at `size` with the skeletons found in them."""
     scale = size[1] / sample.meta["width"]
     num_frames = min(len(sample.keypoints), MAX_FRAMES)
@@ -100,7 +109,7 @@ def _skeletons(sample: KeypointSample, source: SourceFrames, size: tuple[int, in
         yield _draw_skeleton(image, sample, frame_idx, scale)
 
 
-def _draw_skeleton(image: Image, sample: KeypointSample, frame_idx: int, scale: float) -> Image:
+def _draw_skeleton(image: Image, sample: Keypoints, frame_idx: int, scale: float) -> Image:
     """Return a copy of `image` with the skeleton of one frame, whose keypoints are multiplied by `scale`."""
     unit = max(image.shape[:2]) / _STROKES_SIDE_PX
     points = np.nan_to_num(sample.keypoints[frame_idx, :, :2]).clip(-_MAX_PX, _MAX_PX)
@@ -115,7 +124,7 @@ def _draw_skeleton(image: Image, sample: KeypointSample, frame_idx: int, scale: 
     return drawn  # type: ignore[no-any-return]
 
 
-def _visible_lines(sample: KeypointSample, frame_idx: int, part: str) -> list[tuple[int, int]]:
+def _visible_lines(sample: Keypoints, frame_idx: int, part: str) -> list[tuple[int, int]]:
     """Return the lines of `part` as pairs of keypoints; none if the part was not found in the frame."""
     layout = LAYOUTS[sample.keypoints.shape[1]]
 

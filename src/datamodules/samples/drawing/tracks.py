@@ -3,15 +3,14 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.printable import printable
 from datamodules.samples.drawing import DrawnFrame, Image, SourceFrames, VideoDrawing
-from datamodules.samples.track_lines import TrackLine, mask_of
-from datamodules.samples.tracks import TrackSample
+from datamodules.samples.track_lines import TrackLine, TrackLines, mask_of
 
 _MAX_LABEL = 80  # characters
 _OPACITY = 0.45  # of a mask
@@ -28,7 +27,16 @@ class DrawnObject(NamedTuple):
     mask: NDArray[np.bool_]
 
 
-def draw_sample(sample: TrackSample, source: SourceFrames) -> VideoDrawing:
+class Tracks(Protocol):
+    """What is drawn: a `datamodules.samples.tracks.TrackSample`, which imports this module."""
+
+    meta: dict[str, Any]
+
+    @property
+    def lines(self) -> TrackLines: ...
+
+
+def draw_sample(sample: Tracks, source: SourceFrames) -> VideoDrawing:
     """Return every frame of `sample` in its own size, at its time, with the objects found in it."""
     info, lines = sample.meta["video_info"], sample.lines
     size = info["height"], info["width"]

@@ -25,17 +25,17 @@ from preprocess.terminal import Parser, note
 
 _COMMANDS = {  # each is a module of preprocess.commands
     "run": "run a pipeline over a corpus, resume a run, or join one",
-    "check": "list the items that a run would fail, without running the pipeline",
+    "check": "list the items that would fail in a run, without running the pipeline",
     "estimate": "run a few items of a corpus, and estimate hours and disk space for all of it",
     "retry": "try the failed items of a run again",
-    "status": "show how far a run is, while it runs and afterwards",
+    "status": "show the progress of a run, while it runs and afterwards",
     "view": "show what a run holds, or one of its samples",
     "failures": "list the items that failed, where and why",
-    "verify": "check every record, hash, count and key of a run; --repair",
+    "verify": "check every record, hash, count and key of a run; `--repair` repairs the run",
     "visualize": "draw samples: PNG, MP4 or HTML",
     "export": "write the samples in a format that other code reads",
     "merge": "merge complete runs into one",
-    "sample": "make a small corpus, to try things on",
+    "sample": "create a small demo corpus",
 }
 
 

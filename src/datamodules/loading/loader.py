@@ -31,13 +31,13 @@ _IDLE_SECONDS = 0.5
 _MAX_IDLE_SECONDS = 5.0  # an idle rank checks at least this often whether another has died or lags
 _CHECK_COMMITTED_SECONDS = 2.0  # interval of the checks whether another rank has committed one of this rank's shards
 _MAX_IDLE_DEATHS = 3  # in a row, of workers without an active item
-_TRANSIENT = ("io", "memory")  # failures that a later attempt may not have
+_TRANSIENT = ("io", "memory")  # failures that a later attempt may avoid
 
 
 class FrameLoader:
     """The batches of all shards that `rank` gets to lease, until no rank has work left, or the rank is to stop.
 
-    Whoever consumes the batches gives their results to the rank.
+    The consumer must pass the results of the batches to the rank.
 
     Args:
         rank: leases the shards.
@@ -62,7 +62,7 @@ class FrameLoader:
         self._waiting: deque[Ticket] = deque()  # of leased shards, not yet with the workers
         # By shard and last row. A ticket is delivered when that row's summary comes: workers go through rows in order.
         self._with_workers: dict[tuple[int, int], Ticket] = {}
-        self._again: set[tuple[int, int]] = set()  # shard and row of items in these that are to be tried again
+        self._to_retry: set[tuple[int, int]] = set()  # (shard, row) of items in `_with_workers` to retry
         self._pending = PendingFailures(rank, root, request.decoding)
         self._num_idle_deaths = 0
         self._next_lease = self._next_check = 0.0  # in monotonic s
@@ -115,7 +115,7 @@ class FrameLoader:
         return DataLoader(
             FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, progress or self._rank),
             batch_size=None,  # the stream yields whole batches
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=self._num_workers,
             multiprocessing_context=context,
             worker_init_fn=begin_worker if context else None,
@@ -133,28 +133,32 @@ class FrameLoader:
         for summary in batch["summaries"]:
             self._rank.activity.add_seconds("read", summary.read_seconds)
             self._rank.activity.add_seconds("transform", summary.transform_seconds)
-        batch["summaries"] = [summary for summary in batch["summaries"] if self._is_final(batch, summary)]
+        batch["summaries"] = [summary for summary in batch["summaries"] if self._note_end(batch, summary)]
         return batch
 
-    def _is_final(self, batch: Batch, summary: ItemSummary) -> bool:
-        """Note the end of an item. Return False if it is to be tried again, or if its failure is pending."""
+    def _note_end(self, batch: Batch, summary: ItemSummary) -> bool:
+        """Record the end of an item, and requeue its ticket if needed.
+
+        Returns:
+            Whether the summary is final: False if the item is retried or its failure is pending.
+        """
         shard, row = batch["shard"], summary.row
         is_transient = summary.reason_class in _TRANSIENT
         if is_transient:
             assert summary.reason is not None
             assert summary.reason_class is not None
             if self._pending.add_attempt(shard, row, summary.reason, summary.reason_class):
-                self._again.add((shard, row))
-        elif summary.reason_class != ListingError.reason_class:  # of such an item no file was opened
+                self._to_retry.add((shard, row))
+        elif summary.reason_class != ListingError.reason_class:  # says nothing of the environment: no file was opened
             self._pending.confirm(batch["items"][row] if summary.reason is None else None)
         if ticket := self._with_workers.pop((shard, row), None):
             self._requeue(ticket)
         return not is_transient
 
     def _requeue(self, ticket: Ticket) -> None:
-        """Put a delivered ticket behind all others, to give it time, if an item of it is to be tried again."""
-        if again := {(ticket.shard, row) for row in ticket.rows} & self._again:
-            self._again -= again
+        """Queue a delivered ticket last if an item of it is to be tried again: the cause may be gone by then."""
+        if again := {(ticket.shard, row) for row in ticket.rows} & self._to_retry:
+            self._to_retry -= again
             self._waiting.append(ticket)
 
     def _charge(self, workers: Workers) -> None:
@@ -172,7 +176,11 @@ class FrameLoader:
         self._with_workers.clear()
 
     def _hand_out(self) -> bool:
-        """Give the workers enough tickets, leasing shards for them; return whether no rank has work left."""
+        """Keep the workers supplied with tickets, and lease shards for them.
+
+        Returns:
+            Whether iteration ends: no rank has work left, or this rank is stopping and its workers have finished.
+        """
         if time.monotonic() > self._next_check:
             self._rank.abandon_committed()
             self._next_check = time.monotonic() + _CHECK_COMMITTED_SECONDS
@@ -180,15 +188,15 @@ class FrameLoader:
             return self._take_back()
         # two tickets for each worker: one in work, and one to begin next without waiting for this process
         while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
-            self._hand_out_rest(self._waiting.popleft())
+            self._hand_out_without_failed(self._waiting.popleft())
         if self._with_workers:
             return False
-        if self._pending:  # no other item is left whose reading could decide
+        if self._pending:  # no other item is left that could show whether the environment is at fault
             self._pending.decide()
         return self._rank.finished()
 
-    def _hand_out_rest(self, ticket: Ticket) -> None:
-        """Give the workers a ticket without the rows that have failed meanwhile, if any is left."""
+    def _hand_out_without_failed(self, ticket: Ticket) -> None:
+        """Give the workers a ticket without the rows that have failed since it was made; drop it if no row is left."""
         opened = self._rank.open.get(ticket.shard)
         if opened is None:  # another rank has committed the shard
             return
@@ -214,13 +222,14 @@ class FrameLoader:
             self._lease_interval = min(2 * self._lease_interval, _MAX_IDLE_SECONDS)
             return False
         self._lease_interval = _IDLE_SECONDS
-        # Tickets with items that failed before come last: should they end this rank, the rest of the shard is done.
+        # Tickets with items that failed before come last: if they crash this rank, the rest of the shard has been
+        # processed.
         tried_before = opened.spool.failed_attempts.keys()
         made = tickets(opened, self._request.images_in_ticket)
         self._waiting.extend(sorted(made, key=lambda ticket: not tried_before.isdisjoint(ticket.rows)))
         return True
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     """Return the batch. The default would make a tensor, and a file descriptor, of each array in `results`."""
     return batch

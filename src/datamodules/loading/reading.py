@@ -32,7 +32,7 @@ class ReadFrame(NamedTuple):
     """One frame of an item.
 
     Attributes:
-        frame_idx: index of the frame among those that are taken of the item.
+        frame_idx: index among the item's selected frames, from 0.
         pts_seconds: time of the frame in s since the video's first; None for an image.
         content: the frame, uint8 [3, H, W], or a `Jpeg`; with a transform, what that returned.
     """
@@ -76,7 +76,7 @@ class ItemReader:
 
         Raises:
             ListingError: the listing of the corpus found the item unusable.
-            DecodeError: see `decoded`; or a frame has another size than the first; or there is none.
+            DecodeError: see `decoded`; or the frames differ in size; or the item has no frames.
             ExtractError: the transform cannot handle the item.
             OSError, MemoryError: the file system cannot give the bytes, or memory is exhausted.
         """
@@ -104,7 +104,7 @@ class ItemReader:
         yield from self._images() if self._item.frames else self._video_frames()
 
     def summary(self, row: int, reason: str | None = None, reason_class: str | None = None) -> ItemSummary:
-        """Return what is known of the item now that its last frame was read, or that it failed.
+        """Return the item's summary, after its last frame or its failure.
 
         Args:
             row: row of the item in its shard.
@@ -166,10 +166,10 @@ class ItemReader:
             yield frame
 
     def _video_frames(self) -> Iterator[Tensor]:
-        """Yield what the extractor selects of the frames that the item's times and rate leave of the video."""
+        """Yield the selected frames: first the item's times and rate apply, then the extractor's selection."""
         video = Video(Path(os.path.join(self._root, self._item.path)), self._request.decoding)
         try:
-            indices, self._fps = _taken(self._item, video.pts_seconds, video.facts["average_fps_from_header"])
+            indices, self._fps = _select_frames(self._item, video.pts_seconds, video.facts["average_fps_from_header"])
             indices = indices[self._request.selection.indices(video.pts_seconds[indices])]
         except DecodeError as error:
             raise DecodeError(f"{self._item.path}: {error}") from error
@@ -196,25 +196,25 @@ def is_readable(item: Item, root: str, decoding: Decoding = _DECODING) -> bool:
         return False
 
 
-def _taken(
+def _select_frames(
     item: Item, pts_seconds: NDArray[np.float64], header_fps: float | None
 ) -> tuple[NDArray[np.int64], float | None]:
-    """Return the frames that the item's times and rate leave of its video.
+    """Select the frames between the item's start and stop times, at the item's rate.
 
     Args:
         item: with `start_seconds`, `stop_seconds` and `fps`.
         pts_seconds: [T], times of all frames of the video.
-        header_fps: frames per second by the header, used where there are too few frames to tell.
+        header_fps: frame rate that the header claims; used if the times agree with it, or if there is one frame.
 
     Returns:
-        Their indices into `pts_seconds`, and how many there are in a second.
+        The indices of these frames in `pts_seconds`, and their frame rate.
     """
     indices = between(pts_seconds, item.start_seconds, item.stop_seconds)
     times = pts_seconds[indices]
     fps = frame_rate(times, header_fps)
     if item.fps:
         indices = indices[AtRate(item.fps).indices(times)]
-        # a frame that is shown at a requested time may have been shown since one frame earlier
-        begun_before = 1.01 * frame_gap(times)
-        fps = frame_rate(pts_seconds[indices], min(item.fps, fps or item.fps), begun_before)
+        # a frame that is on screen at a requested time may have appeared up to one frame gap before it
+        tolerance_seconds = 1.01 * frame_gap(times)
+        fps = frame_rate(pts_seconds[indices], min(item.fps, fps or item.fps), tolerance_seconds)
     return indices, fps

@@ -108,7 +108,7 @@ class AtRate:
             raise ConfigError(f"fps = {self.fps}: give a rate above 0")
 
     def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-        """Return at most one index for each of these times."""
+        """Return the indices of these frames, each once."""
         if len(pts_seconds) == 0:
             return np.zeros(0, dtype=np.int64)
         since_start = np.asarray(pts_seconds, dtype=np.float64) - pts_seconds[0]
@@ -129,7 +129,7 @@ class AtTimes:
         seconds: since the first frame, ascending, from 0 on; at least one.
 
     Raises:
-        ConfigError: the times are not so.
+        ConfigError: there is no time, or they are not ascending from 0.
     """
 
     seconds: Sequence[float]
@@ -139,18 +139,18 @@ class AtTimes:
             raise ConfigError(f"seconds = {list(self.seconds)}: give ascending times from 0 on")
 
     def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-        """Return one index for each time; raise DecodeError if the video ends before."""
-        since_start = np.asarray(pts_seconds, dtype=np.float64)
-        gap = frame_gap(since_start)
-        end = since_start[-1] + gap if len(since_start) else 0.0
+        """Return one index for each time; raise DecodeError if the video ends before one of them."""
+        times = np.asarray(pts_seconds, dtype=np.float64)
+        times = times - times[:1]  # of a part of a video, too: since its first frame
+        end = times[-1] + frame_gap(times) if len(times) else 0.0
         if self.seconds[-1] >= max(end, np.nextafter(0, 1)):  # a single frame is on screen at 0 s only
             raise DecodeError(f"it ends at {end:.3f} s, and a frame at {self.seconds[-1]:.3f} s is requested")
-        return np.searchsorted(since_start, np.asarray(self.seconds), side="right") - 1
+        return np.searchsorted(times, np.asarray(self.seconds), side="right") - 1
 
 
 @dataclass(frozen=True)
 class NearTimes:
-    """The frames nearest to given times, which were stored with the frames and rounded.
+    """The frames nearest to given times. For times that were stored with frames, and are therefore rounded.
 
     Args:
         seconds: since the first frame, ascending.
@@ -169,7 +169,7 @@ class NearTimes:
 
 
 def frame_gap(pts_seconds: NDArray[np.floating[Any]]) -> float:
-    """Return the median of the seconds between frames, for which the last frame is shown; 0 for a single frame."""
+    """Return the median time between frames in s, the duration of the last frame; 0 for a single frame."""
     return float(np.median(np.diff(pts_seconds))) if len(pts_seconds) > 1 else 0.0
 
 
@@ -180,8 +180,8 @@ def frame_rate(
 
     Args:
         pts_seconds: float [T], the times of the frames, ascending.
-        nominal: the rate that is claimed, for example by a header. It is returned if no frame is further than
-            `tolerance_seconds` from its time at this rate, because containers round times; and for a single frame.
+        nominal: the rate that is claimed, for example by a header. It is returned if every frame is
+            within `tolerance_seconds` of its time at this rate (containers round times), or if there is only one frame.
         tolerance_seconds: default: the precision of Matroska and FLV.
 
     Returns:

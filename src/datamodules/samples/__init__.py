@@ -21,9 +21,9 @@ class SampleKind(ABC, Generic[Sample]):
     without any.
 
     Attributes:
-        fields: of the `json` of a sample, in which the fields of the corpus then have one type in all samples of a run
-            (`fields.py`). Runs of a kind with fields get a dataset card (`card.py`).
-        columns: what tables and `preprocess view` say of samples besides these fields.
+        fields: the declared fields of a sample's `json`. If there are any, each field of the corpus has one type in all
+            samples of a run (`fields.py`), and the run gets a dataset card (`card.py`).
+        columns: further values of a sample, for exported tables and `preprocess view`.
         opens_files: whether `decode` is given open files, which it can read in parts, instead of bytes. For samples
             that are too large for memory.
     """
@@ -34,14 +34,17 @@ class SampleKind(ABC, Generic[Sample]):
 
     @abstractmethod
     def encode(self, sample: Sample) -> Mapping[str, Content]:
-        """Return the files of `sample` in a shard, by ending (`json`, `keypoints.npy`); equal samples, equal bytes."""
+        """Return the files of `sample` in a shard, by ending (`json`, `keypoints.npy`).
+
+        Equal samples must give equal bytes.
+        """
 
     @abstractmethod
     def decode(self, key: str, members: Mapping[str, Any]) -> Sample:
         """Return the sample of an item.
 
         Args:
-            key: of the item.
+            key: the item's key.
             members: its files by ending: bytes, or open files if `opens_files`. Files of other endings are ignored.
 
         Raises:

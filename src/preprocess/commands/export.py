@@ -59,7 +59,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "--format",
         metavar="F",
         required=True,
-        help="name of a format, or path of a module that is one; `--format F --help` shows the options of the format",
+        help="name of a format, or dotted path of your own module; `--format F --help` shows the options of the format",
     )
     add_dest(parser)
     add_samples(parser)

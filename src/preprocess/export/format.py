@@ -1,4 +1,4 @@
-"""Export formats: which there are, what each is made of, its options, and running it."""
+"""Export formats: which there are, what each needs, its options, and running it."""
 
 import importlib
 import inspect
@@ -27,7 +27,7 @@ class Format:
 
     Attributes:
         name: as given.
-        samples: the class of the samples that it is made of; None: any.
+        samples: the sample kind that the format accepts; None: any kind.
         summary: what it writes, in one line.
 
     Raises:
@@ -50,9 +50,9 @@ class Format:
         Shards that are committed meanwhile are left out.
 
         Args:
-            folder: of the run.
+            folder: the run's folder.
             dest: folder to write to; made if it is missing.
-            options: of the format.
+            options: the format's options.
 
         Returns:
             The files written.
@@ -64,7 +64,9 @@ class Format:
         """
         source = Source(folder, self.samples)
         self._require_kind(source)
-        committed = [part.committed() for part in source.run.with_retries]  # of all: only these are exported
+        committed = [
+            part.committed() for part in source.run.with_retries
+        ]  # listed for all parts now: shards committed later are not exported
         if not any(committed):
             raise RunError(f"nothing is committed in {folder}: run it first")
         try:
@@ -79,7 +81,7 @@ class Format:
         expected, actual = f"{self.samples.__module__}.{self.samples.__qualname__}", class_path_of(source.run)
         if actual != expected:
             raise RunError(
-                f"{source.run.folder} holds {_last_part(actual)}, and --format {self.name} is made of "
+                f"{source.run.folder} holds {_last_part(actual)}, but --format {self.name} needs "
                 f"{self.samples.__name__}: choose another --format"
             )
 

@@ -66,7 +66,8 @@ class Outcome(NamedTuple):
     """What became of one frame.
 
     Attributes:
-        result: what `extract` returned; an ItemError where the frame could not be handled or decoded.
+        result: what `extract` returned; an ItemError if the frame could not be decoded or handled; None if the item's
+            result is settled already.
         split_to: frames in the batch it was extracted in, if that was smaller than planned; else None.
     """
 
@@ -75,14 +76,14 @@ class Outcome(NamedTuple):
 
 
 class OpenItem:
-    """An item some of whose frames have come, and its assembly.
+    """An item some of whose frames have arrived, and its assembly.
 
     Args:
-        item: as planned, with the path of its files.
-        open_assembly: makes the assembly; called when it is first used.
+        item: the planned item, with the path of its files.
+        open_assembly: makes the assembly, when `assembly` is first read.
 
     Attributes:
-        split_to: frames in the smallest batch that a frame was in, if memory forced smaller ones than planned.
+        split_to: size of the smallest batch that a frame of the item was extracted in, if a batch was split; else None.
     """
 
     def __init__(self, item: Item, open_assembly: Callable[[Item], Assembly]) -> None:
@@ -116,7 +117,7 @@ class OpenItem:
                 raise outcome.result
             self.assembly.add(frame_idx, outcome.result)
         except ItemError as error:
-            self.close()  # what a failed video holds is not kept until its end
+            self.close()  # free a failed video's resources now, not at its last frame
             self._error = error
 
     def close(self) -> None:
@@ -127,14 +128,14 @@ class OpenItem:
 
 
 class OpenItems:
-    """The items of this rank that have begun and not ended, by shard and row."""
+    """The items of this rank that have begun but not ended, by shard and row."""
 
     def __init__(self, open_assembly: Callable[[Item], Assembly]) -> None:
         self._open_assembly = open_assembly
         self._items: dict[tuple[int, int], OpenItem] = {}
 
     def begin(self, shard: int, row: int, item: Item) -> None:
-        """Open an item, whose first frame has come; an earlier, incomplete attempt at it is dropped."""
+        """Open an item when its first frame arrives. Drop an earlier, incomplete attempt at it."""
         self.close(shard, row)
         self._items[shard, row] = OpenItem(item, self._open_assembly)
 
@@ -143,7 +144,7 @@ class OpenItems:
         return self._items[place]
 
     def get(self, shard: int, row: int) -> OpenItem | None:
-        """Return the open item of this shard and row; None if no frame of it has come."""
+        """Return the open item of this shard and row; None if no frame of it has arrived."""
         return self._items.get((shard, row))
 
     def close(self, shard: int, row: int) -> None:

@@ -1,17 +1,17 @@
 """Extraction: calls `extract` such that one bad item costs that item, and a batch too large for the memory is split.
 
-| what `extract` does                      | what becomes of it                                                      |
+| what happens                             | what follows                                                            |
 |------------------------------------------|-------------------------------------------------------------------------|
-| raises ExtractError                      | the batch is tried frame by frame; items of frames that fail again fail |
-| gets no frames, as the GPU decodes none  | likewise                                                                |
-| runs out of memory, or the GPU's         | halves are tried, down to one frame; that is tried again, then fails    |
-| raises EnvironmentFailure                | no item is charged; the process ends with exit status 3                 |
-| leaves the device unusable               | noted against the batch's items; the process ends with exit status 3    |
-| kills the process, or does not come back | likewise; the next rank to take the shard tries these items one by one  |
-| raises anything else                     | likewise, with its traceback: a programming error ends the process      |
+| `extract` raises ExtractError            | frames are tried one by one; an item fails if its frame fails again     |
+| the GPU cannot decode a frame            | the same                                                                |
+| memory runs out, the host's or the GPU's | halves are tried, down to one frame; after a retry, its item fails      |
+| EnvironmentFailure or RunError is raised | no item is charged; the error ends the process                          |
+| the device becomes unusable              | this is recorded for the batch's items; the process exits with status 3 |
+| the process dies or hangs                | the next rank that takes the shard tries these items one by one         |
+| `extract` raises anything else           | the error is recorded for the batch's items, and ends the process       |
 
-Batches are handed over as they came from the workers, as lists or stacked frames, and split before `extract` puts
-them together, so that models with packed inputs are split as well. Of files that the workers only read
+A batch arrives as the workers made it: its frames are a list or a stacked tensor. It is split before `extract` packs
+them, so batches of models with packed inputs can be split too. If the workers only read the image files
 (`Decoding.images`), the frames are decoded here, on the extractor's device.
 """
 
@@ -59,10 +59,10 @@ class Extraction(LightningModule):
         for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True):
             if frame_idx == 0:
                 self._items.begin(batch["shard"], row, batch["items"][row])
-        parts = _items(batch) if batch.get("alone") else [batch] if batch["rows"] else []
+        parts = _by_item(batch) if batch.get("alone") else [batch] if batch["rows"] else []
         outcomes = [outcome for part in parts for outcome in self._outcomes(part)]
-        whole = len(outcomes)
-        return [Outcome(result, None if size == whole else size) for result, size in outcomes]
+        planned = len(outcomes)  # here, `split_to` is the size of each part; None where nothing was split
+        return [Outcome(result, None if size == planned else size) for result, size in outcomes]
 
     def _is_obsolete(self, batch: Batch) -> bool:
         """Whether all items of `batch` have results already: another rank has committed them, or they have failed."""
@@ -88,14 +88,14 @@ class Extraction(LightningModule):
         _free()
         if self._rank.add_failed_attempt(batch["shard"], batch["rows"][0], "out of memory", "memory"):
             return self._outcomes(batch)
-        return [Outcome(None, size)]  # the rank has recorded the failure: no result of the item is looked at
+        return [Outcome(None, size)]  # the rank has recorded the failure, so results of the item are ignored
 
     def _try(self, batch: Batch) -> list[Any] | Exception:
-        """The results; or the ItemError, or what says that memory ran out."""
+        """Return the results of `extract`; or the ItemError or out-of-memory error that it raised."""
         self._rank.mark_active(batch["shard"], sorted(set(batch["rows"])))
         try:
             shard = batch["shard"]
-            on_device = _on(batch, self._extractor.device)
+            on_device = _to_device(batch, self._extractor.device)
             on_device["assemblies"] = [self._items[shard, row].assembly for row in batch["rows"]]
             results = self._extractor.extract(on_device)
         except (ItemError, MemoryError, torch.OutOfMemoryError) as error:
@@ -107,8 +107,8 @@ class Extraction(LightningModule):
             if not _is_device_lost(error):
                 raise
             raise EnvironmentFailure(
-                f"the device is out of order after {keys}: {' '.join(str(error).split())[:200]}; that is noted: "
-                "run the same command again (torchrun --max-restarts does)"
+                f"the device became unusable while processing {keys}: {' '.join(str(error).split())[:200]}. These "
+                "items are recorded. Rerun the same command (torchrun --max-restarts does this)"
             ) from error
         except (EnvironmentFailure, RunError):  # a server is gone, or the run folder is unsafe: no item's fault
             raise
@@ -122,19 +122,21 @@ class Extraction(LightningModule):
         return results
 
 
-def _on(batch: Batch, device: torch.device) -> Batch:
-    """`batch` with its frames, decoded if they are not, or with the workers' results, on `device`."""
-    copy = batch.pop("device_copy", None)  # once: if it is too large, it is not to stay while parts are tried
-    there = batch.copy()
+def _to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a copy of `batch` with its frames (decoded if needed) or the workers' results on `device`."""
+    copy = batch.pop(
+        "device_copy", None
+    )  # used once: a copy that is too large must not stay in memory while parts are tried
+    moved = batch.copy()
     if copy:
-        there["frames"] = copy.take()
-    elif "encoded" in there:
-        there["frames"] = decode_jpegs(there.pop("encoded"), device)
-    elif "frames" in there:
-        there["frames"] = move_data_to_device(there["frames"], device)
-    if "results" in there:
-        there["results"] = move_data_to_device(there["results"], device)
-    return there
+        moved["frames"] = copy.take()
+    elif "encoded" in moved:
+        moved["frames"] = decode_jpegs(moved.pop("encoded"), device)
+    elif "frames" in moved:
+        moved["frames"] = move_data_to_device(moved["frames"], device)
+    if "results" in moved:
+        moved["results"] = move_data_to_device(moved["results"], device)
+    return moved
 
 
 def _is_device_lost(error: RuntimeError) -> bool:
@@ -154,26 +156,26 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _items(batch: Batch) -> Iterator[Batch]:
-    """The frames of each item of `batch` by themselves."""
-    for _, group in groupby(range(len(batch["rows"])), key=lambda place: batch["rows"][place]):
-        places = list(group)
-        yield _part(batch, slice(places[0], places[-1] + 1))
+def _by_item(batch: Batch) -> Iterator[Batch]:
+    """Split `batch` into one batch for each item."""
+    for _, group in groupby(range(len(batch["rows"])), key=lambda index: batch["rows"][index]):
+        indices = list(group)
+        yield _part(batch, slice(indices[0], indices[-1] + 1))
 
 
-def _part(batch: Batch, places: slice) -> Batch:
+def _part(batch: Batch, indices: slice) -> Batch:
     part = Batch(
         shard=batch["shard"],
-        rows=batch["rows"][places],
-        frame_idx=batch["frame_idx"][places],
-        pts_seconds=batch["pts_seconds"][places],
-        items={row: batch["items"][row] for row in batch["rows"][places]},
+        rows=batch["rows"][indices],
+        frame_idx=batch["frame_idx"][indices],
+        pts_seconds=batch["pts_seconds"][indices],
+        items={row: batch["items"][row] for row in batch["rows"][indices]},
         summaries=[],
     )
     if "results" in batch:
-        part["results"] = batch["results"][places]
+        part["results"] = batch["results"][indices]
     elif "encoded" in batch:
-        part["encoded"] = batch["encoded"][places]
+        part["encoded"] = batch["encoded"][indices]
     else:
-        part["frames"] = batch["frames"][places]
+        part["frames"] = batch["frames"][indices]
     return part

@@ -19,7 +19,9 @@ from preprocess.job.assembly import Assembly, ListAssembly
 
 
 class Extractor(LightningModule):
-    """Base class of every pipeline. A new pipeline sets `samples` and defines `extract` and `assemble`.
+    """Base class of every pipeline.
+
+    A new pipeline sets `samples`, defines `assemble` or `open_assembly`, and usually `extract`.
 
     Its constructor calls `self.save_hyperparameters()`: the arguments belong to the fingerprint of the run.
 
@@ -103,7 +105,7 @@ class Extractor(LightningModule):
         Args:
             item: as planned.
             results: of `extract`, one for each frame.
-            end: summary of the item, sent with its last frames.
+            summary: summary of the item, sent with its last frames.
 
         Raises:
             ExtractError: no sample can be made of them; the item becomes a failure.

@@ -1,7 +1,7 @@
-"""A session: one process's part in a run, opened before a Trainer exists and left after its last batch.
+"""A session: one process's work on a run, from before the Trainer is made until after the last batch.
 
-Everything that a run depends on is settled first: the plan (made now if the run is new), the fingerprint, this
-process's rank. The loader, the extraction and the writer are then given what they need when they are made.
+Entering it fixes the plan (made now if the run is new), the fingerprint and this process's rank. `predict` then makes
+the loader, the extraction and the writer from them.
 """
 
 import logging
@@ -61,7 +61,7 @@ class Job:
         output: where the run goes.
         trainer: options of Lightning's Trainer, over `TRAINER_DEFAULTS`.
         config: text of the configuration, kept in the run's folder for people and for `retry`; None: nothing is kept.
-        retry: work on items of the run in `output.dir` that are to be tried again; None: on the run itself.
+        retry: which items of the run in `output.dir` to try again; None: process the run itself.
     """
 
     extractor: Extractor
@@ -81,8 +81,8 @@ class Session:
 
     Attributes:
         run: the run, or the retry, that is worked on.
-        rank: this process's part in it.
-        device: of this rank's models.
+        rank: leases shards of the run for this process, and records their results.
+        device: the device of this rank's models.
 
     Raises:
         RunError, CorpusError, EnvironmentFailure: on entering; see `open_or_plan` and `open_or_plan_retry`.
@@ -103,20 +103,25 @@ class Session:
     def __enter__(self) -> "Session":
         job, output, device = self._job, self._job.output, self.device
         job.extractor.place(device)
-        self._request = job.data.request(job.extractor.frames, device)
+        self._frame_request = job.data.request(job.extractor.frames, device)
         if output.videos:
             job.extractor.draw_to(Path(output.dir) / VIDEOS)
         name = device_name(device)
         is_resumed = plan_path(Path(output.dir)).exists()
-        self.run, self._corpus_types = self._opened(name)
+        self.run, self._corpus_types = self._open(name)
         self._keep_config()
         if output.videos and (done := len(self.run.committed())):
-            _log.warning("%s shards are done, and are not drawn: `preprocess visualize %s`", f"{done:,}", output.dir)
+            _log.warning(
+                "%s finished shards will not be drawn. To draw them, run `preprocess visualize %s --dest D`",
+                f"{done:,}",
+                output.dir,
+            )
         measure = partial(machine_figures, gpu_uuid(device))
         rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
         self.rank = self._stack.enter_context(rank)
         if is_resumed and not job.retry and rank.name <= min(rank.leases.at_work(), default=rank.name):
-            self._relisting = Relisting(self.run.plan, job.corpus)  # by one of the ranks that start together
+            # one rank, the first by name, compares the corpus with the plan while it works
+            self._relisting = Relisting(self.run.plan, job.corpus)
             self._relisting.start()
         return self
 
@@ -129,14 +134,14 @@ class Session:
         if self._relisting:
             self._relisting.finish(lambda: self.rank.stopping is not None)
         if error is None or isinstance(error, FramemillError):
-            for process in self._launched:  # ranks that Lightning's launcher has started; they go on without this one
+            for process in self._launched:  # ranks that Lightning's launcher started
                 process.wait()
 
     def predict(self, callbacks: Sequence[Callback] = ()) -> None:
         """Run Lightning's predict loop until nothing is left to do for any rank, or this one is to stop.
 
         Args:
-            callbacks: besides those of a session.
+            callbacks: Lightning callbacks to add to the session's own.
         """
         job, rank = self._job, self.rank
         items = OpenItems(lambda item: job.extractor.open_assembly(item, lambda: rank.scratch))
@@ -146,7 +151,7 @@ class Session:
             StopOnSignal(rank, job.output.grace_seconds),
         ]
         trainer = self._trainer([*callbacks, *own])
-        frames = job.data.frames(rank, job.corpus.root, self._request, self.device)
+        frames = job.data.frames(rank, job.corpus.root, self._frame_request, self.device)
         try:
             trainer.predict(Extraction(job.extractor, rank, items), dataloaders=frames, return_predictions=False)
         finally:
@@ -159,28 +164,28 @@ class Session:
         try:
             trainer = Trainer(**options)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-            raise ConfigError(" ".join(str(error).split())) from error  # an option with a value that it does not take
+            raise ConfigError(" ".join(str(error).split())) from error  # an option or its value
         if trainer.strategy.root_device != self.device:
             raise ConfigError(
-                f"--trainer.strategy put this rank on {trainer.strategy.root_device}, not on {self.device}: "
-                "leave it out"
+                f"--trainer.strategy put this rank on {trainer.strategy.root_device}, not on {self.device}. "
+                "Leave it out"
             )
         return trainer
 
-    def _opened(self, device: str) -> tuple[Run, Mapping[str, str]]:
-        """The run or retry to work on, and the types of the corpus's fields, which a retry has from its run."""
+    def _open(self, device: str) -> tuple[Run, Mapping[str, str]]:
+        """Open or plan the run, or the retry; return it, and the types of the corpus's fields (of the run)."""
         job, output = self._job, self._job.output
-        made_by = fingerprint(job.corpus, job.data.decoding, job.extractor, output.shards, self.device)
-        run = Run(output.dir) if job.retry else open_or_plan(output.dir, job.corpus, made_by, output.shards, device)
-        first = run.plan.device or "an unknown device"
-        if output.same_device and device != first:
+        current = fingerprint(job.corpus, job.data.decoding, job.extractor, output.shards, self.device)
+        run = Run(output.dir) if job.retry else open_or_plan(output.dir, job.corpus, current, output.shards, device)
+        first_device = run.plan.device or "an unknown device"
+        if output.same_device and device != first_device:
             raise RunError(
-                f"{output.dir} was started on {first}, but this rank has {device}. Use the same device model, or set "
-                "--output.same_device false"
+                f"{output.dir} was started on {first_device}, but this rank has {device}. Use the same device model, "
+                "or set --output.same_device false"
             )
         types = run.plan.corpus_types or {}
         if job.retry:
-            run = open_or_plan_retry(output.dir, made_by, output.shards, job.retry, job.extractor.retry_invariants)
+            run = open_or_plan_retry(output.dir, current, output.shards, job.retry, job.extractor.retry_invariants)
         return run, types
 
     def _keep_config(self) -> None:

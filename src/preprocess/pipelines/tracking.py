@@ -31,10 +31,10 @@ from preprocess.tracking.backend import TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
 from preprocess.tracking.recording import Recording, described
 
-_FACTS = (
+_INCLUDED_FACTS = (
     "pixel_aspect_ratio", "num_skipped_frames",
     "num_frames_from_header", "duration_seconds_from_header", "average_fps_from_header",
-)  # fmt: skip  # of `VideoFacts`, for `video_info`
+)  # fmt: skip  # the `VideoFacts` that `video_info` includes
 _log = logging.getLogger(__name__)
 
 
@@ -43,9 +43,9 @@ class Tracking(Extractor):
 
     Args:
         backend: the models: `preprocess.tracking.grounded.GroundedSam2`, `preprocess.tracking.sam3.Sam3`.
-        prompt: what to look for, as `car. person.`; a video's own, from the corpus, comes before it.
-        batch_size: frames that are handed over at once and detected in one batch, at most. It bounds memory, and
-            does not change which objects are tracked.
+        prompt: what to look for, as `car. person.`; a `prompt` that the corpus gives for a video takes precedence.
+        batch_size: maximum number of frames in one call of `extract`, and in one batch of the detector. It bounds
+            memory, and does not change which objects are tracked.
 
     Raises:
         ConfigError: the prompt names nothing, or what the backend cannot look for; or batch_size is below 1.
@@ -81,24 +81,24 @@ class Tracking(Extractor):
         self._drawings = folder
 
     def extract(self, batch: Batch) -> list["_Tracked"]:
-        """Return for each frame what the assembly of its video writes down.
+        """Return for each frame what `_TrackAssembly.add` needs.
 
-        Objects of a frame may be decided some frames later (`VideoTracker.delay`): the result of the batch's last frame
-        holds the objects of all frames that the batch decides.
+        The tracker may decide a frame's objects only some frames later (`VideoTracker.delay`). The result of the last
+        frame of a batch therefore holds the objects of all frames that are decided in that batch.
         """
         assembly = batch["assemblies"][0]  # the frames of a batch are of one video
         assert isinstance(assembly, _TrackAssembly)
         return assembly.track(batch["frame_idx"][0], list(batch["frames"]), batch["pts_seconds"])
 
     def validate(self, item: Item) -> None:
-        """Nothing, if it is a video with a prompt, and what else is told of it can be kept.
+        """Check that `item` is a video with a prompt, and that its corpus fields have no reserved names.
 
         Raises:
-            ExtractError: it is not; or the corpus tells of it what has another meaning here.
+            ExtractError: one of these checks failed.
         """
         super().validate(item)
         if item.frames:
-            raise ExtractError(f"{item.path} is no video, and objects are tracked through these")
+            raise ExtractError(f"{item.path} is not a video, and tracking needs one")
         self.backend.check(classes_of(self._prompt(item)))
 
     def open_assembly(self, item: Item, scratch: Callable[[], Path]) -> "_TrackAssembly":
@@ -116,7 +116,7 @@ class Tracking(Extractor):
         if self._drawings:
             path = self._drawings / f"{item.key}.mp4"
             open_drawing = partial(VideoWriter, path, partial=scratch() / f"{uuid4().hex}.mp4")
-        with _disk():
+        with _disk_errors():
             if self._drawings:
                 make_folder(self._drawings, path.parent)
             return _TrackAssembly(item.key, meta, tracker, Recording(scratch()), open_drawing)
@@ -128,7 +128,7 @@ class Tracking(Extractor):
     def _prompt(self, item: Item) -> str:
         prompt = item.meta.get("prompt", self.hparams["prompt"])
         if not isinstance(prompt, str):
-            raise ExtractError("there is no prompt for it: set --model.prompt, or give it one in the video list")
+            raise ExtractError("the video has no prompt: set --model.prompt, or add a prompt for it to the video list")
         return prompt
 
 
@@ -150,11 +150,11 @@ class _TrackAssembly(Assembly):
     """One video: its tracker, and the files that its tracks go to as soon as they are decided.
 
     Args:
-        key: of the item.
+        key: the item's key.
         meta: fields of the sample's json that are known from the start.
         tracker: the state of the models.
         recording: where the tracks are written down.
-        open_drawing: makes the video that they are drawn to, from the (height, width) of its frames; None: none is.
+        open_drawing: opens the output video, given the (height, width) of its frames; None: no video is drawn.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class _TrackAssembly(Assembly):
         decided = [described(objects) for objects in self._tracker.track(first, frames)]
         results = []
         for frame, seconds in zip(frames, pts_seconds, strict=True):
-            assert seconds is not None  # of an image only
+            assert seconds is not None  # only images have no time
             results.append(_Tracked(seconds, frame.cpu() if self._open_drawing else None, []))
         results[-1].decided.extend(decided)
         self._device, self._seconds = frames[0].device, self._seconds + time.monotonic() - started
@@ -190,11 +190,11 @@ class _TrackAssembly(Assembly):
         self._write(result.decided)
 
     def finish(self, summary: ItemSummary) -> TrackSample:
-        """Write down the last frames, and return the sample, whose files are read from the disk."""
+        """Write the last frames, and return the sample; its files stay on disk until they are copied into the shard."""
         self._write([described(objects) for objects in self._tracker.finish()])
         if self._undecided:
             raise ValueError(f"{len(self._undecided)} of {summary.num_frames} frames of {self._key} are not tracked")
-        with _disk():
+        with _disk_errors():
             if self._drawing:
                 self._drawing.close()
                 self._drawing = None
@@ -218,7 +218,7 @@ class _TrackAssembly(Assembly):
         return TrackSample(self._key, meta, files)
 
     def close(self) -> None:
-        """Remove the files, and what is drawn if that is not whole."""
+        """Delete the recorded tracks, and the drawn video if it is incomplete."""
         if self._drawing:
             self._drawing.discard()
         self._recording.close()
@@ -226,7 +226,7 @@ class _TrackAssembly(Assembly):
     def _write(self, decided: Sequence[tuple[list[LineObject], NDArray[np.bool_]]]) -> None:
         for lines, masks in decided:
             seconds, image = self._undecided.popleft()
-            with _disk():
+            with _disk_errors():
                 if self._open_drawing and image is not None:
                     self._draw(image, seconds, lines, masks)
                 self._recording.add(seconds, lines)
@@ -257,12 +257,12 @@ def _video_info(summary: ItemSummary) -> dict[str, Any]:
         "fps": facts["fps"],
         "num_frames": facts["num_frames"],
         "duration": facts["duration_seconds"],
-        **{name: value for name, value in facts.items() if name in _FACTS},
+        **{name: value for name, value in facts.items() if name in _INCLUDED_FACTS},
     }
 
 
 @contextmanager
-def _disk() -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

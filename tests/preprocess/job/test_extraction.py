@@ -189,7 +189,7 @@ def test_a_lost_device_ends_the_process_and_is_attributed_to_the_active_items(tm
     with Rank(run) as rank:
         rank.lease()
         with pytest.raises(
-            EnvironmentFailure, match="out of order after train/item001, train/item002: CUDA error: dev"
+            EnvironmentFailure, match="became unusable while processing train/item001, train/item002: CUDA error: dev"
         ):
             extraction(Memory(0, lost), rank)(batch_of([1, 2], rows=[1, 2]))
     with Rank(Run(tmp_path)) as successor:

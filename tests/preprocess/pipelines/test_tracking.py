@@ -315,7 +315,7 @@ def test_a_prompt_that_the_backend_cannot_look_for_is_refused_before_the_run(
 def test_a_video_without_any_prompt_fails(root: Path, tmp_path: Path) -> None:
     assert run(root, tmp_path / "run", "--max-failures", "100%", prompt=None) == 0
     assert {failure.reason for failure in failures(Run(tmp_path / "run"))} == {
-        "there is no prompt for it: set --model.prompt, or give it one in the video list"
+        "the video has no prompt: set --model.prompt, or add a prompt for it to the video list"
     }
 
 
@@ -396,7 +396,7 @@ def test_what_is_done_already_is_not_drawn_and_that_is_said(
 ) -> None:
     assert run(root, tmp_path / "run") == 0
     assert run(root, tmp_path / "run", "--output.videos", "true") == 0
-    assert "2 shards are done, and are not drawn: `preprocess visualize " in capsys.readouterr().err
+    assert "2 finished shards will not be drawn. To draw them, run `preprocess visualize " in capsys.readouterr().err
 
 
 def test_other_pipelines_draw_no_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,5 +102,5 @@ def test_a_folder_with_something_in_it_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["captions-json", "imagefolder"])
 def test_samples_of_another_kind_fail(tmp_path: Path, format: str) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
-    with pytest.raises(RunError, match=rf"holds ClipSamples, and --format {format} is made of CaptionSamples"):
+    with pytest.raises(RunError, match=rf"holds ClipSamples, but --format {format} needs CaptionSamples"):
         export(tmp_path / "run", format, tmp_path / "out")

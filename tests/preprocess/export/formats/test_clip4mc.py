@@ -125,14 +125,14 @@ def test_sizes_that_are_missing_or_differ_in_number_fail_before_anything_is_writ
 
 def test_samples_of_another_kind_fail(tmp_path: Path) -> None:
     make_run(tmp_path / "run", MadeItems({"train": 1}))
-    with pytest.raises(RunError, match="holds KeypointSamples, and --format clip4mc is made of ClipSamples"):
+    with pytest.raises(RunError, match="holds KeypointSamples, but --format clip4mc needs ClipSamples"):
         export(tmp_path / "run", "clip4mc", tmp_path / "out")
 
 
 @pytest.mark.parametrize("format", ["phoenix-npz", "phoenix-pickle"])
 def test_clips_in_formats_of_keypoints_fail(tmp_path: Path, format: str) -> None:
     make_clip_run(tmp_path / "run", CORPUS)
-    with pytest.raises(RunError, match=rf"holds ClipSamples, and --format {format} is made of KeypointSamples: choose"):
+    with pytest.raises(RunError, match=rf"holds ClipSamples, but --format {format} needs KeypointSamples: choose"):
         export(tmp_path / "run", format, tmp_path / "out")
 
 

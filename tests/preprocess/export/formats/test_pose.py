@@ -227,7 +227,7 @@ def test_images_that_differ_only_by_ending_have_a_file_each(tmp_path: Path) -> N
 @pytest.mark.parametrize("format", FORMATS)
 def test_samples_of_another_kind_fail(format: str, tmp_path: Path) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
-    with pytest.raises(RunError, match=rf"holds ClipSamples, and --format {format} is made of PoseSamples"):
+    with pytest.raises(RunError, match=rf"holds ClipSamples, but --format {format} needs PoseSamples"):
         export(tmp_path / "run", format, tmp_path / "out")
 
 

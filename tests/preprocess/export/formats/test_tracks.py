@@ -266,7 +266,7 @@ def npy(values: Any) -> bytes:
 @pytest.mark.parametrize("format", FORMATS)
 def test_samples_of_another_kind_fail(tmp_path: Path, format: str) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 1}))
-    with pytest.raises(RunError, match=rf"holds ClipSamples, and --format {format} is made of TrackSamples"):
+    with pytest.raises(RunError, match=rf"holds ClipSamples, but --format {format} needs TrackSamples"):
         export(tmp_path / "run", format, tmp_path / "out")
     assert not any((tmp_path / "out").rglob("*"))
 

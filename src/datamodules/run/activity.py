@@ -1,4 +1,4 @@
-"""What a rank tells of itself in `work/ranks/{rank}.json`, from which any process can draw the state of the run."""
+"""The activity of ranks, in `work/ranks/{rank}.json`, from which any process can show the state of the run."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,13 +11,13 @@ from datamodules.errors import RunError
 from datamodules.run.files import read_file
 from datamodules.run.typed_json import build, load
 
-_MAX_SECONDS = 1e12  # no time of a rank is above, since the epoch or otherwise: 30,000 years
+_MAX_SECONDS = 1e12  # limit for the times in a file, since the epoch or not: 30,000 years
 _PHASES = ("read", "transform", "wait", "compute", "write")
 
 
 @dataclass(frozen=True)
 class GpuFigures:
-    """What is known of a GPU: shares in percent, 0 to 100, the temperature in °C, the power in W."""
+    """Figures of one GPU: shares in percent, 0 to 100; temperature in °C; power in W."""
 
     name: str = ""
     utilization_percent: float = 0.0
@@ -28,7 +28,7 @@ class GpuFigures:
 
 @dataclass(frozen=True)
 class MachineFigures:
-    """What `preprocess.job.telemetry` measures, as far as it can: shares in percent, 0 to 100, and bytes."""
+    """Figures that `preprocess.job.telemetry` measures where it can: shares in percent, 0 to 100; memory in bytes."""
 
     cpu_percent: float = 0.0
     memory_percent: float = 0.0
@@ -38,22 +38,22 @@ class MachineFigures:
 
 @dataclass
 class Activity:
-    """What one rank is doing, as other processes see it.
+    """What one rank is doing, for other processes to read.
 
     Attributes:
-        rank: its name.
-        host: where it runs.
-        updated: seconds since the epoch.
-        started: seconds since the epoch.
-        items: items finished since it started, failures included.
+        rank: name of the rank.
+        host: name of its machine.
+        started: start of the rank, in seconds since the epoch.
+        updated: when this was written, in seconds since the epoch.
+        items: items finished since the start, failures included.
         failed: failures among them.
         frames: frames of the finished items.
-        tokens: that models have generated, where they do.
-        seconds: where its time went, by phase: `read` and `transform` in the workers (summed over them), `wait` for a
-            worker, `compute`, `write`.
-        workers: DataLoader workers.
-        shards: for each open shard, [rows done, rows in all, seconds since the lease].
-        machine: figures of CPU, memory and GPU; see `preprocess.job.telemetry`.
+        tokens: tokens that models have generated; 0 for models that generate none.
+        workers: number of DataLoader workers.
+        seconds: time spent by phase: `read` and `transform` in the workers (summed over them), `wait` for a worker,
+            `compute`, and `write`.
+        shards: open shards by name: (rows done, rows in all, seconds since the lease).
+        machine: see `MachineFigures`.
     """
 
     rank: str
@@ -70,12 +70,19 @@ class Activity:
     machine: dict[str, Any] = field(default_factory=dict)
 
     def add_seconds(self, phase: str, seconds: float) -> None:
-        """Add `seconds` to `phase`."""
+        """Add `seconds` to the time spent in `phase`."""
         self.seconds[phase] += seconds
 
 
 def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """`{"mean", "peak"}` of each number that was `measured` several times; what is none, as it was last."""
+    """Return the mean and peak of figures that were measured several times.
+
+    Args:
+        measured: the figures by name, one mapping for each time, oldest first; they may be nested.
+
+    Returns:
+        By name: `{"mean", "peak"}` of a number, the mean rounded to 0.1; the last value of anything else.
+    """
     summary: dict[str, Any] = {}
     for name in sorted({name for figures in measured for name in figures}):
         values = [figures[name] for figures in measured if name in figures]
@@ -89,7 +96,7 @@ def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_activity(path: Path) -> Activity | None:
-    """What the rank whose file is `path` tells; None if there is no such file, or one that no rank writes."""
+    """Read the activity file `path` of a rank; None if it is missing or not one that a rank writes."""
     with suppress(OSError, RunError, ValueError):
         activity = build(Activity, load(read_file(path)))
         build(MachineFigures, activity.machine, "machine")

@@ -1,4 +1,4 @@
-"""Clean-up: what ranks leave in `work/` is removed when the run is complete."""
+"""Clean-up: remove what ranks leave in `work/` once the run is complete."""
 
 import shutil
 
@@ -10,19 +10,23 @@ from datamodules.run.planning import discard_unfinished
 
 
 def clean_up(run: Run) -> None:
-    """Remove what dead ranks left in `work/` of a run whose every shard is committed; the living need none of it."""
+    """Remove from `work/` what a complete run does not need.
+
+    Files of shards go, because committed shards need none; files of a rank go if it is dead. Safe while other ranks
+    clean up as well, or are about to find that the run is complete.
+    """
     if not finalize_all(run):
         return
-    for each in run.with_retries:
-        discard_unfinished(each.plan.path)
+    for owner in run.with_retries:
+        discard_unfinished(owner.plan.path)
     for folder in ("staging", "spool", "leases"):
-        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps removed files that are open as `.nfs…`
+        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
             name = path.name.partition(".")[0]
             if name == PLANNING or run.is_committed(name):
                 remove(path)
     for path in (run.work / "ranks").glob("[!.]*"):
         if is_dead(path.with_name(path.name.partition(".")[0])):
             remove(path)
-    for left in filter(is_folder, (run.work / "scratch").glob("*")):  # opening a FIFO has no end
-        if is_dead(run.work / "ranks" / left.name):
-            shutil.rmtree(left, ignore_errors=True)
+    for scratch in filter(is_folder, (run.work / "scratch").glob("*")):  # no link, nor anything else a rank never makes
+        if is_dead(run.work / "ranks" / scratch.name):
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Drift: how the files of a corpus differ from what was planned."""
+"""Drift: how the files of a corpus differ from the plan of a run."""
 
 import os
 from array import array
@@ -14,17 +14,19 @@ from datamodules.corpus import Item, hash64
 from datamodules.errors import ChangedError, DecodeError, MissingError, RunError
 from datamodules.run.plan import Plan
 
-_SAME_TIME_SECONDS = 2.0  # what copies and file systems keep of a time (FAT: 2 s)
-_NUM_CHECKED = 32  # items that stand for a corpus
+_SAME_TIME_SECONDS = 2.0  # precision that copies and file systems keep (FAT: 2 s)
+_NUM_CHECKED = 32  # items compared to recognise a corpus, at least
 
 
 def require_unchanged(item: Item, root: str) -> None:
-    """Return if the files of `item` below `root` have the size and the time that it was planned with.
+    """Raise unless the files of `item` below the folder `root` have the size and modification time of the plan.
+
+    Times may differ by 2 s. An item that was planned without a time is not compared.
 
     Raises:
-        MissingError: one is missing.
-        ChangedError: they have others.
-        OSError: they cannot be asked for.
+        MissingError: a file is missing.
+        ChangedError: the size or the time differs.
+        OSError: the file system does not answer.
     """
     if item.modified is None:
         return
@@ -36,7 +38,7 @@ def require_unchanged(item: Item, root: str) -> None:
         name = os.path.relpath(error.filename, os.path.dirname(path))
         raise MissingError(f"{name} is missing, or its folder is") from error
     size, modified = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in stats)
-    if size != item.cost and item.start_byte is None:  # of a tar, its image is looked at: `read_member`
+    if size != item.cost and item.start_byte is None:  # `read_member` checks images in a tar
         raise ChangedError(f"{item.source} has {size:,} bytes, but had {item.cost:,} when it was planned")
     if abs(modified - item.modified) > _SAME_TIME_SECONDS:
         now, then = _as_time(modified), _as_time(item.modified)
@@ -44,7 +46,7 @@ def require_unchanged(item: Item, root: str) -> None:
 
 
 def _as_time(seconds: float) -> str:
-    """Return a time since the epoch as people read it. A file can have one that no calendar has."""
+    """Return a time since the epoch as text. File systems allow times for which there is no date."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).isoformat(" ", "seconds")
     except (ValueError, OverflowError, OSError):
@@ -52,19 +54,20 @@ def _as_time(seconds: float) -> str:
 
 
 def require_planned(plan: Plan, root: str, option: str) -> None:
-    """Return if `root`, where the corpus of `plan` is now, has most of 32 items that are spread evenly over the plan.
+    """Raise unless the folder `root` holds the corpus of `plan`, which was in another folder when it was planned.
 
-    A corpus is known by the keys, sizes and times of its items. One that is missing or changed fails by itself.
+    Compares 32 to 63 items that are spread evenly over the plan, or all if it has fewer. At least half must have the
+    planned size and time, so a few changed files do not stop the run: they fail as items.
 
     Args:
         plan: of a run.
-        root: the folder, which is another than when the items were planned.
-        option: that names the folder, for the message.
+        root: the folder of the corpus now.
+        option: name of the option that gave the folder, for the message.
 
     Raises:
-        RunError: it has not.
+        RunError: more than half of the compared items are missing or changed.
     """
-    items = _spread(plan)
+    items = _evenly_spaced(plan)
     wrong = [reason for item in items if (reason := _reason(item, root))]
     if 2 * len(wrong) > len(items):
         raise RunError(
@@ -80,14 +83,14 @@ class Drift(NamedTuple):
 
     Attributes:
         num_new: listed items that are not planned.
-        num_gone: planned items that are not listed any more, or whose files were found then and are not now.
+        num_gone: planned items that are not listed any more, or whose files existed then and do not now.
     """
 
     num_new: int
     num_gone: int
 
     def line(self, plan: Plan) -> str:
-        """Return it as one line for people; it is not to be empty."""
+        """Return one line that says what differs from `plan`; at least one number must be above 0."""
         made = datetime.fromtimestamp(plan.path.stat().st_mtime, timezone.utc).date().isoformat()
         new = f"{_items(self.num_new, '')} of the corpus {_are(self.num_new)} not in this run's plan of {made}"
         gone = f"{_items(self.num_gone, 'planned ')} {_are(self.num_gone)} gone"
@@ -96,16 +99,25 @@ class Drift(NamedTuple):
 
 
 def drift(plan: Plan, items: Iterable[Item]) -> Drift:
-    """Compare `items`, a new listing of the corpus, with its plan; holds 16 bytes for each item of either."""
+    """Compare a new listing of the corpus with its plan. Needs 16 bytes of memory per item of each.
+
+    Args:
+        plan: of a run.
+        items: the new listing.
+
+    Returns:
+        The differences, by hashes of 64 bits of the keys.
+    """
     batches = [plan.batch(shard.number) for shard in plan.shards]
     planned = _hashes(key for batch in batches for key in batch["key"].to_pylist())
-    found = np.concatenate([batch["modified"].is_valid().to_numpy(zero_copy_only=False) for batch in batches])
-    listed, listed_found = array("Q"), array("Q")
+    # an item has a time if its files existed when it was listed
+    existed = np.concatenate([batch["modified"].is_valid().to_numpy(zero_copy_only=False) for batch in batches])
+    listed, listed_existing = array("Q"), array("Q")
     for item in items:
         listed.append(hash64(item.key))
         if item.modified is not None:
-            listed_found.append(listed[-1])
-    gone = np.union1d(np.setdiff1d(planned, listed), np.setdiff1d(planned[found], listed_found))
+            listed_existing.append(listed[-1])
+    gone = np.union1d(np.setdiff1d(planned, listed), np.setdiff1d(planned[existed], listed_existing))
     return Drift(len(np.setdiff1d(listed, planned)), len(gone))
 
 
@@ -121,14 +133,15 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _spread(plan: Plan) -> list[Item]:
-    """Some items of `plan`, evenly spaced, of those whose files were found when it was made."""
-    places = ((shard.number, row) for shard in plan.shards for row in range(shard.num_items))
-    items = (plan.item(*place) for place in islice(places, 0, None, max(1, plan.num_items // _NUM_CHECKED)))
+def _evenly_spaced(plan: Plan) -> list[Item]:
+    """Return 32 to 63 evenly spaced items of `plan`, or all; without those whose files did not exist at planning."""
+    positions = ((shard.number, row) for shard in plan.shards for row in range(shard.num_items))
+    items = (plan.item(*position) for position in islice(positions, 0, None, max(1, plan.num_items // _NUM_CHECKED)))
     return [item for item in items if item.modified is not None]
 
 
 def _reason(item: Item, root: str) -> str | None:
+    """Return how `item` differs from the plan; None if it does not."""
     try:
         require_unchanged(item, root)
     except (DecodeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""How many items may fail before a run is taken to be wrong as a whole, as by weights or a corpus that do not fit."""
+"""The failure limit: stop a run in which so many items fail that its weights, corpus or options must be wrong."""
 
 import math
 import time
@@ -9,15 +9,19 @@ from datamodules.run.folder import Run
 
 _MIN_ITEMS = 100
 _MIN_SHARE = 0.01
-_READING_SHARE = 0.02  # of the time, at most, however many shards there are
+_READING_SHARE = 0.02  # of a rank's time may go into reading records, however many shards there are
 
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """At most `count` failed items, or at most `share` of the items that are done.
+    """The number or share of items that may fail.
 
-    The share is judged once 1 % of the planned items are done, and no less than 100 of them: one bad folder at the
-    beginning is no reason to stop.
+    A share is checked only when 1 % of the planned items are done, and at least 100: one bad folder at the beginning
+    must not stop a run.
+
+    Attributes:
+        count: failed items, at most; None: `share` counts.
+        share: failed items as a share of the items that are done, at most; 0 to 1.
     """
 
     count: int | None = None
@@ -25,10 +29,10 @@ class FailureLimit:
 
     @classmethod
     def parse(cls, text: str) -> "FailureLimit":
-        """From `N` or `P%`.
+        """Read a limit from `N`, a number of items, or `P%`, a percentage of those done.
 
         Raises:
-            ConfigError: it is neither.
+            ConfigError: `text` is neither.
         """
         number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
         try:
@@ -40,12 +44,12 @@ class FailureLimit:
         return cls(share=value / 100) if percent else cls(count=int(value))
 
     def is_exceeded(self, failed: int, done: int, planned: int) -> bool:
-        """Whether `failed` of `done` items are too many, where `planned` are to be done in all."""
+        """Return whether `failed` of `done` items are too many, while a run of `planned` items goes on."""
         is_early = self.count is None and done < max(_MIN_ITEMS, _MIN_SHARE * planned)
         return not is_early and self.is_exceeded_in_all(failed, done)
 
     def is_exceeded_in_all(self, failed: int, planned: int) -> bool:
-        """Whether `failed` of `planned` items are too many, where all are done, however few they are."""
+        """Return whether `failed` of `planned` items are too many, once all are done, however few they are."""
         return failed > (self.share * planned if self.count is None else self.count)
 
     def __str__(self) -> str:
@@ -53,29 +57,29 @@ class FailureLimit:
 
 
 class FailureWatch:
-    """Holds the failures of a whole run, of all ranks, against a limit.
+    """Compares the failures of all ranks of a run with a limit.
 
     Args:
         run: the run.
-        limit: that holds.
+        limit: the limit.
     """
 
     def __init__(self, run: Run, limit: FailureLimit) -> None:
         self._run, self._limit = run, limit
         self._unread = {shard.name for shard in run.plan.shards}
-        self._failed = self._done = 0  # in the records read
+        self._failed = self._done = 0  # in the records that are read
         self._next_check = 0.0
 
     def check(self, failed: int, done: int, reason: str) -> None:
-        """Judge by the committed shards, and `failed` of `done` items that are not.
+        """Add up the committed shards of all ranks and the open shards of this one, and compare with the limit.
 
         Args:
-            failed: items of this rank's open shards.
-            done: likewise.
-            reason: of the last of them.
+            failed: failed items of this rank's open shards.
+            done: finished items of this rank's open shards, failures included.
+            reason: why the last item failed, for the message.
 
         Raises:
-            TooManyFailures: they are too many.
+            TooManyFailures: the limit is exceeded.
         """
         if self._limit == FailureLimit():
             return
@@ -91,6 +95,7 @@ class FailureWatch:
             )
 
     def _read_records(self) -> None:
+        """Add up the new records, and set when to do so next: 50 times as long from now as it took."""
         started = time.monotonic()
         for name in self._run.committed() & self._unread:
             record = self._run.record(name)
@@ -105,13 +110,14 @@ _NO_LIMIT = FailureLimit()
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a rank puts up with.
+    """How many attempts, failures and seconds a rank allows.
 
     Attributes:
-        max_attempts: at an item that crashes or hangs its process, exhausts memory, or cannot be read for now.
-        limit: how many items may fail before the run is taken to be wrong.
-        extract_timeout_seconds: a call of `extract`, or other work of this process on items, that takes longer ends the
-            process.
+        max_attempts: attempts at an item that crashes or hangs its process, exhausts memory, or cannot be read at the
+            moment. 1 or more.
+        limit: failed items at which the run stops.
+        extract_timeout_seconds: limit for one call of `extract`, or other work of the main process on items. At the
+            limit the process ends, and its active items are charged. Above 0.
     """
 
     max_attempts: int = 3

@@ -1,4 +1,4 @@
-"""Failures: the items that failed, and samples with a status other than `ok`, as tables tell of them."""
+"""Failures: the items that failed, and samples with a status other than `ok`, as read from the tables."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from datamodules.run.result import OK
 
 @dataclass(frozen=True)
 class Failure:
-    """An item that failed, and is no sample of a retry either; or one whose sample has a status that was asked for.
+    """An item that failed, and in every retry too; or an item whose sample has a requested status.
 
     Attributes:
         item: as planned.
-        shard: the shard whose table tells of its last attempt.
-        reason: why it failed; of a sample, its status.
-        reason_class: see `datamodules.errors`; of a sample, its status.
-        attempts: how often it was tried, by the run or retry that `shard` is of.
+        shard: name of the shard whose table has its valid row.
+        reason: why it failed; for a sample, its status.
+        reason_class: see `datamodules.errors`; for a sample, its status.
+        attempts: number of attempts in the run or retry that `shard` belongs to.
     """
 
     item: Item
@@ -30,39 +30,54 @@ class Failure:
 
 
 def failures(run: Run, classes: Collection[str] = (), split: str | None = None) -> Iterator[Failure]:
-    """The failed items of `run` (of these classes, of this split), in planned order; reads tables with such only.
+    """Yield the failed items of `run` in planned order.
 
-    A class may also be a status of samples, as `truncated`.
+    Reads only the tables of shards whose records count failures or a status other than `ok`.
+
+    Args:
+        run: the run; its retries are taken into account.
+        classes: failure classes, or statuses of samples, such as `truncated`; empty: all failures.
+        split: only this split; None: all.
 
     Raises:
         RunError: a record or table is damaged.
     """
-    found = {record.shard for record in run.records(split) if record.failed or record.statuses.keys() - {OK}}
-    for shard in (shard for shard in run.plan.shards if shard.name in found):
+    shards = {record.shard for record in run.records(split) if record.failed or record.statuses.keys() - {OK}}
+    for shard in (shard for shard in run.plan.shards if shard.name in shards):
         rows = run.rows(shard.name, ["status", "reason", "reason_class", "attempts"]).to_pylist()
         for number, row in enumerate(rows):
-            if _is_meant(row, classes):
-                told = row["reason"] or row["status"], row["reason_class"] or row["status"], row["attempts"]
-                yield Failure(run.plan.item(shard.number, number), row["shard"], *told)
+            if is_selected(row, classes):
+                item = run.plan.item(shard.number, number)
+                reason, reason_class = row["reason"] or row["status"], row["reason_class"] or row["status"]
+                yield Failure(item, row["shard"], reason, reason_class, row["attempts"])
 
 
-def _is_meant(row: Mapping[str, Any], classes: Collection[str]) -> bool:
-    """Whether the row of a table is a failure of these classes, or a sample of such a status."""
+def is_selected(row: Mapping[str, Any], classes: Collection[str]) -> bool:
+    """Return whether `classes` select a row of a table.
+
+    Args:
+        row: with at least `status` and `reason_class`.
+        classes: failure classes or statuses of samples; empty: all failures.
+    """
     return (row["reason_class"] or row["status"]) in classes if classes else row["reason_class"] is not None
 
 
 def count_failures(run: Run, classes: Collection[str] = ()) -> dict[str, int]:
-    """How many `failures` there are, by class; from records alone.
+    """Return the number of `failures` by class, from the records alone.
+
+    Args:
+        run: the run; its retries are taken into account.
+        classes: see `failures`.
 
     Raises:
-        ConfigError: no item has ever had one of `classes`; the message names the classes there are.
+        ConfigError: no item ever had one of `classes`; the message names the classes of this run.
         RunError: a record is damaged.
     """
-    records = [record for each in run.with_retries for record in each.records()]
+    records = [record for owner in run.with_retries for record in owner.records()]
     known = {name for record in records for name in (*record.failure_classes, *record.statuses)} - {OK}
     if unknown := sorted(set(classes) - known):
-        there = f"there are {', '.join(sorted(known))}" if known else "nothing has failed"
-        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} ended so; {there}")
+        choices = f"Use one of {', '.join(sorted(known))}" if known else "Nothing has failed"
+        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} has this class. {choices}")
     outcome = run.outcome()
     counts = {**outcome.failure_classes, **outcome.statuses} if classes else outcome.failure_classes
     return {name: count for name, count in counts.items() if not classes or name in classes}

@@ -1,8 +1,9 @@
-"""The folders and files of a run folder, which somebody else may have prepared.
+"""Safe access to the folders and files of a run folder, which someone else may have prepared.
 
-A run writes, renames and deletes in folders of its own. If one of these were a link, it would do so wherever the link
-leads; so `require_own_folders` refuses links before a run is opened or planned. Files are read through `open_file` and
-`read_file`, which refuse what is not a regular file, and removed by `remove`, which removes a link and not its target.
+A run writes, renames and deletes in its own folders. If one of them were a link, it would do so in the folder that the
+link leads to. So `require_own_folders` refuses links before a run is opened or planned. Files are read by `open_file`
+and `read_file`, which refuse everything but regular files, and removed by `remove`, which removes a link and not its
+target.
 """
 
 import hashlib
@@ -17,9 +18,9 @@ from datamodules.regular import NotRegularError, open_regular
 
 _BLOCK_BYTES = 1 << 20
 
-SUPERSEDED = "superseded"  # the folder of tars whose place others have taken
-STRAY = "stray"  # the folder of what `verify --repair` moved away
-VIDEOS = "videos"  # the folder of videos that are drawn while a run goes on
+SUPERSEDED = "superseded"  # folder of the tars that shards of retries have replaced
+STRAY = "stray"  # folder of the files that `verify --repair` moved away
+VIDEOS = "videos"  # folder of the videos that are drawn during a run
 _OWN = (
     "records",
     "tables",
@@ -28,14 +29,14 @@ _OWN = (
     *(f"{STRAY}{below}" for below in ("", "/records", "/tables", f"/{SUPERSEDED}")),
     *(f"work{below}" for below in ("", "/leases", "/ranks", "/scratch", "/spool", "/staging")),
 )
-_MAX_BYTES = 16 << 20  # of a file that is read whole: records, rank files and cards have some KB
+_MAX_BYTES = 16 << 20  # limit for files that are read whole: records, rank files and cards have some KB
 
 
 def require_own_folders(folder: Path) -> None:
-    """Return if each of a run's own folders is missing, or a folder and no link.
+    """Raise unless every one of a run's own folders is missing or a real folder.
 
     Args:
-        folder: of the run; it may be a link itself, as the user named it.
+        folder: of the run. It may be a link itself, because the user named it.
 
     Raises:
         RunError: one of them is a link or a file; the message names it.
@@ -45,7 +46,7 @@ def require_own_folders(folder: Path) -> None:
 
 
 def make_folder(root: Path, path: Path) -> None:
-    """Make the folder `root`, whose parent exists, and those from there down to the folder `path`, where missing.
+    """Create the folder `root`, whose parent exists, and the folders from there down to `path`, where missing.
 
     Raises:
         RunError: one of them is a link or a file.
@@ -59,8 +60,8 @@ def open_file(path: Path) -> BinaryIO:
     """Open the file `path` of a run folder for reading. It may be a link to a file.
 
     Raises:
-        RunError: it is a folder, a FIFO, a device or a socket.
-        OSError: as of `open`.
+        RunError: `path` is a folder, a FIFO, a device or a socket.
+        OSError: see `open`.
     """
     try:
         return open_regular(path)
@@ -72,8 +73,8 @@ def read_file(path: Path) -> bytes:
     """Return the content of the small file `path` of a run folder.
 
     Raises:
-        RunError: it has more than 16 MiB, or see `open_file`.
-        OSError: as of `open`.
+        RunError: the file has more than 16 MiB; or see `open_file`.
+        OSError: see `open`.
     """
     with open_file(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
@@ -83,10 +84,10 @@ def read_file(path: Path) -> bytes:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` to the file `path`, which appears whole or not at all and replaces what has that name.
+    """Write `text` to the file `path`, replacing what is there. Readers see the old or the new file, never a part.
 
     Raises:
-        OSError: it cannot be written; nothing is changed.
+        OSError: the file cannot be written; `path` is unchanged.
     """
     partial = path.with_name(f"{path.name}.{os.urandom(8).hex()}.partial")
     try:
@@ -99,13 +100,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove the file or link `path`. A folder stays: no run makes folders of the names that it removes."""
+    """Remove the file or link `path`, if it exists. A folder is kept: a run creates none under such a name."""
     with suppress(FileNotFoundError, IsADirectoryError):
         path.unlink()
 
 
 def is_folder(path: Path) -> bool:
-    """Whether `path` is a folder, and no link to one."""
+    """Return whether `path` is a folder and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -124,7 +125,7 @@ def _require_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """fsync a file or a folder, so that it survives a crash of the machine."""
+    """fsync a file or a folder, so that it survives a crash of the machine; of a folder, the names in it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -133,7 +134,7 @@ def sync(path: Path) -> None:
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """The sha256 of what is left to read of an open file, in hexadecimal digits."""
+    """Return the sha256 of an open file from its current position on, as hexadecimal digits."""
     digest = hashlib.sha256()
     while block := file.read(_BLOCK_BYTES):
         digest.update(block)

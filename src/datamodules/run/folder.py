@@ -1,16 +1,16 @@
-"""A run: one output folder, its plan, and what has been committed to it.
+"""A run: one output folder, its plan, and the shards that are committed to it.
 
-| in the folder              | what                                                                              |
+| in the folder              | content                                                                           |
 |----------------------------|-----------------------------------------------------------------------------------|
 | `{shard}.tar`              | the samples of a committed shard, for any WebDataset reader                       |
-| `tables/{shard}.parquet`   | a row for each planned item of the shard: `table.TABLE_SCHEMA`                   |
-| `records/{shard}.json`     | what is true: the shard is committed if and only if this exists                   |
+| `tables/{shard}.parquet`   | a row for each planned item of the shard: `table.TABLE_SCHEMA`                    |
+| `records/{shard}.json`     | the record of a shard: the shard is committed if and only if it exists            |
 | `plan.arrow`               | the plan and the fingerprint: `plan.py`                                           |
-| `plan-001.arrow`, …        | likewise of retries, which try items again: `retries.py`                          |
-| `superseded/{shard}.tar`   | of a shard whose place a retry's shard has taken: out of sight of `O/*.tar`       |
+| `plan-001.arrow`, …        | the plans of retries, which try items again: `retries.py`                         |
+| `superseded/{shard}.tar`   | tars that shards of retries have replaced, where the pattern `O/*.tar` misses them |
 | `config.yaml`              | the configuration that started the run                                            |
-| `work/`                    | ranks, leases, spools, staged files of shards in the making                       |
-| `stray/`                   | what `verify --repair` found and no shard knows                                   |
+| `work/`                    | files of ranks, leases, spools, and the staged files of shards                    |
+| `stray/`                   | files that belong to no shard, moved here by `verify --repair`                    |
 """
 
 import hashlib
@@ -31,20 +31,20 @@ from datamodules.run.plan import Plan, Shard
 from datamodules.run.record import Record, ShardFile, read_record, record_path
 from datamodules.run.table import read_table
 
-_RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # as `plan_path` names it
-PLANNING = "plan"  # the lease under which the plan is made; no shard's name is without a dash
+_RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # what `plan_path` makes
+PLANNING = "plan"  # name of the lease for planning; all names of shards contain a dash
 
 
 class Run:
-    """A run's folder, opened; nothing is written by opening it.
+    """An opened run folder, with the plan of the run or of one of its retries. Opening it writes nothing.
 
     Args:
         folder: of the run.
-        retry: 0: the run as it was planned first. p: its p-th retry, a plan over items of the run; leases, ranks and
-            commits know no difference.
+        retry: 0 for the run as it was first planned; n for its n-th retry, whose plan has items of the run. Leases,
+            ranks and commits treat both alike.
 
     Raises:
-        RunError: the folder is no run, or has no such retry; or one of its own folders is a link.
+        RunError: the folder is not a run, has no such retry, or contains a link in place of a folder of its own.
     """
 
     def __init__(self, folder: str | os.PathLike[str], retry: int = 0) -> None:
@@ -61,18 +61,18 @@ class Run:
 
     @cached_property
     def retries(self) -> "list[Run]":
-        """The retries that there are when this is first read, in order; a retry has none itself.
+        """The retries of this run when this is first read, in order; empty for a retry.
 
         Raises:
-            RunError: the plan of one is damaged.
+            RunError: the plan of a retry is damaged.
         """
         if self.retry:
             return []
         names = (_RETRY_PLAN.fullmatch(path.name) for path in self.folder.glob("plan-*.arrow"))
         retries = [type(self)(self.folder, number) for number in sorted(int(name[1]) for name in names if name)]
         known: set[str] = set()
-        for earlier, retry in zip((self, *retries), retries, strict=False):
-            known.update(shard.name for shard in earlier.plan.shards)
+        for previous, retry in zip((self, *retries), retries, strict=False):
+            known.update(shard.name for shard in previous.plan.shards)
             if unknown := set(retry.plan.replaces) - known:
                 raise RunError(f"{retry.plan.path} is damaged: it replaces {min(unknown)}, which no plan before it has")
         return retries
@@ -84,28 +84,28 @@ class Run:
 
     @cached_property
     def fingerprint_digest(self) -> str:
-        """16 hexadecimal digits that name the fingerprint."""
+        """The first 16 hexadecimal digits of the fingerprint's sha256."""
         return hashlib.sha256(json.dumps(self.plan.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
     def record_path(self, shard: str) -> Path:
-        """Where the record of the shard named `shard` is, once it is committed."""
+        """Return the path of the record of the shard named `shard`, which exists once the shard is committed."""
         return record_path(self.folder, shard)
 
     def tar_file(self, shard: str) -> ShardFile:
-        """The tar of the shard named `shard`, which may be of another plan of this run."""
+        """Return the tar of the shard named `shard`, which may belong to another plan of this run."""
         return ShardFile(self.folder, shard, "tar")
 
     def table_file(self, shard: str) -> ShardFile:
-        """The table of the shard named `shard`, which may be of another plan of this run."""
+        """Return the table of the shard named `shard`, which may belong to another plan of this run."""
         return ShardFile(self.folder, shard, "parquet")
 
     def is_committed(self, shard: str) -> bool:
-        """Whether the shard named `shard` is committed."""
+        """Return whether the shard named `shard` is committed."""
         path = self.record_path(shard)
         return path.exists() or path.is_symlink()  # a link that leads nowhere is a damaged record
 
     def committed(self) -> set[str]:
-        """Names of the planned shards that are committed; a record of any other name counts for nothing."""
+        """Return the names of the planned shards that are committed; records of other names are ignored."""
         return {path.stem for path in (self.folder / "records").glob("*.json")} & self._shards.keys()
 
     @cached_property
@@ -114,14 +114,14 @@ class Run:
         return {shard.name: shard for shard in self.plan.shards}
 
     def is_complete(self) -> bool:
-        """Whether every shard of this plan is committed."""
+        """Return whether every shard of this plan is committed."""
         return self.committed() == self._shards.keys()
 
     def record(self, shard: str) -> Record:
-        """The record of a committed shard of this plan.
+        """Return the record of a committed shard of this plan.
 
         Raises:
-            RunError: it is not committed, or its record is damaged or not as the plan is.
+            RunError: the shard is not committed, or its record is damaged or contradicts the plan.
         """
         record, planned = read_record(self.folder, shard), self._shards[shard]
         if record.replaces != planned.replaces:
@@ -132,10 +132,17 @@ class Run:
         return record
 
     def table(self, shard: str, columns: Sequence[str] | None = None) -> Any:
-        """The rows of a committed shard of this plan, a pyarrow Table: `columns` of `table.TABLE_SCHEMA`, or all.
+        """Return the rows of a committed shard of this plan.
+
+        Args:
+            shard: name of the shard.
+            columns: of `table.TABLE_SCHEMA`; None: all.
+
+        Returns:
+            A pyarrow Table in planned order.
 
         Raises:
-            RunError: it is missing or damaged.
+            RunError: the table is missing or damaged.
         """
         file = self.table_file(shard)
         keys = self.plan.batch(self._shards[shard].number)["key"]
@@ -146,46 +153,58 @@ class Run:
             raise RunError(f"{file.path} cannot be read: {error}; run `preprocess verify`") from error
 
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
-        """The rows of a committed shard as they stand now: one that retries tried again is the last's.
+        """Return the valid rows of a committed shard: for an item that retries tried again, the last retry's row.
 
-        A pyarrow Table in planned order: `columns` of `table.TABLE_SCHEMA`, or all; and `shard`, a dictionary column:
-        the name of the shard whose table and tar hold the row and its sample.
+        Args:
+            shard: name of the shard.
+            columns: of `table.TABLE_SCHEMA`; None: all.
+
+        Returns:
+            A pyarrow Table in planned order with `columns` and the dictionary column `shard`: the name of the shard
+            whose table and tar hold the row and its sample.
 
         Raises:
             RunError: a table is missing or damaged.
         """
-        rows = _located(self.table(shard, columns), shard)
-        retried, places = self._retried
-        if shard not in places:
+        rows = _with_shard(self.table(shard, columns), shard)
+        retried, latest_index = self._retried
+        if shard not in latest_index:
             return rows
         keys = self.table(shard, ["key"])["key"].to_pylist()
-        replaced = [number for number, key in enumerate(keys) if key in places[shard]]
-        latest = retried.select(rows.column_names).take([places[shard][keys[number]] for number in replaced])
+        replaced = [number for number, key in enumerate(keys) if key in latest_index[shard]]
+        latest = retried.select(rows.column_names).take([latest_index[shard][keys[number]] for number in replaced])
+        # append the latest rows, and take them where the rows that they replace were
         order = list(range(len(keys)))
-        for place, number in enumerate(replaced, start=len(keys)):
-            order[number] = place
+        for index, number in enumerate(replaced, start=len(keys)):
+            order[number] = index
         return pa.concat_tables([rows, latest]).unify_dictionaries().take(order)
 
     @cached_property
     def _retried(self) -> tuple[Any, dict[str, dict[str, int]]]:
-        """All rows of retries; and for shards of this plan, which of them is the last of a key."""
+        """(all rows of retries, by shard of this plan and by key the index of the last of these rows)."""
         tables = []
-        places: dict[str, dict[str, int]] = {}
-        first: dict[str, str] = {}  # for each key, the shard of this plan
+        latest_index: dict[str, dict[str, int]] = {}
+        first: dict[str, str] = {}  # by key, the shard of this plan: later retries supersede rows of earlier retries
         num_rows = 0
         for retry, record in ((run, record) for run in self.retries for record in run.records()):
-            tables.append(_located(retry.table(record.shard), record.shard))
+            tables.append(_with_shard(retry.table(record.shard), record.shard))
             keys, supersedes = (tables[-1][name].to_pylist() for name in ("key", "supersedes"))
-            for place, (key, superseded) in enumerate(zip(keys, supersedes, strict=True), start=num_rows):
-                places.setdefault(first.setdefault(key, superseded), {})[key] = place
+            for index, (key, superseded) in enumerate(zip(keys, supersedes, strict=True), start=num_rows):
+                latest_index.setdefault(first.setdefault(key, superseded), {})[key] = index
             num_rows += len(keys)
-        return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None, places
+        return pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else None, latest_index
 
     def superseded(self, shard: Shard) -> list[dict[str, Any]]:
-        """For each row of a retry's `shard`, the row that it supersedes, with the columns of the table, and `shard`.
+        """Return the rows that the rows of a retry's shard supersede.
+
+        Args:
+            shard: of this retry's plan.
+
+        Returns:
+            One dictionary per row of `shard`, in order, with columns of the table, and `shard`, the name of its shard.
 
         Raises:
-            RunError: a table is missing or damaged, or there is no such row for an item of the retry's plan.
+            RunError: a table is missing or damaged, or an item of the retry's plan has no row before.
         """
         rows = self._failed_before if shard.replaces is None else self._rows_before(shard.replaces)
         keys = self.plan.keys(shard.number)
@@ -195,41 +214,40 @@ class Run:
         return [rows[key] for key in keys]
 
     @cached_property
-    def _earlier(self) -> "list[Run]":
-        """Of a retry: the run, and the retries before it."""
-        run = Run(self.folder)
-        return [each for each in run.with_retries if each.retry < self.retry]
+    def _previous(self) -> "list[Run]":
+        """The run and the retries before this retry, in order."""
+        return [previous for previous in Run(self.folder).with_retries if previous.retry < self.retry]
 
     def _rows_before(self, shard: str) -> dict[str, dict[str, Any]]:
-        """Of a retry, by key: the rows of the shard named `shard`, which one of its shards replaces."""
-        [owner] = (each for each in self._earlier if shard in each._shards)
+        """Return by key the rows of the earlier shard named `shard`, which a shard of this retry replaces."""
+        [owner] = (previous for previous in self._previous if shard in previous._shards)
         return {row["key"]: {**row, "shard": shard} for row in owner.table(shard).to_pylist()}
 
     @cached_property
     def _failed_before(self) -> dict[str, dict[str, Any]]:
-        """Of a retry, by key: the last failed row before it."""
+        """By key the last failed row before this retry."""
         failed: dict[str, dict[str, Any]] = {}
-        for run, record in ((each, record) for each in self._earlier for record in each.records() if record.failed):
-            rows = run.table(record.shard, ["key", "status", "reason_class", "num_frames"])
-            for row in rows.drop_null().to_pylist():  # a class is of a failure
+        for owner, record in ((run, record) for run in self._previous for record in run.records() if record.failed):
+            rows = owner.table(record.shard, ["key", "status", "reason_class", "num_frames"])
+            for row in rows.drop_null().to_pylist():  # samples have no reason_class
                 failed[row["key"]] = {**row, "shard": record.shard}
         return failed
 
     @property
     def replaced(self) -> dict[str, str]:
-        """The shards whose place a committed shard of a retry has taken, of which nothing stands; and by which."""
+        """Names of the shards that committed shards of retries have replaced as a whole, with the names of those."""
         shards = (shard for retry in self.retries if retry.plan.replaces for shard in retry.plan.shards)
         return {shard.replaces: shard.name for shard in shards if shard.replaces and self.is_committed(shard.name)}
 
     def records(self, split: str | None = None) -> Iterator[Record]:
-        """The records of all committed shards of this plan (of `split`), in planned order."""
+        """Yield the records of the committed shards of this plan (of `split`; None: of all), in planned order."""
         committed = self.committed()
         for shard in self.plan.shards:
             if shard.name in committed and split in (None, shard.split):
                 yield self.record(shard.name)
 
     def outcome(self, split: str | None = None) -> Outcome:
-        """What has become of the planned items (of `split`), retries included.
+        """Count what became of the planned items (of `split`; None: of all), retries included.
 
         Raises:
             RunError: a record is damaged.
@@ -239,10 +257,11 @@ class Run:
 
 
 def plan_path(folder: Path, retry: int = 0) -> Path:
-    """Where the plan of a run is, or of its retry."""
+    """Return the path of the plan of the run in `folder`, or of a retry of it."""
     return folder / (f"plan-{retry:03d}.arrow" if retry else "plan.arrow")
 
 
-def _located(rows: Any, shard: str) -> Any:
+def _with_shard(rows: Any, shard: str) -> Any:
+    """Return a pyarrow Table with a dictionary column `shard` that has one value."""
     column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows), [shard])
     return rows.append_column("shard", column)

@@ -1,4 +1,4 @@
-"""The sample kind of a run, whose class the plan names."""
+"""The sample kind of a run, whose class is named in the plan."""
 
 import sys
 from pkgutil import resolve_name
@@ -12,17 +12,18 @@ _OWN = "datamodules.samples."
 
 
 def kind_of(run: Run) -> SampleKind[Any]:
-    """Return the kind of the samples of `run`, made without arguments.
+    """Return the kind of the samples of `run`, constructed without arguments.
 
     Raises:
-        ConfigError, RunError: see `class_of`; or the class cannot be made without arguments.
+        ConfigError: see `class_of`; or the constructor needs arguments.
+        RunError: see `class_of`.
     """
     kind = class_of(run)
     try:
         return kind()
     except TypeError as error:
         raise ConfigError(
-            f"{class_path_of(run)} cannot be made without arguments ({error}): give those of its constructor defaults"
+            f"{class_path_of(run)} cannot be constructed without arguments: {error}. Give them default values"
         ) from error
 
 
@@ -34,7 +35,7 @@ def class_of(run: Run) -> type[SampleKind[Any]]:
 
     Raises:
         ConfigError: the class is not Framemill's, and its module is not imported.
-        RunError: the plan names no class, or one that is no `SampleKind`.
+        RunError: the plan names no class, or a class that is not a `SampleKind`.
     """
     class_path = class_path_of(run)
     if not class_path.startswith(_OWN) and _imported_module(class_path) is None:
@@ -49,10 +50,10 @@ def class_of(run: Run) -> type[SampleKind[Any]]:
 
 
 def class_path_of(run: Run) -> str:
-    """Return the path of the class of the samples of `run`, as `datamodules.samples.keypoints.KeypointSamples`.
+    """Return the path of the class of the samples of `run`, such as `datamodules.samples.keypoints.KeypointSamples`.
 
     Raises:
-        RunError: the plan names none.
+        RunError: the plan does not name the class.
     """
     class_path: str = run.plan.fingerprint.get("samples", {}).get("class_path", "")
     if not class_path:
@@ -64,7 +65,7 @@ def import_kind(class_path: str) -> str:
     """Import the class that `--samples` names, and return its path. Runs with samples of this class can then be read.
 
     Raises:
-        ConfigError: it cannot be imported, or is no `SampleKind`.
+        ConfigError: the class cannot be imported, or is not a `SampleKind`.
     """
     try:
         _checked(resolve_name(class_path))
@@ -75,12 +76,12 @@ def import_kind(class_path: str) -> str:
 
 def _checked(kind: Any) -> type[SampleKind[Any]]:
     if not (isinstance(kind, type) and issubclass(kind, SampleKind)):
-        raise TypeError("it is no subclass of datamodules.samples.SampleKind")
+        raise TypeError("it is not a subclass of datamodules.samples.SampleKind")
     return kind
 
 
 def _resolved(class_path: str) -> Any:
-    """Return what `class_path` names; its module is imported already, or one of `datamodules.samples`."""
+    """Return the object that `class_path` names, in an imported module or in `datamodules.samples`."""
     if class_path.startswith(_OWN):
         return resolve_name(class_path)
     module = _imported_module(class_path) or ""
@@ -88,7 +89,10 @@ def _resolved(class_path: str) -> Any:
 
 
 def _imported_module(class_path: str) -> str | None:
-    """Return the imported module that `class_path` begins with; a class may be defined in another class."""
+    """Return the name of the imported module that `class_path` begins with; None if it is not imported.
+
+    The rest may be more than one name, because a class may be defined in another class.
+    """
     parts = class_path.split(".")
     modules = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
     return next((module for module in modules if module in sys.modules), None)

@@ -1,4 +1,4 @@
-"""Opening a run: planned now by one of its ranks if it is new, else compared with how it was planned."""
+"""Opening a run: one rank plans it if it is new; later the settings are compared with those of the plan."""
 
 import json
 import logging
@@ -24,15 +24,21 @@ _log = logging.getLogger(__name__)
 def open_or_plan(
     folder: str | os.PathLike[str], corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize, device: str = ""
 ) -> Run:
-    """The run in `folder`: planned now if it is new, else as it was planned, if that was for the same fingerprint.
+    """Open the run in `folder`, and plan it first if it is new.
 
-    Any number of ranks may call this at once: one lists the corpus and says what the listing skipped; the others wait
-    for its plan. `device` is the model of this rank's device, which a plan written now keeps; see `Plan.device`.
+    Any number of ranks may call this at once: one of them lists the corpus and logs what it left out; the others wait
+    for the plan.
+
+    Args:
+        folder: the output folder.
+        corpus: is listed if the run is new.
+        fingerprint: everything that changes results, JSON-able. It must equal the fingerprint of an existing run.
+        size: of the shards of a new run.
+        device: model of this rank's device, recorded in a plan that this call writes; see `Plan.device`.
 
     Raises:
-        RunError: the folder holds a run with another fingerprint (the message names what differs), or of items that
-            are not below the corpus root, which is another than when they were planned; or one of the folders that a
-            run makes is a link. Nothing is changed.
+        RunError: the folder holds a run with another fingerprint (the message names what differs); the corpus root has
+            moved and does not hold the planned items; or a folder of the run is a link. Nothing is changed.
         CorpusError: see `write_plan`.
         EnvironmentFailure: the folder cannot be written to.
     """
@@ -53,16 +59,23 @@ def open_or_plan(
 
 
 def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str, root: str) -> None:
+    """List the corpus, write the plan, and log what the listing noted."""
     write_plan(corpus.items(), path, fingerprint, size, device=device, roots=[root])
     for note in corpus.notes():
         _log.warning("%s", note)
 
 
 def plan_once(path: Path, write: Callable[[], None]) -> None:
-    """Have one of all ranks that call this `write` the plan `path`, which the others wait for.
+    """Let one of the ranks that call this write the plan; the others return once it exists.
+
+    If the writing rank dies, another takes over, as for a shard.
+
+    Args:
+        path: of the plan.
+        write: writes it.
 
     Raises:
-        EnvironmentFailure: it cannot be written.
+        EnvironmentFailure: the plan cannot be written.
     """
     try:
         with closing(Leases(path.parent / "work")) as leases:
@@ -76,13 +89,26 @@ def plan_once(path: Path, write: Callable[[], None]) -> None:
                     write()
                 leases.clear(PLANNING)
     except OSError as error:
-        if not path.exists():  # else it was planned by a rank that was thought dead, and that plan stands
+        if not path.exists():  # if it exists, a rank that was taken for dead has written it, and its plan is valid
             raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:
-    """In which fields, named with dots, two fingerprints differ, and how; empty if they are equal."""
+    """Compare two fingerprints.
+
+    Args:
+        theirs: fingerprint of an existing run, or a part of it.
+        ours: the fingerprint to compare, or the same part of it.
+        name: of that part, with dots; empty: the whole fingerprint.
+
+    Returns:
+        A text for every field that differs, with its name and both values; empty if the fingerprints are equal.
+    """
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = sorted(theirs.keys() | ours.keys())
-        return [d for k in keys for d in differences(theirs.get(k), ours.get(k), f"{name}.{k}" if name else k)]
+        fields = sorted(theirs.keys() | ours.keys())
+        return [
+            difference
+            for field in fields
+            for difference in differences(theirs.get(field), ours.get(field), f"{name}.{field}" if name else field)
+        ]
     return [] if theirs == ours else [f"{name}: {theirs!r} there, {ours!r} here"]

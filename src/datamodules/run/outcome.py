@@ -1,4 +1,4 @@
-"""Outcomes: what became of planned items, counted from records."""
+"""Outcomes: numbers of samples, failures and frames of a run, counted from records."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,14 +10,14 @@ from datamodules.run.record import Record
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has become of planned items, in numbers.
+    """Numbers of planned items by what became of them, retries included.
 
     Attributes:
         committed: items that became samples.
-        num_frames: frames of these.
-        statuses: these by status.
-        devices: these by the model of device that computed them; `unknown` where no row recorded it.
-        failure_classes: items that failed, and are no sample of a retry either, by class.
+        num_frames: frames of these samples.
+        statuses: number of samples by status.
+        devices: number of samples by the model of the device that computed them; `unknown` if their row has none.
+        failure_classes: number of items that failed, and in every retry too, by class.
     """
 
     committed: int
@@ -28,12 +28,17 @@ class Outcome:
 
     @property
     def failed(self) -> int:
-        """Items that failed, of all classes."""
+        """Number of items that failed, of all classes."""
         return sum(self.failure_classes.values())
 
     @classmethod
     def of(cls, records: Iterable[Record], retries: Iterable[Record] = ()) -> "Outcome":
-        """Add up the `records` of a plan, and those of the retries over its rows."""
+        """Add up records.
+
+        Args:
+            records: of the run's own plan.
+            retries: of its retries. What they supersede is subtracted.
+        """
         statuses: Counter[str] = Counter()
         classes: Counter[str] = Counter()
         devices: Counter[str] = Counter()

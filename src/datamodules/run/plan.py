@@ -1,27 +1,34 @@
-"""The plan: which items there are and in which shard each lies, written once, the same for every rank.
+"""The plan: the items of a run and the shard of every item. It is written once and is the same for every rank.
 
-One Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads its
-footer, and a shard's rows cost one seek, whatever the number of items. The schema's metadata holds the run's
-`fingerprint` (JSON), so a plan and what it was made for appear together or not at all, `listing`, the sha256 of what
-the corpus listed, `device`, the device model of the rank that wrote it, `corpus_types` (JSON), the type of each field
-of `meta` in all samples of the run (`samples/fields.py`), and `roots`, where the corpus lay when it was planned, which
-no comparison looks at: a corpus may move. A retry, which tries failed items again
-(`retries.py`), has a plan of the same form, `plan-001.arrow`; its metadata's `retry` is its number, and `replaces`
-names the shards whose places its shards take.
+A plan is one Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads
+its footer, and the rows of a shard take one seek, whatever the number of items. A retry, which tries items again
+(`retries.py`), has a plan of the same form, `plan-001.arrow`. Columns are the fields of `datamodules.corpus.Item`:
 
-| column | type         | see `corpus.py` |
-|--------|--------------|---------------|
-| key    | string       |               |
-| split  | string       | constant within a shard |
-| path   | string       |               |
-| frames | list<string> |               |
-| fps    | double       | null: every frame |
-| start_seconds, stop_seconds | double | null: from the first frame, to the last |
-| start_byte | int64    | null: of no tar |
-| cost   | int64        | bytes         |
-| modified | double     | s; null: not to be looked at |
-| meta   | string       | JSON          |
-| problem | string      | null: none was found while listing |
+| column                      | type         | remarks                                        |
+|-----------------------------|--------------|------------------------------------------------|
+| key                         | string       | unique in the run                              |
+| split                       | string       | constant within a shard                        |
+| path                        | string       | relative to the corpus root                    |
+| frames                      | list<string> | names of image files; empty for a video        |
+| fps                         | double       | null: every frame                              |
+| start_seconds, stop_seconds | double       | null: from the first frame, to the last        |
+| start_byte                  | int64        | null: the file is not in a tar                 |
+| cost                        | int64        | bytes                                          |
+| modified                    | double       | seconds since the epoch; null: not compared    |
+| meta                        | string       | JSON                                           |
+| problem                     | string       | null: the listing noticed none                 |
+
+The metadata of the schema is in the same file, so that a plan and its fingerprint appear together or not at all:
+
+| metadata     | content                                                                                             |
+|--------------|-----------------------------------------------------------------------------------------------------|
+| fingerprint  | JSON: everything that changes results                                                               |
+| listing      | sha256 of what the corpus listed                                                                    |
+| device       | device model of the rank that wrote the plan                                                        |
+| corpus_types | JSON: type of every field of `meta` in the samples of the run; see `samples/fields.py`              |
+| roots        | JSON: absolute folders of the corpus at planning. Not part of the fingerprint: a corpus may move    |
+| retry        | number of the retry; 0 for the run's own plan                                                       |
+| replaces     | JSON: for every shard of a retry the name of the shard that it replaces; empty if it replaces none  |
 """
 
 import re
@@ -56,20 +63,20 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),
     ]
 )
-_NOT_NULL = ("key", "split", "path", "frames", "cost", "meta")  # plans did not always have the other columns
+_NOT_NULL = ("key", "split", "path", "frames", "cost", "meta")  # older plans lack some of the other columns
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_]+(-retry\d{3,})?-\d{6,}", re.ASCII)
-_ASCII_KEY = r"^[0-9A-Za-z_%-]+(?:/[0-9A-Za-z_%-]+)*$"  # what `check_key` allows of ASCII, for Arrow: 14 times as fast
+_ASCII_KEY = r"^[0-9A-Za-z_%-]+(?:/[0-9A-Za-z_%-]+)*$"  # ASCII that `check_key` allows; 14 times as fast in Arrow
 
 
 @dataclass(frozen=True)
 class ShardSize:
-    """How many items go into one shard. The smallest of the three limits holds, and never less than one item.
+    """How many items go into one shard: as many as all three limits allow, but at least one.
 
     Args:
-        max_items: at most this many items.
-        max_bytes: at most this much input (`Item.cost`), unless one item alone is more.
-        min_shards: split every corpus into at least this many shards where it has that many items, so that there are
-            many more shards than ranks: that is the load balancing.
+        max_items: number of items, at most.
+        max_bytes: bytes of input (`Item.cost`), at most, unless a single item has more.
+        min_shards: number of shards of a split, at least, if it has that many items. Many more shards than ranks
+            balance the load, because fast ranks lease more of them.
     """
 
     max_items: int = 1000
@@ -82,24 +89,30 @@ class ShardSize:
                 raise ConfigError(f"shard size {name} = {getattr(self, name)}: it must be 1 or more")
 
     def limits(self, num_items: int, cost: int) -> tuple[int, int]:
-        """(items, bytes) that a shard of a split with `num_items` items of together `cost` bytes may hold."""
+        """Return the largest number of items and of bytes of a shard.
+
+        Args:
+            num_items: of the split.
+            cost: bytes of all items of the split.
+        """
         per_shard = max(1, num_items // self.min_shards)
         return min(self.max_items, per_shard), min(self.max_bytes, -(-cost // self.min_shards) * 2)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard as planned.
+    """A planned shard.
 
     Attributes:
-        number: its place in the plan, from 0, over all splits.
+        number: its number in the plan, from 0, over all splits.
         split: its split.
-        index: its place within the split, from 0.
-        num_items: rows.
-        num_frames: frames that the listing knows of: of image sequences, 0 for videos.
+        index: its number within the split, from 0.
+        num_items: number of items, which are its rows.
+        num_frames: frames that the listing counted: those of image sequences; 0 for a video.
         cost: bytes of input.
-        retry: number of the retry whose plan it is in; 0: the run's own.
-        replaces: of a retry that tries samples again: the shard whose place it takes, with all that stands there.
+        retry: number of the retry whose plan has the shard; 0 for the run's own plan.
+        replaces: name of the shard whose samples and rows this one replaces as a whole; None if it replaces none. Only
+            shards of a retry of samples replace others.
     """
 
     number: int
@@ -113,7 +126,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """`{split}-{index:06d}`, of a retry `{split}-retry{retry:03d}-{index:06d}`; tar, table and record bear it."""
+        """`{split}-{index:06d}`, of a retry `{split}-retry{retry:03d}-{index:06d}`: the name of tar, table, record."""
         retry = f"retry{self.retry:03d}-" if self.retry else ""
         return f"{self.split}-{retry}{self.index:06d}"
 
@@ -121,37 +134,44 @@ class Shard:
 class Plan:
     """A written plan, opened for reading.
 
-    The file may come from someone else, so nothing in it is used before it was checked: the metadata when the file is
-    opened, a shard's rows when they are first read.
+    The file may come from someone else, so everything in it is checked before it is used: the metadata when the file is
+    opened, and the rows of a shard when they are first read.
 
     Args:
-        path: the `plan.arrow` of a run, or a retry's.
+        path: the `plan.arrow` of a run, or the plan of a retry.
+
+    Attributes:
+        fingerprint: everything that changes results.
+        listing: sha256 of what the corpus listed.
+        roots: absolute folders of the corpus at planning: one, or those of all runs of a merged run.
+        device: device model of the rank that wrote the plan; empty: not recorded.
+        retry: number of the retry; 0 for the run's own plan.
+        replaces: by shard number the name of the shard that it replaces; empty: none replaces another.
+        corpus_types: type of every field of `meta`; None: not recorded.
 
     Raises:
-        RunError: there is no such file, or it is damaged; from every method.
+        RunError: the file is missing or damaged; also raised by every method.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._checked: set[int] = set()  # numbers of the shards whose rows were found to be valid
+        self._checked: set[int] = set()  # numbers of the shards whose rows are valid
         try:
             require_regular(path.stat(), path)
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
             _check_columns(self._file.schema)
             metadata = {key.decode(): value.decode() for key, value in (self._file.schema.metadata or {}).items()}
             if "fingerprint" not in metadata:
-                raise ValueError("it bears no fingerprint")
+                raise ValueError("it has no fingerprint")
             self.fingerprint = _fingerprint(load(metadata["fingerprint"]))
             self.listing = metadata["listing"]
-            # one; of a merged run those of all its runs
             self.roots = _texts(load(metadata["roots"])) if "roots" in metadata else _old_roots(self.fingerprint)
-            self.device = metadata.get("device", "")  # empty: not recorded
+            self.device = metadata.get("device", "")
             self.retry = int(metadata["retry"])
             if self.retry and "classes" not in self.fingerprint.get("retry", {}):
                 raise ValueError("its fingerprint does not say what it tries again (retry.classes)")
-            # by shard; empty: none takes the place of another
             self.replaces = [check_shard_name(name) for name in _texts(load(metadata["replaces"]))]
-            self.corpus_types = _corpus_types(load(metadata.get("corpus_types", "null")))  # None: not recorded
+            self.corpus_types = _corpus_types(load(metadata.get("corpus_types", "null")))
         except (OSError, pa.ArrowException, ValueError) as error:
             raise RunError(f"{path} is no plan, or damaged: {error}") from error
         except KeyError as error:
@@ -159,7 +179,7 @@ class Plan:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Every planned shard, by number."""
+        """All planned shards, by number."""
         num_batches, bytes_left = self._file.num_record_batches, self.path.stat().st_size
         if not num_batches or len(set(self.replaces)) not in (0, num_batches):
             raise self._damaged(f"it has {num_batches:,} shards, which replace {len(set(self.replaces)):,}")
@@ -168,7 +188,7 @@ class Plan:
         for number in range(num_batches):
             batch = self.batch(number)
             bytes_left -= batch.nbytes
-            if bytes_left < 0:
+            if bytes_left < 0:  # a small file must not unfold into more than memory holds
                 raise self._damaged("its shards overlap or are compressed")
             split = batch["split"][0].as_py()
             follows = bool(shards) and shards[-1].split == split
@@ -183,24 +203,24 @@ class Plan:
 
     @property
     def num_items(self) -> int:
-        """Planned items over all splits."""
+        """Number of planned items of all splits."""
         return sum(shard.num_items for shard in self.shards)
 
     def keys(self, number: int) -> list[str]:
-        """The keys of shard `number`, in order."""
+        """Return the keys of shard `number`, in order."""
         keys: list[str] = self.batch(number)["key"].to_pylist()
         return keys
 
     def items(self, number: int) -> list[Item]:
-        """The items of shard `number`, in order."""
+        """Return the items of shard `number`, in order."""
         return [self._item(row) for row in self.batch(number).to_pylist()]
 
     def item(self, number: int, row: int) -> Item:
-        """The item in row `row` of shard `number`."""
+        """Return the item in row `row` of shard `number`."""
         return self._item(self.batch(number).slice(row, 1).to_pylist()[0])
 
     def batch(self, number: int) -> Any:
-        """Shard `number` as it lies in the file: a pyarrow RecordBatch with the columns of `SCHEMA`."""
+        """Return shard `number` as it is in the file: a pyarrow RecordBatch with columns of `SCHEMA`."""
         try:
             batch = self._file.get_batch(number)
             if number not in self._checked:
@@ -219,15 +239,15 @@ class Plan:
 
     def _damaged(self, problem: str) -> RunError:
         return RunError(
-            f"{self.path} is damaged: {problem}; put back a copy of it, or make the run anew in another folder"
+            f"{self.path} is damaged: {problem}. Restore it from a copy, or start a new run in another folder"
         )
 
 
 def check_shard_name(name: str) -> str:
-    """Return `name` if it is the name of a shard: then it names a file in a folder, and no other.
+    """Return `name` if it is the name of a shard. Such a name is safe as a part of paths.
 
     Raises:
-        ValueError: it is not.
+        ValueError: `name` is not the name of a shard.
     """
     if not _SHARD_NAME.fullmatch(name):
         raise ValueError(f"{name!r:.100} is not the name of a shard")
@@ -235,7 +255,7 @@ def check_shard_name(name: str) -> str:
 
 
 def _check_columns(schema: Any) -> None:
-    """Return if a plan may have the columns of `schema`, which is Arrow's; else raise ValueError."""
+    """Raise ValueError unless the Arrow schema `schema` has the columns of a plan."""
     for field in schema:
         if field.name not in SCHEMA.names or field.type != SCHEMA.field(field.name).type:
             raise ValueError(f"it has a column {field.name!r:.100} of {field.type}")
@@ -244,7 +264,7 @@ def _check_columns(schema: Any) -> None:
 
 
 def _check_rows(batch: Any) -> None:
-    """Return if `planning.write_plan` may have written the rows of a shard; else raise ValueError or CorpusError."""
+    """Raise ValueError or CorpusError unless the rows of a shard are such as `planning.write_plan` writes."""
     if not batch.num_rows:
         raise ValueError("it has no items")
     for name in _NOT_NULL:
@@ -252,13 +272,14 @@ def _check_rows(batch: Any) -> None:
             raise ValueError(f"{name} is null")
     if batch["frames"].flatten().null_count:
         raise ValueError("a frame is null")
-    # a list may name a path that cannot be one: its item has a problem, and is never opened
+    # an item with a problem may have an impossible path, as its list gave it; it is never opened
     usable = batch.filter(pc.is_null(batch["problem"])) if "problem" in batch.schema.names else batch
     for names in (usable["path"], usable["frames"].flatten()):
         if pc.any(pc.match_substring(names, "\0")).as_py():
             raise ValueError("the path of a file has a null character")
     check_split(batch["split"][0].as_py())
-    if not pc.all(pc.equal(batch["split"], batch["split"][0])).as_py():  # a str of Python would make Arrow load pandas
+    # compared with an Arrow scalar, because a Python str makes Arrow import pandas
+    if not pc.all(pc.equal(batch["split"], batch["split"][0])).as_py():
         raise ValueError("it has items of several splits")
     keys = batch["key"]
     for key in keys.filter(pc.invert(pc.match_substring_regex(keys, _ASCII_KEY))).to_pylist():
@@ -272,10 +293,10 @@ def _check_rows(batch: Any) -> None:
 
 
 def _fingerprint(value: Any) -> dict[str, Any]:
-    """Return a fingerprint, in which what code of this package looks at has the types that `fingerprint` gives it.
+    """Return a fingerprint after a check of the types of all fields that this package reads.
 
     Raises:
-        ValueError: it has not.
+        ValueError: a field has another type.
     """
     document = _object(value, "its fingerprint")
     for name in ("corpus", "samples", "extractor", "decoding", "retry"):
@@ -284,9 +305,9 @@ def _fingerprint(value: Any) -> dict[str, Any]:
     merged = corpus.get("merged", [])
     if not isinstance(merged, list):
         raise ValueError("corpus.merged of its fingerprint is not a list")
-    recorded = (part for part in merged if part is not None)  # None: of a run whose plan names no corpus
-    for each in (corpus, *recorded, document.get("samples", {}), document.get("extractor", {})):
-        part = _object(each, "a part of its fingerprint")
+    recorded = (part for part in merged if part is not None)  # None: a run whose plan names no corpus
+    for entry in (corpus, *recorded, document.get("samples", {}), document.get("extractor", {})):
+        part = _object(entry, "a part of its fingerprint")
         _object(part.get("init_args", {}), "init_args of its fingerprint")
         _texts([part.get("class_path", "")])
     _texts(document.get("retry", {}).get("classes") or [])
@@ -300,15 +321,16 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError("its metadata has another value where a text is needed")
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError("its metadata has another value where texts are required")
     return value
 
 
 def _old_roots(fingerprint: Mapping[str, Any]) -> list[str]:
-    corpus = fingerprint.get("corpus", {})  # plans before 2026-12 had them here
-    arguments = (each.get("init_args", {}) for each in corpus.get("merged", [corpus]))
-    return _texts([each["root"] for each in arguments if "root" in each])
+    """Return the roots of a plan from before 2026-12, which had them in its fingerprint."""
+    corpus = fingerprint.get("corpus", {})
+    arguments = (part.get("init_args", {}) for part in corpus.get("merged", [corpus]))
+    return _texts([init_args["root"] for init_args in arguments if "root" in init_args])
 
 
 def _corpus_types(value: Any) -> CorpusTypes | None:
@@ -319,16 +341,20 @@ def _corpus_types(value: Any) -> CorpusTypes | None:
 
 
 def read_item(row: dict[str, Any]) -> Item:
-    """Return the item in a row of a plan; ValueError if its `meta` is not what a plan may hold."""
+    """Return the item in a row of a plan.
+
+    Raises:
+        ValueError: its `meta` is not such as a plan has.
+    """
     meta = _object(load(row["meta"]), "its meta")
     _check_json_files(meta.get(JSON_FILES, []))
     return Item(**{**row, "frames": tuple(row["frames"]), "meta": meta})
 
 
 def _check_json_files(files: Any) -> None:
-    """Raise ValueError unless `files` is what `item.JSON_FILES` describes."""
+    """Raise ValueError unless `files` is what `corpus.JSON_FILES` describes."""
     for file in files if isinstance(files, list) else [files]:
         path, *part = file if isinstance(file, list) else [file]
-        is_part = all(each is None or (type(each) is int and each >= 0) for each in part)
+        is_part = all(number is None or (type(number) is int and number >= 0) for number in part)
         if not (isinstance(path, str) and len(part) == 2 and is_part):
             raise ValueError(f"its meta has the {JSON_FILES} {files!r:.100}")

@@ -1,8 +1,8 @@
-"""Planning: what a corpus lists is laid out over shards and written as a plan, once; `plan.py` describes the file.
+"""Planning: divide the items of a corpus into shards and write the plan, whose file `plan.py` describes.
 
-Any number of items is planned in bounded memory. While the corpus is listed, the items of each split go to a file of
-their own in a scratch folder beside the plan. Shards can be sized only when all items are known, so the plan is written
-after that, and then linked to its name: of several ranks that plan at once, one wins.
+Any number of items is planned in bounded memory. Shards can be sized only when all items are known. So while the corpus
+is listed, the items of every split are written to a file in a scratch folder beside the plan; the plan is then written
+from these files. At last it is linked to its name: of several ranks that plan at once, one wins.
 """
 
 import hashlib
@@ -38,20 +38,27 @@ def write_plan(
     device: str = "",
     roots: Sequence[str] = (),
 ) -> None:
-    """Lay `items` out over shards and write the plan to `destination`, which appears whole or not at all.
+    """Divide `items` into shards and write the plan, which appears whole or not at all.
 
-    Streams: holds one shard, and 8 bytes per item to find keys that occur twice.
+    Memory holds one shard, and 8 bytes per item to detect keys that occur twice.
+
+    Args:
+        items: in the order of the corpus.
+        destination: path of the plan.
+        fingerprint, retry, device, roots: see `write_batches`.
+        size: of the shards.
 
     Raises:
-        CorpusError: there are no items, none of a run can be used, or two have one key (both paths are named).
-        FileExistsError: another process was faster; its plan stands.
+        CorpusError: there are no items; all of them have a problem (except in a retry); or two have one key (the
+            message names both paths).
+        FileExistsError: another process was faster, and its plan is valid.
     """
     with _scratch(destination) as scratch:
         listing = _Listing(scratch)
         listing.fill(items)
         if not retry:
             listing.require_usable()
-        written = scratch / "plan.arrow"  # no split's name has a dot
+        written = scratch / "plan.arrow"  # beside files named by splits, whose names have no dot
         shards, types = listing.shards(size), listing.corpus_types
         write_batches(
             written, shards, fingerprint, listing.digest, retry, device=device, corpus_types=types, roots=roots
@@ -68,14 +75,14 @@ def write_plan_of(
     replaces: Sequence[str],
     roots: Sequence[str] = (),
 ) -> None:
-    """Write the plan of a retry each of whose shards takes the place of another; it appears whole or not at all.
+    """Write the plan of a retry whose shards replace others. It appears whole or not at all.
 
     Args:
         batches, fingerprint, listing, retry, replaces, roots: see `write_batches`.
-        destination: of the plan.
+        destination: path of the plan.
 
     Raises:
-        FileExistsError: another process was faster; its plan stands.
+        FileExistsError: another process was faster, and its plan is valid.
     """
     with _scratch(destination) as scratch:
         write_batches(scratch / "plan.arrow", batches, fingerprint, listing, retry, replaces, roots=roots)
@@ -84,7 +91,7 @@ def write_plan_of(
 
 @contextmanager
 def _scratch(destination: Path) -> Iterator[Path]:
-    """A folder to make `destination` in, gone at the end."""
+    """Create a folder beside `destination` to write it in, and remove the folder at the end."""
     scratch = destination.with_name(f".{destination.name}.{os.getpid()}.{os.urandom(4).hex()}")
     scratch.mkdir(parents=True)
     try:
@@ -94,9 +101,9 @@ def _scratch(destination: Path) -> Iterator[Path]:
 
 
 def discard_unfinished(destination: Path) -> None:
-    """Remove what was left by processes that were killed while they wrote the plan `destination`, which is there."""
-    for scratch in filter(is_folder, destination.parent.glob(f".{destination.name}.*")):  # a link is not ours
-        with suppress(OSError):  # another does so, too; or a late one is still at it
+    """Remove the scratch folders of processes that were killed while they wrote the existing plan `destination`."""
+    for scratch in filter(is_folder, destination.parent.glob(f".{destination.name}.*")):  # a run makes no such link
+        with suppress(OSError):  # another process removes it too, or a late one still writes its plan
             _discard(scratch)
 
 
@@ -117,18 +124,19 @@ def write_batches(
     corpus_types: CorpusTypes | None = None,
     roots: Sequence[str] = (),
 ) -> None:
-    """Write a plan file of `batches`, a pyarrow RecordBatch with the columns of `SCHEMA` for each shard; fsync it.
+    """Write a plan file and fsync it.
 
     Args:
         path: of the file.
-        batches: the shards of a split follow one another.
+        batches: one pyarrow RecordBatch per shard, with the columns of `SCHEMA`. The shards of a split follow one
+            another.
         fingerprint: of the run, JSON-able.
-        listing: names what was listed; see `Plan.listing`.
-        retry: number of the retry that this is the plan of; 0: the run's own.
-        replaces: for each shard the one whose place it takes; empty: none does.
-        device: model of the device of the rank that writes the plan; empty: not recorded.
-        corpus_types: the type of each field of the items' `meta`; None: not recorded. Retries have those of the run.
-        roots: the folders that the items' paths are relative to, absolute; of a merged run those of all its runs.
+        listing: sha256 of what was listed; see `Plan.listing`.
+        retry: number of the retry whose plan this is; 0: it is the run's own.
+        replaces: for every shard the name of the shard that it replaces; empty: none replaces another.
+        device: device model of the rank that writes the plan; empty: not recorded.
+        corpus_types: type of every field of the items' `meta`; None: not recorded. Retries have the types of the run.
+        roots: absolute folders that the items' paths are relative to; for a merged run those of all its runs.
     """
     metadata = {
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
@@ -144,42 +152,44 @@ def write_batches(
             for batch in batches:
                 writer.write_batch(batch)
         file.flush()
+        # put the digest before the footer, where no reader of the Arrow format looks; see `is_as_written`
         with open(path, "rb") as written:
-            place = _footer_start(written)
-            digest = _sha256(written, place, place)
-            written.seek(place)
+            footer_start = _footer_start(written)
+            digest = _sha256(written, footer_start, footer_start)
+            written.seek(footer_start)
             footer = written.read()
-        file.seek(place)
+        file.seek(footer_start)
         file.write(digest + footer)
         file.flush()
         os.fsync(file.fileno())
 
 
 def is_as_written(path: Path) -> bool:
-    """Whether a plan file has the bytes that were written; opens it without Arrow, which damage may make it abort.
+    """Return whether a plan file still has the bytes that were written.
 
-    The sha256 of the rest stands in 32 bytes before the footer, where no reader of the Arrow format looks.
+    The sha256 of the rest of the file is in the 32 bytes before its footer. Reads the file without Arrow, because Arrow
+    may abort the process on a damaged file.
 
     Raises:
-        RunError: it is no file, or cannot be opened.
+        RunError: `path` is not a regular file, or cannot be opened.
     """
     try:
         opened = open_file(path)
-    except FileNotFoundError:  # a link that leads nowhere
+    except FileNotFoundError:  # a broken link
         return False
-    except OSError as error:  # no permission, or a link that leads to itself
+    except OSError as error:  # no permission, or a circular link
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
     with opened as file:
-        place = _footer_start(file) - 32
-        if place < 0:
+        digest_start = _footer_start(file) - 32
+        if digest_start < 0:
             return False
-        digest = _sha256(file, place, place + 32)
-        file.seek(place)
+        digest = _sha256(file, digest_start, digest_start + 32)
+        file.seek(digest_start)
         return digest == file.read(32)
 
 
 def _sha256(file: IO[bytes], stop: int, start: int) -> bytes:
-    """The sha256 of what `file` holds before `stop` and from `start` on."""
+    """Return the sha256 of the bytes of `file` before `stop` and from `start` on."""
     digest = hashlib.sha256()
     for first, last in ((0, stop), (start, file.seek(0, os.SEEK_END))):
         file.seek(first)
@@ -189,7 +199,10 @@ def _sha256(file: IO[bytes], stop: int, start: int) -> bytes:
 
 
 def _footer_start(file: IO[bytes]) -> int:
-    """Where the footer of an Arrow file begins, which ends with its length and `ARROW1`; below 0 if it is none."""
+    """Return the offset of the footer of an Arrow file in bytes; below 0 if it has none.
+
+    The footer ends with its length (4 bytes, little-endian) and `ARROW1`.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 10))
     length = int.from_bytes(file.read(4), "little")
@@ -197,7 +210,11 @@ def _footer_start(file: IO[bytes]) -> int:
 
 
 class _Listing:
-    """The items of one listing, each split in a file of its own until all are known and shards can be sized."""
+    """The items of one listing, in one file per split until all are known and shards can be sized.
+
+    Args:
+        folder: an empty folder for the files.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -210,15 +227,20 @@ class _Listing:
 
     @property
     def corpus_types(self) -> dict[str, str]:
-        """The type of each field of the items' `meta` that samples have."""
+        """Type of every field of the items' `meta` that becomes part of samples."""
         return {name: kind for name, kind in self._types.types().items() if name != JSON_FILES}
 
     @property
     def digest(self) -> str:
-        """sha256 over what was listed, in order: two listings with equal digests give equal plans."""
+        """sha256 of what was listed, in order: two listings with equal digests give equal plans."""
         return self._sha256.hexdigest()
 
     def fill(self, items: Iterable[Item]) -> None:
+        """Write all `items` to the files.
+
+        Raises:
+            CorpusError: there are no items, or two have one key.
+        """
         rows: dict[str, list[dict[str, Any]]] = {}
         with ExitStack() as stack:
             writers: dict[str, Any] = {}
@@ -240,24 +262,25 @@ class _Listing:
             for split in list(rows):
                 flush(split)
         if not self._counts:
-            raise CorpusError("the corpus lists no items: check its root, its splits and its pattern")
+            raise CorpusError("the corpus lists no items. Check its root, its splits and its pattern")
         self._refuse_duplicate_keys()
 
     def _row(self, item: Item) -> dict[str, Any]:
+        """Return the row of `item` and add it to the digest, the types and the hashes of keys."""
         item = _in_utf8(item)
         self._types.add(item.meta)
         if item.problem is None:
             self._num_usable += 1
         else:
             self._first_problem = self._first_problem or item.problem
-        meta = json.dumps(item.meta, sort_keys=True)  # escaped: a text may have a lone surrogate, as JSON allows
+        meta = json.dumps(item.meta, sort_keys=True)  # ASCII: JSON allows lone surrogates, Arrow does not
         row = {**{name: getattr(item, name) for name in SCHEMA.names}, "meta": meta}
         self._sha256.update(repr(tuple(row.values())).encode())
         self._key_hashes.append(hash64(check_key(item.key)))
         return row
 
     def require_usable(self) -> None:
-        """Raise CorpusError if every item has a problem: then something is wrong with the whole corpus."""
+        """Raise CorpusError if every item has a problem, because then the corpus or its options are wrong."""
         if not self._num_usable:
             num_items, first = len(self._key_hashes), self._first_problem
             raise CorpusError(f"none of the {num_items:,} items of the corpus can be used; the first: {first}")
@@ -267,6 +290,7 @@ class _Listing:
             yield from reader
 
     def _refuse_duplicate_keys(self) -> None:
+        """Raise CorpusError if two items have one key. Only keys with equal hashes are compared."""
         hashes = np.sort(np.frombuffer(self._key_hashes, dtype=np.uint64))
         suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         seen: dict[str, str] = {}
@@ -282,7 +306,7 @@ class _Listing:
                         seen[key] = path
 
     def shards(self, size: ShardSize) -> Iterator[Any]:
-        """One record batch for each shard."""
+        """Yield one record batch per shard."""
         for split, (num_items, cost) in self._counts.items():
             max_items, max_bytes = size.limits(num_items, cost)
             pending: list[Any] = []
@@ -299,7 +323,7 @@ class _Listing:
 
 
 def _in_utf8(item: Item) -> Item:
-    """`item`; as one that cannot be used if a name of its files is not UTF-8, because Arrow holds nothing else."""
+    """Return `item`; with a problem instead of its file names if one of them is not UTF-8, as Arrow requires."""
     names = (item.path, *item.frames)
     wrong = next((name for name in names if not _is_utf8(name)), None)
     if wrong is None and _is_utf8(item.problem or ""):
@@ -312,12 +336,13 @@ def _in_utf8(item: Item) -> Item:
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # surrogates, by which Python represents the bytes of a name in another encoding
+    except UnicodeEncodeError:  # surrogates, with which Python represents bytes of another encoding
         return False
     return True
 
 
 def _problem_of_name(name: str) -> str:
+    """Return why the file name `name` is not UTF-8, and what to do."""
     try:
         name.encode(errors="surrogateescape").decode()
     except UnicodeError:
@@ -329,10 +354,10 @@ def _problem_of_name(name: str) -> str:
 
 
 def _printable(text: str) -> str:
-    r"""`text` in UTF-8, a byte of another encoding as in `caf\xe9`."""
+    r"""Return `text` without surrogates, a byte of another encoding as in `caf\xe9`."""
     try:
         return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+    except UnicodeEncodeError:  # a surrogate that represents no byte
         return text.encode(errors="backslashreplace").decode()
 
 

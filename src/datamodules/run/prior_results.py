@@ -1,4 +1,4 @@
-"""Prior results: what the items of a retry's shard were before, in the shard that it replaces."""
+"""Prior results: the results of a retry's items in the shard that the retry replaces."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from datamodules.errors import RunError
-from datamodules.run.failures import _is_meant
+from datamodules.run.failures import is_selected
 from datamodules.run.files import sha256_of
 from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
@@ -14,16 +14,16 @@ from datamodules.run.reader import read_sample
 from datamodules.run.record import ShardFile, read_record
 from datamodules.run.result import Result
 
-_OF_RESULT = [field.name for field in fields(Result) if field.name != "row"]
+_RESULT_FIELDS = [field.name for field in fields(Result) if field.name != "row"]
 
 
 class PriorResult(NamedTuple):
-    """What became of an item of a retry's shard in the shard whose place that takes.
+    """The result of an item in the shard that a retry's shard replaces.
 
     Attributes:
-        result: with the row that it has in the retry's shard.
-        members: reads the files of its sample.
-        is_tried: whether it is tried again.
+        result: the result, with the row of the item in the retry's shard.
+        members: reads the files of its sample by ending; empty for a failure.
+        is_tried: whether the retry tries the item again.
     """
 
     result: Result
@@ -32,34 +32,40 @@ class PriorResult(NamedTuple):
 
 
 def prior_results(run: Run, shard: Shard) -> Iterator[PriorResult]:
-    """Of each item of a retry's `shard`, if that takes the place of another.
+    """Yield the prior results of a retry's shard in the order of its rows; nothing if it replaces no shard.
+
+    Args:
+        run: the retry.
+        shard: of its plan.
 
     Raises:
-        RunError: that one's table or tar is missing, or not as its record says: it would be copied as if it were.
+        RunError: the table or the tar of the replaced shard is missing, or the tar is not as its record says. Its
+            samples would be copied, so damage must not pass unnoticed.
     """
     if shard.replaces is None:
         return
     tar = run.tar_file(shard.replaces)
-    _require_sound(tar)
+    _require_intact(tar)
     classes = run.plan.fingerprint["retry"]["classes"]
     for number, row in enumerate(run.superseded(shard)):
-        result = Result(number, **{name: row[name] for name in _OF_RESULT})
+        result = Result(number, **{name: row[name] for name in _RESULT_FIELDS})
         yield PriorResult(
-            result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), _is_meant(row, classes)
+            result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), is_selected(row, classes)
         )
 
 
-def _require_sound(tar: ShardFile) -> None:
+def _require_intact(tar: ShardFile) -> None:
+    """Raise RunError unless `tar` has the sha256 that its record says."""
     recorded = read_record(tar.folder, tar.shard).tar
     try:
         with tar.open() as file:
             if sha256_of(file) == recorded.sha256:
                 return
-        wrong = "has changed"
+        problem = "has changed"
     except FileNotFoundError:
-        wrong = "is missing"
+        problem = "is missing"
     raise RunError(
-        f"{tar.path} {wrong}, so its other samples cannot be kept: run `preprocess verify --repair`, then retry"
+        f"{tar.path} {problem}, so its other samples cannot be kept. Run `preprocess verify --repair`, then retry"
     )
 
 

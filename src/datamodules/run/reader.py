@@ -1,4 +1,4 @@
-"""Committed samples, read back by random access: the tables say where in the tars each one lies."""
+"""Random access to committed samples, whose offsets in the tars are in the tables."""
 
 import io
 import os
@@ -20,16 +20,16 @@ from datamodules.tar_members import read_members, split_name
 
 
 class CommittedSamples:
-    """The committed samples of a run, in planned order, those of its retries included; failed items are not.
+    """The committed samples of a run and its retries in planned order, without failed items.
 
-    Holds 20 bytes a sample, and opens at most 64 tars at once. Can be sent to other processes.
+    Needs 20 bytes of memory per sample, and opens at most 64 tars at once. Can be pickled.
 
     Args:
-        run: the run; shards committed later are not seen.
+        run: the run. Shards that are committed later are not part of this object.
         split: only this split; None: all.
 
     Raises:
-        RunError: nothing is committed (of that split); the message names the splits there are.
+        RunError: the run has no such split (the message names its splits), or nothing is committed.
     """
 
     def __init__(self, run: Run, split: str | None = None) -> None:
@@ -38,15 +38,15 @@ class CommittedSamples:
         if split is not None and split not in splits:
             raise RunError(f"{run.folder} has no split {split!r}; it has {', '.join(splits)}")
         committed = run.committed()
-        self._token = os.urandom(8)  # a run made anew in the same folder is not read through the old one's open files
+        self._token = os.urandom(8)  # else a new run in the same folder would be read through open files of the old
         tars: dict[str, int] = {}
         parts = []
         for shard in shards:
             if shard.name in committed and split in (None, shard.split):
-                rows = run.rows(shard.name, ["tar_offset", "tar_bytes"]).drop_null()  # the failed lie nowhere
-                there = rows["shard"].combine_chunks()
-                numbers = [tars.setdefault(name, len(tars)) for name in there.dictionary.to_pylist()]
-                parts.append((np.array(numbers, np.int32)[there.indices], rows["tar_offset"], rows["tar_bytes"]))
+                rows = run.rows(shard.name, ["tar_offset", "tar_bytes"]).drop_null()  # without failed items
+                owners = rows["shard"].combine_chunks()
+                numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
+                parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
         if not tars:
             raise RunError(
                 f"nothing is committed in {run.folder}" + (f" of split {split!r}" if split else "") + ": run it first"
@@ -63,19 +63,19 @@ class CommittedSamples:
         return int(self._bytes.sum())
 
     def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
-        """(key, content of its files by ending).
+        """Return (key, content of its files by ending) of the sample at `index`.
 
         Raises:
-            RunError: the tar is missing or damaged there.
+            RunError: the tar is missing or damaged.
         """
         tar = self._tars[self._tar[index]]
         return read_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
 
     def open(self, index: int) -> tuple[str, dict[str, BinaryIO]]:
-        """(key, its files by ending): for samples that are not to stand in memory whole; see `open_sample`.
+        """Return (key, open files by ending) of the sample at `index`, which may be larger than memory.
 
         Raises:
-            RunError: the tar is missing or damaged there.
+            RunError: the tar is missing or damaged.
         """
         tar = self._tars[self._tar[index]]
         return open_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
@@ -84,13 +84,13 @@ class CommittedSamples:
         """Return the sample at `index`, decoded by `kind`.
 
         Raises:
-            RunError: the tar is missing or damaged there, or the sample is of another kind.
+            RunError: the tar is missing or damaged, or the sample is of another kind.
         """
         key, files = self.open(index) if kind.opens_files else self[index]
         return kind.decode(key, files)
 
     def opened(self) -> Iterator[tuple[str, dict[str, BinaryIO]]]:
-        """`open` of each, in planned order."""
+        """Yield what `open` returns for every sample, in planned order."""
         return (self.open(index) for index in range(len(self)))
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -100,12 +100,20 @@ class CommittedSamples:
 def read_sample(
     file: ShardFile, offset: int, size: int, token: bytes = b"", key: str | None = None
 ) -> tuple[str, dict[str, bytes]]:
-    """(key, content of its files by ending) of the sample in `size` bytes from `offset` of the tar `file`.
+    """Read one sample of a tar.
 
-    Tars stay open for the next read with the same `token`.
+    Args:
+        file: the tar.
+        offset: of the sample, in bytes.
+        size: of the sample in the tar, headers included, in bytes.
+        token: the tar stays open for further reads with the same token.
+        key: of the sample; None: any.
+
+    Returns:
+        (key, content of its files by ending).
 
     Raises:
-        RunError: the tar is missing, or damaged there, or its sample does not have the `key`, if one is given.
+        RunError: the tar is missing or damaged, or its sample has another key.
     """
     try:
         content = _open(file, token).read(size, offset)
@@ -118,10 +126,15 @@ def read_sample(
 def open_sample(
     file: ShardFile, offset: int, size: int, token: bytes = b"", key: str | None = None
 ) -> tuple[str, dict[str, BinaryIO]]:
-    """(key, its files by ending): as `read_sample`, but each file reads from the tar what it is asked for.
+    """Return (key, open files by ending) of a sample, which read from the tar on demand.
 
-    The files can be read and sought in, and stand at their starts; reading one raises RunError where the tar ends
-    before it.
+    The files are seekable and at their starts. Reading raises RunError if the tar ends before the file does.
+
+    Args:
+        file, offset, size, token, key: see `read_sample`.
+
+    Raises:
+        RunError: see `read_sample`.
     """
     try:
         sample = _Part(file.path, _open(file, token), offset, size)
@@ -136,32 +149,43 @@ def _buffered(part: "_Part") -> BinaryIO:
 
 
 def _damaged(path: Path, offset: int, error: Exception | str) -> RunError:
-    return RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`")
+    return RunError(f"{path} cannot be read at byte {offset}: {error}. Run `preprocess verify`")
 
 
 def _members(path: Path, offset: int, sample: BinaryIO, key: str | None) -> tuple[str, dict[str, tuple[int, int]]]:
-    """(key, where each file of a sample begins in it, and how many bytes it has, by ending).
+    """Read the tar headers of a sample.
 
-    The tar may come from someone else: headers, names and sizes are those that a run writes, or refused.
+    The tar may come from someone else, so headers, names and sizes that no run writes are refused.
+
+    Args:
+        path, offset: of the tar, and of the sample in it, for messages.
+        sample: the bytes of the sample.
+        key: of the sample; None: any.
+
+    Returns:
+        (key, by ending: offset in the sample and size in bytes).
+
+    Raises:
+        RunError: the sample is damaged, empty or of another key.
     """
-    places: dict[str, tuple[int, int]] = {}
+    members: dict[str, tuple[int, int]] = {}
     try:
         for member in read_members(sample, "the sample", is_whole=False):
-            own, ending = split_name(member.name)
-            if check_key(own) != (key or own) or not ending or ending in places:
-                raise CorpusError(f"the sample {key or own} has a file {member.name!r:.200}")
+            stem, ending = split_name(member.name)
+            if check_key(stem) != (key or stem) or not ending or ending in members:
+                raise CorpusError(f"the sample {key or stem} has a file {member.name!r:.200}")
             if member.problem:
                 raise CorpusError(member.problem)
-            key, places[ending] = own, (member.start_byte, member.num_bytes)
+            key, members[ending] = stem, (member.start_byte, member.num_bytes)
     except CorpusError as error:
         raise _damaged(path, offset, error) from error
-    if key is None or not places:
-        raise _damaged(path, offset, "there is no sample")
-    return key, places
+    if key is None or not members:
+        raise _damaged(path, offset, "it has no sample at this offset")
+    return key, members
 
 
 class _OpenTar:
-    """A tar that is closed with the last reference to it."""
+    """An open tar, closed when it is not referenced any more: the cache drops it, or the last reader does."""
 
     def __init__(self, file: ShardFile) -> None:
         self._file = file.open()
@@ -171,18 +195,18 @@ class _OpenTar:
         left = os.fstat(self._file.fileno()).st_size - offset
         content = os.pread(self._file.fileno(), min(size, left), offset) if left > 0 else b""
         if len(content) < size:
-            raise tarfile.ReadError(f"it ends {size - len(content)} bytes too soon")
+            raise tarfile.ReadError(f"it ends {size - len(content)} bytes too early")
         return content
 
 
 class _Part(io.RawIOBase):
-    """`size` bytes from `offset` of an open tar, as a file."""
+    """A seekable file over `size` bytes from `offset` of an open tar."""
 
     def __init__(self, path: Path, tar: _OpenTar, offset: int, size: int) -> None:
-        self._path, self._tar, self._offset, self._size, self._place = path, tar, offset, size, 0
+        self._path, self._tar, self._offset, self._size, self._position = path, tar, offset, size, 0
 
     def part(self, offset: int, size: int) -> "_Part":
-        """A part of this part."""
+        """Return the `size` bytes from `offset` of this part as a file of their own."""
         return _Part(self._path, self._tar, self._offset + offset, size)
 
     def readable(self) -> bool:
@@ -192,20 +216,20 @@ class _Part(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        return self._place
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), self._size - self._place))
+        size = max(0, min(len(buffer), self._size - self._position))
         try:
-            content = self._tar.read(size, self._offset + self._place)
+            content = self._tar.read(size, self._offset + self._position)
         except (OSError, tarfile.TarError) as error:
             raise _damaged(self._path, self._offset, error) from error
         buffer[:size] = content
-        self._place += size
+        self._position += size
         return size
 
 

@@ -1,7 +1,7 @@
-"""The record of a committed shard, and where the shard's tar and table are.
+"""Records of committed shards, and the paths of their tars and tables.
 
-Both files are found by the name of the shard, which is of the plan. The run folder may come from someone else, so no
-path is made of what a record says, and a record that names anything but its own shard and files is refused.
+The run folder may come from someone else. So all paths are made of the name of a shard in the plan and never of what a
+record says, and a record that names anything but its own shard and files is refused.
 """
 
 import errno
@@ -18,13 +18,19 @@ from datamodules.errors import RunError
 from datamodules.run.files import SUPERSEDED, open_file, read_file
 from datamodules.run.typed_json import build, load
 
-_RANK = re.compile(r"[\w-]+")  # what `RankIdentity.rank` is made of
+_RANK = re.compile(r"[\w-]+")  # names that `RankIdentity.of_this_process` makes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class StagedFile:
-    """A file of a shard: its place in the run folder, its sha256, its size in bytes."""
+    """A tar or table as its record describes it.
+
+    Attributes:
+        name: final path, relative to the run folder.
+        sha256: 64 hexadecimal digits.
+        bytes: size.
+    """
 
     name: str
     sha256: str
@@ -37,24 +43,23 @@ class Record:
 
     Attributes:
         shard: the shard's name.
-        attempt: names the staged files that became the shard.
-        tar: the samples.
-        table: the rows.
-        planned: items of the shard; always `committed + failed`.
-        committed: items that became samples.
-        failed: items that became failure rows.
-        statuses: how many of the committed by status: `ok`, or what the pipeline says of them.
-        failure_classes: how many of the failed by class; see the table's `reason_class`.
-        num_frames: frames of the committed items.
-        devices: how many of the committed items each model of device computed; empty: recorded by no row, or none
-            committed.
-        superseded_statuses, superseded_classes, superseded_frames, superseded_devices: of a retry: of the rows that its
-            rows replace, likewise; else empty, and 0.
-        replaces: of a retry that tries samples again: the shard whose place it takes; else None.
-        rank: who committed.
+        attempt: name of the attempt whose staged files became the shard: `{shard}.{rank}`.
+        tar: the file with the samples.
+        table: the file with the rows.
+        planned: number of items of the shard; always `committed + failed`.
+        committed: number of items that became samples.
+        failed: number of items that became failure rows.
+        statuses: number of samples by status: `ok`, or another that the pipeline gave.
+        failure_classes: number of failures by class; see the table's `reason_class`.
+        num_frames: frames of all samples.
+        superseded_statuses, superseded_classes, superseded_frames, superseded_devices: for a retry, the same counts
+            over the rows that its rows replace; else empty, and 0.
+        replaces: name of the shard that this one replaces as a whole; None if it replaces none. See `Shard.replaces`.
+        rank: name of the rank that committed the shard.
         seconds: from lease to commit.
-        fingerprint: digest of the run's fingerprint; of a retry, the retry's.
+        fingerprint: digest of the fingerprint of the run or, for a shard of a retry, of the retry.
         machine: mean and peak of the rank's figures from lease to commit; see `preprocess.job.telemetry`.
+        devices: number of samples by the model of the device that computed them; empty if no row records one.
     """
 
     shard: str
@@ -79,19 +84,20 @@ class Record:
     superseded_devices: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The text of the record file: the fields, and `sha256`, the digest of their JSON without it."""
+        """Return the text of the record file: the fields and `sha256`, a digest of the other fields."""
         fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table)}
-        for name in ("devices", "superseded_devices"):  # which records did not always have
+        for name in ("devices", "superseded_devices"):  # older records lack them
             if not fields[name]:
                 del fields[name]
         return _with_digest(fields)
 
     @classmethod
     def from_json(cls, text: str, shard: str) -> "Record":
-        """Read what `to_json` wrote for the shard named `shard`.
+        """Read the text that `to_json` returned for the shard named `shard`.
 
         Raises:
-            ValueError: it is something else, names another shard or other files, or its counts do not add up.
+            ValueError: `text` is no record, has changed, names another shard or other files, or its counts do not add
+                up.
         """
         fields = load(text)
         if not isinstance(fields, dict):
@@ -112,9 +118,9 @@ class Record:
             "attempt": (self.attempt, f"{shard}.{self.rank}"),
             "planned": (self.planned, self.committed + self.failed),
         }
-        for name, (value, right) in expected.items():
-            if value != right:
-                raise ValueError(f"{name} is {value!r:.100}, not {right!r}")
+        for name, (value, expected_value) in expected.items():
+            if value != expected_value:
+                raise ValueError(f"{name} is {value!r:.100}, not {expected_value!r}")
         if not _RANK.fullmatch(self.rank):
             raise ValueError(f"rank is {self.rank!r:.100}, which is not the name of a rank")
         for file in (self.tar, self.table):
@@ -128,7 +134,7 @@ def _with_digest(fields: dict[str, Any]) -> str:
 
 
 def record_path(folder: Path, shard: str) -> Path:
-    """Where the record of the shard named `shard` of the run in `folder` is, once it is committed."""
+    """Return the path of the record of the shard named `shard` in the run folder `folder`."""
     return folder / "records" / f"{shard}.json"
 
 
@@ -154,9 +160,9 @@ def _file_name(shard: str, suffix: str) -> str:
 class ShardFile:
     """The tar or the table of a shard.
 
-    A commit moves both from `work/staging` to their places. A retry may move the tar on, to `superseded/`. A rank that
-    dies in between leaves a file where it was, and the next one that writes to the run moves it (`commit.finalize`);
-    those that only read open it where it is.
+    A commit renames both from `work/staging` to their final names. A retry may move the tar on to `superseded/`. If a
+    rank dies between commit and rename, the file stays in `work/staging` until the next rank that writes to the run
+    moves it (`commit.finalize`). Readers must not write, so they open a file where it is.
 
     Attributes:
         folder: of the run.
@@ -170,39 +176,42 @@ class ShardFile:
 
     @property
     def name(self) -> str:
-        """Its place, relative to the run folder."""
+        """Final path, relative to the run folder."""
         return _file_name(self.shard, self.suffix)
 
     @property
     def path(self) -> Path:
-        """Its place: the file may still be on its way there, or have left for `superseded/`."""
+        """Final path. The file may not be there yet, or may have been moved on to `superseded/`."""
         return self.folder / self.name
 
     def staged(self, rank: str) -> Path:
-        """Where the rank of this name writes the file, before it commits the shard."""
+        """Return the path to which the rank named `rank` writes the file before it commits the shard."""
         return self.folder / "work" / "staging" / f"{self.shard}.{rank}.{self.suffix}"
 
-    def places(self) -> Iterator[Path]:
-        """Every place that the file of a committed shard may be at, in an order in which no move escapes a search.
+    def possible_paths(self) -> Iterator[Path]:
+        """Yield all paths at which the file of a committed shard may be.
+
+        Their order is that of the moves, so a file that is moved during the search is still found.
 
         Raises:
-            RunError: the file is not in its place, and the record, which says who staged it, is missing or damaged.
+            RunError: the file is not at its final path, and the record, which names the rank that staged it, is missing
+                or damaged.
         """
         yield self.path
         yield self.staged(read_record(self.folder, self.shard).rank)
-        yield self.path  # moved from staging meanwhile
+        yield self.path  # renamed after the first look
         if self.suffix == "tar":
             yield self.folder / SUPERSEDED / self.name
 
     def open(self) -> BinaryIO:
-        """Open the file of a committed shard for reading, wherever it is.
+        """Open the file of a committed shard for reading, at whichever path it is.
 
         Raises:
-            FileNotFoundError: it is nowhere.
-            OSError: it cannot be opened.
-            RunError: it is no regular file, or see `places`.
+            FileNotFoundError: the file is missing.
+            OSError: the file cannot be opened.
+            RunError: the file is not a regular file; or see `possible_paths`.
         """
-        for place in self.places():
+        for path in self.possible_paths():
             with suppress(FileNotFoundError):
-                return open_file(place)
+                return open_file(path)
         raise FileNotFoundError(errno.ENOENT, "No such file", str(self.path))

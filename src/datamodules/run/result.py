@@ -1,26 +1,26 @@
-"""Results: what became of one planned item."""
+"""Results: whether a planned item became a sample or a failure, and how."""
 
 from dataclasses import dataclass
 
-OK = "ok"  # the status of a sample with which nothing is the matter
-EMPTY = "empty"  # the status of a sample in which nothing was found that was looked for
+OK = "ok"  # status of a sample without anything to report
+EMPTY = "empty"  # status of a sample in which the model detected nothing
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one planned item.
+    """The result of one planned item: a sample or a failure.
 
     Attributes:
-        row: its place in the shard.
-        num_frames: frames in the sample; 0 when failed.
-        seconds: reading and computing took; never part of a tar.
-        reason: why it failed; None: it is a sample.
-        reason_class: see `datamodules.errors`; None: it is a sample.
-        attempts: how often it was tried.
-        split_to: frames in the smallest batch its frames were in; None: batches were as planned.
-        decoder: the backends that decoded its video, in order, separated by commas; None: it is none.
-        status: of a sample; `Extractor.status`.
-        device: model of the device of the rank that gave the result; None: not recorded.
+        row: row of the item in its shard, from 0.
+        num_frames: frames in the sample; 0 for a failure.
+        seconds: spent on reading and computing the item. Timings are never part of a tar.
+        reason: why the item failed; None for a sample.
+        reason_class: class of the failure, see `datamodules.errors`; None for a sample.
+        attempts: number of attempts at the item, this one included.
+        split_to: frames in the smallest batch that its frames were in; None: batches were as planned.
+        decoder: the backends that decoded its video, in order, separated by commas; None for other items.
+        status: of a sample, as `Extractor.status` returned it.
+        device: model of the device of the rank that made the result; None: not recorded.
     """
 
     row: int

@@ -1,26 +1,26 @@
-"""Retries: items tried again in the same run folder.
+"""Retries: items of a complete run, planned again in the same run folder.
 
-A retry is a plan over items of a complete run, and leased, spooled and committed like any plan; it takes their files
-as they are now. No committed file is changed, and the tars of the run and of its retries hold each sample once:
+The plan of a retry is leased, spooled and committed like any plan, and reads the files of its items as they are now. No
+committed file is changed, and the current tars of a run and its retries hold every sample once:
 
-- failed items have no sample, so the shards of a retry over them lie beside the others;
-- of samples, which are tried again if their status is named (`truncated`), the retry has a shard for each shard that
-  holds one. It takes that one's place: what is not tried again is copied from it, and so is a sample that fails when it
-  is tried again; its tar moves to `superseded/`.
+- Failed items have no sample. The shards of a retry of failures only add samples beside the others.
+- Samples are retried if their status is named (such as `truncated`). For every shard with such a sample the retry has a
+  shard that replaces it as a whole. It has copies of the samples that are not retried, and of those that fail when they
+  are retried. The tar of the replaced shard moves to `superseded/`.
 
-`Run.rows` shows what holds now. A retry is planned only when all before are done.
+`Run.rows` returns the rows that are valid after all retries. A retry is planned only when all before it are complete.
 
-| in the folder                        | what                                                              |
+| in the folder                        | content                                                           |
 |--------------------------------------|-------------------------------------------------------------------|
 | `plan-001.arrow`, …                  | the plan of retry 1, …                                            |
-| `{split}-retry001-{index:06d}`       | its shards: tar, table and record lie where all others do         |
+| `{split}-retry001-{index:06d}`       | its shards, with tar, table and record like all others            |
 | table column `supersedes`            | the shard whose row of this key this row replaces                 |
-| record fields `superseded_…`         | of which classes those were, so that counting needs no table      |
+| record fields `superseded_…`         | counts over the replaced rows, so that totals need no tables      |
 
-| fingerprint of a retry | what                                                                                       |
-|------------------------|--------------------------------------------------------------------------------------------|
-| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures}  |
-| all others             | as a run with the settings of the retry has them                                           |
+| fingerprint of a retry | content                                                                                     |
+|------------------------|---------------------------------------------------------------------------------------------|
+| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures}   |
+| all other fields       | as a run with the settings of the retry has them                                            |
 """
 
 import json
@@ -34,7 +34,7 @@ import pyarrow as pa
 
 from datamodules.errors import RunError
 from datamodules.run.commit import finalize_all
-from datamodules.run.failures import _is_meant, count_failures, failures
+from datamodules.run.failures import count_failures, failures, is_selected
 from datamodules.run.folder import Run, plan_path
 from datamodules.run.opening import differences, plan_once
 from datamodules.run.plan import Shard, ShardSize
@@ -44,13 +44,14 @@ from datamodules.run.record import Record
 
 @dataclass(frozen=True)
 class RetryRequest:
-    """What one command is to try again.
+    """Which items a command tries again.
 
     Attributes:
         classes: failed items of these classes, and samples of these statuses; empty: all failed items.
-        began: when the command was started, seconds since the epoch. Ranks of one launch start together, and a fast one
-            may finish a retry before a slow one looks: who began before a retry was complete belongs to it.
-        roots: the folder of the corpus as it is now, absolute, for the retry's plan to record.
+        began: start of the command, in seconds since the epoch. The ranks of one launch start together, and fast ranks
+            may complete a retry before a slow one opens it. So a rank that began before a retry was complete takes part
+            in that retry, and plans no new one.
+        roots: absolute folder of the corpus now, for the plan of the retry.
     """
 
     classes: tuple[str, ...]
@@ -61,7 +62,7 @@ class RetryRequest:
 def refuse_unfinished(run: Run) -> None:
     """Raise RunError unless every shard of `run`'s own plan is committed."""
     if not run.is_complete():
-        raise RunError(f"{run.folder} is not complete: finish it with the same command first, then retry what failed")
+        raise RunError(f"{run.folder} is not complete. Finish it with the same command first, then retry")
 
 
 def open_or_plan_retry(
@@ -71,21 +72,21 @@ def open_or_plan_retry(
     request: RetryRequest,
     fixed: Sequence[str] = (),
 ) -> Run:
-    """The retry that `request` asks for: the unfinished one, if it was made likewise, or a new one.
+    """Open the retry that `request` asks for: the unfinished one if it has the same settings, else a new one.
 
-    Any number of ranks may call this at once, and all get the same.
+    Any number of ranks may call this at once, and all open the same retry.
 
     Args:
         folder: of a run.
-        fingerprint: that of a run with the settings of this retry.
-        size: of the retry's shards.
-        request: what to try again.
-        fixed: fields of the fingerprint, named with dots, that have to be as the run has them; so have the corpus and
-            the kind of samples.
+        fingerprint: of a run with the settings of this retry.
+        size: of the retry's shards. Not used for a retry of samples, whose shards are those of the run.
+        request: which items to try again.
+        fixed: fields of the fingerprint, named with dots, in which a retry must equal its run. The corpus and the kind
+            of samples must, too.
 
     Raises:
-        RunError: the run is not complete; something fixed differs; the run has an unfinished retry that was made
-            otherwise (the message names what differs), or nothing to retry.
+        RunError: the run is not complete; a fixed field differs; the run has an unfinished retry with other settings
+            (the message names what differs); or the run has nothing to retry.
         EnvironmentFailure: the folder cannot be written to.
     """
     run = Run(folder)
@@ -94,27 +95,28 @@ def open_or_plan_retry(
     made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(request.classes) or None}}
     made_by = json.loads(json.dumps(made_by))
     _refuse_changed(differences(run.plan.fingerprint, made_by), fixed)
-    retry = _begun(run, made_by, request.began) or _planned(run, made_by, size, request)
+    retry = _current_retry(run, made_by, request.began) or _plan_retry(run, made_by, size, request)
     if different := differences(retry.plan.fingerprint, made_by):
         raise RunError(
-            f"{folder} has a retry that is not finished, retry {retry.retry}, and was made otherwise: finish it with "
-            "its own command first; or, if nothing of it is done, give it up by `preprocess verify --repair`. "
+            f"{folder} has an unfinished retry, retry {retry.retry}, with other settings. Finish it with its own "
+            "command first; or, if nothing of it is done, withdraw it with `preprocess verify --repair`. "
             f"It differs in: {'; '.join(different)}"
         )
     return retry
 
 
 def _refuse_changed(different: Sequence[str], fixed: Sequence[str]) -> None:
-    """Raise RunError if two fingerprints differ in what a retry has to leave as it is."""
+    """Raise RunError if `different`, what `differences` returned, names a field that a retry must not change."""
     names = ("corpus.", "samples.", *(f"{name}:" for name in fixed))
-    if changed := [each for each in different if each.startswith(names)]:
+    if changed := [difference for difference in different if difference.startswith(names)]:
         raise RunError(
-            "a retry takes its items as they were planned, and makes samples like the others, so it cannot change "
-            f"{'; '.join(changed)}: start a new run"
+            "a retry takes its items as they were planned, and its samples must be like the others, so it cannot "
+            f"change {'; '.join(changed)}. Start a new run"
         )
 
 
-def _begun(run: Run, made_by: Mapping[str, Any], began: float) -> Run | None:
+def _current_retry(run: Run, made_by: Mapping[str, Any], began: float) -> Run | None:
+    """Return the unfinished retry, or the last one if it was completed after `began`; None if there is neither."""
     for retry in run.retries:
         if not retry.is_complete():
             return retry
@@ -123,10 +125,12 @@ def _begun(run: Run, made_by: Mapping[str, Any], began: float) -> Run | None:
 
 
 def _completed(retry: Run) -> float:
+    """Return when a complete retry was completed, in seconds since the epoch."""
     return max(retry.record_path(shard.name).stat().st_mtime for shard in retry.plan.shards)
 
 
-def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: RetryRequest) -> Run:
+def _plan_retry(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: RetryRequest) -> Run:
+    """Plan the next retry of `run`, once among all ranks, and open it."""
     if not count_failures(run, request.classes):
         raise RunError(f"{run.folder} has nothing to retry")
     number = run.retries[-1].retry + 1 if run.retries else 1
@@ -140,36 +144,37 @@ def _planned(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: Ret
 
 
 def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, request: RetryRequest) -> None:
-    """Write the plan of a retry that has a shard for each one with items to retry, of all that stands there."""
-    gone = _superseded(run)
-    chosen: list[tuple[Run, Shard, Any]] = []  # with which rows stand, bool [rows]
-    for each in run.with_retries:
-        names = {record.shard for record in each.records() if _has(record, request.classes)}
-        for shard in (shard for shard in each.plan.shards if shard.name in names):
-            rows = each.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
-            stand = [row["key"] not in gone.get(shard.name, ()) for row in rows]
-            if any(stands and _is_meant(row, request.classes) for row, stands in zip(rows, stand, strict=True)):
-                chosen.append((each, shard, pa.array(stand)))
+    """Write the plan of a retry of samples: for every shard with rows to retry a shard of all its valid rows."""
+    superseded = _superseded(run)
+    chosen: list[tuple[Run, Shard, Any]] = []  # with a mask of the valid rows, bool [rows]
+    for owner in run.with_retries:
+        names = {record.shard for record in owner.records() if _has(record, request.classes)}
+        for shard in (shard for shard in owner.plan.shards if shard.name in names):
+            rows = owner.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
+            valid = [row["key"] not in superseded.get(shard.name, ()) for row in rows]
+            if any(is_valid and is_selected(row, request.classes) for row, is_valid in zip(rows, valid, strict=True)):
+                chosen.append((owner, shard, pa.array(valid)))
     splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
-    chosen.sort(key=lambda place: splits.index(place[1].split))
-    batches = (_to_be_read_anew(each.plan.batch(shard.number).filter(stand)) for each, shard, stand in chosen)
+    chosen.sort(key=lambda entry: splits.index(entry[1].split))  # the shards of a split follow one another in a plan
+    batches = (_without_times(owner.plan.batch(shard.number).filter(valid)) for owner, shard, valid in chosen)
     replaces = [shard.name for _, shard, _ in chosen]
     write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, request.roots)
 
 
-def _to_be_read_anew(batch: Any) -> Any:
-    """Rows of a plan, of files as they are now."""
+def _without_times(batch: Any) -> Any:
+    """Return rows of a plan without `modified`: a retry reads files as they are now, also if they have changed."""
     return batch.set_column(batch.schema.get_field_index("modified"), "modified", pa.nulls(len(batch), pa.float64()))
 
 
 def _has(record: Record, classes: Collection[str]) -> bool:
+    """Return whether a shard has rows of these failure classes or statuses."""
     return not record.statuses.keys().isdisjoint(classes) or not record.failure_classes.keys().isdisjoint(classes)
 
 
 def _superseded(run: Run) -> dict[str, set[str]]:
-    """By shard, the keys of its rows that retries have superseded."""
+    """Return by shard the keys of its rows that retries have superseded."""
     keys: dict[str, set[str]] = {}
-    for retry, record in ((each, record) for each in run.retries for record in each.records()):
-        for row in retry.table(record.shard, ["key", "supersedes"]).to_pylist():
+    for owner, record in ((retry, record) for retry in run.retries for record in retry.records()):
+        for row in owner.table(record.shard, ["key", "supersedes"]).to_pylist():
             keys.setdefault(row["supersedes"], set()).add(row["key"])
     return keys

@@ -18,7 +18,7 @@ from datamodules.run.table import TABLE_SCHEMA
 
 
 def count_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
-    """(how many samples of each status, how many failures of each class) rows of a table tell of."""
+    """Return (number of samples by status, number of failures by class) of rows of a table."""
     rows = list(rows)
     statuses = Counter(row["status"] for row in rows if row["reason_class"] is None)
     classes = Counter(row["reason_class"] for row in rows if row["reason_class"] is not None)
@@ -26,12 +26,23 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, int], dict[
 
 
 def count_devices(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many samples of each model of device rows of a table tell of; those that record none are left out."""
+    """Return the number of samples by device model of rows of a table. Rows without a device are not counted."""
     devices = Counter(row["device"] for row in rows if row["reason_class"] is None and row["device"])
     return dict(sorted(devices.items()))
 
 
 def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple[list[dict[str, Any]], StagedFile]:
+    """Write the tar of a shard and fsync it.
+
+    Args:
+        path: of the new file.
+        name: final path, relative to the run folder, for its record.
+        keys: of the items, by row.
+        spool: holds a result for every row.
+
+    Returns:
+        (rows of the table as dictionaries without `supersedes`, what the record says of the tar).
+    """
     rows = []
     with open(path, "xb") as raw:
         hashed = _HashingFile(raw)
@@ -64,13 +75,22 @@ def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple
 
 
 def _tar_header(name: str, size: int) -> tarfile.TarInfo:
-    header = tarfile.TarInfo(name)  # mtime, uid and gid are 0 and owner names empty, whoever writes
+    header = tarfile.TarInfo(name)  # mtime, uid, gid are 0 and owner names empty, so that bytes are the same everywhere
     header.size, header.mode = size, 0o644
     return header
 
 
 def write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
-    """Write `rows`, of `TABLE_SCHEMA`, to `path`, fsynced; what a record says of it as `name`."""
+    """Write the table of a shard and fsync it.
+
+    Args:
+        path: of the new file.
+        name: final path, relative to the run folder, for its record.
+        rows: with the columns of `TABLE_SCHEMA`.
+
+    Returns:
+        What the record says of the table.
+    """
     content = _encode_table(rows)
     with open(path, "xb") as file:
         file.write(content)
@@ -86,6 +106,8 @@ def _encode_table(rows: list[dict[str, Any]]) -> bytes:
 
 
 class _HashingFile(io.RawIOBase):
+    """A file that hashes what is written to it, so that a tar is not read again for its sha256."""
+
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
         self.sha256 = hashlib.sha256()

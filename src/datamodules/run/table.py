@@ -1,14 +1,14 @@
-"""The table of a shard: a row for each planned item, in planned order, as Parquet.
+"""The table of a shard: one row per planned item, in planned order, as Parquet.
 
 | column         | type   | meaning                                                                       |
 |----------------|--------|-------------------------------------------------------------------------------|
 | key            | string | of the planned item                                                           |
-| status         | string | `failed`; else `ok`, or what the pipeline says of the sample, as `truncated`  |
+| status         | string | `failed`; else `ok`, or another status of the sample, such as `truncated`     |
 | reason         | string | of the failure; null when ok                                                  |
 | reason_class   | string | see `datamodules.errors`; null when ok                                        |
-| attempts       | int32  | how often the item was tried                                                  |
+| attempts       | int32  | number of attempts at the item                                                |
 | num_frames     | int64  | frames in the sample; 0 when failed                                           |
-| seconds        | double | reading and computing the item took                                           |
+| seconds        | double | time spent on reading and computing the item                                  |
 | split_to       | int32  | frames in the smallest batch that its frames were in, where memory, a crash   |
 |                |        | or another item's failure forced smaller ones than planned; else null         |
 | decoder        | string | what decoded the video: one backend, or several after fallbacks; else null    |
@@ -44,33 +44,33 @@ TABLE_SCHEMA = pa.schema(
         ("device", pa.string()),
     ]
 )
-_MAX_ROW_BYTES = 1 << 20  # of all texts of a row; reasons have some 100 bytes
+_MAX_ROW_BYTES = 1 << 20  # limit for all texts of a row; reasons have some 100 bytes
 
 
 def read_table(file: BinaryIO, keys: Any, columns: Sequence[str] | None = None) -> Any:
-    """Read a shard's table, which may come from someone else, so that all of it is checked.
+    """Read and check the table of a shard, which may come from someone else.
 
     Args:
         file: the table, open.
-        keys: a pyarrow array of the keys that are planned for the shard.
+        keys: a pyarrow array of the planned keys of the shard, in order.
         columns: of `TABLE_SCHEMA`; None: all.
 
     Returns:
-        A pyarrow Table with these columns.
+        A pyarrow Table with these columns, in planned order.
 
     Raises:
-        ValueError: it is damaged, has other columns or other keys, or a value that no run writes.
+        ValueError: the table is damaged, has other columns or keys, or a value that no run writes.
     """
-    wanted = list(columns or TABLE_SCHEMA.names)
+    requested = list(columns or TABLE_SCHEMA.names)
     try:
         parquet = pq.ParquetFile(file)
         _check_size(parquet, len(keys))
-        has_device = "device" in parquet.schema_arrow.names  # tables did not always have it
-        stored = [name for name in wanted if name != "device" or has_device]
+        has_device = "device" in parquet.schema_arrow.names  # older tables lack it
+        stored = [name for name in requested if name != "device" or has_device]
         read = dict.fromkeys(["key", *stored])
         for name in read:
             _check_column(parquet.schema_arrow, name)
-        # no thread pool for so little: it may abort a process that ends at once
+        # without threads: a table is small, and Arrow's pool may abort a process that ends soon after
         table = parquet.read(columns=list(read), use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -81,26 +81,31 @@ def read_table(file: BinaryIO, keys: Any, columns: Sequence[str] | None = None) 
         _check_values(table[name], TABLE_SCHEMA.field(name))
     if not has_device:
         table = table.append_column("device", pa.nulls(len(keys), pa.string()))
-    return table.select(wanted)
+    return table.select(requested)
 
 
 def _check_size(parquet: Any, num_rows: int) -> None:
-    """Raise ValueError unless a Parquet file says that it has so many rows, and values that are not too large."""
+    """Raise ValueError unless the metadata of a Parquet file states `num_rows` rows and a plausible size.
+
+    Comes before reading, because a small file may unfold into more than memory holds.
+    """
     metadata = parquet.metadata
     if metadata.num_rows != num_rows:
-        raise ValueError(f"it has {metadata.num_rows:,} rows, where the plan has {num_rows:,}")
+        raise ValueError(f"it has {metadata.num_rows:,} rows, but the plan has {num_rows:,}")
     num_bytes = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
     if not 0 <= num_bytes <= _MAX_ROW_BYTES * (num_rows + 1):
-        raise ValueError(f"it has {num_bytes:,} bytes; the limit is {_MAX_ROW_BYTES:,} for each row")
+        raise ValueError(f"it has {num_bytes:,} bytes; the limit is {_MAX_ROW_BYTES:,} per row")
 
 
 def _check_column(schema: Any, name: str) -> None:
+    """Raise ValueError unless an Arrow schema has exactly one column `name`, of the right type."""
     index = schema.get_field_index(name)  # -1: it is missing, or there are several
     if index < 0 or schema.field(index).type != TABLE_SCHEMA.field(name).type:
         raise ValueError(f"its column {name} is missing, or is not of {TABLE_SCHEMA.field(name).type}")
 
 
 def _check_values(column: Any, field: Any) -> None:
+    """Raise ValueError if a column has nulls, numbers or names that no run writes."""
     if column.null_count and not field.nullable:
         raise ValueError(f"its column {field.name} has nulls")
     if pa.types.is_integer(field.type) and (pc.min(column).as_py() or 0) < 0:

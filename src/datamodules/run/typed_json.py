@@ -1,4 +1,7 @@
-"""JSON files of a run folder as dataclasses. The folder may come from someone else, so every type is checked."""
+"""Read JSON files of a run folder as dataclasses.
+
+The folder may come from someone else, so every type is checked.
+"""
 
 import json
 import sys
@@ -10,15 +13,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _INT64_MAX = (1 << 63) - 1
-_MAX_DEPTH = 200  # code that goes through a value calls itself for each level, and Python allows 1,000 calls
-_SHOWN_LENGTH = 60  # of a wrong value or name, in a message
+_MAX_DEPTH = 200  # code that walks a value recurses once per level, and Python allows 1,000 calls
+_SHOWN_LENGTH = 60  # characters of a wrong value or name in a message
 
 
 def load(text: str | bytes) -> Any:
     """Return the value of the JSON document `text`.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: `text` is not JSON, or nested too deeply.
     """
     if isinstance(text, bytes):
         text = text.decode()
@@ -32,8 +35,9 @@ def load(text: str | bytes) -> Any:
 
 
 def _depth(value: Any) -> int:
+    """Return how deeply lists and objects are nested in `value`, level by level and so without recursion."""
     depth, level = 0, [value]
-    while level := [child for each in level if isinstance(each, (list, dict)) for child in _children(each)]:
+    while level := [child for parent in level if isinstance(parent, (list, dict)) for child in _children(parent)]:
         depth += 1
     return depth
 
@@ -45,14 +49,14 @@ def _children(value: list[Any] | dict[str, Any]) -> Iterable[Any]:
 def build(cls: type[T], value: Any, name: str = "") -> T:
     """Return an object of the dataclass `cls` with the fields of the JSON object `value`.
 
-    A field may be `Any`, str, bool, int, float, a dataclass, a list, a tuple, a dict with str keys, or one of these or
-    None. Every int in a run folder is a count, a size or an index, so it has to be from 0 to 2^63 - 1; a float has to
-    be finite.
+    The type of a field may be `Any`, str, bool, int, float, a dataclass, a list, a tuple, a dict with str keys, or the
+    union of one of these with None. Every int in a run folder is a count, a size or an index, so it must be from 0 to
+    2^63 - 1. A float must be finite.
 
     Args:
         cls: the dataclass.
-        value: what `load` returned.
-        name: of the field that has this value; empty: `value` is the whole document.
+        value: a value that `load` returned, or a part of one.
+        name: of the field with this value, for messages; empty: `value` is the whole document.
 
     Raises:
         ValueError: a field is missing, unknown or of another type; the message names it.
@@ -65,7 +69,7 @@ def build(cls: type[T], value: Any, name: str = "") -> T:
         raise ValueError(f"{prefix}{min(missing)} is missing")
     if unknown := value.keys() - types.keys():
         raise ValueError(f"{prefix}{min(unknown):.{_SHOWN_LENGTH}} is not a known field")
-    return cls(**{field: _typed(types[field], each, f"{prefix}{field}") for field, each in value.items()})
+    return cls(**{field: _typed(types[field], part, f"{prefix}{field}") for field, part in value.items()})
 
 
 @lru_cache
@@ -76,7 +80,7 @@ def _declared(cls: Any) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 def _typed(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` of the field `name` as a `kind`."""
+    """Return the value of the field `name` as the type `kind`; raise ValueError if it has another type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if NoneType in arguments:
         [kind] = (argument for argument in arguments if argument is not NoneType)
@@ -84,11 +88,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if is_dataclass(kind):
         return build(kind, value, name)  # type: ignore[arg-type]
     if origin is dict and isinstance(value, dict):
-        return {key: _typed(arguments[1], each, f"{name}.{key:.{_SHOWN_LENGTH}}") for key, each in value.items()}
+        return {key: _typed(arguments[1], part, f"{name}.{key:.{_SHOWN_LENGTH}}") for key, part in value.items()}
     if origin is list and isinstance(value, list):
-        return [_typed(arguments[0], each, name) for each in value]
+        return [_typed(arguments[0], part, name) for part in value]
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
-        return tuple(_typed(part, each, name) for part, each in zip(arguments, value, strict=True))
+        return tuple(_typed(argument, part, name) for argument, part in zip(arguments, value, strict=True))
     if not _is_scalar(kind, value):
         raise ValueError(f"{name} is {_shown(value)}, not {kind.__name__ if origin is None else kind}")
     return value
@@ -103,5 +107,5 @@ def _is_scalar(kind: Any, value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return a scalar as text, and only the type of what may be long or nested."""
+    """Return a scalar as text; of a list or an object, which may be long, only the type."""
     return type(value).__name__ if isinstance(value, (dict, list)) else f"{value!r:.{_SHOWN_LENGTH}}"

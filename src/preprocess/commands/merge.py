@@ -268,7 +268,7 @@ def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None
         RunError: it is missing, has another size than its record says, or is not a regular file. A symbolic link in
             someone else's run folder could bring any file of this machine into the merged run.
     """
-    for path in source.places():
+    for path in source.possible_paths():
         with suppress(FileNotFoundError):
             status = os.lstat(path)
             if not stat.S_ISREG(status.st_mode):

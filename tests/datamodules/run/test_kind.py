@@ -47,8 +47,8 @@ def test_a_kind_from_elsewhere_is_not_imported_until_it_is_named(tmp_path: Path,
     [
         ("datamodules.samples.keypoints.Missing", "no attribute 'Missing'"),
         ("datamodules.samples.missing.Kind", "no attribute 'missing'"),
-        ("datamodules.samples.keypoints.PARTS", "no subclass of datamodules.samples.SampleKind"),
-        ("os.system", "no subclass of datamodules.samples.SampleKind"),
+        ("datamodules.samples.keypoints.PARTS", "not a subclass of datamodules.samples.SampleKind"),
+        ("os.system", "not a subclass of datamodules.samples.SampleKind"),
         ("os.path.<locals>.Kind", "invalid format"),
     ],
 )

@@ -198,7 +198,7 @@ def tar_of(folder: Path, *members: Any) -> tuple[ShardFile, int]:
         ([("a.json", {"pax_headers": {"size": "-1024"}})], "gives the size '-1024'"),
         ([("a.json", {"pax_headers": {"path": "../x.json"}})], "cannot be a key"),
         ([("a.json", {"pax_headers": {"GNU.sparse.realsize": "1000000000000"}})], "a sparse file"),
-        ([], "there is no sample"),
+        ([], "it has no sample at this offset"),
     ],
 )
 def test_invalid_samples_are_refused_whether_read_or_opened(

@@ -147,7 +147,7 @@ def test_statuses_are_classes_only_where_they_are_named(folder: Path) -> None:
     assert [(failure.item.key, failure.reason, failure.reason_class) for failure in found] == [
         (key, "truncated", "truncated") for key in CUT
     ]
-    with pytest.raises(ConfigError, match=r"--class ok: no item of .* ended so; there are decode, truncated"):
+    with pytest.raises(ConfigError, match=r"--class ok: no item of .* has this class\. Use one of decode, truncated"):
         count_failures(Run(folder), ["ok"])
 
 

@@ -150,7 +150,7 @@ def test_a_retry_by_class_leaves_the_others_to_the_next(folder: Path) -> None:
 
 def test_an_interrupted_retry_resumes_by_the_same_command_only(folder: Path) -> None:
     do(open_retry(folder), num_shards=1)
-    with pytest.raises(RunError, match=r"retry 1, and was made otherwise.*version: 1 there, 2 here"):
+    with pytest.raises(RunError, match=r"unfinished retry, retry 1, with other settings.*version: 1 there, 2 here"):
         open_retry(folder, fingerprint={**FINGERPRINT, "version": 2})
     with pytest.raises(RunError, match=r"retry\.classes: None there, \['crash'\] here"):
         open_retry(folder, "crash")
@@ -181,7 +181,7 @@ def test_processes_that_retry_at_once_get_one_retry(folder: Path) -> None:
 
 def test_a_run_that_is_not_complete_cannot_be_retried(tmp_path: Path) -> None:
     do(make_run(tmp_path, [named("train/a-bad-once"), named("train/b")], per_shard=1), num_shards=1)
-    with pytest.raises(RunError, match="is not complete: finish it with the same command first"):
+    with pytest.raises(RunError, match=r"is not complete\. Finish it with the same command first"):
         open_retry(tmp_path)
 
 
@@ -194,7 +194,7 @@ def test_a_run_without_failures_has_nothing_to_retry(tmp_path: Path) -> None:
 
 
 def test_a_class_without_failures_is_refused_and_the_existing_classes_named(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--class extract: no item of .* ended so; there are crash, decode"):
+    with pytest.raises(ConfigError, match=r"--class extract: no item of .* has this class\. Use one of crash, decode"):
         count_failures(Run(folder), ["extract"])
 
 

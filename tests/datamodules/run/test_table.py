@@ -37,7 +37,7 @@ def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device() -> No
         (changed("key", ["b", "a"]), "its keys are not those of the plan"),
         (changed("key", [None, "b"]), "its keys are not those of the plan"),
         (changed("key", [1, 2]), "column key is missing, or is not of string"),
-        (TABLE.slice(0, 1), "it has 1 rows, where the plan has 2"),
+        (TABLE.slice(0, 1), "it has 1 rows, but the plan has 2"),
         (TABLE.drop_columns("status"), "column status is missing"),
         (changed("status", [None, "ok"]), "column status has nulls"),
         (changed("tar_offset", [-1, 0]), "column tar_offset has a negative number"),
@@ -45,7 +45,7 @@ def test_a_table_is_read_whole_or_in_columns_and_old_ones_name_no_device() -> No
         (changed("num_frames", [None, 1]), "column num_frames has nulls"),
         (changed("seconds", [float("nan"), 1.0]), "column seconds has a number that is not finite"),
         (changed("supersedes", ["../x", None]), "is not the name of a shard"),
-        (changed("reason", ["x" * (4 << 20), None]), "the limit is 1,048,576 for each row"),
+        (changed("reason", ["x" * (4 << 20), None]), "the limit is 1,048,576 per row"),
     ],
 )
 def test_an_invalid_table_is_refused(table: Table, message: str) -> None:

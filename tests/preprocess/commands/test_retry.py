@@ -117,7 +117,7 @@ def test_a_configuration_may_name_the_same_corpus_again_but_no_other(
     text = config.read_text()
     config.write_text(text.replace("{root: corpus}", "{root: corpus, split: dev}"))
     assert main(command) == 2
-    assert "cannot change corpus.init_args.split: 'train' there, 'dev' here: start a new run" in capfd.readouterr().err
+    assert "cannot change corpus.init_args.split: 'train' there, 'dev' here. Start a new run" in capfd.readouterr().err
     assert Run(folder).retries == []
     config.write_text(text)
     assert main(command) == 0
@@ -170,7 +170,7 @@ def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refuse
     }
     capfd.readouterr()
     assert main(command[:6]) == 2
-    assert "retry 1, and was made otherwise" in capfd.readouterr().err
+    assert "unfinished retry, retry 1, with other settings" in capfd.readouterr().err
     assert main(command) == 0
     assert last_line(capfd) == "8 planned = 7 committed + 1 failed + 0 missing"
     assert list(verify(Run(folder))) == []

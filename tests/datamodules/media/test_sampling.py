@@ -88,7 +88,7 @@ def test_every_takes_each_step_from_the_first_frame() -> None:
 def test_times_take_the_frame_on_screen() -> None:
     pts = np.array([0.0, 0.5, 0.6, 2.0])
     assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts).tolist() == [0, 0, 1, 2, 3, 3]
-    assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts + 5).tolist() == [0, 0, 1, 2, 3, 3]  # part of a video
+    assert AtTimes([0.0, 0.49, 0.5, 1.9, 2.0, 2.4]).indices(pts + 5.0).tolist() == [0, 0, 1, 2, 3, 3]  # part of a video
     with pytest.raises(DecodeError, match=r"it ends at 2\.500 s, and a frame at 2\.600 s is requested"):
         AtTimes([0.0, 2.6]).indices(pts)
 

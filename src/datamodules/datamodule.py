@@ -80,22 +80,24 @@ class FramesDataModule(LightningDataModule):
         """Check that there is something to load for a stage of the Trainer.
 
         Args:
-            stage: `predict`, which is preprocessing; `fit`, `validate` or `test`.
+            stage: `fit`, `validate` or `test`; `predict` is refused, see `predict_dataloader`.
 
         Raises:
-            ConfigError: an option is missing, or has no effect in this stage; or nothing here can decode as asked.
+            ConfigError: an option is missing, or has no effect in training.
             RunError: `shards` is not a run, or has no committed samples of a split that the stage needs.
         """
+        if stage == "predict":
+            self.predict_dataloader()
         self._training().require(stage)
 
     def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
-        """Batches of frames of the shards that `rank` gets to lease; where it has a GPU, on their way to it.
+        """Return the batches of the shards that `rank` leases; on a GPU, their frames are copied ahead.
 
         Args:
-            rank: this process's part in a run.
-            root: folder that items' paths are relative to.
-            request: what the extractor wants, as `request` returned it.
-            device: where the extractor's models run.
+            rank: leases shards for this process.
+            root: folder that the items' paths are relative to.
+            request: the extractor's request, as `request` returned it.
+            device: the device of the extractor's models.
         """
         is_cuda = device.type == "cuda"
         pins_memory = is_cuda if self.pin_memory is None else self.pin_memory
@@ -103,12 +105,14 @@ class FramesDataModule(LightningDataModule):
         return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and is_cuda else batches
 
     def predict_dataloader(self) -> Any:
-        """Not for `Trainer.predict(datamodule=…)`: see `preprocess.job.session.Session`.
+        """Refuse `Trainer.predict(datamodule=…)`: frames are leased by a rank, which `preprocess.job.session` opens.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("frames are for a rank of a run: use preprocess.job.session.Session, or `preprocess run`")
+        raise ConfigError(
+            "Trainer.predict cannot lease frames by itself: use preprocess.job.session.Session, or `preprocess run`"
+        )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return shuffled batches of the training split; over all ranks and workers, each sample comes once an epoch.

@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules import FramesDataModule
 from datamodules.corpora.images import Images
 from datamodules.errors import ConfigError, RunError
+from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
@@ -222,9 +223,11 @@ def test_training_without_shards_or_kind_fails(shards: Path) -> None:
         FramesDataModule(shards=shards).train_dataloader()
 
 
-def test_prediction_without_corpus_fails() -> None:
-    with pytest.raises(ConfigError, match="predict needs a corpus"):
-        FramesDataModule().predict_dataloader()
+def test_frames_without_a_rank_are_refused() -> None:
+    data = FramesDataModule(Images("images"))
+    for use in (lambda: data.setup("predict"), data.predict_dataloader):
+        with pytest.raises(ConfigError, match=r"use preprocess\.job\.session\.Session"):
+            use()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +257,7 @@ def test_options_of_preprocessing_are_refused_in_training(shards: Path, options:
 def test_options_of_training_are_refused_in_preprocessing(options: dict[str, Any]) -> None:
     data = FramesDataModule(Images("images"), **options)
     with pytest.raises(ConfigError, match=rf"^{next(iter(options))} has no effect in preprocessing\. Leave it out$"):
-        data.setup("predict")
+        data.request(FrameRequest(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("options", [{"num_workers": -1}, {"batch_size": 0}])

@@ -82,7 +82,9 @@ def test_a_run_whose_model_only_thinks_stops_after_too_many_failures(
     thoughts = said(None, "length", 128, message={"reasoning": "Let me see."})
     with ChatServer(lambda ask: thoughts if ask.brightness < 200 else describe(ask)) as server:
         assert main(arguments(server)) == 4
-        assert "more have failed than --output.max_failures 50% allows" in " ".join(capsys.readouterr().err.split())
+        assert "more items have failed than --output.max_failures 50% allows" in " ".join(
+            capsys.readouterr().err.split()
+        )
         assert {failed.reason_class for failed in failures(Run(tmp_path / "run"))} == {"extract"}
         assert len(captions(tmp_path / "run")) == COUNT - 25
         more = ("--model.backend.chat_template_kwargs", '{"enable_thinking": false}')

@@ -227,7 +227,7 @@ def test_a_short_run_with_too_many_failures_completes_with_exit_status_4(
         (corpus / f"image{image:02d}.png").write_bytes(b"no image")
     assert fork_server.run(arguments(), tmp_path / "log") == 4
     assert "25 planned = 5 committed + 20 failed + 0 missing" in (tmp_path / "log").read_text()
-    assert "more have failed than --output.max_failures 50% allows" in (tmp_path / "log").read_text()
+    assert "more items have failed than --output.max_failures 50% allows" in (tmp_path / "log").read_text()
     assert fork_server.run(arguments("--max-failures", "100%"), tmp_path / "log") == 0
     own = ["--model", "support.brightness.Brightness", "--data.corpus", "support.brightness.ImageFolders"]
     retried = ["retry", str(tmp_path / "run"), *own, "--trainer.accelerator", "cpu", "--output.max_failures", "50%"]

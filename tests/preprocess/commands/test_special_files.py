@@ -102,7 +102,7 @@ def test_repair_puts_the_shards_back_or_names_the_folder(
     said = capsys.readouterr()
     if kind == "Is a directory":
         assert status == 2
-        assert "train-000002.json is a folder in place of a file" in said.err
+        assert "train-000002.json is a folder, but should be a file" in said.err
     else:
         assert status == 0
         assert all(Path(name).name in said.out for name in names)

@@ -72,8 +72,3 @@ def test_a_corpus_that_cannot_be_listed_starts_no_run(job: Job, tmp_path: Path) 
     empty = ImageFolders(str(tmp_path / "empty"))
     with pytest.raises(CorpusError), Session(replace(job, corpus=empty)):
         pytest.fail("the session was opened")
-
-
-def test_frames_of_a_data_module_without_a_session_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"preprocess\.job\.session\.Session"):
-        FramesDataModule().predict_dataloader()

@@ -194,21 +194,13 @@ def test_another_backend_is_another_run(in_torch: Path, corpus: Path, capsys: py
     assert "backend" in " ".join(capsys.readouterr().err.split())
 
 
-class _Device:
-    """A Trainer's strategy, as far as the extractor looks at it."""
-
-    def __init__(self, device: str) -> None:
-        self.strategy = self
-        self.root_device = torch.device(device)
-
-
 def test_auto_is_torch_on_a_gpu_and_mediapipe_on_the_cpu() -> None:
     extractor = Keypoints()
-    assert extractor.backend == "mediapipe"  # `preprocess check` has no Trainer for it
+    assert extractor.backend == "mediapipe"
     assert extractor.suggest_options() is Keypoints(backend="torch").suggest_options() is None  # on the CPU
     for device, backend in (("cpu", "mediapipe"), ("cuda", "torch")):
         extractor = Keypoints()
-        extractor._trainer = _Device(device)  # type: ignore[assignment]
+        extractor.place(torch.device(device))
         assert extractor.backend == extractor.provenance()["backend"] == backend
         assert (extractor.frames.transform is None) == (backend == "torch")
 

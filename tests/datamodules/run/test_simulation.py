@@ -30,7 +30,7 @@ def first_failure(seeds: Any) -> Any:
     raise AssertionError(f"none of {len(seeds)} interleavings failed")
 
 
-# The line
+# Runs
 
 
 @pytest.mark.parametrize("seeds", [range(400), pytest.param(range(400, 2000), marks=pytest.mark.slow)])
@@ -47,7 +47,7 @@ def test_a_seed_replays_the_same_story() -> None:
         assert story_of(Choices(recorded.made)) == story
 
 
-# The simulation finds what is broken
+# A broken protocol is found
 
 
 def rename_the_record(staged: Any, record: Any) -> bool:
@@ -55,7 +55,7 @@ def rename_the_record(staged: Any, record: Any) -> bool:
     return True
 
 
-def link_after_the_files_show(staged: Any, record: Any, link: Any = commit._link) -> Any:
+def link_after_the_tar_is_visible(staged: Any, record: Any, link: Any = commit._link) -> Any:
     tar = staged.with_suffix(".tar")
     Os.rename(tar, record.parent.parent / f"{record.stem}.tar")
     return link(staged, record)
@@ -64,11 +64,11 @@ def link_after_the_files_show(staged: Any, record: Any, link: Any = commit._link
 @pytest.mark.parametrize(
     ("module", "name", "broken", "failure"),
     [
-        (commit, "_link", link_after_the_files_show, "tar shows, but there is no record"),
-        (commit, "_link", rename_the_record, "not the bytes that the record tells|the file is not"),
-        (commit, "sync", lambda path: None, "there is no record|in the run's folder|in tables|the file is not"),
-        (zlib, "crc32", lambda *_: 0, "not the bytes of an undisturbed run|ends with"),
-        (commit, "finalize", lambda run, record: None, "in the run's folder"),
+        (commit, "_link", link_after_the_tar_is_visible, "tar is visible, but its record is missing"),
+        (commit, "_link", rename_the_record, "not the bytes of the record|the file is missing"),
+        (commit, "sync", lambda path: None, "its record is missing|the run folder has|tables/ has|the file is missing"),
+        (zlib, "crc32", lambda *_: 0, "not the bytes of a run without faults|ends with"),
+        (commit, "finalize", lambda run, record: None, "the run folder has"),
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-finalized"],
 )
@@ -83,7 +83,7 @@ def test_a_broken_protocol_is_found_and_its_story_shrunk(
 
 
 def test_shrinking_leaves_only_the_choices_that_matter() -> None:
-    record = {place: place % 5 + 1 for place in range(1, 200)}
+    record = {index: index % 5 + 1 for index in range(1, 200)}
     assert shrink(record, lambda made: made.get(17, 0) >= 2 and 120 in made) == {17: 2, 120: 1}
 
 
@@ -92,7 +92,7 @@ def test_shrinking_leaves_only_the_choices_that_matter() -> None:
 
 @pytest.fixture
 def local() -> FileSystem:
-    return FileSystem(None, lambda options: options - 1)  # of what may be lost, all is
+    return FileSystem(None, lambda options: options - 1)  # everything that may be lost is lost
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def machine() -> Machine:
 
 
 def file_of(files: FileSystem, machine: Machine, path: str) -> File:
-    file = files.look(machine, path)
+    file = files.lookup(machine, path)
     assert isinstance(file, File)
     return file
 
@@ -149,20 +149,20 @@ def test_a_folder_whose_name_was_not_fsynced_is_lost_with_its_content(local: Fil
     local.sync(local.folders["/run/a"])
     local.crash(machine)
     assert names(local) == []
-    assert local.look(machine, "/run/a/file") is None
+    assert local.lookup(machine, "/run/a/file") is None
 
 
 def test_nfs_clients_trust_cached_listings_until_they_expire(machine: Machine) -> None:
     server, other = FileSystem(10.0, lambda _: 0), Machine(1)
-    assert server.look(other, "/run/new") is None
+    assert server.lookup(other, "/run/new") is None
     assert server.names(other, "/run") == []
     file = server.create(machine, "/run/new", truncate=True)
     server.write(machine, file, 0, b"1234")
-    assert server.look(other, "/run/new") is None
+    assert server.lookup(other, "/run/new") is None
     assert server.names(other, "/run") == []
     with pytest.raises(FileExistsError):
         server.make_folder(other, "/run/new")  # the server knows
-    assert server.look(other, "/run/new") is file
+    assert server.lookup(other, "/run/new") is file
     assert server.content(other, file) == b""
     server.sync(file)
     assert server.content(other, file) == b"1234"

@@ -1,14 +1,14 @@
-"""What chance decides in a simulation: drawn from a seed, recorded, replayed, and shrunk.
+"""The random choices of a simulation: drawn from a seed, recorded, replayed, and shrunk.
 
-A choice is a number from 0, and 0 is the dullest: no fault, no switch, the fewest ranks. Only those that are not 0 are
-recorded, as {place: value}; so whatever one leaves out of a record is a valid record again. Operations have the even
-places, all other choices the odd ones: to leave out a switch then moves less of what follows.
+A choice is a number from 0, and 0 is the simplest case: no fault, no switch, the fewest ranks. A record has the choices
+that are not 0, as {index: value}, so any part of a record is a valid record. Operations have even indices, all other
+choices odd ones: without a switch, then, fewer of the later choices change their meaning.
 """
 
 import random
 from collections.abc import Callable, Mapping
 
-# what may happen at an operation; `NOTHING` first
+# events at an operation; `NOTHING` is 0
 NOTHING, SWITCH, STALL, FREEZE, KILL, CRASH, ERROR, LOST, UNSURE = range(9)
 FAULTS = {
     STALL: "stalled task",
@@ -22,10 +22,10 @@ FAULTS = {
 
 
 class Choices:
-    """The choices of a record; 0 wherever it has none.
+    """The choices of a record; 0 where the record has none.
 
     Attributes:
-        made: the choices so far that were not 0.
+        made: the choices made so far that are not 0, by index: a record for a replay.
     """
 
     def __init__(self, record: Mapping[int, int]) -> None:
@@ -33,7 +33,7 @@ class Choices:
         self.made: dict[int, int] = {}
 
     def choose(self, options: int) -> int:
-        """A number from 0 to `options` - 1."""
+        """Return a number from 0 to `options` - 1."""
         self._other += 2
         value = self._draw(options)
         if value:
@@ -41,7 +41,7 @@ class Choices:
         return value
 
     def disturbance(self) -> int:
-        """What happens at an operation."""
+        """Return what happens at the next operation: `NOTHING`, `SWITCH`, or a fault."""
         self._operation += 2
         value = self._disturb()
         if value:
@@ -56,7 +56,7 @@ class Choices:
 
 
 class RandomChoices(Choices):
-    """Choices drawn from a seed, which first sets how often tasks switch, and the kinds and number of faults."""
+    """Choices drawn from a seed, which also sets how often tasks switch, and the kinds and number of faults."""
 
     def __init__(self, seed: int) -> None:
         super().__init__({})
@@ -68,7 +68,7 @@ class RandomChoices(Choices):
         self._skip()
 
     def _skip(self) -> None:
-        """Decide once how many operations go by undisturbed; that costs less than deciding at each."""
+        """Draw how many operations pass without an event, which is faster than a draw at every operation."""
         rate = self._switches + self._faults
         self._next = self._operation + 2 + 2 * int(self._random.expovariate(rate))
 
@@ -88,12 +88,15 @@ class RandomChoices(Choices):
 
 
 def shrink(record: Mapping[int, int], fails: Callable[[Mapping[int, int]], bool], tries: int = 2000) -> dict[int, int]:
-    """Return a record that still fails and from which no single choice can be removed, or the best after `tries`.
+    """Return a smaller record that still fails.
 
     Args:
-        record: fails.
-        fails: whether a record does.
-        tries: calls of `fails` at most.
+        record: a record that fails.
+        fails: returns whether a record fails.
+        tries: limit for the calls of `fails`.
+
+    Returns:
+        A record without any choice that could be removed; after `tries` calls, the smallest until then.
     """
     best = dict(record)
     left = tries
@@ -110,14 +113,14 @@ def shrink(record: Mapping[int, int], fails: Callable[[Mapping[int, int]], bool]
     while left > 0:
         before = len(best)
         for start in range(0, len(best), size):
-            end = len(best) - start  # late ones first
+            end = len(best) - start  # later choices first
             left_out = sorted(best)[max(0, end - size) : max(0, end)]
-            better({place: value for place, value in best.items() if place not in left_out})
+            better({index: value for index, value in best.items() if index not in left_out})
         if size == 1 and len(best) == before:
             break
         size = max(1, size // 2)
-    for place, value in sorted(best.items()):
+    for index, value in sorted(best.items()):
         for smaller in {1, value // 2, value - 1} - {0}:
-            if smaller < best[place]:
-                better({**best, place: smaller})
+            if smaller < best[index]:
+                better({**best, index: smaller})
     return best

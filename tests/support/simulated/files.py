@@ -1,12 +1,12 @@
 """The simulated file system: its content, what survives a crash, and what an NFS client has cached.
 
-A local file system is one machine's. When that crashes, of what was not fsynced any part survives: of a file any
-length, with zeros in place of the rest or without; of a folder any subset of its changes, but for a rename, which never
-removes the old name without adding the new one.
+A local file system belongs to one machine. If the machine crashes, any part of the changes that were not fsynced
+survives: any length of a file, with or without zeros for the rest; any subset of the changes of a folder, except that a
+rename never removes the old name without adding the new one.
 
-An NFS server keeps every change of a folder at once. Its clients write what they were given when a file is fsynced or
-closed; until `cache_seconds` have passed they take names (also of what is not there), listings and modification times
-to be as they last saw them, but for their own changes; they keep removed files that they have open as `.nfs…`.
+An NFS server makes every change of a folder durable at once. Its clients send written data when a file is fsynced or
+closed. For `cache_seconds` they reuse the names (missing ones, too), listings and modification times that they last
+saw, apart from their own changes. A file that is removed while it is open is kept as `.nfs…`.
 """
 
 import errno
@@ -22,19 +22,21 @@ _EPOCH_NS = 1_700_000_000_000_000_000
 
 
 def failure(code: int, path: str) -> OSError:
-    """The error that an operation on `path` raises."""
+    """Return the OSError with the error number `code` for an operation on `path`."""
     return OSError(code, os.strerror(code), path)
 
 
 class File:
-    """An inode: its bytes, and how many of them are fsynced, or with the server.
+    """The inode of a file: its bytes, and how many of them are durable or visible to other NFS clients.
 
     Attributes:
-        data: as its last writer sees it.
-        kept: bytes at the start that survive a crash.
-        shown: bytes at the start that other NFS clients see.
+        data: the bytes as their last writer sees them.
+        kept: number of bytes at the start that survive a crash.
+        shown: number of bytes at the start that other NFS clients see.
+        links: number of names.
+        modified_ns: modification time in ns since the epoch.
         writer: machine of the last write.
-        opened: how often each machine has it open, by the machine's number.
+        opened: how often a machine has the file open, by the machine's number.
     """
 
     __slots__ = ("data", "kept", "links", "modified_ns", "number", "opened", "shown", "writer")
@@ -49,17 +51,17 @@ class File:
 
 @dataclass(slots=True)
 class Change:
-    """A name of a folder that was given to a file, or taken away, since the folder was last fsynced."""
+    """A name that was added to a folder, or removed from it, since the folder was last fsynced."""
 
     name: str
     inode: "File | Folder | None"
-    needs: "Change | None" = None  # this change survives only if that one does: of one rename
-    survives: bool | None = None  # None: chance decides
+    needs: "Change | None" = None  # survives only if that change does: both belong to one rename
+    survives: bool | None = None  # None: not drawn yet
 
 
 @dataclass(slots=True)
 class Folder:
-    """A folder: its names now, those that are on disk, and the changes between the two."""
+    """A folder: its current names, the durable ones, and the changes between the two."""
 
     number: int
     path: str
@@ -69,15 +71,15 @@ class Folder:
 
 
 class FileSystem:
-    """All files below `/run`, as the operations of one machine after another see and change them.
+    """All files below `/run`, as machines see and change them.
 
     Args:
-        cache_seconds: how long NFS clients believe what they saw; None: it is a local file system.
-        choose: a number from 0 up to, and without, its argument.
+        cache_seconds: how long NFS clients reuse what they saw; None: a local file system.
+        choose: returns a number from 0 to its argument - 1.
 
     Attributes:
-        now: seconds.
-        appeared: called with the folder's path and a name that was linked, or renamed to.
+        now: simulated time in seconds.
+        appeared: called after a link or rename with the path of the folder and the new name.
     """
 
     def __init__(self, cache_seconds: float | None, choose: Callable[[int], int]) -> None:
@@ -90,20 +92,20 @@ class FileSystem:
         self._root.durable["run"] = self._root.entries["run"] = run
         self.folders = {"": self._root, "/run": run}
 
-    # What a machine sees
+    # Reading
 
-    def look(self, machine: "Machine", path: str) -> File | Folder | None:
-        """What is at `path`; on NFS perhaps what was."""
-        place, _, name = path.rpartition("/")
-        folder = self.folders.get(place)
+    def lookup(self, machine: "Machine", path: str) -> File | Folder | None:
+        """Return what `machine` sees at `path`, which on NFS may be an earlier state; None if nothing."""
+        parent, _, name = path.rpartition("/")
+        folder = self.folders.get(parent)
         if folder is None:
             return None
         if self.cache_seconds is None:
             return folder.entries.get(name)
-        found, until = machine.names.get((folder.number, name), (None, -1.0))
+        inode, until = machine.names.get((folder.number, name), (None, -1.0))
         if until < self.now:
-            found = self._learn(machine, folder, name)
-        return found
+            inode = self._refresh(machine, folder, name)
+        return inode
 
     def names(self, machine: "Machine", path: str) -> list[str]:
         """Return the names in the folder `path`, in no order; none if it is missing."""
@@ -119,7 +121,7 @@ class FileSystem:
         return names
 
     def modified_ns(self, machine: "Machine", file: File) -> int:
-        """When `file` was last written to or touched."""
+        """Return the modification time of `file` that `machine` sees, in ns since the epoch."""
         if self.cache_seconds is None:
             return file.modified_ns
         modified, until = machine.times.get(file.number, (0, -1.0))
@@ -129,19 +131,19 @@ class FileSystem:
         return modified
 
     def content(self, machine: "Machine", file: File) -> bytes:
-        """The bytes of `file` that `machine` sees."""
+        """Return the bytes of `file` that `machine` sees."""
         return bytes(file.data if file.writer is machine or self.cache_seconds is None else file.data[: file.shown])
 
     def is_stale(self, machine: "Machine", file: File) -> bool:
-        """Whether the server knows nothing of an open `file` any more."""
+        """Return whether an NFS server has removed `file`, which a client may still have open."""
         return self.cache_seconds is not None and not file.links
 
-    # Changes
+    # Changing
 
     def create(self, machine: "Machine", path: str, truncate: bool, exclusive: bool = False) -> File:
         """Return the file at `path`, created if it is missing."""
-        folder, name = self._place(path)
-        file = self._learn(machine, folder, name)
+        folder, name = self._parent_and_name(path)
+        file = self._refresh(machine, folder, name)
         if exclusive and file is not None:
             raise failure(errno.EEXIST, path)
         if isinstance(file, Folder):
@@ -156,28 +158,28 @@ class FileSystem:
         return file
 
     def write(self, machine: "Machine", file: File, offset: int, data: bytes) -> None:
-        """Put `data` at `offset`."""
+        """Write `data` at `offset`."""
         file.data[offset : offset + len(data)] = data
         file.kept, file.writer = min(file.kept, offset), machine
         self.touch(machine, file)
 
     def touch(self, machine: "Machine", file: File) -> None:
-        """Set the modification time."""
+        """Set the modification time to now."""
         file.modified_ns = self._stamp()
         machine.times.pop(file.number, None)
 
     def make_folder(self, machine: "Machine", path: str) -> None:
-        """mkdir."""
-        folder, name = self._place(path)
-        if self._learn(machine, folder, name) is not None:
+        """Create the folder `path`."""
+        folder, name = self._parent_and_name(path)
+        if self._refresh(machine, folder, name) is not None:
             raise failure(errno.EEXIST, path)
         made = Folder(self._number(), path)
         self.folders[path] = made
         self._set(machine, folder, name, made)
 
     def remove_folder(self, machine: "Machine", path: str) -> None:
-        """rmdir."""
-        folder, name = self._place(path)
+        """Remove the empty folder `path`."""
+        folder, name = self._parent_and_name(path)
         removed = self.folders.get(path)
         if removed is None:
             raise failure(errno.ENOENT, path)
@@ -189,8 +191,8 @@ class FileSystem:
     def link(self, machine: "Machine", source: str, target: str) -> None:
         """Give the file `source` one more name."""
         file = self._existing(machine, source)
-        folder, name = self._place(target)
-        if self.look(machine, target) is not None or self._learn(machine, folder, name) is not None:
+        folder, name = self._parent_and_name(target)
+        if self.lookup(machine, target) is not None or self._refresh(machine, folder, name) is not None:
             raise failure(errno.EEXIST, target)
         self._set(machine, folder, name, file)
         self.appeared(*target.rsplit("/", 1))
@@ -198,23 +200,23 @@ class FileSystem:
     def rename(self, machine: "Machine", source: str, target: str) -> None:
         """Rename the file `source`, replacing a file of the new name."""
         file = self._existing(machine, source)
-        old, old_name = self._place(source)
-        new, new_name = self._place(target)
-        if self._learn(machine, new, new_name) is file:  # two names of one file: POSIX does nothing
+        old, old_name = self._parent_and_name(source)
+        new, new_name = self._parent_and_name(target)
+        if self._refresh(machine, new, new_name) is file:  # two names of one file: POSIX renames nothing
             return
         if old.entries.get(old_name) is not file:
-            self._learn(machine, old, old_name)
+            self._refresh(machine, old, old_name)
             raise failure(errno.ENOENT, source)
         added = self._set(machine, new, new_name, file)
         self._set(machine, old, old_name, None, added)
         self.appeared(*target.rsplit("/", 1))
 
     def unlink(self, machine: "Machine", path: str) -> None:
-        """Take a name away."""
+        """Remove the name `path`; on NFS a file that is open keeps a name `.nfs…`."""
         file = self._existing(machine, path)
-        folder, name = self._place(path)
+        folder, name = self._parent_and_name(path)
         if folder.entries.get(name) is not file:
-            self._learn(machine, folder, name)
+            self._refresh(machine, folder, name)
             raise failure(errno.ENOENT, path)
         is_open = self.cache_seconds is not None and file.links == 1 and file.opened.get(machine.number, 0)
         if is_open and name.startswith(".nfs"):
@@ -224,7 +226,7 @@ class FileSystem:
         self._set(machine, folder, name, None)
 
     def close(self, machine: "Machine", file: File, writes: bool = True) -> None:
-        """Close `file` once on `machine`; with `writes`, its cached writes go to the server."""
+        """Close `file` once on `machine`; with `writes`, send its cached data to the server."""
         file.opened[machine.number] -= 1
         if self.cache_seconds is not None:
             if writes and file.writer is machine:
@@ -233,10 +235,10 @@ class FileSystem:
                 if folder.entries.get(f".nfs{file.number:08x}") is file:
                     self._set(machine, folder, f".nfs{file.number:08x}", None)
 
-    # Lasting
+    # Durability
 
     def sync(self, inode: File | Folder) -> None:
-        """fsync."""
+        """fsync a file or folder."""
         if isinstance(inode, File):
             inode.kept = inode.shown = len(inode.data)
             return
@@ -247,7 +249,7 @@ class FileSystem:
         inode.durable, inode.pending = dict(inode.entries), []
 
     def crash(self, machine: "Machine") -> None:
-        """Forget what is lost when `machine` crashes now."""
+        """Drop what is lost if `machine` crashes now."""
         if self.cache_seconds is not None:
             for file in self._files():
                 if file.writer is machine:
@@ -261,7 +263,7 @@ class FileSystem:
             file.links = sum(file is inode for folder in self.folders.values() for inode in folder.entries.values())
 
     def _recover(self, folder: Folder) -> None:
-        """Take `folder`, and what is below it, to be as it is on disk."""
+        """Restore `folder` and everything below it from what is on disk."""
         self.folders[folder.path] = folder
         for change in folder.pending:
             if self._survives(change):
@@ -277,7 +279,7 @@ class FileSystem:
         return change.survives
 
     def _tear(self, file: File) -> None:
-        """Truncate a file somewhere in its unfsynced bytes, or replace these by zeros."""
+        """Cut a file somewhere in the bytes that are not fsynced, or replace the rest by zeros."""
         lost = self._choose(len(file.data) - file.kept + 1)
         if lost:
             zeros = lost if self._choose(2) else 0
@@ -285,15 +287,15 @@ class FileSystem:
         file.kept, file.writer = len(file.data), None
 
     def _files(self) -> list[File]:
-        found = {
+        files = {
             inode.number: inode
             for folder in self.folders.values()
             for inode in folder.entries.values()
             if isinstance(inode, File)
         }
-        return list(found.values())
+        return list(files.values())
 
-    # Parts
+    # Helpers
 
     def _set(
         self, machine: "Machine", folder: Folder, name: str, inode: File | Folder | None, needs: Change | None = None
@@ -312,23 +314,24 @@ class FileSystem:
             machine.listings.pop(folder.number, None)
         return change
 
-    def _learn(self, machine: "Machine", folder: Folder, name: str) -> File | Folder | None:
+    def _refresh(self, machine: "Machine", folder: Folder, name: str) -> File | Folder | None:
+        """Return what has the name in `folder` now, and cache it on an NFS client."""
         inode = folder.entries.get(name)
         if self.cache_seconds is not None:
             machine.names[folder.number, name] = inode, self.now + self.cache_seconds
         return inode
 
     def _existing(self, machine: "Machine", path: str) -> File:
-        file = self.look(machine, path)
+        file = self.lookup(machine, path)
         if not isinstance(file, File):
             raise failure(errno.ENOENT, path)
         return file
 
-    def _place(self, path: str) -> tuple[Folder, str]:
-        place, _, name = path.rpartition("/")
-        if place not in self.folders:
+    def _parent_and_name(self, path: str) -> tuple[Folder, str]:
+        parent, _, name = path.rpartition("/")
+        if parent not in self.folders:
             raise failure(errno.ENOENT, path)
-        return self.folders[place], name
+        return self.folders[parent], name
 
     def _number(self) -> int:
         self._numbers += 1

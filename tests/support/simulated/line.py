@@ -1,11 +1,12 @@
-"""Ranks that do a small run together while things go wrong, and what must hold then.
+"""Ranks that do a small run together under faults, and the checks of that run.
 
-1. One to three ranks begin; when they have ended or died, one or two others may go on, and others after these. Each
-   does what `preprocess run` does: opens the run (sometimes plans it), leases, spools, commits, and sweeps in the end.
-2. In the end, perhaps after a crash of the machine, one more rank goes on undisturbed until all is done.
+1. One to three ranks start. When all have ended or died, one or two more may start, and more after these. Every rank
+   does what `preprocess run` does: it opens the run (and sometimes plans it), leases, spools, commits, and cleans up.
+2. At last, perhaps after a crash of the machine, one more rank completes the run without faults.
 
-Held at every change: a tar that shows belongs to a record, and it and its table are whole. In the end: each planned row
-once, every file as its record says, the tars those of a quiet run, no litter.
+Checked at every link and rename: a visible tar has a record, and the tar and its table are whole. Checked at the end:
+every planned row exists once, every file is as its record says, the tars are those of a run without faults, and no
+temporary files are left.
 """
 
 import hashlib
@@ -36,8 +37,8 @@ _MOST_PROCESSES = 6
 _CACHE_SECONDS = (0.0, 3.0, 30.0)
 _ITEM_SECONDS = 1.0
 _STALE_SECONDS = 6.0
-_TOLERANCE = Tolerance(max_attempts=_MOST_PROCESSES + 1)  # so no death of theirs costs an item
-_KIND_LENGTH = 15  # as much of a failure's text tells its kind
+_TOLERANCE = Tolerance(max_attempts=_MOST_PROCESSES + 1)  # more attempts than processes, so no item fails
+_KIND_LENGTH = 15  # characters at the start of a failure that identify the check
 
 
 class _Numbered(Corpus):
@@ -53,15 +54,15 @@ class _Numbered(Corpus):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one interleaving went.
+    """The outcome of one interleaving.
 
     Attributes:
-        failure: what did not hold; None: everything did.
+        failure: the check that failed; None: none did.
         made: the choices, for a replay.
-        faults: how many of each kind.
-        num_steps: operations on files.
-        seconds: simulated.
-        story: what happened, a line each; empty unless asked for.
+        faults: number of faults by kind.
+        num_steps: number of operations on files.
+        seconds: simulated time.
+        story: lines that say what happened; empty if not requested.
     """
 
     failure: str | None
@@ -72,25 +73,25 @@ class Outcome:
     story: Sequence[str] = field(default_factory=list)
 
 
-def interleave(choices: Choices, tells: bool = False) -> Outcome:
-    """Let one interleaving happen, within `simulated()`.
+def interleave(choices: Choices, has_story: bool = False) -> Outcome:
+    """Simulate one interleaving; call it within `simulated()`.
 
     Args:
-        choices: what chance decides.
-        tells: whether the outcome has a story.
+        choices: the random choices.
+        has_story: whether the outcome has a story.
     """
     is_nfs = choices.choose(2)
     world = World(
         choices,
         _CACHE_SECONDS[choices.choose(len(_CACHE_SECONDS))] if is_nfs else None,
         1 + choices.choose(3) if is_nfs else 1,
-        tells,
+        has_story,
     )
     Here.world = world
     line = _Line(world)
     failure = None
     try:
-        line.happen()
+        line.play()
     except Broken as error:
         failure = str(error)
     finally:
@@ -99,23 +100,27 @@ def interleave(choices: Choices, tells: bool = False) -> Outcome:
 
 
 class _Line:
-    """One run of 1 or 2 shards, in a world."""
+    """One simulated run of 1 or 2 shards."""
 
     def __init__(self, world: World) -> None:
-        Os.forget()
+        Os.reset()
         self._world = world
         self.num_shards = 1 + world.choices.choose(2)
         world.files.appeared = self._check_appeared
-        world.crashed = self._check_all_that_shows
+        world.crashed = self._check_all_visible
 
-    def happen(self) -> None:
-        """All of it; Broken if something does not hold."""
+    def play(self) -> None:
+        """Simulate the whole run.
+
+        Raises:
+            Broken: a check fails.
+        """
         world = self._world
         if world.choices.choose(16) != 15:
-            self._put_plan()
-        self._go_on(1 + (world.choices.choose(3) + 1) % 3)  # 2, 3 or 1
+            self._write_plan()
+        self._run_ranks(1 + (world.choices.choose(3) + 1) % 3)  # 2, 3 or 1
         while len(world.processes) < _MOST_PROCESSES and world.choices.choose(2):
-            self._go_on(1 + world.choices.choose(2))
+            self._run_ranks(1 + world.choices.choose(2))
         world.calm = True
         if not world.is_nfs and world.choices.choose(2):
             world.crash(world.machines[0])
@@ -123,25 +128,25 @@ class _Line:
         last = self.start(world.machines[0])
         world.run()
         if last.error:
-            raise Broken(f"the last rank, undisturbed, ends with {last.error!r}") from last.error
+            raise Broken(f"the last rank, without faults, ends with {last.error!r}") from last.error
         for process in world.processes:
             self._check_end(process)
         self._check_run()
         self._check_litter(last)
 
     def start(self, machine: Machine) -> Process:
-        return self._world.start(machine, self._be_a_rank)
+        return self._world.start(machine, self._work)
 
-    def _go_on(self, num_ranks: int) -> None:
-        """Let `num_ranks` ranks work until all have ended, however they end."""
+    def _run_ranks(self, num_ranks: int) -> None:
+        """Start `num_ranks` ranks and run until all have ended or died."""
         machines = self._world.machines
         first = self._world.choices.choose(len(machines))
         for number in range(num_ranks):
             self.start(machines[(first + number) % len(machines)])
         self._world.run()
 
-    def _be_a_rank(self) -> None:
-        """What `preprocess run` does."""
+    def _work(self) -> None:
+        """Do what `preprocess run` does."""
         with Rank(_open(self.num_shards), stale_seconds=_STALE_SECONDS, tolerance=_TOLERANCE) as rank:
             while not rank.finished():
                 rank.abandon_committed()
@@ -157,8 +162,8 @@ class _Line:
         if len(rank.run.committed()) == len(rank.run.plan.shards):
             clean_up(rank.run)
 
-    def _put_plan(self) -> None:
-        """Let the run be planned already."""
+    def _write_plan(self) -> None:
+        """Write the plan, durably, as if the run were planned already."""
         content = _PLANS[self.num_shards]
         files, machine = self._world.files, self._world.machines[0]
         file = files.create(machine, f"{_FOLDER}/plan.arrow", truncate=True)
@@ -166,72 +171,76 @@ class _Line:
         files.sync(file)
         files.sync(files.folders[str(_FOLDER)])
 
-    # What must hold
+    # Checks
 
     def _check_appeared(self, folder: str, name: str) -> None:
         shard, _, ending = name.rpartition(".")
-        shows = ending == "tar" and folder == str(_FOLDER)
-        if shows or (ending == "json" and folder == f"{_FOLDER}/records" and self.content(f"{shard}.tar") is not None):
+        is_visible_tar = ending == "tar" and folder == str(_FOLDER)
+        if is_visible_tar or (
+            ending == "json" and folder == f"{_FOLDER}/records" and self.content(f"{shard}.tar") is not None
+        ):
             self._check_shard(shard)
 
-    def _check_all_that_shows(self) -> None:
+    def _check_all_visible(self) -> None:
         for name in self.names():
             self._check_appeared(str(_FOLDER), name)
 
     def _check_shard(self, shard: str) -> dict[str, Any]:
-        """The record of `shard`, whose files are in place."""
+        """Return the record of `shard`; raise Broken unless its files are at their final names and as it says."""
         content = self.content(f"records/{shard}.json")
         if content is None:
-            raise Broken(f"{shard}.tar shows, but there is no record")
+            raise Broken(f"{shard}.tar is visible, but its record is missing")
         record: dict[str, Any] = json.loads(content)
         for name in ("table", "tar"):
             file = record[name]
             content = self.content(file["name"])
             if content is None:
-                raise Broken(f"{file['name']}: the record is there, the file is not")
+                raise Broken(f"{file['name']}: the record exists, but the file is missing")
             if (hashlib.sha256(content).hexdigest(), len(content)) != (file["sha256"], file["bytes"]):
-                raise Broken(f"{file['name']}: not the bytes that the record tells")
+                raise Broken(f"{file['name']}: not the bytes of the record")
         return record
 
     def _check_run(self) -> None:
         planned = [f"train-{index:06d}" for index in range(self.num_shards)]
         expected = {"plan.arrow", "records", "tables", "work", *(f"{shard}.tar" for shard in planned)}
         if set(self.names()) != expected:
-            raise Broken(f"in the run's folder there are {sorted(self.names())}")
+            raise Broken(f"the run folder has {sorted(self.names())}")
         for folder, ending in (("records", ".json"), ("tables", ".parquet")):
             if sorted(self.names(folder)) != [shard + ending for shard in planned]:
-                raise Broken(f"in {folder}/ there are {sorted(self.names(folder))}")
+                raise Broken(f"{folder}/ has {sorted(self.names(folder))}")
         for index, shard in enumerate(planned):
             record = self._check_shard(shard)
             failed = sum(_fails(index * _ROWS + row) for row in range(_ROWS))
             if (record["planned"], record["committed"], record["failed"]) != (_ROWS, _ROWS - failed, failed):
                 raise Broken(f"{shard}: the record counts {record}")
             if self.content(f"{shard}.tar") != _TARS[self.num_shards][f"{shard}.tar"]:
-                raise Broken(f"{shard}.tar: not the bytes of an undisturbed run")
+                raise Broken(f"{shard}.tar: not the bytes of a run without faults")
 
     def _check_litter(self, last: Process) -> None:
         for folder in ("staging", "spool", "leases"):
             if self.names(f"work/{folder}"):
                 raise Broken(f"left in work/{folder}: {self.names(f'work/{folder}')}")
         known_dead = [p for p in self._world.processes if p.machine is last.machine and p.boot == last.boot]
-        for name in self.names("work/ranks"):  # of other machines nobody can know
+        for name in self.names("work/ranks"):  # ranks of other machines may be alive
             if any(name.startswith(f"machine{p.machine.number}-{p.pid}-") for p in known_dead):
                 raise Broken(f"left in work/ranks: {name}")
 
     def _check_end(self, process: Process) -> None:
-        """A rank ends with an error only if an operation failed, or what it had cached made it believe so."""
+        """Raise Broken if a rank ended with an error that neither a fault nor an NFS cache explains."""
         error, world = process.error, self._world
-        excused: tuple[type[Exception], ...] = (EnvironmentFailure,) if world.is_nfs else ()
-        if world.was_refused:
-            excused = (EnvironmentFailure, RunError, OSError)
-        if error is not None and not isinstance(error, excused):
+        allowed: tuple[type[Exception], ...] = (EnvironmentFailure,) if world.is_nfs else ()
+        if world.had_errors:
+            allowed = (EnvironmentFailure, RunError, OSError)
+        if error is not None and not isinstance(error, allowed):
             raise Broken(f"{process.name} ends with {error!r}") from error
 
     def names(self, folder: str = "") -> list[str]:
-        found = self._world.files.folders.get(str(_FOLDER / folder))
-        return list(found.entries) if found else []
+        """Return the names in a folder of the run, as they are on the server; empty if it is missing."""
+        inode = self._world.files.folders.get(str(_FOLDER / folder))
+        return list(inode.entries) if inode else []
 
     def content(self, name: str) -> bytes | None:
+        """Return the content of a file of the run; None if it is missing."""
         path = _FOLDER / name
         folder = self._world.files.folders.get(str(path.parent))
         file = folder.entries.get(path.name) if folder else None
@@ -248,18 +257,19 @@ def _fails(number: int) -> bool:
 
 
 def _result(item: Item, row: int, seconds: float) -> tuple[Result, dict[str, bytes]]:
-    """What a rank makes of a row; `seconds`, which differ, tell tables of different ranks apart."""
+    """Return the result of a row and the files of its sample; `seconds` identify the rank in its table."""
     if _fails(int(item.key.removeprefix("item"))):
         return Result(row, seconds=seconds, reason="it is cut", reason_class="decode"), {}
     return Result(row, num_frames=1, seconds=seconds), {"json": json.dumps({"key": item.key}).encode() * 90}
 
 
-_PLANS: dict[int, bytes] = {}  # by number of shards; of undisturbed runs, as are
+# plans and tars of runs without faults, by number of shards
+_PLANS: dict[int, bytes] = {}
 _TARS: dict[int, dict[str, bytes | None]] = {}
 
 
-def _learn(num_shards: int) -> None:
-    """Make the plan and the tars of an undisturbed run."""
+def _run_without_faults(num_shards: int) -> None:
+    """Add the plan and the tars of a run without faults to `_PLANS` and `_TARS`."""
     world = Here.world = World(Choices({}), None, 1)
     world.calm = True
     line = _Line(world)
@@ -274,21 +284,21 @@ def _learn(num_shards: int) -> None:
 
 @contextmanager
 def simulated() -> Iterator[None]:
-    """Let `interleave` be called while the block runs; no other code may use the line meanwhile."""
+    """Allow calls of `interleave` while the block runs. No other code may use `datamodules.run` in the block."""
     with installed():
         for num_shards in (1, 2):
-            _learn(num_shards)
+            _run_without_faults(num_shards)
         yield
 
 
 def story_of(choices: Choices) -> list[str]:
-    """What happens, a numbered line each."""
-    outcome = interleave(choices, tells=True)
-    lines = [*outcome.story, f"FAILURE: {outcome.failure}" if outcome.failure else "everything holds"]
+    """Return what happens in an interleaving, as numbered lines; the last one says which check failed, if any."""
+    outcome = interleave(choices, has_story=True)
+    lines = [*outcome.story, f"FAILURE: {outcome.failure}" if outcome.failure else "all checks pass"]
     return [f"{number:4}. {line}" for number, line in enumerate(lines, 1)]
 
 
 def shrunk(outcome: Outcome) -> dict[int, int]:
-    """The choices of a short story that fails as `outcome` did: by the same check."""
+    """Return the choices of a short story in which the same check fails as in `outcome`."""
     kind = str(outcome.failure)[:_KIND_LENGTH]
     return shrink(outcome.made, lambda made: str(interleave(Choices(made)).failure)[:_KIND_LENGTH] == kind)

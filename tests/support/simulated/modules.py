@@ -1,7 +1,7 @@
-"""Stand-ins for what the modules of the line import, over the simulated world that is current.
+"""Stand-ins for what the modules of `datamodules.run` import; they act on the simulated world.
 
-`installed()` puts them in place of the modules' globals (`os`, `time`, `threading`, `open`, `Path`, …); the code itself
-stays as it is. `Here.world` is the world in which their operations happen.
+`installed()` replaces globals of these modules (`os`, `time`, `threading`, `open`, `Path`, …); their code is unchanged.
+`Here.world` is the world on which the stand-ins act.
 """
 
 import errno
@@ -42,27 +42,27 @@ from support.simulated.world import Killed, World
 
 
 class Here:
-    """Where the stand-ins do what they do."""
+    """Holds the world on which the stand-ins act."""
 
     world: World
 
 
 class RawFile(io.RawIOBase):
-    """An open file; `mode` is `r`, `w`, `x` or `x+`, without its `b`."""
+    """An open file in the mode `r`, `w`, `x` or `x+`, always binary."""
 
     def __init__(self, path: str, mode: str) -> None:
         world = Here.world
         world.step(f"open {mode}", path)
         if mode == "r":
-            found = _fresh(path)
-            if not isinstance(found, File):
+            file = _reopened(path)
+            if not isinstance(file, File):
                 raise failure(errno.ENOENT, path)
-            self.file = found
+            self.file = file
         else:
             self.file = world.files.create(world.machine, path, truncate=mode == "w", exclusive="x" in mode)
         self.path, self.mode, self.process = path, mode, world.process
         self._offset = 0
-        self._error: OSError | None = None  # of the next write: this one had room for some
+        self._error: OSError | None = None  # of the next write, because this one was partial
         self.file.opened[world.machine.number] = self.file.opened.get(world.machine.number, 0) + 1
         self.process.opened.append(self)
 
@@ -92,7 +92,7 @@ class RawFile(io.RawIOBase):
         return content
 
     def write(self, data: Any) -> int:
-        if not self.process.alive:  # a buffer that is let go of
+        if not self.process.alive:  # a buffer that is flushed when it is garbage-collected
             return len(data)
         if self._error:
             error, self._error = self._error, None
@@ -101,7 +101,7 @@ class RawFile(io.RawIOBase):
         try:
             world.step("write", self.path)
         except (OSError, Killed) as error:
-            part = content[: world.choices.choose(len(content) + 1)]  # what had got through
+            part = content[: world.choices.choose(len(content) + 1)]  # written before the failure
             self._put(part)
             if not part or isinstance(error, Killed):
                 raise
@@ -142,7 +142,7 @@ class RawFile(io.RawIOBase):
 
 
 def simulated_open(path: Any, mode: str = "r", encoding: str = "utf-8") -> Any:
-    """`open`."""
+    """Stand-in for `open`."""
     raw = RawFile(str(path), mode.replace("b", ""))
     if "b" not in mode:
         return io.TextIOWrapper(io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw), encoding=encoding)
@@ -152,7 +152,7 @@ def simulated_open(path: Any, mode: str = "r", encoding: str = "utf-8") -> Any:
 
 
 class Path:
-    """`pathlib.Path`, as far as the line uses it, and three times as fast."""
+    """The part of `pathlib.Path` that a run uses, and three times as fast."""
 
     __slots__ = ("_path", "name")
 
@@ -209,14 +209,14 @@ class Path:
 
     def exists(self) -> bool:
         Here.world.step("exists", str(self))
-        return Here.world.files.look(Here.world.machine, str(self)) is not None
+        return Here.world.files.lookup(Here.world.machine, str(self)) is not None
 
     def is_symlink(self) -> bool:
         return False
 
     def is_file(self) -> bool:
         Here.world.step("is_file", str(self))
-        return isinstance(Here.world.files.look(Here.world.machine, str(self)), File)
+        return isinstance(Here.world.files.lookup(Here.world.machine, str(self)), File)
 
     def stat(self) -> Any:
         Here.world.step("stat", str(self))
@@ -250,15 +250,15 @@ class Path:
 
 
 class Os:
-    """`os`."""
+    """Stand-in for `os`."""
 
     O_RDONLY, SEEK_END = 0, io.SEEK_END
     _descriptors: dict[int, tuple[File | Folder, str]] = {}  # noqa: RUF012
     _random = itertools.count()
 
     @classmethod
-    def forget(cls) -> None:
-        """Begin anew, so that each story is the same whatever came before it."""
+    def reset(cls) -> None:
+        """Forget all descriptors and random numbers, so that a story does not depend on earlier ones."""
         cls._descriptors, cls._random = {}, itertools.count()
 
     @staticmethod
@@ -279,7 +279,7 @@ class Os:
     @staticmethod
     def utime(path: Path) -> None:
         Here.world.step("utime", str(path))
-        file = _fresh(str(path))
+        file = _reopened(str(path))
         if not isinstance(file, File):
             raise failure(errno.ENOENT, str(path))
         Here.world.files.touch(Here.world.machine, file)
@@ -287,14 +287,14 @@ class Os:
     @classmethod
     def open(cls, path: Path, flags: int) -> int:
         name = str(path)
-        found = Here.world.files.folders.get(name) or _fresh(name)
-        if found is None:
+        inode = Here.world.files.folders.get(name) or _reopened(name)
+        if inode is None:
             raise failure(errno.ENOENT, name)
-        return cls.descriptor(found, name)
+        return cls.descriptor(inode, name)
 
     @classmethod
     def descriptor(cls, inode: File | Folder, path: str) -> int:
-        """A number for an open file."""
+        """Return the descriptor of an open file or folder."""
         cls._descriptors[inode.number] = inode, path
         return inode.number
 
@@ -326,7 +326,7 @@ class Os:
 
 
 class Time:
-    """`time`; no two machines' clocks agree."""
+    """Stand-in for `time`; the clocks of no two machines agree."""
 
     @staticmethod
     def monotonic() -> float:
@@ -340,11 +340,11 @@ class Time:
 
     @staticmethod
     def sleep(seconds: float) -> None:
-        Here.world.pause(max(seconds, 1.0))  # longer than asked for, as on a busy machine: fewer looks while one waits
+        Here.world.pause(max(seconds, 1.0))  # 1 s at least, for fewer polls and so fewer steps
 
 
 class Event:
-    """`threading.Event`."""
+    """Stand-in for `threading.Event`."""
 
     def __init__(self) -> None:
         self._is_set = False
@@ -360,7 +360,7 @@ class Event:
 
 
 class Lock:
-    """`threading.Lock`."""
+    """Stand-in for `threading.Lock`."""
 
     def __init__(self) -> None:
         self._is_held = False
@@ -376,7 +376,7 @@ class Lock:
 
 
 class Thread:
-    """`threading.Thread`."""
+    """Stand-in for `threading.Thread`."""
 
     def __init__(self, target: Callable[[], None], name: str, daemon: bool) -> None:
         self._target, self._name, self._done = target, name, Event()
@@ -392,19 +392,19 @@ class Thread:
         try:
             self._target()
         except OSError as error:  # Python prints it; the thread ends, the process does not
-            Here.world.tell(f"thread {self._name} ends: {error}")
+            Here.world.log(f"thread {self._name} ends: {error}")
         finally:
             self._done.set()
 
 
 class Threading:
-    """`threading`."""
+    """Stand-in for `threading`."""
 
     Event, Lock, Thread = Event, Lock, Thread
 
 
 class Arrow:
-    """`pyarrow`, but for memory maps."""
+    """`pyarrow` with simulated memory maps."""
 
     @staticmethod
     def memory_map(path: str) -> Any:
@@ -415,23 +415,24 @@ class Arrow:
 
 
 def _change(what: str, path: str, function: Callable[..., None], *args: Any) -> None:
-    happens = Here.world.step(what, path, changes=True)
+    """Call `function`, which changes the name `path`, as one operation that may fail."""
+    event = Here.world.step(what, path, changes=True)
     function(*args)
-    if happens == LOST:  # the client asks again
+    if event == LOST:  # the client repeats its request
         function(*args)
-    elif happens == UNSURE:
+    elif event == UNSURE:
         raise failure(errno.EIO, path)
 
 
-def _fresh(path: str) -> File | Folder | None:
-    """What is at `path`: the kernel looks again when a file that it remembers is gone."""
+def _reopened(path: str) -> File | Folder | None:
+    """Return what is at `path`; as an NFS client does, look it up again if the cached file is removed."""
     files, machine = Here.world.files, Here.world.machine
-    found = files.look(machine, path)
-    if isinstance(found, File) and files.is_stale(machine, found):
-        place, _, name = path.rpartition("/")
-        machine.names.pop((files.folders[place].number, name), None)
-        found = files.look(machine, path)
-    return found
+    inode = files.lookup(machine, path)
+    if isinstance(inode, File) and files.is_stale(machine, inode):
+        parent, _, name = path.rpartition("/")
+        machine.names.pop((files.folders[parent].number, name), None)
+        inode = files.lookup(machine, path)
+    return inode
 
 
 def _visible(inode: File | Folder) -> bytes:
@@ -439,11 +440,11 @@ def _visible(inode: File | Folder) -> bytes:
 
 
 def _status(path: str) -> Any:
-    found = Here.world.files.look(Here.world.machine, path) or Here.world.files.folders.get(path)
-    if found is None:
+    inode = Here.world.files.lookup(Here.world.machine, path) or Here.world.files.folders.get(path)
+    if inode is None:
         raise failure(errno.ENOENT, path)
-    modified_ns = Here.world.files.modified_ns(Here.world.machine, found) if isinstance(found, File) else 0
-    return SimpleNamespace(st_mtime_ns=modified_ns, st_size=len(_visible(found)), st_ino=found.number)
+    modified_ns = Here.world.files.modified_ns(Here.world.machine, inode) if isinstance(inode, File) else 0
+    return SimpleNamespace(st_mtime_ns=modified_ns, st_size=len(_visible(inode)), st_ino=inode.number)
 
 
 def _bytes(path: str) -> bytes:
@@ -502,7 +503,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     planning: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
     files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
     folder: {"Path": Path, "open": simulated_open, "Plan": _open_plan, "require_own_folders": lambda _: None},
-    opening: {"Path": Path, "time": Time, "require_own_folders": lambda _: None},  # it has no links
+    opening: {"Path": Path, "time": Time, "require_own_folders": lambda _: None},  # no links
     rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
     open_shard: {"time": Time},
     cleanup: {"is_folder": lambda _: True},
@@ -512,11 +513,11 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """Put the stand-ins into the modules of the line while the block runs."""
+    """Replace globals of the modules of a run by the stand-ins while the block runs."""
     with ExitStack() as stack:
         for module, names in _STAND_INS.items():
             for name, stand_in in names.items():
                 stack.enter_context(patch.object(module, name, stand_in, create=True))
-        for module in (rank, opening):  # whose clock is a default value, bound when it was defined
+        for module in (rank, opening):  # the clock of `Leases` is a default value, which no stand-in replaces
             stack.enter_context(patch.object(module, "Leases", partial(leases.Leases, clock=Time.monotonic)))
         yield

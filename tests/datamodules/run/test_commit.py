@@ -45,7 +45,7 @@ def _spools_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def spool_of(
     run: Run, rank: str = "rank", rows: Collection[int] | None = None, order: Sequence[int] | None = None
 ) -> Spool:
-    """A spool of shard 0 with a result for each row; row 1 failed."""
+    """Return a spool of shard 0 with a result for every row; row 1 has failed."""
     spool = Spool(run.work / "spool", SHARD, NUM_ROWS, rank)
     items = run.plan.items(0)
     for row in order or range(len(items)):
@@ -145,10 +145,10 @@ def test_a_spool_with_a_flipped_byte_keeps_the_entries_before_it(tmp_path: Path)
     content = (tmp_path / "whole" / f"{SHARD}.a").read_bytes()
     damaged = tmp_path / "damaged"
     damaged.mkdir()
-    for place in range(len(content)):
-        (damaged / f"{SHARD}.a").write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+    for offset in range(len(content)):
+        (damaged / f"{SHARD}.a").write_bytes(content[:offset] + bytes([content[offset] ^ 0xFF]) + content[offset + 1 :])
         successor = Spool(damaged, SHARD, NUM_ROWS, "b")
-        whole = [row for row in range(3) if ends[row + 1] <= place]
+        whole = [row for row in range(3) if ends[row + 1] <= offset]
         assert sorted(successor.results) == whole
         assert [read(successor, row) for row in whole] == [[("json", f"row {row}".encode())] for row in whole]
         successor.close()
@@ -269,8 +269,8 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Pa
     for row in rows:
         piece = io.BytesIO(content[row["tar_offset"] : row["tar_offset"] + row["tar_bytes"]])
         with tarfile.open(fileobj=piece) as tar:
-            found = {member.name: content_of(tar, member) for member in tar}
-        assert found == {f"{row['key']}.{end}": data for end, data in members_of(items[row["key"]]).items()}
+            members = {member.name: content_of(tar, member) for member in tar}
+        assert members == {f"{row['key']}.{end}": data for end, data in members_of(items[row["key"]]).items()}
 
 
 def test_tar_headers_hold_no_owner_and_no_time(tmp_path: Path) -> None:
@@ -336,8 +336,8 @@ def test_a_commit_interrupted_between_record_and_rename_is_finished_later(
         left[0] -= 1
         rename(source, destination)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", dies)
+    with monkeypatch.context() as replaced:
+        replaced.setattr(os, "rename", dies)
         with pytest.raises(KeyboardInterrupt):
             commit_by(run, "rank")
     assert run.is_committed(SHARD)
@@ -359,18 +359,18 @@ def test_names_are_durable_before_a_record_or_tar_relies_on_them(
         story.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
         fsync(descriptor)
 
-    def dies_after_renaming(source: Any, place: Any) -> None:
-        rename(source, place)
-        story.append(f"renamed {place.name}")
+    def dies_after_renaming(source: Any, target: Any) -> None:
+        rename(source, target)
+        story.append(f"renamed {target.name}")
         raise KeyboardInterrupt
 
     def links_and_says_so(*args: Any) -> None:
         link(*args)
         story.append("linked")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", synced)
-        patch.setattr(os, "link", links_and_says_so)
+    with monkeypatch.context() as replaced:
+        replaced.setattr(os, "fsync", synced)
+        replaced.setattr(os, "link", links_and_says_so)
         with monkeypatch.context() as dying:
             dying.setattr(os, "rename", dies_after_renaming)
             with pytest.raises(KeyboardInterrupt):
@@ -386,12 +386,12 @@ def test_a_record_that_is_listed_but_not_yet_found_is_finalized_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with monkeypatch.context() as replaced:
+        replaced.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             commit_by(run, "rank")
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "is_committed", lambda shard: False)
+    with monkeypatch.context() as replaced:
+        replaced.setattr(run, "is_committed", lambda shard: False)
         assert not finalize_all(run)
         clean_up(run)
     assert finalize_all(run)
@@ -400,8 +400,8 @@ def test_a_record_that_is_listed_but_not_yet_found_is_finalized_later(
 
 def test_a_commit_interrupted_before_its_record_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, 4)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with monkeypatch.context() as replaced:
+        replaced.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             commit_by(run, "dead")
     finalize_all(run)
@@ -441,16 +441,16 @@ def test_an_error_at_any_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.
             raise OSError(errno.EIO, "Input/output error")
         return real(*args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, name, counting)
+    with monkeypatch.context() as replaced:
+        replaced.setattr(os, name, counting)
         commit_by(whole, "rank")
     total = calls[0]
     assert total >= 1
     for step in range(total):
         run = make_run(tmp_path / str(step), 4)
         calls[0] = step
-        with monkeypatch.context() as patch:
-            patch.setattr(os, name, failing)
+        with monkeypatch.context() as replaced:
+            replaced.setattr(os, name, failing)
             with pytest.raises(OSError, match="Input/output"):
                 commit_by(run, "rank")
         finalize_all(run)

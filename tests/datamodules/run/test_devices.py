@@ -1,4 +1,4 @@
-"""Which device model computed each sample: in the tables, counted in the records, whatever ranks and retries did."""
+"""Device models in tables and records, with several ranks and with retries."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ LARGE, SMALL = "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3080"
 
 
 def devices(run: Run) -> dict[str, str | None]:
-    """By key, the device that the row which stands names."""
+    """Return by key the device of the valid row."""
     rows = [row for shard in run.plan.shards for row in run.rows(shard.name, ["key", "device"]).to_pylist()]
     return {row["key"]: row["device"] for row in rows}
 

@@ -1,4 +1,4 @@
-"""A corpus that lies elsewhere than when it was planned, and one that has changed since."""
+"""A corpus that has moved or changed since it was planned."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ FINGERPRINT = {"corpus": {"class_path": "videos"}}
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """80 videos, as far as a listing can tell."""
+    """A folder with 80 files that are listed as videos."""
     folder = tmp_path / "here"
     folder.mkdir()
     for number in range(80):
@@ -34,8 +34,8 @@ def opened(folder: Path, corpus: Corpus) -> Run:
 
 
 def moved(root: Path, change: Callable[[Path], None] = lambda path: None) -> Videos:
-    """A copy of the corpus elsewhere, each of whose files `change` may change."""
-    copy = root.parent / "there"
+    """Return a copy of the corpus in another folder, after a call of `change` for every file."""
+    copy = root.parent / "moved"
     shutil.copytree(root, copy)
     for path in copy.iterdir():
         change(path)
@@ -55,7 +55,7 @@ def test_a_link_to_the_planned_root_is_that_root(root: Path, tmp_path: Path) -> 
     opened(tmp_path / "run", Videos(str(root)))
     (tmp_path / "link").symlink_to(root)
     for path in root.iterdir():
-        path.unlink()  # which items are there is not asked
+        path.unlink()  # the same root is not compared with the plan
     opened(tmp_path / "run", Videos(str(tmp_path / "link")))
 
 
@@ -105,7 +105,7 @@ def test_a_corpus_is_compared_with_its_plan(root: Path, tmp_path: Path) -> None:
         (root / f"v{number:02d}.mp4").unlink()
     (root / "a.mp4").touch()
     (root / "v80.mp4").touch()
-    (root / "v79.mp4").write_bytes(b"changed")  # which fails by itself
+    (root / "v79.mp4").write_bytes(b"changed")  # a changed file fails as an item, and is not counted
     assert drift(plan, videos.items()) == (2, 3)
     os.utime(plan.path, (1e9, 1e9))
     assert drift(plan, videos.items()).line(plan) == (
@@ -133,13 +133,13 @@ def test_json_files_move_with_the_images(tmp_path: Path) -> None:
     (tmp_path / "here/images/sub/a.jpg").touch()
     corpus = Images(str(tmp_path / "here" / "images"), json_dirs=["jsons", str(tmp_path / "here" / "details")])
     [item] = corpus.items()
-    there = tmp_path / "there"
-    (tmp_path / "here").rename(there)
-    assert located(item, str(there / "images")).meta["json_files"] == [
-        [f"{there}/images/jsons/sub/a.json", None, None],
-        [f"{there}/details/sub/a.json", None, None],
+    target = tmp_path / "moved"
+    (tmp_path / "here").rename(target)
+    assert located(item, str(target / "images")).meta["json_files"] == [
+        [f"{target}/images/jsons/sub/a.json", None, None],
+        [f"{target}/details/sub/a.json", None, None],
     ]
-    moved = Images(str(there / "images"), json_dirs=["jsons", str(there / "details")])
+    moved = Images(str(target / "images"), json_dirs=["jsons", str(target / "details")])
     assert moved.json_dirs == corpus.json_dirs
 
 

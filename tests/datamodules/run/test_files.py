@@ -81,8 +81,8 @@ def test_cleaning_up_removes_what_killed_planners_left_and_follows_no_link(tmp_p
 
 
 def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
     assert make_run(tmp_path / "link", 2).plan.num_items == 2
 
 

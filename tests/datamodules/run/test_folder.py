@@ -66,10 +66,10 @@ def test_processes_that_plan_at_once_get_one_plan(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     ready, digests = context.Barrier(6), context.Queue()
     processes = [start(plan_at_once, tmp_path / "run", 5000, ready, digests) for _ in range(6)]
-    found = {digests.get(timeout=60) for _ in processes}
+    plans = {digests.get(timeout=60) for _ in processes}
     for process in processes:
         process.join(10)
-    [(digest, num_items)] = found
+    [(digest, num_items)] = plans
     assert num_items == 5000
     assert Run(tmp_path / "run").plan.listing == digest
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name != "work"] == ["plan.arrow"]
@@ -80,7 +80,7 @@ def test_planning_after_a_killed_planner_succeeds(tmp_path: Path) -> None:
     leases = Leases(tmp_path / "work")
     leases.claim("plan")
     for path in (tmp_path / "work" / "ranks").iterdir():
-        path.write_text(path.read_text().replace('"started": ', '"started": 1'))  # a process id used anew
+        path.write_text(path.read_text().replace('"started": ', '"started": 1'))  # a reused process id
     assert make_run(tmp_path, 3).plan.num_items == 3
 
 
@@ -125,7 +125,7 @@ def test_a_shard_without_record_fails(tmp_path: Path) -> None:
 
 def test_a_retry_plan_that_replaces_no_earlier_shard_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path, 1)
-    for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # which no retry writes
+    for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # names that no retry has
         (tmp_path / name).touch()
     assert run.retries == []
     write = partial(write_plan_of, [run.plan.batch(0)], fingerprint={"retry": {"classes": None}}, listing="")

@@ -1,4 +1,4 @@
-"""The sample kind of a run: whose class is imported, and whose is not."""
+"""The sample kind of a run: which classes are imported, and which are refused."""
 
 import sys
 from pathlib import Path

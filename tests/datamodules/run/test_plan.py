@@ -174,10 +174,10 @@ def test_a_file_name_that_is_not_utf_8_fails_its_item_and_is_shown(tmp_path: Pat
         Item("e", "train", "e\udcfc.mp4", problem="e\udcfc.mp4 is reversed"),
         Item("f", "train", "ü.mp4"),
     ]
-    found = plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)
+    items_read = plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)
     rename = "is not UTF-8: rename the file"
     locale = f"in this locale, whose encoding is {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
-    assert [(item.path, item.problem) for item in found] == [
+    assert [(item.path, item.problem) for item in items_read] == [
         (r"ü/x\xfc.mp4", rf"the file name ü/x\xfc.mp4 {rename}"),
         ("ü", rf"the file name \xfc.png {rename}"),
         (r"half an emoji \ud83d.mp4", rf"the file name half an emoji \ud83d.mp4 {rename}"),
@@ -185,7 +185,7 @@ def test_a_file_name_that_is_not_utf_8_fails_its_item_and_is_shown(tmp_path: Pat
         (r"e\xfc.mp4", r"e\xfc.mp4 is reversed"),
         ("ü.mp4", None),
     ]
-    assert found[1].frames == ("1.png", r"\xfc.png")
+    assert items_read[1].frames == ("1.png", r"\xfc.png")
 
 
 def test_a_corpus_without_usable_items_is_refused_except_in_a_retry(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_shard_size_below_one_fails(limit: str) -> None:
 
 
 def rewritten(path: Path, table: pa.Table = None, **metadata: Any) -> Path:
-    """A plan in place of the one at `path`, with `table` as its only shard, and other values in its metadata."""
+    """Replace the plan at `path` by one with `table` as its only shard, and with other values in its metadata."""
     plan = pa.ipc.open_file(str(path)).read_all()
     table = plan if table is None else table
     kept = {name.decode(): value for name, value in plan.schema.metadata.items()} | metadata
@@ -387,8 +387,8 @@ def test_a_plan_with_any_other_bytes_is_read_or_refused(tmp_path: Path, changes:
     if not path.exists():
         write_plan(some_items(8), path, FINGERPRINT, ShardSize(max_items=4, min_shards=1))
     content = bytearray(path.read_bytes())
-    for place, byte in changes:
-        content[int(place * len(content))] = byte
+    for position, byte in changes:
+        content[int(position * len(content))] = byte
     (tmp_path / "changed").write_bytes(content)
     with suppress(RunError):
         plan = Plan(tmp_path / "changed")

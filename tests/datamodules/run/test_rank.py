@@ -35,14 +35,14 @@ context = multiprocessing.get_context("forkserver")
 
 
 def checked(run: Run) -> dict[str, bytes]:
-    """The tars of a run that is whole: each planned item once in a table, and nothing else there."""
+    """Return the tars of a complete run, after a check that its tables have every planned item once."""
     records = list(run.records())
     assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
     assert sum(record.planned for record in records) == run.plan.num_items
     assert all(record.planned == record.committed + record.failed for record in records)
-    found = tars(run.folder)
-    assert list(found) == sorted(f"{record.shard}.tar" for record in records)
-    return found
+    content = tars(run.folder)
+    assert list(content) == sorted(f"{record.shard}.tar" for record in records)
+    return content
 
 
 def serial(folder: Path, items: Any, per_shard: int = 4) -> dict[str, bytes]:
@@ -124,8 +124,8 @@ def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path, 4)
-    with monkeypatch.context() as patch:
-        patch.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with monkeypatch.context() as replaced:
+        replaced.setattr(rank_module, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with Rank(run) as rank, pytest.raises(KeyboardInterrupt):
             finish(rank, lease(rank))
     with Rank(run) as rank:
@@ -138,17 +138,17 @@ def test_a_backup_of_a_slow_ranks_shard_runs_and_the_first_to_commit_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
-    run = make_run(tmp_path / "doubled", 8)
+    run = make_run(tmp_path / "backup", 8)
     with Rank(run) as slow, Rank(run) as fast:
         slowly = lease(slow)
         finish(slow, slowly, rows=[0])
         finish(fast, lease(fast))
         slow.publish()
         wait_for(lambda: fast.lease() is not None)
-        [doubled] = fast.open.values()
-        assert doubled.shard == slowly.shard
-        assert doubled.missing == [1, 2, 3]
-        finish(fast, doubled)
+        [backup] = fast.open.values()
+        assert backup.shard == slowly.shard
+        assert backup.missing == [1, 2, 3]
+        finish(fast, backup)
         assert slow.finished()
         finish(slow, slowly)
         assert slow.open == {}
@@ -287,8 +287,8 @@ def test_a_full_disk_is_an_environment_failure_and_the_run_can_resume(
     with Rank(run) as rank:
         finish(rank, lease(rank))
         opened = lease(rank)
-        with monkeypatch.context() as patch:
-            patch.setattr(opened.spool, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with monkeypatch.context() as replaced:
+            replaced.setattr(opened.spool, "append", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
             with pytest.raises(EnvironmentFailure, match=r"No space left.* 1 of 2 shards are committed and safe"):
                 finish(rank, opened)
     work(tmp_path)
@@ -327,13 +327,13 @@ def test_cleaning_up_between_another_ranks_record_and_rename_loses_no_shard(
     run = make_run(tmp_path, 4)
     rename = os.rename
 
-    def swept_before(source: Any, destination: Path) -> None:
+    def cleans_up_before(source: Any, destination: Path) -> None:
         monkeypatch.setattr(os, "rename", rename)
-        assert run.committed() == {"train-000000"}  # so to the other rank the run is whole
+        assert run.committed() == {"train-000000"}  # so the other rank takes the run for complete
         clean_up(run)
         rename(source, destination)
 
-    monkeypatch.setattr(os, "rename", swept_before)
+    monkeypatch.setattr(os, "rename", cleans_up_before)
     work(tmp_path)
     checked(run)
 
@@ -342,7 +342,7 @@ def test_a_rank_whose_staged_files_were_cleaned_up_goes_on(tmp_path: Path, monke
     run = make_run(tmp_path, 4)
     link = os.link
 
-    def swept_before(source: Any, target: Any) -> None:
+    def cleans_up_before(source: Any, target: Any) -> None:
         if target.parent.name == "records":
             monkeypatch.setattr(os, "link", link)
             for claim in (run.work / "leases").iterdir():
@@ -357,7 +357,7 @@ def test_a_rank_whose_staged_files_were_cleaned_up_goes_on(tmp_path: Path, monke
         with pytest.raises(KeyboardInterrupt):
             finish(dead, opened)
         monkeypatch.setattr(rank_module, "commit", commit)
-    monkeypatch.setattr(os, "link", swept_before)
+    monkeypatch.setattr(os, "link", cleans_up_before)
     with Rank(run) as late:
         assert late.lease() is None
         assert late.finished()
@@ -370,8 +370,8 @@ def test_others_finish_the_renames_of_a_rank_killed_after_its_record(
 ) -> None:
     run = make_run(tmp_path, 8)
     with Rank(run) as survivor:
-        with Rank(run) as dying, monkeypatch.context() as patch:
-            patch.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with Rank(run) as dying, monkeypatch.context() as replaced:
+            replaced.setattr(os, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 finish(dying, lease(dying))
         while not survivor.finished():

@@ -51,11 +51,11 @@ def test_stock_webdataset_reads_the_same_keys_and_bytes(run: Run) -> None:  # it
         shardshuffle=False,
         nodesplitter=webdataset.split_by_node,
     )
-    found = [
+    samples = [
         (sample["__key__"], {end: data for end, data in sample.items() if not end.startswith("__")})
         for sample in dataset
     ]
-    assert found == expected(run)
+    assert samples == expected(run)
 
 
 @pytest.mark.filterwarnings("ignore")  # its own
@@ -71,8 +71,8 @@ def test_hugging_face_datasets_streams_the_same_keys(run: Run, monkeypatch: pyte
 def test_files_that_are_opened_hold_the_same_bytes_and_are_read_where_they_are_sought(run: Run) -> None:
     committed = CommittedSamples(run)
     for index, (key, members) in enumerate(committed):
-        found, files = committed.open(index)
-        assert (found, {ending: file.read() for ending, file in files.items()}) == (key, members)
+        key_read, files = committed.open(index)
+        assert (key_read, {ending: file.read() for ending, file in files.items()}) == (key, members)
     [noise, *_] = files.values()
     whole = members["values.bin"]
     assert (noise.seek(-700, os.SEEK_END), noise.read(100), noise.tell()) == (len(whole) - 700, whole[-700:-600], 680)
@@ -167,7 +167,7 @@ def test_a_damaged_table_fails(run: Run, damage: str) -> None:
 
 
 def tar_of(folder: Path, *members: Any) -> tuple[ShardFile, int]:
-    """A tar of (name, fields of its TarInfo) with four bytes in each file; the shard's file, and its size."""
+    """Write a tar with four bytes per (name, fields of its TarInfo); return the shard's file and its size."""
     path = folder / "train-000000.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, fields in members:

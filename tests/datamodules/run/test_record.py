@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def rewrite(run: Run, fields: Any, of: Any = SHARD) -> None:
-    """Change fields of a record, as someone does who can compute its digest; `tar__name` is the name of the tar."""
+    """Change fields of a record, with the right digest; `tar__name` is the name of the tar."""
     document = json.loads(run.record_path(of).read_text())
     del document["sha256"]
     for name, value in fields.items():
@@ -35,8 +35,8 @@ def rewrite(run: Run, fields: Any, of: Any = SHARD) -> None:
     run.record_path(of).write_text(record_module._with_digest(document))
 
 
-def put_back_into_staging(run: Run, shard: Any) -> None:
-    """Leave the files of a shard where a rank does that dies right after the commit."""
+def move_back_to_staging(run: Run, shard: Any) -> None:
+    """Move the files of a shard to where a rank leaves them that dies right after the commit."""
     rank = record_module.read_record(run.folder, shard).rank
     (run.work / "staging").mkdir(exist_ok=True)
     for file in (run.tar_file(shard), run.table_file(shard)):
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_a_record_fails_in_one_line(run: Run, text: str) -> N
 def test_a_record_that_names_a_file_elsewhere_moves_nothing(run: Run, tmp_path: Path, fields: dict[str, str]) -> None:
     for name in ("victim", "victim.tar", "victim.parquet"):
         (tmp_path / name).write_text("mine")
-    put_back_into_staging(run, SHARD)
+    move_back_to_staging(run, SHARD)
     rewrite(run, fields)
     before = listing(tmp_path)
     with pytest.raises(RunError, match="damaged"):
@@ -120,13 +120,13 @@ def test_a_record_of_an_unplanned_shard_is_ignored_and_moves_nothing(run: Run) -
     assert Run(run.folder).committed() == set()
     assert finalize_all(Run(run.folder))
     assert not (run.folder / "stranger-000000.tar").exists()
-    found = [str(problem) for problem in strays(run.folder, ["records/*.json"])]
-    assert found == ["records/stranger-000000.json: a stray file, as no planned shard has this name"]
+    problems = [str(problem) for problem in strays(run.folder, ["records/*.json"])]
+    assert problems == ["records/stranger-000000.json: a stray file, as no planned shard has this name"]
 
 
 def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run: Run) -> None:
     samples = list(CommittedSamples(run))
-    put_back_into_staging(run, SHARD)
+    move_back_to_staging(run, SHARD)
     before = listing(run.folder)
     assert list(CommittedSamples(Run(run.folder))) == samples
     assert listing(run.folder) == before
@@ -137,7 +137,7 @@ def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path: P
     folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-once", "train/c-bad-once"])
     do(open_retry(folder, "truncated"))
     samples = list(CommittedSamples(Run(folder)))
-    put_back_into_staging(Run(folder), "train-retry001-000000")
+    move_back_to_staging(Run(folder), "train-retry001-000000")
     os.rename(folder / "superseded" / f"{SHARD}.tar", folder / f"{SHARD}.tar")
     before = listing(folder)
     assert list(CommittedSamples(Run(folder))) == samples
@@ -146,15 +146,15 @@ def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path: P
 
 def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (run.folder / f"{SHARD}.tar").read_bytes()
-    put_back_into_staging(run, SHARD)
+    move_back_to_staging(run, SHARD)
     read_record = record_module.read_record
 
-    def settled_meanwhile(folder: Path, shard: Any) -> Any:
+    def finalized_before(folder: Path, shard: Any) -> Any:
         record = read_record(folder, shard)
         finalize_all(Run(folder))
         return record
 
-    monkeypatch.setattr(record_module, "read_record", settled_meanwhile)
+    monkeypatch.setattr(record_module, "read_record", finalized_before)
     with run.tar_file(SHARD).open() as tar:
         assert tar.read() == content
 

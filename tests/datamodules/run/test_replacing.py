@@ -1,4 +1,4 @@
-"""Retries of samples: a shard of the retry takes the place of each that holds one; what is not tried again is kept."""
+"""Retries of samples: shards of the retry replace the shards of these samples, and keep what is not retried."""
 
 import os
 import shutil
@@ -35,13 +35,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """What the samples of `CUT` say of themselves, read by us."""
+    """Return the texts of the samples of `CUT`, read by `CommittedSamples`."""
     samples = dict(CommittedSamples(Run(folder)))
     return {key: files["txt"].decode() for key, files in samples.items() if "txt" in files}
 
 
-def in_sight(folder: Path) -> list[str]:
-    """The key of every sample in the folder's tars, read by nothing of ours."""
+def keys_in_tars(folder: Path) -> list[str]:
+    """Return the key of every sample in the folder's tars, read by `tarfile`."""
     keys = []
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -49,7 +49,7 @@ def in_sight(folder: Path) -> list[str]:
     return keys
 
 
-def standing(folder: Path) -> list[str]:
+def committed_keys(folder: Path) -> list[str]:
     return [key for key, _ in CommittedSamples(Run(folder))]
 
 
@@ -106,7 +106,7 @@ def test_samples_of_a_damaged_tar_are_not_copied(folder: Path) -> None:
     content = bytearray(tar.read_bytes())
     content[600] ^= 1
     tar.write_bytes(content)
-    with pytest.raises(RunError, match=r"train-000000\.tar has changed, so .* run `preprocess verify --repair`"):
+    with pytest.raises(RunError, match=r"train-000000\.tar has changed, so .*\. Run `preprocess verify --repair`"):
         do(open_retry(folder, "truncated"))
     assert len(problems(folder)) > 0
 
@@ -123,7 +123,7 @@ def test_a_stock_reader_sees_every_sample_once_at_every_moment(folder: Path) -> 
     retry = open_retry(folder, "truncated")
     for num_shards in (1, 1, 1):
         do(retry, num_shards)
-        assert sorted(in_sight(folder)) == sorted(standing(folder))
+        assert sorted(keys_in_tars(folder)) == sorted(committed_keys(folder))
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     seen = [sample["__key__"] for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False)]
     assert sorted(seen) == sorted(key for key in KEYS if "-bad-" not in key)
@@ -135,16 +135,16 @@ def test_a_retry_of_a_retry_replaces_it(folder: Path) -> None:
     do(open_retry(folder, "truncated", "decode"))
     assert Run(folder).retries[2].plan.replaces == ["train-retry001-000000", "train-retry002-000001"]
     assert texts(folder) == dict(zip(CUT, ["ok in 2", "ok in 2", "truncated in 3", "ok in 2"], strict=True))
-    assert in_sight(folder).count("train/a") == 1
-    assert sorted(in_sight(folder)) == sorted(standing(folder)) == sorted(KEYS)
+    assert keys_in_tars(folder).count("train/a") == 1
+    assert sorted(keys_in_tars(folder)) == sorted(committed_keys(folder)) == sorted(KEYS)
     assert problems(folder) == []
 
 
 def test_statuses_are_classes_only_where_they_are_named(folder: Path) -> None:
     assert count_failures(Run(folder)) == {"decode": 2}
     assert count_failures(Run(folder), ["truncated"]) == {"truncated": 4}
-    found = list(failures(Run(folder), ["truncated"]))
-    assert [(failure.item.key, failure.reason, failure.reason_class) for failure in found] == [
+    truncated = list(failures(Run(folder), ["truncated"]))
+    assert [(failure.item.key, failure.reason, failure.reason_class) for failure in truncated] == [
         (key, "truncated", "truncated") for key in CUT
     ]
     with pytest.raises(ConfigError, match=r"--class ok: no item of .* has this class\. Use one of decode, truncated"):
@@ -179,13 +179,13 @@ def test_a_damaged_replacement_is_redone_and_the_replaced_shard_is_read_meanwhil
     do(open_retry(folder, "truncated"))
     done = tars(folder)
     (folder / "train-retry001-000000.tar").write_bytes(b"rot")
-    found = list(verify(Run(folder)))
-    assert [str(problem) for problem in found] == ["train-retry001-000000.tar: 3 bytes instead of 10,240"]
-    assert list(repair(Run(folder), found)) == [
+    problems_found = list(verify(Run(folder)))
+    assert [str(problem) for problem in problems_found] == ["train-retry001-000000.tar: 3 bytes instead of 10,240"]
+    assert list(repair(Run(folder), problems_found)) == [
         "train-retry001-000000: deleted; rerun the same `retry` command to make it again",
         f"superseded/train-000000.tar: moved back to {folder}, as its shard is not superseded",
     ]
-    assert sorted(in_sight(folder)) == sorted(standing(folder))
+    assert sorted(keys_in_tars(folder)) == sorted(committed_keys(folder))
     do(open_retry(folder, "truncated"))
     assert tars(folder) == done
 
@@ -194,19 +194,21 @@ def test_a_damaged_table_of_a_replaced_shard_withdraws_the_retry(folder: Path) -
     before = tars(folder)
     do(open_retry(folder, "truncated"))
     (folder / "tables" / "train-000000.parquet").unlink()
-    found = list(verify(Run(folder)))
-    told = list(repair(Run(folder), found))
-    assert told[0] == "retry 1: withdrawn; its items count as failed, so retry them again"
-    assert sorted(in_sight(folder)) == sorted(standing(folder))
+    problems_found = list(verify(Run(folder)))
+    actions = list(repair(Run(folder), problems_found))
+    assert actions[0] == "retry 1: withdrawn; its items count as failed, so retry them again"
+    assert sorted(keys_in_tars(folder)) == sorted(committed_keys(folder))
     assert tars(folder) == {name: content for name, content in before.items() if name != "train-000000.tar"}
 
 
 def test_a_replaced_tar_that_reappeared_is_found_and_moved_away(folder: Path) -> None:
     do(open_retry(folder, "truncated"))
     shutil.copy(folder / "superseded" / "train-000000.tar", folder / "train-000000.tar")
-    found = list(verify(Run(folder)))
-    assert [str(problem) for problem in found] == ["train-000000.tar: a stray file, as its shard is superseded"]
-    assert list(repair(Run(folder), found)) == ["train-000000.tar: moved to stray/train-000000.tar"]
+    problems_found = list(verify(Run(folder)))
+    assert [str(problem) for problem in problems_found] == [
+        "train-000000.tar: a stray file, as its shard is superseded"
+    ]
+    assert list(repair(Run(folder), problems_found)) == ["train-000000.tar: moved to stray/train-000000.tar"]
 
 
 def test_merged_runs_keep_replacements_and_replaced_shards(folder: Path, tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_merged_runs_keep_replacements_and_replaced_shards(folder: Path, tmp_pat
     other = make_failing_run(tmp_path / "other", ["train/k", "train/l-cut-once"])
     merged = merge([folder, other], tmp_path / "merged")
     assert problems(merged.folder) == []
-    assert sorted(in_sight(merged.folder)) == sorted(standing(folder) + standing(other))
+    assert sorted(keys_in_tars(merged.folder)) == sorted(committed_keys(folder) + committed_keys(other))
     do(open_retry(merged.folder, "truncated", fingerprint=merged.plan.fingerprint))
     assert problems(merged.folder) == []
 

@@ -1,4 +1,4 @@
-"""Retries: failed items tried again, each sample in one tar, the rest of the folder untouched."""
+"""Retries of failed items: every sample is in one tar, and the rest of the folder is unchanged."""
 
 import multiprocessing
 import tarfile
@@ -42,9 +42,9 @@ def failed(folder: Path, *classes: Any) -> list[Any]:
 
 
 def test_failures_are_listed_in_planned_order_with_their_items(folder: Path) -> None:
-    found = list(failures(Run(folder)))
-    assert [failure.item for failure in found] == [named(key) for key in BAD]
-    assert [(failure.shard, failure.reason_class) for failure in found] == [
+    failures_of_run = list(failures(Run(folder)))
+    assert [failure.item for failure in failures_of_run] == [named(key) for key in BAD]
+    assert [(failure.shard, failure.reason_class) for failure in failures_of_run] == [
         ("train-000000", "decode"),
         ("train-000001", "decode"),
         ("train-000001", "decode"),
@@ -87,8 +87,8 @@ def test_stock_webdataset_reads_each_key_once(folder: Path) -> None:  # it leave
     do(open_retry(folder))
     urls = [str(path) for path in sorted(folder.glob("*.tar"))]
     dataset = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=webdataset.split_by_node)
-    found = sorted(sample["__key__"] for sample in dataset)
-    assert found == sorted(set(KEYS) - {"train/e-bad-always"})
+    keys = sorted(sample["__key__"] for sample in dataset)
+    assert keys == sorted(set(KEYS) - {"train/e-bad-always"})
 
 
 def test_samples_of_retries_are_read_in_place_of_the_rows_they_supersede(folder: Path) -> None:

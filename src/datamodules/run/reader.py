@@ -149,7 +149,7 @@ def _buffered(part: "_Part") -> BinaryIO:
 
 
 def _damaged(path: Path, offset: int, error: Exception | str) -> RunError:
-    return RunError(f"{path} cannot be read at byte {offset}: {error}. Run `preprocess verify`")
+    return RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`")
 
 
 def _members(path: Path, offset: int, sample: BinaryIO, key: str | None) -> tuple[str, dict[str, tuple[int, int]]]:

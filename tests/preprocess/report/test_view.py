@@ -170,7 +170,7 @@ def test_key_like_no_other_fails_and_names_the_first(run: Run) -> None:
 def test_sample_in_a_tar_cut_short_fails(run: Run) -> None:
     tar = run.folder / "train-000001.tar"
     tar.write_bytes(tar.read_bytes()[:700])
-    with pytest.raises(RunError, match=r"train-000001.tar cannot be read at byte \d+: .*\. Run `preprocess verify`"):
+    with pytest.raises(RunError, match=r"train-000001.tar cannot be read at byte \d+: .*; run `preprocess verify`"):
         view(run, "train/v2", Terminal())
 
 

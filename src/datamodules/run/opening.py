@@ -50,7 +50,7 @@ def open_or_plan(
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:
         raise RunError(
-            f"{folder} holds a run made otherwise; use another --output.dir, or go on with the same settings. "
+            f"{folder} holds a run with other settings. Use another --output.dir, or continue with the same settings. "
             f"It differs in: {'; '.join(different)}"
         )
     if root not in run.plan.roots:

@@ -207,7 +207,7 @@ def test_a_split_that_was_not_planned_fails(shards: Path) -> None:
 
 def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
     make_run(tmp_path, 3)
-    with pytest.raises(RunError, match="nothing is committed"):
+    with pytest.raises(RunError, match="no shard is committed"):
         data_of(tmp_path).setup("fit")
 
 

@@ -138,8 +138,8 @@ class ItemReader:
             self._size = (height, width)
         if self._size != (height, width):
             raise DecodeError(
-                f"frame {self._num_frames} has {width}x{height} px, the first {self._size[1]}x{self._size[0]}: "
-                "the frames of one item have one size"
+                f"frame {self._num_frames} is {width}x{height} px, but the first is {self._size[1]}x{self._size[0]}: "
+                "all frames of an item must have the same size"
             )
 
     def _transformed(self, frame: Tensor | Jpeg) -> Any:

@@ -29,7 +29,7 @@ class CommittedSamples:
         split: only this split; None: all.
 
     Raises:
-        RunError: the run has no such split (the message names its splits), or nothing is committed.
+        RunError: the run has no such split (the message names its splits), or no shard is committed.
     """
 
     def __init__(self, run: Run, split: str | None = None) -> None:
@@ -48,9 +48,8 @@ class CommittedSamples:
                 numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
                 parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
         if not tars:
-            raise RunError(
-                f"nothing is committed in {run.folder}" + (f" of split {split!r}" if split else "") + ": run it first"
-            )
+            of_split = f" of split {split!r}" if split else ""
+            raise RunError(f"no shard is committed in {run.folder}{of_split} yet: run it first")
         self._tars = [run.tar_file(name) for name in tars]
         self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 

@@ -30,5 +30,5 @@ def add_samples(parser: ArgumentParser) -> None:
         "--samples",
         metavar="CLASS",
         type=import_kind,
-        help="import this class of samples, which is not one of Framemill's: it is yours, or you trust it",
+        help="sample kind of your own, as a dotted class path. It is imported: name only code that you trust",
     )

@@ -76,8 +76,8 @@ def _options_of(format: Format) -> str:
 
 
 def _list_of_formats() -> str:
-    """Return the formats and what they write, by the class of the samples that they are made of."""
-    lines = ["formats, and the samples that they are made of:"]
+    """Return the formats and what they write, by the class of the samples that they take."""
+    lines = ["formats, by the samples that they take:"]
     by_kind: dict[str, list[str]] = {}
     for known in all_formats():
         kind = known.samples.__name__ if known.samples else "any"

@@ -46,7 +46,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
 
     Raises:
         ConfigError: `dest` is not empty, `num_samples` is below 1, or the kind draws no samples.
-        RunError: nothing is committed, or a sample cannot be drawn.
+        RunError: no shard is committed, or a sample cannot be drawn.
     """
     if num_samples < 1:
         raise ConfigError(f"{num_samples = }: give 1 or more")

@@ -68,7 +68,7 @@ class Format:
             part.committed() for part in source.run.with_retries
         ]  # listed for all parts now: shards committed later are not exported
         if not any(committed):
-            raise RunError(f"nothing is committed in {folder}: run it first")
+            raise RunError(f"no shard is committed in {folder} yet: run it first")
         try:
             written: list[Path] = self._module.export(source, dest, **options)
         except OSError as error:

@@ -127,14 +127,14 @@ def test_a_split_that_was_not_planned_fails(run: Run) -> None:
 
 
 def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nothing is committed in .* of split 'train': run it first"):
+    with pytest.raises(RunError, match=r"no shard is committed in .* of split 'train' yet: run it first"):
         CommittedSamples(make_run(tmp_path, 3), "train")
 
 
 def test_a_split_of_which_everything_failed_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Item("bad", "train", "bad", ("f.png",))])
     work(tmp_path)
-    with pytest.raises(RunError, match="nothing is committed"):
+    with pytest.raises(RunError, match="no shard is committed"):
         CommittedSamples(run)
 
 

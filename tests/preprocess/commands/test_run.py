@@ -410,4 +410,4 @@ def test_a_sequence_whose_frames_differ_in_size_fails_with_both_sizes(tmp_path: 
     assert main(["run", "--config", str(config), "--output.dir", str(tmp_path / "run")]) == 4  # all of it has failed
     (row,) = Run(tmp_path / "run").table("train-000000").to_pylist()
     assert row["status"] == "failed"
-    assert row["reason"] == "frame 2 has 50x40 px, the first 48x40: the frames of one item have one size"
+    assert row["reason"] == "frame 2 is 50x40 px, but the first is 48x40: all frames of an item must have the same size"

@@ -30,7 +30,7 @@ def test_an_unknown_format_fails_and_lists_the_known(tmp_path: Path) -> None:
 def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
     make_run(tmp_path / "run", CORPUS, max_shards=0)
 
-    with pytest.raises(RunError, match=r"nothing is committed in .*run: run it first"):
+    with pytest.raises(RunError, match=r"no shard is committed in .*run yet: run it first"):
         export(tmp_path / "run", "phoenix-npz", tmp_path / "out")
 
 

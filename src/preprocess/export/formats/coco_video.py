@@ -1,4 +1,4 @@
-"""Tracks as YouTube-VIS has them, which is COCO's JSON for videos.
+"""Tracks in the format of YouTube-VIS, COCO's JSON for videos.
 
 For each split two files:
 

@@ -1,4 +1,4 @@
-"""Boxes of tracks as MOTChallenge has them (2D MOT 2015).
+"""Boxes of tracks, in the format of MOTChallenge (2D MOT 2015).
 
 `dest` becomes a folder of
 

@@ -1,14 +1,7 @@
 """A rank: the part of one process in a run. It leases shards, spools their results, and commits them.
 
-A rank leases unclaimed shards as long as there are any. After that it helps the others, so that no rank waits for the
-slowest or for a dead one:
-
-- Take-over: a shard whose holders are all dead is leased anew. Its spools hold what they had finished, so only the
-  items that were in flight are done again.
-- Backup execution, as in MapReduce: a shard whose holder is alive but slow is worked on twice, if this rank expects to
-  finish it in less than half the time that the holder still needs. The rank that commits first wins, and the other
-  drops its work (`Rank.abandon_committed`). A shard has at most one backup, and a rank makes one only when it has no
-  other work.
+Which shard comes next, decides its `Schedule`. Of two ranks on one shard the one that commits first wins, and the other
+drops its work (`Rank.abandon_committed`).
 
 Every two seconds a rank writes what it is doing to `work/ranks/{rank}.json`, from which any process can show the state
 of the whole run (`activity.py`).
@@ -19,30 +12,29 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure
-from datamodules.run.activity import Activity, mean_and_peak, read_activity
+from datamodules.run.activity import Activity, mean_and_peak
 from datamodules.run.attempts import FailedAttempt, FaultFile, cause_of_death
 from datamodules.run.commit import commit, finalize_all
 from datamodules.run.failure_limit import FailureWatch, Tolerance
 from datamodules.run.files import write_whole
 from datamodules.run.folder import Run
-from datamodules.run.leases import Claim, Leases
+from datamodules.run.leases import Leases
 from datamodules.run.open_shard import OpenShard
 from datamodules.run.plan import Shard
 from datamodules.run.result import Result
+from datamodules.run.schedule import Schedule
 from datamodules.samples.content import Content
 
 _BEAT_SECONDS = 2.0
 _SILENT_SECONDS = 10.0  # how long heartbeats may fail before the output folder counts as lost
 _SYNC_SECONDS = 20.0  # between fsyncs: a machine that crashes loses at most so much spooled work
-_BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: their speed is not known yet
-_UNKNOWN_SECONDS = 30.0  # assumed for a shard by a rank that has committed none yet
 
 _TOLERANCE = Tolerance()
 
@@ -52,9 +44,9 @@ class Rank:
 
     Args:
         run: the run, or a retry.
-        only: (i, n): lease only shards whose number is i modulo n, for users who divide a run by hand.
+        only: see `Schedule`.
         stale_seconds: see `Leases`.
-        position: where in the plan to begin, 0 to 1. Ranks that begin far apart rarely try to claim the same shard.
+        position: see `Schedule`.
         measure: returns `Activity.machine`; called at every heartbeat. Records keep the mean and peak of its figures.
         tolerance: attempts, failures and seconds after which an item, the run or this process is given up.
         device: model of this rank's device, recorded in tables and records.
@@ -81,6 +73,7 @@ class Rank:
             raise ConfigError(f"only = {only[0]}/{only[1]}: give i/n with 0 <= i < n")
         self.run = run
         self.leases = Leases(run.work, stale_seconds)
+        self._schedule = Schedule(run, self.leases, only, position)
         self.name = self.leases.identity.rank
         self.activity = Activity(self.name, os.uname().nodename, time.time())
         self.open: dict[int, OpenShard] = {}
@@ -90,10 +83,7 @@ class Rank:
         self._failures = FailureWatch(run, tolerance.limit)
         self._active: OpenShard | None = None
         self._scratch: Path | None = None
-        self._leasable = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
-        self._todo: list[Shard] = []  # of these, those without a record and a claim when they were last listed
-        self._position, self._measure, self._device = position, measure, device
-        self._pace: list[float] = []  # seconds per row of the shards this rank has committed
+        self._measure, self._device = measure, device
         self._failure: tuple[float, OSError] | None = None  # of the heartbeat: since when, and the first error
         self._closing = threading.Event()
         self._publishing = threading.Lock()  # two threads publish: an older state must not replace a newer one
@@ -103,10 +93,9 @@ class Rank:
         self._fault = FaultFile(self.run.work / "ranks" / f"{self.name}.fault", self.tolerance.extract_timeout_seconds)
         try:
             finalize_all(self.run)
-            self._list_todo()
+            self._schedule.begin()
         except OSError as error:
             raise self._no_output(error) from error
-        self._rotate(int(self._position * len(self._todo)))
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
         return self
@@ -135,23 +124,10 @@ class Rank:
             EnvironmentFailure: the output folder cannot be read or written to.
         """
         try:
-            return self._lease_unclaimed() or self._lease_from_others()
+            claimed = (self._open(shard) for shard in self._schedule.claims(self.open))
+            return next((opened for opened in claimed if opened), None)
         except OSError as error:
             raise self._no_output(error) from error
-
-    def _lease_unclaimed(self) -> OpenShard | None:
-        # each shard is tried once per call: NFS may list a claim late, and the shard would come back again and again
-        tried: set[str] = set()
-        while self._todo or self._list_todo(tried):
-            shard = self._todo.pop(0)
-            tried.add(shard.name)
-            if not self.leases.claim(shard.name):
-                self._list_todo(tried)
-                if self._todo:  # another rank is at the same position: go on at a random one
-                    self._rotate(self.leases.random.randrange(len(self._todo)))
-            elif opened := self._open(shard):
-                return opened
-        return None
 
     def add(self, number: int, result: Result, members: Mapping[str, Content]) -> None:
         """Spool the result of one row of an open shard, and commit the shard if all its rows have results.
@@ -314,7 +290,7 @@ class Rank:
         """
         try:
             committed = self.run.committed()
-            return all(shard.name in committed for shard in self._leasable) and finalize_all(self.run)
+            return all(shard.name in committed for shard in self._schedule.shards) and finalize_all(self.run)
         except OSError as error:
             raise self._no_output(error) from error
 
@@ -341,7 +317,7 @@ class Rank:
                 raise
             won = False  # the rank that was faster has removed this rank's files
             opened.spool.close()
-        self._pace.append(seconds / len(opened.items))
+        self._schedule.seconds_per_row.append(seconds / len(opened.items))
         self.num_committed += won
         del self.open[opened.shard.number]
         self.leases.clear(opened.shard.name)
@@ -357,52 +333,6 @@ class Rank:
         if self.leases.is_dead(rank) and (has_fault or self.leases.has_died_here(rank)):
             return cause_of_death(fault)
         return None
-
-    def _list_todo(self, tried: Set[str] = frozenset()) -> bool:
-        """Set `_todo` to the shards that are not committed, claimed or `tried`; return whether there are any."""
-        claimed = self.leases.claimed() | tried
-        # records after claims: a commit removes claims after it links its record, so no shard is missing from both
-        committed = self.run.committed()
-        self._todo = [s for s in self._leasable if s.name not in committed and s.name not in claimed]
-        return bool(self._todo)
-
-    def _rotate(self, start: int) -> None:
-        """Let `_todo` begin with the shard at index `start`."""
-        self._todo = self._todo[start:] + self._todo[:start]
-
-    def _lease_from_others(self) -> OpenShard | None:
-        """Take over a dead rank's shard, or make a backup of the slowest open shard; see the top of this module."""
-        claims = self.leases.list_claims()
-        committed = self.run.committed()
-        held = [
-            (shard, claims[shard.name])
-            for shard in self._leasable
-            if shard.name in claims and shard.name not in committed and shard.number not in self.open
-        ]
-        for shard, holders in held:
-            if all(claim.dead for claim in holders) and self.leases.claim(shard.name, holders[-1].generation + 1):
-                return self._open(shard)
-        for shard, holders in sorted(held, key=lambda pair: -self._seconds_left(pair[1])):
-            alive = [claim for claim in holders if not claim.dead]
-            own_seconds = sum(self._pace) / len(self._pace) * shard.num_items if self._pace else _UNKNOWN_SECONDS
-            slow = not self.open and self._seconds_left(alive) > max(2 * own_seconds, _BACKUP_AFTER_SECONDS)
-            if len(alive) == 1 and slow and self.leases.claim(shard.name, holders[-1].generation + 1):
-                return self._open(shard)
-        return None
-
-    def _seconds_left(self, holders: list[Claim]) -> float:
-        """Estimate the seconds that the fastest living holder still needs, from the activity that it publishes.
-
-        0 for a holder that publishes none, and for one too young to judge: such a shard gets no backup.
-        """
-        left = []
-        for claim in holders:
-            activity = read_activity(self.run.work / "ranks" / f"{claim.holder.rank}.json") if claim.holder else None
-            if not claim.dead and activity and claim.name in activity.shards:
-                done, total, seconds = activity.shards[claim.name]
-                seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower
-                left.append(seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0)
-        return min(left, default=0.0)
 
     @property
     def _activity_path(self) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.run import rank as rank_module
+from datamodules.run import schedule
 from datamodules.run.activity import read_activity
 from datamodules.run.cleanup import clean_up
 from datamodules.run.commit import commit
@@ -137,7 +138,7 @@ def test_a_shard_whose_holder_died_just_before_the_commit_is_committed_at_once(
 def test_a_backup_of_a_slow_ranks_shard_runs_and_the_first_to_commit_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(schedule, "_BACKUP_AFTER_SECONDS", 0.05)
     run = make_run(tmp_path / "backup", 8)
     with Rank(run) as slow, Rank(run) as fast:
         slowly = lease(slow)
@@ -181,8 +182,8 @@ def test_a_rank_abandons_shards_that_others_committed(tmp_path: Path) -> None:
 def test_a_rank_that_never_committed_backs_up_a_hanging_ranks_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_module, "_BACKUP_AFTER_SECONDS", 0.05)
-    monkeypatch.setattr(rank_module, "_UNKNOWN_SECONDS", 0.05)
+    monkeypatch.setattr(schedule, "_BACKUP_AFTER_SECONDS", 0.05)
+    monkeypatch.setattr(schedule, "_UNKNOWN_SECONDS", 0.05)
     run = make_run(tmp_path, 4)
     with Rank(run) as hanging, Rank(run) as late:
         assert hanging.lease()
@@ -201,7 +202,7 @@ def test_shards_that_a_stale_listing_shows_as_free_are_tried_once(
         spy = spied(second.leases.claim, lambda name, *_: tried.append(name))
         monkeypatch.setattr(second.leases, "claim", spy)
         monkeypatch.setattr(second.leases, "claimed", set)
-        second._todo = []
+        second._schedule._todo = []
         assert second.lease() is None
         assert sorted(tried) == [opened.shard.name for opened in held]
 

@@ -32,6 +32,7 @@ from datamodules.run import (
     opening,
     planning,
     rank,
+    schedule,
     shard_files,
     spool,
 )
@@ -506,6 +507,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     opening: {"Path": Path, "time": Time, "require_own_folders": lambda _: None},  # no links
     rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
     open_shard: {"time": Time},
+    schedule: {"time": Time},
     cleanup: {"is_folder": lambda _: True},
     failure_limit: {"time": Time},
 }

@@ -1,0 +1,133 @@
+"""The schedule of a rank: which shard it claims next.
+
+A rank claims unclaimed shards as long as there are any. After that it helps the others, so that no rank waits for the
+slowest or for a dead one:
+
+- Take-over: a shard whose holders are all dead is claimed anew. Its spools hold what they had finished, so only the
+  items that were in flight are done again.
+- Backup execution, as in MapReduce: a shard whose holder is alive but slow is worked on twice, if this rank expects to
+  finish it in less than half the time that the holder still needs. A shard has at most one backup, and a rank makes one
+  only when it has no other work.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Set
+
+from datamodules.run.activity import read_activity
+from datamodules.run.folder import Run
+from datamodules.run.leases import Claim, Leases
+from datamodules.run.plan import Shard
+
+_BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: their speed is not known yet
+_UNKNOWN_SECONDS = 30.0  # assumed for a shard by a rank that has committed none yet
+
+
+class Schedule:
+    """The order in which a rank claims the shards of a run.
+
+    Args:
+        run: the run, or a retry.
+        leases: the rank's claims, and its view of the others'.
+        only: (i, n): claim only shards whose number is i modulo n, for users who divide a run by hand; None: all.
+        position: where in the plan to begin, 0 to 1. Ranks that begin far apart rarely try to claim the same shard.
+
+    Attributes:
+        shards: the shards that this rank may claim.
+        seconds_per_row: of each shard that this rank has finished.
+    """
+
+    def __init__(self, run: Run, leases: Leases, only: tuple[int, int] | None, position: float) -> None:
+        self._run, self._leases, self._position = run, leases, position
+        self.shards = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
+        self.seconds_per_row: list[float] = []
+        self._todo: list[Shard] = []  # of `shards`, those without a record and a claim when they were last listed
+
+    def begin(self) -> None:
+        """List what is to be done, and go to the rank's position in it.
+
+        Raises:
+            OSError: the output folder cannot be read.
+        """
+        self._list_todo()
+        self._rotate(int(self._position * len(self._todo)))
+
+    def claims(self, open_shards: Collection[int]) -> Iterator[Shard]:
+        """Claim shards and yield them: unclaimed ones, then one of a dead rank, or else of a slow one as a backup.
+
+        A shard that is yielded may have been committed in the meantime.
+
+        Args:
+            open_shards: numbers of the shards that this rank is working on.
+
+        Raises:
+            OSError: the output folder cannot be read or written to.
+        """
+        yield from self._claim_unclaimed()
+        yield from self._claim_from_others(open_shards)
+
+    def _claim_unclaimed(self) -> Iterator[Shard]:
+        # each shard is tried once per call: NFS may list a claim late, and the shard would come back again and again
+        tried: set[str] = set()
+        while self._todo or self._list_todo(tried):
+            shard = self._todo.pop(0)
+            tried.add(shard.name)
+            if self._leases.claim(shard.name):
+                yield shard
+                continue
+            self._list_todo(tried)
+            if self._todo:  # another rank is at the same position: go on at a random one
+                self._rotate(self._leases.random.randrange(len(self._todo)))
+
+    def _claim_from_others(self, open_shards: Collection[int]) -> Iterator[Shard]:
+        claims = self._leases.list_claims()
+        committed = self._run.committed()
+        held = [
+            (shard, claims[shard.name])
+            for shard in self.shards
+            if shard.name in claims and shard.name not in committed and shard.number not in open_shards
+        ]
+        for shard, holders in held:
+            if all(claim.dead for claim in holders) and self._claim_next(shard, holders):
+                yield shard
+                return
+        for shard, holders in sorted(held, key=lambda pair: -self._seconds_left(pair[1])):
+            if not open_shards and self._is_slow(shard, holders) and self._claim_next(shard, holders):
+                yield shard
+                return
+
+    def _claim_next(self, shard: Shard, holders: list[Claim]) -> bool:
+        return self._leases.claim(shard.name, holders[-1].generation + 1)
+
+    def _is_slow(self, shard: Shard, holders: list[Claim]) -> bool:
+        """Return whether the shard has one living holder, and this rank would finish it in less than half the time."""
+        alive = [claim for claim in holders if not claim.dead]
+        paces = self.seconds_per_row
+        own_seconds = sum(paces) / len(paces) * shard.num_items if paces else _UNKNOWN_SECONDS
+        return len(alive) == 1 and self._seconds_left(alive) > max(2 * own_seconds, _BACKUP_AFTER_SECONDS)
+
+    def _seconds_left(self, holders: list[Claim]) -> float:
+        """Estimate the seconds that the fastest living holder still needs, from the activity that it publishes.
+
+        0 for a holder that publishes none, and for one too young to judge: such a shard gets no backup.
+        """
+        left = []
+        for claim in holders:
+            path = self._run.work / "ranks" / f"{claim.holder.rank}.json" if claim.holder else None
+            activity = read_activity(path) if path else None
+            if not claim.dead and activity and claim.name in activity.shards:
+                done, total, seconds = activity.shards[claim.name]
+                seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower
+                left.append(seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0)
+        return min(left, default=0.0)
+
+    def _list_todo(self, tried: Set[str] = frozenset()) -> bool:
+        """Set `_todo` to the shards that are not committed, claimed or `tried`; return whether there are any."""
+        claimed = self._leases.claimed() | tried
+        # records after claims: a commit removes claims after it links its record, so no shard is missing from both
+        committed = self._run.committed()
+        self._todo = [s for s in self.shards if s.name not in committed and s.name not in claimed]
+        return bool(self._todo)
+
+    def _rotate(self, start: int) -> None:
+        """Let `_todo` begin with the shard at index `start`."""
+        self._todo = self._todo[start:] + self._todo[:start]

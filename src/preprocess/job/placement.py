@@ -91,7 +91,8 @@ def placement(accelerator: Any, devices: Any) -> Placement:
         if isinstance(devices, int) and devices > len(gpus) > 0:
             raise ConfigError(f"--trainer.devices {devices}: this machine has {len(gpus)} GPUs")
     if kind != "cuda":
-        return Placement(torch.device(kind), options)
+        # Lightning numbers the only device of MPS, and has none for the CPU
+        return Placement(torch.device("mps", 0) if kind == "mps" else torch.device("cpu"), options)
     gpu = gpus[(local_rank or 0) % len(gpus)]
     if "strategy" not in options or options["strategy"] == "auto":
         options["devices"] = [gpu]

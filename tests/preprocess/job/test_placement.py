@@ -81,3 +81,9 @@ def test_a_cpu_is_named_by_the_kernel_or_else_by_its_architecture(
 
 def test_on_the_cpu_each_rank_has_one_device_of_its_own(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices_of(monkeypatch, 3, 1, "cpu") == [1, 1, 1]
+
+
+def test_the_device_of_apple_silicon_is_the_one_that_lightning_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert placement("auto", 1).device == torch.device("mps", 0)

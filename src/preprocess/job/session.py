@@ -1,7 +1,7 @@
-"""A session: one process's work on a run, from before the Trainer is made until after the last batch.
+"""A session: one process's work on a run, from the check of its options until after the last batch.
 
-Entering it fixes the plan (made now if the run is new), the fingerprint and this process's rank. `predict` then makes
-the loader, the extraction and the writer from them.
+Entering it makes the Trainer, which checks the options, and fixes the plan (made now if the run is new), the
+fingerprint and this process's rank. `predict` then makes the loader, the extraction and the writer from them.
 """
 
 import logging
@@ -87,6 +87,7 @@ class Session:
     Raises:
         RunError, CorpusError, EnvironmentFailure: on entering; see `open_or_plan` and `open_or_plan_retry`.
         RunError: on entering: `same_device` is set, and this rank has another device.
+        ConfigError: on making or entering it: an option is wrong; nothing was written.
     """
 
     run: Run
@@ -102,6 +103,7 @@ class Session:
 
     def __enter__(self) -> "Session":
         job, output, device = self._job, self._job.output, self.device
+        self._trainer = self._make_trainer()  # before the plan: wrong options must not leave a run that keeps them
         job.extractor.place(device)
         self._frame_request = job.data.request(job.extractor.frames, device)
         if output.videos:
@@ -118,11 +120,13 @@ class Session:
             )
         measure = partial(machine_figures, gpu_uuid(device))
         rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
-        self.rank = self._stack.enter_context(rank)
-        if is_resumed and not job.retry and rank.name <= min(rank.leases.at_work(), default=rank.name):
-            # one rank, the first by name, compares the corpus with the plan while it works
-            self._relisting = Relisting(self.run.plan, job.corpus)
-            self._relisting.start()
+        with ExitStack() as stack:  # closes the rank if what follows fails
+            self.rank = stack.enter_context(rank)
+            if is_resumed and not job.retry and rank.name <= min(rank.leases.at_work(), default=rank.name):
+                # one rank, the first by name, compares the corpus with the plan while it works
+                self._relisting = Relisting(self.run.plan, job.corpus)
+                self._relisting.start()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -150,17 +154,18 @@ class Session:
             Progress(self.run),
             StopOnSignal(rank, job.output.grace_seconds),
         ]
-        trainer = self._trainer([*callbacks, *own])
+        trainer = self._trainer
+        trainer.callbacks.extend([*callbacks, *own])  # type: ignore[attr-defined]
         frames = job.data.frames(rank, job.corpus.root, self._frame_request, self.device)
         try:
             trainer.predict(Extraction(job.extractor, rank, items), dataloaders=frames, return_predictions=False)
         finally:
             self._launched = getattr(trainer.strategy.launcher, "procs", [])
 
-    def _trainer(self, callbacks: Sequence[Callback]) -> Trainer:
+    def _make_trainer(self) -> Trainer:
         options = {**TRAINER_DEFAULTS, **self._job.trainer, **self._placement.options}
         given = options.get("callbacks") or []
-        options["callbacks"] = [*(given if isinstance(given, list) else [given]), *callbacks]
+        options["callbacks"] = [*given] if isinstance(given, list) else [given]  # a new list, which `predict` extends
         try:
             trainer = Trainer(**options)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:

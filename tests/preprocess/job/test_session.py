@@ -12,6 +12,7 @@ from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
 from preprocess.job.output import Output
 from preprocess.job.progress import quiet
+from preprocess.job.relisting import Relisting
 from preprocess.job.session import Job, Session
 from support.brightness import Brightness, ImageFolders
 
@@ -57,6 +58,8 @@ def test_a_run_of_other_settings_is_refused_before_anything_is_done(job: Job) ->
             "needs a GPU",
         ),
         (FramesDataModule(), {"accelerator": "tpu"}, "choose from auto, cpu, gpu, cuda, mps"),
+        (FramesDataModule(), {"accelerator": "cpu", "precision": "17"}, "17"),
+        (FramesDataModule(), {"accelerator": "cpu", "devices": 0}, "devices"),
     ],
 )
 def test_wrong_options_are_refused_before_the_corpus_is_listed(
@@ -72,3 +75,16 @@ def test_a_corpus_that_cannot_be_listed_starts_no_run(job: Job, tmp_path: Path) 
     empty = ImageFolders(str(tmp_path / "empty"))
     with pytest.raises(CorpusError), Session(replace(job, corpus=empty)):
         pytest.fail("the session was opened")
+
+
+def test_a_session_that_cannot_be_entered_leaves_no_rank(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(job) as session:
+        run = session.run
+
+    def fail(relisting: Relisting) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Relisting, "start", fail)
+    with pytest.raises(RuntimeError), Session(job):
+        pytest.fail("the session was opened")
+    assert list((run.work / "ranks").iterdir()) == []

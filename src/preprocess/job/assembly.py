@@ -106,6 +106,11 @@ class OpenItem:
             self._assembly = self._open_assembly(self.item)
         return self._assembly
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a frame of the item has failed, so that the others no longer matter."""
+        return self._error is not None
+
     def add(self, frame_idx: int, outcome: Outcome) -> None:
         """Take the outcome of the next frame; after the first failure the others no longer matter."""
         if outcome.split_to:
@@ -118,7 +123,7 @@ class OpenItem:
             self.assembly.add(frame_idx, outcome.result)
         except ItemError as error:
             self.close()  # free a failed video's resources now, not at its last frame
-            self._error = error
+            self._error = error.with_traceback(None)  # which refers to the frames of its batch
 
     def close(self) -> None:
         """Close the assembly, if it was opened."""

@@ -65,9 +65,11 @@ class Extraction(LightningModule):
         return [Outcome(result, None if size == planned else size) for result, size in outcomes]
 
     def _is_obsolete(self, batch: Batch) -> bool:
-        """Whether all items of `batch` have results already: another rank has committed them, or they have failed."""
+        """Whether all items of `batch` have results already, or have failed in an earlier batch."""
         opened = self._rank.open.get(batch["shard"])
-        return opened is None or all(row in opened.spool.results for row in batch["rows"])
+        return opened is None or all(
+            row in opened.spool.results or self._items[batch["shard"], row].has_failed for row in batch["rows"]
+        )
 
     def _outcomes(self, batch: Batch) -> list[Outcome]:
         size = len(batch["rows"])

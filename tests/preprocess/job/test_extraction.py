@@ -144,6 +144,18 @@ def test_a_frame_that_cannot_be_extracted_fails_its_item_only(rank: Rank) -> Non
     assert str(outcomes[1].result) == "13 is unlucky"
 
 
+def test_the_other_frames_of_a_failed_item_are_not_extracted_and_none_stays_in_memory(rank: Rank) -> None:
+    extractor: Any = Memory()
+    items = OpenItems(lambda item: ListAssembly(lambda results, summary: None))
+    module = Extraction(extractor, rank, items)
+    [failed] = module.predict_step(batch_of([13], rows=[0]), 0)
+    items[0, 0].add(0, failed)
+    assert failed.result.__traceback__ is None  # it would refer to the batch
+    later = batch_of([2, 3], rows=[0, 0]) | {"frame_idx": [1, 2]}
+    assert module.predict_step(later, 1) == [Outcome(None, None)] * 2
+    assert extractor.sizes == [1]
+
+
 def test_a_suspect_batch_is_extracted_item_by_item(rank: Rank) -> None:
     extractor: Any = Memory()
     outcomes = extraction(extractor, rank)(batch_of([1, 2, 3, 4], rows=[0, 0, 1, 2], alone=True))

@@ -37,7 +37,7 @@ from datamodules.samples.content import Content
 from datamodules.samples.drawing import Image, LegendEntry, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
 from datamodules.samples.npy_rows import NpyRows
-from preprocess.job.assembly import Assembly
+from preprocess.job.assembly import Assembly, disk_errors
 from preprocess.job.extractor import Extractor
 
 _NEAR_M, _FAR_M = 1.0, 10.0
@@ -179,9 +179,10 @@ class _MapFile(Assembly):
 
     def add(self, frame_idx: int, result: NDArray[np.float16]) -> None:
         """Append the map of the next frame."""
-        if self._maps is None:
-            self._maps = NpyRows(self._folder, "<f2", result.shape)
-        self._maps.append(result[None])
+        with disk_errors():
+            if self._maps is None:
+                self._maps = NpyRows(self._folder, "<f2", result.shape)
+            self._maps.append(result[None])
 
     def finish(self, summary: ItemSummary) -> DepthSample:
         """Return the sample."""
@@ -189,7 +190,8 @@ class _MapFile(Assembly):
         assert summary.size is not None
         height, width = summary.size
         facts = {"path": self._item.path, "num_frames": summary.num_frames, "width": width, "height": height}
-        return DepthSample(self._item.key, self._maps.file(), {**self._item.meta, **facts})
+        with disk_errors():
+            return DepthSample(self._item.key, self._maps.file(), {**self._item.meta, **facts})
 
     def close(self) -> None:
         """Remove the file; if the item is finished, its content is in the shard by now."""

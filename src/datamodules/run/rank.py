@@ -233,10 +233,18 @@ class Rank:
 
     @property
     def scratch(self) -> Path:
-        """A temporary folder in the run folder, created at first use and removed when the rank is closed."""
+        """A temporary folder in the run folder, created at first use and removed when the rank is closed.
+
+        Raises:
+            EnvironmentFailure: it cannot be created.
+        """
         if self._scratch is None:
-            self._scratch = self.run.work / "scratch" / self.name
-            self._scratch.mkdir(parents=True)
+            folder = self.run.work / "scratch" / self.name
+            try:
+                folder.mkdir(parents=True)
+            except OSError as error:
+                raise self._no_output(error) from error
+            self._scratch = folder
         return self._scratch
 
     @contextmanager

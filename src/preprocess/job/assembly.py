@@ -6,11 +6,12 @@ video constant; the default keeps all results in a list.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from datamodules.corpus import Item
-from datamodules.errors import ItemError
+from datamodules.errors import EnvironmentFailure, ItemError
 from datamodules.loading.batch import ItemSummary
 
 
@@ -27,7 +28,7 @@ class Assembly(ABC):
 
         Raises:
             ExtractError: no sample can be made of the item; it becomes a failure.
-            EnvironmentFailure: the result cannot be stored, because the disk is full for example.
+            EnvironmentFailure: the result cannot be stored, because the disk is full for example; see `disk_errors`.
         """
 
     @abstractmethod
@@ -73,6 +74,17 @@ class Outcome(NamedTuple):
 
     result: Any
     split_to: int | None
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise EnvironmentFailure for an OSError of the block, which writes results to the run's disk."""
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"results cannot be written to disk: {error}. Fix the problem and rerun the same command"
+        ) from error
 
 
 class OpenItem:

@@ -3,8 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.corpus import Item
-from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
+from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.run.files import make_folder
@@ -25,7 +24,7 @@ from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
 from datamodules.samples.track_lines import LineObject
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.draw.video import VideoWriter
-from preprocess.job.assembly import Assembly
+from preprocess.job.assembly import Assembly, disk_errors
 from preprocess.job.extractor import Extractor
 from preprocess.tracking.backend import TrackingBackend, VideoTracker
 from preprocess.tracking.prompt import classes_of
@@ -116,7 +115,7 @@ class Tracking(Extractor):
         if self._drawings:
             path = self._drawings / f"{item.key}.mp4"
             open_drawing = partial(VideoWriter, path, partial=scratch() / f"{uuid4().hex}.mp4")
-        with _disk_errors():
+        with disk_errors():
             if self._drawings:
                 make_folder(self._drawings, path.parent)
             return _TrackAssembly(item.key, meta, tracker, Recording(scratch()), open_drawing)
@@ -194,7 +193,7 @@ class _TrackAssembly(Assembly):
         self._write([described(objects) for objects in self._tracker.finish()])
         if self._undecided:
             raise ValueError(f"{len(self._undecided)} of {summary.num_frames} frames of {self._key} are not tracked")
-        with _disk_errors():
+        with disk_errors():
             if self._drawing:
                 self._drawing.close()
                 self._drawing = None
@@ -226,7 +225,7 @@ class _TrackAssembly(Assembly):
     def _write(self, decided: Sequence[tuple[list[LineObject], NDArray[np.bool_]]]) -> None:
         for lines, masks in decided:
             seconds, image = self._undecided.popleft()
-            with _disk_errors():
+            with disk_errors():
                 if self._open_drawing and image is not None:
                     self._draw(image, seconds, lines, masks)
                 self._recording.add(seconds, lines)
@@ -259,13 +258,3 @@ def _video_info(summary: ItemSummary) -> dict[str, Any]:
         "duration": facts["duration_seconds"],
         **{name: value for name, value in facts.items() if name in _INCLUDED_FACTS},
     }
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"tracks cannot be written to disk: {error}. Fix the problem and rerun the same command"
-        ) from error

@@ -412,3 +412,10 @@ def test_the_timer_of_a_closed_rank_does_not_end_the_process(tmp_path: Path) -> 
     process = start(touch_and_leave, make_run(tmp_path, 4).folder)
     process.join(30)
     assert process.exitcode == 0
+
+
+def test_a_scratch_folder_that_cannot_be_made_fails_no_item(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 1)
+    (run.work / "scratch").write_bytes(b"")
+    with Rank(run) as rank, pytest.raises(EnvironmentFailure, match=r"cannot be written to: .* Fix the problem"):
+        _ = rank.scratch

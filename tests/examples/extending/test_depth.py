@@ -1,5 +1,6 @@
 """A sixth pipeline, `examples/extending/depth.py`: run, retried, viewed, drawn, exported and trained from."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -104,6 +105,24 @@ def test_batches_are_loaded_for_training(folder: Path) -> None:
 
     assert [maps.shape for maps in batch["depth"]] == [(2, 48, 64)] * 3
     assert {maps.dtype for maps in batch["depth"]} == {torch.float16}
+
+
+def test_a_full_disk_stops_the_run_and_fails_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("datamodules.samples.npy_rows.TemporaryFile", refuse)
+    write_video(tmp_path / "videos" / "near.mp4", GRAYS["near"])
+    options = ["--data.corpus", "datamodules.corpora.videos.Videos", "--data.num_workers", "0"]
+    options += ["--data.corpus.root", str(tmp_path / "videos"), "--output.dir", str(tmp_path / "run")]
+    run = ["run", "--model", "examples.extending.depth.Depth", *options, "--trainer.accelerator", "cpu"]
+    assert main(run) == 3
+    assert "error: results cannot be written to disk: [Errno 28] No space" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(run) == 0
+    assert (Run(tmp_path / "run").outcome().failed, Run(tmp_path / "run").outcome().committed) == (0, 1)
 
 
 def test_a_class_that_is_not_named_is_not_imported(

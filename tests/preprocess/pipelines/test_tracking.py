@@ -232,7 +232,7 @@ def test_a_disk_that_is_full_is_told_of_and_the_run_goes_on_later(
     with monkeypatch.context() as patched:
         patched.setattr("datamodules.samples.npy_rows.TemporaryFile", lambda **_: FullDisk())
         assert run(root, tmp_path / "run") == 3
-    assert "tracks cannot be written to disk: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert "results cannot be written to disk: [Errno 28] No space left on device" in capsys.readouterr().err
     assert list((tmp_path / "run" / "work" / "ranks").iterdir()) == []
     assert run(root, tmp_path / "run") == 0
 

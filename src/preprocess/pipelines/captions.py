@@ -92,7 +92,7 @@ class Captions(Extractor):
 
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device, if the model runs there."""
-        self.backend.load(self.trainer.strategy.root_device)
+        self.backend.load(self.rank_device)
 
     def provenance(self) -> dict[str, str]:
         """Return the weights of the model, and the versions of what runs it."""

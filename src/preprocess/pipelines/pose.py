@@ -85,7 +85,7 @@ class Pose(Extractor):
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device, if the models run there."""
         if not self.backend.in_workers:
-            self.backend.load(self.trainer.strategy.root_device)
+            self.backend.load(self.rank_device)
 
     def provenance(self) -> dict[str, str]:
         """See `Extractor`: the weights of the backend, and the versions that change its results."""

@@ -69,7 +69,7 @@ class Tracking(Extractor):
 
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device."""
-        self.backend.load(self.trainer.strategy.root_device)
+        self.backend.load(self.rank_device)
 
     def provenance(self) -> dict[str, str]:
         """What the models are, and the versions of what runs them."""

@@ -83,6 +83,10 @@ def placement(accelerator: Any, devices: Any) -> Placement:
     """
     kind, local_rank = _kind(accelerator), _started_as()
     gpus = _gpus(devices, torch.cuda.device_count()) if kind == "cuda" else []
+    if kind != "cuda" and (isinstance(devices, list) or "," in str(devices)):
+        raise ConfigError(
+            f"--trainer.devices {devices} lists GPUs, but the accelerator is {kind}. Give a number of ranks"
+        )
     options: dict[str, Any] = {"accelerator": kind, "plugins": [LightningEnvironment()]}
     if local_rank is not None:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}

@@ -95,6 +95,8 @@ class Session:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        if (strategy := job.trainer.get("strategy", "auto")) != "auto":
+            raise ConfigError(f"--trainer.strategy {strategy}: ranks form no process group. Leave it out")
         self._placement = placement(job.trainer.get("accelerator", "auto"), job.trainer.get("devices", 1))
         self.device = self._placement.device
         self._stack = ExitStack()
@@ -172,8 +174,8 @@ class Session:
             raise ConfigError(" ".join(str(error).split())) from error  # an option or its value
         if trainer.strategy.root_device != self.device:
             raise ConfigError(
-                f"--trainer.strategy put this rank on {trainer.strategy.root_device}, not on {self.device}. "
-                "Leave it out"
+                f"Lightning places this rank on {trainer.strategy.root_device}, not on {self.device}: set "
+                "--trainer.accelerator and --trainer.devices otherwise"
             )
         return trainer
 

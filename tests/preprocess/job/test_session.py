@@ -60,6 +60,8 @@ def test_a_run_of_other_settings_is_refused_before_anything_is_done(job: Job) ->
         (FramesDataModule(), {"accelerator": "tpu"}, "choose from auto, cpu, gpu, cuda, mps"),
         (FramesDataModule(), {"accelerator": "cpu", "precision": "17"}, "17"),
         (FramesDataModule(), {"accelerator": "cpu", "devices": 0}, "devices"),
+        (FramesDataModule(), {"accelerator": "cpu", "devices": "0,1"}, "lists GPUs, but the accelerator is cpu"),
+        (FramesDataModule(), {"accelerator": "cpu", "strategy": "ddp"}, "ranks form no process group"),
     ],
 )
 def test_wrong_options_are_refused_before_the_corpus_is_listed(

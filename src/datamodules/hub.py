@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: folders of this machine, or repositories of the Hugging Face hub."""
+"""Find models and tokenizers by name: folders on this machine, or repositories of the Hugging Face hub."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from datamodules.errors import ConfigError
 from datamodules.network import masked, naming_no_proxy, proxy_for, require_usable
 from datamodules.printable import printable
 
-_TIMEOUT_SECONDS = 10.0  # for the hub's first answer; huggingface_hub itself would wait for ever
+_TIMEOUT_SECONDS = 10.0  # for the hub's first answer; huggingface_hub itself waits without limit
 
 
 def find_files(
@@ -18,11 +18,11 @@ def find_files(
     """Return the folder or repository `name` that has all files of one of `alternatives`; see `find_folder`.
 
     Args:
-        name: a folder, or a name on the hub.
-        option: the option that gave the name, for messages.
+        name: a folder, or a repository on the hub.
+        option: option that the user gave the name with, for messages.
         alternatives: sets of file names, one of which must be complete.
         advice: a sentence for messages that says what to give instead.
-        optional: names of files to download with them, where the repository has them.
+        optional: names of files to download as well if the repository has them.
 
     Raises:
         ConfigError: no such folder or repository has the files.
@@ -50,22 +50,40 @@ def find_folder(
     The hub is asked only if its cache on this machine is incomplete.
 
     Args:
-        name: a folder, or a name on the hub.
-        option: the option that gave the name, for messages.
+        name: a folder, or a repository on the hub.
+        option: option that the user gave the name with, for messages.
         patterns: glob patterns of the files to download.
-        missing: returns what a folder does not have, as a phrase; None if it is complete.
+        missing: returns the names of the files that a folder lacks, as a phrase; None if it is complete.
         advice: a sentence for messages that says what to give instead.
         revision: branch, tag or commit on the hub; None: its main branch.
 
     Raises:
-        ConfigError: the folder or the repository is incomplete, there is neither, or the hub does not answer.
+        ConfigError: neither the folder nor the repository exists, it is incomplete, or the hub does not answer.
     """
     if os.path.isdir(name):  # unlike Path.is_dir, False for a name that is too long for a path
         if lack := missing(Path(name)):
             raise ConfigError(f"{option} {name} has no {lack}. {advice}")
         return Path(name)
-    if revision and (".." in revision or revision.startswith("/")):  # the hub's cache makes a path of it
+    if revision and (".." in revision or revision.startswith("/")):  # the hub's cache uses it in a path
         raise ConfigError(f"{option} {name}: revision {revision!r} is not a branch, tag or commit")
+    result = _from_hub(name, patterns, missing, revision)
+    if isinstance(result, Path):
+        return result
+    from huggingface_hub.constants import ENDPOINT
+
+    at = f" at revision {revision}" if revision else ""
+    proxy = proxy_for(ENDPOINT)
+    through = f" through {proxy}" if proxy else ""
+    raise ConfigError(
+        f"{option} {name}: there is no folder {Path(name).absolute()}, and {name}{at} cannot be loaded from the "
+        f"Hugging Face hub{through}: {result}. {advice}"
+    )
+
+
+def _from_hub(
+    name: str, patterns: Sequence[str], missing: Callable[[Path], str | None], revision: str | None
+) -> Path | str:
+    """Return the complete folder of a repository in the hub's cache, downloaded if need be; else the reason why not."""
     from httpx import HTTPError
     from huggingface_hub import get_token
     from huggingface_hub.constants import ENDPOINT
@@ -78,17 +96,11 @@ def find_folder(
             message = masked(" ".join(str(error).split()), get_token())
             failure = printable(masked(message, urlsplit(ENDPOINT).password))[:200]
             continue
-        if lack := missing(folder):
-            failure = f"it has no {lack}"
-        else:
+        lack = missing(folder)
+        if not lack:
             return folder
-    at = f" at revision {revision}" if revision else ""
-    proxy = proxy_for(ENDPOINT)
-    through = f" through {proxy}" if proxy else ""
-    raise ConfigError(
-        f"{option} {name}: there is no folder {Path(name).absolute()}, and {name}{at} cannot be loaded from the "
-        f"Hugging Face hub{through}: {failure}. {advice}"
-    )
+        failure = f"it has no {lack}"
+    return failure
 
 
 def _cached(name: str, patterns: Sequence[str], revision: str | None) -> Path:

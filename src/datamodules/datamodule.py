@@ -1,4 +1,4 @@
-"""One DataModule for both ends: frames of a corpus to preprocess, batches of committed samples to train on."""
+"""The DataModule of both preprocessing and training: frames of a corpus, and batches of committed samples."""
 
 import inspect
 import warnings
@@ -31,23 +31,23 @@ _TRAINING_OPTIONS = ("shards", "samples", "batch_size", "seed", "train_split", "
 class FramesDataModule(LightningDataModule):
     """Streams the frames of a corpus to an extractor, and loads the samples of a run for training.
 
-    Preprocessing needs `corpus`; training needs `shards` and `samples`. An option that has no effect in what the
-    DataModule is used for is refused unless it has its default value.
+    Preprocessing needs `corpus`; training needs `shards` and `samples`. An option of the other
+    use is refused unless it has its default value.
 
     Args:
         corpus: lists the items to preprocess. Preprocessing only.
         shards: folder of a run (its `--output.dir`). Training only.
         samples: kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`.
             Training only.
-        num_workers: DataLoader workers of each rank; 0: the rank reads by itself.
-        batch_size: samples in a training batch of each rank. Training only.
-        seed: seed of the order of `train_dataloader`; each epoch has its own order. Training only.
+        num_workers: number of DataLoader workers of each rank; 0: the rank's own process reads.
+        batch_size: number of samples in a training batch of one rank. Training only.
+        seed: seed of the sample order of `train_dataloader`, which differs from epoch to epoch. Training only.
         train_split: split of `train_dataloader`. Training only.
         val_split: split of `val_dataloader`; None: `dev` if the run has it, else `val`. Training only.
         test_split: split of `test_dataloader`. Training only.
-        pin_memory: put batches into page-locked memory; None: if they go to a GPU.
-        worker_timeout_seconds: a worker that makes no progress for this long is killed, which costs its item one
-            attempt of 3. Preprocessing only.
+        pin_memory: put batches into page-locked memory; None: only if they go to a GPU.
+        worker_timeout_seconds: a worker that makes no progress for this long is killed, and its item has one attempt
+            less (see `Output.max_attempts`). Preprocessing only.
         decoding: how videos and images are decoded. Preprocessing only.
     """
 
@@ -77,7 +77,7 @@ class FramesDataModule(LightningDataModule):
         self.num_workers, self.pin_memory = num_workers, pin_memory
 
     def setup(self, stage: str) -> None:
-        """Check that there is something to load for a stage of the Trainer.
+        """Check that the shards have samples for a stage of the Trainer.
 
         Args:
             stage: `fit`, `validate` or `test`; `predict` is refused, see `predict_dataloader`.
@@ -91,12 +91,12 @@ class FramesDataModule(LightningDataModule):
         self._training().require(stage)
 
     def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
-        """Return the batches of the shards that `rank` leases; on a GPU, their frames are copied ahead.
+        """Return the batches of the shards that `rank` leases. For a GPU, frames are copied to it ahead of use.
 
         Args:
             rank: leases shards for this process.
-            root: folder that the items' paths are relative to.
-            request: the extractor's request, as `request` returned it.
+            root: folder to which the items' paths are relative.
+            request: the request that the method `request` returned.
             device: the device of the extractor's models.
         """
         is_cuda = device.type == "cuda"
@@ -105,7 +105,7 @@ class FramesDataModule(LightningDataModule):
         return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and is_cuda else batches
 
     def predict_dataloader(self) -> Any:
-        """Refuse `Trainer.predict(datamodule=…)`: frames are leased by a rank, which `preprocess.job.session` opens.
+        """Refuse `Trainer.predict(datamodule=…)`: only a rank, which a `Session` opens, can lease frames.
 
         Raises:
             ConfigError: always.
@@ -115,18 +115,19 @@ class FramesDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return shuffled batches of the training split; over all ranks and workers, each sample comes once an epoch.
+        """Return shuffled batches of the training split. Over all ranks, every sample occurs once an epoch.
 
-        With Lightning's `overfit_batches`, which takes the first few of each epoch, they come in planned order.
+        With Lightning's `overfit_batches`, which takes the first batches of an epoch, they are in planned order.
         """
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
         return self._training().dataloader("train", shuffle=not overfits)
 
     @property
     def val_dataloader(self) -> Callable[[], DataLoader[dict[str, Any]] | list[Any]]:
-        """Batches of the validation split in planned order; an empty list if none is named and the run has none.
+        """Function that returns batches of the validation split in planned order, or an empty list without a split.
 
-        While a model without `validation_step` trains, this is Lightning's own hook: any other makes Lightning warn.
+        While a model without `validation_step` trains, this is Lightning's own hook: an overridden one makes Lightning
+        warn.
         """
         trainer = self.trainer
         if trainer is not None and trainer.training and not is_overridden("validation_step", trainer.lightning_module):
@@ -141,15 +142,19 @@ class FramesDataModule(LightningDataModule):
         training = self._training()
         if training.has_validation:
             return training.dataloader("val")
-        # Lightning takes an empty list as "no validation", but warns of it
+        # to Lightning, an empty list means "no validation", but it warns about the list
         warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
         return []
 
     def request(self, extractor_request: FrameRequest, device: torch.device) -> FrameRequest:
-        """Return what the extractor requests, decoded as configured; on this rank's GPU if either says so.
+        """Return the extractor's request, completed with the configured decoding.
+
+        Args:
+            extractor_request: frames that the extractor asks for.
+            device: the device of the extractor's models; decodes if the request or the configuration says so.
 
         Raises:
-            ConfigError: an option has no effect in preprocessing, or this machine cannot decode so.
+            ConfigError: an option has no effect in preprocessing, or this machine lacks the requested decoder.
         """
         self._refuse(_TRAINING_OPTIONS, "preprocessing")
         request = extractor_request.resolve(self.decoding, device)
@@ -178,7 +183,7 @@ class FramesDataModule(LightningDataModule):
         return self.pin_memory
 
     def _refuse(self, options: Sequence[str], purpose: str) -> None:
-        """Raise ConfigError if one of `options`, which have no effect in what `purpose` names, is set."""
+        """Raise ConfigError if one of `options`, which have no effect in `purpose`, is set."""
         parameters = inspect.signature(FramesDataModule.__init__).parameters
         if option := next((name for name in options if getattr(self, name) != parameters[name].default), None):
             raise ConfigError(f"{option} has no effect in {purpose}. Leave it out")

@@ -1,1 +1,1 @@
-"""From committed shards to training batches."""
+"""Training batches from committed shards."""

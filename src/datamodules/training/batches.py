@@ -10,18 +10,18 @@ from datamodules.samples import SampleKind
 
 
 class SampleBatches(Dataset[dict[str, Any]]):
-    """Dataset of committed samples that is indexed by lists of sample indices, and returns collated batches.
+    """Dataset that returns a collated batch of committed samples for a list of sample indices.
 
     Args:
         committed: the samples of one split.
-        samples: their kind, which decodes and collates them.
+        samples: kind of the samples, which decodes and collates them.
     """
 
     def __init__(self, committed: CommittedSamples, samples: SampleKind[Any]) -> None:
         self._committed, self._samples = committed, samples
 
     def __len__(self) -> int:
-        """Number of samples, not of batches."""
+        """Return the number of samples, not of batches."""
         return len(self._committed)
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The order of an epoch: each sample exactly once over any number of ranks, and equally many batches for each rank."""
+"""The sample order of an epoch: every sample exactly once over all ranks, and as many batches for every rank."""
 
 import math
 from collections.abc import Iterator
@@ -12,22 +12,23 @@ from datamodules.errors import ConfigError
 
 
 class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
-    """Yields the batches of one rank, as lists of sample indices; over all ranks each sample comes once an epoch.
+    """Yields the batches of one rank as lists of sample indices. Over all ranks, every sample occurs once an epoch.
 
-    `DistributedSampler` repeats or drops samples until all ranks have equally many. Here the sizes of batches differ by
-    at most one instead, and every rank gets the same number of batches, as DDP needs.
+    `DistributedSampler` repeats or drops samples until all ranks have equally many. Here, the sizes of batches differ
+    by at most one instead, and every rank gets the same number of batches, as DDP needs.
 
-    It derives from `SequentialSampler` because Lightning's `overfit_batches` replaces every other sampler by one of
-    single samples.
+    The class derives from `SequentialSampler` because Lightning's `overfit_batches` replaces any other sampler by one
+    that yields single samples.
 
     Args:
-        dataset: only its length is used.
-        batch_size: maximum number of samples in a batch. It is exceeded by one where a rank would otherwise get none.
+        dataset: the samples; only their number is used.
+        batch_size: maximum number of samples in a batch. Exceeded by one where a rank would otherwise get no
+            batch.
         shuffle: use a new order each epoch, drawn from `seed` and the epoch (`set_epoch`, which Lightning calls).
-        seed: the same on all ranks.
+        seed: seed of the order; the same on all ranks.
 
     Raises:
-        ConfigError: there are fewer samples than ranks.
+        ConfigError: the dataset has fewer samples than there are ranks.
     """
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int) -> None:
@@ -45,12 +46,12 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
             raise ConfigError(
                 f"{self._num_samples} samples cannot be shared by {self.num_replicas} ranks. Use fewer ranks"
             )
-        # as many as `batch_size` asks for, but never more than each rank can have with one sample in each batch
+        # as many as `batch_size` requires, but no more than every rank can fill with one sample a batch
         needed = math.ceil(self._num_samples / (batch_size * self.num_replicas))
         self._num_batches = min(needed, self._num_samples // self.num_replicas)
 
     def __len__(self) -> int:
-        """Number of batches of this rank."""
+        """Return the number of batches of this rank."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The splits of a run as DataLoaders: one split to train on, one to validate on, one to test on."""
+"""DataLoaders of the splits of a run: for training, validation and test."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from datamodules.training.sampler import EpochSampler
 from datamodules.worker_process import begin_worker, fork_server
 
 Use = Literal["train", "val", "test"]
-_VALIDATION_SPLITS = ("dev", "val")  # what corpora call it, in order of preference
+_VALIDATION_SPLITS = ("dev", "val")  # usual names of the validation split, the preferred one first
 
 
 class TrainingSplits:
@@ -23,7 +23,7 @@ class TrainingSplits:
     Args:
         run: the run.
         samples: kind of its samples.
-        names: name of the split for each use; None for `val`: `dev` if the run has it, else `val`.
+        names: split of each use; None for `val`: `dev` if the run has it, else `val`.
         batch_size: number of samples in a batch of each rank.
         seed: seed of the shuffled order; the same on all ranks.
         num_workers: DataLoader workers of each rank; 0: read in the training process.
@@ -47,7 +47,7 @@ class TrainingSplits:
 
     @property
     def has_validation(self) -> bool:
-        """Whether a validation split is named, or the run has one under a usual name."""
+        """Whether a validation split is configured, or the run has one under a usual name."""
         return self._names["val"] is not None or any(name in self._planned for name in _VALIDATION_SPLITS)
 
     def require(self, stage: str) -> None:
@@ -57,7 +57,7 @@ class TrainingSplits:
             stage: `fit`, `validate` or `test`.
 
         Raises:
-            RunError: a split is not part of the plan, or nothing of it is committed.
+            RunError: a split is not in the plan, or has no committed samples.
         """
         fit: tuple[Use, ...] = ("train", "val") if self.has_validation else ("train",)
         uses: dict[str, tuple[Use, ...]] = {"fit": fit, "validate": ("val",), "test": ("test",)}

@@ -1,8 +1,8 @@
-"""`preprocess check`: list the items that a run would fail, without running the pipeline.
+"""`preprocess check`: list the items that would fail in a run, without running the pipeline.
 
-Every file is opened, its frames are counted, and of those that the pipeline would take the first and the last are
-decoded; with `--full` all of them. Prompts are filled in. The check is a run into a temporary folder, by an extractor
-that makes nothing of the frames. So files that hang or crash their decoder are reported as in a run.
+The check opens every file, counts its frames, and decodes the first and the last of those that the pipeline would take;
+with `--full` it decodes all of them. It also fills in prompts. The check is a run into a temporary folder, with an
+extractor that discards the frames. So files that hang or crash their decoder are reported as in a run.
 """
 
 import os
@@ -44,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(job: Job, full: bool, json: bool) -> int:
-    """Check the corpus of `job` for its extractor, and print what would fail.
+    """Check the corpus of `job` for its extractor, and print the items that would fail.
 
     Args:
-        job: of a run.
+        job: the job of a run.
         full: decode every frame that the pipeline would take, not only the first and the last.
         json: print failures as JSON Lines.
 
@@ -55,10 +55,10 @@ def check(job: Job, full: bool, json: bool) -> int:
         The exit status.
 
     Raises:
-        ConfigError: several processes were started, which would all do the same.
+        ConfigError: several processes were started. They would all check the same.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("check is one process: start it once, with more --data.num_workers")
+        raise ConfigError("check runs as one process. Start it once; it is faster with more --data.num_workers")
     checked = _Check(job.extractor, full, job.data.decoding)
     corpus = job.corpus if full else _Ends(job.corpus)
     with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
@@ -98,13 +98,18 @@ class FirstAndLast:
     of: Selection
 
     def indices(self, pts_seconds: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-        """Two indices, or one."""
+        """Return the indices of the first and the last frame of the selection: one or two."""
         ends: NDArray[np.int64] = np.unique(self.of.indices(pts_seconds)[[0, -1]])
         return ends
 
 
 class _Check(Extractor):
-    """An extractor that takes the frames that `checked` would take, and makes nothing of them.
+    """An extractor that takes the frames that `checked` would take, and discards them.
+
+    Args:
+        checked: extractor of the job.
+        full: take every frame that `checked` would take, not only the first and the last.
+        decoding: decoding of the job.
 
     Attributes:
         num_non_square: number of items so far whose video stores pixels that are not square.
@@ -117,7 +122,7 @@ class _Check(Extractor):
         self._check, self.num_non_square, self.num_skipping = checked.check, 0, 0
         request = checked.frames
         self.frames = FrameRequest(
-            transform=_Drop if decoding.images == "pillow" else None,  # what the GPU is to decode comes to `extract`
+            transform=_Drop if decoding.images == "pillow" else None,  # with nvjpeg, frames are decoded for `extract`
             selection=request.selection if full else FirstAndLast(request.selection),
             size=request.size,
             decoding=request.decoding,
@@ -128,7 +133,7 @@ class _Check(Extractor):
         return [None] * len(batch["rows"])
 
     def validate(self, item: Item) -> None:
-        """Validate the item as `checked` does."""
+        """Check the item with the `check` of the checked extractor."""
         self._check(item)
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> None:
@@ -139,24 +144,24 @@ class _Check(Extractor):
 
 
 class _Drop:
-    """A transform that drops each frame in the worker that decoded it."""
+    """A transform that discards each frame in the worker that decoded it."""
 
     def start(self, item: Item) -> None:
         """Do nothing: no state is kept between items."""
 
     def __call__(self, frame: Tensor) -> None:
-        """Nothing."""
+        """Return None."""
 
 
 class _NoSamples(SampleKind[None]):
     """A sample kind without samples."""
 
     def encode(self, sample: None) -> dict[str, bytes]:
-        """Return an empty file, because a sample has at least one."""
+        """Return one empty file: a sample needs at least one."""
         return {"checked": b""}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Return None: nothing was made."""
+        """Return None."""
 
     def collate(self, samples: Sequence[None]) -> dict[str, Any]:
         """Return an empty batch."""
@@ -164,7 +169,7 @@ class _NoSamples(SampleKind[None]):
 
 
 class _Ends(Corpus):
-    """A corpus of which each frame sequence has its first and last frame only."""
+    """Another corpus, with only the first and the last frame of each frame sequence."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.root, self._corpus = corpus.root, corpus

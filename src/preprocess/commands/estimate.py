@@ -1,4 +1,4 @@
-"""`preprocess estimate`: time and disk space for a whole corpus, from a run over a sample of its items."""
+"""`preprocess estimate`: estimate time and disk space for a corpus from a run over a sample of its items."""
 
 import shutil
 import tempfile
@@ -27,19 +27,19 @@ _NUM_SAMPLED = 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the corpus will take on this machine, with these settings and one rank.
+    """The estimated cost of a corpus on this machine, with these settings and one rank.
 
     Attributes:
         num_items: number of items of the corpus.
         num_frames: number of frames of the corpus. For videos it is estimated from the frames per byte of the sample.
-        num_sampled: number of items that were run.
-        failed: number of these that failed.
+        num_sampled: number of items in the sample.
+        failed: number of items of the sample that failed.
         frames_per_second: speed of the sample after the workers had started.
         seconds: time for the whole corpus.
-        gpu_hours: the same in hours if the rank has a GPU; else 0.
+        gpu_hours: the same time in hours if the rank has a GPU; else 0.
         shard_bytes: size of all tars and tables.
         disk_free_bytes: free space of the file system of the output folder.
-        bottleneck: `read`, `transform`, `compute` or `write`.
+        bottleneck: the slowest part of a run: `read`, `transform`, `compute` or `write`; None: unknown.
         proposed: options that the pipeline suggests; None: none.
     """
 
@@ -81,10 +81,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def estimate(job: Job) -> Estimate:
-    """Run a sample of the job's corpus, evenly spread, into a temporary folder, and scale it up.
+    """Process an evenly spread sample of the job's corpus in a temporary folder, and scale its figures up.
 
     Raises:
-        ConfigError: all of the sample failed.
+        ConfigError: all items of the sample failed.
     """
     num_items, listed_frames, cost = _totals(job.corpus)
     sample = _Sample(job.corpus, max(1, num_items // _NUM_SAMPLED))
@@ -97,7 +97,7 @@ def estimate(job: Job) -> Estimate:
         if not any(record.committed for record in records) and (first := next(failures(session.run), None)):
             num_failed = sum(record.failed for record in records)
             raise ConfigError(
-                f"all {num_failed} sampled items failed, the first: {first.reason}; see `preprocess check`"
+                f"all {num_failed} sampled items failed. The first: {first.reason}. Run `preprocess check` to list them"
             )
     sampled_frames = max(1, sum(record.num_frames for record in records))
     sampled_cost = max(1, sum(item.cost for item in sample.items()))
@@ -129,7 +129,7 @@ def _totals(corpus: Corpus) -> tuple[int, int, int]:
 
 
 class _Sample(Corpus):
-    """Every n-th item of a corpus."""
+    """Every n-th item of another corpus."""
 
     def __init__(self, corpus: Corpus, every: int) -> None:
         self.root = corpus.root
@@ -140,7 +140,7 @@ class _Sample(Corpus):
 
 
 class _Stopwatch(Callback):
-    """Measures the speed from the end of the first batch on, when the workers have started."""
+    """Measures the speed from the end of the first batch, because the first one waits for the workers to start."""
 
     def __init__(self) -> None:
         self._begun = self._first_end = self._last_end = 0.0
@@ -148,9 +148,7 @@ class _Stopwatch(Callback):
 
     @property
     def frames_per_second(self) -> float:
-        if (
-            not self._frames
-        ):  # all came in one batch: its time includes the start of the workers, so this is a lower bound
+        if not self._frames:  # there was one batch: its time includes the start of the workers, a lower bound
             return self._first_frames / (self._first_end - self._begun)
         return self._frames / (self._last_end - self._first_end)
 
@@ -178,4 +176,5 @@ class _Stopwatch(Callback):
 
 
 def _existing(folder: Path) -> Path:
+    """Return `folder`, or its nearest parent that exists."""
     return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

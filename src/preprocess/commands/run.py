@@ -19,18 +19,18 @@ _NO_LIMIT = FailureLimit()
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command, and return its exit status."""
+    """Run `preprocess run` with the options `argv`. Returns the exit status."""
     quiet()
     return predict(parse_pipeline(argv).job())
 
 
 def predict(job: Job) -> int:
-    """Run a job to its end, check the coverage of its run, and say how it ended; returns the exit status."""
+    """Run a job, check the coverage of its run, and print how it ended. Returns the exit status."""
     with Session(job) as session:
         try:
             session.predict()
         except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # which Lightning turns into SystemExit
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into SystemExit
                 raise KeyboardInterrupt from None
             raise
         spooled = sum(len(opened.spool.results) for opened in session.rank.open.values())
@@ -47,12 +47,12 @@ def predict(job: Job) -> int:
 
 
 def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> int:
-    """Check the coverage of a run, write its dataset card, and say how it ended.
+    """Check the coverage of a run, write its dataset card, and print how it ended.
 
     Args:
         worked_on: the run, or a retry of it.
-        partial: the command was to process a part of the run only.
-        limit: limit on the failures of a complete run. A short run cannot be judged by it before its end.
+        partial: whether the command processed only a part of the run.
+        limit: limit on the failures of the complete run. A short run is not checked against it before its end.
 
     Returns:
         The exit status.
@@ -75,8 +75,8 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
         )
         if has_failed:
             note(
-                f"more items have failed than --output.max_failures {limit} allows. Is something wrong with the whole "
-                f"run? See `preprocess failures {run.folder}`; try them again with `preprocess retry {run.folder}`",
+                f"more items have failed than --output.max_failures {limit} allows. Check `preprocess failures "
+                f"{run.folder}` for a common cause, then try them again with `preprocess retry {run.folder}`",
                 "red",
             )
     if has_failed:

@@ -1,15 +1,15 @@
-"""`preprocess sample`: a small corpus in the shape of PHOENIX-2014-T, made from two photographs in Python wheels.
+"""`preprocess sample`: make a small corpus with PHOENIX-2014-T's layout from two photographs in Python wheels.
 
 A camera pans and zooms over the portraits of Grace Hopper (matplotlib) and Eileen Collins (scikit-image, NASA), both
-in the public domain. Each sentence is two glosses, and each gloss is one movement of the person across the image:
+in the public domain. A sentence has two glosses, and a gloss is one movement of the person across the image:
 
 | gloss | the person moves | gloss | the person moves |
 |-------|------------------|-------|------------------|
 | WEST  | left             | NORD  | up               |
 | OST   | right            | SUED  | down             |
 
-So a small model learns the glosses from the keypoints in seconds. No sentence of dev or test is one of train, and
-every gloss occurs three times in train, at both places.
+So a small model learns the glosses from the keypoints in seconds. No sentence of dev or test occurs in train. Every
+gloss occurs three times in train, both as first and as second gloss.
 """
 
 import os
@@ -29,7 +29,7 @@ _SIZE_PX = (210, 260)  # width, height, as in PHOENIX-2014-T
 _HEADER = "name|video|start|end|speaker|orth|translation"
 _TOWARDS = {"WEST": (-1, 0), "OST": (1, 0), "NORD": (0, -1), "SUED": (0, 1)}  # x to the right, y down
 _SPOKEN = {"WEST": "westen", "OST": "osten", "NORD": "norden", "SUED": "süden"}
-_CLOSEST = 0.93  # of the camera's widest view
+_CLOSEST = 0.93  # height of the closest view, relative to the widest
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class _Portrait:
     """A photograph, and the path of the camera over it, in px of the photograph.
 
     Attributes:
-        name: a part of the names of its sentences.
-        centre: x, y of the middle of the widest view.
-        view_height: height of the widest view.
-        stride: how far one gloss moves the person in x and y, so that the face stays in view.
+        name: part of the names of its sentences.
+        centre: x, y of the centre of the widest view, px.
+        view_height: height of the widest view, px.
+        stride: how far one gloss moves the person in x and y, px; small enough that the face stays in view.
     """
 
     name: str
@@ -70,7 +70,7 @@ _SENTENCES = {
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess sample`, print the folder of the corpus, and return the exit status."""
     parser = Parser(
-        "preprocess sample", description="Make a small corpus in the shape of PHOENIX-2014-T, to try things on."
+        "preprocess sample", description="Make a small corpus with PHOENIX-2014-T's layout, to try Framemill on."
     )
     parser.add_argument("dest", metavar="D", type=Path, help="folder to make")
     say(str(make_sample_corpus(parser.parse_args(arguments).dest)))
@@ -80,11 +80,11 @@ def main(arguments: Sequence[str]) -> int:
 def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
     """Make the demo corpus: 6 sentences in train, 2 in dev, 2 in test, as PNGs of 210x260 px with annotations.
 
-    Equal versions of Pillow and the two wheels give equal bytes. `dest` appears whole or not at all.
+    The same versions of Pillow and of the two wheels give the same bytes. `dest` appears complete or not at all.
 
     Args:
         dest: folder to make, the `root` of `Phoenix2014T`; it may exist if it is empty.
-        num_frames: frames of each sentence, at least 4; half of them for each gloss.
+        num_frames: number of frames of each sentence, at least 4; half of them for each gloss.
 
     Returns:
         `dest`, absolute.
@@ -94,7 +94,7 @@ def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:
             installed.
     """
     if num_frames < 4:
-        raise ConfigError(f"{num_frames = }: give 4 or more, two for each gloss")
+        raise ConfigError(f"{num_frames = } must be 4 or more, two for each gloss")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
     dest = dest.absolute()
@@ -143,7 +143,7 @@ def _views(portrait: _Portrait, glosses: Sequence[str], num_frames: int, *, zoom
     closeness = eased.mean(1) if zoom_in else 1 - eased.mean(1)
     height = portrait.view_height * (1 - (1 - _CLOSEST) * closeness)
     half = np.stack([height * _SIZE_PX[0] / _SIZE_PX[1], height], axis=1) / 2
-    centre = np.array(portrait.centre) - path * portrait.stride  # the camera goes left: the person goes right
+    centre = np.array(portrait.centre) - path * portrait.stride  # a camera that moves left moves the person right
     return np.concatenate([centre - half, centre + half], axis=1)
 
 

@@ -1,8 +1,8 @@
-"""Assembly: how the results of one item's frames become its sample.
+"""Assembly: turns the results of one item's frames into its sample.
 
-`Extraction` opens an item's assembly before its first frame is extracted, the writer adds the results in order and
-finishes it with the item's summary. An assembly that streams (to a file, through a tracker) keeps the memory of a long
-video constant; the default keeps all results in a list.
+`Extraction` opens an item's assembly before its first frame is extracted. The writer adds the results in order, and
+finishes the assembly with the item's summary. An assembly that streams (to a file, through a tracker) needs constant
+memory for a video of any length; the default keeps all results in a list.
 """
 
 from abc import ABC, abstractmethod
@@ -16,31 +16,31 @@ from datamodules.loading.batch import ItemSummary
 
 
 class Assembly(ABC):
-    """Collects the results of one item, and makes its sample."""
+    """Collects the results of one item and makes its sample."""
 
     @abstractmethod
     def add(self, frame_idx: int, result: Any) -> None:
-        """Take the result of the next frame.
+        """Add the result of the next frame.
 
         Args:
             frame_idx: 0 for the item's first frame, then 1, 2, …
-            result: what `Extractor.extract` returned for it.
+            result: what `Extractor.extract` returned for the frame.
 
         Raises:
-            ExtractError: no sample can be made of the item; it becomes a failure.
-            EnvironmentFailure: the result cannot be stored, because the disk is full for example; see `disk_errors`.
+            ExtractError: no sample can be made of the item. It becomes a failure.
+            EnvironmentFailure: the result cannot be stored, for example because the disk is full; see `disk_errors`.
         """
 
     @abstractmethod
     def finish(self, summary: ItemSummary) -> Any:
-        """Return the sample, after the last frame.
+        """Return the sample. Called after the last frame.
 
         Raises:
             ExtractError, EnvironmentFailure: see `add`.
         """
 
     def close(self) -> None:  # noqa: B027
-        """Release what the assembly holds: files, the state of a tracker. Called once, finished or not."""
+        """Release files and the state of a tracker. Called once, whether or not `finish` was called."""
 
 
 class ListAssembly(Assembly):
@@ -59,17 +59,17 @@ class ListAssembly(Assembly):
         self._results.append(result)
 
     def finish(self, summary: ItemSummary) -> Any:
-        """Return what `assemble` makes of all results."""
+        """Return the sample that `assemble` makes of all results."""
         return self._assemble(self._results, summary)
 
 
 class Outcome(NamedTuple):
-    """What became of one frame.
+    """The result of one frame, or the reason why it has none.
 
     Attributes:
-        result: what `extract` returned; an ItemError if the frame could not be decoded or handled; None if the item's
-            result is settled already.
-        split_to: frames in the batch it was extracted in, if that was smaller than planned; else None.
+        result: what `extract` returned; an ItemError if the frame could not be decoded or processed; None if the item
+            already has a result.
+        split_to: number of frames in the batch that it was extracted in, if that was smaller than planned; else None.
     """
 
     result: Any
@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise EnvironmentFailure for an OSError of the block, which writes results to the run's disk."""
+    """Raise EnvironmentFailure for an OSError in the block, which writes results to the run's disk."""
     try:
         yield
     except OSError as error:
@@ -88,11 +88,11 @@ def disk_errors() -> Iterator[None]:
 
 
 class OpenItem:
-    """An item some of whose frames have arrived, and its assembly.
+    """An item in progress, at least one frame of which has arrived, and its assembly.
 
     Args:
-        item: the planned item, with the path of its files.
-        open_assembly: makes the assembly, when `assembly` is first read.
+        item: the planned item.
+        open_assembly: makes the assembly. Called when `assembly` is first read.
 
     Attributes:
         split_to: size of the smallest batch that a frame of the item was extracted in, if a batch was split; else None.
@@ -110,7 +110,7 @@ class OpenItem:
         """The item's assembly.
 
         Raises:
-            ItemError: it cannot be opened, or a frame of the item has failed.
+            ItemError: the assembly cannot be opened, or a frame of the item has failed.
         """
         if self._error:
             raise self._error
@@ -120,11 +120,11 @@ class OpenItem:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a frame of the item has failed, so that the others no longer matter."""
+        """Whether a frame of the item has failed, so that its other frames are no longer needed."""
         return self._error is not None
 
     def add(self, frame_idx: int, outcome: Outcome) -> None:
-        """Take the outcome of the next frame; after the first failure the others no longer matter."""
+        """Add the outcome of the next frame. After the first failure, further results are ignored."""
         if outcome.split_to:
             self.split_to = min(outcome.split_to, self.split_to or outcome.split_to)
         if self._error:
@@ -145,34 +145,34 @@ class OpenItem:
 
 
 class OpenItems:
-    """The items of this rank that have begun but not ended, by shard and row."""
+    """The items that this rank has in progress, by shard and row."""
 
     def __init__(self, open_assembly: Callable[[Item], Assembly]) -> None:
         self._open_assembly = open_assembly
         self._items: dict[tuple[int, int], OpenItem] = {}
 
     def begin(self, shard: int, row: int, item: Item) -> None:
-        """Open an item when its first frame arrives. Drop an earlier, incomplete attempt at it."""
+        """Open an item when its first frame arrives. Drops an earlier, incomplete attempt at the item."""
         self.close(shard, row)
         self._items[shard, row] = OpenItem(item, self._open_assembly)
 
-    def __getitem__(self, place: tuple[int, int]) -> OpenItem:
+    def __getitem__(self, key: tuple[int, int]) -> OpenItem:
         """Return the open item of this (shard, row)."""
-        return self._items[place]
+        return self._items[key]
 
     def get(self, shard: int, row: int) -> OpenItem | None:
         """Return the open item of this shard and row; None if no frame of it has arrived."""
         return self._items.get((shard, row))
 
     def close(self, shard: int, row: int) -> None:
-        """Close an item; nothing happens if it is not open."""
-        if opened := self._items.pop((shard, row), None):
-            opened.close()
+        """Close an item. Does nothing if it is not open."""
+        if item := self._items.pop((shard, row), None):
+            item.close()
 
-    def close_unless(self, is_wanted: Callable[[int, int], bool]) -> None:
-        """Close the items whose (shard, row) no longer `is_wanted`."""
+    def close_unless(self, is_pending: Callable[[int, int], bool]) -> None:
+        """Close the items for whose (shard, row) `is_pending` returns False."""
         for shard, row in list(self._items):
-            if not is_wanted(shard, row):
+            if not is_pending(shard, row):
                 self.close(shard, row)
 
     def close_all(self) -> None:

@@ -1,16 +1,16 @@
-"""Extraction: calls `extract` such that one bad item costs that item, and a batch too large for the memory is split.
+"""Extraction: calls `extract` so that a bad item fails alone, and splits batches that do not fit into memory.
 
-| what happens                             | what follows                                                            |
+| event                                    | consequence                                                             |
 |------------------------------------------|-------------------------------------------------------------------------|
 | `extract` raises ExtractError            | frames are tried one by one; an item fails if its frame fails again     |
 | the GPU cannot decode a frame            | the same                                                                |
 | memory runs out, the host's or the GPU's | halves are tried, down to one frame; after a retry, its item fails      |
-| EnvironmentFailure or RunError is raised | no item is charged; the error ends the process                          |
-| the device becomes unusable              | this is recorded for the batch's items; the process exits with status 3 |
-| the process dies or hangs                | the next rank that takes the shard tries these items one by one         |
-| `extract` raises anything else           | the error is recorded for the batch's items, and ends the process       |
+| EnvironmentFailure or RunError is raised | no item gets a failed attempt; the error ends the process               |
+| the device becomes unusable              | the error is recorded for the batch's items; exit status 3              |
+| the process dies or hangs                | the next rank that leases the shard tries these items one by one        |
+| `extract` raises anything else           | the error is recorded for the batch's items and ends the process        |
 
-A batch arrives as the workers made it: its frames are a list or a stacked tensor. It is split before `extract` packs
+The frames of a batch are a list or a stacked tensor, as the workers made it. It is split before `extract` packs
 them, so batches of models with packed inputs can be split too. If the workers only read the image files
 (`Decoding.images`), the frames are decoded here, on the extractor's device.
 """
@@ -30,7 +30,7 @@ from datamodules.run.rank import Rank
 from preprocess.job.assembly import OpenItems, Outcome
 from preprocess.job.extractor import Extractor
 
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # also what cuDNN and cuBLAS say
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # in the messages of cuDNN and cuBLAS, too
 
 
 class Extraction(LightningModule):
@@ -38,8 +38,8 @@ class Extraction(LightningModule):
 
     Args:
         extractor: its `extract` is called, with parts of the batch on its device.
-        rank: is told which items are active, and records failed attempts.
-        items: the items in progress; an item begins here, with its first frame.
+        rank: keeps track of which items are active, and records failed attempts.
+        items: the items in progress. `predict_step` opens an item when its first frame arrives.
     """
 
     def __init__(self, extractor: Extractor, rank: Rank, items: OpenItems) -> None:
@@ -51,11 +51,11 @@ class Extraction(LightningModule):
         self._extractor.setup(stage)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Leave the frames where they are: the device's memory may suffice for parts of a batch only."""
+        """Return the batch unchanged: the device may have memory for parts of a batch only."""
         return batch
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Outcome]:
-        """One outcome for each frame of `batch`, in order."""
+        """Return one outcome for each frame of `batch`, in order."""
         for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True):
             if frame_idx == 0:
                 self._items.begin(batch["shard"], row, batch["items"][row])
@@ -65,13 +65,14 @@ class Extraction(LightningModule):
         return [Outcome(result, None if size == planned else size) for result, size in outcomes]
 
     def _is_obsolete(self, batch: Batch) -> bool:
-        """Whether all items of `batch` have results already, or have failed in an earlier batch."""
-        opened = self._rank.open.get(batch["shard"])
-        return opened is None or all(
-            row in opened.spool.results or self._items[batch["shard"], row].has_failed for row in batch["rows"]
+        """Whether all items of `batch` already have results, or have failed in an earlier batch."""
+        shard = self._rank.open.get(batch["shard"])
+        return shard is None or all(
+            row in shard.spool.results or self._items[batch["shard"], row].has_failed for row in batch["rows"]
         )
 
     def _outcomes(self, batch: Batch) -> list[Outcome]:
+        """Extract `batch`, in parts if need be; the `split_to` of an outcome is the size of its part."""
         size = len(batch["rows"])
         if self._is_obsolete(batch):  # the item failed in an earlier part, for example
             return [Outcome(None, size)] * size
@@ -80,7 +81,7 @@ class Extraction(LightningModule):
             return [Outcome(result, size) for result in failure]
         if size > 1:
             step = 1 if isinstance(failure, ItemError) else (size + 1) // 2
-            del failure  # its traceback holds what fills the memory
+            del failure  # its traceback keeps the tensors of the failed call in memory
             _free()
             parts = [_part(batch, slice(start, start + step)) for start in range(0, size, step)]
             return [outcome for part in parts for outcome in self._outcomes(part)]
@@ -93,7 +94,7 @@ class Extraction(LightningModule):
         return [Outcome(None, size)]  # the rank has recorded the failure, so results of the item are ignored
 
     def _try(self, batch: Batch) -> list[Any] | Exception:
-        """Return the results of `extract`; or the ItemError or out-of-memory error that it raised."""
+        """Return the results of `extract`, or the ItemError or out-of-memory error that it raised."""
         self._rank.mark_active(batch["shard"], sorted(set(batch["rows"])))
         try:
             shard = batch["shard"]
@@ -112,7 +113,7 @@ class Extraction(LightningModule):
                 f"the device became unusable while processing {keys}: {' '.join(str(error).split())[:200]}. These "
                 "items are recorded. Rerun the same command (torchrun --max-restarts does this)"
             ) from error
-        except (EnvironmentFailure, RunError):  # a server is gone, or the run folder is unsafe: no item's fault
+        except (EnvironmentFailure, RunError):  # a server is down, or the run folder is unsafe: no item is at fault
             raise
         except Exception as error:
             self._rank.attribute_crash(error)
@@ -120,15 +121,14 @@ class Extraction(LightningModule):
         finally:
             self._rank.mark_idle()
         if len(results) != len(batch["rows"]):
-            raise ValueError(f"extract gave {len(results)} results for {len(batch['rows'])} frames")
+            raise ValueError(f"extract returned {len(results)} results for {len(batch['rows'])} frames")
         return results
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
     """Return a copy of `batch` with its frames (decoded if needed) or the workers' results on `device`."""
-    copy = batch.pop(
-        "device_copy", None
-    )  # used once: a copy that is too large must not stay in memory while parts are tried
+    # used once: a copy that is too large must not stay in memory while parts are tried
+    copy = batch.pop("device_copy", None)
     moved = batch.copy()
     if copy:
         moved["frames"] = copy.take()
@@ -142,7 +142,7 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def _is_device_lost(error: RuntimeError) -> bool:
-    """Whether `error` is of the kind after which no more work can be done on the GPU by this process."""
+    """Whether this process can no longer use the GPU after `error`."""
     if isinstance(error, torch.AcceleratorError):
         return True
     if torch.cuda.is_available():
@@ -154,6 +154,7 @@ def _is_device_lost(error: RuntimeError) -> bool:
 
 
 def _free() -> None:
+    """Return cached GPU memory to the driver, so that a smaller batch finds contiguous memory."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -166,6 +167,7 @@ def _by_item(batch: Batch) -> Iterator[Batch]:
 
 
 def _part(batch: Batch, indices: slice) -> Batch:
+    """Return the frames `indices` of `batch` as a batch without summaries."""
     part = Batch(
         shard=batch["shard"],
         rows=batch["rows"][indices],

@@ -1,4 +1,4 @@
-"""The extractor: a LightningModule that turns frames into results, and results into samples."""
+"""The extractor: a LightningModule that turns frames into results and results into samples."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,14 +27,14 @@ class Extractor(LightningModule):
 
     Attributes:
         samples: the kind of sample that `assemble` returns.
-        frames: which frames `extract` gets, and in what form; see `FrameRequest`.
+        frames: which frames `extract` receives, and in what form; see `FrameRequest`.
         retry_invariants: dotted names of fields of the fingerprint that a retry must not change, because they decide
             the shapes or the fields of the samples. Samples of the run and of its retries are batched together.
         not_from_folder: options of the constructor that run code or send data elsewhere. A retry takes them from its
             command line only, not from the configuration in the run's folder, which may come from someone else. Each
             needs a default. A backend may have such a list, too, as captions' `ServedModel` has for `server.url`.
-        reserved_fields: names in the json of a sample that the pipeline writes. An item whose corpus has a field of
-            such a name fails.
+        reserved_fields: names of the fields that the pipeline writes to the json of a sample. An item whose corpus has
+            a field of such a name fails.
         rank_device: where the models of this rank run; see `place`.
     """
 
@@ -46,9 +46,9 @@ class Extractor(LightningModule):
     rank_device = torch.device("cpu")
 
     def place(self, device: torch.device) -> None:
-        """Say where the models of this rank will run. Called before `frames` and `provenance` are read; loads nothing.
+        """Set the device of this rank's models. Called before `frames` and `provenance` are read.
 
-        Weights are loaded in Lightning's `setup`, when the run is planned and joined.
+        Loads nothing: weights are loaded in Lightning's `setup`, after the run is planned and joined.
         """
         self.rank_device = device
 
@@ -58,17 +58,17 @@ class Extractor(LightningModule):
         It may be called again for parts of the same batch; see `preprocess.job.extraction`.
 
         Raises:
-            ExtractError: the frames cannot be handled. The frames of the batch are then tried one by one, and the items
-                of those that fail again become failures.
+            ExtractError: the frames cannot be processed. The frames of the batch are then tried one by one, and the
+                items of those that fail again become failures.
         """
         return batch["results"]
 
     def validate(self, item: Item) -> None:
-        """Check what the corpus says of `item`, before a sample is made of it.
+        """Check the corpus's metadata of `item` before a sample is made of it.
 
         Raises:
-            ExtractError: no sample can be made of it, whatever its frames are. Here: the corpus has a field that is in
-                `reserved_fields`, or one whose value does not have the type of the samples' field of that name.
+            ExtractError: no sample can be made of the item, whatever its frames are. By default: a corpus field is in
+                `reserved_fields`, or its value does not have the type of the samples' field of that name.
         """
         if taken := next((name for name in item.meta if name in self.reserved_fields), None):
             raise ExtractError(
@@ -77,7 +77,7 @@ class Extractor(LightningModule):
         typed(item.meta, (field for field in self.samples.fields if field.of_corpus))
 
     def check(self, item: Item) -> None:
-        """Check for `preprocess check` what `validate` checks, and also files other than those of the frames.
+        """Check `item` for `preprocess check`: what `validate` checks, and files other than those of the frames.
 
         Raises:
             ExtractError: the item would fail in a run.
@@ -85,17 +85,17 @@ class Extractor(LightningModule):
         self.validate(item)
 
     def open_assembly(self, item: Item, scratch: Callable[[], Path]) -> Assembly:
-        """Return what collects the results of `item`, whose first frame has come.
+        """Return the assembly that collects the results of `item`. Called when its first frame has arrived.
 
-        By default all results are kept in a list for `assemble`. A pipeline with large results, or with state from
-        frame to frame, returns an `Assembly` of its own; `extract` finds it in `batch["assemblies"]`.
+        By default, a list keeps all results for `assemble`. A pipeline with large results, or with state that carries
+        over from frame to frame, returns an `Assembly` of its own; `extract` finds it in `batch["assemblies"]`.
 
         Args:
             item: as planned.
             scratch: returns a folder on the run's disk that is removed with this process.
 
         Raises:
-            ExtractError: the item becomes a failure.
+            ExtractError: the assembly cannot be opened. The item becomes a failure.
         """
         return ListAssembly(partial(self.assemble, item))
 
@@ -104,33 +104,33 @@ class Extractor(LightningModule):
 
         Args:
             item: as planned.
-            results: of `extract`, one for each frame.
+            results: results of `extract`, one for each frame.
             summary: summary of the item, sent with its last frames.
 
         Raises:
-            ExtractError: no sample can be made of them; the item becomes a failure.
+            ExtractError: no sample can be made of the results. The item becomes a failure.
         """
         raise NotImplementedError
 
     def draw_to(self, folder: Path) -> None:
-        """Write to `folder`, during the run, a copy of each video with its results drawn over it.
+        """Make the run write a copy of each video, with its results drawn over it, to `folder`.
 
         Raises:
             ConfigError: this pipeline cannot draw videos.
         """
-        raise ConfigError(f"{type(self).__name__} draws no videos: leave --output.videos out")
+        raise ConfigError(f"{type(self).__name__} cannot draw videos. Leave --output.videos out")
 
     def status(self, sample: Any) -> str:
-        """Return the status of a sample for its table: `ok`, or one word for what is wrong with it, as `truncated`.
+        """Return the status of a sample for the table: `ok`, or one word for what is wrong, for example `truncated`.
 
-        `preprocess retry --class` takes such a word. It must differ from the failure classes of `datamodules.errors`.
+        `preprocess retry --class` accepts such a word. It must differ from the failure classes of `datamodules.errors`.
         """
         return OK
 
     def suggest_options(self) -> str | None:
-        """Return text that suggests options for the rank's device, or None. `estimate` asks after its sample run."""
+        """Return text that suggests options for the rank's device, or None. `estimate` calls it after its run."""
         return None
 
     def provenance(self) -> dict[str, str]:
-        """Return versions and weights that change results, by name. They become part of the fingerprint."""
+        """Return the versions and weights that change results, by name. They become part of the fingerprint."""
         return {}

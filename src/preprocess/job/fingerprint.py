@@ -1,14 +1,14 @@
-"""The fingerprint: all that results depend on, so that one output folder never mixes two of them.
+"""The fingerprint: everything that results depend on. One run folder never mixes results of two fingerprints.
 
-| field     | what                                                                                     |
+| field     | content                                                                                  |
 |-----------|------------------------------------------------------------------------------------------|
-| corpus    | class and arguments, but for the root: the plan knows the items by keys, sizes and times |
+| corpus    | class and arguments, except the root: the plan holds keys, sizes and times of the items  |
 | shards    | the limits on a shard's size                                                             |
 | extractor | class and arguments                                                                      |
 | samples   | class                                                                                    |
-| decoding  | how videos and images are decoded: `datamodules.media.decoding.Decoding`                    |
-| versions  | Framemill, the decoders, and what the extractor names: libraries, weights                |
-| device    | kind of device: `cpu` or `cuda`. Tables and records name the model: `ranks.device_name`  |
+| decoding  | how videos and images are decoded: `datamodules.media.decoding.Decoding`                 |
+| versions  | Framemill, the decoders, and `Extractor.provenance`: libraries, weights                  |
+| device    | kind of device: `cpu` or `cuda`. Tables and records hold its model (`device_name`)       |
 """
 
 from dataclasses import asdict, is_dataclass
@@ -29,7 +29,7 @@ _DECIDE_PIXELS = ("framemill", "torch", "pillow", "numpy")
 def fingerprint(
     corpus: Corpus, decoding: Decoding, extractor: Extractor, size: ShardSize, device: torch.device
 ) -> dict[str, Any]:
-    """The fingerprint of a run, JSON-able. Nothing that leaves results alone is in it: ranks, workers, time."""
+    """Return the fingerprint of a run, JSON-able. It leaves out what does not change results: ranks, workers, times."""
     arguments = {name: value for name, value in vars(corpus).items() if name != "root" and not name.startswith("_")}
     hparams = {name: value for name, value in extractor.hparams.items() if not name.startswith("_")}  # Lightning's own
     options = {name: described(value) for name, value in hparams.items()}
@@ -45,19 +45,19 @@ def fingerprint(
 
 
 def _backends(decoding: Decoding) -> list[str]:
-    """The packages that may decode; PyAV opens videos for all of them, and Pillow, which is named already, images."""
-    nvjpeg = ["torchvision"] if decoding.images == "nvjpeg" else []  # its release is that of torch's CUDA
+    """Return the packages that may decode. PyAV opens videos for every backend; `_DECIDE_PIXELS` has Pillow already."""
+    nvjpeg = ["torchvision"] if decoding.images == "nvjpeg" else []  # nvJPEG has the release of torch's CUDA
     heif = ["pillow-heif"] if HAS_HEIF else []
     return ["av", *heif, *nvjpeg, *(name for name in decoding.backends if name != "pyav")]
 
 
 def described(value: Any) -> Any:
-    """Return an option as a configuration has it, JSON-able: an object as its class and its public attributes."""
+    """Return an option as a configuration states it, JSON-able: an object as its class and its public attributes."""
     if isinstance(value, str | int | float | list | tuple | dict) or value is None:
         return value
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    arguments = {name: described(each) for name, each in vars(value).items() if not name.startswith("_")}
+    arguments = {name: described(attribute) for name, attribute in vars(value).items() if not name.startswith("_")}
     return {"class_path": _class_path(value), "init_args": arguments}
 
 

@@ -1,10 +1,10 @@
-"""The `config.yaml` of a run folder, which may come from someone else, and what a retry takes from it.
+"""Read the `config.yaml` of a run folder, which may come from someone else, and decide what a retry takes from it.
 
 | section       | a retry takes                                                                                   |
 |---------------|-------------------------------------------------------------------------------------------------|
-| `model`       | all but the options that its classes (extractor, backend) list in `not_from_folder`             |
-| `data`        | all but `corpus`, `shards` and `samples`: the items come from the plan                          |
-| `output`      | all but `dir`, `only` and `max_failures`                                                        |
+| `model`       | all options but those that its classes (extractor, backend) list in `not_from_folder`           |
+| `data`        | all options but `corpus`, `shards` and `samples`: the items come from the plan                  |
+| `output`      | all options but `dir`, `only` and `max_failures`                                                |
 | `trainer`     | `accelerator`, `devices`, `num_nodes`, `strategy` and `precision`, if they are names or numbers |
 | anything else | nothing                                                                                         |
 
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import jsonargparse
 import yaml
-from jsonargparse._common import parsing_settings  # of the process, which the public functions can only add to
+from jsonargparse._common import parsing_settings  # settings of the process; the public functions can only add to them
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.errors import ConfigError
@@ -40,19 +40,19 @@ _PLAIN = re.compile(r"[\w, -]*")  # no dot: `gpu`, `0,1`, `ddp_spawn`, `bf16-mix
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DENIED = re.compile(r"Importing '([^']+)' is not allowed")
 
-_MAX_BYTES = 1 << 18  # one that `preprocess run` writes has 3 KB
-_MAX_ALIASES = 10  # of YAML; each may double what is read
+_MAX_BYTES = 1 << 18  # the config.yaml that `preprocess run` writes has 3 KB
+_MAX_ALIASES = 10  # YAML aliases; each may double the number of values
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 50
-_MAX_BITS = 64  # of an integer; one of 15,000 cannot even be shown in a message
+_MAX_BITS = 64  # of an integer; Python refuses to print one of 15,000 bits in a message
 _MAX_SHOWN = 100  # characters of a value in a message
 
 
 class FolderConfig:
-    """What a retry takes from the configuration in a run folder.
+    """The part of a run folder's configuration that a retry takes.
 
     Args:
-        path: of the file.
+        path: path of the file.
         named: the classes that the command line names; see `named_classes`.
 
     Raises:
@@ -70,7 +70,7 @@ class FolderConfig:
             model, data, self._output, self._trainer = (_mapping(sections, name) for name in _SECTIONS)
             self._model = {"class_path": model.get("class_path"), "init_args": _mapping(model, "init_args")}
             if not isinstance(self._model["class_path"], str):
-                raise ValueError("it names no extractor (model.class_path)")
+                raise ValueError("it does not name an extractor (model.class_path)")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be used to retry: {' '.join(str(error).split())}") from error
         self._data = {name: value for name, value in data.items() if name not in _OF_PLAN}
@@ -79,21 +79,23 @@ class FolderConfig:
             require_trusted(class_path, option, self._named, path)
 
     def parse(self, parser: LightningArgumentParser, output: Mapping[str, Any]) -> jsonargparse.Namespace:
-        """Return the configuration as `parser` reads it, without what only a command line may say.
+        """Return the configuration as `parser` reads it, without the options that only a command line may set.
 
         Args:
-            parser: of the command; called within `importing_named`.
+            parser: parser of the command. Call `parse` within `importing_named`.
             output: options that replace those of the section `output`.
 
         Raises:
-            ArgumentError: an option is unknown, or has a wrong value.
-            ConfigError: an option is the name of a file to read its value from.
+            ArgumentError: an option is unknown or has a wrong value.
+            ConfigError: an option names a file to read its value from.
         """
         trainer = {name: self._trainer[name] for name in _PLACEMENT if _is_plain(self._trainer.get(name))}
         sections = {"model": self._model, "data": self._data, "output": {**self._output, **output}, "trainer": trainer}
         config: jsonargparse.Namespace = parser.parse_object(sections)
         if inner := next((value for key, value in config.items() if key.endswith("__path__")), None):
-            raise ConfigError(f"{self.path} names another configuration file, {inner}: put its options in place of it")
+            raise ConfigError(
+                f"{self.path} names another configuration file, {inner}. Replace its name by the options in it"
+            )
         defaults = config.trainer.as_dict()
         for name in sorted(defaults.keys() & self._trainer.keys() - trainer.keys()):
             self._leave_out(f"trainer.{name}", self._trainer[name], defaults[name])
@@ -107,26 +109,30 @@ class FolderConfig:
         return config
 
     def left_out(self, config: jsonargparse.Namespace) -> str | None:
-        """Return a line about what was left out and is not in `config`, which has the command line's options too."""
-        missing = [each for each in self._left_out if config.get(each.key) == each.default]
+        """Return a line that lists the options that were left out and that the command line did not repeat; else None.
+
+        Args:
+            config: the configuration with the options of the command line.
+        """
+        missing = [option for option in self._left_out if config.get(option.key) == option.default]
         if not missing:
             return None
         return (
-            f"{self.path} also has {', '.join(map(str, missing))}: left out, as the folder may come from someone else. "
-            "Repeat on the command line what you want of it"
+            f"{self.path} also has {', '.join(map(str, missing))}. Left out, because the folder may come from someone "
+            "else. Repeat on the command line the options that you want"
         )
 
     @contextmanager
     def importing_named(self) -> Iterator[None]:
-        """Have jsonargparse import only from Framemill, Lightning and the packages that the command line names.
+        """Let jsonargparse import only from Framemill, Lightning and the packages that the command line names.
 
-        Nor does it make an object of a mapping that names a class, where an option takes any value.
+        Where an option accepts any value, a mapping that names a class stays a mapping; no object is made of it.
         """
         packages = {*_PACKAGES, "lightning", *(name.partition(".")[0] for name in self._named)}
         before = dict(parsing_settings)
         jsonargparse.set_parsing_settings(
             import_path_denylist=["*"],
-            import_path_allowlist=sorted(packages - {"jsonargparse"}),  # which it never allows
+            import_path_allowlist=sorted(packages - {"jsonargparse"}),  # jsonargparse itself is never allowed
             instantiate_subclass_spec_in_any=False,
         )
         try:
@@ -140,7 +146,7 @@ class FolderConfig:
 
 
 class _LeftOut(NamedTuple):
-    """An option that was left out: its key in the configuration, its value there, and its default."""
+    """An option that was left out: its key in the configuration, its value in that file, and its default."""
 
     key: str
     value: Any
@@ -153,7 +159,7 @@ class _LeftOut(NamedTuple):
 
 
 def named_classes(arguments: Sequence[str]) -> set[str]:
-    """Return the classes that the arguments of a command name, those in its `--config` files among them."""
+    """Return the classes that the arguments of a command name, including those in its `--config` files."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     given, others = parser.parse_known_args(arguments)
@@ -161,25 +167,25 @@ def named_classes(arguments: Sequence[str]) -> set[str]:
     values = [argument.partition("=")[2] if argument.startswith("-") else argument for argument in others]
     named = list(values)
     for text in (*texts, *map(os.fsencode, values)):
-        with suppress(ValueError):  # jsonargparse says what is wrong with it
+        with suppress(ValueError):  # jsonargparse reports what is wrong with the text
             named += [class_path for _, class_path in _classes(_load(text), "")]
     return set(filter(_is_class_path, named))
 
 
 def require_trusted(class_path: str, option: str, named: Collection[str], path: Path) -> None:
-    """Return if the class is one of Framemill's, or one of those that the command line names.
+    """Raise ConfigError unless the class is one of Framemill's or the command line names it.
 
     Args:
-        class_path: its module and name, with dots.
-        option: of the command line, that would name it.
+        class_path: module and name of the class, with dots.
+        option: option of the command line that would name it.
         named: see `named_classes`.
         path: the file that names the class, for the message.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the class is neither.
     """
     if not _is_class_path(class_path):
-        raise ConfigError(f"{path} names the class {class_path!r}, which is not the path of one")
+        raise ConfigError(f"{path} names the class {class_path!r}, which is not of the form package.module.Class")
     if class_path.partition(".")[0] not in _PACKAGES and class_path not in named:
         raise ConfigError(
             f"{path} names the class {class_path}, and importing it runs its code. If you trust it, add "
@@ -188,14 +194,14 @@ def require_trusted(class_path: str, option: str, named: Collection[str], path: 
 
 
 def denied_import(message: str) -> str | None:
-    """Return a message for jsonargparse's about a class that `importing_named` denies; None: it is about another thing.
+    """Return our message for jsonargparse's about a class that `importing_named` denies; None for other messages.
 
-    For example, of a class that the command line names by another package than the one that defines it.
+    For example, the command line names a class by another package than the one that defines it.
     """
     denied = _DENIED.search(message)
     return denied and (
         f"{denied[1]} is neither Framemill's nor named on the command line, and importing it runs its code. If you "
-        "trust it, name it there by just this path"
+        "trust it, name it there by exactly this path"
     )
 
 
@@ -203,7 +209,7 @@ def _load(text: bytes) -> Any:
     """Return the value of the YAML document `text`.
 
     Raises:
-        ValueError: it is not YAML in UTF-8, or is larger or deeper than a configuration can be.
+        ValueError: the text is not YAML in UTF-8, or is larger or deeper than a configuration can be.
     """
     if len(text) > _MAX_BYTES:
         raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
@@ -219,7 +225,7 @@ def _load(text: bytes) -> Any:
 
 
 def _require_bounded(values: Any) -> None:
-    """Raise ValueError if `values` are deeper or more than a configuration has, or of types that it does not have."""
+    """Raise ValueError if a configuration cannot have so many values, levels or bits, or values of such types."""
     num_values, waiting = 0, [(values, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -227,9 +233,9 @@ def _require_bounded(values: Any) -> None:
         if num_values > _MAX_VALUES or depth > _MAX_DEPTH:
             raise ValueError(f"it has more than {_MAX_VALUES:,} values, or {_MAX_DEPTH} levels")
         if isinstance(value, dict):
-            waiting += [(each, depth + 1) for each in (*value, *value.values())]
+            waiting += [(inner, depth + 1) for inner in (*value, *value.values())]
         elif isinstance(value, list):
-            waiting += [(each, depth + 1) for each in value]
+            waiting += [(inner, depth + 1) for inner in value]
         elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
             raise ValueError(f"it has an integer of more than {_MAX_BITS} bits")
         elif not isinstance(value, (str, int, float, NoneType)):
@@ -244,15 +250,15 @@ def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _classes(value: Any, option: str) -> Iterator[tuple[str, str]]:
-    """Each class that `value` names as `class_path`, with the option that would name it."""
+    """Yield each class that `value` names as `class_path`, after the option that would name it."""
     if isinstance(value, list):
-        for each in value:
-            yield from _classes(each, option)
+        for inner in value:
+            yield from _classes(inner, option)
     elif isinstance(value, dict):
         if isinstance(value.get("class_path"), str):
             yield option, value["class_path"]
-        for name, each in value.items():
-            yield from _classes(each, option if name == "init_args" else f"{option}.{name}")
+        for name, inner in value.items():
+            yield from _classes(inner, option if name == "init_args" else f"{option}.{name}")
 
 
 def _is_class_path(text: str) -> bool:
@@ -260,16 +266,16 @@ def _is_class_path(text: str) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether `value` of an option of the trainer is a name, a number or a list of numbers, and so names no class."""
+    """Whether the value of a trainer option is a name, a number or a list of numbers, and so cannot name a class."""
     if isinstance(value, list):
-        return all(isinstance(each, int) for each in value)
+        return all(isinstance(number, int) for number in value)
     return isinstance(value, int) or (isinstance(value, str) and _PLAIN.fullmatch(value) is not None)
 
 
 def _objects(value: Any, key: str) -> Iterator[tuple[str, jsonargparse.Namespace]]:
-    """Yield the description of each object to be made, at any depth of a parsed configuration, with its key there.
+    """Yield each object that a parsed configuration describes, at any depth: its key, and its class and arguments.
 
-    jsonargparse has imported the classes: what names another class is a plain mapping after parsing.
+    jsonargparse has imported these classes. A mapping that names another class is a plain dict after parsing.
     """
     if isinstance(value, jsonargparse.Namespace):
         if "class_path" in value:
@@ -285,7 +291,7 @@ def _objects(value: Any, key: str) -> Iterator[tuple[str, jsonargparse.Namespace
 def _default(kind: type, option: str) -> Any:
     """Return the default of a constructor's option; `server.url` is the attribute `url` of the default of `server`."""
     name, *inner = option.split(".")
-    constructors = (signature(base).parameters for base in kind.__mro__)  # one may pass on `**kwargs`
+    constructors = (signature(base).parameters for base in kind.__mro__)  # a subclass may pass `**kwargs` to its base
     default = next(parameters[name].default for parameters in constructors if name in parameters)
     for attribute in inner:
         default = getattr(default, attribute)
@@ -293,5 +299,5 @@ def _default(kind: type, option: str) -> Any:
 
 
 def _as_argument(value: str | float) -> str:
-    """Return `value` as a shell has to be given it."""
+    """Return `value` quoted for a shell."""
     return shlex.quote(value) if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,8 @@
-"""Signals: the first asks the run to stop, and keeps what is in hand; a second one, after a second, stops at once.
+"""Stop on signals: the first finishes the batches in progress; a second one, a second later, stops at once.
 
-A thread hears them, because Python's own handlers do not run while the main thread is in a call of native code. It ends
-the process as well when what is in hand takes longer than the grace time. Neither costs what is spooled or committed.
+A thread receives the signals, because Python's own handlers do not run while the main thread is in native code. It also
+ends the process when the batches in progress take longer than the grace time. Spooled and committed results are never
+lost.
 """
 
 import os
@@ -19,15 +20,15 @@ from datamodules.run.rank import Rank
 from preprocess.terminal import note
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C; torchrun, SLURM, Docker; `sbatch --signal=USR1@60`
-_AGAIN_SECONDS = 1.0  # torchrun and a terminal may both deliver the first
+_AGAIN_SECONDS = 1.0  # a signal sooner than this is the first one again: torchrun and a terminal may both deliver it
 
 
 class StopOnSignal(Callback):
-    """Turns the first signal into an orderly end of predicting, in this process and those that it has launched.
+    """Ends prediction in an orderly way on the first signal, in this process and in those that it has launched.
 
     Args:
-        rank: is asked to stop.
-        grace_seconds: after that, the process ends, whatever it is doing.
+        rank: this process's rank; `rank.stopping` is set to the signal's number.
+        grace_seconds: time after the first signal at which the process ends, whatever it is doing.
     """
 
     def __init__(self, rank: Rank, grace_seconds: float) -> None:
@@ -35,7 +36,7 @@ class StopOnSignal(Callback):
         self._listener: _Listener | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen, before Lightning sets its own handlers: in predict it would ignore SIGTERM, but it respects ours."""
+        """Start to listen, before Lightning sets handlers that would ignore SIGTERM. Lightning keeps existing ones."""
         rank = self._rank
         launched = getattr(trainer.strategy.launcher, "procs", [])
 
@@ -44,11 +45,11 @@ class StopOnSignal(Callback):
             pass_on(number)
 
         def stop_now(number: int, why: str) -> None:
-            threading.Timer(_AGAIN_SECONDS, os._exit, (128 + number,)).start()  # if the folder hangs as well
+            threading.Timer(_AGAIN_SECONDS, os._exit, (128 + number,)).start()  # in case the run folder hangs as well
             try:
                 pass_on(number)
-                note(f"{why}: stopped at once; what is spooled or committed is safe")
-                rank.mark_idle()  # nobody's fault
+                note(f"{why}. Stopped at once; spooled and committed results are safe")
+                rank.mark_idle()  # no item is at fault
             finally:
                 os._exit(128 + number)
 
@@ -59,54 +60,54 @@ class StopOnSignal(Callback):
         self._listener = _Listener(stop, stop_now, self._grace_seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._listener:
             self._listener.close()
             self._listener = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.teardown(trainer, pl_module, "predict")
 
 
 class _Listener:
-    """Hears `SIGNALS` from its making to `close`.
+    """Receives `SIGNALS` in a thread, from construction to `close`.
 
     Args:
-        stop: is called for the first one.
-        stop_now: is called for a second one, or when the first is `grace_seconds` ago, with the reason.
+        stop: called with the number of the first signal.
+        stop_now: called with its number and the reason for a second signal, or `grace_seconds` after the first.
         grace_seconds: see `stop_now`.
     """
 
     def __init__(self, stop: Callable[[int], None], stop_now: Callable[[int, str], None], grace_seconds: float) -> None:
         self._stop, self._stop_now, self._grace_seconds = stop, stop_now, grace_seconds
-        self._heard, self._sends = socket.socketpair()
-        self._sends.setblocking(False)
-        self._previous_descriptor = signal.set_wakeup_fd(self._sends.fileno(), warn_on_full_buffer=False)
-        self._previous = {number: signal.signal(number, _leave_it_to_the_thread) for number in SIGNALS}
+        self._receiving, self._sending = socket.socketpair()
+        self._sending.setblocking(False)
+        self._previous_descriptor = signal.set_wakeup_fd(self._sending.fileno(), warn_on_full_buffer=False)
+        self._previous = {number: signal.signal(number, _ignore) for number in SIGNALS}
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Give the signals back to whom they belonged."""
+        """Restore the previous handlers and end the thread."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_descriptor)
-        self._sends.close()
+        self._sending.close()
         self._thread.join()
-        self._heard.close()
+        self._receiving.close()
 
     def _listen(self) -> None:
         first, since = 0, 0.0
         while True:
             try:
-                heard = self._heard.recv(64)
+                numbers = self._receiving.recv(64)
             except TimeoutError:
-                self._stop_now(first, f"what was in hand took longer than {self._grace_seconds:g} s")
+                self._stop_now(first, f"the batches in progress took longer than {self._grace_seconds:g} s")
                 return
-            if not heard:
+            if not numbers:
                 return
-            for number in heard:
+            for number in numbers:
                 if number in SIGNALS and not first:
                     first, since = number, time.monotonic()
                     self._stop(number)
@@ -114,8 +115,8 @@ class _Listener:
                     self._stop_now(number, f"a second {signal.Signals(number).name}")
                     return
             if first:
-                self._heard.settimeout(max(0.01, since + self._grace_seconds - time.monotonic()))
+                self._receiving.settimeout(max(0.01, since + self._grace_seconds - time.monotonic()))
 
 
-def _leave_it_to_the_thread(number: int, frame: FrameType | None) -> Any:
-    """A handler there must be, or the signal would do its default."""
+def _ignore(number: int, frame: FrameType | None) -> Any:
+    """Replace the default action of a signal; the thread acts on it."""

@@ -1,4 +1,4 @@
-"""The section `output` of a configuration: where a run goes, and what its ranks put up with."""
+"""The section `output` of a configuration: the run folder, and how many failures and how much time ranks allow."""
 
 from dataclasses import dataclass
 
@@ -11,25 +11,26 @@ _DEFAULT_SIZE = ShardSize()
 
 @dataclass(frozen=True)
 class Output:
-    """The folder of a run, and how this process works on it.
+    """The folder of a run, and how this process works on the run.
 
     Args:
-        dir: the run's folder: a new one, or one to resume or join.
+        dir: the run's folder: a new folder, or that of a run to resume or join.
         shards: how many items go into a shard.
-        only: `i/n`: work only on every n-th shard, from the i-th (from 0). For splitting by hand between machines that
-            share no folder; the plan stays the same. None: on all.
-        stale_seconds: a rank whose heartbeat stands still this long is taken for dead, and its shards are taken over.
-        max_attempts: at an item that crashes or hangs its process, exhausts memory or cannot be read for now.
-        max_failures: stop when more items than this have failed: a number, or as in `50%` a share of those done (judged
-            once 1 % of the planned ones are, and no less than 100).
-        extract_timeout_seconds: a call of `extract` that takes longer ends its process, and its items have used up
-            one of their attempts.
-        grace_seconds: after the first signal to stop, the batches in progress may take so long to finish; torchrun and
-            SLURM kill 30 s after theirs.
-        same_device: refuse to work on this rank if its device is of another model than that of the run's first rank,
-            which wrote the plan: the same bytes are promised for one model only.
-        videos: draw each video's results over it, to `{dir}/videos`, during the run; these are for looking at only.
-            Finished videos of an earlier command are not drawn: `preprocess visualize` draws them.
+        only: `i/n`: work only on every n-th shard, starting at shard i (from 0). For machines that share no folder; the
+            plan stays the same. None: all shards.
+        stale_seconds: a rank whose heartbeat stands still for this long counts as dead, and its shards are taken over.
+        max_attempts: number of attempts at an item that crashes or hangs its process, exhausts memory, or cannot be
+            read for now.
+        max_failures: stop when more items than this have failed: a number, or a share of the finished items such as
+            `50%` (checked once 1 % of the planned items, and at least 100, are finished).
+        extract_timeout_seconds: a call of `extract` that takes longer ends its process, and costs its items one of
+            their attempts.
+        grace_seconds: time that the batches in progress may take to finish after the first signal to stop; torchrun and
+            SLURM kill the process 30 s after their signal.
+        same_device: refuse to work on this rank if its device model differs from that of the rank that wrote the plan.
+            Results are the same bytes only on the same device model.
+        videos: during the run, write each video with its results drawn over it to `{dir}/videos`, for viewing only.
+            Videos that an earlier command has finished are not drawn; `preprocess visualize` draws them.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -48,7 +49,7 @@ class Output:
 
     def __post_init__(self) -> None:
         if self.grace_seconds < 0:
-            raise ConfigError(f"grace_seconds = {self.grace_seconds}: it must be 0 or more")
+            raise ConfigError(f"grace_seconds = {self.grace_seconds} must be 0 or more")
         self.part(), self.tolerance()  # raise for values out of range
 
     def tolerance(self) -> Tolerance:
@@ -59,11 +60,11 @@ class Output:
         """Return `only` as (i, n); None: all shards.
 
         Raises:
-            ConfigError: it is not `i/n` with 0 <= i < n.
+            ConfigError: `only` is not `i/n` with 0 <= i < n.
         """
         if self.only is None:
             return None
         index, _, count = self.only.partition("/")
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-            raise ConfigError(f"--output.only {self.only!r}: give i/n with 0 <= i < n, for example 0/4")
+            raise ConfigError(f"--output.only {self.only!r} is not i/n with 0 <= i < n. Give for example 0/4")
         return int(index), int(count)

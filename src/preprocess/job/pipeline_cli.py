@@ -1,4 +1,4 @@
-"""The configuration of a job: YAML files and options of the command line, parsed by Lightning's CLI."""
+"""Parse the configuration of a job, YAML files and options of the command line, with Lightning's CLI."""
 
 import warnings
 from argparse import ArgumentError
@@ -30,8 +30,8 @@ class PipelineCLI(LightningCLI):
     """Parses a configuration: `model` (an extractor), `data`, `output` (`Output`) and `trainer`.
 
     Args:
-        folder: configuration of the run to retry, over which the command line has precedence; None: only the command
-            line and its `--config` files count.
+        folder: configuration of the run to retry; the command line overrides it. None: use only the command line and
+            its `--config` files.
         options: options of `LightningCLI`.
     """
 
@@ -40,22 +40,23 @@ class PipelineCLI(LightningCLI):
         super().__init__(Extractor, FramesDataModule, **options)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and the folder's configuration if there is one."""
+        """Parse the command line over the configuration of the folder, if one is given."""
         if self._folder is None:
             super().parse_arguments(parser, args)
             return
-        output = {"dir": str(self._folder.path.parent), "only": None, "max_failures": "100%"}  # most may fail again
+        # items that failed may all fail again
+        output = {"dir": str(self._folder.path.parent), "only": None, "max_failures": "100%"}
         self.config = parser.parse_args(args, namespace=self._folder.parse(parser, output))
         if (line := self._folder.left_out(self.config)) and is_first_on_machine():
             note(line, "yellow")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the section `output`, and defaults of the Trainer for preprocessing."""
+        """Add the section `output` and the Trainer's defaults for preprocessing."""
         parser.add_class_arguments(Output, "output")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
     def instantiate_classes(self) -> None:
-        """Make extractor, DataModule and output options. A `Session` makes the Trainer later."""
+        """Make the extractor, the DataModule and the output options. A `Session` makes the Trainer later."""
         made = self.parser.instantiate(self.config)
         self.data: FramesDataModule = made["data"]
         self.extractor: Extractor = made["model"]
@@ -67,14 +68,14 @@ class PipelineCLI(LightningCLI):
 
         Args:
             corpus: the planned corpus, for a retry; None: the corpus of the configuration.
-            retry: what to try again; None: this is not a retry.
+            retry: which items to try again; None: process the run itself.
 
         Raises:
-            ConfigError: there is no corpus.
+            ConfigError: the configuration has no corpus.
         """
         corpus = corpus or self.data.corpus
         if corpus is None:
-            raise ConfigError("there is no corpus to run over. Set data.corpus")
+            raise ConfigError("no corpus is configured. Set data.corpus")
         text = self.parser.dump(self.config, skip_none=False) if retry is None else None
         return Job(self.extractor, corpus, self.data, self.output, self.trainer_options, text, retry)
 
@@ -87,11 +88,11 @@ def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> P
         folder: see `PipelineCLI`.
 
     Raises:
-        ConfigError: an option is unknown or has a wrong value; one line says which.
+        ConfigError: an option is unknown or has a wrong value. The message is one line.
     """
     imports = folder.importing_named() if folder else nullcontext()
-    with warnings.catch_warnings(), imports, escaped_output():  # `retry --print_config` shows the folder's
-        # about what Lightning and jsonargparse expect of each other; users can do nothing about it
+    with warnings.catch_warnings(), imports, escaped_output():  # `retry --print_config` prints text of the folder
+        # these warnings are about Lightning's use of jsonargparse; users can do nothing about them
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"lightning|jsonargparse")
         try:
@@ -110,7 +111,7 @@ def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> P
         except (ValueError, TypeError) as error:  # jsonargparse wraps what a constructor raised
             if isinstance(error.__cause__, FramemillError):
                 raise error.__cause__ from None
-            if folder:  # whose wrong types are found late, in part
+            if folder:  # some wrong types in its configuration are detected only when the objects are made
                 reason = denied_import(str(error)) or _in_one_line(str(error))
                 raise ConfigError(f"{folder.path} cannot be used with these options: {reason}") from error
             raise
@@ -119,8 +120,8 @@ def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> P
 def with_section(argument: str) -> str:
     """Return an option in its long form.
 
-    `--data.root` becomes `--data.corpus.init_args.root`, because what is no option of the DataModule belongs to its
-    corpus; `--max-failures` becomes `--output.max_failures`, as does every option of `Output`.
+    `--data.root` becomes `--data.corpus.init_args.root`: an option that the DataModule does not have belongs to its
+    corpus. `--max-failures` becomes `--output.max_failures`, and so does every option of `Output`.
     """
     plain = argument.removeprefix("--").partition("=")[0].replace("-", "_")
     if argument.startswith("--") and plain in Output.__annotations__:

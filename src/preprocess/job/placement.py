@@ -1,6 +1,6 @@
-"""Where this rank runs. Ranks share a folder and nothing else, so none needs a process group, whoever starts them.
+"""Decide where this rank runs. Ranks share only a folder, so they need no process group, whoever starts them.
 
-| started by                                         | becomes                                               |
+| started by                                         | result                                                |
 |----------------------------------------------------|-------------------------------------------------------|
 | `preprocess run`                                   | one rank on one device                                |
 | `preprocess run --trainer.devices 2`               | Lightning's launcher, `LeasedStrategy`                |
@@ -25,7 +25,7 @@ from datamodules.errors import ConfigError
 
 
 class _IndependentLauncher(_SubprocessScriptLauncher):
-    """Lightning's launcher, without the observer that kills all ranks when one has died."""
+    """Lightning's launcher without the observer that kills all ranks when one has died."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Trainer | None = None, **kwargs: Any) -> Any:
         if not self.cluster_environment.creates_processes_externally:
@@ -34,9 +34,9 @@ class _IndependentLauncher(_SubprocessScriptLauncher):
 
 
 class LeasedStrategy(DDPStrategy):
-    """DDP's launcher and its placement of ranks on devices, without its process group.
+    """DDP's launcher and placement of ranks on devices, without its process group.
 
-    A process group would make every rank wait for the others to start, and die with any of them.
+    In a process group every rank waits until the others have started, and dies when one of them dies.
     """
 
     strategy_name = "leased"
@@ -46,11 +46,11 @@ class LeasedStrategy(DDPStrategy):
         self._launcher = _IndependentLauncher(self.cluster_environment, self.num_processes, self.num_nodes)
 
     def setup_distributed(self) -> None:
-        """Take the rank's number; connect to nobody."""
+        """Set the rank's number. Connects to no other process."""
         self.set_world_ranks()
 
     def setup(self, trainer: Trainer) -> None:
-        """Put the module on the device; without the group there is no state to agree on."""
+        """Move the module to the device. Without a process group no state has to be synchronized."""
         assert self.accelerator is not None
         assert self.model is not None
         self.accelerator.setup(trainer)
@@ -63,8 +63,8 @@ class Placement(NamedTuple):
     """Where this rank runs.
 
     Attributes:
-        device: of its models.
-        options: of Lightning's Trainer, which put the rank there.
+        device: device of the rank's models.
+        options: options of Lightning's Trainer that put the rank on this device.
     """
 
     device: torch.device
@@ -72,14 +72,14 @@ class Placement(NamedTuple):
 
 
 def placement(accelerator: Any, devices: Any) -> Placement:
-    """Return where this process belongs, before there is a Trainer.
+    """Return the placement of this process, before a Trainer exists.
 
     Args:
         accelerator: the Trainer's option.
-        devices: the Trainer's option; under torchrun, `fabric run` and srun a list (`0,2`) says which GPUs to use.
+        devices: the Trainer's option; under torchrun, `fabric run` and srun a list (`0,2`) names the GPUs to use.
 
     Raises:
-        ConfigError: there is no such accelerator, or a listed GPU is missing.
+        ConfigError: the accelerator is unknown or missing, or a listed GPU is missing.
     """
     kind, local_rank = _kind(accelerator), _started_as()
     gpus = _gpus(devices, torch.cuda.device_count()) if kind == "cuda" else []
@@ -104,7 +104,7 @@ def placement(accelerator: Any, devices: Any) -> Placement:
 
 
 def _kind(accelerator: Any) -> str:
-    """`cpu`, `cuda` or `mps`."""
+    """Return the kind of device that the Trainer's option means: `cpu`, `cuda` or `mps`."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if accelerator in ("auto", "gpu", None):
         kinds = ("cuda", "mps") if accelerator == "gpu" else tuple(available)
@@ -112,27 +112,27 @@ def _kind(accelerator: Any) -> str:
     else:
         kind = str(accelerator)
     if kind not in available:
-        raise ConfigError(f"--trainer.accelerator {accelerator}: choose from auto, cpu, gpu, cuda, mps")
+        raise ConfigError(f"--trainer.accelerator {accelerator} is not one of auto, cpu, gpu, cuda, mps")
     if not available[kind]:
         raise ConfigError(f"--trainer.accelerator {accelerator}: torch finds no such device on this machine")
     return kind
 
 
 def _are_several(devices: Any, num_gpus: int) -> bool:
-    """Whether the Trainer's option asks for several ranks, which Lightning's launcher starts."""
+    """Whether the Trainer's option requests several ranks, which Lightning's launcher then starts."""
     if devices in ("auto", None, -1, "-1"):
         return num_gpus > 1
     return devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1)
 
 
 def _gpus(devices: Any, count: int) -> list[int]:
-    """Those of `count` GPUs that the Trainer's option lists; all if it lists none."""
+    """Return the numbers of those of `count` GPUs that the Trainer's option lists; all if it lists none."""
     listed = devices.split(",") if isinstance(devices, str) and "," in devices else devices
     if not isinstance(listed, list) or listed == [-1]:
         return list(range(count))
     named = [str(gpu).strip() for gpu in listed]
     if not any(named) or not all(gpu.isdecimal() for gpu in named if gpu):
-        raise ConfigError(f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2")
+        raise ConfigError(f"--trainer.devices {devices} is not a list of GPU numbers. Give for example 0,2")
     gpus = [int(gpu) for gpu in named if gpu]
     if missing := [gpu for gpu in gpus if gpu not in range(count)]:
         raise ConfigError(f"--trainer.devices {devices}: there is no GPU {missing[0]}; there are {count}, from 0")
@@ -140,7 +140,7 @@ def _gpus(devices: Any, count: int) -> list[int]:
 
 
 def rank_position() -> float:
-    """Where in the plan this rank begins, 0 to 1: apart from the others of its launch."""
+    """Return where in the plan this rank begins, 0 to 1. The ranks of one launch begin at different positions."""
     for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE")):
         if rank in os.environ and size in os.environ:
             return int(os.environ[rank]) / int(os.environ[size])
@@ -148,9 +148,9 @@ def rank_position() -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the model of this rank's device, as `NVIDIA A100-SXM4-80GB` or `AMD EPYC 7R13 Processor`.
+    """Return the model of this rank's device, for example `NVIDIA A100-SXM4-80GB` or `AMD EPYC 7R13 Processor`.
 
-    Results of two models of one kind of device may differ in their last digits.
+    Results on two models of one kind of device may differ in their last digits.
     """
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
 
@@ -164,17 +164,18 @@ def _cpu_name() -> str:
 
 
 def gpu_uuid(device: torch.device) -> str | None:
-    """What names the GPU that `device` is to this process, whichever of the machine's it may see; None: it is none."""
+    """Return the UUID of the GPU `device`, which names it whatever GPUs this process may see; None for no CUDA GPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 def is_first_on_machine() -> bool:
-    """Whether this process speaks for its machine: of several ranks on one, only the first shows the progress."""
+    """Whether this is the first rank on its machine, the one that shows the progress."""
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
 
 
 def _started_as() -> int | None:
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, and `fabric run`, which is torchrun
+    """Return the local rank that torchrun or srun gave this process; None if neither started it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun or `fabric run`, which calls torchrun
         return int(os.environ["LOCAL_RANK"])
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # srun
         return int(os.environ["SLURM_LOCALID"])

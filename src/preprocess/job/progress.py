@@ -1,4 +1,4 @@
-"""What a run shows: the live display, a line of the log for what a pipeline tells; and what is kept quiet meanwhile."""
+"""What a run shows: a live display or lines, and the messages of loggers. Third parties' messages are silenced."""
 
 import logging
 import threading
@@ -13,22 +13,22 @@ from preprocess.job.placement import is_first_on_machine
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal, note
 
-_CHATTER = ("lightning.pytorch", "lightning.fabric", "absl")  # tips for other products, "GPU available", …
-_NO_CONCERN = (
-    "Couldn't infer the batch indices",  # batches carry their items themselves
+_CHATTER = ("lightning.pytorch", "lightning.fabric", "absl")  # advertisements, "GPU available", …
+_HARMLESS_WARNINGS = (
+    "Couldn't infer the batch indices",  # batches carry their own items
     ".*LeafSpec",  # Lightning 2.6 with torch 2.15
 )
 
 
 class Progress(Callback):
-    """Shows the state of the whole run, all ranks on all machines, from the first rank of each machine.
+    """Shows the state of the whole run, with all ranks of all machines, on the first rank of each machine.
 
-    On a terminal it is a display that is drawn anew; elsewhere a line every `line_seconds`.
+    On a terminal, a display is redrawn every second; elsewhere, a line is printed every `line_seconds`.
 
     Args:
         run: the run.
-        console: where to; None: standard error.
-        line_seconds: between lines where there is no terminal.
+        console: where to print; None: standard error.
+        line_seconds: seconds between lines if the console is no terminal.
     """
 
     def __init__(self, run: Run, console: Terminal | None = None, line_seconds: float = 10.0) -> None:
@@ -39,20 +39,20 @@ class Progress(Callback):
         self._thread: threading.Thread | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to show."""
+        """Start the thread that shows the state, on the first rank of the machine."""
         if is_first_on_machine() and trainer.local_rank == 0:
             show = self._draw if self._console.is_terminal else self._print
             self._thread = threading.Thread(target=show, name="progress", daemon=True)
             self._thread.start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Show the end, and stop."""
+        """Show the final state and stop the thread."""
         self._done.set()
         if self._thread:
             self._thread.join()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop, which Lightning does not do by `teardown` then."""
+        """Stop the thread: after an exception Lightning does not call `teardown`."""
         self.teardown(trainer, pl_module, "predict")
 
     def _draw(self) -> None:
@@ -69,19 +69,19 @@ class Progress(Callback):
 
 
 class _Lines(logging.Handler):
-    """A line of standard error for each record; above the live display, if there is one."""
+    """Prints each log record as a line of standard error, above the live display if one is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         note(f"{time.strftime('%H:%M:%S')} {record.getMessage()}")
 
 
 def quiet() -> None:
-    """Show what our own loggers tell, and silence third parties': by name, and Lightning's warnings by text."""
+    """Show the messages of our own loggers, and silence third parties' loggers and some warnings of Lightning."""
     for name in ("preprocess", "datamodules"):
         ours = logging.getLogger(name)
         ours.setLevel(logging.INFO)
         ours.handlers = [_Lines()]
     for name in _CHATTER:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in _NO_CONCERN:
+    for text in _HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=text, module="lightning")

@@ -1,7 +1,7 @@
 """A session: one process's work on a run, from the check of its options until after the last batch.
 
-Entering it makes the Trainer, which checks the options, and fixes the plan (made now if the run is new), the
-fingerprint and this process's rank. `predict` then makes the loader, the extraction and the writer from them.
+Entering a session makes the Trainer, which checks the options, and fixes the plan (made now if the run is new), the
+fingerprint and this process's rank. `predict` then makes the loader, the extraction and the writer.
 """
 
 import logging
@@ -39,7 +39,7 @@ from preprocess.job.writer import ShardWriter
 
 _log = logging.getLogger(__name__)
 
-# What a Trainer that preprocesses does not need, or must not do.
+# Switches off what a Trainer does not need, or must not do, when it preprocesses.
 TRAINER_DEFAULTS: Mapping[str, Any] = {
     "devices": 1,
     "logger": False,
@@ -52,15 +52,15 @@ TRAINER_DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Job:
-    """What a command is to do, as its configuration says; nothing is opened yet.
+    """The work of a command, as its configuration describes it. Nothing is opened yet.
 
     Attributes:
         extractor: the pipeline.
-        corpus: what it runs over.
+        corpus: the items to process.
         data: how the corpus is read: workers, decoding.
-        output: where the run goes.
-        trainer: options of Lightning's Trainer, over `TRAINER_DEFAULTS`.
-        config: text of the configuration, kept in the run's folder for people and for `retry`; None: nothing is kept.
+        output: the run's folder, and how this process works on the run.
+        trainer: options of Lightning's Trainer; they override `TRAINER_DEFAULTS`.
+        config: text of the configuration, stored in the run's folder for people and for `retry`; None: store nothing.
         retry: which items of the run in `output.dir` to try again; None: process the run itself.
     """
 
@@ -74,20 +74,20 @@ class Job:
 
 
 class Session:
-    """Opens or plans the run of a job, and joins it as a rank; a context manager.
+    """Context manager that opens or plans the run of a job and joins it as a rank.
 
         with Session(job) as session:
             session.predict()
 
     Attributes:
-        run: the run, or the retry, that is worked on.
-        rank: leases shards of the run for this process, and records their results.
+        run: the run or the retry to work on.
+        rank: leases shards of the run for this process and records their results.
         device: the device of this rank's models.
 
     Raises:
-        RunError, CorpusError, EnvironmentFailure: on entering; see `open_or_plan` and `open_or_plan_retry`.
-        RunError: on entering: `same_device` is set, and this rank has another device.
-        ConfigError: on making or entering it: an option is wrong; nothing was written.
+        RunError, CorpusError, EnvironmentFailure: on entering, see `open_or_plan` and `open_or_plan_retry`.
+        RunError: on entering, if `same_device` is set and this rank has another device model.
+        ConfigError: on construction or on entering, if an option is wrong. Nothing is written then.
     """
 
     run: Run
@@ -144,7 +144,7 @@ class Session:
                 process.wait()
 
     def predict(self, callbacks: Sequence[Callback] = ()) -> None:
-        """Run Lightning's predict loop until nothing is left to do for any rank, or this one is to stop.
+        """Run Lightning's predict loop until no rank has work left, or this rank is to stop.
 
         Args:
             callbacks: Lightning callbacks to add to the session's own.
@@ -171,7 +171,7 @@ class Session:
         try:
             trainer = Trainer(**options)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-            raise ConfigError(" ".join(str(error).split())) from error  # an option or its value
+            raise ConfigError(" ".join(str(error).split())) from error  # a wrong option or value
         if trainer.strategy.root_device != self.device:
             raise ConfigError(
                 f"Lightning places this rank on {trainer.strategy.root_device}, not on {self.device}: set "
@@ -180,7 +180,7 @@ class Session:
         return trainer
 
     def _open(self, device: str) -> tuple[Run, Mapping[str, str]]:
-        """Open or plan the run, or the retry; return it, and the types of the corpus's fields (of the run)."""
+        """Open or plan the run or the retry. Return it, and the types that the run gives to the corpus's fields."""
         job, output = self._job, self._job.output
         current = fingerprint(job.corpus, job.data.decoding, job.extractor, output.shards, self.device)
         run = Run(output.dir) if job.retry else open_or_plan(output.dir, job.corpus, current, output.shards, device)

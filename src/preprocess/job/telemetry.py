@@ -1,4 +1,4 @@
-"""How busy the machine is: a few figures for the live display, `status` and the records of shards."""
+"""Load figures of the machine for the live display, `status` and the records of shards."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,21 +10,21 @@ import pynvml
 
 
 def machine_figures(gpu: str | None = None) -> dict[str, Any]:
-    """Load of this machine now.
+    """Return the current load of this machine.
 
     Args:
-        gpu: UUID of the GPU that this process works on; None: it works on none.
+        gpu: UUID of the GPU that this process uses; None: it uses none.
 
     Returns:
         `cpu_percent` (0 to 100 over all cores, since the last call), `memory_percent` (0 to 100), `rss_bytes` of this
-        process with its children, and `gpu`: `name`, `utilization_percent` (of the time in which it was at work),
-        `memory_percent`, `temperature_celsius`, `power_watts` of that NVIDIA GPU, whoever uses it, as far as it tells;
-        empty where there is none.
+        process with its children, and `gpu`: `name`, `utilization_percent` (share of time in which it ran a
+        kernel), `memory_percent`, `temperature_celsius`, `power_watts` of that NVIDIA GPU, by all its users, without
+        the figures that it does not report; empty without a GPU.
     """
     process = psutil.Process()
     rss = 0
     for member in (process, *process.children(recursive=True)):
-        with suppress(psutil.Error):  # ended meanwhile
+        with suppress(psutil.Error):  # the process has ended
             rss += member.memory_info().rss
     return {
         "cpu_percent": psutil.cpu_percent(),
@@ -43,7 +43,7 @@ def _gpu_figures(uuid: str) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _device(uuid: str) -> Any:
     for kind in ("GPU", "MIG"):
-        with suppress(pynvml.NVMLError):  # no driver here; or not of this kind
+        with suppress(pynvml.NVMLError):  # no driver on this machine, or not a GPU of this kind
             pynvml.nvmlInit()
             return pynvml.nvmlDeviceGetHandleByUUID(f"{kind}-{uuid}")
     return None
@@ -52,7 +52,7 @@ def _device(uuid: str) -> Any:
 def _read(figure: Callable[[Any], Any], gpu: Any) -> Any:
     try:
         return figure(gpu)
-    except pynvml.NVMLError:  # a MIG slice, a virtual GPU or one with unified memory does not tell everything
+    except pynvml.NVMLError:  # a MIG slice, a virtual GPU or one with unified memory does not report every figure
         return None
 
 

@@ -1,4 +1,4 @@
-"""Counts of generated tokens: results of language models have them, and a run's status shows tokens per second."""
+"""Count generated tokens in the results of language models; a run's status shows tokens per second."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +9,7 @@ class HasTokens(Protocol):
     """A result of `Extractor.extract` that a language model has generated.
 
     Attributes:
-        num_tokens: number of tokens that were generated for it.
+        num_tokens: number of tokens that were generated for the result.
     """
 
     @property
@@ -17,5 +17,5 @@ class HasTokens(Protocol):
 
 
 def count_tokens(results: Iterable[Any]) -> int:
-    """Return the sum of the generated tokens of `results`; a result without such a number counts as 0."""
+    """Return the number of generated tokens of all `results`; a result that is no `HasTokens` counts as 0."""
     return sum(result.num_tokens for result in results if isinstance(result, HasTokens))

@@ -1,4 +1,4 @@
-"""The writer: hands the results of frames to their items, and finished samples to the rank, which spools them."""
+"""The writer: adds the results of frames to their items, and passes finished samples to the rank."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ from preprocess.job.tokens import count_tokens
 
 
 class ShardWriter(BasePredictionWriter):
-    """Gathers results, encodes samples, and spools them; the rank commits a shard when its last row has a result.
+    """Collects results, then makes and encodes samples. The rank commits a shard when its last row has a result.
 
     Args:
-        rank: this process's part in the run.
+        rank: spools samples and commits shards for this process.
         extractor: makes the samples.
-        items: the items in progress, which `Extraction` has begun.
-        corpus_types: the types of the corpus's fields in the run; see `datamodules.samples.fields`.
+        items: the items in progress, which `Extraction` opens.
+        corpus_types: types of the corpus's fields in the run; see `datamodules.samples.fields`.
     """
 
     def __init__(self, rank: Rank, extractor: Extractor, items: OpenItems, corpus_types: CorpusTypes) -> None:
@@ -38,7 +38,7 @@ class ShardWriter(BasePredictionWriter):
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Note the time."""
+        """Record when the computation of the batch starts."""
         self._computing_since = time.monotonic()
 
     def write_on_batch_end(
@@ -51,42 +51,43 @@ class ShardWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Add the results of one slice, and finish the items that end with it."""
+        """Add the results of one batch, and finish the items that end with it."""
         self._rank.activity.add_seconds("compute", time.monotonic() - self._computing_since)
         self._rank.activity.tokens += count_tokens(outcome.result for outcome in prediction)
         shard = batch["shard"]
         for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
-            if self._is_wanted(shard, row):
+            if self._is_pending(shard, row):
                 with self._attributed(shard, row):
                     self._items[shard, row].add(frame_idx, outcome)
         for summary in batch["summaries"]:
-            if self._is_wanted(shard, summary.row):
+            if self._is_pending(shard, summary.row):
                 self._finish(shard, summary)
-        self._items.close_unless(self._is_wanted)
+        self._items.close_unless(self._is_pending)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Drop the items in progress: they are begun again by whoever continues the run."""
+        """Drop the items in progress. The rank that continues the run starts them again."""
         self._items.close_all()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Drop the items in progress; Lightning calls no `teardown` then."""
+        """Drop the items in progress. After an exception Lightning does not call `teardown`."""
         self._items.close_all()
 
-    def _is_wanted(self, shard: int, row: int) -> bool:
-        """Whether this row has no result yet, of this rank or of another that has committed its shard."""
-        opened = self._rank.open.get(shard)
-        return opened is not None and row not in opened.spool.results
+    def _is_pending(self, shard: int, row: int) -> bool:
+        """Whether this row has no result yet: neither from this rank nor in a shard that another rank committed."""
+        open_shard = self._rank.open.get(shard)
+        return open_shard is not None and row not in open_shard.spool.results
 
     def _finish(self, shard: int, summary: ItemSummary) -> None:
+        """Make and encode the sample of an item, and give the rank the sample or the failure."""
         members: Mapping[str, Content] = {}
         reason, reason_class, status = summary.reason, summary.reason_class, OK
-        opened = self._items.get(shard, summary.row)
+        open_item = self._items.get(shard, summary.row)
         if reason is None:
-            assert opened is not None  # an item without frames has a reason
+            assert open_item is not None  # an item without frames has a reason
             try:
                 with self._attributed(shard, summary.row):
-                    assembly = opened.assembly  # raises the error of a frame that failed
-                    self._extractor.validate(opened.item)
+                    assembly = open_item.assembly  # raises the error of a frame that failed
+                    self._extractor.validate(open_item.item)
                     sample = assembly.finish(summary)
                     if fields := self._extractor.samples.fields:
                         sample.meta = uniform(sample.meta, self._corpus_types, fields)
@@ -99,7 +100,7 @@ class ShardWriter(BasePredictionWriter):
             seconds=round(summary.read_seconds + summary.transform_seconds, 4),
             reason=reason,
             reason_class=reason_class,
-            split_to=opened.split_to if opened else None,
+            split_to=open_item.split_to if open_item else None,
             decoder=",".join(summary.video["backends"]) or None if summary.video else None,
             status=status,
         )
@@ -108,7 +109,7 @@ class ShardWriter(BasePredictionWriter):
 
     @contextmanager
     def _attributed(self, shard: int, row: int) -> Iterator[None]:
-        """Attribute a programming error, which ends the process, to the item; as for one in `extract`."""
+        """Attribute a programming error to the item, as for an error in `extract`. The error ends the process."""
         try:
             yield
         except (ItemError, EnvironmentFailure, RunError):

@@ -48,7 +48,7 @@ def test_a_sample_of_which_every_item_fails_is_reported(
         path.write_bytes(b"")
     assert main(command) == 2
     assert capsys.readouterr().err == (
-        "error: all 4 sampled items failed, the first: 0.png is empty (0 bytes); see `preprocess check`\n"
+        "error: all 4 sampled items failed. The first: 0.png is empty (0 bytes). Run `preprocess check` to list them\n"
     )
 
 

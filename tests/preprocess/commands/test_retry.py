@@ -208,9 +208,9 @@ def test_two_ranks_of_torchrun_retry_as_one(folder: Path) -> None:
         (["--class", "crash"], "--class crash: no item of"),
         (["--model.poisonn", "1"], "poisonn"),
         (["--output.shards.max_items", "0"], "shard size max_items = 0"),
-        (["--data.split", "dev"], "takes its items as they were planned: --data.split cannot change; leave it out"),
-        (["--data.corpus.init_args.split=dev"], "as they were planned: --data.split cannot change"),
-        (["--data.corpus", "support.brightness.Pictures"], "as they were planned: --data.corpus cannot change"),
+        (["--data.split", "dev"], "--data.split cannot change in a retry, which takes its items from the plan"),
+        (["--data.corpus.init_args.split=dev"], "--data.split cannot change in a retry"),
+        (["--data.corpus", "support.brightness.Pictures"], "--data.corpus cannot change in a retry"),
     ],
 )
 def test_wrong_options_fail_in_one_line_and_plan_nothing(
@@ -232,18 +232,18 @@ def test_a_folder_without_a_configuration_fails(tmp_path: Path, capfd: pytest.Ca
     ("corpus", "named", "message"),
     [
         ({"class_path": "evil_corpus.Evil"}, "datamodules.corpora.images.Images", "add --data.corpus evil_corpus.Evil"),
-        ({"class_path": "datamodules.corpora.images.Path"}, None, "images.Path, which .* names, is not a Corpus"),
+        ({"class_path": "datamodules.corpora.images.Path"}, None, "images.Path, which is not a concrete subclass"),
         (
             {"class_path": "datamodules.corpora.images.Nothing"},
             None,
-            "images.Nothing, which .* names, cannot be imported",
+            "names the class .*images.Nothing, which cannot be imported",
         ),
-        ({"class_path": "datamodules.corpora.os;x"}, None, "'datamodules.corpora.os;x', which is not the path of one"),
-        ({}, None, "names the class '', which is not the path of one"),
+        ({"class_path": "datamodules.corpora.os;x"}, None, "'datamodules.corpora.os;x', which is not of the form"),
+        ({}, None, "names the class '', which is not of the form"),
         (
             {"class_path": "datamodules.corpora.images.Images", "init_args": {"items": 3}},
             None,
-            "gives its corpus, .*images.Images, the argument 'items', which it does not have",
+            "gives the corpus .*images.Images the argument 'items', which it does not have",
         ),
         ({"class_path": "datamodules.corpora.images.Images", "init_args": {"_list": 3}}, None, "the argument '_list'"),
     ],

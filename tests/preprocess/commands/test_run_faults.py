@@ -142,7 +142,7 @@ def test_a_second_signal_stops_a_hanging_run_at_once_and_charges_no_item(
     assert fork_server.poll(pid) is None
     os.kill(pid, signal.SIGTERM)
     assert fork_server.wait(pid, 5) == 143
-    assert "a second SIGTERM: stopped at once" in (tmp_path / "log").read_text()
+    assert "a second SIGTERM. Stopped at once" in (tmp_path / "log").read_text()
     with Rank(Run(tmp_path / "run")) as successor:
         while opened := successor.lease():
             assert opened.spool.failed_attempts == {}
@@ -157,7 +157,7 @@ def test_in_flight_items_get_the_grace_period_after_a_signal_and_no_more(
     time.sleep(1)
     os.kill(pid, number)
     assert fork_server.wait(pid, 10) == 128 + number
-    assert "what was in hand took longer than 1 s: stopped at once" in (tmp_path / "log").read_text()
+    assert "the batches in progress took longer than 1 s. Stopped at once" in (tmp_path / "log").read_text()
 
 
 def test_in_flight_items_are_finished_after_a_signal(
@@ -240,7 +240,7 @@ def test_a_short_run_with_too_many_failures_completes_with_exit_status_4(
         ("--data.batch_size", "64", "batch_size has no effect in preprocessing. Leave it out"),
         ("--data.worker_timeout_seconds", "0", "worker_timeout_seconds = 0.0 must be above 0"),
         ("--output.extract_timeout_seconds", "-1", "extract_timeout_seconds = -1.0: it must be above 0"),
-        ("--grace-seconds", "-5", "grace_seconds = -5.0: it must be 0 or more"),
+        ("--grace-seconds", "-5", "grace_seconds = -5.0 must be 0 or more"),
         ("--max-attempts", "0", "max_attempts = 0: it must be 1 or more"),
         ("--max-failures", "most", "max_failures 'most': give a number of items"),
     ],

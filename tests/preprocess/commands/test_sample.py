@@ -100,7 +100,7 @@ def test_a_sample_corpus_below_a_file_fails(tmp_path: Path) -> None:
 
 
 def test_sample_corpus_of_too_few_frames_fails(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"num_frames = 3: give 4 or more"):
+    with pytest.raises(ConfigError, match=r"num_frames = 3 must be 4 or more"):
         make_sample_corpus(tmp_path / "corpus", num_frames=3)
 
 

@@ -191,7 +191,7 @@ def test_an_environment_failure_ends_the_process_and_is_attributed_to_no_item(tm
 def test_a_number_of_results_that_is_not_the_number_of_frames_is_refused(rank: Rank) -> None:
     extractor: Any = Memory()
     extractor.extract = lambda batch: [1]
-    with pytest.raises(ValueError, match="extract gave 1 results for 2 frames"):
+    with pytest.raises(ValueError, match="extract returned 1 results for 2 frames"):
         extraction(extractor, rank)(batch_of([1, 2]))
 
 

@@ -81,7 +81,7 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ({"model": extractor({"backend": "evil_module.Evil"}, POSE)}, "is not allowed"),
         ({"model": captions(server="{class_path: evil_module.Evil}")}, "is not allowed"),
         ({"model": captions(), "output": {"shards": {"class_path": "evil_module.Evil"}}}, "is not allowed"),
-        ({"model": extractor({}, "evil_module.Evil; rm x")}, "which is not the path of one"),
+        ({"model": extractor({}, "evil_module.Evil; rm x")}, "which is not of the form package.module.Class"),
         ({"model": extractor({}, "preprocess.cli.sys.exit")}, r"Importing 'sys\.exit' is not allowed"),
     ],
 )
@@ -126,7 +126,7 @@ def test_options_that_reach_beyond_the_folder_are_left_out_with_a_line_that_says
         assert vars(backend.server) == {**vars(Server()), "max_retries": 1}
         assert (config.trainer.accelerator, config.trainer.devices) == ("cpu", 2)
         assert (config.trainer.strategy, config.trainer.callbacks) == ("auto", None)
-        assert set(line.partition(" also has ")[2].partition(": left out")[0].split(", ")) == {
+        assert set(line.partition(" also has ")[2].partition(". Left out")[0].split(", ")) == {
             "--trainer.strategy",
             "--trainer.callbacks",
             "--trainer.profiler",
@@ -143,7 +143,7 @@ def test_trust_in_code_that_a_checkpoint_brings_is_left_out(parsed: Parsed) -> N
         config, line = parsed({"model": extractor({"backend": backend})})
         assert config.model.init_args.backend.init_args.num_beams == 2
         assert config.model.init_args.backend.init_args.trust_remote_code is False
-        assert "also has --model.backend.trust_remote_code true: left out" in line
+        assert "also has --model.backend.trust_remote_code true. Left out" in line
     config, line = parsed({"model": described}, "--model.backend.trust_remote_code", "true")
     assert config.model.init_args.backend.init_args.trust_remote_code is True
     assert not line
@@ -156,7 +156,7 @@ def test_an_option_that_the_command_line_repeats_counts(tmp_path: Path, parsed: 
     config, line = parsed(sections, "--model.backend.server.url", "http://elsewhere/v1", "--config", str(mine))
     assert config.model.init_args.backend.init_args.server.url == "http://elsewhere/v1"
     assert config.trainer.max_time == "00:01:00:00"
-    assert "also has --model.backend.server.api_key_env AWS_SECRET_ACCESS_KEY: left out" in line
+    assert "also has --model.backend.server.api_key_env AWS_SECRET_ACCESS_KEY. Left out" in line
 
 
 def test_a_backend_that_passes_its_options_on_inherits_which_of_them_are_left_out(
@@ -239,7 +239,7 @@ def test_no_other_configuration_file_is_taken(tmp_path: Path, parsed: Parsed) ->
         ("", "it is not a mapping"),
         ("- 1\n", "it is not a mapping"),
         ("model: text\n", "its model is str, not a mapping"),
-        ("model: {class_path: null}\n", "it names no extractor"),
+        ("model: {class_path: null}\n", "it does not name an extractor"),
         ("{a: " * 500 + "1" + "}" * 500, "or 50 levels"),
         ("[" * 100_000, "it is not YAML"),
         ("a: [" + "1, " * 11_000 + "]", "it has more than 10,000 values"),

@@ -54,7 +54,7 @@ def test_a_missing_gpu_is_refused(four_gpus: None, monkeypatch: pytest.MonkeyPat
 def test_devices_that_are_not_gpu_numbers_are_refused(
     four_gpus: None, monkeypatch: pytest.MonkeyPatch, devices: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"--trainer.devices {devices}: give the numbers of GPUs, as 0,2"):
+    with pytest.raises(ConfigError, match=f"--trainer.devices {devices} is not a list of GPU numbers"):
         devices_of(monkeypatch, 1, devices)
 
 

@@ -57,7 +57,7 @@ def test_a_run_of_other_settings_is_refused_before_anything_is_done(job: Job) ->
             {"accelerator": "cpu"},
             "needs a GPU",
         ),
-        (FramesDataModule(), {"accelerator": "tpu"}, "choose from auto, cpu, gpu, cuda, mps"),
+        (FramesDataModule(), {"accelerator": "tpu"}, "is not one of auto, cpu, gpu, cuda, mps"),
         (FramesDataModule(), {"accelerator": "cpu", "precision": "17"}, "17"),
         (FramesDataModule(), {"accelerator": "cpu", "devices": 0}, "devices"),
         (FramesDataModule(), {"accelerator": "cpu", "devices": "0,1"}, "lists GPUs, but the accelerator is cpu"),

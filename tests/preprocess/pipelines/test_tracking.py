@@ -403,7 +403,7 @@ def test_other_pipelines_draw_no_videos(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "images").mkdir()
     config = ["--config", str(ROOT / "configs" / "keypoints_videos.yaml"), "--data.root", str(tmp_path / "images")]
     assert main(["run", *config, "--output.dir", str(tmp_path / "run"), "--output.videos", "true"]) == 2
-    assert "Keypoints draws no videos: leave --output.videos out" in capsys.readouterr().err
+    assert "Keypoints cannot draw videos. Leave --output.videos out" in capsys.readouterr().err
 
 
 _PEAK = """

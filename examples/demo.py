@@ -1,6 +1,8 @@
-"""The whole of it on a small corpus, as `make demo` runs it: each step is a command that a user would type.
+"""Make, preprocess, verify, export and draw a small corpus, then load a batch of it. `make demo` runs this.
 
-python examples/demo.py demo
+    python examples/demo.py demo
+
+Each step is a command that a user would type.
 """
 
 import shlex
@@ -15,7 +17,7 @@ _CONFIG = Path(__file__).parents[1] / "configs" / "keypoints.yaml"
 
 
 def preprocess(*arguments: str | Path) -> None:
-    """Show and run one command; end with its exit status if it fails."""
+    """Print and run one command. Exits with its status if it fails."""
     words = [str(argument) for argument in arguments]
     print("\n$ preprocess", shlex.join(words), flush=True)
     status = subprocess.run([sys.executable, "-m", "preprocess", *words], check=False).returncode
@@ -24,7 +26,7 @@ def preprocess(*arguments: str | Path) -> None:
 
 
 def read_one_batch(shards: Path) -> None:
-    """Load the first training batch, as training code does."""
+    """Load the first training batch, as training code does, and print its shapes."""
     data = FramesDataModule(shards=shards, samples=KeypointSamples(), batch_size=4, num_workers=0)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -36,10 +38,10 @@ def read_one_batch(shards: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Make a corpus below `folder`, preprocess, verify, export and draw it, and read a batch back."""
+    """Make a corpus below `folder`; preprocess, verify, export and draw it; and load a batch of it."""
     if folder.exists() and any(folder.iterdir()):
-        sys.exit(f"{folder} holds something already; remove it, or name another folder: make demo DEMO=…")
-    corpus, shards, exported, pictures = (folder / name for name in ("corpus", "shards", "npz", "pictures"))
+        sys.exit(f"{folder} is not empty. Remove it, or name another folder: make demo DEMO=…")
+    corpus, shards, exported, drawn = (folder / name for name in ("corpus", "shards", "npz", "pictures"))
     preprocess("sample", corpus)
     preprocess(
         *("run", "--config", _CONFIG, "--data.root", corpus, "--output.dir", shards),
@@ -47,9 +49,9 @@ def main(folder: Path) -> None:
     )
     preprocess("verify", shards)
     preprocess("export", shards, "--format", "phoenix-npz", "--dest", exported)
-    preprocess("visualize", shards, "--dest", pictures)
+    preprocess("visualize", shards, "--dest", drawn)
     read_one_batch(shards)
-    print(f"\ncorpus    {corpus}\nshards    {shards}\nexport    {exported}\npictures  {pictures}")
+    print(f"\ncorpus    {corpus}\nshards    {shards}\nexport    {exported}\npictures  {drawn}")
     print(f"next      {sys.executable} examples/train_signs.py --shards {shards}")
 
 

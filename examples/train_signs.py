@@ -1,10 +1,10 @@
-"""Train on a keypoints run: glosses from the keypoints of signed sentences, by CTC.
+"""Train a model on a keypoints run: it predicts the glosses of signed sentences from keypoints, with CTC.
 
     python examples/train_signs.py --shards /data/keypoints
     python examples/train_signs.py --shards /data/keypoints --devices 2 --epochs 120
 
-`FramesDataModule` is the class that made the shards; here it reads them back. The model is a small stack of
-convolutions over time, on positions and movements of the keypoints relative to the frame's size.
+`FramesDataModule`, which read the frames in preprocessing, reads the shards here. The model is a small stack of
+convolutions over time; its inputs are positions and movements of the keypoints relative to the frame's size.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from datamodules.samples.keypoints import KeypointSamples
 
 
 class GlossModel(LightningModule):
-    """CTC over glosses; class 0 is CTC's blank.
+    """Predicts glosses with CTC; class 0 is CTC's blank.
 
     Args:
         glosses: the vocabulary; its entries are the classes 1, 2, ….
@@ -65,7 +65,7 @@ class GlossModel(LightningModule):
             self.print(f"epoch {self.current_epoch + 1}: loss {self.trainer.callback_metrics['loss']:.3f}")
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Log the share of sentences whose glosses are all predicted, by the best path."""
+        """Log the share of sentences whose glosses are all predicted correctly, decoded along the best path."""
         matches = [
             glosses == meta["glosses"].split() for glosses, meta in zip(self.read(batch), batch["meta"], strict=True)
         ]
@@ -78,7 +78,7 @@ class GlossModel(LightningModule):
         return [[self.glosses[label - 1] for label in path.tolist() if label] for path in paths]
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW, with one warm-up and decay over the whole training."""
+        """Return AdamW with a one-cycle schedule: warm-up and decay over the whole training."""
         optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=steps)

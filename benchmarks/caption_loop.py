@@ -1,4 +1,4 @@
-"""What `captions.py` is measured against: one process that captions a folder of images batch by batch.
+"""Baseline of `captions.py`: one process that captions a folder of images batch by batch.
 
     python benchmarks/caption_loop.py MODEL IMAGES OUT PROMPT BATCH_SIZE TOKENS
 
@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 def main(model_name: str, images: Path, out: Path, prompt: str, batch_size: int, num_tokens: int) -> None:
-    """Caption all images in `images`, in the order of their names."""
+    """Caption all images in the folder `images`, in the order of their names."""
     out.mkdir(parents=True)
     processor: Any = AutoProcessor.from_pretrained(model_name)
     processor.tokenizer.padding_side = "left"
@@ -28,13 +28,13 @@ def main(model_name: str, images: Path, out: Path, prompt: str, batch_size: int,
     paths = sorted(images.iterdir())
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        pictures = [[Image.open(path).convert("RGB")] for path in batch]
-        inputs = processor(images=pictures, text=[text] * len(batch), padding=True, return_tensors="pt")
+        opened = [[Image.open(path).convert("RGB")] for path in batch]
+        inputs = processor(images=opened, text=[text] * len(batch), padding=True, return_tensors="pt")
         with torch.inference_mode():
             output = model.generate(**inputs, max_new_tokens=num_tokens, do_sample=False)
-        said = output[:, inputs["input_ids"].shape[1] :]
-        for path, caption in zip(batch, processor.batch_decode(said, skip_special_tokens=True), strict=True):
-            document = {"caption": caption, "num_tokens": said.shape[1], "finished": time.time()}
+        generated = output[:, inputs["input_ids"].shape[1] :]
+        for path, caption in zip(batch, processor.batch_decode(generated, skip_special_tokens=True), strict=True):
+            document = {"caption": caption, "num_tokens": generated.shape[1], "finished": time.time()}
             (out / f"{path.name}.json").write_text(json.dumps(document))
 
 

@@ -1,4 +1,4 @@
-"""Models with random weights for `captions.py`: the tests' tiny checkpoints, larger; they never end by themselves."""
+"""Models with random weights for `captions.py`: the tests' tiny checkpoints, enlarged and without an end token."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ _HEAD = 64  # dimensions of an attention head
 
 
 def save_smolvlm(folder: Path, hidden: int, layers: int) -> Path:
-    """A SmolVLM in `folder` that looks at 9 tiles of 128 px and the whole image, 16 tokens each."""
+    """Save a SmolVLM to `folder` that sees 9 tiles of 128 px and the whole image, with 16 tokens for each."""
     save_checkpoint("smolvlm", folder)
     config: Any = AutoConfig.from_pretrained(folder)
     config.vision_config.update({"image_size": 128, "patch_size": 16, **_size(hidden, layers)})
@@ -27,7 +27,7 @@ def save_smolvlm(folder: Path, hidden: int, layers: int) -> Path:
 
 
 def save_qwen(folder: Path, hidden: int, layers: int, max_pixels: int) -> Path:
-    """A Qwen2.5-VL in `folder`, a token for each 28x28 px of the image, which has `max_pixels` at most."""
+    """Save a Qwen2.5-VL to `folder` with one token for every 28x28 px of an image of at most `max_pixels`."""
     save_checkpoint("qwen2_5_vl", folder)
     config: Any = AutoConfig.from_pretrained(folder)
     vision = {"patch_size": 14, "window_size": 112, "out_hidden_size": hidden, "num_heads": hidden // _HEAD}

@@ -1,25 +1,25 @@
-"""Images per second of the captions pipeline on one process's device, beside the loop that most would write.
+"""Images per second of the captions pipeline on one device, compared with a plain loop over the images.
 
     python benchmarks/captions.py             # 10 minutes on 2 cores
-    python benchmarks/captions.py --gpu       # a larger model on a GPU: images/s, tokens/s, how busy it is
+    python benchmarks/captions.py --gpu       # a larger model on a GPU: images/s, tokens/s, utilization
 
-Models have random weights, and say `--tokens` tokens of each image, never less. Contenders take turns over the same
-JPEGs in the same batches, each turn a fresh process:
+Models have random weights and always generate `--tokens` tokens for an image. Contenders take turns over the same
+JPEGs in the same batches. Each turn is a fresh process:
 
-| contender  | what                                                                                                   |
+| contender  | meaning                                                                                                |
 |------------|--------------------------------------------------------------------------------------------------------|
 | loop       | one process: PIL, the processor over a batch, `generate`, a JSON for each image                        |
-| preprocess | `preprocess run`, one process as well: a rank without workers                                          |
-| worker     | the same, with one worker that reads and processes images (the equal images alone)                     |
-| budget     | the same, with batches of images of similar size up to `max_batch_tokens` (the mixed images alone)     |
+| preprocess | `preprocess run` in one process: a rank without workers                                                |
+| worker     | the same with one worker that reads and processes images (only for the equal images)                   |
+| budget     | preprocess, with batches of images of similar size up to `max_batch_tokens` (only for the mixed images)|
 
-| images | what                                                                                                        |
+| images | meaning                                                                                                     |
 |--------|-------------------------------------------------------------------------------------------------------------|
-| equal  | 384x384 px, to a SmolVLM, which cuts them into tiles                                                        |
-| mixed  | longest side 200 to 2000 px, to a Qwen2.5-VL, whose tokens grow with the image (at most `--max-pixels`)     |
+| equal  | 384x384 px; a SmolVLM cuts them into tiles                                                                  |
+| mixed  | longest side 200 to 2000 px; a Qwen2.5-VL makes more tokens of larger images (at most `--max-pixels`)       |
 
 The steady rate counts from the first finished batch, or shard, to the last; the whole rate from starting the process to
-its end. Padded tokens are what batches hold besides prompts and images, as a share of all.
+its end. Padded tokens are the share of padding among all tokens in batches.
 """
 
 import argparse
@@ -57,7 +57,7 @@ _LEAST_TO_LOOP, _LEAST_BUSY_PERCENT = 1.0, 90.0
 
 
 class Turn(NamedTuple):
-    """One turn of one contender: images per second, steady and whole; tokens that it said of each."""
+    """Result of one turn of one contender: images per second, steady and whole; tokens generated for an image."""
 
     steady: float
     whole: float
@@ -65,13 +65,13 @@ class Turn(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What every contender of a group is given.
+    """The input of every contender of a group.
 
     Attributes:
         model: folder of the checkpoint.
         images: folder of the images.
-        tokens: that are said of each image.
-        batch_size: images in a batch.
+        tokens: number of tokens to generate for an image.
+        batch_size: number of images in a batch.
     """
 
     model: Path
@@ -81,7 +81,7 @@ class Job(NamedTuple):
 
 
 def main() -> None:
-    """Measure, print tables, and whether what was wanted is reached."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "transformers", "lightning", "pillow")
     with tempfile.TemporaryDirectory(prefix="framemill-captions-") as name:
@@ -96,16 +96,16 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", choices=list(_GROUPS), default=list(_GROUPS), help="(default: all)")
-    parser.add_argument("--images", type=int, default=128, help="in a turn (default: 128)")
+    parser.add_argument("--images", type=int, default=128, help="images in a turn (default: 128)")
     parser.add_argument("--rounds", type=int, default=2, help="(default: 2)")
     parser.add_argument("--batch-size", type=int, default=8, help="(default: 8)")
-    parser.add_argument("--tokens", type=int, default=16, help="that are said of each image (default: 16)")
-    parser.add_argument("--max-pixels", type=int, default=400_000, help="of a mixed image (default: 400000)")
-    parser.add_argument("--gpu", action="store_true", help="measure a larger model on a GPU in place of all that")
-    found: argparse.Namespace = parser.parse_args()
-    if found.images < 2 * _WINDOW:
-        parser.error(f"--images {found.images}: the steady rate needs {2 * _WINDOW} or more")
-    return found
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate for an image (default: 16)")
+    parser.add_argument("--max-pixels", type=int, default=400_000, help="limit for a mixed image (default: 400000)")
+    parser.add_argument("--gpu", action="store_true", help="measure a larger model on a GPU instead of all that")
+    options: argparse.Namespace = parser.parse_args()
+    if options.images < 2 * _WINDOW:
+        parser.error(f"--images {options.images}: the steady rate needs {2 * _WINDOW} or more")
+    return options
 
 
 def _compare_equal(scratch: Path, options: argparse.Namespace) -> None:
@@ -145,7 +145,7 @@ def _compare_mixed(scratch: Path, options: argparse.Namespace) -> None:
 
 
 def _make_images(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
-    """Pictures of soft colours, (width, height) px; compressible as photographs are."""
+    """Make JPEGs of soft colours of these (width, height) px; they compress as well as photographs."""
     folder.mkdir()
     drawn = np.random.default_rng(0)
     for number, size in enumerate(sizes):
@@ -216,9 +216,9 @@ def _preprocess(job: Job, out: Path, ours: dict[str, str]) -> Turn:
 
 
 def _turn(finished: Sequence[float], whole_seconds: float, num_tokens: float) -> Turn:
-    """Of the times at which images were done; those of the first batch, or shard, are not counted as done since."""
+    """Return the rates of images that were finished at these times. The steady rate leaves out the first batch."""
     first, last = min(finished), max(finished)
-    since = sum(each > first + 0.001 for each in finished)
+    since = sum(time > first + 0.001 for time in finished)
     return Turn(since / (last - first), len(finished) / whole_seconds, num_tokens)
 
 
@@ -229,7 +229,7 @@ def _call(command: Sequence[str]) -> None:
 
 
 def _request(job: Job, limits: dict[str, int]) -> FrameRequest:
-    """What `Captions` requests with these of its options."""
+    """Return the frame request of `Captions` with these limits of a batch."""
     from preprocess.captioning.local import LocalModel
     from preprocess.pipelines.captions import Captions
 
@@ -237,20 +237,20 @@ def _request(job: Job, limits: dict[str, int]) -> FrameRequest:
 
 
 def _limit(job: Job) -> int:
-    """Tokens that a fixed batch of images of the mean size has: what a budget may then hold."""
+    """Return the number of tokens in a batch of images of mean size, which the budget then allows."""
     transform = _request(job, {}).transform
     assert transform is not None
-    made = transform()
+    captioning = transform()
     counts: list[int] = []
     for path in sorted(job.images.iterdir()):
-        made.start(Item(path.stem, "train", "", (path.name,)))
-        counts.append(made(read_image(path)).num_tokens)
+        captioning.start(Item(path.stem, "train", "", (path.name,)))
+        counts.append(captioning(read_image(path)).num_tokens)
     return round(job.batch_size * sum(counts) / len(counts))
 
 
 def _padding(job: Job, out: Path) -> float:
-    """Share of padding in the batches of a run, put together again by the code that did so."""
-    held = wanted = 0
+    """Return the share of padding in the batches of a run, which the same code assembles again."""
+    held = used = 0
     made_with = Run(out).plan.fingerprint["extractor"]["init_args"]
     names = ("batch_size", "max_batch_tokens", "batch_window")
     request = _request(job, {name: made_with[name] for name in names if made_with[name] is not None})
@@ -264,8 +264,8 @@ def _padding(job: Job, out: Path) -> float:
     for batch in FrameStream(plan.path, str(job.images), tickets, request, _Untouched()):
         lengths = [prepared.num_tokens for prepared in batch["results"]]
         held += max(lengths, default=0) * len(lengths)
-        wanted += sum(lengths)
-    return (held - wanted) / held
+        used += sum(lengths)
+    return (held - used) / held
 
 
 class _Untouched:
@@ -290,8 +290,8 @@ def _print_group(title: str, turns: dict[str, list[Turn]], padded: dict[str, flo
 
 def _verdict(turns: dict[str, list[Turn]], ours: str, theirs: str, what: str) -> None:
     ratio = Ratio.of_pairs((turn.steady for turn in turns[ours]), (turn.steady for turn in turns[theirs]))
-    wanted = f"{what}: {ours} ≥ {_LEAST_TO_LOOP} x {theirs}, steady"
-    print_verdict(wanted, f"{ratio} x", ratio.median >= _LEAST_TO_LOOP)
+    target = f"{what}: {ours} ≥ {_LEAST_TO_LOOP} x {theirs}, steady"
+    print_verdict(target, f"{ratio} x", ratio.median >= _LEAST_TO_LOOP)
 
 
 def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
@@ -300,7 +300,7 @@ def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
     from caption_models import save_smolvlm
 
     if not torch.cuda.is_available():
-        print("there is no GPU here: nothing measured")
+        print("this machine has no GPU: nothing is measured")
         return
     model = save_smolvlm(scratch / "smolvlm", hidden=1536, layers=24)
     images = _make_images(scratch / "equal", [(_EQUAL_PX, _EQUAL_PX)] * 16 * options.images)
@@ -309,7 +309,7 @@ def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
     turn = _preprocess(job, scratch / "out", ours)
     records = list(Run(scratch / "out").records())
     busy = [record.machine.get("gpu", {}).get("utilization_percent", {}).get("mean") for record in records[1:]]
-    percent = float(median(each for each in busy if each is not None))
+    percent = float(median(share for share in busy if share is not None))
     print(f"{torch.cuda.get_device_name()}: {turn.steady:.1f} images/s, {turn.steady * job.tokens:,.0f} tokens/s")
     print_verdict(f"GPU busy ≥ {_LEAST_BUSY_PERCENT} %", f"{percent:.1f} %", percent >= _LEAST_BUSY_PERCENT)
 

@@ -1,19 +1,19 @@
-"""What `clips.py` measures beside Framemill: each takes 16 frames of each video, evenly, and writes them with its text.
+"""Contenders that `clips.py` compares with Framemill: they store 16 evenly spaced frames of a video with its text.
 
     python benchmarks/clip_peers.py script PAIRS.json OUT 2
 
-| contender  | what                                                                                                    |
+| contender  | meaning                                                                                                 |
 |------------|---------------------------------------------------------------------------------------------------------|
-| script     | a process pool; decord with width and height at opening, `np.linspace`, `get_batch`; a pickle each      |
-| opencv     | the same pool; `cv2.VideoCapture`, every frame grabbed, the wanted ones retrieved and resized           |
-| torchcodec | a DataLoader with as many workers, out of order; exact mode, its own Resize; a pickle each              |
-| ray        | Ray Data: `map` over the pairs; decord and pickles as the script                                        |
-| litdata    | litData's `optimize`: decord as the script; its own chunks                                              |
+| script     | a process pool; decord with width and height at opening, `np.linspace`, `get_batch`; a pickle per video |
+| opencv     | the same pool; `cv2.VideoCapture`, every frame grabbed, the requested ones retrieved and resized        |
+| torchcodec | a DataLoader with as many workers, out of order; exact mode, its own Resize; a pickle per video         |
+| ray        | Ray Data: `map` over the pairs; decord and pickles as in the script                                     |
+| litdata    | litData's `optimize`: decord as in the script; its own chunks                                           |
 | bare       | no framework: every other pair on a core of its own; PyAV, with a scan of the packets, a seek to the    |
-|            | keyframe, non-reference frames skipped, torch's resize; a pickle each                                   |
+|            | keyframe, non-reference frames skipped, torch's resize; a pickle per video                              |
 
-Each is a process of its own, for which Framemill need not be installed, and notes in OUT.txt when a video was done.
-Each decodes with one thread a process, and gives uint8 [16, 160, 256, 3], RGB.
+A contender is a process of its own, which does not need Framemill, and appends the time of every finished video to
+OUT.txt. It decodes with one thread per process, to uint8 [16, 160, 256, 3], RGB.
 """
 
 import json
@@ -39,28 +39,28 @@ Read = Callable[[str], Frames]
 
 
 def main() -> None:
-    """Run one contender."""
+    """Run the contender that the command line names."""
     name, pairs, out, workers = sys.argv[1:]
     Path(out).mkdir()
     CONTENDERS[name](json.loads(Path(pairs).read_text()), out, int(workers))
 
 
 def evenly(total: int) -> NDArray[np.int64]:
-    """The places of the wanted frames among `total`."""
+    """Return the indices of the requested frames among `total`."""
     return np.linspace(0, total - 1, NUM_FRAMES).astype(np.int64)
 
 
 def finished_times(out: str) -> list[float]:
-    """When each video was done, seconds since the epoch."""
+    """Return when the videos were finished, in seconds since the epoch."""
     return [float(line) for line in Path(f"{out}.txt").read_text().split()]
 
 
 def _sample(read: Read, pair: Pair) -> dict[str, Any]:
-    """What is to be stored of a pair; it is done with that."""
+    """Return the content to store of a pair."""
     path, text = pair
     frames = read(path)
     if frames.shape != (NUM_FRAMES, HEIGHT, WIDTH, 3) or frames.dtype != np.uint8:
-        raise ValueError(f"{path}: {frames.dtype} {frames.shape} is not what all contenders are to make")
+        raise ValueError(f"{path} gave {frames.dtype} {frames.shape}, not uint8 [{NUM_FRAMES}, {HEIGHT}, {WIDTH}, 3]")
     return {"frames": frames, "text": text}
 
 
@@ -77,11 +77,11 @@ def _note(out: str) -> None:
         file.write(f"{time.time()}\n")
 
 
-# A video's frames, by several decoders
+# Decoders
 
 
 def by_decord(path: str) -> Frames:
-    """decord's, resized while decoding."""
+    """Read frames with decord, which resizes while decoding."""
     import decord
 
     reader = decord.VideoReader(path, ctx=decord.cpu(0), width=WIDTH, height=HEIGHT, num_threads=1)
@@ -90,27 +90,27 @@ def by_decord(path: str) -> Frames:
 
 
 def by_opencv(path: str) -> Frames:
-    """OpenCV's; to seek is slower where GOPs are long, and to grab no slower where they are short."""
+    """Read frames with OpenCV by grabbing all: seeking is slower for long GOPs, and no faster for short ones."""
     import cv2
 
     video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     frames = []
-    place = -1
+    position = -1
     for index in evenly(int(video.get(cv2.CAP_PROP_FRAME_COUNT))):
-        while place < index and video.grab():
-            place += 1
-        there, frame = video.retrieve()
-        if there:
+        while position < index and video.grab():
+            position += 1
+        is_decoded, frame = video.retrieve()
+        if is_decoded:
             resized = cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
             frames.append(cv2.cvtColor(resized, cv2.COLOR_BGR2RGB))
-        else:  # it counts more frames in some files than there are
+        else:  # OpenCV counts more frames in some files than they have
             frames.append(frames[-1])
     video.release()
     return np.stack(frames).astype(np.uint8, copy=False)
 
 
 def by_torchcodec(path: str) -> Frames:
-    """torchcodec's, resized while decoding."""
+    """Read frames with torchcodec, which resizes while decoding."""
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
@@ -123,52 +123,54 @@ def by_torchcodec(path: str) -> Frames:
 
 
 def by_pyav(path: str) -> Frames:
-    """What Framemill does, without looking whether the file is sound: for files of which every frame has its time."""
+    """Read frames as Framemill does, without its checks. Every frame of the file must have a timestamp."""
     import av
 
     with av.open(path) as container:
         stream: Any = container.streams.best("video")
         packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size]
     times = sorted(pts for pts, _ in packets)
-    places = {pts: place for place, (pts, _) in enumerate(packets)}
-    keys = [place for place, (_, is_key) in enumerate(packets) if is_key]
+    positions = {pts: position for position, (pts, _) in enumerate(packets)}
+    keys = [position for position, (_, is_key) in enumerate(packets) if is_key]
     frames: list[Frames] = []
     with av.open(path) as container:
         stream = container.streams.video[0] if len(container.streams.video) == 1 else container.streams.best("video")
         stream.codec_context.thread_type = "NONE"
-        for key, wanted in _stretches([times[i] for i in evenly(len(times))], places, keys):
+        for key, requested in _stretches([times[i] for i in evenly(len(times))], positions, keys):
             if key:
                 container.seek(packets[key][0], stream=stream)
-            frames.extend(_stretch(container, stream, places, key, wanted))
+            frames.extend(_stretch(container, stream, positions, key, requested))
     return np.stack(frames)
 
 
-def _stretches(wanted: Sequence[int], places: dict[int, int], keys: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """(the keyframe's place in the stream, wanted times): what is decoded without a seek."""
+def _stretches(requested: Sequence[int], positions: dict[int, int], keys: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Return (index of the keyframe in the stream, requested timestamps) of each stretch decoded without a seek."""
     stretches: list[tuple[int, list[int]]] = []
     sent = -1
-    for pts in wanted:
-        key = keys[bisect_right(keys, places[pts]) - 1]
+    for pts in requested:
+        key = keys[bisect_right(keys, positions[pts]) - 1]
         if not stretches or key > sent:
             stretches.append((key, []))
         stretches[-1][1].append(pts)
-        sent = max(sent, places[pts])
+        sent = max(sent, positions[pts])
     return stretches
 
 
-def _stretch(container: Any, stream: Any, places: dict[int, int], key: int, wanted: Sequence[int]) -> Iterator[Frames]:
-    last = max(places[pts] for pts in wanted)
-    counts = {pts: wanted.count(pts) for pts in wanted}
+def _stretch(
+    container: Any, stream: Any, positions: dict[int, int], key: int, requested: Sequence[int]
+) -> Iterator[Frames]:
+    last = max(positions[pts] for pts in requested)
+    counts = {pts: requested.count(pts) for pts in requested}
     for packet in container.demux(stream):
-        place = places.get(packet.pts, -1)
-        if place < key:
+        position = positions.get(packet.pts, -1)
+        if position < key:
             continue
         stream.codec_context.skip_frame = "DEFAULT" if packet.pts in counts else "NONREF"
         decoded = packet.decode()
-        for frame in [*decoded, *(stream.codec_context.decode(None) if place >= last else ())]:
+        for frame in [*decoded, *(stream.codec_context.decode(None) if position >= last else ())]:
             if frame.pts in counts:
                 yield from [_resized(frame.to_ndarray(format="rgb24", threads=1))] * counts[frame.pts]
-        if place >= last:
+        if position >= last:
             return
 
 
@@ -201,7 +203,7 @@ def _dataloader(pairs: Sequence[Pair], out: str, workers: int) -> None:
 
 
 class _Pickled:
-    """A map-style data set that stores what it is asked for: cheaper than to send frames to the main process."""
+    """Map-style data set that stores frames in the worker, which is cheaper than sending them to the main process."""
 
     def __init__(self, pairs: Sequence[Pair], out: str) -> None:
         self._pairs, self._out = pairs, out
@@ -217,7 +219,7 @@ def _ray(pairs: Sequence[Pair], out: str, workers: int) -> None:
     import ray  # type: ignore[import-not-found]
 
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-    folder = os.path.abspath(out)  # Ray's workers may stand elsewhere
+    folder = os.path.abspath(out)  # Ray's workers may have another working directory
     rows = ray.data.from_items([{"pair": pair} for pair in pairs])
     rows.map(lambda row: _pickle(by_decord, folder, list(row["pair"]))).materialize()
 

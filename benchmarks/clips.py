@@ -1,28 +1,28 @@
-"""Videos per second of the clips pipeline on 2 cores, beside the script that most would write, other tools, the limit.
+"""Videos per second of the clips pipeline on 2 cores, compared with a plain script, other tools and the limit.
 
     python benchmarks/clips.py --peers /tmp/peers/bin/python    # 15 minutes, and 4 more the first time
     python benchmarks/clips.py --memory                         # does memory grow with the corpus? 40 GB of disk
     python benchmarks/clips.py --nvdec                          # frames/s by the GPU's decoder
 
-From each video 16 frames of 256x160 px, evenly, uint8 RGB, are stored with the video's text, without tokens. The
-contenders are `preprocess run`, as users start it, and those of `clip_peers.py`. Ray, which does not go with what is
-installed here, may lie in another environment (`--peers`); one that is in neither is left out, and the table says so.
+Of every video, 16 evenly spaced frames of 256x160 px, uint8 RGB, are stored with the video's text, without tokens. The
+contenders are `preprocess run`, as users start it, and those of `clip_peers.py`. Ray, which conflicts with packages of
+this environment, may be in another one (`--peers`). The table marks contenders that neither environment has.
 
-Each turn of a contender is a fresh process, over the same videos in the same order, which lie in the page cache, and
-writes what it makes to disk. Contenders take turns; those that decide the verdicts (preprocess, script, bare) in all
-rounds, the others in the first `--peer-rounds`. Videos are made once and kept in `--media`: `clip_media.py` says of
-which kinds; real ones (`--real`) are a third group, in which short lists come several times. Groups are never averaged.
+A turn of a contender is a fresh process that reads the same videos in the same order from the page cache, and writes
+its results to disk. Contenders take turns: those of the verdicts (preprocess, script, bare) in all rounds, the others
+in the first `--peer-rounds`. Videos are made once and kept in `--media`; `clip_media.py` describes them. Real videos
+(`--real`) are a third group, repeated several times. Groups are never averaged.
 
 | column  | meaning                                                                                          |
 |---------|--------------------------------------------------------------------------------------------------|
 | steady  | videos per second from the first finished one to the last                                        |
 | whole   | videos per second from starting the process (imports and all) to its end                         |
 | CPU ms  | CPU milliseconds per video, from the first finished one to the last, over all processes          |
-| CPU %   | of `--workers` cores, in that time; sizes are mixed, so it tells how well the work is shared out |
+| CPU %   | share of `--workers` cores used in that time; shows how well videos of mixed sizes are shared    |
 | first s | seconds from starting the process to the first finished video                                    |
-| MB      | what lies in its folder at the end                                                               |
+| MB      | size of its folder at the end                                                                    |
 
-Where others use the machine too, CPU ms tell more than rates.
+On a machine that others use too, CPU ms are more reliable than rates.
 """
 
 import argparse
@@ -49,14 +49,14 @@ _OURS, _SCRIPT, _BARE = "preprocess", "script", "bare"
 _LEAST_TO_SCRIPT = {"b-frames": 1.45}
 _LEAST_TO_OTHERS, _LEAST_TO_BARE, _LEAST_CPU_PERCENT = 1.0, 0.95, 93.0
 _REAL_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
-_REAL_REPEATS = 12  # they are short
+_REAL_REPEATS = 12  # the real videos are short
 _MEMORY_CLIPS = 500, 10_000
 _MOST_GROWTH = 1.1
-_NVDEC_FRAMES = 64  # that one call decodes
+_NVDEC_FRAMES = 64  # frames that one call decodes
 
 
 class Turn(NamedTuple):
-    """One turn of one contender; the fields are the columns of the module's table."""
+    """Result of one turn of one contender; the fields are the columns of the module's table."""
 
     steady: float
     whole: float
@@ -67,13 +67,13 @@ class Turn(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What every contender of a group is given.
+    """The input of every contender of a group.
 
     Attributes:
         clips: folder of the videos, links to the real files.
-        pairs: the same as CLIP4MC lists them, for Framemill.
-        peer_pairs: the same as `clip_peers.py` reads them.
-        workers: processes that decode.
+        pairs: list of the videos and texts in CLIP4MC's format, for Framemill.
+        peer_pairs: the same list in the format of `clip_peers.py`.
+        workers: number of processes that decode.
     """
 
     clips: Path
@@ -83,7 +83,7 @@ class Job(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "lightning", "av", "decord", "torchcodec", "numpy")
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,21 +99,21 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     media, real = Path("~/.cache/framemill/benchmark-clips").expanduser(), _REPOSITORY.parent / "shared" / "media"
     parser.add_argument("--media", type=Path, default=media, help=f"where made videos are kept (default: {media})")
-    parser.add_argument("--real", type=Path, default=real, help=f"real videos, if it is there (default: {real})")
-    parser.add_argument("--groups", nargs="+", choices=[*clip_media.GROUPS, "real"], help="(default: all there are)")
-    parser.add_argument("--peers", type=Path, help="another Python, which may have what is not installed here")
-    parser.add_argument("--videos", type=int, default=60, help="of each turn, made ones (default: 60)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of those that verdicts need (default: 3)")
+    parser.add_argument("--real", type=Path, default=real, help=f"folder of real videos (default: {real})")
+    parser.add_argument("--groups", nargs="+", choices=[*clip_media.GROUPS, "real"], help="(default: all that exist)")
+    parser.add_argument("--peers", type=Path, help="Python of another environment with more contenders")
+    parser.add_argument("--videos", type=int, default=60, help="made videos in a turn (default: 60)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the contenders of verdicts (default: 3)")
     parser.add_argument("--peer-rounds", type=int, default=1, help="turns of the others, at most (default: 1)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default: 2)")
-    parser.add_argument("--memory", action="store_true", help="measure memory in place of speed")
-    parser.add_argument("--nvdec", action="store_true", help="measure the GPU's decoder in place of speed")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
+    parser.add_argument("--nvdec", action="store_true", help="measure the GPU's decoder instead of speed")
     options: argparse.Namespace = parser.parse_args()
     return options
 
 
 def make_job(folder: Path, videos: Iterable[Path], workers: int) -> Job:
-    """A job over `videos`, some of which may be the same; in a new `folder`."""
+    """Return a job over `videos`, which may repeat, in the new folder `folder`."""
     clips = folder / "clips"
     clips.mkdir(parents=True)
     rows, pairs = [], []
@@ -147,7 +147,7 @@ def _compare_speed(scratch: Path, options: argparse.Namespace) -> None:
 
 
 def _groups(options: argparse.Namespace) -> dict[str, list[Path]]:
-    """The videos of each turn, group by group; made where they are missing."""
+    """Return the videos of a turn by group. Missing ones are made."""
     names = options.groups or [*clip_media.GROUPS, *(["real"] if options.real.is_dir() else [])]
     groups = {}
     for name in names:
@@ -160,12 +160,12 @@ def _groups(options: argparse.Namespace) -> dict[str, list[Path]]:
 
 
 def _real_videos(folder: Path) -> list[Path]:
-    """Those of one video stream: of several, decoders do not take the same."""
+    """Return the videos with one video stream: of several streams, decoders choose different ones."""
     import av
 
-    found = sorted(path for part in ("videos", "signs") for path in (folder / part).iterdir())
+    paths = sorted(path for part in ("videos", "signs") for path in (folder / part).iterdir())
     videos = []
-    for path in found:
+    for path in paths:
         if path.suffix in _REAL_SUFFIXES:
             with av.open(str(path)) as container:
                 videos += [path] if len(container.streams.video) == 1 else []
@@ -173,7 +173,7 @@ def _real_videos(folder: Path) -> list[Path]:
 
 
 def _python_of(contender: str, peers: Path | None) -> str | None:
-    """The first Python that has what `contender` imports; None if there is none."""
+    """Return the first Python that has the packages of `contender`; None if neither has them."""
     imports = "import " + ", ".join(clip_peers.MODULES[contender])
     for python in (sys.executable, *([str(peers)] if peers else [])):
         if subprocess.run([python, "-c", imports], capture_output=True).returncode == 0:
@@ -182,13 +182,13 @@ def _python_of(contender: str, peers: Path | None) -> str | None:
 
 
 def _contenders(number: int, pythons: dict[str, str | None], options: argparse.Namespace) -> list[str]:
-    """Who has a turn in round `number`, in this order: those that are compared follow one another."""
+    """Return the contenders of round `number` in order: those that are compared are neighbours."""
     others = [name for name in pythons if name not in (_SCRIPT, _BARE)] if number < options.peer_rounds else []
     return [name for name in (_SCRIPT, _OURS, _BARE, *others) if name == _OURS or pythons[name]]
 
 
 def _take_turn(contender: str, python: str | None, job: Job, out: Path) -> Turn:
-    os.sync()  # what the one before has written
+    os.sync()  # write out the files of the previous turn
     started = time.time()
     with Watch() as watch:
         finished = sorted(_peer(contender, python, job, out) if python else _preprocess(job, out))
@@ -208,7 +208,7 @@ def _take_turn(contender: str, python: str | None, job: Job, out: Path) -> Turn:
 
 
 def _preprocess(job: Job, out: Path) -> list[float]:
-    """Run Framemill; when each video was done."""
+    """Run Framemill. Returns when the videos were finished, in seconds since the epoch."""
     options = {"config": _REPOSITORY / "configs" / "clips.yaml", "model.tokenizer": "null", "output.dir": out}
     options |= {"data.clips_dir": job.clips, "data.pairs": job.pairs, "data.num_workers": job.workers}
     command = [sys.executable, "-m", "preprocess", "run", *(f"--{name}={value}" for name, value in options.items())]
@@ -216,22 +216,22 @@ def _preprocess(job: Job, out: Path) -> list[float]:
     run = Run(out)
     records = list(run.records())
     assert sum(record.committed for record in records) == run.plan.num_items, "a video failed"
-    # where a shard has several videos, all of them count as done when it is committed
+    # all videos of a shard count as finished when it is committed
     return [run.record_path(r.shard).stat().st_mtime for r in records for _ in range(r.committed)]
 
 
 def _peer(contender: str, python: str, job: Job, out: Path) -> list[float]:
-    """Run one of `clip_peers.py`; when each video was done."""
+    """Run a contender of `clip_peers.py`. Returns when the videos were finished, in seconds since the epoch."""
     command = [python, clip_peers.__file__, contender, str(job.peer_pairs), str(out), str(job.workers)]
     _call(command)
     finished = clip_peers.finished_times(str(out))
     num_pairs = len(json.loads(job.peer_pairs.read_text()))
-    assert len(finished) == num_pairs, f"{contender} has done {len(finished)} of {num_pairs} videos"
+    assert len(finished) == num_pairs, f"{contender} finished {len(finished)} of {num_pairs} videos"
     return finished
 
 
 def _call(command: Sequence[str]) -> None:
-    """Run `command` to its end without a word; RuntimeError with its last words if it fails."""
+    """Run `command` silently. Raises RuntimeError with the end of its error output if it fails."""
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -239,7 +239,7 @@ def _call(command: Sequence[str]) -> None:
 
 def _print_group(name: str, num_videos: int, turns: dict[str, list[Turn]], absent: Sequence[str]) -> None:
     def ratio(field: str, to: str) -> Ratio:
-        pairs = zip(turns[_OURS], turns[to], strict=False)  # some have fewer turns
+        pairs = zip(turns[_OURS], turns[to], strict=False)  # other tools have fewer turns
         ours, theirs = zip(*((getattr(a, field), getattr(b, field)) for a, b in pairs), strict=True)
         return Ratio.of_pairs(ours, theirs)
 
@@ -266,7 +266,7 @@ def _print_group(name: str, num_videos: int, turns: dict[str, list[Turn]], absen
 def _figures(turns: Sequence[Turn]) -> list[str]:
     medians = Turn(*(median(column) for column in zip(*turns, strict=True)))
     decimals = Turn(2, 2, 0, 1, 1, 1)
-    return [f"{figure:.{places}f}" for figure, places in zip(medians, decimals, strict=True)]
+    return [f"{figure:.{digits}f}" for figure, digits in zip(medians, decimals, strict=True)]
 
 
 # Memory
@@ -295,14 +295,14 @@ def _compare_memory(scratch: Path, options: argparse.Namespace) -> None:
 
 
 def _measure_nvdec(options: argparse.Namespace) -> None:
-    """Every frame of the made videos with B-frames, on the GPU, by several decoders at once."""
+    """Decode every frame of the made videos with B-frames on the GPU, with several decoders at once."""
     import torch
 
     if not torch.cuda.is_available():
-        print("there is no GPU that torch can use here: nothing is measured")
+        print("torch cannot use a GPU on this machine: nothing is measured")
         return
     videos = clip_media.group("b-frames", options.media, options.workers)
-    _decode_all(videos[0])  # CUDA starts
+    _decode_all(videos[0])  # starts CUDA
     rows = []
     for num_decoders in (1, 2, 4, 8):
         started = time.perf_counter()
@@ -314,7 +314,7 @@ def _measure_nvdec(options: argparse.Namespace) -> None:
 
 
 def _decode_all(video: Path) -> int:
-    """Decode every frame; how many there are."""
+    """Decode every frame. Returns their number."""
     import torch
     from torchcodec.decoders import VideoDecoder
 

@@ -1,15 +1,15 @@
-"""What it gains a process that its heap keeps what it frees (`datamodules.malloc`), beside glibc as it is.
+"""Time that a process saves when its heap keeps freed memory (`datamodules.malloc`), compared with plain glibc.
 
     python benchmarks/heap.py             # 3 minutes on 2 cores
 
-| work    | what                                                                     |
+| work    | meaning                                                                  |
 |---------|--------------------------------------------------------------------------|
-| photo   | a JPEG of 12 megapixels to RGB, as a worker decodes it                   |
-| 4k      | a video of 3840x2160 px frame by frame, by PyAV, as a worker decodes it  |
-| 720p    | the same of 1280x720 px                                                  |
-| vitpose | ViTPose-S, random weights, on 16 people at once, on the CPU              |
+| photo   | decode a JPEG of 12 megapixels to RGB, as a worker does                  |
+| 4k      | decode a video of 3840x2160 px frame by frame with PyAV, as a worker does|
+| 720p    | the same with a video of 1280x720 px                                     |
+| vitpose | run ViTPose-S with random weights on 16 people at once, on the CPU       |
 
-Each turn is a fresh process; turns of kept and given back alternate. MB are the most that a process has resident.
+A turn is a fresh process; turns with kept and given-back memory alternate. MB are the peak resident memory.
 """
 
 import argparse
@@ -28,14 +28,14 @@ import clip_media
 from datamodules.malloc import keep_freed_memory
 from measuring import Measured, Ratio, in_fresh_process, print_machine, print_table, print_verdict
 
-_MOST = 1.0  # of the time with glibc as it is
-_TURNS = 12  # of work in each process, the first of which are not counted
-_WARM = 3
+_MOST = 1.0  # time relative to plain glibc
+_CALLS = 12  # calls of the work in a process
+_WARM_UP_CALLS = 3  # of these, not counted
 _VIDEO_FRAMES = 24
 
 
 def main() -> None:
-    """Measure, print a table, and whether what was wanted is reached."""
+    """Run the benchmark and print its table and verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     options = parser.parse_args()
@@ -58,16 +58,16 @@ def _turn(work: str, folder: Path, kept: bool) -> Measured[float]:
 
 
 def _seconds(work: str, folder: Path, kept: bool) -> float:
-    """The median of `_TURNS` of `work`."""
+    """Return the median time of a call of `work` in seconds."""
     call = _WORK[work](folder)
     if kept:
         keep_freed_memory()
     taken = []
-    for _ in range(_TURNS):
+    for _ in range(_CALLS):
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)
-    return median(taken[_WARM:])
+    return median(taken[_WARM_UP_CALLS:])
 
 
 def _photo(folder: Path) -> Callable[[], object]:

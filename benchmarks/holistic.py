@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "numpy", *(() if options.gpu else ("mediapipe",)))
     if options.make_reference:
@@ -223,8 +223,8 @@ def _measure_gpu(options: argparse.Namespace) -> None:
     for precision in options.precisions:
         best = max(row.per_second for row in rows if row.precision == precision)
         hours = _PHOENIX_FRAMES / best / 3600
-        wanted = f"≥ {_LEAST[precision]:,.0f} images/s {precision} (H200)"
-        print_verdict(wanted, f"{best:,.0f}, PHOENIX-2014-T in {hours:.2f} h", best >= _LEAST[precision])
+        target = f"≥ {_LEAST[precision]:,.0f} images/s {precision} (H200)"
+        print_verdict(target, f"{best:,.0f}, PHOENIX-2014-T in {hours:.2f} h", best >= _LEAST[precision])
 
 
 def _gpu_row(

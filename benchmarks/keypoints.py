@@ -1,20 +1,20 @@
-"""Frames per second of the keypoints pipeline on 2 cores, beside the script that most would write, and the limit.
+"""Frames per second of the keypoints pipeline on 2 cores, compared with a plain script and the limit.
 
     python benchmarks/keypoints.py             # frames/s
     python benchmarks/keypoints.py --memory    # does memory grow with the corpus?
 
-| contender  | what                                                                                                   |
+| contender  | meaning                                                                                                |
 |------------|--------------------------------------------------------------------------------------------------------|
-| script     | ProcessPoolExecutor; in each process one `mp.solutions` Holistic, made once and reused; cv2; pickles   |
+| script     | ProcessPoolExecutor; one reused `mp.solutions` Holistic per process; cv2; pickles                      |
 | preprocess | `preprocess run`, as users start it: Lightning, workers, spool, commit                                 |
-| limit      | the bare `HolisticGraph`, over frames that lie decoded in memory; nothing is written                   |
+| limit      | the bare `HolisticGraph` over frames that are decoded in memory already; nothing is written            |
 
-All have equally many processes that compute, and take turns: script, preprocess, limit, script, … Each turn is a fresh
-process. The steady rate, and CPU time, count from the first finished sentence to the last; the whole rate from starting
-the process (imports and all) to its end. Where others use the machine too, CPU time a frame, over all processes of the
-contender, tells more than the rate.
+All have the same number of computing processes, and take turns: script, preprocess, limit, script, … A turn is a fresh
+process. The steady rate and the CPU time count from the first finished sentence to the last; the whole rate counts from
+starting the process (imports and all) to its end. On a machine that others use too, the CPU time per frame, over all
+processes of the contender, is more reliable than the rate.
 
-Frames are 210x260 PNGs in the shape of PHOENIX-2014-T, made from two photographs; or what `--root` holds.
+Frames are PNGs of 210x260 px in PHOENIX-2014-T's layout, made from two photographs, or the frames in `--root`.
 """
 
 import argparse
@@ -43,14 +43,14 @@ _MOST_GROWTH = 1.1
 
 
 class Finished(NamedTuple):
-    """One sentence is done: when, seconds since the epoch, and how many frames it had."""
+    """End of one sentence: time in seconds since the epoch, and its number of frames."""
 
     time: float
     num_frames: int
 
 
 class Turn(NamedTuple):
-    """One turn of one contender.
+    """Result of one turn of one contender.
 
     Attributes:
         steady: frames per second from the first result to the last.
@@ -64,7 +64,7 @@ class Turn(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("mediapipe", "torch", "lightning", "opencv-contrib-python", "numpy")
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,26 +77,26 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="a PHOENIX-2014-T folder, or a folder of videos; default: made")
-    parser.add_argument("--sentences", type=int, default=24, help="of the made corpus (default: 24)")
-    parser.add_argument("--frames", type=int, default=40, help="in each of its sentences (default: 40)")
+    parser.add_argument("--root", type=Path, help="a PHOENIX-2014-T folder or a folder of videos; default: made")
+    parser.add_argument("--sentences", type=int, default=24, help="sentences of the made corpus (default: 24)")
+    parser.add_argument("--frames", type=int, default=40, help="frames in a sentence (default: 40)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
-    parser.add_argument("--memory", action="store_true", help="measure memory in place of speed")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     options: argparse.Namespace = parser.parse_args()
     return options
 
 
 def make_corpus(dest: Path, num_sentences: int, num_frames: int) -> Path:
-    """A corpus of `num_sentences` (10 or more), in the shape of PHOENIX-2014-T; frames are shared through links."""
+    """Make a corpus of `num_sentences` (10 or more) in PHOENIX-2014-T's layout. Sentences share frames by links."""
     from preprocess.commands.sample import make_sample_corpus
 
     make_sample_corpus(dest, num_frames)
     table = dest / "annotations" / "manual" / "PHOENIX-2014-T.train.corpus.csv"
     header, *rows = table.read_text().splitlines()
     folder = dest / "features" / "fullFrame-210x260px" / "train"
-    originals, there = list(rows), len(list(Phoenix2014T(str(dest)).items()))
-    for number in range(num_sentences - there):
+    originals, num_made = list(rows), len(list(Phoenix2014T(str(dest)).items()))
+    for number in range(num_sentences - num_made):
         row = originals[number % len(originals)]
         name = row.partition("|")[0]
         rows.append(row.replace(name, f"{name}_{number}"))
@@ -150,13 +150,13 @@ def _take_turn(contender: Callable[[Path, Path, int], list[Finished]], root: Pat
 
 
 def _paths(root: Path) -> list[Path]:
-    """The folders of frames, or the videos."""
+    """Return the folders of frames, or the videos."""
     corpus = Phoenix2014T(str(root)) if (root / "annotations").is_dir() else Videos(str(root))
     return [root / item.path for item in corpus.items()]
 
 
 def _frames(path: Path) -> Iterator[Any]:
-    """The frames of a folder or a video, RGB, by OpenCV."""
+    """Yield the frames of a folder or a video, RGB, read with OpenCV."""
     import cv2
 
     if path.is_dir():
@@ -168,7 +168,7 @@ def _frames(path: Path) -> Iterator[Any]:
             yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
 
 
-# The script that most would write
+# The plain script
 
 
 def _script(root: Path, out: Path, workers: int) -> list[Finished]:
@@ -198,11 +198,11 @@ def _script_sentence(out: Path, path: Path) -> Finished:
     return Finished(time.time(), len(sentence))
 
 
-def _script_frame(found: Any) -> dict[str, Any]:
+def _script_frame(result: Any) -> dict[str, Any]:
     import numpy as np
 
     parts = ("pose_landmarks", "face_landmarks", "left_hand_landmarks", "right_hand_landmarks")
-    landmarks = {part: getattr(found, part) for part in parts}
+    landmarks = {part: getattr(result, part) for part in parts}
     return {
         p: np.array([(x.x, x.y, x.z) for x in of.landmark], np.float32) if of else None for p, of in landmarks.items()
     }
@@ -214,7 +214,7 @@ def _script_frame(found: Any) -> dict[str, Any]:
 def _preprocess(root: Path, out: Path, workers: int) -> list[Finished]:
     subprocess.run(_command(root, out, workers), check=True, stderr=subprocess.DEVNULL)
     run = Run(out)
-    assert len(run.committed()) == run.plan.num_items, "records tell when a sentence was done only if each is a shard"
+    assert len(run.committed()) == run.plan.num_items, "the end of a sentence is known only if it is a shard of its own"
     return [Finished(run.record_path(r.shard).stat().st_mtime, r.num_frames) for r in run.records()]
 
 

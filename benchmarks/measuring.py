@@ -1,4 +1,4 @@
-"""What the benchmarks share: fresh processes, a watch over processes, ratios pair by pair, tables."""
+"""Shared by the benchmarks: fresh processes, a watch over processes, ratios of pairs, tables and verdicts."""
 
 import multiprocessing
 import os
@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Measured(Generic[T]):
-    """What a function returned in a process of its own, and what that took.
+    """The result of a function in a process of its own, with its time and memory.
 
     Attributes:
-        value: its result.
-        seconds: from its call to its return; imports and the start of the process are not in it.
-        peak_mb: most memory that the process ever had resident, interpreter and libraries included.
+        value: the result of the function.
+        seconds: time from the call to the return, without imports and the start of the process.
+        peak_mb: peak resident memory of the process in MB, including interpreter and libraries.
     """
 
     value: T
@@ -40,7 +40,7 @@ class Measured(Generic[T]):
 
 @dataclass(frozen=True)
 class Ratio:
-    """Medians of ratios that were measured pair by pair, with the least and the greatest."""
+    """Median, least and greatest of ratios that were measured pair by pair."""
 
     median: float
     least: float
@@ -48,7 +48,7 @@ class Ratio:
 
     @classmethod
     def of_pairs(cls, numerators: Iterable[float], denominators: Iterable[float]) -> "Ratio":
-        """The ratios of the first to the first, the second to the second, …"""
+        """Return the ratios of the first numerator to the first denominator, the second to the second, …"""
         ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
         return cls(statistics.median(ratios), min(ratios), max(ratios))
 
@@ -57,7 +57,7 @@ class Ratio:
 
 
 def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Measured[T]:
-    """Call `function` in a new interpreter; RuntimeError if it raises there."""
+    """Call `function` in a new interpreter. Raises RuntimeError if the function raises."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(theirs, function, args, kwargs))
@@ -78,7 +78,7 @@ def _report(pipe: Any, function: Callable[..., Any], args: Any, kwargs: Any) -> 
 
 
 def _peak_mb() -> float:
-    """Of this process; not from getrusage, whose maximum a child inherits from the process that started it."""
+    """Return the peak resident memory of this process. A child's getrusage would include its parent's peak."""
     status = Path("/proc/self/status").read_text()
     kilobytes = re.search(r"VmHWM:\s+(\d+)", status)
     assert kilobytes is not None
@@ -86,15 +86,15 @@ def _peak_mb() -> float:
 
 
 class Watch:
-    """Samples, while its block runs, what all processes that this one has started use together.
+    """Context manager that samples the CPU time and memory of all processes below this one.
 
     Args:
-        memory: sample memory too, which costs some milliseconds a process.
-        seconds: between samples.
+        memory: sample memory too, which takes some milliseconds for each process.
+        seconds: time between samples.
 
     Attributes:
-        peak_mb: most memory that they held at once: pages that several share are counted once, and those of files, as
-            of libraries, not at all, since the kernel drops and loads them as it likes.
+        peak_mb: peak of their total memory in MB. Shared pages are counted once; pages of files, such as libraries, are
+            not counted, because the kernel drops and reloads them at will.
     """
 
     def __init__(self, memory: bool = False, seconds: float = 0.2) -> None:
@@ -114,16 +114,16 @@ class Watch:
         self._thread.join()
 
     def cpu_seconds(self, start: float, stop: float) -> float:
-        """CPU time from `start` to `stop` (`time.time()`), but for what processes used after their last sample."""
+        """Return the CPU time from `start` to `stop` (`time.time()`), without that after a process's last sample."""
         before, after = np.interp([start, stop], self._times, self._cpu_seconds)
         return float(after - before)
 
     def _sample(self) -> None:
-        used_by: dict[int, float] = {}  # those that have ended, too
+        used_by: dict[int, float] = {}  # includes processes that have ended
         while not self._done.wait(self._seconds):
             held_bytes = 0
             for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):  # ended meanwhile
+                with suppress(psutil.Error):  # the process has ended
                     used = process.cpu_times()
                     used_by[process.pid] = used.user + used.system
                     held_bytes += _held_bytes(process.pid) if self._memory else 0
@@ -133,7 +133,7 @@ class Watch:
 
 
 def _held_bytes(pid: int) -> int:
-    """Of memory that a process has and no file holds; 0: it has ended."""
+    """Return the bytes of a process's memory that belong to no file; 0 if the process has ended."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -142,7 +142,7 @@ def _held_bytes(pid: int) -> int:
 
 
 def print_machine(*libraries: str) -> None:
-    """Print what figures depend on: day, processor, memory, Python, and the versions of `libraries`."""
+    """Print the conditions of the figures: day, processor, memory, load, Python, and versions of `libraries`."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     facts = [
         time.strftime("%Y-%m-%d"),
@@ -156,15 +156,15 @@ def print_machine(*libraries: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print `rows` under `columns`, all but the first column to the right."""
+    """Print `rows` under `columns`; all columns but the first are right-aligned."""
     table = Table(box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     Console(width=160, highlight=False).print(table)
 
 
-def print_verdict(wanted: str, got: str, holds: bool) -> None:
-    """Print the line that compares what was wanted with what came."""
-    print(f"wanted {wanted}; got {got}: {'yes' if holds else 'NO'}")
+def print_verdict(target: str, measured: str, holds: bool) -> None:
+    """Print the line that compares a target with the measured value."""
+    print(f"target {target}; measured {measured}: {'yes' if holds else 'NO'}")

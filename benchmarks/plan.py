@@ -1,16 +1,16 @@
-"""Planning, resuming and `status` of runs of 10^4, 10^5 and 10^6 items: seconds, and peak memory.
+"""Time and peak memory of planning, resuming and `status` for runs of 10^4, 10^5 and 10^6 items.
 
     python benchmarks/plan.py
 
-| step   | what                                                                                                     |
+| step   | meaning                                                                                                  |
 |--------|----------------------------------------------------------------------------------------------------------|
-| plan   | `open_or_plan` on a new folder: list the corpus, lay it out over shards, write it down                   |
-| commit | half of the shards get their results and are committed by the real code; not judged, but shown           |
-| resume | what a rank does before its first frame: `open_or_plan`, enter `Rank`, lease a shard                     |
+| plan   | `open_or_plan` on a new folder: list the corpus, assign items to shards, write the plan                  |
+| commit | commit half of the shards with the real code; shown without a target                                     |
+| resume | the start of a rank before its first frame: `open_or_plan`, enter `Rank`, lease a shard                  |
 | status | `preprocess status`: `StatusReader.read`                                                                 |
 
-Each step is a fresh process; the seconds are without its imports, the memory is with them. The items come from a
-generator that opens no file; `--frames` gives each so many frame names, as in a corpus of image folders.
+A step is a fresh process; its time is without imports, its memory with them. The items come from a generator that opens
+no file; `--frames` gives every item that many frame names, as in a corpus of image folders.
 """
 
 import argparse
@@ -31,17 +31,17 @@ _FINGERPRINT = {"extractor": "none"}
 _SAMPLE = {"json": b"{}"}
 _MOST_RESUME_SECONDS = 10.0
 _MOST_RESUME_MB = 500.0
-_MOST_GROWTH = 1.5  # of the seconds per item, from 10^5 to 10^6; at 10^4 what is constant still counts
+_MOST_GROWTH = 1.5  # of the seconds per item from 10^5 to 10^6 items; at 10^4, constant costs still count
 
 
 class GeneratedItems(Corpus):
-    """`num_items` videos, or frame sequences if `num_frames` is not 0; no file is there."""
+    """`num_items` videos, or frame sequences if `num_frames` is not 0, without files."""
 
     def __init__(self, num_items: int, num_frames: int = 0) -> None:
         self.root, self.num_items, self.num_frames = "/nowhere", num_items, num_frames
 
     def items(self) -> Iterator[Item]:
-        """The items, one after another."""
+        """Yield the items."""
         frames = tuple(f"images{number:04d}.png" for number in range(1, self.num_frames + 1))
         meta = {"signer": "Signer01", "glosses": "MORGEN REGEN MOEGLICH", "translation": "morgen kann es regnen"}
         for number in range(self.num_items):
@@ -50,12 +50,12 @@ class GeneratedItems(Corpus):
 
 
 def plan(folder: Path, corpus: GeneratedItems) -> int:
-    """Plan a new run; how many shards it has."""
+    """Plan a new run. Returns its number of shards."""
     return len(open_or_plan(folder, corpus, _FINGERPRINT, ShardSize()).plan.shards)
 
 
 def commit_half(folder: Path, corpus: GeneratedItems) -> int:
-    """Give every item of half of the shards a sample; how many shards are committed."""
+    """Commit a sample for every item of half of the shards. Returns the number of committed shards."""
     run = Run(folder)
     with Rank(run) as rank:
         for _ in range(len(run.plan.shards) // 2):
@@ -67,7 +67,7 @@ def commit_half(folder: Path, corpus: GeneratedItems) -> int:
 
 
 def resume(folder: Path, corpus: GeneratedItems) -> int:
-    """Go on with the run up to the first leased shard; that shard's items."""
+    """Resume the run up to the first leased shard. Returns the shard's number of items."""
     with Rank(open_or_plan(folder, corpus, _FINGERPRINT, ShardSize())) as rank:
         opened = rank.lease()
         assert opened is not None
@@ -75,12 +75,12 @@ def resume(folder: Path, corpus: GeneratedItems) -> int:
 
 
 def status(folder: Path, corpus: GeneratedItems) -> int:
-    """Read the status; how many items are done."""
+    """Read the status. Returns the number of finished items."""
     return StatusReader(Run(folder)).read().items
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark and print its tables and verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="sizes, ascending")
     parser.add_argument("--frames", type=int, default=0, help="frame names of each item; 0 (default): a video")

@@ -1,11 +1,11 @@
-"""A corpus with poisoned items, and a cheap pipeline that they disturb: what `chaos.py` runs.
+"""A corpus with poisoned items and a cheap pipeline that they disturb, for `chaos.py`.
 
-| kind          | what such an item does, always                                   | where        | its row says |
+| kind          | effect of such an item, at every attempt                         | where        | reason class |
 |---------------|------------------------------------------------------------------|--------------|--------------|
 | damaged       | raises DecodeError                                               | worker       | decode       |
 | refused       | raises ExtractError                                              | worker       | extract      |
 | segfault      | reads address 0                                                  | worker       | crash        |
-| killed        | SIGKILL, as the kernel sends it where memory runs out            | worker       | crash        |
+| killed        | SIGKILL, as the kernel sends it when memory runs out             | worker       | crash        |
 | hang          | never returns                                                    | worker       | timeout      |
 | rank-refused  | raises ExtractError                                              | `extract`    | extract      |
 | rank-segfault | reads address 0                                                  | `extract`    | crash        |
@@ -33,18 +33,18 @@ from datamodules.loading.request import FrameRequest
 from datamodules.samples import SampleKind
 from preprocess.job.extractor import Extractor
 
-_NUM_PICTURES, _SIDE_PX = 64, 16
+_NUM_IMAGES, _SIDE_PX = 64, 16
 _LENGTHS = 1, 1, 2, 8  # frames of an item: half of them are single images
 _HANG_SECONDS = 1e6
 
 
 class Poison(NamedTuple):
-    """What one kind of poison does, and the failure that it shall become.
+    """One kind of poison, and the failure that it must become.
 
     Attributes:
-        act: does it.
-        reason_class: of the item's row.
-        in_rank: it acts in `extract`, not in a worker.
+        act: has the effect of the poison.
+        reason_class: reason class of the item's failure row.
+        in_rank: whether the poison acts in `extract` instead of a worker.
     """
 
     act: Callable[[], None]
@@ -85,67 +85,67 @@ POISONS = {
 
 
 class Poisoned(Corpus):
-    """Tiny images, and sequences of them; `meta["poison"]` of an item is its kind of poison, or None.
+    """Tiny images and sequences of them; `meta["poison"]` of an item is its kind of poison, or None.
 
     Args:
-        root: folder of the pictures that `make_pictures` has made; items share them.
-        num_items: how many items.
-        num_poisoned: how many of them are poisoned.
-        kinds: of poison, of which each gets as many items as the others, or one more.
-        seed: which items these are, and which pictures an item has.
+        root: folder of the images that `make_images` has made; items share them.
+        num_items: number of items.
+        num_poisoned: number of poisoned items.
+        kinds: kinds of poison; the numbers of their items differ by at most one.
+        seed: decides which items are poisoned, and which images an item has.
     """
 
     def __init__(self, root: str, num_items: int, num_poisoned: int, kinds: list[str], seed: int = 0) -> None:
         self.root, self.num_items, self.num_poisoned, self.kinds, self.seed = root, num_items, num_poisoned, kinds, seed
 
     def items(self) -> Iterator[Item]:
-        """The items."""
+        """Yield the items."""
         rng = random.Random(self.seed)
         poisons = dict(zip(rng.sample(range(self.num_items), self.num_poisoned), cycle(self.kinds), strict=False))
         for number in range(self.num_items):
-            frames = tuple(map(_picture_name, rng.choices(range(_NUM_PICTURES), k=rng.choice(_LENGTHS))))
+            frames = tuple(map(_image_name, rng.choices(range(_NUM_IMAGES), k=rng.choice(_LENGTHS))))
             meta = {"poison": poisons.get(number)}
             yield Item(f"train/{number:06d}", "train", ".", frames, cost=len(frames), meta=meta)
 
 
-def make_pictures(folder: Path) -> None:
-    """Make the pictures of a `Poisoned` corpus in `folder`, a new one."""
+def make_images(folder: Path) -> None:
+    """Make the images of a `Poisoned` corpus in the new folder `folder`."""
     import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (_NUM_PICTURES, _SIDE_PX, _SIDE_PX, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (_NUM_IMAGES, _SIDE_PX, _SIDE_PX, 3), dtype=np.uint8)
     for number, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(folder / _picture_name(number))
+        Image.fromarray(pixels).save(folder / _image_name(number))
 
 
-def _picture_name(number: int) -> str:
+def _image_name(number: int) -> str:
     return f"{number:02d}.png"
 
 
 class MeanSamples(SampleKind[list[Any]]):
-    """An item's key, and the mean of each of its frames, as a list of both."""
+    """Samples `[key, means]`: an item's key and the means of its frames."""
 
     def encode(self, sample: list[Any]) -> dict[str, bytes]:
-        """One file, `json`."""
+        """Return one file, `json`."""
         return {"json": json.dumps(sample).encode()}
 
     def decode(self, key: str, members: Mapping[str, bytes]) -> list[Any]:
-        """What `encode` was given."""
+        """Return the sample that `encode` was given."""
         sample: list[Any] = json.loads(members["json"])
         return sample
 
     def collate(self, samples: Sequence[list[Any]]) -> dict[str, Any]:
-        """The samples' two columns."""
+        """Return the samples' two columns."""
         return {"key": [key for key, _ in samples], "means": [means for _, means in samples]}
 
 
 class Chaotic(Extractor):
-    """The mean of each frame, 0 to 255, computed in the workers; poison acts on the first frame of its item.
+    """Extractor of the mean of every frame, 0 to 255, computed in the workers. Poison acts on an item's first frame.
 
     Args:
-        poisonous: False: poison does nothing.
-        seconds_per_frame: what a worker sleeps for each frame, in place of a model.
+        poisonous: whether poison acts.
+        seconds_per_frame: time that a worker sleeps for a frame instead of running a model.
     """
 
     samples = MeanSamples()
@@ -156,30 +156,30 @@ class Chaotic(Extractor):
         self.frames = FrameRequest(8, partial(MeanTransform, poisonous, seconds_per_frame))
 
     def extract(self, batch: Batch) -> list[Any]:
-        """The means, unless there is the name of a poison among them."""
+        """Return the means. Poison acts if its name is among them."""
         for result in batch["results"]:
             if isinstance(result, str):
                 POISONS[result].act()
         return batch["results"]
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> list[Any]:
-        """The sample."""
+        """Return the sample of `item`."""
         return [item.key, list(results)]
 
 
 class MeanTransform:
-    """The mean of each frame; the name of its item's poison in place of it, where that is to act in the rank."""
+    """Transform that returns the mean of a frame, or the name of the item's poison if that acts in the rank."""
 
     def __init__(self, poisonous: bool, seconds_per_frame: float) -> None:
         self._poisonous, self._seconds_per_frame = poisonous, seconds_per_frame
         self._poison: str | None = None
 
     def start(self, item: Item) -> None:
-        """The frames of `item` follow."""
+        """Remember the poison of `item`, whose frames follow."""
         self._poison = item.meta["poison"] if self._poisonous else None
 
     def __call__(self, frame: Tensor) -> float | str:
-        """Of one frame."""
+        """Return the mean of one frame, or the name of a poison."""
         if self._poison and POISONS[self._poison].in_rank:
             return self._poison
         if self._poison:

@@ -1,24 +1,24 @@
-"""People a second of OpenPose's decoding, and images a second of the pose pipeline, beside what most would write.
+"""People per second of OpenPose's decoding and images per second of the pose pipeline, compared with plain code.
 
     python benchmarks/pose.py             # 3 minutes on 2 cores
     python benchmarks/pose.py --gpu       # OpenPose's network at 256x256 and 368x368 px, batches of 1 to 256
 
-| decoding | what                                                                                                     |
+| decoding | meaning                                                                                                  |
 |----------|----------------------------------------------------------------------------------------------------------|
-| plain    | `tests/support/openpose_reference.py`: image by image, as pytorch-openpose and ControlNet do |
+| plain    | `tests/support/openpose_reference.py`: image by image, as pytorch-openpose and ControlNet do             |
 | decode   | `preprocess.pose.decoding.decode`, a batch at once                                                       |
 
-Both are given the same maps, as the network would give them of rendered people, and one thread; what is compared is CPU
-time, since others may use the machine.
+Both get one thread and the same maps of rendered people, in the form of the network's output. CPU times are compared,
+because others may use the machine.
 
-| images     | what                                                                                                   |
+| images     | meaning                                                                                                |
 |------------|--------------------------------------------------------------------------------------------------------|
-| script     | the usual: a pool of processes, `mp.solutions.pose.Pose` made for every image; a text for each         |
-| once       | the same, made once in each process                                                                    |
+| script     | the usual: a process pool, `mp.solutions.pose.Pose` made for every image; a text file for each         |
+| once       | the same with `Pose` made once in each process                                                         |
 | preprocess | `preprocess run --config configs/pose.yaml`                                                            |
 
-These have equally many processes that compute, and take turns; the steady rate counts from the first finished image, or
-shard, to the last; the whole rate from starting the process to its end.
+These have the same number of computing processes, and take turns. The steady rate counts from the first finished
+image, or shard, to the last; the whole rate from starting the process to its end.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from datamodules.run.folder import Run
 from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
 
 _REPOSITORY = Path(__file__).parents[1]
-sys.path.append(str(_REPOSITORY / "tests"))  # the plain implementation, and what renders people
+sys.path.append(str(_REPOSITORY / "tests"))  # for the plain implementation and the rendering of people
 _SIZE_PX = 256
 _LEAST_TO_PLAIN, _LEAST_TO_ONCE = 20.0, 1.0
 _CROWDS = (1, 3, 5)
@@ -50,20 +50,20 @@ _NETWORK_PX = (256, 368)
 
 
 class Turn(NamedTuple):
-    """One turn of one contender: images per second, steady and whole."""
+    """Result of one turn of one contender: images per second, steady and whole."""
 
     steady: float
     whole: float
 
 
 def main() -> None:
-    """Measure, print tables, and whether what was wanted is reached."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "mediapipe", "numpy", "scipy", "opencv-contrib-python")
     if options.gpu:
         _measure_gpu()
         return
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the process that decodes; its libraries' threads spin when they wait
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the process that decodes: waiting threads of libraries use CPU time
     in_fresh_process(_compare_decoding, options.decodings, options.maps)
     del os.environ["OMP_NUM_THREADS"]
     with tempfile.TemporaryDirectory(prefix="framemill-pose-") as scratch:
@@ -74,19 +74,19 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender for MediaPipe (default: 3)")
     parser.add_argument("--decodings", type=int, default=9, help="turns of each decoding (default: 9)")
-    parser.add_argument("--maps", type=int, default=32, help="images that are decoded in a turn (default: 32)")
-    parser.add_argument("--images", type=int, default=160, help="for MediaPipe in a turn (default: 160)")
+    parser.add_argument("--maps", type=int, default=32, help="images to decode in a turn (default: 32)")
+    parser.add_argument("--images", type=int, default=160, help="images for MediaPipe in a turn (default: 160)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
-    parser.add_argument("--gpu", action="store_true", help="measure OpenPose's network on a GPU in place of all that")
-    found: argparse.Namespace = parser.parse_args()
-    return found
+    parser.add_argument("--gpu", action="store_true", help="measure OpenPose's network on a GPU instead of all that")
+    options: argparse.Namespace = parser.parse_args()
+    return options
 
 
 # Decoding
 
 
 def _compare_decoding(rounds: int, num_maps: int) -> None:
-    """In a process of its own, of one thread."""
+    """Compare the decodings in a process of its own with one thread."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -98,8 +98,8 @@ def _compare_decoding(rounds: int, num_maps: int) -> None:
     columns = ("people in an image", "plain: people/s", "ms/image", "decode: people/s", "ms/image", "decode to plain")
     print_table(columns, rows)
     least = min(ratio.median for ratio in ratios)
-    wanted = f"decode ≥ {_LEAST_TO_PLAIN:.0f} x plain, people per second of CPU time"
-    print_verdict(wanted, f"{least:.1f} x", least >= _LEAST_TO_PLAIN)
+    target = f"decode ≥ {_LEAST_TO_PLAIN:.0f} x plain, people per second of CPU time"
+    print_verdict(target, f"{least:.1f} x", least >= _LEAST_TO_PLAIN)
 
 
 def _compare_crowd(count: int, rounds: int, num_maps: int) -> tuple[Ratio, list[str]]:
@@ -116,18 +116,18 @@ def _compare_crowd(count: int, rounds: int, num_maps: int) -> tuple[Ratio, list[
     pafs, heatmaps = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in _MAPS)
 
     def plain() -> int:
-        found = (plain_decode(scene.pafs, scene.heatmaps, scene.size, scene.stride) for scene in scenes)
-        return sum(len(scores) for _, scores in found)
+        decoded = (plain_decode(scene.pafs, scene.heatmaps, scene.size, scene.stride) for scene in scenes)
+        return sum(len(scores) for _, scores in decoded)
 
     def ours() -> int:
-        return sum(len(found.scores) for found in decode([Maps(pafs, heatmaps, line, line)]))
+        return sum(len(people.scores) for people in decode([Maps(pafs, heatmaps, line, line)]))
 
     num_people = ours()
-    assert num_people == plain(), "both find the same people"
+    assert num_people == plain(), "the decodings differ in the number of people"
     seconds = [(_cpu_seconds(plain), _cpu_seconds(ours)) for _ in range(rounds)]
     row = []
-    for each in zip(*seconds, strict=True):
-        row += [f"{num_people / median(each):,.0f}", f"{1000 * median(each) / num_maps:.2f}"]
+    for times in zip(*seconds, strict=True):
+        row += [f"{num_people / median(times):,.0f}", f"{1000 * median(times) / num_maps:.2f}"]
     return Ratio.of_pairs(*zip(*seconds, strict=True)), row
 
 
@@ -164,8 +164,8 @@ def _print_images(turns: dict[str, list[Turn]]) -> None:
         return Ratio.of_pairs(*([turn.steady for turn in turns[name]] for name in ("preprocess", other)))
 
     rows = [
-        (name, f"{median(turn.steady for turn in each):.1f}", f"{median(turn.whole for turn in each):.1f}")
-        for name, each in turns.items()
+        (name, f"{median(turn.steady for turn in taken):.1f}", f"{median(turn.whole for turn in taken):.1f}")
+        for name, taken in turns.items()
     ]
     print_table(("", "steady images/s", "whole images/s"), rows)
     print(f"preprocess to script: {ratio('script')} x, steady")
@@ -178,7 +178,7 @@ def _print_images(turns: dict[str, list[Turn]]) -> None:
 
 
 def _make_images(folder: Path, count: int) -> Path:
-    """JPEGs of 400x400 px, of an astronaut in several places."""
+    """Make JPEGs of 400x400 px: several crops of a photograph of an astronaut."""
     from PIL import Image
     from skimage import data
 
@@ -217,10 +217,10 @@ def _script_image(out: Path, path: Path) -> float:
     image = cv2.resize(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), (_SIZE_PX, _SIZE_PX))
     if _pose is None:
         with mp.solutions.pose.Pose(static_image_mode=True, model_complexity=1) as pose:
-            found = pose.process(image)
+            result = pose.process(image)
     else:
-        found = _pose.process(image)
-    lines = [f"{point.x * _SIZE_PX} {point.y * _SIZE_PX}" for point in found.pose_landmarks.landmark]
+        result = _pose.process(image)
+    lines = [f"{point.x * _SIZE_PX} {point.y * _SIZE_PX}" for point in result.pose_landmarks.landmark]
     (out / f"{path.stem}.txt").write_text("\n".join(lines))
     return time.time()
 
@@ -260,7 +260,7 @@ def _measure_gpu() -> None:
 
 
 def _peak_flops(dtype: Any) -> float:
-    """Of a large product of matrices: what this GPU can do at most."""
+    """Return the FLOP/s of this GPU in a large matrix product, its practical peak."""
     import torch
 
     side = 8192
@@ -298,7 +298,7 @@ def _measure_batch(net: Any, dtype: Any, px: int, size: int, peak: float) -> Seq
 
 
 def _drawn_maps(px: int, size: int) -> tuple[Any, Any]:
-    """Of three people in each image, as a trained network gives; ours has random weights."""
+    """Return maps of three people in each image, as a trained network gives them; ours has random weights."""
     import torch
 
     from support.pose_runs import crowd, rendered
@@ -306,22 +306,22 @@ def _drawn_maps(px: int, size: int) -> tuple[Any, Any]:
     drawn = np.random.default_rng(0)
     scenes = [rendered(crowd(drawn, 3, (px, px)), (px, px)) for _ in range(min(size, 16))]
     maps = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in _MAPS)
-    pafs, heatmaps = (each.cuda().repeat(-(-size // len(scenes)), 1, 1, 1)[:size] for each in maps)
+    pafs, heatmaps = (stack.cuda().repeat(-(-size // len(scenes)), 1, 1, 1)[:size] for stack in maps)
     return pafs, heatmaps
 
 
 def _gpu_seconds(function: Callable[[], Any]) -> float:
-    """Of one call, the median of five after two that do not count."""
+    """Return the seconds of one call: the median of five calls after two that do not count."""
     import torch
 
-    found = []
+    taken = []
     for _ in range(7):
         torch.cuda.synchronize()
         started = time.perf_counter()
         function()
         torch.cuda.synchronize()
-        found.append(time.perf_counter() - started)
-    return median(found[2:])
+        taken.append(time.perf_counter() - started)
+    return median(taken[2:])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Training samples per second of `FramesDataModule`, beside bare `webdataset`, over the same shards of keypoints.
+"""Training samples per second of `FramesDataModule` and of bare `webdataset` over the same shards of keypoints.
 
     python benchmarks/readback.py
 
-| contender   | what                                                                                              |
-|-------------|---------------------------------------------------------------------------------------------------|
+| contender   | meaning                                                                                            |
+|-------------|----------------------------------------------------------------------------------------------------|
 | framemill   | `FramesDataModule.train_dataloader()`: random access in a new order each epoch, decode, collate    |
 | webdataset  | `WebDataset(shards).decode().to_tuple(…)`, the same collate: shard after shard, in their order     |
 
-Both have as many workers, which outlive the epochs, and batches of as many samples. Epochs take turns: framemill,
-webdataset, framemill, …; the first of each, in which the workers start, is shown apart. Keypoints are random numbers in
-the shape of PHOENIX-2014-T's: sentences of 115 frames on average, layout 143. The shards lie in the page cache.
+Both have the same batch size and the same number of workers, which outlive the epochs. Epochs take turns: framemill,
+webdataset, framemill, … The first epoch of both, in which the workers start, is shown separately. Keypoints are random
+numbers with the shape of PHOENIX-2014-T's: sentences of 115 frames on average, layout 143. The shards are in the page
+cache.
 """
 
 import argparse
@@ -41,14 +42,14 @@ _LEAST = 1.0
 
 @dataclass
 class Sentences(Corpus):
-    """`num_items` sentences of half to one and a half times `mean_frames` frames; no file is there."""
+    """`num_items` sentences of half to one and a half times `mean_frames` frames, without files."""
 
     num_items: int
     mean_frames: int
     root: str = "/nowhere"
 
     def items(self) -> Iterator[Item]:
-        """The sentences."""
+        """Yield the sentences."""
         lengths = np.random.default_rng(0).integers(self.mean_frames // 2, self.mean_frames * 3 // 2, self.num_items)
         for number, length in enumerate(lengths.tolist()):
             frames = tuple(f"images{frame:04d}.png" for frame in range(1, length + 1))
@@ -56,7 +57,7 @@ class Sentences(Corpus):
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "webdataset", "numpy")
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,10 +81,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000, help="default: 1000")
     parser.add_argument("--samples-per-shard", type=int, default=27, help="default: 27, as with all of PHOENIX-2014-T")
-    parser.add_argument("--frames", type=int, default=115, help="of a sample, on average (default: 115)")
+    parser.add_argument("--frames", type=int, default=115, help="frames of a sample, on average (default: 115)")
     parser.add_argument("--batch-size", type=int, default=16, help="default: 16")
-    parser.add_argument("--workers", type=int, default=2, help="of each contender (default: 2)")
-    parser.add_argument("--epochs", type=int, default=9, help="of each, after the first (default: 9)")
+    parser.add_argument("--workers", type=int, default=2, help="workers of each contender (default: 2)")
+    parser.add_argument("--epochs", type=int, default=9, help="epochs of each contender after the first (default: 9)")
     options: argparse.Namespace = parser.parse_args()
     return options
 
@@ -123,10 +124,10 @@ def _collate(samples: list[tuple[Any, ...]]) -> dict[str, Any]:
 
 
 def _epoch(loader: Iterable[dict[str, Any]], num_samples: int) -> float:
-    """Samples per second of one epoch."""
+    """Return the samples per second of one epoch."""
     started = time.perf_counter()
     count = sum(len(batch["key"]) for batch in loader)
-    assert count == num_samples, f"{count} of {num_samples} samples came"
+    assert count == num_samples, f"{count} of {num_samples} samples were loaded"
     return num_samples / (time.perf_counter() - started)
 
 

@@ -1,17 +1,17 @@
-"""Time to finish on 1, 2 and 4 ranks, with one of 4 ten times slower, and how 1,000 ranks get along on one folder.
+"""Time of a run on 1, 2 and 4 ranks, also with one of 4 ten times slower; and claims of 1,000 ranks on one folder.
 
     python benchmarks/scaling.py
 
-**Finishing.** Each rank is a process with a real `Rank` and a real `FrameLoader`, which reads small PNGs; in place of
-a model it sleeps for each frame, so that ranks do not compete for the cores of one machine. The ideal is all items over
-the summed speed of the ranks, that of a fast one being what it reached alone. Time counts from when all ranks are ready
-to the last commit.
+**Finishing.** A rank is a process with a real `Rank` and a real `FrameLoader`, which reads small PNGs. It sleeps for
+every frame instead of running a model, so that ranks do not compete for the cores of one machine. The ideal time is the
+number of items over the summed speed of the ranks, where the speed of a fast rank is what it reached alone. Time counts
+from when all ranks are ready to the last commit.
 
-**Claiming.** 1,000 ranks, spread over a few processes, lease shard after shard of one folder until all are leased, and
-compute nothing: far more claims a second than real ranks make. They begin apart, as ranks of one launch do
+**Claiming.** 1,000 ranks in a few processes lease the shards of one folder until all are leased, and compute nothing:
+far more claims per second than real ranks make. They begin at different shards, as ranks of one launch do
 (`preprocess.job.placement.rank_position`), or all at the first shard. A conflict is a claim that another rank won
-first. When all is leased, one more rank looks for work among what the others hold, as every idle rank does every few
-seconds.
+first. When all shards are leased, one more rank searches the claims of the others for work, as every idle rank does
+every few seconds.
 """
 
 import argparse
@@ -43,19 +43,19 @@ _BEGINNINGS = {"begin apart": True, "begin together": False}
 
 
 class Repeated(Corpus):
-    """`num_items` items, each the same folder of frames."""
+    """`num_items` items, all with the same folder of frames."""
 
     def __init__(self, root: str, frames: tuple[str, ...], num_items: int) -> None:
         self.root, self.frames, self.num_items = root, frames, num_items
 
     def items(self) -> Iterator[Item]:
-        """The items."""
+        """Yield the items."""
         for number in range(self.num_items):
             yield Item(f"train/{number}", "train", ".", self.frames, cost=1)
 
 
 class Claims(NamedTuple):
-    """What the ranks of one process did: claims that were won and lost, and when it began and ended, monotonic."""
+    """Claims of the ranks in one process: numbers of claims won and lost, and start and end in monotonic seconds."""
 
     won: int
     lost: int
@@ -64,7 +64,7 @@ class Claims(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch")
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=320, help="items of each run (default: 320)")
     parser.add_argument("--frames", type=int, default=8, help="frames of each item (default: 8)")
-    parser.add_argument("--seconds-per-frame", type=float, default=0.05, help="of a fast rank (default: 0.05)")
+    parser.add_argument("--seconds-per-frame", type=float, default=0.05, help="sleep of a fast rank (default: 0.05)")
     parser.add_argument("--ranks", type=int, default=1000, help="ranks that claim (default: 1000)")
     parser.add_argument("--processes", type=int, default=8, help="processes that these ranks share (default: 8)")
     parser.add_argument("--shards", type=int, default=4000, help="shards that they claim (default: 4000)")
@@ -94,7 +94,7 @@ def _finishing(scratch: Path, options: argparse.Namespace) -> None:
     item_seconds, rows, ratios = 0.0, [], []
     for name, slowness in _SLOWNESS.items():
         taken = _finish(scratch / name, corpus, [options.seconds_per_frame * slow for slow in slowness])
-        item_seconds = item_seconds or taken / options.items  # of one fast rank, alone
+        item_seconds = item_seconds or taken / options.items  # of one fast rank that runs alone
         more = [(slow - 1) * options.frames * options.seconds_per_frame for slow in slowness]
         ideal = options.items / sum(1 / (item_seconds + seconds) for seconds in more)
         ratios.append(taken / ideal)
@@ -120,8 +120,8 @@ def _finish(folder: Path, corpus: Repeated, seconds_per_frame: Sequence[float]) 
     context = _context()
     ready = context.Barrier(len(seconds_per_frame) + 1)
     ranks = [
-        context.Process(target=_be_a_rank, args=(folder, corpus.root, place / len(seconds_per_frame), seconds, ready))
-        for place, seconds in enumerate(seconds_per_frame)
+        context.Process(target=_be_a_rank, args=(folder, corpus.root, index / len(seconds_per_frame), seconds, ready))
+        for index, seconds in enumerate(seconds_per_frame)
     ]
     for rank in ranks:
         rank.start()
@@ -157,18 +157,18 @@ def _claiming(scratch: Path, options: argparse.Namespace) -> None:
     for name, apart in _BEGINNINGS.items():
         folder = scratch / name
         run = open_or_plan(folder, Repeated("/nowhere", (), options.shards), {}, ShardSize(max_items=1))
-        claims, look_seconds = _claim_all(run, options.ranks, options.processes, apart)
+        claims, search_seconds = _claim_all(run, options.ranks, options.processes, apart)
         won, lost = sum(c.won for c in claims), sum(c.lost for c in claims)
         assert won == options.shards, f"{won} of {options.shards} shards were leased"
         seconds = max(c.ended for c in claims) - min(c.began for c in claims)
         share = f"{lost / (won + lost):.1%}"
-        rows.append((name, f"{won:,}", f"{won / seconds:,.0f}", f"{lost:,}", share, f"{look_seconds:.2f}"))
-    columns = (f"{options.ranks:,} ranks", "leased", "leases/s", "conflicts", "of all claims", "idle rank's look, s")
+        rows.append((name, f"{won:,}", f"{won / seconds:,.0f}", f"{lost:,}", share, f"{search_seconds:.2f}"))
+    columns = (f"{options.ranks:,} ranks", "leased", "leases/s", "conflicts", "of all claims", "idle rank's search, s")
     print_table(columns, rows)
 
 
 def _claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tuple[list[Claims], float]:
-    """What each process did; and how long an idle rank takes to look for work among the claims of all the others."""
+    """Return the claims of each process, and the seconds in which an idle rank searches all claims for work."""
     context = _context()
     ready, results = context.Barrier(num_processes + 1), context.SimpleQueue()
     positions = [number / num_ranks if apart else 0.0 for number in range(num_ranks)]
@@ -182,16 +182,16 @@ def _claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tup
     claims = [results.get() for _ in processes]
     with Rank(run) as idle:
         started = time.perf_counter()
-        idle.lease()  # a shard whose holder seems slow, or none
-        look_seconds = time.perf_counter() - started
+        idle.lease()  # returns a shard whose holder seems slow, or none
+        search_seconds = time.perf_counter() - started
     ready.wait()
     for process in processes:
         process.join()
-    return claims, look_seconds
+    return claims, search_seconds
 
 
 def _claim(folder: Path, positions: Sequence[float], ready: Any, results: Any) -> None:
-    """Be several ranks, which take turns, until every shard is leased; then hold what was leased until told."""
+    """Lease shards as several ranks in turn until none is left, then hold them until all processes are ready."""
     count = Counter[bool]()
     claim = Leases.claim
 
@@ -216,7 +216,7 @@ def _claim(folder: Path, positions: Sequence[float], ready: Any, results: Any) -
 def _lease(rank: Rank) -> bool:
     opened = rank.lease()
     if opened:
-        opened.spool.close()  # thousands of open files in one process are no part of this
+        opened.spool.close()  # thousands of open files in one process are not what is measured
     return opened is not None
 
 

@@ -1,10 +1,10 @@
-"""Interleavings of ranks over a simulated file system, with faults: how many a second, and whether all held.
+"""Run interleavings of ranks with faults over a simulated file system, and count failures and interleavings a second.
 
     python benchmarks/simulation.py --interleavings 1000000 --processes 2
     python benchmarks/simulation.py --seed 12345
 
-The first tries the seeds from `--first` on, and names those that failed. The second tells the story of one seed; if it
-fails, its story is shrunk first. What is simulated, and what must hold, say `tests/support/simulated/`.
+The first command tries the seeds from `--first` on, and prints those that fail. The second prints the steps of one
+seed, shrunk first if it fails. `tests/support/simulated/` describes what is simulated and which conditions must hold.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _BATCH = 500
 
 @dataclass
 class _Tally:
-    """What came of a number of seeds."""
+    """Results of a number of seeds."""
 
     num_steps: int = 0
     seconds: float = 0.0
@@ -38,15 +38,15 @@ class _Tally:
 
 
 def main() -> None:
-    """Measure, or tell, and print."""
+    """Try many seeds, or print the steps of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--interleavings", type=int, default=20_000, help="how many seeds (20,000)")
-    parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
-    parser.add_argument("--processes", type=int, default=2, help="that share them (2)")
-    parser.add_argument("--seed", type=int, help="tell the story of this one instead")
+    parser.add_argument("--interleavings", type=int, default=20_000, help="number of seeds (default: 20,000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--processes", type=int, default=2, help="processes that share the seeds (default: 2)")
+    parser.add_argument("--seed", type=int, help="print the steps of this seed instead")
     options = parser.parse_args()
     if options.seed is not None:
-        sys.exit(_tell(options.seed))
+        sys.exit(_print_steps(options.seed))
     print_machine("greenlet")
     seeds = range(options.first, options.first + options.interleavings)
     started = time.perf_counter()
@@ -98,11 +98,11 @@ def _print(total: _Tally, interleavings: int, seconds: float) -> None:
         sys.exit(1)
 
 
-def _tell(seed: int) -> int:
+def _print_steps(seed: int) -> int:
     with simulated():
         outcome = interleave(RandomChoices(seed))
-        made = shrunk(outcome) if outcome.failure else outcome.made
-        print("\n".join(story_of(Choices(made))))
+        choices = shrunk(outcome) if outcome.failure else outcome.made
+        print("\n".join(story_of(Choices(choices))))
     return 1 if outcome.failure else 0
 
 

@@ -1,7 +1,7 @@
-"""Commands that run side by side while signals fall upon them, and a tally of what came out of them.
+"""Run commands side by side while sending signals to them, and count the items that they produced.
 
-A command that exits with another status than 0 is started again; what is left of its processes is killed first, as a
-scheduler does.
+A command that exits with another status than 0 is started again. Its remaining processes are killed first, as a
+scheduler would.
 """
 
 import os
@@ -19,8 +19,15 @@ import psutil
 _CHECK_SECONDS = 0.1
 
 
-class Blow(NamedTuple):
-    """A signal to come: so many seconds after the blow before, to a worker or a rank, at `choice` (0 to 1) of them."""
+class Disturbance(NamedTuple):
+    """A signal to send.
+
+    Attributes:
+        wait_seconds: time after the previous disturbance.
+        receiver: `worker` or `rank`.
+        number: the signal.
+        choice: which of the receivers gets it, 0 to 1.
+    """
 
     wait_seconds: float
     receiver: str
@@ -29,16 +36,32 @@ class Blow(NamedTuple):
 
 
 class Soak(NamedTuple):
-    """How a soak went: its seconds, what was sent, exits with another status than 0, whether all ended in time."""
+    """The course of a soak.
+
+    Attributes:
+        seconds: duration.
+        sent: counts of signals by name and receiver.
+        exits: counts of exits with another status than 0.
+        ended: whether all commands ended in time.
+    """
 
     seconds: float
-    dealt: Counter[str]
+    sent: Counter[str]
     exits: Counter[str]
     ended: bool
 
 
 class Tally(NamedTuple):
-    """Keys that came out, held against those that went in; a key that came out more than once is doubled."""
+    """Keys of the results compared with the planned keys.
+
+    Attributes:
+        planned: number of planned keys.
+        written: number of samples.
+        failed: number of failure rows.
+        lost: planned keys without a result.
+        doubled: keys with more than one result.
+        foreign: keys of results that were not planned.
+    """
 
     planned: int
     written: int
@@ -49,31 +72,36 @@ class Tally(NamedTuple):
 
     @classmethod
     def of(cls, planned: Iterable[str], written: Sequence[str], failed: Sequence[str] = ()) -> "Tally":
-        """Of all planned keys, those with a sample, and those with a failure row; the lists become sorted."""
-        wanted, got = set(planned), Counter([*written, *failed])
+        """Compare the planned keys with the keys of samples and of failure rows; the lists are sorted."""
+        expected, got = set(planned), Counter([*written, *failed])
         doubled = sorted(key for key, count in got.items() if count > 1)
-        lost, foreign = sorted(wanted - got.keys()), sorted(got.keys() - wanted)
-        return cls(len(wanted), len(written), len(failed), lost, doubled, foreign)
+        lost, foreign = sorted(expected - got.keys()), sorted(got.keys() - expected)
+        return cls(len(expected), len(written), len(failed), lost, doubled, foreign)
 
     @property
     def is_exact(self) -> bool:
-        """Whether each planned key came out once, and no other."""
+        """Whether every planned key has one result, and no other key has any."""
         return not (self.lost or self.doubled or self.foreign)
 
 
 def soak(
     commands: Sequence[Sequence[str]],
     log: Path,
-    blows: Sequence[Blow],
+    disturbances: Sequence[Disturbance],
     max_seconds: float,
     begun: Callable[[], bool] = lambda: True,
 ) -> Soak:
-    """Run `commands` side by side until all have exited with 0, while `blows` fall; their output goes to `log`.
+    """Run `commands` side by side until all have exited with 0, and send the `disturbances` meanwhile.
 
-    Whatever runs after `max_seconds` is killed. Until `begun()`, no time passes for the blows.
+    Args:
+        commands: the commands.
+        log: file for their output.
+        disturbances: signals to send, in this order.
+        max_seconds: limit after which all commands are killed.
+        begun: the wait for the first disturbance starts when this returns True.
     """
-    started = last_blow = time.monotonic()
-    dealt, exits, pending = Counter[str](), Counter[str](), list(blows)
+    started = last_sent = time.monotonic()
+    sent, exits, pending = Counter[str](), Counter[str](), list(disturbances)
     running = [_start(command, log) for command in commands]
     try:
         while running and time.monotonic() - started < max_seconds:
@@ -85,11 +113,11 @@ def soak(
                     exits[_exit_name(process.returncode)] += 1
                     running.append(_start(process.args, log))
             if not begun():
-                last_blow = time.monotonic()
-            if pending and time.monotonic() - last_blow >= pending[0].wait_seconds and _deal(pending[0], running):
-                blow, last_blow = pending.pop(0), time.monotonic()
-                dealt[f"{blow.number.name} to a {blow.receiver}"] += 1
-        return Soak(time.monotonic() - started, dealt, exits, not running)
+                last_sent = time.monotonic()
+            if pending and time.monotonic() - last_sent >= pending[0].wait_seconds and _send(pending[0], running):
+                disturbance, last_sent = pending.pop(0), time.monotonic()
+                sent[f"{disturbance.number.name} to a {disturbance.receiver}"] += 1
+        return Soak(time.monotonic() - started, sent, exits, not running)
     finally:
         for process in running:
             _end(process)
@@ -110,20 +138,20 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _deal(blow: Blow, running: Sequence[subprocess.Popen[bytes]]) -> bool:
-    """Send the signal; False if there is nobody now to receive it."""
+def _send(disturbance: Disturbance, running: Sequence[subprocess.Popen[bytes]]) -> bool:
+    """Send the signal. Returns False if no process can receive it now."""
     with suppress(psutil.NoSuchProcess):
         receivers = [psutil.Process(process.pid) for process in running]
-        if blow.receiver == "worker":
+        if disturbance.receiver == "worker":
             receivers = [worker for rank in receivers for worker in _workers(rank)]
         if receivers:
-            receivers[int(blow.choice * len(receivers))].send_signal(blow.number)
+            receivers[int(disturbance.choice * len(receivers))].send_signal(disturbance.number)
             return True
     return False
 
 
 def _workers(rank: psutil.Process) -> Iterator[psutil.Process]:
-    """The children of its fork server; its own, if they were spawned."""
+    """Yield the workers of a rank: the children of its fork server, or its own if they were spawned."""
     for child in rank.children():
         command = " ".join(child.cmdline())
         if "forkserver" in command:

@@ -1,15 +1,15 @@
-"""Frames per second of the tracking pipeline, beside a bare loop of the same calls; and its memory against length.
+"""Frames per second of the tracking pipeline, compared with a bare loop of the same calls; and its peak memory.
 
     python benchmarks/tracking.py             # 5 minutes on 2 cores
     python benchmarks/tracking.py --memory    # peak memory of videos of 200 to 3,200 frames
-    python benchmarks/tracking.py --gpu       # SAM 2.1 tiny and large at 720p on a GPU: frames/s, how busy it is
+    python benchmarks/tracking.py --gpu       # SAM 2.1 tiny and large at 720p on a GPU: frames/s, utilization
 
-Models have random weights: the tests' tiny ones, and with `--gpu` ones of the published sizes. Contenders take turns
-over the same videos, each turn a fresh process without workers:
+Models have random weights: the tests' tiny models, and with `--gpu` models of the published sizes. Contenders take
+turns over the same videos. A turn is a fresh process without workers:
 
-| contender  | what                                                                                        |
+| contender  | meaning                                                                                     |
 |------------|---------------------------------------------------------------------------------------------|
-| loop       | `av` decodes, the same tracker in slices of as many frames, masks to RLE, a line for each   |
+| loop       | `av` decodes; the same tracker with slices of the same size; masks to RLE; a line per frame |
 | preprocess | `preprocess run`, a rank without workers                                                    |
 
 The steady rate counts from the end of the first video to that of the last.
@@ -39,13 +39,13 @@ _MEMORY_FRAMES = (200, 800, 3_200)
 
 
 class Job(NamedTuple):
-    """What every contender is given.
+    """The input of every contender.
 
     Attributes:
         models: folder with the checkpoints `dino` and `sam2`.
-        videos: folder of the videos, which are equally long.
-        num_frames: of each.
-        options: of `preprocess run`, besides.
+        videos: folder of the videos, which have the same length.
+        num_frames: number of frames of a video.
+        options: more options of `preprocess run`.
     """
 
     models: Path
@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
 
 def main() -> None:
-    """Measure, print tables, and whether what was wanted is reached."""
+    """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "transformers", "lightning", "av")
     with tempfile.TemporaryDirectory(prefix="framemill-tracking-") as name:
@@ -65,11 +65,11 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=5, help="in a turn (default: 5)")
-    parser.add_argument("--frames", type=int, default=48, help="of each (default: 48)")
+    parser.add_argument("--videos", type=int, default=5, help="videos in a turn (default: 5)")
+    parser.add_argument("--frames", type=int, default=48, help="frames of a video (default: 48)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--memory", action="store_true", help="measure memory in place of speed")
+    which.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     which.add_argument("--gpu", action="store_true", help="measure models of the published sizes on a GPU")
     return parser.parse_args()
 
@@ -81,7 +81,7 @@ def _compare(scratch: Path, options: argparse.Namespace) -> None:
         for name, turn in (("loop", _loop), ("preprocess", _preprocess)):
             rates[name].append(turn(job, scratch / "out"))
             print(f"round {number}, {name}: {rates[name][-1]:.2f} frames/s", flush=True)
-    print_table(("", "frames/s"), [(name, f"{median(each):.2f}") for name, each in rates.items()])
+    print_table(("", "frames/s"), [(name, f"{median(turns):.2f}") for name, turns in rates.items()])
     ratio = Ratio.of_pairs(rates["loop"], rates["preprocess"])
     print_verdict(f"time per frame ≤ {_MOST_OVERHEAD} x the loop's", f"{ratio} x", ratio.median <= _MOST_OVERHEAD)
 
@@ -95,8 +95,8 @@ def _measure_memory(scratch: Path, options: argparse.Namespace) -> None:
         peaks.append(watch.peak_mb)
         print(f"{num_frames:,} frames: {watch.peak_mb:,.0f} MB", flush=True)
     growth = peaks[-1] / peaks[0]
-    wanted = f"flat memory, ≤ {_MOST_GROWTH} x from {_MEMORY_FRAMES[0]:,} to {_MEMORY_FRAMES[-1]:,} frames"
-    print_verdict(wanted, f"{growth:.3f} x", growth <= _MOST_GROWTH)
+    target = f"flat memory, ≤ {_MOST_GROWTH} x from {_MEMORY_FRAMES[0]:,} to {_MEMORY_FRAMES[-1]:,} frames"
+    print_verdict(target, f"{growth:.3f} x", growth <= _MOST_GROWTH)
 
 
 def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
@@ -105,21 +105,22 @@ def _measure_gpu(scratch: Path, options: argparse.Namespace) -> None:
     from tracking_models import save_grounding_dino, save_sam2
 
     if not torch.cuda.is_available():
-        print("there is no GPU here: nothing measured")
+        print("this machine has no GPU: nothing is measured")
         return
     print(torch.cuda.get_device_name())
     videos = _make_videos(scratch, 4, 240, _GPU_SIZE)
     gpu = {"trainer.accelerator": "gpu", "data.num_workers": "2", "model.backend.weights.dtype": "bf16"}
     gpu |= {"model.backend.identity.max_objects": "3", "model.backend.identity.detection_frequency": "8"}
-    gpu |= {"model.backend.thresholds.box": "0.0", "model.backend.thresholds.text": "0.0"}  # weights that know nothing
+    # random weights give low scores
+    gpu |= {"model.backend.thresholds.box": "0.0", "model.backend.thresholds.text": "0.0"}
     for size in ("tiny", "large"):
         models = scratch / size
         save_grounding_dino(models / "dino")
         save_sam2(models / "sam2", size)
         rate = _preprocess(Job(models, videos, 240, gpu), scratch / "out")
         machines = [record.machine.get("gpu", {}) for record in Run(scratch / "out").records()]
-        busy = [gpu_told.get("utilization_percent", {}).get("mean") for gpu_told in machines]
-        percent = float(median(each for each in busy if each is not None))
+        busy = [machine.get("utilization_percent", {}).get("mean") for machine in machines]
+        percent = float(median(share for share in busy if share is not None))
         print(f"SAM 2.1 {size}, 720p: {rate:.1f} frames/s")
         print_verdict(f"GPU busy ≥ {_LEAST_BUSY_PERCENT} %", f"{percent:.1f} %", percent >= _LEAST_BUSY_PERCENT)
 
@@ -133,7 +134,7 @@ def _tiny_models(scratch: Path) -> Path:
 
 
 def _make_videos(scratch: Path, count: int, num_frames: int, size: tuple[int, int]) -> Path:
-    """Videos of two boxes that cross over soft noise, H.264."""
+    """Make H.264 videos of two boxes that cross over soft noise."""
     folder = scratch / "videos"
     folder.mkdir(parents=True)
     drawn = np.random.default_rng(0)
@@ -143,8 +144,8 @@ def _make_videos(scratch: Path, count: int, num_frames: int, size: tuple[int, in
             stream = file.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
             stream.height, stream.width = ground.shape[:2]
             stream.pix_fmt = "yuv420p"
-            for place in range(num_frames):
-                frame, left = ground.copy(), 3 * place % (size[1] - 60)
+            for index in range(num_frames):
+                frame, left = ground.copy(), 3 * index % (size[1] - 60)
                 frame[size[0] // 4 : size[0] // 2, left : left + 60] = (220, 40, 40)
                 frame[size[0] // 3 : size[0] // 2, size[1] - 60 - left : size[1] - left] = (40, 60, 220)
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -165,7 +166,7 @@ def _preprocess(job: Job, out: Path) -> float:
     values = {
         "model.backend.detector": str(job.models / "dino"),
         "model.backend.segmenter": str(job.models / "sam2"),
-        "model.backend.thresholds.box": "0.9",  # of random weights, few
+        "model.backend.thresholds.box": "0.9",  # few detections of random weights pass
         "model.backend.thresholds.text": "0.9",
         "model.backend.identity.max_objects": "2",
         "model.prompt": _PROMPT,
@@ -185,7 +186,7 @@ def _preprocess(job: Job, out: Path) -> float:
 
 
 def _rate(finished: Sequence[float], job: Job) -> float:
-    """Frames per second from the end of the first video to that of the last; NaN of a single one."""
+    """Return the frames per second from the end of the first video to that of the last; NaN for a single video."""
     seconds = max(finished) - min(finished)
     return (len(finished) - 1) * job.num_frames / seconds if seconds else float("nan")
 

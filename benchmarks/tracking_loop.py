@@ -1,4 +1,4 @@
-"""The loop that `tracking.py` compares with: the same tracker over the same videos, and nothing around it.
+"""Baseline of `tracking.py`: the same tracker over the same videos in a bare loop.
 
 python benchmarks/tracking_loop.py DETECTOR SEGMENTER VIDEOS OUT SLICE PROMPT
 """
@@ -18,7 +18,7 @@ from preprocess.tracking.prompt import classes_of
 
 
 def main(detector: str, segmenter: str, videos: str, out: str, batch_size: str, prompt: str) -> None:
-    """Track each video, and write its lines."""
+    """Track every video and write its lines."""
     device = torch.device("cpu")
     backend = GroundedSam2(detector, segmenter, Thresholds(0.9, 0.9), Identity(max_objects=2))
     backend.load(device)
@@ -42,12 +42,12 @@ def main(detector: str, segmenter: str, videos: str, out: str, batch_size: str, 
 
 
 def _track(tracker: Any, first: int, frames: list[Tensor], seconds: list[float], lines: IO[bytes]) -> int:
-    for place, objects in enumerate(tracker.track(first, frames)):
-        told: list[LineObject] = []
+    for index, objects in enumerate(tracker.track(first, frames)):
+        line_objects: list[LineObject] = []
         for obj_id, label, score, mask in objects:
             rle = rle_of(mask.cpu().numpy())
-            told.append({"obj_id": obj_id, "label": label, "score": score, "bbox": bbox_of(rle), "mask": rle})
-        lines.write(line_of({"frame_idx": first + place, "timestamp": seconds[place], "objects": told}))
+            line_objects.append({"obj_id": obj_id, "label": label, "score": score, "bbox": bbox_of(rle), "mask": rle})
+        lines.write(line_of({"frame_idx": first + index, "timestamp": seconds[index], "objects": line_objects}))
     return len(frames)
 
 

@@ -1,4 +1,4 @@
-"""Models with random weights for `tracking.py`: the tests' tiny ones, and ones of the sizes that are published."""
+"""Models with random weights for `tracking.py`: the tests' tiny models, and models of the published sizes."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["make_grounding_dino", "make_sam2", "save_grounding_dino", "save_sam2
 
 
 def save_grounding_dino(folder: Path) -> Path:
-    """A GroundingDINO of the size of `IDEA-Research/grounding-dino-tiny`, with the tests' tokenizer."""
+    """Save a GroundingDINO of the size of `IDEA-Research/grounding-dino-tiny`, with the tests' tokenizer."""
     make_grounding_dino(folder, max_text_len=256)
     processor: Any = _processor(folder)
     processor.image_processor.size = {"shortest_edge": 800, "longest_edge": 1333}
@@ -29,7 +29,7 @@ def save_grounding_dino(folder: Path) -> Path:
 
 
 def save_sam2(folder: Path, size: str) -> Path:
-    """A SAM 2.1 of 1024 px, `tiny` or `large`."""
+    """Save a SAM 2.1 for 1024 px of the size `tiny` or `large`."""
     make_sam2(folder)
     processor: Any = _processor(folder)
     for part in (processor.image_processor, processor.video_processor):
@@ -37,13 +37,13 @@ def save_sam2(folder: Path, size: str) -> Path:
     processor.image_processor.mask_size = {"height": 256, "width": 256}
     torch.manual_seed(0)
     model = Sam2VideoModel(sized(_SIZES[size]))
-    model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(20.0)  # objects are there
+    model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(20.0)  # SAM 2 then takes every object as visible
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-_SIZES = {"tiny": (96, 12), "large": (144, 48)}  # channels of the first stage and blocks of all
+_SIZES = {"tiny": (96, 12), "large": (144, 48)}  # channels of the first stage, number of blocks
 
 
 def _processor(folder: Path) -> Any:

@@ -261,21 +261,21 @@ def _padding(job: Job, out: Path) -> float:
             rows = range(start, min(start + request.images_in_ticket, shard.num_items))
             tickets.put(Ticket(shard.number, tuple(rows)))
     tickets.put(None)
-    for batch in FrameStream(plan.path, str(job.images), tickets, request, _Untouched()):
+    for batch in FrameStream(plan.path, str(job.images), tickets, request, _NoMonitor()):
         lengths = [prepared.num_tokens for prepared in batch["results"]]
         held += max(lengths, default=0) * len(lengths)
         used += sum(lengths)
     return (held - used) / held
 
 
-class _Untouched:
-    """Nobody is charged here."""
+class _NoMonitor:
+    """An `ActivityMonitor` that records nothing."""
 
     def mark_active(self, shard: int, rows: Sequence[int]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def mark_idle(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def _print_group(title: str, turns: dict[str, list[Turn]], padded: dict[str, float] | None = None) -> None:

@@ -1,20 +1,20 @@
-"""Images per second of MediaPipe Holistic in torch, beside MediaPipe's own graph; and how near their landmarks are.
+"""Images per second of MediaPipe Holistic in torch and in MediaPipe's graph, and distances of their landmarks.
 
-    python benchmarks/holistic.py [--compiled]               # on one CPU core each, in turn
+    python benchmarks/holistic.py [--compiled]               # one CPU core each, in turn
     python benchmarks/holistic.py --make-reference R.npz      # MediaPipe's landmarks, for a machine without mediapipe
     python benchmarks/holistic.py --gpu [--reference R.npz] [--models DIR]
-    python benchmarks/holistic.py --decoders [--gpu]          # what each decoder changes: values, and landmarks
+    python benchmarks/holistic.py --decoders [--gpu]          # differences between decoders: values and landmarks
     python benchmarks/holistic.py --end-to-end --workers 16   # `preprocess run` on a GPU: from PNGs, JPEGs and videos
 
-On a GPU, mediapipe need not be there: the six model files in DIR are enough. Pictures have 210x260 px, as those of
-PHOENIX-2014-T, and lie on the GPU already.
+On a GPU, mediapipe is not needed: the six model files in DIR are enough. Images have 210x260 px, as in PHOENIX-2014-T,
+and are on the GPU already.
 
-| column       | what                                                                                                 |
+| column       | meaning                                                                                              |
 |--------------|------------------------------------------------------------------------------------------------------|
-| images/s     | the median of `--rounds` turns, each of `--seconds` seconds after a warm-up; of a core: of CPU time  |
-| of the bound | memory traffic of an image (512 MB in fp32 as it is, 250 MB compiled, half in fp16) times images/s,  |
-|              | as a share of what a copy within the GPU moves in the same run                                       |
-| p50, p99     | px between points and MediaPipe's, or another decoder's; `flips`: parts that only one of both finds  |
+| images/s     | median of `--rounds` turns of `--seconds` seconds after a warm-up; on one core per second of CPU time|
+| of the bound | memory traffic of an image (512 MB in fp32 eager, 250 MB compiled, half in fp16) times images/s,     |
+|              | relative to the bandwidth of a copy within the GPU in the same run                                   |
+| p50, p99     | px between points and MediaPipe's, or another decoder's; `flips`: parts that only one of both detects|
 """
 
 import argparse
@@ -40,8 +40,8 @@ from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
 from preprocess.holistic.replay import Replay
 
 _PHOENIX_FRAMES = 947_756
-_TRAFFIC_MB = {False: 512, True: 250}  # of an image, in fp32: as it is; compiled
-_LEAST = {"fp32": 3000.0, "fp16": 6000.0}  # wanted on an H200
+_TRAFFIC_MB = {False: 512, True: 250}  # of an image in fp32, by whether compiled
+_LEAST = {"fp32": 3000.0, "fp16": 6000.0}  # target on an H200
 _DECODINGS: list[tuple[str, list[str]]] = [  # of end-to-end runs
     ("png", []),
     ("jpeg", []),
@@ -53,7 +53,7 @@ _WAYS = {"eager": (False, False), "graph": (False, True), "compiled": (True, Fal
 
 
 class Row(NamedTuple):
-    """What was measured of one way on a GPU."""
+    """Measurement of one way to run the model on a GPU."""
 
     precision: Precision
     way: str
@@ -68,8 +68,8 @@ def main() -> None:
     options = _options()
     print_machine("torch", "numpy", *(() if options.gpu else ("mediapipe",)))
     if options.make_reference:
-        pictures = _pictures()
-        np.savez_compressed(options.make_reference, pictures=pictures, **_landmarks(pictures))
+        photos = _photos()
+        np.savez_compressed(options.make_reference, photos=photos, **_landmarks(photos))
     elif options.decoders:
         _measure_decoders(options)
     elif options.gpu:
@@ -100,8 +100,8 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _pictures() -> NDArray[np.uint8]:
-    """uint8 [B, 260, 210, 3]: two photographs of people, moved about."""
+def _photos() -> NDArray[np.uint8]:
+    """Return uint8 [B, 260, 210, 3]: rotated and shifted crops of two photographs of people."""
     from matplotlib.cbook import get_sample_data
     from PIL import Image
     from skimage.data import astronaut
@@ -116,7 +116,7 @@ def _pictures() -> NDArray[np.uint8]:
 def _timed(
     step: Callable[[], Any], images: int, seconds: float, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Images per second of `step`, which does so many, for about so long by `clock`."""
+    """Return the images per second of `step`, which processes `images` of them, over about `seconds` of `clock`."""
     started, done = clock(), 0
     while (spent := clock() - started) < seconds:
         step()
@@ -142,60 +142,60 @@ def _measure_cpu(options: argparse.Namespace) -> None:
 
 def _cpu_turn(way: str, seconds: float) -> float:
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
-    pictures = _pictures()
+    photos = _photos()
     if way == "mediapipe":
         from preprocess.mediapipe_graph import HolisticGraph
 
         with HolisticGraph() as graph:
-            graph(pictures[0])
-            return _timed(lambda: [graph(picture) for picture in pictures], len(pictures), seconds, time.process_time)
+            graph(photos[0])
+            return _timed(lambda: [graph(photo) for photo in photos], len(photos), seconds, time.process_time)
     torch.set_num_threads(1)
     run = Replay(HolisticLandmarker.from_mediapipe_wheel(), compile=way == "compiled")
-    images = torch.from_numpy(pictures[:4]).permute(0, 3, 1, 2)
+    images = torch.from_numpy(photos[:4]).permute(0, 3, 1, 2)
     run(images)
     return _timed(lambda: run(images), len(images), seconds, time.process_time)
 
 
 def _cpu_parity() -> str:
-    pictures = _pictures()
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-    return _parity(HolisticLandmarker.from_mediapipe_wheel()(images), _landmarks(pictures))
+    photos = _photos()
+    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+    return _parity(HolisticLandmarker.from_mediapipe_wheel()(images), _landmarks(photos))
 
 
 # A GPU
 
 
-def _landmarks(pictures: NDArray[np.uint8]) -> dict[str, Any]:
-    """What MediaPipe finds; see `_reference`."""
+def _landmarks(photos: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the points that MediaPipe detects; see `_reference`."""
     from preprocess.mediapipe_graph import HolisticGraph
 
     with HolisticGraph() as graph:
-        found = [graph(picture) for picture in pictures]
+        detected = [graph(photo) for photo in photos]
     points: dict[str, Any] = {}
     for part, num_points in zip(PARTS, (33, 468, 21, 21), strict=True):
         absent = np.full((num_points, 2), np.nan)
-        each = [getattr(landmarks, part) for landmarks in found]
-        points[part] = np.stack([absent if values is None else values[:, :2] for values in each])
+        values = [getattr(landmarks, part) for landmarks in detected]
+        points[part] = np.stack([absent if value is None else value[:, :2] for value in values])
     return points
 
 
 def _reference(path: Path | None) -> dict[str, Any]:
-    """`pictures`, and the points [B, P, 2] of each part, NaN where it was not found; the pictures alone without one."""
+    """Return the images and the points [B, P, 2] of each part, NaN if not detected; without a path, only the images."""
     if path is None:
-        return {"pictures": _pictures()}
+        return {"photos": _photos()}
     with np.load(path) as file:
         return dict(file)
 
 
-def _parity(found: HolisticLandmarks, reference: dict[str, Any]) -> str:
+def _parity(landmarks: HolisticLandmarks, reference: dict[str, Any]) -> str:
     if "pose" not in reference:
         return "no reference"
-    there = np.stack([~np.isnan(reference[part][:, 0, 0]) for part in PARTS], 1)
-    flips = float((there != found.presence.cpu().numpy()).mean())
+    is_detected = np.stack([~np.isnan(reference[part][:, 0, 0]) for part in PARTS], 1)
+    flips = float((is_detected != landmarks.presence.cpu().numpy()).mean())
     figures = []
     for column, part in enumerate(PARTS):
-        both = there[:, column] & found.presence[:, column].cpu().numpy()
-        points = getattr(found, part)[..., :2].cpu().numpy()[both]
+        both = is_detected[:, column] & landmarks.presence[:, column].cpu().numpy()
+        points = getattr(landmarks, part)[..., :2].cpu().numpy()[both]
         if both.any():
             apart = np.linalg.norm(points - reference[part][both], axis=-1)
             figures.append(f"{part} {np.median(apart):.3f} {np.percentile(apart, 99):.2f}")
@@ -203,7 +203,7 @@ def _parity(found: HolisticLandmarks, reference: dict[str, Any]) -> str:
 
 
 def _measure_gpu(options: argparse.Namespace) -> None:
-    assert torch.cuda.is_available(), "there is no GPU"
+    assert torch.cuda.is_available(), "this machine has no GPU"
     bandwidth = _bandwidth()
     print(f"{torch.cuda.get_device_name()}: a copy moves {bandwidth / 1e12:.2f} TB/s")
     reference = _reference(options.reference)
@@ -238,12 +238,12 @@ def _gpu_row(
 ) -> Row:
     compiled, cuda_graph = _WAYS[way]
     run = Replay(landmarker, compiled, cuda_graph)
-    pictures = reference["pictures"]
-    places = np.arange(max(batch, len(pictures))) % len(pictures)
-    images = torch.from_numpy(pictures[places]).permute(0, 3, 1, 2).contiguous().cuda()
-    found = [run(images[start : start + batch]) for start in range(0, len(images) - batch + 1, batch)]
-    number = min(len(pictures), batch * len(found))
-    joined = HolisticLandmarks(*(torch.cat(each)[:number] for each in zip(*found, strict=True)))
+    photos = reference["photos"]
+    places = np.arange(max(batch, len(photos))) % len(photos)
+    images = torch.from_numpy(photos[places]).permute(0, 3, 1, 2).contiguous().cuda()
+    landmarks = [run(images[start : start + batch]) for start in range(0, len(images) - batch + 1, batch)]
+    number = min(len(photos), batch * len(landmarks))
+    joined = HolisticLandmarks(*(torch.cat(parts)[:number] for parts in zip(*landmarks, strict=True)))
     seen = {name: values[:number] for name, values in reference.items()}
 
     def step() -> None:
@@ -257,7 +257,7 @@ def _gpu_row(
 
 
 def _bandwidth() -> float:
-    """Bytes read and written per second by a copy within the GPU."""
+    """Return the bytes that a copy within the GPU reads and writes per second."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
 
@@ -273,14 +273,14 @@ def _bandwidth() -> float:
 
 
 def _measure_decoders(options: argparse.Namespace) -> None:
-    """Print what each decoder makes of the same files, beside the one that is the default."""
+    """Print how the result of each decoder for the same files differs from that of the default decoder."""
     device = torch.device("cuda" if options.gpu else "cpu")
     landmarker = HolisticLandmarker.from_mediapipe_wheel(folder=options.models).to(device)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for kind, decoders in (("JPEG", _jpeg_decoders(options.gpu)), ("video", _video_decoders(options.gpu))):
             folder = Path(scratch) / kind
-            _make_corpus(folder, kind.lower(), len(_pictures()))
+            _make_corpus(folder, kind.lower(), len(_photos()))
             default, *others = [(name, torch.stack(list(decode(folder))).cpu()) for name, decode in decoders]
             reference = _points_of(landmarker(default[1]))
             for name, frames in others:
@@ -320,10 +320,10 @@ def _video_decoders(gpu: bool) -> list[tuple[str, Callable[[Path], Iterable[Tens
     return [(name, partial(by, decoding=decoding)) for name, decoding in decodings.items()]
 
 
-def _points_of(found: HolisticLandmarks) -> dict[str, Any]:
-    """`found` as a reference; see `_reference`."""
-    presence = found.presence.cpu().numpy()
-    points = {part: getattr(found, part)[..., :2].cpu().numpy() for part in PARTS}
+def _points_of(landmarks: HolisticLandmarks) -> dict[str, Any]:
+    """Return the landmarks in the form of a reference; see `_reference`."""
+    presence = landmarks.presence.cpu().numpy()
+    points = {part: getattr(landmarks, part)[..., :2].cpu().numpy() for part in PARTS}
     return {part: np.where(presence[:, at, None, None], points[part], np.nan) for at, part in enumerate(PARTS)}
 
 
@@ -345,7 +345,7 @@ def _measure_end_to_end(options: argparse.Namespace) -> None:
             narrow = _watched(command, output)
             whole = time.perf_counter() - started
             run = Run(output)
-            ends = sorted((run.record_path(each.shard).stat().st_mtime, each.num_frames) for each in run.records())
+            ends = sorted((run.record_path(r.shard).stat().st_mtime, r.num_frames) for r in run.records())
             frames = sum(number for _, number in ends)
             steady = (frames - ends[0][1]) / max(ends[-1][0] - ends[0][0], 1e-9)
             source = " ".join([kind, *decoding])
@@ -354,7 +354,7 @@ def _measure_end_to_end(options: argparse.Namespace) -> None:
 
 
 def _watched(command: list[str], output: Path) -> str:
-    """Run `command`; what its status called the bottleneck last: `read` is decoding."""
+    """Run `command`. Returns the last bottleneck that its status shows; `read` is decoding."""
     narrow = "?"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -372,12 +372,12 @@ def _on_gpu() -> list[str]:
 
 
 def _make_corpus(folder: Path, kind: str, num_frames: int) -> tuple[Path, Path]:
-    """A corpus of so many frames, and the configuration that reads it."""
+    """Make a corpus of `num_frames` frames. Returns it and the configuration that reads it."""
     import av
     from PIL import Image
 
     configs = Path(__file__).parents[1] / "configs"
-    pictures = [Image.fromarray(picture) for picture in _pictures()]
+    photos = [Image.fromarray(photo) for photo in _photos()]
     folder.mkdir(parents=True)
     if kind == "video":
         for number in range(-(-num_frames // 250)):
@@ -385,8 +385,8 @@ def _make_corpus(folder: Path, kind: str, num_frames: int) -> tuple[Path, Path]:
                 stream = container.add_stream("libx264", rate=25)
                 stream.width, stream.height, stream.pix_fmt = 210, 260, "yuv420p"
                 for index in range(250):
-                    picture = np.asarray(pictures[(number + index) % len(pictures)])
-                    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                    photo = np.asarray(photos[(number + index) % len(photos)])
+                    frame = av.VideoFrame.from_ndarray(photo, format="rgb24")
                     container.mux(stream.encode(frame))
                 container.mux(stream.encode())
         return folder, configs / "keypoints_videos.yaml"
@@ -395,7 +395,7 @@ def _make_corpus(folder: Path, kind: str, num_frames: int) -> tuple[Path, Path]:
 
         return make_corpus(folder / "corpus", max(10, num_frames // 100), 100), configs / "keypoints.yaml"
     for number in range(num_frames):
-        pictures[number % len(pictures)].save(folder / f"{number:06d}.jpg", quality=90)
+        photos[number % len(photos)].save(folder / f"{number:06d}.jpg", quality=90)
     return folder, _images_config(folder.with_suffix(".yaml"))
 
 

@@ -1,4 +1,4 @@
-"""That those who are measured beside the clips pipeline make the same, of videos that are what they are said to be."""
+"""The contenders of the clips benchmark store the same frames as the pipeline, and its videos are as described."""
 
 import json
 import pickle

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
-    """Nine pairs; the videos of seven of them, or their texts, are bad."""
+    """Nine pairs, seven of them with a bad video or text."""
     clips = tmp_path / "clips"
     clips.mkdir()
     for name in ("sound", "naïve name – 2", "silent"):
@@ -78,7 +78,7 @@ def test_check_reports_the_items_that_a_run_fails(
     assert {failure.item.key: failure.reason for failure in failures(Run(tmp_path / "run"))} == full
 
 
-def test_a_sound_corpus_is_said_to_be_so(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_corpus_is_reported_as_sound(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *options, "--data.max_items", "2"]) == 0
     assert capfd.readouterr().out == "2 items checked; nothing failed\n"
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """To estimate four images."""
+    """Arguments that estimate a run over four images."""
     (tmp_path / "images").mkdir()
     for number in range(4):
         (tmp_path / "images" / f"{number}.png").write_bytes(image_bytes(20 * number))

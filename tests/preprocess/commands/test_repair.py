@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def verify_and_repair(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
-    """Exit status, and the lines after those that `verify` alone prints too."""
+    """Return the exit status and the lines that `verify` alone does not print."""
     result = len(list(verify(Run(folder))))
     status = main(["verify", str(folder), "--repair"])
     return status, capsys.readouterr().out.splitlines()[result:]
@@ -311,9 +311,7 @@ def test_a_merged_run_is_not_put_back(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("deletions", [1, 2, 3, 5, 7, 9])
-def test_a_repair_that_was_killed_leaves_what_the_next_finds(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, deletions: int
-) -> None:
+def test_a_killed_repair_is_finished_by_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch, deletions: int) -> None:
     do(open_retry(folder))
     _flip(folder / "train-000000.tar")
     unlink, left = Path.unlink, 0

@@ -1,4 +1,4 @@
-"""`preprocess retry` end to end: what failed is tried again with other settings, and each sample is there once."""
+"""`preprocess retry` end to end: failed items are tried again with other settings, and no sample occurs twice."""
 
 import re
 import subprocess
@@ -84,7 +84,7 @@ def test_failed_items_are_committed_with_other_settings_and_read_by_all(
     assert fingerprint["retry"] == {"of": Run(folder).fingerprint_digest, "classes": ["extract"]}
 
 
-def test_a_corpus_whose_root_is_another_option_is_found_from_another_folder(
+def test_a_corpus_with_another_root_option_is_read_from_another_folder(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = folder.parent / "brightness.yaml"

@@ -44,7 +44,7 @@ def _picture(rng: np.random.Generator, width: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def arguments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """The arguments of `preprocess run` for an output folder, and more."""
+    """Return the arguments of `preprocess run` for an output folder, with `more` arguments."""
     config = tmp_path_factory.mktemp("config") / "brightness.yaml"
     config.write_text(
         "model: {class_path: support.brightness.Brightness}\n"
@@ -187,7 +187,7 @@ def test_three_independent_processes_of_which_one_is_killed_give_the_same_tars(
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_workers(
+def test_a_killed_run_resumes_with_other_numbers_of_ranks_and_workers(
     arguments: Callable[..., list[str]],
     undisturbed: dict[str, str],
     tmp_path: Path,
@@ -211,7 +211,7 @@ def test_a_whole_run_that_is_killed_goes_on_with_other_numbers_of_ranks_and_work
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_restarts", [3, 0])
-def test_a_rank_of_torchrun_that_is_killed_is_restarted_or_the_same_command_goes_on(
+def test_a_killed_rank_of_torchrun_is_restarted_or_the_same_command_resumes(
     arguments: Callable[..., list[str]],
     undisturbed: dict[str, str],
     tmp_path: Path,
@@ -317,7 +317,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _ranks(pid: int) -> list[int]:
-    """The processes below `pid` that are `preprocess`, and not their workers or launchers."""
+    """Return the `preprocess` processes below `pid`, without their workers and launchers."""
     commands = {member: Path(f"/proc/{member}/cmdline").read_bytes().split(b"\0") for member in _family(pid)[1:]}
     return [member for member, words in commands.items() if b"preprocess" in words and b"run" in words]
 
@@ -360,7 +360,7 @@ def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_signal_ends_the_run_in_order_and_the_same_command_goes_on(
+def test_a_signal_ends_the_run_in_order_and_the_same_command_resumes(
     arguments: Callable[..., list[str]],
     undisturbed: dict[str, str],
     tmp_path: Path,

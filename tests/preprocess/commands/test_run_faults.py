@@ -1,4 +1,4 @@
-"""`preprocess run` in real processes, under the faults that corpora, models, machines and people bring."""
+"""`preprocess run` in real processes, with faults of corpora, models, machines and users."""
 
 import os
 import shutil
@@ -63,7 +63,7 @@ def rows_of(folder: Path) -> dict[str, Any]:
 
 
 def until_done(fork_server: ForkServer, arguments: Any, log: Path, most: int) -> list[int]:
-    """Run again and again; the exit statuses."""
+    """Run the command until it succeeds, at most `most` times. Returns the exit statuses."""
     statuses: list[int] = []
     while not statuses or (statuses[-1] != 0 and len(statuses) < most):
         statuses.append(fork_server.run(arguments, log))
@@ -178,7 +178,7 @@ def test_a_missing_corpus_fails_no_item_and_the_run_resumes_when_it_is_back(
     pid = fork_server.start(arguments("--model.seconds_per_frame", "0.05"), tmp_path / "log")
     wait_for(lambda: spooled(tmp_path / "run"), 30)
     corpus.rename(tmp_path / "elsewhere")
-    corpus.mkdir()  # as an unmounted folder is there, and empty
+    corpus.mkdir()  # an unmounted folder exists and is empty
     assert fork_server.wait(pid) == 3
     assert "is gone, or empty. Finished work is safe" in (tmp_path / "log").read_text()
     corpus.rmdir()

@@ -1,4 +1,4 @@
-"""Items in progress: who gets which results, and when an assembly is closed."""
+"""Items in progress receive their own results, and their assemblies are closed."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class Recorded(Assembly):
         self.calls.append("closed")
 
 
-def test_a_list_assembly_hands_all_results_and_the_summary_to_assemble() -> None:
+def test_a_list_assembly_passes_all_results_and_the_summary_to_assemble() -> None:
     assembly = ListAssembly(lambda results, summary: (list(results), summary.num_frames))
     for frame_idx, result in enumerate("abc"):
         assembly.add(frame_idx, result)
@@ -49,7 +49,7 @@ def test_the_first_failure_closes_the_assembly_and_is_the_items_reason(second: A
     assert recorded.calls == [(0, "a"), "closed"]
 
 
-def test_an_item_remembers_the_smallest_batch_that_one_of_its_frames_was_in() -> None:
+def test_an_item_keeps_the_size_of_the_smallest_batch_of_its_frames() -> None:
     item = OpenItem(ITEM, lambda _: Recorded())
     for frame_idx, split_to in enumerate([None, 4, 2, 3]):
         item.add(frame_idx, Outcome("a", split_to))
@@ -71,7 +71,7 @@ def test_an_item_that_begins_again_gets_a_new_assembly_and_the_old_one_is_closed
     assert made[0].calls == [(0, "old"), "closed"]
 
 
-def test_only_items_that_are_still_wanted_stay_open() -> None:
+def test_only_items_without_a_result_stay_open() -> None:
     items = OpenItems(lambda _: Recorded())
     for row in range(3):
         items.begin(0, row, ITEM)

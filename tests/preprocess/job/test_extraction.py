@@ -20,7 +20,7 @@ from support.runs import lease, make_run
 
 
 class Memory:
-    """An extractor whose memory holds `capacity` frames, and that cannot handle frames of the value 13."""
+    """An extractor with memory for `capacity` frames that cannot process frames of the value 13."""
 
     device = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def rank(tmp_path: Path) -> Iterator[Rank]:
 
 
 def extraction(extractor: Any, rank: Rank) -> Callable[[Any], list[Outcome]]:
-    """The extraction by what has an extractor's `extract` and `device`."""
+    """Return an extraction that calls an object with an extractor's `extract` and `device`."""
     module = Extraction(extractor, rank, OpenItems(lambda item: ListAssembly(lambda results, summary: None)))
     return lambda batch: module.predict_step(batch, 0)
 
@@ -243,12 +243,12 @@ def test_frames_decoded_on_the_device_fail_their_own_items_only(rank: Rank, monk
     assert [(each.result / 10, each.split_to) for each in (bright, brighter)] == [(20, 1), (40, 1)]
     assert isinstance(refused.result, DecodeError)
     assert extractor.sizes == [1, 1]
-    assert batch["encoded"] == encoded  # to be tried again
+    assert batch["encoded"] == encoded  # kept for a retry
 
 
 def test_nothing_but_frames_goes_to_the_device(rank: Rank) -> None:
     extractor: Any = Memory()
-    content = b"x" * (1 << 24)  # of which every byte would be looked at, for minutes
+    content = b"x" * (1 << 24)  # moving it to a device would visit every byte, for minutes
     extraction(extractor, rank)(batch_of([1], summaries=[{"content": content}]))
     assert extractor.sizes == [1]
 

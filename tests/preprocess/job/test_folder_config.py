@@ -1,4 +1,4 @@
-"""The configuration in a run folder of someone else decides nothing that reaches beyond the folder."""
+"""The configuration in someone else's run folder cannot run code or send data elsewhere."""
 
 import os
 import sys
@@ -30,12 +30,12 @@ def extractor(options: Any, class_path: str = "preprocess.pipelines.captions.Cap
 
 
 def captions(class_path: str = SERVED, **options: Any) -> dict[str, Any]:
-    """The extractor `Captions` with this backend."""
+    """Return the section of the extractor `Captions` with this backend."""
     return extractor({"backend": {"class_path": class_path, "init_args": {"model": "m", **options}}})
 
 
 def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
-    """A `config.yaml` with these sections, or this content."""
+    """Write a `config.yaml` with these sections, or with this content."""
     path = folder / "config.yaml"
     text = sections if isinstance(sections, (str, bytes)) else yaml.safe_dump(sections)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -44,13 +44,13 @@ def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
 
 @pytest.fixture(scope="module")
 def parser() -> LightningArgumentParser:
-    """That of `preprocess run`."""
+    """Return the parser of `preprocess run`."""
     return parse_pipeline(["--model", "support.brightness.Brightness", "--output.dir", "nowhere"]).parser
 
 
 @pytest.fixture
 def parsed(tmp_path: Path, parser: LightningArgumentParser) -> Parsed:
-    """What `retry` makes of the sections of a `config.yaml` and of its command line, and its line about the rest."""
+    """Return the configuration and the line about left-out options that `retry` makes of sections and arguments."""
 
     def parse(sections: dict[str, Any], *arguments: str) -> tuple[Namespace, str]:
         folder = FolderConfig(written(tmp_path, sections), named_classes(arguments))
@@ -108,7 +108,7 @@ def test_classes_are_named_by_options_in_any_form_and_by_configuration_files(tmp
     assert named_classes(arguments) == {"own.A", "own.parts.B", "own.C", "own.D", "own.E"}
 
 
-def test_options_that_reach_beyond_the_folder_are_left_out_with_a_line_that_says_so(evil: str, parsed: Parsed) -> None:
+def test_options_that_reach_beyond_the_folder_are_left_out_and_listed(evil: str, parsed: Parsed) -> None:
     trainer = {
         "accelerator": "cpu",
         "devices": 2,
@@ -119,7 +119,7 @@ def test_options_that_reach_beyond_the_folder_are_left_out_with_a_line_that_says
         "max_steps": -1,
         "unknown; rm x": 1,
     }
-    for server in (SERVER, str(SERVER)):  # also as text, which is read as YAML
+    for server in (SERVER, str(SERVER)):  # also as text, which jsonargparse reads as YAML
         config, line = parsed({"model": captions(server=server, max_new_tokens=7), "trainer": trainer})
         backend = config.model.init_args.backend.init_args
         assert backend.max_new_tokens == 7
@@ -205,8 +205,8 @@ def test_the_configuration_of_a_run_as_it_is_written_leaves_nothing_out(
     assert folder.left_out(config) is None
 
 
-def test_a_mapping_that_names_a_class_where_any_value_will_do_makes_no_object(tmp_path: Path) -> None:
-    made = tmp_path / "made"  # by the constructor
+def test_a_mapping_that_names_a_class_in_an_untyped_option_makes_no_object(tmp_path: Path) -> None:
+    made = tmp_path / "made"  # written by the constructor
     named = {"class_path": "preprocess.tracking.recording.Recording", "init_args": {"folder": str(made)}}
     sections = {"model": captions(chat_template_kwargs={"a": named})}
     with pytest.raises(ConfigError, match="cannot be sent as JSON"):

@@ -1,4 +1,4 @@
-"""Runs whose JPEGs the GPU decodes; on the CPU, where torchvision decodes them in the same place."""
+"""Runs whose JPEGs the rank decodes: with nvJPEG on a GPU, and with torchvision on the CPU."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ NVJPEG = ["--data.decoding.images", "nvjpeg"]
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
-    """Twelve JPEGs in slices of 5, one of which is cut off, and a PNG."""
+    """Twelve JPEGs in slices of 5, one of them truncated, and a PNG."""
     (tmp_path / "images").mkdir()
     for number in range(12):
         (tmp_path / "images" / f"{number:02d}.jpg").write_bytes(image_bytes(20 * number, "jpg", (40, 30 + number % 2)))

@@ -1,4 +1,4 @@
-"""The copy of a batch is begun before the one before it is extracted, in a whole run; and results stay the same."""
+"""A run copies a batch to the device before the previous one is extracted, and results stay the same."""
 
 from itertools import pairwise
 from pathlib import Path

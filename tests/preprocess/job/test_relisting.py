@@ -1,4 +1,4 @@
-"""What a run that is resumed says about a corpus that has changed or moved."""
+"""A resumed run reports a corpus that has changed or moved."""
 
 import shutil
 import threading
@@ -21,7 +21,7 @@ from preprocess.job.relisting import Relisting
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """A run over four images in `here`."""
+    """A run over four images in the folder `here`."""
     (tmp_path / "here").mkdir()
     for number in range(4):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"here/{number}.png")

@@ -1,4 +1,4 @@
-"""A session from Python: what a script does that starts a run without the command line."""
+"""Sessions from Python, as in a script that starts a run without the command line."""
 
 from dataclasses import replace
 from pathlib import Path

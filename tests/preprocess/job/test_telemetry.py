@@ -1,4 +1,4 @@
-"""What is measured of the machine; NVML is made up, as this machine may have no GPU, or others than a test wants."""
+"""Load figures of the machine, with a fake NVML because the machine may have no GPU."""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def error(*_: Any) -> NoReturn:
 
 @pytest.fixture
 def nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two GPUs `a` and `b`, and a MIG slice `c` that tells its memory only."""
+    """Two GPUs `a` and `b`, and a MIG slice `c` that reports only its memory."""
     load = {"GPU-a": 10, "GPU-b": 93}
 
     def handle(uuid: str) -> str:

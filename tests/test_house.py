@@ -1,4 +1,4 @@
-"""The directions in which modules import each other, as CONTRIBUTING.md says."""
+"""The directions in which modules import each other, as CONTRIBUTING.md says; and how long functions are."""
 
 import ast
 from collections.abc import Iterator
@@ -76,3 +76,13 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
     graph = {module: imported_modules(path) for module, path in paths.items()}
     assert len(list(TopologicalSorter(graph).static_order())) == len(paths)  # raises CycleError for a circle
+
+
+def test_no_function_exceeds_50_lines() -> None:
+    lengths = {
+        f"{module_of(path)}.{node.name}": node.end_lineno - node.lineno + 1
+        for path in SOURCES.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+    }
+    assert {name: length for name, length in lengths.items() if length > 50} == {}

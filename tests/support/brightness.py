@@ -49,7 +49,7 @@ class BrightnessSamples(SampleKind[BrightnessSample]):
 
 
 class Brightness(Extractor):
-    """Mean of each frame, 0 to 255; a frame that is all of one `poison` value cannot be handled.
+    """Mean of each frame, 0 to 255; a frame whose values are all `poison` cannot be processed.
 
     Args:
         in_workers: compute in the workers instead of in `extract`.
@@ -118,7 +118,7 @@ class ImageFolders(Corpus):
 
 
 class Pictures(ImageFolders):
-    """Likewise, but its root is called `folder`."""
+    """The same corpus, but its root option is called `folder`."""
 
     root_option = "folder"
 

@@ -56,7 +56,7 @@ def save_checkpoint(family: str, folder: Path, num_ends: int = 40) -> Path:
                 parameter.mul_(next(scale for part, scale in _SCALES.items() if part in name))
     ends = [processor.tokenizer.eos_token_id, *range(_FIRST_END, _FIRST_END + num_ends)]
     model.generation_config.update(eos_token_id=ends, pad_token_id=0, bos_token_id=1)
-    model.generation_config.update(do_sample=True, temperature=0.7, top_k=10)  # as some checkpoints have it
+    model.generation_config.update(do_sample=True, temperature=0.7, top_k=10)  # as in some published checkpoints
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -196,7 +196,7 @@ def _kosmos2(processor: Kosmos2Processor) -> Kosmos2ForConditionalGeneration:
     return Kosmos2ForConditionalGeneration(config)
 
 
-_SCALES = {  # of weights, by a part of their names: the first that fits
+_SCALES = {  # scale of weights by a part of their names; the first match counts
     "embed_tokens": 1.0, "latent_query": 0.1, "connector": 12.0, "visi": 12.0, "visual": 12.0, "image": 12.0, "": 8.0
 }  # fmt: skip
 _TEXT = {

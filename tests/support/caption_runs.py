@@ -23,7 +23,7 @@ MADE = {"samples": {"class_path": "datamodules.samples.captions.CaptionSamples"}
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """A tokenizer of `WORDS`, as `save_pretrained` writes it."""
+    """Save a tokenizer of `WORDS` with `save_pretrained`."""
     model = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", pad_token="<pad>").save_pretrained(folder)
@@ -40,7 +40,7 @@ def caption_items(*images: str, split: str = "train") -> list[Item]:
 
 
 def made_caption(item: Item, number: int = 0, store_images: bool = True, **meta: Any) -> CaptionSample:
-    """A caption of `item`, the same each time; its image is gray, of the value `10 * number`."""
+    """Return a caption of `item`, always the same; its image is gray, of the value `10 * number`."""
     ending = item.meta["image"].rpartition(".")[2].lower()
     about = {
         "image": item.meta["image"], "model": "made/cow-1B", "revision": "abc", "prompt": "Describe the <b>Kühe</b>.",

@@ -93,9 +93,9 @@ class ChatServer(ThreadingHTTPServer):
         url: of its API.
         asks: requests for captions so far.
         headers: of all requests so far, by names in small letters.
-        peak: how many were there at once.
+        peak: greatest number of requests at once.
         connections: how many were made.
-        models: what `/v1/models` says, if it is not told otherwise.
+        models: names that `/v1/models` lists by default.
         closing: set when the server is about to close.
     """
 
@@ -188,4 +188,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""

@@ -36,7 +36,7 @@ def write_tokenizer(folder: Path) -> Path:
 
 
 def saved_tokenizer(folder: Path) -> Path:
-    """The same, as `save_pretrained` writes it."""
+    """Save the same tokenizer with `save_pretrained`."""
     CLIPTokenizer.from_pretrained(write_tokenizer(folder.with_name(f"{folder.name}-files"))).save_pretrained(folder)
     return folder
 
@@ -50,7 +50,7 @@ def picture(number: int, height: int = 16, width: int = 24) -> NDArray[np.uint8]
 
 
 def made_clip(item: Item, num_frames: int = 16, with_tokens: bool = True) -> ClipSample:
-    """A clip of `item`, the same each time."""
+    """Return a clip of `item`, always the same."""
     seed = sum(item.key.encode())
     tokens = np.zeros(77, np.int64)
     tokens[:3] = 517, seed % 512, 518
@@ -58,9 +58,9 @@ def made_clip(item: Item, num_frames: int = 16, with_tokens: bool = True) -> Cli
         "path": item.path, "width": 640, "height": 360, "fps": 25.0, "num_frames": 100, "codec": "h264",
         "backends": ["pyav"], "pts_seconds": [0.25 * number for number in range(num_frames)],
     }  # fmt: skip
-    told = {"num_tokens": 3, "truncated": False} if with_tokens else {}
+    token_fields = {"num_tokens": 3, "truncated": False} if with_tokens else {}
     stored = raw_frames([picture(seed + number) for number in range(num_frames)])
-    return ClipSample(item.key, stored, tokens if with_tokens else None, {**item.meta, **about, **told})
+    return ClipSample(item.key, stored, tokens if with_tokens else None, {**item.meta, **about, **token_fields})
 
 
 class ClipItems(Corpus):
@@ -94,7 +94,7 @@ def make_clip_run(folder: Path, corpus: Corpus, failed: tuple[str, ...] = (), **
 
 
 def write_corpus(root: Path, texts: Mapping[str, str | None], num_frames: int = 40) -> Path:
-    """A corpus of CLIP4MC's shape: `clips/` and `train_pairs.json`; the frames of its videos show their numbers."""
+    """Make a corpus in CLIP4MC's layout: `clips/` and `train_pairs.json`. Video frames show their numbers."""
     (root / "clips").mkdir(parents=True)
     rows = []
     for number, (name, text) in enumerate(texts.items()):

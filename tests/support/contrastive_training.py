@@ -18,7 +18,7 @@ from datamodules.samples.clips import ClipSamples
 
 
 class TinyClip(LightningModule):
-    """Video and text of a pair are drawn to each other, those of different pairs away."""
+    """Contrastive model: pulls video and text of a pair together and those of different pairs apart."""
 
     def __init__(self, dest: Path) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class TinyClip(LightningModule):
         self.keys.append([])
 
     def on_train_end(self) -> None:
-        told = {"keys": self.keys[:-1], "losses": self.losses, "weights": self.video.weight.flatten().tolist()}
-        (self.dest / f"{self.global_rank}.json").write_text(json.dumps(told))
+        report = {"keys": self.keys[:-1], "losses": self.losses, "weights": self.video.weight.flatten().tolist()}
+        (self.dest / f"{self.global_rank}.json").write_text(json.dumps(report))
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.parameters(), 3e-2)

@@ -47,14 +47,14 @@ class Faults:
             each.stop()
 
     def is_next(self) -> bool:
-        """Whether the call that comes now is the one."""
+        """Count a call. Returns whether it is the one that fails."""
         if threading.current_thread() is not self._thread:
             return False
         self.count += 1
         return self.count == self._at
 
-    def strike(self, path: Any = None) -> None:
-        """What happens at that call."""
+    def fail(self, path: Any = None) -> None:
+        """Kill the process or raise the error."""
         if self._fault == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(self._fault, os.strerror(self._fault), path)
@@ -62,7 +62,7 @@ class Faults:
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self.is_next():
-                self.strike()
+                self.fail()
             return function(*args, **kwargs)
 
         return call
@@ -71,7 +71,7 @@ class Faults:
         if not set(mode) & set("wax+") or isinstance(path, int):
             return _real_open(path, mode, buffering, encoding, *args)
         if self.is_next():
-            self.strike(path)
+            self.fail(path)
         raw = _Raw(self, path, mode.replace("b", "").replace("t", ""))
         buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding="utf-8")
@@ -85,12 +85,12 @@ class _Raw(io.FileIO):
     def write(self, data: Any) -> int:
         if self._fails:
             self._fails = False
-            self._faults.strike()
+            self._faults.fail()
         if self._faults.is_next():
             half = super().write(bytes(data)[: len(data) // 2])
             self._fails = half > 0 and self._faults._fault != KILL
             if not self._fails:
-                self._faults.strike()
+                self._faults.fail()
             return half
         return super().write(data)
 
@@ -104,20 +104,20 @@ def attempt(function: Callable[..., Any], *args: Any, at: int = 0, fault: int = 
         with Faults(at, fault) as faults:
             try:
                 function(*args)
-            except Exception as error:  # noqa: BLE001 it is told to the test
+            except Exception as error:  # noqa: BLE001 it is reported to the test
                 raised = f"{type(error).__name__}: {error}"
         os.write(writer, json.dumps([faults.count, raised]).encode())
         os._exit(0)
     os.close(writer)
     with _real_open(reader, "rb") as file:
-        told = file.read()
+        message = file.read()
     os.waitpid(pid, 0)
-    count, raised = json.loads(told) if told else (0, "killed")
+    count, raised = json.loads(message) if message else (0, "killed")
     return count, raised
 
 
 def number_of_calls(function: Callable[..., Any], *args: Any) -> int:
-    """How many calls `function` makes undisturbed."""
+    """Return the number of calls that `function` makes without faults."""
     count, raised = attempt(function, *args)
     assert not raised, raised
     return count
@@ -125,25 +125,25 @@ def number_of_calls(function: Callable[..., Any], *args: Any) -> int:
 
 def in_forker(function: Callable[..., None], *args: Any) -> None:
     """Call `function`, which makes attempts, in a process that has no threads; AssertionError with what it raised."""
-    process = start(_told, errors := os.fspath(args[0]) + ".errors", function, args)
+    process = start(_report_failure, errors := os.fspath(args[0]) + ".errors", function, args)
     process.join()
     with _real_open(errors) as file:
-        told = file.read()
-    assert not told, told
+        message = file.read()
+    assert not message, message
 
 
-def _told(errors: str, function: Callable[..., None], args: Any) -> None:
-    told = "it was killed"
+def _report_failure(errors: str, function: Callable[..., None], args: Any) -> None:
+    message = "it was killed"
     try:
         function(*args)
-        told = ""
+        message = ""
     except AssertionError as error:
-        told = str(error) or "an assertion failed"
+        message = str(error) or "an assertion failed"
     finally:
         with _real_open(errors, "w") as file:
-            file.write(told)
+            file.write(message)
 
 
 def kinds_of_error(at: int) -> int:
-    """EIO and ENOSPC by turns."""
+    """Return EIO and ENOSPC in turn."""
     return (errno.EIO, errno.ENOSPC)[at % 2]

@@ -40,7 +40,7 @@ def write_video(path: Path, num_frames: int, fps: int = 25, gop: int = 10, size:
 
 
 def gray_of(frame_idx: int) -> int:
-    """A value that tells neighbouring frames apart after lossy coding."""
+    """Return a value that distinguishes neighbouring frames after lossy coding."""
     return 20 + (frame_idx * 37) % 200
 
 
@@ -76,7 +76,7 @@ def corpus_run(root: Path, folder: Path, per_shard: int = 20, copies: int = 1) -
 
 
 def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause: float = 0.0) -> list[Any]:
-    """Be a rank until the run is done; its batches, whose items become samples of their frames' gray values."""
+    """Work as a rank until the run is done; items become samples of their frames' gray values. Returns the batches."""
     batches = []
     values: dict[tuple[int, int], list[int]] = {}
     with Rank(run) as rank:
@@ -97,7 +97,7 @@ def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause
 
 
 def consume_in_process(folder: Path, root: Path, num_workers: int, pause: float) -> None:
-    """`consume`, as a process's target."""
+    """Call `consume` as the target of a process."""
     consume(Run(folder), root, num_workers, pause=pause)
 
 
@@ -109,7 +109,7 @@ def image_items(root: Path, count: int) -> list[Item]:
 
 
 class NoMonitor:
-    """An `ActivityMonitor` that keeps nothing."""
+    """An `ActivityMonitor` that records nothing."""
 
     def mark_active(self, shard: int, rows: Sequence[int]) -> None:
         """Ignore it."""
@@ -131,5 +131,5 @@ def slices(
 
 
 def summaries_of(batches: Sequence[Any]) -> dict[int, Any]:
-    """The summaries in `batches`, by row."""
+    """Return the summaries in `batches` by row."""
     return {summary.row: summary for batch in batches for summary in batch["summaries"]}

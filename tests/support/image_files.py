@@ -19,7 +19,7 @@ def image_bytes(value: int = 0, ending: str = "png", size: tuple[int, int] = (8,
 
 
 def write_tree(root: Path, *names: str, content: bytes = b"x") -> Path:
-    """Files of these names, relative to `root`."""
+    """Write files of these names below `root`."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def write_tree(root: Path, *names: str, content: bytes = b"x") -> Path:
 
 
 def write_tar(path: Path, members: Mapping[str, bytes], format: int = tarfile.PAX_FORMAT) -> Path:
-    """A tar of these files, in this order."""
+    """Write a tar of these files in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=format) as tar:
         for name, content in members.items():

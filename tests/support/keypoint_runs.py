@@ -100,8 +100,8 @@ def made_sample(item: Item, layout: int = 143) -> KeypointSample:
     presence = (rng.random((num_frames, 4)) < 0.7).astype(np.uint8)
     keypoints = rng.uniform(0, 260, (num_frames, layout, 3)).astype(np.float32)
     visibility = rng.random((num_frames, 33), dtype=np.float32) * presence[:, :1]
-    for part, place in PART_SLICES[layout].items():
-        keypoints[presence[:, PRESENCE_COLUMNS.index(part)] == 0, place] = 0
+    for part, columns in PART_SLICES[layout].items():
+        keypoints[presence[:, PRESENCE_COLUMNS.index(part)] == 0, columns] = 0
     meta = {
         **item.meta,
         "layout": layout,

@@ -19,7 +19,7 @@ class WatchedGraph(HolisticGraph):
         super().__init__()
 
     def proto(self, stream: str) -> Any:
-        """What was seen of a stream."""
+        """Return the packets seen of a stream."""
         return self._mp.packet_getter.get_proto(self.seen[stream])
 
     def _start(self) -> Any:

@@ -31,7 +31,7 @@ class Shape:
     is_round: bool = False
 
     def whole(self, number: int) -> Tensor:
-        """Its mask if nothing were before it."""
+        """Return the mask without occlusion."""
         mask = torch.zeros(SIZE, dtype=torch.bool)
         if not any(first <= number < stop for first, stop in self.seen):
             return mask
@@ -54,7 +54,7 @@ SHAPES = (
 
 
 def masks_at(shapes: Sequence[Shape], number: int) -> list[Tensor]:
-    """What is seen of each shape on a frame, bool [H, W]."""
+    """Return the visible mask of each shape on a frame, bool [H, W]."""
     return _masks_at(tuple(shapes), number)
 
 
@@ -69,13 +69,13 @@ def _masks_at(shapes: tuple[Shape, ...], number: int) -> list[Tensor]:
 
 
 def box_of(mask: Tensor) -> Box:
-    """Half-open, of what is set in `mask`."""
+    """Return the half-open box of the set pixels of `mask`."""
     rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def frames_of(shapes: Sequence[Shape], num_frames: int) -> list[Tensor]:
-    """uint8 [3, H, W]: each shape in a shade of its own."""
+    """Return a frame, uint8 [3, H, W], with every shape in its own shade."""
     frames = []
     for number in range(num_frames):
         frame = torch.full((3, *SIZE), 10, dtype=torch.uint8)
@@ -87,7 +87,7 @@ def frames_of(shapes: Sequence[Shape], num_frames: int) -> list[Tensor]:
 
 
 def score_at(shape: Shape, number: int) -> float:
-    """Of a detection of `shape`; each frame's differs."""
+    """Return the score of a detection of `shape`; it differs from frame to frame."""
     return shape.score + number / 10000
 
 

@@ -24,7 +24,7 @@ class TrueBackend(TrackingBackend):
         self.detection_frequency, self.fails_at, self.delay = detection_frequency, fails_at, delay
 
     def load(self, device: torch.device) -> None:
-        """There is nothing to load."""
+        """Load nothing."""
 
     def check(self, classes: tuple[str, ...]) -> None:
         """A class of more than 20 letters is too long."""
@@ -32,7 +32,7 @@ class TrueBackend(TrackingBackend):
             raise ExtractError(f"{long[0]!r} is too long")
 
     def start(self, classes: tuple[str, ...]) -> VideoTracker:
-        """A new video, of all shapes that have these labels."""
+        """Start a video of all shapes that have these labels."""
         shapes = shapes_of(classes)
         segmenter = TrueSegmenter(shapes, fails_at=self.fails_at)
         return _Delayed(Tracks(TrueDetector(shapes), segmenter, Identity(self.detection_frequency)), self.delay)
@@ -62,7 +62,7 @@ class _Delayed(SteppedTracker):
 
 
 def shapes_of(classes: Sequence[str]) -> list[Shape]:
-    """Those with these labels."""
+    """Return the shapes with these labels."""
     return [shape for shape in SHAPES if shape.label in classes]
 
 
@@ -85,13 +85,13 @@ class SteadyBackend(TrackingBackend):
     """Finds five objects that stay where they are, whatever is shown."""
 
     def load(self, device: torch.device) -> None:
-        """There is nothing to load."""
+        """Load nothing."""
 
     def check(self, classes: tuple[str, ...]) -> None:
-        """Nothing is too long for it."""
+        """Accept classes of any length."""
 
     def start(self, classes: tuple[str, ...]) -> VideoTracker:
-        """A new video."""
+        """Start a video."""
         return _Steady()
 
     def provenance(self) -> dict[str, str]:

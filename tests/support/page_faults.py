@@ -17,7 +17,7 @@ def faults_of_a_block() -> int:
 
 
 class Faults:
-    """What the process that transforms frames pays for a block."""
+    """Counts the page faults of a block in the process that transforms frames."""
 
     def start(self, item: Item) -> None:
         pass

@@ -21,7 +21,7 @@ KEYS = [
 
 
 def named(key: str) -> Item:
-    """A single image of one byte."""
+    """Return an item of a single image of one byte."""
     return Item(key, key.split("/")[0], key, ("frame.png",), cost=1, meta={"name": key})
 
 
@@ -48,7 +48,7 @@ def open_retry(
 
 
 def do(run: Run, num_shards: int | None = None, device: str = "cpu") -> None:
-    """Be a rank of `run`, a retry or not, until it is done, or for so many shards, on a device of this model."""
+    """Work as a rank of `run`, a retry or not, until it is done or for some shards, on a device of this model."""
     with Rank(run, device=device) as rank:
         while not rank.finished() and rank.num_committed != num_shards:
             opened = rank.lease()

@@ -23,7 +23,7 @@ FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "
 
 
 class Listed(Corpus):
-    """The items it is given."""
+    """A corpus of given items."""
 
     def __init__(self, items: Sequence[Item], root: str = "/nowhere") -> None:
         self.root, self._items = root, items
@@ -47,7 +47,7 @@ def make_run(folder: Path, items: Sequence[Item] | int, per_shard: int = 4) -> R
 
 
 def members_of(item: Item) -> dict[str, bytes]:
-    """The files of an item's sample: the same whoever makes them; of several tar blocks."""
+    """Return the files of an item's sample: the same for every rank, and several tar blocks long."""
     noise = hashlib.sha256(item.key.encode()).digest() * 40
     return {"values.bin": noise, "json": json.dumps({"key": item.key}).encode()}
 
@@ -72,7 +72,7 @@ def finish(rank: Rank, opened: OpenShard, rows: Sequence[int] | None = None, pau
 
 
 def work(folder: Path, pause: float = 0.0) -> int:
-    """Be a rank until the run is done; how many shards it committed."""
+    """Work as a rank until the run is done. Returns the number of shards that it committed."""
     with Rank(Run(folder)) as rank:
         while not rank.finished():
             rank.abandon_committed()
@@ -85,12 +85,12 @@ def work(folder: Path, pause: float = 0.0) -> int:
 
 
 def tars(folder: Path) -> dict[str, bytes]:
-    """Every tar of a run."""
+    """Return the bytes of every tar of a run."""
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.tar"))}
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything below `folder`: size and modification time in ns."""
+    """Return size and modification time in ns of all files below `folder`."""
     return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
@@ -112,13 +112,13 @@ def claim_all(work_folder: Path, names: Sequence[str], ready: Any, won: Any) -> 
 
 
 def hold(work_folder: Path, name: str, claimed: Any) -> None:
-    """Claim `name`, say so, and do nothing more."""
+    """Claim `name`, report it, and do nothing more."""
     claimed.put(Leases(work_folder).claim(name))
     time.sleep(60)
 
 
 def work_slowly(folder: Path, number_of_rows: int, done: Any) -> None:
-    """Lease a shard, finish `number_of_rows` of its rows, say so, and do nothing more."""
+    """Lease a shard, finish `number_of_rows` of its rows, report it, and do nothing more."""
     with Rank(Run(folder)) as rank:
         opened = rank.lease()
         assert opened is not None
@@ -130,7 +130,7 @@ def work_slowly(folder: Path, number_of_rows: int, done: Any) -> None:
 
 
 def touch_and_leave(folder: Path) -> None:
-    """Be a rank that leaves while it touches an item, and live on for longer than that may have taken."""
+    """Leave the run as a rank while an item is active, and live on for longer than an item may take."""
     with Rank(Run(folder), tolerance=Tolerance(extract_timeout_seconds=0.2)) as rank:
         opened = rank.lease()
         assert opened is not None
@@ -156,7 +156,7 @@ class Clock:
 
 
 def wait_for(condition: Any, seconds: float = 10.0) -> None:
-    """Wait until `condition()`; AssertionError after `seconds`."""
+    """Wait until `condition()` is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"the condition was still false after {seconds} s"

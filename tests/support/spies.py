@@ -1,4 +1,4 @@
-"""A function that notes its calls, to replace one that the code under test calls."""
+"""Functions that record their calls, to replace functions that the code under test calls."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether torchcodec can be tested here: it is an extra, and needs FFmpeg's libraries from the system."""
+"""Whether torchcodec can be tested on this machine: it is an extra, and needs FFmpeg's libraries from the system."""
 
 import os
 

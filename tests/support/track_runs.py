@@ -67,7 +67,7 @@ class Shapes:
         return pixels
 
     def write(self, path: Path) -> Path:
-        """The video, H.264."""
+        """Write the video, H.264."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as file:
             stream = file.add_stream("libx264", rate=25, options={"crf": "1", "g": "5", "threads": "1"})
@@ -82,7 +82,7 @@ class Shapes:
 
 
 def gray_of(k: int) -> int:
-    """A value that tells neighbouring frames apart."""
+    """Return a value that distinguishes neighbouring frames."""
     return 40 + (k * 37) % 120
 
 
@@ -117,7 +117,7 @@ class TrackItems(Corpus):
         ]  # fmt: skip
 
     def sample(self, item: Item) -> TrackSample:
-        """The sample of an item."""
+        """Return the sample of an item."""
         height, width = self.videos[item.key].size
         num_frames = self.videos[item.key].num_frames
         info = {"width": width, "height": height, "fps": 25.0, "num_frames": num_frames, "duration": num_frames / 25}
@@ -128,7 +128,7 @@ class TrackItems(Corpus):
 
 
 def made_sample(key: str, lines: list[TrackLine], meta: dict[str, Any]) -> TrackSample:
-    """The sample of these lines."""
+    """Return the sample of these lines."""
     found = [(line["frame_idx"], each["obj_id"], each["bbox"]) for line in lines for each in line["objects"]]
     arrays = {
         "boxes.npy": np.array([bbox for *_, bbox in found], np.float32).reshape(-1, 4),

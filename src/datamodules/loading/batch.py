@@ -55,7 +55,7 @@ class Batch(TypedDict):
     | rows        | list[int], B            | row of each frame's item in the shard                           |
     | frame_idx   | list[int], B            | index of each frame among those that are taken of its item      |
     | pts_seconds | list[float or None], B  | time of each frame in s since its video's first; None: an image |
-    | items       | dict[int, Item]         | by row, the items of `rows` and `summaries`, as `located`       |
+    | items       | dict[int, Item]         | by row, the items whose first frame is in it, as `located`      |
     | summaries   | list[ItemSummary]       | the items that this slice completes, or that failed             |
     | frames      | uint8 [B, 3, H, W], RGB | the frames; a list of B times [3, H, W] where sizes differ      |
     | encoded     | list[Jpeg], B           | instead of `frames`, where the rank's GPU decodes images        |
@@ -113,12 +113,12 @@ class Slice:
         self._rows.append(row)
         self._frame_idx.append(frame_idx)
         self._pts_seconds.append(pts_seconds)
-        self._items[row] = item
+        if frame_idx == 0:  # once: an item may list 100,000 file names
+            self._items[row] = item
         self._contents.append(content)
 
-    def end(self, item: Item, summary: ItemSummary) -> None:
+    def end(self, summary: ItemSummary) -> None:
         """Add the summary of an item that has no more frames."""
-        self._items[summary.row] = item
         self._summaries.append(summary)
 
     def batch(self) -> Batch:
@@ -143,15 +143,15 @@ class Slice:
 
 
 def part_of(batch: Batch, indices: Sequence[int], summaries: Iterable[ItemSummary] = ()) -> Batch:
-    """Return some frames of a batch of results, with these summaries and the items of both."""
-    rows, summaries = [batch["rows"][index] for index in indices], list(summaries)
+    """Return some images of a batch of results, with these summaries."""
+    rows = [batch["rows"][index] for index in indices]
     return Batch(
         shard=batch["shard"],
         rows=rows,
         frame_idx=[batch["frame_idx"][index] for index in indices],
         pts_seconds=[batch["pts_seconds"][index] for index in indices],
-        items={row: batch["items"][row] for row in (*rows, *(summary.row for summary in summaries))},
-        summaries=summaries,
+        items={row: batch["items"][row] for row in rows},
+        summaries=list(summaries),
         results=[batch["results"][index] for index in indices],
     )
 

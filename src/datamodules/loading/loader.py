@@ -150,7 +150,8 @@ class FrameLoader:
             if self._pending.add_attempt(shard, row, summary.reason, summary.reason_class):
                 self._to_retry.add((shard, row))
         elif summary.reason_class != ListingError.reason_class:  # says nothing of the environment: no file was opened
-            self._pending.confirm(batch["items"][row] if summary.reason is None else None)
+            opened = self._rank.open.get(shard)
+            self._pending.confirm(opened.items[row] if opened and summary.reason is None else None)
         if ticket := self._with_workers.pop((shard, row), None):
             self._requeue(ticket)
         return not is_transient

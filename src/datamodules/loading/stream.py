@@ -108,7 +108,7 @@ class _TicketReader:
                     current.add(row, item, *frame)
             except (ItemError, OSError, MemoryError) as error:
                 reason, reason_class = self._failure(item, error)
-            current.end(item, reader.summary(row, reason, reason_class))
+            current.end(reader.summary(row, reason, reason_class))
         yield current.batch()
 
     def _failure(self, item: Item, error: ItemError | OSError | MemoryError) -> tuple[str, str]:

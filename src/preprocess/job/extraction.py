@@ -173,7 +173,7 @@ def _part(batch: Batch, indices: slice) -> Batch:
         rows=batch["rows"][indices],
         frame_idx=batch["frame_idx"][indices],
         pts_seconds=batch["pts_seconds"][indices],
-        items={row: batch["items"][row] for row in batch["rows"][indices]},
+        items=batch["items"],
         summaries=[],
     )
     if "results" in batch:

@@ -20,8 +20,8 @@ from support.retry_runs import KEYS, do, make_failing_run, open_retry
 from support.runs import finish, make_run, tars, work
 
 ITEMS, PER_SHARD = 4, 2
-# by default every third call, with another offset for kills than for errors; all calls take 71 s and are marked slow
-STEPS = pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
+# by default every fifth call, with another offset for kills than for errors; all calls take 71 s and are marked slow
+STEPS = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
 KILLS = pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
 EXPLAINED = ("EnvironmentFailure", "RunError", "OSError", "FileNotFoundError")
 

@@ -224,7 +224,7 @@ def test_statistics_count_failed_items_and_videos_without_objects(
 @pytest.mark.parametrize("format", ["tracks-jsonl", "coco-video", "mot"])
 def test_memory_does_not_grow_with_the_video(tmp_path: Path, format: str, corpus: TrackItems) -> None:
     peaks = []
-    for num_frames in (200, 4000):
+    for num_frames in (200, 2000):
         run = long_run(tmp_path / f"{num_frames}", corpus, num_frames)
         tracemalloc.start()
         export(run.folder, format, tmp_path / f"{num_frames}-out")

@@ -14,6 +14,7 @@ from signal import Signals
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,11 +120,17 @@ class _Check(Extractor):
     def __init__(self, checked: Extractor, full: bool, decoding: Decoding) -> None:
         super().__init__()
         self.samples = _NoSamples()
-        self._check, self.num_non_square, self.num_skipping = checked.check, 0, 0
-        request = checked.frames
+        self._checked, self._full, self._decoding = checked, full, decoding
+        self.num_non_square = self.num_skipping = 0
+
+    def place(self, device: torch.device) -> None:
+        """Place the checked extractor, whose backend may depend on the device, and take the frames that it requests."""
+        super().place(device)
+        self._checked.place(device)
+        request, images = self._checked.frames, self._decoding.images
         self.frames = FrameRequest(
-            transform=_Drop if decoding.images == "pillow" else None,  # with nvjpeg, frames are decoded for `extract`
-            selection=request.selection if full else FirstAndLast(request.selection),
+            transform=_Drop if images == "pillow" else None,  # with nvjpeg, frames are decoded for `extract`
+            selection=request.selection if self._full else FirstAndLast(request.selection),
             size=request.size,
             decoding=request.decoding,
         )
@@ -134,7 +141,7 @@ class _Check(Extractor):
 
     def validate(self, item: Item) -> None:
         """Check the item with the `check` of the checked extractor."""
-        self._check(item)
+        self._checked.check(item)
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> None:
         """Count the item if its pixels are not square, or if some of its frames are skipped."""

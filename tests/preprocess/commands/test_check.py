@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from datamodules.errors import ConfigError
+from datamodules.media.decoding import Decoding
+from datamodules.media.sampling import Every
 from datamodules.run.failures import failures
 from datamodules.run.folder import Run
 from preprocess.cli import main
+from preprocess.commands.check import _Check
+from preprocess.pipelines.keypoints import Keypoints
 from support.video_files import KINDS, Kind, write
 
 ROOT = Path(__file__).parents[3]
@@ -111,3 +117,11 @@ def test_the_table_ends_with_the_counts(options: list[str], capfd: pytest.Captur
 def test_a_wrong_option_fails(options: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *options, "--ful"]) == 2
     assert "--ful" in capfd.readouterr().err
+
+
+def test_the_device_of_the_run_decides_the_backend_that_is_checked() -> None:
+    checked = _Check(Keypoints(precision="fp16"), full=True, decoding=Decoding())
+    with pytest.raises(ConfigError, match=r"--model\.precision fp16"):  # MediaPipe's own, on a CPU
+        checked.place(torch.device("cpu"))
+    checked.place(torch.device("cuda"))
+    assert checked.frames.selection == Every()

@@ -52,6 +52,21 @@ class ForkServer:
         """Start a process and wait for it; return its exit status."""
         return self.wait(self.start(arguments, log))
 
+    def run_two_and_kill_one(self, arguments: Sequence[str], folder: Path, num_shards: int = 1) -> None:
+        """Start two ranks of a run in `folder`, kill one after `num_shards` commits, and wait until the other is done.
+
+        Their output goes to `rank0.log` and `rank1.log` beside `folder`.
+        """
+        logs = [folder.with_name(f"rank{number}.log") for number in range(2)]
+        killed, other = (self.start(arguments, log) for log in logs)
+        deadline = time.monotonic() + 100
+        while len(list(folder.glob("*.tar"))) < num_shards:
+            assert time.monotonic() < deadline, logs[0].read_text()
+            time.sleep(0.01)
+        os.killpg(killed, signal.SIGKILL)
+        assert self.wait(killed) == -signal.SIGKILL
+        assert self.wait(other, 100) == 0, logs[1].read_text()
+
     def close(self) -> None:
         """End the server and kill the processes that still run."""
         self._requests.close()

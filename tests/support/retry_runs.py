@@ -62,8 +62,8 @@ def do(run: Run, num_shards: int | None = None, device: str = "cpu") -> None:
                     rank.add(opened.shard.number, Result(row, reason=reason, reason_class=reason_class), {})
                 else:
                     status = _status(item.key, run.retry)
-                    told = {"txt": f"{status} in {run.retry}".encode()} if "-cut-" in item.key else {}
-                    rank.add(opened.shard.number, Result(row, num_frames=1, status=status), members_of(item) | told)
+                    files = {"txt": f"{status} in {run.retry}".encode()} if "-cut-" in item.key else {}
+                    rank.add(opened.shard.number, Result(row, num_frames=1, status=status), members_of(item) | files)
 
 
 def _failure(key: str, retry: int) -> tuple[str | None, str | None]:

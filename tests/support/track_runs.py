@@ -123,8 +123,8 @@ class TrackItems(Corpus):
         info = {"width": width, "height": height, "fps": 25.0, "num_frames": num_frames, "duration": num_frames / 25}
         lines = self.lines(item)
         num_objects = len({each["obj_id"] for line in lines for each in line["objects"]})
-        told = {"path": item.path, "prompt": "car. person.", "video_info": info, "num_objects": num_objects}
-        return made_sample(item.key, lines, {**item.meta, **told, "backend": "made"})
+        facts = {"path": item.path, "prompt": "car. person.", "video_info": info, "num_objects": num_objects}
+        return made_sample(item.key, lines, {**item.meta, **facts, "backend": "made"})
 
 
 def made_sample(key: str, lines: list[TrackLine], meta: dict[str, Any]) -> TrackSample:
@@ -153,9 +153,9 @@ def write_videos(root: Path, *keys: str, **options: Any) -> TrackItems:
 
 def make_track_run(folder: Path, corpus: TrackItems, failed: tuple[str, ...] = ()) -> Run:
     """A complete run over `corpus` in shards of two; items with a key in `failed` are failures."""
-    told = {"class_path": "support.track_runs.TrackItems", "init_args": {"root": corpus.root}}
+    listed = {"class_path": "support.track_runs.TrackItems", "init_args": {"root": corpus.root}}
     run = open_or_plan(
-        folder, corpus, {"samples": {"class_path": TRACKS}, "corpus": told}, ShardSize(max_items=2, min_shards=1)
+        folder, corpus, {"samples": {"class_path": TRACKS}, "corpus": listed}, ShardSize(max_items=2, min_shards=1)
     )
     with Rank(run) as rank:
         while opened := rank.lease():

@@ -80,7 +80,7 @@ class Workers:
                 return batch
             except EnvironmentFailure as error:  # DataLoader puts the worker's traceback before its message
                 raise EnvironmentFailure(str(error).strip().rpartition("EnvironmentFailure: ")[2]) from error
-            except RuntimeError as error:  # DataLoader tells its own failures apart by their words only
+            except RuntimeError as error:  # only their words distinguish DataLoader's own failures
                 if "exited unexpectedly" not in str(error) and "timed out after" not in str(error):
                     raise
             except (OSError, EOFError):  # a worker died before it had sent a whole message, or its shared memory

@@ -47,7 +47,7 @@ class NpyRows:
 
     def close(self) -> None:
         """Remove the file."""
-        with suppress(OSError):  # of a full disk, which `append` has told of
+        with suppress(OSError):  # of a full disk, which `append` has reported
             self._file.close()
 
     def _header(self) -> bytes:

@@ -75,7 +75,7 @@ class Recording:
 
     def close(self) -> None:
         """Remove the files."""
-        with suppress(OSError):  # of a full disk, which `add` has told of
+        with suppress(OSError):  # of a full disk, which `add` has reported
             self._lines.close()
         for rows in self._rows.values():
             rows.close()

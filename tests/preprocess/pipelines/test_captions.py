@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -93,13 +92,8 @@ def test_each_configuration_runs(
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_each_configuration_fails_only_because_its_model_cannot_be_downloaded(
-    config: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: str, images: Path, tmp_path: Path, offline_hub: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def offline(name: str, **options: Any) -> None:
-        raise FileNotFoundError(f"no network for {name}")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    monkeypatch.setattr("huggingface_hub.model_info", offline)
     options = ["--data.root", str(images), "--output.dir", str(tmp_path / "run")]
     assert main(["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *options]) == 2
     message = capsys.readouterr().err
@@ -192,14 +186,7 @@ def test_a_run_with_a_killed_rank_gives_the_captions_of_an_undisturbed_run(
     images = write_images(tmp_path / "images", 48)
     assert main(command(images, tmp_path / "undisturbed", models["smolvlm"])) == 0
     run = command(images, tmp_path / "run", models["smolvlm"])
-    ranks = [fork_server.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "run").glob("*.tar")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(ranks[0], signal.SIGKILL)
-    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
-    assert fork_server.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    fork_server.run_two_and_kill_one(run, tmp_path / "run")
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     assert list(verify(Run(tmp_path / "run"))) == []
 

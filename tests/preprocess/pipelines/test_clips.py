@@ -4,10 +4,8 @@ import html
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -435,13 +433,6 @@ def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_
     config = ["--config", str(ROOT / "configs" / "clips.yaml"), "--data.num_workers", "0", *options]
     data = ["--data.pairs", str(tmp_path / "train_pairs.json"), "--data.clips_dir", str(tmp_path / "clips")]
     command = ["run", *config, *data, "--output.dir", str(tmp_path / "run")]
-    ranks = [fork_server.start(command, tmp_path / f"rank{number}.log") for number in range(2)]
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "run").glob("*.tar"))) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(ranks[0], signal.SIGKILL)
-    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
-    assert fork_server.wait(ranks[1]) == 0
+    fork_server.run_two_and_kill_one(command, tmp_path / "run", num_shards=4)
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     assert list(verify(Run(tmp_path / "run"))) == []

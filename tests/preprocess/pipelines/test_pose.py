@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +203,8 @@ def test_unusual_images_are_processed_and_damaged_ones_fail_alone(resize: str, t
 
 @pytest.mark.parametrize("config", ["pose_openpose", "pose_vitpose"])
 def test_missing_models_stop_a_run_before_it_starts(
-    config: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: str, images: Path, tmp_path: Path, offline_hub: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def offline(name: str, **options: Any) -> None:
-        raise FileNotFoundError(f"no network for {name}")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    monkeypatch.setattr("huggingface_hub.model_info", offline)
     assert main(command(images, tmp_path / "run", config=config)) == 2
     message = capsys.readouterr().err
     assert "--model.backend." in message
@@ -238,14 +230,7 @@ def test_two_ranks_of_which_one_is_killed_end_with_the_poses_of_an_undisturbed_r
     small = ["--output.shards.max_items", "4", "--model.store_pose_map", "true"]
     assert main(command(images, tmp_path / "undisturbed", *small)) == 0
     run = command(images, tmp_path / "run", *small)
-    ranks = [fork_server.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "run").glob("*.tar")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(ranks[0], signal.SIGKILL)
-    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
-    assert fork_server.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
+    fork_server.run_two_and_kill_one(run, tmp_path / "run")
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
 
 

@@ -1,10 +1,6 @@
 """The tracking pipeline with real models, tiny ones with random weights, through the configurations that users have."""
 
-import os
-import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
@@ -51,17 +47,6 @@ def samples(folder: Path) -> list[TrackSample]:
     return [TrackSamples().decode(*files) for files in CommittedSamples(Run(folder))]
 
 
-def run_two_of_which_one_is_killed(run: list[str], tmp_path: Path, fork_server: ForkServer) -> None:
-    ranks = [fork_server.start(run, tmp_path / f"rank{number}.log") for number in range(2)]
-    deadline = time.monotonic() + 100
-    while not list((tmp_path / "run").glob("*.tar")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(ranks[0], signal.SIGKILL)
-    assert fork_server.wait(ranks[0]) == -signal.SIGKILL
-    assert fork_server.wait(ranks[1], 100) == 0, (tmp_path / "rank1.log").read_text()
-
-
 @pytest.mark.slow  # 40 s of processor time; the default tests kill ranks of clips, and of runs of images
 def test_two_ranks_of_which_one_is_killed_end_with_the_tracks_of_an_undisturbed_run(
     models: Path, tmp_path: Path, fork_server: ForkServer
@@ -70,7 +55,7 @@ def test_two_ranks_of_which_one_is_killed_end_with_the_tracks_of_an_undisturbed_
     few = ["--model.backend.identity.max_objects", "2"]
     assert main(grounded(models, tmp_path / "videos", tmp_path / "undisturbed", *few)) == 0
     run = grounded(models, tmp_path / "videos", tmp_path / "run", *few)
-    run_two_of_which_one_is_killed(run, tmp_path, fork_server)
+    fork_server.run_two_and_kill_one(run, tmp_path / "run")
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     assert list(verify(Run(tmp_path / "run"))) == []
     assert sum(sample.meta["num_objects"] for sample in samples(tmp_path / "run")) >= 8
@@ -104,14 +89,9 @@ def test_each_configuration_is_right_but_for_models_that_are_not_here(
     option: str,
     videos: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    offline_hub: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def offline(name: str, **options: Any) -> None:
-        raise FileNotFoundError(f"no network for {name}")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    monkeypatch.setattr("huggingface_hub.model_info", offline)
     where = ["--data.root", str(videos), "--output.dir", str(tmp_path / "run")]
     assert main(["run", "--config", str(ROOT / "configs" / f"{config}.yaml"), *where]) == 2
     message = capsys.readouterr().err
@@ -147,7 +127,7 @@ def test_real_videos_on_two_ranks_of_which_one_is_killed_are_tracked_as_undistur
     part = ["--data.stop_seconds", "0.5", "--model.backend.identity.max_objects", "3"]
     assert main(grounded(models, MEDIA / "videos", tmp_path / "undisturbed", *part)) == 0
     run = grounded(models, MEDIA / "videos", tmp_path / "run", *part, "--output.videos", "true")
-    run_two_of_which_one_is_killed(run, tmp_path, fork_server)
+    fork_server.run_two_and_kill_one(run, tmp_path / "run")
     assert tars(tmp_path / "run") == tars(tmp_path / "undisturbed")
     found = samples(tmp_path / "run")
     assert not [*(tmp_path / "run" / "videos").rglob(".*"), *(tmp_path / "run" / "work" / "scratch").iterdir()]

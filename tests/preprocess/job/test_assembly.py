@@ -45,6 +45,7 @@ def test_the_first_failure_closes_the_assembly_and_is_the_items_reason(second: A
         item.add(frame_idx, Outcome(result, None))
     with pytest.raises(ExtractError, match=r"a bad (frame|result)"):
         _ = item.assembly
+    assert recorded.calls == [(0, "a"), "closed"]  # at once: a failed video may have an hour to go
     item.close()
     assert recorded.calls == [(0, "a"), "closed"]
 

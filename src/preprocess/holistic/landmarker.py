@@ -35,7 +35,7 @@ from datamodules.errors import ConfigError
 from preprocess.holistic.crop import Border, PackedImages, crop, pack, scaled
 from preprocess.holistic.detection import FACE_DETECTOR, POSE_DETECTOR, BestDetection, anchors, best_detection
 from preprocess.holistic.heatmap import refine
-from preprocess.holistic.models import MODELS, find_models
+from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.net import Net
 from preprocess.holistic.regions import (
     Region,
@@ -98,7 +98,7 @@ class HolisticLandmarker(nn.Module):
         super().__init__()
         require_precision(precision)
         self._dtype = _DTYPES[precision]
-        self.nets = nn.ModuleDict({name: Net(models[name], _OUTPUTS.get(name)) for name in MODELS}).to(self._dtype)
+        self.nets = nn.ModuleDict({name: Net(models[name], _OUTPUTS.get(name)) for name in HOLISTIC}).to(self._dtype)
         self.register_buffer("_pose_anchors", anchors(POSE_DETECTOR))
         self.register_buffer("_face_anchors", anchors(FACE_DETECTOR))
 
@@ -111,7 +111,7 @@ class HolisticLandmarker(nn.Module):
         Raises:
             ConfigError: a model is missing, or is that of another release.
         """
-        return cls(find_models(folder), precision)
+        return cls(find_models(HOLISTIC, folder), precision)
 
     @torch.inference_mode()
     def forward(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:

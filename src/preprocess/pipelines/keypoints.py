@@ -18,7 +18,7 @@ from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
 from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
-from preprocess.holistic.models import MODELS, find_models
+from preprocess.holistic.models import HOLISTIC, MODELS, find_models
 from preprocess.holistic.replay import Replay
 from preprocess.job.extractor import Extractor
 from preprocess.mediapipe_graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
@@ -42,7 +42,7 @@ class Keypoints(Extractor):
         compile: whether to compile the pass in torch with torch.compile: faster, after minutes at the start.
         cuda_graph: whether to capture the pass in torch as a CUDA graph on a GPU: the same results, with fewer kernel
             launches.
-        model_dir: a folder with the six models, instead of mediapipe's wheel; for backend torch.
+        model_dir: a folder with models; those that it lacks are taken from the installed mediapipe. For backend torch.
 
     Raises:
         ConfigError: an argument is out of range or not for this backend, or mediapipe or its models are missing.
@@ -122,7 +122,7 @@ class Keypoints(Extractor):
             )
 
     def _require_torch(self) -> None:
-        find_models(self._model_dir)
+        find_models(HOLISTIC, self._model_dir)
         if self.hparams["mode"] != "static":
             raise ConfigError(
                 f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend "
@@ -133,7 +133,7 @@ class Keypoints(Extractor):
         """See `Extractor`: the backend, its weights or the release of mediapipe that has them, and cuDNN."""
         if self.backend == "mediapipe":
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
-        weights = hashlib.sha256("".join(sha256 for _, sha256 in MODELS.values()).encode()).hexdigest()
+        weights = hashlib.sha256("".join(MODELS[name].sha256 for name in HOLISTIC).encode()).hexdigest()
         provenance = {"backend": "torch", "weights": weights}
         if self.rank_device.type == "cuda":
             provenance["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]

@@ -1,7 +1,5 @@
 """Nets compared with TensorFlow Lite's interpreter (`make_references.py`), and operations that are easily mistaken."""
 
-import subprocess
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from datamodules.errors import ConfigError
-from preprocess.holistic.models import MODELS, find_models
+from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.net import Net
 from preprocess.holistic.ops import depth_to_space, make_module, same_padding
 from preprocess.holistic.tflite import Graph, Op, read_tflite
@@ -45,7 +43,7 @@ def worst(name: str, net: torch.nn.Module, references: dict[str, Any]) -> float:
     return float(max(errors))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", HOLISTIC)
 def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str, references: dict[str, Any]) -> None:
     assert worst(name, Net(find_models()[name], OUTPUTS.get(name)), references) < 1e-4
 
@@ -144,12 +142,12 @@ def test_another_activation_fails() -> None:
 
 
 def test_a_model_with_another_operation_fails() -> None:
-    modules = find_models()["pose_detection"].parents[1]
+    name = "face_landmark_with_attention"
     with pytest.raises(
         ConfigError,
         match=r"_with_attention\.tflite has the operation (MUL|CUSTOM), which is not supported; supported are ADD",
     ):
-        read_tflite(modules / "face_landmark" / "face_landmark_with_attention.tflite")
+        read_tflite(find_models([name])[name])
 
 
 def test_a_file_without_a_model_fails(tmp_path: Path) -> None:
@@ -181,31 +179,3 @@ def test_sparse_weights_are_expanded_as_the_schema_says() -> None:
     assert at == values.size
     assert 0 < (expected == 0).mean() < 1
     np.testing.assert_array_equal(read_tflite(path).constants[number].reshape(expected.shape), expected)
-
-
-def test_models_are_found_without_importing_mediapipe() -> None:
-    program = (
-        "import sys; from preprocess.holistic.models import find_models; "
-        "print(len(find_models()), 'mediapipe' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert found.stdout.split() == ["6", "False"]
-
-
-def test_models_are_found_side_by_side(tmp_path: Path) -> None:
-    for name, path in find_models().items():
-        (tmp_path / f"{name}.tflite").symlink_to(path)
-    assert {path.parent for path in find_models(tmp_path).values()} == {tmp_path}
-
-
-def test_other_models_fail(tmp_path: Path) -> None:
-    for name, path in find_models().items():
-        (tmp_path / f"{name}.tflite").symlink_to(path)
-    (tmp_path / "hand_recrop.tflite").unlink()
-    with pytest.raises(
-        ConfigError, match=r"has no hand_recrop\.tflite, and neither has its holistic_landmark\. Install"
-    ):
-        find_models(tmp_path)
-    (tmp_path / "hand_recrop.tflite").symlink_to(find_models()["face_landmark"])
-    with pytest.raises(ConfigError, match=r"hand_recrop\.tflite is not the model of mediapipe 0\.10\.21"):
-        find_models(tmp_path)

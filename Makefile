@@ -17,7 +17,9 @@ $(BIN)/.installed: pyproject.toml
 demo: $(BIN)/.installed
 	$(BIN)/python examples/demo.py $(DEMO)
 
+# Without mediapipe, its models are downloaded once into the user's cache, before the tests that need them start at once.
 test: $(BIN)/.installed
+	$(BIN)/preprocess models --fetch > /dev/null
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(BIN)/.installed docs

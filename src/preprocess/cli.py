@@ -4,7 +4,8 @@
 |-------------|----------------------------------------------------------------------------------------------------|
 | 0           | done. `run`: every planned item is committed or failed. `retry`: every failed item was tried       |
 |             | again. `verify --repair`: every problem is repaired; shards may have to be made again              |
-| 1           | `verify` or `check` found a problem, or a run ended before all items were committed or failed      |
+| 1           | `verify`, `check` or `models` found a problem, or a run ended before all items were committed or   |
+|             | failed                                                                                             |
 | 2           | wrong options, corpus, folder or installation; nothing was started                                 |
 | 3           | the environment failed (disk full, …). Finished work is safe; rerun the command to resume          |
 | 4           | more items failed than `--output.max_failures` allows                                              |
@@ -35,6 +36,7 @@ _COMMANDS = {  # each is a module of preprocess.commands
     "visualize": "draw samples: PNG, MP4 or HTML",
     "export": "write the samples in a format that other code reads",
     "merge": "merge complete runs into one",
+    "models": "show where the models of MediaPipe Holistic are, or fetch them ahead of a run",
     "sample": "create a small demo corpus",
 }
 

@@ -106,10 +106,10 @@ class HolisticLandmarker(nn.Module):
     def from_mediapipe_wheel(
         cls, precision: Precision = "fp32", folder: str | Path | None = None
     ) -> "HolisticLandmarker":
-        """Return a landmarker with the models of mediapipe 0.10.21, from the installed wheel or from `folder`.
+        """Return a landmarker with the models of mediapipe 0.10.21; `find_models` says where they come from.
 
         Raises:
-            ConfigError: a model is missing, or is that of another release.
+            ConfigError: a model is missing and cannot be fetched, or a file in `folder` is that of another release.
         """
         return cls(find_models(HOLISTIC, folder), precision)
 

@@ -42,10 +42,10 @@ class Keypoints(Extractor):
         compile: whether to compile the pass in torch with torch.compile: faster, after minutes at the start.
         cuda_graph: whether to capture the pass in torch as a CUDA graph on a GPU: the same results, with fewer kernel
             launches.
-        model_dir: a folder with models; those that it lacks are taken from the installed mediapipe. For backend torch.
+        model_dir: a folder that is searched for the models first; see `find_models`. For backend torch.
 
     Raises:
-        ConfigError: an argument is out of range or not for this backend, or mediapipe or its models are missing.
+        ConfigError: an argument is out of range or not for this backend, or mediapipe is missing.
     """
 
     samples = KeypointSamples()
@@ -122,7 +122,6 @@ class Keypoints(Extractor):
             )
 
     def _require_torch(self) -> None:
-        find_models(HOLISTIC, self._model_dir)
         if self.hparams["mode"] != "static":
             raise ConfigError(
                 f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend "
@@ -130,9 +129,14 @@ class Keypoints(Extractor):
             )
 
     def provenance(self) -> dict[str, str]:
-        """See `Extractor`: the backend, its weights or the release of mediapipe that has them, and cuDNN."""
+        """See `Extractor`: the backend, its weights or the release of mediapipe that has them, and cuDNN.
+
+        Raises:
+            ConfigError: a model is missing and cannot be fetched.
+        """
         if self.backend == "mediapipe":
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
+        find_models(HOLISTIC, self._model_dir)  # fetched here, before the run is planned; `check` does not need them
         weights = hashlib.sha256("".join(MODELS[name].sha256 for name in HOLISTIC).encode()).hexdigest()
         provenance = {"backend": "torch", "weights": weights}
         if self.rank_device.type == "cuda":

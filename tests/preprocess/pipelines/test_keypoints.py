@@ -20,10 +20,11 @@ from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
 from preprocess.holistic.landmarker import HolisticLandmarks
-from preprocess.holistic.models import find_models
+from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.integrity import coverage
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
 from support.keypoint_runs import PART_SLICES
+from support.model_wheels import hide_models, make_wheel
 from support.undeclared_fields import undeclared_fields
 
 ROOT = Path(__file__).parents[3]
@@ -219,7 +220,19 @@ def test_torch_needs_the_models_only(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         Keypoints(backend="mediapipe")
     assert Keypoints(backend="torch", model_dir=tmp_path).backend == "torch"
     with pytest.raises(ConfigError, match=r"--model\.model_dir .*/nothing is not a folder"):
-        Keypoints(backend="torch", model_dir=tmp_path / "nothing")
+        Keypoints(backend="torch", model_dir=tmp_path / "nothing").provenance()
+
+
+def test_models_are_fetched_before_the_run_is_planned_and_not_by_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_wheel(tmp_path / "index")
+    cache = hide_models(monkeypatch, tmp_path)
+    extractor = Keypoints(backend="torch")
+    assert extractor.frames.slice_frames == 32
+    assert not cache.exists()
+    extractor.provenance()  # what a session asks for its fingerprint
+    assert set(find_models()) == set(HOLISTIC)
 
 
 def test_batches_are_filled_up_and_parts_to_halves_only() -> None:

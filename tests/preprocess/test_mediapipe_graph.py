@@ -149,6 +149,20 @@ def test_a_part_alone_equals_the_part_among_all(pictures: list[Picture], fresh: 
             assert _same(pose(picture), Landmarks(pose=expected.pose))
 
 
+def test_refined_faces_equal_those_of_a_new_holistic(mp: Any, pictures: list[Picture], fresh: list[Landmarks]) -> None:
+    options = {"static_image_mode": True, "refine_face_landmarks": True}
+    with HolisticGraph(refine_face_landmarks=True) as holistic:
+        found = [holistic(picture) for picture in pictures[:3]]
+    for landmarks, picture, plain in zip(found, pictures, fresh, strict=False):
+        with mp.solutions.holistic.Holistic(**options) as theirs:
+            assert _same(landmarks, _process(theirs, picture))
+        assert landmarks.face is not None
+        assert plain.face is not None
+        assert landmarks.face.shape == (478, 3)
+        apart = np.linalg.norm(landmarks.face[:468, :2] - plain.face[:, :2], axis=1)
+        assert 0.1 < np.median(apart) < 0.05 * np.ptp(plain.face[:, 0])  # another model, of the same face
+
+
 def test_a_reused_holistic_leaks_from_image_to_image(mp: Any, pictures: list[Picture], fresh: list[Landmarks]) -> None:
     with mp.solutions.holistic.Holistic(static_image_mode=True) as holistic:
         found = [_process(holistic, picture) for picture in pictures[7:11]]

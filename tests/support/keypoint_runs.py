@@ -23,6 +23,7 @@ PART_SLICES = {
     143: {"face": slice(0, 68), "left_hand": slice(68, 89), "right_hand": slice(89, 110), "pose": slice(110, 143)},
     75: {"pose": slice(0, 33), "left_hand": slice(33, 54), "right_hand": slice(54, 75)},
     543: {"pose": slice(0, 33), "face": slice(33, 501), "left_hand": slice(501, 522), "right_hand": slice(522, 543)},
+    553: {"pose": slice(0, 33), "face": slice(33, 511), "left_hand": slice(511, 532), "right_hand": slice(532, 553)},
 }
 PRESENCE_COLUMNS = ("pose", "face", "left_hand", "right_hand")
 REASON = "images0001.png is empty (0 bytes)"

@@ -5,9 +5,12 @@
 | 143    | 68 face, 21 left hand, 21 right hand, 33 pose             | code for PHOENIX-2014-T, dlib face points   |
 | 75     | 33 pose, 21 left hand, 21 right hand                      | sequence models without a face              |
 | 543    | 33 pose, 468 face, 21 left hand, 21 right hand            | MediaPipe's own order                       |
+| 553    | 33 pose, 478 face, 21 left hand, 21 right hand            | the same with the irises                    |
 
 Left and right are the person's own. Points are numbered as MediaPipe numbers them: PoseLandmark, HandLandmark, and the
-468 vertices of its canonical face mesh.
+468 vertices of its canonical face mesh. Then come the irises: 468 to 472 of the right eye, 473 to 477 of the left one.
+The first point of an iris is its centre; the others are its edges towards the right, top, left and bottom of the image,
+if the face is upright.
 
     left_hand = batch["keypoints"][:, :, LAYOUTS[143].part_slices["left_hand"]]  # [B, T, 21, 3]
 """
@@ -117,6 +120,9 @@ FACE_468_EDGES = _chains(
     (152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109, 10),
 )
 
+# FACEMESH_CONTOURS and FACEMESH_IRISES of the same file.
+FACE_478_EDGES = (*FACE_468_EDGES, *_chains((469, 470, 471, 472, 469), (474, 475, 476, 477, 474)))
+
 # POSE_CONNECTIONS of mediapipe/python/solutions/pose_connections.py.
 POSE_EDGES = _chains(
     (0, 1, 2, 3, 7),  # nose, left eye, left ear
@@ -149,6 +155,7 @@ HAND_EDGES = _chains(
 _POSE = Part("pose", tuple(range(33)), POSE_EDGES)
 _FACE_68 = Part("face", FACE_68, FACE_68_EDGES)
 _FACE_468 = Part("face", tuple(range(468)), FACE_468_EDGES)
+_FACE_478 = Part("face", tuple(range(478)), FACE_478_EDGES)
 _HANDS = (Part("left_hand", tuple(range(21)), HAND_EDGES), Part("right_hand", tuple(range(21)), HAND_EDGES))
 
 # By number of keypoints; see the table above.
@@ -156,4 +163,5 @@ LAYOUTS = {
     143: Layout((_FACE_68, *_HANDS, _POSE)),
     75: Layout((_POSE, *_HANDS)),
     543: Layout((_POSE, _FACE_468, *_HANDS)),
+    553: Layout((_POSE, _FACE_478, *_HANDS)),
 }

@@ -35,7 +35,7 @@ FIELDS = (
     Field("glosses", pa.string(), "PHOENIX: the signs, in capitals", of_corpus=True),
     Field("translation", pa.string(), "PHOENIX: spoken German", of_corpus=True),
     Field("num_missing_frames", pa.int32(), "PHOENIX: gaps in the numbering of the frames", of_corpus=True),
-    Field("layout", pa.int32(), "K, the number of keypoints: 143, 75 or 543"),
+    Field("layout", pa.int32(), "K, the number of keypoints: 143, 75, 543 or 553"),
     Field("width", pa.int32(), "of the frames", "px"),
     Field("height", pa.int32(), "of the frames", "px"),
     Field("fps", pa.float64(), "frames per second that were taken, by their times; null for images", "1/s"),

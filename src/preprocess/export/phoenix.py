@@ -34,7 +34,7 @@ def require_face(source: Source[KeypointSample]) -> None:
 def phoenix_parts(sample: KeypointSample) -> dict[str, NDArray[np.float32]]:
     """Return float32 [T, n, 3], x, y, z in px, of each of `PHOENIX_PARTS`, in that order.
 
-    Of a layout with 468 face points these are the 68 that dlib has.
+    Of a layout with more face points these are the 68 that dlib has.
 
     Raises:
         ConfigError: the layout has no face.
@@ -44,7 +44,7 @@ def phoenix_parts(sample: KeypointSample) -> dict[str, NDArray[np.float32]]:
     if "face" not in parts:
         raise ConfigError(
             f"the layout {sample.meta['layout']} of {sample.key} has no face, which the PHOENIX formats need: "
-            "run the pipeline with layout 143 or 543, or use --format parquet"
+            "run the pipeline with layout 143, 543 or 553, or use --format parquet"
         )
     if parts["face"].shape[1] != len(FACE_68):
         parts["face"] = parts["face"][:, FACE_68]

@@ -11,6 +11,7 @@ from datamodules.samples.keypoint_layouts import (
     FACE_68,
     FACE_68_EDGES,
     FACE_468_EDGES,
+    FACE_478_EDGES,
     HAND_EDGES,
     LAYOUTS,
     PARTS,
@@ -32,7 +33,7 @@ def everything() -> Landmarks:
 
     pose = points(0, 33, 4)
     pose[:, 3] = np.linspace(0, 1, 33)
-    return Landmarks(pose, points(1, 468, 3), points(2, 21, 3), points(3, 21, 3))
+    return Landmarks(pose, points(1, 478, 3), points(2, 21, 3), points(3, 21, 3))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def everything() -> Landmarks:
         (143, [("face", 68), ("left_hand", 21), ("right_hand", 21), ("pose", 33)]),
         (75, [("pose", 33), ("left_hand", 21), ("right_hand", 21)]),
         (543, [("pose", 33), ("face", 468), ("left_hand", 21), ("right_hand", 21)]),
+        (553, [("pose", 33), ("face", 478), ("left_hand", 21), ("right_hand", 21)]),
     ],
 )
 def test_parts_follow_one_another_as_documented(everything: Landmarks, name: int, order: list[tuple[str, int]]) -> None:
@@ -84,6 +86,8 @@ def test_skeletons_are_those_of_mediapipe() -> None:
     assert (set(POSE_EDGES), len(POSE_EDGES)) == (solutions.pose.POSE_CONNECTIONS, 35)
     assert (set(HAND_EDGES), len(HAND_EDGES)) == (solutions.hands.HAND_CONNECTIONS, 21)
     assert (set(FACE_468_EDGES), len(FACE_468_EDGES)) == (solutions.face_mesh.FACEMESH_CONTOURS, 124)
+    irises = solutions.face_mesh_connections.FACEMESH_IRISES
+    assert (set(FACE_478_EDGES), len(FACE_478_EDGES)) == ({*FACE_468_EDGES, *irises}, 132)
 
 
 def test_the_68_lie_on_the_contours_of_the_face_they_are_named_after() -> None:

@@ -23,7 +23,7 @@ def statistics_of(run: Run, samples: list[KeypointSample]) -> KeypointStatistics
     return statistics
 
 
-@pytest.mark.parametrize("layout", [143, 75, 543])
+@pytest.mark.parametrize("layout", [143, 75, 543, 553])
 def test_counts_rates_and_ranges_are_those_of_all_frames(tmp_path: Path, layout: int) -> None:
     run = make_run(tmp_path, CORPUS, layout, FAILED)
     samples = made_samples(CORPUS, "train", layout, FAILED)
@@ -71,7 +71,8 @@ def test_parts_of_shards_that_are_missing_are_not_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "message"), [(None, "a has the layout None; known are 143, 75, 543"), (75, "not those of layout 75")]
+    ("layout", "message"),
+    [(None, "a has the layout None; known are 143, 75, 543, 553"), (75, "not those of layout 75")],
 )
 def test_a_layout_that_is_not_the_samples_fails(layout: int | None, message: str) -> None:
     sample = made_samples(MadeItems({"a": 1}), "a")[0]

@@ -25,7 +25,7 @@ from support.track_runs import make_track_run, write_videos
 CORPUS = MadeItems({"train": 5, "dev": 2})
 
 
-@pytest.mark.parametrize("layout", [143, 75, 543])
+@pytest.mark.parametrize("layout", [143, 75, 543, 553])
 def test_pandas_gives_back_every_sample(tmp_path: Path, layout: int) -> None:
     make_run(tmp_path / "run", CORPUS, layout)
 

@@ -21,7 +21,7 @@ def expected_keypoints(samples: list[KeypointSample], layout: int) -> NDArray[np
     """[N, 143, 3], put together part by part."""
     points = np.concatenate([sample.keypoints for sample in samples])
     parts = {name: points[:, place] for name, place in PART_SLICES[layout].items()}
-    face = parts["face"][:, list(FACE_68)] if layout == 543 else parts["face"]
+    face = parts["face"] if layout == 143 else parts["face"][:, list(FACE_68)]
     return np.concatenate([face, parts["left_hand"], parts["right_hand"], parts["pose"]], axis=1)
 
 
@@ -30,7 +30,7 @@ def loaded(path: Path) -> dict[str, NDArray[Any]]:
         return dict(arrays)
 
 
-@pytest.mark.parametrize("layout", [143, 543])
+@pytest.mark.parametrize("layout", [143, 543, 553])
 def test_numpy_load_gives_keypoints_paths_and_ids(tmp_path: Path, layout: int) -> None:
     make_run(tmp_path / "run", CORPUS, layout)
 

@@ -5,7 +5,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from datamodules.errors import ConfigError
 from datamodules.regular import open_regular
@@ -74,6 +74,8 @@ def read_wheel(wheel: Path, files: Mapping[str, int]) -> Iterator[tuple[str, byt
                 raise BadZipFile(f"it has more than {_MAX_BYTES >> 20} MiB")
             with ZipFile(stream) as archive:
                 for path, num_bytes in files.items():
+                    if archive.getinfo(path).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                        raise BadZipFile(f"{path} is not compressed as in wheels")
                     with archive.open(path) as file:
                         content = file.read(num_bytes + 1)  # to the end, where the checksum is compared
                     if len(content) != num_bytes:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from zipfile import ZIP_LZMA, ZipFile
 
 import pytest
 
@@ -109,7 +110,9 @@ def test_a_damaged_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     hide_models(monkeypatch, tmp_path)
     content = bytearray(wheel.read_bytes())
     content[1000] ^= 1  # of the first model
-    for damaged in (content, content[:-100], b""):
+    with ZipFile(tmp_path / "lzma", "w", ZIP_LZMA) as archive:  # which Python's zipfile reads, with errors of its own
+        archive.writestr("mediapipe/modules/pose_detection/pose_detection.tflite", b"")
+    for damaged in (content, content[:-100], b"", (tmp_path / "lzma").read_bytes()):
         wheel.write_bytes(damaged)
         with pytest.raises(ConfigError, match=r"\.whl is not the wheel of mediapipe 0\.10\.21, or is damaged: "):
             find_models(folder=tmp_path)

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 from datamodules.errors import ConfigError
@@ -84,7 +86,6 @@ def _from_hub(
     name: str, patterns: Sequence[str], missing: Callable[[Path], str | None], revision: str | None
 ) -> Path | str:
     """Return the complete folder of a repository in the hub's cache, downloaded if need be; else the reason why not."""
-    from httpx import HTTPError
     from huggingface_hub import get_token
     from huggingface_hub.constants import ENDPOINT
 
@@ -92,7 +93,7 @@ def _from_hub(
     for find in (_cached, _downloaded):
         try:
             folder = find(name, patterns, revision)
-        except (OSError, ValueError, HTTPError, ConfigError) as error:  # offline, no such name, an unusable proxy
+        except (OSError, ValueError, _http().HTTPError, ConfigError) as error:  # offline, no such name, a bad proxy
             message = masked(" ".join(str(error).split()), get_token())
             failure = printable(masked(message, urlsplit(ENDPOINT).password))[:200]
             continue
@@ -113,6 +114,13 @@ def _downloaded(name: str, patterns: Sequence[str], revision: str | None) -> Pat
     from huggingface_hub import model_info, snapshot_download
 
     require_usable()
-    with naming_no_proxy():
+    with naming_no_proxy(_http()):
         model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
     return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+
+
+def _http() -> ModuleType:
+    """Return the HTTP library of huggingface_hub, whose errors it raises: httpx in its release 1, httpx2 since 2."""
+    from huggingface_hub import __version__
+
+    return import_module("httpx" if __version__.startswith("1.") else "httpx2")

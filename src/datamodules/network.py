@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 from urllib.request import proxy_bypass
@@ -64,13 +65,15 @@ def require_usable() -> None:
 
 
 @contextmanager
-def naming_no_proxy() -> Iterator[None]:
-    """Turn the error of httpx about an entry of NO_PROXY, such as the network fd00::/8, into a ConfigError."""
-    from httpx import InvalidURL
+def naming_no_proxy(http: ModuleType) -> Iterator[None]:
+    """Turn the error of httpx about an entry of NO_PROXY, such as the network fd00::/8, into a ConfigError.
 
+    Args:
+        http: `httpx`, or `httpx2`, which reads any entry.
+    """
     try:
         yield
-    except InvalidURL as error:
+    except http.InvalidURL as error:
         variable = "no_proxy" if "no_proxy" in os.environ else "NO_PROXY"
         raise ConfigError(_unusable(variable, f"httpx cannot read {os.environ.get(variable)!r} ({error})")) from error
 
@@ -141,7 +144,7 @@ def _proxies(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def _require_proxy(variable: str, url: str) -> None:
-    from httpx import URL, InvalidURL
+    from httpx2 import URL, InvalidURL
 
     try:
         parts, _ = urlsplit(url), URL(url)

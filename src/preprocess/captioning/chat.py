@@ -35,7 +35,6 @@ from datamodules.errors import ConfigError, EnvironmentFailure, ExtractError
 from datamodules.network import (
     PROXY_VARIABLES,
     is_excepted,
-    naming_no_proxy,
     proxy_for,
     redirect_target,
     require_usable,
@@ -78,14 +77,13 @@ class Chat:
         self._limit = "max_tokens"
         with _without_defaults(url):
             require_usable()
-            with naming_no_proxy():
-                self._client = openai.AsyncOpenAI(
-                    base_url=url,
-                    api_key=api_key or "none",
-                    max_retries=max_retries,
-                    timeout=timeout,
-                    http_client=BoundedClient(),
-                )
+            self._client = openai.AsyncOpenAI(
+                base_url=url,
+                api_key=api_key or "none",
+                max_retries=max_retries,
+                timeout=timeout,
+                http_client=BoundedClient(),
+            )
 
     async def models(self) -> dict[str, str]:
         """Return the checkpoint behind each model that the server lists. The request is not repeated.

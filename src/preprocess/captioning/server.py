@@ -77,7 +77,7 @@ class Server:
 
 def _require_url(url: str) -> None:
     """Raise ConfigError unless requests can be sent to `url`; the message shows no password."""
-    from httpx import URL, InvalidURL
+    from httpx2 import URL, InvalidURL
 
     option = "--model.backend.server.url"
     if "@" in url:  # anywhere, since a password may hold a / or a #

@@ -161,7 +161,8 @@ def _frames(path: Path) -> Iterator[Any]:
 
     if path.is_dir():
         for file in sorted(path.glob("*.png")):
-            yield cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+            image: Any = cv2.imread(str(file))
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     else:
         video = cv2.VideoCapture(str(path))
         while (frame := video.read())[0]:

@@ -214,7 +214,8 @@ def _script_image(out: Path, path: Path) -> float:
     import cv2
     import mediapipe as mp
 
-    image = cv2.resize(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), (_SIZE_PX, _SIZE_PX))
+    bgr: Any = cv2.imread(str(path))
+    image = cv2.resize(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), (_SIZE_PX, _SIZE_PX))
     if _pose is None:
         with mp.solutions.pose.Pose(static_image_mode=True, model_complexity=1) as pose:
             result = pose.process(image)

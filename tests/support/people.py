@@ -59,7 +59,7 @@ def more_pictures(frames_of_each: int = 1) -> list[Picture]:
     pictures = [_open(path) for path in sorted(MEDIA.glob("hands/*.jpg"))]
     for number, path in enumerate(sorted(MEDIA.glob("signs/*.mkv"))):
         video = cv2.VideoCapture(str(path))
-        frames = []
+        frames: list[Picture] = []
         while (read := video.read())[0]:
             frames.append(np.ascontiguousarray(read[1][:, :, ::-1]))
         chosen = frames[20 :: max(1, (len(frames) - 20) // frames_of_each)][:frames_of_each]

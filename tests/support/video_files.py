@@ -58,7 +58,7 @@ def number_in(pixels: Picture) -> int:
     """The number that a decoded frame, uint8 [H, W, 3], shows."""
     height, width = pixels.shape[:2]
     middle = pixels[3 * height // 8 : 5 * height // 8]
-    return sum((middle[:, column].mean() > 127) << bit for bit, column in enumerate(_bars(width)))
+    return sum(int(middle[:, column].mean() > 127) << bit for bit, column in enumerate(_bars(width)))
 
 
 def _bars(width: int) -> list[slice]:

@@ -65,9 +65,9 @@ def read_header(content: Content) -> Header:
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     file.seek(0)
     try:
-        if npy.read_magic(file) != (1, 0):  # type: ignore[no-untyped-call]
+        if npy.read_magic(file) != (1, 0):
             raise ValueError("its format is not version 1.0 of .npy")
-        shape, is_fortran, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+        shape, is_fortran, dtype = npy.read_array_header_1_0(file)
     except _NO_HEADER as error:
         raise ValueError(f"its header cannot be read: {error!s:.200}") from error
     start = file.tell()

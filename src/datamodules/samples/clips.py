@@ -212,7 +212,7 @@ def raw_frames(frames: Sequence[Image]) -> dict[str, bytes]:
     """Return `frames.npy` of `frames`, which have one size. Each frame is copied once."""
     header = io.BytesIO()
     shape = (len(frames), *frames[0].shape)
-    npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})  # type: ignore[no-untyped-call]
+    npy.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return {"frames.npy": b"".join([header.getvalue(), *(np.ascontiguousarray(frame).data for frame in frames)])}
 
 

@@ -54,5 +54,5 @@ class NpyRows:
         shape = (self._num_rows, *self._row_shape)
         described: dict[str, Any] = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
         header = BytesIO()
-        npy.write_array_header_1_0(header, described)  # type: ignore[no-untyped-call]
+        npy.write_array_header_1_0(header, described)
         return header.getvalue()

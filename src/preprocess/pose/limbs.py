@@ -49,9 +49,8 @@ def find_limbs(peaks: Peaks, scales: Sequence[Scale]) -> Limbs:
 
 def _pairs(peaks: Peaks, num_images: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return (pafs, images, ends), as in `Limbs`, of all pairs of peaks of a limb's two joints in one image."""
-    counts = np.bincount(peaks.groups, minlength=num_images * len(JOINTS))
-    starts = (np.cumsum(counts) - counts).reshape(num_images, -1)
-    counts = counts.reshape(num_images, -1)
+    counts = np.bincount(peaks.groups, minlength=num_images * len(JOINTS)).reshape(num_images, -1)
+    starts = np.cumsum(counts).reshape(num_images, -1) - counts
     num_pairs = (counts[:, _FROM] * counts[:, _TO]).ravel()  # of each limb of each image
     group = np.repeat(np.arange(len(num_pairs)), num_pairs)
     offset = np.arange(len(group)) - np.repeat(np.cumsum(num_pairs) - num_pairs, num_pairs)

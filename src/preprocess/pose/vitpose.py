@@ -133,7 +133,7 @@ class VitPose(PoseBackend):
         if not kept.any():
             return NOBODY
         means = keypoints[kept, :, 2].sum(1) / has_joint[kept].sum(1)
-        return sorted_people(keypoints[kept], scores[kept] * means)
+        return sorted_people(keypoints[kept], (scores[kept] * means).astype(np.float32))
 
 
 def _detector_types() -> list[str]:

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -82,13 +82,11 @@ def _write_npz(path: Path, source: Source[KeypointSample], split: str) -> Keypoi
 
 
 @contextmanager
-def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Iterator[IO[bytes]]:  # type: ignore[type-arg]
+def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[IO[bytes]]:
     """Yield a file in `archive` with the header of an array of `shape`; the block writes its values."""
     entry = zipfile.ZipInfo(f"{name}.npy")  # its date is fixed, so equal runs give equal files
     if dtype.kind == "U":  # four bytes per character, most of them 0
         entry.compress_type = zipfile.ZIP_DEFLATED
     with archive.open(entry, "w", force_zip64=True) as file:
-        npy.write_array_header_1_0(  # type: ignore[no-untyped-call]
-            file, {"descr": dtype.str, "fortran_order": False, "shape": shape}
-        )
+        npy.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
         yield file

@@ -143,7 +143,7 @@ def _split_folders(root: str, pattern: str) -> list[tuple[str, str]]:
     """Return (folder relative to `root`, split) of each folder that `pattern` matches, by name, without hidden ones."""
     parts = Path(pattern).parts
     wildcards = [index for index, part in enumerate(parts) if any(sign in part for sign in "*?[")]
-    if not wildcards or "**" in parts or os.pardir in parts or Path(pattern).is_absolute():
+    if not wildcards or "**" in pattern or os.pardir in parts or Path(pattern).is_absolute():
         raise CorpusError(
             f"--data.split_glob {pattern!r}: give folders below --data.root with a * for the split, such as */frames"
         )

@@ -84,8 +84,11 @@ class TarImages(Corpus):
     def _tars(self) -> list[str]:
         """Return the tars that the pattern matches, relative to the root, sorted, without hidden ones."""
         try:
-            if os.pardir in Path(self.tars).parts:
+            parts = Path(self.tars).parts
+            if os.pardir in parts:
                 raise ValueError("it leaves the folder")
+            if any("**" in part and part != "**" for part in parts):  # Python 3.13 and later read it as *
+                raise ValueError("** must be a whole part of a path")
             tars = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if _is_tar(path)]
         # an empty pattern; an absolute one; `**` in a tree of 1,000 folders
         except (ValueError, NotImplementedError, RecursionError) as error:

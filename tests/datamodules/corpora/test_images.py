@@ -84,7 +84,7 @@ def test_a_split_glob_names_the_splits_and_lists_no_other_images(tmp_path: Path)
     assert [item.split for item in Images(str(tmp_path), split_glob="t*", max_items=2).items()] == ["test", "test"]
 
 
-@pytest.mark.parametrize("glob", ["", ".", "frames", "train/frames", "**/frames", "../*", "/data/*", "a/../*"])
+@pytest.mark.parametrize("glob", ["", ".", "frames", "train/frames", "**/frames", "../*", "/data/*", "a/../*", "t**/*"])
 def test_a_split_glob_without_a_wildcard_below_the_root_fails(tmp_path: Path, glob: str) -> None:
     write_tree(tmp_path, "train/frames/a.png")
     with pytest.raises(CorpusError, match=r"--data\.split_glob .*: give folders below --data\.root with a \* for"):
@@ -198,7 +198,7 @@ def test_a_root_without_images_fails_and_names_the_extensions_and_what_was_skipp
     [
         ("sub dir/notes.txt", "sub%20dir/notes", r"sub dir/notes\.txt does not have the extension of an image: \.avif"),
         ("../x.jpg", "%line-2", "no key can be made"),
-        ("a\0.jpg", "a%00", "null byte"),
+        ("a\0.jpg", "a%00", "null (byte|character)"),
         ("a" * 252 + ".jpg", None, "cannot be read: File name too long"),
     ],
 )

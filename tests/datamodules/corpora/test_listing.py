@@ -310,7 +310,7 @@ def test_an_absolute_path_that_cannot_be_one_is_below_no_folder(path: str, tmp_p
 
 
 def test_the_frames_of_a_folder_whose_name_has_a_zero_byte_are_a_problem_of_their_item(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"a\\x00b' cannot be used as a path: embedded null byte"):
+    with pytest.raises(CorpusError, match=r"a\\x00b' cannot be used as a path: .*null (byte|character)"):
         list_frames(tmp_path / "a\0b")
 
 

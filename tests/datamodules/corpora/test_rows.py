@@ -339,9 +339,10 @@ def test_columns_of_parquet_that_json_cannot_hold_fail(tmp_path: Path) -> None:
     deep = pa.int64()
     for _ in range(400):
         deep = pa.list_(deep)
+    message = r"the column 'x' is .*, which JSON cannot hold: leave it out|too deeply nested"  # the latter: pyarrow 26
     for column in (twice, pa.array([None], deep)):
         pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet", store_schema=False)
-        with pytest.raises(CorpusError, match=r"the column 'x' is .*, which JSON cannot hold: leave it out"):
+        with pytest.raises(CorpusError, match=message):
             list(read_rows(str(tmp_path / "a.parquet")))
 
 

@@ -167,7 +167,7 @@ def test_lines_that_no_tracking_writes_are_refused_however_they_are_read(wrong: 
 
 def test_a_line_nested_deeply_or_of_a_number_that_cannot_be_is_refused() -> None:
     with pytest.raises(RunError, match="nested too deeply"):
-        list(TrackLines(io.BytesIO(b'{"frame_idx":0,"objects":' + b"[" * 5000 + b"\n"), "a", SIZE))
+        list(TrackLines(io.BytesIO(b'{"frame_idx":0,"objects":' + b"[" * 100_000 + b"\n"), "a", SIZE))
     with pytest.raises(RunError, match="a line begins"):
         len(TrackLines(io.BytesIO(b'{"frame_idx":' + b"9" * 5000 + b",\n"), "a", SIZE))
     far = TrackLines(io.BytesIO(line_of(line(10**12))), "a", SIZE)

@@ -36,8 +36,10 @@ from torch import Tensor
 
 from datamodules.samples.keypoint_layouts import PARTS
 from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, Precision
+from preprocess.holistic.landmarks import HolisticLandmarks
+from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.replay import Replay
+from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker
 
 _PHOENIX_FRAMES = 947_756
 _TRAFFIC_MB = {False: 512, True: 250}  # of an image in fp32, by whether compiled
@@ -150,7 +152,7 @@ def _cpu_turn(way: str, seconds: float) -> float:
             graph(photos[0])
             return _timed(lambda: [graph(photo) for photo in photos], len(photos), seconds, time.process_time)
     torch.set_num_threads(1)
-    run = Replay(HolisticLandmarker.from_mediapipe_wheel(), compile=way == "compiled")
+    run = Replay(TorchLandmarker(find_models(HOLISTIC)), compile=way == "compiled")
     images = torch.from_numpy(photos[:4]).permute(0, 3, 1, 2)
     run(images)
     return _timed(lambda: run(images), len(images), seconds, time.process_time)
@@ -159,7 +161,7 @@ def _cpu_turn(way: str, seconds: float) -> float:
 def _cpu_parity() -> str:
     photos = _photos()
     images = torch.from_numpy(photos).permute(0, 3, 1, 2)
-    return _parity(HolisticLandmarker.from_mediapipe_wheel()(images), _landmarks(photos))
+    return _parity(TorchLandmarker(find_models(HOLISTIC))(images), _landmarks(photos))
 
 
 # A GPU
@@ -209,7 +211,7 @@ def _measure_gpu(options: argparse.Namespace) -> None:
     reference = _reference(options.reference)
     rows = []
     for precision in options.precisions:
-        landmarker = HolisticLandmarker.from_mediapipe_wheel(precision, options.models).to("cuda")
+        landmarker = TorchLandmarker(find_models(HOLISTIC, options.models), precision).to("cuda")
         for way in options.ways:
             for batch in options.batches:
                 rows.append(_gpu_row(landmarker, precision, way, batch, reference, bandwidth, options))
@@ -228,7 +230,7 @@ def _measure_gpu(options: argparse.Namespace) -> None:
 
 
 def _gpu_row(
-    landmarker: HolisticLandmarker,
+    landmarker: TorchLandmarker,
     precision: Precision,
     way: str,
     batch: int,
@@ -275,7 +277,7 @@ def _bandwidth() -> float:
 def _measure_decoders(options: argparse.Namespace) -> None:
     """Print how the result of each decoder for the same files differs from that of the default decoder."""
     device = torch.device("cuda" if options.gpu else "cpu")
-    landmarker = HolisticLandmarker.from_mediapipe_wheel(folder=options.models).to(device)
+    landmarker = TorchLandmarker(find_models(HOLISTIC, options.models)).to(device)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for kind, decoders in (("JPEG", _jpeg_decoders(options.gpu)), ("video", _video_decoders(options.gpu))):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from preprocess.holistic.landmarker import HolisticLandmarks
+from preprocess.holistic.landmarks import HolisticLandmarks
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

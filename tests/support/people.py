@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from datamodules.samples.keypoint_layouts import PARTS
-from preprocess.holistic.landmarker import HolisticLandmarks
+from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.mediapipe_graph import Landmarks
 
 Picture = NDArray[np.uint8]

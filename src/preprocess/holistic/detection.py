@@ -4,29 +4,18 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from array_api_compat import device
+from numpy.typing import NDArray
 
-_MIN_SCORE = 0.5  # min_score_thresh of pose_detection_cpu and face_detection_short_range_by_roi_cpu
+from preprocess.holistic.arrays import Array, namespace_of, sigmoid
+from preprocess.holistic.networks import Network
+
+MIN_SCORE = 0.5  # min_score_thresh of pose_detection_cpu and face_detection_short_range_by_roi_cpu
 _MIN_OVERLAP = 0.3  # min_suppression_threshold of NonMaxSuppressionCalculator there
 _MAX_LOGIT = 100.0  # score_clipping_thresh there
+_TINY = float(np.finfo(np.float32).tiny)
 _ANCHORS_PER_LAYER = 2  # of SsdAnchorsCalculator: one of the layer's scale, one between scales
-
-
-class SsdDetector(NamedTuple):
-    """The input size and layers of a detection model (SSD).
-
-    Attributes:
-        side: of its square input, in px; boxes and keypoints are in these px.
-        strides: of its layers, in px.
-    """
-
-    side: int
-    strides: tuple[int, ...]
-
-
-POSE_DETECTOR = SsdDetector(224, (8, 16, 32, 32, 32))  # SsdAnchorsCalculator of pose_detection_cpu.pbtxt
-FACE_DETECTOR = SsdDetector(128, (8, 16, 16, 16))  # of face_detection_short_range.pbtxt
 
 
 class BestDetection(NamedTuple):
@@ -37,24 +26,24 @@ class BestDetection(NamedTuple):
         found: bool [N], whether anything was detected.
     """
 
-    keypoints: Tensor
-    found: Tensor
+    keypoints: Array
+    found: Array
 
 
-def anchors(detector: SsdDetector) -> Tensor:
-    """Return float32 [A, 2]: x, y of the anchors' centres, as fractions of the side, in the order of the outputs."""
-    return torch.cat(list(_layers(detector)))
+def anchors(network: Network) -> NDArray[np.float32]:
+    """Return float32 [A, 2]: x, y of a detector's anchors, as fractions of the side, in the order of its outputs."""
+    return np.concatenate(list(_layers(network)))
 
 
-def _layers(detector: SsdDetector) -> Iterator[Tensor]:
-    for stride, layers in groupby(detector.strides):
-        size = -(-detector.side // stride)
-        centers = (torch.arange(size) + 0.5) / size
-        y, x = torch.meshgrid(centers, centers, indexing="ij")
-        yield torch.stack([x, y], -1).flatten(0, 1).repeat_interleave(_ANCHORS_PER_LAYER * len(list(layers)), 0)
+def _layers(network: Network) -> Iterator[NDArray[np.float32]]:
+    for stride, layers in groupby(network.strides):
+        size = -(-network.side // stride)
+        centers = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+        y, x = np.meshgrid(centers, centers, indexing="ij")
+        yield np.stack([x, y], -1).reshape(-1, 2).repeat(_ANCHORS_PER_LAYER * len(list(layers)), 0)
 
 
-def best_detection(outputs: Sequence[Tensor], centers: Tensor, side: int) -> BestDetection:
+def best_detection(outputs: Sequence[Array], centers: Array, side: int, min_score: float = MIN_SCORE) -> BestDetection:
     """Return the first result of weighted non-maximum suppression in each image.
 
     Args:
@@ -62,28 +51,33 @@ def best_detection(outputs: Sequence[Tensor], centers: Tensor, side: int) -> Bes
             px of the input [N, A, 4 + 2 K]; and logits of their scores [N, A, 1].
         centers: of the anchors; see `anchors`.
         side: of the model's input, in px.
+        min_score: 0 to 1, the lowest score of a detection.
     """
-    boxes, logits = outputs[0].float() / side, outputs[1].float()
-    scores = logits[..., 0].clamp(-_MAX_LOGIT, _MAX_LOGIT).sigmoid()
-    sizes = boxes[..., 2:4]
-    is_detected = (scores >= _MIN_SCORE) & (sizes >= 0).all(-1)
+    xp = namespace_of(centers)
+    boxes, logits = (xp.astype(output, xp.float32) for output in outputs)
+    boxes = boxes / side
+    scores = sigmoid(xp.maximum(xp.minimum(logits[..., 0], _MAX_LOGIT), -_MAX_LOGIT))
+    width, height = boxes[..., 2], boxes[..., 3]
+    is_detected = (scores >= min_score) & (width >= 0) & (height >= 0)
     scores = scores * is_detected
-    center = boxes[..., :2] + centers
-    corners = torch.cat([center - sizes / 2, center + sizes / 2], -1)
-    top = scores.argmax(1, keepdim=True)
-    overlap = _overlap(corners, corners.gather(1, top[..., None].expand(-1, -1, 4)))
-    is_top = torch.arange(scores.shape[1], device=scores.device) == top
-    weights = (scores * (is_top | (overlap > _MIN_OVERLAP))).double()
-    keypoints = boxes[..., 4:].reshape(*scores.shape, -1, 2) + centers[:, None]
-    total = weights.sum(1).clamp(min=torch.finfo(torch.float32).tiny)
-    mean = (keypoints.double() * weights[..., None, None]).sum(1) / total[:, None, None]
-    return BestDetection(mean, is_detected.any(1))
+    best = xp.argmax(scores, axis=1, keepdims=True)
+    is_best = xp.arange(scores.shape[1], device=device(scores)) == best
+    overlap = _overlap(boxes[..., 0] + centers[:, 0], boxes[..., 1] + centers[:, 1], width, height, best)
+    weights = xp.astype(scores * (is_best | (overlap > _MIN_OVERLAP)), xp.float64)
+    keypoints = xp.reshape(boxes[..., 4:], (*scores.shape, -1, 2)) + centers[:, None]
+    total = xp.maximum(xp.sum(weights, axis=1), _TINY)
+    mean = xp.sum(xp.astype(keypoints, xp.float64) * weights[..., None, None], axis=1) / total[:, None, None]
+    return BestDetection(mean, xp.any(is_detected, axis=1))
 
 
-def _overlap(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return intersection over union [N, A] of boxes [N, A, 4] and [N, 1, 4], given by their corners."""
-    lower, upper = torch.maximum(boxes[..., :2], others[..., :2]), torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared = (upper - lower).clamp(min=0).prod(-1)
-    area, other_area = ((corners[..., 2:] - corners[..., :2]).prod(-1) for corners in (boxes, others))
-    union = area + other_area - shared
-    return torch.where(union > 0, shared / union, 0)
+def _overlap(x: Array, y: Array, width: Array, height: Array, best: Array) -> Array:
+    """Return intersection over union [N, A] of boxes, given by centres and sizes [N, A], with that of index `best`."""
+    xp = namespace_of(x)
+    shared, area = 1.0, 1.0
+    for center, size in ((x, width), (y, height)):
+        lower, upper = center - size / 2, center + size / 2
+        best_lower, best_upper = (xp.take_along_axis(values, best, axis=1) for values in (lower, upper))
+        shared = shared * xp.maximum(xp.minimum(upper, best_upper) - xp.maximum(lower, best_lower), 0.0)
+        area = area * (upper - lower)
+    union = area + xp.take_along_axis(area, best, axis=1) - shared
+    return shared / xp.where(union > 0, union, xp.inf)

@@ -1,18 +1,7 @@
 """The model files of MediaPipe Holistic: which there are, and where they are found.
 
-| name                         | input            | outputs                                                       |
-|------------------------------|------------------|---------------------------------------------------------------|
-| pose_detection               | 224 px, -1 to 1  | boxes and keypoints of 2254 anchors, their scores             |
-| pose_landmark_lite           | as the full one  | as the full one                                               |
-| pose_landmark_full           | 256 px, 0 to 1   | 39 points, score, segmentation, heatmaps of 64 px, 39 in 3D   |
-| pose_landmark_heavy          | as the full one  | as the full one                                               |
-| face_detection_short_range   | 128 px, -1 to 1  | boxes and keypoints of 896 anchors, their scores              |
-| face_landmark                | 192 px, 0 to 1   | 468 points, score                                             |
-| face_landmark_with_attention | 192 px, 0 to 1   | 468 points, lips, eyes and irises, score                      |
-| hand_recrop                  | 256 px, 0 to 1   | two points                                                    |
-| hand_landmark_full           | 224 px, 0 to 1   | 21 points, score, handedness, 21 in 3D                        |
-
-A model is the same file wherever it is: its sha256 decides. These places are searched in turn:
+What the networks in them take and compute is in `networks`. A model is the same file wherever it is: its sha256
+decides. These places are searched in turn:
 
 | source    | place                                                                                                |
 |-----------|------------------------------------------------------------------------------------------------------|

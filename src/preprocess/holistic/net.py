@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import ConfigError
 from preprocess.holistic.ops import as_in_file, make_module
-from preprocess.holistic.tflite import Graph, Op, read_tflite
+from preprocess.holistic.tflite import read_graph
 
 
 class Net(nn.Module):
@@ -22,21 +22,22 @@ class Net(nn.Module):
         outputs: indices of the outputs to compute; None: all. Operations that these do not need are left out.
 
     Raises:
-        ConfigError: the file cannot be read (see `read_tflite`), or has an operation, or options of one, that no model
+        ConfigError: the file cannot be read (see `read_graph`), or has an operation, or options of one, that no model
             in mediapipe's wheel has.
     """
 
     def __init__(self, path: Path, outputs: Sequence[int] | None = None) -> None:
         super().__init__()
-        graph = read_tflite(path)
+        graph = read_graph(path, outputs)
         self._input, *more = graph.inputs
         if more:
             raise ConfigError(f"{graph.name} has {len(graph.inputs)} inputs, not one")
-        self._outputs = [graph.outputs[index] for index in (range(len(graph.outputs)) if outputs is None else outputs)]
-        ops = _needed(graph, set(self._outputs))
-        self._ops = nn.ModuleList(make_module(op, graph) for op in ops)
-        self._reads = [[number for number in op.inputs if number not in graph.constants and number >= 0] for op in ops]
-        self._writes = [op.output for op in ops]
+        self._outputs = graph.outputs
+        self._ops = nn.ModuleList(make_module(op, graph) for op in graph.ops)
+        self._reads = [
+            [number for number in op.inputs if number not in graph.constants and number >= 0] for op in graph.ops
+        ]
+        self._writes = [op.output for op in graph.ops]
         self._unused = _last_reads(self._reads, {*self._outputs})
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -47,16 +48,6 @@ class Net(nn.Module):
             for number in unused:  # so that their memory can be reused
                 del values[number]
         return [as_in_file(values[number]) for number in self._outputs]
-
-
-def _needed(graph: Graph, tensors: set[int]) -> list[Op]:
-    """Return the operations that the tensors with these numbers depend on, in order."""
-    ops: list[Op] = []
-    for op in reversed(graph.ops):
-        if op.output in tensors:
-            tensors = tensors.union(op.inputs)
-            ops.insert(0, op)
-    return ops
 
 
 def _last_reads(reads: Sequence[Sequence[int]], outputs: set[int]) -> list[list[int]]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from preprocess.holistic.crop import PackedImages, pack
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, flatten_images, without_tf32
+from preprocess.holistic.landmarks import HolisticLandmarks
+from preprocess.holistic.torch_landmarker import TorchLandmarker, flatten_images, without_tf32
 
 _PIXELS = 1 << 15  # buffers grow by multiples of it
 _WARM_UP = 3  # passes before a capture, in which cuDNN chooses kernels and memory is allocated
@@ -37,7 +38,7 @@ class Replay:
         cuda_graph: whether to capture the pass; ignored on devices other than GPUs.
     """
 
-    def __init__(self, landmarker: HolisticLandmarker, compile: bool = False, cuda_graph: bool = False) -> None:
+    def __init__(self, landmarker: TorchLandmarker, compile: bool = False, cuda_graph: bool = False) -> None:
         self._device = landmarker.device
         self._find: Any = landmarker.landmarks
         if compile:
@@ -49,7 +50,7 @@ class Replay:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
-        """Return the landmarks of `images`; see `HolisticLandmarker.forward`."""
+        """Return the landmarks of `images`; see `HolisticLandmarker`."""
         values, width, height = flatten_images(images, self._device)
         with without_tf32():
             if not self._has_fixed_size:

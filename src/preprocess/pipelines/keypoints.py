@@ -3,9 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,33 +18,38 @@ from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
-from preprocess.holistic.landmarker import HolisticLandmarker, Precision, require_precision
+from preprocess.holistic.landmarker import HolisticLandmarker
+from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
 from preprocess.holistic.models import HOLISTIC, MODELS, find_models
 from preprocess.holistic.replay import Replay
+from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker, require_precision
 from preprocess.job.extractor import Extractor
 from preprocess.mediapipe_graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 
-Backend = Literal["auto", "mediapipe", "torch"]
+Backend = Literal["auto", "litert", "torch", "mediapipe"]
+UsedBackend = Literal["litert", "torch", "mediapipe"]
 
 
 class Keypoints(Extractor):
-    """Detects keypoints by MediaPipe Holistic: by MediaPipe in the DataLoader workers, or in torch on the rank's GPU.
+    """Detects keypoints by MediaPipe Holistic's models: on the CPU in the DataLoader workers, or on the rank's GPU.
 
     Args:
         mode: `static`: each frame by itself; `video`: with MediaPipe's tracking from frame to frame of an item, which
-            is smoother and a little faster, and only in backend mediapipe.
+            is smoother, and only in backend mediapipe.
         layout: the keypoints to keep. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and
             hands; 543: all of MediaPipe's.
         model_complexity: of the pose model; must be 1, whose weights are in mediapipe's wheel.
         batch_size: the largest number of frames that a worker hands over at once; in torch they are one batch.
-        backend: `mediapipe`: on the CPU, in the workers; `torch`: the same models as torch modules, equal to hundredths
-            of a pixel; `auto`: torch if the rank has a GPU, else mediapipe.
+        backend: `litert`: on the CPU, in the workers, the fastest there; `torch`: the same pass in batches, on the
+            rank's device; `mediapipe`: MediaPipe's own graph, in the workers, the reference, for which mediapipe
+            0.10.21 must be installed; `auto`: torch if the rank has a GPU, else litert, or mediapipe for mode `video`.
         precision: of the nets in torch: `fp32`; or `fp16`, which moves points by 0.1 to 0.3 px on average.
         compile: whether to compile the pass in torch with torch.compile: faster, after minutes at the start.
         cuda_graph: whether to capture the pass in torch as a CUDA graph on a GPU: the same results, with fewer kernel
             launches.
-        model_dir: a folder that is searched for the models first; see `find_models`. For backend torch.
+        model_dir: a folder with model files that are preferred to those found elsewhere (`preprocess models`); not for
+            backend mediapipe.
 
     Raises:
         ConfigError: an argument is out of range or not for this backend, or mediapipe is missing.
@@ -86,50 +93,50 @@ class Keypoints(Extractor):
             self._require(backend)
 
     @property
-    def backend(self) -> Literal["mediapipe", "torch"]:
-        """The backend in use; for `auto`, the rank's device decides.
+    def backend(self) -> UsedBackend:
+        """The backend in use; for `auto`, the rank's device decides, and on a CPU the mode.
 
         Raises:
             ConfigError: other options are not for this backend, or it is not installed.
         """
         if self._requested_backend != "auto":
             return self._requested_backend
-        return self._require("torch" if self.rank_device.type == "cuda" else "mediapipe")
+        if self.rank_device.type == "cuda":
+            return self._require("torch")
+        return self._require("litert" if self.hparams["mode"] == "static" else "mediapipe")
 
     @property
     def frames(self) -> FrameRequest:  # type: ignore[override]
-        """The request for frames: unchanged frames for torch, or MediaPipe's results, made in the workers."""
-        size = self.hparams["batch_size"]
+        """The request for frames: unchanged frames for torch, else their results, made in the workers."""
+        size, layout = self.hparams["batch_size"], LAYOUTS[self.layout]
         if self.backend == "torch":
             return FrameRequest(size)
-        return FrameRequest(size, partial(HolisticTransform, self.hparams["mode"], LAYOUTS[self.layout]))
+        if self.backend == "litert":
+            return FrameRequest(size, partial(LiteRTTransform, layout, self._model_dir))
+        return FrameRequest(size, partial(MediaPipeTransform, layout, self.hparams["mode"]))
 
-    def _require(self, backend: Literal["mediapipe", "torch"]) -> Literal["mediapipe", "torch"]:
-        if backend != self._checked:
-            if backend == "mediapipe":
-                self._require_mediapipe()
-            else:
-                self._require_torch()
-            self._checked = backend
+    def _require(self, backend: UsedBackend) -> UsedBackend:
+        if backend == self._checked:
+            return backend
+        if backend == "mediapipe":
+            require_mediapipe()
+            if self._model_dir:
+                raise ConfigError("--model.model_dir is not for backend mediapipe, which has models in its wheel")
+        elif self.hparams["mode"] != "static":
+            raise ConfigError(
+                f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend mediapipe, "
+                "or --model.mode static"
+            )
+        if backend != "torch" and (self.hparams["precision"] != "fp32" or self.hparams["compile"]):
+            raise ConfigError(
+                f"--model.precision fp16 and .compile are for backend torch, not {backend}. Set --model.backend torch, "
+                "or --trainer.accelerator gpu"
+            )
+        self._checked = backend
         return backend
 
-    def _require_mediapipe(self) -> None:
-        require_mediapipe()
-        if self.hparams["precision"] != "fp32" or self.hparams["compile"] or self._model_dir:
-            raise ConfigError(
-                "--model.precision fp16, .compile and .model_dir are for backend torch. Set --model.backend torch, or "
-                "--trainer.accelerator gpu"
-            )
-
-    def _require_torch(self) -> None:
-        if self.hparams["mode"] != "static":
-            raise ConfigError(
-                f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend "
-                "mediapipe, or --model.mode static"
-            )
-
     def provenance(self) -> dict[str, str]:
-        """See `Extractor`: the backend, its weights or the release of mediapipe that has them, and cuDNN.
+        """See `Extractor`: the backend, its weights, and the releases of what computes with them.
 
         Raises:
             ConfigError: a model is missing and cannot be fetched.
@@ -138,7 +145,9 @@ class Keypoints(Extractor):
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
         find_models(HOLISTIC, self._model_dir)  # fetched here, before the run is planned; `check` does not need them
         weights = hashlib.sha256("".join(MODELS[name].sha256 for name in HOLISTIC).encode()).hexdigest()
-        provenance = {"backend": "torch", "weights": weights}
+        provenance = {"backend": self.backend, "weights": weights}
+        if self.backend == "litert":
+            return {**provenance, "litert": version("ai-edge-litert"), "opencv": cv2.__version__}
         if self.rank_device.type == "cuda":
             provenance["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         return provenance
@@ -146,9 +155,15 @@ class Keypoints(Extractor):
     def setup(self, stage: str) -> None:
         """Load the models onto the rank's device, if they run there."""
         if self.backend == "torch":
-            landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir)
-            run = Replay(landmarker.to(self.rank_device), self.hparams["compile"], self.hparams["cuda_graph"])
-            self._torch = HolisticBatches(run, LAYOUTS[self.layout], self.hparams["batch_size"])
+            landmarker = HolisticLandmarker.load(
+                self.rank_device,
+                backend="torch",
+                precision=self.hparams["precision"],
+                compile=self.hparams["compile"],
+                cuda_graph=self.hparams["cuda_graph"],
+                model_dir=self._model_dir,
+            )
+            self._torch = HolisticBatches(landmarker, LAYOUTS[self.layout], self.hparams["batch_size"])
 
     def suggest_options(self) -> str | None:
         """See `Extractor`: suggests the batch size on a GPU, from measurements with these options."""
@@ -156,7 +171,7 @@ class Keypoints(Extractor):
         if self.backend != "torch" or device.type != "cuda":
             return None
         self._torch = None  # frees its buffers and graphs
-        landmarker = HolisticLandmarker.from_mediapipe_wheel(self.hparams["precision"], self._model_dir).to(device)
+        landmarker = TorchLandmarker(find_models(HOLISTIC, self._model_dir), self.hparams["precision"]).to(device)
 
         def run_trial(size: int) -> Trial:
             run = Replay(landmarker, self.hparams["compile"], self.hparams["cuda_graph"])
@@ -168,7 +183,7 @@ class Keypoints(Extractor):
 
     def extract(self, batch: Batch) -> list[Any]:
         """Return (keypoints float32 [K, 3], presence uint8 [4], visibility float32 [33]) for each frame."""
-        if self.backend == "mediapipe":
+        if self.backend != "torch":
             return batch["results"]
         assert self._torch is not None
         self._size = batch["frames"][0].shape[1:]
@@ -196,14 +211,21 @@ class Keypoints(Extractor):
         if self.backend == "mediapipe":
             return f"mediapipe {MEDIAPIPE_VERSION}, {self.hparams['mode']}"
         compiled = ", compiled" if self.hparams["compile"] else ""
-        how = f"torch {torch.__version__}, {self.hparams['precision']}{compiled}"
-        return f"{how}; models of mediapipe {MEDIAPIPE_VERSION}"
+        how = {
+            "litert": f"litert {version('ai-edge-litert')}",
+            "torch": f"torch {torch.__version__}, {self.hparams['precision']}{compiled}",
+        }
+        return f"{how[self.backend]}; models of mediapipe {MEDIAPIPE_VERSION}"
 
 
-class HolisticTransform:
-    """Runs MediaPipe on frames in a DataLoader worker."""
+Result: TypeAlias = tuple[Any, Any, Any]
+"""Keypoints float32 [K, 3], presence uint8 [4] and visibility float32 [33] of a frame."""
 
-    def __init__(self, mode: Mode, layout: Layout) -> None:
+
+class MediaPipeTransform:
+    """Runs MediaPipe's own graph on frames in a DataLoader worker."""
+
+    def __init__(self, layout: Layout, mode: Mode) -> None:
         self._graph = HolisticGraph(mode)
         self._layout = layout
 
@@ -211,14 +233,35 @@ class HolisticTransform:
         """Forget the previous item."""
         self._graph.reset()
 
-    def __call__(self, frame: Tensor) -> tuple[Any, Any, Any]:
-        """Return what `Keypoints.extract` returns, for one frame, uint8 [3, H, W].
+    def __call__(self, frame: Tensor) -> Result:
+        """Return the result of a frame, uint8 [3, H, W].
 
         Raises:
             ExtractError: MediaPipe failed on it.
         """
         landmarks = self._graph(frame.permute(1, 2, 0).numpy())
         return landmarks.keypoints(self._layout), landmarks.presence, landmarks.pose_visibility
+
+
+class LiteRTTransform:
+    """Runs Holistic on frames in a DataLoader worker, by LiteRT."""
+
+    def __init__(self, layout: Layout, model_dir: Path | None) -> None:
+        cv2.setNumThreads(1)  # the workers share the cores
+        self._landmarker = HolisticLandmarker.load("cpu", model_dir=model_dir)
+        self._order = point_order(layout)
+
+    def start(self, item: Item) -> None:
+        """Do nothing: no state is kept from frame to frame."""
+
+    def __call__(self, frame: Tensor) -> Result:
+        """Return the result of a frame, uint8 [3, H, W].
+
+        Raises:
+            ExtractError: the frame is too large.
+        """
+        (result,) = results_of(self._landmarker([frame]), self._order)
+        return result
 
 
 class HolisticBatches:
@@ -234,13 +277,12 @@ class HolisticBatches:
         size: frames in a batch.
     """
 
-    def __init__(self, run: Replay, layout: Layout, size: int) -> None:
+    def __init__(self, run: HolisticLandmarker | Replay, layout: Layout, size: int) -> None:
         self._run, self._size = run, size
-        starts = {name: points.start for name, points in LAYOUTS[543].part_slices.items()}
-        self._order = torch.tensor([starts[part.name] + point for part in layout.parts for point in part.points])
+        self._order = point_order(layout)
 
-    def __call__(self, frames: Tensor | Sequence[Tensor], is_part: bool = False) -> list[tuple[Any, Any, Any]]:
-        """Return what `Keypoints.extract` returns, for each frame.
+    def __call__(self, frames: Tensor | Sequence[Tensor], is_part: bool = False) -> list[Result]:
+        """Return the result of each frame.
 
         Args:
             frames: uint8 [B, 3, H, W], or a list of B frames [3, H, W]; B is at most `size`.
@@ -249,11 +291,7 @@ class HolisticBatches:
         number = len(frames)
         landmarks = self._run(_padded(frames, self._size_for(number) if is_part else self._size))
         self._order = self._order.to(landmarks.pose.device)
-        points = torch.cat(landmarks[:4], 1).index_select(1, self._order)
-        values = (points.flatten(1), landmarks.visibility, landmarks.presence.float())
-        packed = torch.cat(values, 1)[:number].cpu().numpy()  # one copy, which waits for the device
-        keypoints, visibility, presence = np.split(packed, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)
-        return list(zip(keypoints.reshape(number, -1, 3), presence.astype(np.uint8), visibility, strict=True))
+        return results_of(landmarks, self._order)[:number]
 
     def _size_for(self, number: int) -> int:
         """Return the smallest of `size`, its half (rounded up), and so on, that is not below `number`."""
@@ -261,6 +299,21 @@ class HolisticBatches:
         while (size + 1) // 2 >= number and size > 1:
             size = (size + 1) // 2
         return size
+
+
+def point_order(layout: Layout) -> Tensor:
+    """Return int64 [K]: the points of `layout` as indices of all points: pose, face, left hand, right hand."""
+    starts = {name: points.start for name, points in LAYOUTS[543].part_slices.items()}
+    return torch.tensor([starts[part.name] + point for part in layout.parts for point in part.points])
+
+
+def results_of(landmarks: HolisticLandmarks, order: Tensor) -> list[Result]:
+    """Return the result of each of B frames, with the keypoints in `order`; see `point_order`."""
+    points = torch.cat(landmarks[:4], 1).index_select(1, order)
+    values = (points.flatten(1), landmarks.visibility, landmarks.presence.float())
+    packed = torch.cat(values, 1).cpu().numpy()  # one copy, which waits for the device
+    keypoints, visibility, presence = np.split(packed, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)
+    return list(zip(keypoints.reshape(-1, len(order), 3), presence.astype(np.uint8), visibility, strict=True))
 
 
 def _padded(frames: Tensor | Sequence[Tensor], size: int) -> Tensor | Sequence[Tensor]:

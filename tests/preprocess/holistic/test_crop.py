@@ -9,11 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from preprocess.holistic.crop import Border, PackedImages, crop, pack, scaled
-from preprocess.holistic.detection import FACE_DETECTOR, POSE_DETECTOR, anchors, best_detection
+from preprocess.holistic.crop import MAX_SIDE_PX, PackedImages, crop, crop_by_opencv, pack, scaled
+from preprocess.holistic.detection import anchors, best_detection
 from preprocess.holistic.heatmap import refine
-from preprocess.holistic.landmarker import flatten_images
+from preprocess.holistic.networks import NETWORKS, Border
 from preprocess.holistic.regions import Region, aligned_square, expanded_square, rotation_to, square_around
+from preprocess.holistic.torch_landmarker import flatten_images
 from support.people import Picture, demo_pictures, small
 
 REGIONS = [  # center x and y, side, as parts of the sides; rotation
@@ -67,6 +68,39 @@ def test_crops_equal_opencv_except_for_a_thousandth_of_the_values(border: Border
     shares, most = zip(*everything, strict=True)
     assert np.mean(shares) <= 1e-3
     assert max(most) <= 3
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+def test_crops_by_opencv_are_the_same_bits_as_those_in_torch(border: Border) -> None:
+    """With any release of OpenCV: what it computes in another way than ours is not used."""
+    random = np.random.default_rng(0)
+    places = [
+        *REGIONS,
+        *((*random.uniform(-0.5, 1.5, 2), random.uniform(0.01, 3), random.uniform(-4, 4)) for _ in range(20)),
+    ]
+    for picture in (demo_pictures()[1], small(demo_pictures()[0]), random.integers(0, 256, (7, 5, 3), np.uint8)):
+        for place in places:
+            for side in (256, 97):
+                region = region_of(picture, place)
+                expected = crop(pictures_of(picture), region, side, border)[0, 0].permute(1, 2, 0).numpy()
+                ours = crop_by_opencv(picture, numpy_region(region), side, border)
+                np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+def test_crops_by_opencv_reach_to_the_ends_of_the_largest_image(border: Border) -> None:
+    picture = np.arange(MAX_SIDE_PX, dtype=np.uint32).view(np.uint8).reshape(1, -1, 4)[:, :, :3].copy()
+    for x, side in ((MAX_SIDE_PX, 64.0), (0.0, 64.0), (1e30, 8.0), (-1e30, 1e30)):
+        region = Region(
+            torch.tensor([[[x, 0.5]]]).double(), torch.full((1, 1), side).double(), torch.zeros(1, 1).double()
+        )
+        expected = crop(pictures_of(picture), region, 32, border)[0, 0].permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(crop_by_opencv(picture, numpy_region(region), 32, border), expected)
+
+
+def numpy_region(region: Region) -> Region:
+    """Return a region [1] in numpy, of one [1, 1] in torch."""
+    return Region(*(field[0].numpy() for field in region))
 
 
 def test_crops_by_grid_sample_differ_from_opencv() -> None:
@@ -152,7 +186,7 @@ def test_projection_scales_depth_and_rotates_the_rest() -> None:
 
 
 def test_anchors_are_two_per_layer_and_merged_by_stride() -> None:
-    pose, face = anchors(POSE_DETECTOR), anchors(FACE_DETECTOR)
+    pose, face = (anchors(NETWORKS[name]) for name in ("pose_detection", "face_detection_short_range"))
     assert (pose.shape, face.shape) == ((2254, 2), (896, 2))
     np.testing.assert_allclose(pose[:3], [[0.5 / 28] * 2, [0.5 / 28] * 2, [1.5 / 28, 0.5 / 28]])
     np.testing.assert_allclose(face[512:518], [[1 / 16] * 2] * 6)
@@ -197,3 +231,24 @@ def test_points_move_to_the_center_of_their_heatmap() -> None:
     assert refined(-0.02, 0.25, (2, 16)) == [-0.02, 0.25]
     assert refined(1.0, 0.25, (63, 16)) == [1.0, 0.25]
     assert refined(0.99, 0.99, (63, 63)) == pytest.approx([63 / 64, 63 / 64])
+
+
+def test_numpy_and_torch_compute_the_same() -> None:
+    random = np.random.default_rng(0)
+    detector = NETWORKS["face_detection_short_range"]
+    outputs = [random.normal(0, 40, (3, 896, 16)), random.normal(-2, 2, (3, 896, 1))]
+    outputs = [output.astype(np.float32) for output in outputs]
+    found, expected = (
+        best_detection([convert(output) for output in outputs], convert(anchors(detector)), detector.side)
+        for convert in (np.asarray, torch.from_numpy)
+    )
+    assert found.found.all()
+    np.testing.assert_array_equal(found.found, expected.found)
+    np.testing.assert_allclose(found.keypoints, expected.keypoints, rtol=1e-6)
+    places, heatmaps = random.uniform(-0.1, 1.1, (2, 33, 2)), random.normal(0, 3, (2, 64, 64, 39)).astype(np.float32)
+    in_torch = refine(torch.from_numpy(places), torch.from_numpy(heatmaps))
+    np.testing.assert_allclose(refine(places, heatmaps), in_torch, rtol=1e-12)
+    start, stop = random.normal(0, 100, (2, 5, 2))
+    ours, theirs = (aligned_square(convert(start), convert(stop), 1.0) for convert in (np.asarray, torch.from_numpy))
+    for ours_field, theirs_field in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(ours_field, theirs_field, rtol=1e-12)

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
-from preprocess.holistic import landmarker as module
-from preprocess.holistic.crop import PackedImages, pack
-from preprocess.holistic.landmarker import HolisticLandmarker, flatten_images
+from preprocess.holistic import holistic_pass
+from preprocess.holistic.arrays import Array
+from preprocess.holistic.landmarker import Backend, HolisticLandmarker
+from preprocess.holistic.litert_landmarker import LiteRTLandmarker
+from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.regions import Region, expanded_square, image_square
 from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.mediapipe_graphs import PlainGraph, WatchedGraph, region_of_rect
@@ -40,15 +40,14 @@ from support.people import (
     more_pictures,
     small,
     stacked,
-    tensors,
 )
 
 pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason=f"{MEDIA} is not there, and with it no hands")
 
 
 @pytest.fixture(scope="module")
-def landmarker() -> HolisticLandmarker:
-    return HolisticLandmarker.from_mediapipe_wheel()
+def landmarker() -> LiteRTLandmarker:
+    return LiteRTLandmarker(find_models(HOLISTIC))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ _REGIONS = [
 ]
 
 
-def test_each_step_equals_that_of_mediapipe(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_each_step_equals_that_of_mediapipe(landmarker: LiteRTLandmarker, pictures: list[Picture]) -> None:
     """Each step goes on from what MediaPipe has there; all in px."""
     apart: list[list[float]] = [[], [], []]
     graph = WatchedGraph([*_REGIONS[0], *_REGIONS[1]])
@@ -86,29 +85,33 @@ def test_each_step_equals_that_of_mediapipe(landmarker: HolisticLandmarker, pict
 
 
 def _steps(
-    landmarker: HolisticLandmarker, graph: WatchedGraph, picture: Picture, theirs: Landmarks, column: int
+    landmarker: LiteRTLandmarker, graph: WatchedGraph, picture: Picture, theirs: Landmarks, column: int
 ) -> tuple[list[float], list[float], list[float]]:
     """Return the distances of regions and points of each hand from MediaPipe's; column 0 is the left hand."""
     height, width = picture.shape[:2]
-    values, *sizes = flatten_images(tensors([picture]), torch.device("cpu"))
-    wanted = [region_of_rect(graph.proto(streams[column]), width, height) for streams in _REGIONS]
+    rects = [region_of_rect(graph.proto(streams[column]), width, height) for streams in _REGIONS]
+    wanted = [Region(*(each.numpy().repeat(2, 1) for each in region)) for region in rects]
     made: list[Region] = []
 
     def grow(*args: Any) -> Region:
         """MediaPipe's region in place of what is made."""
         made.append(expanded_square(*args))
-        return Region(*(each.expand(1, 2, *each.shape[2:]) for each in wanted[len(made) - 1]))
+        return wanted[len(made) - 1]
 
-    pose = torch.from_numpy(theirs.pose)[None].double()
-    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(module, "expanded_square", grow)
-        pictures, is_there = PackedImages(pack(values), *sizes), torch.ones(1, dtype=torch.bool)
-        hands, _ = landmarker._hands(pictures, image_square(*sizes), pose, torch.ones(1, 33), is_there)
+    def run(name: str, region: Region, is_used: Array) -> Any:
+        return landmarker._run([picture], name, region, is_used)
+
+    assert theirs.pose is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holistic_pass, "expanded_square", grow)
+        image = image_square(np.array([width]), np.array([height]))
+        hands, _ = holistic_pass._hands(run, image, theirs.pose[None].astype(float), np.ones((1, 33)), np.ones(1, bool))
     expected = (theirs.left_hand, theirs.right_hand)[column]
     assert expected is not None
-    points = np.linalg.norm(hands[0, column, :, :2].numpy() - expected[:, :2], axis=1)
+    points = np.linalg.norm(hands[0, column, :, :2] - expected[:, :2], axis=1)
     by_pose, by_points = (
-        _apart(Region(*(each[0, column] for each in ours)), region) for ours, region in zip(made, wanted, strict=True)
+        _apart(*(Region(*(field[0, column] for field in region)) for region in both))
+        for both in zip(made, wanted, strict=True)
     )
     return by_pose, by_points, points.tolist()
 
@@ -116,14 +119,14 @@ def _steps(
 def _apart(ours: Region, theirs: Region) -> list[float]:
     """Return the largest of the distances in px between centres, sides and rotated edges of two squares."""
     turn = (ours.rotation - theirs.rotation + pi) % (2 * pi) - pi
-    far = [*(ours.center - theirs.center).abs().flatten(), ours.side - theirs.side, turn * theirs.side / 2]
+    far = [*(ours.center - theirs.center).flatten(), ours.side - theirs.side, turn * theirs.side / 2]
     return [max(abs(float(each)) for each in far)]
 
 
 def test_hands_of_a_region_one_percent_larger_fail_the_gate(
-    landmarker: HolisticLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
+    landmarker: LiteRTLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def larger(center: Tensor, size: Tensor, rotation: Tensor, scale: float, shift: float) -> Region:
+    def larger(center: Array, size: Array, rotation: Array, scale: float, shift: float) -> Region:
         return expanded_square(center, size, rotation, scale * (1.01 if scale == 2.7 else 1), shift)
 
     with HolisticGraph() as graph:
@@ -131,19 +134,21 @@ def test_hands_of_a_region_one_percent_larger_fail_the_gate(
     apart = distance(in_batches(landmarker, pictures), theirs)
     assert "hands" in apart.groups()
     assert apart.passes, str(apart)
-    monkeypatch.setattr(module, "expanded_square", larger)
+    monkeypatch.setattr(holistic_pass, "expanded_square", larger)
     assert "hands" in distance(in_batches(landmarker, pictures), theirs).outside
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["litert", "torch"])
 @pytest.mark.parametrize("size", [small, lambda picture: picture], ids=["210x260", "original"])
 def test_every_part_is_as_close_as_mediapipe_with_other_kernels(
-    landmarker: HolisticLandmarker, size: Callable[[Picture], Picture]
+    backend: Backend, size: Callable[[Picture], Picture]
 ) -> None:
     """p50 and mean are within 1.5 times those of MediaPipe against itself; p99, which few hands make, within twice."""
     pictures = [size(picture) for picture in (*demo_pictures(), *more_pictures(frames_of_each=3))]
     with HolisticGraph() as graph, PlainGraph() as plain:
         theirs, others = ([each(picture) for picture in pictures] for each in (graph, plain))
+    landmarker = HolisticLandmarker.load(backend=backend)
     ours, noise = distance(in_batches(landmarker, pictures), theirs), distance(stacked(others), theirs)
     for part, px in ours.groups().items():
         allowed = noise.groups()[part]

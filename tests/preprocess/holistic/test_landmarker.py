@@ -18,14 +18,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.errors import ConfigError
+from datamodules.errors import ConfigError, ExtractError
 from datamodules.samples.keypoint_layouts import PARTS
-from preprocess.holistic import landmarker as module
-from preprocess.holistic.crop import Border, PackedImages
+from preprocess.holistic import holistic_pass, litert_landmarker, torch_landmarker
+from preprocess.holistic.crop import PackedImages
 from preprocess.holistic.heatmap import refine
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks, without_tf32
+from preprocess.holistic.landmarker import HolisticLandmarker
+from preprocess.holistic.landmarks import HolisticLandmarks
+from preprocess.holistic.litert import LiteRTNetwork
+from preprocess.holistic.litert_landmarker import LiteRTLandmarker
+from preprocess.holistic.models import HOLISTIC, find_models
+from preprocess.holistic.networks import Border
 from preprocess.holistic.ops import Conv
 from preprocess.holistic.regions import Region
+from preprocess.holistic.torch_landmarker import TorchLandmarker, without_tf32
 from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.mediapipe_graphs import WatchedGraph, region_of_rect
 from support.people import (
@@ -42,9 +48,19 @@ from support.people import (
 )
 
 
+@pytest.fixture(scope="module", params=["litert", "torch"])
+def landmarker(request: pytest.FixtureRequest) -> LiteRTLandmarker | TorchLandmarker:
+    return make_landmarker(request.param)
+
+
+def make_landmarker(backend: str) -> LiteRTLandmarker | TorchLandmarker:
+    models = find_models(HOLISTIC)
+    return LiteRTLandmarker(models) if backend == "litert" else TorchLandmarker(models)
+
+
 @pytest.fixture(scope="module")
-def landmarker() -> HolisticLandmarker:
-    return HolisticLandmarker.from_mediapipe_wheel()
+def in_torch() -> TorchLandmarker:
+    return TorchLandmarker(find_models(HOLISTIC))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +75,7 @@ def expected(pictures: list[Picture]) -> list[Landmarks]:
 
 
 @pytest.fixture(scope="module")
-def found(landmarker: HolisticLandmarker, pictures: list[Picture]) -> HolisticLandmarks:
+def found(landmarker: LiteRTLandmarker | TorchLandmarker, pictures: list[Picture]) -> HolisticLandmarks:
     return in_batches(landmarker, pictures)
 
 
@@ -88,7 +104,7 @@ def test_depth_and_visibility_are_those_of_mediapipe(found: HolisticLandmarks, e
     assert np.median(poses) < 0.2  # a person is some 500 px deep
 
 
-def test_large_pictures_are_within_the_gate(landmarker: HolisticLandmarker) -> None:
+def test_large_pictures_are_within_the_gate(landmarker: LiteRTLandmarker | TorchLandmarker) -> None:
     """In px of 260 px of height: of so few pictures one can be a tenth of a px off, of 600 px of height."""
     pictures = demo_pictures()[:4]
     apart = distance(landmarker(tensors(pictures)), reference(pictures), [260 / len(picture) for picture in pictures])
@@ -99,7 +115,7 @@ def test_large_pictures_are_within_the_gate(landmarker: HolisticLandmarker) -> N
 @pytest.mark.skipif(not MEDIA.is_dir(), reason=f"{MEDIA} is not there")
 @pytest.mark.parametrize("size", [small, lambda picture: picture], ids=["210x260", "original"])
 def test_hands_and_signers_are_within_the_gate(
-    landmarker: HolisticLandmarker, size: Callable[[Picture], Picture]
+    landmarker: LiteRTLandmarker | TorchLandmarker, size: Callable[[Picture], Picture]
 ) -> None:
     """Hands at original size in px of 260 px of height; all else in px."""
     pictures = [size(picture) for picture in (*demo_pictures(), *more_pictures(frames_of_each=3))]
@@ -111,7 +127,9 @@ def test_hands_and_signers_are_within_the_gate(
     assert apart.passes, str(apart)
 
 
-def test_landmarks_are_close_to_those_of_mp_solutions(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_landmarks_are_close_to_those_of_mp_solutions(
+    landmarker: LiteRTLandmarker | TorchLandmarker, pictures: list[Picture]
+) -> None:
     import mediapipe as mp
 
     for picture in (pictures[1], pictures[-1]):
@@ -163,7 +181,7 @@ def px_apart(ours: Region, theirs: Region) -> float:
 
 
 def test_the_region_of_each_stage_is_that_of_mediapipe(
-    landmarker: HolisticLandmarker, monkeypatch: pytest.MonkeyPatch
+    landmarker: LiteRTLandmarker | TorchLandmarker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half as far from it, in the median, as MediaPipe is from itself where 1 % of the values differ by 1.
 
@@ -171,13 +189,22 @@ def test_the_region_of_each_stage_is_that_of_mediapipe(
     multiply the last places. With kernels for AVX2, AVX and SSE4.1 the medians are 0.1 to 11 % of MediaPipe's own.
     """
     found: dict[str, Region] = {}
-    net = HolisticLandmarker._net
+    whole_pass = holistic_pass.find_landmarks
 
-    def watch(self: HolisticLandmarker, name: str, pictures: Any, region: Region, *rest: Any, **named: Any) -> Any:
-        found[name] = region
-        return net(self, name, pictures, region, *rest, **named)
+    def watched(width: Any, height: Any, run: Any, anchors: Any) -> HolisticLandmarks:
+        def watch(name: str, region: Region, is_used: Any) -> Any:
+            regions[name] = Region(*(torch.as_tensor(field) for field in region))
+            return run(name, region, is_used)
 
-    monkeypatch.setattr(HolisticLandmarker, "_net", watch)
+        regions: dict[str, Region] = {}
+        landmarks = whole_pass(width, height, watch, anchors)
+        for name, region in regions.items():  # groups of images follow each other
+            before = found.get(name)
+            found[name] = Region(*map(torch.cat, zip(before, region, strict=True))) if before else region
+        return landmarks
+
+    for module in (litert_landmarker, torch_landmarker):
+        monkeypatch.setattr(module, "find_landmarks", watched)
     pictures = [small(picture) for picture in (*demo_pictures(), *turned_pictures())]
     landmarker(tensors(pictures))
     ours: dict[str, list[float]] = {stream: [] for stream in _REGIONS}
@@ -213,8 +240,18 @@ def _rows(landmarks: HolisticLandmarks, rows: Any) -> HolisticLandmarks:
     return HolisticLandmarks(*(each[rows] for each in landmarks))
 
 
+def test_batches_and_order_change_nothing_in_litert(pictures: list[Picture]) -> None:
+    landmarker = make_landmarker("litert")
+    alone = in_batches(landmarker, pictures, size=1)
+    order = np.random.default_rng(0).permutation(len(pictures))
+    for size in (3, len(pictures)):
+        shuffled = in_batches(landmarker, [pictures[index] for index in order], size)
+        back = torch.from_numpy(np.argsort(order))
+        assert all(torch.equal(part[back], expected) for part, expected in zip(shuffled, alone, strict=True))
+
+
 def test_batches_and_order_change_only_the_last_bits(
-    landmarker: HolisticLandmarker, pictures: list[Picture], found: HolisticLandmarks
+    landmarker: LiteRTLandmarker | TorchLandmarker, pictures: list[Picture], found: HolisticLandmarks
 ) -> None:
     order = np.random.default_rng(0).permutation(6)
     shuffled = in_batches(landmarker, [pictures[at] for at in order], size=6)
@@ -223,12 +260,14 @@ def test_batches_and_order_change_only_the_last_bits(
 
 
 @pytest.mark.slow
-def test_a_batch_of_32_equals_batches_of_one(landmarker: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_a_batch_of_32_equals_batches_of_one(
+    landmarker: LiteRTLandmarker | TorchLandmarker, pictures: list[Picture]
+) -> None:
     together = in_batches(landmarker, (pictures * 4)[:32], size=32)
     assert_last_places_differ(_rows(together, slice(8)), in_batches(landmarker, pictures[:8], size=1))
 
 
-def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None:
+def test_sizes_may_differ_within_a_batch(landmarker: LiteRTLandmarker | TorchLandmarker) -> None:
     """What follows the smaller image's rows, and the width of the others, is no part of it."""
     images = tensors([small(demo_pictures()[0])[:, 20:], small(demo_pictures()[1])[:240]])
     together = landmarker(images)
@@ -236,7 +275,9 @@ def test_sizes_may_differ_within_a_batch(landmarker: HolisticLandmarker) -> None
     assert_last_places_differ(together, HolisticLandmarks(*(torch.cat(each) for each in alone)))
 
 
-def test_an_image_without_people_gives_zeros_in_the_documented_shapes(landmarker: HolisticLandmarker) -> None:
+def test_an_image_without_people_gives_zeros_in_the_documented_shapes(
+    landmarker: LiteRTLandmarker | TorchLandmarker,
+) -> None:
     found = landmarker(torch.zeros(2, 3, 40, 64, dtype=torch.uint8))
     shapes = {name: (tuple(value.shape), value.dtype) for name, value in found._asdict().items()}
     assert shapes == {
@@ -250,28 +291,74 @@ def test_an_image_without_people_gives_zeros_in_the_documented_shapes(landmarker
     assert all((value == 0).all() for value in found)
 
 
-def test_an_image_of_one_pixel_has_no_landmarks(landmarker: HolisticLandmarker) -> None:
+def test_an_image_of_one_pixel_has_no_landmarks(landmarker: LiteRTLandmarker | TorchLandmarker) -> None:
     assert not landmarker(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).presence.any()
 
 
 @pytest.mark.parametrize(
     "images", [torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 8, 8).byte(), [], [torch.zeros(8, 8).byte()]]
 )
-def test_other_dtypes_and_shapes_fail(landmarker: HolisticLandmarker, images: Any) -> None:
+def test_other_dtypes_and_shapes_fail(landmarker: LiteRTLandmarker | TorchLandmarker, images: Any) -> None:
     with pytest.raises(ValueError, match=r"images are uint8 \[B, 3, H, W\], or a list of \[3, H, W\]; got"):
         landmarker(images)
 
 
-def test_an_image_without_pixels_fails(landmarker: HolisticLandmarker) -> None:
+def test_an_image_without_pixels_fails(landmarker: LiteRTLandmarker | TorchLandmarker) -> None:
     with pytest.raises(ValueError, match="an image has no pixels"):
         landmarker(torch.zeros(1, 3, 0, 8, dtype=torch.uint8))
 
 
-def test_other_precisions_fail() -> None:
+def test_load_chooses_by_device_and_returns_the_same_result_object() -> None:
+    image = tensors([small(demo_pictures()[1])])
+    by_litert, in_torch = HolisticLandmarker.load("cpu")(image), HolisticLandmarker.load(backend="torch")(image)
+    assert all(torch.equal(*parts) for parts in zip(by_litert, make_landmarker("litert")(image), strict=True))
+    assert all(torch.equal(*parts) for parts in zip(in_torch, make_landmarker("torch")(image), strict=True))
+    assert [(part.shape, part.dtype) for part in by_litert] == [(part.shape, part.dtype) for part in in_torch]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"device": "cuda", "backend": "litert"}, {"precision": "fp16"}, {"compile": True}, {"cuda_graph": True}],
+)
+def test_options_that_litert_does_not_have_fail(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"backend litert runs in fp32 on the CPU, not with .*\. Use backend torch"):
+        HolisticLandmarker.load(**options)
+
+
+def test_other_backends_and_precisions_fail() -> None:
+    with pytest.raises(ConfigError, match="backend = 'onnx' is not one of auto, litert, torch"):
+        HolisticLandmarker.load(backend="onnx")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px on average"):
-        HolisticLandmarker.from_mediapipe_wheel("bf16")  # type: ignore[arg-type]
+        HolisticLandmarker.load(backend="torch", precision="bf16")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="precision = 'tf32' is not one of fp32, fp16"):
-        HolisticLandmarker.from_mediapipe_wheel("tf32")  # type: ignore[arg-type]
+        HolisticLandmarker.load(backend="torch", precision="tf32")  # type: ignore[arg-type]
+
+
+def test_a_side_that_opencv_refuses_fails_in_litert() -> None:
+    landmarker = HolisticLandmarker.load()
+    assert not landmarker(torch.zeros(1, 3, 1, 32_766, dtype=torch.uint8)).presence.any()
+    with pytest.raises(ExtractError, match="the image has 32767x1 px; Holistic takes sides up to 32766 px"):
+        landmarker(torch.zeros(1, 3, 1, 32_767, dtype=torch.uint8))
+
+
+def test_litert_runs_no_network_whose_result_cannot_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []  # sides of inputs
+    run = LiteRTNetwork.__call__
+
+    def watch(self: LiteRTNetwork, crop: Any) -> Any:
+        runs.append(len(crop))
+        return run(self, crop)
+
+    monkeypatch.setattr(LiteRTNetwork, "__call__", watch)
+    landmarker = make_landmarker("litert")
+    runs.clear()  # loading runs some
+    landmarker(torch.zeros(1, 3, 40, 64, dtype=torch.uint8))
+    assert runs == [224]
+    for picture, num_visible in ((demo_pictures()[2], 0), (demo_pictures()[1], 2)):
+        runs.clear()
+        found = landmarker(tensors([small(picture)]))
+        assert int((found.visibility[0, 15:17] > 0.1).sum()) == num_visible  # wrists
+        assert runs == [224, 256, *[256] * num_visible, *[224] * num_visible, 128, 192]
 
 
 def test_tf32_is_off_within_the_pass_only() -> None:
@@ -291,14 +378,14 @@ def test_tf32_is_off_within_the_pass_only() -> None:
 
 
 def test_the_heatmap_kernel_of_the_graph_file_fails_the_gate(
-    landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
+    in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "refine", partial(refine, kernel=7))
-    assert not distance(in_batches(landmarker, pictures[:3]), expected[:3]).passes
+    monkeypatch.setattr(holistic_pass, "refine", partial(refine, kernel=7))
+    assert not distance(in_batches(in_torch, pictures[:3]), expected[:3]).passes
 
 
 def test_crops_by_grid_sample_fail_the_gate(
-    landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
+    in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sampled(pictures: PackedImages, region: Region, side: int, border: Border) -> Tensor:
         width, height = int(pictures.width[0]), int(pictures.height[0])
@@ -317,8 +404,8 @@ def test_crops_by_grid_sample_fail_the_gate(
             results.append(functional.grid_sample(images, grid, padding_mode=mode, align_corners=False).round().byte())
         return torch.stack(results, 1)
 
-    monkeypatch.setattr(module, "crop", sampled)
-    assert not distance(in_batches(landmarker, pictures[:3]), expected[:3]).passes
+    monkeypatch.setattr(torch_landmarker, "crop", sampled)
+    assert not distance(in_batches(in_torch, pictures[:3]), expected[:3]).passes
 
 
 def _tf32(values: Tensor) -> Tensor:
@@ -327,9 +414,9 @@ def _tf32(values: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def in_tf32(landmarker: HolisticLandmarker) -> Iterator[None]:
+def with_tf32(in_torch: TorchLandmarker) -> Iterator[None]:
     """Emulate convolutions of a GPU that uses TF32."""
-    convs = [conv for conv in landmarker.modules() if isinstance(conv, Conv)]
+    convs = [conv for conv in in_torch.modules() if isinstance(conv, Conv)]
     hooks = [conv.register_forward_pre_hook(lambda conv, inputs: (_tf32(inputs[0]),)) for conv in convs]
     weights = [conv.weight for conv in convs]
     for conv in convs:
@@ -340,8 +427,6 @@ def in_tf32(landmarker: HolisticLandmarker) -> Iterator[None]:
         conv.weight = weight
 
 
-@pytest.mark.usefixtures("in_tf32")
-def test_tf32_fails_the_gate(
-    landmarker: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks]
-) -> None:
-    assert not distance(in_batches(landmarker, pictures[:3]), expected[:3]).passes
+@pytest.mark.usefixtures("with_tf32")
+def test_tf32_fails_the_gate(in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks]) -> None:
+    assert not distance(in_batches(in_torch, pictures[:3]), expected[:3]).passes

@@ -1,4 +1,4 @@
-"""Nets compared with TensorFlow Lite's interpreter (`make_references.py`), and operations that are easily mistaken."""
+"""Nets compared with TensorFlow Lite's interpreter, and operations that are easily mistaken."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -7,51 +7,60 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from datamodules.errors import ConfigError
 from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.net import Net
+from preprocess.holistic.networks import NETWORKS, Network
 from preprocess.holistic.ops import depth_to_space, make_module, same_padding
-from preprocess.holistic.tflite import Graph, Op, read_tflite
-from support.net_inputs import OUTPUTS, kept, net_input
-
-HERE = Path(__file__).parent
+from preprocess.holistic.tflite import Graph, Op, read_graph
 
 
-@pytest.fixture(scope="module")
-def references() -> dict[str, Any]:
-    with np.load(HERE / "references.npz") as file:
-        return dict(file)
+def worst(name: str, net: torch.nn.Module) -> float:
+    """Return the largest error of all outputs of `net`, as a fraction of the output's range.
 
-
-def worst(name: str, net: torch.nn.Module, references: dict[str, Any]) -> float:
-    """Return the largest error of all outputs of `net`, as a fraction of the output's range."""
-    images = torch.from_numpy(net_input(name)).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        outputs = net(images)
+    It is compared with TensorFlow Lite's own kernels: XNNPACK's compute in another order.
+    """
+    network = NETWORKS[name]
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(str(find_models([name])[name]), experimental_op_resolver_type=kernels)
+    interpreter.allocate_tensors()
+    details = interpreter.get_output_details()
     errors = []
-    for place, output in zip(OUTPUTS.get(name, range(len(outputs))), outputs, strict=True):
-        for number in range(2):
-            least, greatest = references[f"{name}.{place}.{number}.range"]
-            scale = greatest - least if output[0].numel() > 1 else max(1.0, abs(greatest))
-            expected = references[f"{name}.{place}.{number}"]
-            shape = references[f"{name}.{place}.shape"]
-            assert tuple(output.shape) == (2, *shape[1:])
-            found = kept(output[number].numpy())
-            errors.append(np.abs(found - expected).max() / scale)
+    for image in net_input(network):
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+        interpreter.invoke()
+        with torch.inference_mode():
+            outputs = net(torch.from_numpy(image[None]).permute(0, 3, 1, 2))
+        for index, output in zip(network.outputs or range(len(details)), outputs, strict=True):
+            expected = interpreter.get_tensor(details[index]["index"])
+            assert output.shape == expected.shape
+            scale = np.ptp(expected) if expected.size > 1 else max(1.0, abs(expected.item()))
+            errors.append(np.abs(output.numpy() - expected).max() / scale)
     return float(max(errors))
 
 
+def net_input(network: Network) -> NDArray[np.float32]:
+    """float32 [2, S, S, 3]: blocks of random colours under noise, and noise alone."""
+    side, random = network.side, np.random.default_rng(network.side)
+    blocks = np.kron(random.random((8, 8, 3)), np.ones((side // 8, side // 8, 1)))
+    images = np.stack([0.8 * blocks + 0.2 * random.random((side, side, 3)), random.random((side, side, 3))])
+    scaled: NDArray[np.float32] = (network.minimum + (1 - network.minimum) * images).astype(np.float32)
+    return scaled
+
+
 @pytest.mark.parametrize("name", HOLISTIC)
-def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str, references: dict[str, Any]) -> None:
-    assert worst(name, Net(find_models()[name], OUTPUTS.get(name)), references) < 1e-4
+def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str) -> None:
+    assert worst(name, Net(find_models()[name], NETWORKS[name].outputs)) < 1e-4
 
 
-def test_a_net_with_wrong_padding_is_noticed(references: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_with_wrong_padding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preprocess.holistic.ops.same_padding", lambda *sizes: same_padding(*sizes)[::-1])
     name = "hand_landmark_full"
-    assert worst(name, Net(find_models()[name], OUTPUTS[name]), references) > 1e-3
+    assert worst(name, Net(find_models()[name], NETWORKS[name].outputs)) > 1e-3
 
 
 def test_operations_of_other_outputs_are_left_out() -> None:
@@ -147,13 +156,13 @@ def test_a_model_with_another_operation_fails() -> None:
         ConfigError,
         match=r"_with_attention\.tflite has the operation (MUL|CUSTOM), which is not supported; supported are ADD",
     ):
-        read_tflite(find_models([name])[name])
+        read_graph(find_models([name])[name])
 
 
 def test_a_file_without_a_model_fails(tmp_path: Path) -> None:
     (tmp_path / "a.tflite").write_bytes(b"not a model at all")
     with pytest.raises(ConfigError, match=r"a\.tflite is not a TensorFlow Lite model: it"):
-        read_tflite(tmp_path / "a.tflite")
+        read_graph(tmp_path / "a.tflite")
 
 
 def test_sparse_weights_are_expanded_as_the_schema_says() -> None:
@@ -178,4 +187,4 @@ def test_sparse_weights_are_expanded_as_the_schema_says() -> None:
             at += 1
     assert at == values.size
     assert 0 < (expected == 0).mean() < 1
-    np.testing.assert_array_equal(read_tflite(path).constants[number].reshape(expected.shape), expected)
+    np.testing.assert_array_equal(read_graph(path).constants[number].reshape(expected.shape), expected)

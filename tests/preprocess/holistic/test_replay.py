@@ -9,8 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from preprocess.holistic.crop import PackedImages, pack
-from preprocess.holistic.landmarker import HolisticLandmarker, HolisticLandmarks
+from preprocess.holistic.landmarks import HolisticLandmarks
+from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.replay import Replay
+from preprocess.holistic.torch_landmarker import TorchLandmarker
 from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
 
@@ -21,9 +23,9 @@ def pictures() -> list[Picture]:
 
 
 @pytest.fixture
-def on_gpu() -> Iterator[HolisticLandmarker]:
+def on_gpu() -> Iterator[TorchLandmarker]:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
-    yield HolisticLandmarker.from_mediapipe_wheel().to("cuda")
+    yield TorchLandmarker(find_models(HOLISTIC)).to("cuda")
     torch.cuda.empty_cache()
 
 
@@ -43,7 +45,7 @@ def assert_near(found: HolisticLandmarks, expected: HolisticLandmarks) -> None:
 
 
 def test_without_options_results_are_those_of_the_landmarker(pictures: list[Picture]) -> None:
-    landmarker = HolisticLandmarker.from_mediapipe_wheel()
+    landmarker = TorchLandmarker(find_models(HOLISTIC))
     images = tensors(pictures[:2])
     found, expected = Replay(landmarker, cuda_graph=True)(images), landmarker(images)  # on the CPU there is no graph
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -51,7 +53,7 @@ def test_without_options_results_are_those_of_the_landmarker(pictures: list[Pict
 
 def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device() -> None:
     """Tensors without values, which refuse whatever would need one, and to be mixed with those of another device."""
-    landmarker = HolisticLandmarker.from_mediapipe_wheel("fp16")
+    landmarker = TorchLandmarker(find_models(HOLISTIC), "fp16")
     device = "cuda" if torch.version.cuda else "cpu"
     with FakeTensorMode(), torch.no_grad():
         for module in landmarker.modules():
@@ -69,7 +71,7 @@ def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device() -
 @pytest.mark.slow
 @pytest.mark.timeout(580)
 def test_a_compiled_pass_equals_eager_for_growing_images(pictures: list[Picture]) -> None:
-    landmarker = HolisticLandmarker.from_mediapipe_wheel()
+    landmarker = TorchLandmarker(find_models(HOLISTIC))
     compiled = Replay(landmarker, compile=True)
     images = tensors(pictures[:2])
     assert_near(compiled(images), landmarker(images))
@@ -79,14 +81,14 @@ def test_a_compiled_pass_equals_eager_for_growing_images(pictures: list[Picture]
 
 @pytest.mark.gpu
 def test_the_gpu_is_within_the_gate(
-    on_gpu: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks]
+    on_gpu: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks]
 ) -> None:
     apart = distance(in_batches(on_gpu, pictures), expected)
     assert apart.passes, str(apart)
 
 
 @pytest.mark.gpu
-def test_a_cuda_graph_computes_the_same_bits(on_gpu: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_a_cuda_graph_computes_the_same_bits(on_gpu: TorchLandmarker, pictures: list[Picture]) -> None:
     captured = Replay(on_gpu, cuda_graph=True)
     images = tensors(pictures[:4])
     larger = tensors([picture.repeat(3, 0) for picture in pictures[:4]])
@@ -96,7 +98,7 @@ def test_a_cuda_graph_computes_the_same_bits(on_gpu: HolisticLandmarker, picture
 
 
 @pytest.mark.gpu
-def test_a_thread_that_pins_memory_does_not_end_a_capture(on_gpu: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_a_thread_that_pins_memory_does_not_end_a_capture(on_gpu: TorchLandmarker, pictures: list[Picture]) -> None:
     done = Event()
 
     def page_lock() -> None:
@@ -118,7 +120,7 @@ def test_a_thread_that_pins_memory_does_not_end_a_capture(on_gpu: HolisticLandma
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("cuda_graph", [False, True])
 def test_a_compiled_pass_on_a_gpu_is_within_the_gate(
-    on_gpu: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], cuda_graph: bool
+    on_gpu: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], cuda_graph: bool
 ) -> None:
     compiled: Any = Replay(on_gpu, compile=True, cuda_graph=cuda_graph)
     size = len(pictures) // 2
@@ -130,7 +132,7 @@ def test_a_compiled_pass_on_a_gpu_is_within_the_gate(
 @pytest.mark.usefixtures("on_gpu")
 def test_fp16_is_a_quarter_of_a_pixel_off(pictures: list[Picture], expected: list[Landmarks]) -> None:
     """As emulated before: .26, .07 and .18 px on average for pose, face and hands."""
-    landmarker = HolisticLandmarker.from_mediapipe_wheel("fp16").to("cuda")
+    landmarker = TorchLandmarker(find_models(HOLISTIC), "fp16").to("cuda")
     apart = distance(in_batches(landmarker, pictures), expected)
     assert apart.flips <= 0.02, str(apart)
     assert apart.px["pose"].mean() < 0.6, str(apart)
@@ -139,19 +141,19 @@ def test_fp16_is_a_quarter_of_a_pixel_off(pictures: list[Picture], expected: lis
 
 @pytest.mark.gpu
 def test_tf32_on_a_gpu_fails_the_gate(
-    on_gpu: HolisticLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
+    on_gpu: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from contextlib import nullcontext
 
-    from preprocess.holistic import landmarker
+    from preprocess.holistic import torch_landmarker
 
-    monkeypatch.setattr(landmarker, "without_tf32", nullcontext)
+    monkeypatch.setattr(torch_landmarker, "without_tf32", nullcontext)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert not distance(in_batches(on_gpu, pictures), expected).passes
 
 
 @pytest.mark.gpu
-def test_nothing_waits_for_the_gpu(on_gpu: HolisticLandmarker, pictures: list[Picture]) -> None:
+def test_nothing_waits_for_the_gpu(on_gpu: TorchLandmarker, pictures: list[Picture]) -> None:
     images = torch.stack(tensors(pictures[:2])).cuda()
     on_gpu(images)
     torch.cuda.set_sync_debug_mode("error")

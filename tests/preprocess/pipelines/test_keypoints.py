@@ -3,9 +3,11 @@
 import io
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,11 +17,11 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
-from datamodules.samples.keypoint_layouts import LAYOUTS
+from datamodules.samples.keypoint_layouts import FACE_68, LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
-from preprocess.holistic.landmarker import HolisticLandmarks
+from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.integrity import coverage
 from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
@@ -40,9 +42,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run by the configuration that users start, with two workers."""
     folder = tmp_path_factory.mktemp("keypoints") / "run"
-    config = str(ROOT / "configs" / "keypoints.yaml")
-    assert main(["run", "--config", config, "--data.root", str(corpus), "--output.dir", str(folder)]) == 0
+    assert main(run_by_default(corpus, folder)) == 0
     return folder
+
+
+def run_by_default(corpus: Path, folder: Path) -> list[str]:
+    config = str(ROOT / "configs" / "keypoints.yaml")
+    return ["run", "--config", config, "--data.root", str(corpus), "--output.dir", str(folder)]
 
 
 def samples(folder: Path) -> list[KeypointSample]:
@@ -83,13 +89,14 @@ def test_a_face_and_a_pose_are_found_in_every_frame_and_absent_parts_are_zeros(s
         assert ((noses > 0) & (noses < (210, 260))).all()
 
 
-def test_samples_equal_mediapipe_made_fresh_for_each_frame(shards: Path, corpus: Path) -> None:
+def test_samples_equal_mediapipe_made_fresh_for_each_frame(corpus: Path, tmp_path: Path) -> None:
     import mediapipe as mp
     from PIL import Image
 
-    from datamodules.samples.keypoint_layouts import FACE_68
-
-    sample = samples(shards)[1]
+    options = ["--model.backend", "mediapipe", "--data.num_workers", "0", "--data.max_items", "1"]
+    assert main([*run_by_default(corpus, tmp_path / "run"), *options]) == 0
+    sample = samples(tmp_path / "run")[0]
+    assert sample.meta["backend"] == "mediapipe 0.10.21, static"
     for index, name in enumerate(sample.meta["frames"]):
         with mp.solutions.holistic.Holistic(static_image_mode=True, model_complexity=1) as fresh:
             found: Any = fresh.process(np.asarray(Image.open(corpus / sample.meta["path"] / name).convert("RGB")))
@@ -153,18 +160,17 @@ def in_torch(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_in_torch(corpus: Path, folder: Path) -> list[str]:
-    config = str(ROOT / "configs" / "keypoints.yaml")
     options = ["--data.max_items", "1", "--model.batch_size", "3", "--data.num_workers", "1"]
-    return ["run", "--config", config, "--data.root", str(corpus), "--output.dir", str(folder), *options]
+    return [*run_by_default(corpus, folder), *options]
 
 
-def test_torch_makes_the_same_samples_as_mediapipe(in_torch: Path, shards: Path) -> None:
-    by_mediapipe = {sample.key: sample for sample in samples(shards)}
+def test_torch_makes_the_same_samples_as_litert(in_torch: Path, shards: Path) -> None:
+    by_litert = {sample.key: sample for sample in samples(shards)}
     found = samples(in_torch)
     assert len(found) == 3
     apart = []
     for sample in found:
-        expected = by_mediapipe[sample.key]
+        expected = by_litert[sample.key]
         assert (sample.keypoints.shape, sample.keypoints.dtype) == ((4, 143, 3), np.dtype(np.float32))
         np.testing.assert_array_equal(sample.presence, expected.presence)
         np.testing.assert_allclose(sample.visibility, expected.visibility, atol=0.02)
@@ -179,46 +185,71 @@ def test_torch_makes_the_same_samples_as_mediapipe(in_torch: Path, shards: Path)
 
 def test_samples_say_which_backend_made_them(in_torch: Path, shards: Path) -> None:
     assert samples(in_torch)[0].meta["backend"] == f"torch {torch.__version__}, fp32; models of mediapipe 0.10.21"
-    assert samples(shards)[0].meta["backend"] == "mediapipe 0.10.21, static"
+    litert = version("ai-edge-litert")
+    assert samples(shards)[0].meta["backend"] == f"litert {litert}; models of mediapipe 0.10.21"
 
 
 def test_another_backend_is_another_run(in_torch: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*run_in_torch(corpus, in_torch), "--model.backend", "mediapipe"]) == 2
+    assert main(run_in_torch(corpus, in_torch)) == 2
     assert "backend" in " ".join(capsys.readouterr().err.split())
 
 
-def test_auto_is_torch_on_a_gpu_and_mediapipe_on_the_cpu() -> None:
+def test_auto_is_torch_on_a_gpu_and_litert_on_the_cpu() -> None:
     extractor = Keypoints()
-    assert extractor.backend == "mediapipe"
+    assert extractor.backend == "litert"
     assert extractor.suggest_options() is Keypoints(backend="torch").suggest_options() is None  # on the CPU
-    for device, backend in (("cpu", "mediapipe"), ("cuda", "torch")):
+    for device, backend in (("cpu", "litert"), ("cuda", "torch")):
         extractor = Keypoints()
         extractor.place(torch.device(device))
         assert extractor.backend == extractor.provenance()["backend"] == backend
         assert (extractor.frames.transform is None) == (backend == "torch")
 
 
-def test_options_that_do_not_go_with_the_backend_fail() -> None:
+def test_versions_that_change_the_results_of_litert_are_in_its_provenance() -> None:
+    provenance = Keypoints(backend="litert").provenance()
+    assert provenance["litert"] == version("ai-edge-litert")
+    assert provenance["opencv"] == cv2.__version__
+    assert provenance["weights"] == Keypoints(backend="torch").provenance()["weights"]
+
+
+def test_video_mode_is_that_of_mediapipe_on_the_cpu_and_fails_on_a_gpu() -> None:
+    extractor = Keypoints(mode="video")
+    assert extractor.backend == "mediapipe"
+    extractor.place(torch.device("cuda"))
     with pytest.raises(ConfigError, match=r"--model\.mode video needs MediaPipe's own tracking\. Set --model\.back"):
-        Keypoints(mode="video", backend="torch")
-    with pytest.raises(ConfigError, match=r"--model\.precision fp16, \.compile and \.model_dir are for backend torch"):
-        Keypoints(precision="fp16", backend="mediapipe")
-    with pytest.raises(ConfigError, match=r"--model\.precision fp16, \.compile and \.model_dir are for backend torch"):
+        assert extractor.backend
+
+
+def test_options_that_do_not_go_with_the_backend_fail() -> None:
+    for backend in ("torch", "litert"):
+        with pytest.raises(
+            ConfigError, match=r"--model\.mode video needs MediaPipe's own tracking\. Set --model\.back"
+        ):
+            Keypoints(mode="video", backend=backend)
+    for backend in ("mediapipe", "litert"):
+        with pytest.raises(
+            ConfigError, match=rf"--model\.precision fp16 and \.compile are for backend torch, not {backend}"
+        ):
+            Keypoints(precision="fp16", backend=backend)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"--model\.precision fp16 and \.compile are for backend torch, not litert"):
         assert Keypoints(compile=True).frames  # on the CPU
+    with pytest.raises(ConfigError, match=r"--model\.model_dir is not for backend mediapipe"):
+        Keypoints(backend="mediapipe", model_dir=Path("models"))
     with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px"):
         Keypoints(precision="bf16", backend="torch")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="backend = 'onnx' is not one of auto, mediapipe, torch"):
+    with pytest.raises(ConfigError, match="backend = 'onnx' is not one of auto, litert, torch, mediapipe"):
         Keypoints(backend="onnx")  # type: ignore[arg-type]
 
 
-def test_torch_needs_the_models_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torch_and_litert_need_the_models_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, path in find_models().items():
         (tmp_path / f"{name}.tflite").symlink_to(path)
     monkeypatch.setattr("preprocess.mediapipe_graph.version", {"mediapipe": "0.10.32"}.__getitem__)
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     with pytest.raises(ConfigError, match=r"mediapipe 0\.10\.21 is needed"):
         Keypoints(backend="mediapipe")
-    assert Keypoints(backend="torch", model_dir=tmp_path).backend == "torch"
+    assert Keypoints(backend="torch", model_dir=tmp_path).provenance()["backend"] == "torch"
+    assert Keypoints(model_dir=tmp_path).provenance()["backend"] == "litert"
     with pytest.raises(ConfigError, match=r"--model\.model_dir .*/nothing is not a folder"):
         Keypoints(backend="torch", model_dir=tmp_path / "nothing").provenance()
 

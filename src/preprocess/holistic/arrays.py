@@ -1,0 +1,28 @@
+"""Arrays of numpy or torch, for code that computes with both.
+
+Such code calls functions of the Python array API standard (`namespace_of(array).concat`, `.max(…, axis=…)`), which
+array-api-compat offers for both libraries under the same names.
+"""
+
+from typing import Any, TypeAlias
+
+import array_api_compat.numpy
+import array_api_compat.torch
+import numpy as np
+import torch
+from scipy.special import expit
+
+Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
+
+
+def namespace_of(array: Array) -> Any:
+    """Return the array API's functions for `array`: those of numpy, or of torch.
+
+    array-api-compat's own `array_namespace` keeps a cache, which torch.compile warns of.
+    """
+    return array_api_compat.numpy if isinstance(array, np.ndarray) else array_api_compat.torch
+
+
+def sigmoid(values: Array) -> Array:
+    """Return 1 / (1 + exp(-values)), of any floating dtype, without overflow."""
+    return expit(values) if isinstance(values, np.ndarray) else torch.sigmoid(values)

@@ -1,0 +1,133 @@
+"""Holistic in torch: batches of images on one device, in one pass without data-dependent steps.
+
+All shapes are fixed, and nothing waits for the device: where a part is not detected, its networks run all the same, on
+the whole image. So the pass can be compiled, and captured as a CUDA graph; see `replay`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import ConfigError
+from preprocess.holistic.crop import PackedImages, crop, pack, scaled
+from preprocess.holistic.detection import anchors
+from preprocess.holistic.holistic_pass import find_landmarks
+from preprocess.holistic.landmarks import HolisticLandmarks, check_images
+from preprocess.holistic.net import Net
+from preprocess.holistic.networks import NETWORKS
+from preprocess.holistic.regions import Region
+
+Precision = Literal["fp32", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+class TorchLandmarker(nn.Module):
+    """Holistic for batches of images, on the module's device.
+
+    Args:
+        models: paths of the networks' files, by name.
+        precision: of the networks: `fp32`, or `fp16`, which moves points by 0.1 to 0.3 px on average. Regions, crops
+            and points are always computed in full precision, and fp32 does not use TF32.
+
+    Raises:
+        ConfigError: the precision is not one of these, or a model cannot be read.
+    """
+
+    def __init__(self, models: Mapping[str, Path], precision: Precision = "fp32") -> None:
+        super().__init__()
+        require_precision(precision)
+        self._dtype = _DTYPES[precision]
+        nets = {name: Net(path, NETWORKS[name].outputs) for name, path in models.items()}
+        self.nets = nn.ModuleDict(nets).to(self._dtype)
+        self._anchors = {}
+        for name in models:
+            if NETWORKS[name].strides:
+                self._anchors[name] = f"_{name}_anchors"
+                self.register_buffer(self._anchors[name], torch.from_numpy(anchors(NETWORKS[name])))
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        return next(self.buffers()).device
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
+        """Return the landmarks of each image; see `HolisticLandmarker`.
+
+        Raises:
+            ValueError: the images have another dtype or shape.
+        """
+        values, width, height = flatten_images(images, self.device)
+        with without_tf32():
+            return self.landmarks(PackedImages(pack(values), width, height))
+
+    def landmarks(self, images: PackedImages) -> HolisticLandmarks:
+        """Return the landmarks of images on the device; call it within `without_tf32`."""
+
+        def run(name: str, region: Region, is_used: Tensor) -> list[Tensor]:
+            return self._run(images, name, region)
+
+        centers = {name: getattr(self, buffer) for name, buffer in self._anchors.items()}
+        return find_landmarks(images.width, images.height, run, centers)
+
+    def _run(self, images: PackedImages, name: str, region: Region) -> list[Tensor]:
+        """Return the outputs of a network for regions [N] or [N, K]; each output has N * K rows."""
+        side, border, minimum, *_ = NETWORKS[name]
+        if region.side.ndim == 1:
+            region = Region(*(field[:, None] for field in region))
+        outputs: list[Tensor] = self.nets[name](scaled(crop(images, region, side, border), minimum, self._dtype))
+        return outputs
+
+
+def require_precision(precision: str) -> None:
+    """Check that the networks can be run in `precision`.
+
+    Raises:
+        ConfigError: it is not one of `Precision`, or would move points too far.
+    """
+    if precision == "bf16":
+        raise ConfigError(
+            "precision = 'bf16' moves pose points by 2.4 px on average, ten times as far as fp16, which is as fast. "
+            "Use fp16 or fp32"
+        )
+    if precision not in get_args(Precision):
+        raise ConfigError(f"{precision = } is not one of {', '.join(get_args(Precision))}")
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute convolutions and products of float32 without TF32, which would move points by 0.05 to 0.3 px."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def flatten_images(images: Tensor | Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images with their rows one after the other, on `device`.
+
+    Returns:
+        Pixels, uint8 [B, 3, P], where P is the number of pixels of the largest image; widths and heights, int64 [B].
+
+    Raises:
+        ValueError: the images are not uint8 [B, 3, H, W], nor a list of [3, H, W], or one is empty.
+    """
+    check_images(images)
+    sizes = torch.tensor([image.shape[:0:-1] for image in images])
+    sizes = (sizes.pin_memory() if device.type == "cuda" else sizes).to(device, non_blocking=True)
+    if isinstance(images, Tensor):
+        values = images.to(device, non_blocking=True).flatten(2)
+    else:
+        num_pixels = max(image[0].numel() for image in images)
+        values = torch.zeros(len(images), 3, num_pixels, dtype=torch.uint8, device=device)
+        for row, image in zip(values, images, strict=True):
+            row[:, : image[0].numel()] = image.to(device, non_blocking=True).flatten(1)
+    return values, sizes[:, 0], sizes[:, 1]

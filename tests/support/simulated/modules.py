@@ -53,6 +53,7 @@ class RawFile(io.RawIOBase):
 
     def __init__(self, path: str, mode: str) -> None:
         world = Here.world
+        self.path, self.mode, self.process = path, mode, world.process  # first: `close` is called if opening fails
         world.step(f"open {mode}", path)
         if mode == "r":
             file = _reopened(path)
@@ -61,7 +62,6 @@ class RawFile(io.RawIOBase):
             self.file = file
         else:
             self.file = world.files.create(world.machine, path, truncate=mode == "w", exclusive="x" in mode)
-        self.path, self.mode, self.process = path, mode, world.process
         self._offset = 0
         self._error: OSError | None = None  # of the next write, because this one was partial
         self.file.opened[world.machine.number] = self.file.opened.get(world.machine.number, 0) + 1

@@ -21,6 +21,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -107,6 +108,17 @@ def _write(folder: Path, sample: ClipSample) -> None:
         )
     folder.mkdir()
     bgr = np.ascontiguousarray(sample.frames[..., ::-1])
-    (folder / "video_input.pkl").write_bytes(pickle.dumps(bgr, _PROTOCOL))
-    (folder / "text_input.pkl").write_bytes(pickle.dumps({"tokens": sample.tokens}, _PROTOCOL))
+    for name, value in (("video_input.pkl", bgr), ("text_input.pkl", {"tokens": sample.tokens})):
+        with (folder / name).open("wb") as file:
+            _Pickler(file, _PROTOCOL).dump(value)
     (folder / "size.json").write_text(json.dumps([float(size) for size in sample.meta["size"]]) + "\n")
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles arrays so that numpy 1 and 2 read them: numpy 2 itself names `numpy._core`, which numpy 1 lacks."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is not np.ndarray:
+            return NotImplemented
+        state = value.__reduce__()[2]
+        return np.ndarray, (0,), state

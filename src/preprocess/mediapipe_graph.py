@@ -12,7 +12,6 @@ MediaPipe's C++ code writes about ten lines to stderr whenever a graph starts; n
 
 import os
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,9 +29,6 @@ Mode = Literal["static", "video"]
 MEDIAPIPE_VERSION = "0.10.21"
 
 _GRAPH = "mediapipe/modules/holistic_landmark/holistic_landmark_cpu.binarypb"
-_POSE = "poselandmarkcpu__"
-_POSE_DETECTION = _POSE + "posedetectioncpu__TensorsToDetectionsCalculator"
-_POSE_PRESENCE = _POSE + "poselandmarkbyroicpu__tensorstoposelandmarksandsegmentation__ThresholdingCalculator"
 _FRAME_MICROSECONDS = 33_333  # mp.solutions counts 30 frames per second, whatever the video has
 _MAX_SIDE_PX = 32_766  # from SHRT_MAX on, OpenCV throws an exception that nothing catches: the process aborts
 
@@ -102,13 +98,10 @@ class HolisticGraph:
 
     Args:
         mode: what is remembered from one image to the next; see the table above.
-        min_detection_confidence: 0 to 1, the lowest score of a detected person.
-        min_tracking_confidence: 0 to 1, the lowest score of a pose in the region of a detected or tracked person.
-        parts: the parts to detect, of `PARTS`; models that these do not need are not run.
         refine_face_landmarks: whether to find the irises, and the lips and eyes more closely, by the larger face model.
 
     Raises:
-        ConfigError: mediapipe 0.10.21 is not installed, or an argument is out of range.
+        ConfigError: mediapipe 0.10.21 is not installed, or there is no such mode.
         RuntimeError: this process was forked from one that has started MediaPipe.
     """
 
@@ -116,23 +109,17 @@ class HolisticGraph:
         self,
         mode: Mode = "static",
         *,
-        min_detection_confidence: float = 0.5,
-        min_tracking_confidence: float = 0.5,
-        parts: Collection[str] = PARTS,
         refine_face_landmarks: bool = False,
     ) -> None:
         if mode not in get_args(Mode):
             raise ConfigError(f"{mode = } is not one of {', '.join(get_args(Mode))}")
-        if not 0 <= min_detection_confidence <= 1 or not 0 <= min_tracking_confidence <= 1:
-            raise ConfigError(f"{min_detection_confidence = }, {min_tracking_confidence = }: both must be 0 to 1")
         self.mode = mode
         self._mp = _import_mediapipe()
         self._config = _read_config(self._mp)
-        _set_thresholds(self._config, min_detection_confidence, min_tracking_confidence)
         if mode == "static":
             _cut_tracking(self._config)
-        self._parts, self._refine_face_landmarks = parts, refine_face_landmarks
-        _keep_only(self._config, {_stream(part) for part in parts})
+        self._refine_face_landmarks = refine_face_landmarks
+        _keep_only(self._config, {_stream(part) for part in PARTS})
         self._packets: dict[str, Any] = {}
         self._graph = self._start()
 
@@ -167,7 +154,7 @@ class HolisticGraph:
             self._graph = self._start()  # a graph that failed refuses all later images
             reason = " ".join(str(error).splitlines()[:2])  # later lines repeat it
             raise ExtractError(f"MediaPipe failed on an image of {width}x{height} px: {reason}") from error
-        return Landmarks(**{part: self._points(part, width, height) for part in self._parts})
+        return Landmarks(**{part: self._points(part, width, height) for part in PARTS})
 
     def _points(self, part: str, width: int, height: int) -> NDArray[np.float32] | None:
         packet = self._packets.get(_stream(part))
@@ -211,7 +198,7 @@ class HolisticGraph:
             )
         _first_pid = os.getpid()
         graph = self._mp.CalculatorGraph(graph_config=self._config)
-        for part in self._parts:
+        for part in PARTS:
             graph.observe_output_stream(_stream(part), self._packets.__setitem__)
         is_video = self.mode == "video"
         flags = {
@@ -256,15 +243,6 @@ def _read_config(mp: Any) -> Any:
             node.ClearField("options")
     config.executor[0].type = "ApplicationThreadExecutor"
     return config
-
-
-def _set_thresholds(config: Any, min_detection_confidence: float, min_tracking_confidence: float) -> None:
-    from mediapipe.calculators.tensor.tensors_to_detections_calculator_pb2 import TensorsToDetectionsCalculatorOptions
-    from mediapipe.calculators.util.thresholding_calculator_pb2 import ThresholdingCalculatorOptions
-
-    nodes = {node.name: node.options.Extensions for node in config.node}
-    nodes[_POSE_DETECTION][TensorsToDetectionsCalculatorOptions.ext].min_score_thresh = min_detection_confidence
-    nodes[_POSE_PRESENCE][ThresholdingCalculatorOptions.ext].threshold = min_tracking_confidence
 
 
 def _cut_tracking(config: Any) -> None:

@@ -6,7 +6,7 @@ Only this module knows the steps. It computes with numpy or torch, whichever the
 | step    | region                                         | network                    | detected if         |
 |---------|------------------------------------------------|----------------------------|---------------------|
 | person  | the image, padded to a square                  | pose_detection             | a score ≥ 0.5       |
-| pose    | around the hips, from two keypoints            | pose_landmark_full         | score > 0.5         |
+| pose    | around the hips, from two keypoints            | pose_landmark_{lite, full, heavy} | score > 0.5         |
 | hand, 1 | of the pose's wrist, little and index finger   | hand_recrop                | wrist visible > 0.1 |
 | hand, 2 | from that network's two points                 | hand_landmark_full         | score > 0.5         |
 | face, 1 | around the pose's points of the face           | face_detection_short_range | a score ≥ 0.5       |
@@ -20,14 +20,17 @@ tensors_to_pose_landmarks_and_segmentation, hand_landmarks_from_pose_to_recrop_r
 hand_landmark_cpu, face_landmarks_from_pose_to_recrop_roi, face_detection_front_detections_to_roi, face_landmark_cpu.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import pi
+from typing import TypeAlias
+
+from array_api_compat import device
 
 from preprocess.holistic.arrays import Array, namespace_of, sigmoid
 from preprocess.holistic.detection import MIN_SCORE, BestDetection, best_detection
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarks import HolisticLandmarks
-from preprocess.holistic.networks import NETWORKS, RunNetwork
+from preprocess.holistic.networks import NETWORKS, HolisticOptions
 from preprocess.holistic.regions import (
     Region,
     aligned_square,
@@ -38,6 +41,12 @@ from preprocess.holistic.regions import (
     square_around,
 )
 
+RunNetwork: TypeAlias = Callable[[str, Region, Array], Sequence[Array]]
+"""Runs a network on regions of N images: (name, regions [N] or [N, K], whether each region's result is used).
+
+The outputs have N * K rows. Rows whose result is not used may hold any finite values.
+"""
+
 _NUM_POSE, _NUM_FACE, _NUM_HAND = 33, 468, 21
 _MIN_PRESENCE, _MIN_WRIST = 0.5, 0.1
 _HAND_DEPTH = 0.4  # normalize_z of TensorsToLandmarksCalculator
@@ -46,7 +55,9 @@ _FACE_POINTS, _LEFT_EYE, _RIGHT_EYE = slice(0, 11), 2, 5
 _WRISTS, _PINKIES, _INDEX_FINGERS = slice(15, 17), slice(17, 19), slice(19, 21)
 
 
-def find_landmarks(width: Array, height: Array, run: RunNetwork, anchors: Mapping[str, Array]) -> HolisticLandmarks:
+def find_landmarks(
+    width: Array, height: Array, run: RunNetwork, anchors: Mapping[str, Array], options: HolisticOptions
+) -> HolisticLandmarks:
     """Return the landmarks of N images, in arrays of the library that computes.
 
     Args:
@@ -54,12 +65,17 @@ def find_landmarks(width: Array, height: Array, run: RunNetwork, anchors: Mappin
         height: int64 [N], px.
         run: runs a network on regions of these images.
         anchors: of the detectors, by name; see `detection.anchors`.
+        options: what to find.
     """
     xp = namespace_of(width)
     image = image_square(width, height)
-    pose, visibility, has_pose = _pose(run, image, anchors["pose_detection"])
-    hands, has_hands = _hands(run, image, pose, visibility, has_pose)
-    face, has_face = _face(run, image, pose, has_pose, anchors["face_detection_short_range"])
+    pose, visibility, has_pose = _pose(run, image, anchors["pose_detection"], options)
+    if options.pose_only:
+        hands, has_hands = _absent(has_pose, 2, _NUM_HAND)
+        face, has_face = (values[:, 0] for values in _absent(has_pose, 1, _NUM_FACE))
+    else:
+        hands, has_hands = _hands(run, image, pose, visibility, has_pose)
+        face, has_face = _face(run, image, pose, has_pose, anchors["face_detection_short_range"])
     presence = xp.concat([has_pose[:, None], has_face[:, None], has_hands], axis=1)
     points = (pose, face, hands[:, 0], hands[:, 1])
     pose, face, left, right = (
@@ -68,16 +84,17 @@ def find_landmarks(width: Array, height: Array, run: RunNetwork, anchors: Mappin
     return HolisticLandmarks(pose, face, left, right, xp.astype(visibility, xp.float32) * has_pose[:, None], presence)
 
 
-def _pose(run: RunNetwork, image: Region, anchors: Array) -> tuple[Array, Array, Array]:
+def _pose(run: RunNetwork, image: Region, anchors: Array, options: HolisticOptions) -> tuple[Array, Array, Array]:
     """Return points [N, 33, 3] in px, their visibility [N, 33], and whether a pose was detected [N]."""
     xp = namespace_of(image.side)
-    person = _detect(run, "pose_detection", image, xp.ones_like(image.side, dtype=xp.bool), anchors)
+    is_used = xp.ones_like(image.side, dtype=xp.bool)
+    person = _detect(run, "pose_detection", image, is_used, anchors, options.min_detection_confidence)
     hips, edge = person.keypoints[:, 0], person.keypoints[:, 1]
     box = aligned_square(hips, edge, pi / 2)
     region = expanded_square(box.center, _square(box.side), box.rotation, 1.25, 0.0).where(person.found, image)
-    raw, score, heatmaps = run("pose_landmark_full", region, person.found)
+    raw, score, heatmaps = run(options.pose_network, region, person.found)
     values = xp.reshape(xp.astype(raw, xp.float64), (len(raw), -1, 5))[:, :_NUM_POSE]
-    points = values[..., :3] / NETWORKS["pose_landmark_full"].side
+    points = values[..., :3] / NETWORKS[options.pose_network].side
     points = xp.concat([refine(points[..., :2], heatmaps), points[..., 2:]], axis=-1)
     return region.project(points), sigmoid(values[..., 3]), person.found & (score[:, 0] > _MIN_PRESENCE)
 
@@ -118,10 +135,19 @@ def _face(run: RunNetwork, image: Region, pose: Array, has_pose: Array, anchors:
     return region.project(points), is_found & (score > _MIN_PRESENCE)
 
 
-def _detect(run: RunNetwork, name: str, region: Region, is_used: Array, anchors: Array) -> BestDetection:
+def _detect(
+    run: RunNetwork, name: str, region: Region, is_used: Array, anchors: Array, min_score: float = MIN_SCORE
+) -> BestDetection:
     """Return the best detection within regions [N], its keypoints in px of the images."""
-    detection = best_detection(run(name, region, is_used), anchors, NETWORKS[name].side, MIN_SCORE)
+    detection = best_detection(run(name, region, is_used), anchors, NETWORKS[name].side, min_score)
     return detection._replace(keypoints=region.project(detection.keypoints))
+
+
+def _absent(has_pose: Array, num_parts: int, num_points: int) -> tuple[Array, Array]:
+    """Return points [N, num_parts, num_points, 3] of parts that are not looked for, and that none was detected."""
+    xp = namespace_of(has_pose)
+    is_detected = xp.stack([xp.zeros_like(has_pose)] * num_parts, axis=1)
+    return xp.zeros((*is_detected.shape, num_points, 3), dtype=xp.float64, device=device(has_pose)), is_detected
 
 
 def _square(side: Array) -> Array:

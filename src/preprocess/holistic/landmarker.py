@@ -18,11 +18,14 @@ from torch import Tensor
 from datamodules.errors import ConfigError
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.litert_landmarker import LiteRTLandmarker
-from preprocess.holistic.models import HOLISTIC, find_models
+from preprocess.holistic.models import find_models
+from preprocess.holistic.networks import HolisticOptions
 from preprocess.holistic.replay import Replay
 from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker
 
 Backend = Literal["auto", "litert", "torch"]
+
+_DEFAULT = HolisticOptions()
 
 
 class HolisticLandmarker:
@@ -35,6 +38,7 @@ class HolisticLandmarker:
     def load(
         cls,
         device: str | torch.device = "cpu",
+        options: HolisticOptions = _DEFAULT,
         *,
         backend: Backend = "auto",
         precision: Precision = "fp32",
@@ -46,6 +50,7 @@ class HolisticLandmarker:
 
         Args:
             device: such as `cpu`, `cuda` or `cuda:1`.
+            options: what to find, and by which networks.
             backend: `litert`: on the CPU, the fastest there, one image after the other on the calling thread; `torch`:
                 in batches on any device; `auto`: litert on a CPU, else torch.
             precision: of the networks in torch: `fp32`; or `fp16`, which moves points by 0.1 to 0.3 px on average.
@@ -60,14 +65,14 @@ class HolisticLandmarker:
         if backend not in get_args(Backend):
             raise ConfigError(f"{backend = } is not one of {', '.join(get_args(Backend))}")
         if backend == "torch" or (backend == "auto" and device.type != "cpu"):
-            landmarker = TorchLandmarker(find_models(HOLISTIC, model_dir), precision).to(device)
+            landmarker = TorchLandmarker(find_models(options.networks, model_dir), precision, options).to(device)
             return cls(Replay(landmarker, compile, cuda_graph))
         if device.type != "cpu" or precision != "fp32" or compile or cuda_graph:
             raise ConfigError(
                 f"backend litert runs in fp32 on the CPU, not with {device = !s}, {precision = }, {compile = }, "
                 f"{cuda_graph = }. Use backend torch for these"
             )
-        return cls(LiteRTLandmarker(find_models(HOLISTIC, model_dir)))
+        return cls(LiteRTLandmarker(find_models(options.networks, model_dir), options))
 
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
         """Return the landmarks of each image, on the device.

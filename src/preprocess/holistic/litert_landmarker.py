@@ -6,8 +6,10 @@ the results are the same bits for any grouping.
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,9 +22,10 @@ from preprocess.holistic.detection import anchors
 from preprocess.holistic.holistic_pass import find_landmarks
 from preprocess.holistic.landmarks import HolisticLandmarks, check_images
 from preprocess.holistic.litert import LiteRTNetwork
-from preprocess.holistic.networks import NETWORKS
+from preprocess.holistic.networks import NETWORKS, HolisticOptions
 from preprocess.holistic.regions import Region
 
+_DEFAULT = HolisticOptions()
 GROUP = 8  # images: more are no faster
 
 
@@ -31,12 +34,14 @@ class LiteRTLandmarker:
 
     Args:
         models: paths of the networks' files, by name.
+        options: what to find; the networks that this needs are in `models`.
 
     Raises:
         ConfigError: a file is not a TensorFlow Lite model; see `LiteRTNetwork`.
     """
 
-    def __init__(self, models: Mapping[str, Path]) -> None:
+    def __init__(self, models: Mapping[str, Path], options: HolisticOptions = _DEFAULT) -> None:
+        self._options = options
         self._networks = {name: LiteRTNetwork(path, NETWORKS[name]) for name, path in models.items()}
         self._anchors = {name: anchors(NETWORKS[name]) for name in models if NETWORKS[name].strides}
 
@@ -59,7 +64,7 @@ class LiteRTLandmarker:
         def run(name: str, region: Region, is_used: Array) -> list[NDArray[np.float32]]:
             return self._run(pixels, name, region, is_used)
 
-        return find_landmarks(width, height, run, self._anchors)
+        return find_landmarks(width, height, run, self._anchors, self._options)
 
     def _run(
         self, pixels: Sequence[NDArray[np.uint8]], name: str, region: Region, is_used: NDArray[np.bool_]
@@ -77,6 +82,11 @@ class LiteRTLandmarker:
             for image, is_row_used, *square in zip(*rows, strict=True)
         ]
         return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+
+
+def litert_versions() -> dict[str, str]:
+    """Return the versions of what computes here, by name, for a run's fingerprint."""
+    return {"litert": version("ai-edge-litert"), "opencv": cv2.__version__}
 
 
 def _rows(image: Tensor) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 from platformdirs import user_cache_path
 
 from datamodules.errors import ConfigError
+from preprocess.holistic.networks import HolisticOptions
 from preprocess.holistic.wheel import WHEELS, download_wheel, read_wheel
 from preprocess.mediapipe_graph import MEDIAPIPE_VERSION
 from preprocess.scratch import scratch_beside
@@ -123,14 +124,12 @@ MODELS = {
     ),
 }
 
-HOLISTIC = (  # the six models of `mp.solutions.holistic` with model_complexity 1
-    "pose_detection",
-    "pose_landmark_full",
-    "face_detection_short_range",
-    "face_landmark",
-    "hand_recrop",
-    "hand_landmark_full",
-)
+HOLISTIC = HolisticOptions().networks  # the six models of `mp.solutions.holistic` with its default options
+
+
+def combined_sha256(names: Iterable[str]) -> str:
+    """Return the sha256 of the sha256 of the models `names`, for a run's fingerprint."""
+    return hashlib.sha256("".join(MODELS[name].sha256 for name in names).encode()).hexdigest()
 
 
 def find_models(names: Iterable[str] = HOLISTIC, folder: str | Path | None = None) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""The networks of Holistic: which square input each takes, and which of its outputs the pass uses.
+"""The networks of Holistic: which square input each takes, which of its outputs the pass uses, and when it runs.
 
 | network                    | input            | outputs                                                       |
 |----------------------------|------------------|---------------------------------------------------------------|
@@ -8,15 +8,17 @@
 | face_landmark              | 192 px, 0 to 1   | 468 points, score                                             |
 | hand_recrop                | 256 px, 0 to 1   | two points                                                    |
 | hand_landmark_full         | 224 px, 0 to 1   | 21 points, score, handedness, 21 in 3D                        |
+
+`pose_landmark_lite` and `pose_landmark_heavy` take and compute the same as `pose_landmark_full`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
-from preprocess.holistic.arrays import Array
-from preprocess.holistic.regions import Region
+from datamodules.errors import ConfigError
 
 Border = Literal["zero", "replicate"]
+Complexity = Literal[0, 1, 2]
 
 
 class Network(NamedTuple):
@@ -37,17 +39,50 @@ class Network(NamedTuple):
     strides: tuple[int, ...] = ()
 
 
+_POSE_NETWORKS = ("pose_landmark_lite", "pose_landmark_full", "pose_landmark_heavy")  # by complexity
+
 NETWORKS = {
     "pose_detection": Network(224, "zero", minimum=-1.0, strides=(8, 16, 32, 32, 32)),
-    "pose_landmark_full": Network(256, "replicate", outputs=(0, 1, 3)),
+    **dict.fromkeys(_POSE_NETWORKS, Network(256, "replicate", outputs=(0, 1, 3))),
     "face_detection_short_range": Network(128, "zero", minimum=-1.0, strides=(8, 16, 16, 16)),
     "face_landmark": Network(192, "replicate"),
     "hand_recrop": Network(256, "replicate"),
     "hand_landmark_full": Network(224, "replicate", outputs=(0, 1)),
 }
 
-RunNetwork: TypeAlias = Callable[[str, Region, Array], Sequence[Array]]
-"""Runs a network on regions of N images: (name, regions [N] or [N, K], whether each region's result is used).
 
-The outputs have N * K rows. Rows whose result is not used may hold any finite values.
-"""
+@dataclass(frozen=True)
+class HolisticOptions:
+    """Options of the pass, as those of `mp.solutions.holistic.Holistic` of the same names.
+
+    Attributes:
+        model_complexity: 0, 1 or 2: the pose network is lite, full or heavy.
+        min_detection_confidence: 0 to 1, the lowest score of a detected person.
+        pose_only: whether faces and hands are left out.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+
+    model_complexity: Complexity = 1
+    min_detection_confidence: float = 0.5
+    pose_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model_complexity not in get_args(Complexity):
+            raise ConfigError(f"model_complexity = {self.model_complexity} is not one of 0, 1, 2")
+        if not 0 <= self.min_detection_confidence <= 1:
+            raise ConfigError(f"min_detection_confidence = {self.min_detection_confidence} is not from 0 to 1")
+
+    @property
+    def pose_network(self) -> str:
+        """The name of the network that finds the points of the pose."""
+        return _POSE_NETWORKS[self.model_complexity]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The names of all networks that the pass runs."""
+        pose = ("pose_detection", self.pose_network)
+        if self.pose_only:
+            return pose
+        return (*pose, "face_detection_short_range", "face_landmark", "hand_recrop", "hand_landmark_full")

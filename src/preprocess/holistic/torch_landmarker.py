@@ -18,11 +18,12 @@ from preprocess.holistic.detection import anchors
 from preprocess.holistic.holistic_pass import find_landmarks
 from preprocess.holistic.landmarks import HolisticLandmarks, check_images
 from preprocess.holistic.net import Net
-from preprocess.holistic.networks import NETWORKS
+from preprocess.holistic.networks import NETWORKS, HolisticOptions
 from preprocess.holistic.regions import Region
 
 Precision = Literal["fp32", "fp16"]
 
+_DEFAULT = HolisticOptions()
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -33,13 +34,17 @@ class TorchLandmarker(nn.Module):
         models: paths of the networks' files, by name.
         precision: of the networks: `fp32`, or `fp16`, which moves points by 0.1 to 0.3 px on average. Regions, crops
             and points are always computed in full precision, and fp32 does not use TF32.
+        options: what to find; the networks that this needs are in `models`.
 
     Raises:
         ConfigError: the precision is not one of these, or a model cannot be read.
     """
 
-    def __init__(self, models: Mapping[str, Path], precision: Precision = "fp32") -> None:
+    def __init__(
+        self, models: Mapping[str, Path], precision: Precision = "fp32", options: HolisticOptions = _DEFAULT
+    ) -> None:
         super().__init__()
+        self._options = options
         require_precision(precision)
         self._dtype = _DTYPES[precision]
         nets = {name: Net(path, NETWORKS[name].outputs) for name, path in models.items()}
@@ -73,7 +78,7 @@ class TorchLandmarker(nn.Module):
             return self._run(images, name, region)
 
         centers = {name: getattr(self, buffer) for name, buffer in self._anchors.items()}
-        return find_landmarks(images.width, images.height, run, centers)
+        return find_landmarks(images.width, images.height, run, centers, self._options)
 
     def _run(self, images: PackedImages, name: str, region: Region) -> list[Tensor]:
         """Return the outputs of a network for regions [N] or [N, K]; each output has N * K rows."""

@@ -1,6 +1,5 @@
 """Keypoints pipeline: pose, face and hands by MediaPipe Holistic. Samples: `datamodules.samples.keypoints`."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -20,8 +19,10 @@ from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
+from preprocess.holistic.litert_landmarker import litert_versions
 from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
-from preprocess.holistic.models import HOLISTIC, MODELS, find_models
+from preprocess.holistic.models import combined_sha256, find_models
+from preprocess.holistic.networks import Complexity, HolisticOptions
 from preprocess.holistic.replay import Replay
 from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker, require_precision
 from preprocess.job.extractor import Extractor
@@ -39,7 +40,8 @@ class Keypoints(Extractor):
             is smoother, and only in backend mediapipe.
         layout: the keypoints to keep. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and
             hands; 543: all of MediaPipe's.
-        model_complexity: of the pose model; must be 1, whose weights are in mediapipe's wheel.
+        model_complexity: of the pose network: 0, 1 or 2. The weights of 0 and 2 must be in `model_dir`, and backend
+            mediapipe has those of 1 only.
         batch_size: the largest number of frames that a worker hands over at once; in torch they are one batch.
         backend: `litert`: on the CPU, in the workers, the fastest there; `torch`: the same pass in batches, on the
             rank's device; `mediapipe`: MediaPipe's own graph, in the workers, the reference, for which mediapipe
@@ -65,7 +67,7 @@ class Keypoints(Extractor):
         self,
         mode: Mode = "static",
         layout: Literal[143, 75, 543] = 143,
-        model_complexity: int = 1,
+        model_complexity: Complexity = 1,
         batch_size: int = 32,
         backend: Backend = "auto",
         precision: Precision = "fp32",
@@ -74,8 +76,6 @@ class Keypoints(Extractor):
         model_dir: Path | None = None,
     ) -> None:
         super().__init__()
-        if model_complexity != 1:
-            raise ConfigError(f"{model_complexity = }: use 1; the weights of 0 and 2 are not in mediapipe's wheel")
         if batch_size < 1:
             raise ConfigError(f"{batch_size = }: use 1 or more")
         if backend not in get_args(Backend):
@@ -85,6 +85,7 @@ class Keypoints(Extractor):
             ignore=["backend", "model_dir"]
         )  # their effect belongs to the fingerprint; see `provenance`
         self.layout = layout
+        self._options = HolisticOptions(model_complexity)
         self._requested_backend, self._model_dir = backend, model_dir
         self._checked: str | None = None  # the backend that was checked last
         self._torch: HolisticBatches | None = None
@@ -112,7 +113,7 @@ class Keypoints(Extractor):
         if self.backend == "torch":
             return FrameRequest(size)
         if self.backend == "litert":
-            return FrameRequest(size, partial(LiteRTTransform, layout, self._model_dir))
+            return FrameRequest(size, partial(LiteRTTransform, layout, self._options, self._model_dir))
         return FrameRequest(size, partial(MediaPipeTransform, layout, self.hparams["mode"]))
 
     def _require(self, backend: UsedBackend) -> UsedBackend:
@@ -120,8 +121,11 @@ class Keypoints(Extractor):
             return backend
         if backend == "mediapipe":
             require_mediapipe()
-            if self._model_dir:
-                raise ConfigError("--model.model_dir is not for backend mediapipe, which has models in its wheel")
+            if self._model_dir or self.hparams["model_complexity"] != 1:
+                raise ConfigError(
+                    "--model.model_dir and .model_complexity 0 and 2 are not for backend mediapipe, which uses the "
+                    "models in its wheel. Set --model.backend auto"
+                )
         elif self.hparams["mode"] != "static":
             raise ConfigError(
                 f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend mediapipe, "
@@ -143,20 +147,19 @@ class Keypoints(Extractor):
         """
         if self.backend == "mediapipe":
             return {"backend": "mediapipe", "mediapipe": MEDIAPIPE_VERSION}
-        find_models(HOLISTIC, self._model_dir)  # fetched here, before the run is planned; `check` does not need them
-        weights = hashlib.sha256("".join(MODELS[name].sha256 for name in HOLISTIC).encode()).hexdigest()
-        provenance = {"backend": self.backend, "weights": weights}
-        if self.backend == "litert":
-            return {**provenance, "litert": version("ai-edge-litert"), "opencv": cv2.__version__}
-        if self.rank_device.type == "cuda":
-            provenance["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-        return provenance
+        names = self._options.networks
+        find_models(names, self._model_dir)  # fetched here, before the run is planned; `check` does not need them
+        versions = litert_versions() if self.backend == "litert" else {}
+        if self.backend == "torch" and self.rank_device.type == "cuda":
+            versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        return {"backend": self.backend, "weights": combined_sha256(names), **versions}
 
     def setup(self, stage: str) -> None:
         """Load the models onto the rank's device, if they run there."""
         if self.backend == "torch":
             landmarker = HolisticLandmarker.load(
                 self.rank_device,
+                self._options,
                 backend="torch",
                 precision=self.hparams["precision"],
                 compile=self.hparams["compile"],
@@ -171,7 +174,8 @@ class Keypoints(Extractor):
         if self.backend != "torch" or device.type != "cuda":
             return None
         self._torch = None  # frees its buffers and graphs
-        landmarker = TorchLandmarker(find_models(HOLISTIC, self._model_dir), self.hparams["precision"]).to(device)
+        models = find_models(self._options.networks, self._model_dir)
+        landmarker = TorchLandmarker(models, self.hparams["precision"], self._options).to(device)
 
         def run_trial(size: int) -> Trial:
             run = Replay(landmarker, self.hparams["compile"], self.hparams["cuda_graph"])
@@ -246,9 +250,9 @@ class MediaPipeTransform:
 class LiteRTTransform:
     """Runs Holistic on frames in a DataLoader worker, by LiteRT."""
 
-    def __init__(self, layout: Layout, model_dir: Path | None) -> None:
+    def __init__(self, layout: Layout, options: HolisticOptions, model_dir: Path | None) -> None:
         cv2.setNumThreads(1)  # the workers share the cores
-        self._landmarker = HolisticLandmarker.load("cpu", model_dir=model_dir)
+        self._landmarker = HolisticLandmarker.load("cpu", options, model_dir=model_dir)
         self._order = point_order(layout)
 
     def start(self, item: Item) -> None:

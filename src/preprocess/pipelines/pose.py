@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
-import cv2  # comes with mediapipe
+import cv2
 import torch
 from torch import Tensor
 
@@ -162,6 +162,7 @@ class PoseTransform:
 
     def __init__(self, resize: Resize, size_px: int, resampling: Resampling, backend: PoseBackend | None) -> None:
         self._resize, self._size_px, self._resampling, self._backend = resize, size_px, resampling, backend
+        cv2.setNumThreads(1)  # the workers share the cores
         if backend:
             backend.load(torch.device("cpu"))
 

@@ -10,6 +10,7 @@ greatest distance tells nothing. Of hands `test_hands.py` says more.
 from collections.abc import Callable, Iterator
 from functools import partial
 from math import pi
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.litert import LiteRTNetwork
 from preprocess.holistic.litert_landmarker import LiteRTLandmarker
-from preprocess.holistic.models import HOLISTIC, find_models
-from preprocess.holistic.networks import Border
+from preprocess.holistic.models import HOLISTIC, MODELS, find_models
+from preprocess.holistic.networks import Border, HolisticOptions
 from preprocess.holistic.ops import Conv
 from preprocess.holistic.regions import Region
 from preprocess.holistic.torch_landmarker import TorchLandmarker, without_tf32
@@ -191,13 +192,13 @@ def test_the_region_of_each_stage_is_that_of_mediapipe(
     found: dict[str, Region] = {}
     whole_pass = holistic_pass.find_landmarks
 
-    def watched(width: Any, height: Any, run: Any, anchors: Any) -> HolisticLandmarks:
+    def watched(width: Any, height: Any, run: Any, *rest: Any) -> HolisticLandmarks:
         def watch(name: str, region: Region, is_used: Any) -> Any:
             regions[name] = Region(*(torch.as_tensor(field) for field in region))
             return run(name, region, is_used)
 
         regions: dict[str, Region] = {}
-        landmarks = whole_pass(width, height, watch, anchors)
+        landmarks = whole_pass(width, height, watch, *rest)
         for name, region in regions.items():  # groups of images follow each other
             before = found.get(name)
             found[name] = Region(*map(torch.cat, zip(before, region, strict=True))) if before else region
@@ -323,6 +324,49 @@ def test_load_chooses_by_device_and_returns_the_same_result_object() -> None:
 def test_options_that_litert_does_not_have_fail(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"backend litert runs in fp32 on the CPU, not with .*\. Use backend torch"):
         HolisticLandmarker.load(**options)
+
+
+def test_the_pose_alone_is_the_pose_of_the_whole_pass(pictures: list[Picture]) -> None:
+    options = HolisticOptions(pose_only=True)
+    assert options.networks == ("pose_detection", "pose_landmark_full")
+    for whole, pose in ((LiteRTLandmarker, LiteRTLandmarker), (TorchLandmarker, TorchLandmarker)):
+        expected = whole(find_models(HOLISTIC))(tensors(pictures[:2]))
+        found = pose(find_models(options.networks), options=options)(tensors(pictures[:2]))
+        assert torch.equal(found.pose, expected.pose)
+        assert torch.equal(found.visibility, expected.visibility)
+        assert torch.equal(found.presence, expected.presence & torch.tensor([True, False, False, False]))
+        assert [part.shape for part in found] == [part.shape for part in expected]
+        assert not any(part.any() for part in (found.face, found.left_hand, found.right_hand))
+
+
+def test_a_person_with_a_lower_score_than_the_least_is_not_detected(pictures: list[Picture]) -> None:
+    """The scores of these images are far from 0.99 and 0.1."""
+    for least, is_detected in ((0.1, True), (0.99, False)):
+        options = HolisticOptions(min_detection_confidence=least, pose_only=True)
+        presence = HolisticLandmarker.load(options=options)(tensors(pictures[:2])).presence
+        assert presence[:, 0].tolist() == [is_detected] * 2
+
+
+def test_model_complexity_chooses_the_pose_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full network under the name of the lite one, which no package on PyPI has."""
+    full = find_models(["pose_landmark_full"])["pose_landmark_full"]
+    monkeypatch.setitem(MODELS, "pose_landmark_lite", MODELS["pose_landmark_full"])
+    (tmp_path / "pose_landmark_lite.tflite").symlink_to(full)
+    image = tensors([small(demo_pictures()[1])])
+    for backend in ("litert", "torch"):
+        options = HolisticOptions(model_complexity=0)
+        found = HolisticLandmarker.load("cpu", options, backend=backend, model_dir=tmp_path)(image)
+        expected = make_landmarker(backend)(image)
+        assert all(torch.equal(*parts) for parts in zip(found, expected, strict=True))
+    with pytest.raises(ConfigError, match=r"pose_landmark_heavy\.tflite is missing.*Run `npm pack @mediapipe/pose"):
+        HolisticLandmarker.load(options=HolisticOptions(model_complexity=2), model_dir=tmp_path)
+
+
+def test_options_out_of_range_fail() -> None:
+    with pytest.raises(ConfigError, match="model_complexity = 3 is not one of 0, 1, 2"):
+        HolisticOptions(model_complexity=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"min_detection_confidence = 1\.5 is not from 0 to 1"):
+        HolisticOptions(min_detection_confidence=1.5)
 
 
 def test_other_backends_and_precisions_fail() -> None:

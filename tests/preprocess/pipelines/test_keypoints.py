@@ -137,11 +137,13 @@ def test_other_layouts_and_video_mode(corpus: Path, tmp_path: Path, layout: int,
     assert [sample.keypoints.shape for sample in samples(folder)] == [(4, num_keypoints, 3)] * 3
 
 
-def test_a_model_complexity_without_weights_in_the_wheel_fails() -> None:
+def test_a_model_complexity_without_weights_fails_before_the_run() -> None:
     with pytest.raises(
-        ConfigError, match="model_complexity = 0: use 1; the weights of 0 and 2 are not in mediapipe's wheel"
+        ConfigError, match=r"pose_landmark_lite\.tflite is missing, and mediapipe's wheel does not have"
     ):
-        Keypoints(model_complexity=0)
+        Keypoints(model_complexity=0).provenance()
+    with pytest.raises(ConfigError, match=r"\.model_complexity 0 and 2 are not for backend mediapipe"):
+        Keypoints(model_complexity=2, backend="mediapipe")
 
 
 def test_decoding_what_is_no_keypoint_sample_fails() -> None:
@@ -233,7 +235,7 @@ def test_options_that_do_not_go_with_the_backend_fail() -> None:
             Keypoints(precision="fp16", backend=backend)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"--model\.precision fp16 and \.compile are for backend torch, not litert"):
         assert Keypoints(compile=True).frames  # on the CPU
-    with pytest.raises(ConfigError, match=r"--model\.model_dir is not for backend mediapipe"):
+    with pytest.raises(ConfigError, match=r"--model\.model_dir and \.model_complexity 0 and 2 are not for"):
         Keypoints(backend="mediapipe", model_dir=Path("models"))
     with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px"):
         Keypoints(precision="bf16", backend="torch")  # type: ignore[arg-type]

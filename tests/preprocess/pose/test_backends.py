@@ -11,10 +11,10 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from datamodules.errors import ConfigError
-from datamodules.samples.skeleton import JOINTS
+from datamodules.samples.skeleton import JOINTS, from_coco_17
 from preprocess.pose import openpose
 from preprocess.pose.backend import People, PoseBackend, within
-from preprocess.pose.mediapipe import MediaPipe
+from preprocess.pose.mediapipe import LANDMARKS, MediaPipe
 from preprocess.pose.openpose import OpenPose
 from preprocess.pose.vitpose import VitPose
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
@@ -99,7 +99,7 @@ def test_provenance_names_weights_and_versions(name: str, backends: dict[str, Po
     provenance = backends[name].provenance()
     assert provenance == backends[name].provenance()
     assert all(isinstance(value, str) and value for value in provenance.values())
-    assert any(len(value) == 64 for value in provenance.values()) == (name != "mediapipe")
+    assert any(len(value) == 64 for value in provenance.values())
 
 
 def test_mediapipe_finds_the_astronaut_and_nobody_in_noise(backends: dict[str, PoseBackend]) -> None:
@@ -122,6 +122,25 @@ def test_min_visibility_of_mediapipe_leaves_joints_out(backends: dict[str, PoseB
     sure.load(CPU)
     (usual,), (found,) = (backend.people([picture(astronaut())]) for backend in (backends["mediapipe"], sure))
     assert 0 < (found.keypoints[..., 2] > 0).sum() < (usual.keypoints[..., 2] > 0).sum()
+
+
+@pytest.mark.reference
+def test_joints_of_mediapipe_are_those_of_its_own_graph() -> None:
+    from preprocess.mediapipe_graph import HolisticGraph
+
+    backend = MediaPipe(min_visibility=0)
+    backend.load(CPU)
+    pictures = [np.ascontiguousarray(view) for view in (astronaut(), astronaut()[:, ::-1], astronaut()[::2, ::2])]
+    with HolisticGraph() as graph:
+        for pixels, people in zip(pictures, backend.people([picture(pixels) for pixels in pictures]), strict=True):
+            pose = graph(pixels).pose
+            assert pose is not None
+            expected = from_coco_17(
+                within(pose[None, LANDMARKS, :][..., [0, 1, 3]], (pixels.shape[0], pixels.shape[1]))
+            )
+            apart = np.linalg.norm(people.keypoints[..., :2] - expected[..., :2], axis=-1)
+            assert np.percentile(apart, 90) < 0.5
+            np.testing.assert_allclose(people.keypoints[..., 2], expected[..., 2], atol=0.02)
 
 
 @pytest.fixture
@@ -256,7 +275,8 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
         (lambda: VitPose(min_score=2), r"min_score = 2 and .* must be 0 to 1"),
         (lambda: VitPose(dtype=FP8), r"--model\.backend\.dtype fp8: use auto, bf16, fp16, fp32"),
         (lambda: VitPose(people_at_once=0), "people_at_once = 0 must be 1 or more"),
-        (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1, .* must be 0 to 1"),
+        (lambda: MediaPipe(min_visibility=-1), "min_visibility = -1 is not from 0 to 1"),
+        (lambda: MediaPipe(min_detection_confidence=2), "min_detection_confidence = 2 is not from 0 to 1"),
     ],
 )
 def test_options_out_of_range_fail(make: Callable[[], PoseBackend], message: str) -> None:

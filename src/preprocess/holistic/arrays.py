@@ -23,6 +23,11 @@ def namespace_of(array: Array) -> Any:
     return array_api_compat.numpy if isinstance(array, np.ndarray) else array_api_compat.torch
 
 
+def is_known_false(mask: Array) -> bool:
+    """Return whether no value of `mask` is true; False for torch, where the answer would wait for the device."""
+    return isinstance(mask, np.ndarray) and not mask.any()
+
+
 def sigmoid(values: Array) -> Array:
     """Return 1 / (1 + exp(-values)), of any floating dtype, without overflow."""
     return expit(values) if isinstance(values, np.ndarray) else torch.sigmoid(values)

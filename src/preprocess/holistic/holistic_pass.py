@@ -13,7 +13,7 @@ Only this module knows the steps. It computes with numpy or torch, whichever the
 | face, 2 | around the six detected keypoints              | face_landmark              | sigmoid > 0.5       |
 
 All shapes are fixed, so that a batch needs no data-dependent step: where a part is not detected, the next steps get the
-whole image as their region, with the word that their results are not used.
+whole image as their region, with the word that their results are not used. numpy skips steps that no image needs.
 
 The numbers are those of the graphs in mediapipe/modules: pose_detection_to_roi, pose_landmark_by_roi_cpu,
 tensors_to_pose_landmarks_and_segmentation, hand_landmarks_from_pose_to_recrop_roi, hand_recrop_by_roi_cpu,
@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 from array_api_compat import device
 
-from preprocess.holistic.arrays import Array, namespace_of, sigmoid
+from preprocess.holistic.arrays import Array, is_known_false, namespace_of, sigmoid
 from preprocess.holistic.detection import MIN_SCORE, BestDetection, best_detection
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarks import HolisticLandmarks
@@ -70,9 +70,9 @@ def find_landmarks(
     xp = namespace_of(width)
     image = image_square(width, height)
     pose, visibility, has_pose = _pose(run, image, anchors["pose_detection"], options)
-    if options.pose_only:
+    if options.pose_only or is_known_false(has_pose):
         hands, has_hands = _absent(has_pose, 2, _NUM_HAND)
-        face, has_face = (values[:, 0] for values in _absent(has_pose, 1, _NUM_FACE))
+        face, has_face = _absent(has_pose, _NUM_FACE)
     else:
         hands, has_hands = _hands(run, image, pose, visibility, has_pose)
         face, has_face = _face(run, image, pose, has_pose, anchors["face_detection_short_range"])
@@ -89,6 +89,9 @@ def _pose(run: RunNetwork, image: Region, anchors: Array, options: HolisticOptio
     xp = namespace_of(image.side)
     is_used = xp.ones_like(image.side, dtype=xp.bool)
     person = _detect(run, "pose_detection", image, is_used, anchors, options.min_detection_confidence)
+    if is_known_false(person.found):
+        pose, has_pose = _absent(person.found, _NUM_POSE)
+        return pose, pose[..., 0], has_pose
     hips, edge = person.keypoints[:, 0], person.keypoints[:, 1]
     box = aligned_square(hips, edge, pi / 2)
     region = expanded_square(box.center, _square(box.side), box.rotation, 1.25, 0.0).where(person.found, image)
@@ -102,8 +105,10 @@ def _pose(run: RunNetwork, image: Region, anchors: Array, options: HolisticOptio
 def _hands(run: RunNetwork, image: Region, pose: Array, visibility: Array, has_pose: Array) -> tuple[Array, Array]:
     """Return points [N, 2, 21, 3] of the left and right hand in px, and whether each was detected [N, 2]."""
     xp = namespace_of(pose)
-    wrist, pinky, index = (pose[:, points, :2] for points in (_WRISTS, _PINKIES, _INDEX_FINGERS))
     is_visible = has_pose[:, None] & (visibility[:, _WRISTS] > _MIN_WRIST)
+    if is_known_false(is_visible):
+        return _absent(has_pose, 2, _NUM_HAND)
+    wrist, pinky, index = (pose[:, points, :2] for points in (_WRISTS, _PINKIES, _INDEX_FINGERS))
     image = Region(image.center[:, None], image.side[:, None], image.rotation[:, None])  # of both hands
     middle = (2 * index + pinky) / 3  # HandDetectionsFromPoseToRectsCalculator
     side = 2 * distance(middle, wrist)
@@ -143,11 +148,11 @@ def _detect(
     return detection._replace(keypoints=region.project(detection.keypoints))
 
 
-def _absent(has_pose: Array, num_parts: int, num_points: int) -> tuple[Array, Array]:
-    """Return points [N, num_parts, num_points, 3] of parts that are not looked for, and that none was detected."""
+def _absent(has_pose: Array, *shape: int) -> tuple[Array, Array]:
+    """Return points [N, *shape, 3] of a part that is not looked for, and that it was not detected [N, *shape[:-1]]."""
     xp = namespace_of(has_pose)
-    is_detected = xp.stack([xp.zeros_like(has_pose)] * num_parts, axis=1)
-    return xp.zeros((*is_detected.shape, num_points, 3), dtype=xp.float64, device=device(has_pose)), is_detected
+    points = xp.zeros((len(has_pose), *shape, 3), dtype=xp.float64, device=device(has_pose))
+    return points, points[..., 0, 0] > 0
 
 
 def _square(side: Array) -> Array:

@@ -3,6 +3,9 @@
 Coordinates are rounded to 1/32 px, and four pixels are weighted with integers, in units of 1/1024; the result is uint8,
 before it is scaled for a network. `torch.nn.functional.grid_sample` interpolates in floating point instead.
 
+A coordinate is the sum of a value for the column of the crop and a value for its row, as in cv::warpAffine. Both are
+integers, in 1/65536 px; sums in float64, as in cv::warpPerspective, take longer and round 1 of 4,000 differently.
+
 | function         | runs                                                                                              |
 |------------------|---------------------------------------------------------------------------------------------------|
 | `crop`           | in torch, on a device, many regions of many images at once. Red, green and blue of a pixel are    |
@@ -12,6 +15,7 @@ before it is scaled for a network. `torch.nn.functional.grid_sample` interpolate
 |                  | `cv2.warpPerspective` would compute them itself, which OpenCV 5 does in floating point.           |
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import cv2
@@ -30,8 +34,10 @@ MAX_SIDE_PX = 32_766  # of an image: from SHRT_MAX on, OpenCV refuses it, in Med
 _LANE_BITS = 20  # of one colour in an int64
 _ONES = 1 + (1 << _LANE_BITS) + (1 << 2 * _LANE_BITS)
 _STEPS = 32  # per pixel: cv::INTER_TAB_SIZE
-_MAX_PX = 2.0**22  # so that coordinates of any region fit into an int32
-_INT16_PX = (-(2**15) * _STEPS, 2**15 * _STEPS - 1)  # remap takes whole px as int16; beyond is outside of any image
+_UNITS = 1 << 16  # of coordinates, per pixel
+_TO_STEPS = 11  # bits from 1/65536 px to 1/32 px
+_MAX_PX = 2.0**22  # of a region's centre and side, so that its coordinates are exact in float64
+_INT32 = np.iinfo(np.int32)  # its upper half are whole px, which remap takes as int16; no image extends further
 _BORDERS = {"zero": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}
 
 
@@ -65,7 +71,9 @@ def crop(images: PackedImages, region: Region, side: int, border: Border) -> Ten
         side: of the crops, in px.
         border: the value outside of an image.
     """
-    x, y = _coordinates(region, side)
+    x_along, x_down, y_along, y_down = _coordinates(region, side)
+    x = (x_along[..., None, :] + x_down[..., None]) >> _TO_STEPS
+    y = (y_along[..., None, :] + y_down[..., None]) >> _TO_STEPS
     columns = _taps(x, images.width, border)
     rows = _taps(y, images.height, border)
     total = torch.zeros_like(x, dtype=torch.int64)
@@ -92,25 +100,38 @@ def crop_by_opencv(image: NDArray[np.uint8], region: Region, side: int, border: 
         side: of the crop, in px.
         border: the value outside of the image.
     """
-    (x,), (y,) = (np.clip(values, *_INT16_PX, out=values) for values in _coordinates(region, side))
-    first = cv2.merge([(values >> 5).astype(np.int16) for values in (x, y)])
-    fraction_x, fraction_y = ((values & (_STEPS - 1)).astype(np.uint16) for values in (x, y))
-    fraction = fraction_y * np.uint16(_STEPS) + fraction_x
+    x, y = _sums_in_int32(_coordinates(region, side)[:, 0])
+    first = cv2.merge([(values >> 16).astype(np.int16) for values in (x, y)])
+    fraction, fraction_y = (values.astype(np.uint16) >> _TO_STEPS for values in (x, y))
+    fraction_y *= _STEPS
+    fraction += fraction_y
     cropped: Any = cv2.remap(image, first, fraction, cv2.INTER_LINEAR, borderMode=_BORDERS[border])
     return cropped  # type: ignore[no-any-return]
 
 
-def _coordinates(region: Region, side: int) -> tuple[Array, Array]:
-    """Return x and y in 1/32 px of the point in the image for each px of the crops, int32 [..., side, side] each."""
+def _sums_in_int32(coordinates: NDArray[np.int64]) -> Iterator[NDArray[np.int32]]:
+    """Yield x and y, int32 [side, side], of `_coordinates` [4, side]; the nearest value where they do not fit."""
+    fits = np.abs(coordinates).max() < 1 << 30  # nearly always, and several times as fast
+    x_along, x_down, y_along, y_down = coordinates.astype(np.int32) if fits else coordinates
+    for along, down in ((x_along, x_down), (y_along, y_down)):
+        total = along + down[:, None]
+        yield total if fits else total.clip(_INT32.min, _INT32.max).astype(np.int32)
+
+
+def _coordinates(region: Region, side: int) -> Array:
+    """Return where in the image the px of the crops are, in 1/65536 px, plus 1/64 px, so that shifts round to 1/32 px.
+
+    Returns:
+        int64 [4, ..., side]: summands of x for each column and for each row of the crops, and likewise of y.
+    """
     xp = namespace_of(region.side)
-    along = xp.arange(side, dtype=xp.float64, device=device(region.side))  # px of the crop
-    down = along[:, None]
-    size = xp.minimum(region.side, _MAX_PX)[..., None, None] * _STEPS
-    cos, sin = (function(region.rotation)[..., None, None] * size for function in (xp.cos, xp.sin))
-    center = xp.maximum(xp.minimum(region.center, _MAX_PX), -_MAX_PX)[..., None, None, :] * _STEPS
-    across = (center[..., 0] + (sin - cos) / 2) + along * (cos / side) - down * (sin / side)
-    below = (center[..., 1] - (cos + sin) / 2) + along * (sin / side) + down * (cos / side)
-    return tuple(xp.astype(xp.round(values), xp.int32) for values in (across, below))  # halves to even, as cvRound
+    steps = xp.arange(side, dtype=xp.float64, device=device(region.side)) / side
+    size = xp.minimum(region.side, _MAX_PX)[..., None] * _UNITS
+    cos, sin = (function(region.rotation)[..., None] * size for function in (xp.cos, xp.sin))
+    center = xp.maximum(xp.minimum(region.center, _MAX_PX), -_MAX_PX) * _UNITS + _UNITS / _STEPS / 2
+    x, y = center[..., :1] + (sin - cos) / 2, center[..., 1:] - (cos + sin) / 2
+    parts = xp.stack([x + steps * cos, -steps * sin, y + steps * sin, steps * cos])
+    return xp.astype(xp.round(parts), xp.int64)
 
 
 def _taps(values: Tensor, size: Tensor, border: Border) -> list[tuple[Tensor, Tensor]]:

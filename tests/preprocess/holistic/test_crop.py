@@ -90,10 +90,9 @@ def test_crops_by_opencv_are_the_same_bits_as_those_in_torch(border: Border) -> 
 @pytest.mark.parametrize("border", ["zero", "replicate"])
 def test_crops_by_opencv_reach_to_the_ends_of_the_largest_image(border: Border) -> None:
     picture = np.arange(MAX_SIDE_PX, dtype=np.uint32).view(np.uint8).reshape(1, -1, 4)[:, :, :3].copy()
-    for x, side in ((MAX_SIDE_PX, 64.0), (0.0, 64.0), (1e30, 8.0), (-1e30, 1e30)):
-        region = Region(
-            torch.tensor([[[x, 0.5]]]).double(), torch.full((1, 1), side).double(), torch.zeros(1, 1).double()
-        )
+    for x, side, rotation in ((MAX_SIDE_PX, 64, 0), (0, 64, 0), (1e30, 8, 0), (-1e30, 1e30, 0), (2e4, 9e4, 0.7)):
+        center = torch.tensor([[[x, 0.5]]]).double()
+        region = Region(center, torch.full((1, 1), side).double(), torch.full((1, 1), rotation).double())
         expected = crop(pictures_of(picture), region, 32, border)[0, 0].permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(crop_by_opencv(picture, numpy_region(region), 32, border), expected)
 

@@ -1,7 +1,7 @@
 """Arrays of numpy or torch, for code that computes with both.
 
 Such code calls functions of the Python array API standard (`namespace_of(array).concat`, `.max(…, axis=…)`), which
-array-api-compat offers for both libraries under the same names.
+array-api-compat offers for both libraries under the same names; and `einsum`, which both have besides.
 """
 
 from typing import Any, TypeAlias

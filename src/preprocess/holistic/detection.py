@@ -31,14 +31,14 @@ class BestDetection(NamedTuple):
 
 
 def anchors(network: Network) -> NDArray[np.float32]:
-    """Return float32 [A, 2]: x, y of a detector's anchors, as fractions of the side, in the order of its outputs."""
+    """Return float32 [A, 2]: x, y of a detector's anchors, in px of its input, in the order of its outputs."""
     return np.concatenate(list(_layers(network)))
 
 
 def _layers(network: Network) -> Iterator[NDArray[np.float32]]:
     for stride, layers in groupby(network.strides):
         size = -(-network.side // stride)
-        centers = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+        centers = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(network.side / size)
         y, x = np.meshgrid(centers, centers, indexing="ij")
         yield np.stack([x, y], -1).reshape(-1, 2).repeat(_ANCHORS_PER_LAYER * len(list(layers)), 0)
 
@@ -49,13 +49,12 @@ def best_detection(outputs: Sequence[Array], centers: Array, side: int, min_scor
     Args:
         outputs: of the model. Boxes (x and y of the centre, width, height) and keypoints, relative to their anchors, in
             px of the input [N, A, 4 + 2 K]; and logits of their scores [N, A, 1].
-        centers: of the anchors; see `anchors`.
+        centers: of the anchors, in px of the input [A, 2]; see `anchors`.
         side: of the model's input, in px.
         min_score: 0 to 1, the lowest score of a detection.
     """
     xp = namespace_of(centers)
-    boxes, logits = (xp.astype(output, xp.float32) for output in outputs)
-    boxes = boxes / side
+    boxes, logits = (xp.astype(output, xp.float32, copy=False) for output in outputs)
     scores = sigmoid(xp.maximum(xp.minimum(logits[..., 0], _MAX_LOGIT), -_MAX_LOGIT))
     width, height = boxes[..., 2], boxes[..., 3]
     is_detected = (scores >= min_score) & (width >= 0) & (height >= 0)
@@ -64,10 +63,11 @@ def best_detection(outputs: Sequence[Array], centers: Array, side: int, min_scor
     is_best = xp.arange(scores.shape[1], device=device(scores)) == best
     overlap = _overlap(boxes[..., 0] + centers[:, 0], boxes[..., 1] + centers[:, 1], width, height, best)
     weights = xp.astype(scores * (is_best | (overlap > _MIN_OVERLAP)), xp.float64)
-    keypoints = xp.reshape(boxes[..., 4:], (*scores.shape, -1, 2)) + centers[:, None]
     total = xp.maximum(xp.sum(weights, axis=1), _TINY)
-    mean = xp.sum(xp.astype(keypoints, xp.float64) * weights[..., None, None], axis=1) / total[:, None, None]
-    return BestDetection(mean, xp.any(is_detected, axis=1))
+    offsets = xp.einsum("na,nak->nk", weights, xp.astype(boxes[..., 4:], xp.float64))
+    anchor = xp.einsum("na,ak->nk", weights, xp.astype(centers, xp.float64))
+    keypoints = xp.reshape(offsets, (len(offsets), -1, 2)) + anchor[:, None]
+    return BestDetection(keypoints / (total * side)[:, None, None], xp.any(is_detected, axis=1))
 
 
 def _overlap(x: Array, y: Array, width: Array, height: Array, best: Array) -> Array:

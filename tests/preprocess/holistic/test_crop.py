@@ -187,9 +187,9 @@ def test_projection_scales_depth_and_rotates_the_rest() -> None:
 def test_anchors_are_two_per_layer_and_merged_by_stride() -> None:
     pose, face = (anchors(NETWORKS[name]) for name in ("pose_detection", "face_detection_short_range"))
     assert (pose.shape, face.shape) == ((2254, 2), (896, 2))
-    np.testing.assert_allclose(pose[:3], [[0.5 / 28] * 2, [0.5 / 28] * 2, [1.5 / 28, 0.5 / 28]])
-    np.testing.assert_allclose(face[512:518], [[1 / 16] * 2] * 6)
-    np.testing.assert_allclose(face[518], [3 / 16, 1 / 16])
+    np.testing.assert_array_equal(pose[:3], [[4, 4], [4, 4], [12, 4]])
+    np.testing.assert_array_equal(face[512:518], [[8, 8]] * 6)
+    np.testing.assert_array_equal(face[518], [24, 8])
 
 
 def detected(*boxes: tuple[float, float, float, float]) -> tuple[torch.Tensor, bool]:

@@ -27,7 +27,7 @@ def run_fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int,
     ("arguments", "status", "message"),
     [
         (("--data.roott", "x"), 2, "Option 'roott' is not accepted"),
-        (("--model.layout", "5"), 2, "Expected a typing.Literal[143, 75, 543]. Got value: 5"),
+        (("--model.layout", "5"), 2, "Expected a typing.Literal[143, 75, 543, 553]. Got value: 5"),
         (("--model.model_complexity", "3"), 2, "Expected a typing.Literal[0, 1, 2]. Got value: 3"),
         (("--modell.layout", "75"), 2, "unrecognized arguments: --modell.layout"),
         (("--config", "nowhere.yaml"), 2, "File does not exist"),

@@ -10,6 +10,7 @@
 | `regions`              | `Region`: rotated squares in images                                                 |
 | `crop`                 | crops of regions, bit by bit as OpenCV makes them for MediaPipe                     |
 | `detection`, `heatmap` | the best detection of a person or a face; refinement of points by their heatmaps    |
+| `face_refinement`      | lips, eyes and irises of a face, found in close-ups                                 |
 | `arrays`               | numpy and torch behind the same functions                                           |
 | `networks`             | the six networks: their inputs, and the outputs in use                              |
 | `models`, `wheel`      | their files: where they are, and how missing ones are fetched                       |

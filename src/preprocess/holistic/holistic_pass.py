@@ -3,14 +3,14 @@
 Only this module knows the steps. It computes with numpy or torch, whichever the networks' outputs are:
 `torch_landmarker` runs it for batches on a device, `litert_landmarker` for one image after the other on a CPU.
 
-| step    | region                                         | network                    | detected if         |
-|---------|------------------------------------------------|----------------------------|---------------------|
-| person  | the image, padded to a square                  | pose_detection             | a score ≥ 0.5       |
-| pose    | around the hips, from two keypoints            | pose_landmark_{lite, full, heavy} | score > 0.5         |
-| hand, 1 | of the pose's wrist, little and index finger   | hand_recrop                | wrist visible > 0.1 |
-| hand, 2 | from that network's two points                 | hand_landmark_full         | score > 0.5         |
-| face, 1 | around the pose's points of the face           | face_detection_short_range | a score ≥ 0.5       |
-| face, 2 | around the six detected keypoints              | face_landmark              | sigmoid > 0.5       |
+| step    | region                                       | network                           | detected if         |
+|---------|----------------------------------------------|-----------------------------------|---------------------|
+| person  | the image, padded to a square                | pose_detection                    | a score ≥ 0.5       |
+| pose    | around the hips, from two keypoints          | pose_landmark_{lite, full, heavy} | score > 0.5         |
+| hand, 1 | of the pose's wrist, little and index finger | hand_recrop                       | wrist visible > 0.1 |
+| hand, 2 | from that network's two points               | hand_landmark_full                | score > 0.5         |
+| face, 1 | around the pose's points of the face         | face_detection_short_range        | a score ≥ 0.5       |
+| face, 2 | around the six detected keypoints            | face_landmark{, _with_attention}  | sigmoid > 0.5       |
 
 All shapes are fixed, so that a batch needs no data-dependent step: where a part is not detected, the next steps get the
 whole image as their region, with the word that their results are not used. numpy skips steps that no image needs.
@@ -47,7 +47,7 @@ RunNetwork: TypeAlias = Callable[[str, Region, Array], Sequence[Array]]
 The outputs have N * K rows. Rows whose result is not used may hold any finite values.
 """
 
-_NUM_POSE, _NUM_FACE, _NUM_HAND = 33, 468, 21
+_NUM_POSE, _NUM_HAND = 33, 21
 _MIN_PRESENCE, _MIN_WRIST = 0.5, 0.1
 _HAND_DEPTH = 0.4  # normalize_z of TensorsToLandmarksCalculator
 # indices of pose points: the face; wrists, little fingers and index fingers, left and right
@@ -72,10 +72,10 @@ def find_landmarks(
     pose, visibility, has_pose = _pose(run, image, anchors["pose_detection"], options)
     if options.pose_only or is_known_false(has_pose):
         hands, has_hands = _absent(has_pose, 2, _NUM_HAND)
-        face, has_face = _absent(has_pose, _NUM_FACE)
+        face, has_face = _absent(has_pose, options.num_face_points)
     else:
         hands, has_hands = _hands(run, image, pose, visibility, has_pose)
-        face, has_face = _face(run, image, pose, has_pose, anchors["face_detection_short_range"])
+        face, has_face = _face(run, image, pose, has_pose, anchors["face_detection_short_range"], options)
     presence = xp.concat([has_pose[:, None], has_face[:, None], has_hands], axis=1)
     points = (pose, face, hands[:, 0], hands[:, 1])
     pose, face, left, right = (
@@ -125,8 +125,10 @@ def _hands(run: RunNetwork, image: Region, pose: Array, visibility: Array, has_p
     return region.project(points), is_visible & (xp.reshape(score, (-1, 2)) > _MIN_PRESENCE)
 
 
-def _face(run: RunNetwork, image: Region, pose: Array, has_pose: Array, anchors: Array) -> tuple[Array, Array]:
-    """Return points [N, 468, 3] in px, and whether a face was detected [N]."""
+def _face(
+    run: RunNetwork, image: Region, pose: Array, has_pose: Array, anchors: Array, options: HolisticOptions
+) -> tuple[Array, Array]:
+    """Return points [N, 468 or 478, 3] in px, and whether a face was detected [N]."""
     xp = namespace_of(pose)
     rotation = rotation_to(pose[:, _RIGHT_EYE, :2], pose[:, _LEFT_EYE, :2], 0.0)
     rough = square_around(pose[:, _FACE_POINTS, :2], rotation, 3.0, 0.0).where(has_pose, image)
@@ -134,8 +136,9 @@ def _face(run: RunNetwork, image: Region, pose: Array, has_pose: Array, anchors:
     is_found, keypoints = has_pose & detection.found, detection.keypoints
     rotation = rotation_to(keypoints[:, 0], keypoints[:, 1], 0.0)
     region = square_around(keypoints, rotation, 2.0, -0.1).where(is_found, image)
-    raw, logit = run("face_landmark", region, is_found)
-    points = xp.reshape(xp.astype(raw, xp.float64), (-1, _NUM_FACE, 3)) / NETWORKS["face_landmark"].side
+    raw, logit = run(options.face_network, region, is_found)
+    points = xp.reshape(xp.astype(raw, xp.float64), (-1, options.num_face_points, 3))
+    points = points / NETWORKS[options.face_network].side
     score = sigmoid(xp.astype(xp.reshape(logit, (-1,)), xp.float32))
     return region.project(points), is_found & (score > _MIN_PRESENCE)
 

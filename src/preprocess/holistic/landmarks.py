@@ -12,7 +12,7 @@ class HolisticLandmarks(NamedTuple):
 
     Attributes:
         pose: float32 [B, 33, 3]: x, y, z in px of the image, z towards the camera negative. Points may lie outside.
-        face: float32 [B, 468, 3], likewise.
+        face: float32 [B, 468, 3], likewise; [B, 478, 3] if it is refined, where the last ten are the irises.
         left_hand: float32 [B, 21, 3], likewise; the person's own left.
         right_hand: float32 [B, 21, 3], likewise.
         visibility: float32 [B, 33], 0 to 1: how likely each pose point is visible.

@@ -21,8 +21,8 @@ from preprocess.holistic.crop import MAX_SIDE_PX, crop_by_opencv
 from preprocess.holistic.detection import anchors
 from preprocess.holistic.holistic_pass import find_landmarks
 from preprocess.holistic.landmarks import HolisticLandmarks, check_images
-from preprocess.holistic.litert import LiteRTNetwork
-from preprocess.holistic.networks import NETWORKS, HolisticOptions
+from preprocess.holistic.litert import LiteRTNetwork, LiteRTRefinedFace
+from preprocess.holistic.networks import NETWORKS, REFINED_FACE, HolisticOptions
 from preprocess.holistic.regions import Region
 
 _DEFAULT = HolisticOptions()
@@ -42,7 +42,10 @@ class LiteRTLandmarker:
 
     def __init__(self, models: Mapping[str, Path], options: HolisticOptions = _DEFAULT) -> None:
         self._options = options
-        self._networks = {name: LiteRTNetwork(path, NETWORKS[name]) for name, path in models.items()}
+        self._networks = {
+            name: (LiteRTRefinedFace if name == REFINED_FACE else LiteRTNetwork)(path, NETWORKS[name])
+            for name, path in models.items()
+        }
         self._anchors = {name: anchors(NETWORKS[name]) for name in models if NETWORKS[name].strides}
 
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:

@@ -7,9 +7,11 @@ all of them. Inputs are NCHW; outputs with 4 axes are NHWC, as in the file.
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from datamodules.errors import ConfigError
+from preprocess.holistic.face_refinement import FACE_DETAILS, FACE_MESH, Indices, find_refined_face, indices
+from preprocess.holistic.networks import Cut
 from preprocess.holistic.ops import as_in_file, make_module
 from preprocess.holistic.tflite import read_graph
 
@@ -19,20 +21,17 @@ class Net(nn.Module):
 
     Args:
         path: the file.
-        outputs: indices of the outputs to compute; None: all. Operations that these do not need are left out.
+        outputs: what to compute of it; see `read_graph`. Operations that are not needed for it are left out.
 
     Raises:
         ConfigError: the file cannot be read (see `read_graph`), or has an operation, or options of one, that no model
             in mediapipe's wheel has.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[int] | None = None) -> None:
+    def __init__(self, path: Path, outputs: Sequence[int] | Cut | None = None) -> None:
         super().__init__()
         graph = read_graph(path, outputs)
-        self._input, *more = graph.inputs
-        if more:
-            raise ConfigError(f"{graph.name} has {len(graph.inputs)} inputs, not one")
-        self._outputs = graph.outputs
+        self._inputs, self._outputs = graph.inputs, graph.outputs
         self._ops = nn.ModuleList(make_module(op, graph) for op in graph.ops)
         self._reads = [
             [number for number in op.inputs if number not in graph.constants and number >= 0] for op in graph.ops
@@ -40,14 +39,42 @@ class Net(nn.Module):
         self._writes = [op.output for op in graph.ops]
         self._unused = _last_reads(self._reads, {*self._outputs})
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the outputs for `images` [B, 3, H, W]; their shapes are those in the file, except for the batch."""
-        values = {self._input: images}
+    def forward(self, *images: Tensor) -> list[Tensor]:
+        """Return the outputs for inputs [B, C, H, W]; their shapes are those in the file, except for the batch."""
+        values = dict(zip(self._inputs, images, strict=True))
         for op, reads, writes, unused in zip(self._ops, self._reads, self._writes, self._unused, strict=True):
             values[writes] = op(*(values[number] for number in reads))
             for number in unused:  # so that their memory can be reused
                 del values[number]
         return [as_in_file(values[number]) for number in self._outputs]
+
+
+class RefinedFaceNet(nn.Module):
+    """Computes 478 points and the logit of a face's presence by `face_landmark_with_attention.tflite`.
+
+    Args:
+        path: the file.
+        side: of its input, in px.
+
+    Raises:
+        ConfigError: see `Net`.
+    """
+
+    def __init__(self, path: Path, side: int) -> None:
+        super().__init__()
+        self._side = side
+        self._mesh, self._details = Net(path, FACE_MESH), Net(path, FACE_DETAILS)
+        for name, values in indices()._asdict().items():
+            self.register_buffer(name, torch.from_numpy(values))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return points [B, 478 * 3], in px of `images` [B, 3, side, side], and logits [B, 1, 1, 1]."""
+        places = Indices(*(getattr(self, name) for name in Indices._fields))
+        return find_refined_face(images, self._side, self._mesh, self._find_details, places)
+
+    def _find_details(self, *close_ups: Tensor) -> list[Tensor]:
+        outputs: list[Tensor] = self._details(*(values.permute(0, 3, 1, 2) for values in close_ups))
+        return outputs
 
 
 def _last_reads(reads: Sequence[Sequence[int]], outputs: set[int]) -> list[list[int]]:

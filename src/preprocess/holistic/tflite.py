@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError
+from preprocess.holistic.networks import Cut
 
 _IDENTIFIER = b"TFL3"
 _OPS = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
@@ -91,12 +92,12 @@ class Graph:
     constants: dict[int, NDArray[Any]]
 
 
-def read_model(path: Path, outputs: Sequence[int] | None = None) -> Any:
-    """Return the `schema.ModelT` in a file, without the operations that only other outputs need.
+def read_model(path: Path, outputs: Sequence[int] | Cut | None = None) -> Any:
+    """Return the `schema.ModelT` in a file, without the operations that the outputs to keep do not need.
 
     Args:
         path: the file.
-        outputs: indices of the outputs to keep, in this order; None: all.
+        outputs: indices of the outputs to keep, in this order; or a part of the graph to keep; None: all.
 
     Raises:
         ConfigError: the file is not a TensorFlow Lite model.
@@ -107,8 +108,14 @@ def read_model(path: Path, outputs: Sequence[int] | None = None) -> Any:
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     if outputs is not None:
         (subgraph,) = model.subgraphs
-        subgraph.outputs = [subgraph.outputs[index] for index in outputs]
-        subgraph.operators = _needed(subgraph.operators, set(subgraph.outputs))
+        if isinstance(outputs, Cut):
+            numbers = {tensor.name.decode(): number for number, tensor in enumerate(subgraph.tensors)}
+            subgraph.inputs, subgraph.outputs = (
+                [numbers[name] for name in names] for names in (outputs.inputs, outputs.outputs)
+            )
+        else:
+            subgraph.outputs = [subgraph.outputs[index] for index in outputs]
+        subgraph.operators = _needed(subgraph.operators, set(subgraph.outputs), set(subgraph.inputs))
         model.signatureDefs = None  # they name all outputs
     return model
 
@@ -120,12 +127,12 @@ def to_bytes(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def read_graph(path: Path, outputs: Sequence[int] | None = None) -> Graph:
+def read_graph(path: Path, outputs: Sequence[int] | Cut | None = None) -> Graph:
     """Return the graph in a file, with its weights expanded to float32.
 
     Args:
         path: the file.
-        outputs: indices of the outputs to keep, in this order; None: all.
+        outputs: what to keep of it; see `read_model`.
 
     Raises:
         ConfigError: the file is not a TensorFlow Lite model, or has operations or weights of a kind that the models in
@@ -154,12 +161,12 @@ def read_graph(path: Path, outputs: Sequence[int] | None = None) -> Graph:
     )
 
 
-def _needed(operators: Sequence[Any], tensors: set[int]) -> list[Any]:
-    """Return the operators that the tensors with these numbers depend on, in order."""
+def _needed(operators: Sequence[Any], tensors: set[int], inputs: set[int]) -> list[Any]:
+    """Return the operators that compute the tensors with these numbers from `inputs`, in order."""
     needed: list[Any] = []
     for operator in reversed(operators):
         if not tensors.isdisjoint(operator.outputs):
-            tensors = tensors.union(operator.inputs)
+            tensors = tensors.union(operator.inputs) - inputs
             needed.insert(0, operator)
     return needed
 

@@ -17,8 +17,8 @@ from preprocess.holistic.crop import PackedImages, crop, pack, scaled
 from preprocess.holistic.detection import anchors
 from preprocess.holistic.holistic_pass import find_landmarks
 from preprocess.holistic.landmarks import HolisticLandmarks, check_images
-from preprocess.holistic.net import Net
-from preprocess.holistic.networks import NETWORKS, HolisticOptions
+from preprocess.holistic.net import Net, RefinedFaceNet
+from preprocess.holistic.networks import NETWORKS, REFINED_FACE, HolisticOptions
 from preprocess.holistic.regions import Region
 
 Precision = Literal["fp32", "fp16"]
@@ -47,7 +47,7 @@ class TorchLandmarker(nn.Module):
         self._options = options
         require_precision(precision)
         self._dtype = _DTYPES[precision]
-        nets = {name: Net(path, NETWORKS[name].outputs) for name, path in models.items()}
+        nets = {name: _make_net(name, path) for name, path in models.items()}
         self.nets = nn.ModuleDict(nets).to(self._dtype)
         self._anchors = {}
         for name in models:
@@ -87,6 +87,11 @@ class TorchLandmarker(nn.Module):
             region = Region(*(field[:, None] for field in region))
         outputs: list[Tensor] = self.nets[name](scaled(crop(images, region, side, border), minimum, self._dtype))
         return outputs
+
+
+def _make_net(name: str, path: Path) -> nn.Module:
+    network = NETWORKS[name]
+    return RefinedFaceNet(path, network.side) if name == REFINED_FACE else Net(path, network.outputs)
 
 
 def require_precision(precision: str) -> None:

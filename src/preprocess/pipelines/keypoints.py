@@ -21,7 +21,7 @@ from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.litert_landmarker import litert_versions
 from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
-from preprocess.holistic.models import combined_sha256, find_models
+from preprocess.holistic.models import HOLISTIC, combined_sha256, find_models
 from preprocess.holistic.networks import Complexity, HolisticOptions
 from preprocess.holistic.replay import Replay
 from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker, require_precision
@@ -39,7 +39,7 @@ class Keypoints(Extractor):
         mode: `static`: each frame by itself; `video`: with MediaPipe's tracking from frame to frame of an item, which
             is smoother, and only in backend mediapipe.
         layout: the keypoints to keep. 143: 68 of the face (dlib order), 21 of each hand, 33 of the pose; 75: pose and
-            hands; 543: all of MediaPipe's.
+            hands; 543: all of MediaPipe's; 553: these and the irises, which `refine_face_landmarks` finds.
         model_complexity: of the pose network: 0, 1 or 2. The weights of 0 and 2 must be in `model_dir`, and backend
             mediapipe has those of 1 only.
         batch_size: the largest number of frames that a worker hands over at once; in torch they are one batch.
@@ -50,6 +50,7 @@ class Keypoints(Extractor):
         compile: whether to compile the pass in torch with torch.compile: faster, after minutes at the start.
         cuda_graph: whether to capture the pass in torch as a CUDA graph on a GPU: the same results, with fewer kernel
             launches.
+        refine_face_landmarks: whether to find the irises too, and the lips and eyes more closely.
         model_dir: a folder with model files that are preferred to those found elsewhere (`preprocess models`); not for
             backend mediapipe.
 
@@ -66,16 +67,21 @@ class Keypoints(Extractor):
     def __init__(
         self,
         mode: Mode = "static",
-        layout: Literal[143, 75, 543] = 143,
+        layout: Literal[143, 75, 543, 553] = 143,
         model_complexity: Complexity = 1,
         batch_size: int = 32,
         backend: Backend = "auto",
         precision: Precision = "fp32",
         compile: bool = False,
         cuda_graph: bool = True,
+        refine_face_landmarks: bool = False,
         model_dir: Path | None = None,
     ) -> None:
         super().__init__()
+        if refine_face_landmarks and layout == 75:
+            raise ConfigError("--model.layout 75 has no face. Leave out --model.refine_face_landmarks")
+        if not refine_face_landmarks and layout == 553:
+            raise ConfigError("--model.layout 553 has the irises. Set --model.refine_face_landmarks true to find them")
         if batch_size < 1:
             raise ConfigError(f"{batch_size = }: use 1 or more")
         if backend not in get_args(Backend):
@@ -85,7 +91,7 @@ class Keypoints(Extractor):
             ignore=["backend", "model_dir"]
         )  # their effect belongs to the fingerprint; see `provenance`
         self.layout = layout
-        self._options = HolisticOptions(model_complexity)
+        self._options = HolisticOptions(model_complexity, refine_face_landmarks)
         self._requested_backend, self._model_dir = backend, model_dir
         self._checked: str | None = None  # the backend that was checked last
         self._torch: HolisticBatches | None = None
@@ -114,7 +120,7 @@ class Keypoints(Extractor):
             return FrameRequest(size)
         if self.backend == "litert":
             return FrameRequest(size, partial(LiteRTTransform, layout, self._options, self._model_dir))
-        return FrameRequest(size, partial(MediaPipeTransform, layout, self.hparams["mode"]))
+        return FrameRequest(size, partial(MediaPipeTransform, layout, self.hparams["mode"], self._options))
 
     def _require(self, backend: UsedBackend) -> UsedBackend:
         if backend == self._checked:
@@ -212,14 +218,15 @@ class Keypoints(Extractor):
         return KeypointSample(item.key, keypoints, presence, visibility, meta)
 
     def _made_by(self) -> str:
+        others = "".join(f", {name}" for name in self._options.networks if name not in HOLISTIC)
         if self.backend == "mediapipe":
-            return f"mediapipe {MEDIAPIPE_VERSION}, {self.hparams['mode']}"
+            return f"mediapipe {MEDIAPIPE_VERSION}, {self.hparams['mode']}{others}"
         compiled = ", compiled" if self.hparams["compile"] else ""
         how = {
             "litert": f"litert {version('ai-edge-litert')}",
             "torch": f"torch {torch.__version__}, {self.hparams['precision']}{compiled}",
         }
-        return f"{how[self.backend]}; models of mediapipe {MEDIAPIPE_VERSION}"
+        return f"{how[self.backend]}; models of mediapipe {MEDIAPIPE_VERSION}{others}"
 
 
 Result: TypeAlias = tuple[Any, Any, Any]
@@ -229,8 +236,8 @@ Result: TypeAlias = tuple[Any, Any, Any]
 class MediaPipeTransform:
     """Runs MediaPipe's own graph on frames in a DataLoader worker."""
 
-    def __init__(self, layout: Layout, mode: Mode) -> None:
-        self._graph = HolisticGraph(mode)
+    def __init__(self, layout: Layout, mode: Mode, options: HolisticOptions) -> None:
+        self._graph = HolisticGraph(mode, refine_face_landmarks=options.refine_face_landmarks)
         self._layout = layout
 
     def start(self, item: Item) -> None:
@@ -306,14 +313,15 @@ class HolisticBatches:
 
 
 def point_order(layout: Layout) -> Tensor:
-    """Return int64 [K]: the points of `layout` as indices of all points: pose, face, left hand, right hand."""
-    starts = {name: points.start for name, points in LAYOUTS[543].part_slices.items()}
+    """Return int64 [K]: the points of `layout` as indices of all points: pose, left hand, right hand, face."""
+    starts = {**{name: points.start for name, points in LAYOUTS[75].part_slices.items()}, "face": 75}
     return torch.tensor([starts[part.name] + point for part in layout.parts for point in part.points])
 
 
 def results_of(landmarks: HolisticLandmarks, order: Tensor) -> list[Result]:
     """Return the result of each of B frames, with the keypoints in `order`; see `point_order`."""
-    points = torch.cat(landmarks[:4], 1).index_select(1, order)
+    parts = (landmarks.pose, landmarks.left_hand, landmarks.right_hand, landmarks.face)  # a face has 468 or 478 points
+    points = torch.cat(parts, 1).index_select(1, order)
     values = (points.flatten(1), landmarks.visibility, landmarks.presence.float())
     packed = torch.cat(values, 1).cpu().numpy()  # one copy, which waits for the device
     keypoints, visibility, presence = np.split(packed, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)

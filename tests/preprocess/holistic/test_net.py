@@ -29,13 +29,14 @@ def worst(name: str, net: torch.nn.Module) -> float:
     interpreter = Interpreter(str(find_models([name])[name]), experimental_op_resolver_type=kernels)
     interpreter.allocate_tensors()
     details = interpreter.get_output_details()
+    outputs_in_use: Any = network.outputs or range(len(details))
     errors = []
     for image in net_input(network):
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
         interpreter.invoke()
         with torch.inference_mode():
             outputs = net(torch.from_numpy(image[None]).permute(0, 3, 1, 2))
-        for index, output in zip(network.outputs or range(len(details)), outputs, strict=True):
+        for index, output in zip(outputs_in_use, outputs, strict=True):
             expected = interpreter.get_tensor(details[index]["index"])
             assert output.shape == expected.shape
             scale = np.ptp(expected) if expected.size > 1 else max(1.0, abs(expected.item()))

@@ -24,7 +24,8 @@ from preprocess.commands.sample import make_sample_corpus
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.integrity import coverage
-from preprocess.pipelines.keypoints import HolisticBatches, Keypoints
+from preprocess.mediapipe_graph import Landmarks
+from preprocess.pipelines.keypoints import HolisticBatches, Keypoints, point_order, results_of
 from support.keypoint_runs import PART_SLICES
 from support.model_wheels import hide_models, make_wheel
 from support.undeclared_fields import undeclared_fields
@@ -135,6 +136,53 @@ def test_other_layouts_and_video_mode(corpus: Path, tmp_path: Path, layout: int,
     folder = tmp_path / "run"
     assert main(["run", "--config", config, "--data.root", str(corpus), "--output.dir", str(folder), *options]) == 0
     assert [sample.keypoints.shape for sample in samples(folder)] == [(4, num_keypoints, 3)] * 3
+
+
+@pytest.mark.reference
+def test_refined_faces_and_irises_are_those_of_mediapipe(corpus: Path, tmp_path: Path) -> None:
+    options = ["--model.layout", "553", "--model.refine_face_landmarks", "true", "--data.num_workers", "0"]
+    found: dict[str, KeypointSample] = {}
+    for backend in ("litert", "mediapipe"):
+        command = [*run_by_default(corpus, tmp_path / backend), "--data.max_items", "1", "--model.backend", backend]
+        assert main([*command, *options]) == 0
+        found[backend] = samples(tmp_path / backend)[0]
+    ours, theirs = found["litert"], found["mediapipe"]
+    assert ours.keypoints.shape == (4, 553, 3)
+    assert ours.presence[:, 1].all()
+    assert theirs.meta["backend"] == "mediapipe 0.10.21, static, face_landmark_with_attention"
+    assert ours.meta["backend"].endswith("models of mediapipe 0.10.21, face_landmark_with_attention")
+    irises = slice(33 + 468, 33 + 478)
+    for points in (PART_SLICES[553]["face"], irises):
+        apart = np.linalg.norm((ours.keypoints - theirs.keypoints)[:, points, :2], axis=-1)
+        assert np.median(apart) < 0.05
+        assert np.percentile(apart, 99) < 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_keypoints_of_a_batch_are_in_the_order_of_the_layout(layout: int) -> None:
+    pose, face, left, right = (
+        1000 * part + np.arange(3 * size, dtype=np.float32).reshape(size, 3)
+        for part, size in enumerate((33, 478, 21, 21))
+    )
+    found = [torch.from_numpy(points)[None] for points in (pose, face, left, right)]
+    ((keypoints, *_),) = results_of(
+        HolisticLandmarks(*found, torch.rand(1, 33), torch.ones(1, 4).bool()),  # type: ignore[call-arg]
+        point_order(LAYOUTS[layout]),
+    )
+    np.testing.assert_array_equal(keypoints, Landmarks(pose, face, left, right).keypoints(LAYOUTS[layout]))
+
+
+def test_layouts_have_irises_if_and_only_if_faces_are_refined() -> None:
+    with pytest.raises(ConfigError, match=r"layout 553 has the irises\. Set --model\.refine_face_landmarks true"):
+        Keypoints(layout=553)
+    with pytest.raises(ConfigError, match=r"layout 75 has no face\. Leave out --model\.refine_face_landmarks"):
+        Keypoints(layout=75, refine_face_landmarks=True)
+
+
+def test_refined_faces_are_another_run() -> None:
+    plain, refined = (Keypoints(backend="litert", refine_face_landmarks=choice) for choice in (False, True))
+    assert plain.provenance()["weights"] != refined.provenance()["weights"]
+    assert plain.hparams["refine_face_landmarks"] != refined.hparams["refine_face_landmarks"]
 
 
 def test_a_model_complexity_without_weights_fails_before_the_run() -> None:

@@ -11,6 +11,7 @@ MediaPipe's C++ code writes about ten lines to stderr whenever a graph starts; n
 """
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -83,11 +84,14 @@ def require_mediapipe() -> None:
     except PackageNotFoundError:
         installed = "none"
     if installed != MEDIAPIPE_VERSION:
-        raise ConfigError(
-            f"mediapipe {MEDIAPIPE_VERSION} is needed, but {installed} is installed. It is the last release with "
-            "mp.solutions and the models in its wheel, and needs numpy<2 and Python<3.13. Install it with: "
-            f"pip install mediapipe=={MEDIAPIPE_VERSION}"
+        python = "{}.{}".format(*sys.version_info)
+        advice = (
+            f"It has no wheel for Python {python}. Use backend litert, or Python 3.10 to 3.12"
+            if sys.version_info >= (3, 13)
+            else "It is the last release with mp.solutions and the models in its wheel, and needs numpy<2. Install it "
+            f"with: pip install mediapipe=={MEDIAPIPE_VERSION}"
         )
+        raise ConfigError(f"mediapipe {MEDIAPIPE_VERSION} is needed, but {installed} is installed. {advice}")
 
 
 class HolisticGraph:

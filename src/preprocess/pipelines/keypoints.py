@@ -126,7 +126,6 @@ class Keypoints(Extractor):
         if backend == self._checked:
             return backend
         if backend == "mediapipe":
-            require_mediapipe()
             if self._model_dir or self.hparams["model_complexity"] != 1:
                 raise ConfigError(
                     "--model.model_dir and .model_complexity 0 and 2 are not for backend mediapipe, which uses the "
@@ -142,6 +141,8 @@ class Keypoints(Extractor):
                 f"--model.precision fp16 and .compile are for backend torch, not {backend}. Set --model.backend torch, "
                 "or --trainer.accelerator gpu"
             )
+        if backend == "mediapipe":
+            require_mediapipe()
         self._checked = backend
         return backend
 

@@ -80,6 +80,7 @@ def test_presence_and_visibility_of_what_was_found(everything: Landmarks) -> Non
     assert not Landmarks().keypoints(LAYOUTS[543]).any()
 
 
+@pytest.mark.reference
 def test_skeletons_are_those_of_mediapipe() -> None:
     solutions = mediapipe_graph._import_mediapipe().solutions
 
@@ -90,6 +91,7 @@ def test_skeletons_are_those_of_mediapipe() -> None:
     assert (set(FACE_478_EDGES), len(FACE_478_EDGES)) == ({*FACE_468_EDGES, *irises}, 132)
 
 
+@pytest.mark.reference
 def test_the_68_lie_on_the_contours_of_the_face_they_are_named_after() -> None:
     mesh = mediapipe_graph._import_mediapipe().solutions.face_mesh_connections
 

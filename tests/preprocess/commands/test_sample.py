@@ -59,6 +59,7 @@ def test_dev_and_test_hold_known_glosses_in_sentences_not_seen_in_train(items: l
         assert {sentence.split()[place] for sentence in train} == set(TOWARDS)
 
 
+@pytest.mark.reference
 def test_mediapipe_finds_a_face_that_moves_as_the_glosses_say(corpus: Path, items: list[Item]) -> None:
     with HolisticGraph() as graph:
         for item in items[4:8]:  # both persons, every gloss

@@ -64,6 +64,7 @@ _REGIONS = [
 ]
 
 
+@pytest.mark.reference
 def test_each_step_equals_that_of_mediapipe(landmarker: LiteRTLandmarker, pictures: list[Picture]) -> None:
     """Each step goes on from what MediaPipe has there; all in px."""
     apart: list[list[float]] = [[], [], []]
@@ -124,6 +125,7 @@ def _apart(ours: Region, theirs: Region) -> list[float]:
     return [max(abs(float(each)) for each in far)]
 
 
+@pytest.mark.reference
 def test_hands_of_a_region_one_percent_larger_fail_the_gate(
     landmarker: LiteRTLandmarker, pictures: list[Picture], monkeypatch: pytest.MonkeyPatch
 ) -> None:

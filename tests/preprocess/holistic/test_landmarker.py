@@ -85,6 +85,7 @@ def reference(pictures: list[Picture]) -> list[Landmarks]:
         return [graph(picture) for picture in pictures]
 
 
+@pytest.mark.reference
 def test_small_pictures_are_within_the_gate(found: HolisticLandmarks, expected: list[Landmarks]) -> None:
     apart = distance(found, expected)
     assert apart.passes, str(apart)
@@ -93,6 +94,7 @@ def test_small_pictures_are_within_the_gate(found: HolisticLandmarks, expected: 
         assert found.presence[:, 2:].any(0).all()
 
 
+@pytest.mark.reference
 def test_depth_and_visibility_are_those_of_mediapipe(found: HolisticLandmarks, expected: list[Landmarks]) -> None:
     faces, poses = [], []
     for row, landmarks in enumerate(expected):
@@ -105,6 +107,7 @@ def test_depth_and_visibility_are_those_of_mediapipe(found: HolisticLandmarks, e
     assert np.median(poses) < 0.2  # a person is some 500 px deep
 
 
+@pytest.mark.reference
 def test_large_pictures_are_within_the_gate(landmarker: LiteRTLandmarker | TorchLandmarker) -> None:
     """In px of 260 px of height: of so few pictures one can be a tenth of a px off, of 600 px of height."""
     pictures = demo_pictures()[:4]
@@ -128,6 +131,7 @@ def test_hands_and_signers_are_within_the_gate(
     assert apart.passes, str(apart)
 
 
+@pytest.mark.reference
 def test_landmarks_are_close_to_those_of_mp_solutions(
     landmarker: LiteRTLandmarker | TorchLandmarker, pictures: list[Picture]
 ) -> None:
@@ -181,6 +185,7 @@ def px_apart(ours: Region, theirs: Region) -> float:
     )
 
 
+@pytest.mark.reference
 def test_the_region_of_each_stage_is_that_of_mediapipe(
     landmarker: LiteRTLandmarker | TorchLandmarker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +426,7 @@ def test_tf32_is_off_within_the_pass_only() -> None:
 # The gate notices what it is for
 
 
+@pytest.mark.reference
 def test_the_heatmap_kernel_of_the_graph_file_fails_the_gate(
     in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +434,7 @@ def test_the_heatmap_kernel_of_the_graph_file_fails_the_gate(
     assert not distance(in_batches(in_torch, pictures[:3]), expected[:3]).passes
 
 
+@pytest.mark.reference
 def test_crops_by_grid_sample_fail_the_gate(
     in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,5 +479,6 @@ def with_tf32(in_torch: TorchLandmarker) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("with_tf32")
+@pytest.mark.reference
 def test_tf32_fails_the_gate(in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks]) -> None:
     assert not distance(in_batches(in_torch, pictures[:3]), expected[:3]).passes

@@ -1,6 +1,5 @@
 """Nets compared with TensorFlow Lite's interpreter, and operations that are easily mistaken."""
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.schema_py_generated import Model, ModelT
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -167,15 +167,9 @@ def test_a_file_without_a_model_fails(tmp_path: Path) -> None:
 
 
 def test_sparse_weights_are_expanded_as_the_schema_says() -> None:
-    """By the wheel's own reader of the format, value by value, of the first sparse tensor."""
+    """By LiteRT's own reader of the format, value by value, of the first sparse tensor."""
     path = find_models()["pose_detection"]
-    schema = path.parents[2] / "tasks" / "metadata" / "schema_py_generated.py"
-    spec = spec_from_file_location("schema", schema)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model = module.ModelT.InitFromObj(module.Model.GetRootAs(path.read_bytes()))
+    model = ModelT.InitFromObj(Model.GetRootAs(path.read_bytes()))
     tensors = model.subgraphs[0].tensors
     number, tensor = next((at, each) for at, each in enumerate(tensors) if each.sparsity)
     values = model.buffers[tensor.buffer].data.view(np.float16)

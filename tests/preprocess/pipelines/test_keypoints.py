@@ -90,6 +90,7 @@ def test_a_face_and_a_pose_are_found_in_every_frame_and_absent_parts_are_zeros(s
         assert ((noses > 0) & (noses < (210, 260))).all()
 
 
+@pytest.mark.reference
 def test_samples_equal_mediapipe_made_fresh_for_each_frame(corpus: Path, tmp_path: Path) -> None:
     import mediapipe as mp
     from PIL import Image
@@ -129,6 +130,7 @@ def test_npz_export_holds_the_samples_frames(shards: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("layout", "num_keypoints"), [(75, 75), (543, 543)])
+@pytest.mark.reference
 def test_other_layouts_and_video_mode(corpus: Path, tmp_path: Path, layout: int, num_keypoints: int) -> None:
     config = str(ROOT / "configs" / "keypoints.yaml")
     options = ["--model.layout", str(layout), "--model.mode", "video", "--data.max_items", "1"]
@@ -262,6 +264,7 @@ def test_versions_that_change_the_results_of_litert_are_in_its_provenance() -> N
     assert provenance["weights"] == Keypoints(backend="torch").provenance()["weights"]
 
 
+@pytest.mark.reference
 def test_video_mode_is_that_of_mediapipe_on_the_cpu_and_fails_on_a_gpu() -> None:
     extractor = Keypoints(mode="video")
     assert extractor.backend == "mediapipe"

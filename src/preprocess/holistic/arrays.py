@@ -10,7 +10,6 @@ import array_api_compat.numpy
 import array_api_compat.torch
 import numpy as np
 import torch
-from scipy.special import expit
 
 Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
 
@@ -30,4 +29,8 @@ def is_known_false(mask: Array) -> bool:
 
 def sigmoid(values: Array) -> Array:
     """Return 1 / (1 + exp(-values)), of any floating dtype, without overflow."""
-    return expit(values) if isinstance(values, np.ndarray) else torch.sigmoid(values)
+    if not isinstance(values, np.ndarray):
+        return torch.sigmoid(values)
+    from scipy.special import expit  # here, because the pass in torch does not need it
+
+    return expit(values)

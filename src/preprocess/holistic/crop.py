@@ -18,7 +18,6 @@ integers, in 1/65536 px; sums in float64, as in cv::warpPerspective, take longer
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from array_api_compat import device
@@ -38,7 +37,6 @@ _UNITS = 1 << 16  # of coordinates, per pixel
 _TO_STEPS = 11  # bits from 1/65536 px to 1/32 px
 _MAX_PX = 2.0**22  # of a region's centre and side, so that its coordinates are exact in float64
 _INT32 = np.iinfo(np.int32)  # its upper half are whole px, which remap takes as int16; no image extends further
-_BORDERS = {"zero": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}
 
 
 class PackedImages(NamedTuple):
@@ -100,12 +98,15 @@ def crop_by_opencv(image: NDArray[np.uint8], region: Region, side: int, border: 
         side: of the crop, in px.
         border: the value outside of the image.
     """
+    import cv2  # here, because the pass in torch, which imports this module, does not need it
+
     x, y = _sums_in_int32(_coordinates(region, side)[:, 0])
     first = cv2.merge([(values >> 16).astype(np.int16) for values in (x, y)])
     fraction, fraction_y = (values.astype(np.uint16) >> _TO_STEPS for values in (x, y))
     fraction_y *= _STEPS
     fraction += fraction_y
-    cropped: Any = cv2.remap(image, first, fraction, cv2.INTER_LINEAR, borderMode=_BORDERS[border])
+    mode = {"zero": cv2.BORDER_CONSTANT, "replicate": cv2.BORDER_REPLICATE}[border]
+    cropped: Any = cv2.remap(image, first, fraction, cv2.INTER_LINEAR, borderMode=mode)
     return cropped  # type: ignore[no-any-return]
 
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from preprocess.float32 import without_tf32
 from preprocess.holistic.crop import PackedImages, pack
 from preprocess.holistic.landmarks import HolisticLandmarks
-from preprocess.holistic.torch_landmarker import TorchLandmarker, flatten_images, without_tf32
+from preprocess.holistic.torch_landmarker import TorchLandmarker, flatten_images
 
 _PIXELS = 1 << 15  # buffers grow by multiples of it
 _WARM_UP = 3  # passes before a capture, in which cuDNN chooses kernels and memory is allocated

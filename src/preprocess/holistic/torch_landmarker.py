@@ -4,8 +4,7 @@ All shapes are fixed, and nothing waits for the device: where a part is not dete
 the whole image. So the pass can be compiled, and captured as a CUDA graph; see `replay`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import ConfigError
+from preprocess.float32 import without_tf32
 from preprocess.holistic.crop import PackedImages, crop, pack, scaled
 from preprocess.holistic.detection import anchors
 from preprocess.holistic.holistic_pass import find_landmarks
@@ -107,18 +107,6 @@ def require_precision(precision: str) -> None:
         )
     if precision not in get_args(Precision):
         raise ConfigError(f"{precision = } is not one of {', '.join(get_args(Precision))}")
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Compute convolutions and products of float32 without TF32, which would move points by 0.05 to 0.3 px."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def flatten_images(images: Tensor | Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

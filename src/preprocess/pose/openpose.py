@@ -12,6 +12,7 @@ from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import rescaled
 from preprocess.checkpoints.digest import sha256_of_file
 from preprocess.checkpoints.dtypes import DTYPES
+from preprocess.float32 import without_tf32
 from preprocess.pose.backend import People, PoseBackend
 from preprocess.pose.decoding import decode
 from preprocess.pose.maps import Maps, upsampling_matrix
@@ -29,7 +30,7 @@ class OpenPose(PoseBackend):
         scales: heights of the network's input, as shares of `box_px`; each scale is another pass. ControlNet's detector
             uses 0.5 alone, OpenPose's original 0.5, 1, 1.5 and 2.
         box_px: the height that an image is resized to at scale 1.
-        dtype: of the weights.
+        dtype: of the weights; `fp32` does not use TF32 on a GPU.
 
     Raises:
         ConfigError: an argument is out of range, or the weights cannot be found.
@@ -74,7 +75,8 @@ class OpenPose(PoseBackend):
         size = images.shape[2], images.shape[3]
         shrink = min(1.0, _MAX_MAP_PX / max(size))
         map_size = max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
-        decoded = decode([self._maps(images, scale, map_size) for scale in self.scales])
+        with without_tf32():
+            decoded = decode([self._maps(images, scale, map_size) for scale in self.scales])
         return [people._replace(keypoints=rescaled(people.keypoints, map_size, size)) for people in decoded]
 
     def _maps(self, images: Tensor, scale: float, map_size: tuple[int, int]) -> Maps:

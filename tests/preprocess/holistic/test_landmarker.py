@@ -32,7 +32,7 @@ from preprocess.holistic.models import HOLISTIC, MODELS, find_models
 from preprocess.holistic.networks import Border, HolisticOptions
 from preprocess.holistic.ops import Conv
 from preprocess.holistic.regions import Region
-from preprocess.holistic.torch_landmarker import TorchLandmarker, without_tf32
+from preprocess.holistic.torch_landmarker import TorchLandmarker
 from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.mediapipe_graphs import WatchedGraph, region_of_rect
 from support.people import (
@@ -408,19 +408,6 @@ def test_litert_runs_no_network_whose_result_cannot_matter(monkeypatch: pytest.M
         found = landmarker(tensors([small(picture)]))
         assert int((found.visibility[0, 15:17] > 0.1).sum()) == num_visible  # wrists
         assert runs == [224, 256, *[256] * num_visible, *[224] * num_visible, 128, 192]
-
-
-def test_tf32_is_off_within_the_pass_only() -> None:
-    before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
-    torch.set_float32_matmul_precision("high")
-    try:
-        with without_tf32():
-            assert not torch.backends.cudnn.allow_tf32
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before[1])
-    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
 
 
 # The gate notices what it is for

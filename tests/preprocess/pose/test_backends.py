@@ -16,6 +16,7 @@ from preprocess.pose import openpose
 from preprocess.pose.backend import People, PoseBackend, within
 from preprocess.pose.mediapipe import LANDMARKS, MediaPipe
 from preprocess.pose.openpose import OpenPose
+from preprocess.pose.openpose_net import prepare
 from preprocess.pose.vitpose import VitPose
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from support.pose_runs import rendered, standing
@@ -281,6 +282,19 @@ def test_models_of_another_kind_fail(folder: Path, tmp_path: Path) -> None:
 )
 def test_options_out_of_range_fail(make: Callable[[], PoseBackend], message: str) -> None:
     refused(make, message)
+
+
+def test_openpose_runs_without_tf32(backends: dict[str, PoseBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def spy(images: Tensor, size: tuple[int, int]) -> Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return prepare(images, size)
+
+    monkeypatch.setattr("preprocess.pose.openpose.prepare", spy)
+    assert torch.backends.cudnn.allow_tf32
+    backends["openpose"].people([picture(astronaut()[::8, ::8])])
+    assert seen == [False]
 
 
 @pytest.mark.gpu

@@ -75,7 +75,8 @@ class VitPose(PoseBackend):
     def people(self, images: Sequence[Tensor]) -> list[People]:
         """See `PoseBackend`."""
         boxes, scores = self._boxes(images)
-        joints = self._joints(images, boxes)
+        # transformers warps images on the CPU: of one on the GPU, it would copy all of it for each person
+        joints = self._joints([image.cpu() for image in images], boxes)
         return [self._people_of(*results) for results in zip(images, joints, scores, strict=True)]
 
     def provenance(self) -> dict[str, str]:

@@ -297,6 +297,28 @@ def test_openpose_runs_without_tf32(backends: dict[str, PoseBackend], monkeypatc
     assert seen == [False]
 
 
+def test_vitpose_copies_an_image_from_the_device_once_whoever_is_in_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = vitpose(folder)
+    backend.load(CPU)
+    sizes: list[tuple[int, ...]] = []  # of the images that are copied
+
+    class OnDevice(Tensor):
+        """An image that records its copies to the CPU."""
+
+        def cpu(self, *options: Any) -> Tensor:  # type: ignore[override]
+            sizes.append(tuple(self.shape))
+            return self.as_subclass(Tensor)
+
+    boxes = np.array([[4, 4, 60, 100], [40, 8, 50, 90], [20, 20, 80, 80]], np.float32)
+    monkeypatch.setattr(backend, "_boxes", lambda images: ([boxes, boxes[:1]], [np.ones(3), np.ones(1)]))
+    images = [picture(astronaut()[::4, ::4]), picture(astronaut()[::4, ::2])]
+    found = backend.people([image.as_subclass(OnDevice) for image in images])
+    assert [len(people.scores) for people in found] == [3, 1]
+    assert sizes == [(3, 128, 128), (3, 128, 256)]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["openpose", "vitpose"])
 def test_models_on_a_gpu_find_people(name: str, folder: Path) -> None:

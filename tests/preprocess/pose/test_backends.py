@@ -307,7 +307,7 @@ def test_vitpose_copies_an_image_from_the_device_once_whoever_is_in_it(
     class OnDevice(Tensor):
         """An image that records its copies to the CPU."""
 
-        def cpu(self, *options: Any) -> Tensor:  # type: ignore[override]
+        def cpu(self, *options: Any) -> Tensor:
             sizes.append(tuple(self.shape))
             return self.as_subclass(Tensor)
 

@@ -13,6 +13,12 @@ _LONGEST = (
 )  # fmt: skip
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Hide GPUs, here and in all processes that tests start, unless a test needs one: the others are of CPUs."""
+    if not any(item.get_closest_marker("gpu") for item in session.items):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch reads it when it is first asked for GPUs
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that none of them runs alone at the end of `make test`.
 

@@ -19,6 +19,7 @@ from preprocess.mediapipe_graph import Landmarks
 Picture = NDArray[np.uint8]
 
 MEDIA = Path(__file__).resolve().parents[2] / "../shared/media"
+_LANDMARKS = Path(__file__).with_name("mediapipe_landmarks.npz")
 MOST_P50_PX, MOST_P99_PX, MOST_FLIPS = 0.05, 1.0, 0.01
 _LEAST_HANDS = 8  # a hand's points move together: of fewer, the median is chance
 
@@ -38,6 +39,12 @@ def demo_pictures() -> list[Picture]:
         _turned(space, 20),
     ]
     return [np.ascontiguousarray(view) for view in views]
+
+
+def stored_landmarks() -> list[Landmarks]:
+    """Return what MediaPipe's graph detects in the small `demo_pictures`, for machines without mediapipe."""
+    with np.load(_LANDMARKS) as stored:
+        return [Landmarks(*(stored.get(f"{part} {index}") for part in PARTS)) for index in range(len(demo_pictures()))]
 
 
 def turned_pictures() -> list[Picture]:

@@ -17,6 +17,7 @@ _CHATTER = ("lightning.pytorch", "lightning.fabric", "absl")  # advertisements, 
 _HARMLESS_WARNINGS = (
     "Couldn't infer the batch indices",  # batches carry their own items
     ".*LeafSpec",  # Lightning 2.6 with torch 2.15
+    "GPU available but not used",  # --trainer.accelerator cpu says so
 )
 
 

@@ -1,6 +1,7 @@
 """The pass, compiled and captured as a CUDA graph; on a GPU, in fp16, and compared with MediaPipe's graph."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from threading import Event, Thread
 from typing import Any
 
@@ -14,12 +15,26 @@ from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.replay import Replay
 from preprocess.holistic.torch_landmarker import TorchLandmarker
 from preprocess.mediapipe_graph import HolisticGraph, Landmarks
-from support.people import Picture, demo_pictures, distance, in_batches, more_pictures, small, tensors
+from support.gpu import no_waiting
+from support.people import (
+    Picture,
+    demo_pictures,
+    distance,
+    in_batches,
+    more_pictures,
+    small,
+    stacked,
+    stored_landmarks,
+    tensors,
+)
+
+HAS_MEDIAPIPE = find_spec("mediapipe") is not None
 
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
-    return [small(picture) for picture in (*demo_pictures(), *more_pictures())]
+    """Without mediapipe, those whose landmarks are stored; they show no hands."""
+    return [small(picture) for picture in (*demo_pictures(), *(more_pictures() if HAS_MEDIAPIPE else ()))]
 
 
 @pytest.fixture
@@ -31,8 +46,18 @@ def on_gpu() -> Iterator[TorchLandmarker]:
 
 @pytest.fixture(scope="module")
 def expected(pictures: list[Picture]) -> list[Landmarks]:
+    if not HAS_MEDIAPIPE:
+        return stored_landmarks()
     with HolisticGraph() as graph:
         return [graph(picture) for picture in pictures]
+
+
+@pytest.mark.reference
+def test_the_stored_landmarks_are_those_of_mediapipe(pictures: list[Picture], expected: list[Landmarks]) -> None:
+    stored = stored_landmarks()
+    apart = distance(stacked(expected[: len(stored)]), stored)
+    assert apart.passes, str(apart)
+    assert [len(apart.px[part]) for part in ("pose", "face")] == [33 * 7, 468 * 7]
 
 
 def assert_near(found: HolisticLandmarks, expected: HolisticLandmarks) -> None:
@@ -156,8 +181,5 @@ def test_tf32_on_a_gpu_fails_the_gate(
 def test_nothing_waits_for_the_gpu(on_gpu: TorchLandmarker, pictures: list[Picture]) -> None:
     images = torch.stack(tensors(pictures[:2])).cuda()
     on_gpu(images)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         on_gpu(images)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -57,7 +57,6 @@ def compare(options: list[str], folder: Path, capfd: pytest.CaptureFixture[str])
     assert "pillow" in " ".join(capfd.readouterr().err.split())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the one marked `gpu` does the same with nvJPEG")
 def test_jpegs_decoded_by_the_rank_make_the_same_samples(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,12 @@ def test_a_session_runs_a_job_to_its_end_and_leaves_no_rank(job: Job) -> None:
     assert list((run.work / "ranks").iterdir()) == []
 
 
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_warns_of_nothing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.pytorch.accelerators.CUDAAccelerator.is_available", lambda: True)
+    with Session(job) as session:
+        assert session.device.type == "cpu"
+
+
 def test_a_run_of_other_settings_is_refused_before_anything_is_done(job: Job) -> None:
     with Session(job):
         pass

@@ -15,16 +15,26 @@ Array: TypeAlias = Any  # numpy.ndarray or torch.Tensor
 
 
 def namespace_of(array: Array) -> Any:
-    """Return the array API's functions for `array`: those of numpy, or of torch.
-
-    array-api-compat's own `array_namespace` keeps a cache, which torch.compile warns of.
-    """
+    """Return the array API's functions for `array`: those of numpy, or of torch."""
     return array_api_compat.numpy if isinstance(array, np.ndarray) else array_api_compat.torch
+
+
+def device_of(array: Array) -> Any:
+    """Return the device of `array`, as functions of its library take it."""
+    return "cpu" if isinstance(array, np.ndarray) else array.device
 
 
 def is_known_false(mask: Array) -> bool:
     """Return whether no value of `mask` is true; False for torch, where the answer would wait for the device."""
     return isinstance(mask, np.ndarray) and not mask.any()
+
+
+def clip(values: Array, least: float | None = None, greatest: float | None = None) -> Array:
+    """Return `values` limited to a range; the API's own functions copy a number to the GPU, and wait for that."""
+    if not isinstance(values, np.ndarray):
+        return torch.clamp(values, least, greatest)
+    values = values if least is None else np.maximum(values, least)
+    return values if greatest is None else np.minimum(values, greatest)
 
 
 def sigmoid(values: Array) -> Array:

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from array_api_compat import device
 from numpy.typing import NDArray
 from torch import Tensor
 
-from preprocess.holistic.arrays import Array, namespace_of
+from preprocess.holistic.arrays import Array, clip, device_of, namespace_of
 from preprocess.holistic.networks import Border
 from preprocess.holistic.regions import Region
 
@@ -126,10 +125,10 @@ def _coordinates(region: Region, side: int) -> Array:
         int64 [4, ..., side]: summands of x for each column and for each row of the crops, and likewise of y.
     """
     xp = namespace_of(region.side)
-    steps = xp.arange(side, dtype=xp.float64, device=device(region.side)) / side
-    size = xp.minimum(region.side, _MAX_PX)[..., None] * _UNITS
+    steps = xp.arange(side, dtype=xp.float64, device=device_of(region.side)) / side
+    size = clip(region.side, greatest=_MAX_PX)[..., None] * _UNITS
     cos, sin = (function(region.rotation)[..., None] * size for function in (xp.cos, xp.sin))
-    center = xp.maximum(xp.minimum(region.center, _MAX_PX), -_MAX_PX) * _UNITS + _UNITS / _STEPS / 2
+    center = clip(region.center, -_MAX_PX, _MAX_PX) * _UNITS + _UNITS / _STEPS / 2
     x, y = center[..., :1] + (sin - cos) / 2, center[..., 1:] - (cos + sin) / 2
     parts = xp.stack([x + steps * cos, -steps * sin, y + steps * sin, steps * cos])
     return xp.astype(xp.round(parts), xp.int64)

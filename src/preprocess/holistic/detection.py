@@ -5,16 +5,16 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import device
 from numpy.typing import NDArray
 
-from preprocess.holistic.arrays import Array, namespace_of, sigmoid
+from preprocess.holistic.arrays import Array, clip, device_of, namespace_of, sigmoid
 from preprocess.holistic.networks import Network
 
 MIN_SCORE = 0.5  # min_score_thresh of pose_detection_cpu and face_detection_short_range_by_roi_cpu
 _MIN_OVERLAP = 0.3  # min_suppression_threshold of NonMaxSuppressionCalculator there
 _MAX_LOGIT = 100.0  # score_clipping_thresh there
 _TINY = float(np.finfo(np.float32).tiny)
+_LEAST_AREA = 1e-9  # px²: boxes without an area overlap with none
 _ANCHORS_PER_LAYER = 2  # of SsdAnchorsCalculator: one of the layer's scale, one between scales
 
 
@@ -55,15 +55,15 @@ def best_detection(outputs: Sequence[Array], centers: Array, side: int, min_scor
     """
     xp = namespace_of(centers)
     boxes, logits = (xp.astype(output, xp.float32, copy=False) for output in outputs)
-    scores = sigmoid(xp.maximum(xp.minimum(logits[..., 0], _MAX_LOGIT), -_MAX_LOGIT))
+    scores = sigmoid(clip(logits[..., 0], -_MAX_LOGIT, _MAX_LOGIT))
     width, height = boxes[..., 2], boxes[..., 3]
     is_detected = (scores >= min_score) & (width >= 0) & (height >= 0)
     scores = scores * is_detected
     best = xp.argmax(scores, axis=1, keepdims=True)
-    is_best = xp.arange(scores.shape[1], device=device(scores)) == best
+    is_best = xp.arange(scores.shape[1], device=device_of(scores)) == best
     overlap = _overlap(boxes[..., 0] + centers[:, 0], boxes[..., 1] + centers[:, 1], width, height, best)
     weights = xp.astype(scores * (is_best | (overlap > _MIN_OVERLAP)), xp.float64)
-    total = xp.maximum(xp.sum(weights, axis=1), _TINY)
+    total = clip(xp.sum(weights, axis=1), _TINY)
     offsets = xp.einsum("na,nak->nk", weights, xp.astype(boxes[..., 4:], xp.float64))
     anchor = xp.einsum("na,ak->nk", weights, xp.astype(centers, xp.float64))
     keypoints = xp.reshape(offsets, (len(offsets), -1, 2)) + anchor[:, None]
@@ -77,7 +77,7 @@ def _overlap(x: Array, y: Array, width: Array, height: Array, best: Array) -> Ar
     for center, size in ((x, width), (y, height)):
         lower, upper = center - size / 2, center + size / 2
         best_lower, best_upper = (xp.take_along_axis(values, best, axis=1) for values in (lower, upper))
-        shared = shared * xp.maximum(xp.minimum(upper, best_upper) - xp.maximum(lower, best_lower), 0.0)
+        shared = shared * clip(xp.minimum(upper, best_upper) - xp.maximum(lower, best_lower), 0.0)
         area = area * (upper - lower)
     union = area + xp.take_along_axis(area, best, axis=1) - shared
-    return shared / xp.where(union > 0, union, xp.inf)
+    return shared / clip(union, _LEAST_AREA)

@@ -21,9 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from array_api_compat import device
 
-from preprocess.holistic.arrays import Array, namespace_of
+from preprocess.holistic.arrays import Array, clip, device_of, namespace_of
 from preprocess.holistic.networks import Cut
 
 
@@ -207,16 +206,16 @@ def sample(features: Array, rectangle: Rectangle, side: int) -> Array:
     """
     xp = namespace_of(features)
     num_faces, size, _, num_channels = features.shape
-    steps = (xp.arange(SIDE, dtype=xp.float64, device=device(features)) + 0.5) / SIDE
+    steps = (xp.arange(SIDE, dtype=xp.float64, device=device_of(features)) + 0.5) / SIDE
     down, across = xp.meshgrid(steps, steps, indexing="ij")
     centers = xp.reshape(xp.stack([across, down], axis=-1), (SIDE**2, 2))
     positions = rectangle.project(centers) * (size / side) - 0.5  # in features, from the center of the first one
     is_inside = xp.all((positions >= 0) & (positions <= size - 1), axis=-1)
-    positions = xp.maximum(xp.minimum(positions, size - 1.0), 0.0)
+    positions = clip(positions, 0.0, size - 1.0)
     first = xp.astype(xp.floor(positions), xp.int64)
-    second = xp.minimum(first + 1, size - 1)
+    second = clip(first + 1, greatest=size - 1)
     weight = xp.astype(positions - first, features.dtype)
-    faces = xp.arange(num_faces, device=device(features))[:, None, None]
+    faces = xp.arange(num_faces, device=device_of(features))[:, None, None]
     right, lower = weight[..., :1], weight[..., 1:]
     rows = [
         (1 - right) * features[faces, row, first[..., 0]] + right * features[faces, row, second[..., 0]]

@@ -24,9 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import pi
 from typing import TypeAlias
 
-from array_api_compat import device
-
-from preprocess.holistic.arrays import Array, is_known_false, namespace_of, sigmoid
+from preprocess.holistic.arrays import Array, device_of, is_known_false, namespace_of, sigmoid
 from preprocess.holistic.detection import MIN_SCORE, BestDetection, best_detection
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarks import HolisticLandmarks
@@ -154,7 +152,7 @@ def _detect(
 def _absent(has_pose: Array, *shape: int) -> tuple[Array, Array]:
     """Return points [N, *shape, 3] of a part that is not looked for, and that it was not detected [N, *shape[:-1]]."""
     xp = namespace_of(has_pose)
-    points = xp.zeros((len(has_pose), *shape, 3), dtype=xp.float64, device=device(has_pose))
+    points = xp.zeros((len(has_pose), *shape, 3), dtype=xp.float64, device=device_of(has_pose))
     return points, points[..., 0, 0] > 0
 
 

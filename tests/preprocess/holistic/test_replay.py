@@ -76,8 +76,17 @@ def test_without_options_results_are_those_of_the_landmarker(pictures: list[Pict
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device() -> None:
-    """Tensors without values, which refuse whatever would need one, and to be mixed with those of another device."""
+def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without values, which refuse whatever would need one, and to be mixed with those of another device.
+
+    Nor is a number copied to the device, as array-api-compat does for `xp.minimum(array, 1.0)`: that waits for the GPU,
+    and torch.compile cannot trace it.
+    """
+
+    def refuse(*args: Any, **named: Any) -> None:
+        raise AssertionError(f"{args} becomes a tensor")
+
+    monkeypatch.setattr(torch, "asarray", refuse)
     landmarker = TorchLandmarker(find_models(HOLISTIC), "fp16")
     device = "cuda" if torch.version.cuda else "cpu"
     with FakeTensorMode(), torch.no_grad():

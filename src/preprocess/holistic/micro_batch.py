@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from rich.filesize import decimal
 
+from preprocess.gpu_errors import is_out_of_memory
+
 SIZES = (16, 32, 64, 128, 256)
 _MIN_SHARE = 0.95  # of the most images/s: larger batches need memory, and lose more work when interrupted
 _SECONDS = 1.0  # for each size, after a warm-up
@@ -30,14 +32,16 @@ def suggest_batch_size(run_trial: Callable[[int], Trial], sizes: Iterable[int] =
     """Return text that suggests the smallest size that is about as fast as the fastest, with all measurements.
 
     Args:
-        run_trial: measures a size; torch.OutOfMemoryError ends the search.
+        run_trial: measures a size; the search ends where memory runs out.
         sizes: in ascending order.
     """
     trials: list[Trial] = []
     for size in sizes:
         try:
             trials.append(run_trial(size))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             break
     if not trials:
         return "none: the GPU's memory is too small for the smallest batch"

@@ -27,10 +27,9 @@ from datamodules.errors import EnvironmentFailure, ItemError, RunError
 from datamodules.loading.batch import Batch
 from datamodules.media.jpeg import decode_jpegs
 from datamodules.run.rank import Rank
+from preprocess.gpu_errors import is_device_lost, is_out_of_memory
 from preprocess.job.assembly import OpenItems, Outcome
 from preprocess.job.extractor import Extractor
-
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")  # in the messages of cuDNN and cuBLAS, too
 
 
 class Extraction(LightningModule):
@@ -101,13 +100,13 @@ class Extraction(LightningModule):
             on_device = _to_device(batch, self._extractor.device)
             on_device["assemblies"] = [self._items[shard, row].assembly for row in batch["rows"]]
             results = self._extractor.extract(on_device)
-        except (ItemError, MemoryError, torch.OutOfMemoryError) as error:
+        except ItemError as error:
             return error
-        except RuntimeError as error:
-            if any(words in str(error) for words in _OUT_OF_MEMORY):
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
                 return error
             keys = self._rank.attribute_crash(error)
-            if not _is_device_lost(error):
+            if not is_device_lost(self._extractor.device):
                 raise
             raise EnvironmentFailure(
                 f"the device became unusable while processing {keys}: {' '.join(str(error).split())[:200]}. These "
@@ -141,22 +140,9 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return moved
 
 
-def _is_device_lost(error: RuntimeError) -> bool:
-    """Whether this process can no longer use the GPU after `error`."""
-    if isinstance(error, torch.AcceleratorError):
-        return True
-    if torch.cuda.is_available():
-        try:
-            torch.cuda.synchronize()
-        except RuntimeError:
-            return True
-    return False
-
-
 def _free() -> None:
-    """Return cached GPU memory to the driver, so that a smaller batch finds contiguous memory."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Return cached GPU memory to the driver, so that a smaller batch finds contiguous memory. On a CPU do nothing."""
+    torch.cuda.empty_cache()
 
 
 def _by_item(batch: Batch) -> Iterator[Batch]:

@@ -28,11 +28,26 @@ def test_the_smallest_of_the_fastest_sizes_is_suggested(speeds: dict[int, Any], 
     assert others[0].split()[2:] == ["160.0", "MB"]
 
 
-def test_too_little_memory_suggests_nothing() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),  # of the instantiation of a graph
+    ],
+)
+def test_too_little_memory_suggests_nothing(error: RuntimeError) -> None:
     def trial(size: int) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     assert suggest_batch_size(trial) == "none: the GPU's memory is too small for the smallest batch"
+
+
+def test_other_errors_end_the_measurements() -> None:
+    def trial(size: int) -> Any:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        suggest_batch_size(trial)
 
 
 @pytest.mark.gpu

@@ -82,6 +82,7 @@ def test_an_empty_batch_calls_no_extractor(rank: Rank) -> None:
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        torch.AcceleratorError("CUDA error: out of memory"),
     ],
 )
 def test_a_batch_that_exhausts_memory_is_halved_until_it_fits_and_the_rows_say_so(
@@ -195,6 +196,18 @@ def test_a_number_of_results_that_is_not_the_number_of_frames_is_refused(rank: R
         extraction(extractor, rank)(batch_of([1, 2]))
 
 
+@pytest.fixture
+def is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preprocess.job.extraction.is_device_lost", lambda device: True)
+
+
+def test_an_error_of_a_device_that_still_works_is_raised_as_it_is(rank: Rank) -> None:
+    wrong = torch.AcceleratorError("CUDA error: invalid configuration argument")
+    with pytest.raises(torch.AcceleratorError, match="invalid configuration argument"):
+        extraction(Memory(0, wrong), rank)(batch_of([1, 2]))
+
+
+@pytest.mark.usefixtures("is_lost")
 def test_a_lost_device_ends_the_process_and_is_attributed_to_the_active_items(tmp_path: Path) -> None:
     run = make_run(tmp_path, 4)
     lost = torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with ...")
@@ -213,6 +226,7 @@ def test_a_lost_device_ends_the_process_and_is_attributed_to_the_active_items(tm
         assert (attempt.reason_class, attempt.alone) == ("crash", False)
 
 
+@pytest.mark.usefixtures("is_lost")
 def test_an_item_that_loses_the_device_each_time_fails_alone(tmp_path: Path) -> None:
     make_run(tmp_path, 4)
     lost = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

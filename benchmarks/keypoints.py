@@ -1,52 +1,45 @@
-"""Frames per second of the keypoints pipeline on 2 cores, compared with a plain script and the limit.
+"""The keypoints pipeline on CPU cores, compared with plain scripts and the limit: frames per second, and memory.
 
-    python benchmarks/keypoints.py             # frames/s
-    python benchmarks/keypoints.py --memory    # does memory grow with the corpus?
+    python benchmarks/keypoints.py                        # frames/s
+    python benchmarks/keypoints.py --memory               # does memory grow with the corpus?
+    python benchmarks/keypoints.py --memory-per-worker    # how much does one more process take?
 
 | contender  | meaning                                                                                                |
 |------------|--------------------------------------------------------------------------------------------------------|
-| script     | ProcessPoolExecutor; one reused `mp.solutions` Holistic per process; cv2; pickles                      |
-| preprocess | `preprocess run`, as users start it: Lightning, workers, spool, commit                                 |
-| limit      | the bare `HolisticGraph` over frames that are decoded in memory already; nothing is written            |
+| script     | ProcessPoolExecutor; one reused `mp.solutions` Holistic per process (`static_image_mode=True`); cv2;   |
+|            | pickles. It runs the same networks as a new one for each frame, but in the regions of the frame before |
+| tracking   | the same with `static_image_mode=False`: while it tracks a person, it skips the first of the networks, |
+|            | a quarter of the work                                                                                  |
+| mediapipe  | `preprocess run --model.backend mediapipe`                                                             |
+| preprocess | `preprocess run` with the default backend, litert                                                      |
+| limit      | the bare `HolisticLandmarker` over frames that are decoded in memory already; nothing is written       |
 
-All have the same number of computing processes, and take turns: script, preprocess, limit, script, … A turn is a fresh
-process. The steady rate and the CPU time count from the first finished sentence to the last; the whole rate counts from
-starting the process (imports and all) to its end. On a machine that others use too, the CPU time per frame, over all
-processes of the contender, is more reliable than the rate.
+All have the same number of computing processes, and take turns: script, tracking, …, limit, script, … A turn is a fresh
+process. The steady rate and the CPU time of a frame count from the first finished sentence to the last; whole seconds
+count from starting the process (imports and all) to its end. CPU times are of all processes of a contender, and more
+reliable than rates on a machine that others use too. Without mediapipe, only the last two contenders run.
 
-Frames are PNGs of 210x260 px in PHOENIX-2014-T's layout, made from two photographs, or the frames in `--root`.
+Frames are PNGs of 210x260 px in PHOENIX-2014-T's layout, made from two photographs without hands, or those in `--root`.
 """
 
 import argparse
-import pickle
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datamodules.corpora.phoenix import Phoenix2014T
-from datamodules.corpora.videos import Videos
-from datamodules.run.folder import Run
-from measuring import Ratio, Watch, in_fresh_process, print_machine, print_table, print_verdict
+from keypoint_contenders import Contender, contenders, preprocess
+from measuring import Ratio, Watch, print_machine, print_table, print_verdict
 
-_CONFIGS = Path(__file__).parents[1] / "configs"
-_LEAST_TO_SCRIPT, _LEAST_TO_LIMIT = 1.0, 0.93
+_LEAST_TO_SCRIPT, _LEAST_TO_LIMIT = 1.2, 0.93
 _MEMORY_FRAMES = 1_000, 10_000
+_MEMORY_WORKERS = 1, 3
 _MOST_GROWTH = 1.1
-
-
-class Finished(NamedTuple):
-    """End of one sentence: time in seconds since the epoch, and its number of frames."""
-
-    time: float
-    num_frames: int
 
 
 class Turn(NamedTuple):
@@ -54,25 +47,29 @@ class Turn(NamedTuple):
 
     Attributes:
         steady: frames per second from the first result to the last.
-        whole: frames per second from start to end.
         cpu_ms: CPU milliseconds per frame from the first result to the last.
+        whole: seconds from start to end.
+        whole_cpu: CPU seconds from start to end.
     """
 
     steady: float
-    whole: float
     cpu_ms: float
+    whole: float
+    whole_cpu: float
 
 
 def main() -> None:
     """Run the benchmark and print its tables and verdicts."""
     options = _options()
-    print_machine("mediapipe", "torch", "lightning", "opencv-contrib-python", "numpy")
+    with_mediapipe = ("mediapipe", "opencv-contrib-python") if find_spec("mediapipe") else ()
+    print_machine("ai-edge-litert", *with_mediapipe, "torch", "lightning", "numpy")
     with tempfile.TemporaryDirectory() as scratch:
         if options.memory:
-            _compare_memory(Path(scratch), options)
+            _compare_growth(Path(scratch), options)
         else:
             root = options.root or make_corpus(Path(scratch) / "corpus", options.sentences, options.frames)
-            _compare_speed(root, Path(scratch), options)
+            compare = _compare_memory if options.memory_per_worker else _compare_speed
+            compare(root, Path(scratch), options)
 
 
 def _options() -> argparse.Namespace:
@@ -82,7 +79,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=40, help="frames in a sentence (default: 40)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
-    parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
+    parser.add_argument("--memory", action="store_true", help="measure the growth of memory instead of speed")
+    parser.add_argument("--memory-per-worker", action="store_true", help="measure the memory of a worker instead")
     options: argparse.Namespace = parser.parse_args()
     return options
 
@@ -106,172 +104,67 @@ def make_corpus(dest: Path, num_sentences: int, num_frames: int) -> Path:
 
 
 def _compare_speed(root: Path, scratch: Path, options: argparse.Namespace) -> None:
-    contenders = {"script": _script, "preprocess": _preprocess, "limit": _limit}
-    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders()}
     for number in range(options.rounds):
-        for name, contender in contenders.items():
+        for name, contender in contenders().items():
             turns[name].append(_take_turn(contender, root, scratch / f"{name}{number}", options.workers))
             print(f"round {number}, {name}: {turns[name][-1]}", file=sys.stderr)
     _print_turns(turns)
 
 
-def _print_turns(turns: dict[str, list[Turn]]) -> None:
-    def figures(name: str) -> list[str]:
-        whole = median(turn.whole for turn in turns[name])
-        figures = [median(turn.steady for turn in turns[name]), median(turn.cpu_ms for turn in turns[name])]
-        return [*(f"{figure:.1f}" for figure in figures), f"{whole:.1f}" if name != "limit" else "–"]
-
-    def ratios(field: str, to: str) -> Ratio:
-        return Ratio.of_pairs(*([getattr(turn, field) for turn in turns[name]] for name in ("preprocess", to)))
-
-    print_table(("", "steady frames/s", "CPU ms/frame", "whole frames/s"), ((name, *figures(name)) for name in turns))
-    print(f"preprocess to script: {ratios('whole', 'script')} x whole, {ratios('cpu_ms', 'script')} x CPU time")
-    print(f"preprocess to limit: {ratios('cpu_ms', 'limit')} x CPU time")
-    to_script, to_limit = ratios("steady", "script"), ratios("steady", "limit")
-    print_verdict(
-        f"preprocess ≥ {_LEAST_TO_SCRIPT} x script and ≥ {_LEAST_TO_LIMIT} x limit, steady frames/s",
-        f"{to_script} x and {to_limit} x",
-        to_script.median >= _LEAST_TO_SCRIPT and to_limit.median >= _LEAST_TO_LIMIT,
-    )
-
-
-def _take_turn(contender: Callable[[Path, Path, int], list[Finished]], root: Path, out: Path, workers: int) -> Turn:
-    started = time.perf_counter()
+def _take_turn(contender: Contender, root: Path, out: Path, workers: int) -> Turn:
+    started, clock = time.perf_counter(), time.time()
     with Watch() as watch:
         finished = sorted(contender(root, out, workers))
-    whole_seconds = time.perf_counter() - started
     first, last = finished[0], finished[-1]
-    num_frames = sum(sentence.num_frames for sentence in finished)
+    num_frames = sum(sentence.num_frames for sentence in finished) - first.num_frames
     return Turn(
-        (num_frames - first.num_frames) / (last.time - first.time),
-        num_frames / whole_seconds,
-        1000 * watch.cpu_seconds(first.time, last.time) / (num_frames - first.num_frames),
+        num_frames / (last.time - first.time),
+        1000 * watch.cpu_seconds(first.time, last.time) / num_frames,
+        time.perf_counter() - started,
+        watch.cpu_seconds(clock, time.time()),
     )
 
 
-def _paths(root: Path) -> list[Path]:
-    """Return the folders of frames, or the videos."""
-    corpus = Phoenix2014T(str(root)) if (root / "annotations").is_dir() else Videos(str(root))
-    return [root / item.path for item in corpus.items()]
+def _print_turns(turns: Mapping[str, Sequence[Turn]]) -> None:
+    def figures(name: str) -> list[str]:
+        medians = [median(values) for values in zip(*turns[name], strict=True)]
+        return [f"{figure:.1f}" for figure in (medians[:2] if name == "limit" else medians)]
 
+    def speed(field: str, to: str) -> Ratio:
+        """How many times as fast preprocess is, by times, of which less is better."""
+        return Ratio.of_pairs(*([getattr(turn, field) for turn in turns[name]] for name in (to, "preprocess")))
 
-def _frames(path: Path) -> Iterator[Any]:
-    """Yield the frames of a folder or a video, RGB, read with OpenCV."""
-    import cv2
-
-    if path.is_dir():
-        for file in sorted(path.glob("*.png")):
-            image: Any = cv2.imread(str(file))
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    else:
-        video = cv2.VideoCapture(str(path))
-        while (frame := video.read())[0]:
-            yield cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
-
-
-# The plain script
-
-
-def _script(root: Path, out: Path, workers: int) -> list[Finished]:
-    return in_fresh_process(_run_script, root, out, workers).value
-
-
-def _run_script(root: Path, out: Path, workers: int) -> list[Finished]:
-    out.mkdir()
-    with ProcessPoolExecutor(workers, initializer=_make_holistic) as pool:
-        return list(pool.map(partial(_script_sentence, out), _paths(root)))
-
-
-_holistic: Any = None
-
-
-def _make_holistic() -> None:
-    global _holistic
-    import mediapipe as mp
-
-    _holistic = mp.solutions.holistic.Holistic(static_image_mode=True, model_complexity=1)
-
-
-def _script_sentence(out: Path, path: Path) -> Finished:
-    sentence = [_script_frame(_holistic.process(frame)) for frame in _frames(path)]
-    with open(out / f"{path.stem}.pkl", "wb") as file:
-        pickle.dump(sentence, file)
-    return Finished(time.time(), len(sentence))
-
-
-def _script_frame(result: Any) -> dict[str, Any]:
-    import numpy as np
-
-    parts = ("pose_landmarks", "face_landmarks", "left_hand_landmarks", "right_hand_landmarks")
-    landmarks = {part: getattr(result, part) for part in parts}
-    return {
-        p: np.array([(x.x, x.y, x.z) for x in of.landmark], np.float32) if of else None for p, of in landmarks.items()
-    }
-
-
-# preprocess run
-
-
-def _preprocess(root: Path, out: Path, workers: int) -> list[Finished]:
-    subprocess.run(_command(root, out, workers), check=True, stderr=subprocess.DEVNULL)
-    run = Run(out)
-    assert len(run.committed()) == run.plan.num_items, "the end of a sentence is known only if it is a shard of its own"
-    return [Finished(run.record_path(r.shard).stat().st_mtime, r.num_frames) for r in run.records()]
-
-
-def _command(root: Path, out: Path, workers: int) -> list[str]:
-    config = _CONFIGS / ("keypoints.yaml" if (root / "annotations").is_dir() else "keypoints_videos.yaml")
-    options = {"config": config, "data.root": root, "output.dir": out, "data.num_workers": workers}
-    command = [sys.executable, "-m", "preprocess", "run"]
-    return command + [f"--{name}={value}" for name, value in options.items()]
-
-
-# The limit
-
-
-def _limit(root: Path, out: Path, workers: int) -> list[Finished]:
-    return in_fresh_process(_run_limit, root, workers).value
-
-
-def _run_limit(root: Path, workers: int) -> list[Finished]:
-    context = get_context("fork")
-    results = context.SimpleQueue()
-    ready = context.Barrier(workers)
-    paths = _paths(root)
-    processes = [
-        context.Process(target=_limit_process, args=(paths[worker::workers], ready, results))
-        for worker in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    finished: list[Finished] = [results.get() for _ in paths]
-    for process in processes:
-        process.join()
-    return finished
-
-
-def _limit_process(paths: Sequence[Path], ready: Any, results: Any) -> None:
-    from preprocess.mediapipe_graph import HolisticGraph
-
-    sentences = [list(_frames(path)) for path in paths]
-    with HolisticGraph() as graph:
-        ready.wait()
-        for sentence in sentences:
-            for frame in sentence:
-                graph(frame)
-            results.put(Finished(time.time(), len(sentence)))
+    columns = ("", "steady frames/s", "CPU ms/frame", "whole s", "whole CPU s")
+    print_table(columns, ([name, *figures(name), *["–"] * 2][: len(columns)] for name in turns))
+    for name in turns.keys() - {"preprocess", "limit"}:
+        whole, whole_cpu = speed("whole", name), speed("whole_cpu", name)
+        print(f"preprocess to {name}: {speed('cpu_ms', name)} x by CPU, whole {whole} x, whole CPU {whole_cpu} x")
+    for name, least in (("script", _LEAST_TO_SCRIPT), ("limit", _LEAST_TO_LIMIT)):
+        if name in turns:
+            ratio = speed("cpu_ms", name)
+            print_verdict(f"preprocess ≥ {least} x {name}, frames per CPU second", f"{ratio} x", ratio.median >= least)
 
 
 # Memory
 
 
-def _compare_memory(scratch: Path, options: argparse.Namespace) -> None:
+def _compare_memory(root: Path, scratch: Path, options: argparse.Namespace) -> None:
+    rows = []
+    for name, contender in contenders().items():
+        if name == "limit":  # holds all frames
+            continue
+        few, many = (_peak_mb(contender, root, scratch / f"{name}{number}", number) for number in _MEMORY_WORKERS)
+        per_worker = (many - few) / (_MEMORY_WORKERS[1] - _MEMORY_WORKERS[0])
+        rows.append((name, f"{per_worker:.0f}", *(f"{peak:.0f}" for peak in (few, many))))
+    print_table(("", "MB per worker", *(f"peak MB, workers: {number}" for number in _MEMORY_WORKERS)), rows)
+
+
+def _compare_growth(scratch: Path, options: argparse.Namespace) -> None:
     peaks = []
     for num_frames in _MEMORY_FRAMES:
         root = make_corpus(scratch / f"corpus{num_frames}", num_frames // options.frames, options.frames)
-        with Watch(memory=True) as watch:
-            _preprocess(root, scratch / f"out{num_frames}", options.workers)
-        peaks.append(watch.peak_mb)
+        peaks.append(_peak_mb(preprocess, root, scratch / f"out{num_frames}", options.workers))
     rows = [(f"{frames:,}", f"{peak:.0f}") for frames, peak in zip(_MEMORY_FRAMES, peaks, strict=True)]
     print_table(("frames", "peak MB, all processes"), rows)
     growth = peaks[-1] / peaks[0]
@@ -280,6 +173,12 @@ def _compare_memory(scratch: Path, options: argparse.Namespace) -> None:
         f"{growth:.3f} x",
         growth <= _MOST_GROWTH,
     )
+
+
+def _peak_mb(contender: Contender, root: Path, out: Path, workers: int) -> float:
+    with Watch(memory=True) as watch:
+        contender(root, out, workers)
+    return watch.peak_mb
 
 
 if __name__ == "__main__":

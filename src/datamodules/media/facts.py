@@ -28,7 +28,8 @@ class VideoFacts(TypedDict):
         fps: frames per second by the times of the frames (`sampling.frame_rate`); None: unknown.
         duration_seconds: by the times of the frames, the last one included (`sampling.frame_gap`).
         begin_seconds: time of the first frame, on the container's clock.
-        backends: those that decoded frames so far; more than one only after a fallback.
+        backends: those that decoded frames so far; more than one only after a fallback. `torchcodec-cpu` is torchcodec
+            on the CPU where NVDEC was asked for.
     """
 
     codec: str

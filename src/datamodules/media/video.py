@@ -196,6 +196,11 @@ class Video:
         container, self._container = self._container, None
         return (open_container(self.path), False) if container is None else (container, self._is_read)
 
+    def rename_backend(self, backend: str, used: str) -> None:
+        """Replace the name of a backend in `facts` by that of the decoder which it has used in fact."""
+        names = [used if name == backend else name for name in self.facts["backends"]]
+        self.facts["backends"] = list(dict.fromkeys(names))
+
     def require_indexed(self, backend: str) -> None:
         """Check that the file is of a kind of which every backend gives the right frames, upright.
 

@@ -22,7 +22,7 @@ def test_nvdec_gives_the_right_frames_close_to_those_of_the_cpu(name: str, tmp_p
         read_frames(path, Uniform(16), (160, 256), decoding)
         for decoding in (Decoding("torchcodec", device="cuda"), Decoding())
     )
-    assert by_gpu.facts["backends"] == ["torchcodec"]
+    assert by_gpu.facts["backends"] == ["torchcodec"], "NVDEC was not used"
     assert by_gpu.frames.device.type == "cpu"
     assert numbers(list(by_gpu.frames.permute(0, 2, 3, 1).numpy())) == np.linspace(0, 59, 16).astype(int).tolist()
     error = (by_gpu.frames.double() - by_cpu.frames.double()).square().mean((1, 2, 3))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -331,6 +332,32 @@ def test_a_fallback_is_recorded_in_the_facts(videos: dict[str, Path]) -> None:
     frames, video = frames_of(videos["av1"], Uniform(16), Decoding("decord", fallback=True))
     assert numbers(frames) == np.linspace(0, 59, 16).astype(int).tolist()
     assert video.facts["backends"] == ["decord", "pyav"]
+
+
+def test_torchcodec_on_the_cpu_in_place_of_nvdec_is_recorded_in_the_facts(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, video = frames_of(videos["b-frames"], Every(20))
+
+    class FellBack:
+        """torchcodec's decoder without NVDEC."""
+
+        cpu_fallback = True
+
+        def __init__(self, url: str, **options: Any) -> None:
+            assert options["device"] == "cuda"
+
+        def get_frames_at(self, indices: list[int]) -> Any:
+            pts_seconds = torch.from_numpy(video.pts_seconds[indices] + video.facts["begin_seconds"])
+            frames = torch.from_numpy(np.stack([decoded[index // 20] for index in indices]))
+            return SimpleNamespace(data=frames.permute(0, 3, 1, 2), pts_seconds=pts_seconds)
+
+    monkeypatch.setattr(torchcodec, "_decoder_class", lambda: FellBack)
+    monkeypatch.setattr("datamodules.media.video.load_backend", lambda name: torchcodec)
+    by_gpu = Video(videos["b-frames"], Decoding("torchcodec", device="cuda"))
+    for _ in range(2):
+        assert numbers([frame.permute(1, 2, 0).numpy() for frame in by_gpu.frames([0, 20, 40])]) == [0, 20, 40]
+        assert by_gpu.facts["backends"] == ["torchcodec-cpu"]
 
 
 def test_a_fallback_leaves_out_backends_that_do_not_work(

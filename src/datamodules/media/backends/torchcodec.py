@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datamodules.media.video import Video
 
 _FRAMES_PER_CALL = 16  # all frames of a call are in memory at once
+_NAME = "torchcodec"
+_ON_CPU = "torchcodec-cpu"  # in the facts, where NVDEC was asked for
 
 
 def require() -> None:
@@ -27,12 +29,15 @@ def require() -> None:
 def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
     """Yield the frames `indices` of `video`, see `Backend.decode`.
 
+    For a GPU, torchcodec uses NVDEC, or else the CPU: for codecs, formats and sizes that this NVDEC does not have, or
+    if the driver's libnvcuvid is missing. `video.facts` names the decoder `torchcodec-cpu` then.
+
     Raises:
         ConfigError: torchcodec is not installed, or does not find FFmpeg.
         DecodeError: torchcodec cannot read the file, cannot be trusted with it, or gives another frame.
     """
     decoder_class = _decoder_class()
-    video.require_indexed("torchcodec")
+    video.require_indexed(_NAME)
     try:
         decoder = decoder_class(
             ffmpeg_url(video.path),
@@ -40,13 +45,15 @@ def decode(video: "Video", indices: Sequence[int]) -> Iterator[Tensor]:
             num_ffmpeg_threads=1,
             device=video.decoding.device,
         )
+        if video.decoding.device != "cpu" and decoder.cpu_fallback:
+            video.rename_backend(_NAME, _ON_CPU)
         for start in range(0, len(indices), _FRAMES_PER_CALL):
             some = list(indices[start : start + _FRAMES_PER_CALL])
             batch = decoder.get_frames_at(some)
-            video.require_times("torchcodec", some, batch.pts_seconds.numpy() - video.facts["begin_seconds"])
+            video.require_times(_NAME, some, batch.pts_seconds.numpy() - video.facts["begin_seconds"])
             yield from batch.data
     except (RuntimeError, ValueError, IndexError) as error:  # RuntimeError: any error of FFmpeg
-        raise DecodeError(f"torchcodec: {error_text(error)}") from error
+        raise DecodeError(f"{_NAME}: {error_text(error)}") from error
 
 
 @cache

@@ -32,7 +32,7 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
     },
     **{
         f"preprocess.{shared}": [f"preprocess.{room}" for room in (*MODELS, "job")]
-        for shared in ("checkpoints", "backend", "prompts", "float32", "gpu_errors", "mediapipe_graph")
+        for shared in ("checkpoints", "backend", "prompts", "device_copies", "float32", "gpu_errors", "mediapipe_graph")
     },
     **{
         f"preprocess.{room}": [f"preprocess.{other}" for other in ("commands", "cli", "job", "export", *MODELS)]

@@ -19,6 +19,7 @@ from preprocess.captioning.prepared import Prepared
 from preprocess.captioning.size_limit import SizeLimit
 from preprocess.captioning.vision_language import processor_of
 from preprocess.checkpoints.model_folder import ModelFolder
+from preprocess.device_copies import to_device
 
 # what a chat template can raise: it is a program, which transformers runs in jinja's sandbox
 _TEMPLATE_ERRORS = (
@@ -173,7 +174,7 @@ def pack(value: Tensor, dtype: torch.dtype) -> Any:
 
 def unpack(value: Any, device: torch.device) -> Tensor:
     """Return the tensor that `pack` was given, on `device`."""
-    tensor = torch.as_tensor(value, device=device)
+    tensor = to_device(torch.as_tensor(value), device)
     return tensor.long() if tensor.dtype == torch.int8 else tensor
 
 

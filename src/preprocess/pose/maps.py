@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.samples.skeleton import JOINTS
+from preprocess.device_copies import to_device
 
 _SIGMA_PX = 3.0  # of the blur before peaks are searched for
 _MAX_GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}  # cells of a map that are read at once: 512 kB stay in a CPU's cache
@@ -89,7 +90,7 @@ class Scale(NamedTuple):
         device, matrices = maps.heatmaps.device, (maps.rows, maps.columns)
         rows, columns = (_sparse(matrix, device) for matrix in matrices)
         blurred_rows, blurred_columns = (
-            (torch.from_numpy(_blurring_matrix(len(matrix))) @ torch.from_numpy(matrix)).to(device)
+            to_device(torch.from_numpy(_blurring_matrix(len(matrix))) @ torch.from_numpy(matrix), device)
             for matrix in matrices
         )
         heatmaps = maps.heatmaps[:, : len(JOINTS)].flatten(0, 1)
@@ -143,7 +144,7 @@ def _sparse(matrix: NDArray[np.float32], device: torch.device) -> _SparseMatrix:
     num_taps = max(1, int(np.count_nonzero(matrix, axis=1).max()))
     cells = np.argsort(matrix == 0, axis=1, kind="stable")[:, :num_taps]
     weights = np.take_along_axis(matrix, cells, 1)
-    return _SparseMatrix(torch.from_numpy(cells).to(device), torch.from_numpy(weights).to(device))
+    return _SparseMatrix(to_device(torch.from_numpy(cells), device), to_device(torch.from_numpy(weights), device))
 
 
 @lru_cache(maxsize=16)

@@ -13,6 +13,7 @@ from datamodules.errors import ConfigError
 from datamodules.samples.skeleton import COCO_17, Keypoints, from_coco_17
 from preprocess.checkpoints.dtypes import Dtype, require_dtype
 from preprocess.checkpoints.model_folder import ModelFolder
+from preprocess.device_copies import to_device
 from preprocess.pose.backend import NOBODY, People, PoseBackend, sorted_people, within
 
 _PACKAGES = ("transformers", "torchvision", "scipy")  # whose versions change results
@@ -115,9 +116,9 @@ class VitPose(PoseBackend):
         """Return float32 [P, 17, 3], as `_joints`, for (image, box) of each of P people."""
         images, boxes = [image for image, _ in people], [box[None] for _, box in people]
         inputs = self._estimator_processor(images=images, boxes=boxes, return_tensors="pt")
-        pixels = inputs["pixel_values"].to(self._device, self._estimator.dtype)
+        pixels = to_device(inputs["pixel_values"].to(self._estimator.dtype), self._device)
         dataset = (
-            {} if self._num_experts == 1 else {"dataset_index": torch.full((len(pixels),), _COCO).to(self._device)}
+            {} if self._num_experts == 1 else {"dataset_index": torch.full((len(pixels),), _COCO, device=self._device)}
         )
         output = self._estimator(pixels, **dataset)
         output.heatmaps = output.heatmaps.float()

@@ -11,6 +11,7 @@ from transformers import GroundingDinoForObjectDetection
 from datamodules.errors import ExtractError
 from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.checkpoints.parts import TOKENIZER
+from preprocess.device_copies import to_device
 from preprocess.tracking.options import Thresholds, Weights
 from preprocess.tracking.prompt import text_of
 from preprocess.tracking.tracks import Detection
@@ -97,7 +98,7 @@ class Detector:
         """
         device = self._model.device
         images = self._processor.image_processor(images=list(frames), device=device, return_tensors="pt")
-        text = {name: value.to(device).expand(len(frames), -1) for name, value in query.inputs.items()}
+        text = {name: to_device(value, device).expand(len(frames), -1) for name, value in query.inputs.items()}
         pixels = images["pixel_values"].to(self._model.dtype)
         output = self._model(pixel_values=pixels, pixel_mask=images["pixel_mask"], **text)
         probabilities = output.logits.float().sigmoid()  # [B, Q, max_text_len], 0 after the text

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from preprocess.device_copies import to_device
+from preprocess.device_copies import start_to_host, to_device
 from support.gpu import no_waiting
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -14,6 +14,11 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 def test_on_the_cpu_tensors_are_not_copied() -> None:
     tensor = torch.ones(3)
     assert to_device(tensor, CPU) is tensor
+
+
+def test_a_copy_to_the_host_has_the_values_of_its_start() -> None:
+    tensor = torch.arange(3)
+    assert torch.equal(start_to_host(tensor)(), tensor)
 
 
 def test_copies_to_a_gpu_are_from_page_locked_memory_and_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +56,16 @@ def test_copies_to_a_gpu_have_the_same_values_and_do_not_wait() -> None:
         copies = [to_device(tensor, GPU) for tensor in tensors]
     for number, copy in enumerate(copies):
         assert (copy == number).all()
+
+
+@pytest.mark.gpu
+def test_copies_from_a_gpu_have_the_values_of_their_start_and_do_not_wait() -> None:
+    values = torch.zeros(1000, device=GPU)
+    start_to_host(values)()  # allocates
+    copies = []
+    with no_waiting():
+        for _ in range(10):
+            copies.append(start_to_host(values))
+            values += 1
+    for number, wait in enumerate(copies):
+        assert (wait() == number).all()

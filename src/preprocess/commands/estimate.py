@@ -9,7 +9,6 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.filesize import decimal
 
@@ -164,8 +163,6 @@ class _Stopwatch(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()
         if not batch["rows"]:
             return
         self._last_end = time.monotonic()

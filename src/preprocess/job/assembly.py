@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure, ItemError
 from datamodules.loading.batch import ItemSummary
+from preprocess.job.late import LateResult
 
 
 class Assembly(ABC):
@@ -67,13 +68,22 @@ class Outcome(NamedTuple):
     """The result of one frame, or the reason why it has none.
 
     Attributes:
-        result: what `extract` returned; an ItemError if the frame could not be decoded or processed; None if the item
-            already has a result.
+        result: what `extract` returned, maybe a `LateResult`; an ItemError if the frame could not be decoded or
+            processed; None if the item already has a result.
         split_to: number of frames in the batch that it was extracted in, if that was smaller than planned; else None.
     """
 
     result: Any
     split_to: int | None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the result may have to be waited for."""
+        return isinstance(self.result, LateResult)
+
+    def ready(self) -> "Outcome":
+        """Return this with the result itself, which may have to be waited for."""
+        return self._replace(result=self.result.get()) if isinstance(self.result, LateResult) else self
 
 
 @contextmanager

@@ -10,14 +10,17 @@
 | the process dies or hangs                | the next rank that leases the shard tries these items one by one        |
 | `extract` raises anything else           | the error is recorded for the batch's items and ends the process        |
 
+Results may be late (`preprocess.job.late`): those of a batch are then waited for when the device has the next one, and
+errors of the device are recorded for the items of both.
+
 The frames of a batch are a list or a stacked tensor, as the workers made it. It is split before `extract` packs
 them, so batches of models with packed inputs can be split too. If the workers only read the image files
 (`Decoding.images`), the frames are decoded here, on the extractor's device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -30,6 +33,15 @@ from datamodules.run.rank import Rank
 from preprocess.gpu_errors import is_device_lost, is_out_of_memory
 from preprocess.job.assembly import OpenItems, Outcome
 from preprocess.job.extractor import Extractor
+from preprocess.job.late import LateResults
+
+
+class _Late(NamedTuple):
+    """The late results of one batch, in parts if it was split; and the shard and the rows of its items."""
+
+    shard: int
+    rows: set[int]
+    parts: list[LateResults]
 
 
 class Extraction(LightningModule):
@@ -44,6 +56,8 @@ class Extraction(LightningModule):
     def __init__(self, extractor: Extractor, rank: Rank, items: OpenItems) -> None:
         super().__init__()
         self._extractor, self._rank, self._items = extractor, rank, items
+        self._late: _Late | None = None  # of the last batch
+        self._parts: list[LateResults] = []  # of the current one
 
     def setup(self, stage: str) -> None:
         """Load the extractor's weights onto this rank's device."""
@@ -54,14 +68,66 @@ class Extraction(LightningModule):
         return batch
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Outcome]:
-        """Return one outcome for each frame of `batch`, in order."""
+        """Return one outcome for each frame of `batch`, in order. Those of the last batch are no longer late then."""
+        if not self.may_overlap(batch):
+            self.wait()
         for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True):
             if frame_idx == 0:
                 self._items.begin(batch["shard"], row, batch["items"][row])
         parts = _by_item(batch) if batch.get("alone") else [batch] if batch["rows"] else []
         outcomes = [outcome for part in parts for outcome in self._outcomes(part)]
+        self.wait(batch["rows"])
+        if self._parts:
+            self._late, self._parts = _Late(batch["shard"], set(batch["rows"]), self._parts), []
+            if batch.get("alone"):
+                self.wait()
         planned = len(outcomes)  # here, `split_to` is the size of each part; None where nothing was split
         return [Outcome(result, None if size == planned else size) for result, size in outcomes]
+
+    def may_overlap(self, batch: Batch) -> bool:
+        """Return whether the device may get `batch` before the late results of the last batch are read.
+
+        Both batches are active then, so they must be of one shard. No item is beside one that has ended a process. And
+        the results of an item that starts anew must not be mixed with those of its attempt before.
+        """
+        if self._late is None or batch["shard"] != self._late.shard or batch.get("alone"):
+            return False
+        started = {row for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True) if frame_idx == 0}
+        return started.isdisjoint(self._late.rows)
+
+    def wait(self, rows: Sequence[int] = ()) -> None:
+        """Wait for the late results of the last batch.
+
+        Args:
+            rows: of the batch that the device has got since.
+
+        Raises:
+            EnvironmentFailure: the device became unusable.
+        """
+        if self._late is None:
+            return
+        self._rank.mark_active(self._late.shard, sorted(self._late.rows.union(rows)))
+        try:
+            for part in self._late.parts:
+                part.get()
+        except RuntimeError as error:
+            self._end(error)
+        except Exception as error:
+            self._rank.attribute_crash(error)
+            raise
+        finally:
+            self._late = None
+            self._rank.mark_idle()
+
+    def _end(self, error: RuntimeError) -> NoReturn:
+        """Attribute an error that ends this process to the active items. Raise it, or EnvironmentFailure."""
+        keys = self._rank.attribute_crash(error)
+        if not is_device_lost(self._extractor.device):
+            raise error
+        raise EnvironmentFailure(
+            f"the device became unusable while processing {keys}: {' '.join(str(error).split())[:200]}. These "
+            "items are recorded. Rerun the same command (torchrun --max-restarts does this)"
+        ) from error
 
     def _is_obsolete(self, batch: Batch) -> bool:
         """Whether all items of `batch` already have results, or have failed in an earlier batch."""
@@ -92,9 +158,10 @@ class Extraction(LightningModule):
             return self._outcomes(batch)
         return [Outcome(None, size)]  # the rank has recorded the failure, so results of the item are ignored
 
-    def _try(self, batch: Batch) -> list[Any] | Exception:
+    def _try(self, batch: Batch) -> list[Any] | LateResults | Exception:
         """Return the results of `extract`, or the ItemError or out-of-memory error that it raised."""
-        self._rank.mark_active(batch["shard"], sorted(set(batch["rows"])))
+        late_rows = self._late.rows if self._late else set()
+        self._rank.mark_active(batch["shard"], sorted(late_rows.union(batch["rows"])))
         try:
             shard = batch["shard"]
             on_device = _to_device(batch, self._extractor.device)
@@ -102,16 +169,12 @@ class Extraction(LightningModule):
             results = self._extractor.extract(on_device)
         except ItemError as error:
             return error
-        except (MemoryError, RuntimeError) as error:
+        except MemoryError as error:
+            return error
+        except RuntimeError as error:
             if is_out_of_memory(error):
                 return error
-            keys = self._rank.attribute_crash(error)
-            if not is_device_lost(self._extractor.device):
-                raise
-            raise EnvironmentFailure(
-                f"the device became unusable while processing {keys}: {' '.join(str(error).split())[:200]}. These "
-                "items are recorded. Rerun the same command (torchrun --max-restarts does this)"
-            ) from error
+            self._end(error)
         except (EnvironmentFailure, RunError):  # a server is down, or the run folder is unsafe: no item is at fault
             raise
         except Exception as error:
@@ -121,6 +184,8 @@ class Extraction(LightningModule):
             self._rank.mark_idle()
         if len(results) != len(batch["rows"]):
             raise ValueError(f"extract returned {len(results)} results for {len(batch['rows'])} frames")
+        if isinstance(results, LateResults):
+            self._parts.append(results)
         return results
 
 

@@ -16,6 +16,7 @@ from datamodules.run.result import OK
 from datamodules.samples import SampleKind
 from datamodules.samples.fields import typed
 from preprocess.job.assembly import Assembly, ListAssembly
+from preprocess.job.late import LateResults
 
 
 class Extractor(LightningModule):
@@ -52,8 +53,11 @@ class Extractor(LightningModule):
         """
         self.rank_device = device
 
-    def extract(self, batch: Batch) -> list[Any]:
+    def extract(self, batch: Batch) -> list[Any] | LateResults:
         """Return one result for each frame of `batch`, in order; by default what `FrameRequest.transform` returned.
+
+        Results that a GPU still computes may be returned as `LateResults`, so that it gets the next batch before they
+        are read.
 
         It may be called again for parts of the same batch; see `preprocess.job.extraction`.
 

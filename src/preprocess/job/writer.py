@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -15,8 +15,19 @@ from datamodules.run.result import OK, Result
 from datamodules.samples.content import Content
 from datamodules.samples.fields import CorpusTypes, uniform
 from preprocess.job.assembly import OpenItems, Outcome
+from preprocess.job.extraction import Extraction
 from preprocess.job.extractor import Extractor
 from preprocess.job.tokens import count_tokens
+
+
+class _Extracted(NamedTuple):
+    """A batch without its frames, and the outcome of each."""
+
+    shard: int
+    rows: Sequence[int]
+    frame_idx: Sequence[int]
+    summaries: Sequence[ItemSummary]
+    outcomes: Sequence[Outcome]
 
 
 class ShardWriter(BasePredictionWriter):
@@ -34,12 +45,17 @@ class ShardWriter(BasePredictionWriter):
         self._rank, self._extractor, self._items = rank, extractor, items
         self._corpus_types = corpus_types
         self._computing_since = 0.0
+        self._late: _Extracted | None = None  # the last batch, if its results are late; see `preprocess.job.late`
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Record when the computation of the batch starts."""
+        """Record when the computation of the batch starts. Write the last one now if the two must not overlap."""
         self._computing_since = time.monotonic()
+        assert isinstance(pl_module, Extraction)
+        if not pl_module.may_overlap(batch):
+            pl_module.wait()
+            self._write_late()
 
     def write_on_batch_end(
         self,
@@ -51,18 +67,20 @@ class ShardWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Add the results of one batch, and finish the items that end with it."""
+        """Write a batch; if its results are late, when the device has the next one."""
         self._rank.activity.add_seconds("compute", time.monotonic() - self._computing_since)
-        self._rank.activity.tokens += count_tokens(outcome.result for outcome in prediction)
-        shard = batch["shard"]
-        for row, frame_idx, outcome in zip(batch["rows"], batch["frame_idx"], prediction, strict=True):
-            if self._is_pending(shard, row):
-                with self._attributed(shard, row):
-                    self._items[shard, row].add(frame_idx, outcome)
-        for summary in batch["summaries"]:
-            if self._is_pending(shard, summary.row):
-                self._finish(shard, summary)
-        self._items.close_unless(self._is_pending)
+        self._write_late()
+        extracted = _Extracted(batch["shard"], batch["rows"], batch["frame_idx"], batch["summaries"], prediction)
+        if any(outcome.is_late for outcome in prediction):
+            self._late = extracted
+        else:
+            self._write(extracted)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last batch."""
+        assert isinstance(pl_module, Extraction)
+        pl_module.wait()
+        self._write_late()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drop the items in progress. The rank that continues the run starts them again."""
@@ -71,6 +89,25 @@ class ShardWriter(BasePredictionWriter):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Drop the items in progress. After an exception Lightning does not call `teardown`."""
         self._items.close_all()
+
+    def _write_late(self) -> None:
+        """Write the last batch if it was late. `Extraction` has waited for it."""
+        if self._late:
+            extracted, self._late = self._late, None
+            self._write(extracted._replace(outcomes=[outcome.ready() for outcome in extracted.outcomes]))
+
+    def _write(self, extracted: _Extracted) -> None:
+        """Add the results of one batch, and finish the items that end with it."""
+        self._rank.activity.tokens += count_tokens(outcome.result for outcome in extracted.outcomes)
+        shard = extracted.shard
+        for row, frame_idx, outcome in zip(extracted.rows, extracted.frame_idx, extracted.outcomes, strict=True):
+            if self._is_pending(shard, row):
+                with self._attributed(shard, row):
+                    self._items[shard, row].add(frame_idx, outcome)
+        for summary in extracted.summaries:
+            if self._is_pending(shard, summary.row):
+                self._finish(shard, summary)
+        self._items.close_unless(self._is_pending)
 
     def _is_pending(self, shard: int, row: int) -> bool:
         """Whether this row has no result yet: neither from this rank nor in a shard that another rank committed."""

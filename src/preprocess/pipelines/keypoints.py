@@ -17,6 +17,7 @@ from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.samples.keypoint_layouts import LAYOUTS, Layout
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from preprocess.device_copies import start_to_host
 from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.litert_landmarker import litert_versions
@@ -26,6 +27,7 @@ from preprocess.holistic.networks import Complexity, HolisticOptions
 from preprocess.holistic.replay import Replay
 from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker, require_precision
 from preprocess.job.extractor import Extractor
+from preprocess.job.late import LateResults
 from preprocess.mediapipe_graph import MEDIAPIPE_VERSION, HolisticGraph, Mode, require_mediapipe
 
 Backend = Literal["auto", "litert", "torch", "mediapipe"]
@@ -192,13 +194,14 @@ class Keypoints(Extractor):
 
         return suggest_batch_size(run_trial)
 
-    def extract(self, batch: Batch) -> list[Any]:
+    def extract(self, batch: Batch) -> list[Any] | LateResults:
         """Return (keypoints float32 [K, 3], presence uint8 [4], visibility float32 [33]) for each frame."""
         if self.backend != "torch":
             return batch["results"]
         assert self._torch is not None
         self._size = batch["frames"][0].shape[1:]
-        return self._torch(batch["frames"], is_part=not batch["summaries"])
+        results = self._torch.start(batch["frames"], is_part=not batch["summaries"])
+        return results if self.rank_device.type == "cuda" else results.get()
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> KeypointSample:
         """Return the sample of an item: the keypoints of all its frames."""
@@ -294,7 +297,11 @@ class HolisticBatches:
         self._order = point_order(layout)
 
     def __call__(self, frames: Tensor | Sequence[Tensor], is_part: bool = False) -> list[Result]:
-        """Return the result of each frame.
+        """Return the result of each frame; see `start`."""
+        return self.start(frames, is_part).get()
+
+    def start(self, frames: Tensor | Sequence[Tensor], is_part: bool = False) -> LateResults:
+        """Give the device frames to compute. Return their results, which have not been waited for.
 
         Args:
             frames: uint8 [B, 3, H, W], or a list of B frames [3, H, W]; B is at most `size`.
@@ -303,7 +310,7 @@ class HolisticBatches:
         number = len(frames)
         landmarks = self._run(_padded(frames, self._size_for(number) if is_part else self._size))
         self._order = self._order.to(landmarks.pose.device)
-        return results_of(landmarks, self._order)[:number]
+        return late_results(landmarks, self._order, number)
 
     def _size_for(self, number: int) -> int:
         """Return the smallest of `size`, its half (rounded up), and so on, that is not below `number`."""
@@ -321,12 +328,22 @@ def point_order(layout: Layout) -> Tensor:
 
 def results_of(landmarks: HolisticLandmarks, order: Tensor) -> list[Result]:
     """Return the result of each of B frames, with the keypoints in `order`; see `point_order`."""
+    return late_results(landmarks, order, len(landmarks.pose)).get()
+
+
+def late_results(landmarks: HolisticLandmarks, order: Tensor, number: int) -> LateResults:
+    """Return the results of the first `number` frames, which have not been waited for."""
     parts = (landmarks.pose, landmarks.left_hand, landmarks.right_hand, landmarks.face)  # a face has 468 or 478 points
     points = torch.cat(parts, 1).index_select(1, order)
     values = (points.flatten(1), landmarks.visibility, landmarks.presence.float())
-    packed = torch.cat(values, 1).cpu().numpy()  # one copy, which waits for the device
-    keypoints, visibility, presence = np.split(packed, [points.shape[1] * 3, points.shape[1] * 3 + 33], axis=1)
-    return list(zip(keypoints.reshape(-1, len(order), 3), presence.astype(np.uint8), visibility, strict=True))
+    copy = start_to_host(torch.cat(values, 1)[:number])
+
+    def read() -> list[Result]:
+        starts = [len(order) * 3, len(order) * 3 + 33]
+        keypoints, visibility, presence = np.split(copy().numpy(), starts, axis=1)
+        return list(zip(keypoints.reshape(-1, len(order), 3), presence.astype(np.uint8), visibility, strict=True))
+
+    return LateResults(number, read)
 
 
 def _padded(frames: Tensor | Sequence[Tensor], size: int) -> Tensor | Sequence[Tensor]:

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from holistic_end_to_end import make_corpus
-from holistic_images import photos
+from holistic_images import photos, write_jpegs, write_video
 from holistic_parity import parity, points_of
 from measuring import print_table
 from preprocess.holistic.models import HOLISTIC, find_models
@@ -24,7 +23,11 @@ def measure_decoders(gpu: bool, models: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for kind, decoders in (("JPEG", _jpeg_decoders(gpu)), ("video", _video_decoders(gpu))):
             folder = Path(scratch) / kind
-            make_corpus(folder, kind.lower(), len(photos()))
+            folder.mkdir()
+            if kind == "JPEG":
+                write_jpegs(folder, photos())
+            else:
+                write_video(folder / "0.mp4", photos())
             default, *others = [(name, torch.stack(list(decode(folder))).cpu()) for name, decode in decoders]
             reference = points_of(landmarker(default[1]))
             for name, frames in others:

@@ -41,6 +41,26 @@ def as_tensors(images: Iterable[NDArray[np.uint8]]) -> list[Tensor]:
     return [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image in images]
 
 
+def write_jpegs(folder: Path, images: NDArray[np.uint8]) -> None:
+    """Write images [N, H, W, 3] to `folder`: 00.jpg, 01.jpg, …"""
+    from PIL import Image
+
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:02d}.jpg", quality=90)
+
+
+def write_video(path: Path, images: NDArray[np.uint8], num_frames: int = 250) -> None:
+    """Write a video in H.264 of images [N, H, W, 3], again and again up to `num_frames`."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *images.shape[1:3], "yuv420p"
+        for index in range(num_frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(images[index % len(images)], format="rgb24")))
+        container.mux(stream.encode())
+
+
 def read_folder(folder: Path, frames_of_each: int) -> list[Tensor]:
     """Return the images below a folder, and frames spread evenly over each of its videos, uint8 [3, H, W]."""
     images: list[Tensor] = []

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic.landmarks import HolisticLandmarks
+
+PARTS = HolisticLandmarks._fields[:4]  # pose, face, left hand, right hand
 
 Points: TypeAlias = dict[str, NDArray[Any]]
 """Points [B, P, 2] of each part in px, NaN where it was not detected."""

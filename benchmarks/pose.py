@@ -1,7 +1,6 @@
 """People per second of OpenPose's decoding and images per second of the pose pipeline, compared with plain code.
 
     python benchmarks/pose.py             # 3 minutes on 2 cores
-    python benchmarks/pose.py --gpu       # OpenPose's network at 256x256 and 368x368 px, batches of 1 to 256
 
 | decoding | meaning                                                                                                  |
 |----------|----------------------------------------------------------------------------------------------------------|
@@ -27,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -45,8 +44,6 @@ _SIZE_PX = 256
 _LEAST_TO_PLAIN, _LEAST_TO_ONCE = 20.0, 1.0
 _CROWDS = (1, 3, 5)
 _SHARD_IMAGES = 4
-_BATCH_SIZES = (1, 4, 16, 64, 256)
-_NETWORK_PX = (256, 368)
 
 
 class Turn(NamedTuple):
@@ -60,9 +57,6 @@ def main() -> None:
     """Run the benchmark and print its tables and verdicts."""
     options = _options()
     print_machine("torch", "mediapipe", "numpy", "scipy", "opencv-contrib-python")
-    if options.gpu:
-        _measure_gpu()
-        return
     os.environ["OMP_NUM_THREADS"] = "1"  # for the process that decodes: waiting threads of libraries use CPU time
     in_fresh_process(_compare_decoding, options.decodings, options.maps)
     del os.environ["OMP_NUM_THREADS"]
@@ -77,7 +71,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--maps", type=int, default=32, help="images to decode in a turn (default: 32)")
     parser.add_argument("--images", type=int, default=160, help="images for MediaPipe in a turn (default: 160)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
-    parser.add_argument("--gpu", action="store_true", help="measure OpenPose's network on a GPU instead of all that")
     options: argparse.Namespace = parser.parse_args()
     return options
 
@@ -239,90 +232,6 @@ def _preprocess(images: Path, out: Path, workers: int) -> list[float]:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     run = Run(out)
     return [run.record_path(record.shard).stat().st_mtime for record in run.records()]
-
-
-# The network on a GPU
-
-
-def _measure_gpu() -> None:
-    import torch
-
-    from preprocess.pose.openpose_net import OpenPoseNet
-
-    print(torch.cuda.get_device_name())
-    for name, dtype in (("fp32 (TF32)", torch.float32), ("bf16", torch.bfloat16)):
-        torch.backends.cuda.matmul.allow_tf32 = True
-        net: Any = OpenPoseNet().eval().requires_grad_(False)
-        net = net.to("cuda", dtype, memory_format=torch.channels_last)
-        peak = _peak_flops(dtype)
-        rows = [_measure_batch(net, dtype, px, size, peak) for px in _NETWORK_PX for size in _BATCH_SIZES]
-        print(f"{name}: {peak / 1e12:.0f} TFLOP/s of a product of matrices of 8192x8192")
-        print_table(("px", "batch", "network images/s", "of that peak", "with decoding images/s", "memory GB"), rows)
-
-
-def _peak_flops(dtype: Any) -> float:
-    """Return the FLOP/s of this GPU in a large matrix product, its practical peak."""
-    import torch
-
-    side = 8192
-    matrix = torch.randn(side, side, device="cuda", dtype=dtype)
-    return 2 * side**3 / _gpu_seconds(lambda: matrix @ matrix)
-
-
-def _measure_batch(net: Any, dtype: Any, px: int, size: int, peak: float) -> Sequence[str]:
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from preprocess.pose.decoding import decode
-    from preprocess.pose.maps import Maps, upsampling_matrix
-    from preprocess.pose.openpose_net import prepare
-
-    torch.cuda.reset_peak_memory_stats()
-    images = torch.randint(0, 256, (size, 3, px, px), dtype=torch.uint8, device="cuda")
-    pafs, heatmaps = _drawn_maps(px, size)
-    line = upsampling_matrix(px // 8, px, px, 8)
-
-    def network() -> None:
-        net(prepare(images, (px, px)).to(dtype, memory_format=torch.channels_last))
-
-    def all_of_it() -> None:
-        network()
-        decode([Maps(pafs, heatmaps, line, line)])
-
-    with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            network()
-        seconds, with_decoding = _gpu_seconds(network), _gpu_seconds(all_of_it)
-    share = counter.get_total_flops() / seconds / peak
-    memory = torch.cuda.max_memory_allocated() / 1e9
-    return f"{px}", f"{size}", f"{size / seconds:,.0f}", f"{share:.0%}", f"{size / with_decoding:,.0f}", f"{memory:.1f}"
-
-
-def _drawn_maps(px: int, size: int) -> tuple[Any, Any]:
-    """Return maps of three people in each image, as a trained network gives them; ours has random weights."""
-    import torch
-
-    from support.pose_runs import crowd, rendered
-
-    drawn = np.random.default_rng(0)
-    scenes = [rendered(crowd(drawn, 3, (px, px)), (px, px)) for _ in range(min(size, 16))]
-    maps = (torch.from_numpy(np.stack([getattr(scene, name) for scene in scenes])) for name in _MAPS)
-    pafs, heatmaps = (stack.cuda().repeat(-(-size // len(scenes)), 1, 1, 1)[:size] for stack in maps)
-    return pafs, heatmaps
-
-
-def _gpu_seconds(function: Callable[[], Any]) -> float:
-    """Return the seconds of one call: the median of five calls after two that do not count."""
-    import torch
-
-    taken = []
-    for _ in range(7):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        function()
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started)
-    return median(taken[2:])
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=40, help="frames in a sentence (default: 40)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: 5)")
     parser.add_argument("--workers", type=int, default=2, help="processes that compute (default: 2)")
+    names = list(contenders())
+    parser.add_argument("--contenders", nargs="+", default=names, choices=names, help="(default: all)")
     parser.add_argument("--memory", action="store_true", help="measure the growth of memory instead of speed")
     parser.add_argument("--memory-per-worker", action="store_true", help="measure the memory of a worker instead")
     options: argparse.Namespace = parser.parse_args()
@@ -104,12 +106,13 @@ def make_corpus(dest: Path, num_sentences: int, num_frames: int) -> Path:
 
 
 def _compare_speed(root: Path, scratch: Path, options: argparse.Namespace) -> None:
-    turns: dict[str, list[Turn]] = {name: [] for name in contenders()}
+    turns: dict[str, list[Turn]] = {name: [] for name in options.contenders}
     for number in range(options.rounds):
-        for name, contender in contenders().items():
-            turns[name].append(_take_turn(contender, root, scratch / f"{name}{number}", options.workers))
+        for name in turns:
+            contender, out = contenders()[name], scratch / f"{name}{number}"
+            turns[name].append(_take_turn(contender, root, out, options.workers))
             print(f"round {number}, {name}: {turns[name][-1]}", file=sys.stderr)
-    _print_turns(turns)
+    print_turns(turns)
 
 
 def _take_turn(contender: Contender, root: Path, out: Path, workers: int) -> Turn:
@@ -126,17 +129,21 @@ def _take_turn(contender: Contender, root: Path, out: Path, workers: int) -> Tur
     )
 
 
-def _print_turns(turns: Mapping[str, Sequence[Turn]]) -> None:
+def print_turns(turns: Mapping[str, Sequence[Turn]]) -> None:
+    """Print the table of all contenders, and what preprocess is to each."""
+
     def figures(name: str) -> list[str]:
         medians = [median(values) for values in zip(*turns[name], strict=True)]
         return [f"{figure:.1f}" for figure in (medians[:2] if name == "limit" else medians)]
 
     def speed(field: str, to: str) -> Ratio:
-        """How many times as fast preprocess is, by times, of which less is better."""
+        """Return how many times as fast preprocess is, by a field that is a time."""
         return Ratio.of_pairs(*([getattr(turn, field) for turn in turns[name]] for name in (to, "preprocess")))
 
     columns = ("", "steady frames/s", "CPU ms/frame", "whole s", "whole CPU s")
     print_table(columns, ([name, *figures(name), *["–"] * 2][: len(columns)] for name in turns))
+    if "preprocess" not in turns:
+        return
     for name in turns.keys() - {"preprocess", "limit"}:
         whole, whole_cpu = speed("whole", name), speed("whole_cpu", name)
         print(f"preprocess to {name}: {speed('cpu_ms', name)} x by CPU, whole {whole} x, whole CPU {whole_cpu} x")
@@ -151,9 +158,10 @@ def _print_turns(turns: Mapping[str, Sequence[Turn]]) -> None:
 
 def _compare_memory(root: Path, scratch: Path, options: argparse.Namespace) -> None:
     rows = []
-    for name, contender in contenders().items():
+    for name in options.contenders:
         if name == "limit":  # holds all frames
             continue
+        contender = contenders()[name]
         few, many = (_peak_mb(contender, root, scratch / f"{name}{number}", number) for number in _MEMORY_WORKERS)
         per_worker = (many - few) / (_MEMORY_WORKERS[1] - _MEMORY_WORKERS[0])
         rows.append((name, f"{per_worker:.0f}", *(f"{peak:.0f}" for peak in (few, many))))

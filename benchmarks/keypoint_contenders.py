@@ -121,8 +121,8 @@ def preprocess(root: Path, out: Path, workers: int, *, backend: str = "auto") ->
 
 def _command(root: Path, out: Path, workers: int, backend: str) -> list[str]:
     config = _CONFIGS / ("keypoints.yaml" if (root / "annotations").is_dir() else "keypoints_videos.yaml")
-    options = {"config": config, "data.root": root, "output.dir": out, "data.num_workers": workers}
-    options["model.backend"] = backend
+    folders = {"config": config, "data.root": root, "output.dir": out}
+    options = {**folders, "data.num_workers": workers, "model.backend": backend}
     command = [sys.executable, "-m", "preprocess", "run"]
     return command + [f"--{name}={value}" for name, value in options.items()]
 

@@ -9,6 +9,7 @@
 | `landmarks`            | what goes in and comes out                                                          |
 | `regions`              | `Region`: rotated squares in images                                                 |
 | `crop`                 | crops of regions, bit by bit as OpenCV makes them for MediaPipe                     |
+| `crop_kernel`          | the same as one kernel in Triton, for GPUs                                          |
 | `detection`, `heatmap` | the best detection of a person or a face; refinement of points by their heatmaps    |
 | `face_refinement`      | lips, eyes and irises of a face, found in close-ups                                 |
 | `arrays`               | numpy and torch behind the same functions                                           |

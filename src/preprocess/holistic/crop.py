@@ -8,14 +8,16 @@ integers, in 1/65536 px; sums in float64, as in cv::warpPerspective, take longer
 
 | function         | runs                                                                                              |
 |------------------|---------------------------------------------------------------------------------------------------|
-| `crop`           | in torch, on a device, many regions of many images at once. Red, green and blue of a pixel are    |
-|                  | packed into one int64, 20 bits apart, so that one product and one sum compute all three: 255 *    |
-|                  | 1024 has 18 bits.                                                                                 |
-| `crop_by_opencv` | on the CPU, one region of one image: `cv2.remap` with the same coordinates, eight times as fast.  |
+| `crop`           | in torch, many regions of many images at once: the reference                                      |
+| `network_input`  | the same and scaled for a network; on a GPU by one kernel in Triton (`crop_kernel`)               |
+| `crop_by_opencv` | on the CPU, one region of one image: `cv2.remap` with the same coordinates, many times as fast.   |
 |                  | `cv2.warpPerspective` would compute them itself, which OpenCV 5 does in floating point.           |
 """
 
+import logging
+import subprocess
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,58 +31,68 @@ from preprocess.holistic.regions import Region
 
 MAX_SIDE_PX = 32_766  # of an image: from SHRT_MAX on, OpenCV refuses it, in MediaPipe too
 
-_LANE_BITS = 20  # of one colour in an int64
-_ONES = 1 + (1 << _LANE_BITS) + (1 << 2 * _LANE_BITS)
 _STEPS = 32  # per pixel: cv::INTER_TAB_SIZE
 _UNITS = 1 << 16  # of coordinates, per pixel
 _TO_STEPS = 11  # bits from 1/65536 px to 1/32 px
 _MAX_PX = 2.0**22  # of a region's centre and side, so that its coordinates are exact in float64
 _INT32 = np.iinfo(np.int32)  # its upper half are whole px, which remap takes as int16; no image extends further
+_log = logging.getLogger(__name__)
 
 
-class PackedImages(NamedTuple):
-    """N images of any sizes, as rows of packed pixels.
+class FlatImages(NamedTuple):
+    """N images of any sizes, one after the other in one tensor.
 
     Attributes:
-        pixels: int64 [N, P]: red, green and blue of each pixel, 20 bits apart. The first width * height are the image,
-            row by row.
+        pixels: uint8 [P]: of each image, all of its red, then green, then blue, row by row. More may follow.
+        start: int64 [N]: index of the first value of each image in `pixels`.
         width: int64 [N], px.
         height: int64 [N], px.
     """
 
     pixels: Tensor
+    start: Tensor
     width: Tensor
     height: Tensor
 
 
-def pack(values: Tensor) -> Tensor:
-    """Return pixels uint8 [N, 3, P] packed into int64 [N, P]; see `PackedImages`."""
-    red, green, blue = values.long().unbind(1)
-    return red | green << _LANE_BITS | blue << 2 * _LANE_BITS
+def network_input(
+    images: FlatImages, region: Region, side: int, border: Border, minimum: float, dtype: torch.dtype
+) -> Tensor:
+    """Return `dtype` [N * K, 3, side, side], from `minimum` to 1: K regions of each of N images; see `crop`, `scaled`.
+
+    On a GPU it is one kernel, which computes the same bits.
+    """
+    points = coordinates(region, side)
+    if not points.is_cuda:
+        return scaled(crop(images, points, border), minimum, dtype)
+    values: Tensor = network_input_on_gpu(*images, points, border, minimum, dtype)
+    return values
 
 
-def crop(images: PackedImages, region: Region, side: int, border: Border) -> Tensor:
+def crop(images: FlatImages, coordinates: Tensor, border: str) -> Tensor:
     """Return uint8 [N, K, 3, side, side]: K regions of each of N images.
 
     Args:
         images: N images.
-        region: regions [N, K].
-        side: of the crops, in px.
-        border: the value outside of an image.
+        coordinates: of the px of the crops [4, N, K, side]; see `coordinates`.
+        border: the value outside of an image; see `Border`.
     """
-    x_along, x_down, y_along, y_down = _coordinates(region, side)
-    x = (x_along[..., None, :] + x_down[..., None]) >> _TO_STEPS
-    y = (y_along[..., None, :] + y_down[..., None]) >> _TO_STEPS
-    columns = _taps(x, images.width, border)
-    rows = _taps(y, images.height, border)
-    total = torch.zeros_like(x, dtype=torch.int64)
-    for row, row_weight in rows:
-        for column, column_weight in columns:
-            indices = row * images.width[:, None, None, None] + column
-            pixel = images.pixels.gather(1, indices.flatten(1)).view_as(indices)
-            total = total + pixel * (row_weight * column_weight)
-    total = (total + (_STEPS**2 // 2) * _ONES) >> 10
-    return torch.stack([(total >> _LANE_BITS * colour & 0xFF).byte() for colour in range(3)], 2)
+    start, width, height = (values[:, None, None, None] for values in images[1:])
+    x_along, x_down, y_along, y_down = coordinates
+    columns = _taps(x_along[..., None, :] + x_down[..., None], width, border)
+    rows = _taps(y_along[..., None, :] + y_down[..., None], height, border)
+    taps = [
+        (start + row * width + column, (row_weight * column_weight).int())
+        for row, row_weight in rows
+        for column, column_weight in columns
+    ]
+    colours = []
+    for colour in range(3):
+        total = torch.full_like(taps[0][1], _STEPS**2 // 2)
+        for index, weight in taps:
+            total += images.pixels.take(index + colour * width * height) * weight
+        colours.append((total >> 10).byte())
+    return torch.stack(colours, 2)
 
 
 def scaled(values: Tensor, minimum: float, dtype: torch.dtype) -> Tensor:
@@ -99,7 +111,7 @@ def crop_by_opencv(image: NDArray[np.uint8], region: Region, side: int, border: 
     """
     import cv2  # here, because the pass in torch, which imports this module, does not need it
 
-    x, y = _sums_in_int32(_coordinates(region, side)[:, 0])
+    x, y = _sums_in_int32(coordinates(region, side)[:, 0])
     first = cv2.merge([(values >> 16).astype(np.int16) for values in (x, y)])
     fraction, fraction_y = (values.astype(np.uint16) >> _TO_STEPS for values in (x, y))
     fraction_y *= _STEPS
@@ -110,7 +122,7 @@ def crop_by_opencv(image: NDArray[np.uint8], region: Region, side: int, border: 
 
 
 def _sums_in_int32(coordinates: NDArray[np.int64]) -> Iterator[NDArray[np.int32]]:
-    """Yield x and y, int32 [side, side], of `_coordinates` [4, side]; the nearest value where they do not fit."""
+    """Yield x and y, int32 [side, side], of `coordinates` [4, side]; the nearest value where they do not fit."""
     fits = np.abs(coordinates).max() < 1 << 30  # nearly always, and several times as fast
     x_along, x_down, y_along, y_down = coordinates.astype(np.int32) if fits else coordinates
     for along, down in ((x_along, x_down), (y_along, y_down)):
@@ -118,7 +130,7 @@ def _sums_in_int32(coordinates: NDArray[np.int64]) -> Iterator[NDArray[np.int32]
         yield total if fits else total.clip(_INT32.min, _INT32.max).astype(np.int32)
 
 
-def _coordinates(region: Region, side: int) -> Array:
+def coordinates(region: Region, side: int) -> Array:
     """Return where in the image the px of the crops are, in 1/65536 px, plus 1/64 px, so that shifts round to 1/32 px.
 
     Returns:
@@ -134,12 +146,62 @@ def _coordinates(region: Region, side: int) -> Array:
     return xp.astype(xp.round(parts), xp.int64)
 
 
-def _taps(values: Tensor, size: Tensor, border: Border) -> list[tuple[Tensor, Tensor]]:
-    """Return (index, weight in 1/32) of both pixels next to `values`, in 1/32 px, along an axis of `size` [N] px."""
-    last = (size - 1)[:, None, None, None]
-    first, fraction = values >> 5, values & (_STEPS - 1)
+def _taps(values: Tensor, size: Tensor, border: str) -> list[tuple[Tensor, Tensor]]:
+    """Return (index, weight in 1/32) of both pixels next to `values`, in 1/65536 px, along an axis of `size` px."""
+    first, fraction = values >> 16, values >> _TO_STEPS & _STEPS - 1
     taps = []
     for index, weight in ((first, _STEPS - fraction), (first + 1, fraction)):
-        inside = torch.minimum(index.clamp(min=0).long(), last)
+        inside = torch.minimum(index.clamp(min=0), size - 1)
         taps.append((inside, weight * (inside == index) if border == "zero" else weight))
     return taps
+
+
+@cache
+def _has_triton() -> bool:
+    """Return whether Triton is installed and works; it compiles its launcher with the machine's C compiler."""
+    try:
+        from preprocess.holistic.crop_kernel import compile_kernel
+
+        compile_kernel()
+    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+        _log.warning(
+            "Triton does not work here (%s), so crops are computed in torch: the same values, but slower. "
+            "It needs a C compiler and Python's headers",
+            error,
+        )
+        return False
+    return True
+
+
+@torch.library.custom_op("framemill::network_input", mutates_args=())
+def network_input_on_gpu(
+    pixels: Tensor,
+    start: Tensor,
+    width: Tensor,
+    height: Tensor,
+    coordinates: Tensor,
+    border: str,
+    minimum: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Do what `network_input` does, by Triton where it works. torch.compile does not look into this."""
+    if _has_triton():
+        from preprocess.holistic.crop_kernel import network_input_by_triton
+
+        return network_input_by_triton(pixels, start, width, height, coordinates, border == "zero", minimum, dtype)
+    return scaled(crop(FlatImages(pixels, start, width, height), coordinates, border), minimum, dtype)
+
+
+@network_input_on_gpu.register_fake
+def _(
+    pixels: Tensor,
+    start: Tensor,
+    width: Tensor,
+    height: Tensor,
+    coordinates: Tensor,
+    border: str,
+    minimum: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    _, num_images, num_regions, side = coordinates.shape
+    return pixels.new_empty(num_images * num_regions, 3, side, side, dtype=dtype)

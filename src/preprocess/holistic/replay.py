@@ -1,33 +1,46 @@
-"""Faster passes for many batches of one shape: compiled, or captured as a CUDA graph.
+"""Faster passes for many batches of one size: compiled, or captured as a CUDA graph.
 
 | way        | what it saves                                                                                         |
 |------------|-------------------------------------------------------------------------------------------------------|
 | compiled   | memory traffic: torch.compile fuses operations between convolutions; the first batch takes minutes    |
-| CUDA graph | some 2,200 kernel launches per batch: they are recorded once for each shape, and replayed as one      |
+| CUDA graph | some 2,200 kernel launches per batch: they are recorded once for each size, and replayed as one       |
 
-A graph computes the same bits as the pass that was captured. Both need fixed shapes: the sizes of images are values,
-and their pixels are copied into a buffer for the largest image so far. A larger image makes a new, larger buffer.
+A graph computes the same bits as the pass that was captured. Each number of images is compiled or captured anew, but
+the images may have any sizes: these are values. A graph reads their pixels from a buffer, which all graphs share. It
+has room for the batch with the most pixels so far, rounded up to a power of two; a larger one means new graphs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from preprocess.float32 import without_tf32
-from preprocess.holistic.crop import PackedImages, pack
+from preprocess.holistic.crop import FlatImages
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.torch_landmarker import TorchLandmarker, flatten_images
 
-_PIXELS = 1 << 15  # buffers grow by multiples of it
 _WARM_UP = 3  # passes before a capture, in which cuDNN chooses kernels and memory is allocated
 
 
 class _Captured(NamedTuple):
     graph: Any  # torch.cuda.CUDAGraph
-    inputs: tuple[Tensor, Tensor, Tensor]
+    images: FlatImages
     landmarks: HolisticLandmarks
+
+
+class _Compiled:
+    """A pass that torch.compile compiles anew for each number of images, but not for their sizes."""
+
+    def __init__(self, find: Callable[[FlatImages], HolisticLandmarks]) -> None:
+        self._find = torch.compile(find, fullgraph=True, dynamic=False)
+
+    def __call__(self, images: FlatImages) -> HolisticLandmarks:
+        from torch._dynamo import mark_dynamic
+
+        mark_dynamic(images.pixels, 0)
+        return self._find(images)
 
 
 class Replay:
@@ -43,59 +56,47 @@ class Replay:
         self._device = landmarker.device
         self._find: Any = landmarker.landmarks
         if compile:
-            self._find = torch.compile(landmarker.landmarks, fullgraph=True, dynamic=False)
+            self._find = _Compiled(landmarker.landmarks)
         self._is_captured = cuda_graph and self._device.type == "cuda"
-        self._has_fixed_size = compile or self._is_captured
-        self._num_pixels = 0
+        self._pixels = torch.empty(0, dtype=torch.uint8, device=self._device)
         self._captured: dict[int, _Captured] = {}
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
         """Return the landmarks of `images`; see `HolisticLandmarker`."""
-        values, width, height = flatten_images(images, self._device)
+        flat = flatten_images(images, self._device)
         with without_tf32():
-            if not self._has_fixed_size:
-                return self._run(values, width, height)
-            self._grow(values.shape[2])
-            if not self._is_captured:
-                buffer = values.new_zeros(*values.shape[:2], self._num_pixels)
-                buffer[:, :, : values.shape[2]] = values
-                return self._run(buffer, width, height)
-            return self._replay(values, width, height)
-
-    def _run(self, values: Tensor, width: Tensor, height: Tensor) -> HolisticLandmarks:
-        landmarks: HolisticLandmarks = self._find(PackedImages(pack(values), width, height))
+            landmarks: HolisticLandmarks = self._replay(flat) if self._is_captured else self._find(flat)
         return landmarks
 
-    def _grow(self, num_pixels: int) -> None:
-        if num_pixels > self._num_pixels:
-            self._num_pixels = -(-num_pixels // _PIXELS) * _PIXELS
-            self._captured.clear()
-
-    def _replay(self, values: Tensor, width: Tensor, height: Tensor) -> HolisticLandmarks:
-        size = len(values)
+    def _replay(self, images: FlatImages) -> HolisticLandmarks:
+        if len(images.pixels) > len(self._pixels):
+            self._grow(len(images.pixels))
+        size = len(images.start)
         if size not in self._captured:
-            self._captured[size] = self._capture(size)
+            self._captured[size] = self._capture(FlatImages(self._pixels, *(values.clone() for values in images[1:])))
         captured = self._captured[size]
-        captured.inputs[0][:, :, : values.shape[2]].copy_(values)
-        captured.inputs[1].copy_(width)
-        captured.inputs[2].copy_(height)
+        for buffer, values in zip(captured.images, images, strict=True):
+            buffer[: len(values)].copy_(values)
         captured.graph.replay()
         return HolisticLandmarks(*(part.clone() for part in captured.landmarks))  # the next replay overwrites them
 
-    def _capture(self, size: int) -> _Captured:
-        values = torch.zeros(size, 3, self._num_pixels, dtype=torch.uint8, device=self._device)
-        width, height = torch.ones(2, size, dtype=torch.int64, device=self._device).unbind()
-        inputs = values, width, height
+    def _grow(self, num_values: int) -> None:
+        self._captured.clear()  # before memory is allocated, so that theirs can be used
+        self._pixels = self._pixels.new_empty(0)
+        self._pixels = self._pixels.new_empty(1 << (num_values - 1).bit_length())
+
+    def _capture(self, images: FlatImages) -> _Captured:
+        """Return the graph of the pass for as many images, which reads them from the memory of `images`."""
         side_stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream = torch.cuda.current_stream(self._device)
         side_stream.wait_stream(stream)
         with torch.cuda.stream(side_stream):
             for _ in range(_WARM_UP):
-                self._run(*inputs)
+                self._find(images)
         stream.wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         # thread_local: by default, pinning a batch in the DataLoader's thread would end the capture
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            landmarks = self._run(*inputs)
-        return _Captured(graph, inputs, landmarks)
+            landmarks = self._find(images)
+        return _Captured(graph, images, landmarks)

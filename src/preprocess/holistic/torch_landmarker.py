@@ -5,6 +5,7 @@ the whole image. So the pass can be compiled, and captured as a CUDA graph; see 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import ConfigError
 from preprocess.float32 import without_tf32
-from preprocess.holistic.crop import PackedImages, crop, pack, scaled
+from preprocess.holistic.crop import FlatImages, network_input
 from preprocess.holistic.detection import anchors
 from preprocess.holistic.holistic_pass import find_landmarks
 from preprocess.holistic.landmarks import HolisticLandmarks, check_images
@@ -67,11 +68,11 @@ class TorchLandmarker(nn.Module):
         Raises:
             ValueError: the images have another dtype or shape.
         """
-        values, width, height = flatten_images(images, self.device)
+        flat = flatten_images(images, self.device)
         with without_tf32():
-            return self.landmarks(PackedImages(pack(values), width, height))
+            return self.landmarks(flat)
 
-    def landmarks(self, images: PackedImages) -> HolisticLandmarks:
+    def landmarks(self, images: FlatImages) -> HolisticLandmarks:
         """Return the landmarks of images on the device; call it within `without_tf32`."""
 
         def run(name: str, region: Region, is_used: Tensor) -> list[Tensor]:
@@ -80,12 +81,12 @@ class TorchLandmarker(nn.Module):
         centers = {name: getattr(self, buffer) for name, buffer in self._anchors.items()}
         return find_landmarks(images.width, images.height, run, centers, self._options)
 
-    def _run(self, images: PackedImages, name: str, region: Region) -> list[Tensor]:
+    def _run(self, images: FlatImages, name: str, region: Region) -> list[Tensor]:
         """Return the outputs of a network for regions [N] or [N, K]; each output has N * K rows."""
         side, border, minimum, *_ = NETWORKS[name]
         if region.side.ndim == 1:
             region = Region(*(field[:, None] for field in region))
-        outputs: list[Tensor] = self.nets[name](scaled(crop(images, region, side, border), minimum, self._dtype))
+        outputs: list[Tensor] = self.nets[name](network_input(images, region, side, border, minimum, self._dtype))
         return outputs
 
 
@@ -109,23 +110,23 @@ def require_precision(precision: str) -> None:
         raise ConfigError(f"{precision = } is not one of {', '.join(get_args(Precision))}")
 
 
-def flatten_images(images: Tensor | Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images with their rows one after the other, on `device`.
+def flatten_images(images: Tensor | Sequence[Tensor], device: torch.device) -> FlatImages:
+    """Return images one after the other in one tensor on `device`.
 
-    Returns:
-        Pixels, uint8 [B, 3, P], where P is the number of pixels of the largest image; widths and heights, int64 [B].
+    Args:
+        images: uint8 [B, 3, H, W], or a list of [3, H, W]; on any device.
+        device: see above.
 
     Raises:
-        ValueError: the images are not uint8 [B, 3, H, W], nor a list of [3, H, W], or one is empty.
+        ValueError: the images have another dtype or shape, or one is empty.
     """
     check_images(images)
-    sizes = torch.tensor([image.shape[:0:-1] for image in images])
-    sizes = (sizes.pin_memory() if device.type == "cuda" else sizes).to(device, non_blocking=True)
     if isinstance(images, Tensor):
-        values = images.to(device, non_blocking=True).flatten(2)
+        pixels = images.to(device, non_blocking=True).flatten()
     else:
-        num_pixels = max(image[0].numel() for image in images)
-        values = torch.zeros(len(images), 3, num_pixels, dtype=torch.uint8, device=device)
-        for row, image in zip(values, images, strict=True):
-            row[:, : image[0].numel()] = image.to(device, non_blocking=True).flatten(1)
-    return values, sizes[:, 0], sizes[:, 1]
+        pixels = torch.cat([image.to(device, non_blocking=True).flatten() for image in images])
+    height, width = zip(*(image.shape[1:] for image in images), strict=True)
+    start = [0, *accumulate(image.numel() for image in images)][:-1]
+    sizes = torch.tensor([start, width, height])
+    sizes = (sizes.pin_memory() if device.type == "cuda" else sizes).to(device, non_blocking=True)
+    return FlatImages(pixels, *sizes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from preprocess.holistic.crop import MAX_SIDE_PX, PackedImages, crop, crop_by_opencv, pack, scaled
+from preprocess.holistic.crop import MAX_SIDE_PX, FlatImages, coordinates, crop, crop_by_opencv, scaled
 from preprocess.holistic.detection import anchors, best_detection
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.networks import NETWORKS, Border
@@ -48,11 +48,12 @@ def by_opencv(picture: Picture, region: Region, side: int, border: Border) -> ND
     return warped  # type: ignore[no-any-return]
 
 
-def pictures_of(*pictures: Picture) -> PackedImages:
-    values, width, height = flatten_images(
-        [torch.from_numpy(each).permute(2, 0, 1) for each in pictures], torch.device("cpu")
-    )
-    return PackedImages(pack(values), width, height)
+def pictures_of(*pictures: Picture) -> FlatImages:
+    return flatten_images([torch.from_numpy(each).permute(2, 0, 1) for each in pictures], torch.device("cpu"))
+
+
+def cropped(images: FlatImages, region: Region, side: int, border: Border) -> torch.Tensor:
+    return crop(images, coordinates(region, side), border)
 
 
 def differing(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> tuple[float, int]:
@@ -68,7 +69,7 @@ def test_crops_equal_opencv_except_for_a_thousandth_of_the_values(border: Border
     for picture in (demo_pictures()[1], small(demo_pictures()[0])):
         for place in REGIONS:
             region = region_of(picture, place)
-            ours = crop(pictures_of(picture), region, 192, border)[0, 0].permute(1, 2, 0).numpy()
+            ours = cropped(pictures_of(picture), region, 192, border)[0, 0].permute(1, 2, 0).numpy()
             everything.append(differing(ours, by_opencv(picture, region, 192, border)))
     shares, most = zip(*everything, strict=True)
     assert np.mean(shares) <= 1e-3
@@ -87,7 +88,7 @@ def test_crops_by_opencv_are_the_same_bits_as_those_in_torch(border: Border) -> 
         for place in places:
             for side in (256, 97):
                 region = region_of(picture, place)
-                expected = crop(pictures_of(picture), region, side, border)[0, 0].permute(1, 2, 0).numpy()
+                expected = cropped(pictures_of(picture), region, side, border)[0, 0].permute(1, 2, 0).numpy()
                 ours = crop_by_opencv(picture, numpy_region(region), side, border)
                 np.testing.assert_array_equal(ours, expected)
 
@@ -98,7 +99,7 @@ def test_crops_by_opencv_reach_to_the_ends_of_the_largest_image(border: Border) 
     for x, side, rotation in ((MAX_SIDE_PX, 64, 0), (0, 64, 0), (1e30, 8, 0), (-1e30, 1e30, 0), (2e4, 9e4, 0.7)):
         center = torch.tensor([[[x, 0.5]]]).double()
         region = Region(center, torch.full((1, 1), side).double(), torch.full((1, 1), rotation).double())
-        expected = crop(pictures_of(picture), region, 32, border)[0, 0].permute(1, 2, 0).numpy()
+        expected = cropped(pictures_of(picture), region, 32, border)[0, 0].permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(crop_by_opencv(picture, numpy_region(region), 32, border), expected)
 
 
@@ -130,22 +131,24 @@ def test_each_image_of_a_batch_ends_at_its_own_border() -> None:
     for border in ("zero", "replicate"):
         for row, picture in enumerate((first, second)):
             region = region_of(picture, REGIONS[3])
-            together = crop(both, Region(*(each.expand(2, *each.shape[1:]) for each in region)), 96, border)
-            assert torch.equal(together[row], crop(pictures_of(picture), region, 96, border)[0])
+            together = cropped(both, Region(*(each.expand(2, *each.shape[1:]) for each in region)), 96, border)
+            assert torch.equal(together[row], cropped(pictures_of(picture), region, 96, border)[0])
 
 
 def test_a_region_of_any_size_fits_into_integers() -> None:
     picture = demo_pictures()[1]
     place = torch.full((1, 1, 2), 1e30).double()
-    values = crop(pictures_of(picture), Region(place, place[..., 0], torch.zeros(1, 1).double()), 8, "replicate")
+    values = cropped(pictures_of(picture), Region(place, place[..., 0], torch.zeros(1, 1).double()), 8, "replicate")
     assert (values[0, 0, :, 4:, 4:] == torch.from_numpy(picture[-1, -1])[:, None, None]).all()
 
 
 def test_several_regions_of_an_image_equal_single_ones() -> None:
     picture = demo_pictures()[1]
     regions = [region_of(picture, place) for place in REGIONS[:2]]
-    both = crop(pictures_of(picture), Region(*(torch.cat(each, 1) for each in zip(*regions, strict=True))), 64, "zero")
-    alone = [crop(pictures_of(picture), region, 64, "zero")[0, 0] for region in regions]
+    both = cropped(
+        pictures_of(picture), Region(*(torch.cat(each, 1) for each in zip(*regions, strict=True))), 64, "zero"
+    )
+    alone = [cropped(pictures_of(picture), region, 64, "zero")[0, 0] for region in regions]
     assert torch.equal(both[0], torch.stack(alone))
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.samples.keypoint_layouts import PARTS
 from preprocess.holistic import holistic_pass, litert_landmarker, torch_landmarker
-from preprocess.holistic.crop import PackedImages
+from preprocess.holistic.crop import FlatImages, scaled
 from preprocess.holistic.heatmap import refine
 from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
@@ -425,10 +425,11 @@ def test_the_heatmap_kernel_of_the_graph_file_fails_the_gate(
 def test_crops_by_grid_sample_fail_the_gate(
     in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sampled(pictures: PackedImages, region: Region, side: int, border: Border) -> Tensor:
+    def sampled(
+        pictures: FlatImages, region: Region, side: int, border: Border, minimum: float, dtype: torch.dtype
+    ) -> Tensor:
         width, height = int(pictures.width[0]), int(pictures.height[0])
-        colours = torch.stack([pictures.pixels >> 20 * colour & 0xFF for colour in range(3)], 1)
-        images = colours.view(-1, 3, height, width).float()
+        images = pictures.pixels.view(-1, 3, height, width).float()
         steps = (torch.arange(side) + 0.5) / side - 0.5
         down, along = torch.meshgrid(steps, steps, indexing="ij")
         results = []
@@ -440,9 +441,9 @@ def test_crops_by_grid_sample_fail_the_gate(
             mode = "border" if border == "replicate" else "zeros"
             grid = torch.stack([x, y], -1).float()
             results.append(functional.grid_sample(images, grid, padding_mode=mode, align_corners=False).round().byte())
-        return torch.stack(results, 1)
+        return scaled(torch.stack(results, 1), minimum, dtype)
 
-    monkeypatch.setattr(torch_landmarker, "crop", sampled)
+    monkeypatch.setattr(torch_landmarker, "network_input", sampled)
     assert not distance(in_batches(in_torch, pictures[:3]), expected[:3]).passes
 
 

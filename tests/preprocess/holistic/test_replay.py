@@ -1,15 +1,19 @@
 """The pass, compiled and captured as a CUDA graph; on a GPU, in fp16, and compared with MediaPipe's graph."""
 
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from preprocess.holistic.crop import PackedImages, pack
+from preprocess.holistic import replay
+from preprocess.holistic.crop import FlatImages
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.holistic.replay import Replay
@@ -93,13 +97,65 @@ def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device(mon
         for module in landmarker.modules():
             for name, value in module.named_buffers(recurse=False):
                 setattr(module, name, torch.empty(value.shape, dtype=value.dtype, device=device))
-        values = torch.empty(3, 3, 1000, dtype=torch.uint8, device=device)
-        width, height = torch.empty(2, 3, dtype=torch.int64, device=device).unbind()
-        found = landmarker.landmarks(PackedImages(pack(values), width, height))
+        pixels = torch.empty(9000, dtype=torch.uint8, device=device)
+        start, width, height = torch.empty(3, 3, dtype=torch.int64, device=device)
+        found = landmarker.landmarks(FlatImages(pixels, start, width, height))
         assert found.face.shape == (3, 468, 3)
         assert found.face.device.type == device
         with pytest.raises(DynamicOutputShapeException):
             found.face[found.presence[:, 1]]
+
+
+class Corners:
+    """A landmarker that only reads the first value of each image."""
+
+    device = torch.device("cpu")
+
+    def landmarks(self, images: FlatImages) -> HolisticLandmarks:
+        values = images.pixels.take(images.start)
+        return HolisticLandmarks(*[values] * 6)
+
+
+def images_of(*values: int, side: int = 2) -> list[torch.Tensor]:
+    return [torch.full((3, side, side), value, dtype=torch.uint8) for value in values]
+
+
+@pytest.fixture
+def compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Counts what is compiled, by torch.compile's frontend alone."""
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    torch.compiler.reset()
+    yield counter
+    torch.compiler.reset()
+
+
+def test_a_pass_is_compiled_once_for_images_of_any_sizes(compiled_graphs: CompileCounter) -> None:
+    compiled: Any = Replay(Corners(), compile=True)  # type: ignore[arg-type]
+    for side in range(1, 13):
+        found = compiled([*images_of(side, side=side), *images_of(7, side=3)])
+        assert found.pose.tolist() == [side, 7]
+    assert compiled_graphs.frame_count == 1
+
+
+def test_graphs_share_a_buffer_that_grows_by_powers_of_two() -> None:
+    """With graphs that compute anew what a CUDA graph would replay."""
+    captured: Any = Replay(Corners(), cuda_graph=True)  # type: ignore[arg-type]
+    captures = []
+
+    def capture(images: FlatImages) -> Any:
+        def compute() -> None:
+            landmarks[0].copy_(Corners().landmarks(images).pose)
+
+        landmarks = HolisticLandmarks(*[torch.zeros(len(images.start))] * 6)
+        captures.append((len(images.start), len(images.pixels)))
+        return replay._Captured(SimpleNamespace(replay=compute), images, landmarks)
+
+    captured._is_captured, captured._capture = True, capture
+    batches = [images_of(1, 2), images_of(3), images_of(4, 5, side=1), images_of(6, side=4), images_of(7, 8)]
+    results = [captured(batch).pose for batch in batches]
+    assert [result.tolist() for result in results] == [[1, 2], [3], [4, 5], [6], [7, 8]]
+    assert captures == [(2, 32), (1, 32), (1, 64), (2, 64)]  # images, bytes of the buffer
 
 
 @pytest.mark.slow
@@ -109,7 +165,7 @@ def test_a_compiled_pass_equals_eager_for_growing_images(pictures: list[Picture]
     compiled = Replay(landmarker, compile=True)
     images = tensors(pictures[:2])
     assert_near(compiled(images), landmarker(images))
-    smaller = [images[0][:, 20:, :150], images[1]]  # in the same buffers
+    smaller = [images[0][:, 20:, :150], images[1]]  # not compiled anew
     assert_near(compiled(smaller), landmarker(smaller))
 
 

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.errors import ConfigError
 from preprocess.float32 import without_tf32
 from preprocess.holistic.crop import FlatImages
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.torch_landmarker import TorchLandmarker, flatten_images
 
 _WARM_UP = 3  # passes before a capture, in which cuDNN chooses kernels and memory is allocated
+_MAX_COMPILED = 64  # batch sizes, of all landmarkers of the process; torch's default is 8
 
 
 class _Captured(NamedTuple):
@@ -37,10 +39,18 @@ class _Compiled:
         self._find = torch.compile(find, fullgraph=True, dynamic=False)
 
     def __call__(self, images: FlatImages) -> HolisticLandmarks:
-        from torch._dynamo import mark_dynamic
+        from torch._dynamo import config, mark_dynamic
+        from torch._dynamo.exc import FailOnRecompileLimitHit
 
         mark_dynamic(images.pixels, 0)
-        return self._find(images)
+        try:
+            with config.patch(recompile_limit=_MAX_COMPILED):
+                return self._find(images)
+        except FailOnRecompileLimitHit as error:
+            raise ConfigError(
+                f"compile = True compiles each batch size anew, and {_MAX_COMPILED} have been compiled, so batches of "
+                f"{len(images.start)} images cannot be. Pad batches to a few sizes, or leave compile out"
+            ) from error
 
 
 class Replay:
@@ -63,7 +73,11 @@ class Replay:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
-        """Return the landmarks of `images`; see `HolisticLandmarker`."""
+        """Return the landmarks of `images`; see `HolisticLandmarker`.
+
+        Raises:
+            ConfigError: too many different batch sizes were compiled.
+        """
         flat = flatten_images(images, self._device)
         with without_tf32():
             landmarks: HolisticLandmarks = self._replay(flat) if self._is_captured else self._find(flat)

@@ -12,6 +12,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
+from datamodules.errors import ConfigError
 from preprocess.holistic import replay
 from preprocess.holistic.crop import FlatImages
 from preprocess.holistic.landmarks import HolisticLandmarks
@@ -136,6 +137,17 @@ def test_a_pass_is_compiled_once_for_images_of_any_sizes(compiled_graphs: Compil
         found = compiled([*images_of(side, side=side), *images_of(7, side=3)])
         assert found.pose.tolist() == [side, 7]
     assert compiled_graphs.frame_count == 1
+
+
+def test_too_many_batch_sizes_are_refused(compiled_graphs: CompileCounter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_MAX_COMPILED", 9)  # torch's own limit is 8
+    compiled: Any = Replay(Corners(), compile=True)  # type: ignore[arg-type]
+    for size in range(2, 11):
+        assert compiled(images_of(*range(size))).pose.tolist() == [*range(size)]
+    assert compiled_graphs.frame_count == 9
+    with pytest.raises(ConfigError, match="9 have been compiled, so batches of 11 images cannot be"):
+        compiled(images_of(*range(11)))
+    assert compiled(images_of(5, 6)).pose.tolist() == [5, 6]
 
 
 def test_graphs_share_a_buffer_that_grows_by_powers_of_two() -> None:

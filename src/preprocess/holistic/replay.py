@@ -70,6 +70,8 @@ class Replay:
         self._is_captured = cuda_graph and self._device.type == "cuda"
         self._pixels = torch.empty(0, dtype=torch.uint8, device=self._device)
         self._captured: dict[int, _Captured] = {}
+        self._pool: Any = None  # of memory, which all graphs use, one after the other
+        self._stream: Any = None  # on which they are captured
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
@@ -98,19 +100,20 @@ class Replay:
     def _grow(self, num_values: int) -> None:
         self._captured.clear()  # before memory is allocated, so that theirs can be used
         self._pixels = self._pixels.new_empty(0)
+        self._pool = torch.cuda.graph_pool_handle()
         self._pixels = self._pixels.new_empty(1 << (num_values - 1).bit_length())
 
     def _capture(self, images: FlatImages) -> _Captured:
         """Return the graph of the pass for as many images, which reads them from the memory of `images`."""
-        side_stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream = torch.cuda.current_stream(self._device)
-        side_stream.wait_stream(stream)
-        with torch.cuda.stream(side_stream):
-            for _ in range(_WARM_UP):
-                self._find(images)
-        stream.wait_stream(side_stream)
-        graph = torch.cuda.CUDAGraph()
-        # thread_local: by default, pinning a batch in the DataLoader's thread would end the capture
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            landmarks = self._find(images)
+        with torch.cuda.device(self._device):  # a graph records work of the current device only
+            if self._stream is None:
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UP):
+                    self._find(images)
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: by default, pinning a batch in the DataLoader's thread would end the capture
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                landmarks = self._find(images)
         return _Captured(graph, images, landmarks)

@@ -9,14 +9,18 @@ from preprocess.tracking.backend import TrackingBackend
 from preprocess.tracking.detection import Detector
 from preprocess.tracking.options import Identity, Thresholds, Weights
 from preprocess.tracking.sam2 import Segmenter
+from preprocess.tracking.side_stream import SideStream, Start, at_once
 from preprocess.tracking.tracks import Tracks
 
 _PACKAGES = ("transformers", "tokenizers", "torchvision", "scipy")
+_NUM_BATCHES = 4  # of detection; more are smaller, and use the GPU less well
 _THRESHOLDS, _IDENTITY, _WEIGHTS = Thresholds(), Identity(), Weights()
 
 
 class GroundedSam2(TrackingBackend):
     """Detects with GroundingDINO and segments with SAM 2 or EdgeTAM, both on the rank's device.
+
+    On a GPU, objects are detected while the frames before are segmented: in up to four parts of a batch.
 
     Args:
         detector: a GroundingDINO; see `Detector`.
@@ -43,11 +47,15 @@ class GroundedSam2(TrackingBackend):
         self.max_memory_frames, self.weights = max_memory_frames, weights
         self._detector = Detector(detector, thresholds, weights)
         self._segmenter = Segmenter(segmenter, max_memory_frames, weights)
+        self._start: Start = at_once
+        self._num_batches = 1
 
     def load(self, device: torch.device) -> None:
         """See `Backend`."""
         self._detector.load(device)
         self._segmenter.load(device)
+        if device.type == "cuda":
+            self._start, self._num_batches = SideStream(device), _NUM_BATCHES
 
     def check(self, classes: tuple[str, ...]) -> None:
         """See `TrackingBackend`."""
@@ -56,7 +64,7 @@ class GroundedSam2(TrackingBackend):
     def start(self, classes: tuple[str, ...]) -> Tracks[object]:
         """See `TrackingBackend`."""
         detect = partial(self._detector.detect, self._detector.query(classes))
-        return Tracks(detect, self._segmenter.start(), self.identity)
+        return Tracks(detect, self._segmenter.start(), self.identity, self._start, self._num_batches)
 
     def provenance(self) -> dict[str, str]:
         """See `Backend`."""

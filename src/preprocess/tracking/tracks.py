@@ -13,8 +13,10 @@ Within a frame, computations that may run out of memory come before changes of a
 can be tracked again.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
+from preprocess.tracking.side_stream import Start, at_once
 from preprocess.tracking.stepping import SteppedTracker
 
 Memory = TypeVar("Memory")  # what a segmenter remembers of one object
@@ -102,6 +105,9 @@ class Tracks(SteppedTracker, Generic[Memory]):
         detect: returns the detections on each of some frames.
         video: the segmenter of the video.
         identity: which masks are the same object.
+        start: does the detection of frames; `at_once`, or beside the segmentation of those before them.
+        num_batches: the largest number of batches that the frames of one call are detected in; more than one lets the
+            first frames be segmented before the last are detected.
     """
 
     def __init__(
@@ -109,15 +115,18 @@ class Tracks(SteppedTracker, Generic[Memory]):
         detect: Callable[[Sequence[Tensor]], list[list[Detection]]],
         video: VideoSegmenter[Memory],
         identity: Identity,
+        start: Start = at_once,
+        num_batches: int = 1,
     ) -> None:
         super().__init__()
         self._detect, self._video, self._identity = detect, video, identity
+        self._start, self._num_batches = start, num_batches
         self._tracks: list[_Track[Memory]] = []
         self._num_objects = 0  # including those that have ended
-        self._detections: dict[int, list[Detection]] = {}
+        self._detections: dict[int, Callable[[], list[Detection]]] = {}  # each may have to wait
 
     def prepare(self, frames: Mapping[int, Tensor]) -> None:
-        """Detect objects on those of `frames` that are due, in one batch."""
+        """Start to detect objects on those of `frames` that are due."""
         every = self._identity.detection_frequency
         self._detections = {
             frame_idx: detections
@@ -127,9 +136,12 @@ class Tracks(SteppedTracker, Generic[Memory]):
         frame_indices = [
             frame_idx for frame_idx in frames if frame_idx % every == 0 and frame_idx not in self._detections
         ]
-        if frame_indices:
-            detections = self._detect([frames[frame_idx] for frame_idx in frame_indices])
-            self._detections.update(zip(frame_indices, detections, strict=True))
+        size = max(1, math.ceil(len(frame_indices) / self._num_batches))
+        for first in range(0, len(frame_indices), size):
+            indices = frame_indices[first : first + size]
+            batch = [frames[frame_idx] for frame_idx in indices]
+            wait = self._start(partial(self._detect, batch), batch)
+            self._detections.update({frame_idx: partial(_item, wait, row) for row, frame_idx in enumerate(indices)})
 
     def step(self, frame_idx: int, frame: Tensor) -> list[TrackedObject]:
         """See `SteppedTracker`."""
@@ -138,7 +150,7 @@ class Tracks(SteppedTracker, Generic[Memory]):
             track for track in self._tracks if frame_idx - track.confirmed <= self._identity.num_lost_frames
         ]
         masks = [self._propagated(track, frame_idx) for track in self._tracks]
-        candidates = [self._candidate(detection) for detection in self._detections.get(frame_idx, [])]
+        candidates = [self._candidate(detection) for detection in self._detected(frame_idx)]
         areas = _areas([*masks, *(candidate.mask for candidate in candidates)])
         track_areas, candidate_areas = areas[: len(masks)], areas[len(masks) :]
         large = [index for index, area in enumerate(candidate_areas) if area >= self._identity.min_area_px]
@@ -158,6 +170,16 @@ class Tracks(SteppedTracker, Generic[Memory]):
             for track, area in zip(self._tracks, track_areas, strict=True)
             if area >= self._identity.min_area_px
         ]
+
+    def _detected(self, frame_idx: int) -> list[Detection]:
+        """Return the detections on a frame; none if it is not due."""
+        if frame_idx not in self._detections:
+            return []
+        try:
+            return self._detections[frame_idx]()
+        except BaseException:
+            self._detections.clear()  # so that they are started anew if the frame is tracked again
+            raise
 
     def _propagated(self, track: _Track[Memory], frame_idx: int) -> Tensor:
         if track.frame_idx != frame_idx:
@@ -202,6 +224,10 @@ class Tracks(SteppedTracker, Generic[Memory]):
         self._num_objects += 1
         label, score, _ = candidate.detection
         return _Track(self._num_objects, label, score, candidate.memory, candidate.mask, frame_idx, frame_idx)
+
+
+def _item(wait: Callable[[], list[list[Detection]]], row: int) -> list[Detection]:
+    return wait()[row]
 
 
 def mask_ious(first: Sequence[Tensor], second: Sequence[Tensor]) -> NDArray[np.float64]:

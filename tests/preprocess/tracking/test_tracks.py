@@ -1,17 +1,21 @@
 """Ids, starts and ends of objects, compared with the ground truth of drawn videos."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import chain
+from threading import Event
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from datamodules.errors import ConfigError
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
-from preprocess.tracking.tracks import Tracks, mask_ious
+from preprocess.tracking.tracks import Detection, Tracks, mask_ious
 from support.moving_shapes import (
     SHAPES,
     SIZE,
@@ -25,6 +29,7 @@ from support.moving_shapes import (
 )
 
 NUM_FRAMES = 28
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -207,6 +212,60 @@ def test_running_out_of_memory_anywhere_changes_nothing_and_repeats_nothing(ever
         assert rows_of(results) == expected
         assert segmenter.followed == whole.followed
         assert detector.calls == [[number for number in range(8) if number % every == 0]]
+
+
+class InThread:
+    """Starts work in a thread, as `SideStream` does; the work on the last frames waits for `may_end`."""
+
+    def __init__(self) -> None:
+        self.thread, self.num_started, self.may_end = ThreadPoolExecutor(1), 0, Event()
+
+    def __call__(self, work: Callable[[], T], inputs: Sequence[Tensor]) -> Callable[[], T]:
+        self.num_started += 1
+        is_last = self.num_started % 4 == 0
+
+        def run() -> T:
+            assert not is_last or self.may_end.wait(60)
+            return work()
+
+        return self.thread.submit(run).result
+
+
+def test_first_frames_are_tracked_before_objects_are_detected_on_the_last() -> None:
+    detector, start = TrueDetector(SHAPES), InThread()
+
+    class Segmenter(TrueSegmenter):
+        def set_frame(self, frame_idx: int, frame: Tensor) -> None:
+            if frame_idx == 9:
+                start.may_end.set()
+            super().set_frame(frame_idx, frame)
+
+    tracks = Tracks(detector, Segmenter(SHAPES), Identity(), start, 4)
+    frames = frames_of(SHAPES, NUM_FRAMES)
+    found = rows_of([*tracks.track(0, frames[:14]), *tracks.track(14, frames[14:])])
+    assert found == truth(SHAPES)
+    assert list(chain(*detector.calls)) == list(range(NUM_FRAMES))
+    assert [len(numbers) for numbers in detector.calls] == [4, 4, 4, 2] * 2
+
+
+def test_detection_beside_tracking_that_runs_out_of_memory_is_started_anew() -> None:
+    detector, start = TrueDetector(SHAPES), InThread()
+    start.may_end.set()
+    full = [True]
+
+    def detect(frames: Sequence[Tensor]) -> list[list[Detection]]:
+        if int(frames[0][0, 0, 0]) == 4 and full.pop():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return detector(frames)
+
+    full.insert(0, False)
+    tracks = Tracks(detect, TrueSegmenter(SHAPES), Identity(), start, 4)
+    frames, results = frames_of(SHAPES, NUM_FRAMES), []
+    with pytest.raises(torch.OutOfMemoryError):
+        tracks.track(0, frames[:8])
+    for first in range(0, NUM_FRAMES, 4):
+        results += tracks.track(first, frames[first : first + 4])
+    assert rows_of(results) == truth(SHAPES)
 
 
 def test_results_of_tracked_frames_are_kept_until_later_frames_are_requested() -> None:

@@ -70,8 +70,7 @@ class Replay:
         self._is_captured = cuda_graph and self._device.type == "cuda"
         self._pixels = torch.empty(0, dtype=torch.uint8, device=self._device)
         self._captured: dict[int, _Captured] = {}
-        self._pool: Any = None  # of memory, which all graphs use, one after the other
-        self._stream: Any = None  # on which they are captured
+        self._stream: Any = None  # on which all graphs are captured, since they share memory
 
     @torch.inference_mode()
     def __call__(self, images: Tensor | Sequence[Tensor]) -> HolisticLandmarks:
@@ -100,7 +99,6 @@ class Replay:
     def _grow(self, num_values: int) -> None:
         self._captured.clear()  # before memory is allocated, so that theirs can be used
         self._pixels = self._pixels.new_empty(0)
-        self._pool = torch.cuda.graph_pool_handle()
         self._pixels = self._pixels.new_empty(1 << (num_values - 1).bit_length())
 
     def _capture(self, images: FlatImages) -> _Captured:
@@ -113,7 +111,8 @@ class Replay:
                 for _ in range(_WARM_UP):
                     self._find(images)
             graph = torch.cuda.CUDAGraph()
+            pool = next((captured.graph.pool() for captured in self._captured.values()), None)
             # thread_local: by default, pinning a batch in the DataLoader's thread would end the capture
-            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
                 landmarks = self._find(images)
         return _Captured(graph, images, landmarks)

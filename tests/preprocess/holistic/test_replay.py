@@ -150,9 +150,8 @@ def test_too_many_batch_sizes_are_refused(compiled_graphs: CompileCounter, monke
     assert compiled(images_of(5, 6)).pose.tolist() == [5, 6]
 
 
-def test_graphs_share_a_buffer_that_grows_by_powers_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_share_a_buffer_that_grows_by_powers_of_two() -> None:
     """With graphs that compute anew what a CUDA graph would replay."""
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     captured: Any = Replay(Corners(), cuda_graph=True)  # type: ignore[arg-type]
     captures = []
 

@@ -163,7 +163,7 @@ def _has_triton() -> bool:
         from preprocess.holistic.crop_kernel import compile_kernel
 
         compile_kernel()
-    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (ImportError, AssertionError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         _log.warning(
             "Triton does not work here (%s), so crops are computed in torch: the same values, but slower. "
             "It needs a C compiler and Python's headers",

@@ -69,6 +69,7 @@ def test_without_triton_the_operation_for_gpus_computes_in_torch(monkeypatch: py
         None,  # as if Triton were not installed
         Mock(compile_kernel=Mock(side_effect=RuntimeError("Failed to find C compiler"))),
         Mock(compile_kernel=Mock(side_effect=subprocess.CalledProcessError(1, "gcc"))),
+        Mock(compile_kernel=Mock(side_effect=AssertionError("libcuda.so cannot found!"))),
     ],
 )
 def test_where_triton_does_not_work_a_warning_says_so(

@@ -62,7 +62,7 @@ _RUN = ("jsonargparse", "lightning", "pyarrow", "psutil", "rich", "yaml", "PIL")
 PARTS = {
     "tests": _Part("gpu_tests", ("pytest", "pytest_timeout", "PIL", "skimage", "matplotlib"), 60),
     "holistic": _Part("gpu_holistic", ("array_api_compat", "flatbuffers", "ai_edge_litert"), 180),
-    "end to end": _Part("gpu_end_to_end", (*_RUN, "av", "array_api_compat", "cv2", "platformdirs"), 110),
+    "end to end": _Part("gpu_end_to_end", (*_RUN, "av", "array_api_compat", "cv2", "platformdirs"), 150),
     "openpose": _Part("gpu_openpose", (), 30),
     "tracking": _Part("gpu_tracking", ("transformers", "torchvision", "scipy"), 60),
     "captions": _Part("gpu_captions", ("transformers",), 60),
@@ -114,8 +114,7 @@ def _measure_all(options: argparse.Namespace) -> None:
         for is_first in (True, False):
             for name in options.parts:
                 if missing[name]:
-                    note = f"missing: {', '.join(missing[name])}"
-                    results.put(Row(name, "", "skipped", Figures(0.0, "", note=note)))
+                    results.put(_skipped(name, "", ", ".join(missing[name])))
                 elif is_first or results.has_left(name):
                     until = min(end, time.time() + PARTS[name].seconds) if is_first else end
                     _run_part(name, until, results, log, options)
@@ -175,7 +174,13 @@ def _take(message: dict[str, Any], part: str, results: Results) -> str:
     if "figures" in message:
         results.put(Row(part, message["name"], "measured", Figures(*message["figures"])))
         print(f"{part}: {message['name']}", file=sys.stderr, flush=True)
+    if "missing" in message:
+        results.put(_skipped(part, message["name"], message["missing"]))
     return str(message.get("begun", ""))
+
+
+def _skipped(part: str, name: str, missing: str) -> Row:
+    return Row(part, name, "skipped", Figures(0.0, "", note=f"missing: {missing}"))
 
 
 def _kill(group: int) -> None:
@@ -198,7 +203,7 @@ def _measure_part(options: argparse.Namespace) -> None:
     """Measure what was not tried yet, and tell the parent: each message is a line of JSON on standard output."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes to the log
-    from gpu_part import Setting, machine_facts
+    from gpu_part import Missing, Setting, machine_facts
 
     def tell(**message: Any) -> None:
         print(json.dumps(message), file=channel, flush=True)
@@ -209,7 +214,10 @@ def _measure_part(options: argparse.Namespace) -> None:
     for name, measure in measurements.items():
         if name not in options.tried and time.time() < options.until:
             tell(begun=name)
-            tell(name=name, figures=measure())
+            try:
+                tell(name=name, figures=measure())
+            except Missing as error:
+                tell(name=name, missing=str(error))
 
 
 if __name__ == "__main__":

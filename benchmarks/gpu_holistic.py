@@ -72,7 +72,7 @@ def _measure(setting: Setting, case: _Case) -> Figures:
     return Figures(rate, "images", moved / 1e6, peak.megabytes / case.batch, note)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _landmarker(setting: Setting, precision: Precision) -> TorchLandmarker:
     names = HolisticOptions().networks
     if setting.models:  # not by `find_models`, which needs more packages

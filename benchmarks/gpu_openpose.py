@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpu_part import Measurement, Peak, Setting
+from gpu_part import Measurement, Missing, Peak, Setting
 from gpu_results import Figures
 from preprocess.pose.openpose_net import STRIDE, OpenPoseNet, prepare
 
@@ -25,9 +25,8 @@ def measurements(setting: Setting) -> Iterator[Measurement]:
     for px, batch in _TINY_CASES if setting.tiny else _CASES:
         for precision in _DTYPES:
             yield f"network, {precision}, {px} px, batch {batch}", partial(_network, setting, precision, px, batch)
-    if not any(find_spec(package) is None for package in _DECODING):
-        for px, batch in _TINY_CASES if setting.tiny else _CASES[::3]:
-            yield f"decoding, {px} px, batch {batch}", partial(_decoding, setting, px, batch)
+    for px, batch in _TINY_CASES if setting.tiny else _CASES[::3]:
+        yield f"decoding, {px} px, batch {batch}", partial(_decoding, setting, px, batch)
 
 
 @torch.inference_mode()
@@ -51,6 +50,8 @@ def _network(setting: Setting, precision: str, px: int, batch: int) -> Figures:
 @torch.inference_mode()
 def _decoding(setting: Setting, px: int, batch: int) -> Figures:
     """Decode maps of drawn people, as a trained network gives them: those of random weights have none."""
+    if missing := [package for package in _DECODING if not find_spec(package)]:
+        raise Missing(", ".join(missing))
     from preprocess.pose.decoding import decode
     from preprocess.pose.maps import Maps, upsampling_matrix
     from support.pose_runs import crowd, rendered

@@ -16,6 +16,10 @@ Measurement: TypeAlias = tuple[str, Callable[[], Figures]]
 """A measurement of a part: its name, unique in the part, and what makes it."""
 
 
+class Missing(Exception):
+    """A package that a measurement needs is missing; the message names it."""
+
+
 class Setting(NamedTuple):
     """What all parts are measured with.
 

@@ -78,8 +78,8 @@ class Results:
         self.save()
 
     def tried(self, part: str) -> set[str]:
-        """Return the names of a part's measurements that were made, or failed in this call."""
-        return {row.name for row in self._rows.values() if row.part == part and row.state in ("measured", "failed")}
+        """Return the names of a part's measurements that were made, or failed or were skipped in this call."""
+        return {row.name for row in self._rows.values() if row.part == part and row.state != "left"}
 
     def has_left(self, part: str) -> bool:
         """Return whether a part has measurements that are still to be made, or was not begun."""

@@ -85,14 +85,16 @@ def test_a_measurement_that_fails_ends_no_other(benchmark: Import, tmp_path: Pat
     gpu, results = benchmark("gpu"), benchmark("gpu_results")
     noted = results.Results(tmp_path / "gpu.json")
     noted.set_facts({"torch": "2"})
-    noted.plan("part", ["a", "b"])
+    noted.plan("part", ["a", "b", "c"])
     gpu._take({"begun": "a"}, "part", noted)
     noted.put(results.Row("part", "a", "failed", results.Figures(0.0, "", note="CUDA error:\nan | illegal access")))
     assert noted.tried("part") == {"a"}
     assert noted.has_left("part")
     gpu._take({"name": "b", "figures": [50.0, "images"]}, "part", noted)
+    gpu._take({"name": "c", "missing": "torchcodec"}, "part", noted)
     assert not noted.has_left("part")
     assert "| part | a | failed |  |  | CUDA error: an \\| illegal access |" in noted.markdown()
+    assert "| part | c | skipped |  |  | missing: torchcodec |" in noted.markdown()
     with pytest.raises(SystemExit, match="Name another --out"):
         results.Results(tmp_path / "gpu.json").set_facts({"torch": "3"})
 

@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GPU = BENCHMARKS / "gpu.py"
 TRIAL = ("--device", "cpu", "--tiny", "--seconds", "0", "--workers", "1")
 
-CASE = "fp32, graph, batch 1"
+CASE = "fp32, graph, crops in torch, batch 1"
 OTHERS = ("cv2", "scipy", "pyarrow", "mediapipe", "lightning", "rich", "psutil", "platformdirs", "PIL", "transformers")
 
 Import = Callable[[str], Any]

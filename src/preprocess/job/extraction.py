@@ -37,11 +37,11 @@ from preprocess.job.late import LateResults
 
 
 class _Late(NamedTuple):
-    """The late results of one batch, in parts if it was split; and the shard and the rows of its items."""
+    """The late results of one batch, and the shard and the rows of its items."""
 
     shard: int
     rows: set[int]
-    parts: list[LateResults]
+    results: LateResults
 
 
 class Extraction(LightningModule):
@@ -57,7 +57,7 @@ class Extraction(LightningModule):
         super().__init__()
         self._extractor, self._rank, self._items = extractor, rank, items
         self._late: _Late | None = None  # of the last batch
-        self._parts: list[LateResults] = []  # of the current one
+        self._next_late: _Late | None = None  # of the current one
 
     def setup(self, stage: str) -> None:
         """Load the extractor's weights onto this rank's device."""
@@ -75,12 +75,9 @@ class Extraction(LightningModule):
             if frame_idx == 0:
                 self._items.begin(batch["shard"], row, batch["items"][row])
         parts = _by_item(batch) if batch.get("alone") else [batch] if batch["rows"] else []
-        outcomes = [outcome for part in parts for outcome in self._outcomes(part)]
+        outcomes = [outcome for part in parts for outcome in self._outcomes(part, may_be_late=part is batch)]
         self.wait(batch["rows"])
-        if self._parts:
-            self._late, self._parts = _Late(batch["shard"], set(batch["rows"]), self._parts), []
-            if batch.get("alone"):
-                self.wait()
+        self._late, self._next_late = self._next_late, None
         planned = len(outcomes)  # here, `split_to` is the size of each part; None where nothing was split
         return [Outcome(result, None if size == planned else size) for result, size in outcomes]
 
@@ -108,8 +105,7 @@ class Extraction(LightningModule):
             return
         self._rank.mark_active(self._late.shard, sorted(self._late.rows.union(rows)))
         try:
-            for part in self._late.parts:
-                part.get()
+            self._late.results.get()
         except RuntimeError as error:
             self._end(error)
         except Exception as error:
@@ -136,12 +132,15 @@ class Extraction(LightningModule):
             row in shard.spool.results or self._items[batch["shard"], row].has_failed for row in batch["rows"]
         )
 
-    def _outcomes(self, batch: Batch) -> list[Outcome]:
-        """Extract `batch`, in parts if need be; the `split_to` of an outcome is the size of its part."""
+    def _outcomes(self, batch: Batch, may_be_late: bool = False) -> list[Outcome]:
+        """Extract `batch`, in parts if need be; the `split_to` of an outcome is the size of its part.
+
+        Parts are waited for, so that no error of one is attributed to the items of another.
+        """
         size = len(batch["rows"])
         if self._is_obsolete(batch):  # the item failed in an earlier part, for example
             return [Outcome(None, size)] * size
-        failure = self._try(batch)
+        failure = self._try(batch, may_be_late)
         if not isinstance(failure, Exception):
             return [Outcome(result, size) for result in failure]
         if size > 1:
@@ -158,7 +157,7 @@ class Extraction(LightningModule):
             return self._outcomes(batch)
         return [Outcome(None, size)]  # the rank has recorded the failure, so results of the item are ignored
 
-    def _try(self, batch: Batch) -> list[Any] | LateResults | Exception:
+    def _try(self, batch: Batch, may_be_late: bool) -> list[Any] | LateResults | Exception:
         """Return the results of `extract`, or the ItemError or out-of-memory error that it raised."""
         late_rows = self._late.rows if self._late else set()
         self._rank.mark_active(batch["shard"], sorted(late_rows.union(batch["rows"])))
@@ -167,6 +166,8 @@ class Extraction(LightningModule):
             on_device = _to_device(batch, self._extractor.device)
             on_device["assemblies"] = [self._items[shard, row].assembly for row in batch["rows"]]
             results = self._extractor.extract(on_device)
+            if isinstance(results, LateResults) and not may_be_late:
+                results = results.get()
         except ItemError as error:
             return error
         except MemoryError as error:
@@ -185,7 +186,7 @@ class Extraction(LightningModule):
         if len(results) != len(batch["rows"]):
             raise ValueError(f"extract returned {len(results)} results for {len(batch['rows'])} frames")
         if isinstance(results, LateResults):
-            self._parts.append(results)
+            self._next_late = _Late(batch["shard"], set(batch["rows"]), results)
         return results
 
 

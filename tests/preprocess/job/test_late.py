@@ -14,7 +14,7 @@ from datamodules.run.folder import Run
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
-from preprocess.job.assembly import ListAssembly, OpenItems
+from preprocess.job.assembly import ListAssembly, OpenItems, Outcome
 from preprocess.job.extraction import Extraction
 from preprocess.job.late import LateResult, LateResults
 from preprocess.job.output import Output
@@ -112,8 +112,26 @@ def test_an_item_alone_is_waited_for(tmp_path: Path) -> None:
     with Rank(make_run(tmp_path, 8, per_shard=8)) as rank:
         rank.lease()
         late = Late()
-        extraction(rank, late).predict_step(batch_of([0, 1], alone=True), 0)
-        assert [what for what, *_ in late.events] == ["start", "start", "read", "read"]
+        outcomes = extraction(rank, late).predict_step(batch_of([0, 1], alone=True), 0)
+        assert [what for what, *_ in late.events] == ["start", "read"] * 2
+        assert [outcome.result for outcome in outcomes] == [0.0, 0.0]
+
+
+def test_parts_of_a_batch_that_exhausts_memory_are_waited_for(tmp_path: Path) -> None:
+    class Small(Late):
+        def extract(self, batch: Batch) -> LateResults:  # type: ignore[override]
+            if len(batch["rows"]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().extract(batch)
+
+    with Rank(make_run(tmp_path, 8, per_shard=8)) as rank:
+        rank.lease()
+        module = extraction(rank, late := Small())
+        module.predict_step(batch_of([0, 1]), 0)
+        outcomes = module.predict_step(batch_of([2, 3, 4, 5]), 1)
+        expected = [("start", 0), ("start", 1), ("read", 1), ("start", 2), ("read", 2), ("read", 0)]
+        assert [(what, number) for what, _, number in late.events] == expected
+        assert outcomes == [Outcome(0.0, 2)] * 4
 
 
 @pytest.mark.parametrize(("is_lost", "raised"), [(True, EnvironmentFailure), (False, torch.AcceleratorError)])

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.corpus import Item
 from datamodules.errors import DecodeError, ListingError
 from datamodules.loading.batch import ItemSummary
-from datamodules.loading.request import FrameRequest, FrameTransform
+from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
 from datamodules.media.content import read_file, read_member
 from datamodules.media.decoding import Decoding
 from datamodules.media.facts import VideoFacts
@@ -49,7 +49,7 @@ class ItemReader:
         item: what to read.
         root: folder that the item's paths are relative to.
         request: which frames to read, and how to decode them.
-        transform: applied to each frame; None: frames are left as they are.
+        transform: applied to the frames; None: they are left as they are.
         mark_active: called before each step that may crash or hang on the item's files.
     """
 
@@ -58,7 +58,7 @@ class ItemReader:
         item: Item,
         root: str,
         request: FrameRequest,
-        transform: FrameTransform | None = None,
+        transform: FrameTransform | GroupTransform | None = None,
         mark_active: Callable[[], None] = lambda: None,
     ) -> None:
         self._item, self._root, self._request = item, root, request
@@ -86,11 +86,11 @@ class ItemReader:
         if self._transform:
             self._transform.start(self._item)
         frames = self.decoded()
-        while (frame := self._timed_next(frames)) is not None:
-            self._require_one_size(frame)
-            content, frame_idx = self._transformed(frame), self._num_frames
-            self._num_frames += 1
-            yield ReadFrame(frame_idx, self._pts_seconds[frame_idx] if self._pts_seconds else None, content)
+        while group := self._read_group(frames):
+            for content in self._transformed(group):
+                frame_idx = self._num_frames
+                self._num_frames += 1
+                yield ReadFrame(frame_idx, self._pts_seconds[frame_idx] if self._pts_seconds else None, content)
         if self._num_frames == 0:
             raise DecodeError(f"{self._item.source} has no frames")
 
@@ -125,6 +125,15 @@ class ItemReader:
             transform_seconds=self._transform_seconds,
         )
 
+    def _read_group(self, frames: Iterator[Tensor | Jpeg]) -> list[Tensor | Jpeg]:
+        """Return the next frames, as many as the transform takes at once; none at the end."""
+        size = self._transform.num_frames if isinstance(self._transform, GroupTransform) else 1
+        group: list[Tensor | Jpeg] = []
+        while len(group) < size and (frame := self._timed_next(frames)) is not None:
+            self._require_one_size(frame, self._num_frames + len(group))
+            group.append(frame)
+        return group
+
     def _timed_next(self, frames: Iterator[Tensor | Jpeg]) -> Tensor | Jpeg | None:
         self._mark_active()
         started = time.perf_counter()
@@ -132,25 +141,29 @@ class ItemReader:
         self._read_seconds += time.perf_counter() - started
         return frame
 
-    def _require_one_size(self, frame: Tensor | Jpeg) -> None:
+    def _require_one_size(self, frame: Tensor | Jpeg, frame_idx: int) -> None:
         height, width = frame.size if isinstance(frame, Jpeg) else frame.shape[1:]
         if self._size is None:
             self._size = (height, width)
         if self._size != (height, width):
             raise DecodeError(
-                f"frame {self._num_frames} is {width}x{height} px, but the first is {self._size[1]}x{self._size[0]}: "
+                f"frame {frame_idx} is {width}x{height} px, but the first is {self._size[1]}x{self._size[0]}: "
                 "all frames of an item must have the same size"
             )
 
-    def _transformed(self, frame: Tensor | Jpeg) -> Any:
+    def _transformed(self, frames: Sequence[Tensor | Jpeg]) -> Sequence[Any]:
         if not self._transform:
-            return frame
-        assert isinstance(frame, Tensor)  # `FrameRequest.resolve` refuses a transform of what the GPU decodes
+            return frames
         self._mark_active()
         started = time.perf_counter()
-        result = self._transform(frame)
+        tensors = [frame for frame in frames if isinstance(frame, Tensor)]
+        assert len(tensors) == len(frames)  # `FrameRequest.resolve` refuses a transform of what the GPU decodes
+        if isinstance(self._transform, GroupTransform):
+            results = self._transform.results(tensors)
+        else:
+            results = [self._transform(frame) for frame in tensors]
         self._transform_seconds += time.perf_counter() - started
-        return result
+        return results
 
     def _images(self) -> Iterator[Tensor | Jpeg]:
         item, request = self._item, self._request

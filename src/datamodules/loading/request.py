@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,25 @@ class FrameTransform(Protocol):
         Raises:
             ExtractError: the frame cannot be handled; its item fails.
         """
+        ...
+
+
+@runtime_checkable
+class GroupTransform(Protocol):
+    """A step like `FrameTransform` that takes a few frames of an item at once, because it is faster then.
+
+    Attributes:
+        num_frames: the largest number of frames that it takes at once; they are in memory together.
+    """
+
+    num_frames: int
+
+    def start(self, item: Item) -> None:
+        """See `FrameTransform`."""
+        ...
+
+    def results(self, frames: Sequence[Tensor]) -> Sequence[Any]:
+        """Return the result of each frame, uint8 [3, H, W]; see `FrameTransform.__call__`."""
         ...
 
 
@@ -103,7 +122,8 @@ class FrameRequest(NamedTuple):
 
     Attributes:
         slice_frames: maximum number of frames in a slice. Single images are put together up to this number.
-        transform: makes the `FrameTransform` of each worker; None: the extractor gets the frames themselves.
+        transform: makes the `FrameTransform` or `GroupTransform` of each worker; None: the extractor gets the frames
+            themselves.
         selection: which frames of a video to take, among those between the item's times.
         size: (height, width) in px that frames of videos are resized to; None: their own size.
         decoding: how videos and images are decoded. The DataModule replaces it by its own (`--data.decoding`).
@@ -114,7 +134,7 @@ class FrameRequest(NamedTuple):
     """
 
     slice_frames: int = 32
-    transform: Callable[[], FrameTransform] | None = None
+    transform: Callable[[], FrameTransform | GroupTransform] | None = None
     selection: Selection = _EVERY
     size: tuple[int, int] | None = None
     decoding: Decoding = _DECODING

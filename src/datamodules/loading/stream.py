@@ -13,7 +13,7 @@ from datamodules.corpus import Item, located
 from datamodules.errors import DecodeError, EnvironmentFailure, FramemillError, ItemError
 from datamodules.loading.batch import Batch, Slice, by_size
 from datamodules.loading.reading import ItemReader
-from datamodules.loading.request import FrameRequest, FrameTransform
+from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
 from datamodules.loading.tickets import Ticket, TicketQueue
 from datamodules.run.plan import Plan
 
@@ -79,7 +79,12 @@ class _TicketReader:
     """Reads the items of one ticket after another."""
 
     def __init__(
-        self, plan: Plan, root: str, request: FrameRequest, transform: FrameTransform | None, monitor: ActivityMonitor
+        self,
+        plan: Plan,
+        root: str,
+        request: FrameRequest,
+        transform: FrameTransform | GroupTransform | None,
+        monitor: ActivityMonitor,
     ) -> None:
         self._plan, self._root, self._request = plan, root, request
         self._transform, self._monitor = transform, monitor

@@ -20,7 +20,7 @@ from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.device_copies import start_to_host
 from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
-from preprocess.holistic.litert_landmarker import litert_versions
+from preprocess.holistic.litert_landmarker import GROUP, litert_versions
 from preprocess.holistic.micro_batch import Trial, measure, suggest_batch_size
 from preprocess.holistic.models import HOLISTIC, combined_sha256, find_models
 from preprocess.holistic.networks import Complexity, HolisticOptions
@@ -259,7 +259,9 @@ class MediaPipeTransform:
 
 
 class LiteRTTransform:
-    """Runs Holistic on frames in a DataLoader worker, by LiteRT."""
+    """Runs Holistic on groups of frames in a DataLoader worker, by LiteRT."""
+
+    num_frames = GROUP
 
     def __init__(self, layout: Layout, options: HolisticOptions, model_dir: Path | None) -> None:
         cv2.setNumThreads(1)  # the workers share the cores
@@ -269,14 +271,13 @@ class LiteRTTransform:
     def start(self, item: Item) -> None:
         """Do nothing: no state is kept from frame to frame."""
 
-    def __call__(self, frame: Tensor) -> Result:
-        """Return the result of a frame, uint8 [3, H, W].
+    def results(self, frames: Sequence[Tensor]) -> list[Result]:
+        """Return the result of each frame, uint8 [3, H, W].
 
         Raises:
-            ExtractError: the frame is too large.
+            ExtractError: a frame is too large.
         """
-        (result,) = results_of(self._landmarker([frame]), self._order)
-        return result
+        return results_of(self._landmarker(frames), self._order)
 
 
 class HolisticBatches:

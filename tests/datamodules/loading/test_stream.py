@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,6 +143,41 @@ def test_a_frame_that_a_transform_refuses_fails_its_item_only(corpus: tuple[Run,
         "extract",
     )
     assert summaries_of(batches)[6].reason is None
+
+
+class Groups:
+    """Each frame's value, with the values of all frames of its group; refuses groups with a frame of mean 102."""
+
+    num_frames = 4
+
+    def start(self, item: Item) -> None:
+        self.key = item.key
+
+    def results(self, frames: Sequence[Any]) -> list[Any]:
+        values = [int(frame.float().mean().round()) for frame in frames]
+        if 102 in values:
+            raise ExtractError("102 is too bright")
+        return [(self.key, value, values) for value in values]
+
+
+def test_a_group_transform_gets_groups_of_the_frames_of_one_item(corpus: tuple[Run, Path]) -> None:
+    images, *video = slices(corpus, (1, 3), (9,), transform=Groups, slice_frames=5)
+    assert images["results"] == [("0/images/1", 10, [10]), ("0/images/3", 30, [30])]
+    assert [len(batch["results"]) for batch in video] == [5, 5, 5, 5, 3]
+    results = [result for batch in video for result in batch["results"]]
+    assert [index for batch in video for index in batch["frame_idx"]] == list(range(23))
+    assert [len(values) for *_, values in results] == [4] * 20 + [3] * 3
+    for index, (_, value, values) in enumerate(results):
+        assert value == values[index % 4]
+        assert abs(value - gray_of(index)) < 4
+
+
+def test_a_group_that_is_refused_or_damaged_fails_its_item_only(corpus: tuple[Run, Path]) -> None:
+    summaries = summaries_of(slices(corpus, (7, 8), (6,), transform=Groups))
+    assert (summaries[7].reason, summaries[7].reason_class) == ("102 is too bright", "extract")
+    assert summaries[8].reason is not None
+    assert summaries[8].reason.startswith("3.png cannot be decoded (8 bytes)")
+    assert summaries[6].reason is None
 
 
 class Size(NamedTuple):

@@ -61,10 +61,10 @@ def test_ways_take_turns_and_their_least_and_median_times_are_added_over_images(
     assert {name: values.shape for (_, name), values in turns.items()} == {
         "MediaPipe's graph": (2, 9, 3),
         "litert": (2, 9, 3),
-        "litert, groups of 8": (2, 2, 3),
+        "litert, groups of 4": (2, 3, 3),
     }
     assert calls[:4] == [("MediaPipe's graph", 1), ("litert", 1)] * 2
-    assert [call for call in calls if call[1] == 8] == [("litert", 8)] * 3
+    assert [call for call in calls if call[1] == 4] == [("litert", 4)] * 6
     seconds = np.array([[Turn(4, 2, 1), Turn(6, 3, 1)], [Turn(2, 2, 0), Turn(8, 5, 1)], [Turn(3, 1, 1), Turn(7, 7, 0)]])
     assert milliseconds(seconds, num_images=2).tolist() == [4000, 5000]
     assert shares(seconds) == pytest.approx([20 / 30, 4 / 30, 6 / 30])

@@ -18,7 +18,10 @@ _EVERY, _DECODING = Every(), Decoding()
 
 
 class FrameTransform(Protocol):
-    """A step on the CPU that runs inside the workers, frame by frame. Each worker makes its own."""
+    """A step on the CPU that runs inside the workers, frame by frame. Each worker makes its own.
+
+    `GroupTransform` takes several frames at once.
+    """
 
     def start(self, item: Item) -> None:
         """Reset the state that is kept between frames: the frames of `item` follow.

@@ -1,7 +1,7 @@
 """The pass of MediaPipe Holistic: from the sizes of images, and what its networks find in their regions, to landmarks.
 
 Only this module knows the steps. It computes with numpy or torch, whichever the networks' outputs are:
-`torch_landmarker` runs it for batches on a device, `litert_landmarker` for one image after the other on a CPU.
+`torch_landmarker` runs it for batches on a device, `litert_landmarker` for groups of a few images on a CPU.
 
 | step    | region                                       | network                           | detected if         |
 |---------|----------------------------------------------|-----------------------------------|---------------------|

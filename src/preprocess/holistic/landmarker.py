@@ -51,7 +51,7 @@ class HolisticLandmarker:
         Args:
             device: such as `cpu`, `cuda` or `cuda:1`.
             options: what to find, and by which networks.
-            backend: `litert`: on the CPU, the fastest there, one image after the other on the calling thread; `torch`:
+            backend: `litert`: on the CPU, the fastest there, a few images at a time on the calling thread; `torch`:
                 in batches on any device; `auto`: litert on a CPU, else torch.
             precision: of the networks in torch: `fp32`; or `fp16`, which moves points by 0.1 to 0.3 px on average.
             compile: compile the pass in torch by torch.compile, which takes minutes with the first batch.

@@ -216,7 +216,7 @@ class _Pickled:
 
 
 def _ray(pairs: Sequence[Pair], out: str, workers: int) -> None:
-    import ray  # type: ignore[import-not-found]
+    import ray
 
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
     folder = os.path.abspath(out)  # Ray's workers may have another working directory

@@ -129,7 +129,7 @@ def write_card(run: Run) -> None:
         if is_users(run) or not (text := _text(run)):
             return
         try:
-            write_whole(path, text)
+            write_whole(path, text.encode())
         except OSError as error:
             raise EnvironmentFailure(f"the dataset card {path} cannot be written: {error}") from error
         described = committed

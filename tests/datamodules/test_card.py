@@ -237,7 +237,7 @@ def test_a_rank_that_is_slow_leaves_no_card_of_fewer_shards(tmp_path: Path, monk
     record.rename(elsewhere)
     num_written = 0
 
-    def write_late(path: Path, text: str) -> None:
+    def write_late(path: Path, text: bytes) -> None:
         nonlocal num_written
         num_written += 1
         if elsewhere.exists():  # another rank commits its shard after the text was made

@@ -83,16 +83,16 @@ def read_file(path: Path) -> bytes:
         return file.read()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to the file `path`, replacing what is there. Readers see the old or the new file, never a part.
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to the file `path`, replacing what is there. Readers see the old or the new file, never a part.
 
     Raises:
         OSError: the file cannot be written; `path` is unchanged.
     """
     partial = path.with_name(f"{path.name}.{os.urandom(8).hex()}.partial")
     try:
-        with open(partial, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(partial, "xb") as file:
+            file.write(content)
         os.replace(partial, path)
     except BaseException:
         remove(partial)

@@ -369,7 +369,7 @@ class Rank:
                 opened.shard.name: (len(opened.spool.results), len(opened.items), round(now - opened.since, 1))
                 for opened in list(self.open.values())
             }
-            write_whole(self._activity_path, json.dumps(vars(self.activity)))
+            write_whole(self._activity_path, json.dumps(vars(self.activity)).encode())
 
     def _check(self) -> None:
         """Raise EnvironmentFailure if heartbeats have failed for `_SILENT_SECONDS`."""

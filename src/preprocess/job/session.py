@@ -198,4 +198,4 @@ class Session:
     def _keep_config(self) -> None:
         path = Path(self._job.output.dir) / "config.yaml"
         if self._job.config is not None and not path.exists():
-            write_whole(path, self._job.config)
+            write_whole(path, self._job.config.encode())

@@ -116,7 +116,7 @@ def test_a_file_above_the_size_limit_is_not_read(tmp_path: Path) -> None:
 def test_a_file_is_written_whole_and_replaces_a_link_rather_than_its_target(tmp_path: Path, victim: Path) -> None:
     path = tmp_path / "config.yaml"
     path.symlink_to(victim / "letter")
-    write_whole(path, "a: 1\n")
+    write_whole(path, b"a: 1\n")
     assert (path.read_text(), path.is_symlink(), (victim / "letter").read_text()) == ("a: 1\n", False, "dear")
     assert sorted(os.listdir(tmp_path)) == ["config.yaml", "victim"]
 

@@ -1,0 +1,343 @@
+"""Stores: where the files of a run are, with the operations that its ranks need, and no others.
+
+Ranks share a store and nothing else. It is a folder (`Folder`) or a bucket (`datamodules.run.bucket.Bucket`), and no
+other module knows which. Names are relative to the run, with `/` between folders: `records/train-000000.json`.
+
+| operation | what ranks rely on                                            | folder            | bucket            |
+|-----------|---------------------------------------------------------------|-------------------|-------------------|
+| `create`  | of several callers one wins; its content appears whole        | hard link         | conditional put   |
+| `replace` | readers see the old or the new content, never a part          | rename            | put               |
+| `staged`  | a large file is durable before a record names it              | file, fsync       | upload            |
+| `publish` | moves a staged file; anyone may do it, or do it again         | rename            | copy, then delete |
+| `list`    | a version that changes with each `replace`: a heartbeat       | modification time | ETag, time        |
+
+What only appends, or is written by other code through a path, stays on a local disk: `Store.work`.
+"""
+
+import errno
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from datamodules.errors import EnvironmentFailure
+from datamodules.run.files import open_file, read_file, remove, sync, write_whole
+
+STAGING = "work/staging"
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+
+
+class Entry(NamedTuple):
+    """One file of a store, as it was when it was listed.
+
+    Attributes:
+        name: relative to the run.
+        size: in bytes.
+        version: changes whenever the file is replaced.
+        modified: when it was last written, in seconds since the epoch by the clock of the store.
+    """
+
+    name: str
+    size: int
+    version: str
+    modified: float
+
+
+class StoredFile(io.RawIOBase):
+    """An open file of a store, for reading at any offset. Can be read by several threads through `read_at`.
+
+    Args:
+        size: of the file in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._position = 0
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        """Return `size` bytes from `offset` on; fewer only at the end of the file.
+
+        Raises:
+            OSError: the file cannot be read any more.
+        """
+        raise NotImplementedError
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.read_at(len(buffer), self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+    def readall(self) -> bytes:
+        content = self.read_at(max(0, self.size - self._position), self._position)
+        self._position += len(content)
+        return content
+
+
+class Store(ABC):
+    """The files of one run. Can be pickled.
+
+    Attributes:
+        location: the folder or URL, as the user gave it; also the text of the store.
+        work: folder on a local disk for spools, fault files and scratch; it may not exist yet.
+        shares_work: whether the ranks of all machines have the same `work`.
+        beat_seconds: time between two heartbeats of a rank.
+        patience_seconds: how long writing may fail before the store counts as lost.
+    """
+
+    location: str
+    work: Path
+    shares_work: bool
+    beat_seconds: float
+    patience_seconds: float
+
+    def __str__(self) -> str:
+        return self.location
+
+    def locate(self, name: str) -> str:
+        """Return where the file `name` is, for people: a path or a URL."""
+        return f"{self.location.rstrip('/')}/{name}"
+
+    @abstractmethod
+    def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
+        """Create the file `name`, unless it exists.
+
+        Args:
+            name: of the file.
+            content: of the file. No other call may pass equal content: it tells whose file it is.
+            is_durable: whether the file survives a crash of the machine once this returns.
+
+        Returns:
+            Whether this call created the file; False if another did.
+
+        Raises:
+            OSError: it is not known whether the file was created.
+            EnvironmentFailure: the store cannot create files exclusively.
+        """
+
+    @abstractmethod
+    def replace(self, name: str, content: bytes) -> None:
+        """Write `content` to the file `name`, whether it exists or not.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return the content of the small file `name`.
+
+        Raises:
+            OSError: it cannot be read; FileNotFoundError if it is missing.
+            RunError: it has more than 16 MiB, or is not a regular file.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> StoredFile:
+        """Open the file `name` for reading.
+
+        Raises:
+            OSError, RunError: see `read`; the size is not limited.
+        """
+
+    @abstractmethod
+    def find(self, name: str) -> Entry | None:
+        """Return the entry of the file `name`; None if it is missing."""
+
+    @abstractmethod
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names, without their folder, of what is directly in `folder`, sorted; empty if it is missing.
+
+        Names that begin with a dot are left out: NFS keeps open files that are removed as `.nfs…`.
+        """
+
+    @abstractmethod
+    def list(self, folder: str = "") -> Iterator[Entry]:
+        """Yield the entries of the files directly in `folder`, in order of names; see `names`."""
+
+    @abstractmethod
+    def staged(self, name: str) -> AbstractContextManager[Path]:
+        """Yield a path for a new file, which becomes the file `name`, durably, when the block ends without an error.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    def publish(self, staged: str, name: str) -> None:
+        """Move the file `staged` to `name`, durably, and replace what is there. Does nothing if `staged` is missing,
+        because another process has moved it."""
+
+    @abstractmethod
+    def confirm(self, name: str) -> None:
+        """Make durable that the file `name` exists: the process that created it may have died before it did."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, if it exists."""
+
+
+class Folder(Store):
+    """A folder of a file system that all ranks share. It needs hard links, as NFS and all of Linux's own have them.
+
+    Args:
+        path: of the folder.
+    """
+
+    shares_work = True
+    beat_seconds = 2.0
+    patience_seconds = 10.0
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.location = str(path)
+        self.work = self.path / "work"
+
+    def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
+        path = self._path(name)
+        # why a link: it fails if its name exists, on NFS too, where a rename would replace the winner's file. And the
+        # content is complete before it has the name
+        temporary = self._path(f"{STAGING}/{path.name}.{os.urandom(8).hex()}.partial")
+        for folder in (path.parent, temporary.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, content, is_durable)
+            is_created = _link(temporary, path)
+        finally:
+            with suppress(OSError):
+                remove(temporary)
+        if is_created and is_durable:
+            self._sync_folders(path)
+        return is_created
+
+    def replace(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+
+    def read(self, name: str) -> bytes:
+        return read_file(self._path(name))
+
+    def open(self, name: str) -> StoredFile:
+        return _LocalFile(open_file(self._path(name)))
+
+    def find(self, name: str) -> Entry | None:
+        try:
+            status = os.lstat(self._path(name))  # a link that leads nowhere is a damaged file, not a missing one
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Entry(name, status.st_size, f"{status.st_ino} {status.st_mtime_ns}", status.st_mtime)
+
+    def names(self, folder: str = "") -> list[str]:
+        with suppress(FileNotFoundError):
+            return sorted(name for name in os.listdir(self._path(folder)) if not name.startswith("."))
+        return []
+
+    def list(self, folder: str = "") -> Iterator[Entry]:
+        for name in self.names(folder):
+            if entry := self.find(f"{folder}/{name}" if folder else name):  # else it was removed in the meantime
+                yield entry
+
+    @contextmanager
+    def staged(self, name: str) -> Iterator[Path]:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield path
+            sync(path)
+            self._sync_folders(path)  # else a crash may keep a record, but not the names of its files
+        except BaseException:
+            with suppress(OSError):
+                remove(path)
+            raise
+
+    def publish(self, staged: str, name: str) -> None:
+        source, path = self._path(staged), self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.rename(source, path)
+        for folder in (path.parent, source.parent):
+            with suppress(FileNotFoundError):
+                sync(folder)
+
+    def confirm(self, name: str) -> None:
+        sync(self._path(name).parent)
+
+    def remove(self, name: str) -> None:
+        remove(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self.path / name if name else self.path
+
+    def _sync_folders(self, path: Path) -> None:
+        """fsync the folders from that of `path` up to the run's, which may be as new as the file."""
+        folder = path.parent
+        while folder != self.path:
+            sync(folder)
+            folder = folder.parent
+        sync(folder)
+
+
+class _LocalFile(StoredFile):
+    """A file of a file system, open for reading."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(os.fstat(file.fileno()).st_size)
+        self._file = file
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        content = os.pread(self._file.fileno(), size, offset)
+        while len(content) < size and (
+            more := os.pread(self._file.fileno(), size - len(content), offset + len(content))
+        ):
+            content += more  # Linux reads at most 2 GiB at once
+        return content
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _write(path: Path, content: bytes, is_durable: bool) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        if is_durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give the file `temporary` the name `path` too; return whether it has that name afterwards."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        try:
+            # NFS may repeat a request whose reply was lost, and then report this call's own link as "exists"
+            return temporary.samefile(path)
+        except FileNotFoundError:  # removed in the meantime
+            return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise EnvironmentFailure(
+            f"cannot create a hard link in {path.parent}: {error.strerror}. Use an --output.dir whose file system has "
+            "hard links"
+        ) from error
+    return True

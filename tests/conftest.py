@@ -7,6 +7,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in all processes that tests start
 
+pytest_plugins = ["support.s3_server"]  # fixtures that tests in several folders share
+
 _LONGEST = (
     "test_run.py", "test_run_faults.py", "test_loader.py", "test_sam3.py", "test_tracking.py", "test_clips.py",
     "test_keypoints.py", "test_local.py", "test_sam2.py", "test_tracking_models.py", "test_mediapipe_graph.py",

@@ -18,6 +18,7 @@ _HARMLESS_WARNINGS = (
     "Couldn't infer the batch indices",  # batches carry their own items
     ".*LeafSpec",  # Lightning 2.6 with torch 2.15
     "GPU available but not used",  # --trainer.accelerator cpu says so
+    "The `srun` command is available",  # ranks need no srun, and this is a login node or a batch script of SLURM
 )
 
 

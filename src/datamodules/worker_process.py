@@ -21,19 +21,22 @@ from datamodules.messages import escape_messages
 def fork_server(preload: Sequence[str]) -> ForkServerContext:
     """Start the fork server, unless it runs, and return the context that starts workers from it.
 
-    The server blocks the signals that stop a run, and its workers inherit that. A terminal and a batch system send them
-    to all processes of a run, but only the rank is to act on them. Were they not blocked, Ctrl-C would end the server
-    while it imports torch, which takes seconds, and the rank could not start its workers.
+    The server and Python's resource tracker block the signals that stop a run, and the workers inherit that. A terminal
+    and a batch system send them to all processes of a run, but only the rank is to act on them. Were they not blocked,
+    Ctrl-C would end the server while it imports torch, which takes seconds, and the rank could not start its workers.
 
     Args:
         preload: names of modules that the server imports for its workers. They are ignored if it runs already.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    # The resource tracker unblocks SIGINT and SIGTERM when it starts. Starting the server would start it, too late.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
+        # The tracker ignores SIGINT and SIGTERM, but not SIGUSR1, which SLURM sends to all processes of a job. Starting
+        # the tracker unblocks SIGINT and SIGTERM here. Starting the server would start the tracker, too late.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -358,7 +358,12 @@ def test_an_item_that_kills_or_hangs_its_worker_fails_alone(
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_run_in_order_and_the_same_command_resumes(
     arguments: Callable[..., list[str]],

@@ -29,7 +29,7 @@ _OWN = (
     *(f"{STRAY}{below}" for below in ("", "/records", "/tables", f"/{SUPERSEDED}")),
     *(f"work{below}" for below in ("", "/leases", "/ranks", "/scratch", "/spool", "/staging")),
 )
-_MAX_BYTES = 16 << 20  # limit for files that are read whole: records, rank files and cards have some KB
+MAX_BYTES = 16 << 20  # limit for files that are read whole: records, rank files and cards have some KB
 
 
 def require_own_folders(folder: Path) -> None:
@@ -78,8 +78,8 @@ def read_file(path: Path) -> bytes:
     """
     with open_file(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
-        if num_bytes > _MAX_BYTES:
-            raise RunError(f"{path} has {num_bytes:,} bytes; the limit for such a file is {_MAX_BYTES:,}: remove it")
+        if num_bytes > MAX_BYTES:
+            raise RunError(f"{path} has {num_bytes:,} bytes; the limit for such a file is {MAX_BYTES:,}: remove it")
         return file.read()
 
 

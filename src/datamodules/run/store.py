@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from datamodules.errors import EnvironmentFailure
-from datamodules.run.files import open_file, read_file, remove, sync, write_whole
+from datamodules.run.files import open_file, read_file, remove, require_own_folders, sync, write_whole
 
 STAGING = "work/staging"
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
@@ -113,6 +113,15 @@ class Store(ABC):
     def locate(self, name: str) -> str:
         """Return where the file `name` is, for people: a path or a URL."""
         return f"{self.location.rstrip('/')}/{name}"
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Check that a rank can work in the store. Called by every process that works on the run, before it writes.
+
+        Raises:
+            RunError: a folder of the run leads out of it.
+            EnvironmentFailure: the store cannot be written to or listed, or cannot create files exclusively.
+        """
 
     @abstractmethod
     def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
@@ -208,6 +217,9 @@ class Folder(Store):
         self.path = Path(path)
         self.location = str(path)
         self.work = self.path / "work"
+
+    def prepare(self) -> None:
+        require_own_folders(self.path)
 
     def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
         path = self._path(name)

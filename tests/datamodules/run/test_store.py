@@ -6,12 +6,23 @@ from pathlib import Path
 import pytest
 
 from datamodules.errors import RunError
+from datamodules.run.bucket import open_store
 from datamodules.run.store import Folder, Store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Folder(tmp_path / "run")
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind, ready for a rank."""
+    if request.param == "folder":
+        location = str(tmp_path / "run")
+    else:
+        pytest.importorskip("obstore")
+        location = f"{request.param}://{'localhost' if request.param == 'file' else 'test'}{tmp_path}/run"
+    if request.param == "s3":
+        location = f"s3://{request.getfixturevalue('s3').make_bucket()}/runs/a run"
+    store = open_store(location, scratch=str(tmp_path / "scratch"))
+    store.prepare()
+    return store
 
 
 def test_of_many_creators_of_a_file_one_wins_with_its_whole_content(store: Store) -> None:

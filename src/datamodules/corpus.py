@@ -12,6 +12,8 @@
 | start_seconds, stop_seconds | float or None | half-open part of a video, since its first frame; None: no bound       |
 | cost     | int, bytes            | size on disk, by which shards are balanced                                        |
 | modified | float or None, s      | newest modification time of its files, since the epoch; None: not known           |
+| version  | str or None           | ETag of its object in an object store; of several, a hash of theirs; None: of     |
+|          |                       | files, or not known                                                               |
 | meta     | JSON-able dict        | what the corpus knows about it: glosses, transcript, prompt                       |
 | problem  | str or None           | why the item cannot be used, found by the listing; it becomes a failure row of    |
 |          |                       | the class `listing`, and none of its files is opened                              |
@@ -49,6 +51,7 @@ class Item:
     start_byte: int | None = None
     cost: int = 0
     modified: float | None = None
+    version: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 

@@ -15,6 +15,7 @@ its footer, and the rows of a shard take one seek, whatever the number of items.
 | start_byte                  | int64        | null: the file is not in a tar                 |
 | cost                        | int64        | bytes                                          |
 | modified                    | double       | seconds since the epoch; null: not compared    |
+| version                     | string       | ETag; null: of files, or not compared          |
 | meta                        | string       | JSON                                           |
 | problem                     | string       | null: the listing noticed none                 |
 
@@ -59,6 +60,7 @@ SCHEMA = pa.schema(
         ("start_byte", pa.int64()),
         ("cost", pa.int64()),
         ("modified", pa.float64()),
+        ("version", pa.string()),
         ("meta", pa.string()),
         ("problem", pa.string()),
     ]

@@ -330,7 +330,7 @@ def _in_utf8(item: Item) -> Item:
         return item
     path, *frames = map(_printable, names)
     problem = _printable(item.problem) if item.problem else _problem_of_name(wrong or "")
-    return replace(item, path=path, frames=tuple(frames), modified=None, problem=problem)
+    return replace(item, path=path, frames=tuple(frames), modified=None, version=None, problem=problem)
 
 
 def _is_utf8(text: str) -> bool:

@@ -138,7 +138,7 @@ def _plan_retry(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: 
     if set(request.classes) & run.outcome().statuses.keys():
         plan_once(path, lambda: _write_replacing(run, path, made_by, number, request))
     else:
-        failed = (replace(failure.item, modified=None) for failure in failures(run, request.classes))
+        failed = (replace(failure.item, modified=None, version=None) for failure in failures(run, request.classes))
         plan_once(path, lambda: write_plan(failed, path, made_by, size, number, roots=request.roots))
     return Run(run.folder, number)
 
@@ -156,14 +156,17 @@ def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: i
                 chosen.append((owner, shard, pa.array(valid)))
     splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
     chosen.sort(key=lambda entry: splits.index(entry[1].split))  # the shards of a split follow one another in a plan
-    batches = (_without_times(owner.plan.batch(shard.number).filter(valid)) for owner, shard, valid in chosen)
+    batches = (_without_versions(owner.plan.batch(shard.number).filter(valid)) for owner, shard, valid in chosen)
     replaces = [shard.name for _, shard, _ in chosen]
     write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, request.roots)
 
 
-def _without_times(batch: Any) -> Any:
-    """Return rows of a plan without `modified`: a retry reads files as they are now, also if they have changed."""
-    return batch.set_column(batch.schema.get_field_index("modified"), "modified", pa.nulls(len(batch), pa.float64()))
+def _without_versions(batch: Any) -> Any:
+    """Return rows of a plan without times and ETags: a retry reads files as they are now, also if they have changed."""
+    for name in ("modified", "version"):
+        index = batch.schema.get_field_index(name)
+        batch = batch.set_column(index, name, pa.nulls(len(batch), batch.schema.field(index).type))
+    return batch
 
 
 def _has(record: Record, classes: Collection[str]) -> bool:

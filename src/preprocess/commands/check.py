@@ -189,5 +189,5 @@ class _Ends(Corpus):
         """Yield the items of the corpus, without the frames between the first and the last."""
         for item in self._corpus.items():
             if len(item.frames) > 2:
-                item = replace(item, frames=(item.frames[0], item.frames[-1]), modified=None)
+                item = replace(item, frames=(item.frames[0], item.frames[-1]), modified=None, version=None)
             yield item

@@ -47,7 +47,15 @@ def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fing
 
 def test_a_plan_reads_back_the_listed_items(tmp_path: Path) -> None:
     items = [
-        Item("train/a", "train", "videos/ä b.mp4", fps=12.5, cost=7, meta={"text": "Übermorgen 'x'", "n": [1, None]}),
+        Item(
+            "train/a",
+            "train",
+            "videos/ä b.mp4",
+            fps=12.5,
+            cost=7,
+            version='"e"',
+            meta={"text": "Übermorgen 'x'", "n": [1, None]},
+        ),
         Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}, problem="it is reversed"),
     ]
     plan = plan_of(tmp_path, items, ShardSize(max_bytes=1 << 50, min_shards=1))

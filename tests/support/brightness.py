@@ -56,9 +56,13 @@ class Brightness(Extractor):
         batch_size: frames in a batch.
         poison: the value of frames that fail; None: none does.
         seconds_per_frame: how long a frame takes.
+
+    Attributes:
+        num_loaded: how often the weights, of which there are none, were loaded in this process.
     """
 
     samples = BrightnessSamples()
+    num_loaded = 0
 
     def __init__(
         self,
@@ -71,6 +75,9 @@ class Brightness(Extractor):
         self.save_hyperparameters(ignore=["seconds_per_frame"])
         self.poison, self.seconds_per_frame = poison, seconds_per_frame
         self.frames = FrameRequest(batch_size, MeanTransform if in_workers else None)
+
+    def setup(self, stage: str) -> None:
+        Brightness.num_loaded += 1
 
     def extract(self, batch: Batch) -> list[Any]:
         if "results" in batch:

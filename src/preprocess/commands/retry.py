@@ -1,8 +1,9 @@
 """`preprocess retry`: try the failed items of a run again, or its samples that have a given status."""
 
 import os
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from inspect import isabstract
 from pathlib import Path
 from pkgutil import resolve_name
@@ -39,6 +40,13 @@ def main(argv: Sequence[str], began: float) -> int:
     parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_DESCRIPTION)
     parser.add_argument("folder", metavar="O", type=Path, help="folder of a complete run (its --output.dir)")
     parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="only of this class")
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        type=_seconds,
+        help="take part in a retry that was completed after this time, such as 2026-11-30T18:00:00+00:00, instead of "
+        "beginning another one: for the processes of one job, which may start late",
+    )
     options, overrides = parser.parse_known_args(argv)
     run, config = Run(options.folder), options.folder / "config.yaml"
     if not config.is_file():
@@ -53,8 +61,16 @@ def main(argv: Sequence[str], began: float) -> int:
     corpus, overrides = _planned_corpus(run, overrides, named)
     cli = parse_pipeline(overrides, FolderConfig(config, named))
     corpus = cli.data.corpus or corpus
-    request = RetryRequest(tuple(options.classes), began, (os.path.realpath(corpus.root),))
+    request = RetryRequest(tuple(options.classes), options.since or began, (os.path.realpath(corpus.root),))
     return predict(cli.job(corpus, request))
+
+
+def _seconds(text: str) -> float:
+    """Return a time as seconds since the epoch."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a time such as 2026-11-30T18:00:00+00:00") from error
 
 
 def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) -> tuple[Corpus, list[str]]:

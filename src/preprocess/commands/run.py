@@ -28,7 +28,8 @@ def predict(job: Job) -> int:
     """Run a job, check the coverage of its run, and print how it ended. Returns the exit status."""
     with Session(job) as session:
         try:
-            session.predict()
+            if not session.run.is_complete():  # else a process that starts late ends without loading a model
+                session.predict()
         except SystemExit as error:
             if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns it into SystemExit
                 raise KeyboardInterrupt from None

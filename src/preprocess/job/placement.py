@@ -140,11 +140,19 @@ def _gpus(devices: Any, count: int) -> list[int]:
 
 
 def rank_position() -> float:
-    """Return where in the plan this rank begins, 0 to 1. The ranks of one launch begin at different positions."""
-    for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE")):
+    """Return where in the plan this rank begins, 0 to 1. The ranks of one launch begin at different positions.
+
+    A job array is one launch, whose tasks have their parts of the plan.
+    """
+    position, names = 0.0, (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE"))
+    for rank, size in names:
         if rank in os.environ and size in os.environ:
-            return int(os.environ[rank]) / int(os.environ[size])
-    return 0.0
+            position = int(os.environ[rank]) / int(os.environ[size])
+            break
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
+        return position
+    task, first, last = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX"))
+    return (task - first + position) / (last - first + 1)
 
 
 def device_name(device: torch.device) -> str:

@@ -124,8 +124,7 @@ class Session:
         rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
         with ExitStack() as stack:  # closes the rank if what follows fails
             self.rank = stack.enter_context(rank)
-            if is_resumed and not job.retry and rank.name <= min(rank.leases.at_work(), default=rank.name):
-                # one rank, the first by name, compares the corpus with the plan while it works
+            if is_resumed and not job.retry and self._is_to_compare():
                 self._relisting = Relisting(self.run.plan, job.corpus)
                 self._relisting.start()
             self._stack = stack.pop_all()
@@ -163,6 +162,14 @@ class Session:
             trainer.predict(Extraction(job.extractor, rank, items), dataloaders=frames, return_predictions=False)
         finally:
             self._launched = getattr(trainer.strategy.launcher, "procs", [])
+
+    def _is_to_compare(self) -> bool:
+        """Return whether this rank, the first by name of those at work, compares the corpus with the plan.
+
+        Tasks of a job that start when the run is complete are alone, one after another: then only the first one does.
+        """
+        first = min(self.rank.leases.at_work(), default=self.rank.name)
+        return self.rank.name <= first and (rank_position() == 0 or not self.run.is_complete())
 
     def _make_trainer(self) -> Trainer:
         options = {**TRAINER_DEFAULTS, **self._job.trainer, **self._placement.options}

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def last_line(capfd: pytest.CaptureFixture[str]) -> str:
 def brightness(folder: Path) -> dict[str, float]:
     decoded = (BrightnessSamples().decode(key, members) for key, members in CommittedSamples(Run(folder)))
     return {sample.key: sample.brightness.tolist()[0] for sample in decoded}
+
+
+def test_the_processes_of_one_job_work_on_one_retry_however_late_they_start(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    submitted = datetime.now(timezone.utc).isoformat()
+    for _ in range(2):
+        assert main(["retry", str(folder), *OWN, "--since", submitted]) == 0
+        assert last_line(capfd) == "8 planned = 5 committed + 3 failed + 0 missing"
+    assert len(Run(folder).retries) == 1
+    assert main(["retry", str(folder), *OWN]) == 0
+    assert len(Run(folder).retries) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["retry", str(folder), "--since", "yesterday"])
+    assert "argument --since: 'yesterday' is not a time such as" in capfd.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.errors import ConfigError
-from preprocess.job.placement import device_name, placement
+from preprocess.job.placement import device_name, placement, rank_position
 
 
 @pytest.fixture
@@ -87,3 +87,17 @@ def test_the_device_of_apple_silicon_is_the_one_that_lightning_uses(monkeypatch:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert placement("auto", 1).device == torch.device("mps", 0)
+
+
+def test_the_ranks_of_all_tasks_of_a_job_array_begin_at_different_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rank_position() == 0
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # of each task: its ranks
+    positions = []
+    for name, value in (("MIN", "3"), ("MAX", "4")):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    for task in ("3", "4"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", task)
+        for rank in ("0", "1"):
+            monkeypatch.setenv("SLURM_PROCID", rank)
+            positions.append(rank_position())
+    assert positions == [0, 0.25, 0.5, 0.75]

@@ -17,6 +17,7 @@ from datamodules.run.plan import ShardSize
 from preprocess.cli import main
 from preprocess.integrity import coverage
 from preprocess.job.relisting import Relisting
+from support.brightness import Brightness
 
 
 @pytest.fixture
@@ -52,6 +53,25 @@ def test_a_changed_corpus_is_reported_in_one_line(
     shutil.rmtree(here)
     assert main([*command, str(here)]) == 0
     assert "the corpus cannot be listed again, so it was not compared with the run's plan: " in capfd.readouterr().err
+
+
+def test_a_task_that_starts_after_the_run_is_complete_neither_loads_the_model_nor_lists_the_corpus(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.append(str(tmp_path / "here"))
+    for name, value in {"MIN": "0", "MAX": "1", "ID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    assert main(command) == 0
+    shutil.copyfile(tmp_path / "here" / "1.png", tmp_path / "here" / "5.png")
+    capfd.readouterr()
+    num_loaded = Brightness.num_loaded
+    assert main(command) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.partition(": ")[2] for line in lines] == ["4 planned = 4 committed + 0 failed + 0 missing"]
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")  # the first task lists it, for whoever starts the job again
+    assert main(command) == 0
+    assert "1 item of the corpus is not in this run's plan of 2" in capfd.readouterr().err
+    assert Brightness.num_loaded == num_loaded > 0
 
 
 def test_a_corpus_that_moved_resumes_and_another_is_refused(

@@ -46,7 +46,8 @@ _NO_CREDENTIALS = (
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE, _MESSAGE = re.compile(r"<Code>([^<]*)</Code>"), re.compile(r"<Message>([^<]*)</Message>")
+_CODE = re.compile(r"<Code>([^<]*)</Code>|\(code: (\w+)\)")  # of an answer, or of one object in it
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 _SERVER = re.compile(r"Error performing [A-Z]+ (https?://[^/\s?]+)")
 # error codes of stores that do not accept the credentials, with the status 400, 401 or 403
 _CREDENTIALS = re.compile(
@@ -56,6 +57,8 @@ _CREDENTIALS = re.compile(
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|The specified bucket does not exist")
 # how the messages of those errors begin that obstore raises as Python's FileNotFoundError and ValueError
 _OBSTORE_PREFIXES = ("Object at location", "Could not parse path")
+
+_user_pid: int | None = None  # of the process whose requests obstore's threads serve
 
 T = TypeVar("T")
 
@@ -173,9 +176,11 @@ def repeated(
         StoreUnavailableError: the store did not answer within the time, there is no such bucket, or the credentials
             are missing, wrong or expired.
         OSError: the store refuses the request for another reason, such as a path that cannot be a key.
+        RuntimeError: this process was forked from one that has used an object store.
     """
     from obstore.exceptions import BaseError
 
+    _require_unforked()
     deadline, pause = time.monotonic() + patience_seconds, _PAUSE_SECONDS
     while True:
         try:
@@ -219,6 +224,17 @@ def _open_s3(url: str, bucket: str, options: dict[str, Any]) -> "ObjectStore":
     return repeated(lambda: S3Store(bucket, **options), url, patience_seconds=0)
 
 
+def _require_unforked() -> None:
+    """Raise in a forked process, where requests would wait forever for threads that the fork did not copy."""
+    global _user_pid
+    _user_pid = _user_pid or os.getpid()
+    if _user_pid != os.getpid():
+        raise RuntimeError(
+            "a process that was forked from one that has used an object store cannot use it. Start processes by "
+            "'forkserver' or 'spawn' (DataLoader: multiprocessing_context)"
+        )
+
+
 @cache
 def _memory_store(name: str) -> "MemoryStore":
     """Return the store of this name: the same one whenever it is opened in this process."""
@@ -256,7 +272,7 @@ def _as_os_error(error: Exception, url: str) -> OSError:
         return FileExistsError(errno.EEXIST, "the object exists", url)
     if isinstance(error, exceptions.PreconditionError):
         return StaleVersionError(errno.ESTALE, "the object has another version", url)
-    if isinstance(error, exceptions.PermissionDeniedError):
+    if isinstance(error, exceptions.PermissionDeniedError) or code == "AccessDenied":
         return PermissionError(errno.EACCES, answer or "access is denied", url)
     if isinstance(error, (exceptions.InvalidPathError, ValueError)):
         return OSError(errno.EINVAL, f"a key cannot be used as a path. {_one_line(text)}", url)
@@ -264,6 +280,8 @@ def _as_os_error(error: Exception, url: str) -> OSError:
         return StoreUnavailableError(errno.EINVAL, "the bucket is in another region. Set AWS_REGION", url)
     if status.startswith("4") and status not in ("408", "429"):
         return OSError(errno.EINVAL, answer, url)
+    if status == "501":
+        return OSError(errno.EOPNOTSUPP, answer, url)
     if not _first(_SERVER, text) or isinstance(error, exceptions.NotSupportedError):  # no request was sent
         return OSError(errno.EINVAL, _one_line(text), url)
     server = without_credentials(_first(_SERVER, text))
@@ -271,8 +289,8 @@ def _as_os_error(error: Exception, url: str) -> OSError:
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
-    """Return the first group of the first match; "" without one."""
-    return found[1] if (found := pattern.search(text)) else ""
+    """Return the last group of the first match; "" without one."""
+    return found[found.lastindex or 0] if (found := pattern.search(text)) else ""
 
 
 def _one_line(text: str) -> str:

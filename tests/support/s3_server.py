@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 
+PAGE_SIZE = 20  # objects that the server lists at once; S3 lists 1,000
 _START_SECONDS = 30.0
 
 
@@ -66,7 +67,8 @@ def running_s3_server() -> Iterator[S3Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE_SIZE)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
         yield S3Server(f"http://127.0.0.1:{port}")

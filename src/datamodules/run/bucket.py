@@ -15,6 +15,7 @@ So `Bucket.create` reads the object after every "it exists", and its content dec
 import errno
 import hashlib
 import logging
+import math
 import os
 import random
 import re
@@ -88,7 +89,7 @@ class Bucket(Store):
         self._own_scratch = Path(scratch or tempfile.gettempdir()) / f"framemill-{os.getuid()}"
         self.work = self._own_scratch / f"{name}-{digest}"
         self._patience_seconds = _SHORT_PATIENCE_SECONDS
-        self._silent_since: float | None = None  # when the store stopped answering
+        self._silent_since: float | None = None  # when the store stopped answering; -inf: for longer than patience
         self._client: ObjectStore | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,7 +104,9 @@ class Bucket(Store):
             raise EnvironmentFailure(f"cannot create the scratch folder {self.work}: {error.strerror}") from error
         probe = f"{STAGING}/probe.{os.urandom(8).hex()}"
         with self._explaining("create"):
-            is_exclusive = self.create(probe, b"first") and not self.create(probe, b"second")
+            self.create(probe, b"first")
+        with self._explaining("read"):
+            is_exclusive = not self.create(probe, b"second") and self.read(probe) == b"first"
         if not is_exclusive:
             self.remove(probe)
             raise EnvironmentFailure(
@@ -188,7 +191,7 @@ class Bucket(Store):
             except StoreUnavailableError:
                 raise
             except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EINVAL):
+                if error.errno not in (errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP):
                     raise
                 # S3 copies no object of more than 5 GB, and none into a bucket whose policy asks for conditional puts
                 self._copy_through_scratch(staged, name)
@@ -251,12 +254,11 @@ class Bucket(Store):
         if self._client is None:
             self._client = open_object_store(self.location, _OPTION)
         client, since = self._client, self._silent_since
-        patience = self._patience_seconds - (time.monotonic() - since if since else 0)
+        patience = self._patience_seconds - (0 if since is None else time.monotonic() - since)
         try:
             result = repeated(lambda: request(client), self.locate(name), patience, self._note_silence)
         except StoreUnavailableError as error:
-            if error.errno == errno.EHOSTUNREACH:
-                self._note_silence()
+            self._silent_since = -math.inf if error.errno == errno.EHOSTUNREACH else None
             raise
         except OSError:
             self._silent_since = None  # it answers

@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,6 +137,15 @@ def touch_and_leave(folder: Path) -> None:
         assert opened is not None
         rank.mark_active(opened.shard.number, [0])
     time.sleep(0.6)
+
+
+def die_at_an_item(folder: Path, stopping: int | None) -> None:
+    """Lease a shard and die at its first item, after the signal `stopping` if one is given."""
+    rank = Rank(Run(folder)).__enter__()
+    opened = lease(rank)
+    rank.stopping = stopping
+    rank.mark_active(opened.shard.number, [0])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def plan_at_once(folder: Path, count: int, ready: Any, digests: Any) -> None:

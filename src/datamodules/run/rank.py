@@ -198,11 +198,14 @@ class Rank:
         """Record that this process is working on `rows` of the open shard `number`, and start the timeout.
 
         If the process dies, or works on them for longer than `tolerance.extract_timeout_seconds`, which ends it, the
-        rank that takes the shard over charges these items with a failed attempt.
+        rank that takes the shard over charges these items with a failed attempt. Does nothing once the rank is
+        stopping: whoever asked it to stop will kill it soon, and that is no item's fault.
 
         Raises:
             EnvironmentFailure: the output folder cannot be written to.
         """
+        if self.stopping:
+            return
         opened = self.open.get(number)
         if opened is not None and opened is self._active and opened.spool.active == list(rows):
             return

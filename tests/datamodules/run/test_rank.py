@@ -19,6 +19,7 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from support.runs import (
+    die_at_an_item,
     finish,
     lease,
     make_run,
@@ -406,6 +407,16 @@ def test_an_active_item_of_a_shard_that_others_committed_is_released(tmp_path: P
         slow.mark_idle()
         assert slow.open == {}
     checked(run)
+
+
+@pytest.mark.parametrize(("stopping", "charged"), [(None, [0]), (signal.SIGTERM, [])])
+def test_a_process_that_is_killed_charges_its_item_unless_it_was_asked_to_stop_before(
+    tmp_path: Path, stopping: int | None, charged: list[int]
+) -> None:
+    run = make_run(tmp_path, 4)
+    start(die_at_an_item, tmp_path, stopping).join(30)
+    with Rank(run) as rank:
+        assert list(lease(rank).spool.failed_attempts) == charged
 
 
 def test_the_timer_of_a_closed_rank_does_not_end_the_process(tmp_path: Path) -> None:

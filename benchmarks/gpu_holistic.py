@@ -1,6 +1,7 @@
 """Part `holistic` of `gpu.py`: images per second in every way to run it, parity, memory, and share of the limit."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +15,18 @@ from gpu_part import Measurement, Peak, Setting
 from gpu_results import COPY, Figures
 from gpu_traffic import traffic_per_image
 from holistic_parity import parity
-from preprocess.holistic import crop
+from preprocess.holistic import crop, torch_landmarker
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.networks import HolisticOptions
 from preprocess.holistic.replay import Replay
 from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker
 
 _IN_TORCH = "graph, crops in torch"  # all other ways crop by the kernel in Triton, on a GPU where that works
+_LAYOUTS = {"graph, contiguous": torch.contiguous_format, "graph, channels_last": torch.channels_last}
 _WAYS = {  # whether compiled, and whether captured as a CUDA graph
     "eager": (False, False),
     "graph": (False, True),
-    _IN_TORCH: (False, True),
+    **dict.fromkeys((_IN_TORCH, *_LAYOUTS), (False, True)),
     "compiled": (True, False),
     "compiled + graph": (True, True),
 }
@@ -43,6 +45,8 @@ _CASES = [
     *(_Case(precision, "graph", 64) for precision in ("fp32", "fp16")),
     *(_Case(precision, "eager", 64) for precision in ("fp32", "fp16")),
     *(_Case(precision, _IN_TORCH, 64) for precision in ("fp32", "fp16")),
+    _Case("fp16", "graph, contiguous", 64),  # in the layout that the landmarker does not choose
+    _Case("fp32", "graph, channels_last", 64),
     *(_Case(precision, "graph", batch) for batch in (128, 32, 256) for precision in ("fp32", "fp16")),
     *(_Case(precision, "eager", 256) for precision in ("fp32", "fp16")),
     *(_Case(precision, "compiled + graph", 64) for precision in ("fp16", "fp32")),
@@ -76,7 +80,7 @@ def _measure(setting: Setting, case: _Case) -> Figures:
 
 
 def _measure_pass(setting: Setting, case: _Case) -> Figures:
-    landmarker = _landmarker(setting, case.precision)
+    landmarker = _landmarker(setting, case.precision, _LAYOUTS.get(case.way))
     images = _images(setting, case.batch)
     is_compiled, is_graph = _WAYS[case.way]
     traffic = traffic_per_image(lambda size: landmarker(images[:1].expand(size, -1, -1, -1)), case.batch)
@@ -90,7 +94,8 @@ def _measure_pass(setting: Setting, case: _Case) -> Figures:
 
 
 @lru_cache(maxsize=2)
-def _landmarker(setting: Setting, precision: Precision) -> TorchLandmarker:
+def _landmarker(setting: Setting, precision: Precision, layout: torch.memory_format | None) -> TorchLandmarker:
+    """Return a landmarker on the device, in `layout` or in the one that it chooses."""
     names = HolisticOptions().networks
     if setting.models:  # not by `find_models`, which needs more packages
         models = {name: setting.models / f"{name}.tflite" for name in names}
@@ -98,7 +103,8 @@ def _landmarker(setting: Setting, precision: Precision) -> TorchLandmarker:
         from preprocess.holistic.models import find_models
 
         models = find_models(names)
-    return TorchLandmarker(models, precision).to(setting.device)
+    with patch.object(torch_landmarker, "_fastest_layout", lambda *_: layout) if layout else nullcontext():
+        return TorchLandmarker(models, precision, device=setting.device)
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from preprocess.holistic.torch_landmarker import TorchLandmarker
 def measure_decoders(gpu: bool, models: Path | None) -> None:
     """Print how the result of each decoder for the same files differs from that of the default decoder."""
     device = torch.device("cuda" if gpu else "cpu")
-    landmarker = TorchLandmarker(find_models(HOLISTIC, models)).to(device)
+    landmarker = TorchLandmarker(find_models(HOLISTIC, models), device=device)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for kind, decoders in (("JPEG", _jpeg_decoders(gpu)), ("video", _video_decoders(gpu))):

@@ -38,10 +38,11 @@ class CropCase(NamedTuple):
     border: Border
     minimum: float
     dtype: torch.dtype
+    layout: torch.memory_format
 
 
 def crop_cases(device: str = "cpu") -> Iterator[CropCase]:
-    """Return cases with both borders and dtypes, and one and two regions for each image."""
+    """Return cases with both borders, dtypes and layouts, and one and two regions for each image."""
     random = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=random) for size in _SIZES]
     squares = torch.tensor(_SQUARES, dtype=torch.float64).view(len(_SIZES), 2, 4)
@@ -50,15 +51,16 @@ def crop_cases(device: str = "cpu") -> Iterator[CropCase]:
         chosen = squares[:, -num_regions:].to(device)
         region = Region(chosen[..., :2], chosen[..., 2], chosen[..., 3])
         minimum = -1.0 if border == "zero" else 0.0
-        yield CropCase(flatten_images(images, torch.device(device)), region, 23, border, minimum, dtype)
+        layout = torch.contiguous_format if num_regions == 1 else torch.channels_last
+        yield CropCase(flatten_images(images, torch.device(device)), region, 23, border, minimum, dtype, layout)
 
 
 def cropped_by_kernel(case: CropCase) -> Tensor:
     """Return the input of the network by the Triton kernel."""
     from preprocess.holistic.crop_kernel import network_input_by_triton
 
-    images, region, side, border, minimum, dtype = case
-    return network_input_by_triton(*images, coordinates(region, side), border == "zero", minimum, dtype)
+    images, region, side, border, minimum, dtype, layout = case
+    return network_input_by_triton(*images, coordinates(region, side), border == "zero", minimum, dtype, layout)
 
 
 if __name__ == "__main__":

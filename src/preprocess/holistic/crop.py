@@ -56,16 +56,23 @@ class FlatImages(NamedTuple):
 
 
 def network_input(
-    images: FlatImages, region: Region, side: int, border: Border, minimum: float, dtype: torch.dtype
+    images: FlatImages,
+    region: Region,
+    side: int,
+    border: Border,
+    minimum: float,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
 ) -> Tensor:
     """Return `dtype` [N * K, 3, side, side], from `minimum` to 1: K regions of each of N images; see `crop`, `scaled`.
 
-    On a GPU it is one kernel, which computes the same bits.
+    On a GPU it is one kernel, which computes the same bits. `layout` is that of the result in memory.
     """
     points = coordinates(region, side)
     if not points.is_cuda:
-        return scaled(crop(images, points, border), minimum, dtype)
-    values: Tensor = network_input_on_gpu(*images, points, border, minimum, dtype)
+        return scaled(crop(images, points, border), minimum, dtype).contiguous(memory_format=layout)
+    is_channels_last = layout == torch.channels_last  # an operator takes no layout
+    values: Tensor = network_input_on_gpu(*images, points, border, minimum, dtype, is_channels_last)
     return values
 
 
@@ -183,13 +190,17 @@ def network_input_on_gpu(
     border: str,
     minimum: float,
     dtype: torch.dtype,
+    is_channels_last: bool,
 ) -> Tensor:
     """Do what `network_input` does, by Triton where it works. torch.compile does not look into this."""
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
     if _has_triton():
         from preprocess.holistic.crop_kernel import network_input_by_triton
 
-        return network_input_by_triton(pixels, start, width, height, coordinates, border == "zero", minimum, dtype)
-    return scaled(crop(FlatImages(pixels, start, width, height), coordinates, border), minimum, dtype)
+        images = (pixels, start, width, height)
+        return network_input_by_triton(*images, coordinates, border == "zero", minimum, dtype, layout)
+    crops = crop(FlatImages(pixels, start, width, height), coordinates, border)
+    return scaled(crops, minimum, dtype).contiguous(memory_format=layout)
 
 
 @network_input_on_gpu.register_fake
@@ -202,6 +213,8 @@ def _(
     border: str,
     minimum: float,
     dtype: torch.dtype,
+    is_channels_last: bool,
 ) -> Tensor:
     _, num_images, num_regions, side = coordinates.shape
-    return pixels.new_empty(num_images * num_regions, 3, side, side, dtype=dtype)
+    crops = pixels.new_empty(num_images * num_regions, 3, side, side, dtype=dtype)
+    return crops.contiguous(memory_format=torch.channels_last if is_channels_last else torch.contiguous_format)

@@ -24,6 +24,7 @@ def network_input_by_triton(
     is_zero: bool,
     minimum: float,
     dtype: torch.dtype,
+    layout: torch.memory_format,
 ) -> Tensor:
     """Return the input of a network; see `crop.network_input`.
 
@@ -36,21 +37,32 @@ def network_input_by_triton(
         is_zero: whether values outside of an image are 0, instead of the nearest pixel's.
         minimum: what the value 0 of a pixel becomes; 255 becomes 1.
         dtype: of the result.
+        layout: of the result in memory.
     """
     _, num_images, num_regions, side = coordinates.shape
-    out = torch.empty(num_images * num_regions, 3, side, side, dtype=dtype, device=pixels.device)
+    shape = (num_images * num_regions, 3, side, side)
+    out = torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=layout)
     programs = (len(out), triton.cdiv(side * side, _LAUNCH["block"]))
     values = (pixels, start, width, height, coordinates.contiguous(), out, minimum, (1 - minimum) / 255)
     on_device: Any = torch.cuda.device_of(pixels)  # type: ignore[no-untyped-call]
     with on_device:  # Triton launches on the current device
-        _crop[programs](*values, num_regions=num_regions, side=side, is_zero=is_zero, **_LAUNCH)
+        _crop[programs](
+            *values,
+            num_regions=num_regions,
+            side=side,
+            is_zero=is_zero,
+            colour_stride=out.stride(1),
+            px_stride=out.stride(3),
+            **_LAUNCH,
+        )
     return out
 
 
 def compile_kernel() -> Any:
     """Return the kernel as Triton compiles it, which shows that Triton works here; nothing runs on the GPU."""
     tensors = [torch.uint8, *[torch.int64] * 4, torch.float32]
-    return _crop.warmup(*tensors, 0.5, 0.5, num_regions=1, side=1, is_zero=True, grid=(1, 1), **_LAUNCH)
+    constants = {"num_regions": 1, "side": 1, "is_zero": True, "colour_stride": 1, "px_stride": 1}
+    return _crop.warmup(*tensors, 0.5, 0.5, **constants, grid=(1, 1), **_LAUNCH)
 
 
 @triton.jit
@@ -66,6 +78,8 @@ def _crop(
     num_regions: tl.constexpr,
     side: tl.constexpr,
     is_zero: tl.constexpr,
+    colour_stride: tl.constexpr,
+    px_stride: tl.constexpr,
     block: tl.constexpr,
 ):
     """Compute `block` px of one region's crop, in all three colours; the programs are (region, block)."""
@@ -90,7 +104,8 @@ def _crop(
         total += tl.load(values + below * width + column, is_in_crop).to(tl.int32) * (below_weight * column_weight)
         total += tl.load(values + below * width + right, is_in_crop).to(tl.int32) * (below_weight * right_weight)
         value = ((total + 512) >> 10).to(tl.float32) * scale + minimum
-        tl.store(out + (region * 3 + colour) * side * side + at, value.to(out.dtype.element_ty), is_in_crop)
+        place = out + region * 3 * side * side + colour * colour_stride + at * px_stride
+        tl.store(place, value.to(out.dtype.element_ty), is_in_crop)
 
 
 @triton.jit

@@ -65,7 +65,7 @@ class HolisticLandmarker:
         if backend not in get_args(Backend):
             raise ConfigError(f"{backend = } is not one of {', '.join(get_args(Backend))}")
         if backend == "torch" or (backend == "auto" and device.type != "cpu"):
-            landmarker = TorchLandmarker(find_models(options.networks, model_dir), precision, options).to(device)
+            landmarker = TorchLandmarker(find_models(options.networks, model_dir), precision, options, device)
             return cls(Replay(landmarker, compile, cuda_graph))
         if device.type != "cpu" or precision != "fp32" or compile or cuda_graph:
             raise ConfigError(

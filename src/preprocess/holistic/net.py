@@ -1,7 +1,8 @@
 """A `.tflite` graph as a torch module.
 
 The operations (`ops`) are called one after another without branches, so that `torch.compile` and CUDA graphs can record
-all of them. Inputs are NCHW; outputs with 4 axes are NHWC, as in the file.
+all of them. Inputs are NCHW; outputs with 4 axes are NHWC, as in the file. All convolutions read and write one layout
+in memory, so that none copies its input to another.
 """
 
 from collections.abc import Sequence
@@ -22,17 +23,24 @@ class Net(nn.Module):
     Args:
         path: the file.
         outputs: what to compute of it; see `read_graph`. Operations that are not needed for it are left out.
+        layout: of images and weights in memory: `torch.contiguous_format` or `torch.channels_last`.
 
     Raises:
         ConfigError: the file cannot be read (see `read_graph`), or has an operation, or options of one, that no model
             in mediapipe's wheel has.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[int] | Cut | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        outputs: Sequence[int] | Cut | None = None,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         super().__init__()
         graph = read_graph(path, outputs)
-        self._inputs, self._outputs = graph.inputs, graph.outputs
+        self._inputs, self._outputs, self._layout = graph.inputs, graph.outputs, layout
         self._ops = nn.ModuleList(make_module(op, graph) for op in graph.ops)
+        self._ops.to(memory_format=layout)  # weights with 4 axes only
         self._reads = [
             [number for number in op.inputs if number not in graph.constants and number >= 0] for op in graph.ops
         ]
@@ -40,8 +48,12 @@ class Net(nn.Module):
         self._unused = _last_reads(self._reads, {*self._outputs})
 
     def forward(self, *images: Tensor) -> list[Tensor]:
-        """Return the outputs for inputs [B, C, H, W]; their shapes are those in the file, except for the batch."""
-        values = dict(zip(self._inputs, images, strict=True))
+        """Return the outputs for inputs [B, C, H, W]; their shapes are those in the file, except for the batch.
+
+        Inputs in another layout are copied to that of the net.
+        """
+        inputs = (values.contiguous(memory_format=self._layout) for values in images)
+        values = dict(zip(self._inputs, inputs, strict=True))
         for op, reads, writes, unused in zip(self._ops, self._reads, self._writes, self._unused, strict=True):
             values[writes] = op(*(values[number] for number in reads))
             for number in unused:  # so that their memory can be reused
@@ -55,15 +67,16 @@ class RefinedFaceNet(nn.Module):
     Args:
         path: the file.
         side: of its input, in px.
+        layout: see `Net`.
 
     Raises:
         ConfigError: see `Net`.
     """
 
-    def __init__(self, path: Path, side: int) -> None:
+    def __init__(self, path: Path, side: int, layout: torch.memory_format = torch.contiguous_format) -> None:
         super().__init__()
         self._side = side
-        self._mesh, self._details = Net(path, FACE_MESH), Net(path, FACE_DETAILS)
+        self._mesh, self._details = Net(path, FACE_MESH, layout), Net(path, FACE_DETAILS, layout)
         for name, values in indices()._asdict().items():
             self.register_buffer(name, torch.from_numpy(values))
 

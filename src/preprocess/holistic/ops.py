@@ -118,10 +118,14 @@ def depth_to_space(images: Tensor, block: int) -> Tensor:
     """Return [B, C, block * H, block * W] from [B, block² * C, H, W], in TensorFlow's order of channels.
 
     TensorFlow's order is first the position within the block, then the channel; `torch.pixel_shuffle` has the reverse.
+    The result has the layout of `images` in memory.
     """
     batch, channels, height, width = images.shape
     parts = images.view(batch, block, block, channels // block**2, height, width)
-    return parts.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * block, width * block)
+    if images.is_contiguous():
+        return parts.permute(0, 3, 4, 1, 5, 2).reshape(batch, -1, height * block, width * block)
+    in_nhwc = parts.permute(0, 4, 1, 5, 2, 3).reshape(batch, height * block, width * block, -1)
+    return in_nhwc.permute(0, 3, 1, 2)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -177,7 +181,9 @@ def _conv(op: Op, graph: Graph) -> nn.Module:
     stride = op.options["stride_h"], op.options["stride_w"]
     padding = _padding(op, graph, (weight.shape[2], weight.shape[3]))
     groups = graph.shapes[op.inputs[0]][3] if is_depthwise else 1
-    return Conv(weight.contiguous(), bias, stride, padding, groups, _activation(op, graph))
+    # not contiguous(), which keeps the file's strides of 1x1 px: torch takes these for channels_last
+    weight = weight.clone(memory_format=torch.contiguous_format)
+    return Conv(weight, bias, stride, padding, groups, _activation(op, graph))
 
 
 def _add(op: Op, graph: Graph) -> nn.Module:

@@ -184,7 +184,7 @@ class Keypoints(Extractor):
             return None
         self._torch = None  # frees its buffers and graphs
         models = find_models(self._options.networks, self._model_dir)
-        landmarker = TorchLandmarker(models, self.hparams["precision"], self._options).to(device)
+        landmarker = TorchLandmarker(models, self.hparams["precision"], self._options, device)
 
         def run_trial(size: int) -> Trial:
             run = Replay(landmarker, self.hparams["compile"], self.hparams["cuda_graph"])

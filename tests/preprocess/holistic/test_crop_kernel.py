@@ -17,7 +17,7 @@ from support.environment import process_environment
 
 
 def in_torch(case: CropCase) -> Tensor:
-    images, region, side, border, minimum, dtype = case
+    images, region, side, border, minimum, dtype, _ = case
     return scaled(crop(images, coordinates(region, side), border), minimum, dtype)
 
 
@@ -31,6 +31,7 @@ def test_the_interpreted_kernel_computes_the_same_bits_as_torch(tmp_path: Path) 
     for case, ours in zip(cases, crops, strict=True):
         expected = in_torch(case)
         assert ours.dtype == case.dtype
+        assert ours.is_contiguous(memory_format=case.layout)
         assert torch.equal(ours, expected)
         assert expected.float().std() > 0.1  # not only the border
 
@@ -56,9 +57,12 @@ def test_the_kernel_compiles_for_a_gpu_and_rounds_each_operation(
 def test_without_triton_the_operation_for_gpus_computes_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crop_module, "_has_triton", lambda: False)
     for case in crop_cases():
-        images, region, side, *options = case
-        arguments = (*images, coordinates(region, side), *options)
-        assert torch.equal(network_input_on_gpu(*arguments), network_input(*case))
+        images, region, side, *options, layout = case
+        arguments = (*images, coordinates(region, side), *options, layout == torch.channels_last)
+        crops = network_input_on_gpu(*arguments)
+        assert torch.equal(crops, network_input(*case))
+        assert crops.is_contiguous(memory_format=layout)
+        assert network_input(*case).is_contiguous(memory_format=layout)
     checks = torch.library.opcheck(network_input_on_gpu, arguments, test_utils=("test_schema", "test_faketensor"))
     assert {*checks.values()} == {"SUCCESS"}
 
@@ -87,4 +91,6 @@ def test_the_kernel_on_a_gpu_computes_the_same_bits_as_torch() -> None:
         for side in (case.side, 224):
             larger = case._replace(side=side)
             assert torch.equal(cropped_by_kernel(larger), in_torch(larger))
-            assert torch.equal(network_input(*larger), in_torch(larger))
+            crops = network_input(*larger)
+            assert torch.equal(crops, in_torch(larger))
+            assert crops.is_contiguous(memory_format=case.layout)

@@ -426,7 +426,7 @@ def test_crops_by_grid_sample_fail_the_gate(
     in_torch: TorchLandmarker, pictures: list[Picture], expected: list[Landmarks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sampled(
-        pictures: FlatImages, region: Region, side: int, border: Border, minimum: float, dtype: torch.dtype
+        pictures: FlatImages, region: Region, side: int, border: Border, minimum: float, dtype: torch.dtype, _: object
     ) -> Tensor:
         width, height = int(pictures.width[0]), int(pictures.height[0])
         images = pictures.pixels.view(-1, 3, height, width).float()

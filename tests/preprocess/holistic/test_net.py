@@ -53,9 +53,19 @@ def net_input(network: Network) -> NDArray[np.float32]:
     return scaled
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", HOLISTIC)
-def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str) -> None:
-    assert worst(name, Net(find_models()[name], NETWORKS[name].outputs)) < 1e-4
+def test_nets_equal_the_interpreter_to_a_ten_thousandth_of_the_range(name: str, layout: torch.memory_format) -> None:
+    assert worst(name, Net(find_models()[name], NETWORKS[name].outputs, layout)) < 1e-4
+
+
+def test_in_fp16_both_layouts_give_nearly_the_same() -> None:
+    path, images = find_models()["face_detection_short_range"], torch.rand(1, 3, 128, 128).half()
+    nets = [Net(path, layout=layout).half() for layout in (torch.contiguous_format, torch.channels_last)]
+    with torch.inference_mode():
+        results = [net(images) for net in nets]
+    for contiguous, channels_last in zip(*results, strict=True):
+        assert (channels_last - contiguous).abs().max() < 0.02 * contiguous.abs().max()
 
 
 def test_a_net_with_wrong_padding_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +117,15 @@ def compute(name: str, images: torch.Tensor, constants: dict[int, Any], **option
     graph = Graph("made.tflite", (op,), (0,), (9,), ((1, height, width, channels),) * 10, constants)
     result: torch.Tensor = make_module(op, graph)(images)
     return result
+
+
+def test_depth_to_space_keeps_the_layout() -> None:
+    images = torch.rand(2, 12, 5, 7)
+    expected = depth_to_space(images, 2)
+    found = depth_to_space(images.contiguous(memory_format=torch.channels_last), 2)
+    assert torch.equal(found, expected)
+    assert expected.is_contiguous()
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_depth_to_space_has_the_position_before_the_channel() -> None:

@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules.errors import ConfigError
 from preprocess.holistic import replay
 from preprocess.holistic.crop import FlatImages
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.models import HOLISTIC, find_models
+from preprocess.holistic.networks import HolisticOptions
 from preprocess.holistic.replay import Replay
-from preprocess.holistic.torch_landmarker import TorchLandmarker
+from preprocess.holistic.torch_landmarker import Precision, TorchLandmarker
 from preprocess.mediapipe_graph import HolisticGraph, Landmarks
 from support.gpu import no_waiting
 from support.people import (
@@ -34,6 +36,7 @@ from support.people import (
 )
 
 HAS_MEDIAPIPE = find_spec("mediapipe") is not None
+DEVICE = "cuda" if torch.version.cuda else "cpu"  # of tensors without values
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def pictures() -> list[Picture]:
 @pytest.fixture
 def on_gpu() -> Iterator[TorchLandmarker]:
     assert torch.cuda.is_available(), "there is no GPU: leave out `-m gpu`"
-    yield TorchLandmarker(find_models(HOLISTIC)).to("cuda")
+    yield TorchLandmarker(find_models(HOLISTIC), device="cuda")
     torch.cuda.empty_cache()
 
 
@@ -81,6 +84,32 @@ def test_without_options_results_are_those_of_the_landmarker(pictures: list[Pict
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+class Layouts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes of each convolution whether its input, its weights and its result are in a layout."""
+
+    def __init__(self, layout: torch.memory_format) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._layout = layout
+        self.convolutions: list[list[bool]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "conv" in func.name():
+            self.convolutions.append([each.is_contiguous(memory_format=self._layout) for each in (*args[:2], result)])
+        return result
+
+
+def landmarks_without_values(landmarker: TorchLandmarker) -> HolisticLandmarks:
+    """Return the landmarks of three images, all in tensors without values on `DEVICE`; call it in FakeTensorMode."""
+    for module in landmarker.modules():
+        for name, value in module.named_buffers(recurse=False):
+            empty = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=DEVICE)
+            setattr(module, name, empty)
+    pixels = torch.empty(9000, dtype=torch.uint8, device=DEVICE)
+    start, width, height = torch.empty(3, 3, dtype=torch.int64, device=DEVICE)
+    return landmarker.landmarks(FlatImages(pixels, start, width, height))
+
+
 def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors without values, which refuse whatever would need one, and to be mixed with those of another device.
 
@@ -93,18 +122,27 @@ def test_shapes_do_not_depend_on_detections_and_tensors_stay_on_their_device(mon
 
     monkeypatch.setattr(torch, "asarray", refuse)
     landmarker = TorchLandmarker(find_models(HOLISTIC), "fp16")
-    device = "cuda" if torch.version.cuda else "cpu"
     with FakeTensorMode(), torch.no_grad():
-        for module in landmarker.modules():
-            for name, value in module.named_buffers(recurse=False):
-                setattr(module, name, torch.empty(value.shape, dtype=value.dtype, device=device))
-        pixels = torch.empty(9000, dtype=torch.uint8, device=device)
-        start, width, height = torch.empty(3, 3, dtype=torch.int64, device=device)
-        found = landmarker.landmarks(FlatImages(pixels, start, width, height))
+        found = landmarks_without_values(landmarker)
         assert found.face.shape == (3, 468, 3)
-        assert found.face.device.type == device
+        assert found.face.device.type == DEVICE
         with pytest.raises(DynamicOutputShapeException):
             found.face[found.presence[:, 1]]
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="torch is built without CUDA")
+@pytest.mark.parametrize(("precision", "layout"), [("fp32", torch.contiguous_format), ("fp16", torch.channels_last)])
+def test_on_a_gpu_all_convolutions_have_one_layout(
+    precision: Precision, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a convolution gets another one than its weights have, or than the next expects, images are copied."""
+    monkeypatch.setattr(TorchLandmarker, "to", lambda landmarker, device: landmarker)  # there may be no GPU
+    options = HolisticOptions(refine_face_landmarks=True)
+    landmarker = TorchLandmarker(find_models(options.networks), precision, options, "cuda")
+    with FakeTensorMode(), torch.no_grad(), Layouts(layout) as layouts:
+        landmarks_without_values(landmarker)
+    assert len(layouts.convolutions) > 400
+    assert all(map(all, layouts.convolutions))
 
 
 class Corners:
@@ -234,7 +272,7 @@ def test_a_compiled_pass_on_a_gpu_is_within_the_gate(
 @pytest.mark.usefixtures("on_gpu")
 def test_fp16_is_a_quarter_of_a_pixel_off(pictures: list[Picture], expected: list[Landmarks]) -> None:
     """As emulated before: .26, .07 and .18 px on average for pose, face and hands."""
-    landmarker = TorchLandmarker(find_models(HOLISTIC), "fp16").to("cuda")
+    landmarker = TorchLandmarker(find_models(HOLISTIC), "fp16", device="cuda")
     apart = distance(in_batches(landmarker, pictures), expected)
     assert apart.flips <= 0.02, str(apart)
     assert apart.px["pose"].mean() < 0.6, str(apart)

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import torch
+
+from preprocess.float32 import without_tf32
+
 SETTINGS = [
     "pass",
     "torch.set_float32_matmul_precision('high')",
@@ -54,3 +58,13 @@ for setting in {SETTINGS}:
 
 def test_tf32_is_off_within_the_block_only() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], check=True)
+
+
+def test_the_last_block_that_ends_restores_what_was_set() -> None:
+    """Blocks of several threads may end in any order."""
+    first, second = without_tf32(), without_tf32()
+    with first:
+        second.__enter__()
+    assert not torch.backends.cudnn.allow_tf32
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.allow_tf32

@@ -5,6 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.backends import cudnn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+
+@contextmanager
+def tf32_of_modules() -> Iterator[set[bool]]:
+    """Collect whether TF32 was on when modules were called within the block: {False} if it never was."""
+    states: set[bool] = set()
+    assert cudnn.allow_tf32, "TF32 is off outside of models already"
+    handle = register_module_forward_pre_hook(lambda *_: states.add(cudnn.allow_tf32))
+    try:
+        yield states
+    finally:
+        handle.remove()
+    assert cudnn.allow_tf32, "TF32 was not restored"
 
 
 @contextmanager

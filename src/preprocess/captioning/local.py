@@ -30,6 +30,7 @@ from preprocess.captioning.prepared import Prepared
 from preprocess.captioning.size_limit import SizeLimit
 from preprocess.captioning.vision_language import find_model, processor_of
 from preprocess.checkpoints.dtypes import Dtype, require_dtype
+from preprocess.float32 import without_tf32
 
 Quantization = Literal["8bit", "4bit"]
 
@@ -45,7 +46,7 @@ class LocalModel(CaptionBackend):
     Args:
         model: a folder with the model and its processor, or a name on the Hugging Face hub.
         revision: of the model on the hub: branch, tag or commit; None: its main branch.
-        dtype: of the weights; `auto`: as the checkpoint says.
+        dtype: of the weights; `auto`: as the checkpoint says. float32 does not use TF32 on a GPU.
         attn_implementation: of transformers: `sdpa`, `eager`, `flash_attention_2`, …; None: its choice. A kernel on the
             hub, as `owner/name`, is code: it needs `trust_remote_code`, unless its owner is `kernels-community`.
         quantization: of the weights, by bitsandbytes; None: none.
@@ -148,6 +149,7 @@ class LocalModel(CaptionBackend):
         return [self._caption_or_error(tokens) for tokens in self.generate(inputs)]
 
     @torch.inference_mode()
+    @without_tf32()
     def generate(self, inputs: Sequence[Prepared]) -> list[list[int]]:
         """Return the tokens that the model generates for each image of one batch.
 

@@ -14,6 +14,7 @@ from datamodules.samples.skeleton import COCO_17, Keypoints, from_coco_17
 from preprocess.checkpoints.dtypes import Dtype, require_dtype
 from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.device_copies import to_device
+from preprocess.float32 import without_tf32
 from preprocess.pose.backend import NOBODY, People, PoseBackend, sorted_people, within
 
 _PACKAGES = ("transformers", "torchvision", "scipy")  # whose versions change results
@@ -35,7 +36,7 @@ class VitPose(PoseBackend):
         min_joint_score: 0 to 1, the lowest score of a joint. Other joints are left out, and so are joints outside the
             image.
         people_at_once: the largest number of people in one batch of the estimator.
-        dtype: of the weights of both models.
+        dtype: of the weights of both models; `fp32` does not use TF32 on a GPU.
 
     Raises:
         ConfigError: an argument is out of range, or a model cannot be found, is incomplete or has another type.
@@ -73,6 +74,7 @@ class VitPose(PoseBackend):
         self._num_experts = self._estimator.config.backbone_config.num_experts
 
     @torch.inference_mode()
+    @without_tf32()
     def people(self, images: Sequence[Tensor]) -> list[People]:
         """See `PoseBackend`."""
         boxes, scores = self._boxes(images)

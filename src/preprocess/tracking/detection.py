@@ -12,6 +12,7 @@ from datamodules.errors import ExtractError
 from preprocess.checkpoints.model_folder import ModelFolder
 from preprocess.checkpoints.parts import TOKENIZER
 from preprocess.device_copies import to_device
+from preprocess.float32 import without_tf32
 from preprocess.tracking.options import Thresholds, Weights
 from preprocess.tracking.prompt import text_of
 from preprocess.tracking.tracks import Detection
@@ -86,6 +87,7 @@ class Detector:
         return Query(classes, tuple(tokens), dict(inputs))
 
     @torch.inference_mode()
+    @without_tf32()
     def detect(self, query: Query, frames: Sequence[Tensor]) -> list[list[Detection]]:
         """Return the detections on each frame, by descending score.
 

@@ -64,7 +64,7 @@ class Weights:
     """How the weights of the models are loaded.
 
     Attributes:
-        dtype: of the weights; `auto`: the dtype that the checkpoint names.
+        dtype: of the weights; `auto`: the dtype that the checkpoint names. float32 does not use TF32 on a GPU.
         compile: whether to compile the image encoder of the segmenter with torch.compile.
     """
 

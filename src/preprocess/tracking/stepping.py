@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from preprocess.float32 import without_tf32
 from preprocess.tracking.backend import TrackedObject
 
 
@@ -33,6 +34,7 @@ class SteppedTracker(ABC):
     def prepare(self, frames: Mapping[int, Tensor]) -> None:  # noqa: B027
         """Process several of the next frames together, where that is faster; by default does nothing."""
 
+    @without_tf32()
     def track(self, first: int, frames: Sequence[Tensor]) -> list[list[TrackedObject]]:
         """See `VideoTracker`.
 

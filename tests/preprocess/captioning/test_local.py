@@ -23,6 +23,7 @@ from preprocess.captioning.prepared import Prepared
 from preprocess.captioning.vision_language import find_model, processor_of
 from preprocess.prompts import PromptTemplate
 from support.caption_checkpoints import FAMILIES, save_checkpoint
+from support.gpu import tf32_of_modules
 
 CPU = torch.device("cpu")
 SIZES = ((40, 60), (60, 40), (33, 99), (64, 64), (30, 31), (90, 30), (50, 50), (20, 80))
@@ -420,6 +421,13 @@ def test_an_attention_that_cannot_be_used_here_fails(folders: dict[str, Path]) -
     backend = make_backend(folders["smolvlm"], attn_implementation="flash_attention_2")
     with pytest.raises(ConfigError, match=r"smolvlm cannot be loaded on cpu: .*[Ff]lash"):
         backend.load(CPU)
+
+
+def test_models_run_without_tf32(backends: dict[str, LocalModel]) -> None:
+    for backend in backends.values():
+        with tf32_of_modules() as states:
+            backend.captions(prepare(backend, noisy_images([(40, 40)]), ["it"]))
+        assert states == {False}
 
 
 def test_a_model_in_bf16_gets_pixels_in_bf16(folders: dict[str, Path]) -> None:

@@ -16,8 +16,8 @@ from preprocess.pose import openpose
 from preprocess.pose.backend import People, PoseBackend, within
 from preprocess.pose.mediapipe import LANDMARKS, MediaPipe
 from preprocess.pose.openpose import OpenPose
-from preprocess.pose.openpose_net import prepare
 from preprocess.pose.vitpose import VitPose
+from support.gpu import tf32_of_modules
 from support.pose_checkpoints import make_openpose, make_rtdetr, make_vitpose
 from support.pose_runs import rendered, standing
 
@@ -284,17 +284,11 @@ def test_options_out_of_range_fail(make: Callable[[], PoseBackend], message: str
     refused(make, message)
 
 
-def test_openpose_runs_without_tf32(backends: dict[str, PoseBackend], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-
-    def spy(images: Tensor, size: tuple[int, int]) -> Tensor:
-        seen.append(torch.backends.cudnn.allow_tf32)
-        return prepare(images, size)
-
-    monkeypatch.setattr("preprocess.pose.openpose.prepare", spy)
-    assert torch.backends.cudnn.allow_tf32
-    backends["openpose"].people([picture(astronaut()[::8, ::8])])
-    assert seen == [False]
+@pytest.mark.parametrize("name", ["openpose", "vitpose"])
+def test_models_run_without_tf32(backends: dict[str, PoseBackend], name: str) -> None:
+    with tf32_of_modules() as states:
+        backends[name].people([picture(astronaut()[::8, ::8])])
+    assert states == {False}
 
 
 def test_vitpose_copies_an_image_from_the_device_once_whoever_is_in_it(

@@ -11,6 +11,7 @@ from datamodules.errors import ExtractError
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.grounded import GroundedSam2
 from preprocess.tracking.options import Identity, Thresholds, Weights
+from support.gpu import tf32_of_modules
 from support.tracking_checkpoints import make_edgetam, make_grounding_dino, make_sam2, moving_square
 
 Objects = Sequence[Sequence[TrackedObject]]
@@ -85,6 +86,13 @@ def test_running_out_of_memory_once_changes_nothing(backend: GroundedSam2, monke
     with pytest.raises(torch.OutOfMemoryError):
         tracker.track(0, frames)
     assert rows([*tracker.track(0, frames[:3]), *tracker.track(3, frames[3:])]) == expected
+
+
+def test_models_run_without_tf32(backend: GroundedSam2) -> None:
+    with tf32_of_modules() as states:
+        track(backend, [1])
+        backend._detector.detect(backend._detector.query(("car",)), moving_square(1))
+    assert states == {False}
 
 
 def test_half_precision_tracks_objects(tmp_path: Path) -> None:

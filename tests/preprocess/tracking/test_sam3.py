@@ -15,6 +15,7 @@ from datamodules.errors import ConfigError, ExtractError
 from preprocess.tracking.backend import TrackedObject
 from preprocess.tracking.options import Identity
 from preprocess.tracking.sam3 import Sam3
+from support.gpu import tf32_of_modules
 from support.tracking_checkpoints import make_sam2, make_sam3, moving_square
 
 CPU = torch.device("cpu")
@@ -104,6 +105,12 @@ def test_masks_change_with_the_frame_and_the_prompt(sam3: Sam3, tracked: Objects
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) > 0.8 * len(masks)
     other = sam3.start(("dog",)).track(0, moving_square(3))
     assert not same(other, tracked[:3])
+
+
+def test_the_model_runs_without_tf32(sam3: Sam3) -> None:
+    with tf32_of_modules() as states:
+        sam3.start(("car",)).track(0, moving_square(1))
+    assert states == {False}
 
 
 def test_ids_labels_scores_and_masks_are_those_of_a_session_that_forgets_nothing(

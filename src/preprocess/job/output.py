@@ -1,10 +1,12 @@
-"""The section `output` of a configuration: the run folder, and how many failures and how much time ranks allow."""
+"""The section `output` of a configuration: where the run is, and how many failures and how much time ranks allow."""
 
 from dataclasses import dataclass
 
 from datamodules.errors import ConfigError
+from datamodules.run.bucket import open_store
 from datamodules.run.failure_limit import FailureLimit, Tolerance
 from datamodules.run.plan import ShardSize
+from datamodules.run.store import Folder, Store
 
 _DEFAULT_SIZE = ShardSize()
 
@@ -14,8 +16,11 @@ class Output:
     """The folder of a run, and how this process works on the run.
 
     Args:
-        dir: the run's folder: a new folder, or that of a run to resume or join.
+        dir: the run's folder: a new folder, or that of a run to resume or join. Or a prefix in a bucket, as a URL:
+            `s3://bucket/run`, `gs://…` or `az://…`.
         shards: how many items go into a shard.
+        scratch: folder on a local disk for what a run in a bucket keeps there: unfinished shards, and files that are
+            uploaded. Each run has a folder of its own in it, private to the user. None: the system's temporary folder.
         only: `i/n`: work only on every n-th shard, starting at shard i (from 0). For machines that share no folder; the
             plan stays the same. None: all shards.
         stale_seconds: a rank whose heartbeat stands still for this long counts as dead, and its shards are taken over.
@@ -33,11 +38,12 @@ class Output:
             Videos that an earlier command has finished are not drawn; `preprocess visualize` draws them.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of its range, or `dir` is a URL that is not supported.
     """
 
     dir: str
     shards: ShardSize = _DEFAULT_SIZE
+    scratch: str | None = None
     only: str | None = None
     stale_seconds: float = 60.0
     max_attempts: int = 3
@@ -50,7 +56,20 @@ class Output:
     def __post_init__(self) -> None:
         if self.grace_seconds < 0:
             raise ConfigError(f"grace_seconds = {self.grace_seconds} must be 0 or more")
-        self.part(), self.tolerance()  # raise for values out of range
+        if self.scratch is not None and isinstance(self.store(), Folder):
+            raise ConfigError(
+                f"--output.scratch {self.scratch} is for runs in a bucket. The run in {self.dir} keeps its scratch "
+                "files in its folder work/: leave the option out"
+            )
+        self.part(), self.tolerance(), self.store()  # raise for values out of range
+
+    def store(self) -> Store:
+        """Return the store of the run.
+
+        Raises:
+            ConfigError: `dir` is a URL that does not name a bucket, or has a scheme that is not supported.
+        """
+        return open_store(self.dir, self.scratch)
 
     def tolerance(self) -> Tolerance:
         """Return how many attempts and failures, and how much time, a rank of this run allows."""

@@ -29,6 +29,7 @@ _COMMANDS = {  # each is a module of preprocess.commands
     "check": "list the items that would fail in a run, without running the pipeline",
     "estimate": "run a few items of a corpus, and estimate hours and disk space for all of it",
     "retry": "try the failed items of a run again",
+    "sbatch": "print or submit a SLURM job that runs or retries",
     "status": "show the progress of a run, while it runs and afterwards",
     "view": "show what a run holds, or one of its samples",
     "failures": "list the items that failed, where and why",

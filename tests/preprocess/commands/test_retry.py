@@ -68,7 +68,7 @@ def test_the_processes_of_one_job_work_on_one_retry_however_late_they_start(
 ) -> None:
     submitted = datetime.now(timezone.utc).isoformat()
     for _ in range(2):
-        assert main(["retry", str(folder), *OWN, "--since", submitted]) == 0
+        assert main(["retry", "--output.grace_seconds=100", f"--since={submitted}", str(folder), *OWN]) == 0
         assert last_line(capfd) == "8 planned = 5 committed + 3 failed + 0 missing"
     assert len(Run(folder).retries) == 1
     assert main(["retry", str(folder), *OWN]) == 0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gpu_wheels import carried_wheels
 from holistic_images import photos, read_folder
 from holistic_parity import mediapipe_points
 from preprocess.holistic.models import HOLISTIC, find_models
@@ -17,10 +18,16 @@ _ROOT = Path(__file__).resolve().parents[1]
 _CODE = ("src", "benchmarks", "tests", "configs", "pyproject.toml")
 _PURE = ("array-api-compat", "flatbuffers")  # packages without compiled parts, whole
 _SCHEMA = "schema_py_generated.py"  # all that a pass in torch needs of ai-edge-litert
-_MORE = ("jsonargparse", "av", "pyarrow", "decord", "platformdirs", "pycocotools", "supervision", "num2words", "httpx2")
 _SIZE = (210, 260)  # width and height of the reference's images in px
 _FRAMES_OF_EACH = 3
 _MOST_MB = 60.0
+_HOW_TO_CARRY = """\
+Parts whose packages are missing there are skipped. All parts need the {number} packages in {dest}/wheels.txt,
+and in the releases for its torch, torchvision, and torchcodec for NVDEC. Delete the lines of what is there.
+For Python 3.12 on x86-64:
+    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -r {dest}/wheels.txt --dest {dest}/wheels
+    pip install --no-index --no-deps --target {name}/packages {name}/wheels/*.whl  # there"""
 
 
 def prepare(dest: Path, folders: Sequence[Path]) -> None:
@@ -45,11 +52,9 @@ def prepare(dest: Path, folders: Sequence[Path]) -> None:
     assert megabytes < _MOST_MB, f"{dest} has {megabytes:.0f} MB, more than {_MOST_MB:.0f}"
     print(f"{dest}: {megabytes:.1f} MB, {len(images)} images with MediaPipe's landmarks. On the machine with the GPU:")
     print(f"    python {dest.name}/benchmarks/gpu.py --minutes 9")
-    print(f"Parts whose packages are missing there are skipped. For all of them, carry wheels of {', '.join(_MORE)},")
-    print(
-        "which `pip download --no-deps --only-binary=:all: --platform … --python-version …` gets for that machine, and"
-    )
-    print(f"install them there: pip install --no-index --no-deps --target {dest.name}/packages *.whl")
+    wheels = carried_wheels([*_PURE, "ai-edge-litert", "mediapipe"])
+    (dest / "wheels.txt").write_text("\n".join(wheels) + "\n")
+    print(_HOW_TO_CARRY.format(number=len(wheels), dest=dest, name=dest.name))
 
 
 def _reference_images(folders: Iterable[Path]) -> NDArray[np.uint8]:

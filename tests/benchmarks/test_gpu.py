@@ -137,6 +137,23 @@ def test_traffic_is_that_of_each_operation(benchmark: Import) -> None:
     assert traffic.eager == image + traffic.fused + 4 * result
 
 
+def test_wheels_to_carry_are_all_that_torch_does_not_bring(benchmark: Import) -> None:
+    wheels = benchmark("gpu_wheels").carried_wheels(["mediapipe"])
+    names = {wheel.partition("==")[0] for wheel in wheels}
+    assert wheels == sorted(wheels)
+    assert {
+        "lightning",
+        "jsonargparse",
+        "docstring-parser",
+        "tokenizers",
+        "av",
+        "pillow",
+        "opencv-python-headless",
+    } <= names
+    assert not names & {"torch", "numpy", "torchvision", "sympy", "mediapipe", "absl-py"}
+    assert f"pytest=={pytest.__version__}" in wheels
+
+
 def test_outcomes_of_tests_are_counted(benchmark: Import) -> None:
     output = """
 tests/a/test_a.py::test_one PASSED [ 10%]

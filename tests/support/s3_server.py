@@ -61,13 +61,17 @@ class S3Server:
 
 
 @contextmanager
-def running_s3_server() -> Iterator[S3Server]:
-    """Start a server on a free port of the loopback interface, and stop it at the end."""
+def running_s3_server(page_size: int = PAGE_SIZE) -> Iterator[S3Server]:
+    """Start a server on a free port of the loopback interface, and stop it at the end.
+
+    Args:
+        page_size: number of objects that the server lists at once.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    environment = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE_SIZE)}
+    environment = {**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": str(page_size)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)

@@ -28,8 +28,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.object_store import StoreUnavailableError, is_url, open_object_store, parse_url, repeated
+from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.object_store import (
+    SCHEMES,
+    StoreUnavailableError,
+    is_url,
+    open_object_store,
+    parse_url,
+    repeated,
+)
 from datamodules.run.files import MAX_BYTES, remove
 from datamodules.run.store import STAGING, Entry, Folder, Store, StoredFile
 
@@ -58,9 +65,14 @@ def open_store(location: str | os.PathLike[str], scratch: str | None = None) -> 
         scratch: folder on a local disk for what a run in a bucket keeps there; see `Bucket`.
 
     Raises:
-        ConfigError: the scheme of the URL is not supported, or it does not name a bucket.
+        ConfigError: the scheme of the URL is not supported, it does not name a bucket, or lacks a slash.
     """
-    return Bucket(str(location), scratch) if is_url(location) else Folder(location)
+    if is_url(location):
+        return Bucket(str(location), scratch)
+    scheme, separator, rest = str(location).partition(":/")
+    if separator and scheme in SCHEMES:
+        raise ConfigError(f"{_OPTION} {location} lacks a slash: {scheme}://{rest}. Give ./{location} for a folder")
+    return Folder(location)
 
 
 class Bucket(Store):
@@ -86,7 +98,7 @@ class Bucket(Store):
         self.location = url.rstrip("/")
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.location)[:80]
         digest = hashlib.sha256(self.location.encode()).hexdigest()[:12]
-        self._own_scratch = Path(scratch or tempfile.gettempdir()) / f"framemill-{os.getuid()}"
+        self._own_scratch = Path(scratch or tempfile.gettempdir()) / f"framemill-{os.geteuid()}"
         self.work = self._own_scratch / f"{name}-{digest}"
         self._patience_seconds = _SHORT_PATIENCE_SECONDS
         self._silent_since: float | None = None  # when the store stopped answering; -inf: for longer than patience
@@ -97,7 +109,8 @@ class Bucket(Store):
 
     def prepare(self) -> None:
         if self.location.startswith("file:"):
-            os.makedirs(parse_url(self.location).prefix, exist_ok=True)
+            with self._explaining("create"):
+                os.makedirs(parse_url(self.location).prefix, exist_ok=True)
         try:
             self._make_work()
         except OSError as error:

@@ -252,6 +252,13 @@ def test_keys_that_no_run_makes_are_left_out_or_named(store: Bucket, s3: S3Serve
         store.names("records")
 
 
+def test_a_run_can_be_a_whole_bucket(s3: S3Server, tmp_path: Path) -> None:
+    store = open_store(f"s3://{s3.make_bucket()}/", str(tmp_path))
+    store.prepare()
+    assert store.create("records/a.json", b"a")
+    assert (store.names(), [entry.name for entry in store.list("records")]) == (["records"], ["records/a.json"])
+
+
 @pytest.mark.parametrize("name", ["../other/a.json", "records/../../a.json", "records//a.json", "a\nb"])
 def test_names_do_not_lead_out_of_the_prefix(store: Bucket, proxy: FaultyProxy, name: str) -> None:
     with pytest.raises(OSError, match="cannot be used as a path"):
@@ -282,7 +289,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(store: Bucket) -> None:
 
 def test_scratch_is_private_and_named_after_the_url(tmp_path: Path) -> None:
     store = open_store("memory://test/run", str(tmp_path))
-    assert store.work.parent == tmp_path / f"framemill-{os.getuid()}"
+    assert store.work.parent == tmp_path / f"framemill-{os.geteuid()}"
     assert store.work.name.startswith("memory-test-run-")
     assert store.work == open_store("memory://test/run/", str(tmp_path)).work
     assert store.work != open_store("memory://test-run", str(tmp_path)).work
@@ -295,7 +302,7 @@ def test_scratch_is_private_and_named_after_the_url(tmp_path: Path) -> None:
 
 def test_scratch_is_no_link_and_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / f"framemill-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / f"framemill-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(EnvironmentFailure, match="is not a folder that only this user can enter"):
         open_store("memory://test/run", str(tmp_path)).prepare()
     (tmp_path / "file").touch()
@@ -309,6 +316,9 @@ def test_a_path_is_a_folder_and_a_url_a_bucket(tmp_path: Path) -> None:
     assert str(open_store("s3://bucket/a/b/")) == "s3://bucket/a/b"
     with pytest.raises(ConfigError, match=r"^--output.dir ftp://host/x: ftp:// is not supported"):
         open_store("ftp://host/x")
+    with pytest.raises(ConfigError, match=r"^--output.dir s3:/bucket/x lacks a slash: s3://bucket/x\. Give"):
+        open_store("s3:/bucket/x")
+    assert isinstance(open_store("./s3:/bucket/x"), Folder)
 
 
 def test_a_file_that_is_too_large_is_not_read_whole(store: Bucket) -> None:

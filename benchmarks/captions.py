@@ -210,7 +210,7 @@ def _preprocess(job: Job, out: Path, ours: dict[str, str]) -> Turn:
     run = Run(out)
     records = list(run.records())
     assert sum(record.committed for record in records) == run.plan.num_items, "an image failed"
-    finished = [run.record_path(record.shard).stat().st_mtime for record in records for _ in range(record.committed)]
+    finished = [run.committed_at(record.shard) for record in records for _ in range(record.committed)]
     samples = (json.loads(files["json"]) for _, files in CommittedSamples(run))
     return _turn(finished, whole, sum(sample["num_tokens"] for sample in samples) / len(finished))
 

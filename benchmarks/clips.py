@@ -217,7 +217,7 @@ def _preprocess(job: Job, out: Path) -> list[float]:
     records = list(run.records())
     assert sum(record.committed for record in records) == run.plan.num_items, "a video failed"
     # all videos of a shard count as finished when it is committed
-    return [run.record_path(r.shard).stat().st_mtime for r in records for _ in range(r.committed)]
+    return [run.committed_at(r.shard) for r in records for _ in range(r.committed)]
 
 
 def _peer(contender: str, python: str, job: Job, out: Path) -> list[float]:

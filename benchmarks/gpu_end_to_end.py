@@ -78,7 +78,7 @@ def _measure(setting: Setting, case: _Case) -> Figures:
         run = Run(output)
         records = list(run.records())
         decoders = {name for record in records for name in run.rows(record.shard, ["decoder"])["decoder"].to_pylist()}
-        ends = sorted((run.record_path(record.shard).stat().st_mtime, record.num_frames) for record in records)
+        ends = sorted((run.committed_at(record.shard), record.num_frames) for record in records)
     assert len(ends) > 1, f"{len(ends)} shards were committed; the log says why"
     num_frames = sum(number for _, number in ends[1:])
     rate = num_frames / max(ends[-1][0] - ends[0][0], 1e-9)

@@ -116,7 +116,7 @@ def preprocess(root: Path, out: Path, workers: int, *, backend: str = "auto") ->
     subprocess.run(_command(root, out, workers, backend), check=True, stderr=subprocess.DEVNULL)
     run = Run(out)
     assert len(run.committed()) == run.plan.num_items, "the end of a sentence is known only if it is a shard of its own"
-    return [Finished(run.record_path(r.shard).stat().st_mtime, r.num_frames) for r in run.records()]
+    return [Finished(run.committed_at(r.shard), r.num_frames) for r in run.records()]
 
 
 def _command(root: Path, out: Path, workers: int, backend: str) -> list[str]:

@@ -231,7 +231,7 @@ def _preprocess(images: Path, out: Path, workers: int) -> list[float]:
     command = [sys.executable, "-m", "preprocess", "run", *(f"--{name}={value}" for name, value in options.items())]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     run = Run(out)
-    return [run.record_path(record.shard).stat().st_mtime for record in run.records()]
+    return [run.committed_at(record.shard) for record in run.records()]
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def _finish(folder: Path, corpus: Repeated, seconds_per_frame: Sequence[float]) 
     started = time.time()
     for rank in ranks:
         rank.join()
-    return max(run.record_path(shard.name).stat().st_mtime for shard in run.plan.shards) - started
+    return max(run.committed_at(shard.name) for shard in run.plan.shards) - started
 
 
 def _be_a_rank(folder: Path, root: str, position: float, seconds_per_frame: float, ready: Any) -> None:
@@ -173,7 +173,9 @@ def _claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tup
     ready, results = context.Barrier(num_processes + 1), context.SimpleQueue()
     positions = [number / num_ranks if apart else 0.0 for number in range(num_ranks)]
     processes = [
-        context.Process(target=_claim, args=(run.folder, positions[number::num_processes], ready, results), daemon=True)
+        context.Process(
+            target=_claim, args=(str(run.store), positions[number::num_processes], ready, results), daemon=True
+        )
         for number in range(num_processes)
     ]
     for process in processes:

@@ -182,7 +182,7 @@ def _preprocess(job: Job, out: Path) -> float:
     _call([sys.executable, "-m", "preprocess", "run", "--config", str(_REPOSITORY / "configs/tracking.yaml"), *options])
     run = Run(out)
     assert sum(record.committed for record in run.records()) == run.plan.num_items, "a video failed"
-    return _rate([run.record_path(record.shard).stat().st_mtime for record in run.records()], job)
+    return _rate([run.committed_at(record.shard) for record in run.records()], job)
 
 
 def _rate(finished: Sequence[float], job: Job) -> float:

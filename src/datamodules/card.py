@@ -23,7 +23,6 @@ import yaml
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.media.suffixes import IMAGE_SUFFIXES, image_ending
 from datamodules.printable import printable
-from datamodules.run.files import read_file, write_whole
 from datamodules.run.folder import Run
 from datamodules.run.kind import class_of
 from datamodules.run.reader import open_sample
@@ -91,7 +90,7 @@ def features_of(run: Run | str | os.PathLike[str]) -> "Features":
     run = run if isinstance(run, Run) else Run(run)
     if not declared_fields(run):
         raise RunError(
-            f"the fields of the samples in {run.folder} are unknown. If the class of the samples is your own, import "
+            f"the fields of the samples in {run.store} are unknown. If the class of the samples is your own, import "
             "it first"
         )
     return datasets.Features({name: feature(column) for name, column in _columns(run).items()})
@@ -123,15 +122,14 @@ def write_card(run: Run) -> None:
         RunError: the first sample cannot be read.
         EnvironmentFailure: the card cannot be written.
     """
-    path = run.folder / CARD
     described: list[set[str]] = []
     while (committed := [part.committed() for part in run.with_retries]) != described:
         if is_users(run) or not (text := _text(run)):
             return
         try:
-            write_whole(path, text.encode())
+            run.store.replace(CARD, text.encode())
         except OSError as error:
-            raise EnvironmentFailure(f"the dataset card {path} cannot be written: {error}") from error
+            raise EnvironmentFailure(f"the dataset card {run.store.locate(CARD)} cannot be written: {error}") from error
         described = committed
 
 
@@ -141,15 +139,21 @@ def is_stale(run: Run) -> bool:
     Raises:
         RunError: the first sample cannot be read.
     """
-    path = run.folder / CARD
-    return path.exists() and not is_users(run) and _text(run) not in ("", read_file(path).decode())
+    if is_users(run):
+        return False
+    try:
+        written = run.store.read(CARD).decode()
+    except FileNotFoundError:
+        return False
+    return _text(run) not in ("", written)
 
 
 def is_users(run: Run) -> bool:
     """Return whether the card belongs to the user: it lacks the mark of `write_card`, or is no small regular file."""
-    path = run.folder / CARD
     try:
-        return path.exists() and _MARK.encode() not in read_file(path)
+        return _MARK.encode() not in run.store.read(CARD)
+    except FileNotFoundError:
+        return False
     except RunError:
         return True
 
@@ -219,9 +223,9 @@ def _columns(run: Run) -> dict[str, FileType]:
         try:
             columns[ending] = _file_type(run, ending, file)
         except ValueError as error:
-            raise RunError(f"{run.folder}: {key}.{ending} is damaged: {error}; run `preprocess verify`") from error
+            raise RunError(f"{run.store}: {key}.{ending} is damaged: {error}; run `preprocess verify`") from error
     if "json" not in columns:
-        raise RunError(f"{run.folder}: the sample {key} has no json; run `preprocess verify`")
+        raise RunError(f"{run.store}: the sample {key} has no json; run `preprocess verify`")
     extractor = run.plan.fingerprint.get("extractor", {}).get("init_args", {})
     if extractor.get("store_images") in ("original", True):  # True: of earlier versions
         columns |= dict.fromkeys(_image_endings(run), "image")
@@ -233,7 +237,7 @@ def _first_sample(run: Run) -> tuple[str, dict[str, BinaryIO]]:
         rows = run.rows(record.shard, ["tar_offset", "tar_bytes"]).drop_null()
         for row in rows.slice(0, 1).to_pylist():
             return open_sample(run.tar_file(row["shard"]), row["tar_offset"], row["tar_bytes"], os.urandom(8))
-    raise RunError(f"{run.folder} has no committed samples: run it first")
+    raise RunError(f"{run.store} has no committed samples: run it first")
 
 
 def _file_type(run: Run, ending: str, file: BinaryIO) -> FileType:

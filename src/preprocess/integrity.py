@@ -1,13 +1,12 @@
 """Checks of a run: coverage, from its records alone, with which every run ends; and every byte (`verify`)."""
 
 import errno
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
 
 from datamodules.card import CARD, is_stale
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
@@ -16,11 +15,14 @@ from datamodules.run.folder import Run
 from datamodules.run.outcome import Outcome
 from datamodules.run.plan import Shard
 from datamodules.run.planning import is_as_written
-from datamodules.run.record import Record, ShardFile, StagedFile
+from datamodules.run.record import RECORDS, Record, ShardFile, StagedFile
 from datamodules.run.shard_files import count_devices, count_rows
+from datamodules.run.store import Store
 from datamodules.tar_members import read_members, split_name
 
-_SAMPLES = ("*.tar", f"{SUPERSEDED}/*.tar", "tables/[!.]*")
+# folder and ending of the files that belong to shards
+_RECORDS = ((RECORDS, ".json"),)
+_SAMPLES = (("", ".tar"), (SUPERSEDED, ".tar"), ("tables", ""))
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Problem:
         text: what is wrong, and where; one line.
         damaged: a shard with a missing or damaged file or record. `repair` deletes it, so that it is made again.
         retry: number of a retry with a row that supersedes no failed row. `repair` withdraws the retry.
-        stray: a file that belongs to no committed shard. `repair` moves it away.
+        stray: name of a file that belongs to no committed shard. `repair` moves it away.
         is_stale_card: whether the dataset card is out of date. `repair` rewrites it.
         is_open: whether nothing is wrong, but some items are not done yet.
     """
@@ -39,7 +41,7 @@ class Problem:
     text: str
     damaged: Shard | None = None
     retry: int = 0
-    stray: Path | None = None
+    stray: str | None = None
     is_stale_card: bool = False
     is_open: bool = False
 
@@ -87,7 +89,7 @@ def coverage(run: Run) -> Coverage:
     done = run.committed()
     own, *retries = (_records(part, problems) for part in run.with_retries)
     outcome = Outcome.of(own, (record for records in retries for record in records))
-    problems += strays(run.folder, ["records/*.json"])
+    problems += strays(run.store, _RECORDS)
     return Coverage(
         planned=run.plan.num_items,
         committed=outcome.committed,
@@ -107,7 +109,7 @@ def verify(run: Run) -> Iterator[Problem]:
         yield problem
     yield from _superseding_problems(run, damaged)
     yield from _open_shards(run)
-    yield from strays(run.folder, _SAMPLES)
+    yield from strays(run.store, _SAMPLES)
     if not damaged and is_stale(run):
         yield Problem(f"{CARD}: the dataset card is out of date: rewrite it with `verify --repair`", is_stale_card=True)
 
@@ -118,25 +120,26 @@ def plan_problems(folder: Path) -> list[str]:
     return [f"{path.name}: {what}" for path in sorted(folder.glob("plan*.arrow")) if not is_as_written(path)]
 
 
-def strays(folder: Path, patterns: Sequence[str] = ("records/*.json", *_SAMPLES)) -> list[Problem]:
-    """Return a problem for each file in the run's `folder` that matches `patterns` and belongs to no committed shard.
+def strays(store: Store, where: Sequence[tuple[str, str]] = (*_RECORDS, *_SAMPLES)) -> list[Problem]:
+    """Return a problem for each file of a run that is of a kind in `where` and belongs to no committed shard.
 
     The same goes for a tar of a superseded shard outside `superseded/`, and for a tar of any other shard inside it.
     """
-    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    run = Run(folder)  # opened after the listing, so that it knows the plan of each listed file
+    listed = ((folder, name) for folder, ending in where for name in store.names(folder) if name.endswith(ending))
+    files = [PurePosixPath(*names) for names in listed]
+    run = Run(store)  # opened after the listing, so that it knows the plan of each listed file
     planned, replaced = {shard.name for part in run.with_retries for shard in part.plan.shards}, run.replaced
     problems = []
-    for path in paths:
-        is_superseded, why = path.stem in replaced, ""
-        if path.stem not in planned:
+    for file in files:
+        is_superseded, why = file.stem in replaced, ""
+        if file.stem not in planned:
             why = "no planned shard has this name"
-        elif not run.is_committed(path.stem):
+        elif not run.is_committed(file.stem):
             why = "its shard is not committed"
-        elif path.suffix == ".tar" and is_superseded != (path.parent.name == SUPERSEDED):
+        elif file.suffix == ".tar" and is_superseded != (file.parent.name == SUPERSEDED):
             why = "its shard is superseded" if is_superseded else "its shard is not superseded"
         if why:
-            problems.append(Problem(f"{path.relative_to(folder)}: a stray file, as {why}", stray=path))
+            problems.append(Problem(f"{file}: a stray file, as {why}", stray=str(file)))
     return problems
 
 
@@ -148,12 +151,11 @@ def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
     """
     try:
         with file.open() as opened:
-            size = os.fstat(opened.fileno()).st_size
-            if size != recorded.bytes:
-                yield f"{file.name}: {size:,} bytes instead of {recorded.bytes:,}"
+            if opened.size != recorded.bytes:
+                yield f"{file.name}: {opened.size:,} bytes instead of {recorded.bytes:,}"
             elif sha256_of(opened) != recorded.sha256:
                 yield f"{file.name}: its content has changed (sha256 differs)"
-            elif not file.path.exists():
+            elif file.store.find(file.name) is None:
                 yield f"{file.name}: complete, but not at its final name yet"
     except RunError as error:  # it is not a regular file
         yield str(error)
@@ -163,7 +165,7 @@ def file_problems(file: ShardFile, recorded: StagedFile) -> Iterator[str]:
         # after any other error (no permission, mount gone) the file may be intact, and must not be deleted
         if error.errno not in (errno.EIO, errno.ELOOP):
             raise EnvironmentFailure(
-                f"{file.path} cannot be read: {error.strerror}. Fix that, then verify again"
+                f"{file.location} cannot be read: {error.strerror}. Fix that, then verify again"
             ) from error
         yield f"{file.name}: cannot be read: {error.strerror}"
 
@@ -262,7 +264,7 @@ def _tar_problems(run: Run, record: Record) -> Iterator[str]:
     rows = run.table(record.shard, ["key", "tar_offset"]).to_pylist()
     samples = [row["key"] for row in rows if row["tar_offset"] is not None]
     with run.tar_file(record.shard).open() as file:
-        keys = [split_name(member.name)[0] for member in read_members(file, record.tar.name)]
+        keys = [split_name(member.name)[0] for member in read_members(cast(BinaryIO, file), record.tar.name)]
     if list(dict.fromkeys(keys)) != samples:
         yield f"{record.tar.name}: its keys differ from those of its table"
 

@@ -20,7 +20,6 @@ from datamodules import features_of
 from datamodules.card import CARD, is_stale, write_card
 from datamodules.corpus import Item
 from datamodules.errors import RunError
-from datamodules.run.files import write_whole
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
@@ -38,6 +37,7 @@ from support.caption_runs import caption_items, made_caption
 from support.clip_runs import ClipItems, made_clip
 from support.keypoint_runs import MadeItems, made_sample
 from support.pose_runs import made_pose
+from support.run_paths import folder_of, record_path
 from support.runs import Listed
 from support.track_runs import made_sample as made_tracks
 
@@ -98,7 +98,7 @@ def keypoints(folder: Path) -> Run:
     kind, parts = KeypointSamples(), []
     for split, videos in (("train", False), ("dev", True)):
         items = list(MadeItems({split: 6}, videos=videos).items())
-        parts.append(make_run(folder / split, kind, [(item, made_sample(item)) for item in items]).folder)
+        parts.append(folder_of(make_run(folder / split, kind, [(item, made_sample(item)) for item in items])))
     return merge(parts, folder / "all")
 
 
@@ -156,9 +156,9 @@ def test_every_kind_of_run_loads_by_its_card_whatever_its_first_samples(
     make: Callable[[Path], Run], tmp_path: Path, load: Callable[..., Any]
 ) -> None:
     run = make(tmp_path / "run")
-    loaded = load(str(run.folder))
+    loaded = load(str(folder_of(run)))
     require_equal(loaded, run)
-    require_equal(load(str(run.folder), streaming=True), run)
+    require_equal(load(str(folder_of(run)), streaming=True), run)
     assert next(iter(loaded.values())).features == features_of(run)
     assert not list(verify(run))
 
@@ -167,8 +167,8 @@ def test_features_of_a_run_are_enough_for_the_stock_webdataset_builder(
     tmp_path: Path, load: Callable[..., Any]
 ) -> None:
     run = poses(tmp_path / "run")
-    tars = sorted(map(str, run.folder.glob("*.tar")))
-    require_equal(load("webdataset", data_files=tars, features=features_of(run.folder)), run)
+    tars = sorted(map(str, folder_of(run).glob("*.tar")))
+    require_equal(load("webdataset", data_files=tars, features=features_of(folder_of(run))), run)
 
 
 def test_splits_without_samples_and_tars_out_of_sight_are_not_loaded(tmp_path: Path, load: Callable[..., Any]) -> None:
@@ -176,9 +176,9 @@ def test_splits_without_samples_and_tars_out_of_sight_are_not_loaded(tmp_path: P
     samples = [(item, made_caption(item) if item.key != "c" else None) for item in items]
     run = make_run(tmp_path / "run", CaptionSamples(), samples)
     for name in ("superseded", "stray", "work"):
-        (run.folder / name).mkdir(exist_ok=True)
-        (run.folder / name / "train-000009.tar").write_bytes((run.folder / "train-000000.tar").read_bytes())
-    assert {split: rows["__key__"] for split, rows in load(str(run.folder)).items()} == {"train": ["a", "b"]}
+        (folder_of(run) / name).mkdir(exist_ok=True)
+        (folder_of(run) / name / "train-000009.tar").write_bytes((folder_of(run) / "train-000000.tar").read_bytes())
+    assert {split: rows["__key__"] for split, rows in load(str(folder_of(run))).items()} == {"train": ["a", "b"]}
 
 
 def test_every_field_of_the_corpus_has_a_column_of_its_type(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_every_field_of_the_corpus_has_a_column_of_its_type(tmp_path: Path) -> N
     expected = {"price": "float64", "x": "string", "num_tokens": "int32"}
     assert {name: types[name].dtype for name in expected} == expected
     assert types["tags"].feature.dtype == "string"
-    assert "| x | string |  | of the corpus, as JSON text |" in (run.folder / CARD).read_text()
+    assert "| x | string |  | of the corpus, as JSON text |" in (folder_of(run) / CARD).read_text()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(
     folders = []
     for name, value in (("a", one), ("b", other)):
         item = Item(name, "train", "", (f"{name}.jpg",), meta={"image": f"{name}.jpg", "price": value})
-        folders.append(make_run(tmp_path / name, CaptionSamples(), [(item, made_caption(item))]).folder)
+        folders.append(folder_of(make_run(tmp_path / name, CaptionSamples(), [(item, made_caption(item))])))
     with pytest.raises(RunError, match=rf"field 'price' is {types[1]} in .*b, and {types[0]} in the runs before it: "):
         merge(folders, tmp_path / "all")
     assert not (tmp_path / "all").exists()
@@ -218,7 +218,7 @@ def test_runs_whose_corpus_fields_have_no_common_type_cannot_be_merged(
 
 def test_a_card_that_a_user_has_changed_is_kept_and_a_stale_one_is_reported(tmp_path: Path) -> None:
     run = poses(tmp_path / "run")
-    card = run.folder / CARD
+    card = folder_of(run) / CARD
     written = card.read_text()
     card.write_text(written.replace("split: train", "split: test"))
     assert [problem.is_stale_card for problem in verify(run)] == [True]
@@ -233,18 +233,19 @@ def test_a_card_that_a_user_has_changed_is_kept_and_a_stale_one_is_reported(tmp_
 def test_a_rank_that_is_slow_leaves_no_card_of_fewer_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [(item, made_caption(item)) for item in caption_items("a.jpg", "b.jpg", "c.jpg")]
     run = make_run(tmp_path / "run", CaptionSamples(), samples)
-    record, elsewhere = run.record_path(run.plan.shards[-1].name), tmp_path / "record.json"
+    record, elsewhere = record_path(run, run.plan.shards[-1].name), tmp_path / "record.json"
     record.rename(elsewhere)
     num_written = 0
 
-    def write_late(path: Path, text: bytes) -> None:
+    def write_late(name: str, content: bytes) -> None:
         nonlocal num_written
         num_written += 1
         if elsewhere.exists():  # another rank commits its shard after the text was made
             elsewhere.rename(record)
-        write_whole(path, text)
+        replace_file(name, content)
 
-    monkeypatch.setattr("datamodules.card.write_whole", write_late)
+    replace_file = run.store.replace
+    monkeypatch.setattr(run.store, "replace", write_late)
     write_card(run)
     assert not is_stale(run)
     assert num_written == 2
@@ -264,7 +265,7 @@ def test_a_kind_without_declared_fields_has_no_card(tmp_path: Path) -> None:
             return {"json": b"{}"}
 
     run = make_run(tmp_path / "run", Undeclared(), [(item, item) for item in caption_items("a.jpg")])
-    assert not (run.folder / CARD).exists()
+    assert not (folder_of(run) / CARD).exists()
     with pytest.raises(RunError, match=r"the fields of the samples in .* are unknown\. If the class"):
         features_of(run)
 
@@ -278,14 +279,14 @@ def test_the_class_that_a_plan_names_is_not_imported_for_the_card(
     monkeypatch.syspath_prepend(tmp_path)
     own_kind = import_module("own_samples").OwnSamples()
     run = make_run(tmp_path / "run", own_kind, [(item, made_caption(item)) for item in caption_items("a.jpg")])
-    card = (run.folder / CARD).read_text()
+    card = (folder_of(run) / CARD).read_text()
     assert "| caption | string |" in card
     monkeypatch.delitem(sys.modules, "own_samples")
     assert list(verify(run)) == []
     write_card(run)
     with pytest.raises(RunError, match="If the class of the samples is your own, import it first"):
         features_of(run)
-    assert (run.folder / CARD).read_text() == card
+    assert (folder_of(run) / CARD).read_text() == card
     assert "own_samples" not in sys.modules
 
 
@@ -320,7 +321,7 @@ def test_a_first_sample_that_is_damaged_fails_in_one_line(
 
 
 def test_a_card_explains_each_field(tmp_path: Path) -> None:
-    text = (poses(tmp_path / "run").folder / CARD).read_text()
+    text = (folder_of(poses(tmp_path / "run")) / CARD).read_text()
     assert yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"] == [
         {"split": "train", "path": "train-*.tar"}
     ]

@@ -19,6 +19,7 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from support.run_paths import folder_of
 from support.runs import make_run, some_items
 
 
@@ -45,7 +46,7 @@ def keypoint_run(folder: Path, counts: dict[str, int], per_shard: int = 3) -> Ru
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return keypoint_run(tmp_path_factory.mktemp("shards"), {"train": 17, "dev": 5, "test": 2}).folder
+    return folder_of(keypoint_run(tmp_path_factory.mktemp("shards"), {"train": 17, "dev": 5, "test": 2}))
 
 
 def data_of(shards: Path, **options: Any) -> FramesDataModule:
@@ -118,7 +119,7 @@ def test_a_batch_is_padded_with_lengths_and_mask(shards: Path) -> None:
 
 
 def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> None:
-    data = data_of(keypoint_run(tmp_path, {"train": 3}).folder)
+    data = data_of(folder_of(keypoint_run(tmp_path, {"train": 3})))
     data.setup("fit")
     assert data.val_dataloader() == []
     with pytest.raises(RunError, match=r"has no split 'dev'\. Set val_split to one of train"):
@@ -129,7 +130,7 @@ def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> Non
     ("splits", "chosen"), [(["val"], "val"), (["dev"], "dev"), (["val", "dev"], "dev"), (["validation"], None)]
 )
 def test_validation_uses_the_split_that_the_run_has(tmp_path: Path, splits: list[str], chosen: str | None) -> None:
-    data = data_of(keypoint_run(tmp_path, {"train": 3, **dict.fromkeys(splits, 2)}).folder)
+    data = data_of(folder_of(keypoint_run(tmp_path, {"train": 3, **dict.fromkeys(splits, 2)})))
     data.setup("fit")
     keys = [key for batch in keys_of(data.val_dataloader()) for key in batch]
     assert keys == ([item.key for item in some_items(2, chosen)] if chosen else [])
@@ -190,7 +191,7 @@ def test_fitting_without_a_validation_split_gives_no_warning(
     tmp_path: Path, kind: type[Recording] | type[RecordingWithoutValidation], splits: dict[str, int]
 ) -> None:
     """pytest makes an error of a warning."""
-    data, model = data_of(keypoint_run(tmp_path, splits).folder), kind()
+    data, model = data_of(folder_of(keypoint_run(tmp_path, splits))), kind()
     Trainer(max_epochs=1, accelerator="cpu", num_sanity_val_steps=0, **QUIET).fit(model, datamodule=data)
     assert len(model.trained) == 1
     assert len(model.validated) == ("dev" in splits and kind is Recording)

@@ -18,6 +18,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.commands.sample import make_sample_corpus
+from support.run_paths import folder_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_signs.py"
 MOVES = {"WEST": (-1, 0), "OST": (1, 0), "NORD": (0, -1), "SUED": (0, 1)}
@@ -40,7 +41,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     item.key, keypoints, np.ones((16, 4), np.uint8), np.ones((16, 33), np.float32), meta
                 )
                 rank.add(opened.shard.number, Result(row, 16), kind.encode(sample))
-    return run.folder
+    return folder_of(run)
 
 
 @pytest.mark.slow

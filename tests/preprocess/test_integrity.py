@@ -13,6 +13,7 @@ from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.integrity import coverage, plan_problems, verify
 from support.keypoint_runs import MadeItems, make_run
+from support.run_paths import record_path
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_verify_names_what_is_wrong_and_exits_with_1(
 
 def _rewrite_record(folder: Path, shard: str, **fields: Any) -> None:
     run = Run(folder)
-    run.record_path(shard).write_text(replace(run.record(shard), **fields).to_json())
+    record_path(run, shard).write_text(replace(run.record(shard), **fields).to_json())
 
 
 @pytest.mark.parametrize(

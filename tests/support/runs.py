@@ -19,6 +19,7 @@ from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
+from datamodules.run.store import Folder
 
 FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "version": 1}
 
@@ -104,17 +105,17 @@ def start(target: Any, *args: Any) -> Any:
     return process
 
 
-def claim_all(work_folder: Path, names: Sequence[str], ready: Any, won: Any) -> None:
+def claim_all(folder: Path, names: Sequence[str], ready: Any, won: Any) -> None:
     """Claim `names` at the same moment as others, report which were won, and stay alive until `ready` again."""
-    leases = Leases(work_folder)
+    leases = Leases(Folder(folder))
     ready.wait()
     won.put((os.getpid(), [name for name in names if leases.claim(name)]))
     ready.wait()
 
 
-def hold(work_folder: Path, name: str, claimed: Any) -> None:
+def hold(folder: Path, name: str, claimed: Any) -> None:
     """Claim `name`, report it, and do nothing more."""
-    claimed.put(Leases(work_folder).claim(name))
+    claimed.put(Leases(Folder(folder)).claim(name))
     time.sleep(60)
 
 

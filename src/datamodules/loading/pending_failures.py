@@ -90,7 +90,7 @@ class PendingFailures:
             for row, result in opened.spool.results.items():
                 if result.reason is None:
                     return opened.items[row]
-        run = Run(self._rank.run.folder)  # of a retry, the run that it belongs to
+        run = Run(self._rank.run.store)  # of a retry, the run that it belongs to
         committed = run.committed()
         for shard in (shard for shard in run.plan.shards if shard.name in committed):
             if run.record(shard.name).committed:

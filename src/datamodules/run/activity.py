@@ -1,14 +1,14 @@
-"""The activity of ranks, in `work/ranks/{rank}.json`, from which any process can show the state of the run."""
+"""The activity of ranks, part of their heartbeats, from which any process can show the state of the run."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from datamodules.errors import RunError
-from datamodules.run.files import read_file
+from datamodules.run.leases import RANKS
+from datamodules.run.store import Store
 from datamodules.run.typed_json import build, load
 
 _MAX_SECONDS = 1e12  # limit for the times in a file, since the epoch or not: 30,000 years
@@ -95,10 +95,11 @@ def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def read_activity(path: Path) -> Activity | None:
-    """Read the activity file `path` of a rank; None if it is missing or not one that a rank writes."""
+def read_activity(store: Store, rank: str) -> Activity | None:
+    """Read the activity of the rank named `rank`; None if its file is missing or not one that a rank writes."""
     with suppress(OSError, RunError, ValueError):
-        activity = build(Activity, load(read_file(path)))
+        content = load(store.read(f"{RANKS}/{rank}"))
+        activity = build(Activity, content.get("activity") if isinstance(content, dict) else None)
         build(MachineFigures, activity.machine, "machine")
         open_seconds = (seconds for _, _, seconds in activity.shards.values())
         times = (activity.started, activity.updated, *activity.seconds.values(), *open_seconds)

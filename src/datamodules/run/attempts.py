@@ -75,6 +75,7 @@ class FaultFile:
 
     def _opened(self) -> TextIO:
         if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "x", encoding="utf-8", errors="backslashreplace")
             faulthandler.enable(self._file, all_threads=False)
         return self._file

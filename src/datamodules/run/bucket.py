@@ -75,6 +75,11 @@ def open_store(location: str | os.PathLike[str], scratch: str | None = None) -> 
     return Folder(location)
 
 
+def as_store(location: str | os.PathLike[str] | Store) -> Store:
+    """Return `location` if it is a store, else the store there; see `open_store`."""
+    return location if isinstance(location, Store) else open_store(location)
+
+
 class Bucket(Store):
     """A bucket, or a prefix in it.
 
@@ -106,6 +111,9 @@ class Bucket(Store):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_client": None, "_silent_since": None}
+
+    def check_folders(self) -> None:
+        """Do nothing: an object is no link."""
 
     def prepare(self) -> None:
         if self.location.startswith("file:"):

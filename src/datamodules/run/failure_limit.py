@@ -91,7 +91,7 @@ class FailureWatch:
             raise TooManyFailures(
                 f"{failed:,} of {done:,} items done have failed, more than --output.max_failures {self._limit}; "
                 f"the last one: {reason}. Is something wrong with the whole run? See `preprocess failures "
-                f"{self._run.folder}`; to go on all the same, run the same command with --output.max_failures 100%"
+                f"{self._run.store}`; to go on all the same, run the same command with --output.max_failures 100%"
             )
 
     def _read_records(self) -> None:

@@ -77,7 +77,7 @@ def count_failures(run: Run, classes: Collection[str] = ()) -> dict[str, int]:
     known = {name for record in records for name in (*record.failure_classes, *record.statuses)} - {OK}
     if unknown := sorted(set(classes) - known):
         choices = f"Use one of {', '.join(sorted(known))}" if known else "Nothing has failed"
-        raise ConfigError(f"--class {unknown[0]}: no item of {run.folder} has this class. {choices}")
+        raise ConfigError(f"--class {unknown[0]}: no item of {run.store} has this class. {choices}")
     outcome = run.outcome()
     counts = {**outcome.failure_classes, **outcome.statuses} if classes else outcome.failure_classes
     return {name: count for name, count in counts.items() if not classes or name in classes}

@@ -6,7 +6,9 @@ and `read_file`, which refuse everything but regular files, and removed by `remo
 target.
 """
 
+import errno
 import hashlib
+import io
 import os
 import stat
 from contextlib import suppress
@@ -18,6 +20,7 @@ from datamodules.regular import NotRegularError, open_regular
 
 _BLOCK_BYTES = 1 << 20
 
+CONFIG = "config.yaml"  # the configuration that started the run
 SUPERSEDED = "superseded"  # folder of the tars that shards of retries have replaced
 STRAY = "stray"  # folder of the files that `verify --repair` moved away
 VIDEOS = "videos"  # folder of the videos that are drawn during a run
@@ -60,12 +63,14 @@ def open_file(path: Path) -> BinaryIO:
     """Open the file `path` of a run folder for reading. It may be a link to a file.
 
     Raises:
-        RunError: `path` is a folder, a FIFO, a device or a socket.
+        RunError: `path` is a folder, a FIFO, a device, a socket or a circular link.
         OSError: see `open`.
     """
     try:
         return open_regular(path)
-    except (IsADirectoryError, NotRegularError) as error:
+    except OSError as error:
+        if not isinstance(error, (IsADirectoryError, NotRegularError)) and error.errno != errno.ELOOP:
+            raise
         raise RunError(f"{path} cannot be read: {error.strerror}; no run makes such a thing: remove it") from error
 
 
@@ -133,7 +138,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: BinaryIO | io.RawIOBase) -> str:
     """Return the sha256 of an open file from its current position on, as hexadecimal digits."""
     digest = hashlib.sha256()
     while block := file.read(_BLOCK_BYTES):

@@ -25,10 +25,11 @@ from typing import Any
 import pyarrow as pa
 
 from datamodules.errors import RunError
-from datamodules.run.files import require_own_folders
+from datamodules.run.bucket import as_store
 from datamodules.run.outcome import Outcome
 from datamodules.run.plan import Plan, Shard
-from datamodules.run.record import Record, ShardFile, read_record, record_path
+from datamodules.run.record import RECORDS, Record, ShardFile, read_record, record_name
+from datamodules.run.store import Store
 from datamodules.run.table import read_table
 
 _RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # what `plan_path` makes
@@ -39,7 +40,7 @@ class Run:
     """An opened run folder, with the plan of the run or of one of its retries. Opening it writes nothing.
 
     Args:
-        folder: of the run.
+        folder: of the run, or its store.
         retry: 0 for the run as it was first planned; n for its n-th retry, whose plan has items of the run. Leases,
             ranks and commits treat both alike.
 
@@ -47,17 +48,20 @@ class Run:
         RunError: the folder is not a run, has no such retry, or contains a link in place of a folder of its own.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], retry: int = 0) -> None:
-        self.folder = Path(folder)
-        self.work = self.folder / "work"
+    def __init__(self, folder: str | os.PathLike[str] | Store, retry: int = 0) -> None:
+        self.store = as_store(folder)
+        self.work = self.store.work
         self.retry = retry
-        path = plan_path(self.folder, retry)
-        if not path.is_file():
-            raise RunError(f"{self.folder} is no run: it has no {path.name}; give the folder that was --output.dir")
-        require_own_folders(self.folder)
-        self.plan = Plan(path)
+        name = plan_name(retry)
+        if self.store.find(name) is None:
+            raise RunError(f"{self.store} is no run: it has no {name}; give the folder that was --output.dir")
+        self.store.check_folders()
+        self.plan = Plan(Path(self.store.locate(name)))
         if self.plan.retry != retry:
-            raise RunError(f"{path} is the plan of retry {self.plan.retry}, not of {retry}: it is damaged or misplaced")
+            raise RunError(
+                f"{self.store.locate(name)} is the plan of retry {self.plan.retry}, not of {retry}: it is damaged or "
+                "misplaced"
+            )
 
     @cached_property
     def retries(self) -> "list[Run]":
@@ -68,8 +72,8 @@ class Run:
         """
         if self.retry:
             return []
-        names = (_RETRY_PLAN.fullmatch(path.name) for path in self.folder.glob("plan-*.arrow"))
-        retries = [type(self)(self.folder, number) for number in sorted(int(name[1]) for name in names if name)]
+        names = (_RETRY_PLAN.fullmatch(name) for name in self.store.names())
+        retries = [type(self)(self.store, number) for number in sorted(int(name[1]) for name in names if name)]
         known: set[str] = set()
         for previous, retry in zip((self, *retries), retries, strict=False):
             known.update(shard.name for shard in previous.plan.shards)
@@ -87,26 +91,33 @@ class Run:
         """The first 16 hexadecimal digits of the fingerprint's sha256."""
         return hashlib.sha256(json.dumps(self.plan.fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
-    def record_path(self, shard: str) -> Path:
-        """Return the path of the record of the shard named `shard`, which exists once the shard is committed."""
-        return record_path(self.folder, shard)
-
     def tar_file(self, shard: str) -> ShardFile:
         """Return the tar of the shard named `shard`, which may belong to another plan of this run."""
-        return ShardFile(self.folder, shard, "tar")
+        return ShardFile(self.store, shard, "tar")
 
     def table_file(self, shard: str) -> ShardFile:
         """Return the table of the shard named `shard`, which may belong to another plan of this run."""
-        return ShardFile(self.folder, shard, "parquet")
+        return ShardFile(self.store, shard, "parquet")
 
     def is_committed(self, shard: str) -> bool:
         """Return whether the shard named `shard` is committed."""
-        path = self.record_path(shard)
-        return path.exists() or path.is_symlink()  # a link that leads nowhere is a damaged record
+        return self.store.find(record_name(shard)) is not None
+
+    def committed_at(self, shard: str) -> float:
+        """Return when the committed shard named `shard` was committed, in seconds since the epoch by the store's clock.
+
+        Raises:
+            RunError: the shard is not committed.
+        """
+        entry = self.store.find(record_name(shard))
+        if entry is None:
+            raise RunError(f"{self.store} has no record of {shard}; run `preprocess verify`")
+        return entry.modified
 
     def committed(self) -> set[str]:
         """Return the names of the planned shards that are committed; records of other names are ignored."""
-        return {path.stem for path in (self.folder / "records").glob("*.json")} & self._shards.keys()
+        names = self.store.names(RECORDS)
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")} & self._shards.keys()
 
     @cached_property
     def _shards(self) -> dict[str, Shard]:
@@ -123,11 +134,11 @@ class Run:
         Raises:
             RunError: the shard is not committed, or its record is damaged or contradicts the plan.
         """
-        record, planned = read_record(self.folder, shard), self._shards[shard]
+        record, planned = read_record(self.store, shard), self._shards[shard]
         if record.replaces != planned.replaces:
             raise RunError(
-                f"the record {self.record_path(shard)} is damaged (it replaces {record.replaces!r:.100}, in the plan "
-                f"{planned.replaces!r}); run `preprocess verify`"
+                f"the record {self.store.locate(record_name(shard))} is damaged (it replaces {record.replaces!r:.100}, "
+                f"in the plan {planned.replaces!r}); run `preprocess verify`"
             )
         return record
 
@@ -150,7 +161,7 @@ class Run:
             with file.open() as opened:
                 return read_table(opened, keys, columns)
         except (OSError, ValueError) as error:
-            raise RunError(f"{file.path} cannot be read: {error}; run `preprocess verify`") from error
+            raise RunError(f"{file.location} cannot be read: {error}; run `preprocess verify`") from error
 
     def rows(self, shard: str, columns: Sequence[str] | None = None) -> Any:
         """Return the valid rows of a committed shard: for an item that retries tried again, the last retry's row.
@@ -216,7 +227,7 @@ class Run:
     @cached_property
     def _previous(self) -> "list[Run]":
         """The run and the retries before this retry, in order."""
-        return [previous for previous in Run(self.folder).with_retries if previous.retry < self.retry]
+        return [previous for previous in Run(self.store).with_retries if previous.retry < self.retry]
 
     def _rows_before(self, shard: str) -> dict[str, dict[str, Any]]:
         """Return by key the rows of the earlier shard named `shard`, which a shard of this retry replaces."""
@@ -256,9 +267,9 @@ class Run:
         return Outcome.of(self.records(split), retries)
 
 
-def plan_path(folder: Path, retry: int = 0) -> Path:
-    """Return the path of the plan of the run in `folder`, or of a retry of it."""
-    return folder / (f"plan-{retry:03d}.arrow" if retry else "plan.arrow")
+def plan_name(retry: int = 0) -> str:
+    """Return the name of the plan of a run, or of a retry of it, in the store of the run."""
+    return f"plan-{retry:03d}.arrow" if retry else "plan.arrow"
 
 
 def _with_shard(rows: Any, shard: str) -> Any:

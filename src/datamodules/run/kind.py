@@ -40,13 +40,13 @@ def class_of(run: Run) -> type[SampleKind[Any]]:
     class_path = class_path_of(run)
     if not class_path.startswith(_OWN) and _imported_module(class_path) is None:
         raise ConfigError(
-            f"{run.folder} holds samples of {class_path}, which is not Framemill's, and importing it runs its code. If "
+            f"{run.store} holds samples of {class_path}, which is not Framemill's, and importing it runs its code. If "
             f"you trust it, add --samples {class_path}"
         )
     try:
         return _checked(_resolved(class_path))
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise RunError(f"{run.folder} holds samples of {class_path!r}, which cannot be used: {error}") from error
+        raise RunError(f"{run.store} holds samples of {class_path!r}, which cannot be used: {error}") from error
 
 
 def class_path_of(run: Run) -> str:
@@ -57,7 +57,7 @@ def class_path_of(run: Run) -> str:
     """
     class_path: str = run.plan.fingerprint.get("samples", {}).get("class_path", "")
     if not class_path:
-        raise RunError(f"the plan of {run.folder} does not name the class of its samples")
+        raise RunError(f"the plan of {run.store} does not name the class of its samples")
     return class_path
 
 

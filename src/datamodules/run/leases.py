@@ -1,15 +1,16 @@
 """Leases: which rank works on which shard. They are only files, so ranks may differ in speed, die, and join late.
 
-A rank has one file, `ranks/{rank}`. A claim on the shard `name` is a hard link to it, `leases/{name}.{generation}`.
+A rank has one file, `work/ranks/{rank}`, with its identity and what it is doing. A claim on the shard `name` is the
+file `work/leases/{name}.{generation}`, with the identity of its holder.
 
-- Why hard links: creating one fails if its name exists, on NFS too, so a claim has one winner. A claim is never seen
-  empty, because it shares the content of a file that is already written. All links of a file share one modification
-  time, so touching the rank's file is the heartbeat of every claim that the rank holds.
+- Why exclusive creation: of several ranks that claim a shard at once, one wins.
+- Why one heartbeat: a rank replaces its own file every few seconds, whatever the number of its claims, and one listing
+  shows the heartbeats of all ranks.
 - Why generations: a successor does not replace a dead rank's claim, because between its check and its deletion another
   successor may have claimed the shard, and that claim would be deleted. It creates the next generation instead, which
   again has one winner.
-- Why the local clock: the clocks of machines and file servers differ. A rank only observes whether a modification time
-  changes, and measures by its own clock how long it has not.
+- Why the local clock: the clocks of machines and stores differ. A rank only observes whether the version of another's
+  file changes, and measures by its own clock how long it has not.
 
 Claims only save work and decide nothing: two ranks on one shard waste time, but do no harm (see `commit.py`).
 """
@@ -22,24 +23,27 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.run.files import read_file, remove
+from datamodules.run.store import Entry, Store
 from datamodules.run.typed_json import build, load
 
+RANKS = "work/ranks"
+_CLAIMS = "work/leases"
 _RANK = re.compile(r"[^/.\0][^/\0]*")  # one file name: host names differ, so the rest is free
-_CLAIM = re.compile(r"(.+)\.([0-9]{6,})", re.DOTALL)  # what `Leases._path` makes
+_CLAIM = re.compile(r"(.+)\.([0-9]{6,})", re.DOTALL)  # what `_claim_name` makes
 
 
 @dataclass(frozen=True)
 class RankIdentity:
-    """Content of a rank's file, from which a rank on the same machine can see whether its process has ended.
+    """Identity of a rank, from which a rank on the same machine can see whether its process has ended.
 
     Attributes:
         rank: unique name, `{host}-{pid}-{random}`.
@@ -63,16 +67,15 @@ class RankIdentity:
         return cls(rank, _machine(), pid, _started(pid) or 0)
 
     @classmethod
-    def read(cls, path: Path) -> "RankIdentity":
-        """Read the identity from `path`, the file of a rank or of a claim.
+    def read(cls, store: Store, name: str) -> "RankIdentity":
+        """Read the identity from the file `name` of a rank or of a claim.
 
         Raises:
             OSError: the file cannot be read.
-            RunError, ValueError: the file is not a rank's, is a symbolic link, or has a rank name that is no file name.
+            RunError, ValueError: the file is not a rank's, or has a rank name that is no file name.
         """
-        if path.is_symlink():  # ranks create hard links; a symbolic link may be circular or lead out of the run folder
-            raise ValueError("it is a symbolic link")
-        identity = build(cls, load(read_file(path)))
+        content = load(store.read(name))
+        identity = build(cls, content.get("identity") if isinstance(content, dict) else None)
         if not _RANK.fullmatch(identity.rank):
             raise ValueError(f"{identity.rank!r:.100} cannot be the name of a rank")
         return identity
@@ -103,44 +106,47 @@ class Leases:
     """The claims of this process, and what it knows of the claims of other ranks.
 
     Args:
-        folder: `work/` of the run; `ranks/` and `leases/` are created in it.
+        store: of the run. This rank's file is created in it.
         stale_seconds: a rank is dead if its heartbeat has not changed for this long, by this process's clock. File
             servers cache modification times for some seconds (NFS: up to 60).
         clock: returns seconds and never goes back.
 
+    Attributes:
+        identity: of this rank.
+        activity: what this rank is doing, as JSON-able values; part of each heartbeat.
+        random: random numbers of this rank.
+
     Raises:
-        EnvironmentFailure: the folder cannot be written to.
+        EnvironmentFailure: the store cannot be written to.
     """
 
-    def __init__(self, folder: Path, stale_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, stale_seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.identity = RankIdentity.of_this_process()
-        self._stale_seconds = stale_seconds
-        self._clock = clock
-        self._ranks, self._claims = folder / "ranks", folder / "leases"
-        # by rank: the modification time of its file in ns, and when, by `clock`, this process first saw that value
-        self._last_beat: dict[str, tuple[int, float]] = {}
+        self.activity: Mapping[str, Any] | None = None
+        self.random = random.Random(self.identity.rank)
+        self._store, self._stale_seconds, self._clock = store, stale_seconds, clock
+        # by rank: the version of its file, and when, by `clock`, this process first saw that version
+        self._last_beat: dict[str, tuple[str, float]] = {}
+        self._holders: dict[tuple[str, str], RankIdentity | None] = {}  # by name and version of a claim
         self._held: dict[str, int] = {}  # by name: the generation that this rank claimed
+        self._beating = threading.Lock()  # two threads beat: an older activity must not replace a newer one
         try:
-            self._ranks.mkdir(parents=True, exist_ok=True)
-            self._claims.mkdir(parents=True, exist_ok=True)
-            self._file = self._ranks / self.identity.rank
-            with open(self._file, "x") as file:
-                file.write(json.dumps(vars(self.identity)))
+            self.beat()
         except OSError as error:
             raise EnvironmentFailure(f"the output folder cannot be written to: {error}") from error
-        self.random = random.Random(self.identity.rank)
 
     def beat(self) -> None:
         """Write a heartbeat for this rank. Call it several times within `stale_seconds`."""
-        os.utime(self._file)
+        with self._beating:
+            self._store.replace(self._own, self._content(activity=self.activity))
 
     @contextmanager
-    def beating(self, seconds: float = 2.0) -> Iterator[None]:
-        """Write a heartbeat every `seconds` from a thread while the block runs."""
+    def beating(self) -> Iterator[None]:
+        """Write heartbeats from a thread while the block runs."""
         done = threading.Event()
 
         def beat() -> None:
-            while not done.wait(seconds):
+            while not done.wait(self._store.beat_seconds):
                 self.beat()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -158,119 +164,122 @@ class Leases:
             Whether this rank holds the claim; False if another rank was faster.
 
         Raises:
-            EnvironmentFailure: the file system has no hard links, or the folder cannot be written to.
+            EnvironmentFailure: the store cannot create files exclusively.
+            OSError: the store cannot be written to.
         """
-        path = self._path(name, generation)
-        try:
-            os.link(self._file, path)
-        except FileExistsError:
-            # NFS may repeat a request whose answer was lost, and then report this rank's own link as "exists"
-            if not _same_file(self._file, path):
-                return False
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"cannot create a hard link in {self._claims}: {error}. "
-                "Use an --output.dir whose file system has hard links"
-            ) from error
+        # a claim need not survive a crash: without it, another rank does the work
+        if not self._store.create(_claim_name(name, generation), self._content(), is_durable=False):
+            return False
         self._held[name] = generation
         return True
 
+    def generation(self, name: str) -> int:
+        """Return the generation of this rank's claim on `name`."""
+        return self._held[name]
+
     def release(self, name: str) -> None:
         """Give up the claim on `name`. It is no error if its file is already removed."""
-        self._path(name, self._held.pop(name)).unlink(missing_ok=True)
+        self._store.remove(_claim_name(name, self._held.pop(name)))
 
     def clear(self, name: str) -> None:
-        """Remove all claims on `name`, which is finished."""
-        self._held.pop(name, None)
-        for path in self._claims.glob(f"{name}.*"):
-            remove(path)
+        """Remove this rank's claim on `name`, which is finished, and those before it."""
+        for generation in range(self._held.pop(name, -1) + 1):
+            self._store.remove(_claim_name(name, generation))
 
     def claimed(self) -> set[str]:
-        """Return the names that have a claim, of a living or a dead rank. Lists the folder once and reads no file."""
-        return {name for _, name, _ in self._claim_files()}
+        """Return the names that have a claim, of a living or a dead rank. Lists the claims once and reads none."""
+        return {match[1] for name in self._store.names(_CLAIMS) if (match := _CLAIM.fullmatch(name))}
 
     def list_claims(self) -> dict[str, list[Claim]]:
-        """Return all claims by name, in order of generation. Reads every claim file."""
+        """Return all claims by name, in order of generation. Reads claims that this process has not read before."""
+        ranks = {entry.name: entry for entry in self._store.list(RANKS)}
         claims: dict[str, list[Claim]] = {}
-        for path, name, generation in self._claim_files():
-            holder, dead = self._holder(path)
-            claims.setdefault(name, []).append(Claim(name, generation, holder, dead))
+        for entry in self._store.list(_CLAIMS):
+            if match := _CLAIM.fullmatch(entry.name.removeprefix(f"{_CLAIMS}/")):
+                holder = self._holder(entry)
+                beat = ranks.get(f"{RANKS}/{holder.rank}") if holder else None
+                is_dead = holder is None or self._is_silent(holder, beat)
+                claims.setdefault(match[1], []).append(Claim(match[1], int(match[2]), holder, is_dead))
         return claims
-
-    def _claim_files(self) -> Iterator[tuple[Path, str, int]]:
-        """Yield (file, name, generation) of every claim, in order of generation."""
-        for path in sorted(self._claims.glob("[!.]*")):  # NFS keeps open files that are removed as `.nfs…`
-            if match := _CLAIM.fullmatch(path.name):
-                yield path, match[1], int(match[2])
 
     def is_dead(self, rank: str) -> bool:
         """Return whether the rank named `rank` has ended or its heartbeat has stopped."""
-        return self._holder(self._ranks / rank)[1]
+        identity, beat = _read_rank(self._store, rank), self._store.find(f"{RANKS}/{rank}")
+        return identity is None or self._is_silent(identity, beat)
 
     def has_died_here(self, rank: str) -> bool:
         """Return whether the rank named `rank` ran on this machine, since its last boot, and its process has ended."""
-        holder, _ = self._holder(self._ranks / rank)
-        return holder is not None and holder.has_died()
+        identity = _read_rank(self._store, rank)
+        return identity is not None and identity.has_died()
 
     def at_work(self) -> set[str]:
         """Return the names of the other living ranks, whose last heartbeat is at most `stale_seconds` old.
 
-        Compares modification times, all by the file server's clock, and so answers at once. `list_claims` and `is_dead`
-        trust only this process's clock, and have to observe a rank for `stale_seconds` before they call it dead.
+        Compares times of writing, all by the store's clock, and so answers at once. `list_claims` and `is_dead` trust
+        only this process's clock, and have to observe a rank for `stale_seconds` before they call it dead.
         """
         self.beat()
-        now = self._file.stat().st_mtime
-        names = set()
-        for path in self._ranks.glob("*"):
-            with suppress(FileNotFoundError):  # the rank ended in the meantime
-                is_other = path != self._file and not path.suffix and not is_dead(path)
-                if is_other and now - path.stat().st_mtime <= self._stale_seconds:
-                    names.add(path.name)
-        return names
+        beats = {entry.name: entry.modified for entry in self._store.list(RANKS) if "." not in entry.name}
+        now = beats.pop(self._own, 0.0)
+        recent = {name.removeprefix(f"{RANKS}/") for name, beat in beats.items() if now - beat <= self._stale_seconds}
+        return {rank for rank in recent if not has_ended(self._store, rank)}
 
     def close(self) -> None:
         """Give up all claims of this rank and remove its file."""
         for name in list(self._held):
             self.release(name)
-        self._file.unlink(missing_ok=True)
+        self._store.remove(self._own)
 
-    def _path(self, name: str, generation: int) -> Path:
-        return self._claims / f"{name}.{generation:06d}"
+    @property
+    def _own(self) -> str:
+        return f"{RANKS}/{self.identity.rank}"
 
-    def _holder(self, path: Path) -> tuple[RankIdentity | None, bool]:
-        """Return (identity in the file of a rank or claim, or None; whether that rank is dead)."""
-        try:
-            identity = RankIdentity.read(path)
-            modified = path.stat().st_mtime_ns
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ESTALE):  # released between listing and reading
-                return None, True
-            raise
-        except (RunError, ValueError):  # not a rank's file, or its rank was killed while it wrote the file
-            return None, True
+    def _content(self, **more: Any) -> bytes:
+        return json.dumps({"identity": vars(self.identity), **more}).encode()
+
+    def _holder(self, claim: Entry) -> RankIdentity | None:
+        """Return the rank that holds a claim; None if the file cannot be read."""
+        key = claim.name, claim.version
+        if key not in self._holders:
+            self._holders[key] = _read_identity(self._store, claim.name)
+        return self._holders[key]
+
+    def _is_silent(self, rank: RankIdentity, beat: Entry | None) -> bool:
+        """Return whether a rank has ended or its heartbeat, the entry of its file, has stopped."""
+        if beat is None:  # it removed its file at its end
+            return True
         now = self._clock()
-        seen, since = self._last_beat.get(identity.rank, (None, now))
-        if seen != modified:  # a heartbeat, or the first look at this rank: both start the wait anew
+        seen, since = self._last_beat.get(rank.rank, ("", now))
+        if seen != beat.version:  # a heartbeat, or the first look at this rank: both start the wait anew
             since = now
-            self._last_beat[identity.rank] = modified, since
-        return identity, identity.has_died() or now - since > self._stale_seconds
+            self._last_beat[rank.rank] = beat.version, since
+        return rank.has_died() or now - since > self._stale_seconds
 
 
-def is_dead(path: Path) -> bool:
-    """Return whether the rank whose file is `path` is known to have ended."""
+def has_ended(store: Store, rank: str) -> bool:
+    """Return whether the rank named `rank` is known to have ended."""
+    identity = _read_rank(store, rank)
+    return identity is None or identity.has_died()
+
+
+def _read_rank(store: Store, rank: str) -> RankIdentity | None:
+    """Return the identity of the rank named `rank`; None if its file is missing, or not a rank's."""
+    return _read_identity(store, f"{RANKS}/{rank}")
+
+
+def _read_identity(store: Store, name: str) -> RankIdentity | None:
     try:
-        return RankIdentity.read(path).has_died()
-    except OSError:
-        return not path.exists()
-    except (RunError, ValueError):  # not a rank's file, or its rank was killed while it wrote the file
-        return True
+        return RankIdentity.read(store, name)
+    except (FileNotFoundError, RunError, ValueError):  # removed in the meantime, or not a rank's file
+        return None
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # NFS: removed in the meantime
+            return None
+        raise
 
 
-def _same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except FileNotFoundError:  # released in the meantime; other errors propagate, or an own claim might be kept forever
-        return False
+def _claim_name(name: str, generation: int) -> str:
+    return f"{_CLAIMS}/{name}.{generation:06d}"
 
 
 def _started(pid: int) -> int | None:

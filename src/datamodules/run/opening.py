@@ -11,18 +11,23 @@ from typing import Any
 
 from datamodules.corpus import Corpus
 from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.run.bucket import as_store
 from datamodules.run.drift import require_planned
-from datamodules.run.files import require_own_folders
-from datamodules.run.folder import PLANNING, Run, plan_path
+from datamodules.run.folder import PLANNING, Run, plan_name
 from datamodules.run.leases import Leases
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
+from datamodules.run.store import Store
 
 _log = logging.getLogger(__name__)
 
 
 def open_or_plan(
-    folder: str | os.PathLike[str], corpus: Corpus, fingerprint: Mapping[str, Any], size: ShardSize, device: str = ""
+    folder: str | os.PathLike[str] | Store,
+    corpus: Corpus,
+    fingerprint: Mapping[str, Any],
+    size: ShardSize,
+    device: str = "",
 ) -> Run:
     """Open the run in `folder`, and plan it first if it is new.
 
@@ -30,7 +35,7 @@ def open_or_plan(
     for the plan.
 
     Args:
-        folder: the output folder.
+        folder: the output folder, or its store.
         corpus: is listed if the run is new.
         fingerprint: everything that changes results, JSON-able. It must equal the fingerprint of an existing run.
         size: of the shards of a new run.
@@ -42,15 +47,16 @@ def open_or_plan(
         CorpusError: see `write_plan`.
         EnvironmentFailure: the folder cannot be written to.
     """
-    path, root = plan_path(Path(folder)), os.path.realpath(corpus.root)
-    if not path.exists():
-        require_own_folders(Path(folder))
-        plan_once(path, lambda: _plan(corpus, path, fingerprint, size, device, root))
-    run = Run(folder)
+    store, root = as_store(folder), os.path.realpath(corpus.root)
+    if not store.find(plan_name()):
+        store.check_folders()
+        path = Path(store.locate(plan_name()))
+        plan_once(store, plan_name(), lambda: _plan(corpus, path, fingerprint, size, device, root))
+    run = Run(store)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:
         raise RunError(
-            f"{folder} holds a run with other settings. Use another --output.dir, or continue with the same settings. "
+            f"{store} holds a run with other settings. Use another --output.dir, or continue with the same settings. "
             f"It differs in: {'; '.join(different)}"
         )
     if root not in run.plan.roots:
@@ -65,21 +71,23 @@ def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: Shar
         _log.warning("%s", note)
 
 
-def plan_once(path: Path, write: Callable[[], None]) -> None:
+def plan_once(store: Store, name: str, write: Callable[[], None]) -> None:
     """Let one of the ranks that call this write the plan; the others return once it exists.
 
     If the writing rank dies, another takes over, as for a shard.
 
     Args:
-        path: of the plan.
+        store: of the run.
+        name: of the plan in it.
         write: writes it.
 
     Raises:
         EnvironmentFailure: the plan cannot be written.
     """
+    store.prepare()
     try:
-        with closing(Leases(path.parent / "work")) as leases:
-            while not path.exists():
+        with closing(Leases(store)) as leases:
+            while not store.find(name):
                 claims = leases.list_claims().get(PLANNING, [])
                 generation = claims[-1].generation + 1 if claims else 0
                 if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
@@ -89,8 +97,8 @@ def plan_once(path: Path, write: Callable[[], None]) -> None:
                     write()
                 leases.clear(PLANNING)
     except OSError as error:
-        if not path.exists():  # if it exists, a rank that was taken for dead has written it, and its plan is valid
-            raise EnvironmentFailure(f"cannot write the plan {path}: {error}") from error
+        if not store.find(name):  # if it exists, a rank that was taken for dead has written it, and its plan is valid
+            raise EnvironmentFailure(f"cannot write the plan {store.locate(name)}: {error}") from error
 
 
 def differences(theirs: Any, ours: Any, name: str = "") -> list[str]:

@@ -56,7 +56,7 @@ def prior_results(run: Run, shard: Shard) -> Iterator[PriorResult]:
 
 def _require_intact(tar: ShardFile) -> None:
     """Raise RunError unless `tar` has the sha256 that its record says."""
-    recorded = read_record(tar.folder, tar.shard).tar
+    recorded = read_record(tar.store, tar.shard).tar
     try:
         with tar.open() as file:
             if sha256_of(file) == recorded.sha256:
@@ -65,7 +65,7 @@ def _require_intact(tar: ShardFile) -> None:
     except FileNotFoundError:
         problem = "is missing"
     raise RunError(
-        f"{tar.path} {problem}, so its other samples cannot be kept. Run `preprocess verify --repair`, then retry"
+        f"{tar.location} {problem}, so its other samples cannot be kept. Run `preprocess verify --repair`, then retry"
     )
 
 

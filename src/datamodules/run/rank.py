@@ -3,11 +3,9 @@
 Which shard comes next, decides its `Schedule`. Of two ranks on one shard the one that commits first wins, and the other
 drops its work (`Rank.abandon_committed`).
 
-Every two seconds a rank writes what it is doing to `work/ranks/{rank}.json`, from which any process can show the state
-of the whole run (`activity.py`).
+Its heartbeats say what a rank is doing, from which any process can show the state of the whole run (`activity.py`).
 """
 
-import json
 import os
 import shutil
 import threading
@@ -23,7 +21,6 @@ from datamodules.run.activity import Activity, mean_and_peak
 from datamodules.run.attempts import FailedAttempt, FaultFile, cause_of_death
 from datamodules.run.commit import commit, finalize_all
 from datamodules.run.failure_limit import FailureWatch, Tolerance
-from datamodules.run.files import write_whole
 from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.open_shard import OpenShard
@@ -32,8 +29,6 @@ from datamodules.run.result import Result
 from datamodules.run.schedule import Schedule
 from datamodules.samples.content import Content
 
-_BEAT_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # how long heartbeats may fail before the output folder counts as lost
 _SYNC_SECONDS = 20.0  # between fsyncs: a machine that crashes loses at most so much spooled work
 
 _TOLERANCE = Tolerance()
@@ -72,10 +67,12 @@ class Rank:
         if only and not 0 <= only[0] < only[1]:
             raise ConfigError(f"only = {only[0]}/{only[1]}: give i/n with 0 <= i < n")
         self.run = run
-        self.leases = Leases(run.work, stale_seconds)
+        run.store.prepare()
+        self.leases = Leases(run.store, stale_seconds)
         self._schedule = Schedule(run, self.leases, only, position)
         self.name = self.leases.identity.rank
         self.activity = Activity(self.name, os.uname().nodename, time.time())
+        self.leases.activity = vars(self.activity)
         self.open: dict[int, OpenShard] = {}
         self.num_committed = 0
         self.stopping: int | None = None
@@ -86,7 +83,6 @@ class Rank:
         self._measure, self._device = measure, device
         self._failure: tuple[float, OSError] | None = None  # of the heartbeat: since when, and the first error
         self._closing = threading.Event()
-        self._publishing = threading.Lock()  # two threads publish: an older state must not replace a newer one
         self._last_sync = time.monotonic()
 
     def __enter__(self) -> "Rank":
@@ -112,7 +108,6 @@ class Rank:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
             self.leases.close()
-            self._activity_path.unlink(missing_ok=True)
 
     def lease(self) -> OpenShard | None:
         """Lease the next shard: an unclaimed one, else a dead rank's, else a slow rank's as a backup.
@@ -291,6 +286,7 @@ class Rank:
             if self.run.is_committed(opened.shard.name):
                 del self.open[number]
                 opened.spool.close()
+                opened.spool.remove_all()
                 self.leases.clear(opened.shard.name)
 
     def finished(self) -> bool:
@@ -345,43 +341,37 @@ class Rank:
             return cause_of_death(fault)
         return None
 
-    @property
-    def _activity_path(self) -> Path:
-        return self.run.work / "ranks" / f"{self.name}.json"
-
     def _beat(self) -> None:
         while True:
             try:
-                self.leases.beat()
                 self.publish()
                 self._failure = None
             except OSError as error:
                 self._failure = self._failure or (time.monotonic(), error)
-            if self._closing.wait(_BEAT_SECONDS):
+            if self._closing.wait(self.run.store.beat_seconds):
                 return
 
     def publish(self) -> None:
-        """Write this rank's activity to its file, for other processes to read."""
-        with self._publishing:
-            self.activity.machine = self._measure()
-            now = time.monotonic()
-            self.activity.updated = time.time()
-            for opened in list(self.open.values()):
-                opened.measured.append(self.activity.machine)
-            self.activity.shards = {
-                opened.shard.name: (len(opened.spool.results), len(opened.items), round(now - opened.since, 1))
-                for opened in list(self.open.values())
-            }
-            write_whole(self._activity_path, json.dumps(vars(self.activity)).encode())
+        """Write a heartbeat with this rank's activity, for other processes to read."""
+        self.activity.machine = self._measure()
+        now = time.monotonic()
+        self.activity.updated = time.time()
+        for opened in list(self.open.values()):
+            opened.measured.append(self.activity.machine)
+        self.activity.shards = {
+            opened.shard.name: (len(opened.spool.results), len(opened.items), round(now - opened.since, 1))
+            for opened in list(self.open.values())
+        }
+        self.leases.beat()
 
     def _check(self) -> None:
-        """Raise EnvironmentFailure if heartbeats have failed for `_SILENT_SECONDS`."""
-        if self._failure and time.monotonic() - self._failure[0] > _SILENT_SECONDS:
+        """Raise EnvironmentFailure if heartbeats have failed for longer than the store's patience."""
+        if self._failure and time.monotonic() - self._failure[0] > self.run.store.patience_seconds:
             raise self._no_output(self._failure[1])
 
     def _no_output(self, error: OSError) -> EnvironmentFailure:
         return EnvironmentFailure(
-            f"the output folder {self.run.folder} cannot be written to: {error.strerror or error}. "
+            f"the output folder {self.run.store} cannot be written to: {error.strerror or error}. "
             f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe. "
             "Fix the problem and rerun the same command"
         )

@@ -6,8 +6,7 @@ import tarfile
 import weakref
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from datamodules.corpus import check_key
 from datamodules.errors import CorpusError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.record import ShardFile
+from datamodules.run.store import StoredFile
 from datamodules.samples import Sample, SampleKind
 from datamodules.tar_members import read_members, split_name
 
@@ -36,7 +36,7 @@ class CommittedSamples:
         shards = run.plan.shards
         splits = sorted({shard.split for shard in shards})
         if split is not None and split not in splits:
-            raise RunError(f"{run.folder} has no split {split!r}; it has {', '.join(splits)}")
+            raise RunError(f"{run.store} has no split {split!r}; it has {', '.join(splits)}")
         committed = run.committed()
         self._token = os.urandom(8)  # else a new run in the same folder would be read through open files of the old
         tars: dict[str, int] = {}
@@ -49,7 +49,7 @@ class CommittedSamples:
                 parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
         if not tars:
             of_split = f" of split {split!r}" if split else ""
-            raise RunError(f"no shard is committed in {run.folder}{of_split} yet: run it first")
+            raise RunError(f"no shard is committed in {run.store}{of_split} yet: run it first")
         self._tars = [run.tar_file(name) for name in tars]
         self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
@@ -117,8 +117,8 @@ def read_sample(
     try:
         content = _open(file, token).read(size, offset)
     except (OSError, tarfile.TarError) as error:
-        raise _damaged(file.path, offset, error) from error
-    key, members = _members(file.path, offset, io.BytesIO(content), key)
+        raise _damaged(file.location, offset, error) from error
+    key, members = _members(file.location, offset, io.BytesIO(content), key)
     return key, {ending: content[start : start + size] for ending, (start, size) in members.items()}
 
 
@@ -136,10 +136,10 @@ def open_sample(
         RunError: see `read_sample`.
     """
     try:
-        sample = _Part(file.path, _open(file, token), offset, size)
+        sample = _Part(file.location, _open(file, token), offset, size)
     except OSError as error:
-        raise _damaged(file.path, offset, error) from error
-    key, members = _members(file.path, offset, cast(BinaryIO, sample), key)
+        raise _damaged(file.location, offset, error) from error
+    key, members = _members(file.location, offset, cast(BinaryIO, sample), key)
     return key, {ending: _buffered(sample.part(start, size)) for ending, (start, size) in members.items()}
 
 
@@ -147,17 +147,17 @@ def _buffered(part: "_Part") -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(part))
 
 
-def _damaged(path: Path, offset: int, error: Exception | str) -> RunError:
-    return RunError(f"{path} cannot be read at byte {offset}: {error}; run `preprocess verify`")
+def _damaged(location: str, offset: int, error: Exception | str) -> RunError:
+    return RunError(f"{location} cannot be read at byte {offset}: {error}; run `preprocess verify`")
 
 
-def _members(path: Path, offset: int, sample: BinaryIO, key: str | None) -> tuple[str, dict[str, tuple[int, int]]]:
+def _members(location: str, offset: int, sample: BinaryIO, key: str | None) -> tuple[str, dict[str, tuple[int, int]]]:
     """Read the tar headers of a sample.
 
     The tar may come from someone else, so headers, names and sizes that no run writes are refused.
 
     Args:
-        path, offset: of the tar, and of the sample in it, for messages.
+        location, offset: of the tar, and of the sample in it, for messages.
         sample: the bytes of the sample.
         key: of the sample; None: any.
 
@@ -177,9 +177,9 @@ def _members(path: Path, offset: int, sample: BinaryIO, key: str | None) -> tupl
                 raise CorpusError(member.problem)
             key, members[ending] = stem, (member.start_byte, member.num_bytes)
     except CorpusError as error:
-        raise _damaged(path, offset, error) from error
+        raise _damaged(location, offset, error) from error
     if key is None or not members:
-        raise _damaged(path, offset, "it has no sample at this offset")
+        raise _damaged(location, offset, "it has no sample at this offset")
     return key, members
 
 
@@ -191,45 +191,28 @@ class _OpenTar:
         weakref.finalize(self, self._file.close)
 
     def read(self, size: int, offset: int) -> bytes:
-        left = os.fstat(self._file.fileno()).st_size - offset
-        content = os.pread(self._file.fileno(), min(size, left), offset) if left > 0 else b""
+        content = self._file.read_at(size, offset)
         if len(content) < size:
             raise tarfile.ReadError(f"it ends {size - len(content)} bytes too early")
         return content
 
 
-class _Part(io.RawIOBase):
-    """A seekable file over `size` bytes from `offset` of an open tar."""
+class _Part(StoredFile):
+    """`size` bytes from `start` of an open tar, as a file."""
 
-    def __init__(self, path: Path, tar: _OpenTar, offset: int, size: int) -> None:
-        self._path, self._tar, self._offset, self._size, self._position = path, tar, offset, size, 0
+    def __init__(self, location: str, tar: _OpenTar, start: int, size: int) -> None:
+        super().__init__(size)
+        self._location, self._tar, self._start = location, tar, start
 
-    def part(self, offset: int, size: int) -> "_Part":
-        """Return the `size` bytes from `offset` of this part as a file of their own."""
-        return _Part(self._path, self._tar, self._offset + offset, size)
+    def part(self, start: int, size: int) -> "_Part":
+        """Return the `size` bytes from `start` of this part as a file of their own."""
+        return _Part(self._location, self._tar, self._start + start, size)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), self._size - self._position))
+    def read_at(self, size: int, offset: int) -> bytes:
         try:
-            content = self._tar.read(size, self._offset + self._position)
+            return self._tar.read(max(0, min(size, self.size - offset)), self._start + offset)
         except (OSError, tarfile.TarError) as error:
-            raise _damaged(self._path, self._offset, error) from error
-        buffer[:size] = content
-        self._position += size
-        return size
+            raise _damaged(self._location, self._start, error) from error
 
 
 @lru_cache(maxsize=64)

@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from datamodules.errors import RunError
-from datamodules.run.files import SUPERSEDED, open_file, read_file
+from datamodules.run.files import SUPERSEDED
+from datamodules.run.store import STAGING, Store, StoredFile
 from datamodules.run.typed_json import build, load
 
+RECORDS = "records"
 _RANK = re.compile(r"[\w-]+")  # names that `RankIdentity.of_this_process` makes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -27,7 +28,7 @@ class StagedFile:
     """A tar or table as its record describes it.
 
     Attributes:
-        name: final path, relative to the run folder.
+        name: final name in the store of the run.
         sha256: 64 hexadecimal digits.
         bytes: size.
     """
@@ -133,26 +134,28 @@ def _with_digest(fields: dict[str, Any]) -> str:
     return json.dumps({**fields, "sha256": digest}, indent=1, sort_keys=True) + "\n"
 
 
-def record_path(folder: Path, shard: str) -> Path:
-    """Return the path of the record of the shard named `shard` in the run folder `folder`."""
-    return folder / "records" / f"{shard}.json"
+def record_name(shard: str) -> str:
+    """Return the name of the record of the shard named `shard` in the store of its run."""
+    return f"{RECORDS}/{shard}.json"
 
 
-def read_record(folder: Path, shard: str) -> Record:
-    """Return the record of the committed shard named `shard` of the run in `folder`.
+def read_record(store: Store, shard: str) -> Record:
+    """Return the record of the committed shard named `shard` of the run in `store`.
 
     Raises:
         RunError: the shard is not committed, or its record is damaged.
     """
-    path = record_path(folder, shard)
+    name = record_name(shard)
     try:
-        return Record.from_json(read_file(path).decode(), shard)
+        return Record.from_json(store.read(name).decode(), shard)
     except (OSError, ValueError) as error:
-        raise RunError(f"the record {path} is missing or damaged ({error}); run `preprocess verify`") from error
+        raise RunError(
+            f"the record {store.locate(name)} is missing or damaged ({error}); run `preprocess verify`"
+        ) from error
 
 
 def _file_name(shard: str, suffix: str) -> str:
-    """Return the path of a file of a shard, relative to the run folder."""
+    """Return the name of a file of a shard in the store of its run."""
     return f"{shard}.tar" if suffix == "tar" else f"tables/{shard}.{suffix}"
 
 
@@ -160,58 +163,63 @@ def _file_name(shard: str, suffix: str) -> str:
 class ShardFile:
     """The tar or the table of a shard.
 
-    A commit renames both from `work/staging` to their final names. A retry may move the tar on to `superseded/`. If a
-    rank dies between commit and rename, the file stays in `work/staging` until the next rank that writes to the run
-    moves it (`commit.finalize`). Readers must not write, so they open a file where it is.
+    A commit publishes both under their final names. A retry may move the tar on to `superseded/`. If a rank dies
+    between commit and publication, the file stays in `work/staging` until the next rank that writes to the run moves
+    it (`commit.finalize`). Readers must not write, so they open a file where it is.
 
     Attributes:
-        folder: of the run.
+        store: of the run.
         shard: the name of the shard.
         suffix: `tar` or `parquet`.
     """
 
-    folder: Path
+    store: Store
     shard: str
     suffix: str
 
     @property
     def name(self) -> str:
-        """Final path, relative to the run folder."""
+        """Final name. The file may not have it yet, or may have been moved on to `superseded/`."""
         return _file_name(self.shard, self.suffix)
 
     @property
-    def path(self) -> Path:
-        """Final path. The file may not be there yet, or may have been moved on to `superseded/`."""
-        return self.folder / self.name
+    def superseded_name(self) -> str:
+        """Name of a tar whose shard a retry has replaced."""
+        return f"{SUPERSEDED}/{self.name}"
 
-    def staged(self, rank: str) -> Path:
-        """Return the path to which the rank named `rank` writes the file before it commits the shard."""
-        return self.folder / "work" / "staging" / f"{self.shard}.{rank}.{self.suffix}"
+    @property
+    def location(self) -> str:
+        """The path or URL of `name`, for people."""
+        return self.store.locate(self.name)
 
-    def possible_paths(self) -> Iterator[Path]:
-        """Yield all paths at which the file of a committed shard may be.
+    def staged(self, rank: str) -> str:
+        """Return the name under which the rank named `rank` writes the file before it commits the shard."""
+        return f"{STAGING}/{self.shard}.{rank}.{self.suffix}"
+
+    def possible_names(self) -> Iterator[str]:
+        """Yield all names that the file of a committed shard may have.
 
         Their order is that of the moves, so a file that is moved during the search is still found.
 
         Raises:
-            RunError: the file is not at its final path, and the record, which names the rank that staged it, is missing
-                or damaged.
+            RunError: the file does not have its final name, and the record, which names the rank that staged it, is
+                missing or damaged.
         """
-        yield self.path
-        yield self.staged(read_record(self.folder, self.shard).rank)
-        yield self.path  # renamed after the first look
+        yield self.name
+        yield self.staged(read_record(self.store, self.shard).rank)
+        yield self.name  # published after the first look
         if self.suffix == "tar":
-            yield self.folder / SUPERSEDED / self.name
+            yield self.superseded_name
 
-    def open(self) -> BinaryIO:
-        """Open the file of a committed shard for reading, at whichever path it is.
+    def open(self) -> StoredFile:
+        """Open the file of a committed shard for reading, whichever name it has.
 
         Raises:
             FileNotFoundError: the file is missing.
             OSError: the file cannot be opened.
-            RunError: the file is not a regular file; or see `possible_paths`.
+            RunError: the file is not a regular file; or see `possible_names`.
         """
-        for path in self.possible_paths():
+        for name in self.possible_names():
             with suppress(FileNotFoundError):
-                return open_file(path)
-        raise FileNotFoundError(errno.ENOENT, "No such file", str(self.path))
+                return self.store.open(name)
+        raise FileNotFoundError(errno.ENOENT, "No such file", self.location)

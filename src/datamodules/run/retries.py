@@ -35,11 +35,12 @@ import pyarrow as pa
 from datamodules.errors import RunError
 from datamodules.run.commit import finalize_all
 from datamodules.run.failures import count_failures, failures, is_selected
-from datamodules.run.folder import Run, plan_path
+from datamodules.run.folder import Run, plan_name
 from datamodules.run.opening import differences, plan_once
 from datamodules.run.plan import Shard, ShardSize
 from datamodules.run.planning import write_plan, write_plan_of
 from datamodules.run.record import Record
+from datamodules.run.store import Store
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class RetryRequest:
 def refuse_unfinished(run: Run) -> None:
     """Raise RunError unless every shard of `run`'s own plan is committed."""
     if not run.is_complete():
-        raise RunError(f"{run.folder} is not complete. Finish it with the same command first, then retry")
+        raise RunError(f"{run.store} is not complete. Finish it with the same command first, then retry")
 
 
 def open_or_plan_retry(
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | Store,
     fingerprint: Mapping[str, Any],
     size: ShardSize,
     request: RetryRequest,
@@ -77,7 +78,7 @@ def open_or_plan_retry(
     Any number of ranks may call this at once, and all open the same retry.
 
     Args:
-        folder: of a run.
+        folder: of a run, or its store.
         fingerprint: of a run with the settings of this retry.
         size: of the retry's shards. Not used for a retry of samples, whose shards are those of the run.
         request: which items to try again.
@@ -98,7 +99,7 @@ def open_or_plan_retry(
     retry = _current_retry(run, made_by, request.began) or _plan_retry(run, made_by, size, request)
     if different := differences(retry.plan.fingerprint, made_by):
         raise RunError(
-            f"{folder} has an unfinished retry, retry {retry.retry}, with other settings. Finish it with its own "
+            f"{run.store} has an unfinished retry, retry {retry.retry}, with other settings. Finish it with its own "
             "command first; or, if nothing of it is done, withdraw it with `preprocess verify --repair`. "
             f"It differs in: {'; '.join(different)}"
         )
@@ -126,21 +127,22 @@ def _current_retry(run: Run, made_by: Mapping[str, Any], began: float) -> Run | 
 
 def _completed(retry: Run) -> float:
     """Return when a complete retry was completed, in seconds since the epoch."""
-    return max(retry.record_path(shard.name).stat().st_mtime for shard in retry.plan.shards)
+    return max(retry.committed_at(shard.name) for shard in retry.plan.shards)
 
 
 def _plan_retry(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: RetryRequest) -> Run:
     """Plan the next retry of `run`, once among all ranks, and open it."""
     if not count_failures(run, request.classes):
-        raise RunError(f"{run.folder} has nothing to retry")
+        raise RunError(f"{run.store} has nothing to retry")
     number = run.retries[-1].retry + 1 if run.retries else 1
-    path = plan_path(Path(run.folder), number)
+    name = plan_name(number)
+    path = Path(run.store.locate(name))
     if set(request.classes) & run.outcome().statuses.keys():
-        plan_once(path, lambda: _write_replacing(run, path, made_by, number, request))
+        plan_once(run.store, name, lambda: _write_replacing(run, path, made_by, number, request))
     else:
         failed = (replace(failure.item, modified=None, version=None) for failure in failures(run, request.classes))
-        plan_once(path, lambda: write_plan(failed, path, made_by, size, number, roots=request.roots))
-    return Run(run.folder, number)
+        plan_once(run.store, name, lambda: write_plan(failed, path, made_by, size, number, roots=request.roots))
+    return Run(run.store, number)
 
 
 def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, request: RetryRequest) -> None:

@@ -112,8 +112,7 @@ class Schedule:
         """
         left = []
         for claim in holders:
-            path = self._run.work / "ranks" / f"{claim.holder.rank}.json" if claim.holder else None
-            activity = read_activity(path) if path else None
+            activity = read_activity(self._run.store, claim.holder.rank) if claim.holder else None
             if not claim.dead and activity and claim.name in activity.shards:
                 done, total, seconds = activity.shards[claim.name]
                 seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower

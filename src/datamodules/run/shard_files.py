@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +31,11 @@ def count_devices(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple[list[dict[str, Any]], StagedFile]:
-    """Write the tar of a shard and fsync it.
+    """Write the tar of a shard.
 
     Args:
         path: of the new file.
-        name: final path, relative to the run folder, for its record.
+        name: final name in the store, for its record.
         keys: of the items, by row.
         spool: holds a result for every row.
 
@@ -69,8 +68,6 @@ def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple
                         "tar_bytes": tar.offset - start if ok else None,
                     }
                 )
-        raw.flush()
-        os.fsync(raw.fileno())
     return rows, StagedFile(name, hashed.sha256.hexdigest(), path.stat().st_size)
 
 
@@ -81,11 +78,11 @@ def _tar_header(name: str, size: int) -> tarfile.TarInfo:
 
 
 def write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile:
-    """Write the table of a shard and fsync it.
+    """Write the table of a shard.
 
     Args:
         path: of the new file.
-        name: final path, relative to the run folder, for its record.
+        name: final name in the store, for its record.
         rows: with the columns of `TABLE_SCHEMA`.
 
     Returns:
@@ -94,8 +91,6 @@ def write_table(path: Path, name: str, rows: list[dict[str, Any]]) -> StagedFile
     content = _encode_table(rows)
     with open(path, "xb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     return StagedFile(name, hashlib.sha256(content).hexdigest(), len(content))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from datamodules.run.attempts import FailedAttempt
-from datamodules.run.files import open_file
+from datamodules.run.files import open_file, remove
 from datamodules.run.result import Result
 from datamodules.run.typed_json import build, load
 from datamodules.samples.content import Content, size_of
@@ -66,7 +66,7 @@ class Spool:
         self.results: dict[int, Result] = {}
         self.failed_attempts: dict[int, list[FailedAttempt]] = {}
         self.active: list[int] = []
-        self._num_rows, self._death = num_rows, death
+        self._folder, self._shard, self._num_rows, self._death = folder, shard, num_rows, death
         self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
         self._files: list[IO[bytes]] = []
         for path in sorted(folder.glob(f"{shard}.*")):
@@ -121,6 +121,11 @@ class Spool:
         for file in self._files:
             with suppress(OSError):  # a buffered entry that the disk had no space for: `append` has raised already
                 file.close()
+
+    def remove_all(self) -> None:
+        """Remove the files of all ranks for the shard, which is committed."""
+        for path in self._folder.glob(f"{self._shard}.*"):
+            remove(path)
 
     def _write(self, entry: Mapping[str, Any], body: Sequence[Content] = ()) -> int:
         """Append an entry and return the offset of its body in bytes.

@@ -119,9 +119,12 @@ class Store(ABC):
         """Check that a rank can work in the store. Called by every process that works on the run, before it writes.
 
         Raises:
-            RunError: a folder of the run leads out of it.
             EnvironmentFailure: the store cannot be written to or listed, or cannot create files exclusively.
         """
+
+    @abstractmethod
+    def check_folders(self) -> None:
+        """Raise RunError if one of the run's own folders leads out of the store; the message names it."""
 
     @abstractmethod
     def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
@@ -219,6 +222,9 @@ class Folder(Store):
         self.work = self.path / "work"
 
     def prepare(self) -> None:
+        """Do nothing: the first write says what a folder lacks."""
+
+    def check_folders(self) -> None:
         require_own_folders(self.path)
 
     def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
@@ -228,20 +234,29 @@ class Folder(Store):
         temporary = self._path(f"{STAGING}/{path.name}.{os.urandom(8).hex()}.partial")
         for folder in (path.parent, temporary.parent):
             folder.mkdir(parents=True, exist_ok=True)
+        if is_durable:
+            self._sync_above(name)
         try:
             _write(temporary, content, is_durable)
             is_created = _link(temporary, path)
+        except FileNotFoundError:
+            if temporary.exists():
+                raise
+            return self.create(name, content, is_durable)  # another rank has found the run complete, and cleaned up
         finally:
             with suppress(OSError):
                 remove(temporary)
         if is_created and is_durable:
-            self._sync_folders(path)
+            sync(path.parent)
         return is_created
 
     def replace(self, name: str, content: bytes) -> None:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+        try:
+            write_whole(path, content)
+        except FileNotFoundError:  # another rank cleaned up before it could know that this one lives
+            write_whole(path, content)
 
     def read(self, name: str) -> bytes:
         return read_file(self._path(name))
@@ -270,10 +285,11 @@ class Folder(Store):
     def staged(self, name: str) -> Iterator[Path]:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._sync_above(name)
         try:
             yield path
-            sync(path)
-            self._sync_folders(path)  # else a crash may keep a record, but not the names of its files
+            for written in (path, path.parent):  # else a crash may keep a record, but not the names of its files
+                sync(written)
         except BaseException:
             with suppress(OSError):
                 remove(path)
@@ -282,11 +298,12 @@ class Folder(Store):
     def publish(self, staged: str, name: str) -> None:
         source, path = self._path(staged), self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._sync_above(name)
         with suppress(FileNotFoundError):
             os.rename(source, path)
-        for folder in (path.parent, source.parent):
-            with suppress(FileNotFoundError):
-                sync(folder)
+        sync(path.parent)
+        with suppress(FileNotFoundError):
+            sync(source.parent)
 
     def confirm(self, name: str) -> None:
         sync(self._path(name).parent)
@@ -297,13 +314,12 @@ class Folder(Store):
     def _path(self, name: str) -> Path:
         return self.path / name if name else self.path
 
-    def _sync_folders(self, path: Path) -> None:
-        """fsync the folders from that of `path` up to the run's, which may be as new as the file."""
-        folder = path.parent
-        while folder != self.path:
-            sync(folder)
-            folder = folder.parent
-        sync(folder)
+    def _sync_above(self, name: str) -> None:
+        """fsync the folders above that of the file `name`: a new folder that a crash takes, takes its files with it."""
+        folder = name.rpartition("/")[0]
+        while folder:
+            folder = folder.rpartition("/")[0]
+            sync(self._path(folder))
 
 
 class _LocalFile(StoredFile):
@@ -314,6 +330,7 @@ class _LocalFile(StoredFile):
         self._file = file
 
     def read_at(self, size: int, offset: int) -> bytes:
+        size = max(0, min(size, self.size - offset))  # before memory is allocated for it
         content = os.pread(self._file.fileno(), size, offset)
         while len(content) < size and (
             more := os.pread(self._file.fileno(), size - len(content), offset + len(content))

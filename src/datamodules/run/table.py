@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datamodules.run.plan import check_shard_name
+from datamodules.run.store import StoredFile
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -47,7 +48,7 @@ TABLE_SCHEMA = pa.schema(
 _MAX_ROW_BYTES = 1 << 20  # limit for all texts of a row; reasons have some 100 bytes
 
 
-def read_table(file: BinaryIO, keys: Any, columns: Sequence[str] | None = None) -> Any:
+def read_table(file: BinaryIO | StoredFile, keys: Any, columns: Sequence[str] | None = None) -> Any:
     """Read and check the table of a shard, which may come from someone else.
 
     Args:

@@ -92,7 +92,7 @@ class TrainingSplits:
         split = self._split(use)
         if split not in self._planned:
             raise RunError(
-                f"{self._run.folder} has no split {split!r}. Set {use}_split to one of {', '.join(self._planned)}"
+                f"{self._run.store} has no split {split!r}. Set {use}_split to one of {', '.join(self._planned)}"
             )
         return CommittedSamples(self._run, split)
 

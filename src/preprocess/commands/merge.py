@@ -33,11 +33,11 @@ import pyarrow as pa
 from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.run.files import SUPERSEDED, sync
-from datamodules.run.folder import Run, plan_path
+from datamodules.run.folder import Run, plan_name
 from datamodules.run.opening import differences
 from datamodules.run.plan import Shard
 from datamodules.run.planning import write_batches
-from datamodules.run.record import Record, ShardFile, StagedFile
+from datamodules.run.record import Record, ShardFile, StagedFile, record_name
 from datamodules.run.shard_files import write_table
 from datamodules.samples.fields import common_type
 from preprocess.commands.arguments import add_dest
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     add_dest(parser)
     options = parser.parse_args(arguments)
-    say(str(merge(options.folders, options.dest).folder))
+    say(str(merge(options.folders, options.dest).store))
     return 0
 
 
@@ -97,12 +97,12 @@ def _refuse_incomplete(run: Run) -> None:
     missing = sum(shard.name not in done for shard in run.plan.shards)
     if missing:
         raise RunError(
-            f"{run.folder} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing. Rerun the "
+            f"{run.store} is not complete: {missing:,} of {len(run.plan.shards):,} shards are missing. Rerun the "
             "command that started it, then merge"
         )
     for retry in run.retries:
         if not retry.is_complete():
-            raise RunError(f"{run.folder}: retry {retry.retry} is not complete. Finish the `retry`, then merge")
+            raise RunError(f"{run.store}: retry {retry.retry} is not complete. Finish the `retry`, then merge")
 
 
 def _refuse_different_settings(first: Run, other: Run) -> None:
@@ -112,7 +112,7 @@ def _refuse_different_settings(first: Run, other: Run) -> None:
     )
     if different := differences(theirs, ours):
         raise RunError(
-            f"{first.folder} and {other.folder} were made with different settings, and cannot be one run. "
+            f"{first.store} and {other.store} were made with different settings, and cannot be one run. "
             f"They differ in: {'; '.join(different)}"
         )
 
@@ -120,15 +120,15 @@ def _refuse_different_settings(first: Run, other: Run) -> None:
 def _refuse_common_keys(runs: Sequence[Run]) -> None:
     hashes = np.sort(np.fromiter((hash(key) for run in runs for key in _keys(run)), dtype=np.int64))
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    seen: dict[str, Path] = {}
+    seen: dict[str, str] = {}
     for run in runs if suspects else ():
         for key in _keys(run):
             if hash(key) in suspects:
                 if key in seen:
                     raise RunError(
-                        f"the key {key!r} is in {seen[key]} and in {run.folder}, and a run cannot have a key twice"
+                        f"the key {key!r} is in {seen[key]} and in {run.store}, and a run cannot have a key twice"
                     )
-                seen[key] = run.folder
+                seen[key] = str(run.store)
 
 
 def _keys(run: Run) -> Iterator[str]:
@@ -143,9 +143,9 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
     merged = Run(folder)
     for name in ("tables", "records"):
         (folder / name).mkdir()
-    names: dict[tuple[Path, str], str] = {}  # folder and name of a shard: its name in the merged run
+    names: dict[tuple[str, str], str] = {}  # folder and name of a shard: its name in the merged run
     for (run, shard), target in zip(sources, merged.plan.shards, strict=True):
-        names[run.folder, shard.name] = target.name
+        names[str(run.store), shard.name] = target.name
         _add(run, shard, merged, target, names)
     for number, retry in enumerate((retry for run in runs for retry in run.retries), start=1):
         _add_retry(retry, merged, number, names)
@@ -155,11 +155,15 @@ def _fill(folder: Path, runs: Sequence[Run]) -> None:
 
 def _move_superseded(merged: Run) -> list[Path]:
     """Move the tars of superseded shards to `superseded/`, and return that folder, if there are any."""
-    folder, names = merged.folder / SUPERSEDED, merged.replaced
+    folder, names = _folder(merged) / SUPERSEDED, merged.replaced
     for name in names:
         folder.mkdir(exist_ok=True)
-        os.rename(merged.tar_file(name).path, folder / f"{name}.tar")
+        os.rename(merged.tar_file(name).location, folder / f"{name}.tar")
     return [folder] if names else []
+
+
+def _folder(run: Run) -> Path:
+    return Path(str(run.store))
 
 
 def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
@@ -191,7 +195,7 @@ def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
                 common = None
             if common is None and name not in declared:
                 raise RunError(
-                    f"the corpus field {name!r} is {kind} in {run.folder}, and {types[name]} in the runs before it: "
+                    f"the corpus field {name!r} is {kind} in {run.store}, and {types[name]} in the runs before it: "
                     "a run has one type for each field. Merge runs that agree, or make them without this field"
                 )
             types[name] = common or kind
@@ -208,19 +212,19 @@ def _would_round(run: Run, name: str) -> bool:
     return any(isinstance(number, int) and abs(number) > 1 << 53 for number in numbers)
 
 
-def _add_retry(retry: Run, merged: Run, number: int, names: dict[tuple[Path, str], str]) -> None:
+def _add_retry(retry: Run, merged: Run, number: int, names: dict[tuple[str, str], str]) -> None:
     retried = {**retry.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
     batches = (retry.plan.batch(shard.number) for shard in retry.plan.shards)
-    path, fingerprint = plan_path(merged.folder, number), {**retry.plan.fingerprint, "retry": retried}
+    path, fingerprint = _folder(merged) / plan_name(number), {**retry.plan.fingerprint, "retry": retried}
     replaces = [_renamed(names, retry, name) for name in retry.plan.replaces]
     write_batches(path, batches, fingerprint, retry.plan.listing, number, replaces, roots=retry.plan.roots)
-    taken = Run(merged.folder, number)
+    taken = Run(merged.store, number)
     for shard, target in zip(retry.plan.shards, taken.plan.shards, strict=True):
-        names[retry.folder, shard.name] = target.name
+        names[str(retry.store), shard.name] = target.name
         _add(retry, shard, taken, target, names)
 
 
-def _add(run: Run, shard: Shard, merged: Run, target: Shard, names: dict[tuple[Path, str], str]) -> None:
+def _add(run: Run, shard: Shard, merged: Run, target: Shard, names: dict[tuple[str, str], str]) -> None:
     """Add a shard of `run` to the merged run as `target`. `names` are the new names of all shards so far."""
     record, tar, table = run.record(shard.name), run.tar_file(shard.name), run.table_file(shard.name)
     run.table(shard.name, ["key"])  # raises RunError if these are not the planned keys
@@ -234,31 +238,30 @@ def _add(run: Run, shard: Shard, merged: Run, target: Shard, names: dict[tuple[P
         fingerprint=merged.fingerprint_digest,
         replaces=target.replaces,
     )
-    _link_or_copy(tar, new_tar.path, record.tar)
-    _link_or_copy(table, new_table.path, record.table)
+    _link_or_copy(tar, Path(new_tar.location), record.tar)
+    _link_or_copy(table, Path(new_table.location), record.table)
     if run.retry:
         named = _with_supersedes(run, record, merged, named, names)
-    path = merged.record_path(target.name)
+    path = _folder(merged) / record_name(target.name)
     path.write_text(named.to_json())
     sync(path)
 
 
-def _with_supersedes(
-    run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[Path, str], str]
-) -> Record:
+def _with_supersedes(run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[str, str], str]) -> Record:
     """Rewrite the table of a shard of a retry with the names that the superseded shards have in the merged run."""
     rows, file = run.table(record.shard), merged.table_file(named.shard)
     column = [_renamed(names, run, name) for name in rows["supersedes"].to_pylist()]
     rows = rows.set_column(rows.schema.get_field_index("supersedes"), "supersedes", pa.array(column, pa.string()))
-    file.path.unlink()  # it may be a link to that of the source run
-    return replace(named, table=write_table(file.path, file.name, rows.to_pylist()))
+    path = Path(file.location)
+    path.unlink()  # it may be a link to that of the source run
+    return replace(named, table=write_table(path, file.name, rows.to_pylist()))
 
 
-def _renamed(names: dict[tuple[Path, str], str], run: Run, shard: str) -> str:
+def _renamed(names: dict[tuple[str, str], str], run: Run, shard: str) -> str:
     """Return the name that a shard of `run` has in the merged run."""
-    if (run.folder, shard) not in names:
-        raise RunError(f"{run.plan.path} names shards that {run.folder} does not have, such as {shard!r}")
-    return names[run.folder, shard]
+    if (str(run.store), shard) not in names:
+        raise RunError(f"{run.plan.path} names shards that {run.store} does not have, such as {shard!r}")
+    return names[str(run.store), shard]
 
 
 def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None:
@@ -268,7 +271,7 @@ def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None
         RunError: it is missing, has another size than its record says, or is not a regular file. A symbolic link in
             someone else's run folder could bring any file of this machine into the merged run.
     """
-    for path in source.possible_paths():
+    for path in map(source.store.locate, source.possible_names()):
         with suppress(FileNotFoundError):
             status = os.lstat(path)
             if not stat.S_ISREG(status.st_mode):
@@ -277,9 +280,9 @@ def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None
                 raise RunError(
                     f"{path} has {status.st_size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`"
                 )
-            _link_or_copy_file(path, target)
+            _link_or_copy_file(Path(path), target)
             return
-    raise RunError(f"{source.path} is missing, although its shard is committed; run `preprocess verify`")
+    raise RunError(f"{source.location} is missing, although its shard is committed; run `preprocess verify`")
 
 
 def _link_or_copy_file(source: Path, target: Path) -> None:

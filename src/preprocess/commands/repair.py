@@ -19,19 +19,19 @@ A retry is withdrawn because items that failed may become samples when their sha
 in two tars. A repair that is killed can be repeated: tars are deleted first, plans last.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import count
-from pathlib import Path
 
 from datamodules.card import CARD, write_card
 from datamodules.errors import RunError
 from datamodules.run.commit import finalize
-from datamodules.run.files import STRAY, SUPERSEDED, is_folder, make_folder, sync
-from datamodules.run.folder import Run
+from datamodules.run.files import STRAY, SUPERSEDED, remove
+from datamodules.run.folder import Run, plan_name
 from datamodules.run.leases import Leases
 from datamodules.run.plan import Shard
+from datamodules.run.record import record_name
+from datamodules.run.store import Store
 from preprocess.integrity import Problem, file_problems, recorded_files, strays
 
 
@@ -50,7 +50,7 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
     damaged = list(dict.fromkeys(damaged))
     if damaged and "merged" in run.plan.fingerprint.get("corpus", {}):
         raise RunError(
-            f"{run.folder} is a merged run, and cannot make {damaged[0].name} again: repair its runs and merge them"
+            f"{run.store} is a merged run, and cannot make {damaged[0].name} again: repair its runs and merge them"
         )
     withdrawn = _to_withdraw(run, damaged, {problem.retry for problem in problems if problem.retry})
     _refuse_at_work(run, withdrawn)
@@ -60,26 +60,26 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
         yield f"retry {retry.retry}: withdrawn; its items count as failed, so retry them again"
     for shard in damaged:
         if shard.retry not in {retry.retry for retry in withdrawn}:
-            _delete(_files_of(run, shard))
+            _delete(run.store, _files_of(run, shard))
             command = "retry" if shard.retry else "run"
             yield f"{shard.name}: deleted; rerun the same `{command}` command to make it again"
     yield from _move_back(run)
-    for problem in strays(run.folder):
+    for problem in strays(run.store):
         assert problem.stray is not None
-        yield f"{problem.stray.relative_to(run.folder)}: moved to {_move_away(run.folder, problem.stray)}"
+        yield f"{problem.stray}: moved to {_move_away(run.store, problem.stray)}"
     if any(problem.is_stale_card for problem in problems):
-        write_card(Run(run.folder))
+        write_card(Run(run.store))
         yield f"{CARD}: rewritten"
 
 
 def _move_back(run: Run) -> Iterator[str]:
     """Move the tars of shards that are not superseded any more out of `superseded/`."""
-    run = Run(run.folder)  # with its present retries
-    for path in sorted(run.folder.glob(f"{SUPERSEDED}/*.tar")):
-        if path.stem not in run.replaced and run.is_committed(path.stem) and not (run.folder / path.name).exists():
-            os.rename(path, run.folder / path.name)
-            sync(run.folder)
-            yield f"{path.relative_to(run.folder)}: moved back to {run.folder}, as its shard is not superseded"
+    run = Run(run.store)  # with its present retries
+    for name in (name for name in run.store.names(SUPERSEDED) if name.endswith(".tar")):
+        shard = name.removesuffix(".tar")
+        if shard not in run.replaced and run.is_committed(shard) and run.store.find(name) is None:
+            run.store.publish(f"{SUPERSEDED}/{name}", name)
+            yield f"{SUPERSEDED}/{name}: moved back to {run.store}, as its shard is not superseded"
 
 
 def _is_damaged(run: Run, shard: Shard) -> bool:
@@ -109,13 +109,13 @@ def _to_withdraw(run: Run, damaged: Iterable[Shard], wrong: set[int]) -> list[Ru
 def _refuse_at_work(run: Run, retries: Sequence[Run]) -> None:
     if not retries:
         return
-    with closing(Leases(run.work)) as leases:
+    with closing(Leases(run.store)) as leases:
         claims, at_work = leases.list_claims(), leases.at_work()
     for retry in retries:
         for shard in retry.plan.shards:
             if any(claim.holder and claim.holder.rank in at_work for claim in claims.get(shard.name, [])):
                 raise RunError(
-                    f"{run.folder}: retry {retry.retry} has to be withdrawn, but a rank is at work on {shard.name}: "
+                    f"{run.store}: retry {retry.retry} has to be withdrawn, but a rank is at work on {shard.name}: "
                     "stop the retry, then repair"
                 )
 
@@ -125,43 +125,44 @@ def _is_begun(retry: Run) -> bool:
     spools = (path for shard in retry.plan.shards for path in retry.work.glob(f"spool/{shard.name}.*"))
     if retry.committed() or any(path.stat().st_size for path in spools):
         return True
-    with closing(Leases(retry.work)) as leases:
+    with closing(Leases(retry.store)) as leases:
         return bool(leases.at_work())
 
 
 def _withdraw(retry: Run) -> None:
-    shards = retry.plan.shards
-    for files in zip(
-        *(_files_of(retry, shard) for shard in shards), strict=True
-    ):  # all tars, then all tables, then all records
-        _delete(files)
-    for shard in shards:  # its leftovers must not go into the next retry of this number
-        _delete(
-            path for folder in ("leases", "spool", "staging") for path in retry.work.glob(f"{folder}/{shard.name}.*")
-        )
-    _delete([retry.plan.path])
+    shards, store = retry.plan.shards, retry.store
+    for names in zip(*(_files_of(retry, shard) for shard in shards), strict=True):
+        _delete(store, names)  # all tars, then all tables, then all records
+    planned = {shard.name for shard in shards}
+    for folder in ("work/leases", "work/staging"):  # leftovers must not go into the next retry of this number
+        leftovers = (name for name in store.names(folder) if name.partition(".")[0] in planned)
+        _delete(store, [f"{folder}/{name}" for name in leftovers])
+    for shard in shards:
+        for path in retry.work.glob(f"spool/{shard.name}.*"):
+            remove(path)
+    _delete(store, [plan_name(retry.retry)])
 
 
-def _files_of(run: Run, shard: Shard) -> tuple[Path, Path, Path]:
-    return run.tar_file(shard.name).path, run.table_file(shard.name).path, run.record_path(shard.name)
+def _files_of(run: Run, shard: Shard) -> tuple[str, str, str]:
+    return run.tar_file(shard.name).name, run.table_file(shard.name).name, record_name(shard.name)
 
 
-def _delete(paths: Iterable[Path]) -> None:
-    folders = set()
-    for path in paths:
-        if is_folder(path):
-            raise RunError(f"{path} is a folder, but should be a file: look what is in it, remove it, and repair again")
-        path.unlink(missing_ok=True)
-        folders.add(path.parent)
-    for folder in folders:
-        sync(folder)
+def _delete(store: Store, names: Iterable[str]) -> None:
+    for name in names:
+        if store.find(name) is None:
+            continue
+        store.remove(name)
+        if store.find(name):
+            raise RunError(
+                f"{store.locate(name)} is a folder, but should be a file: look what is in it, remove it, and repair "
+                "again"
+            )
+        store.confirm(name)
 
 
-def _move_away(folder: Path, path: Path) -> Path:
-    """Move `path` to `stray/` without replacing a file there, and return where it is now, relative to `folder`."""
-    target = folder / STRAY / path.relative_to(folder)
-    make_folder(folder / STRAY, target.parent)
-    candidates = (target.with_name(f"{target.name}.{n}" if n else target.name) for n in count())
-    free = next(candidate for candidate in candidates if not os.path.lexists(candidate))
-    os.rename(path, free)
-    return free.relative_to(folder)
+def _move_away(store: Store, name: str) -> str:
+    """Move the file `name` to `stray/` without replacing a file there, and return its new name."""
+    candidates = (f"{STRAY}/{name}.{number}" if number else f"{STRAY}/{name}" for number in count())
+    free = next(candidate for candidate in candidates if store.find(candidate) is None)
+    store.publish(name, free)
+    return free

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
 from datamodules.run.failures import count_failures
-from datamodules.run.folder import Run, plan_path
+from datamodules.run.folder import Run, plan_name
 from datamodules.run.retries import RetryRequest, refuse_unfinished
 from preprocess.commands.run import predict
 from preprocess.job.folder_config import FolderConfig, named_classes, require_trusted
@@ -50,11 +50,11 @@ def main(argv: Sequence[str], began: float) -> int:
     options, overrides = parser.parse_known_args(argv)
     run, config = Run(options.folder), options.folder / "config.yaml"
     if not config.is_file():
-        raise ConfigError(f"{run.folder} has no config.yaml to retry with. It was merged, or made by other means")
+        raise ConfigError(f"{run.store} has no config.yaml to retry with. It was merged, or made by other means")
     refuse_unfinished(run)
     if not count_failures(run, options.classes) and all(retry.is_complete() for retry in run.retries):
         if is_first_on_machine():
-            note(f"{run.folder}: nothing to retry", "green")
+            note(f"{run.store}: nothing to retry", "green")
         return 0
     quiet()
     named = named_classes(overrides)
@@ -88,7 +88,7 @@ def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) 
         ConfigError: the class is neither one of Framemill's nor named on the command line; it is not a corpus with
             these arguments; or `overrides` change another option of the corpus.
     """
-    planned, path = run.plan.fingerprint.get("corpus", {}), plan_path(run.folder)
+    planned, path = run.plan.fingerprint.get("corpus", {}), Path(run.store.locate(plan_name()))
     class_path, arguments = planned.get("class_path", ""), planned.get("init_args", {})
     require_trusted(class_path, "--data.corpus", named, path)
     kind = _imported_corpus(class_path, path)

@@ -58,7 +58,7 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
     Returns:
         The exit status.
     """
-    run = Run(worked_on.folder)
+    run = Run(worked_on.store)
     covered = coverage(run)
     is_done = covered.is_exact and worked_on.is_complete()
     if is_done and all(retry.is_complete() for retry in run.retries):
@@ -70,14 +70,14 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
         for problem in covered.problems:
             note(str(problem), "red")
         note(
-            f"{run.folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
+            f"{run.store}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
             f" + {covered.missing:,} missing",
             "green" if is_done and not has_failed else "yellow",
         )
         if has_failed:
             note(
                 f"more items have failed than --output.max_failures {limit} allows. Check `preprocess failures "
-                f"{run.folder}` for a common cause, then try them again with `preprocess retry {run.folder}`",
+                f"{run.store}` for a common cause, then try them again with `preprocess retry {run.store}`",
                 "red",
             )
     if has_failed:

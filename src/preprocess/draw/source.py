@@ -83,5 +83,5 @@ def _root(run: Run, item: Item) -> Path:
     """
     roots = [Path(root) for planned in run.with_retries for root in planned.plan.roots]
     if not roots:
-        raise RunError(f"{run.folder} does not say where its corpus lay: give --root")
+        raise RunError(f"{run.store} does not say where its corpus lay: give --root")
     return next((root for root in roots if os.path.exists(root / item.path)), roots[0])

@@ -65,7 +65,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
         else:
             entries.append(entry_of(sample.key, drawing))
     if entries:
-        written.append(_write_page(f"Samples of {run.folder}", entries, dest))
+        written.append(_write_page(f"Samples of {run.store}", entries, dest))
     return written
 
 

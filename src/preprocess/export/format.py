@@ -81,7 +81,7 @@ class Format:
         expected, actual = f"{self.samples.__module__}.{self.samples.__qualname__}", class_path_of(source.run)
         if actual != expected:
             raise RunError(
-                f"{source.run.folder} holds {_last_part(actual)}, but --format {self.name} needs "
+                f"{source.run.store} holds {_last_part(actual)}, but --format {self.name} needs "
                 f"{self.samples.__name__}: choose another --format"
             )
 

@@ -20,11 +20,12 @@ from lightning.pytorch import Callback, Trainer
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError, RunError
-from datamodules.run.files import VIDEOS, write_whole
-from datamodules.run.folder import Run, plan_path
+from datamodules.run.files import CONFIG, VIDEOS
+from datamodules.run.folder import Run, plan_name
 from datamodules.run.opening import open_or_plan
 from datamodules.run.rank import Rank
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
+from datamodules.run.store import Store
 from preprocess.job.assembly import OpenItems
 from preprocess.job.extraction import Extraction
 from preprocess.job.extractor import Extractor
@@ -111,8 +112,9 @@ class Session:
         if output.videos:
             job.extractor.draw_to(Path(output.dir) / VIDEOS)
         name = device_name(device)
-        is_resumed = plan_path(Path(output.dir)).exists()
-        self.run, self._corpus_types = self._open(name)
+        store = output.store()
+        is_resumed = store.find(plan_name()) is not None
+        self.run, self._corpus_types = self._open(store, name)
         self._keep_config()
         if output.videos and (done := len(self.run.committed())):
             _log.warning(
@@ -186,11 +188,11 @@ class Session:
             )
         return trainer
 
-    def _open(self, device: str) -> tuple[Run, Mapping[str, str]]:
+    def _open(self, store: Store, device: str) -> tuple[Run, Mapping[str, str]]:
         """Open or plan the run or the retry. Return it, and the types that the run gives to the corpus's fields."""
         job, output = self._job, self._job.output
         current = fingerprint(job.corpus, job.data.decoding, job.extractor, output.shards, self.device)
-        run = Run(output.dir) if job.retry else open_or_plan(output.dir, job.corpus, current, output.shards, device)
+        run = Run(store) if job.retry else open_or_plan(store, job.corpus, current, output.shards, device)
         first_device = run.plan.device or "an unknown device"
         if output.same_device and device != first_device:
             raise RunError(
@@ -199,10 +201,10 @@ class Session:
             )
         types = run.plan.corpus_types or {}
         if job.retry:
-            run = open_or_plan_retry(output.dir, current, output.shards, job.retry, job.extractor.retry_invariants)
+            run = open_or_plan_retry(store, current, output.shards, job.retry, job.extractor.retry_invariants)
         return run, types
 
     def _keep_config(self) -> None:
-        path = Path(self._job.output.dir) / "config.yaml"
-        if self._job.config is not None and not path.exists():
-            write_whole(path, self._job.config.encode())
+        store = self.run.store
+        if self._job.config is not None and not store.find(CONFIG):
+            store.replace(CONFIG, self._job.config.encode())

@@ -25,4 +25,4 @@ def find(run: Run, key: str) -> tuple[Shard, int]:
     longer = [other for other in known if key in other]  # such as a name without its split
     close = longer[:3] or difflib.get_close_matches(key, known, n=3)
     hint = f"; closest: {', '.join(map(repr, close))}" if close else f"; the first is {known[0]!r}"
-    raise RunError(f"{run.folder} has no item {key!r} among {run.plan.num_items:,}{hint}")
+    raise RunError(f"{run.store} has no item {key!r} among {run.plan.num_items:,}{hint}")

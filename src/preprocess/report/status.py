@@ -14,6 +14,7 @@ from rich.table import Table
 from datamodules.printable import json_line
 from datamodules.run.activity import Activity, read_activity
 from datamodules.run.folder import Run
+from datamodules.run.leases import RANKS
 from datamodules.run.outcome import Outcome
 from datamodules.run.record import Record
 from datamodules.run.result import OK
@@ -115,7 +116,7 @@ class StatusReader:
         rate = sum(_per_second(rank, rank.items) for rank in alive)
         left = self._run.plan.num_items - done - spooled
         return Status(
-            folder=str(self._run.folder),
+            folder=str(self._run.store),
             retry=self._run.retry,
             planned_items=self._run.plan.num_items,
             planned_shards=len(shards),
@@ -134,14 +135,14 @@ class StatusReader:
             gpu_percent=_gpu_percent(records),
             eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
             bottleneck=bottleneck(alive),
-            disk_free_bytes=shutil.disk_usage(self._run.folder).free,
+            disk_free_bytes=shutil.disk_usage(self._run.work.parent).free,
             retries=retries,
         )
 
 
 def _ranks(run: Run) -> Iterator[Activity]:
-    for path in sorted((run.work / "ranks").glob("*.json")):
-        if activity := read_activity(path):
+    for rank in run.store.names(RANKS):
+        if "." not in rank and (activity := read_activity(run.store, rank)):
             yield activity
 
 

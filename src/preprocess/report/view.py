@@ -61,7 +61,7 @@ def _overview(run: Run) -> RenderableType:
             cell(row["key"]), cell(status, _STYLES.get(status, "yellow")), f"{row['num_frames']:,}", cell(reason)
         )
     more = run.plan.num_items - rows.row_count
-    parts: list[RenderableType] = [cell(str(run.folder), style="bold"), _totals(run), ""]
+    parts: list[RenderableType] = [cell(str(run.store), style="bold"), _totals(run), ""]
     done = run.outcome()
     if done.committed:
         parts += [_facts({"devices": device_mix(done.devices)}), ""]

@@ -17,6 +17,7 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.result import Result
 from support.environment import process_environment
 from support.frame_corpora import consume, consume_in_process, corpus_run, gray_of, image_items
+from support.run_paths import folder_of
 from support.runs import make_run, start, tars, wait_for
 from support.worker_processes import is_worker
 
@@ -56,12 +57,12 @@ def test_the_tars_are_the_same_whatever_the_number_of_workers(tmp_path: Path) ->
     runs = [corpus_run(tmp_path / "media", tmp_path / str(n), per_shard=5) for n in (0, 2)]
     for run, num_workers in zip(runs, (0, 2), strict=True):
         consume(run, tmp_path / "media", num_workers)
-    assert tars(runs[0].folder) == tars(runs[1].folder) != {}
+    assert tars(folder_of(runs[0])) == tars(folder_of(runs[1])) != {}
 
 
 def test_two_processes_share_a_run(tmp_path: Path) -> None:
     run = corpus_run(tmp_path / "media", tmp_path / "run", per_shard=3, copies=4)
-    processes = [start(consume_in_process, run.folder, tmp_path / "media", 0, 0.02) for _ in range(2)]
+    processes = [start(consume_in_process, folder_of(run), tmp_path / "media", 0, 0.02) for _ in range(2)]
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
@@ -83,7 +84,7 @@ def test_no_worker_outlives_a_rank_killed_by_sigkill_and_another_finishes_the_ru
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     process = psutil.Popen(
-        [sys.executable, str(script), str(run.folder), str(tmp_path / "media")], env=process_environment()
+        [sys.executable, str(script), str(folder_of(run)), str(tmp_path / "media")], env=process_environment()
     )
     spools = run.work / "spool"
     wait_for(lambda: run.committed() or (spools.exists() and any(p.stat().st_size for p in spools.iterdir())), 60)

@@ -19,6 +19,7 @@ from preprocess.cli import main
 from preprocess.commands.merge import merge
 from preprocess.integrity import verify
 from support.retry_runs import do, make_failing_run, named, open_retry
+from support.run_paths import record_path
 from support.runs import FINGERPRINT, Listed, finish, make_run, some_items
 
 LARGE, SMALL = "NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3080"
@@ -93,9 +94,9 @@ def test_what_was_written_before_devices_were_recorded_is_read_retried_and_verif
         pq.write_table(pq.read_table(path).drop_columns("device"), path)
         content = path.read_bytes()
         written = StagedFile(record.table.name, hashlib.sha256(content).hexdigest(), len(content))
-        assert "devices" in json.loads(run.record_path(record.shard).read_text())
-        run.record_path(record.shard).write_text(replace(record, table=written, devices={}).to_json())
-        assert "devices" not in json.loads(run.record_path(record.shard).read_text())
+        assert "devices" in json.loads(record_path(run, record.shard).read_text())
+        record_path(run, record.shard).write_text(replace(record, table=written, devices={}).to_json())
+        assert "devices" not in json.loads(record_path(run, record.shard).read_text())
 
     assert list(verify(Run(folder))) == []
     assert set(devices(Run(folder)).values()) == {None}

@@ -17,6 +17,7 @@ from datamodules.run.rank import Rank
 from preprocess.integrity import verify
 from support.fault_injection import KILL, attempt, in_forker, kinds_of_error, number_of_calls
 from support.retry_runs import KEYS, do, make_failing_run, open_retry
+from support.run_paths import path_of
 from support.runs import finish, make_run, tars, work
 
 ITEMS, PER_SHARD = 4, 2
@@ -53,7 +54,7 @@ def problems_between(folder: Path, tars_without_faults: dict[str, bytes]) -> Ite
             yield f"{name} shows without a record"
         elif content != tars_without_faults[name]:
             yield f"{name} has other bytes"
-        elif not run.table_file(name.removesuffix(".tar")).path.exists():
+        elif not path_of(run.table_file(name.removesuffix(".tar"))).exists():
             yield f"{name} shows without its table"
 
 

@@ -9,6 +9,7 @@ from datamodules.errors import RunError
 from datamodules.run.cleanup import clean_up
 from datamodules.run.files import make_folder, open_file, read_file, remove, write_whole
 from datamodules.run.folder import Run
+from support.run_paths import folder_of
 from support.runs import make_run, work
 
 OWN = [
@@ -41,9 +42,9 @@ def plant(path: Path, target: Path) -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_a_run_whose_folder_is_a_link_is_not_opened(tmp_path: Path, victim: Path, name: str) -> None:
     run = make_run(tmp_path / "run", 1)
-    plant(run.folder / name, victim)
+    plant(folder_of(run) / name, victim)
     with pytest.raises(RunError, match=rf"{name} is a link to .*victim\. A run writes .*: remove it$"):
-        Run(run.folder)
+        Run(folder_of(run))
     assert content(victim).keys() == {victim.joinpath("letter").relative_to(victim)}
 
 
@@ -63,21 +64,21 @@ def test_a_new_run_is_not_planned_where_its_folders_are_links(
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 1)
-    (run.folder / "tables").write_text("")
+    (folder_of(run) / "tables").write_text("")
     with pytest.raises(RunError, match="tables is not a folder"):
-        Run(run.folder)
+        Run(folder_of(run))
 
 
 def test_cleaning_up_removes_what_killed_planners_left_and_follows_no_link(tmp_path: Path, victim: Path) -> None:
     run = make_run(tmp_path / "run", 1)
-    work(run.folder)
-    (run.folder / ".plan.arrow.7.ab").mkdir()
-    (run.folder / ".plan.arrow.7.ab" / "train").write_text("cut")
-    (run.folder / ".plan.arrow.x").symlink_to(victim)
-    plant(run.folder / "work" / "scratch" / "x", victim)
+    work(folder_of(run))
+    (folder_of(run) / ".plan.arrow.7.ab").mkdir()
+    (folder_of(run) / ".plan.arrow.7.ab" / "train").write_text("cut")
+    (folder_of(run) / ".plan.arrow.x").symlink_to(victim)
+    plant(folder_of(run) / "work" / "scratch" / "x", victim)
     clean_up(run)
     assert os.listdir(victim) == ["letter"]
-    assert {path.name for path in run.folder.iterdir() if path.name.startswith(".")} == {".plan.arrow.x"}
+    assert {path.name for path in folder_of(run).iterdir() if path.name.startswith(".")} == {".plan.arrow.x"}
 
 
 def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:

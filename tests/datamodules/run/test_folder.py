@@ -15,6 +15,8 @@ from datamodules.run.leases import Leases
 from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import discard_unfinished, write_plan_of
+from datamodules.run.store import Folder
+from support.run_paths import folder_of
 from support.runs import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
 
@@ -77,7 +79,7 @@ def test_processes_that_plan_at_once_get_one_plan(tmp_path: Path) -> None:
 
 
 def test_planning_after_a_killed_planner_succeeds(tmp_path: Path) -> None:
-    leases = Leases(tmp_path / "work")
+    leases = Leases(Folder(tmp_path))
     leases.claim("plan")
     for path in (tmp_path / "work" / "ranks").iterdir():
         path.write_text(path.read_text().replace('"started": ', '"started": 1'))  # a reused process id
@@ -90,7 +92,7 @@ def test_a_planner_cleaned_up_as_dead_uses_the_existing_plan(tmp_path: Path) -> 
     class Late(Listed):
         def items(self) -> Iterator[Item]:
             yield from some_items(8)
-            os.link(other.folder / "plan.arrow", tmp_path / "run" / "plan.arrow")
+            os.link(folder_of(other) / "plan.arrow", tmp_path / "run" / "plan.arrow")
             discard_unfinished(tmp_path / "run" / "plan.arrow")
 
     run = open_or_plan(tmp_path / "run", Late([]), FINGERPRINT, ShardSize(max_items=4, min_shards=1))

@@ -16,8 +16,11 @@ from datamodules.run.activity import read_activity
 from datamodules.run.cleanup import clean_up
 from datamodules.run.commit import commit
 from datamodules.run.folder import Run
+from datamodules.run.leases import RANKS
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
+from datamodules.run.store import Folder
+from support.run_paths import folder_of
 from support.runs import (
     die_at_an_item,
     finish,
@@ -42,7 +45,7 @@ def checked(run: Run) -> dict[str, bytes]:
     assert [record.shard for record in records] == [shard.name for shard in run.plan.shards]
     assert sum(record.planned for record in records) == run.plan.num_items
     assert all(record.planned == record.committed + record.failed for record in records)
-    content = tars(run.folder)
+    content = tars(folder_of(run))
     assert list(content) == sorted(f"{record.shard}.tar" for record in records)
     return content
 
@@ -98,7 +101,7 @@ def test_no_shard_is_leased_twice_while_others_wait(tmp_path: Path) -> None:
 
 def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path: Path) -> None:
     run = make_run(tmp_path / "many", 60, per_shard=2)
-    processes = [start(work, run.folder, 0.002) for _ in range(4)]
+    processes = [start(work, folder_of(run), 0.002) for _ in range(4)]
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
@@ -108,7 +111,7 @@ def test_processes_that_share_a_run_make_the_tars_of_one(tmp_path: Path) -> None
 def test_a_killed_ranks_shard_is_taken_over_with_what_it_had_spooled(tmp_path: Path) -> None:
     run = make_run(tmp_path / "killed", 4)
     done = context.Queue()
-    process = start(work_slowly, run.folder, 3, done)
+    process = start(work_slowly, folder_of(run), 3, done)
     assert done.get(timeout=30) == "train-000000"
     with Rank(run) as rank:
         assert rank.lease() is None
@@ -214,7 +217,7 @@ def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: 
     done.get()
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)
-    (dead,) = (path.stem for path in (run.work / "ranks").glob("*.json"))
+    (dead,) = run.store.names(RANKS)
     (run.work / "ranks" / f"{dead}.7.partial").write_text("cut")
     (run.work / "ranks" / "torn-1-abc").write_text("")
     (run.work / "spool" / ".nfs0001").write_text("removed, but still open somewhere")
@@ -232,7 +235,6 @@ def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: 
             "tables/train-000000.parquet",
             "train-000000.tar",
             f"work/ranks/{living.name}",
-            f"work/ranks/{living.name}.json",
             "work/spool/.nfs0001",
         ]
         assert not (tmp_path / ".plan.arrow.1.abcd").exists()
@@ -274,12 +276,12 @@ def test_activity_reports_what_a_rank_is_doing(tmp_path: Path) -> None:
         opened = lease(rank)
         finish(rank, opened, rows=[3, 0])
         rank.publish()
-        activity = read_activity(run.work / "ranks" / f"{rank.name}.json")
+        activity = read_activity(run.store, rank.name)
         assert activity is not None
         assert (activity.items, activity.failed, activity.frames) == (2, 1, 1)
         assert list(activity.shards) == ["train-000000"]
         assert activity.shards["train-000000"][:2] == (2, 4)
-    assert read_activity(run.work / "ranks" / f"{rank.name}.json") is None
+    assert read_activity(run.store, rank.name) is None
 
 
 def test_a_full_disk_is_an_environment_failure_and_the_run_can_resume(
@@ -305,7 +307,7 @@ def test_a_spool_that_cannot_be_opened_is_an_environment_failure(tmp_path: Path)
 
 
 def test_a_heartbeat_that_failed_once_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_module, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(Folder, "beat_seconds", 0.01)
     run = make_run(tmp_path, 4)
     failures = [OSError(5, "Input/output error")]
     with Rank(run) as rank:
@@ -388,11 +390,11 @@ def test_ranks_killed_at_any_moment_lose_nothing_and_the_tars_are_the_same(tmp_p
     for attempt in range(3):
         run = make_run(tmp_path / str(attempt), 24, per_shard=3)
         for _ in range(5):
-            process = start(work, run.folder, 0.01)
+            process = start(work, folder_of(run), 0.01)
             time.sleep(chance.uniform(0.02, 0.25))
             os.kill(process.pid, signal.SIGKILL)
             process.join(10)
-        work(run.folder)
+        work(folder_of(run))
         assert checked(run) == expected
 
 
@@ -420,7 +422,7 @@ def test_a_process_that_is_killed_charges_its_item_unless_it_was_asked_to_stop_b
 
 
 def test_the_timer_of_a_closed_rank_does_not_end_the_process(tmp_path: Path) -> None:
-    process = start(touch_and_leave, make_run(tmp_path, 4).folder)
+    process = start(touch_and_leave, folder_of(make_run(tmp_path, 4)))
     process.join(30)
     assert process.exitcode == 0
 

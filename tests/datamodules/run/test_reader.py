@@ -16,7 +16,9 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples, open_sample, read_sample
 from datamodules.run.record import ShardFile
+from datamodules.run.store import Folder
 from datamodules.tar_members import split_name
+from support.run_paths import folder_of
 from support.runs import make_run, members_of, some_items, work
 from support.spies import spied
 
@@ -47,7 +49,7 @@ def test_every_committed_sample_is_read_once_in_planned_order(run: Run) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_stock_webdataset_reads_the_same_keys_and_bytes(run: Run) -> None:  # it leaves its files open
     dataset = webdataset.WebDataset(
-        [str(path) for path in sorted(run.folder.glob("train-*.tar"))],
+        [str(path) for path in sorted(folder_of(run).glob("train-*.tar"))],
         shardshuffle=False,
         nodesplitter=webdataset.split_by_node,
     )
@@ -63,7 +65,7 @@ def test_hugging_face_datasets_streams_the_same_keys(run: Run, monkeypatch: pyte
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    files = [str(path) for path in sorted(run.folder.glob("train-*.tar"))]
+    files = [str(path) for path in sorted(folder_of(run).glob("train-*.tar"))]
     stream = datasets.load_dataset("webdataset", data_files={"train": files}, split="train", streaming=True)
     assert [(sample["__key__"], sample["json"]["key"]) for sample in stream] == [(k, k) for k, _ in expected(run)]
 
@@ -140,9 +142,9 @@ def test_a_split_of_which_everything_failed_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "within", "zeros"])
 def test_a_damaged_tar_fails(run: Run, damage: str) -> None:
-    tar, committed = run.folder / "train-000000.tar", CommittedSamples(run, "train")
+    tar, committed = folder_of(run) / "train-000000.tar", CommittedSamples(run, "train")
     size = tar.stat().st_size
-    [first, *_] = pq.read_table(run.folder / "tables" / "train-000000.parquet")["tar_bytes"].to_pylist()
+    [first, *_] = pq.read_table(folder_of(run) / "tables" / "train-000000.parquet")["tar_bytes"].to_pylist()
     if damage == "missing":
         tar.unlink()
     elif damage == "zeros":
@@ -157,7 +159,7 @@ def test_a_damaged_tar_fails(run: Run, damage: str) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "text"])
 def test_a_damaged_table_fails(run: Run, damage: str) -> None:
-    table = run.folder / "tables" / "train-000000.parquet"
+    table = folder_of(run) / "tables" / "train-000000.parquet"
     if damage == "missing":
         table.unlink()
     else:
@@ -177,7 +179,7 @@ def tar_of(folder: Path, *members: Any) -> tuple[ShardFile, int]:
                 setattr(info, field, value)
             tar.addfile(info, io.BytesIO(b"1234") if info.isreg() else None)
         size = tar.offset
-    return ShardFile(folder, "train-000000", "tar"), size
+    return ShardFile(Folder(folder), "train-000000", "tar"), size
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from datamodules.run.commit import finalize_all
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
+from datamodules.run.store import Store
 from preprocess.integrity import strays
 from support.retry_runs import do, make_failing_run, open_retry
+from support.run_paths import folder_of, path_of, record_path
 from support.runs import listing, make_run, tars, work
 
 SHARD = "train-000000"
@@ -21,26 +23,26 @@ SHARD = "train-000000"
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     run = make_run(tmp_path / "run", 4)
-    work(run.folder)
-    return Run(run.folder)
+    work(folder_of(run))
+    return Run(folder_of(run))
 
 
 def rewrite(run: Run, fields: Any, of: Any = SHARD) -> None:
     """Change fields of a record, with the right digest; `tar__name` is the name of the tar."""
-    document = json.loads(run.record_path(of).read_text())
+    document = json.loads(record_path(run, of).read_text())
     del document["sha256"]
     for name, value in fields.items():
         *outer, name = name.split("__")
         (document[outer[0]] if outer else document)[name] = value
-    run.record_path(of).write_text(record_module._with_digest(document))
+    record_path(run, of).write_text(record_module._with_digest(document))
 
 
 def move_back_to_staging(run: Run, shard: Any) -> None:
     """Move the files of a shard to where a rank leaves them that dies right after the commit."""
-    rank = record_module.read_record(run.folder, shard).rank
+    rank = record_module.read_record(run.store, shard).rank
     (run.work / "staging").mkdir(exist_ok=True)
     for file in (run.tar_file(shard), run.table_file(shard)):
-        os.rename(file.path, file.staged(rank))
+        os.rename(path_of(file), folder_of(run) / file.staged(rank))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_a_record_that_contradicts_its_shard_fails_in_one_line(run: Run, fields:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"machine": ' * 900 + "0" + "}" * 900, "[]", "1", "", "\udcff"])
 def test_a_file_that_is_not_a_record_fails_in_one_line(run: Run, text: str) -> None:
-    run.record_path(SHARD).write_bytes(text.encode(errors="surrogateescape"))
+    record_path(run, SHARD).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RunError, match=r"^the record .* is missing or damaged \([^\n]*\); run `preprocess verify`$"):
         run.record(SHARD)
 
@@ -102,35 +104,35 @@ def test_a_record_that_names_a_file_elsewhere_moves_nothing(run: Run, tmp_path: 
     rewrite(run, fields)
     before = listing(tmp_path)
     with pytest.raises(RunError, match="damaged"):
-        finalize_all(Run(run.folder))
+        finalize_all(Run(folder_of(run)))
     assert listing(tmp_path) == before
-    with pytest.raises(RunError, match="damaged"), Rank(Run(run.folder)):
+    with pytest.raises(RunError, match="damaged"), Rank(Run(folder_of(run))):
         pass
     assert all((tmp_path / name).read_text() == "mine" for name in ("victim", "victim.tar", "victim.parquet"))
 
 
 def test_a_record_of_an_unplanned_shard_is_ignored_and_moves_nothing(run: Run) -> None:
-    os.rename(run.folder / f"{SHARD}.tar", run.work / "staging" / "stranger-000000.x.tar")
-    run.record_path("stranger-000000").write_text(run.record_path(SHARD).read_text())
+    os.rename(folder_of(run) / f"{SHARD}.tar", run.work / "staging" / "stranger-000000.x.tar")
+    record_path(run, "stranger-000000").write_text(record_path(run, SHARD).read_text())
     names = {"shard": "stranger-000000", "tar__name": "stranger-000000.tar", "rank": "x"}
     rewrite(
         run, {**names, "table__name": "tables/stranger-000000.parquet", "attempt": "stranger-000000.x"}, names["shard"]
     )
-    run.record_path(SHARD).unlink()
-    assert Run(run.folder).committed() == set()
-    assert finalize_all(Run(run.folder))
-    assert not (run.folder / "stranger-000000.tar").exists()
-    problems = [str(problem) for problem in strays(run.folder, ["records/*.json"])]
+    record_path(run, SHARD).unlink()
+    assert Run(folder_of(run)).committed() == set()
+    assert finalize_all(Run(folder_of(run)))
+    assert not (folder_of(run) / "stranger-000000.tar").exists()
+    problems = [str(problem) for problem in strays(run.store, [("records", ".json")])]
     assert problems == ["records/stranger-000000.json: a stray file, as no planned shard has this name"]
 
 
 def test_samples_are_read_where_the_files_are_and_nothing_is_moved(run: Run) -> None:
     samples = list(CommittedSamples(run))
     move_back_to_staging(run, SHARD)
-    before = listing(run.folder)
-    assert list(CommittedSamples(Run(run.folder))) == samples
-    assert listing(run.folder) == before
-    assert tars(run.folder) == {}
+    before = listing(folder_of(run))
+    assert list(CommittedSamples(Run(folder_of(run)))) == samples
+    assert listing(folder_of(run)) == before
+    assert tars(folder_of(run)) == {}
 
 
 def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path: Path) -> None:
@@ -145,13 +147,13 @@ def test_samples_of_a_retry_that_was_cut_off_are_read_where_they_are(tmp_path: P
 
 
 def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = (run.folder / f"{SHARD}.tar").read_bytes()
+    content = (folder_of(run) / f"{SHARD}.tar").read_bytes()
     move_back_to_staging(run, SHARD)
     read_record = record_module.read_record
 
-    def finalized_before(folder: Path, shard: Any) -> Any:
-        record = read_record(folder, shard)
-        finalize_all(Run(folder))
+    def finalized_before(store: Store, shard: Any) -> Any:
+        record = read_record(store, shard)
+        finalize_all(Run(store))
         return record
 
     monkeypatch.setattr(record_module, "read_record", finalized_before)
@@ -160,6 +162,6 @@ def test_a_file_that_is_moved_while_it_is_looked_for_is_found(run: Run, monkeypa
 
 
 def test_a_missing_tar_fails(run: Run) -> None:
-    (run.folder / f"{SHARD}.tar").unlink()
+    (folder_of(run) / f"{SHARD}.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"train-000000\.tar"):
         run.tar_file(SHARD).open()

@@ -19,6 +19,7 @@ from preprocess.commands.merge import merge
 from preprocess.commands.repair import repair
 from preprocess.integrity import verify
 from support.retry_runs import do, make_failing_run, open_retry
+from support.run_paths import folder_of
 from support.runs import tars
 
 KEYS = [
@@ -215,10 +216,10 @@ def test_merged_runs_keep_replacements_and_replaced_shards(folder: Path, tmp_pat
     do(open_retry(folder, "truncated"))
     other = make_failing_run(tmp_path / "other", ["train/k", "train/l-cut-once"])
     merged = merge([folder, other], tmp_path / "merged")
-    assert problems(merged.folder) == []
-    assert sorted(keys_in_tars(merged.folder)) == sorted(committed_keys(folder) + committed_keys(other))
-    do(open_retry(merged.folder, "truncated", fingerprint=merged.plan.fingerprint))
-    assert problems(merged.folder) == []
+    assert problems(folder_of(merged)) == []
+    assert sorted(keys_in_tars(folder_of(merged))) == sorted(committed_keys(folder) + committed_keys(other))
+    do(open_retry(folder_of(merged), "truncated", fingerprint=merged.plan.fingerprint))
+    assert problems(folder_of(merged)) == []
 
 
 def test_samples_that_are_moved_while_read_are_found(folder: Path) -> None:

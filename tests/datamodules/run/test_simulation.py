@@ -1,17 +1,17 @@
 import errno
+import json
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from datamodules.run import commit
+from datamodules.run import commit, store
 from support.simulated.choices import Choices, RandomChoices, shrink
 from support.simulated.files import File, FileSystem
-from support.simulated.line import interleave, shrunk, simulated, story_of
+from support.simulated.line import _FOLDER, interleave, shrunk, simulated, story_of
 from support.simulated.modules import Os
 from support.simulated.world import Machine
 
@@ -50,30 +50,33 @@ def test_a_seed_replays_the_same_story() -> None:
 # A broken protocol is found
 
 
-def rename_the_record(staged: Any, record: Any) -> bool:
-    Os.rename(staged, record)
+def create_by_renaming(folder: store.Folder, name: str, content: bytes, is_durable: bool = True) -> bool:
+    folder.replace(name, content)
     return True
 
 
-def link_after_the_tar_is_visible(staged: Any, record: Any, link: Any = commit._link) -> Any:
-    tar = staged.with_suffix(".tar")
-    Os.rename(tar, record.parent.parent / f"{record.stem}.tar")
-    return link(staged, record)
+def create_after_the_tar_is_visible(
+    folder: store.Folder, name: str, content: bytes, is_durable: bool = True, create: Any = store.Folder.create
+) -> Any:
+    if name.startswith("records/"):
+        record = json.loads(content)
+        Os.rename(_FOLDER / f"work/staging/{record['attempt']}.tar", _FOLDER / record["tar"]["name"])
+    return create(folder, name, content, is_durable)
 
 
 @pytest.mark.parametrize(
     ("module", "name", "broken", "failure"),
     [
-        (commit, "_link", link_after_the_tar_is_visible, "tar is visible, but its record is missing"),
-        (commit, "_link", rename_the_record, "not the bytes of the record|the file is missing"),
-        (commit, "sync", lambda path: None, "its record is missing|the run folder has|tables/ has|the file is missing"),
+        (store.Folder, "create", create_after_the_tar_is_visible, "tar is visible, but its record is missing"),
+        (store.Folder, "create", create_by_renaming, "not the bytes of the record|the file is missing"),
+        (store, "sync", lambda path: None, "its record is missing|the run folder has|tables/ has|the file is missing"),
         (zlib, "crc32", lambda *_: 0, "not the bytes of a run without faults|ends with"),
         (commit, "finalize", lambda run, record: None, "the run folder has"),
     ],
     ids=["files-first", "record-renamed", "folders-not-synced", "no-checksums", "never-finalized"],
 )
 def test_a_broken_protocol_is_found_and_its_story_shrunk(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, broken: Callable[..., Any], failure: str
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, broken: Callable[..., Any], failure: str
 ) -> None:
     monkeypatch.setattr(module, name, broken)
     outcome = first_failure(range(3000))

@@ -16,6 +16,7 @@ from datamodules.media.decoding import Decoding
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples.track_lines import LineObject, TrackLine
 from datamodules.samples.tracks import TrackSample, TrackSamples
+from support.run_paths import folder_of
 from support.spies import spied
 from support.track_runs import Shapes, TrackItems, gray_of, made_sample, make_track_run, write_videos
 from support.video_files import Kind, write
@@ -185,7 +186,7 @@ def test_a_clip_of_a_run_reads_no_more_than_it_needs(
     sizes: list[int] = []
     monkeypatch.setattr(os, "pread", spied(os.pread, lambda _, num_bytes, *__: sizes.append(num_bytes)))
     kind.collate([kind.decode(*CommittedSamples(run).open(0))])
-    assert 0 < sum(sizes) < (run.folder / "train-000000.tar").stat().st_size / 2
+    assert 0 < sum(sizes) < (folder_of(run) / "train-000000.tar").stat().st_size / 2
 
 
 @pytest.mark.parametrize("missing", ["tracks.jsonl", "boxes.npy", "json"])

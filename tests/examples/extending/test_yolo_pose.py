@@ -11,6 +11,7 @@ from datamodules.corpus import Item
 from examples.extending import yolo_pose
 from preprocess.cli import main
 from support.pose_runs import make_pose_run
+from support.run_paths import folder_of
 
 ITEMS = [
     Item("train/a", "train", "train", ("a.png",), cost=1, meta={"image": "train/a.png"}),
@@ -23,7 +24,7 @@ ITEMS = [
 def test_images_and_labels_are_those_of_the_samples(tmp_path: Path, margin: float) -> None:
     run = make_pose_run(tmp_path / "run", ITEMS, people=[2, 0, 1])
     arguments = ["--format", "examples.extending.yolo_pose", "--dest", str(tmp_path / "yolo"), "--margin", str(margin)]
-    assert main(["export", str(run.folder), *arguments]) == 0
+    assert main(["export", str(folder_of(run)), *arguments]) == 0
 
     dataset = tmp_path / "yolo"
     document = yaml.safe_load((dataset / "data.yaml").read_text())
@@ -53,7 +54,7 @@ def test_images_and_labels_are_those_of_the_samples(tmp_path: Path, margin: floa
 def test_a_run_without_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_pose_run(tmp_path / "run", ITEMS, people=[1, 1, 1], store_images=False)
     arguments = ["--format", "examples.extending.yolo_pose", "--dest", str(tmp_path / "yolo")]
-    assert main(["export", str(run.folder), *arguments]) == 2
+    assert main(["export", str(folder_of(run)), *arguments]) == 2
     assert "train/a has no image. Run the pipeline with --model.store_images jpg" in capsys.readouterr().err
     assert not (tmp_path / "yolo").exists()
 

@@ -17,6 +17,7 @@ from preprocess.export.statistics import counts
 from preprocess.integrity import coverage, verify
 from preprocess.report.status import StatusReader, headline
 from support.retry_runs import do, make_failing_run, open_retry
+from support.run_paths import folder_of
 from support.runs import finish, make_run, work
 
 
@@ -169,8 +170,8 @@ def test_what_a_retry_has_spooled_counts_for_its_retry_and_not_for_the_run(folde
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_failures_are_shown_in_the_locale_c(tmp_path: Path, more: list[str]) -> None:
     run = make_run(tmp_path / "run", [Item("bad/ü", "train", "ü.mp4"), Item("a", "train", "a.mp4")])
-    work(run.folder)
+    work(folder_of(run))
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    command = [sys.executable, "-m", "preprocess", "failures", str(run.folder), *more]
+    command = [sys.executable, "-m", "preprocess", "failures", str(folder_of(run)), *more]
     shown = subprocess.run(command, env=environment, capture_output=True, check=True).stdout.decode("ascii")
     assert (json.loads(shown)["key"] == "bad/ü") if more else (r"bad/\xfc" in shown)

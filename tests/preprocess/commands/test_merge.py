@@ -14,6 +14,7 @@ from preprocess.export.format import export
 from preprocess.integrity import coverage, verify
 from support.keypoint_runs import MadeItems, made_samples, make_run
 from support.retry_runs import KEYS, do, make_failing_run, open_retry
+from support.run_paths import folder_of, path_of
 from support.runs import listing
 
 HERE = MadeItems({"train": 5, "dev": 1}, prefix="a")
@@ -30,7 +31,7 @@ def two_runs(folder: Path) -> list[Path]:
 def test_the_merged_run_holds_the_samples_of_all_in_order_and_verifies(tmp_path: Path) -> None:
     run = merge(two_runs(tmp_path), tmp_path / "merged")
 
-    assert run.folder == tmp_path / "merged"
+    assert folder_of(run) == tmp_path / "merged"
     assert list(verify(run)) == []
     covered = coverage(run)
     assert (covered.planned, covered.committed, covered.failed, covered.missing) == (11, 9, 2, 0)
@@ -92,10 +93,10 @@ def test_a_merged_run_merges_and_exports(tmp_path: Path) -> None:
     make_run(tmp_path / "third", MadeItems({"dev": 2}, prefix="c"))
     once = merge(two_runs(tmp_path), tmp_path / "once")
 
-    twice = merge([once.folder, tmp_path / "third"], tmp_path / "twice")
+    twice = merge([folder_of(once), tmp_path / "third"], tmp_path / "twice")
 
     assert list(verify(twice)) == []
-    names = [path.name for path in export(twice.folder, "parquet", tmp_path / "out")]
+    names = [path.name for path in export(folder_of(twice), "parquet", tmp_path / "out")]
     assert names == ["train.parquet", "dev.parquet", "test.parquet"]
 
 
@@ -180,7 +181,7 @@ def test_runs_whose_files_are_not_at_their_final_names_are_merged_and_not_change
     here = Run(folders[0])
     for record in here.records():
         for file in (here.tar_file(record.shard), here.table_file(record.shard)):
-            os.rename(file.path, file.staged(record.rank))
+            os.rename(path_of(file), here.store.locate(file.staged(record.rank)))
     before = listing(folders[0])
 
     merged = merge(folders, tmp_path / "merged")
@@ -256,7 +257,7 @@ def test_a_merged_run_with_retries_merges_again(tmp_path: Path) -> None:
     once = merge(two_retried_runs(tmp_path), tmp_path / "once")
     third = make_failing_run(tmp_path / "third", ["test/a", "test/b-bad-once"])
 
-    twice = merge([third, once.folder], tmp_path / "twice")
+    twice = merge([third, folder_of(once)], tmp_path / "twice")
 
     assert list(verify(twice)) == []
     assert [retry.retry for retry in twice.retries] == [1, 2, 3]

@@ -12,6 +12,7 @@ from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSamples
 from preprocess.cli import main
 from support.keypoint_runs import REASON, MadeItems, make_run
+from support.run_paths import folder_of, path_of
 
 CORPUS = MadeItems({"train": 3, "dev": 1})
 KIND = {"samples": {"class_path": "datamodules.samples.keypoints.KeypointSamples"}}
@@ -30,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
     write_card(run)
     record = run.record("train-000000")
     for file in (run.tar_file(record.shard), run.table_file(record.shard)):
-        os.rename(file.path, file.staged(record.rank))
-    return run.folder
+        os.rename(path_of(file), run.store.locate(file.staged(record.rank)))
+    return folder_of(run)
 
 
 @pytest.mark.parametrize(

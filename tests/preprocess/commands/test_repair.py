@@ -20,6 +20,7 @@ from preprocess.cli import main
 from preprocess.commands.repair import repair
 from preprocess.integrity import Problem, coverage, verify
 from support.retry_runs import KEYS, do, make_failing_run, open_retry
+from support.run_paths import path_of, record_path
 from support.runs import finish, listing
 
 _LAST_LINE = "{}: 9 planned = 4 committed + 5 failed + 0 missing; everything is as it should be"
@@ -162,10 +163,10 @@ def test_a_retry_of_which_results_are_spooled_is_not_given_up(folder: Path, caps
 def test_a_rank_of_another_machine_is_at_work_for_as_long_as_its_heart_beats(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    leases = Leases(open_retry(folder).work)
+    leases = Leases(open_retry(folder).store)
     assert leases.claim("train-retry001-000000")
     path = folder / "work" / "ranks" / leases.identity.rank
-    path.write_text(json.dumps({**vars(leases.identity), "machine": "another"}))
+    path.write_text(json.dumps({"identity": {**vars(leases.identity), "machine": "another"}}))
     assert verify_and_repair(folder, capsys)[1] == [_LAST_LINE.format(folder)]
     _flip(folder / "train-000000.tar")
     assert main(["verify", str(folder), "--repair"]) == 2
@@ -211,7 +212,7 @@ def test_two_rows_that_supersede_one_are_reported(folder: Path) -> None:
     rows = rows.set_column(place, "supersedes", [["train-000001"] * rows.num_rows]).to_pylist()
     path.unlink()
     record = replace(record, table=write_table(path, record.table.name, rows))
-    run.record_path(record.shard).write_text(record.to_json())
+    record_path(run, record.shard).write_text(record.to_json())
     assert "tables/train-retry002-000000.parquet: train/d-bad-twice supersedes no failed row of train-000001, " in str(
         next(verify(Run(folder)))
     )
@@ -259,7 +260,7 @@ def test_what_cannot_be_repaired_is_left_and_the_exit_status_is_1(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = Run(folder).record("train-000000")
-    Run(folder).record_path("train-000000").write_text(replace(record, fingerprint="another").to_json())
+    record_path(Run(folder), "train-000000").write_text(replace(record, fingerprint="another").to_json())
     before = listing(folder)
     assert main(["verify", str(folder), "--repair"]) == 1
     assert "made with another fingerprint" in capsys.readouterr().out
@@ -292,9 +293,9 @@ def test_a_shard_whose_record_names_a_file_elsewhere_is_done_again_and_that_file
     (tmp_path / "bashrc").write_text("mine")
     run = Run(folder)
     record = run.record("train-000000")
-    os.rename(run.tar_file("train-000000").path, run.tar_file("train-000000").staged(record.rank))
+    os.rename(path_of(run.tar_file("train-000000")), folder / run.tar_file("train-000000").staged(record.rank))
     hostile = replace(record, tar=replace(record.tar, name="../bashrc"))
-    run.record_path("train-000000").write_text(hostile.to_json())
+    record_path(run, "train-000000").write_text(hostile.to_json())
     status, lines = verify_and_repair(folder, capsys)
     assert (status, lines[0]) == (0, "train-000000: deleted; rerun the same `run` command to make it again")
     do(Run(folder))

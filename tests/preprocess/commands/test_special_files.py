@@ -12,6 +12,7 @@ from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from preprocess.cli import main
 from preprocess.commands.run import conclude
+from support.run_paths import folder_of
 from support.runs import make_run, work
 
 _HANGS_SECONDS = 30
@@ -49,8 +50,8 @@ def _no_hang() -> Iterator[None]:
 
 def do(run: Run) -> Run:
     """`run`, with every shard committed."""
-    work(run.folder)
-    return Run(run.folder)
+    work(folder_of(run))
+    return Run(folder_of(run))
 
 
 def put(path: Path, make: Make) -> None:
@@ -73,7 +74,7 @@ def put(path: Path, make: Make) -> None:
 def test_a_file_that_is_needed_is_named(
     tmp_path: Path, name: str, command: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = do(make_run(tmp_path / "run", 1)).folder
+    folder = folder_of(do(make_run(tmp_path / "run", 1)))
     put(folder / name, KINDS[kind])
     assert main([command, str(folder)]) == 2
     said = capsys.readouterr().err
@@ -83,7 +84,7 @@ def test_a_file_that_is_needed_is_named(
 
 
 def test_a_plan_that_is_a_link_to_nowhere_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make_run(tmp_path / "run", 1).folder
+    folder = folder_of(make_run(tmp_path / "run", 1))
     put(folder / "plan-001.arrow", KINDS["No such file"])
     assert main(["verify", str(folder)]) == 1
     assert capsys.readouterr().out.startswith("plan-001.arrow: its content has changed")
@@ -97,8 +98,8 @@ def test_repair_puts_the_shards_back_or_names_the_folder(
     run = do(make_run(tmp_path / "run", 3, per_shard=1))
     names = ["train-000000.tar", "tables/train-000001.parquet", "records/train-000002.json"]
     for name in names:
-        put(run.folder / name, KINDS[kind])
-    status = main(["verify", str(run.folder), "--repair"])
+        put(folder_of(run) / name, KINDS[kind])
+    status = main(["verify", str(folder_of(run)), "--repair"])
     said = capsys.readouterr()
     if kind == "Is a directory":
         assert status == 2
@@ -106,7 +107,7 @@ def test_repair_puts_the_shards_back_or_names_the_folder(
     else:
         assert status == 0
         assert all(Path(name).name in said.out for name in names)
-        assert main(["verify", str(do(run).folder)]) == 0
+        assert main(["verify", str(folder_of(do(run)))]) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,12 +118,12 @@ def test_what_no_rank_writes_is_ignored(tmp_path: Path, kind: str) -> None:
         *("work/leases/train-000000.000000", "work/staging/train-000000.host-1-ab.tar", "work/scratch/host-1-ab"),
         *(".plan.arrow.1.ab", "README.md"),
     ):
-        put(run.folder / name, KINDS[kind])
-    assert main(["status", str(run.folder)]) == 0
+        put(folder_of(run) / name, KINDS[kind])
+    assert main(["status", str(folder_of(run))]) == 0
     started = time.monotonic()
     assert conclude(do(run), partial=False) == 0
     assert time.monotonic() - started < _HANGS_SECONDS  # what hangs may swallow the alarm's error
-    assert main(["verify", str(run.folder)]) == 0
+    assert main(["verify", str(folder_of(run))]) == 0
 
 
 @pytest.mark.parametrize("kind", ["a FIFO", "a character device", "Is a directory"])

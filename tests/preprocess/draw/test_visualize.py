@@ -26,6 +26,7 @@ from preprocess.draw.source import blank
 from preprocess.draw.visualize import visualize
 from support.clip_runs import ClipItems, made_clip, make_clip_run
 from support.keypoint_runs import PART_SLICES, MadeItems, make_run
+from support.run_paths import folder_of
 
 # One point of each part, far from all others, in px of a frame of 104x130 px; drawn four times as large.
 PLACES = {"pose": (30, 90), "face": (20, 20), "left_hand": (80, 30), "right_hand": (80, 100)}
@@ -198,8 +199,8 @@ def test_a_file_that_was_repaired_before_a_retry_is_drawn(tmp_path: Path) -> Non
             assert opened is not None
             failed = {"reason": "it is cut off", "reason_class": "decode"} if members is None else {"num_frames": 3}
             rank.add(opened.shard.number, Result(0, **failed), members or {})
-        retry = retry or open_or_plan_retry(run.folder, fingerprint, ShardSize(), RetryRequest((), time.time()))
-    visualize(Run(run.folder), tmp_path / "out")
+        retry = retry or open_or_plan_retry(folder_of(run), fingerprint, ShardSize(), RetryRequest((), time.time()))
+    visualize(Run(folder_of(run)), tmp_path / "out")
     frames, _ = decoded(tmp_path / "out" / "train/a.mp4")
     assert [[colour_at(frame, part) for part in PARTS] for frame in frames] == [
         ["pose", "grey", "left_hand", "right_hand"]

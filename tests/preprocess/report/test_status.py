@@ -20,6 +20,7 @@ from preprocess.job.session import Job, Session
 from preprocess.report.status import StatusReader, headline, render
 from preprocess.terminal import Terminal
 from support.brightness import Brightness, ImageFolders
+from support.run_paths import record_path
 from support.runs import finish, lease, make_run
 
 GPU = {
@@ -95,7 +96,7 @@ def test_a_run_without_gpus_says_nothing_of_them(tmp_path: Path) -> None:
 def test_figures_of_a_machine_that_no_rank_measures_are_left_out(tmp_path: Path, figures: dict[str, Any]) -> None:
     run = measured_run(tmp_path, {}, {})
     record = next(run.records())
-    run.record_path(record.shard).write_text(replace(record, machine=figures).to_json())
+    record_path(run, record.shard).write_text(replace(record, machine=figures).to_json())
     assert StatusReader(run).read().gpu_percent is None
 
 
@@ -191,9 +192,10 @@ def test_status_ignores_rank_files_that_no_rank_writes(tmp_path: Path, fields: d
     run = make_run(tmp_path, 1)
     of_a_rank = {"updated": time.time(), **OF_A_RANK}
     (run.work / "ranks").mkdir(parents=True, exist_ok=True)
-    (run.work / "ranks" / "bad.json").write_text(json.dumps(of_a_rank | fields))
-    (run.work / "ranks" / "deep.json").write_text("[" * 5000)
-    (run.work / "ranks" / "good.json").write_text(json.dumps(of_a_rank | {"shards": {"train-000000": [70, 1, 2.0]}}))
+    (run.work / "ranks" / "bad").write_text(json.dumps({"activity": of_a_rank | fields}))
+    (run.work / "ranks" / "deep").write_text("[" * 5000)
+    good = of_a_rank | {"shards": {"train-000000": [70, 1, 2.0]}}
+    (run.work / "ranks" / "good").write_text(json.dumps({"activity": good}))
     status = StatusReader(run).read()
     assert [rank.rank for rank in status.ranks] == ["r"]
     assert status.spooled == 1  # of the one that is planned

@@ -21,6 +21,7 @@ from preprocess.report.view import view
 from preprocess.terminal import Terminal
 from support.clip_runs import ClipItems, made_clip, make_clip_run
 from support.keypoint_runs import REASON, MadeItems, made_sample, make_run
+from support.run_paths import folder_of
 from support.spies import spied
 from support.track_runs import make_track_run, write_videos
 
@@ -168,14 +169,14 @@ def test_key_like_no_other_fails_and_names_the_first(run: Run) -> None:
 
 
 def test_sample_in_a_tar_cut_short_fails(run: Run) -> None:
-    tar = run.folder / "train-000001.tar"
+    tar = folder_of(run) / "train-000001.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(RunError, match=r"train-000001.tar cannot be read at byte \d+: .*; run `preprocess verify`"):
         view(run, "train/v2", Terminal())
 
 
 def test_a_run_with_a_damaged_sample_is_still_listed(run: Run) -> None:
-    tar = run.folder / "train-000001.tar"
+    tar = folder_of(run) / "train-000001.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     lines = shown(run)
     assert [line for line in lines if line[:1] == ["summary"] and "train-000001.tar" in line[1]]
@@ -183,7 +184,7 @@ def test_a_run_with_a_damaged_sample_is_still_listed(run: Run) -> None:
 
 
 def test_damaged_table_fails(run: Run) -> None:
-    (run.folder / "tables" / "train-000000.parquet").write_bytes(b"PAR1 no more")
+    (folder_of(run) / "tables" / "train-000000.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RunError, match=r"train-000000.parquet cannot be read: .*; run `preprocess verify`"):
         view(run, None, Terminal())
 

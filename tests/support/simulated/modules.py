@@ -23,7 +23,6 @@ import pyarrow as pa
 from datamodules.errors import RunError
 from datamodules.run import (
     cleanup,
-    commit,
     failure_limit,
     files,
     folder,
@@ -35,6 +34,7 @@ from datamodules.run import (
     schedule,
     shard_files,
     spool,
+    store,
 )
 from datamodules.run.plan import Plan
 from support.simulated.choices import LOST, UNSURE
@@ -278,12 +278,22 @@ class Os:
         _change("unlink", str(path), Here.world.files.unlink, Here.world.machine, str(path))
 
     @staticmethod
-    def utime(path: Path) -> None:
-        Here.world.step("utime", str(path))
-        file = _reopened(str(path))
-        if not isinstance(file, File):
+    def listdir(path: Path) -> list[str]:
+        Here.world.step("list", str(path))
+        if str(path) not in Here.world.files.folders:
             raise failure(errno.ENOENT, str(path))
-        Here.world.files.touch(Here.world.machine, file)
+        return list(Here.world.files.names(Here.world.machine, str(path)))
+
+    @staticmethod
+    def lstat(path: Path) -> Any:
+        Here.world.step("stat", str(path))
+        return _status(str(path))
+
+    @staticmethod
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        inode, path = Os._descriptors[descriptor]
+        Here.world.step("read", path)
+        return _visible(inode)[offset : offset + size]
 
     @classmethod
     def open(cls, path: Path, flags: int) -> int:
@@ -445,7 +455,9 @@ def _status(path: str) -> Any:
     if inode is None:
         raise failure(errno.ENOENT, path)
     modified_ns = Here.world.files.modified_ns(Here.world.machine, inode) if isinstance(inode, File) else 0
-    return SimpleNamespace(st_mtime_ns=modified_ns, st_size=len(_visible(inode)), st_ino=inode.number)
+    return SimpleNamespace(
+        st_mtime_ns=modified_ns, st_mtime=modified_ns / 1e9, st_size=len(_visible(inode)), st_ino=inode.number
+    )
 
 
 def _bytes(path: str) -> bytes:
@@ -498,13 +510,13 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "_machine": lambda: Here.world.machine.identity,
         "_started": _started,
     },
-    commit: {"os": Os, "open": simulated_open},
-    shard_files: {"os": Os, "open": simulated_open, "_encode_table": _encode_table},
+    store: {"os": Os, "open": simulated_open, "Path": Path, "require_own_folders": lambda _: None},  # no links
+    shard_files: {"open": simulated_open, "_encode_table": _encode_table},
     spool: {"os": Os, "open": simulated_open},
     planning: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
     files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
-    folder: {"Path": Path, "open": simulated_open, "Plan": _open_plan, "require_own_folders": lambda _: None},
-    opening: {"Path": Path, "time": Time, "require_own_folders": lambda _: None},  # no links
+    folder: {"Path": Path, "open": simulated_open, "Plan": _open_plan},
+    opening: {"Path": Path, "time": Time},
     rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
     open_shard: {"time": Time},
     schedule: {"time": Time},

@@ -69,7 +69,7 @@ def _write_npz(path: Path, source: Source[KeypointSample], split: str) -> Keypoi
                 written += len(sample.keypoints)
                 file.write(np.concatenate(list(parts.values()), axis=1, dtype="<f4").tobytes())
         if written != num_frames:
-            raise RunError(f"{source.run.folder}: {split} has {written:,} frames, its records count {num_frames:,}")
+            raise RunError(f"{source.run.store}: {split} has {written:,} frames, its records count {num_frames:,}")
         dtype = np.dtype(f"<U{max(names.longest_path, 1)}")
         with _array(archive, "image_paths", (num_frames,), dtype) as file:
             for _, image_paths in names:

@@ -23,6 +23,7 @@ from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export.format import export
 from preprocess.export.statistics import counts
 from support.clip_runs import ClipItems, make_clip_run
+from support.run_paths import folder_of
 from support.track_runs import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
 
 FORMATS = ("tracks-jsonl", "grounded-sam2", "coco-video", "mot")
@@ -45,7 +46,7 @@ def truth(corpus: TrackItems, key: str) -> list[list[Shape]]:
 
 
 def test_tracks_jsonl_has_an_object_a_video(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
-    written = export(run.folder, "tracks-jsonl", tmp_path / "out")
+    written = export(folder_of(run), "tracks-jsonl", tmp_path / "out")
     names = ["train.jsonl", "train_statistics.json", "dev.jsonl", "dev_statistics.json"]
     assert [path.name for path in written] == names
     assert json.loads(written[1].read_text()) == counts(run, "train")
@@ -62,7 +63,7 @@ def test_tracks_jsonl_has_an_object_a_video(run: Run, corpus: TrackItems, tmp_pa
 def test_grounded_sam2_has_a_json_and_an_array_of_ids_for_each_frame(
     run: Run, corpus: TrackItems, tmp_path: Path
 ) -> None:
-    assert export(run.folder, "grounded-sam2", tmp_path / "out") == [tmp_path / "out"]
+    assert export(folder_of(run), "grounded-sam2", tmp_path / "out") == [tmp_path / "out"]
     for key in corpus.videos:
         frames = truth(corpus, key)
         names = [f"mask_{frame_idx:05d}" for frame_idx in range(len(frames))]
@@ -118,7 +119,7 @@ YOUTUBE_VIS: dict[str, dict[str, Any]] = {
 def test_coco_video_has_every_field_of_youtube_vis_and_pycocotools_reads_its_masks(
     run: Run, corpus: TrackItems, tmp_path: Path
 ) -> None:
-    written = export(run.folder, "coco-video", tmp_path / "out")
+    written = export(folder_of(run), "coco-video", tmp_path / "out")
     assert [path.name for path in written] == [
         "train.json", "train_statistics.json", "dev.json", "dev_statistics.json"
     ]  # fmt: skip
@@ -160,7 +161,7 @@ def expect_tracks(video: Any, tracks: Any, labels: dict[int, str], frames: list[
 
 
 def test_mot_has_boxes_from_1_as_its_readers_take_them(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
-    export(run.folder, "mot", tmp_path / "out")
+    export(folder_of(run), "mot", tmp_path / "out")
     for key in corpus.videos:
         frames = truth(corpus, key)
         folder = tmp_path / "out" / key.partition("/")[0] / key
@@ -205,7 +206,7 @@ def test_statistics_count_failed_items_and_videos_without_objects(
 
     run = make_track_run(tmp_path / "run", Nothing(corpus.root, corpus.videos), failed=("dev/c", "train/a"))
     out = tmp_path / "out"
-    export(run.folder, format, out)
+    export(folder_of(run), format, out)
     statistics = [json.loads(path.read_text()) for path in out.rglob("*statistics.json")]
     told = {split["split"]: split for each in statistics for split in ([each] if "split" in each else each.values())}
     assert told == {split: counts(run, split) for split in ("train", "dev")}
@@ -227,10 +228,10 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path, format: str, corpus
     for num_frames in (200, 2000):
         run = long_run(tmp_path / f"{num_frames}", corpus, num_frames)
         tracemalloc.start()
-        export(run.folder, format, tmp_path / f"{num_frames}-out")
+        export(folder_of(run), format, tmp_path / f"{num_frames}-out")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        tar_bytes = (run.folder / "train-000000.tar").stat().st_size
+        tar_bytes = (folder_of(run) / "train-000000.tar").stat().st_size
     assert peaks[1] - peaks[0] < tar_bytes / 8
 
 
@@ -273,26 +274,26 @@ def test_samples_of_another_kind_fail(tmp_path: Path, format: str) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_nothing_that_exists_is_replaced(run: Run, tmp_path: Path, format: str) -> None:
-    export(run.folder, format, tmp_path)
+    export(folder_of(run), format, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ConfigError, match="exists, and is not replaced"):
-        export(run.folder, format, tmp_path)
+        export(folder_of(run), format, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_arrays_that_do_not_fit_the_lines_fail(tmp_path: Path, corpus: TrackItems) -> None:
     run = make_track_run(tmp_path / "run", corpus)
-    tar = run.folder / "train-000000.tar"
+    tar = folder_of(run) / "train-000000.tar"
     content = tar.read_bytes()
     place = content.index(b'"obj_id":2')
     tar.write_bytes(content[:place] + b'"obj_id":7' + content[place + 10 :])
     with pytest.raises(RunError, match=r"frame 1 of train/a has no object 2, as its obj_ids\.npy says"):
-        export(run.folder, "coco-video", tmp_path / "out")
+        export(folder_of(run), "coco-video", tmp_path / "out")
     assert not any((tmp_path / "out").rglob("*"))
 
 
 def test_jsonl_takes_tracks(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
-    written = export(run.folder, "jsonl", tmp_path / "out")
+    written = export(folder_of(run), "jsonl", tmp_path / "out")
     lines = [json.loads(line) for path in written[::2] for line in path.read_text().splitlines()]
     assert [(line["key"], line["num_objects"]) for line in lines] == [(key, 2) for key in corpus.videos]
 
@@ -312,7 +313,7 @@ def test_frames_that_a_video_does_not_have_fail_before_nulls_are_written_for_the
     run, decode = make_track_run(tmp_path / "run", corpus), TrackSamples.decode
     monkeypatch.setattr(TrackSamples, "decode", with_frame)
     with pytest.raises(RunError, match=r"train/a\.frame_idx\.npy is damaged: its frames are not in order"):
-        export(run.folder, "coco-video", tmp_path / "out")
+        export(folder_of(run), "coco-video", tmp_path / "out")
 
 
 @pytest.mark.parametrize("format", ["grounded-sam2", "mot", "coco-video", "parquet", "jsonl"])
@@ -320,7 +321,7 @@ def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
     tmp_path: Path, corpus: TrackItems, format: str
 ) -> None:
     run = make_track_run(tmp_path / "run", corpus)
-    tar, moved = run.folder / "train-000000.tar", tmp_path / "moved.tar"
+    tar, moved = folder_of(run) / "train-000000.tar", tmp_path / "moved.tar"
     with tarfile.open(tar) as old, tarfile.open(moved, "w", format=tarfile.PAX_FORMAT) as new:
         for member in old:
             member.name = member.name.replace("train/", "../../")
@@ -328,11 +329,11 @@ def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
     tar.write_bytes(moved.read_bytes())
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(RunError, match=r"train-000000\.tar cannot be read at byte 0: '\.\./\.\./a' cannot be a key"):
-        export(run.folder, format, tmp_path / "dest" / "out")
-    plan = run.folder / "plan.arrow"
+        export(folder_of(run), format, tmp_path / "dest" / "out")
+    plan = folder_of(run) / "plan.arrow"
     plan.write_bytes(plan.read_bytes().replace(b"train/a", b"/tmp/xa"))
     with pytest.raises(RunError, match=r"plan\.arrow is damaged: shard 0: '/tmp/xa' cannot be a key"):
-        export(run.folder, format, tmp_path / "dest" / "out")
+        export(folder_of(run), format, tmp_path / "dest" / "out")
     assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
         path for path in before if path.is_file()
     ]

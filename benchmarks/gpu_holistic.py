@@ -125,6 +125,8 @@ def _images(setting: Setting, number: int, start: int = 0) -> Tensor:
 
 def _parity(setting: Setting, run: Callable[[Tensor], HolisticLandmarks], batch: int) -> str:
     """Return how far the landmarks of the reference's images are from MediaPipe's, as text."""
+    if setting.reference is None:
+        return "no reference"
     reference = _reference(setting.reference)
     number = 2 if setting.tiny else len(reference["photos"])
     found = [run(_images(setting, batch, start)) for start in range(0, number, batch)]

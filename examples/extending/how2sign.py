@@ -18,7 +18,8 @@ The columns are separated by tabs.
 from collections.abc import Iterator
 
 from datamodules.corpora.listing import faulty_row, key_of_row
-from datamodules.corpora.paths import stat_path
+from datamodules.corpora.root import Root
+from datamodules.corpora.roots import open_root
 from datamodules.corpora.row import Row
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import list_sha256
@@ -49,9 +50,10 @@ class How2Sign(Corpus):
 
     def items(self) -> Iterator[Item]:
         """Return one item for each sentence. A row that cannot be used fails alone, with its reason."""
-        return (self._item(row) for row in read_rows(self._sentences))
+        files = open_root(self)  # of a folder, or of an object store
+        return (self._item(files, row) for row in read_rows(self._sentences))
 
-    def _item(self, row: Row) -> Item:
+    def _item(self, files: Root, row: Row) -> Item:
         key, path = key_of_row(row.where), ""
         try:
             row.require(*COLUMNS)
@@ -60,15 +62,16 @@ class How2Sign(Corpus):
             start, stop = (as_seconds(name, row.values[name]) for name in ("START_REALIGNED", "END_REALIGNED"))
             if start is None or stop is None or stop <= start:
                 raise CorpusError(f"the sentence goes from {start} s to {stop} s")
-            num_bytes, modified = stat_path(self.root, path)
+            facts = files.stat(path)
             return Item(
                 key=key,
                 split=self.split,
                 path=path,
                 start_seconds=start,
                 stop_seconds=stop,
-                cost=num_bytes,
-                modified=modified,
+                cost=facts.num_bytes,
+                modified=facts.modified,
+                version=facts.version,
                 meta={"translation": as_text("SENTENCE", row.values["SENTENCE"])},
             )
         except CorpusError as error:

@@ -4,7 +4,7 @@
 |----------|-----------------------|-----------------------------------------------------------------------------------|
 | key      | str                   | unique in the run, legal as WebDataset key and as file name: `key_from_path`      |
 | split    | str                   | letters, digits, underscores                                                      |
-| path     | str                   | a video, or a folder of frames; relative to the corpus root, or absolute          |
+| path     | str                   | a video, or a folder of frames; relative to the corpus root, absolute, or a URL   |
 | frames   | tuple[str, ...]       | file names in that folder, in order; empty: `path` is a video                     |
 | start_byte | int or None         | byte offset of an image in a tar: `path` is the tar, `frames` the member's name,  |
 |          |                       | and `cost` the image's size                                                       |
@@ -30,6 +30,8 @@ from typing import Any, ClassVar
 
 from datamodules.corpora.skipped import Skipped
 from datamodules.errors import CorpusError
+from datamodules.object_store import is_url
+from datamodules.objects import join
 
 # Key in `meta` of the location of an item's JSON files, which fill prompts; samples do not have it. A list with, for
 # each file, [path relative to the root, first byte, number of bytes]; both null: the whole file, if it exists.
@@ -70,8 +72,10 @@ def located(item: Item, root: str) -> Item:
     """Return `item` with the paths of its JSON files (`meta["json_files"]`) made absolute; they are below `root`."""
     if JSON_FILES not in item.meta:
         return item
-    folder = os.path.realpath(root)
-    files = [[os.path.normpath(os.path.join(folder, path)), *part] for path, *part in item.meta[JSON_FILES]]
+    folder = root if is_url(root) else os.path.realpath(root)
+    paths = [join(folder, path) for path, *_ in item.meta[JSON_FILES]]
+    parts = [part for _, *part in item.meta[JSON_FILES]]
+    files = [[path if is_url(path) else os.path.normpath(path), *part] for path, part in zip(paths, parts, strict=True)]
     return replace(item, meta={**item.meta, JSON_FILES: files})
 
 
@@ -88,11 +92,11 @@ class Corpus(ABC):
       Raise only what puts other items in doubt, such as a missing folder.
 
     Most corpora are lists of videos with texts and times, which `datamodules.corpora.pairs.Pairs` reads: a subclass
-    names the columns. Other building blocks of `datamodules.corpora`: `rows` and `values` read lists, `walk` and
-    `frame_files` read folders, `paths` looks up files, `listing` makes keys and checks the result.
+    names the columns. Other building blocks of `datamodules.corpora`: `rows` and `values` read lists, `roots`
+    opens folders and URLs, `listing` makes keys and checks the result.
 
     Attributes:
-        root: the folder that the paths of items are relative to.
+        root: the folder or URL that the paths of items are relative to.
         root_option: name of the constructor argument that gives `root`.
     """
 
@@ -116,11 +120,6 @@ class Corpus(ABC):
     def notes(self) -> list[str]:
         """Return lines about the last listing, printed when a run is planned."""
         return [f"skipped: {self.skipped}"] if self.skipped else []
-
-    def require_root(self) -> None:
-        """Raise CorpusError unless `root` is a folder."""
-        if not os.path.isdir(self.root):
-            raise CorpusError(f"--data.{self.root_option} {self.root} is not a folder")
 
 
 def key_from_path(path: str | PurePosixPath) -> str:

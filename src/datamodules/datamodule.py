@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
 from datamodules.loading.batch import Batch
+from datamodules.loading.fetching import Fetching
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 from datamodules.loading.request import FrameRequest
@@ -23,8 +24,8 @@ from datamodules.run.rank import Rank
 from datamodules.samples import SampleKind
 from datamodules.training.splits import TrainingSplits
 
-_DECODING = Decoding()
-_PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding")
+_DECODING, _FETCHING = Decoding(), Fetching()
+_PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
 _TRAINING_OPTIONS = ("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split")
 
 
@@ -49,6 +50,7 @@ class FramesDataModule(LightningDataModule):
         worker_timeout_seconds: a worker that makes no progress for this long is killed, and its item has one attempt
             less (see `Output.max_attempts`). Preprocessing only.
         decoding: how videos and images are decoded. Preprocessing only.
+        fetching: how much of a corpus in an object store is fetched ahead of need. Preprocessing only.
     """
 
     def __init__(
@@ -65,13 +67,15 @@ class FramesDataModule(LightningDataModule):
         pin_memory: bool | None = None,
         worker_timeout_seconds: float = 120.0,
         decoding: Decoding = _DECODING,
+        fetching: Fetching = _FETCHING,
     ) -> None:
         super().__init__()
         if num_workers < 0 or batch_size < 1:
             raise ConfigError(f"{num_workers = } must be 0 or more, and {batch_size = } 1 or more")
         if not worker_timeout_seconds > 0:
             raise ConfigError(f"{worker_timeout_seconds = } must be above 0")
-        self.corpus, self.worker_timeout_seconds, self.decoding = corpus, worker_timeout_seconds, decoding
+        self.corpus, self.worker_timeout_seconds = corpus, worker_timeout_seconds
+        self.decoding, self.fetching = decoding, fetching
         self.shards, self.samples, self.batch_size, self.seed = shards, samples, batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -95,13 +99,15 @@ class FramesDataModule(LightningDataModule):
 
         Args:
             rank: leases shards for this process.
-            root: folder to which the items' paths are relative.
+            root: folder or URL to which the items' paths are relative.
             request: the request that the method `request` returned.
             device: the device of the extractor's models.
         """
         is_cuda = device.type == "cuda"
         pins_memory = is_cuda if self.pin_memory is None else self.pin_memory
-        batches = FrameLoader(rank, root, request, self.num_workers, pins_memory, self.worker_timeout_seconds)
+        batches = FrameLoader(
+            rank, root, request, self.num_workers, pins_memory, self.worker_timeout_seconds, self.fetching
+        )
         return PrefetchedBatches(batches, CopyStream(device)) if pins_memory and is_cuda else batches
 
     def predict_dataloader(self) -> Any:

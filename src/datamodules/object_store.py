@@ -107,7 +107,7 @@ def parse_url(url: str, option: str = "") -> StoreUrl:
     if scheme not in SCHEMES:
         raise ConfigError(f"{what}: {scheme}:// is not supported. Give a local folder, or s3://, gs:// or az://")
     if scheme == "file":
-        if bucket not in ("", "localhost") or not prefix:
+        if bucket not in ("", "localhost"):
             raise ConfigError(f"{what} is not a folder of this machine. Give file:///folder")
         return StoreUrl(scheme, "", f"/{prefix}")
     if "@" in bucket:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from datamodules.corpus import JSON_FILES, Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.regular import NotRegularError, open_regular
+from datamodules.objects import open_input
+from datamodules.regular import NotRegularError
 
 _MAX_JSON_BYTES = 16 << 20  # of one image, whose JSON is read at once
 _MAX_FIELD_CHARS = 1 << 20  # of a field: tokenizers need more than a second for so many
@@ -95,8 +96,8 @@ class _Fields(NamedTuple):
 def _read(source: str, path: str, start_byte: int | None, num_bytes: int | None) -> dict[str, Any]:
     """Return the object in a JSON file, or in `num_bytes` of a larger file; {} if an image has no such file."""
     try:
-        with open_regular(path) as file:
-            num_bytes = os.fstat(file.fileno()).st_size if num_bytes is None else num_bytes
+        with open_input(path) as file:
+            num_bytes = file.seek(0, os.SEEK_END) if num_bytes is None else num_bytes
             if num_bytes > _MAX_JSON_BYTES:
                 raise ExtractError(
                     f"{source} has {num_bytes:,} bytes; the limit for the JSON of one image is {_MAX_JSON_BYTES:,}"

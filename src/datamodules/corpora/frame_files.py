@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from datamodules.corpora.paths import describe_error, has_extension, is_hidden, stat_entry
+from datamodules.corpora.paths import describe_error, has_extension, stat_entry
 from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
@@ -31,17 +31,30 @@ def list_frames(folder: Path, skipped: Skipped | None = None) -> tuple[tuple[str
     skipped = Skipped() if skipped is None else skipped
     try:
         with os.scandir(folder) as entries:
-            stats = {entry.name: stat_entry(entry) for entry in entries if _is_frame(entry, skipped)}
+            stats = {entry.name: stat_entry(entry) for entry in entries if is_frame(entry.name, skipped)}
     except OSError as error:
         raise CorpusError(describe_error(error.filename or str(folder), error)) from error
     except ValueError as error:  # a zero byte
         raise CorpusError(f"{str(folder)!r} cannot be used as a path: {error}") from error
-    names = sorted(stats, key=_parts)
-    for name, following in pairwise(names):
+    modified = max((stat.st_mtime for stat in stats.values()), default=0.0)
+    return in_order(stats, str(folder)), sum(stat.st_size for stat in stats.values()), modified
+
+
+def in_order(names: Iterable[str], folder: str) -> tuple[str, ...]:
+    """Return the names of frames in the order of the numbers in them.
+
+    Args:
+        names: of the images in a folder.
+        folder: its path, for errors.
+
+    Raises:
+        CorpusError: two have the same number.
+    """
+    ordered = sorted(names, key=_parts)
+    for name, following in pairwise(ordered):
         if _parts(name) == _parts(following):  # `1.png` and `01.png`: either may come first
             raise CorpusError(f"{folder} has two frames with the same number, {name!r} and {following!r}: remove one")
-    modified = max((stat.st_mtime for stat in stats.values()), default=0.0)
-    return tuple(names), sum(stat.st_size for stat in stats.values()), modified
+    return tuple(ordered)
 
 
 def count_missing(names: Sequence[str]) -> int:
@@ -71,11 +84,12 @@ def _parts(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if position % 2 else part for position, part in enumerate(parts))
 
 
-def _is_frame(entry: "os.DirEntry[str]", skipped: Skipped) -> bool:
-    if is_hidden(entry):
+def is_frame(name: str, skipped: Skipped) -> bool:
+    """Return whether a file in the folder of a frame sequence is one of its images; if not, count it in `skipped`."""
+    if name.startswith("."):  # macOS leaves `._1.png` beside `1.png`
         skipped.add(HIDDEN_FILE)
-    elif has_extension(entry.name, READABLE_IMAGE_SUFFIXES):
+    elif has_extension(name, READABLE_IMAGE_SUFFIXES):
         return True
     else:
-        skipped.add(OTHER_EXTENSION, entry.name)
+        skipped.add(OTHER_EXTENSION, name)
     return False

@@ -15,26 +15,29 @@ from pathlib import Path
 
 from datamodules.corpora.listing import (
     ambiguous_stems,
+    bare_path,
     faulty_row,
     key_of_file,
     key_of_row,
     require_any,
     require_existing,
 )
-from datamodules.corpora.paths import relative_to, stat_path
+from datamodules.corpora.roots import open_root
 from datamodules.corpora.text_lists import list_sha256, read_list
-from datamodules.corpora.walk import File, walk
+from datamodules.corpora.walk import File
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_split
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
+from datamodules.object_store import is_url
+from datamodules.objects import has_objects, join
 
 
 class Images(Corpus):
     """The images below a folder, by path; or those of a list, in its order.
 
     Args:
-        root: folder of the images; relative paths of a list are below it.
-        image_list: a text file with a path a line; blank lines and lines that begin with `#` are skipped.
+        root: folder or URL of the images; relative paths of a list are below it.
+        image_list: a text file with a path or URL a line; blank lines and lines that begin with `#` are skipped.
         json_dirs: folders of JSON files: that of the image `sub/a.jpg` is `sub/a.json` in each, if it exists when the
             image is read. A relative folder is below `root` if it exists there, and else below the current folder.
         split: the split of all images.
@@ -74,18 +77,32 @@ class Images(Corpus):
                 `split_glob` is not a pattern of splits or matches no folder.
         """
         check_split(self.split)
-        self.require_root()
+        self._files = open_root(self)
         self.skipped.clear()
         return self._listed_items(self._image_list) if self._image_list else self._folder_items()
 
     def _folder_items(self) -> Iterator[Item]:
-        folders = [("", self.split)] if self.split_glob is None else _split_folders(self.root, self.split_glob)
+        folders = [("", self.split)] if self.split_glob is None else self._split_folders(self.split_glob)
         items = (
             self._item(os.path.dirname(file.path), file, split)
             for folder, split in folders
-            for file in walk(self.root, READABLE_IMAGE_SUFFIXES, self.skipped, folder)
+            for file in self._files.walk(READABLE_IMAGE_SUFFIXES, self.skipped, folder)
         )
         return require_any(islice(items, self.max_items), "images", self.root, READABLE_IMAGE_SUFFIXES, self.skipped)
+
+    def _split_folders(self, pattern: str) -> list[tuple[str, str]]:
+        """Return (folder, split) of each folder that `pattern` matches, by name, without hidden ones."""
+        parts = Path(pattern).parts
+        wildcards = [index for index, part in enumerate(parts) if any(sign in part for sign in "*?[")]
+        if not wildcards or "**" in pattern or os.pardir in parts or Path(pattern).is_absolute():
+            raise CorpusError(
+                f"--data.split_glob {pattern!r}: give folders below --data.root with a * for the split, such as "
+                "*/frames"
+            )
+        folders = self._files.folders(pattern)
+        if not folders:
+            raise CorpusError(f"--data.split_glob {pattern!r} matches no folder below {self.root}")
+        return [(folder, check_split(folder.split("/")[wildcards[0]])) for folder in folders]
 
     def _listed_items(self, image_list: str) -> Iterator[Item]:
         # keys must not depend on `max_items`, so all lines are read to know which stems are ambiguous
@@ -103,18 +120,14 @@ class Images(Corpus):
             if os.path.splitext(path)[1].lower() not in READABLE_IMAGE_SUFFIXES:
                 extensions = ", ".join(sorted(READABLE_IMAGE_SUFFIXES))
                 raise CorpusError(f"{path} does not have the extension of an image: {extensions}")
-            return self._item(folder, File(image, key, *stat_path(self.root, path)), self.split)
+            return self._item(folder, File(image, key, *self._files.stat(path)), self.split)
         except CorpusError as error:
             return faulty_row(where, error, key, self.split, path)
 
     def _resolve(self, path: str) -> tuple[str, str]:
         """Return (folder, path relative to the root) of an image that the list names."""
-        if not os.path.isabs(path):
-            return os.path.dirname(path), path
-        relative = relative_to(self.root, path)
-        if relative is None:  # elsewhere: its key is made from the whole path
-            return os.path.dirname(path), path.lstrip("/")
-        return os.path.dirname(relative), relative
+        path = self._files.relative(path)
+        return os.path.dirname(path), bare_path(path)  # of an image elsewhere, the key is made from the whole path
 
     def _item(self, folder: str, file: File, split: str) -> Item:
         stem = os.path.splitext(file.path)[0]
@@ -126,29 +139,19 @@ class Images(Corpus):
             frames=(os.path.basename(file.path),),
             cost=file.cost,
             modified=file.modified,
+            version=file.version,
             meta={"image": file.path, **({JSON_FILES: jsons} if jsons else {})},
             problem=file.problem,
         )
 
 
 def _json_dir(root: str, folder: str) -> str:
-    """Return `folder` relative to `root`, so that the run can be resumed after both have moved."""
+    """Return `folder` relative to `root`, so that the run can be resumed after both have moved; or a URL elsewhere."""
+    if is_url(root) or is_url(folder):
+        if not has_objects(join(root, folder)):
+            raise CorpusError(f"--data.json_dirs {folder} is missing below {root}: there is no object in it")
+        return folder.removeprefix(f"{root.rstrip('/')}/").rstrip("/")
     for path in (os.path.join(root, folder), folder):
         if os.path.isdir(path):
             return os.path.relpath(os.path.realpath(path), os.path.realpath(root))
     raise CorpusError(f"--data.json_dirs {folder} is missing, both below {root} and here")
-
-
-def _split_folders(root: str, pattern: str) -> list[tuple[str, str]]:
-    """Return (folder relative to `root`, split) of each folder that `pattern` matches, by name, without hidden ones."""
-    parts = Path(pattern).parts
-    wildcards = [index for index, part in enumerate(parts) if any(sign in part for sign in "*?[")]
-    if not wildcards or "**" in pattern or os.pardir in parts or Path(pattern).is_absolute():
-        raise CorpusError(
-            f"--data.split_glob {pattern!r}: give folders below --data.root with a * for the split, such as */frames"
-        )
-    paths = (path.relative_to(root) for path in Path(root).glob(pattern) if path.is_dir())
-    folders = sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
-    if not folders:
-        raise CorpusError(f"--data.split_glob {pattern!r} matches no folder below {root}")
-    return [(str(folder), check_split(folder.parts[wildcards[0]])) for folder in folders]

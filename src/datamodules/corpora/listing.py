@@ -12,6 +12,7 @@ from datamodules.corpora.paths import MAX_PATH_CHARS
 from datamodules.corpora.skipped import Skipped
 from datamodules.corpus import Item, hash64, key_from_path
 from datamodules.errors import CorpusError
+from datamodules.object_store import is_url
 
 _MAX_PROBLEM_CHARS = 1000  # kept of the problem of a row
 
@@ -23,6 +24,11 @@ def key_of_file(path: str, keeps_extension: bool) -> str:
         CorpusError: see `key_from_path`.
     """
     return key_from_path(path if keeps_extension else os.path.splitext(path)[0])
+
+
+def bare_path(path: str) -> str:
+    """Return an absolute path without its slash, and a URL without its scheme, to make a key from."""
+    return (path.partition("://")[2] if is_url(path) else path).lstrip("/")
 
 
 def key_of_row(where: str) -> str:

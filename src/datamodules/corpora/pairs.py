@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from datamodules.corpora.csv_rows import Quoting
 from datamodules.corpora.listing import faulty_row, key_of_row, require_existing
-from datamodules.corpora.paths import relative_to, stat_path
+from datamodules.corpora.roots import open_root
 from datamodules.corpora.row import Row, Rows
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import list_sha256
@@ -37,7 +37,7 @@ class Columns:
     """Names of the columns of a list, or of the keys of its objects.
 
     Args:
-        video: path of the video, relative to the folder of the videos, or absolute and in that folder.
+        video: path of the video, relative to the folder of the videos, or absolute and in that folder; or a URL.
         text: the text; null, "" and, as pandas writes a missing value, `nan` and `NaN` mean none.
         id: makes the item's key, so it must be unique; None: the key is the row's number.
         start: start of the part of the video to take, in seconds or as `HH:MM:SS.mmm` since its first frame. None, or
@@ -122,8 +122,8 @@ class Pairs(Corpus):
     """The pairs of a list, in its order.
 
     Args:
-        root: folder of the videos.
-        pairs: the list; its ending tells the format: .json, .jsonl, .ndjson, .csv, .tsv or .parquet.
+        root: folder or URL of the videos.
+        pairs: the list, a file or URL; its ending tells the format: .json, .jsonl, .ndjson, .csv, .tsv or .parquet.
         columns: names of the list's columns.
         split: how pairs are assigned to splits.
         max_items: list at most this many pairs, from the beginning; None: all.
@@ -161,7 +161,7 @@ class Pairs(Corpus):
                 all videos are missing.
             ConfigError: the format of the list is unknown.
         """
-        self.require_root()
+        self._files = open_root(self)
         rows = enumerate(islice(self.rows(), self.max_items), 1)
         items = (self._item(number, row) for number, row in rows)
         yield from require_existing(items, self._pairs, f"--data.{self.root_option} {self.root}")
@@ -211,25 +211,25 @@ class Pairs(Corpus):
         start, stop = (as_seconds(name, row[name]) if name else None for name in (columns.start, columns.stop))
         require_part(columns.start, start, columns.stop, stop)
         path = self.video_path(as_text(columns.video, row[columns.video]))
-        if path.startswith("/"):
-            path = relative_to(self.root, path) or path
-        cost, modified = _stat_video(self.root, path)
+        path = self._files.relative(path)
+        _require_below(path)
+        facts = self._files.stat(path)
         return Item(
             key=key,
             split=split,
             path=path,
             start_seconds=start,
             stop_seconds=stop,
-            cost=cost,
-            modified=modified,
+            cost=facts.num_bytes,
+            modified=facts.modified,
+            version=facts.version,
             meta=self.meta(row),
         )
 
 
-def _stat_video(root: str, path: str) -> tuple[int, float | None]:
-    """Return size and time as `stat_path` does; raise CorpusError if `path` is not that of a file below `root`."""
+def _require_below(path: str) -> None:
+    """Raise CorpusError if `path` is neither that of a file below the root nor a URL."""
     if path in ("", "."):
         raise CorpusError(f"{path!r} names no video")
     if path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path) or ".." in re.split(r"[/\\]", path):
         raise CorpusError(f"{path!r} leads out of the folder of the videos: name a file in it")
-    return stat_path(root, path)

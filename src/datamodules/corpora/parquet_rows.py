@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from datamodules.corpora.row import MAX_DEPTH, RawRows, require_distinct
 from datamodules.errors import CorpusError
-from datamodules.regular import open_regular
+from datamodules.objects import open_input
 
 _BATCH_ROWS = 1024
 
@@ -20,7 +20,7 @@ def read_parquet_rows(path: str, columns: Collection[str] | None) -> RawRows:
         CorpusError: a column that is read has values that JSON cannot hold, or two columns have the same name.
         OSError, ArrowException: the file cannot be read.
     """
-    with open_regular(path) as opened, pq.ParquetFile(opened) as file:
+    with open_input(path) as opened, pq.ParquetFile(opened) as file:
         schema = file.schema_arrow
         require_distinct(path, schema.names)
         read_columns = [name for name in schema.names if columns is None or name in columns]

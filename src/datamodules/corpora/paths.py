@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from datamodules.errors import CorpusError, EnvironmentFailure
+from datamodules.object_store import StoreUnavailableError, is_url
 from datamodules.regular import NotRegularError, require_regular
 
 MAX_PATH_CHARS = 4096  # Linux, PATH_MAX
@@ -54,18 +55,27 @@ def stat_entry(entry: "os.DirEntry[str]") -> os.stat_result:
 
 
 def describe_error(path: str, error: OSError) -> str:
-    """Return why the file or folder `path` cannot be used.
+    """Return why the file, folder or object `path` cannot be used.
 
     Raises:
-        EnvironmentFailure: the file system gives errors.
+        EnvironmentFailure: the file system gives errors, or the store does not answer or refuses the credentials.
     """
+    require_available(path, error)
     if isinstance(error, NotRegularError):
         return f"{path} cannot be used: {error.strerror}"
+    if is_url(path):
+        return f"{path} cannot be read: {error.strerror}"
     if error.errno not in _ERRORS_OF_A_FILE:
         raise EnvironmentFailure(f"{path} cannot be listed: {error.strerror}. Is its file system mounted?") from error
     if os.path.islink(path):
         return f"{path} is a link to {os.readlink(path)}, which cannot be read: {error.strerror}"
     return f"{path} cannot be read: {error.strerror}"
+
+
+def require_available(path: str, error: OSError) -> None:
+    """Raise EnvironmentFailure if `error`, of `path`, says that a store does not answer or refuses the credentials."""
+    if isinstance(error, StoreUnavailableError) and error.errno != errno.ENOENT:  # ENOENT: a misspelled bucket
+        raise EnvironmentFailure(f"{path} cannot be read: {error.strerror}") from error
 
 
 def relative_to(root: str, path: str) -> str | None:

@@ -14,21 +14,21 @@ are separated by `|`. The `video` column is not used: it names a folder `1/` tha
 """
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
-from pathlib import Path
+from itertools import islice
 from typing import Literal, get_args
 
-from datamodules.corpora.frame_files import count_missing, list_frames
+from datamodules.corpora.frame_files import count_missing
 from datamodules.corpora.listing import faulty_row, key_of_row
+from datamodules.corpora.root import Frames
+from datamodules.corpora.roots import open_root
 from datamodules.corpora.text_lists import open_list, read_lines
 from datamodules.corpus import Corpus, Item, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 
 Gaps = Literal["allow", "fail"]
 
-_FRAMES = os.path.join("features", "fullFrame-210x260px")
+_FRAMES = "features/fullFrame-210x260px"
 _COLUMNS = ("name", "speaker", "orth", "translation")
 
 
@@ -36,7 +36,7 @@ class Phoenix2014T(Corpus):
     """The sentences of PHOENIX-2014-T, in the order of the annotation files.
 
     Args:
-        root: the folder that holds `features` and `annotations` (`…/PHOENIX-2014-T`).
+        root: the folder or URL that holds `features` and `annotations` (`…/PHOENIX-2014-T`).
         splits: which of train, dev and test.
         max_items: list at most this many sentences of each split; None: all.
         gaps: how to treat a sentence whose frames have gaps in their numbers. `allow`: use it; its
@@ -64,7 +64,7 @@ class Phoenix2014T(Corpus):
         Raises:
             CorpusError: an annotation file cannot be read, or a split's folder of frames is missing.
         """
-        self.require_root()
+        self._files = open_root(self)
         self.skipped.clear()
         self._num_with_gaps = 0
         for split in self.splits:
@@ -78,14 +78,15 @@ class Phoenix2014T(Corpus):
         return [*super().notes(), *([gaps + result] if count else [])]
 
     def _sentences(self, split: str) -> Iterator[Item]:
-        table = Path(self.root, "annotations", "manual", f"PHOENIX-2014-T.{split}.corpus.csv")
-        if not table.is_file():
-            _refuse_phoenix_2014(Path(self.root))
+        files, name = self._files, f"annotations/manual/PHOENIX-2014-T.{split}.corpus.csv"
+        table = files.join(name)
+        if not files.is_file(name):
+            self._refuse_phoenix_2014()
             raise CorpusError(f"{table} is missing; name the splits that exist with --data.splits")
-        if not Path(self.root, _FRAMES, split).is_dir():
-            raise CorpusError(f"{Path(self.root, _FRAMES, split)}, the folder of the frames, is missing")
-        with open_list(str(table), newline="") as file:
-            rows = csv.reader(read_lines(file, str(table)), delimiter="|", quoting=csv.QUOTE_NONE)
+        if not files.is_folder(f"{_FRAMES}/{split}"):
+            raise CorpusError(f"{files.join(f'{_FRAMES}/{split}')}, the folder of the frames, is missing")
+        with open_list(table, newline="") as file:
+            rows = csv.reader(read_lines(file, table), delimiter="|", quoting=csv.QUOTE_NONE)
             try:
                 header = next(rows, [])
                 if missing := [name for name in _COLUMNS if name not in header]:
@@ -105,8 +106,8 @@ class Phoenix2014T(Corpus):
                 raise CorpusError("it has more or fewer fields than the header")
         except CorpusError as error:
             return faulty_row(where, error, key, split, name)
-        path = os.path.join(_FRAMES, split, name)
-        frames, size, modified, problem = self._frames(path)
+        path = f"{_FRAMES}/{split}/{name}"
+        (frames, size, modified, version), problem = self._frames_of(path)
         num_missing = count_missing(frames)
         self._num_with_gaps += num_missing > 0
         if num_missing and self.gaps == "fail":
@@ -118,6 +119,7 @@ class Phoenix2014T(Corpus):
             frames=frames,
             cost=size,
             modified=modified,
+            version=version,
             meta={
                 "name": name,
                 "signer": row["speaker"],
@@ -128,21 +130,21 @@ class Phoenix2014T(Corpus):
             problem=problem,
         )
 
-    def _frames(self, path: str) -> tuple[tuple[str, ...], int, float | None, str | None]:
-        """Return (names, total bytes, newest time, problem) of the frames in `path`, relative to the root."""
+    def _frames_of(self, path: str) -> tuple[Frames, str | None]:
+        """Return the frames in `path`, relative to the root, and why they cannot be used."""
         try:
-            frames, size, modified = list_frames(Path(self.root, path), self.skipped)
+            frames = self._files.frames(path, self.skipped)
         except CorpusError as error:
-            return (), 0, None, str(error)
-        return frames, size, modified, None if frames else f"{path} has no frames"
+            return Frames((), 0, None, None), str(error)
+        return frames, None if frames.names else f"{path} has no frames"
 
-
-def _refuse_phoenix_2014(root: Path) -> None:
-    """Raise CorpusError if `root` is PHOENIX-2014 (Koller et al., 2015), the older corpus without translations."""
-    tables = root.glob("annotations/manual/[dt]*.corpus.csv")  # dev, test, train; train.SI5
-    releases = root.glob("phoenix-2014-*/annotations")  # multisigner, signerindependent-SI5
-    if next(chain(tables, releases), None):
-        raise CorpusError(
-            f"--data.root {root} is PHOENIX-2014 (…/{{split}}/{{name}}/1/*.png, annotations/manual/train.corpus.csv), "
-            "not PHOENIX-2014-T. Give that corpus, or bring the frames and tables into its layout"
-        )
+    def _refuse_phoenix_2014(self) -> None:
+        """Raise CorpusError for PHOENIX-2014 (Koller et al., 2015), the older corpus without translations."""
+        tables = self._files.files("annotations/manual/[dt]*.corpus.csv")  # dev, test, train; train.SI5
+        releases = self._files.folders("phoenix-2014-*/annotations")  # multisigner, signerindependent-SI5
+        if tables or releases:
+            raise CorpusError(
+                f"--data.root {self.root} is PHOENIX-2014 (…/{{split}}/{{name}}/1/*.png, "
+                "annotations/manual/train.corpus.csv), not PHOENIX-2014-T. Give that corpus, or bring the frames and "
+                "tables into its layout"
+            )

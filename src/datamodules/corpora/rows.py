@@ -22,6 +22,7 @@ import pyarrow as pa
 from datamodules.corpora.csv_rows import Quoting, read_csv_rows, read_tsv_rows
 from datamodules.corpora.json_rows import read_json_rows, read_jsonl_rows
 from datamodules.corpora.parquet_rows import read_parquet_rows
+from datamodules.corpora.paths import require_available
 from datamodules.corpora.row import MAX_DEPTH, RawRows, Row, Rows
 from datamodules.errors import ConfigError, CorpusError
 
@@ -53,6 +54,7 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
         for where, values in _read(path, columns, quoting):
             yield _row(where, values)
     except OSError as error:
+        require_available(path, error)
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"what comes after {where} is not {error.encoding.upper()}: {error.reason}") from error

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from datamodules.corpora.listing import repeated, require_any
 from datamodules.corpora.paths import describe_error
+from datamodules.corpora.roots import open_root
 from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
-from datamodules.regular import open_regular
+from datamodules.objects import FileFacts, open_input
 from datamodules.tar_members import TarMember, read_members, split_name
 
 _COMPRESSED = {  # by the first bytes
@@ -51,7 +52,7 @@ class TarImages(Corpus):
     """The images in tars, by the tar's path and then in its order.
 
     Args:
-        root: folder of the tars.
+        root: folder or URL of the tars.
         tars: pattern of the tars in it: `*.tar`, `shards/train-*.tar`, `**/*.tar` for all folders below.
         split: the split of all images.
         max_items: list at most this many images; None: all.
@@ -72,7 +73,7 @@ class TarImages(Corpus):
             EnvironmentFailure: the file system gives errors.
         """
         check_split(self.split)
-        self.require_root()
+        self._files = open_root(self)
         tars = self._tars()
         if not tars:
             raise CorpusError(f"--data.root {self.root} has no tars {self.tars!r}: set --data.tars")
@@ -89,23 +90,22 @@ class TarImages(Corpus):
                 raise ValueError("it leaves the folder")
             if any("**" in part and part != "**" for part in parts):  # Python 3.13 and later read it as *
                 raise ValueError("** must be a whole part of a path")
-            tars = [path.relative_to(self.root) for path in Path(self.root).glob(self.tars) if _is_tar(path)]
+            return self._files.files(self.tars)
         # an empty pattern; an absolute one; `**` in a tree of 1,000 folders
         except (ValueError, NotImplementedError, RecursionError) as error:
             raise CorpusError(
                 f"--data.tars {self.tars!r}: {error}; give a pattern below --data.root, such as train-*.tar"
             ) from error
-        return sorted(str(path) for path in tars if not any(part.startswith(".") for part in path.parts))
 
     def _keys(self, tar: str) -> Iterator[str]:
-        samples, _ = _samples(os.path.join(self.root, tar), Skipped())
+        samples, _ = _samples(self._files.join(tar), Skipped())
         return (key for key, sample in samples.items() if sample.image)
 
     def _items(self, tar: str, is_ambiguous: Callable[[str], bool]) -> Iterator[Item]:
         """Yield the items of one tar. All its headers are in memory, because a JSON may come after its image."""
-        path, prefix = os.path.join(self.root, tar), key_from_path(tar.removesuffix(".tar"))
-        samples, damage = _samples(path, self.skipped)
-        modified = os.stat(path).st_mtime if samples else None
+        prefix = key_from_path(tar.removesuffix(".tar"))
+        samples, damage = _samples(self._files.join(tar), self.skipped)
+        facts = self._files.stat(tar) if samples else FileFacts()
         for key, sample in samples.items():
             if image := sample.image:
                 yield Item(
@@ -115,7 +115,8 @@ class TarImages(Corpus):
                     frames=(image.name,),
                     start_byte=image.start_byte,
                     cost=image.num_bytes,
-                    modified=modified,
+                    modified=facts.modified,
+                    version=facts.version,
                     meta=_meta(tar, image, sample.json),
                     problem=sample.problem or image.problem or (sample.json and sample.json.problem),
                 )
@@ -129,7 +130,7 @@ def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | Non
     """Read the samples of a tar.
 
     Args:
-        path: of the tar.
+        path: of the tar, or its URL.
         skipped: counts members that are left out.
 
     Returns:
@@ -168,11 +169,6 @@ def _with_key(member: TarMember) -> tuple[str, TarMember]:
             return f"%byte-{member.start_byte}", member._replace(problem=str(error))
 
 
-def _is_tar(path: Path) -> bool:
-    """Whether `path` is a file, or a link without a target, which becomes a failure."""
-    return path.is_file() or (path.is_symlink() and not path.exists())
-
-
 def _meta(tar: str, member: TarMember, json: TarMember | None) -> dict[str, object]:
     meta: dict[str, object] = {"image": f"{tar.removesuffix('.tar')}/{_plain(member.name)}"}
     if json is not None:
@@ -193,7 +189,7 @@ def _members(path: str, skipped: Skipped) -> Iterator[TarMember]:
         EnvironmentFailure: the file system gives errors.
     """
     try:
-        with open_regular(path) as file:
+        with open_input(path) as file:
             _refuse_compressed(path, file.read(6))
             for member in read_members(file, path):
                 if os.path.basename(member.name).startswith("."):

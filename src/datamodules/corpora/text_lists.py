@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TextIO
 
+from datamodules.corpora.paths import require_available
 from datamodules.errors import CorpusError
-from datamodules.regular import open_regular
+from datamodules.objects import open_input
 
 _BLOCK_BYTES = 1 << 20
 _MAX_LIST_BYTES = 128 << 30  # read in minutes; a sparse file, which takes no disk space, can have 2^63
@@ -22,14 +23,14 @@ def open_list(path: str, newline: str | None = None, errors: str = "strict") -> 
     """Open a list as text: UTF-16 if it starts with that byte order mark, else UTF-8 with or without one.
 
     Args:
-        path: of the list.
+        path: of the list, or its URL.
         newline: as of `open`.
         errors: as of `open`.
 
     Raises:
         OSError: it is missing, or not a regular file (`open_regular`).
     """
-    file = open_regular(path)
+    file = open_input(path)
     is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     file.seek(0)
     return io.TextIOWrapper(file, encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline=newline)
@@ -74,6 +75,8 @@ def read_list(path: str, option: str) -> Iterator[tuple[int, str]]:
                 if name and not name.startswith("#"):
                     yield number, name
     except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError):
+            require_available(path, error)
         raise CorpusError(f"{option} {path} cannot be read: {error}") from error
 
 
@@ -89,13 +92,15 @@ def list_sha256(path: str, option: str) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with open_regular(path) as file:
-            if (num_bytes := os.fstat(file.fileno()).st_size) > _MAX_LIST_BYTES:
+        with open_input(path) as file:
+            if (num_bytes := file.seek(0, os.SEEK_END)) > _MAX_LIST_BYTES:
                 raise CorpusError(
                     f"{option} {path} has {num_bytes:,} bytes; the limit is {_MAX_LIST_BYTES:,}: split it"
                 )
+            file.seek(0)
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
     except OSError as error:
+        require_available(path, error)
         raise CorpusError(f"{option} {path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()

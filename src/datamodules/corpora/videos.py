@@ -4,7 +4,7 @@ A list has a path a line. If its name ends in `.jsonl` or `.ndjson`, it has an o
 
 | field         | type   | meaning                                                                                  |
 |---------------|--------|------------------------------------------------------------------------------------------|
-| video         | str    | path, relative to `root` or absolute; an absolute path below `root` becomes relative     |
+| video         | str    | path, relative to `root` or absolute, or URL; one below `root` becomes relative          |
 | prompt        | str    | optional: what to look for in the video                                                  |
 | key           | str    | optional: key of the item; default: the path without extension. Rows that take several   |
 |               |        | parts of one video need a key each                                                       |
@@ -24,18 +24,19 @@ from typing import Any
 
 from datamodules.corpora.listing import (
     ambiguous_stems,
+    bare_path,
     faulty_row,
     key_of_file,
     key_of_row,
     require_any,
     require_existing,
 )
-from datamodules.corpora.paths import relative_to, stat_path
+from datamodules.corpora.roots import open_root
 from datamodules.corpora.row import Row, Rows
 from datamodules.corpora.rows import read_rows
 from datamodules.corpora.text_lists import list_sha256, read_list
 from datamodules.corpora.values import as_meta, as_name, as_seconds, as_text, require_part
-from datamodules.corpora.walk import File, walk
+from datamodules.corpora.walk import File
 from datamodules.corpus import Corpus, Item, check_split, key_from_path
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.media.suffixes import VIDEO_SUFFIXES
@@ -49,9 +50,9 @@ class Videos(Corpus):
     """The videos below a folder, by path; or those of a list, in its order.
 
     Args:
-        root: folder of the videos; relative paths of a list are below it.
-        video_list: a text file with a path a line (blank lines and lines that begin with `#` are skipped); or JSON
-            Lines, see the module.
+        root: folder or URL of the videos; relative paths of a list are below it.
+        video_list: a text file with a path or URL a line (blank lines and lines that begin with `#` are skipped); or
+            JSON Lines, see the module.
         split: the split of all videos.
         fps: frames per second to take; None: every frame.
         max_items: list at most this many videos; None: all.
@@ -94,12 +95,12 @@ class Videos(Corpus):
                 rows have the same key.
         """
         check_split(self.split)
-        self.require_root()
+        self._files = open_root(self)
         self.skipped.clear()
         yield from self._listed_items(self._video_list) if self._video_list else self._folder_items()
 
     def _folder_items(self) -> Iterator[Item]:
-        files = islice(walk(self.root, VIDEO_SUFFIXES, self.skipped), self.max_items)
+        files = islice(self._files.walk(VIDEO_SUFFIXES, self.skipped), self.max_items)
         items = (self._item({}, file) for file in files)
         return require_any(items, "videos", self.root, VIDEO_SUFFIXES, self.skipped)
 
@@ -127,18 +128,17 @@ class Videos(Corpus):
             values, prompt = row.values, row.values.get("prompt")
             if prompt is not None and as_text("prompt", prompt) != prompt:  # nan
                 values = {**values, "prompt": None}
-            return self._item(values, File(path, key, *stat_path(self.root, path)))
+            return self._item(values, File(path, key, *self._files.stat(path)))
         except CorpusError as error:
             return faulty_row(row.where, error, key, self.split, path)
 
     def _path(self, row: Row) -> str:
-        path = str(row.values.get("video", "")).removeprefix("./")
-        return (relative_to(self.root, path) or path) if path.startswith("/") else path
+        return self._files.relative(str(row.values.get("video", "")).removeprefix("./"))
 
     def _key(self, name: Any, path: str, is_ambiguous: Callable[[str], bool]) -> str:
         if name is not None:
             return key_from_path(as_name("key", name))
-        return key_of_file(path.lstrip("/"), is_ambiguous(path))
+        return key_of_file(bare_path(path), is_ambiguous(path))
 
     def _item(self, row: dict[str, Any], file: File) -> Item:
         start, stop = (as_seconds(name, row.get(name)) for name in ("start_seconds", "stop_seconds"))
@@ -153,6 +153,7 @@ class Videos(Corpus):
             stop_seconds=stop,
             cost=file.cost,
             modified=file.modified,
+            version=file.version,
             meta=as_meta(
                 {name: value for name, value in row.items() if name not in _NOT_META and (name, value) != _NO_PROMPT}
             ),

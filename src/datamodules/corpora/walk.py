@@ -12,7 +12,7 @@ from datamodules.corpus import key_from_path
 from datamodules.errors import CorpusError
 
 _MAX_FOLDER_DEPTH, _MAX_LINKS_TO_FOLDER = 100, 1000
-_PLAN = "plan.arrow"  # a folder with this file is a run, whose videos are no part of a corpus
+PLAN_NAME = "plan.arrow"  # a folder with this file is a run, whose videos are no part of a corpus
 
 _Identity = tuple[int, int]  # device and inode of a folder
 
@@ -25,6 +25,7 @@ class File(NamedTuple):
         key: of its item.
         cost: size in bytes.
         modified: modification time in seconds since the epoch; None: not known.
+        version: ETag of an object; None: it is a file, or its store has none.
         problem: why it cannot be used; None: nothing known.
     """
 
@@ -32,6 +33,7 @@ class File(NamedTuple):
     key: str
     cost: int = 0
     modified: float | None = None
+    version: str | None = None
     problem: str | None = None
 
 
@@ -91,7 +93,7 @@ class _Walk:
                 raise CorpusError(problem) from error
             yield _faulty_folder(folder, problem)
             return
-        if folder and any(entry.name == _PLAN for entry in entries):
+        if folder and any(entry.name == PLAN_NAME for entry in entries):
             self._skipped.add(RUN, folder)
         else:
             yield from self._entries(folder, entries, parents | {identity})

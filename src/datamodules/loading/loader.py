@@ -15,15 +15,19 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure, ListingError
 from datamodules.loading.batch import Batch, ItemSummary, idle_batch
+from datamodules.loading.fetching import Fetching
 from datamodules.loading.pending_failures import PendingFailures
 from datamodules.loading.request import FrameRequest
 from datamodules.loading.stream import FrameStream
 from datamodules.loading.tickets import LocalTickets, Ticket, Tickets, tickets
+from datamodules.loading.video_fetcher import VideoFetcher
 from datamodules.loading.worker_progress import WorkerProgress
 from datamodules.loading.workers import CHECK_SECONDS, WorkerDied, Workers
 from datamodules.malloc import keep_freed_memory
+from datamodules.objects import is_remote
 from datamodules.run.rank import Rank
 from datamodules.worker_process import begin_worker, fork_server
 
@@ -31,6 +35,7 @@ _IDLE_SECONDS = 0.5
 _MAX_IDLE_SECONDS = 5.0  # an idle rank checks at least this often whether another has died or lags
 _CHECK_COMMITTED_SECONDS = 2.0  # interval of the checks whether another rank has committed one of this rank's shards
 _MAX_IDLE_DEATHS = 3  # in a row, of workers without an active item
+_FETCHING = Fetching()
 _TRANSIENT = ("io", "memory")  # failures that a later attempt may avoid
 
 
@@ -41,11 +46,12 @@ class FrameLoader:
 
     Args:
         rank: leases the shards.
-        root: folder that items' paths are relative to.
+        root: folder or URL that items' paths are relative to.
         request: which frames to read, and in what form.
         num_workers: number of worker processes; 0: read in this process.
         pin_memory: put batches into page-locked memory, for copies to a GPU.
         timeout_seconds: a worker that makes no progress for this long is killed. Without workers it has no effect.
+        fetching: limits on what is fetched ahead from an object store.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class FrameLoader:
         num_workers: int,
         pin_memory: bool = False,
         timeout_seconds: float = 120.0,
+        fetching: Fetching = _FETCHING,
     ) -> None:
         self._rank, self._root, self._request = rank, root, request
         self._num_workers, self._pin_memory, self._timeout_seconds = num_workers, pin_memory, timeout_seconds
@@ -64,6 +71,8 @@ class FrameLoader:
         self._with_workers: dict[tuple[int, int], Ticket] = {}
         self._to_retry: set[tuple[int, int]] = set()  # (shard, row) of items in `_with_workers` to retry
         self._pending = PendingFailures(rank, root, request.decoding)
+        self._fetching = fetching
+        self._videos = VideoFetcher(root, fetching, num_workers, lambda: rank.scratch)
         self._num_idle_deaths = 0
         self._next_lease = self._next_check = 0.0  # in monotonic s
         self._lease_interval = _IDLE_SECONDS
@@ -111,9 +120,9 @@ class FrameLoader:
         return [__name__, getattr(transform, "func", transform).__module__] if transform else [__name__]
 
     def _dataloader(self, context: BaseContext | None, progress: WorkerProgress | None) -> DataLoader[Batch]:
-        self._rank.activity.workers = self._num_workers
+        self._rank.activity.workers, plan = self._num_workers, self._rank.run.plan.path
         return DataLoader(
-            FrameStream(self._rank.run.plan.path, self._root, self._tickets, self._request, progress or self._rank),
+            FrameStream(plan, self._root, self._tickets, self._request, progress or self._rank, self._fetching),
             batch_size=None,  # the stream yields whole batches
             collate_fn=_unchanged,
             num_workers=self._num_workers,
@@ -153,6 +162,7 @@ class FrameLoader:
             opened = self._rank.open.get(shard)
             self._pending.confirm(opened.items[row] if opened and summary.reason is None else None)
         if ticket := self._with_workers.pop((shard, row), None):
+            self._videos.discard(shard, row)
             self._requeue(ticket)
         return not is_transient
 
@@ -188,7 +198,11 @@ class FrameLoader:
         if self._rank.stopping:
             return self._take_back()
         # two tickets for each worker: one in work, and one to begin next without waiting for this process
-        while len(self._with_workers) < 2 * max(1, self._num_workers) and (self._waiting or self._lease()):
+        while (
+            len(self._with_workers) < 2 * max(1, self._num_workers)
+            and (self._waiting or self._lease())
+            and self._has_room(self._waiting[0])
+        ):
             self._hand_out_without_failed(self._waiting.popleft())
         if self._with_workers:
             return False
@@ -199,18 +213,33 @@ class FrameLoader:
     def _hand_out_without_failed(self, ticket: Ticket) -> None:
         """Give the workers a ticket without the rows that have failed since it was made; drop it if no row is left."""
         opened = self._rank.open.get(ticket.shard)
-        if opened is None:  # another rank has committed the shard
+        rows: tuple[int, ...] = ()
+        if opened is not None:  # if not, another rank has committed the shard
+            failed = opened.failed | self._pending.rows(ticket.shard)
+            rows = tuple(row for row in ticket.rows if row not in failed)
+        if opened is None or not rows:
+            self._videos.discard(ticket.shard, ticket.rows[-1])  # of a ticket that a dead worker had
             return
-        failed = opened.failed | self._pending.rows(ticket.shard)
-        if rows := tuple(row for row in ticket.rows if row not in failed):
-            ticket = Ticket(ticket.shard, rows)
-            self._with_workers[ticket.shard, rows[-1]] = ticket
-            self._tickets.put(ticket)
+        item = opened.items[rows[-1]]
+        videos = self._videos.start(ticket.shard, rows[-1], item) if self._is_remote_video(item) else None
+        ticket = Ticket(ticket.shard, rows, videos)
+        self._with_workers[ticket.shard, rows[-1]] = ticket
+        self._tickets.put(ticket)
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        """Return whether the video of a ticket, if it is to be fetched, is within the limits."""
+        opened = self._rank.open.get(ticket.shard)
+        item = opened.items[ticket.rows[-1]] if opened is not None else None
+        return item is None or not self._is_remote_video(item) or self._videos.has_room(item)
+
+    def _is_remote_video(self, item: Item) -> bool:
+        return not item.frames and item.problem is None and is_remote(self._root, item.path)
 
     def _take_back(self) -> bool:
         """Take back the tickets that no worker has begun; return whether the workers have finished the others."""
         for ticket in self._tickets.take_back():
             self._with_workers.pop((ticket.shard, ticket.rows[-1]), None)
+            self._videos.discard(ticket.shard, ticket.rows[-1])
         return not self._with_workers
 
     def _lease(self) -> bool:

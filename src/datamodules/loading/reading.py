@@ -1,10 +1,8 @@
 """Reading one item: its frames, one after another, and at the end what is known of it."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +12,10 @@ from torch import Tensor
 from datamodules.corpus import Item
 from datamodules.errors import DecodeError, ListingError
 from datamodules.loading.batch import ItemSummary
+from datamodules.loading.fetching import Fetching
+from datamodules.loading.image_fetcher import ImageFetcher
+from datamodules.loading.item_files import ItemFiles
 from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
-from datamodules.media.content import read_file, read_member
 from datamodules.media.decoding import Decoding
 from datamodules.media.facts import VideoFacts
 from datamodules.media.image import decode_image
@@ -23,7 +23,6 @@ from datamodules.media.jpeg import Jpeg, read_jpeg
 from datamodules.media.sampling import AtRate, between, frame_gap, frame_rate
 from datamodules.media.stored import as_stored
 from datamodules.media.video import Video
-from datamodules.run.drift import require_unchanged
 
 _DECODING = Decoding()
 
@@ -47,7 +46,7 @@ class ItemReader:
 
     Args:
         item: what to read.
-        root: folder that the item's paths are relative to.
+        files: the item's files.
         request: which frames to read, and how to decode them.
         transform: applied to the frames; None: they are left as they are.
         mark_active: called before each step that may crash or hang on the item's files.
@@ -56,12 +55,12 @@ class ItemReader:
     def __init__(
         self,
         item: Item,
-        root: str,
+        files: ItemFiles,
         request: FrameRequest,
         transform: FrameTransform | GroupTransform | None = None,
         mark_active: Callable[[], None] = lambda: None,
     ) -> None:
-        self._item, self._root, self._request = item, root, request
+        self._item, self._files, self._request = item, files, request
         self._transform, self._mark_active = transform, mark_active
         self._num_frames = 0
         self._size: tuple[int, int] | None = None
@@ -98,9 +97,9 @@ class ItemReader:
         """Yield the frames as they are decoded, uint8 [3, H, W]; or as `Jpeg`, where the GPU is to decode them.
 
         Raises:
-            DecodeError, OSError: see `require_unchanged`, `read_file`, `read_member`, `decode_image` and `Video`.
+            DecodeError, OSError: see `ItemFiles`, `decode_image` and `Video`.
         """
-        require_unchanged(self._item, self._root)
+        self._files.require_unchanged()
         yield from self._images() if self._item.frames else self._video_frames()
 
     def summary(self, row: int, reason: str | None = None, reason_class: str | None = None) -> ItemSummary:
@@ -167,12 +166,7 @@ class ItemReader:
 
     def _images(self) -> Iterator[Tensor | Jpeg]:
         item, request = self._item, self._request
-        path = Path(os.path.join(self._root, item.path))
-        for name in item.frames:
-            if item.start_byte is None:
-                content = read_file(path / name)
-            else:
-                content = read_member(path, name, item.start_byte, item.cost)
+        for content, name in zip(self._files.images(), item.frames, strict=True):
             frame = read_jpeg(content, name) if request.decoding.images == "nvjpeg" else decode_image(content, name)
             if request.store and len(item.frames) == 1:
                 self._content = as_stored(content, name, request.store)
@@ -180,15 +174,17 @@ class ItemReader:
 
     def _video_frames(self) -> Iterator[Tensor]:
         """Yield the selected frames: first the item's times and rate apply, then the extractor's selection."""
-        video = Video(Path(os.path.join(self._root, self._item.path)), self._request.decoding)
-        try:
-            indices, self._fps = _select_frames(self._item, video.pts_seconds, video.facts["average_fps_from_header"])
-            indices = indices[self._request.selection.indices(video.pts_seconds[indices])]
-        except DecodeError as error:
-            raise DecodeError(f"{self._item.path}: {error}") from error
-        self._facts = video.facts  # decoding completes them
-        self._pts_seconds = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
-        yield from video.frames(indices, self._request.size)
+        with self._files.video() as path:
+            video = Video(path, self._request.decoding)
+            try:
+                header_fps = video.facts["average_fps_from_header"]
+                indices, self._fps = _select_frames(self._item, video.pts_seconds, header_fps)
+                indices = indices[self._request.selection.indices(video.pts_seconds[indices])]
+            except DecodeError as error:
+                raise DecodeError(f"{self._item.path}: {error}") from error
+            self._facts = video.facts  # decoding completes them
+            self._pts_seconds = [round(seconds, 6) for seconds in video.pts_seconds[indices].tolist()]
+            yield from video.frames(indices, self._request.size)
 
 
 def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator[Tensor]:
@@ -197,8 +193,10 @@ def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator
     Raises:
         DecodeError, OSError: see `ItemReader.decoded`.
     """
+    fetcher = ImageFetcher(root, Fetching())
+    fetcher.expect([item])
     request = FrameRequest(decoding=replace(decoding, images="pillow"))
-    return ItemReader(item, root, request).decoded()  # type: ignore[return-value]  # no frame is left encoded
+    return ItemReader(item, ItemFiles(item, root, fetcher), request).decoded()  # type: ignore[return-value]  # no frame is left encoded
 
 
 def is_readable(item: Item, root: str, decoding: Decoding = _DECODING) -> bool:

@@ -12,10 +12,16 @@ from torch.utils.data import IterableDataset, get_worker_info
 from datamodules.corpus import Item, located
 from datamodules.errors import DecodeError, EnvironmentFailure, FramemillError, ItemError
 from datamodules.loading.batch import Batch, Slice, by_size
+from datamodules.loading.fetching import Fetching
+from datamodules.loading.image_fetcher import ImageFetcher
+from datamodules.loading.item_files import ItemFiles
 from datamodules.loading.reading import ItemReader
 from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
 from datamodules.loading.tickets import Ticket, TicketQueue
+from datamodules.objects import is_remote
 from datamodules.run.plan import Plan
+
+_FETCHING = Fetching()
 
 
 class ActivityMonitor(Protocol):
@@ -35,21 +41,29 @@ class FrameStream(IterableDataset[Batch]):
 
     Args:
         plan: path of the plan. Each worker opens it itself.
-        root: folder that items' paths are relative to.
+        root: folder or URL that items' paths are relative to.
         tickets: queue shared by the workers of one rank.
         request: which frames to read, and in what form.
         monitor: records which item is being read.
+        fetching: limits on images of an object store.
     """
 
     def __init__(
-        self, plan: Path, root: str, tickets: TicketQueue, request: FrameRequest, monitor: ActivityMonitor
+        self,
+        plan: Path,
+        root: str,
+        tickets: TicketQueue,
+        request: FrameRequest,
+        monitor: ActivityMonitor,
+        fetching: Fetching = _FETCHING,
     ) -> None:
         self._plan, self._root, self._tickets, self._request = plan, root, tickets, request
-        self._monitor = monitor
+        self._monitor, self._fetching = monitor, fetching
 
     def __iter__(self) -> Iterator[Batch]:
         transform = self._request.transform() if self._request.transform else None
-        reader = _TicketReader(Plan(self._plan), self._root, self._request, transform, self._monitor)
+        fetcher = ImageFetcher(self._root, self._fetching)
+        reader = _TicketReader(Plan(self._plan), self._root, self._request, transform, self._monitor, fetcher)
         is_worker = get_worker_info() is not None
         while (ticket := self._tickets.get()) is not None:
             batches = reader.batches(ticket)
@@ -85,9 +99,10 @@ class _TicketReader:
         request: FrameRequest,
         transform: FrameTransform | GroupTransform | None,
         monitor: ActivityMonitor,
+        fetcher: ImageFetcher,
     ) -> None:
         self._plan, self._root, self._request = plan, root, request
-        self._transform, self._monitor = transform, monitor
+        self._transform, self._monitor, self._fetcher = transform, monitor, fetcher
 
     def batches(self, ticket: Ticket) -> Iterator[Batch]:
         """Yield the slices of a ticket's items; single images are grouped by size if the request says so."""
@@ -100,10 +115,12 @@ class _TicketReader:
 
     def _slices(self, ticket: Ticket, slice_frames: int) -> Iterator[Batch]:
         current = Slice(ticket.shard, self._transform is not None)
-        for row in ticket.rows:
-            item = located(self._plan.item(ticket.shard, row), self._root)
+        items = [located(self._plan.item(ticket.shard, row), self._root) for row in ticket.rows]
+        self._fetcher.expect(item for item in items if is_remote(self._root, item.path))
+        for row, item in zip(ticket.rows, items, strict=True):
             mark_active = partial(self._monitor.mark_active, ticket.shard, (row,))
-            reader = ItemReader(item, self._root, self._request, self._transform, mark_active)
+            files = ItemFiles(item, self._root, self._fetcher, ticket.videos, mark_active)
+            reader = ItemReader(item, files, self._request, self._transform, mark_active)
             reason = reason_class = None
             try:
                 for frame in reader.frames():
@@ -123,7 +140,7 @@ class _TicketReader:
             EnvironmentFailure: the whole corpus is gone, so its items cannot be read.
         """
         if isinstance(error, (DecodeError, OSError)):
-            _require_corpus(self._root)
+            _require_corpus(item, self._root)
         if isinstance(error, OSError):  # EIO, ESTALE, EACCES, …: of the file, or of its mount
             return f"{item.source} cannot be read: {error.strerror or error}", "io"
         if isinstance(error, MemoryError):
@@ -131,8 +148,10 @@ class _TicketReader:
         return str(error), error.reason_class
 
 
-def _require_corpus(root: str) -> None:
+def _require_corpus(item: Item, root: str) -> None:
     """Raise EnvironmentFailure if the corpus root is missing or empty, as after an unmount."""
+    if is_remote(root, item.path):
+        return  # an error of the store as a whole is an EnvironmentFailure already
     try:
         with os.scandir(root) as entries:
             is_empty = next(entries, None) is None

@@ -16,10 +16,12 @@ class Ticket(NamedTuple):
     Attributes:
         shard: index of the shard in the plan.
         rows: rows of that shard, ascending: one item, or several single images.
+        videos: folder into which the rank fetches the item's video from an object store; None: it fetches none.
     """
 
     shard: int
     rows: tuple[int, ...]
+    videos: str | None = None
 
 
 class TicketQueue(Protocol):

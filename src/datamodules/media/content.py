@@ -19,15 +19,13 @@ def read_file(path: Path) -> bytes:
     """
     try:
         with open_regular(path) as file:
-            _require_small(os.fstat(file.fileno()).st_size, path.name)
+            require_small(os.fstat(file.fileno()).st_size, path.name)
             content = file.read()
     except FileNotFoundError as error:
         raise MissingError(f"{path.name} is missing") from error
     except (IsADirectoryError, NotRegularError) as error:  # the file's fault; any other OSError may be the mount's
         raise DecodeError(f"{path.name} cannot be read: {error.strerror}") from error
-    if not content:
-        raise DecodeError(f"{path.name} is empty (0 bytes)")
-    return content
+    return require_content(content, path.name)
 
 
 def read_member(tar: Path, name: str, start_byte: int, num_bytes: int) -> bytes:
@@ -48,23 +46,40 @@ def read_member(tar: Path, name: str, start_byte: int, num_bytes: int) -> bytes:
         ChangedError: the tar ends earlier, or has something else at that offset.
         DecodeError: the member is empty or larger than 2 GiB, or the tar is not a regular file.
     """
-    _require_small(num_bytes, name)
+    require_small(num_bytes, name)
     try:
         with open_regular(tar) as file:
             file.seek(start_byte - tarfile.BLOCKSIZE)
-            header, content = file.read(tarfile.BLOCKSIZE), file.read(num_bytes)
+            block = file.read(tarfile.BLOCKSIZE + num_bytes)
     except FileNotFoundError as error:
         raise MissingError(f"{tar.name} is missing") from error
     except (IsADirectoryError, NotRegularError) as error:
         raise DecodeError(f"{tar.name} cannot be read: {error.strerror}") from error
+    return member_content(block, tar.name, name, start_byte, num_bytes)
+
+
+def member_content(block: bytes, tar: str, name: str, start_byte: int, num_bytes: int) -> bytes:
+    """Return the content of a member from `block`, which begins with the header before it; see `read_member`.
+
+    Raises:
+        ChangedError: the block is shorter, or has something else.
+        DecodeError: the member is empty.
+    """
+    header, content = block[: tarfile.BLOCKSIZE], block[tarfile.BLOCKSIZE :]
     if len(content) < num_bytes or not _is_header_of(header, name, num_bytes):
-        raise ChangedError(f"{tar.name} has no {name} of {num_bytes:,} bytes at {start_byte:,} any more")
+        raise ChangedError(f"{tar} has no {name} of {num_bytes:,} bytes at {start_byte:,} any more")
+    return require_content(content, name)
+
+
+def require_content(content: bytes, name: str) -> bytes:
+    """Return the content of the file `name`; raise DecodeError if it is empty."""
     if not content:
         raise DecodeError(f"{name} is empty (0 bytes)")
     return content
 
 
-def _require_small(num_bytes: int, name: str) -> None:
+def require_small(num_bytes: int, name: str) -> None:
+    """Raise DecodeError if the file `name` has more than 2 GiB."""
     if num_bytes > MAX_FILE_BYTES:
         raise DecodeError(f"{name} has {num_bytes:,} bytes; the limit for one file is {MAX_FILE_BYTES:,}")
 

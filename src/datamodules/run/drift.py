@@ -1,8 +1,9 @@
 """Drift: how the files of a corpus differ from the plan of a run."""
 
+import errno
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from datamodules.corpus import Item, hash64
 from datamodules.errors import ChangedError, DecodeError, MissingError, RunError
+from datamodules.object_store import is_url
+from datamodules.objects import FileFacts, join, list_objects, stat_object, version_of
 from datamodules.run.plan import Plan
 
 _SAME_TIME_SECONDS = 2.0  # precision that copies and file systems keep (FAT: 2 s)
@@ -19,30 +22,66 @@ _NUM_CHECKED = 32  # items compared to recognise a corpus, at least
 
 
 def require_unchanged(item: Item, root: str) -> None:
-    """Raise unless the files of `item` below the folder `root` have the size and modification time of the plan.
-
-    Times may differ by 2 s. An item that was planned without a time is not compared.
+    """Raise unless the files of `item` below the folder or URL `root` are as they were planned (`require_same`).
 
     Raises:
         MissingError: a file is missing.
-        ChangedError: the size or the time differs.
-        OSError: the file system does not answer.
+        ChangedError: the size, the time or the ETag differs.
+        OSError: the file system or the store does not answer.
     """
     if item.modified is None:
         return
-    path = os.path.join(root, item.path)
-    files = [path] if item.start_byte is not None else [os.path.join(path, name) for name in item.frames] or [path]
+    path = join(root, item.path)
+    files = [path] if item.start_byte is not None else [join(path, name) for name in item.frames] or [path]
     try:
-        stats = [os.stat(file) for file in files]
+        require_same(item, _object_facts(path, item) if is_url(path) else [_file_facts(file) for file in files])
     except FileNotFoundError as error:
         name = os.path.relpath(error.filename, os.path.dirname(path))
         raise MissingError(f"{name} is missing, or its folder is") from error
-    size, modified = sum(stat.st_size for stat in stats), max(stat.st_mtime for stat in stats)
-    if size != item.cost and item.start_byte is None:  # `read_member` checks images in a tar
+
+
+def require_same(item: Item, facts: Sequence[FileFacts]) -> None:
+    """Raise unless the files or objects of `item` have the size, and the ETag or modification time, of the plan.
+
+    Times may differ by 2 s. They are compared only where there is no ETag, as an object that is copied has another
+    time. An item that was planned without either is not compared.
+
+    Args:
+        item: of a plan.
+        facts: of all its files; of an image in a tar, of the tar.
+
+    Raises:
+        ChangedError: the size, the time or the ETag differs.
+    """
+    if item.modified is None or not facts:
+        return
+    size, modified = sum(fact.num_bytes for fact in facts), max(fact.modified or 0.0 for fact in facts)
+    if size != item.cost and item.start_byte is None:  # `member_content` checks images in a tar
         raise ChangedError(f"{item.source} has {size:,} bytes, but had {item.cost:,} when it was planned")
-    if abs(modified - item.modified) > _SAME_TIME_SECONDS:
+    version = version_of(facts)
+    if item.version is not None and version is not None:
+        if version != item.version:
+            raise ChangedError(f"{item.source} has changed since it was planned: it has another ETag")
+    elif abs(modified - item.modified) > _SAME_TIME_SECONDS:
         now, then = _as_time(modified), _as_time(item.modified)
         raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
+
+
+def _file_facts(path: str) -> FileFacts:
+    stat = os.stat(path)
+    return FileFacts(stat.st_size, stat.st_mtime)
+
+
+def _object_facts(url: str, item: Item) -> list[FileFacts]:
+    """Return what the store says of an item's object, or of those in its folder, at one request."""
+    if not item.frames or item.start_byte is not None:
+        return [stat_object(url)]
+    if len(item.frames) == 1:
+        return [stat_object(join(url, item.frames[0]))]
+    objects = dict(list_objects(url))
+    if missing := next((name for name in item.frames if name not in objects), None):
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", join(url, missing))
+    return [objects[name] for name in item.frames]
 
 
 def _as_time(seconds: float) -> str:
@@ -54,14 +93,14 @@ def _as_time(seconds: float) -> str:
 
 
 def require_planned(plan: Plan, root: str, option: str) -> None:
-    """Raise unless the folder `root` holds the corpus of `plan`, which was in another folder when it was planned.
+    """Raise unless `root`, a folder or URL, holds the corpus of `plan`, which was elsewhere when it was planned.
 
     Compares 32 to 63 items that are spread evenly over the plan, or all if it has fewer. At least half must have the
     planned size and time, so a few changed files do not stop the run: they fail as items.
 
     Args:
         plan: of a run.
-        root: the folder of the corpus now.
+        root: the folder or URL of the corpus now.
         option: name of the option that gave the folder, for the message.
 
     Raises:

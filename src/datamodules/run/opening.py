@@ -11,6 +11,7 @@ from typing import Any
 
 from datamodules.corpus import Corpus
 from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.objects import absolute_root
 from datamodules.run.bucket import as_store
 from datamodules.run.drift import require_planned
 from datamodules.run.folder import PLANNING, Run, plan_name
@@ -47,7 +48,7 @@ def open_or_plan(
         CorpusError: see `write_plan`.
         EnvironmentFailure: the folder cannot be written to.
     """
-    store, root = as_store(folder), os.path.realpath(corpus.root)
+    store, root = as_store(folder), absolute_root(corpus.root)
     if not store.find(plan_name()):
         store.check_folders()
         path = Path(store.locate(plan_name()))

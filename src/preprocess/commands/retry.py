@@ -1,6 +1,5 @@
 """`preprocess retry`: try the failed items of a run again, or its samples that have a given status."""
 
-import os
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -10,6 +9,7 @@ from pkgutil import resolve_name
 
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
+from datamodules.objects import absolute_root
 from datamodules.run.failures import count_failures
 from datamodules.run.folder import Run, plan_name
 from datamodules.run.retries import RetryRequest, refuse_unfinished
@@ -61,7 +61,7 @@ def main(argv: Sequence[str], began: float) -> int:
     corpus, overrides = _planned_corpus(run, overrides, named)
     cli = parse_pipeline(overrides, FolderConfig(config, named))
     corpus = cli.data.corpus or corpus
-    request = RetryRequest(tuple(options.classes), options.since or began, (os.path.realpath(corpus.root),))
+    request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),))
     return predict(cli.job(corpus, request))
 
 

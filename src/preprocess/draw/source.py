@@ -1,8 +1,6 @@
 """The frames that a committed sample was made of, read from the corpus."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -12,6 +10,7 @@ from datamodules.corpus import Item
 from datamodules.errors import DecodeError, RunError
 from datamodules.loading.reading import frames_of
 from datamodules.media.decoding import Decoding
+from datamodules.objects import exists, join
 from datamodules.run.folder import Run
 from datamodules.samples.drawing import Colour, Image, resized
 from preprocess.draw.lettering import GREY, write_line
@@ -57,7 +56,7 @@ class CorpusFrames:
             stream=decided.get("stream"),
             square_pixels=decided.get("square_pixels", False),  # runs before 2026-12 took pixels as stored
         )
-        for frame in frames_of(item, str(_root(self._run, item)), decoding):
+        for frame in frames_of(item, _root(self._run, item), decoding):
             yield frame.permute(1, 2, 0).numpy()
 
 
@@ -75,13 +74,13 @@ def _made_by(run: Run, key: str) -> Run:
     return next((retry for retry in run.retries if name in retry.committed()), run)
 
 
-def _root(run: Run, item: Item) -> Path:
+def _root(run: Run, item: Item) -> str:
     """Return the first of the corpus roots in the plans below which `item` still is; else the first of all.
 
     Raises:
         RunError: the plans name no root.
     """
-    roots = [Path(root) for planned in run.with_retries for root in planned.plan.roots]
+    roots = [root for planned in run.with_retries for root in planned.plan.roots]
     if not roots:
         raise RunError(f"{run.store} does not say where its corpus lay: give --root")
-    return next((root for root in roots if os.path.exists(root / item.path)), roots[0])
+    return next((root for root in roots if exists(join(root, item.path))), roots[0])

@@ -16,6 +16,8 @@ hold a signature. `repeated` turns them into OSErrors without either.
 """
 
 import errno
+import logging
+import math
 import os
 import re
 import time
@@ -39,6 +41,7 @@ _REQUEST_SECONDS = 60  # limit of one request with its content, which is some MB
 _RETRY_SECONDS, _MAX_RETRIES = 20, 3
 _CREDENTIALS_SECONDS = 600  # obstore asks again 300 s before the end; boto3 renews credentials 600 s before theirs
 _MAX_MESSAGE_CHARS = 200
+_WARNING_SECONDS = 60.0
 _NO_CREDENTIALS = (
     "there are no AWS credentials. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a public "
     "bucket AWS_SKIP_SIGNATURE=true"
@@ -58,6 +61,8 @@ _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|The specified bucket doe
 # how the messages of those errors begin that obstore raises as Python's FileNotFoundError and ValueError
 _OBSTORE_PREFIXES = ("Object at location", "Could not parse path")
 
+_log = logging.getLogger(__name__)
+_warned_at = -math.inf  # in monotonic s
 _user_pid: int | None = None  # of the process whose requests obstore's threads serve
 
 T = TypeVar("T")
@@ -192,6 +197,8 @@ def repeated(
             is_temporary = isinstance(failure, StoreUnavailableError) and failure.errno == errno.EHOSTUNREACH
             if not is_temporary or time.monotonic() + pause > deadline:
                 raise failure from None  # the text of obstore's error may hold a signature
+            minutes = (deadline - time.monotonic()) / 60
+            _warn(f"{url}: {str(failure.strerror).rstrip('.')}. Trying again for up to {minutes:.0f} min")
         on_wait()
         time.sleep(pause)
         pause = min(2 * pause, _MAX_PAUSE_SECONDS)
@@ -222,6 +229,14 @@ def _open_s3(url: str, bucket: str, options: dict[str, Any]) -> "ObjectStore":
     if session.region_name:
         options["region"] = session.region_name
     return repeated(lambda: S3Store(bucket, **options), url, patience_seconds=0)
+
+
+def _warn(message: str) -> None:
+    """Log `message`, once a minute for all threads: of many requests that fail, one is enough to see."""
+    global _warned_at
+    if time.monotonic() - _warned_at > _WARNING_SECONDS:
+        _warned_at = time.monotonic()
+        _log.warning("%s", message)
 
 
 def _require_unforked() -> None:

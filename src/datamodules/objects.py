@@ -8,11 +8,22 @@ import errno
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from datamodules.object_store import StaleVersionError, is_url, open_object_store, parse_url, repeated
+from datamodules.object_store import (
+    PATIENCE_SECONDS,
+    StaleVersionError,
+    StoreUnavailableError,
+    is_url,
+    open_object_store,
+    parse_url,
+    repeated,
+)
 from datamodules.regular import open_regular
 
 if TYPE_CHECKING:
@@ -79,7 +90,12 @@ def stat_object(url: str) -> FileFacts:
     from obstore import head
 
     store, key = _locate(url)
-    return _facts(repeated(lambda: head(store, key), url))
+    try:
+        return _facts(repeated(lambda: head(store, key), url))
+    except (FileNotFoundError, StoreUnavailableError):
+        raise
+    except OSError:  # an answer to HEAD has no content, so only one to GET says whether the credentials are at fault
+        return read_object(url, num_bytes=1)[1]
 
 
 def read_object(
@@ -117,7 +133,7 @@ def read_object(
 
 
 def download(
-    url: str, version: str | None, write: Callable[[bytes], None], on_wait: Callable[[], None] = lambda: None
+    url: str, version: str | None, write: Callable[[bytes], object], on_wait: Callable[[], None] = lambda: None
 ) -> FileFacts:
     """Fetch an object by requests of 16 MiB that all see the same version of it.
 
@@ -141,6 +157,23 @@ def download(
         write(content)
         on_wait()
     return facts
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """Return the path of a file; of an object a temporary file with its content, until the context ends.
+
+    Raises:
+        ConfigError, OSError: see `read_object`.
+    """
+    if not is_url(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="framemill-object-") as folder:
+        copy = Path(folder, os.path.basename(path))
+        with open(copy, "wb", buffering=0) as file:
+            download(path, None, file.write)
+        yield copy
 
 
 def list_objects(url: str) -> Iterator[tuple[str, FileFacts]]:
@@ -201,8 +234,12 @@ def exists(path: str) -> bool:
     return True
 
 
-def has_objects(url: str) -> bool:
+def has_objects(url: str, patience_seconds: float = PATIENCE_SECONDS) -> bool:
     """Return whether there is an object below a URL.
+
+    Args:
+        url: of the folder.
+        patience_seconds: see `repeated`.
 
     Raises:
         ConfigError, OSError: see `object_store`.
@@ -210,7 +247,8 @@ def has_objects(url: str) -> bool:
     import obstore
 
     store, prefix = _locate(url)
-    return bool(repeated(lambda: next(iter(obstore.list(store, prefix or None, chunk_size=1)), None), url))
+    first_page = repeated(lambda: next(iter(obstore.list(store, prefix or None)), None), url, patience_seconds)
+    return bool(first_page)
 
 
 def open_input(path: str) -> BinaryIO:

@@ -75,12 +75,20 @@ def corpus_run(root: Path, folder: Path, per_shard: int = 20, copies: int = 1) -
     )
 
 
-def consume(run: Run, root: Path, num_workers: int, slice_frames: int = 4, pause: float = 0.0) -> list[Any]:
+def consume(
+    run: Run,
+    root: Path | str,
+    num_workers: int,
+    slice_frames: int = 4,
+    pause: float = 0.0,
+    timeout_seconds: float = 120.0,
+) -> list[Any]:
     """Work as a rank until the run is done; items become samples of their frames' gray values. Returns the batches."""
     batches = []
     values: dict[tuple[int, int], list[int]] = {}
     with Rank(run) as rank:
-        for batch in FrameLoader(rank, str(root), FrameRequest(slice_frames), num_workers):
+        request = FrameRequest(slice_frames)
+        for batch in FrameLoader(rank, str(root), request, num_workers, timeout_seconds=timeout_seconds):
             batches.append(batch)
             for row, frame in zip(batch["rows"], batch.get("frames", []), strict=True):
                 values.setdefault((batch["shard"], row), []).append(int(frame.float().mean().round()))

@@ -11,6 +11,8 @@ from datamodules.errors import CorpusError
 from datamodules.object_store import is_url, parse_url
 from datamodules.objects import has_objects
 
+_PATIENCE_SECONDS = 30.0  # the first request shows a wrong endpoint: do not wait for it as for a lost network
+
 
 def open_root(corpus: Corpus) -> Root:
     """Return the root of a corpus, for one listing: what it has looked up is not looked up again.
@@ -27,7 +29,7 @@ def open_root(corpus: Corpus) -> Root:
         return FolderRoot(root)
     parse_url(root, option)
     try:
-        if not has_objects(root):
+        if not has_objects(root, _PATIENCE_SECONDS):
             raise CorpusError(f"{option} {root}: there is no object below this URL")
     except OSError as error:
         raise CorpusError(f"{option} {describe_error(root, error)}") from error

@@ -203,6 +203,7 @@ class Rank:
             return
         opened = self.open.get(number)
         if opened is not None and opened is self._active and opened.spool.active == list(rows):
+            self._fault.arm()  # it goes on with the same items
             return
         self._active = opened
         if opened is not None:

@@ -25,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.errors import ConfigError, DecodeError, RunError
+from datamodules.objects import join, local_copy
 from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays
 from datamodules.samples.batching import stack
@@ -139,8 +140,8 @@ class TrackSamples(SampleKind[TrackSample]):
     Args:
         num_frames: number of frames of a clip.
         step: distance of successive frames of a clip, in frames taken; 1: all of them.
-        root: folder that the paths of the videos are relative to: the run's `--data.root`, or where it is now. Only
-            training needs it.
+        root: folder or URL that the paths of the videos are relative to: the run's `--data.root`, or where it is now.
+            Only training needs it.
         size: (height, width) in px to which frames, boxes and masks are resized; None: the size of the video.
         start: where in the video a clip begins: at a `random` frame, by torch's generator, or at the `first` one.
         decoding: how the videos are decoded: the run's `--data.decoding`; None: `Decoding()`.
@@ -268,9 +269,10 @@ class TrackSamples(SampleKind[TrackSample]):
                 "track samples store no frames, so training reads the videos. Give their folder, which is the run's "
                 "--data.root, as TrackSamples(root=…)"
             )
-        path = Path(self.root, sample.meta["path"])
+        path = join(str(self.root), sample.meta["path"])
         try:
-            frames = read_frames(path, NearTimes(seconds), self.size, self.decoding or Decoding()).frames
+            with local_copy(path) as file:
+                frames = read_frames(file, NearTimes(seconds), self.size, self.decoding or Decoding()).frames
         except (DecodeError, OSError) as error:
             raise RunError(
                 f"the frames of {sample.key} cannot be read from {path}: {error}. Set root, now {str(self.root)!r}, to "

@@ -209,6 +209,14 @@ def test_a_sample_with_damaged_files_fails(corpus: TrackItems, content: bytes) -
         TrackSamples().decode("a", {**files, "tracks.jsonl": b""})
 
 
+def test_frames_of_training_come_from_an_object_store(corpus: TrackItems) -> None:
+    pytest.importorskip("obstore")
+    samples = samples_of(corpus)
+    of_folder = TrackSamples(num_frames=3, root=corpus.root, start="first").collate(samples)
+    of_store = TrackSamples(num_frames=3, root=f"file://{corpus.root}", start="first").collate(samples)
+    assert torch.equal(of_store["frames"], of_folder["frames"])
+
+
 def test_training_without_a_root_fails(corpus: TrackItems) -> None:
     with pytest.raises(ConfigError, match=r"the run's --data\.root, as TrackSamples\(root=…\)"):
         TrackSamples().collate(samples_of(corpus))

@@ -111,19 +111,21 @@ def _script_frame(result: Any) -> dict[str, Any]:
 # preprocess run
 
 
-def preprocess(root: Path, out: Path, workers: int, *, backend: str = "auto") -> list[Finished]:
-    """Run the pipeline, as users start it."""
-    subprocess.run(_command(root, out, workers, backend), check=True, stderr=subprocess.DEVNULL)
+def preprocess(
+    root: Path, out: Path, workers: int, *, backend: str = "auto", launcher: Sequence[str] = ()
+) -> list[Finished]:
+    """Run the pipeline, as users start it. `launcher` are words before `run`, for example `ray`."""
+    subprocess.run(_command(root, out, workers, backend, launcher), check=True, stderr=subprocess.DEVNULL)
     run = Run(out)
     assert len(run.committed()) == run.plan.num_items, "the end of a sentence is known only if it is a shard of its own"
     return [Finished(run.committed_at(r.shard), r.num_frames) for r in run.records()]
 
 
-def _command(root: Path, out: Path, workers: int, backend: str) -> list[str]:
+def _command(root: Path, out: Path, workers: int, backend: str, launcher: Sequence[str]) -> list[str]:
     config = _CONFIGS / ("keypoints.yaml" if (root / "annotations").is_dir() else "keypoints_videos.yaml")
     folders = {"config": config, "data.root": root, "output.dir": out}
     options = {**folders, "data.num_workers": workers, "model.backend": backend}
-    command = [sys.executable, "-m", "preprocess", "run"]
+    command = [sys.executable, "-m", "preprocess", *launcher, "run"]
     return command + [f"--{name}={value}" for name, value in options.items()]
 
 

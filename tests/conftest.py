@@ -6,6 +6,7 @@ import sys
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in all processes that tests start
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}  # no requests, no token in the home folder
 
 pytest_plugins = ["support.s3_server"]  # fixtures that tests in several folders share
 

@@ -23,6 +23,7 @@ FORBIDDEN = {  # of modules that begin with a name: what they must not import, n
     "datamodules.samples": [f"datamodules.{room}" for room in ("loading", "training", "corpora", "datamodule", "card")],
     "preprocess": ["preprocess.pipelines"],
     "preprocess.job": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
+    "preprocess.cluster": [f"preprocess.{room}" for room in ("commands", "cli", "export", *MODELS)],
     "preprocess.pipelines": ["preprocess.commands", "preprocess.cli", "preprocess.export"],
     **{
         f"preprocess.{room}": [

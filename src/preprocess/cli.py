@@ -1,4 +1,4 @@
-"""The command line. `run`, `retry`, `estimate` and `check` import torch and lightning; the others start at once.
+"""The command line. `run`, `retry`, `ray`, `estimate` and `check` import torch; the others start at once.
 
 | exit status | meaning                                                                                            |
 |-------------|----------------------------------------------------------------------------------------------------|
@@ -29,6 +29,7 @@ _COMMANDS = {  # each is a module of preprocess.commands
     "check": "list the items that would fail in a run, without running the pipeline",
     "estimate": "run a few items of a corpus, and estimate hours and disk space for all of it",
     "retry": "try the failed items of a run again",
+    "ray": "start `run` or `retry` on the nodes of a Ray cluster",
     "sbatch": "print or submit a SLURM job that runs or retries",
     "status": "show the progress of a run, while it runs and afterwards",
     "view": "show what a run holds, or one of its samples",
@@ -81,7 +82,7 @@ def _parser() -> Parser:
 def _run(command: str, arguments: Sequence[str], began: float) -> int:
     """Import the module of `command` and run it: importing all of them would cost seconds."""
     module = importlib.import_module(f"preprocess.commands.{command}")
-    status: int = module.main(arguments, began) if command == "retry" else module.main(arguments)
+    status: int = module.main(arguments, began) if command in ("retry", "ray") else module.main(arguments)
     return status
 
 

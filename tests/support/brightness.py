@@ -93,6 +93,19 @@ class Brightness(Extractor):
         return BrightnessSample(item.key, np.asarray(results, np.float32), {**item.meta, "path": item.path})
 
 
+class Held(Brightness):
+    """Brightness, frame by frame, which waits as long as the file `hold` exists."""
+
+    def __init__(self, hold: str) -> None:
+        super().__init__(batch_size=1)
+        self.hold = Path(hold)
+
+    def extract(self, batch: Batch) -> list[Any]:
+        while self.hold.exists():
+            time.sleep(0.05)
+        return super().extract(batch)
+
+
 class MeanTransform:
     def start(self, item: Item) -> None:
         pass

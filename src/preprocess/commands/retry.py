@@ -18,6 +18,7 @@ from preprocess.job.folder_config import FolderConfig, named_classes, require_tr
 from preprocess.job.pipeline_cli import parse_pipeline, with_section
 from preprocess.job.placement import is_first_on_machine
 from preprocess.job.progress import quiet
+from preprocess.job.session import Job
 from preprocess.terminal import note
 
 _DESCRIPTION = (
@@ -37,6 +38,12 @@ def main(argv: Sequence[str], began: float) -> int:
     Returns:
         The exit status.
     """
+    job = parse_retry(argv, began)
+    return predict(job) if job else 0
+
+
+def parse_retry(argv: Sequence[str], began: float) -> Job | None:
+    """Return the job of `preprocess retry` with the options `argv`; None, with a message, if nothing is to be done."""
     parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_DESCRIPTION)
     parser.add_argument("folder", metavar="O", type=Path, help="folder of a complete run (its --output.dir)")
     parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="only of this class")
@@ -55,14 +62,14 @@ def main(argv: Sequence[str], began: float) -> int:
     if not count_failures(run, options.classes) and all(retry.is_complete() for retry in run.retries):
         if is_first_on_machine():
             note(f"{run.store}: nothing to retry", "green")
-        return 0
+        return None
     quiet()
     named = named_classes(overrides)
     corpus, overrides = _planned_corpus(run, overrides, named)
     cli = parse_pipeline(overrides, FolderConfig(config, named))
     corpus = cli.data.corpus or corpus
     request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),))
-    return predict(cli.job(corpus, request))
+    return cli.job(corpus, request)
 
 
 def _seconds(text: str) -> float:

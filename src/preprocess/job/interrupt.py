@@ -33,7 +33,7 @@ class StopOnSignal(Callback):
 
     def __init__(self, rank: Rank, grace_seconds: float) -> None:
         self._rank, self._grace_seconds = rank, grace_seconds
-        self._listener: _Listener | None = None
+        self._listener: SignalListener | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start to listen, before Lightning sets handlers that would ignore SIGTERM. Lightning keeps existing ones."""
@@ -57,7 +57,7 @@ class StopOnSignal(Callback):
             for process in launched:
                 process.send_signal(number)
 
-        self._listener = _Listener(stop, stop_now, self._grace_seconds)
+        self._listener = SignalListener(stop, stop_now, self._grace_seconds)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
@@ -70,8 +70,8 @@ class StopOnSignal(Callback):
         self.teardown(trainer, pl_module, "predict")
 
 
-class _Listener:
-    """Receives `SIGNALS` in a thread, from construction to `close`.
+class SignalListener:
+    """Receives `SIGNALS` in a thread, from its construction, in the main thread, to `close`.
 
     Args:
         stop: called with the number of the first signal.

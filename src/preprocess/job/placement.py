@@ -6,6 +6,7 @@
 | `preprocess run --trainer.devices 2`               | Lightning's launcher, `LeasedStrategy`                |
 | `torchrun -m preprocess run`, `fabric run`, `srun` | each process a rank, on one device after another: more |
 |                                                    | processes than devices share them                      |
+| `preprocess ray run`                               | one rank on the device that Ray shows to its process   |
 """
 
 import os
@@ -22,6 +23,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from datamodules.errors import ConfigError
+
+# Where in the plan a rank begins, 0 to 1: a variable of the environment that `preprocess ray` sets for its ranks.
+POSITION = "FRAMEMILL_POSITION"
 
 
 class _IndependentLauncher(_SubprocessScriptLauncher):
@@ -144,6 +148,8 @@ def rank_position() -> float:
 
     A job array is one launch, whose tasks have their parts of the plan.
     """
+    if POSITION in os.environ:
+        return float(os.environ[POSITION])
     position, names = 0.0, (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE"))
     for rank, size in names:
         if rank in os.environ and size in os.environ:
@@ -177,8 +183,8 @@ def gpu_uuid(device: torch.device) -> str | None:
 
 
 def is_first_on_machine() -> bool:
-    """Whether this is the first rank on its machine, the one that shows the progress."""
-    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    """Whether this is the first rank on its machine, which shows the progress. `preprocess ray` does so itself."""
+    return POSITION not in os.environ and int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
 
 
 def _started_as() -> int | None:

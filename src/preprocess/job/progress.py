@@ -22,8 +22,8 @@ _HARMLESS_WARNINGS = (
 )
 
 
-class Progress(Callback):
-    """Shows the state of the whole run, with all ranks of all machines, on the first rank of each machine.
+class Display:
+    """Shows the state of a whole run, with all ranks of all machines, from its construction until it is closed.
 
     On a terminal, a display is redrawn every second; elsewhere, a line is printed every `line_seconds`.
 
@@ -38,24 +38,14 @@ class Progress(Callback):
         self._console = console or Terminal(stderr=True)
         self._line_seconds = line_seconds
         self._done = threading.Event()
-        self._thread: threading.Thread | None = None
+        show = self._draw if self._console.is_terminal else self._print
+        self._thread = threading.Thread(target=show, name="progress", daemon=True)
+        self._thread.start()
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the thread that shows the state, on the first rank of the machine."""
-        if is_first_on_machine() and trainer.local_rank == 0:
-            show = self._draw if self._console.is_terminal else self._print
-            self._thread = threading.Thread(target=show, name="progress", daemon=True)
-            self._thread.start()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def close(self) -> None:
         """Show the final state and stop the thread."""
         self._done.set()
-        if self._thread:
-            self._thread.join()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop the thread: after an exception Lightning does not call `teardown`."""
-        self.teardown(trainer, pl_module, "predict")
+        self._thread.join()
 
     def _draw(self) -> None:
         reader = StatusReader(self._run)
@@ -68,6 +58,28 @@ class Progress(Callback):
         reader = StatusReader(self._run)
         while not self._done.wait(self._line_seconds):
             self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True)
+
+
+class Progress(Callback):
+    """Shows the state of the run on the first rank of each machine; see `Display`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._display: Display | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the display."""
+        if is_first_on_machine() and trainer.local_rank == 0:
+            self._display = Display(self._run)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Show the final state and end the display."""
+        if self._display:
+            self._display.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the display: after an exception Lightning does not call `teardown`."""
+        self.teardown(trainer, pl_module, "predict")
 
 
 class _Lines(logging.Handler):

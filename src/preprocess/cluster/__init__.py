@@ -1,0 +1,1 @@
+"""Ranks on the machines of a cluster, started by one command."""

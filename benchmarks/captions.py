@@ -45,7 +45,6 @@ from datamodules.loading.stream import FrameStream
 from datamodules.loading.tickets import Ticket
 from datamodules.media.image import read_image
 from datamodules.run.folder import Run
-from datamodules.run.plan import Plan
 from datamodules.run.reader import CommittedSamples
 from measuring import Ratio, print_machine, print_table, print_verdict
 
@@ -254,13 +253,13 @@ def _padding(job: Job, out: Path) -> float:
     names = ("batch_size", "max_batch_tokens", "batch_window")
     request = _request(job, {name: made_with[name] for name in names if made_with[name] is not None})
     tickets: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-    plan = Plan(Run(out).plan.path)
+    plan = Run(out).plan
     for shard in plan.shards:
         for start in range(0, shard.num_items, request.images_in_ticket):
             rows = range(start, min(start + request.images_in_ticket, shard.num_items))
             tickets.put(Ticket(shard.number, tuple(rows)))
     tickets.put(None)
-    for batch in FrameStream(plan.path, str(job.images), tickets, request, _NoMonitor()):
+    for batch in FrameStream(plan, str(job.images), tickets, request, _NoMonitor()):
         lengths = [prepared.num_tokens for prepared in batch["results"]]
         held += max(lengths, default=0) * len(lengths)
         used += sum(lengths)

@@ -1,12 +1,14 @@
-"""Time and peak memory of planning, resuming and `status` for runs of 10^4, 10^5 and 10^6 items.
+"""Time, memory and size of plans: planning, resuming, workers and `status` for runs of 10^4, 10^5 and 10^6 items.
 
     python benchmarks/plan.py
+    python benchmarks/plan.py --items 1000000 10000000
 
 | step   | meaning                                                                                                  |
 |--------|----------------------------------------------------------------------------------------------------------|
 | plan   | `open_or_plan` on a new folder: list the corpus, assign items to shards, write the plan                  |
-| commit | commit half of the shards with the real code; shown without a target                                     |
+| commit | commit half of the shards, at most 500, with the real code; shown without a target                       |
 | resume | the start of a rank before its first frame: `open_or_plan`, enter `Rank`, lease a shard                  |
+| worker | a DataLoader worker gets the plan and reads all items of one shard, one by one                           |
 | status | `preprocess status`: `StatusReader.read`                                                                 |
 
 A step is a fresh process; its time is without imports, its memory with them. The items come from a generator that opens
@@ -14,6 +16,7 @@ no file; `--frames` gives every item that many frame names, as in a corpus of im
 """
 
 import argparse
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,16 +24,18 @@ from pathlib import Path
 from datamodules.corpus import Corpus, Item
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
-from datamodules.run.plan import ShardSize
+from datamodules.run.plan import Plan, ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from measuring import Measured, in_fresh_process, print_machine, print_table, print_verdict
 from preprocess.report.status import StatusReader
 
-_FINGERPRINT = {"extractor": "none"}
+_FINGERPRINT = {"extractor": {"class_path": "none"}}
 _SAMPLE = {"json": b"{}"}
-_MOST_RESUME_SECONDS = 10.0
-_MOST_RESUME_MB = 500.0
+_MOST_SECONDS = 10.0  # until a rank, a worker or `status` has begun
+_MOST_MB = 300.0
+_MOST_BYTES = 60.0  # of both files of a plan, per item
+_MOST_COMMITTED = 500
 _MOST_GROWTH = 1.5  # of the seconds per item from 10^5 to 10^6 items; at 10^4, constant costs still count
 
 
@@ -46,7 +51,9 @@ class GeneratedItems(Corpus):
         meta = {"signer": "Signer01", "glosses": "MORGEN REGEN MOEGLICH", "translation": "morgen kann es regnen"}
         for number in range(self.num_items):
             name = f"{number // 1000:04d}/video{number:07d}"
-            yield Item(f"train/{name}", "train", f"{name}.mp4", frames, cost=1 << 20, meta=meta)
+            cost = (1 << 20) + number * 2654435761 % 99991  # any size and any time
+            modified = 1.7e9 + number * 40503 % 999983 / 8
+            yield Item(f"train/{name}", "train", f"{name}.mp4", frames, cost=cost, modified=modified, meta=meta)
 
 
 def plan(folder: Path, corpus: GeneratedItems) -> int:
@@ -55,10 +62,10 @@ def plan(folder: Path, corpus: GeneratedItems) -> int:
 
 
 def commit_half(folder: Path, corpus: GeneratedItems) -> int:
-    """Commit a sample for every item of half of the shards. Returns the number of committed shards."""
+    """Commit a sample for every item of half of the shards, or of 500. Returns the number of committed shards."""
     run = Run(folder)
     with Rank(run) as rank:
-        for _ in range(len(run.plan.shards) // 2):
+        for _ in range(min(_MOST_COMMITTED, len(run.plan.shards) // 2)):
             opened = rank.lease()
             assert opened is not None
             for row in opened.missing:
@@ -74,6 +81,13 @@ def resume(folder: Path, corpus: GeneratedItems) -> int:
         return len(opened.items)
 
 
+def worker(folder: Path, corpus: GeneratedItems) -> int:
+    """Read the items of the last shard as a worker does. Returns their number."""
+    plan: Plan = pickle.loads(pickle.dumps(Run(folder).plan))
+    number, row = plan.place(plan.num_items - 1)
+    return len([plan.item(number, row) for row in range(row + 1)])
+
+
 def status(folder: Path, corpus: GeneratedItems) -> int:
     """Read the status. Returns the number of finished items."""
     return StatusReader(Run(folder)).read().items
@@ -86,41 +100,49 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=0, help="frame names of each item; 0 (default): a video")
     options = parser.parse_args()
     print_machine("pyarrow")
-    steps: list[Callable[[Path, GeneratedItems], int]] = [plan, commit_half, resume, status]
+    steps: list[Callable[[Path, GeneratedItems], int]] = [plan, commit_half, resume, worker, status]
     measured: dict[int, dict[str, Measured[int]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for num_items in options.items:
-            folder, corpus = Path(scratch) / str(num_items), GeneratedItems(num_items, options.frames)
+    sizes: dict[int, tuple[int, int]] = {}  # bytes of plan.arrow, and of the items
+    for num_items in options.items:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, corpus = Path(scratch), GeneratedItems(num_items, options.frames)
             measured[num_items] = {step.__name__: in_fresh_process(step, folder, corpus) for step in steps}
+            planned = Run(folder).plan
+            sizes[num_items] = (folder / planned.name).stat().st_size, (folder / planned.rows_name).stat().st_size
     rows = [
         (
             f"{num_items:,}",
             f"{taken['plan'].value:,}",
+            " + ".join(f"{size / 1e6:,.1f} MB" for size in sizes[num_items]),
             *(f"{m.seconds:.2f} s, {m.peak_mb:.0f} MB" for m in taken.values()),
         )
         for num_items, taken in measured.items()
     ]
-    print_table(("items", "shards", "plan", "commit half", "resume", "status"), rows)
-    _print_verdicts(measured)
+    print_table(("items", "shards", "size", "plan", "commit half", "resume", "worker", "status"), rows)
+    _print_verdicts(measured, sizes)
 
 
-def _print_verdicts(measured: dict[int, dict[str, Measured[int]]]) -> None:
-    *_, middle, most = measured
-    largest = measured[most]["resume"]
+def _print_verdicts(measured: dict[int, dict[str, Measured[int]]], sizes: dict[int, tuple[int, int]]) -> None:
+    most = max(measured)
+    begun = {step: measured[most][step] for step in ("resume", "worker", "status")}
     print_verdict(
-        f"{most:,} items resumed in < {_MOST_RESUME_SECONDS:g} s and < {_MOST_RESUME_MB:g} MB",
-        f"{largest.seconds:.2f} s and {largest.peak_mb:.0f} MB",
-        largest.seconds < _MOST_RESUME_SECONDS and largest.peak_mb < _MOST_RESUME_MB,
+        f"{most:,} items: each of {', '.join(begun)} in < {_MOST_SECONDS:g} s and < {_MOST_MB:g} MB",
+        ", ".join(f"{step} {m.seconds:.2f} s and {m.peak_mb:.0f} MB" for step, m in begun.items()),
+        all(m.seconds < _MOST_SECONDS and m.peak_mb < _MOST_MB for m in begun.values()),
     )
-    growth = {
-        step: measured[most][step].seconds / most / (measured[middle][step].seconds / middle)
-        for step in ("plan", "resume", "status")
-    }
-    print_verdict(
-        f"linear: seconds per item grow ≤ {_MOST_GROWTH} x from {middle:,} to {most:,} items",
-        ", ".join(f"{step} {ratio:.2f} x" for step, ratio in growth.items()),
-        max(growth.values()) <= _MOST_GROWTH,
-    )
+    per_item = sum(sizes[most]) / most
+    print_verdict(f"< {_MOST_BYTES:g} bytes per item", f"{per_item:.1f} bytes", per_item < _MOST_BYTES)
+    if len(measured) > 1:
+        *_, middle, _ = measured
+        growth = {
+            step: measured[most][step].seconds / most / (measured[middle][step].seconds / middle)
+            for step in ("plan", "resume", "status")
+        }
+        print_verdict(
+            f"linear: seconds per item grow ≤ {_MOST_GROWTH} x from {middle:,} to {most:,} items",
+            ", ".join(f"{step} {ratio:.2f} x" for step, ratio in growth.items()),
+            max(growth.values()) <= _MOST_GROWTH,
+        )
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from datamodules.card import CARD, is_stale
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.files import SUPERSEDED, sha256_of
-from datamodules.run.folder import Run
+from datamodules.run.folder import Run, retry_numbers
 from datamodules.run.outcome import Outcome
-from datamodules.run.plan import Shard
-from datamodules.run.planning import is_as_written
+from datamodules.run.plan import Plan, Shard, plan_name
 from datamodules.run.record import RECORDS, Record, ShardFile, StagedFile
 from datamodules.run.shard_files import count_devices, count_rows
 from datamodules.run.store import Store
@@ -114,10 +113,15 @@ def verify(run: Run) -> Iterator[Problem]:
         yield Problem(f"{CARD}: the dataset card is out of date: rewrite it with `verify --repair`", is_stale_card=True)
 
 
-def plan_problems(folder: Path) -> list[str]:
-    """Return a line for each damaged plan in `folder`. Call it before a `Run` opens the plans."""
-    what = "its content has changed (sha256 differs); restore a copy of it, or start a new run in another folder"
-    return [f"{path.name}: {what}" for path in sorted(folder.glob("plan*.arrow")) if not is_as_written(path)]
+def plan_problems(store: Store) -> list[str]:
+    """Return a line for each damaged plan of the run in `store`. Call it before a `Run` opens the plans."""
+    problems = []
+    for number in (*([0] if store.find(plan_name()) else []), *retry_numbers(store)):
+        try:
+            Plan(store, number).require_intact()
+        except RunError as error:
+            problems.append(str(error))
+    return problems
 
 
 def strays(store: Store, where: Sequence[tuple[str, str]] = (*_RECORDS, *_SAMPLES)) -> list[Problem]:

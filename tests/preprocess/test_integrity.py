@@ -10,9 +10,11 @@ import pytest
 
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run
+from datamodules.run.store import Folder
 from preprocess.cli import main
 from preprocess.integrity import coverage, plan_problems, verify
 from support.keypoint_runs import MadeItems, make_run
+from support.plans import files_of
 from support.run_paths import record_path
 
 
@@ -136,13 +138,14 @@ def test_a_tar_that_cannot_be_listed_is_a_problem(folder: Path, monkeypatch: pyt
 def test_any_flipped_byte_of_a_plan_is_reported_before_it_is_opened(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = folder / "plan.arrow"
-    content = path.read_bytes()
-    for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        assert plan_problems(folder), place
-    path.write_bytes(content[:-1])
-    assert main(["verify", str(folder)]) == 1
-    assert "plan.arrow: its content has changed" in capsys.readouterr().out
-    path.write_bytes(content)
-    assert plan_problems(folder) == []
+    store = Folder(folder)
+    for path in files_of(Run(folder).plan):
+        content = path.read_bytes()
+        for place in range(len(content)):
+            path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert plan_problems(store), place
+        path.write_bytes(content[:-1])
+        assert main(["verify", str(folder)]) == 1
+        assert "has changed (sha256 differs)" in capsys.readouterr().out
+        path.write_bytes(content)
+    assert plan_problems(store) == []

@@ -135,7 +135,7 @@ def slices(
     for rows in (*tickets, None):
         waiting.put(rows and Ticket(0, rows))
     frame_request = FrameRequest(slice_frames, transform, **request)
-    return list(FrameStream(run.plan.path, str(root), waiting, frame_request, NoMonitor()))
+    return list(FrameStream(run.plan, str(root), waiting, frame_request, NoMonitor()))
 
 
 def summaries_of(batches: Sequence[Any]) -> dict[int, Any]:

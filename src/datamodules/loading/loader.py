@@ -120,7 +120,7 @@ class FrameLoader:
         return [__name__, getattr(transform, "func", transform).__module__] if transform else [__name__]
 
     def _dataloader(self, context: BaseContext | None, progress: WorkerProgress | None) -> DataLoader[Batch]:
-        self._rank.activity.workers, plan = self._num_workers, self._rank.run.plan.path
+        self._rank.activity.workers, plan = self._num_workers, self._rank.run.plan
         return DataLoader(
             FrameStream(plan, self._root, self._tickets, self._request, progress or self._rank, self._fetching),
             batch_size=None,  # the stream yields whole batches

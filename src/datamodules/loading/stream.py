@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -40,7 +39,7 @@ class FrameStream(IterableDataset[Batch]):
     """The slices of the tickets that this process takes: a worker, or a rank that reads by itself.
 
     Args:
-        plan: path of the plan. Each worker opens it itself.
+        plan: has the items.
         root: folder or URL that items' paths are relative to.
         tickets: queue shared by the workers of one rank.
         request: which frames to read, and in what form.
@@ -50,7 +49,7 @@ class FrameStream(IterableDataset[Batch]):
 
     def __init__(
         self,
-        plan: Path,
+        plan: Plan,
         root: str,
         tickets: TicketQueue,
         request: FrameRequest,
@@ -63,7 +62,7 @@ class FrameStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         transform = self._request.transform() if self._request.transform else None
         fetcher = ImageFetcher(self._root, self._fetching)
-        reader = _TicketReader(Plan(self._plan), self._root, self._request, transform, self._monitor, fetcher)
+        reader = _TicketReader(self._plan, self._root, self._request, transform, self._monitor, fetcher)
         is_worker = get_worker_info() is not None
         while (ticket := self._tickets.get()) is not None:
             batches = reader.batches(ticket)

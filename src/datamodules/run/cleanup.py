@@ -17,8 +17,7 @@ def clean_up(run: Run) -> None:
     """
     if not finalize_all(run):
         return
-    for owner in run.with_retries:
-        discard_unfinished(owner.plan.path)
+    discard_unfinished([owner.plan for owner in run.with_retries])
     for folder in ("work/staging", "work/leases"):
         for name in run.store.names(folder):
             shard = name.partition(".")[0]

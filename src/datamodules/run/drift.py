@@ -5,11 +5,9 @@ import os
 from array import array
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datamodules.corpus import Item, hash64
 from datamodules.errors import ChangedError, DecodeError, MissingError, RunError
@@ -130,15 +128,16 @@ class Drift(NamedTuple):
 
     def line(self, plan: Plan) -> str:
         """Return one line that says what differs from `plan`; at least one number must be above 0."""
-        made = datetime.fromtimestamp(plan.path.stat().st_mtime, timezone.utc).date().isoformat()
-        new = f"{_items(self.num_new, '')} of the corpus {_are(self.num_new)} not in this run's plan of {made}"
+        entry = plan.store.find(plan.name)
+        made = f" of {_as_time(entry.modified)[:10]}" if entry else ""
+        new = f"{_items(self.num_new, '')} of the corpus {_are(self.num_new)} not in this run's plan{made}"
         gone = f"{_items(self.num_gone, 'planned ')} {_are(self.num_gone)} gone"
         changes = "; ".join(text for text, number in zip((new, gone), self, strict=True) if number)
         return f"{changes}. The run keeps to its plan: to plan the corpus as it is now, use another --output.dir"
 
 
 def drift(plan: Plan, items: Iterable[Item]) -> Drift:
-    """Compare a new listing of the corpus with its plan. Needs 16 bytes of memory per item of each.
+    """Compare a new listing of the corpus with its plan. Needs some 30 bytes of memory per item.
 
     Args:
         plan: of a run.
@@ -147,21 +146,20 @@ def drift(plan: Plan, items: Iterable[Item]) -> Drift:
     Returns:
         The differences, by hashes of 64 bits of the keys.
     """
-    batches = [plan.batch(shard.number) for shard in plan.shards]
-    planned = _hashes(key for batch in batches for key in batch["key"].to_pylist())
-    # an item has a time if its files existed when it was listed
-    existed = np.concatenate([batch["modified"].is_valid().to_numpy(zero_copy_only=False) for batch in batches])
+    planned, existed = array("Q"), array("B")
+    for shard in plan.shards:
+        batch = plan.batch(shard.number)
+        planned.extend(map(hash64, batch["key"].to_pylist()))
+        # an item has a time if its files existed when it was listed
+        existed.extend(modified is not None for modified in batch["modified"].to_pylist())
     listed, listed_existing = array("Q"), array("Q")
     for item in items:
         listed.append(hash64(item.key))
         if item.modified is not None:
             listed_existing.append(listed[-1])
-    gone = np.union1d(np.setdiff1d(planned, listed), np.setdiff1d(planned[existed], listed_existing))
+    planned_existing = np.frombuffer(planned, np.uint64)[np.frombuffer(existed, np.bool_)]
+    gone = np.union1d(np.setdiff1d(planned, listed), np.setdiff1d(planned_existing, listed_existing))
     return Drift(len(np.setdiff1d(listed, planned)), len(gone))
-
-
-def _hashes(keys: Iterable[str]) -> NDArray[np.uint64]:
-    return np.fromiter(map(hash64, keys), np.uint64)
 
 
 def _items(number: int, kind: str) -> str:
@@ -174,8 +172,8 @@ def _are(number: int) -> str:
 
 def _evenly_spaced(plan: Plan) -> list[Item]:
     """Return 32 to 63 evenly spaced items of `plan`, or all; without those whose files did not exist at planning."""
-    positions = ((shard.number, row) for shard in plan.shards for row in range(shard.num_items))
-    items = (plan.item(*position) for position in islice(positions, 0, None, max(1, plan.num_items // _NUM_CHECKED)))
+    positions = range(0, plan.num_items, max(1, plan.num_items // _NUM_CHECKED))
+    items = (plan.item(*plan.place(position)) for position in positions)
     return [item for item in items if item.modified is not None]
 
 

@@ -30,7 +30,7 @@ _OWN = (
     SUPERSEDED,
     VIDEOS,
     *(f"{STRAY}{below}" for below in ("", "/records", "/tables", f"/{SUPERSEDED}")),
-    *(f"work{below}" for below in ("", "/leases", "/ranks", "/scratch", "/spool", "/staging")),
+    *(f"work{below}" for below in ("", "/leases", "/planning", "/ranks", "/scratch", "/spool", "/staging")),
 )
 MAX_BYTES = 16 << 20  # limit for files that are read whole: records, rank files and cards have some KB
 

@@ -5,8 +5,9 @@
 | `{shard}.tar`              | the samples of a committed shard, for any WebDataset reader                       |
 | `tables/{shard}.parquet`   | a row for each planned item of the shard: `table.TABLE_SCHEMA`                    |
 | `records/{shard}.json`     | the record of a shard: the shard is committed if and only if it exists            |
-| `plan.arrow`               | the plan and the fingerprint: `plan.py`                                           |
-| `plan-001.arrow`, …        | the plans of retries, which try items again: `retries.py`                         |
+| `plan.arrow`               | the shards of the plan, and the fingerprint: `plan.py`                            |
+| `plan.{digest}.zst`        | the items of the plan                                                             |
+| `plan-001.arrow`, …        | the same of retries, which try items again: `retries.py`                          |
 | `superseded/{shard}.tar`   | tars that shards of retries have replaced, where the pattern `O/*.tar` misses them |
 | `config.yaml`              | the configuration that started the run                                            |
 | `work/`                    | files of ranks, leases, spools, and the staged files of shards                    |
@@ -19,7 +20,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,12 +27,12 @@ import pyarrow as pa
 from datamodules.errors import RunError
 from datamodules.run.bucket import as_store
 from datamodules.run.outcome import Outcome
-from datamodules.run.plan import Plan, Shard
+from datamodules.run.plan import Plan, Shard, plan_name
 from datamodules.run.record import RECORDS, Record, ShardFile, read_record, record_name
 from datamodules.run.store import Store
 from datamodules.run.table import read_table
 
-_RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # what `plan_path` makes
+_RETRY_PLAN = re.compile(r"plan-(?!000)([0-9]{3}|[1-9][0-9]{3,8})\.arrow")  # what `plan_name` makes
 PLANNING = "plan"  # name of the lease for planning; all names of shards contain a dash
 
 
@@ -56,10 +56,10 @@ class Run:
         if self.store.find(name) is None:
             raise RunError(f"{self.store} is no run: it has no {name}; give the folder that was --output.dir")
         self.store.check_folders()
-        self.plan = Plan(Path(self.store.locate(name)))
+        self.plan = Plan(self.store, retry)
         if self.plan.retry != retry:
             raise RunError(
-                f"{self.store.locate(name)} is the plan of retry {self.plan.retry}, not of {retry}: it is damaged or "
+                f"{self.plan.location} is the plan of retry {self.plan.retry}, not of {retry}: it is damaged or "
                 "misplaced"
             )
 
@@ -72,13 +72,13 @@ class Run:
         """
         if self.retry:
             return []
-        names = (_RETRY_PLAN.fullmatch(name) for name in self.store.names())
-        retries = [type(self)(self.store, number) for number in sorted(int(name[1]) for name in names if name)]
+        retries = [type(self)(self.store, number) for number in retry_numbers(self.store)]
         known: set[str] = set()
         for previous, retry in zip((self, *retries), retries, strict=False):
             known.update(shard.name for shard in previous.plan.shards)
             if unknown := set(retry.plan.replaces) - known:
-                raise RunError(f"{retry.plan.path} is damaged: it replaces {min(unknown)}, which no plan before it has")
+                what = f"it replaces {min(unknown)}, which no plan before it has"
+                raise RunError(f"{retry.plan.location} is damaged: {what}")
         return retries
 
     @property
@@ -221,7 +221,7 @@ class Run:
         keys = self.plan.keys(shard.number)
         if unknown := next((key for key in keys if key not in rows), None):
             what = f"no row of {shard.replaces}" if shard.replaces else "no failed row"
-            raise RunError(f"{self.plan.path} is damaged: {what} has its key {unknown}")
+            raise RunError(f"{self.plan.location} is damaged: {what} has its key {unknown}")
         return [rows[key] for key in keys]
 
     @cached_property
@@ -267,9 +267,10 @@ class Run:
         return Outcome.of(self.records(split), retries)
 
 
-def plan_name(retry: int = 0) -> str:
-    """Return the name of the plan of a run, or of a retry of it, in the store of the run."""
-    return f"plan-{retry:03d}.arrow" if retry else "plan.arrow"
+def retry_numbers(store: Store) -> list[int]:
+    """Return the numbers of the retries of the run in `store`, ascending."""
+    names = (_RETRY_PLAN.fullmatch(name) for name in store.names())
+    return sorted(int(name[1]) for name in names if name)
 
 
 def _with_shard(rows: Any, shard: str) -> Any:

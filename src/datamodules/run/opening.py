@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from datamodules.corpus import Corpus
@@ -14,9 +13,9 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.objects import absolute_root
 from datamodules.run.bucket import as_store
 from datamodules.run.drift import require_planned
-from datamodules.run.folder import PLANNING, Run, plan_name
+from datamodules.run.folder import PLANNING, Run
 from datamodules.run.leases import Leases
-from datamodules.run.plan import ShardSize
+from datamodules.run.plan import ShardSize, plan_name
 from datamodules.run.planning import write_plan
 from datamodules.run.store import Store
 
@@ -51,8 +50,7 @@ def open_or_plan(
     store, root = as_store(folder), absolute_root(corpus.root)
     if not store.find(plan_name()):
         store.check_folders()
-        path = Path(store.locate(plan_name()))
-        plan_once(store, plan_name(), lambda: _plan(corpus, path, fingerprint, size, device, root))
+        plan_once(store, plan_name(), lambda: _plan(corpus, store, fingerprint, size, device, root))
     run = Run(store)
     different = differences(run.plan.fingerprint, json.loads(json.dumps(fingerprint)))
     if different:
@@ -65,9 +63,11 @@ def open_or_plan(
     return run
 
 
-def _plan(corpus: Corpus, path: Path, fingerprint: Mapping[str, Any], size: ShardSize, device: str, root: str) -> None:
+def _plan(
+    corpus: Corpus, store: Store, fingerprint: Mapping[str, Any], size: ShardSize, device: str, root: str
+) -> None:
     """List the corpus, write the plan, and log what the listing noted."""
-    write_plan(corpus.items(), path, fingerprint, size, device=device, roots=[root])
+    write_plan(corpus.items(), store, fingerprint, size, device=device, roots=[root])
     for note in corpus.notes():
         _log.warning("%s", note)
 

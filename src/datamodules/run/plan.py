@@ -1,73 +1,33 @@
 """The plan: the items of a run and the shard of every item. It is written once and is the same for every rank.
 
-A plan is one Arrow IPC file, `plan.arrow`, read through a memory map. Record batch k is shard k: opening the file reads
-its footer, and the rows of a shard take one seek, whatever the number of items. A retry, which tries items again
-(`retries.py`), has a plan of the same form, `plan-001.arrow`. Columns are the fields of `datamodules.corpus.Item`:
+A plan has two files, so that it opens at once and in little memory, whatever the number of items:
 
-| column                      | type         | remarks                                        |
-|-----------------------------|--------------|------------------------------------------------|
-| key                         | string       | unique in the run                              |
-| split                       | string       | constant within a shard                        |
-| path                        | string       | relative to the corpus root                    |
-| frames                      | list<string> | names of image files; empty for a video        |
-| fps                         | double       | null: every frame                              |
-| start_seconds, stop_seconds | double       | null: from the first frame, to the last        |
-| start_byte                  | int64        | null: the file is not in a tar                 |
-| cost                        | int64        | bytes                                          |
-| modified                    | double       | seconds since the epoch; null: not compared    |
-| version                     | string       | ETag; null: of files, or not compared          |
-| meta                        | string       | JSON                                           |
-| problem                     | string       | null: the listing noticed none                 |
+- `plan.arrow` is its summary, with one row per shard: `plan_summary.py`. Its creation commits the plan.
+- `plan.{digest}.zst` has the items, in one segment per shard: `plan_rows.py`. The items of a shard are one range of it.
 
-The metadata of the schema is in the same file, so that a plan and its fingerprint appear together or not at all:
-
-| metadata     | content                                                                                             |
-|--------------|-----------------------------------------------------------------------------------------------------|
-| fingerprint  | JSON: everything that changes results                                                               |
-| listing      | sha256 of what the corpus listed                                                                    |
-| device       | device model of the rank that wrote the plan                                                        |
-| corpus_types | JSON: type of every field of `meta` in the samples of the run; see `samples/fields.py`              |
-| roots        | JSON: absolute folders of the corpus at planning. Not part of the fingerprint: a corpus may move    |
-| retry        | number of the retry; 0 for the run's own plan                                                       |
-| replaces     | JSON: for every shard of a retry the name of the shard that it replaces; empty if it replaces none  |
+A retry, which tries items again (`retries.py`), has such a plan too: `plan-001.arrow` and `plan-001.{digest}.zst`.
 """
 
-import re
-from collections.abc import Mapping
+import errno
+import hashlib
+import weakref
+from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from datamodules.corpus import JSON_FILES, Item, check_key, check_split
-from datamodules.errors import ConfigError, CorpusError, RunError
-from datamodules.regular import require_regular
-from datamodules.run.typed_json import load
-from datamodules.samples.fields import CorpusTypes, check_type
+from datamodules.corpus import Item
+from datamodules.errors import ConfigError, CorpusError, EnvironmentFailure, RunError
+from datamodules.run.plan_rows import read_item, unpack
+from datamodules.run.plan_summary import Summary
+from datamodules.run.store import Store, StoredFile
 
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("path", pa.string()),
-        ("frames", pa.list_(pa.string())),
-        ("fps", pa.float64()),
-        ("start_seconds", pa.float64()),
-        ("stop_seconds", pa.float64()),
-        ("start_byte", pa.int64()),
-        ("cost", pa.int64()),
-        ("modified", pa.float64()),
-        ("version", pa.string()),
-        ("meta", pa.string()),
-        ("problem", pa.string()),
-    ]
-)
-_NOT_NULL = ("key", "split", "path", "frames", "cost", "meta")  # older plans lack some of the other columns
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_]+(-retry\d{3,})?-\d{6,}", re.ASCII)
-_ASCII_KEY = r"^[0-9A-Za-z_%-]+(?:/[0-9A-Za-z_%-]+)*$"  # ASCII that `check_key` allows; 14 times as fast in Arrow
+_MAX_SUMMARY_BYTES = 256 << 20  # a shard takes some 90 bytes
+_REMEDY = "Restore it from a copy, or start a new run in another folder"
+_NUM_KEPT = 4  # shards whose rows a process keeps: workers read item by item, of one or two shards at a time
 
 
 @dataclass(frozen=True)
@@ -101,7 +61,7 @@ class ShardSize:
         return min(self.max_items, per_shard), min(self.max_bytes, -(-cost // self.min_shards) * 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """A planned shard.
 
@@ -134,79 +94,71 @@ class Shard:
 
 
 class Plan:
-    """A written plan, opened for reading.
+    """A written plan, opened for reading. Can be pickled.
 
-    The file may come from someone else, so everything in it is checked before it is used: the metadata when the file is
-    opened, and the rows of a shard when they are first read.
+    The files may come from someone else, so everything in them is checked before it is used: the summary when the plan
+    is opened, and the rows of a shard whenever they are read.
 
     Args:
-        path: the `plan.arrow` of a run, or the plan of a retry.
+        store: of the run.
+        retry: number of the retry; 0 for the run's own plan.
 
     Attributes:
+        name: of the summary in the store.
+        location: of the summary, for messages.
         fingerprint: everything that changes results.
         listing: sha256 of what the corpus listed.
         roots: absolute folders of the corpus at planning: one, or those of all runs of a merged run.
         device: device model of the rank that wrote the plan; empty: not recorded.
         retry: number of the retry; 0 for the run's own plan.
-        replaces: by shard number the name of the shard that it replaces; empty: none replaces another.
         corpus_types: type of every field of `meta`; None: not recorded.
+        rows_name: name of the file with the rows in the store.
 
     Raises:
-        RunError: the file is missing or damaged; also raised by every method.
+        RunError: a file is missing or damaged; also raised by every method.
+        EnvironmentFailure: a file cannot be read; also raised by every method.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._checked: set[int] = set()  # numbers of the shards whose rows are valid
+    def __init__(self, store: Store, retry: int = 0) -> None:
+        self.store, self.name, self.location = store, plan_name(retry), store.locate(plan_name(retry))
         try:
-            require_regular(path.stat(), path)
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-            _check_columns(self._file.schema)
-            metadata = {key.decode(): value.decode() for key, value in (self._file.schema.metadata or {}).items()}
-            if "fingerprint" not in metadata:
-                raise ValueError("it has no fingerprint")
-            self.fingerprint = _fingerprint(load(metadata["fingerprint"]))
-            self.listing = metadata["listing"]
-            self.roots = _texts(load(metadata["roots"])) if "roots" in metadata else _old_roots(self.fingerprint)
-            self.device = metadata.get("device", "")
-            self.retry = int(metadata["retry"])
-            if self.retry and "classes" not in self.fingerprint.get("retry", {}):
-                raise ValueError("its fingerprint does not say what it tries again (retry.classes)")
-            self.replaces = [check_shard_name(name) for name in _texts(load(metadata["replaces"]))]
-            self.corpus_types = _corpus_types(load(metadata.get("corpus_types", "null")))
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise RunError(f"{path} is no plan, or damaged: {error}") from error
-        except KeyError as error:
-            raise RunError(f"{path} is no plan, or damaged: it has no {error} in its metadata") from error
+            summary = Summary.decode(_content(store, self.name))
+        except ValueError as error:
+            raise RunError(f"{self.location} is no plan, or damaged: {error}. {_REMEDY}") from error
+        self.fingerprint, self.listing, self.roots = summary.fingerprint, summary.listing, list(summary.roots)
+        self.device, self.retry, self.corpus_types = summary.device, summary.retry, summary.corpus_types
+        self.rows_name = rows_name(self.name, summary.digest)
+        self._shards = summary.shards
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("shards", "_first_items", "_offsets", "_rows")  # the file is opened again by the other process
+        return {name: value for name, value in vars(self).items() if name not in derived}
 
     @cached_property
     def shards(self) -> list[Shard]:
         """All planned shards, by number."""
-        num_batches, bytes_left = self._file.num_record_batches, self.path.stat().st_size
-        if not num_batches or len(set(self.replaces)) not in (0, num_batches):
-            raise self._damaged(f"it has {num_batches:,} shards, which replace {len(set(self.replaces)):,}")
         shards: list[Shard] = []
-        splits: set[str] = set()
-        for number in range(num_batches):
-            batch = self.batch(number)
-            bytes_left -= batch.nbytes
-            if bytes_left < 0:  # a small file must not unfold into more than memory holds
-                raise self._damaged("its shards overlap or are compressed")
-            split = batch["split"][0].as_py()
-            follows = bool(shards) and shards[-1].split == split
-            if split in splits and not follows:
-                raise self._damaged(f"the shards of the split {split} do not follow one another")
-            splits.add(split)
-            index = shards[-1].index + 1 if follows else 0
-            num_frames, cost = len(batch["frames"].flatten()), pc.sum(batch["cost"]).as_py()
-            replaces = self.replaces[number] if self.replaces else None
-            shards.append(Shard(number, split, index, batch.num_rows, num_frames, cost, self.retry, replaces))
+        columns = (self._shards[name].to_pylist() for name in ("split", "num_items", "num_frames", "cost", "replaces"))
+        for number, (split, num_items, num_frames, cost, replaces) in enumerate(zip(*columns, strict=True)):
+            index = shards[-1].index + 1 if shards and shards[-1].split == split else 0
+            shards.append(Shard(number, split, index, num_items, num_frames, cost, self.retry, replaces))
         return shards
 
     @property
     def num_items(self) -> int:
         """Number of planned items of all splits."""
-        return sum(shard.num_items for shard in self.shards)
+        return self._first_items[-1]
+
+    @property
+    def replaces(self) -> list[str]:
+        """By shard number the name of the shard that it replaces; empty: none replaces another."""
+        names: list[str] = self._shards["replaces"].drop_null().to_pylist()
+        return names
+
+    def place(self, position: int) -> tuple[int, int]:
+        """Return (shard number, row) of the item at `position` among all items, from 0."""
+        number = bisect_right(self._first_items, position) - 1
+        return number, position - self._first_items[number]
 
     def keys(self, number: int) -> list[str]:
         """Return the keys of shard `number`, in order."""
@@ -222,16 +174,56 @@ class Plan:
         return self._item(self.batch(number).slice(row, 1).to_pylist()[0])
 
     def batch(self, number: int) -> Any:
-        """Return shard `number` as it is in the file: a pyarrow RecordBatch with columns of `SCHEMA`."""
+        """Return the rows of shard `number`: a pyarrow RecordBatch with the columns of `SCHEMA`."""
+        return _batch(self, number)
+
+    def require_intact(self) -> None:
+        """Read all rows, and raise RunError unless they are as they were written."""
+        for number in range(self._shards.num_rows):
+            self._segment(number)
+        if (left := self._rows.size - self._offsets[-1]) != 0:
+            raise self._damaged(f"{left:,} bytes follow its shards")
+
+    def read_batch(self, number: int) -> Any:
+        """Read what `batch` returns."""
+        segment = self._segment(number)
+        summary = self._shards.slice(number, 1).to_pylist()[0]
         try:
-            batch = self._file.get_batch(number)
-            if number not in self._checked:
-                batch.validate(full=True)
-                _check_rows(batch)
-                self._checked.add(number)
+            batch = unpack(segment, summary["num_items"], summary["raw_bytes"])
+            sums = len(batch["frames"].flatten()), sum(batch["cost"].to_pylist()), batch["split"][0].as_py()
+            if sums != (summary["num_frames"], summary["cost"], summary["split"]):
+                raise ValueError(f"it has {sums[0]:,} frames and {sums[1]:,} bytes of {sums[2]}, unlike in {self.name}")
         except (OSError, pa.ArrowException, ValueError, CorpusError) as error:
             raise self._damaged(f"shard {number}: {error}") from error
         return batch
+
+    @cached_property
+    def _first_items(self) -> list[int]:
+        """By shard the number of items before it; at the end, that of all items."""
+        return list(accumulate(self._shards["num_items"].to_pylist(), initial=0))
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """By shard the offset of its segment in bytes; at the end, that of the end of the file."""
+        return list(accumulate(self._shards["bytes"].to_pylist(), initial=0))
+
+    @cached_property
+    def _rows(self) -> StoredFile:
+        """The open file with the rows, closed when the plan is not referenced any more."""
+        rows = _open(self.store, self.rows_name)
+        weakref.finalize(self, rows.close)
+        return rows
+
+    def _segment(self, number: int) -> bytes:
+        """Return the packed rows of shard `number`. Their sha256 is right."""
+        start, stop = self._offsets[number : number + 2]
+        try:
+            segment = self._rows.read_at(stop - start, start)
+        except OSError as error:
+            raise _unreadable(self.store, self.rows_name, error) from error
+        if hashlib.sha256(segment).digest() != self._shards["sha256"][number].as_py():
+            raise self._damaged(f"the content of shard {number} has changed (sha256 differs)")
+        return segment
 
     def _item(self, row: dict[str, Any]) -> Item:
         try:
@@ -240,123 +232,55 @@ class Plan:
             raise self._damaged(f"the item {row['key']}: {error}") from error
 
     def _damaged(self, problem: str) -> RunError:
-        return RunError(
-            f"{self.path} is damaged: {problem}. Restore it from a copy, or start a new run in another folder"
-        )
+        return RunError(f"{self.store.locate(self.rows_name)} is damaged: {problem}. {_REMEDY}")
 
 
-def check_shard_name(name: str) -> str:
-    """Return `name` if it is the name of a shard. Such a name is safe as a part of paths.
+@lru_cache(maxsize=_NUM_KEPT)
+def _batch(plan: Plan, number: int) -> Any:
+    return plan.read_batch(number)
+
+
+def plan_name(retry: int = 0) -> str:
+    """Return the name of the plan of a run, or of a retry of it, in the store of the run."""
+    return f"plan-{retry:03d}.arrow" if retry else "plan.arrow"
+
+
+def rows_name(plan: str, digest: str) -> str:
+    """Return the name of the file with the rows of the plan named `plan`.
+
+    Args:
+        plan: what `plan_name` returns.
+        digest: first 16 hexadecimal digits of the file's sha256.
+    """
+    return f"{plan.removesuffix('.arrow')}.{digest}.zst"
+
+
+def _open(store: Store, name: str) -> StoredFile:
+    try:
+        return store.open(name)
+    except OSError as error:
+        raise _unreadable(store, name, error) from error
+
+
+def _content(store: Store, name: str) -> bytes:
+    """Return the content of the summary `name`.
 
     Raises:
-        ValueError: `name` is not the name of a shard.
+        ValueError: it is larger than any summary.
     """
-    if not _SHARD_NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.100} is not the name of a shard")
-    return name
+    with _open(store, name) as file:
+        if file.size > _MAX_SUMMARY_BYTES:
+            raise ValueError(f"it has {file.size:,} bytes; the limit is {_MAX_SUMMARY_BYTES:,}")
+        try:
+            return file.readall()
+        except OSError as error:
+            raise _unreadable(store, name, error) from error
 
 
-def _check_columns(schema: Any) -> None:
-    """Raise ValueError unless the Arrow schema `schema` has the columns of a plan."""
-    for field in schema:
-        if field.name not in SCHEMA.names or field.type != SCHEMA.field(field.name).type:
-            raise ValueError(f"it has a column {field.name!r:.100} of {field.type}")
-    if missing := [name for name in _NOT_NULL if schema.names.count(name) != 1]:
-        raise ValueError(f"it has no column {missing[0]}, or several")
-
-
-def _check_rows(batch: Any) -> None:
-    """Raise ValueError or CorpusError unless the rows of a shard are such as `planning.write_plan` writes."""
-    if not batch.num_rows:
-        raise ValueError("it has no items")
-    for name in _NOT_NULL:
-        if batch[name].null_count:
-            raise ValueError(f"{name} is null")
-    if batch["frames"].flatten().null_count:
-        raise ValueError("a frame is null")
-    # an item with a problem may have an impossible path, as its list gave it; it is never opened
-    usable = batch.filter(pc.is_null(batch["problem"])) if "problem" in batch.schema.names else batch
-    for names in (usable["path"], usable["frames"].flatten()):
-        if pc.any(pc.match_substring(names, "\0")).as_py():
-            raise ValueError("the path of a file has a null character")
-    check_split(batch["split"][0].as_py())
-    # compared with an Arrow scalar, because a Python str makes Arrow import pandas
-    if not pc.all(pc.equal(batch["split"], batch["split"][0])).as_py():
-        raise ValueError("it has items of several splits")
-    keys = batch["key"]
-    for key in keys.filter(pc.invert(pc.match_substring_regex(keys, _ASCII_KEY))).to_pylist():
-        check_key(key)
-    for column in (batch[name] for name in batch.schema.names if name in ("cost", "start_byte")):
-        if (pc.min(column).as_py() or 0) < 0:
-            raise ValueError("it has a negative number of bytes")
-    for column in (column for column in batch.columns if pa.types.is_floating(column.type)):
-        if pc.any(pc.invert(pc.is_finite(column))).as_py():
-            raise ValueError("it has a number that is not finite")
-
-
-def _fingerprint(value: Any) -> dict[str, Any]:
-    """Return a fingerprint after a check of the types of all fields that this package reads.
-
-    Raises:
-        ValueError: a field has another type.
-    """
-    document = _object(value, "its fingerprint")
-    for name in ("corpus", "samples", "extractor", "decoding", "retry"):
-        _object(document.get(name, {}), f"{name} of its fingerprint")
-    corpus = document.get("corpus", {})
-    merged = corpus.get("merged", [])
-    if not isinstance(merged, list):
-        raise ValueError("corpus.merged of its fingerprint is not a list")
-    recorded = (part for part in merged if part is not None)  # None: a run whose plan names no corpus
-    for entry in (corpus, *recorded, document.get("samples", {}), document.get("extractor", {})):
-        part = _object(entry, "a part of its fingerprint")
-        _object(part.get("init_args", {}), "init_args of its fingerprint")
-        _texts([part.get("class_path", "")])
-    _texts(document.get("retry", {}).get("classes") or [])
-    return document
-
-
-def _object(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is not an object")
-    return value
-
-
-def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise ValueError("its metadata has another value where texts are required")
-    return value
-
-
-def _old_roots(fingerprint: Mapping[str, Any]) -> list[str]:
-    """Return the roots of a plan from before 2026-12, which had them in its fingerprint."""
-    corpus = fingerprint.get("corpus", {})
-    arguments = (part.get("init_args", {}) for part in corpus.get("merged", [corpus]))
-    return _texts([init_args["root"] for init_args in arguments if "root" in init_args])
-
-
-def _corpus_types(value: Any) -> CorpusTypes | None:
-    if value is not None:
-        for name in _texts(list(_object(value, "corpus_types").values())):
-            check_type(name)
-    return value  # type: ignore[no-any-return]
-
-
-def read_item(row: dict[str, Any]) -> Item:
-    """Return the item in a row of a plan.
-
-    Raises:
-        ValueError: its `meta` is not such as a plan has.
-    """
-    meta = _object(load(row["meta"]), "its meta")
-    _check_json_files(meta.get(JSON_FILES, []))
-    return Item(**{**row, "frames": tuple(row["frames"]), "meta": meta})
-
-
-def _check_json_files(files: Any) -> None:
-    """Raise ValueError unless `files` is what `corpus.JSON_FILES` describes."""
-    for file in files if isinstance(files, list) else [files]:
-        path, *part = file if isinstance(file, list) else [file]
-        is_part = all(number is None or (type(number) is int and number >= 0) for number in part)
-        if not (isinstance(path, str) and len(part) == 2 and is_part):
-            raise ValueError(f"its meta has the {JSON_FILES} {files!r:.100}")
+def _unreadable(store: Store, name: str, error: OSError) -> RunError | EnvironmentFailure:
+    """Return the exception for a file of a plan that cannot be read because of `error`."""
+    if error.errno in (errno.ENOENT, errno.ELOOP):
+        return RunError(f"{store.locate(name)} cannot be read: {error.strerror}. {_REMEDY}")
+    return EnvironmentFailure(
+        f"{store.locate(name)} cannot be read: {error.strerror or error}. Fix that, and rerun the same command"
+    )

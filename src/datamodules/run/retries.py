@@ -27,7 +27,6 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -35,10 +34,10 @@ import pyarrow as pa
 from datamodules.errors import RunError
 from datamodules.run.commit import finalize_all
 from datamodules.run.failures import count_failures, failures, is_selected
-from datamodules.run.folder import Run, plan_name
+from datamodules.run.folder import Run
 from datamodules.run.opening import differences, plan_once
-from datamodules.run.plan import Shard, ShardSize
-from datamodules.run.planning import write_plan, write_plan_of
+from datamodules.run.plan import Shard, ShardSize, plan_name
+from datamodules.run.planning import write_batches, write_plan
 from datamodules.run.record import Record
 from datamodules.run.store import Store
 
@@ -136,16 +135,15 @@ def _plan_retry(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: 
         raise RunError(f"{run.store} has nothing to retry")
     number = run.retries[-1].retry + 1 if run.retries else 1
     name = plan_name(number)
-    path = Path(run.store.locate(name))
     if set(request.classes) & run.outcome().statuses.keys():
-        plan_once(run.store, name, lambda: _write_replacing(run, path, made_by, number, request))
+        plan_once(run.store, name, lambda: _write_replacing(run, made_by, number, request))
     else:
         failed = (replace(failure.item, modified=None, version=None) for failure in failures(run, request.classes))
-        plan_once(run.store, name, lambda: write_plan(failed, path, made_by, size, number, roots=request.roots))
+        plan_once(run.store, name, lambda: write_plan(failed, run.store, made_by, size, number, roots=request.roots))
     return Run(run.store, number)
 
 
-def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: int, request: RetryRequest) -> None:
+def _write_replacing(run: Run, made_by: Mapping[str, Any], number: int, request: RetryRequest) -> None:
     """Write the plan of a retry of samples: for every shard with rows to retry a shard of all its valid rows."""
     superseded = _superseded(run)
     chosen: list[tuple[Run, Shard, Any]] = []  # with a mask of the valid rows, bool [rows]
@@ -160,7 +158,7 @@ def _write_replacing(run: Run, path: Path, made_by: Mapping[str, Any], number: i
     chosen.sort(key=lambda entry: splits.index(entry[1].split))  # the shards of a split follow one another in a plan
     batches = (_without_versions(owner.plan.batch(shard.number).filter(valid)) for owner, shard, valid in chosen)
     replaces = [shard.name for _, shard, _ in chosen]
-    write_plan_of(batches, path, made_by, run.plan.listing, number, replaces, request.roots)
+    write_batches(run.store, batches, made_by, run.plan.listing, number, replaces, roots=request.roots)
 
 
 def _without_versions(batch: Any) -> Any:

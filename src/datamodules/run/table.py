@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.run.plan import check_shard_name
+from datamodules.run.plan_summary import check_shard_name
 from datamodules.run.store import StoredFile
 
 TABLE_SCHEMA = pa.schema(

@@ -33,12 +33,13 @@ import pyarrow as pa
 from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.run.files import SUPERSEDED, sync
-from datamodules.run.folder import Run, plan_name
+from datamodules.run.folder import Run
 from datamodules.run.opening import differences
 from datamodules.run.plan import Shard
 from datamodules.run.planning import write_batches
 from datamodules.run.record import Record, ShardFile, StagedFile, record_name
 from datamodules.run.shard_files import write_table
+from datamodules.run.store import Folder, Store
 from datamodules.samples.fields import common_type
 from preprocess.commands.arguments import add_dest
 from preprocess.scratch import scratch_beside
@@ -139,7 +140,7 @@ def _keys(run: Run) -> Iterator[str]:
 def _fill(folder: Path, runs: Sequence[Run]) -> None:
     splits = dict.fromkeys(shard.split for run in runs for shard in run.plan.shards)
     sources = [(run, shard) for split in splits for run in runs for shard in run.plan.shards if shard.split == split]
-    _write_plan(folder / "plan.arrow", sources, runs)
+    _write_plan(Folder(folder), sources, runs)
     merged = Run(folder)
     for name in ("tables", "records"):
         (folder / name).mkdir()
@@ -166,7 +167,7 @@ def _folder(run: Run) -> Path:
     return Path(str(run.store))
 
 
-def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
+def _write_plan(store: Store, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
     fingerprint = {
         **runs[0].plan.fingerprint,
         **{name: {"merged": [run.plan.fingerprint.get(name, {}) for run in runs]} for name in _MAY_DIFFER},
@@ -174,7 +175,8 @@ def _write_plan(path: Path, sources: Sequence[tuple[Run, Shard]], runs: Sequence
     listing = hashlib.sha256("".join(run.plan.listing for run in runs).encode()).hexdigest()
     batches = (run.plan.batch(shard.number) for run, shard in sources)
     roots = [root for run in runs for root in run.plan.roots]
-    write_batches(path, batches, fingerprint, listing, corpus_types=_corpus_types(runs), roots=roots)
+    types = _corpus_types(runs)
+    write_batches(store, batches, fingerprint, listing, corpus_types=types, roots=roots, is_alone=True)
 
 
 def _corpus_types(runs: Sequence[Run]) -> dict[str, str] | None:
@@ -215,9 +217,10 @@ def _would_round(run: Run, name: str) -> bool:
 def _add_retry(retry: Run, merged: Run, number: int, names: dict[tuple[str, str], str]) -> None:
     retried = {**retry.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
     batches = (retry.plan.batch(shard.number) for shard in retry.plan.shards)
-    path, fingerprint = _folder(merged) / plan_name(number), {**retry.plan.fingerprint, "retry": retried}
+    fingerprint = {**retry.plan.fingerprint, "retry": retried}
     replaces = [_renamed(names, retry, name) for name in retry.plan.replaces]
-    write_batches(path, batches, fingerprint, retry.plan.listing, number, replaces, roots=retry.plan.roots)
+    listing, roots = retry.plan.listing, retry.plan.roots
+    write_batches(merged.store, batches, fingerprint, listing, number, replaces, roots=roots, is_alone=True)
     taken = Run(merged.store, number)
     for shard, target in zip(retry.plan.shards, taken.plan.shards, strict=True):
         names[str(retry.store), shard.name] = target.name
@@ -260,7 +263,7 @@ def _with_supersedes(run: Run, record: Record, merged: Run, named: Record, names
 def _renamed(names: dict[tuple[str, str], str], run: Run, shard: str) -> str:
     """Return the name that a shard of `run` has in the merged run."""
     if (str(run.store), shard) not in names:
-        raise RunError(f"{run.plan.path} names shards that {run.store} does not have, such as {shard!r}")
+        raise RunError(f"{run.plan.location} names shards that {run.store} does not have, such as {shard!r}")
     return names[str(run.store), shard]
 
 

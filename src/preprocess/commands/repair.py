@@ -27,7 +27,7 @@ from datamodules.card import CARD, write_card
 from datamodules.errors import RunError
 from datamodules.run.commit import finalize
 from datamodules.run.files import STRAY, SUPERSEDED, remove
-from datamodules.run.folder import Run, plan_name
+from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.plan import Shard
 from datamodules.run.record import record_name
@@ -140,7 +140,8 @@ def _withdraw(retry: Run) -> None:
     for shard in shards:
         for path in retry.work.glob(f"spool/{shard.name}.*"):
             remove(path)
-    _delete(store, [plan_name(retry.retry)])
+    _delete(store, [retry.plan.name])  # before its rows: a plan that exists must be complete
+    _delete(store, [retry.plan.rows_name])
 
 
 def _files_of(run: Run, shard: Shard) -> tuple[str, str, str]:

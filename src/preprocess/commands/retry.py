@@ -11,7 +11,7 @@ from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
 from datamodules.objects import absolute_root
 from datamodules.run.failures import count_failures
-from datamodules.run.folder import Run, plan_name
+from datamodules.run.folder import Run
 from datamodules.run.retries import RetryRequest, refuse_unfinished
 from preprocess.commands.run import predict
 from preprocess.job.folder_config import FolderConfig, named_classes, require_trusted
@@ -95,12 +95,12 @@ def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) 
         ConfigError: the class is neither one of Framemill's nor named on the command line; it is not a corpus with
             these arguments; or `overrides` change another option of the corpus.
     """
-    planned, path = run.plan.fingerprint.get("corpus", {}), Path(run.store.locate(plan_name()))
+    planned, location = run.plan.fingerprint.get("corpus", {}), run.plan.location
     class_path, arguments = planned.get("class_path", ""), planned.get("init_args", {})
-    require_trusted(class_path, "--data.corpus", named, path)
-    kind = _imported_corpus(class_path, path)
+    require_trusted(class_path, "--data.corpus", named, location)
+    kind = _imported_corpus(class_path, location)
     if wrong := next((name for name in arguments if name.startswith("_") or callable(getattr(kind, name, None))), None):
-        raise ConfigError(f"{path} gives the corpus {class_path} the argument {wrong!r}, which it does not have")
+        raise ConfigError(f"{location} gives the corpus {class_path} the argument {wrong!r}, which it does not have")
     parser = ArgumentParser("preprocess retry", add_help=False, allow_abbrev=False)
     parser.add_argument(
         with_section(f"--data.{kind.root_option}"), dest="root", default=next(iter(run.plan.roots), None)
@@ -108,7 +108,7 @@ def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) 
     parser.add_argument("--data.corpus", dest="class_path", default=class_path)
     given, others = parser.parse_known_args([with_section(option) for option in overrides])
     if given.root is None:
-        raise ConfigError(f"{path} does not say where the corpus is. Set --data.{kind.root_option}")
+        raise ConfigError(f"{location} does not say where the corpus is. Set --data.{kind.root_option}")
     changed = next((option for option in others if option.startswith("--data.corpus")), None)
     if given.class_path != class_path or changed:
         option = (changed or "--data.corpus").partition("=")[0].replace("corpus.init_args.", "")
@@ -120,11 +120,13 @@ def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) 
     return corpus, others
 
 
-def _imported_corpus(class_path: str, path: Path) -> type[Corpus]:
+def _imported_corpus(class_path: str, location: str) -> type[Corpus]:
     try:
         kind = resolve_name(class_path)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{path} names the class {class_path}, which cannot be imported: {error}") from error
+        raise ConfigError(f"{location} names the class {class_path}, which cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Corpus)) or isabstract(kind):
-        raise ConfigError(f"{path} names {class_path}, which is not a concrete subclass of datamodules.corpus.Corpus")
+        raise ConfigError(
+            f"{location} names {class_path}, which is not a concrete subclass of datamodules.corpus.Corpus"
+        )
     return kind

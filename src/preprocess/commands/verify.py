@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datamodules.run.folder import Run
 from datamodules.run.outcome import device_mix
+from datamodules.run.store import Folder
 from preprocess.commands.arguments import parser_of
 from preprocess.commands.repair import repair
 from preprocess.integrity import Coverage, coverage, plan_problems, verify
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         help="delete damaged shards, so that the command of the run makes them again; move stray files to O/stray",
     )
     options = parser.parse_args(arguments)
-    if damaged := plan_problems(options.folder):
+    if damaged := plan_problems(Folder(options.folder)):
         for line in damaged:
             say(line)
         return 1

@@ -172,14 +172,14 @@ def named_classes(arguments: Sequence[str]) -> set[str]:
     return set(filter(_is_class_path, named))
 
 
-def require_trusted(class_path: str, option: str, named: Collection[str], path: Path) -> None:
+def require_trusted(class_path: str, option: str, named: Collection[str], path: Path | str) -> None:
     """Raise ConfigError unless the class is one of Framemill's or the command line names it.
 
     Args:
         class_path: module and name of the class, with dots.
         option: option of the command line that would name it.
         named: see `named_classes`.
-        path: the file that names the class, for the message.
+        path: of the file that names the class, for the message.
 
     Raises:
         ConfigError: the class is neither.

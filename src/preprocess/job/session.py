@@ -21,8 +21,9 @@ from datamodules import FramesDataModule
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError, RunError
 from datamodules.run.files import CONFIG, VIDEOS
-from datamodules.run.folder import Run, plan_name
+from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
+from datamodules.run.plan import plan_name
 from datamodules.run.rank import Rank
 from datamodules.run.retries import RetryRequest, open_or_plan_retry
 from datamodules.run.store import Store

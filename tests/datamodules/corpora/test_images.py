@@ -11,6 +11,7 @@ from datamodules.corpus import Corpus, located
 from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
+from datamodules.run.store import Folder
 from support.image_files import write_tree
 from support.spies import spied
 
@@ -225,7 +226,7 @@ def test_a_listed_image_that_is_missing_is_an_item_that_fails_when_read(root: Pa
 def test_an_image_that_is_listed_twice_is_refused_with_its_path(root: Path, tmp_path: Path) -> None:
     listed = write_list(tmp_path / "list", "sub dir/x/c.gif", "b.jpg", f"{root}/sub dir/x/c.gif")
     with pytest.raises(CorpusError, match=r"'sub dir/x/c\.gif' and 'sub dir/x/c\.gif'"):
-        write_plan(Images(str(root), listed).items(), tmp_path / "plan.arrow", {}, ShardSize())
+        write_plan(Images(str(root), listed).items(), Folder(tmp_path / "run"), {}, ShardSize())
 
 
 def test_a_missing_list_or_root_fails(root: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from datamodules.corpora.videos import Videos
 from datamodules.errors import CorpusError, EnvironmentFailure
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
+from datamodules.run.store import Folder
 from support.image_files import write_tree
 from support.runs import FINGERPRINT
 
@@ -107,7 +108,7 @@ def test_a_file_or_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkey
         "socket": "socket.mp4 cannot be used: it is a socket, not a regular file",
     }
     assert skipped == ""
-    write_plan(Videos(str(tmp_path)).items(), tmp_path / "plan.arrow", FINGERPRINT, ShardSize())
+    write_plan(Videos(str(tmp_path)).items(), Folder(tmp_path / "run"), FINGERPRINT, ShardSize())
     with pytest.raises(CorpusError, match=r"locked/? cannot be read: Permission denied"):
         listed(Videos(str(tmp_path / "locked")))
 
@@ -165,8 +166,9 @@ from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.run.plan import Plan, ShardSize
 from datamodules.run.planning import write_plan
-write_plan(Videos(".").items(), Path("plan.arrow"), {}, ShardSize(min_shards=1))
-for item in Plan(Path("plan.arrow")).items(0):
+from datamodules.run.store import Folder
+write_plan(Videos(".").items(), Folder("run"), {}, ShardSize(min_shards=1))
+for item in Plan(Folder("run")).items(0):
     print(ascii((item.key, item.path, item.problem)))
 """
 

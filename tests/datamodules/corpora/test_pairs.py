@@ -13,6 +13,7 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError
 from datamodules.run.plan import Plan, ShardSize
 from datamodules.run.planning import write_plan
+from datamodules.run.store import Folder
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_an_invalid_row_fails_with_its_number_and_value(root: Path, bad: dict[st
 def test_an_id_that_comes_twice_fails_when_planned(root: Path, tmp_path: Path) -> None:
     corpus = pairs(root, [row("a"), row("b"), row("a", "b c.mp4")])
     with pytest.raises(CorpusError, match=r"two items have the key 'a': 'a\.mp4' and 'b c\.mp4'"):
-        write_plan(corpus.items(), tmp_path / "plan.arrow", {}, ShardSize())
+        write_plan(corpus.items(), Folder(tmp_path / "run"), {}, ShardSize())
 
 
 def test_a_folder_without_any_listed_video_fails(root: Path, tmp_path: Path) -> None:
@@ -244,8 +245,8 @@ def test_a_draw_is_the_same_on_every_machine() -> None:
 
 def test_splits_that_interleave_are_planned_shard_by_shard(root: Path, tmp_path: Path) -> None:
     rows = [row(f"k{number}", split="ab"[number % 2]) for number in range(6)]
-    write_plan(pairs(root, rows, split=Split("column")).items(), tmp_path / "p", {}, ShardSize(min_shards=1))
-    plan = Plan(tmp_path / "p")
+    write_plan(pairs(root, rows, split=Split("column")).items(), Folder(tmp_path / "p"), {}, ShardSize(min_shards=1))
+    plan = Plan(Folder(tmp_path / "p"))
     assert [(shard.name, plan.keys(shard.number)) for shard in plan.shards] == [
         ("a-000000", ["k0", "k2", "k4"]), ("b-000000", ["k1", "k3", "k5"])
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from datamodules.corpus import Item, check_key
 from datamodules.errors import CorpusError
 from datamodules.run.plan import ShardSize
 from datamodules.run.planning import write_plan
+from datamodules.run.store import Folder
 from support.image_files import image_bytes, write_tar
 
 LONG = "sub/" + "n" * 120
@@ -103,7 +104,7 @@ def test_a_key_of_several_tars_is_preceded_by_the_tar_whatever_max_items(tmp_pat
     keys = ["sub/t%201/1", "sub/t%201/2", "t0/1", "t0/2", "0", "t2/1", "t2/2"]
     assert [item.key for item in listed(tmp_path, tars="**/*.tar")] == keys
     assert [item.key for item in listed(tmp_path, tars="**/*.tar", max_items=3)] == keys[:3]
-    write_plan(listed(tmp_path), tmp_path / "plan.arrow", {}, ShardSize())
+    write_plan(listed(tmp_path), Folder(tmp_path / "run"), {}, ShardSize())
 
 
 @pytest.mark.parametrize("first", ["a.jpg", "./a.jpg"])

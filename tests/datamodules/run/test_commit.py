@@ -243,6 +243,7 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Pa
     run = make_run(tmp_path, 4)
     assert commit_by(run, "rank")
     assert [p for p in files_below(tmp_path) if not p.startswith("work/ranks")] == [
+        run.plan.rows_name,
         "plan.arrow",
         "records/train-000000.json",
         "tables/train-000000.parquet",

@@ -107,7 +107,7 @@ def test_a_corpus_is_compared_with_its_plan(root: Path, tmp_path: Path) -> None:
     (root / "v80.mp4").touch()
     (root / "v79.mp4").write_bytes(b"changed")  # a changed file fails as an item, and is not counted
     assert drift(plan, videos.items()) == (2, 3)
-    os.utime(plan.path, (1e9, 1e9))
+    os.utime(plan.location, (1e9, 1e9))
     assert drift(plan, videos.items()).line(plan) == (
         "2 items of the corpus are not in this run's plan of 2001-09-09; 3 planned items are gone. The run keeps to "
         "its plan: to plan the corpus as it is now, use another --output.dir"

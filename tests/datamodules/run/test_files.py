@@ -72,13 +72,13 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 def test_cleaning_up_removes_what_killed_planners_left_and_follows_no_link(tmp_path: Path, victim: Path) -> None:
     run = make_run(tmp_path / "run", 1)
     work(folder_of(run))
-    (folder_of(run) / ".plan.arrow.7.ab").mkdir()
-    (folder_of(run) / ".plan.arrow.7.ab" / "train").write_text("cut")
-    (folder_of(run) / ".plan.arrow.x").symlink_to(victim)
+    (run.work / "planning" / "plan.arrow.ab").mkdir()
+    (run.work / "planning" / "plan.arrow.ab" / "train").write_text("cut")
+    (run.work / "planning" / "plan.arrow.x").symlink_to(victim)
     plant(folder_of(run) / "work" / "scratch" / "x", victim)
     clean_up(run)
     assert os.listdir(victim) == ["letter"]
-    assert {path.name for path in folder_of(run).iterdir() if path.name.startswith(".")} == {".plan.arrow.x"}
+    assert os.listdir(run.work / "planning") == ["plan.arrow.x"]
 
 
 def test_the_run_folder_itself_may_be_a_link(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.opening import open_or_plan
-from datamodules.run.plan import ShardSize
-from datamodules.run.planning import discard_unfinished, write_plan_of
+from datamodules.run.plan import Plan, ShardSize
+from datamodules.run.planning import discard_unfinished, write_batches
 from datamodules.run.store import Folder
-from support.run_paths import folder_of
+from support.plans import files_of, reseal
 from support.runs import FINGERPRINT, Listed, listing, make_run, plan_at_once, some_items, start
 
 
@@ -74,7 +74,8 @@ def test_processes_that_plan_at_once_get_one_plan(tmp_path: Path) -> None:
     [(digest, num_items)] = plans
     assert num_items == 5000
     assert Run(tmp_path / "run").plan.listing == digest
-    assert [path.name for path in (tmp_path / "run").iterdir() if path.name != "work"] == ["plan.arrow"]
+    names = {path.name for path in files_of(Run(tmp_path / "run").plan)}
+    assert {path.name for path in (tmp_path / "run").iterdir() if path.name != "work"} == names
     assert list((tmp_path / "run" / "work" / "leases").iterdir()) == []
 
 
@@ -92,8 +93,9 @@ def test_a_planner_cleaned_up_as_dead_uses_the_existing_plan(tmp_path: Path) -> 
     class Late(Listed):
         def items(self) -> Iterator[Item]:
             yield from some_items(8)
-            os.link(folder_of(other) / "plan.arrow", tmp_path / "run" / "plan.arrow")
-            discard_unfinished(tmp_path / "run" / "plan.arrow")
+            for path in files_of(other.plan):
+                os.link(path, tmp_path / "run" / path.name)
+            discard_unfinished([Plan(Folder(tmp_path / "run"))])
 
     run = open_or_plan(tmp_path / "run", Late([]), FINGERPRINT, ShardSize(max_items=4, min_shards=1))
     assert run.plan.listing == other.plan.listing
@@ -130,11 +132,12 @@ def test_a_retry_plan_that_replaces_no_earlier_shard_is_refused(tmp_path: Path) 
     for name in ("plan-000.arrow", "plan-1.arrow", "plan-x.arrow"):  # names that no retry has
         (tmp_path / name).touch()
     assert run.retries == []
-    write = partial(write_plan_of, [run.plan.batch(0)], fingerprint={"retry": {"classes": None}}, listing="")
-    write(destination=tmp_path / "plan-001.arrow", retry=2, replaces=[])
+    write = partial(write_batches, run.store, [run.plan.batch(0)], {"retry": {"classes": None}}, "")
+    write(retry=1)
+    reseal(Plan(run.store, 1), retry="2")
     with pytest.raises(RunError, match=r"plan-001\.arrow is the plan of retry 2, not of 1"):
         _ = Run(tmp_path).retries
     (tmp_path / "plan-001.arrow").unlink()
-    write(destination=tmp_path / "plan-001.arrow", retry=1, replaces=["train-000001"])
+    write(retry=1, replaces=["train-000001"])
     with pytest.raises(RunError, match=r"plan-001\.arrow is damaged: it replaces train-000001, which no plan before"):
         _ = Run(tmp_path).retries

@@ -1,12 +1,12 @@
-import json
+import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,35 +14,25 @@ from hypothesis import strategies as st
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError, RunError
 from datamodules.run.plan import Plan, ShardSize
-from datamodules.run.planning import write_plan
+from datamodules.run.planning import discard_unfinished, write_plan
+from datamodules.run.store import Folder
+from support.plans import ALL_IN_ONE, ONE_EACH, files_of, plan_of, reseal, rewrite, with_column
 from support.runs import FINGERPRINT, some_items
 
-ONE_EACH = ShardSize(max_items=1, min_shards=1)
+FOUR_EACH = ShardSize(max_items=4, min_shards=1)
 
 
-def plan_of(folder: Path, items: Any, size: Any) -> Plan:
-    write_plan(items, folder / "plan.arrow", FINGERPRINT, size)
-    return Plan(folder / "plan.arrow")
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def sizes(plan: Plan) -> list[int]:
     return [shard.num_items for shard in plan.shards]
 
 
-def test_a_plan_records_where_the_corpus_lay_and_older_ones_had_it_in_their_fingerprint(tmp_path: Path) -> None:
-    write_plan(some_items(1), tmp_path / "new", {"corpus": {}}, ONE_EACH, roots=["/data"])
-    assert Plan(tmp_path / "new").roots == ["/data"]
-    merged = {"merged": [{"init_args": {"root": "/a"}}, {"init_args": {"root": "/b"}}]}
-    for corpus, roots in (({"init_args": {"root": "/a"}}, ["/a"]), (merged, ["/a", "/b"]), ({}, [])):
-        plan_of(tmp_path, some_items(1), ONE_EACH)
-        path = tmp_path / "plan.arrow"
-        plan = pa.ipc.open_file(str(path)).read_all()
-        kept = {k: v for k, v in plan.schema.metadata.items() if k != b"roots"}
-        schema = plan.schema.with_metadata({**kept, b"fingerprint": json.dumps({"corpus": corpus})})
-        with pa.ipc.new_file(str(tmp_path / "old"), schema) as writer:
-            writer.write_table(plan)
-        path.unlink()
-        assert Plan(tmp_path / "old").roots == roots
+def test_a_plan_records_where_the_corpus_lay(tmp_path: Path) -> None:
+    write_plan(some_items(1), Folder(tmp_path), {"corpus": {}}, ONE_EACH, roots=["/data"])
+    assert Plan(Folder(tmp_path)).roots == ["/data"]
 
 
 def test_a_plan_reads_back_the_listed_items(tmp_path: Path) -> None:
@@ -58,7 +48,7 @@ def test_a_plan_reads_back_the_listed_items(tmp_path: Path) -> None:
         ),
         Item("train/b", "train", "b", ("1.png", "2.png"), cost=1 << 40, meta={}, problem="it is reversed"),
     ]
-    plan = plan_of(tmp_path, items, ShardSize(max_bytes=1 << 50, min_shards=1))
+    plan = plan_of(tmp_path, items, ALL_IN_ONE)
     assert plan.items(0) == items
     assert [plan.item(0, row) for row in (1, 0)] == [items[1], items[0]]
     assert plan.keys(0) == ["train/a", "train/b"]
@@ -75,7 +65,7 @@ def test_the_fields_of_the_corpus_get_one_type_for_all_splits_whatever_the_order
     ]
     items = [Item(str(k), f"split{k}", "a", meta=meta) for k, meta in enumerate(metas)]
     for folder, listed in (("a", items), ("b", items[::-1])):
-        assert plan_of(tmp_path / folder, listed, ONE_EACH).corpus_types == {"n": "float64", "tags": "list<string>"}
+        assert plan_of(tmp_path / folder, listed).corpus_types == {"n": "float64", "tags": "list<string>"}
 
 
 def test_ten_items_make_ten_shards(tmp_path: Path) -> None:
@@ -90,7 +80,7 @@ def test_there_are_min_shards_where_there_are_that_many_items(tmp_path: Path, co
 
 
 def test_max_items_bounds_a_shard(tmp_path: Path) -> None:
-    assert sizes(plan_of(tmp_path, some_items(11), ShardSize(max_items=4, min_shards=1))) == [4, 4, 3]
+    assert sizes(plan_of(tmp_path, some_items(11), FOUR_EACH)) == [4, 4, 3]
 
 
 def test_max_bytes_bounds_a_shard_unless_one_item_alone_is_more(tmp_path: Path) -> None:
@@ -118,7 +108,7 @@ def test_splits_that_come_interleaved_are_laid_out_one_after_another(tmp_path: P
 
 
 def test_a_split_may_be_named_plan(tmp_path: Path) -> None:
-    assert plan_of(tmp_path, some_items(3, "plan"), ONE_EACH).num_items == 3
+    assert plan_of(tmp_path, some_items(3, "plan")).num_items == 3
 
 
 def test_listings_longer_than_what_is_buffered_keep_their_order(tmp_path: Path) -> None:
@@ -146,18 +136,19 @@ def test_every_item_is_in_one_shard_and_no_shard_is_too_large(
 
 
 def test_equal_listings_give_equal_plans_and_another_order_another(tmp_path: Path) -> None:
-    plans = [tmp_path / name for name in ("a", "b", "c")]
-    for path, items in zip(plans, (some_items(5), some_items(5), some_items(5)[::-1]), strict=True):
-        write_plan(items, path, FINGERPRINT, ONE_EACH)
-    assert plans[0].read_bytes() == plans[1].read_bytes()
-    assert Plan(plans[0]).listing == Plan(plans[1]).listing != Plan(plans[2]).listing
+    listed = {"a": some_items(5), "b": some_items(5), "c": some_items(5)[::-1]}
+    plans = [plan_of(tmp_path / name, items) for name, items in listed.items()]
+    contents = [[path.read_bytes() for path in files_of(plan)] for plan in plans]
+    assert contents[0] == contents[1]
+    assert contents[0] != contents[2]
+    assert plans[0].listing == plans[1].listing != plans[2].listing
 
 
 def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path: Path) -> None:
     items = [Item("a", "train", "a.mp4"), Item("b", "train", "b.mp4"), Item("a", "dev", "a.mkv")]
     with pytest.raises(CorpusError, match=r"key 'a': 'a\.mp4' and 'a\.mkv'"):
-        plan_of(tmp_path, items, ONE_EACH)
-    assert os.listdir(tmp_path) == []
+        plan_of(tmp_path, items)
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -169,8 +160,8 @@ def test_two_items_of_one_key_are_refused_with_both_paths(tmp_path: Path) -> Non
 )
 def test_an_item_that_cannot_be_serialized_is_refused(tmp_path: Path, item: Item, message: str) -> None:
     with pytest.raises(CorpusError, match=message):
-        plan_of(tmp_path, [item], ONE_EACH)
-    assert os.listdir(tmp_path) == []
+        plan_of(tmp_path, [item])
+    assert files_in(tmp_path) == []
 
 
 def test_a_file_name_that_is_not_utf_8_fails_its_item_and_is_shown(tmp_path: Path) -> None:
@@ -182,7 +173,7 @@ def test_a_file_name_that_is_not_utf_8_fails_its_item_and_is_shown(tmp_path: Pat
         Item("e", "train", "e\udcfc.mp4", problem="e\udcfc.mp4 is reversed"),
         Item("f", "train", "ü.mp4"),
     ]
-    items_read = plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)
+    items_read = plan_of(tmp_path, items, ALL_IN_ONE).items(0)
     rename = "is not UTF-8: rename the file"
     locale = f"in this locale, whose encoding is {sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
     assert [(item.path, item.problem) for item in items_read] == [
@@ -199,14 +190,14 @@ def test_a_file_name_that_is_not_utf_8_fails_its_item_and_is_shown(tmp_path: Pat
 def test_a_corpus_without_usable_items_is_refused_except_in_a_retry(tmp_path: Path) -> None:
     items = [Item(key, "train", "a.mp4", problem=f"{key} is reversed") for key in "ab"]
     with pytest.raises(CorpusError, match="none of the 2 items of the corpus can be used; the first: a is reversed"):
-        plan_of(tmp_path, items, ONE_EACH)
-    write_plan(items, tmp_path / "plan-001.arrow", {**FINGERPRINT, "retry": {"classes": None}}, ONE_EACH, retry=1)
-    assert Plan(tmp_path / "plan-001.arrow").num_items == 2
+        plan_of(tmp_path, items)
+    write_plan(items, Folder(tmp_path), {**FINGERPRINT, "retry": {"classes": None}}, ONE_EACH, retry=1)
+    assert Plan(Folder(tmp_path), 1).num_items == 2
 
 
 def test_a_corpus_without_items_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="lists no items"):
-        plan_of(tmp_path, [], ONE_EACH)
+        plan_of(tmp_path, [])
 
 
 def test_a_listing_that_breaks_leaves_nothing(tmp_path: Path) -> None:
@@ -215,29 +206,112 @@ def test_a_listing_that_breaks_leaves_nothing(tmp_path: Path) -> None:
         raise CorpusError("the mount went away")
 
     with pytest.raises(CorpusError, match="the mount went away"):
-        plan_of(tmp_path, broken(), ONE_EACH)
-    assert os.listdir(tmp_path) == []
+        plan_of(tmp_path, broken())
+    assert files_in(tmp_path) == []
 
 
 def test_an_existing_plan_is_not_replaced(tmp_path: Path) -> None:
-    before = plan_of(tmp_path, some_items(3), ONE_EACH).listing
+    before = plan_of(tmp_path, some_items(3))
     with pytest.raises(FileExistsError):
-        plan_of(tmp_path, some_items(4), ONE_EACH)
-    assert os.listdir(tmp_path) == ["plan.arrow"]
-    assert Plan(tmp_path / "plan.arrow").listing == before
+        plan_of(tmp_path, some_items(4))
+    assert "plan.arrow" in files_in(tmp_path)
+    assert Plan(Folder(tmp_path)).listing == before.listing
+    assert Plan(Folder(tmp_path)).keys(2) == before.keys(2)
+
+
+def test_what_a_plan_left_that_was_not_created_is_discarded_once_it_exists(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, some_items(3))
+    used = files_in(tmp_path)
+    with pytest.raises(FileExistsError):
+        plan_of(tmp_path, some_items(4))
+    for folder, names in (
+        ("", ("plan.0123456789abcdef.zst", "plan-001.0123456789abcdef.zst", "plan.backup.zst")),
+        ("work/staging", ("plan.0123456789abcdef.zst", "plan-001.0123456789abcdef.zst", "train-000000.rank.tar")),
+        ("work/planning/plan.arrow.ab", ("train",)),
+        ("work/planning/plan-001.arrow.ab", ("train",)),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / folder / name).write_text("left")
+    discard_unfinished([plan])
+    assert files_in(tmp_path) == sorted(
+        [
+            *used,
+            *("plan-001.0123456789abcdef.zst", "plan.backup.zst", "work/planning/plan-001.arrow.ab/train"),
+            *("work/staging/plan-001.0123456789abcdef.zst", "work/staging/train-000000.rank.tar"),
+        ]
+    )
+    assert [key for number in range(3) for key in plan.keys(number)] == [item.key for item in some_items(3)]
+
+
+def test_opening_a_plan_and_its_shards_touches_no_rows(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, some_items(6), FOUR_EACH)
+    files_of(plan)[1].unlink()
+    opened = Plan(Folder(tmp_path))
+    assert ([shard.num_items for shard in opened.shards], opened.num_items) == ([4, 2], 6)
+    assert [opened.place(position) for position in (0, 3, 4, 5)] == [(0, 0), (0, 3), (1, 0), (1, 1)]
+    with pytest.raises(RunError, match=r"plan\.[0-9a-f]{16}\.zst cannot be read: No such file"):
+        opened.keys(0)
+
+
+def test_a_shard_is_read_though_the_others_are_damaged(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, some_items(3))
+    path = files_of(plan)[1]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    assert [plan.keys(number) for number in (0, 1)] == [["train/item000"], ["train/item001"]]
+    with pytest.raises(RunError, match=r"the content of shard 2 has changed \(sha256 differs\)"):
+        plan.keys(2)
+
+
+def test_a_plan_is_read_in_another_process(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, some_items(3))
+    assert len(plan.shards) == plan.num_items == len(plan.keys(0) + plan.keys(1) + plan.keys(2))
+    copy = pickle.loads(pickle.dumps(plan))
+    assert (copy.fingerprint, copy.shards) == (plan.fingerprint, plan.shards)
+    assert copy.items(1) == plan.items(1) == [some_items(3)[1]]
+
+
+def test_items_with_many_frames_are_spread_over_more_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.run.listing._CHUNK_BYTES", 4_000)
+    monkeypatch.setattr("datamodules.run.listing._FULL_BYTES", 20_000)
+    items = [Item(f"k{i}", "train", "p", tuple(f"{number:04d}.png" for number in range(300))) for i in range(9)]
+    plan = plan_of(tmp_path, items, ALL_IN_ONE)
+    assert [item for shard in plan.shards for item in plan.items(shard.number)] == items
+    assert all(plan.batch(shard.number).nbytes <= 20_000 for shard in plan.shards)
+    assert len(plan.shards) < 9
+
+
+def test_an_item_that_no_plan_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.run.plan_rows.MAX_SEGMENT_BYTES", 1000)
+    frames = tuple(f"{number:04d}.png" for number in range(300))
+    with pytest.raises(CorpusError, match=r"the item b has too many frames, or too much metadata: .*limit is 1,000"):
+        plan_of(tmp_path, [Item("a", "train", "a.mp4"), Item("b", "train", "b", frames)])
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b"text", lambda b: b[:100], lambda b: b[:-10]])
 def test_a_damaged_plan_fails(tmp_path: Path, damage: Callable[..., Any]) -> None:
-    write_plan(some_items(3), tmp_path / "plan.arrow", FINGERPRINT, ONE_EACH)
-    (tmp_path / "cut").write_bytes(damage((tmp_path / "plan.arrow").read_bytes()))
-    with pytest.raises(RunError, match="is no plan, or damaged"):
-        Plan(tmp_path / "cut")
+    for path in files_of(plan_of(tmp_path, some_items(3))):
+        content = path.read_bytes()
+        path.write_bytes(damage(content))
+        with pytest.raises(RunError, match=r"damaged: .*has changed \(sha256 differs\)"):
+            Plan(Folder(tmp_path)).require_intact()
+        path.write_bytes(content)
+
+
+def test_bytes_after_the_rows_are_damage(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, some_items(3))
+    plan.require_intact()
+    with open(files_of(plan)[1], "ab") as file:
+        file.write(b"more")
+    with pytest.raises(RunError, match="is damaged: 4 bytes follow its shards"):
+        Plan(Folder(tmp_path)).require_intact()
 
 
 def test_a_missing_plan_fails(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"plan\.arrow is no plan"):
-        Plan(tmp_path / "plan.arrow")
+    with pytest.raises(RunError, match=r"plan\.arrow cannot be read: No such file"):
+        Plan(Folder(tmp_path))
 
 
 @pytest.mark.parametrize("limit", ["max_items", "max_bytes", "min_shards"])
@@ -246,124 +320,29 @@ def test_a_shard_size_below_one_fails(limit: str) -> None:
         ShardSize(**{limit: 0})
 
 
-def rewritten(path: Path, table: pa.Table = None, **metadata: Any) -> Path:
-    """Replace the plan at `path` by one with `table` as its only shard, and with other values in its metadata."""
-    plan = pa.ipc.open_file(str(path)).read_all()
-    table = plan if table is None else table
-    kept = {name.decode(): value for name, value in plan.schema.metadata.items()} | metadata
-    schema = table.schema.with_metadata({name: value for name, value in kept.items() if value is not None})
-    path.unlink()
-    with pa.ipc.new_file(str(path), schema) as writer:
-        for batch in table.cast(schema).combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema)]:
-            writer.write_batch(batch)
-    return path
-
-
-def with_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "message"),
-    [
-        ("key", ["../x", "b"], r"'\.\./x' cannot be a key"),
-        ("key", ["/home/x/photo", "b"], "cannot be a key"),
-        ("key", ["a/../../ü", "b"], "cannot be a key"),
-        ("key", ["a\n", "b"], "cannot be a key"),
-        ("key", ["", "b"], "cannot be a key"),
-        ("key", [None, "b"], "key is null"),
-        ("key", [1, 2], "column 'key' of int64"),
-        ("split", ["/tmp/x", "/tmp/x"], "'/tmp/x' cannot name a split"),
-        ("split", ["train", "dev"], "several splits"),
-        ("path", [None, "b"], "path is null"),
-        ("path", ["a\0", "b"], "the path of a file has a null character"),
-        ("frames", [["a.png"], ["b", "c\0.png"]], "the path of a file has a null character"),
-        ("frames", [["a.png"], None], "frames is null"),
-        ("frames", [["a.png"], [None]], "a frame is null"),
-        ("frames", ["a.png", "b.png"], "column 'frames' of string"),
-        ("cost", [-1, 2], "negative number of bytes"),
-        ("start_byte", [-1, None], "negative number of bytes"),
-        ("fps", [float("nan"), None], "not finite"),
-    ],
-)
-def test_invalid_rows_are_refused_by_every_reader(tmp_path: Path, column: str, values: list[Any], message: str) -> None:
-    path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
-    rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), column, values))
+def test_invalid_rows_are_refused_by_every_reader(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, some_items(2), ALL_IN_ONE)
+    rewrite(plan, [with_column(plan.batch(0), "key", ["../x", "b"])])
     reads: list[Callable[[Plan], object]] = [
-        lambda plan: plan.shards,
         lambda plan: plan.keys(0),
         lambda plan: plan.items(0),
+        lambda plan: plan.item(0, 1),
         lambda plan: plan.batch(0),
     ]
     for read in reads:
-        with pytest.raises(RunError, match=rf"plan\.arrow is .*damaged: .*{message}"):
-            read(Plan(path))
+        with pytest.raises(RunError, match=r"\.zst is damaged: shard 0: '\.\./x' cannot be a key"):
+            read(Plan(Folder(tmp_path)))
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"fingerprint": "{"}, "Expecting property name"),
-        ({"fingerprint": "[1]"}, "its fingerprint is not an object"),
-        ({"fingerprint": "[" * 100_000}, "nested too deeply"),
-        ({"fingerprint": '{"a": ' + "[" * 900 + "]" * 900 + "}"}, "nested more than 200"),
-        ({"fingerprint": '{"samples": [1]}'}, "samples of its fingerprint is not an object"),
-        ({"fingerprint": '{"samples": {"class_path": 1}}'}, "where texts are required"),
-        ({"fingerprint": '{"corpus": {"merged": 5}}'}, "merged of its fingerprint is not a list"),
-        ({"fingerprint": '{"corpus": {"init_args": {"root": 5}}}', "roots": None}, "where texts are required"),
-        ({"fingerprint": b"\xff"}, "can't decode"),
-        ({"fingerprint": None}, "has no fingerprint"),
-        ({"listing": None}, "no 'listing' in its metadata"),
-        ({"retry": "one"}, "invalid literal"),
-        ({"retry": "1"}, r"does not say what it tries again \(retry.classes\)"),
-        ({"retry": "1", "fingerprint": '{"retry": {}}'}, r"does not say what it tries again \(retry.classes\)"),
-        ({"replaces": '["../../x"]'}, "is not the name of a shard"),
-        ({"replaces": "{}"}, "where texts are required"),
-        ({"roots": "[1]"}, "where texts are required"),
-        ({"corpus_types": '{"a": "list<list<int64>>"}'}, "is not the type of a field"),
-    ],
-)
-def test_invalid_metadata_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
-    path = rewritten(plan_of(tmp_path, some_items(1), ONE_EACH).path, **metadata)
-    with pytest.raises(RunError, match=rf"plan\.arrow is no plan, or damaged: .*{message}"):
-        Plan(path)
-
-
-@pytest.mark.parametrize("replaces", ['["train-000000"]', '["train-000000", "train-000000"]'])
-def test_a_plan_whose_shards_do_not_replace_one_each_is_refused(tmp_path: Path, replaces: str) -> None:
-    path = plan_of(tmp_path, some_items(2), ONE_EACH).path
-    batches = [pa.ipc.open_file(str(path)).get_batch(number) for number in (0, 1)]
-    metadata = pa.ipc.open_file(str(path)).schema.metadata | {b"replaces": replaces.encode()}
-    path.unlink()
-    with pa.ipc.new_file(str(path), batches[0].schema.with_metadata(metadata)) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    with pytest.raises(RunError, match="it has 2 shards, which replace 1"):
-        _ = Plan(path).shards
-
-
-def test_a_plan_with_an_empty_shard_or_the_same_shard_twice_is_refused(tmp_path: Path) -> None:
-    path = plan_of(tmp_path, some_items(1), ONE_EACH).path
-    empty = pa.ipc.open_file(str(path)).read_all().slice(0, 0)
-    with pytest.raises(RunError, match="shard 0: it has no items"):
-        _ = Plan(rewritten(path, empty)).shards
-    apart = [*some_items(1, "a"), *some_items(1, "b")]
-    write_plan(apart, tmp_path / "apart", FINGERPRINT, ONE_EACH)
-    file = pa.ipc.open_file(str(tmp_path / "apart"))
-    with pa.ipc.new_file(str(tmp_path / "mixed"), file.schema) as writer:
-        for number in (0, 1, 0):
-            writer.write_batch(file.get_batch(number))
-    with pytest.raises(RunError, match="shards of the split a do not follow one another"):
-        _ = Plan(tmp_path / "mixed").shards
-
-
-def test_an_item_with_a_problem_may_have_a_path_that_no_file_has(tmp_path: Path) -> None:
-    items = [*some_items(1), Item("a%00", "train", "a\0.mp4", problem="it cannot be used as a path")]
-    assert [item.path for item in plan_of(tmp_path, items, ShardSize(min_shards=1)).items(0)][1] == "a\0.mp4"
+@pytest.mark.parametrize("column", ["num_frames", "cost", "split"])
+def test_rows_that_contradict_the_summary_are_refused(tmp_path: Path, column: str) -> None:
+    plan = plan_of(tmp_path, some_items(2), ALL_IN_ONE)
+    reseal(plan, {column: ["dev" if column == "split" else 7]})
+    with pytest.raises(RunError, match=r"shard 0: it has 2 frames and 2 bytes of train, unlike in plan\.arrow"):
+        Plan(Folder(tmp_path)).keys(0)
 
 
 def test_items_whose_meta_is_no_json_object_are_refused(tmp_path: Path) -> None:
-    path = plan_of(tmp_path, some_items(2), ShardSize(min_shards=1)).path
     for meta, message in (
         ("[1]", "its meta is not an object"),
         ("{", "Expecting"),
@@ -372,33 +351,44 @@ def test_items_whose_meta_is_no_json_object_are_refused(tmp_path: Path) -> None:
         ('{"json_files": [["a", null]]}', "its meta has the json_files"),
         ('{"json_files": [["a", -1, 2]]}', "its meta has the json_files"),
     ):
-        rewritten(path, with_column(pa.ipc.open_file(str(path)).read_all(), "meta", ["{}", meta]))
-        assert Plan(path).item(0, 0).meta == {}
+        plan = plan_of(tmp_path / str(len(os.listdir(tmp_path))), some_items(2), ALL_IN_ONE)
+        rewrite(plan, [with_column(plan.batch(0), "meta", ["{}", meta])])
+        assert Plan(plan.store).item(0, 0).meta == {}
         with pytest.raises(RunError, match=rf"item train/item001: .*{message}"):
-            Plan(path).items(0)
+            Plan(plan.store).items(0)
 
 
-def test_plans_that_are_compressed_are_refused_as_they_may_be_of_any_size(tmp_path: Path) -> None:
-    path = plan_of(tmp_path, [Item("a", "train", "a" * 100_000)], ONE_EACH).path
-    plan = pa.ipc.open_file(str(path)).read_all()
-    path.unlink()
-    with pa.ipc.new_file(str(path), plan.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(plan)
-    with pytest.raises(RunError, match="overlap or are compressed"):
-        _ = Plan(path).shards
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
-def test_a_plan_with_any_other_bytes_is_read_or_refused(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
-    path = tmp_path / "plan.arrow"
-    if not path.exists():
-        write_plan(some_items(8), path, FINGERPRINT, ShardSize(max_items=4, min_shards=1))
-    content = bytearray(path.read_bytes())
+def test_a_plan_with_any_other_bytes_is_read_or_refused(tmp_path: Path, changes: list[tuple[float, int]]) -> None:
+    folder = Folder(tmp_path)
+    plan = Plan(folder) if (tmp_path / "plan.arrow").exists() else plan_of(tmp_path, some_items(8), FOUR_EACH)
+    for path in files_of(plan):
+        content = path.read_bytes()
+        changed = bytearray(content)
+        for position, byte in changes:
+            changed[int(position * len(changed))] = byte
+        path.write_bytes(changed)
+        with suppress(RunError) if changed != content else nullcontext():
+            assert [item for number in (0, 1) for item in Plan(folder).items(number)] == some_items(8)
+            assert changed == content
+        path.write_bytes(content)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
+def test_a_summary_with_any_other_bytes_and_the_right_sha256_is_read_or_refused(
+    tmp_path: Path, changes: list[tuple[float, int]]
+) -> None:
+    folder = Folder(tmp_path)
+    plan = Plan(folder) if (tmp_path / "plan.arrow").exists() else plan_of(tmp_path, some_items(8), FOUR_EACH)
+    path, _ = files_of(plan)
+    content = path.read_bytes()
+    changed = bytearray(content[:-32])
     for position, byte in changes:
-        content[int(position * len(content))] = byte
-    (tmp_path / "changed").write_bytes(content)
+        changed[int(position * len(changed))] = byte
+    path.write_bytes(changed + hashlib.sha256(changed).digest())
     with suppress(RunError):
-        plan = Plan(tmp_path / "changed")
-        assert [key for shard in plan.shards for key in plan.keys(shard.number)]
-        assert [plan.items(shard.number) for shard in plan.shards]
+        opened = Plan(folder)
+        assert all(opened.items(shard.number) for shard in opened.shards)
+    path.write_bytes(content)

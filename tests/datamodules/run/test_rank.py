@@ -221,8 +221,8 @@ def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: 
     (run.work / "ranks" / f"{dead}.7.partial").write_text("cut")
     (run.work / "ranks" / "torn-1-abc").write_text("")
     (run.work / "spool" / ".nfs0001").write_text("removed, but still open somewhere")
-    (tmp_path / ".plan.arrow.1.abcd").mkdir()
-    (tmp_path / ".plan.arrow.1.abcd" / "train").write_text("")
+    (run.work / "planning" / "plan.arrow.abcd").mkdir()
+    (run.work / "planning" / "plan.arrow.abcd" / "train").write_text("")
     with Rank(run) as living:
         finish(living, lease(living))
         os.link(run.work / "ranks" / living.name, run.work / "leases" / "train-000000.000009")
@@ -230,6 +230,7 @@ def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: 
         clean_up(run)
         left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
         assert sorted(map(str, left)) == [
+            run.plan.rows_name,
             "plan.arrow",
             "records/train-000000.json",
             "tables/train-000000.parquet",
@@ -237,7 +238,7 @@ def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: 
             f"work/ranks/{living.name}",
             "work/spool/.nfs0001",
         ]
-        assert not (tmp_path / ".plan.arrow.1.abcd").exists()
+        assert list((run.work / "planning").iterdir()) == []
 
 
 def test_only_leases_every_nth_shard_and_others_do_the_rest(tmp_path: Path) -> None:

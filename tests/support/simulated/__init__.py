@@ -9,5 +9,5 @@
 | `line.py`    | ranks that do a run under faults, and the checks of the run                                 |
 
 At every operation on a file another task may continue, or something may fail. A seed always gives the same story. For
-speed, two things are cached between simulations: encoded tables by their rows, and opened plans by their bytes.
+speed, two things are cached between simulations: encoded tables by their rows, and decoded plans by their bytes.
 """

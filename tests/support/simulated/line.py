@@ -164,11 +164,11 @@ class _Line:
 
     def _write_plan(self) -> None:
         """Write the plan, durably, as if the run were planned already."""
-        content = _PLANS[self.num_shards]
         files, machine = self._world.files, self._world.machines[0]
-        file = files.create(machine, f"{_FOLDER}/plan.arrow", truncate=True)
-        files.write(machine, file, 0, content)
-        files.sync(file)
+        for name, content in _PLANS[self.num_shards].items():
+            file = files.create(machine, f"{_FOLDER}/{name}", truncate=True)
+            files.write(machine, file, 0, content)
+            files.sync(file)
         files.sync(files.folders[str(_FOLDER)])
 
     # Checks
@@ -202,7 +202,7 @@ class _Line:
 
     def _check_run(self) -> None:
         planned = [f"train-{index:06d}" for index in range(self.num_shards)]
-        expected = {"plan.arrow", "records", "tables", "work", *(f"{shard}.tar" for shard in planned)}
+        expected = {*_PLANS[self.num_shards], "records", "tables", "work", *(f"{shard}.tar" for shard in planned)}
         if set(self.names()) != expected:
             raise Broken(f"the run folder has {sorted(self.names())}")
         for folder, ending in (("records", ".json"), ("tables", ".parquet")):
@@ -217,7 +217,7 @@ class _Line:
                 raise Broken(f"{shard}.tar: not the bytes of a run without faults")
 
     def _check_litter(self, last: Process) -> None:
-        for folder in ("staging", "spool", "leases"):
+        for folder in ("staging", "planning", "spool", "leases"):
             if self.names(f"work/{folder}"):
                 raise Broken(f"left in work/{folder}: {self.names(f'work/{folder}')}")
         known_dead = [p for p in self._world.processes if p.machine is last.machine and p.boot == last.boot]
@@ -263,8 +263,8 @@ def _result(item: Item, row: int, seconds: float) -> tuple[Result, dict[str, byt
     return Result(row, num_frames=1, seconds=seconds), {"json": json.dumps({"key": item.key}).encode() * 90}
 
 
-# plans and tars of runs without faults, by number of shards
-_PLANS: dict[int, bytes] = {}
+# files of plans, and tars, of runs without faults, by number of shards
+_PLANS: dict[int, dict[str, bytes]] = {}
 _TARS: dict[int, dict[str, bytes | None]] = {}
 
 
@@ -279,7 +279,7 @@ def _run_without_faults(num_shards: int) -> None:
     if process.error:
         raise process.error
     _TARS[num_shards] = {name: line.content(name) for name in line.names() if name.endswith(".tar")}
-    _PLANS[num_shards] = line.content("plan.arrow") or b""
+    _PLANS[num_shards] = {name: line.content(name) or b"" for name in line.names() if name.startswith("plan.")}
 
 
 @contextmanager

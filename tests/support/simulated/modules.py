@@ -8,27 +8,24 @@ import errno
 import fnmatch
 import io
 import itertools
-import pathlib
 import posixpath
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock, patch
 
-import pyarrow as pa
-
-from datamodules.errors import RunError
 from datamodules.run import (
     cleanup,
     failure_limit,
     files,
-    folder,
     leases,
+    listing,
     open_shard,
     opening,
+    plan,
+    plan_rows,
     planning,
     rank,
     schedule,
@@ -36,7 +33,7 @@ from datamodules.run import (
     spool,
     store,
 )
-from datamodules.run.plan import Plan
+from datamodules.run.plan_summary import Summary
 from support.simulated.choices import LOST, UNSURE
 from support.simulated.files import File, Folder, failure
 from support.simulated.world import Killed, World
@@ -414,17 +411,6 @@ class Threading:
     Event, Lock, Thread = Event, Lock, Thread
 
 
-class Arrow:
-    """`pyarrow` with simulated memory maps."""
-
-    @staticmethod
-    def memory_map(path: str) -> Any:
-        return pa.BufferReader(_bytes(path)) if path.startswith("/run/") else pa.memory_map(path)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(pa, name)
-
-
 def _change(what: str, path: str, function: Callable[..., None], *args: Any) -> None:
     """Call `function`, which changes the name `path`, as one operation that may fail."""
     event = Here.world.step(what, path, changes=True)
@@ -460,14 +446,6 @@ def _status(path: str) -> Any:
     )
 
 
-def _bytes(path: str) -> bytes:
-    raw = RawFile(path, "r")
-    try:
-        return raw.readall()
-    finally:
-        raw.close()
-
-
 def _started(pid: int) -> int | None:
     world = Here.world
     process = world.processes[pid - 1]
@@ -476,7 +454,6 @@ def _started(pid: int) -> int | None:
 
 _encode = shard_files._encode_table
 _tables: dict[str, bytes] = {}
-_plans: dict[bytes, Plan] = {}
 
 
 def _encode_table(rows: list[dict[str, Any]]) -> bytes:
@@ -484,20 +461,6 @@ def _encode_table(rows: list[dict[str, Any]]) -> bytes:
     if key not in _tables:
         _tables[key] = _encode(rows)
     return _tables[key]
-
-
-def _open_plan(path: Path) -> Plan:
-    try:
-        content = _bytes(str(path))
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
-    if content not in _plans:
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(content)
-            file.flush()
-            _plans[content] = Plan(pathlib.Path(file.name))
-        _plans[content].path = path  # type: ignore[assignment]
-    return _plans[content]
 
 
 _STAND_INS: dict[ModuleType, dict[str, Any]] = {
@@ -513,9 +476,10 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     store: {"os": Os, "open": simulated_open, "Path": Path, "require_own_folders": lambda _: None},  # no links
     shard_files: {"open": simulated_open, "_encode_table": _encode_table},
     spool: {"os": Os, "open": simulated_open},
-    planning: {"os": Os, "open": simulated_open, "pa": Arrow(), "is_folder": lambda _: True},
+    plan: {"Summary": SimpleNamespace(decode=lru_cache(Summary.decode)), "unpack": lru_cache(plan_rows.unpack)},
+    planning: {"os": Os, "open": simulated_open, "is_folder": lambda _: True},
+    listing: {"open": simulated_open},
     files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
-    folder: {"Path": Path, "open": simulated_open, "Plan": _open_plan},
     opening: {"Path": Path, "time": Time},
     rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
     open_shard: {"time": Time},

@@ -23,6 +23,7 @@ from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export.format import export
 from preprocess.export.statistics import counts
 from support.clip_runs import ClipItems, make_clip_run
+from support.plans import rewrite, with_column
 from support.run_paths import folder_of
 from support.track_runs import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
 
@@ -330,9 +331,11 @@ def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(RunError, match=r"train-000000\.tar cannot be read at byte 0: '\.\./\.\./a' cannot be a key"):
         export(folder_of(run), format, tmp_path / "dest" / "out")
-    plan = folder_of(run) / "plan.arrow"
-    plan.write_bytes(plan.read_bytes().replace(b"train/a", b"/tmp/xa"))
-    with pytest.raises(RunError, match=r"plan\.arrow is damaged: shard 0: '/tmp/xa' cannot be a key"):
+    keys = ["/tmp/xa", *run.plan.keys(0)[1:]]
+    rewrite(
+        run.plan, [with_column(run.plan.batch(0), "key", keys), *map(run.plan.batch, range(1, len(run.plan.shards)))]
+    )
+    with pytest.raises(RunError, match=r"\.zst is damaged: shard 0: '/tmp/xa' cannot be a key"):
         export(folder_of(run), format, tmp_path / "dest" / "out")
     assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
         path for path in before if path.is_file()

@@ -26,6 +26,7 @@ from datamodules.errors import ConfigError
 
 # Where in the plan a rank begins, 0 to 1: a variable of the environment that `preprocess ray` sets for its ranks.
 POSITION = "FRAMEMILL_POSITION"
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 class _IndependentLauncher(_SubprocessScriptLauncher):
@@ -146,10 +147,12 @@ def _gpus(devices: Any, count: int) -> list[int]:
 def rank_position() -> float:
     """Return where in the plan this rank begins, 0 to 1. The ranks of one launch begin at different positions.
 
-    A job array is one launch, whose tasks have their parts of the plan.
+    A job array of SLURM is one launch, whose tasks have their parts of the plan. So is an Indexed Job of Kubernetes.
     """
     if POSITION in os.environ:
         return float(os.environ[POSITION])
+    if index := os.environ.get("JOB_COMPLETION_INDEX"):  # the number of pods is not told
+        return int(index) * _GOLDEN_RATIO % 1  # spreads any number of them about evenly
     position, names = 0.0, (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE"))
     for rank, size in names:
         if rank in os.environ and size in os.environ:

@@ -1,4 +1,5 @@
 import platform
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,13 @@ def test_the_ranks_of_all_tasks_of_a_job_array_begin_at_different_positions(monk
             monkeypatch.setenv("SLURM_PROCID", rank)
             positions.append(rank_position())
     assert positions == [0, 0.25, 0.5, 0.75]
+
+
+def test_the_pods_of_an_indexed_job_begin_at_different_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    positions = []
+    for index in range(100):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+        positions.append(rank_position())
+    assert positions[0] == 0
+    gaps = [after - before for before, after in pairwise([*sorted(positions), 1.0])]
+    assert 0.005 < min(gaps) < max(gaps) < 0.02

@@ -129,12 +129,17 @@ def _script(made_by: str, options: Mapping[str, str | None], command: Sequence[s
     if command[0] == "retry":  # all tasks, late ones too, are to work on one retry
         own.append(f"--since={datetime.now(timezone.utc).isoformat(timespec='seconds')}")
     words = [sys.executable, "-m", "preprocess", command[0], *own, *command[1:]]
-    lines = [f"--{name}" if value is None else f"--{name}={shlex.quote(value)}" for name, value in options.items()]
+    lines = [f"--{name}" + ("" if value is None else f"={_sbatch_quoted(value)}") for name, value in options.items()]
     template = files("preprocess.commands").joinpath("sbatch.sh.jinja").read_text("utf-8")
     script: str = Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(
         made_by=made_by, options=lines, command=" ".join(map(_quoted, words))
     )
     return script
+
+
+def _sbatch_quoted(value: str) -> str:
+    """Return a value as sbatch reads it: quotes are those of a shell, but a backslash escapes also within them."""
+    return shlex.quote(value).replace("\\", "\\\\")
 
 
 def _quoted(argument: str) -> str:

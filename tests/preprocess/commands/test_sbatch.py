@@ -67,7 +67,7 @@ def test_the_script_asks_for_identical_tasks_of_one_node_that_are_requeued(
 ) -> None:
     monkeypatch.setattr("sys.executable", "/opt/my env/bin/python")
     options = ["--nodes", "2", "--ranks-per-node", "4", "--gpus-per-rank", "1", "--time", "24:00:00", "--exclusive"]
-    more = ["--mem=64G", "--comment", "it's # mine", "--job-name", "signs"]
+    more = ["--mem=64G", "--comment", "it's # mine\\", "--job-name", "signs"]
     lines = script_of(capsys, *options, *more, "run", "--config", "my signs.yaml")
     assert lines[0] == "#!/bin/bash"
     assert [line for line in lines if line.startswith("#SBATCH")] == [
@@ -83,7 +83,7 @@ def test_the_script_asks_for_identical_tasks_of_one_node_that_are_requeued(
         "#SBATCH --time=24:00:00",
         "#SBATCH --exclusive",
         "#SBATCH --mem=64G",
-        """#SBATCH --comment='it'"'"'s # mine'""",
+        r"""#SBATCH --comment='it'"'"'s # mine\\'""",
     ]
     [command] = [line for line in lines if " -m preprocess " in line]
     expected = "'/opt/my env/bin/python' -m preprocess run --output.grace_seconds=100 --config 'my signs.yaml'"

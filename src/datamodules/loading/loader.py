@@ -31,9 +31,9 @@ from datamodules.objects import is_remote
 from datamodules.run.rank import Rank
 from datamodules.worker_process import begin_worker, fork_server
 
-_IDLE_SECONDS = 0.5
-_MAX_IDLE_SECONDS = 5.0  # an idle rank checks at least this often whether another has died or lags
-_CHECK_COMMITTED_SECONDS = 2.0  # interval of the checks whether another rank has committed one of this rank's shards
+_MAX_IDLE_SECONDS = (
+    5.0  # an idle rank checks this often whether another has died or lags; at each beat if that is rarer
+)
 _MAX_IDLE_DEATHS = 3  # in a row, of workers without an active item
 _FETCHING = Fetching()
 _TRANSIENT = ("io", "memory")  # failures that a later attempt may avoid
@@ -75,7 +75,9 @@ class FrameLoader:
         self._videos = VideoFetcher(root, fetching, num_workers, lambda: rank.scratch)
         self._num_idle_deaths = 0
         self._next_lease = self._next_check = 0.0  # in monotonic s
-        self._lease_interval = _IDLE_SECONDS
+        self._beat_seconds = rank.run.store.beat_seconds  # also of the checks whether others have committed its shards
+        self._idle_seconds = self._beat_seconds / 4
+        self._lease_interval = self._idle_seconds
 
     def __iter__(self) -> Iterator[Batch]:
         keep_freed_memory()
@@ -97,7 +99,7 @@ class FrameLoader:
                 # Lightning asks for one batch ahead. Before this rank sleeps, an empty batch lets it hand over the last
                 # real one, whose results may complete a shard.
                 if was_idle:
-                    time.sleep(_IDLE_SECONDS)
+                    time.sleep(self._idle_seconds)
                 was_idle = True
                 yield idle_batch()
 
@@ -194,7 +196,7 @@ class FrameLoader:
         """
         if time.monotonic() > self._next_check:
             self._rank.abandon_committed()
-            self._next_check = time.monotonic() + _CHECK_COMMITTED_SECONDS
+            self._next_check = time.monotonic() + self._beat_seconds
         if self._rank.stopping:
             return self._take_back()
         # two tickets for each worker: one in work, and one to begin next without waiting for this process
@@ -249,9 +251,9 @@ class FrameLoader:
         opened = self._rank.lease()
         if opened is None:
             self._next_lease = time.monotonic() + self._lease_interval
-            self._lease_interval = min(2 * self._lease_interval, _MAX_IDLE_SECONDS)
+            self._lease_interval = min(2 * self._lease_interval, max(_MAX_IDLE_SECONDS, self._beat_seconds))
             return False
-        self._lease_interval = _IDLE_SECONDS
+        self._lease_interval = self._idle_seconds
         # Tickets with items that failed before come last: if they crash this rank, the rest of the shard has been
         # processed.
         tried_before = opened.spool.failed_attempts.keys()

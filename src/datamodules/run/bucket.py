@@ -116,6 +116,8 @@ class Bucket(Store):
         """Do nothing: an object is no link."""
 
     def prepare(self) -> None:
+        if self._patience_seconds == self.patience_seconds:  # done before
+            return
         if self.location.startswith("file:"):
             with self._explaining("create"):
                 os.makedirs(parse_url(self.location).prefix, exist_ok=True)

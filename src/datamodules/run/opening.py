@@ -92,7 +92,7 @@ def plan_once(store: Store, name: str, write: Callable[[], None]) -> None:
                 claims = leases.list_claims().get(PLANNING, [])
                 generation = claims[-1].generation + 1 if claims else 0
                 if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
-                    time.sleep(0.1)
+                    time.sleep(store.beat_seconds / 20)
                     continue
                 with leases.beating():
                     write()

@@ -296,6 +296,7 @@ def test_scratch_is_private_and_named_after_the_url(tmp_path: Path) -> None:
     store.prepare()
     assert store.work.parent.stat().st_mode & 0o777 == 0o700
     store.work.parent.chmod(0o755)
+    store = open_store("memory://test/run", str(tmp_path))
     with pytest.raises(EnvironmentFailure, match="is not a folder that only this user can enter"):
         store.prepare()
 

@@ -34,6 +34,8 @@ from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
+from datamodules.run.schedule import Schedule
+from datamodules.run.store import Store
 from measuring import print_machine, print_table, print_verdict
 
 _SLICE_FRAMES = 8
@@ -90,7 +92,7 @@ def _options() -> argparse.Namespace:
 def _finishing(scratch: Path, options: argparse.Namespace) -> None:
     root = scratch / "frames"
     root.mkdir()
-    corpus = Repeated(str(root), _make_frames(root, options.frames), options.items)
+    corpus = Repeated(str(root), make_frames(root, options.frames), options.items)
     item_seconds, rows, ratios = 0.0, [], []
     for name, slowness in _SLOWNESS.items():
         taken = _finish(scratch / name, corpus, [options.seconds_per_frame * slow for slow in slowness])
@@ -105,7 +107,8 @@ def _finishing(scratch: Path, options: argparse.Namespace) -> None:
     print_verdict(f"≤ {_MOST_TO_IDEAL} x the ideal", f"{max(ratios):.3f} x at most", max(ratios) <= _MOST_TO_IDEAL)
 
 
-def _make_frames(folder: Path, count: int) -> tuple[str, ...]:
+def make_frames(folder: Path, count: int) -> tuple[str, ...]:
+    """Write `count` black images, and return their names."""
     import torch
     from torchvision.io import write_png
 
@@ -157,7 +160,7 @@ def _claiming(scratch: Path, options: argparse.Namespace) -> None:
     for name, apart in _BEGINNINGS.items():
         folder = scratch / name
         run = open_or_plan(folder, Repeated("/nowhere", (), options.shards), {}, ShardSize(max_items=1))
-        claims, search_seconds = _claim_all(run, options.ranks, options.processes, apart)
+        claims, search_seconds = claim_all(run, options.ranks, options.processes, apart)
         won, lost = sum(c.won for c in claims), sum(c.lost for c in claims)
         assert won == options.shards, f"{won} of {options.shards} shards were leased"
         seconds = max(c.ended for c in claims) - min(c.began for c in claims)
@@ -167,15 +170,13 @@ def _claiming(scratch: Path, options: argparse.Namespace) -> None:
     print_table(columns, rows)
 
 
-def _claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tuple[list[Claims], float]:
+def claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tuple[list[Claims], float]:
     """Return the claims of each process, and the seconds in which an idle rank searches all claims for work."""
     context = _context()
     ready, results = context.Barrier(num_processes + 1), context.SimpleQueue()
     positions = [number / num_ranks if apart else 0.0 for number in range(num_ranks)]
     processes = [
-        context.Process(
-            target=_claim, args=(str(run.store), positions[number::num_processes], ready, results), daemon=True
-        )
+        context.Process(target=_claim, args=(run.store, positions[number::num_processes], ready, results), daemon=True)
         for number in range(num_processes)
     ]
     for process in processes:
@@ -192,7 +193,7 @@ def _claim_all(run: Run, num_ranks: int, num_processes: int, apart: bool) -> tup
     return claims, search_seconds
 
 
-def _claim(folder: Path, positions: Sequence[float], ready: Any, results: Any) -> None:
+def _claim(store: Store, positions: Sequence[float], ready: Any, results: Any) -> None:
     """Lease shards as several ranks in turn until none is left, then hold them until all processes are ready."""
     count = Counter[bool]()
     claim = Leases.claim
@@ -202,10 +203,10 @@ def _claim(folder: Path, positions: Sequence[float], ready: Any, results: Any) -
         count[won] += 1
         return won
 
-    run = Run(folder)
+    run = Run(store)
     with ExitStack() as stack:
         stack.enter_context(patch.object(Leases, "claim", counted))
-        stack.enter_context(patch.object(Rank, "_lease_from_others", return_value=None))
+        stack.enter_context(patch.object(Schedule, "_claim_from_others", return_value=()))
         ranks = [stack.enter_context(Rank(run, position=position)) for position in positions]
         ready.wait()
         began = time.monotonic()

@@ -19,6 +19,7 @@ from support.environment import process_environment
 COMMANDS = {
     "srun": 'echo "$@" > srun.txt; while [[ $1 == --* ]]; do shift; done; exec "$@"',
     "scontrol": 'echo "$@" >> scontrol.txt',
+    "sleep": 'echo "$@" >> sleep.txt; [ ! -e signal ] || kill -s "$(cat signal)" "$PPID"',
     "python": 'printf "%s\\0" "$@" >> python.txt; read -r status < statuses; sed -i 1d statuses; exit "$status"',
 }
 ARRAY = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3"} | {
@@ -37,7 +38,7 @@ def make_command(folder: Path, name: str, script: str) -> Path:
 @pytest.fixture
 def run_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Return a function that runs the script of `preprocess sbatch` as task 1 of an array, in `tmp_path`."""
-    for name in ("srun", "scontrol"):
+    for name in ("srun", "scontrol", "sleep"):
         make_command(tmp_path / "bin", name, COMMANDS[name])
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -140,15 +141,16 @@ def test_arguments_reach_the_ranks_as_they_were_given(
         ([0], False),
         ([139, 1, 137, 0], False),  # crashed by items
         ([1] * 20, False),
+        ([3, 3, 0], False),  # the environment
+        ([3] * 20, False),
         ([134, 138], True),  # the time limit
         ([143], True),  # a preemption
         ([130], False),
         ([2], False),
-        ([3], False),
         ([4], False),
     ],
 )
-def test_a_crashed_rank_starts_again_and_a_stopped_task_is_requeued(
+def test_a_rank_that_failed_starts_again_and_a_stopped_task_is_requeued(
     run_script: Callable[..., "subprocess.CompletedProcess[str]"],
     tmp_path: Path,
     statuses: list[int],
@@ -159,6 +161,19 @@ def test_a_crashed_rank_starts_again_and_a_stopped_task_is_requeued(
     assert (tmp_path / "statuses").read_text() == "0\n"
     requeued = tmp_path / "scontrol.txt"
     assert (requeued.read_text() if requeued.exists() else "") == ("requeue 7_1\n" if is_requeued else "")
+
+
+@pytest.mark.usefixtures("python")
+@pytest.mark.parametrize(("signal", "status"), [("USR1", 138), ("TERM", 143)])
+def test_a_task_that_is_stopped_while_no_rank_runs_is_requeued(
+    run_script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, signal: str, status: int
+) -> None:
+    (tmp_path / "statuses").write_text("3\n0\n")
+    (tmp_path / "signal").write_text(signal)
+    assert run_script("run").returncode == status
+    assert (tmp_path / "statuses").read_text() == "0\n"
+    assert (tmp_path / "sleep.txt").read_text() == "30\n"
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 7_1\n"
 
 
 def test_a_task_of_a_job_completes_a_run(

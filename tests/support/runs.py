@@ -19,7 +19,7 @@ from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
-from datamodules.run.store import Folder
+from datamodules.run.store import Folder, Store
 
 FINGERPRINT = {"extractor": {"class_path": "tests.Nothing", "threshold": 0.5}, "version": 1}
 
@@ -42,7 +42,7 @@ def some_items(count: int, split: str = "train") -> list[Item]:
     ]
 
 
-def make_run(folder: Path, items: Sequence[Item] | int, per_shard: int = 4) -> Run:
+def make_run(folder: Path | Store, items: Sequence[Item] | int, per_shard: int = 4) -> Run:
     """A run with `per_shard` items in each shard."""
     listed = some_items(items) if isinstance(items, int) else items
     return open_or_plan(folder, Listed(listed), FINGERPRINT, ShardSize(max_items=per_shard, min_shards=1))

@@ -24,6 +24,7 @@ _SIGNALS = {  # by the names that faulthandler writes
     "Floating-point exception": "SIGFPE",
     "Floating point exception": "SIGFPE",
 }
+KILLED_OR_LOST = "its process was killed (SIGKILL: out of memory?), or its machine lost"
 _MAX_FAULT_BYTES = 1000  # the first line, which becomes the reason, is shorter
 
 
@@ -108,7 +109,7 @@ def cause_of_death(fault_file: Path) -> tuple[str, str]:
     except (FileNotFoundError, RunError):
         text = ""
     if not text:
-        return "its process was killed (SIGKILL: out of memory?), or its machine lost", "crash"
+        return KILLED_OR_LOST, "crash"
     if match := re.match(r"Timeout \((\d{1,6}):(\d\d):(\d\d(?:\.\d{1,6})?)\)!", text):
         hours, minutes, seconds = match.groups()
         return f"timed out after {3600 * int(hours) + 60 * int(minutes) + float(seconds):g} s", "timeout"

@@ -7,6 +7,7 @@ from datamodules.run.files import is_folder, remove
 from datamodules.run.folder import PLANNING, Run
 from datamodules.run.leases import RANKS, has_ended
 from datamodules.run.planning import discard_unfinished
+from datamodules.run.shared_attempts import ATTEMPTS
 
 
 def clean_up(run: Run) -> None:
@@ -18,7 +19,7 @@ def clean_up(run: Run) -> None:
     if not finalize_all(run):
         return
     discard_unfinished([owner.plan for owner in run.with_retries])
-    for folder in ("work/staging", "work/leases"):
+    for folder in ("work/staging", "work/leases", ATTEMPTS):
         for name in run.store.names(folder):
             shard = name.partition(".")[0]
             if shard == PLANNING or run.is_committed(shard):

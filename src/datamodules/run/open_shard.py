@@ -9,6 +9,7 @@ from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
 from datamodules.run.prior_results import PriorResult, prior_results
 from datamodules.run.result import Result
+from datamodules.run.shared_attempts import SharedAttempts
 from datamodules.run.spool import Spool
 
 
@@ -19,7 +20,7 @@ class OpenShard:
         run: the run or retry that has the shard in its plan.
         shard: the shard.
         rank: name of this rank.
-        death: see `Spool`.
+        death, shared: see `Spool`.
 
     Attributes:
         items: of the shard, by row.
@@ -34,13 +35,20 @@ class OpenShard:
         OSError: the spool cannot be read or written.
     """
 
-    def __init__(self, run: Run, shard: Shard, rank: str, death: Callable[[str], tuple[str, str] | None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        shard: Shard,
+        rank: str,
+        death: Callable[[str], tuple[str, str] | None],
+        shared: SharedAttempts | None = None,
+    ) -> None:
         self.shard = shard
         self.items: list[Item] = run.plan.items(shard.number)
         self.kept: set[int] = set()
         self.before: dict[int, PriorResult] = {}
         prior = list(prior_results(run, shard))  # may raise, so it comes before the spool is opened
-        self.spool = Spool(run.work / "spool", shard.name, shard.num_items, rank, death)
+        self.spool = Spool(run.work / "spool", shard.name, shard.num_items, rank, death, shared)
         for previous in prior:
             row = previous.result.row
             if previous.is_tried and previous.result.reason is None:

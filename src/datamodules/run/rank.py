@@ -27,6 +27,7 @@ from datamodules.run.open_shard import OpenShard
 from datamodules.run.plan import Shard
 from datamodules.run.result import Result
 from datamodules.run.schedule import Schedule
+from datamodules.run.shared_attempts import SharedAttempts
 from datamodules.samples.content import Content
 
 _SYNC_SECONDS = 20.0  # between fsyncs: a machine that crashes loses at most so much spooled work
@@ -307,7 +308,10 @@ class Rank:
         if self.run.is_committed(shard.name):  # after it was listed and before it was claimed
             self.leases.clear(shard.name)
             return None
-        opened = OpenShard(self.run, shard, self.name, self._death)
+        shared = None
+        if self.leases.generation(shard.name) and not self.run.store.shares_work:
+            shared = SharedAttempts(self.run.store, shard.name, self.name, self.leases.is_dead)
+        opened = OpenShard(self.run, shard, self.name, self._death, shared)
         self.open[shard.number] = opened
         self._give_up(opened)
         if opened.is_complete:  # its last holder died just before the commit
@@ -333,8 +337,8 @@ class Rank:
     def _death(self, rank: str) -> tuple[str, str] | None:
         """Return (reason, class) if the process of `rank` died; None if it is alive, or its machine was lost.
 
-        No item is charged with the loss of a machine. So a rank of another machine counts as died only if its process
-        left a fault file, and a rank of this machine if its process has ended.
+        No item is charged with the loss of a machine (but see `SharedAttempts`). So a rank of another machine counts as
+        died only if its process left a fault file, and a rank of this machine if its process has ended.
         """
         fault = self.run.work / "ranks" / f"{rank}.fault"
         has_fault = fault.exists() and fault.stat().st_size > 0

@@ -23,6 +23,7 @@ from typing import IO, Any
 from datamodules.run.attempts import FailedAttempt
 from datamodules.run.files import open_file, remove
 from datamodules.run.result import Result
+from datamodules.run.shared_attempts import SharedAttempts
 from datamodules.run.typed_json import build, load
 from datamodules.samples.content import Content, size_of
 
@@ -47,6 +48,7 @@ class Spool:
         rank: name of this rank, whose file is created.
         death: given the name of another rank, returns (reason, class) of the death of its process; None if that is
             alive. The rows that a dead rank had active are charged with a failed attempt.
+        shared: the failed attempts in the store; None: those in `folder` are all.
 
     Attributes:
         results: by row.
@@ -61,17 +63,21 @@ class Spool:
         num_rows: int,
         rank: str,
         death: Callable[[str], tuple[str, str] | None] = lambda _: None,
+        shared: SharedAttempts | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.results: dict[int, Result] = {}
         self.failed_attempts: dict[int, list[FailedAttempt]] = {}
         self.active: list[int] = []
-        self._folder, self._shard, self._num_rows, self._death = folder, shard, num_rows, death
+        self._folder, self._shard, self._num_rows, self._death, self._shared = folder, shard, num_rows, death, shared
         self._members: dict[int, tuple[IO[bytes], int, list[tuple[str, int]]]] = {}
         self._files: list[IO[bytes]] = []
-        for path in sorted(folder.glob(f"{shard}.*")):
+        spools = sorted(folder.glob(f"{shard}.*"))
+        for path in spools:
             with suppress(FileNotFoundError):  # another rank has committed the shard in the meantime
                 self._take_over(path)
+        for attempt in shared.of_others(num_rows, {path.suffix[1:] for path in spools}) if shared else ():
+            self.failed_attempts.setdefault(attempt.row, []).append(attempt)
         self._own = open(folder / f"{shard}.{rank}", "x+b")
         self._files.append(self._own)
 
@@ -94,11 +100,15 @@ class Spool:
     def add_failed_attempt(self, attempt: FailedAttempt) -> None:
         """Append a failed attempt."""
         self._write({"failed_attempt": vars(attempt)})
+        if self._shared:
+            self._shared.add(attempt)
         self.failed_attempts.setdefault(attempt.row, []).append(attempt)
 
     def mark_active(self, rows: Sequence[int]) -> None:
         """Append that this process works on `rows`, which are charged if it dies; empty: it works on none."""
         self._write({"active": list(rows)})
+        if self._shared:
+            self._shared.mark_active(rows)
         self.active = list(rows)
 
     def members(self, row: int) -> Iterator[tuple[str, int, IO[bytes]]]:
@@ -126,6 +136,8 @@ class Spool:
         """Remove the files of all ranks for the shard, which is committed."""
         for path in self._folder.glob(f"{self._shard}.*"):
             remove(path)
+        if self._shared:
+            self._shared.remove_all()
 
     def _write(self, entry: Mapping[str, Any], body: Sequence[Content] = ()) -> int:
         """Append an entry and return the offset of its body in bytes.

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import IO
 from datamodules.errors import FramemillError
 from datamodules.run.folder import Run
 
+_POLL_SECONDS = 0.1
 _KILL_SECONDS = 10.0  # after the grace time: a rank that was asked to stop needs some to end its workers
 _LAST_LINES = 50  # among which an error is searched: libraries may print more while the process ends
 
@@ -91,8 +93,8 @@ def run_rank(task: RankTask) -> RankExit:
     copying = threading.Thread(target=_copy, args=(process.stderr, lines), daemon=True)
     try:
         copying.start()
-        # with a timeout, Python polls, so that KeyboardInterrupt, which Ray simulates, is raised in time
-        status = process.wait(threading.TIMEOUT_MAX)
+        while (status := process.poll()) is None:
+            time.sleep(_POLL_SECONDS)  # Ray raises KeyboardInterrupt without a signal, so `wait` would not end for it
     finally:
         _stop(process, task.grace_seconds)
     copying.join(1.0)  # workers that outlive the rank for a moment hold the pipe open

@@ -208,9 +208,10 @@ class RayRanks:
         """Take the result of a task that has ended."""
         try:
             ended: RankExit = ray.get(reference)
-        except RayError as error:  # Ray could not start the function: workers and nodes that die are its own business
+        except RayError as error:  # it could not start the function; workers and nodes that die do not end a task
             reason = str(error).strip().splitlines()[-1]
-            raise ConfigError(f"Ray cannot run rank {number}: {reason}. All nodes need the same environment") from error
+            message = f"Ray cannot run it: {reason}. All nodes need the same environment"
+            ended = RankExit(getattr(error, "ip", "an unknown node"), ConfigError.exit_status, message)
         where = f"rank {number} on {ended.node}"
         is_concluded = ended.status in (1, TooManyFailures.exit_status) and is_complete(*self._of_run)
         if ended.status == 0 or is_concluded:  # the driver concludes again, and says what the rank did not print

@@ -21,12 +21,18 @@ from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
+from datamodules.run.reader import CommittedSamples
+from datamodules.run.tar_cache import TarCache
 from datamodules.samples import SampleKind
 from datamodules.training.splits import TrainingSplits
 
 _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
-_TRAINING_OPTIONS = ("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split")
+_TRAINING_OPTIONS = (
+    *("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split"),
+    *("cache_dir", "cache_bytes"),
+)
+_CACHE_BYTES = 64 << 30
 
 
 class FramesDataModule(LightningDataModule):
@@ -37,7 +43,7 @@ class FramesDataModule(LightningDataModule):
 
     Args:
         corpus: lists the items to preprocess. Preprocessing only.
-        shards: folder of a run (its `--output.dir`). Training only.
+        shards: folder or URL of a run (its `--output.dir`). Training only.
         samples: kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`.
             Training only.
         num_workers: number of DataLoader workers of each rank; 0: the rank's own process reads.
@@ -46,6 +52,9 @@ class FramesDataModule(LightningDataModule):
         train_split: split of `train_dataloader`. Training only.
         val_split: split of `val_dataloader`; None: `dev` if the run has it, else `val`. Training only.
         test_split: split of `test_dataloader`. Training only.
+        cache_dir: folder on a local disk that keeps whole tars of a run in a bucket; all processes of the machine may
+            share it. None: every sample is requested from the bucket. Training only.
+        cache_bytes: of the tars in `cache_dir`, at most; the least recently used ones are removed. Training only.
         pin_memory: put batches into page-locked memory; None: only if they go to a GPU.
         worker_timeout_seconds: a worker that makes no progress for this long is killed, and its item has one attempt
             less (see `Output.max_attempts`). Preprocessing only.
@@ -64,6 +73,8 @@ class FramesDataModule(LightningDataModule):
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str = "test",
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = _CACHE_BYTES,
         pin_memory: bool | None = None,
         worker_timeout_seconds: float = 120.0,
         decoding: Decoding = _DECODING,
@@ -78,7 +89,9 @@ class FramesDataModule(LightningDataModule):
         self.decoding, self.fetching = decoding, fetching
         self.shards, self.samples, self.batch_size, self.seed = shards, samples, batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
+        self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         self.num_workers, self.pin_memory = num_workers, pin_memory
+        self._opened: dict[str, CommittedSamples] = {}  # by split
 
     def setup(self, stage: str) -> None:
         """Check that the shards have samples for a stage of the Trainer.
@@ -92,6 +105,7 @@ class FramesDataModule(LightningDataModule):
         """
         if stage == "predict":
             self.predict_dataloader()
+        self._opened.clear()  # the run may have more samples since the last stage
         self._training().require(stage)
 
     def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
@@ -170,9 +184,11 @@ class FramesDataModule(LightningDataModule):
     def _training(self) -> TrainingSplits:
         self._refuse(_PREPROCESSING_OPTIONS, "training")
         if self.shards is None:
-            raise ConfigError("training needs shards=…, the folder of a run")
+            raise ConfigError("training needs shards=…, the folder or URL of a run")
         if self.samples is None:
             raise ConfigError("training needs samples=…, the kind of the samples in the shards")
+        if self.cache_bytes < 1 or (self.cache_dir is None and self.cache_bytes != _CACHE_BYTES):
+            raise ConfigError(f"cache_bytes = {self.cache_bytes} must be 1 or more, and needs cache_dir=…")
         return TrainingSplits(
             Run(self.shards),
             self.samples,
@@ -181,6 +197,8 @@ class FramesDataModule(LightningDataModule):
             self.seed,
             self.num_workers,
             self._pins_memory(),
+            None if self.cache_dir is None else TarCache(self.cache_dir, self.cache_bytes),
+            self._opened,
         )
 
     def _pins_memory(self) -> bool:

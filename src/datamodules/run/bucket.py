@@ -22,6 +22,7 @@ import re
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -97,6 +98,7 @@ class Bucket(Store):
     shares_work = False
     beat_seconds = 20.0
     patience_seconds = 900.0  # ten minutes without network, with the requests before and after them
+    num_reads_at_once = 16  # each takes some 20 ms until its first byte
 
     def __init__(self, url: str, scratch: str | None = None) -> None:
         parse_url(url, _OPTION)
@@ -108,9 +110,13 @@ class Bucket(Store):
         self._patience_seconds = _SHORT_PATIENCE_SECONDS
         self._silent_since: float | None = None  # when the store stopped answering; -inf: for longer than patience
         self._client: ObjectStore | None = None
+        self._opening = threading.Lock()  # looking up credentials takes time, and boto3 allows only one thread
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_client": None, "_silent_since": None}
+        return {**vars(self), "_client": None, "_silent_since": None, "_opening": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _opening=threading.Lock())
 
     def check_folders(self) -> None:
         """Do nothing: an object is no link."""
@@ -142,6 +148,9 @@ class Bucket(Store):
             self.names(STAGING)
         with self._explaining("delete"):
             self.remove(probe)
+        self.wait_longer()
+
+    def wait_longer(self) -> None:
         self._patience_seconds = self.patience_seconds
 
     def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
@@ -176,6 +185,10 @@ class Bucket(Store):
 
     def open(self, name: str) -> StoredFile:
         return _StoredObject(self, name, self._head(name))
+
+    def read_range(self, entry: Entry, size: int, offset: int) -> bytes:
+        etag = entry.version.rpartition(" ")[0]
+        return self.fetch(entry.name, offset, min(offset + size, entry.size), etag) if offset < entry.size else b""
 
     def find(self, name: str) -> Entry | None:
         try:
@@ -274,9 +287,9 @@ class Bucket(Store):
 
         All requests share one time of patience. So several of them in a row do not wait for it one after the other.
         """
-        if self._client is None:
-            self._client = open_object_store(self.location, _OPTION)
-        client, since = self._client, self._silent_since
+        with self._opening:
+            client = self._client = self._client or open_object_store(self.location, _OPTION)
+        since = self._silent_since
         patience = self._patience_seconds - (0 if since is None else time.monotonic() - since)
         try:
             result = repeated(lambda: request(client), self.locate(name), patience, self._note_silence)
@@ -329,6 +342,8 @@ class _StoredObject(StoredFile):
         name: of the object.
         head: what the store says of it.
     """
+
+    block_bytes = _MIN_AHEAD_BYTES
 
     def __init__(self, bucket: Bucket, name: str, head: "ObjectMeta") -> None:
         super().__init__(head["size"])

@@ -24,7 +24,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from datamodules.errors import RunError
+from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.object_store import StoreUnavailableError
 from datamodules.run.bucket import as_store
 from datamodules.run.outcome import Outcome
 from datamodules.run.plan import Plan, Shard, plan_name
@@ -154,12 +155,17 @@ class Run:
 
         Raises:
             RunError: the table is missing or damaged.
+            EnvironmentFailure: the store does not answer, or refuses the credentials.
         """
         file = self.table_file(shard)
         keys = self.plan.batch(self._shards[shard].number)["key"]
         try:
             with file.open() as opened:
                 return read_table(opened, keys, columns)
+        except StoreUnavailableError as error:
+            raise EnvironmentFailure(
+                f"{file.location} cannot be read: {error.strerror}. Fix that, and rerun the same command"
+            ) from error
         except (OSError, ValueError) as error:
             raise RunError(f"{file.location} cannot be read: {error}; run `preprocess verify`") from error
 

@@ -4,9 +4,10 @@ import io
 import os
 import tarfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -19,6 +20,20 @@ from datamodules.samples import Sample, SampleKind
 from datamodules.tar_members import read_members, split_name
 
 
+class SamplePlace(NamedTuple):
+    """Where a sample is.
+
+    Attributes:
+        tar: index in `CommittedSamples.tars`.
+        offset: of the sample in the tar, in bytes.
+        size: of the sample in the tar, headers included, in bytes.
+    """
+
+    tar: int
+    offset: int
+    size: int
+
+
 class CommittedSamples:
     """The committed samples of a run and its retries in planned order, without failed items.
 
@@ -27,6 +42,9 @@ class CommittedSamples:
     Args:
         run: the run. Shards that are committed later are not part of this object.
         split: only this split; None: all.
+
+    Attributes:
+        tars: those with samples, in the order of their first samples.
 
     Raises:
         RunError: the run has no such split (the message names its splits), or no shard is committed.
@@ -41,16 +59,15 @@ class CommittedSamples:
         self._token = os.urandom(8)  # else a new run in the same folder would be read through open files of the old
         tars: dict[str, int] = {}
         parts = []
-        for shard in shards:
-            if shard.name in committed and split in (None, shard.split):
-                rows = run.rows(shard.name, ["tar_offset", "tar_bytes"]).drop_null()  # without failed items
-                owners = rows["shard"].combine_chunks()
-                numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
-                parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
+        names = [shard.name for shard in shards if shard.name in committed and split in (None, shard.split)]
+        for rows in _rows_of(run, names):
+            owners = rows["shard"].combine_chunks()
+            numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
+            parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
         if not tars:
             of_split = f" of split {split!r}" if split else ""
             raise RunError(f"no shard is committed in {run.store}{of_split} yet: run it first")
-        self._tars = [run.tar_file(name) for name in tars]
+        self.tars = [run.tar_file(name) for name in tars]
         self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
     def __len__(self) -> int:
@@ -61,14 +78,18 @@ class CommittedSamples:
         """Number of bytes of all samples in their tars."""
         return int(self._bytes.sum())
 
+    def place(self, index: int) -> "SamplePlace":
+        """Return where the sample at `index` is."""
+        return SamplePlace(int(self._tar[index]), int(self._offset[index]), int(self._bytes[index]))
+
     def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
         """Return (key, content of its files by ending) of the sample at `index`.
 
         Raises:
             RunError: the tar is missing or damaged.
         """
-        tar = self._tars[self._tar[index]]
-        return read_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
+        number, offset, size = self.place(index)
+        return read_sample(self.tars[number], offset, size, self._token)
 
     def open(self, index: int) -> tuple[str, dict[str, BinaryIO]]:
         """Return (key, open files by ending) of the sample at `index`, which may be larger than memory.
@@ -76,8 +97,8 @@ class CommittedSamples:
         Raises:
             RunError: the tar is missing or damaged.
         """
-        tar = self._tars[self._tar[index]]
-        return open_sample(tar, int(self._offset[index]), int(self._bytes[index]), self._token)
+        number, offset, size = self.place(index)
+        return open_sample(self.tars[number], offset, size, self._token)
 
     def decode(self, index: int, kind: SampleKind[Sample]) -> Sample:
         """Return the sample at `index`, decoded by `kind`.
@@ -94,6 +115,23 @@ class CommittedSamples:
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         return (self[index] for index in range(len(self)))
+
+
+def _rows_of(run: Run, shards: Sequence[str]) -> Iterator[Any]:
+    """Yield the tables of `shards` with the columns `shard`, `tar_offset` and `tar_bytes`, without failed items."""
+
+    def read(shard: str) -> Any:
+        return run.rows(shard, ["tar_offset", "tar_bytes"]).drop_null()
+
+    if run.store.num_reads_at_once == 1:
+        yield from map(read, shards)
+        return
+    yield from map(read, shards[:1])  # reads what all need, such as the tables of retries, once
+    with ThreadPoolExecutor(run.store.num_reads_at_once) as pool:
+        try:
+            yield from pool.map(read, shards[1:])
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def read_sample(
@@ -117,8 +155,22 @@ def read_sample(
     try:
         content = _open(file, token).read(size, offset)
     except (OSError, tarfile.TarError) as error:
-        raise _damaged(file.location, offset, error) from error
-    key, members = _members(file.location, offset, io.BytesIO(content), key)
+        raise damaged(file.location, offset, error) from error
+    return parse_sample(file.location, offset, content, key)
+
+
+def parse_sample(location: str, offset: int, content: bytes, key: str | None = None) -> tuple[str, dict[str, bytes]]:
+    """Return (key, content of its files by ending) of a sample that was read from a tar.
+
+    Args:
+        location, offset: of the tar, and of the sample in it, for messages.
+        content: the bytes of the sample, headers included.
+        key: of the sample; None: any.
+
+    Raises:
+        RunError: the sample is damaged, or has another key.
+    """
+    key, members = _members(location, offset, io.BytesIO(content), key)
     return key, {ending: content[start : start + size] for ending, (start, size) in members.items()}
 
 
@@ -138,16 +190,17 @@ def open_sample(
     try:
         sample = _Part(file.location, _open(file, token), offset, size)
     except OSError as error:
-        raise _damaged(file.location, offset, error) from error
+        raise damaged(file.location, offset, error) from error
     key, members = _members(file.location, offset, cast(BinaryIO, sample), key)
     return key, {ending: _buffered(sample.part(start, size)) for ending, (start, size) in members.items()}
 
 
 def _buffered(part: "_Part") -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(part))
+    return cast(BinaryIO, io.BufferedReader(part, part.block_bytes))
 
 
-def _damaged(location: str, offset: int, error: Exception | str) -> RunError:
+def damaged(location: str, offset: int, error: Exception | str) -> RunError:
+    """Return the error for a tar that does not have a sample at `offset`."""
     return RunError(f"{location} cannot be read at byte {offset}: {error}; run `preprocess verify`")
 
 
@@ -177,9 +230,9 @@ def _members(location: str, offset: int, sample: BinaryIO, key: str | None) -> t
                 raise CorpusError(member.problem)
             key, members[ending] = stem, (member.start_byte, member.num_bytes)
     except CorpusError as error:
-        raise _damaged(location, offset, error) from error
+        raise damaged(location, offset, error) from error
     if key is None or not members:
-        raise _damaged(location, offset, "it has no sample at this offset")
+        raise damaged(location, offset, "it has no sample at this offset")
     return key, members
 
 
@@ -188,6 +241,7 @@ class _OpenTar:
 
     def __init__(self, file: ShardFile) -> None:
         self._file = file.open()
+        self.block_bytes = self._file.block_bytes
         weakref.finalize(self, self._file.close)
 
     def read(self, size: int, offset: int) -> bytes:
@@ -203,6 +257,7 @@ class _Part(StoredFile):
     def __init__(self, location: str, tar: _OpenTar, start: int, size: int) -> None:
         super().__init__(size)
         self._location, self._tar, self._start = location, tar, start
+        self.block_bytes = tar.block_bytes
 
     def part(self, start: int, size: int) -> "_Part":
         """Return the `size` bytes from `start` of this part as a file of their own."""
@@ -212,7 +267,7 @@ class _Part(StoredFile):
         try:
             return self._tar.read(max(0, min(size, self.size - offset)), self._start + offset)
         except (OSError, tarfile.TarError) as error:
-            raise _damaged(self._location, self._start, error) from error
+            raise damaged(self._location, self._start, error) from error
 
 
 @lru_cache(maxsize=64)

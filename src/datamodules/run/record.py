@@ -15,7 +15,7 @@ from typing import Any
 
 from datamodules.errors import RunError
 from datamodules.run.files import SUPERSEDED
-from datamodules.run.store import STAGING, Store, StoredFile
+from datamodules.run.store import STAGING, Entry, Store, StoredFile
 from datamodules.run.typed_json import build, load
 
 RECORDS = "records"
@@ -222,4 +222,19 @@ class ShardFile:
         for name in self.possible_names():
             with suppress(FileNotFoundError):
                 return self.store.open(name)
-        raise FileNotFoundError(errno.ENOENT, "No such file", self.location)
+        raise self._missing()
+
+    def find(self) -> Entry:
+        """Return the entry of the file of a committed shard, whichever name it has.
+
+        Raises:
+            FileNotFoundError: the file is missing.
+            RunError: see `possible_names`.
+        """
+        for name in self.possible_names():
+            if entry := self.store.find(name):
+                return entry
+        raise self._missing()
+
+    def _missing(self) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, "No such file", self.location)

@@ -51,7 +51,12 @@ class StoredFile(io.RawIOBase):
 
     Args:
         size: of the file in bytes.
+
+    Attributes:
+        block_bytes: least size of a read that is worth its cost, for buffers.
     """
+
+    block_bytes = io.DEFAULT_BUFFER_SIZE
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -99,6 +104,7 @@ class Store(ABC):
         shares_work: whether the ranks of all machines have the same `work`.
         beat_seconds: time between two heartbeats of a rank.
         patience_seconds: how long writing may fail before the store counts as lost.
+        num_reads_at_once: number of reads that a process should have in flight; 1: more would not be faster.
     """
 
     location: str
@@ -106,6 +112,7 @@ class Store(ABC):
     shares_work: bool
     beat_seconds: float
     patience_seconds: float
+    num_reads_at_once: int
 
     def __str__(self) -> str:
         return self.location
@@ -168,6 +175,21 @@ class Store(ABC):
             OSError, RunError: see `read`; the size is not limited.
         """
 
+    def read_range(self, entry: Entry, size: int, offset: int) -> bytes:
+        """Return `size` bytes from `offset` on of a file that was listed or found; fewer only at its end.
+
+        Can be called by several threads.
+
+        Raises:
+            OSError: the file cannot be read, or was removed. In a bucket also if it was replaced since.
+        """
+        with self.open(entry.name) as file:
+            return file.read_at(size, offset)
+
+    @abstractmethod
+    def wait_longer(self) -> None:
+        """Let all operations wait for `patience_seconds` from now on. Before, a wrong address is to show soon."""
+
     @abstractmethod
     def find(self, name: str) -> Entry | None:
         """Return the entry of the file `name`; None if it is missing."""
@@ -215,6 +237,7 @@ class Folder(Store):
     shares_work = True
     beat_seconds = 2.0
     patience_seconds = 10.0
+    num_reads_at_once = 1
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -223,6 +246,9 @@ class Folder(Store):
 
     def prepare(self) -> None:
         """Do nothing: the first write says what a folder lacks."""
+
+    def wait_longer(self) -> None:
+        """Do nothing: the operating system waits."""
 
     def check_folders(self) -> None:
         require_own_folders(self.path)

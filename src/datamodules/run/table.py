@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datamodules.object_store import StoreUnavailableError
 from datamodules.run.plan_summary import check_shard_name
 from datamodules.run.store import StoredFile
 
@@ -61,6 +62,7 @@ def read_table(file: BinaryIO | StoredFile, keys: Any, columns: Sequence[str] | 
 
     Raises:
         ValueError: the table is damaged, has other columns or keys, or a value that no run writes.
+        StoreUnavailableError: its store does not answer, or refuses the credentials.
     """
     requested = list(columns or TABLE_SCHEMA.names)
     try:
@@ -74,6 +76,8 @@ def read_table(file: BinaryIO | StoredFile, keys: Any, columns: Sequence[str] | 
         # without threads: a table is small, and Arrow's pool may abort a process that ends soon after
         table = parquet.read(columns=list(read), use_threads=False)
         table.validate(full=True)
+    except StoreUnavailableError:
+        raise
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(str(error)) from error
     if not table["key"].combine_chunks().equals(keys):

@@ -6,7 +6,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datamodules.run.reader import CommittedSamples
+from datamodules.run.remote_tars import RemoteTars
 from datamodules.samples import SampleKind
+from datamodules.training.read_ahead import ReadAhead
 
 
 class SampleBatches(Dataset[dict[str, Any]]):
@@ -26,3 +28,24 @@ class SampleBatches(Dataset[dict[str, Any]]):
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
         return self._samples.collate([self._committed.decode(index, self._samples) for index in indices])
+
+
+class RemoteSampleBatches(SampleBatches):
+    """The same for samples that are read ahead, for an element of `ReadAheadSampler`.
+
+    Args:
+        committed: the samples of one split.
+        samples: kind of the samples, which decodes and collates them.
+        tars: reads `committed.tars`.
+        num_requests: requests that a process has in flight, at most.
+    """
+
+    def __init__(
+        self, committed: CommittedSamples, samples: SampleKind[Any], tars: RemoteTars, num_requests: int
+    ) -> None:
+        super().__init__(committed, samples)
+        self._ahead = ReadAhead(committed, tars, samples, num_requests)
+
+    def __getitem__(self, batches: Sequence[Sequence[int]]) -> dict[str, Any]:  # type: ignore[override]
+        indices, following = batches
+        return self._samples.collate(list(self._ahead.read(indices, following)))

@@ -1,7 +1,9 @@
 """The sample order of an epoch: every sample exactly once over all ranks, and as many batches for every rank."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -64,3 +66,24 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
             # exact integer bounds: the batches partition the samples, and their sizes differ by at most one
             start, stop = (self._num_samples * index // num_all_batches for index in (batch, batch + 1))
             yield order[start:stop].tolist()
+
+
+class ReadAheadSampler(EpochSampler):
+    """Yields each batch of `EpochSampler` with the one that the same worker reads next, which is empty at the end.
+
+    Args:
+        num_workers: of the DataLoader, which hands batches to its workers in turn.
+        dataset, batch_size, shuffle, seed: see `EpochSampler`.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int, num_workers: int) -> None:
+        super().__init__(dataset, batch_size, shuffle, seed)
+        self._distance = max(1, num_workers)
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[int]]]:  # type: ignore[override]
+        batches = super().__iter__()
+        following = deque(islice(batches, self._distance))
+        while following:
+            batch = following.popleft()
+            following.extend(islice(batches, 1))
+            yield batch, following[self._distance - 1] if len(following) == self._distance else []

@@ -1,19 +1,23 @@
 """DataLoaders of the splits of a run: for training, validation and test."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
-from datamodules.errors import RunError
+from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
+from datamodules.run.remote_tars import RemoteTars
+from datamodules.run.tar_cache import TarCache
 from datamodules.samples import SampleKind
-from datamodules.training.batches import SampleBatches
-from datamodules.training.sampler import EpochSampler
+from datamodules.training.batches import RemoteSampleBatches, SampleBatches
+from datamodules.training.sampler import EpochSampler, ReadAheadSampler
 from datamodules.worker_process import begin_worker, fork_server
 
 Use = Literal["train", "val", "test"]
+_log = logging.getLogger(__name__)
 _VALIDATION_SPLITS = ("dev", "val")  # usual names of the validation split, the preferred one first
 
 
@@ -28,6 +32,11 @@ class TrainingSplits:
         seed: seed of the shuffled order; the same on all ranks.
         num_workers: DataLoader workers of each rank; 0: read in the training process.
         pin_memory: put batches into page-locked memory.
+        cache: keeps tars of a run in a bucket on a local disk; None: every sample is requested from the bucket.
+        opened: the samples of splits, by name, that an earlier object opened; this one adds those that it opens.
+
+    Raises:
+        ConfigError: there is a cache, but the run is in a folder.
     """
 
     def __init__(
@@ -39,10 +48,15 @@ class TrainingSplits:
         seed: int,
         num_workers: int,
         pin_memory: bool,
+        cache: TarCache | None,
+        opened: dict[str, CommittedSamples],
     ) -> None:
+        if cache and run.store.num_reads_at_once == 1:
+            raise ConfigError("cache_dir has no effect for a run in a folder. Leave it out")
         self._run, self._samples, self._names = run, samples, names
         self._batch_size, self._seed = batch_size, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._cache, self._opened = cache, opened
         self._planned = sorted({shard.split for shard in run.plan.shards})
 
     @property
@@ -75,12 +89,12 @@ class TrainingSplits:
             ConfigError: the split has fewer samples than there are ranks.
             RunError: see `require`.
         """
-        batches = SampleBatches(self._committed(use), self._samples)
+        batches, sampler = self._batches(use, shuffle)
         has_workers = self._num_workers > 0
         return DataLoader(
             batches,
             batch_size=None,  # the sampler yields whole batches
-            sampler=EpochSampler(batches, self._batch_size, shuffle, self._seed),
+            sampler=sampler,
             num_workers=self._num_workers,
             multiprocessing_context=fork_server([SampleBatches.__module__]) if has_workers else None,
             worker_init_fn=begin_worker if has_workers else None,
@@ -88,13 +102,32 @@ class TrainingSplits:
             pin_memory=self._pin_memory,
         )
 
+    def _batches(self, use: Use, shuffle: bool) -> tuple[SampleBatches, EpochSampler]:
+        committed, store = self._committed(use), self._run.store
+        order = (self._batch_size, shuffle, self._seed)
+        if store.num_reads_at_once == 1:
+            batches = SampleBatches(committed, self._samples)
+            return batches, EpochSampler(batches, *order)
+        tars = RemoteTars(store, committed.tars, self._cache)
+        if self._cache and tars.num_bytes > self._cache.max_bytes:
+            _log.warning(
+                "the tars of the split %s have %s bytes, more than cache_bytes = %s. In a random order each is fetched "
+                "again and again. Give more, or leave cache_dir out",
+                *(self._split(use), f"{tars.num_bytes:,}", f"{self._cache.max_bytes:,}"),
+            )
+        batches = RemoteSampleBatches(committed, self._samples, tars, store.num_reads_at_once)
+        return batches, ReadAheadSampler(batches, *order, self._num_workers)
+
     def _committed(self, use: Use) -> CommittedSamples:
         split = self._split(use)
         if split not in self._planned:
             raise RunError(
                 f"{self._run.store} has no split {split!r}. Set {use}_split to one of {', '.join(self._planned)}"
             )
-        return CommittedSamples(self._run, split)
+        if split not in self._opened:
+            self._opened[split] = CommittedSamples(self._run, split)
+            self._run.store.wait_longer()  # workers get the store as it is now
+        return self._opened[split]
 
     def _split(self, use: Use) -> str:
         default = next((name for name in _VALIDATION_SPLITS if name in self._planned), _VALIDATION_SPLITS[0])

@@ -54,6 +54,9 @@ class ObjectListing:
             raise CorpusError(describe_error(url, error)) from error
         self._paths: Any = self._table["path"].combine_chunks()
 
+    def __len__(self) -> int:
+        return len(self._paths)
+
     def find(self, path: str) -> FileFacts | None:
         """Return what is known of the object with this path relative to the URL; None: there is none."""
         row = self._first_row(path.replace("/", _SLASH))

@@ -34,6 +34,11 @@ class Skipped:
         detail = os.path.splitext(name)[1].lower() or "none" if kind == OTHER_EXTENSION else name
         self._counts[kind][detail] += 1
 
+    def update(self, other: "Skipped") -> None:
+        """Add the counts of another listing."""
+        for kind, counts in other._counts.items():
+            self._counts[kind].update(counts)
+
     def clear(self) -> None:
         """Set all counts to 0, before another listing."""
         for counts in self._counts.values():

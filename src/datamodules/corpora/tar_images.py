@@ -11,10 +11,13 @@ have becomes `{tar without .tar}/{key}`.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from datamodules.corpora.listing import repeated, require_any
 from datamodules.corpora.paths import describe_error
@@ -23,9 +26,11 @@ from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
+from datamodules.object_store import is_url
 from datamodules.objects import FileFacts, open_input
 from datamodules.tar_members import TarMember, read_members, split_name
 
+_THREADS = 16  # that read tars of an object store: most of the time, each waits for an answer
 _COMPRESSED = {  # by the first bytes
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -78,8 +83,8 @@ class TarImages(Corpus):
         if not tars:
             raise CorpusError(f"--data.root {self.root} has no tars {self.tars!r}: set --data.tars")
         self.skipped.clear()
-        is_ambiguous = repeated(key for tar in tars for key in self._keys(tar)) if len(tars) > 1 else repeated(())
-        items = (item for tar in tars for item in self._items(tar, is_ambiguous))
+        is_ambiguous = repeated(self._keys(tars)) if len(tars) > 1 else repeated(())
+        items = (item for tar, content in self._contents(tars) for item in self._items(tar, content, is_ambiguous))
         return require_any(islice(items, self.max_items), "images", self.root, READABLE_IMAGE_SUFFIXES, self.skipped)
 
     def _tars(self) -> list[str]:
@@ -97,14 +102,20 @@ class TarImages(Corpus):
                 f"--data.tars {self.tars!r}: {error}; give a pattern below --data.root, such as train-*.tar"
             ) from error
 
-    def _keys(self, tar: str) -> Iterator[str]:
-        samples, _ = _samples(self._files.join(tar), Skipped())
-        return (key for key, sample in samples.items() if sample.image)
+    def _keys(self, tars: Sequence[str]) -> Iterator[str]:
+        return (key for _, content in self._contents(tars) for key, sample in content.samples.items() if sample.image)
 
-    def _items(self, tar: str, is_ambiguous: Callable[[str], bool]) -> Iterator[Item]:
+    def _contents(self, tars: Sequence[str]) -> "Iterator[tuple[str, _Content]]":
+        """Read the headers of the tars, in order; of those in an object store, of several at once."""
+        paths = map(self._files.join, tars)
+        contents = _contents_in_threads(paths) if is_url(self.root) else map(_content, paths)
+        return zip(tars, contents, strict=True)
+
+    def _items(self, tar: str, content: "_Content", is_ambiguous: Callable[[str], bool]) -> Iterator[Item]:
         """Yield the items of one tar. All its headers are in memory, because a JSON may come after its image."""
         prefix = key_from_path(tar.removesuffix(".tar"))
-        samples, damage = _samples(self._files.join(tar), self.skipped)
+        samples, damage = content.samples, content.damage
+        self.skipped.update(content.skipped)
         facts = self._files.stat(tar) if samples else FileFacts()
         for key, sample in samples.items():
             if image := sample.image:
@@ -126,17 +137,24 @@ class TarImages(Corpus):
             yield Item(f"{prefix}/%tar", self.split, tar, problem=problem)  # no file's key: `%ta` is not an escape
 
 
-def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | None]:
-    """Read the samples of a tar.
+class _Content(NamedTuple):
+    """What the headers of a tar say.
 
-    Args:
-        path: of the tar, or its URL.
-        skipped: counts members that are left out.
-
-    Returns:
-        The samples by key, in order; and what is wrong with the tar after them, or None.
+    Attributes:
+        samples: by key, in order.
+        damage: what is wrong with the tar after them; None: nothing.
+        skipped: counts of the members that were left out.
     """
+
+    samples: dict[str, _Sample]
+    damage: str | None
+    skipped: Skipped
+
+
+def _content(path: str) -> _Content:
+    """Read the headers of a tar, by its path or URL."""
     samples: dict[str, _Sample] = {}
+    skipped = Skipped()
     try:
         for member in _members(path, skipped):
             is_json = split_name(member.name)[1].lower() == "json"
@@ -152,8 +170,24 @@ def _samples(path: str, skipped: Skipped) -> tuple[dict[str, _Sample], str | Non
                 samples[key] = samples.pop(key)  # samples come in the order of their images, not of their JSONs
             sample.add_image(member)
     except CorpusError as error:
-        return samples, str(error)
-    return samples, None
+        return _Content(samples, str(error), skipped)
+    return _Content(samples, None, skipped)
+
+
+def _contents_in_threads(paths: Iterable[str]) -> Iterator[_Content]:
+    """Yield the contents of tars in order, and read some of those that follow meanwhile."""
+    futures: deque[Future[_Content]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            for path in paths:
+                futures.append(pool.submit(_content, path))
+                if len(futures) == _THREADS:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def _with_key(member: TarMember) -> tuple[str, TarMember]:

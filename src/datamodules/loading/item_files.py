@@ -73,7 +73,7 @@ class ItemFiles:
         if not self._is_remote:
             return nullcontext(Path(join(self._root, self._item.path)))
         if self._videos is not None:
-            return nullcontext(wait_for_video(self._videos, self._root, self._item, self._on_wait))
+            return nullcontext(wait_for_video(self._videos, self._item, self._on_wait))
         return self._fetched_video()
 
     @contextmanager

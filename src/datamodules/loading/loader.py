@@ -199,9 +199,10 @@ class FrameLoader:
             self._next_check = time.monotonic() + self._beat_seconds
         if self._rank.stopping:
             return self._take_back()
-        # two tickets for each worker: one in work, and one to begin next without waiting for this process
+        # two tickets for each worker, mostly: one in work, and one to begin next without waiting for this process
+        max_tickets = max(2, self._fetching.videos) * max(1, self._num_workers)
         while (
-            len(self._with_workers) < 2 * max(1, self._num_workers)
+            len(self._with_workers) < max_tickets
             and (self._waiting or self._lease())
             and self._has_room(self._waiting[0])
         ):
@@ -229,10 +230,12 @@ class FrameLoader:
         self._tickets.put(ticket)
 
     def _has_room(self, ticket: Ticket) -> bool:
-        """Return whether the video of a ticket, if it is to be fetched, is within the limits."""
+        """Return whether the workers may have another ticket: two each, or as many videos as may be fetched."""
         opened = self._rank.open.get(ticket.shard)
         item = opened.items[ticket.rows[-1]] if opened is not None else None
-        return item is None or not self._is_remote_video(item) or self._videos.has_room(item)
+        if item is not None and self._is_remote_video(item):
+            return self._videos.has_room(item)
+        return len(self._with_workers) < 2 * max(1, self._num_workers)
 
     def _is_remote_video(self, item: Item) -> bool:
         return not item.frames and item.problem is None and is_remote(self._root, item.path)

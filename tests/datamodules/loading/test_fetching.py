@@ -256,7 +256,7 @@ def test_videos_are_fetched_ahead_within_the_limits_and_deleted(tmp_path: Path, 
             if not fetcher.has_room(item):
                 break
             folder = fetcher.start(0, row, item)
-            started.append(wait_for_video(folder, root, item, lambda: None))
+            started.append(wait_for_video(folder, item, lambda: None))
         assert [path.read_bytes() for path in started] == [bytes(100)] * expected
         assert files() == [f"{number}.mp4" for number in range(expected)]
         assert fetcher.has_room(items[0])  # another part of a video that is here
@@ -266,6 +266,23 @@ def test_videos_are_fetched_ahead_within_the_limits_and_deleted(tmp_path: Path, 
         for row in (100, *range(1, expected)):
             fetcher.discard(0, row)
         assert files() == []
+
+
+def test_a_video_that_is_dropped_while_it_is_fetched_can_be_fetched_anew(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, item = s3.make_bucket({"a.mp4": bytes(100)}), Item("a", "train", "a.mp4", cost=100)
+    with faulty_proxy(s3.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        proxy.faults.append(Fault("GET", "a.mp4", 503, seconds=0.3))
+        fetcher = VideoFetcher(f"s3://{bucket}", Fetching(), 1, lambda: tmp_path)
+        fetcher.start(0, 0, item)
+        wait_for(lambda: len(proxy.requests) == 2)
+        fetcher.discard(0, 0)
+        assert wait_for_video(fetcher.start(0, 0, item), item, lambda: None).read_bytes() == bytes(100)
+        proxy.wait()
+        fetcher.discard(0, 0)
+        assert list((tmp_path / "videos").iterdir()) == []
 
 
 def test_a_full_scratch_folder_is_the_environments_fault(tmp_path: Path, s3: S3Server) -> None:

@@ -297,9 +297,10 @@ def _as_os_error(error: Exception, url: str) -> OSError:
         return OSError(errno.EINVAL, answer, url)
     if status == "501":
         return OSError(errno.EOPNOTSUPP, answer, url)
-    if not _first(_SERVER, text) or isinstance(error, exceptions.NotSupportedError):  # no request was sent
-        return OSError(errno.EINVAL, _one_line(text), url)
     server = without_credentials(_first(_SERVER, text))
+    if isinstance(error, exceptions.NotSupportedError) or not (server or "HTTP error" in text):  # no request was sent
+        return OSError(errno.EINVAL, _one_line(text), url)
+    server = server or "the store"  # an answer that breaks off is an HTTP error without the server's name
     return StoreUnavailableError(errno.EHOSTUNREACH, f"{server} does not answer. {answer}".rstrip(), url)
 
 

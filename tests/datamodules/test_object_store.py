@@ -135,15 +135,18 @@ _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message><Key
 
 @contextmanager
 def _answering(status: int, body: bytes, num_failures: int = 10**9) -> Iterator[str]:
-    """The URL of a server that gives this answer `num_failures` times, and then the content `whole`."""
+    """The URL of a server that gives this answer `num_failures` times, and then the content `whole`.
+
+    With the status 0, these answers break off after `body`.
+    """
     count = iter(range(10**9))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             is_failure = next(count) < num_failures
             content = body if is_failure else b"whole"
-            self.send_response(status if is_failure else 200)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_response((status if is_failure else 0) or 200)
+            self.send_header("Content-Length", str(len(content) + (is_failure and not status)))
             self.send_header("Last-Modified", "Mon, 30 Nov 2026 12:00:00 GMT")
             self.send_header("ETag", '"1"')
             self.end_headers()
@@ -194,6 +197,14 @@ def test_repeats_a_request_until_the_store_answers(s3: S3Server, monkeypatch: py
         request = lambda: bytes(obstore.get(store, "a.txt").bytes())  # noqa: E731
         content = repeated(request, "s3://bucket/a.txt", 60, on_wait=lambda: waits.append(time.monotonic()))
     assert (content, len(waits)) == (b"whole", 4)
+
+
+def test_asks_again_for_a_content_that_breaks_off(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "_MAX_RETRIES", 0)
+    monkeypatch.setattr(object_store, "_PAUSE_SECONDS", 0.01)
+    with _answering(0, b"who", num_failures=2) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        assert _get("s3://bucket", "a.txt", patience_seconds=60) == b"whole"
 
 
 def test_gives_up_after_its_patience(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,11 @@ from datamodules.errors import ConfigError, EnvironmentFailure, RunError
 from datamodules.object_store import StaleVersionError, StoreUnavailableError
 from datamodules.run import bucket as bucket_module
 from datamodules.run.bucket import Bucket, open_store
+from datamodules.run.plan import Plan, ShardSize
+from datamodules.run.planning import write_plan
 from datamodules.run.store import Folder
 from support.faulty_proxy import Fault, FaultyProxy, faulty_proxy
+from support.runs import FINGERPRINT, some_items
 from support.s3_server import PAGE_SIZE, S3Server
 
 pytest.importorskip("obstore")
@@ -326,3 +329,20 @@ def test_a_file_that_is_too_large_is_not_read_whole(store: Bucket) -> None:
     store.create("dataset.json", bytes((16 << 20) + 1))
     with pytest.raises(RunError, match="the limit for such a file is 16,777,216: remove it"):
         store.read("dataset.json")
+
+
+def test_a_plan_takes_two_requests_and_each_of_its_shards_one(
+    store: Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_module, "_WHOLE_BYTES", 0)  # as if the plan were large
+    store.prepare()
+    write_plan(some_items(6), store, FINGERPRINT, ShardSize(max_items=2, min_shards=1))
+    proxy.requests.clear()
+    plan = Plan(store)
+    assert [shard.num_items for shard in plan.shards] == [2, 2, 2]
+    assert _methods(proxy) == ["HEAD", "GET"]
+    assert plan.items(2) + plan.items(0) == [*some_items(6)[4:], *some_items(6)[:2]]
+    assert _methods(proxy)[2:] == ["HEAD", "GET", "GET"]
+    assert [plan.item(0, row) for row in (0, 1)] == some_items(6)[:2]
+    assert len(proxy.requests) == 5
+    assert list(store.names("work/staging")) == []

@@ -5,7 +5,7 @@ import shutil
 from datamodules.run.commit import finalize_all
 from datamodules.run.files import is_folder, remove
 from datamodules.run.folder import PLANNING, Run
-from datamodules.run.leases import RANKS, has_ended
+from datamodules.run.leases import RANKS, has_ended, is_of_this_host
 from datamodules.run.planning import discard_unfinished
 from datamodules.run.shared_attempts import ATTEMPTS
 
@@ -24,17 +24,23 @@ def clean_up(run: Run) -> None:
             shard = name.partition(".")[0]
             if shard == PLANNING or run.is_committed(shard):
                 run.store.remove(f"{folder}/{name}")
-    for name in run.store.names(RANKS):
-        if has_ended(run.store, name.partition(".")[0]):
+    entries = {entry.name.removeprefix(f"{RANKS}/"): entry for entry in run.store.list(RANKS)}
+    for name in entries:
+        rank = name.partition(".")[0]
+        # only its own host knows that a rank has ended: each of a thousand ranks would read the files of all in vain
+        is_elsewhere = rank in entries and entries[rank].size > 0 and not is_of_this_host(rank)
+        if not is_elsewhere and has_ended(run.store, rank):
             run.store.remove(f"{RANKS}/{name}")
     _clean_up_locally(run)
 
 
 def _clean_up_locally(run: Run) -> None:
-    """Remove the spools of committed shards from the disk of this machine, and what dead ranks left there."""
-    for path in (run.work / "spool").glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
-        if run.is_committed(path.name.partition(".")[0]):
-            remove(path)
+    """Remove the spools and uploads of committed shards from the disk of this machine, and what dead ranks left."""
+    for folder in ("spool", "staging"):
+        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
+            shard = path.name.partition(".")[0]
+            if shard == PLANNING or run.is_committed(shard):
+                remove(path)
     for path in (run.work / "ranks").glob("*.fault"):
         if has_ended(run.store, path.stem):
             remove(path)

@@ -62,8 +62,7 @@ class RankIdentity:
     def of_this_process(cls) -> "RankIdentity":
         """Return a new identity of this process. Two calls return two ranks."""
         pid = os.getpid()
-        host = re.sub(r"[^\w-]", "_", socket.gethostname().partition(".")[0])  # becomes part of file names
-        rank = f"{host}-{pid}-{os.urandom(3).hex()}"
+        rank = f"{_host()}-{pid}-{os.urandom(3).hex()}"
         return cls(rank, _machine(), pid, _started(pid) or 0)
 
     @classmethod
@@ -190,16 +189,31 @@ class Leases:
         """Return the names that have a claim, of a living or a dead rank. Lists the claims once and reads none."""
         return {match[1] for name in self._store.names(_CLAIMS) if (match := _CLAIM.fullmatch(name))}
 
-    def list_claims(self) -> dict[str, list[Claim]]:
-        """Return all claims by name, in order of generation. Reads claims that this process has not read before."""
+    def list_claims(self, max_reads: int | None = None) -> dict[str, list[Claim]]:
+        """Return the claims by name, the longest held first; those on one name in order of generation.
+
+        Args:
+            max_reads: read at most so many claims, the oldest, whose holders this process does not know yet. Names
+                with other unknown claims are left out. None: read all.
+        """
+        found: dict[str, list[tuple[int, Entry]]] = {}
+        for entry in sorted(self._store.list(_CLAIMS), key=lambda entry: entry.modified):
+            if match := _CLAIM.fullmatch(entry.name.removeprefix(f"{_CLAIMS}/")):
+                found.setdefault(match[1], []).append((int(match[2]), entry))
+        # after the claims, as a rank has its file before it claims: one without a file has ended
         ranks = {entry.name: entry for entry in self._store.list(RANKS)}
         claims: dict[str, list[Claim]] = {}
-        for entry in self._store.list(_CLAIMS):
-            if match := _CLAIM.fullmatch(entry.name.removeprefix(f"{_CLAIMS}/")):
+        for name, entries in found.items():
+            num_unknown = sum((entry.name, entry.version) not in self._holders for _, entry in entries)
+            if max_reads is not None:
+                if num_unknown > max_reads:
+                    continue
+                max_reads -= num_unknown
+            for generation, entry in sorted(entries):
                 holder = self._holder(entry)
                 beat = ranks.get(f"{RANKS}/{holder.rank}") if holder else None
                 is_dead = holder is None or self._is_silent(holder, beat)
-                claims.setdefault(match[1], []).append(Claim(match[1], int(match[2]), holder, is_dead))
+                claims.setdefault(name, []).append(Claim(name, generation, holder, is_dead))
         return claims
 
     def is_dead(self, rank: str) -> bool:
@@ -256,6 +270,11 @@ class Leases:
         return rank.has_died() or now - since > self._stale_seconds
 
 
+def is_of_this_host(rank: str) -> bool:
+    """Return whether a rank of this name runs, or ran, on a host of this host's name."""
+    return rank.rpartition("-")[0].rpartition("-")[0] == _host()
+
+
 def has_ended(store: Store, rank: str) -> bool:
     """Return whether the rank named `rank` is known to have ended."""
     identity = _read_rank(store, rank)
@@ -294,6 +313,10 @@ def _started(pid: int) -> int | None:
         return int(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
         return None
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", socket.gethostname().partition(".")[0])  # becomes part of file names
 
 
 def _machine() -> str:

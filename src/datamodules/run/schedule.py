@@ -12,6 +12,7 @@ slowest or for a dead one:
 
 import time
 from collections.abc import Collection, Iterator, Set
+from itertools import islice
 
 from datamodules.run.activity import read_activity
 from datamodules.run.folder import Run
@@ -19,6 +20,7 @@ from datamodules.run.leases import Claim, Leases
 from datamodules.run.plan import Shard
 
 _BACKUP_AFTER_SECONDS = 5.0  # younger leases get no backup: their speed is not known yet
+_MAX_READS = 8  # claims, and activities, that a rank reads at once: idle ranks look again every few seconds
 _UNKNOWN_SECONDS = 30.0  # assumed for a shard by a rank that has committed none yet
 
 
@@ -40,6 +42,7 @@ class Schedule:
         self._run, self._leases, self._position = run, leases, position
         self.shards = [s for s in run.plan.shards if not only or s.number % only[1] == only[0]]
         self.seconds_per_row: list[float] = []
+        self._committed: set[str] = set()  # names of the shards that had a record when they were last listed
         self._todo: list[Shard] = []  # of `shards`, those without a record and a claim when they were last listed
 
     def begin(self) -> None:
@@ -73,58 +76,63 @@ class Schedule:
             tried.add(shard.name)
             if self._leases.claim(shard.name):
                 yield shard
-                continue
+            # another rank has claimed it, or committed it since it was listed
             self._list_todo(tried)
-            if self._todo:  # another rank is at the same position: go on at a random one
+            if self._todo:  # that rank goes on from there: go on at a random position
                 self._rotate(self._leases.random.randrange(len(self._todo)))
 
     def _claim_from_others(self, open_shards: Collection[int]) -> Iterator[Shard]:
-        claims = self._leases.list_claims()
-        committed = self._run.committed()
-        held = [
-            (shard, claims[shard.name])
-            for shard in self.shards
-            if shard.name in claims and shard.name not in committed and shard.number not in open_shards
-        ]
+        claims = self._leases.list_claims(_MAX_READS)
+        shards = {shard.name: shard for shard in self.shards if shard.number not in open_shards}
+        held = [(shards[name], claims[name]) for name in claims if name in shards and name not in self._committed]
         for shard, holders in held:
             if all(claim.dead for claim in holders) and self._claim_next(shard, holders):
                 yield shard
                 return
-        for shard, holders in sorted(held, key=lambda pair: -self._seconds_left(pair[1])):
-            if not open_shards and self._is_slow(shard, holders) and self._claim_next(shard, holders):
+        if open_shards:
+            return
+        for shard, holders in self._slow(held):
+            if self._claim_next(shard, holders):
                 yield shard
                 return
 
     def _claim_next(self, shard: Shard, holders: list[Claim]) -> bool:
         return self._leases.claim(shard.name, holders[-1].generation + 1)
 
-    def _is_slow(self, shard: Shard, holders: list[Claim]) -> bool:
-        """Return whether the shard has one living holder, and this rank would finish it in less than half the time."""
-        alive = [claim for claim in holders if not claim.dead]
-        paces = self.seconds_per_row
-        own_seconds = sum(paces) / len(paces) * shard.num_items if paces else _UNKNOWN_SECONDS
-        return len(alive) == 1 and self._seconds_left(alive) > max(2 * own_seconds, _BACKUP_AFTER_SECONDS)
+    def _slow(self, held: list[tuple[Shard, list[Claim]]]) -> list[tuple[Shard, list[Claim]]]:
+        """Return the shards with one living holder that this rank would finish in less than half the time.
 
-    def _seconds_left(self, holders: list[Claim]) -> float:
-        """Estimate the seconds that the fastest living holder still needs, from the activity that it publishes.
+        Of many, the longest held are looked at. The slowest come first.
+        """
+        alive = ((shard, holders, [claim for claim in holders if not claim.dead]) for shard, holders in held)
+        single = islice((entry for entry in alive if len(entry[2]) == 1), _MAX_READS)
+        left = [(self._seconds_left(living[0]), shard, holders) for shard, holders, living in single]
+        slow = [entry for entry in left if entry[0] > max(2 * self._own_seconds(entry[1]), _BACKUP_AFTER_SECONDS)]
+        return [(shard, holders) for _, shard, holders in sorted(slow, key=lambda entry: -entry[0])]
+
+    def _own_seconds(self, shard: Shard) -> float:
+        """Estimate the seconds that this rank needs for a shard."""
+        paces = self.seconds_per_row
+        return sum(paces) / len(paces) * shard.num_items if paces else _UNKNOWN_SECONDS
+
+    def _seconds_left(self, claim: Claim) -> float:
+        """Estimate the seconds that the holder of a claim still needs, from the activity that it publishes.
 
         0 for a holder that publishes none, and for one too young to judge: such a shard gets no backup.
         """
-        left = []
-        for claim in holders:
-            activity = read_activity(self._run.store, claim.holder.rank) if claim.holder else None
-            if not claim.dead and activity and claim.name in activity.shards:
-                done, total, seconds = activity.shards[claim.name]
-                seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower
-                left.append(seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0)
-        return min(left, default=0.0)
+        activity = read_activity(self._run.store, claim.holder.rank) if claim.holder else None
+        if not activity or claim.name not in activity.shards:
+            return 0.0
+        done, total, seconds = activity.shards[claim.name]
+        seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower
+        return seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0
 
     def _list_todo(self, tried: Set[str] = frozenset()) -> bool:
         """Set `_todo` to the shards that are not committed, claimed or `tried`; return whether there are any."""
         claimed = self._leases.claimed() | tried
         # records after claims: a commit removes claims after it links its record, so no shard is missing from both
-        committed = self._run.committed()
-        self._todo = [s for s in self.shards if s.name not in committed and s.name not in claimed]
+        self._committed = self._run.committed()
+        self._todo = [s for s in self.shards if s.name not in self._committed and s.name not in claimed]
         return bool(self._todo)
 
     def _rotate(self, start: int) -> None:

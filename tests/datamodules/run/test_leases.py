@@ -51,6 +51,19 @@ def test_a_killed_holder_is_seen_dead_at_once(tmp_path: Path) -> None:
     assert (first.dead, second.dead, second.holder.rank) == (True, False, leases.identity.rank)
 
 
+def test_a_rank_reads_a_few_unknown_claims_at_once_the_longest_held_first(tmp_path: Path) -> None:
+    holders = [Leases(Folder(tmp_path)) for _ in range(3)]
+    for number, holder in reversed(list(enumerate(holders))):
+        assert holder.claim(f"train-{number:06d}")
+        os.utime(tmp_path / f"work/leases/train-{number:06d}.000000", (number, number))
+    leases = Leases(Folder(tmp_path))
+    assert list(leases.list_claims(max_reads=0)) == []
+    assert list(leases.list_claims(max_reads=1)) == ["train-000000"]
+    assert list(leases.list_claims(max_reads=1)) == ["train-000000", "train-000001"]
+    assert list(leases.list_claims()) == ["train-000000", "train-000001", "train-000002"]
+    assert list(leases.list_claims(max_reads=0)) == ["train-000000", "train-000001", "train-000002"]
+
+
 def test_a_reused_process_id_is_another_process() -> None:
     this = RankIdentity.of_this_process()
     assert not this.has_died()

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import random
@@ -209,6 +210,31 @@ def test_shards_that_a_stale_listing_shows_as_free_are_tried_once(
         second._schedule._todo = []
         assert second.lease() is None
         assert sorted(tried) == [opened.shard.name for opened in held]
+
+
+def test_a_rank_that_finds_a_shard_committed_lists_anew_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, 20)
+    with Rank(run) as first, Rank(run) as second:
+        for _ in range(len(run.plan.shards) - 1):
+            finish(second, lease(second))
+        tried: list[str] = []
+        monkeypatch.setattr(first.leases, "claim", spied(first.leases.claim, lambda name, *_: tried.append(name)))
+        last = lease(first).shard.name
+    assert tried == [run.plan.shards[0].name, last]
+
+
+def test_cleaning_up_asks_for_no_rank_of_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path, 4)
+    with Rank(run) as rank:
+        finish(rank, lease(rank))
+    (run.work / "ranks" / "elsewhere-1-abc").write_text(json.dumps({"identity": vars(rank.leases.identity)}))
+    read: list[str] = []
+    monkeypatch.setattr(Folder, "read", spied(Folder.read, lambda _, name: read.append(name)))
+    clean_up(run)
+    assert [name for name in read if name.startswith(RANKS)] == []
+    assert run.store.names(RANKS) == ["elsewhere-1-abc"]
 
 
 def test_cleaning_up_a_complete_run_removes_only_what_dead_ranks_left(tmp_path: Path) -> None:

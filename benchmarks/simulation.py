@@ -1,7 +1,7 @@
-"""Run interleavings of ranks with faults over a simulated file system, and count failures and interleavings a second.
+"""Run interleavings of ranks with faults in a simulated folder or bucket, and count the failures.
 
     python benchmarks/simulation.py --interleavings 1000000 --processes 2
-    python benchmarks/simulation.py --seed 12345
+    python benchmarks/simulation.py --store bucket --seed 12345
 
 The first command tries the seeds from `--first` on, and prints those that fail. The second prints the steps of one
 seed, shrunk first if it fails. `tests/support/simulated/` describes what is simulated and which conditions must hold.
@@ -15,13 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from measuring import print_machine, print_table, print_verdict
-from support.simulated.choices import FAULTS, Choices, RandomChoices
+from support.simulated.choices import FAULTS, STORES, Choices, RandomChoices
 from support.simulated.line import interleave, shrunk, simulated, story_of
 
 _BATCH = 500
@@ -40,24 +41,25 @@ class _Tally:
 def main() -> None:
     """Try many seeds, or print the steps of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", choices=STORES, default="folder", help="where the run is (default: folder)")
     parser.add_argument("--interleavings", type=int, default=20_000, help="number of seeds (default: 20,000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--processes", type=int, default=2, help="processes that share the seeds (default: 2)")
     parser.add_argument("--seed", type=int, help="print the steps of this seed instead")
     options = parser.parse_args()
     if options.seed is not None:
-        sys.exit(_print_steps(options.seed))
+        sys.exit(_print_steps(options.store, options.seed))
     print_machine("greenlet")
     seeds = range(options.first, options.first + options.interleavings)
     started = time.perf_counter()
     total = _Tally()
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for tally in pool.imap_unordered(_try, _batches(seeds)):
+        for tally in pool.imap_unordered(partial(_try, options.store), _batches(seeds)):
             total.num_steps += tally.num_steps
             total.seconds += tally.seconds
             total.faults += tally.faults
             total.failures |= tally.failures
-    _print(total, len(seeds), time.perf_counter() - started)
+    _print(options.store, total, len(seeds), time.perf_counter() - started)
 
 
 def _batches(seeds: range) -> Iterator[range]:
@@ -67,12 +69,12 @@ def _batches(seeds: range) -> Iterator[range]:
         yield seeds[start : start + _BATCH]
 
 
-def _try(seeds: range) -> _Tally:
+def _try(store: str, seeds: range) -> _Tally:
     tally = _Tally()
     with simulated():
         gc.freeze()
         for seed in seeds:
-            outcome = interleave(RandomChoices(seed))
+            outcome = interleave(RandomChoices(seed, store))
             tally.num_steps += outcome.num_steps
             tally.seconds += outcome.seconds
             tally.faults += outcome.faults
@@ -81,28 +83,28 @@ def _try(seeds: range) -> _Tally:
     return tally
 
 
-def _print(total: _Tally, interleavings: int, seconds: float) -> None:
+def _print(store: str, total: _Tally, interleavings: int, seconds: float) -> None:
     rows = [
         ("interleavings", f"{interleavings:,}"),
         ("a second", f"{interleavings / seconds:,.0f}"),
-        ("operations on files", f"{total.num_steps:,}"),
+        ("operations on files, and requests", f"{total.num_steps:,}"),
         ("simulated hours", f"{total.seconds / 3600:,.0f}"),
-        *((name, f"{total.faults[fault]:,}") for fault, name in FAULTS.items()),
+        *((name, f"{total.faults[fault]:,}") for fault, name in FAULTS.items() if fault in STORES[store]),
         ("failures", f"{len(total.failures):,}"),
     ]
     print_table(("", f"in {seconds:,.0f} s"), rows)
     for seed, failure in sorted(total.failures.items())[:20]:
-        print(f"--seed {seed}: {failure}")
+        print(f"--store {store} --seed {seed}: {failure}")
     print_verdict("no failure", f"{len(total.failures):,}", not total.failures)
     if total.failures:
         sys.exit(1)
 
 
-def _print_steps(seed: int) -> int:
+def _print_steps(store: str, seed: int) -> int:
     with simulated():
-        outcome = interleave(RandomChoices(seed))
+        outcome = interleave(RandomChoices(seed, store))
         choices = shrunk(outcome) if outcome.failure else outcome.made
-        print("\n".join(story_of(Choices(choices))))
+        print("\n".join(story_of(Choices(choices, store))))
     return 1 if outcome.failure else 0
 
 

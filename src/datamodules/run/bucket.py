@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _OPTION = "--output.dir"
 _SHORT_PATIENCE_SECONDS = 30.0  # of a process that only reads, and of the first requests: a wrong address shows soon
+_PROBE, _PROBE_SECONDS = "probe", 3600.0  # objects that test the store; what is older, no living rank tests with
 _CONFLICT_SECONDS = (0.05, 0.5)  # random wait before a put is repeated that raced with another
 # Of an upload: 64 MiB in memory, files of up to 160 GB (S3 takes 10,000 parts), and 1.1 MB/s are enough to send these
 # parts within the client's limit of 60 s for a request
@@ -131,7 +132,7 @@ class Bucket(Store):
             self._make_work()
         except OSError as error:
             raise EnvironmentFailure(f"cannot create the scratch folder {self.work}: {error.strerror}") from error
-        probe = f"{STAGING}/probe.{os.urandom(8).hex()}"
+        probe = f"{STAGING}/{_PROBE}.{os.urandom(8).hex()}"
         with self._explaining("create"):
             self.create(probe, b"first")
         with self._explaining("read"):
@@ -145,9 +146,11 @@ class Bucket(Store):
         with self._explaining("overwrite"):
             self.replace(probe, b"third")
         with self._explaining("list"):
-            self.names(STAGING)
+            probes = {found.name: found.modified for found in self.list(STAGING) if f"/{_PROBE}." in found.name}
         with self._explaining("delete"):
-            self.remove(probe)
+            for other, modified in probes.items():  # ranks that were killed here have left theirs
+                if other == probe or probes.get(probe, 0.0) - modified > _PROBE_SECONDS:
+                    self.remove(other)
         self.wait_longer()
 
     def wait_longer(self) -> None:

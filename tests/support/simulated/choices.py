@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 
 # events at an operation; `NOTHING` is 0
-NOTHING, SWITCH, STALL, FREEZE, KILL, CRASH, ERROR, LOST, UNSURE = range(9)
+NOTHING, SWITCH, STALL, FREEZE, KILL, CRASH, ERROR, LOST, UNSURE, LATE, CONFLICT, SLOW, PARTITION = range(13)
 FAULTS = {
     STALL: "stalled task",
     FREEZE: "stalled process",
@@ -18,17 +18,28 @@ FAULTS = {
     ERROR: "failed operation",
     LOST: "lost reply",
     UNSURE: "done, but an error reported",
+    LATE: "late request, repeated",
+    CONFLICT: "false conflict (409)",
+    SLOW: "slow request",
+    PARTITION: "machine without network",
 }
+STORES = {"folder": range(STALL, LATE), "bucket": range(STALL, PARTITION + 1)}  # with the faults that occur there
 
 
 class Choices:
     """The choices of a record; 0 where the record has none.
 
+    Args:
+        record: choices by index.
+        store: one of `STORES`: where the simulated run is.
+
     Attributes:
+        store: see above.
         made: the choices made so far that are not 0, by index: a record for a replay.
     """
 
-    def __init__(self, record: Mapping[int, int]) -> None:
+    def __init__(self, record: Mapping[int, int], store: str = "folder") -> None:
+        self.store = store
         self._record, self._operation, self._other = record, 0, 1
         self.made: dict[int, int] = {}
 
@@ -58,13 +69,13 @@ class Choices:
 class RandomChoices(Choices):
     """Choices drawn from a seed, which also sets how often tasks switch, and the kinds and number of faults."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__({})
+    def __init__(self, seed: int, store: str = "folder") -> None:
+        super().__init__({}, store)
         self._random = random.Random(seed)
         self._switches = self._random.choice((0.02, 0.1, 0.3, 0.6))
         self._faults_left = self._random.choice((0, 1, 1, 2, 3, 5))
         self._faults = self._random.choice((0.005, 0.02, 0.05)) if self._faults_left else 0.0
-        self._kinds = self._random.sample(list(FAULTS), self._random.randint(1, len(FAULTS)))
+        self._kinds = self._random.sample(STORES[store], self._random.randint(1, len(STORES[store])))
         self._skip()
 
     def _skip(self) -> None:

@@ -70,20 +70,27 @@ class Folder:
     pending: list[Change] = field(default_factory=list)
 
 
+class Clock:
+    """The simulated time: `now` is in seconds since the start."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+
 class FileSystem:
     """All files below `/run`, as machines see and change them.
 
     Args:
         cache_seconds: how long NFS clients reuse what they saw; None: a local file system.
         choose: returns a number from 0 to its argument - 1.
+        clock: of the world.
 
     Attributes:
-        now: simulated time in seconds.
         appeared: called after a link or rename with the path of the folder and the new name.
     """
 
-    def __init__(self, cache_seconds: float | None, choose: Callable[[int], int]) -> None:
-        self.now = 0.0
+    def __init__(self, cache_seconds: float | None, choose: Callable[[int], int], clock: Clock) -> None:
+        self._clock = clock
         self.cache_seconds = cache_seconds
         self.appeared: Callable[[str, str], None] = lambda folder, name: None
         self._choose = choose
@@ -103,7 +110,7 @@ class FileSystem:
         if self.cache_seconds is None:
             return folder.entries.get(name)
         inode, until = machine.names.get((folder.number, name), (None, -1.0))
-        if until < self.now:
+        if until < self._clock.now:
             inode = self._refresh(machine, folder, name)
         return inode
 
@@ -115,9 +122,9 @@ class FileSystem:
         if self.cache_seconds is None:
             return list(folder.entries)
         names, until = machine.listings.get(folder.number, ([], -1.0))
-        if until < self.now:
+        if until < self._clock.now:
             names = list(folder.entries)
-            machine.listings[folder.number] = names, self.now + self.cache_seconds
+            machine.listings[folder.number] = names, self._clock.now + self.cache_seconds
         return names
 
     def modified_ns(self, machine: "Machine", file: File) -> int:
@@ -125,9 +132,9 @@ class FileSystem:
         if self.cache_seconds is None:
             return file.modified_ns
         modified, until = machine.times.get(file.number, (0, -1.0))
-        if until < self.now:
+        if until < self._clock.now:
             modified = file.modified_ns
-            machine.times[file.number] = modified, self.now + self.cache_seconds
+            machine.times[file.number] = modified, self._clock.now + self.cache_seconds
         return modified
 
     def content(self, machine: "Machine", file: File) -> bytes:
@@ -310,7 +317,7 @@ class FileSystem:
         if self.cache_seconds is None:
             folder.pending.append(change)
         else:
-            machine.names[folder.number, name] = inode, self.now + self.cache_seconds
+            machine.names[folder.number, name] = inode, self._clock.now + self.cache_seconds
             machine.listings.pop(folder.number, None)
         return change
 
@@ -318,7 +325,7 @@ class FileSystem:
         """Return what has the name in `folder` now, and cache it on an NFS client."""
         inode = folder.entries.get(name)
         if self.cache_seconds is not None:
-            machine.names[folder.number, name] = inode, self.now + self.cache_seconds
+            machine.names[folder.number, name] = inode, self._clock.now + self.cache_seconds
         return inode
 
     def _existing(self, machine: "Machine", path: str) -> File:
@@ -338,7 +345,7 @@ class FileSystem:
         return self._numbers
 
     def _stamp(self) -> int:
-        return _EPOCH_NS + int(self.now * 1e9)
+        return _EPOCH_NS + int(self._clock.now * 1e9)
 
 
 def _enter(names: dict[str, File | Folder], name: str, inode: File | Folder | None) -> None:

@@ -4,13 +4,15 @@
    does what `preprocess run` does: it opens the run (and sometimes plans it), leases, spools, commits, and cleans up.
 2. At last, perhaps after a crash of the machine, one more rank completes the run without faults.
 
-Checked at every link and rename: a visible tar has a record, and the tar and its table are whole. Checked at the end:
-every planned row exists once, every file is as its record says, the tars are those of a run without faults, and no
-temporary files are left.
+Checked at every link and rename, and at every change in a bucket: a visible tar has a record, and the tar and its table
+are whole. Checked at the end: every planned row exists once, every file is as its record says, the tars are those of a
+run without faults, and no temporary files are left. After that, the last late requests arrive in the bucket, and the
+run is checked again.
 """
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from typing import Any
 
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.run.bucket import Bucket
 from datamodules.run.cleanup import clean_up
 from datamodules.run.failure_limit import Tolerance
 from datamodules.run.folder import Run
@@ -29,14 +32,15 @@ from datamodules.run.result import Result
 from support.simulated.choices import Choices, shrink
 from support.simulated.files import File
 from support.simulated.modules import Here, Os, Path, Time, installed
-from support.simulated.world import Broken, Machine, Process, World
+from support.simulated.world import STALE_SECONDS, Broken, Machine, Process, World
 
 _FOLDER = Path("/run")
+_URL, _SCRATCH = "s3://simulated/run", "/run"
 _ROWS = 2
 _MOST_PROCESSES = 6
 _CACHE_SECONDS = (0.0, 3.0, 30.0)
 _ITEM_SECONDS = 1.0
-_STALE_SECONDS = 6.0
+_BUCKET_ITEM_SECONDS = (1.0, 1.0, 50.0)  # two of the last take longer than a heartbeat may be silent
 _TOLERANCE = Tolerance(max_attempts=_MOST_PROCESSES + 1)  # more attempts than processes, so no item fails
 _KIND_LENGTH = 15  # characters at the start of a failure that identify the check
 
@@ -58,6 +62,7 @@ class Outcome:
 
     Attributes:
         failure: the check that failed; None: none did.
+        store: where the run is; see `Choices`.
         made: the choices, for a replay.
         faults: number of faults by kind.
         num_steps: number of operations on files.
@@ -66,6 +71,7 @@ class Outcome:
     """
 
     failure: str | None
+    store: str
     made: Mapping[int, int]
     faults: Counter[int]
     num_steps: int
@@ -80,13 +86,12 @@ def interleave(choices: Choices, has_story: bool = False) -> Outcome:
         choices: the random choices.
         has_story: whether the outcome has a story.
     """
-    is_nfs = choices.choose(2)
-    world = World(
-        choices,
-        _CACHE_SECONDS[choices.choose(len(_CACHE_SECONDS))] if is_nfs else None,
-        1 + choices.choose(3) if is_nfs else 1,
-        has_story,
-    )
+    if choices.store == "bucket":
+        world = World(choices, None, 2 + choices.choose(2), has_story)
+    elif choices.choose(2):  # NFS
+        world = World(choices, _CACHE_SECONDS[choices.choose(len(_CACHE_SECONDS))], 1 + choices.choose(3), has_story)
+    else:
+        world = World(choices, None, 1, has_story)
     Here.world = world
     line = _Line(world)
     failure = None
@@ -96,7 +101,7 @@ def interleave(choices: Choices, has_story: bool = False) -> Outcome:
         failure = str(error)
     finally:
         world.end()
-    return Outcome(failure, choices.made, world.faults, world.num_steps, world.now, world.story)
+    return Outcome(failure, choices.store, choices.made, world.faults, world.num_steps, world.now, world.story)
 
 
 class _Line:
@@ -106,7 +111,12 @@ class _Line:
         Os.reset()
         self._world = world
         self.num_shards = 1 + world.choices.choose(2)
-        world.files.appeared = self._check_appeared
+        self._item_seconds = _ITEM_SECONDS
+        if world.server:
+            self._item_seconds = _BUCKET_ITEM_SECONDS[world.choices.choose(len(_BUCKET_ITEM_SECONDS))]
+            world.server.changed = self._check_changed
+        else:
+            world.machines[0].files.appeared = self._check_appeared
         world.crashed = self._check_all_visible
 
     def play(self) -> None:
@@ -133,6 +143,9 @@ class _Line:
             self._check_end(process)
         self._check_run()
         self._check_litter(last)
+        if world.server:
+            world.server.deliver(math.inf)
+            self._check_run()
 
     def start(self, machine: Machine) -> Process:
         return self._world.start(machine, self._work)
@@ -147,25 +160,35 @@ class _Line:
 
     def _work(self) -> None:
         """Do what `preprocess run` does."""
-        with Rank(_open(self.num_shards), stale_seconds=_STALE_SECONDS, tolerance=_TOLERANCE) as rank:
+        stale_seconds = STALE_SECONDS[self._world.choices.store]
+        with Rank(self._open(), stale_seconds=stale_seconds, tolerance=_TOLERANCE) as rank:
             while not rank.finished():
                 rank.abandon_committed()
                 opened = rank.lease()
                 for row in opened.missing if opened else ():
                     assert opened is not None
                     rank.mark_active(opened.shard.number, [row])
-                    Time.sleep(_ITEM_SECONDS)
+                    Time.sleep(self._item_seconds)
                     rank.mark_idle()
                     rank.add(opened.shard.number, *_result(opened.items[row], row, self._world.process.pid))
                 if not opened:
-                    Time.sleep(2 * _ITEM_SECONDS)
+                    Time.sleep(stale_seconds / 3)
         if len(rank.run.committed()) == len(rank.run.plan.shards):
             clean_up(rank.run)
 
+    def _open(self) -> Run:
+        size = ShardSize(max_items=_ROWS, min_shards=1)
+        location = Bucket(_URL, _SCRATCH) if self._world.server else str(_FOLDER)
+        return open_or_plan(location, _Numbered(self.num_shards * _ROWS), {"made": "here"}, size)
+
     def _write_plan(self) -> None:
         """Write the plan, durably, as if the run were planned already."""
-        files, machine = self._world.files, self._world.machines[0]
+        machine = self._world.machines[0]
+        files = machine.files
         for name, content in _PLANS[self.num_shards].items():
+            if self._world.server:
+                self._world.server.put(name, content)
+                continue
             file = files.create(machine, f"{_FOLDER}/{name}", truncate=True)
             files.write(machine, file, 0, content)
             files.sync(file)
@@ -181,6 +204,17 @@ class _Line:
         ):
             self._check_shard(shard)
 
+    def _check_changed(self, path: str) -> None:
+        """Check the shard of an object that was written or removed, if its tar is visible or was until then.
+
+        Without faults, a shard has at most its first holder and a backup.
+        """
+        if path.startswith("work/leases/train-") and path.endswith(".000002") and not self._world.faults:
+            raise Broken(f"{path}: the holders of the claims before it are alive")
+        shard, _, ending = path.rpartition("/")[2].rpartition(".")
+        if not path.startswith(("work/", "plan")) and (ending == "tar" or self.content(f"{shard}.tar") is not None):
+            self._check_shard(shard)
+
     def _check_all_visible(self) -> None:
         for name in self.names():
             self._check_appeared(str(_FOLDER), name)
@@ -190,7 +224,10 @@ class _Line:
         content = self.content(f"records/{shard}.json")
         if content is None:
             raise Broken(f"{shard}.tar is visible, but its record is missing")
-        record: dict[str, Any] = json.loads(content)
+        try:
+            record: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise Broken(f"records/{shard}.json: not the bytes of the record") from error
         for name in ("table", "tar"):
             file = record[name]
             content = self.content(file["name"])
@@ -202,8 +239,8 @@ class _Line:
 
     def _check_run(self) -> None:
         planned = [f"train-{index:06d}" for index in range(self.num_shards)]
-        expected = {*_PLANS[self.num_shards], "records", "tables", "work", *(f"{shard}.tar" for shard in planned)}
-        if set(self.names()) != expected:
+        expected = {*_PLANS[self.num_shards], "records", "tables", *(f"{shard}.tar" for shard in planned)}
+        if set(self.names()) - {"work"} != expected:
             raise Broken(f"the run folder has {sorted(self.names())}")
         for folder, ending in (("records", ".json"), ("tables", ".parquet")):
             if sorted(self.names(folder)) != [shard + ending for shard in planned]:
@@ -218,12 +255,22 @@ class _Line:
 
     def _check_litter(self, last: Process) -> None:
         for folder in ("staging", "planning", "spool", "leases"):
-            if self.names(f"work/{folder}"):
-                raise Broken(f"left in work/{folder}: {self.names(f'work/{folder}')}")
+            if left := self._left(f"work/{folder}") + self._left_on(last.machine, folder):
+                raise Broken(f"left in work/{folder}: {left}")
         known_dead = [p for p in self._world.processes if p.machine is last.machine and p.boot == last.boot]
-        for name in self.names("work/ranks"):  # ranks of other machines may be alive
+        for name in self._left("work/ranks"):  # ranks of other machines may be alive
             if any(name.startswith(f"machine{p.machine.number}-{p.pid}-") for p in known_dead):
                 raise Broken(f"left in work/ranks: {name}")
+
+    def _left(self, folder: str) -> list[str]:
+        """Return the names in a folder of the run, without objects that a late request may have written."""
+        late = self._world.server.late_paths if self._world.server else ()
+        return [name for name in self.names(folder) if f"{folder}/{name}" not in late]
+
+    def _left_on(self, machine: Machine, folder: str) -> list[str]:
+        """Return the names in a folder of a machine's own disk that a run in a bucket works in."""
+        inode = machine.files.folders.get(str(Bucket(_URL, _SCRATCH).work / folder)) if self._world.server else None
+        return list(inode.entries) if inode else []
 
     def _check_end(self, process: Process) -> None:
         """Raise Broken if a rank ended with an error that neither a fault nor an NFS cache explains."""
@@ -236,20 +283,20 @@ class _Line:
 
     def names(self, folder: str = "") -> list[str]:
         """Return the names in a folder of the run, as they are on the server; empty if it is missing."""
-        inode = self._world.files.folders.get(str(_FOLDER / folder))
+        if self._world.server:
+            return self._world.server.names(folder)
+        inode = self._world.machines[0].files.folders.get(str(_FOLDER / folder))
         return list(inode.entries) if inode else []
 
     def content(self, name: str) -> bytes | None:
         """Return the content of a file of the run; None if it is missing."""
+        if self._world.server:
+            found = self._world.server.find(name)
+            return found.content if found else None
         path = _FOLDER / name
-        folder = self._world.files.folders.get(str(path.parent))
+        folder = self._world.machines[0].files.folders.get(str(path.parent))
         file = folder.entries.get(path.name) if folder else None
         return bytes(file.data) if isinstance(file, File) else None
-
-
-def _open(num_shards: int) -> Run:
-    size = ShardSize(max_items=_ROWS, min_shards=1)
-    return open_or_plan(str(_FOLDER), _Numbered(num_shards * _ROWS), {"made": "here"}, size)
 
 
 def _fails(number: int) -> bool:
@@ -298,7 +345,11 @@ def story_of(choices: Choices) -> list[str]:
     return [f"{number:4}. {line}" for number, line in enumerate(lines, 1)]
 
 
-def shrunk(outcome: Outcome) -> dict[int, int]:
-    """Return the choices of a short story in which the same check fails as in `outcome`."""
+def shrunk(outcome: Outcome, tries: int = 2000) -> dict[int, int]:
+    """Return the choices of a short story in which the same check fails as in `outcome`; see `shrink`."""
     kind = str(outcome.failure)[:_KIND_LENGTH]
-    return shrink(outcome.made, lambda made: str(interleave(Choices(made)).failure)[:_KIND_LENGTH] == kind)
+
+    def fails(made: Mapping[int, int]) -> bool:
+        return str(interleave(Choices(made, outcome.store)).failure)[:_KIND_LENGTH] == kind
+
+    return shrink(outcome.made, fails, tries)

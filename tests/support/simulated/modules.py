@@ -9,14 +9,17 @@ import fnmatch
 import io
 import itertools
 import posixpath
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import patch
 
+from datamodules import object_store
 from datamodules.run import (
+    bucket,
     cleanup,
     failure_limit,
     files,
@@ -34,6 +37,7 @@ from datamodules.run import (
     store,
 )
 from datamodules.run.plan_summary import Summary
+from support.simulated.bucket import Client
 from support.simulated.choices import LOST, UNSURE
 from support.simulated.files import File, Folder, failure
 from support.simulated.world import Killed, World
@@ -185,7 +189,7 @@ class Path:
     def with_suffix(self, suffix: str) -> "Path":
         return self.with_name(self.stem + suffix)
 
-    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         files, machine, path = Here.world.files, Here.world.machine, str(self)
         if parents and str(self.parent) not in files.folders:
             self.parent.mkdir(parents=True, exist_ok=True)
@@ -321,6 +325,10 @@ class Os:
         return SimpleNamespace(st_size=len(_visible(Os._descriptors[descriptor][0])))
 
     @staticmethod
+    def geteuid() -> int:
+        return 0
+
+    @staticmethod
     def getpid() -> int:
         return Here.world.process.pid
 
@@ -349,6 +357,18 @@ class Time:
     @staticmethod
     def sleep(seconds: float) -> None:
         Here.world.pause(max(seconds, 1.0))  # 1 s at least, for fewer polls and so fewer steps
+
+
+class NoFaultFile:
+    """Stand-in for `FaultFile`: simulated processes leave no trace of what ended them."""
+
+    def __init__(self, *_: object) -> None:
+        """Create no file."""
+
+    def arm(self) -> None:
+        """Do nothing."""
+
+    disarm = close = arm
 
 
 class Event:
@@ -413,7 +433,7 @@ class Threading:
 
 def _change(what: str, path: str, function: Callable[..., None], *args: Any) -> None:
     """Call `function`, which changes the name `path`, as one operation that may fail."""
-    event = Here.world.step(what, path, changes=True)
+    event = Here.world.change(what, path)
     function(*args)
     if event == LOST:  # the client repeats its request
         function(*args)
@@ -442,7 +462,12 @@ def _status(path: str) -> Any:
         raise failure(errno.ENOENT, path)
     modified_ns = Here.world.files.modified_ns(Here.world.machine, inode) if isinstance(inode, File) else 0
     return SimpleNamespace(
-        st_mtime_ns=modified_ns, st_mtime=modified_ns / 1e9, st_size=len(_visible(inode)), st_ino=inode.number
+        st_mtime_ns=modified_ns,
+        st_mtime=modified_ns / 1e9,
+        st_size=len(_visible(inode)),
+        st_ino=inode.number,
+        st_uid=0,
+        st_mode=stat.S_IFREG | 0o600 if isinstance(inode, File) else stat.S_IFDIR | 0o700,
     )
 
 
@@ -463,6 +488,7 @@ def _encode_table(rows: list[dict[str, Any]]) -> bytes:
     return _tables[key]
 
 
+_SILENT = SimpleNamespace(warning=lambda *_: None)  # stand-in for loggers
 _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     leases: {
         "os": Os,
@@ -481,11 +507,21 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     listing: {"open": simulated_open},
     files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
     opening: {"Path": Path, "time": Time},
-    rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": lambda *_: Mock()},
+    rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": NoFaultFile},
     open_shard: {"time": Time},
     schedule: {"time": Time},
     cleanup: {"is_folder": lambda _: True},
     failure_limit: {"time": Time},
+    bucket: {
+        "os": Os,
+        "open": simulated_open,
+        "time": Time,
+        "Path": Path,
+        "random": SimpleNamespace(uniform=lambda low, high: high),
+        "open_object_store": lambda url, option: Client(Here.world),
+        "_log": _SILENT,
+    },
+    object_store: {"time": Time, "_require_unforked": lambda: None, "_log": _SILENT},
 }
 
 

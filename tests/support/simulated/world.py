@@ -12,14 +12,31 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
-from support.simulated.choices import CRASH, ERROR, FAULTS, FREEZE, KILL, LOST, STALL, SWITCH, UNSURE, Choices
-from support.simulated.files import File, FileSystem, Folder, failure
+from support.simulated.bucket import Server
+from support.simulated.choices import (
+    CRASH,
+    ERROR,
+    FAULTS,
+    FREEZE,
+    KILL,
+    LOST,
+    PARTITION,
+    STALL,
+    SWITCH,
+    UNSURE,
+    Choices,
+)
+from support.simulated.files import Clock, File, FileSystem, Folder, failure
 
 OPERATION_SECONDS = 0.001
-_STALLS = (8.0, 30.0)  # seconds; `stale_seconds` of the simulated ranks is 6
+STALE_SECONDS = {"folder": 6.0, "bucket": 60.0}  # of the simulated ranks
+_STALLS = {"folder": (8.0, 30.0), "bucket": (70.0, 300.0)}  # seconds
+_PARTITIONS = (20.0, 200.0, 1500.0)  # seconds; a bucket's patience is 900 s
 _ERRORS = (errno.EIO, errno.ENOSPC, errno.ESTALE)
-_MOST_SECONDS = 5000.0
+_MOST_SECONDS = 50_000.0
 _MOST_STEPS = 30_000
+_ANYWHERE = frozenset({STALL, FREEZE, KILL, CRASH, ERROR})
+_NFS_CHANGES = frozenset({LOST, UNSURE})
 
 
 class Killed(BaseException):
@@ -31,10 +48,16 @@ class Broken(Exception):
 
 
 class Machine:
-    """A machine: its boot, and what it has cached as an NFS client, with the time until which it is valid."""
+    """A machine: its boot, and what it has cached as an NFS client, with the time until which it is valid.
 
-    def __init__(self, number: int) -> None:
-        self.number, self.boot = number, 0
+    Args:
+        number: of the machine.
+        files: that its processes see: the shared ones, or its own.
+    """
+
+    def __init__(self, number: int, files: FileSystem) -> None:
+        self.number, self.files, self.boot = number, files, 0
+        self.cut_off_until = -1.0  # it has no network
         self.names: dict[tuple[int, str], tuple[File | Folder | None, float]] = {}
         self.listings: dict[int, tuple[list[str], float]] = {}
         self.times: dict[int, tuple[int, float]] = {}
@@ -74,15 +97,17 @@ class World:
     """The machines, files, tasks and clock of one interleaving.
 
     Args:
-        choices: the random choices.
+        choices: the random choices. Their `store` is that of the run: a folder that all machines share, or a bucket
+            beside a local file system of each machine.
         cache_seconds: see `FileSystem`.
-        num_machines: number of machines; 1 with a local file system.
+        num_machines: number of machines; 1 with a local file system as the folder.
         has_story: whether to record a story.
 
     Attributes:
-        files: the file system.
+        clock: the simulated time.
+        server: of the bucket; None: the run is in a folder.
         faults: number of faults by kind.
-        num_steps: number of operations on files.
+        num_steps: number of operations on files, and of requests.
         calm: whether no more switches and faults happen.
         story: lines that say what happened.
         processes: all processes so far.
@@ -94,8 +119,13 @@ class World:
         self, choices: Choices, cache_seconds: float | None, num_machines: int, has_story: bool = False
     ) -> None:
         self.choices = choices
-        self.files = FileSystem(cache_seconds, choices.choose)
-        self.machines = [Machine(number) for number in range(num_machines)]
+        self.clock = Clock()
+        self.server = Server(self) if choices.store == "bucket" else None
+        self._cache_seconds = cache_seconds
+        shared = self._file_system()
+        self.machines = [
+            Machine(number, self._file_system() if self.server else shared) for number in range(num_machines)
+        ]
         self.faults: Counter[int] = Counter()
         self.num_steps = 0
         self.calm = False
@@ -107,21 +137,30 @@ class World:
         self._tasks: list[Task] = []
         self._hub = getcurrent()
         self._crashing: Machine | None = None
+        self._postponed = 0  # a fault that the next operation which it can happen to has
+
+    def _file_system(self) -> FileSystem:
+        return FileSystem(self._cache_seconds, self.choices.choose, self.clock)
 
     @property
     def now(self) -> float:
         """Simulated seconds since the start."""
-        return self.files.now
+        return self.clock.now
+
+    @property
+    def files(self) -> FileSystem:
+        """The file system that the running task sees."""
+        return self.current.process.machine.files
 
     @property
     def is_nfs(self) -> bool:
         """Whether the files are on an NFS server."""
-        return self.files.cache_seconds is not None
+        return self._cache_seconds is not None
 
     @property
     def had_errors(self) -> bool:
-        """Whether an operation on a file raised an error as a fault."""
-        return bool(self.faults[ERROR] or self.faults[UNSURE])
+        """Whether an operation on a file raised an error as a fault, or a machine was without network."""
+        return bool(self.faults[ERROR] or self.faults[UNSURE] or self.faults[PARTITION])
 
     @property
     def process(self) -> Process:
@@ -170,7 +209,7 @@ class World:
         """Run until every process has ended.
 
         Raises:
-            Broken: the processes do not end within 5000 s and 30,000 operations.
+            Broken: the processes do not end within 50,000 s and 30,000 operations.
         """
         while self._tasks:
             self._end_dead_tasks()
@@ -179,7 +218,7 @@ class World:
                 task = ready[self.choices.choose(len(ready)) if len(ready) > 1 and not self.calm else 0]
                 self._resume(task)
             elif self._tasks:
-                self.files.now = min(task.wake for task in self._tasks)
+                self.clock.now = min(task.wake for task in self._tasks)
             if self.now > _MOST_SECONDS or self.num_steps > _MOST_STEPS:
                 raise Broken(f"no end after {self.now:.0f} s and {self.num_steps} operations")
         self._end_dead_tasks()
@@ -208,15 +247,18 @@ class World:
 
     def crash(self, machine: Machine) -> None:
         """Start a machine again after a crash that ended its processes."""
-        self.files.crash(machine)
+        if self.server and self.choices.choose(2):
+            machine.files = self._file_system()  # another machine takes its place
+        else:
+            machine.files.crash(machine)
         machine.boot += 1
         machine.names, machine.listings, machine.times = {}, {}, {}
         self.log(f"machine{machine.number} has started again")
         self.crashed()
 
     def pass_time(self) -> None:
-        """Advance the clock so far that no cache is valid any more."""
-        self.files.now += 100.0
+        """Advance the clock so far that no cache is valid any more, and every machine has its network."""
+        self.clock.now += 4000.0 if self.server else 100.0
 
     def pause(self, seconds: float, event: object = None) -> None:
         """Let other tasks run for `seconds`, or until `event` is set."""
@@ -245,20 +287,27 @@ class World:
         process.alive = False
         opened, process.opened = process.opened, []
         for raw in opened:
-            self.files.close(process.machine, raw.file, writes)
+            process.machine.files.close(process.machine, raw.file, writes)
 
     # Operations and faults
 
-    def step(self, what: str, where: str, changes: bool = False) -> int:
-        """Let the choices decide what happens before an operation on a file.
+    def change(self, what: str, where: str) -> int:
+        """Let the choices decide what happens before an operation on the name of a file; see `step`."""
+        return self.step(what, where, _NFS_CHANGES if self.is_nfs else frozenset())
+
+    def step(
+        self, what: str, where: str, faults: frozenset[int] = frozenset(), seconds: float = OPERATION_SECONDS
+    ) -> int:
+        """Let the choices decide what happens before an operation on a file, or a request.
 
         Args:
             what: name of the operation, for the story.
             where: path of the file.
-            changes: whether the operation changes names, so that the loss of its reply matters.
+            faults: that are the caller's to simulate.
+            seconds: that the operation takes.
 
         Returns:
-            `LOST` or `UNSURE` if the operation is to end so; else 0.
+            One of `faults` if it is to happen; else 0.
 
         Raises:
             Killed: the process is dead.
@@ -268,24 +317,30 @@ class World:
         if not task.process.alive:
             raise Killed
         self.num_steps += 1
-        self.files.now += OPERATION_SECONDS
-        event = 0 if self.calm else self.choices.disturbance()
+        self.clock.now += seconds
+        event = 0 if self.calm else self.choices.disturbance() or self._postponed
         if event == SWITCH:
             self._hub.switch()
             if not task.process.alive:
                 raise Killed
             event = 0
         elif event:
-            event = self._fault(event, what, where, changes)
+            event = self._fault(event, what, where, faults)
         if self.has_story:
             self.log(f"{task.process.name} {task.name}: {what} {where.removeprefix('/run/')}")
         return event
 
-    def _fault(self, fault: int, what: str, where: str, changes: bool) -> int:
-        if fault in (LOST, UNSURE) and (not self.is_nfs or not changes):
+    def _fault(self, fault: int, what: str, where: str, faults: frozenset[int]) -> int:
+        if fault not in _ANYWHERE and fault not in faults:
+            self._postponed = fault if self.server else 0
             return 0
+        self._postponed = 0
         self.faults[fault] += 1
         self.log(f"--- {FAULTS[fault]} of {self.process.name}, before: {what} {where.removeprefix('/run/')}")
+        if fault == PARTITION:
+            self.machine.cut_off_until = self.now + _PARTITIONS[self.choices.choose(len(_PARTITIONS))]
+        if fault in faults:
+            return fault
         if fault in (STALL, FREEZE):
             self._stall(fault == FREEZE)
         elif fault == KILL:
@@ -299,15 +354,23 @@ class World:
             raise Killed
         elif fault == ERROR:
             raise failure(_ERRORS[self.choices.choose(len(_ERRORS))], where)
-        return fault if changes else 0
+        return 0
 
     def _stall(self, whole_process: bool) -> None:
-        seconds = _STALLS[self.choices.choose(len(_STALLS))]
+        stalls = _STALLS[self.choices.store]
+        seconds = stalls[self.choices.choose(len(stalls))]
         self.log(f"    for {seconds:.0f} s")
         for task in self.process.tasks if whole_process else ():
             task.frozen = self.now + seconds
             task.wake = max(task.wake, task.frozen)
         self.pause(seconds)
+
+    def read_local(self, path: str) -> bytes:
+        """Return the content of a file of this machine, which it uploads."""
+        self.step("read", path)
+        file = self.files.lookup(self.machine, path)
+        assert isinstance(file, File)
+        return self.files.content(self.machine, file)
 
     def log(self, line: str) -> None:
         """Add a line to the story."""

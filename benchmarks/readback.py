@@ -70,7 +70,7 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in loaders}
         for _ in range(options.epochs + 1):
             for name, loader in loaders.items():
-                rates[name].append(_epoch(loader, options.samples))
+                rates[name].append(epoch(loader, options.samples))
     rows = [(name, f"{median(later):.0f}", f"{first:.0f}") for name, (first, *later) in rates.items()]
     print_table(("", "samples/s", "in the first epoch"), rows)
     ratio = Ratio.of_pairs(rates["framemill"][1:], rates["webdataset"][1:])
@@ -123,7 +123,7 @@ def _collate(samples: list[tuple[Any, ...]]) -> dict[str, Any]:
     return KeypointSamples().collate([KeypointSample(*sample) for sample in samples])
 
 
-def _epoch(loader: Iterable[dict[str, Any]], num_samples: int) -> float:
+def epoch(loader: Iterable[dict[str, Any]], num_samples: int) -> float:
     """Return the samples per second of one epoch."""
     started = time.perf_counter()
     count = sum(len(batch["key"]) for batch in loader)

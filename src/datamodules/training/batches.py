@@ -44,8 +44,8 @@ class RemoteSampleBatches(SampleBatches):
         self, committed: CommittedSamples, samples: SampleKind[Any], tars: RemoteTars, num_requests: int
     ) -> None:
         super().__init__(committed, samples)
-        self._ahead = ReadAhead(committed, tars, samples, num_requests)
+        self.ahead = ReadAhead(committed, tars, samples, num_requests)
 
     def __getitem__(self, batches: Sequence[Sequence[int]]) -> dict[str, Any]:  # type: ignore[override]
         indices, following = batches
-        return self._samples.collate(list(self._ahead.read(indices, following)))
+        return self._samples.collate(list(self.ahead.read(indices, following)))

@@ -44,7 +44,7 @@ class ReadAhead:
     """
 
     def __init__(self, committed: CommittedSamples, tars: RemoteTars, kind: SampleKind[Any], num_requests: int) -> None:
-        self._committed, self._tars, self._kind, self._num_requests = committed, tars, kind, num_requests
+        self._committed, self._tars, self._kind, self.num_requests = committed, tars, kind, num_requests
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: _Group | None = None
 
@@ -85,7 +85,7 @@ class ReadAhead:
 
     def _ask(self, indices: list[int]) -> _Group:
         """Request the samples of a group, those that follow one another in a tar together."""
-        self._pool = self._pool or ThreadPoolExecutor(self._num_requests, thread_name_prefix="read-ahead")
+        self._pool = self._pool or ThreadPoolExecutor(self.num_requests, thread_name_prefix="read-ahead")
         places = {index: self._committed.place(index) for index in indices if not self._is_opened(index)}
         runs: list[tuple[list[int], SamplePlace]] = []
         for index in sorted(places, key=places.__getitem__):

@@ -20,7 +20,7 @@ from support.fork_server import ForkServer
 from support.ray_cluster import add_node, ranks_at_work, ray_cluster
 from support.runs import tars, wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 NUM_IMAGES = 24
 
@@ -85,12 +85,12 @@ class Driver:
             assert self.fork_server.poll(self.pid) is None, self.text()
             return len(ranks_at_work(self.run)) == number
 
-        wait_for(are_at_work, 200)
+        wait_for(are_at_work, 400)
         return set(ranks_at_work(self.run))
 
     def wait(self) -> int:
         """Wait for the end of the process. Returns its exit status."""
-        return self.fork_server.wait(self.pid, 200)
+        return self.fork_server.wait(self.pid, 400)
 
     def text(self) -> str:
         """Return what the process has printed."""

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from obstore import ListResult, ObjectMeta
     from obstore.store import ObjectStore
 
-_OPTION = "--output.dir"
+_OPTION = "--output.dir"  # that names most stores
 _SHORT_PATIENCE_SECONDS = 30.0  # of a process that only reads, and of the first requests: a wrong address shows soon
 _PROBE, _PROBE_SECONDS = "probe", 3600.0  # objects that test the store; what is older, no living rank tests with
 _CONFLICT_SECONDS = (0.05, 0.5)  # random wait before a put is repeated that raced with another
@@ -59,21 +59,22 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def open_store(location: str | os.PathLike[str], scratch: str | None = None) -> Store:
+def open_store(location: str | os.PathLike[str], scratch: str | None = None, option: str = _OPTION) -> Store:
     """Return the store at `location`.
 
     Args:
         location: path of a folder, or URL of a bucket or a prefix in it.
         scratch: folder on a local disk for what a run in a bucket keeps there; see `Bucket`.
+        option: that the user gave the location with, for messages.
 
     Raises:
         ConfigError: the scheme of the URL is not supported, it does not name a bucket, or lacks a slash.
     """
     if is_url(location):
-        return Bucket(str(location), scratch)
+        return Bucket(str(location), scratch, option)
     scheme, separator, rest = str(location).partition(":/")
     if separator and scheme in SCHEMES:
-        raise ConfigError(f"{_OPTION} {location} lacks a slash: {scheme}://{rest}. Give ./{location} for a folder")
+        raise ConfigError(f"{option} {location} lacks a slash: {scheme}://{rest}. Give ./{location} for a folder")
     return Folder(location)
 
 
@@ -91,6 +92,7 @@ class Bucket(Store):
         url: `s3://bucket/prefix`, or another that `object_store` opens.
         scratch: folder on a local disk for `work`; None: the system's temporary folder. `work` is below it, in a folder
             of this user's that is named after the URL.
+        option: see `open_store`.
 
     Raises:
         ConfigError: see `open_store`.
@@ -101,8 +103,9 @@ class Bucket(Store):
     patience_seconds = 900.0  # ten minutes without network, with the requests before and after them
     num_reads_at_once = 16  # each takes some 20 ms until its first byte
 
-    def __init__(self, url: str, scratch: str | None = None) -> None:
-        parse_url(url, _OPTION)
+    def __init__(self, url: str, scratch: str | None = None, option: str = _OPTION) -> None:
+        parse_url(url, option)
+        self._option = option
         self.location = url.rstrip("/")
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.location)[:80]
         digest = hashlib.sha256(self.location.encode()).hexdigest()[:12]
@@ -291,7 +294,7 @@ class Bucket(Store):
         All requests share one time of patience. So several of them in a row do not wait for it one after the other.
         """
         with self._opening:
-            client = self._client = self._client or open_object_store(self.location, _OPTION)
+            client = self._client = self._client or open_object_store(self.location, self._option)
         since = self._silent_since
         patience = self._patience_seconds - (0 if since is None else time.monotonic() - since)
         try:

@@ -1,6 +1,7 @@
 """Clean-up: remove what ranks leave in `work/` once the run is complete."""
 
 import shutil
+from pathlib import Path
 
 from datamodules.run.commit import finalize_all
 from datamodules.run.files import is_folder, remove
@@ -31,19 +32,20 @@ def clean_up(run: Run) -> None:
         is_elsewhere = rank in entries and entries[rank].size > 0 and not is_of_this_host(rank)
         if not is_elsewhere and has_ended(run.store, rank):
             run.store.remove(f"{RANKS}/{name}")
-    _clean_up_locally(run)
+    for work in {owner.work for owner in run.with_retries}:
+        _clean_up_locally(run, work)
 
 
-def _clean_up_locally(run: Run) -> None:
-    """Remove the spools and uploads of committed shards from the disk of this machine, and what dead ranks left."""
-    for folder in ("spool", "staging"):
-        for path in (run.work / folder).glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
+def _clean_up_locally(run: Run, work: Path) -> None:
+    """Remove the spools and uploads of committed shards from the folder `work`, and what dead ranks left there."""
+    for folder in (work / "spool", run.store.work / "staging"):
+        for path in folder.glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
             shard = path.name.partition(".")[0]
             if shard == PLANNING or run.is_committed(shard):
                 remove(path)
-    for path in (run.work / "ranks").glob("*.fault"):
+    for path in (work / "ranks").glob("*.fault"):
         if has_ended(run.store, path.stem):
             remove(path)
-    for scratch in filter(is_folder, (run.work / "scratch").glob("*")):  # no link, nor anything else a rank never makes
+    for scratch in filter(is_folder, (work / "scratch").glob("*")):  # no link, nor anything else a rank never makes
         if has_ended(run.store, scratch.name):
             shutil.rmtree(scratch, ignore_errors=True)

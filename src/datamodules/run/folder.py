@@ -20,6 +20,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -45,13 +46,18 @@ class Run:
         retry: 0 for the run as it was first planned; n for its n-th retry, whose plan has items of the run. Leases,
             ranks and commits treat both alike.
 
+    Attributes:
+        store: of the run.
+        retry: as given.
+        plan: of the run or the retry.
+        work: folder on a local disk for the spools, fault files and scratch of this plan's ranks.
+
     Raises:
         RunError: the folder is not a run, has no such retry, or contains a link in place of a folder of its own.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | Store, retry: int = 0) -> None:
         self.store = as_store(folder)
-        self.work = self.store.work
         self.retry = retry
         name = plan_name(retry)
         if self.store.find(name) is None:
@@ -63,6 +69,12 @@ class Run:
                 f"{self.plan.location} is the plan of retry {self.plan.retry}, not of {retry}: it is damaged or "
                 "misplaced"
             )
+
+    @cached_property
+    def work(self) -> Path:
+        # the local disk outlives a run that is deleted in its bucket: its spools must not enter another one there
+        plan = f"{self.plan.rows_name}.{self.fingerprint_digest}"
+        return self.store.work if self.store.shares_work else self.store.work / plan
 
     @cached_property
     def retries(self) -> "list[Run]":

@@ -6,6 +6,7 @@ import pickle
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from datamodules.run import bucket as bucket_module
 from datamodules.run.bucket import Bucket, open_store
 from datamodules.run.plan import Plan, ShardSize
 from datamodules.run.planning import write_plan
+from datamodules.run.rank import Rank
 from datamodules.run.store import Folder
 from support.faulty_proxy import Fault, FaultyProxy, faulty_proxy
-from support.runs import FINGERPRINT, some_items
+from support.runs import FINGERPRINT, finish, lease, make_run, some_items
 from support.s3_server import PAGE_SIZE, S3Server
 
 pytest.importorskip("obstore")
@@ -302,6 +304,19 @@ def test_scratch_is_private_and_named_after_the_url(tmp_path: Path) -> None:
     store = open_store("memory://test/run", str(tmp_path))
     with pytest.raises(EnvironmentFailure, match="is not a folder that only this user can enter"):
         store.prepare()
+
+
+def test_a_run_takes_nothing_from_the_spools_of_another_that_was_at_its_url(tmp_path: Path) -> None:
+    store = open_store("memory://reused/run", str(tmp_path))
+    with Rank(make_run(store, some_items(4))) as rank:
+        opened = lease(rank)
+        finish(rank, opened, rows=[0, 1])
+    with Rank(make_run(store, some_items(4))) as rank:
+        assert lease(rank).missing == [2, 3]
+    for name in store.names():
+        store.remove(name)
+    with Rank(make_run(store, [replace(item, cost=2) for item in some_items(4)])) as rank:
+        assert lease(rank).missing == [0, 1, 2, 3]
 
 
 def test_scratch_is_no_link_and_can_be_made(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from collections.abc import Sequence
 
 import psutil
 
-from datamodules.errors import FramemillError
+from datamodules.errors import EnvironmentFailure, FramemillError
 from datamodules.messages import escape_messages
+from datamodules.object_store import is_url
 from preprocess.terminal import Parser, note
 
 _COMMANDS = {  # each is a module of preprocess.commands
@@ -57,14 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as sys.stderr does already
     try:
         return _run(_parser().parse_args(arguments[:1]).command, arguments[1:], began)
-    except FramemillError as error:
-        note(f"error: {error}", "red")
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `preprocess view O | head`
         sys.stderr.close()
         return 0
+    except FramemillError as error:
+        note(f"error: {error}", "red")
+        return error.exit_status
+    except OSError as error:
+        if not is_url(error.filename):
+            raise
+        note(f"error: {error.filename}: {error.strerror}", "red")  # of an object store, which says all there is to say
+        return EnvironmentFailure.exit_status
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> Parser:

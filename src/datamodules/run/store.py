@@ -17,16 +17,19 @@ What only appends, or is written by other code through a path, stays on a local 
 import errno
 import io
 import os
+import shutil
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from datamodules.errors import EnvironmentFailure
-from datamodules.run.files import open_file, read_file, remove, require_own_folders, sync, write_whole
+from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.run.files import make_folder, open_file, read_file, remove, require_own_folders, sync, write_whole
 
 STAGING = "work/staging"
+_COPY_BYTES = 8 << 20  # read at once
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
@@ -218,6 +221,16 @@ class Store(ABC):
         """Move the file `staged` to `name`, durably, and replace what is there. Does nothing if `staged` is missing,
         because another process has moved it."""
 
+    def copy_to(self, name: str, target: "Store", new_name: str) -> None:
+        """Copy the file `name`, durably, to the file `new_name` of another store, which does not exist.
+
+        Raises:
+            OSError: it cannot be read or written; FileNotFoundError if it is missing.
+            RunError: it is a link or not a file. A link in someone else's run could bring in any file of this machine.
+        """
+        with self.open(name) as source, target.staged(new_name) as path, open(path, "xb") as copy:
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
+
     @abstractmethod
     def confirm(self, name: str) -> None:
         """Make durable that the file `name` exists: the process that created it may have died before it did."""
@@ -310,7 +323,10 @@ class Folder(Store):
     @contextmanager
     def staged(self, name: str) -> Iterator[Path]:
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(
+            self.path, path.parent
+        )  # `/` in the key of a video makes folders that `check_folders` does not know
         self._sync_above(name)
         try:
             yield path
@@ -330,6 +346,19 @@ class Folder(Store):
         sync(path.parent)
         with suppress(FileNotFoundError):
             sync(source.parent)
+
+    def copy_to(self, name: str, target: Store, new_name: str) -> None:
+        source = self._path(name)
+        if not stat.S_ISREG(os.lstat(source).st_mode):
+            raise RunError(f"{source} is a link or not a file, and is not copied: put the file itself there")
+        if isinstance(target, Folder):
+            path = target._path(new_name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # another file system, or one without links
+                os.link(source, path, follow_symlinks=False)  # safe, as committed files are never written to
+                sync(path.parent)
+                return
+        super().copy_to(name, target, new_name)
 
     def confirm(self, name: str) -> None:
         sync(self._path(name).parent)

@@ -1,8 +1,9 @@
 """Arguments that several commands have in common."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 
+from datamodules.object_store import is_url
 from datamodules.run.kind import import_kind
 from preprocess.terminal import Parser
 
@@ -15,13 +16,26 @@ def parser_of(command: str, description: str) -> Parser:
 
 
 def add_folder(parser: ArgumentParser) -> None:
-    """Add the first argument, the folder of a run."""
-    parser.add_argument("folder", metavar="O", type=Path, help="folder of the run (its --output.dir)")
+    """Add the first argument, the folder of a run. It stays a text, because a Path has one slash of `s3://` only."""
+    parser.add_argument("folder", metavar="O", help="folder or URL of the run (its --output.dir)")
 
 
 def add_dest(parser: ArgumentParser) -> None:
     """Add the required option `--dest`."""
-    parser.add_argument("--dest", metavar="D", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--dest", metavar="D", required=True, help="folder to write to, or URL of a new one in a bucket"
+    )
+
+
+def local_path(text: str) -> Path:
+    """Return a path on this machine, as the `type` of an argument.
+
+    Raises:
+        ArgumentTypeError: `text` is a URL.
+    """
+    if is_url(text):
+        raise ArgumentTypeError(f"{text} is a URL. Give a path on this machine")
+    return Path(text)
 
 
 def add_samples(parser: ArgumentParser) -> None:

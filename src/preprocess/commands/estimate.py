@@ -1,11 +1,9 @@
 """`preprocess estimate`: estimate time and disk space for a corpus from a run over a sample of its items."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -15,10 +13,11 @@ from rich.filesize import decimal
 from datamodules.corpus import Corpus, Item
 from datamodules.errors import ConfigError
 from datamodules.run.failures import failures
+from datamodules.run.store import Folder
 from preprocess.job.pipeline_cli import parse_pipeline
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
-from preprocess.report.status import bottleneck, duration
+from preprocess.report.status import bottleneck, disk_free_bytes, duration
 from preprocess.terminal import say
 
 _NUM_SAMPLED = 16
@@ -37,7 +36,7 @@ class Estimate:
         seconds: time for the whole corpus.
         gpu_hours: the same time in hours if the rank has a GPU; else 0.
         shard_bytes: size of all tars and tables.
-        disk_free_bytes: free space of the file system of the output folder.
+        disk_free_bytes: free space of the file system of the output folder; None: the output is in a bucket.
         bottleneck: the slowest part of a run: `read`, `transform`, `compute` or `write`; None: unknown.
         proposed: options that the pipeline suggests; None: none.
     """
@@ -50,18 +49,21 @@ class Estimate:
     seconds: float
     gpu_hours: float
     shard_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None
     bottleneck: str | None
     proposed: str | None
 
     def __str__(self) -> str:
-        fits = "enough" if self.shard_bytes < self.disk_free_bytes else "NOT ENOUGH"
+        free = ""
+        if self.disk_free_bytes is not None:
+            fits = "enough" if self.shard_bytes < self.disk_free_bytes else "NOT ENOUGH"
+            free = f"; {decimal(self.disk_free_bytes)} free: {fits}"
         lines = [
             f"items        {self.num_items:,} ({self.num_sampled} of them run, {self.failed} of these failed)",
             f"frames       {self.num_frames:,}",
             f"speed        {self.frames_per_second:,.1f} frames/s of one rank with these workers",
             f"time         {duration(self.seconds)} with one rank; with more, divided by their number",
-            f"disk         {decimal(self.shard_bytes)}; {decimal(self.disk_free_bytes)} free: {fits}",
+            f"disk         {decimal(self.shard_bytes)}{free}",
             f"bottleneck   {self.bottleneck}",
         ]
         if self.gpu_hours:
@@ -89,7 +91,9 @@ def estimate(job: Job) -> Estimate:
     sample = _Sample(job.corpus, max(1, num_items // _NUM_SAMPLED))
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="preprocess-estimate-") as folder:
-        sampled = replace(job, corpus=sample, output=replace(job.output, dir=folder, only=None), config=None)
+        sampled = replace(
+            job, corpus=sample, output=replace(job.output, dir=folder, scratch=None, only=None), config=None
+        )
         with Session(sampled) as session:
             session.predict([stopwatch])
         records = list(session.run.records())
@@ -101,6 +105,7 @@ def estimate(job: Job) -> Estimate:
     sampled_frames = max(1, sum(record.num_frames for record in records))
     sampled_cost = max(1, sum(item.cost for item in sample.items()))
     num_frames = listed_frames or round(sampled_frames * cost / sampled_cost)
+    store = job.output.store()
     seconds = num_frames / stopwatch.frames_per_second
     return Estimate(
         num_items=num_items,
@@ -111,7 +116,7 @@ def estimate(job: Job) -> Estimate:
         seconds=seconds,
         gpu_hours=seconds / 3600 if session.device.type == "cuda" else 0.0,
         shard_bytes=round(sum(r.tar.bytes + r.table.bytes for r in records) * num_frames / sampled_frames),
-        disk_free_bytes=shutil.disk_usage(_existing(Path(job.output.dir))).free,
+        disk_free_bytes=disk_free_bytes(store.path) if isinstance(store, Folder) else None,
         bottleneck=bottleneck([session.rank.activity]),
         proposed=job.extractor.suggest_options(),
     )
@@ -170,8 +175,3 @@ class _Stopwatch(Callback):
             self._frames += len(batch["rows"])
         else:
             self._first_end, self._first_frames = self._last_end, len(batch["rows"])
-
-
-def _existing(folder: Path) -> Path:
-    """Return `folder`, or its nearest parent that exists."""
-    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())

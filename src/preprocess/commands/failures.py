@@ -26,7 +26,7 @@ from datamodules.errors import ConfigError
 from datamodules.printable import json_line
 from datamodules.run.failures import Failure, count_failures, failures
 from datamodules.run.folder import Run
-from preprocess.commands.arguments import parser_of
+from preprocess.commands.arguments import local_path, parser_of
 from preprocess.export.destination import all_or_none
 from preprocess.terminal import Terminal, cell, say
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
-    form.add_argument("--parquet", metavar="FILE", type=Path, help="write a Parquet file instead of a table")
+    form.add_argument("--parquet", metavar="FILE", type=local_path, help="write a Parquet file instead of a table")
     options = parser.parse_args(arguments)
     run = Run(options.folder)
     counts, failed = count_failures(run, options.classes), failures(run, options.classes)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.table import Table
 
+from preprocess.commands.arguments import local_path
 from preprocess.holistic.models import HOLISTIC, MODELS, copies, find_models, sources
 from preprocess.terminal import Parser, Terminal, cell, note, say
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--model_dir",
         metavar="DIR",
-        type=Path,
+        type=local_path,
         help="folder with .tflite files, or with a wheel of mediapipe 0.10.21, which is searched first",
     )
     parser.add_argument(

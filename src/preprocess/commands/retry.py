@@ -4,13 +4,13 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from inspect import isabstract
-from pathlib import Path
 from pkgutil import resolve_name
 
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError
 from datamodules.objects import absolute_root
 from datamodules.run.failures import count_failures
+from datamodules.run.files import CONFIG
 from datamodules.run.folder import Run
 from datamodules.run.retries import RetryRequest, refuse_unfinished
 from preprocess.commands.run import predict
@@ -45,7 +45,7 @@ def main(argv: Sequence[str], began: float) -> int:
 def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     """Return the job of `preprocess retry` with the options `argv`; None, with a message, if nothing is to be done."""
     parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_DESCRIPTION)
-    parser.add_argument("folder", metavar="O", type=Path, help="folder of a complete run (its --output.dir)")
+    parser.add_argument("folder", metavar="O", help="folder or URL of a complete run (its --output.dir)")
     parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="only of this class")
     parser.add_argument(
         "--since",
@@ -55,9 +55,9 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
         "beginning another one: for the processes of one job, which may start late",
     )
     options, overrides = parser.parse_known_args(argv)
-    run, config = Run(options.folder), options.folder / "config.yaml"
-    if not config.is_file():
-        raise ConfigError(f"{run.store} has no config.yaml to retry with. It was merged, or made by other means")
+    run = Run(options.folder)
+    if not run.store.find(CONFIG):
+        raise ConfigError(f"{run.store} has no {CONFIG} to retry with. It was merged, or made by other means")
     refuse_unfinished(run)
     if not count_failures(run, options.classes) and all(retry.is_complete() for retry in run.retries):
         if is_first_on_machine():
@@ -66,7 +66,7 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     quiet()
     named = named_classes(overrides)
     corpus, overrides = _planned_corpus(run, overrides, named)
-    cli = parse_pipeline(overrides, FolderConfig(config, named))
+    cli = parse_pipeline(overrides, FolderConfig(run.store, named))
     corpus = cli.data.corpus or corpus
     request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),))
     return cli.job(corpus, request)

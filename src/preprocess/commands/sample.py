@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import ConfigError
+from preprocess.commands.arguments import local_path
 from preprocess.scratch import scratch_beside
 from preprocess.terminal import Parser, say
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         "preprocess sample", description="Make a small corpus with PHOENIX-2014-T's layout, to try Framemill on."
     )
-    parser.add_argument("dest", metavar="D", type=Path, help="folder to make")
+    parser.add_argument("dest", metavar="D", type=local_path, help="folder to make")
     say(str(make_sample_corpus(parser.parse_args(arguments).dest)))
     return 0
 

@@ -1,11 +1,11 @@
 """`preprocess verify`: check whether a run is intact, and repair it with `--repair`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from datamodules.run.bucket import open_store
 from datamodules.run.folder import Run
 from datamodules.run.outcome import device_mix
-from datamodules.run.store import Folder
+from datamodules.run.store import Store
 from preprocess.commands.arguments import parser_of
 from preprocess.commands.repair import repair
 from preprocess.integrity import Coverage, coverage, plan_problems, verify
@@ -23,11 +23,12 @@ def main(arguments: Sequence[str]) -> int:
         help="delete damaged shards, so that the command of the run makes them again; move stray files to O/stray",
     )
     options = parser.parse_args(arguments)
-    if damaged := plan_problems(Folder(options.folder)):
+    store = open_store(options.folder)
+    if damaged := plan_problems(store):
         for line in damaged:
             say(line)
         return 1
-    run = Run(options.folder)
+    run = Run(store)
     problems = []
     for problem in verify(run):
         problems.append(problem)
@@ -36,11 +37,11 @@ def main(arguments: Sequence[str]) -> int:
         for line in repair(run, problems):
             say(line)
         problems = [problem for problem in problems if not problem.is_open and not problem.is_repairable]
-    _say_verdict(options.folder, coverage(Run(options.folder)), len(problems))
+    _say_verdict(store, coverage(Run(store)), len(problems))
     return 1 if problems else 0
 
 
-def _say_verdict(folder: Path, covered: Coverage, num_problems: int) -> None:
+def _say_verdict(store: Store, covered: Coverage, num_problems: int) -> None:
     if num_problems:
         verdict = "1 problem" if num_problems == 1 else f"{num_problems:,} problems"
     elif covered.missing:
@@ -50,6 +51,6 @@ def _say_verdict(folder: Path, covered: Coverage, num_problems: int) -> None:
     if len(covered.devices) > 1:
         say(f"made on several device models: {device_mix(covered.devices)}")
     say(
-        f"{folder}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
+        f"{store}: {covered.planned:,} planned = {covered.committed:,} committed + {covered.failed:,} failed"
         f" + {covered.missing:,} missing; {verdict}"
     )

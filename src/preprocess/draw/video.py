@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.media.container import ffmpeg_url
+from datamodules.run.store import Store
 from datamodules.samples.drawing import Image
 
 _TIME_BASE = Fraction(1, 90_000)  # s; of MPEG: 24, 25, 29.97 and 30 frames a second are all exact in it
@@ -26,15 +27,14 @@ class VideoWriter:
         path: of the MP4; its folder is made. An existing file is replaced.
         size: (height, width) of the frames in px. H.264 needs even sizes: the last row or column of an odd one is
             doubled.
-        partial: name of the file until it is closed, on the same file system; None: a hidden one beside `path`.
 
     Raises:
         OSError: the file cannot be written; also raised by `add` and `close`.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], partial: Path | None = None) -> None:
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
         self.path = path
-        self._partial = partial or path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
+        self._partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
         self._size, self._pad = size, ((0, size[0] % 2), (0, size[1] % 2), (0, 0))
         self._file: Any = None
         self._stream: Any = None
@@ -106,3 +106,26 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv420p"
         self._stream.height, self._stream.width = (side + side % 2 for side in self._size)
         self._stream.codec_context.time_base = _TIME_BASE
+
+
+class StoredVideoWriter(VideoWriter):
+    """Writes an MP4 on a local disk, and moves it to the store of a run when it is closed.
+
+    Args:
+        store: of the run.
+        name: of the MP4 in the store. An existing one is replaced.
+        scratch: folder on the disk of `store.work`.
+        size: see `VideoWriter`.
+    """
+
+    def __init__(self, store: Store, name: str, scratch: Path, size: tuple[int, int]) -> None:
+        super().__init__(scratch / f"{os.urandom(8).hex()}.mp4", size)
+        self._store, self._name = store, name
+
+    def close(self) -> None:
+        """Finish the file, and move it to the store."""
+        if self._file is None:
+            return
+        super().close()
+        with self._store.staged(self._name) as path:
+            os.replace(self.path, path)

@@ -13,6 +13,7 @@ from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.run.result import OK
+from datamodules.run.store import Store
 from datamodules.samples import SampleKind
 from datamodules.samples.fields import typed
 from preprocess.job.assembly import Assembly, ListAssembly
@@ -116,8 +117,8 @@ class Extractor(LightningModule):
         """
         raise NotImplementedError
 
-    def draw_to(self, folder: Path) -> None:
-        """Make the run write a copy of each video, with its results drawn over it, to `folder`.
+    def draw_to(self, store: Store) -> None:
+        """Make the run write a copy of each video, with its results drawn over it, to `videos/` in its store.
 
         Raises:
             ConfigError: this pipeline cannot draw videos.

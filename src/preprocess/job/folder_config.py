@@ -1,10 +1,10 @@
-"""Read the `config.yaml` of a run folder, which may come from someone else, and decide what a retry takes from it.
+"""Read the `config.yaml` of a run, which may come from someone else, and decide what a retry takes from it.
 
 | section       | a retry takes                                                                                   |
 |---------------|-------------------------------------------------------------------------------------------------|
 | `model`       | all options but those that its classes (extractor, backend) list in `not_from_folder`           |
 | `data`        | all options but `corpus`, `shards` and `samples`: the items come from the plan                  |
-| `output`      | all options but `dir`, `only` and `max_failures`                                                |
+| `output`      | all options but `dir`, `scratch`, `only` and `max_failures`                                     |
 | `trainer`     | `accelerator`, `devices`, `num_nodes`, `strategy` and `precision`, if they are names or numbers |
 | anything else | nothing                                                                                         |
 
@@ -29,8 +29,9 @@ import yaml
 from jsonargparse._common import parsing_settings  # settings of the process; the public functions can only add to them
 from lightning.pytorch.cli import LightningArgumentParser
 
-from datamodules.errors import ConfigError
-from datamodules.regular import open_regular
+from datamodules.errors import ConfigError, RunError
+from datamodules.run.files import CONFIG
+from datamodules.run.store import Store
 
 _PACKAGES = ("preprocess", "datamodules")
 _SECTIONS = ("model", "data", "output", "trainer")
@@ -52,31 +53,34 @@ class FolderConfig:
     """The part of a run folder's configuration that a retry takes.
 
     Args:
-        path: path of the file.
+        store: of the run.
         named: the classes that the command line names; see `named_classes`.
+
+    Attributes:
+        location: of the run: a folder or URL.
+        path: of the file, for messages.
 
     Raises:
         ConfigError: the file cannot be read, is larger or deeper than a configuration can be, or names a class that is
             neither Framemill's nor in `named`.
     """
 
-    def __init__(self, path: Path, named: Collection[str]) -> None:
-        self.path, self._named = path, named
+    def __init__(self, store: Store, named: Collection[str]) -> None:
+        self.location, self.path, self._named = store.location, store.locate(CONFIG), named
         try:
-            with open_regular(path) as file:
-                sections = _load(file.read(_MAX_BYTES + 1))
+            sections = _load(store.read(CONFIG))
             if not isinstance(sections, dict):
                 raise ValueError("it is not a mapping")
             model, data, self._output, self._trainer = (_mapping(sections, name) for name in _SECTIONS)
             self._model = {"class_path": model.get("class_path"), "init_args": _mapping(model, "init_args")}
             if not isinstance(self._model["class_path"], str):
                 raise ValueError("it does not name an extractor (model.class_path)")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be used to retry: {' '.join(str(error).split())}") from error
+        except (OSError, RunError, ValueError) as error:
+            raise ConfigError(f"{self.path} cannot be used to retry: {' '.join(str(error).split())}") from error
         self._data = {name: value for name, value in data.items() if name not in _OF_PLAN}
         self._left_out: list[_LeftOut] = []
         for option, class_path in _classes(self._model, "--model"):
-            require_trusted(class_path, option, self._named, path)
+            require_trusted(class_path, option, self._named, self.path)
 
     def parse(self, parser: LightningArgumentParser, output: Mapping[str, Any]) -> jsonargparse.Namespace:
         """Return the configuration as `parser` reads it, without the options that only a command line may set.
@@ -172,7 +176,7 @@ def named_classes(arguments: Sequence[str]) -> set[str]:
     return set(filter(_is_class_path, named))
 
 
-def require_trusted(class_path: str, option: str, named: Collection[str], path: Path | str) -> None:
+def require_trusted(class_path: str, option: str, named: Collection[str], path: str) -> None:
     """Raise ConfigError unless the class is one of Framemill's or the command line names it.
 
     Args:

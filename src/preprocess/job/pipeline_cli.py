@@ -45,7 +45,7 @@ class PipelineCLI(LightningCLI):
             super().parse_arguments(parser, args)
             return
         # items that failed may all fail again
-        output = {"dir": str(self._folder.path.parent), "only": None, "max_failures": "100%"}
+        output = {"dir": self._folder.location, "scratch": None, "only": None, "max_failures": "100%"}
         self.config = parser.parse_args(args, namespace=self._folder.parse(parser, output))
         if (line := self._folder.left_out(self.config)) and is_first_on_machine():
             note(line, "yellow")

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 import warnings
+from contextlib import suppress
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.live import Live
@@ -25,7 +26,8 @@ _HARMLESS_WARNINGS = (
 class Display:
     """Shows the state of a whole run, with all ranks of all machines, from its construction until it is closed.
 
-    On a terminal, a display is redrawn every second; elsewhere, a line is printed every `line_seconds`.
+    On a terminal, a display is redrawn twice as often as ranks write heartbeats; elsewhere, a line is printed every
+    `line_seconds`. While the store cannot be read, the display stays as it is.
 
     Args:
         run: the run.
@@ -50,14 +52,19 @@ class Display:
     def _draw(self) -> None:
         reader = StatusReader(self._run)
         with Live(render(reader.read()), console=self._console, auto_refresh=False) as live:
-            while not self._done.wait(1.0):
-                live.update(render(reader.read()), refresh=True)
+            while not self._done.wait(self._run.store.beat_seconds / 2):
+                self._update(live, reader)
+            self._update(live, reader)
+
+    def _update(self, live: Live, reader: StatusReader) -> None:
+        with suppress(OSError):  # if the store stays away, the rank ends with a message of its own
             live.update(render(reader.read()), refresh=True)
 
     def _print(self) -> None:
         reader = StatusReader(self._run)
         while not self._done.wait(self._line_seconds):
-            self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True)
+            with suppress(OSError):  # see `_update`
+                self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True)
 
 
 class Progress(Callback):

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError, RunError
-from datamodules.run.files import CONFIG, VIDEOS
+from datamodules.run.files import CONFIG
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import plan_name
@@ -110,10 +109,9 @@ class Session:
         self._trainer = self._make_trainer()  # before the plan: wrong options must not leave a run that keeps them
         job.extractor.place(device)
         self._frame_request = job.data.request(job.extractor.frames, device)
+        name, store = device_name(device), output.store()
         if output.videos:
-            job.extractor.draw_to(Path(output.dir) / VIDEOS)
-        name = device_name(device)
-        store = output.store()
+            job.extractor.draw_to(store)
         is_resumed = store.find(plan_name()) is not None
         self.run, self._corpus_types = self._open(store, name)
         self._keep_config()

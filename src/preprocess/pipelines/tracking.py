@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -18,12 +17,13 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
-from datamodules.run.files import make_folder
+from datamodules.run.files import VIDEOS
 from datamodules.run.result import EMPTY, OK
+from datamodules.run.store import Store
 from datamodules.samples.drawing.tracks import DrawnObject, draw_objects
 from datamodules.samples.track_lines import LineObject
 from datamodules.samples.tracks import TrackSample, TrackSamples
-from preprocess.draw.video import VideoWriter
+from preprocess.draw.video import StoredVideoWriter, VideoWriter
 from preprocess.job.assembly import Assembly, disk_errors
 from preprocess.job.extractor import Extractor
 from preprocess.tracking.backend import TrackingBackend, VideoTracker
@@ -65,7 +65,7 @@ class Tracking(Extractor):
         self.save_hyperparameters()
         self.backend = backend
         self.frames = FrameRequest(batch_size)
-        self._drawings: Path | None = None
+        self._drawings: Store | None = None
 
     def setup(self, stage: str) -> None:
         """Load the weights onto the rank's device."""
@@ -75,9 +75,9 @@ class Tracking(Extractor):
         """What the models are, and the versions of what runs them."""
         return self.backend.provenance()
 
-    def draw_to(self, folder: Path) -> None:
-        """Draw each video's objects over it, to `folder`/{key}.mp4."""
-        self._drawings = folder
+    def draw_to(self, store: Store) -> None:
+        """Draw each video's objects over it, to `videos/{key}.mp4` in `store`."""
+        self._drawings = store
 
     def extract(self, batch: Batch) -> list["_Tracked"]:
         """Return for each frame what `_TrackAssembly.add` needs.
@@ -113,11 +113,8 @@ class Tracking(Extractor):
         meta = {**item.meta, "path": item.path, "prompt": prompt, "backend": type(self.backend).__name__}
         open_drawing = None
         if self._drawings:
-            path = self._drawings / f"{item.key}.mp4"
-            open_drawing = partial(VideoWriter, path, partial=scratch() / f"{uuid4().hex}.mp4")
+            open_drawing = partial(StoredVideoWriter, self._drawings, f"{VIDEOS}/{item.key}.mp4", scratch())
         with disk_errors():
-            if self._drawings:
-                make_folder(self._drawings, path.parent)
             return _TrackAssembly(item.key, meta, tracker, Recording(scratch()), open_drawing)
 
     def status(self, sample: TrackSample) -> str:

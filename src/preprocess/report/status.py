@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -18,9 +19,10 @@ from datamodules.run.leases import RANKS
 from datamodules.run.outcome import Outcome
 from datamodules.run.record import Record
 from datamodules.run.result import OK
+from datamodules.run.store import Store
 from preprocess.terminal import cell
 
-_SILENT_SECONDS = 15.0  # a rank writes its activity every 2 s
+_LATE_SECONDS = 10.0  # a heartbeat may be late by so much
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Status:
         gpu_percent: mean utilization of the ranks' GPUs while the committed shards were made; None without GPUs.
         eta_seconds: time to the end at that rate; None without a rate, 0 if the run is complete.
         bottleneck: phase that takes most of the time: `read`, `transform`, `compute` or `write`; None if nothing runs.
-        disk_free_bytes: free space on the run's file system.
+        disk_free_bytes: free space on this machine for what ranks keep locally; in a folder also for the shards.
+        silent_seconds: a rank that has not written its activity for this long is silent.
         retries: status of each retry by itself, in order.
     """
 
@@ -69,6 +72,7 @@ class Status:
     eta_seconds: float | None
     bottleneck: str | None
     disk_free_bytes: int
+    silent_seconds: float
     retries: "list[Status]" = field(repr=False)
 
     @property
@@ -89,7 +93,7 @@ class StatusReader:
     """Reads the status of one run repeatedly, and each record only once."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
+        self._run, self._silent_seconds = run, silent_seconds(run.store)
         self._records: dict[str, Record] = {}
         self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on a retry's shards
         self._retries = [StatusReader(retry) for retry in run.retries]
@@ -106,7 +110,7 @@ class StatusReader:
         records, shards = self._records.values(), self._run.plan.shards
         outcome = Outcome.of(records, (record for reader in self._retries for record in reader._records.values()))
         ranks = list(_ranks(self._run))
-        alive = [rank for rank in ranks if _is_alive(rank)]
+        alive = [rank for rank in ranks if _is_alive(rank, self._silent_seconds)]
         open_shards: dict[str, int] = {}  # rows done; a shard that two ranks work on counts once
         for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
             if name in self._planned and name not in self._records:
@@ -135,7 +139,8 @@ class StatusReader:
             gpu_percent=_gpu_percent(records),
             eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
             bottleneck=bottleneck(alive),
-            disk_free_bytes=shutil.disk_usage(self._run.work.parent).free,
+            disk_free_bytes=disk_free_bytes(self._run.work),
+            silent_seconds=self._silent_seconds,
             retries=retries,
         )
 
@@ -146,8 +151,19 @@ def _ranks(run: Run) -> Iterator[Activity]:
             yield activity
 
 
-def _is_alive(rank: Activity) -> bool:
-    return time.time() - rank.updated < _SILENT_SECONDS
+def silent_seconds(store: Store) -> float:
+    """Return after how many seconds without a heartbeat a rank is silent: two are missing, and the next one is late."""
+    return _LATE_SECONDS + 2.5 * store.beat_seconds
+
+
+def disk_free_bytes(folder: Path) -> int:
+    """Return the free space of the file system that holds `folder`, which may not exist yet."""
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _is_alive(rank: Activity, silent_seconds: float) -> bool:
+    return time.time() - rank.updated < silent_seconds
 
 
 def _per_second(rank: Activity, count: int) -> float:
@@ -201,7 +217,7 @@ def headline(status: Status) -> str:
             parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s{tokens}")
         if status.eta_seconds is not None:
             parts.append(f"ETA {duration(status.eta_seconds)}")
-        elif not any(_is_alive(rank) for rank in status.ranks):
+        elif not any(_is_alive(rank, status.silent_seconds) for rank in status.ranks):
             parts.append("no rank at work")
     if status.gpu_percent is not None:
         parts.append(f"GPUs busy: {status.gpu_percent:.0f} %")
@@ -222,17 +238,18 @@ def render(status: Status) -> RenderableType:
             rows.add_row(cell(f"retry {retry.retry}: {headline(retry)}"))
     rows.add_row(cell(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
     if status.ranks:
-        rows.add_row(_rank_table(status.ranks))
+        rows.add_row(_rank_table(status))
     return rows
 
 
-def _rank_table(ranks: list[Activity]) -> Table:
+def _rank_table(status: Status) -> Table:
+    ranks = status.ranks
     rates = ("frames/s", *(["tokens/s"] if any(rank.tokens for rank in ranks) else []))
     columns = ("rank", "items", *rates, "where its time goes", "CPU", "memory", "GPU")
     table = Table(*columns, box=None, pad_edge=False)
     for rank in ranks:
         silent = time.time() - rank.updated
-        name = rank.rank if silent < _SILENT_SECONDS else f"{rank.rank} (silent for {duration(silent)})"
+        name = rank.rank if silent < status.silent_seconds else f"{rank.rank} (silent for {duration(silent)})"
         machine: dict[str, Any] = {"cpu_percent": 0.0, "rss_bytes": 0, "gpu": {}, **rank.machine}
         table.add_row(
             cell(name),

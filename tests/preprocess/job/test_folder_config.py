@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.errors import ConfigError
+from datamodules.run.store import Folder
 from preprocess.captioning.server import Server
 from preprocess.job.folder_config import FolderConfig, named_classes
 from preprocess.job.pipeline_cli import parse_pipeline
@@ -34,12 +35,11 @@ def captions(class_path: str = SERVED, **options: Any) -> dict[str, Any]:
     return extractor({"backend": {"class_path": class_path, "init_args": {"model": "m", **options}}})
 
 
-def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Path:
+def written(folder: Path, sections: dict[str, Any] | str | bytes) -> Folder:
     """Write a `config.yaml` with these sections, or with this content."""
-    path = folder / "config.yaml"
     text = sections if isinstance(sections, (str, bytes)) else yaml.safe_dump(sections)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+    (folder / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Folder(folder)
 
 
 @pytest.fixture(scope="module")
@@ -279,4 +279,4 @@ def test_a_value_of_a_wrong_type_is_one_line(tmp_path: Path, section: dict[str, 
 def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="a FIFO"):
-        FolderConfig(tmp_path / "config.yaml", ())
+        FolderConfig(Folder(tmp_path), ())

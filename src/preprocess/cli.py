@@ -6,12 +6,13 @@
 |             | again. `verify --repair`: every problem is repaired; shards may have to be made again              |
 | 1           | `verify`, `check` or `models` found a problem, or a run ended before all items were committed or   |
 |             | failed                                                                                             |
-| 2           | wrong options, corpus, folder or installation; nothing was started                                 |
+| 2           | wrong options, corpus, folder, bucket or installation; nothing was started                         |
 | 3           | the environment failed (disk full, …). Finished work is safe; rerun the command to resume          |
 | 4           | more items failed than `--output.max_failures` allows                                              |
 | 128 + n     | stopped by signal n (130: Ctrl-C). Finished work is safe; rerun the command to resume              |
 """
 
+import errno
 import importlib
 import io
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from datamodules.errors import EnvironmentFailure, FramemillError
+from datamodules.errors import ConfigError, EnvironmentFailure, FramemillError
 from datamodules.messages import escape_messages
 from datamodules.object_store import is_url
 from preprocess.terminal import Parser, note
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_url(error.filename):
             raise
         note(f"error: {error.filename}: {error.strerror}", "red")  # of an object store, which says all there is to say
-        return EnvironmentFailure.exit_status
+        is_missing = error.errno == errno.ENOENT  # the bucket, or an object
+        return (ConfigError if is_missing else EnvironmentFailure).exit_status
     except KeyboardInterrupt:
         return 130
 

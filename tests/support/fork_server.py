@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,15 @@ class ForkServer:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def start(self, arguments: Sequence[str], log: Path) -> int:
-        """Start `preprocess` with `arguments` in a session of its own, its output in `log`; return its process id."""
-        pid: int = self._ask({"start": list(arguments), "log": str(log)})
+    def start(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] = {}) -> int:
+        """Start `preprocess` with `arguments` in a session of its own, and return its process id.
+
+        Args:
+            arguments: its command and options.
+            log: file for its output.
+            environment: variables that it has besides those of the server.
+        """
+        pid: int = self._ask({"start": list(arguments), "log": str(log), "environment": dict(environment)})
         return pid
 
     def poll(self, pid: int) -> int | None:
@@ -90,7 +96,7 @@ def _serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
-            answer: int | None = (pid := _fork(main, request["start"], request["log"]))
+            answer: int | None = (pid := _fork(main, request["start"], request["log"], request["environment"]))
             statuses[pid] = None
         else:
             answer = _poll(request["poll"], statuses)
@@ -106,11 +112,12 @@ def _poll(pid: int, statuses: dict[int, int | None]) -> int | None:
     return statuses[pid]
 
 
-def _fork(main: Callable[..., Any], arguments: list[str], log: str) -> int:
+def _fork(main: Callable[..., Any], arguments: list[str], log: str, environment: dict[str, str]) -> int:
     pid = os.fork()
     if pid:
         return pid
     os.setsid()
+    os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

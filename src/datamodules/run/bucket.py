@@ -19,7 +19,6 @@ import math
 import os
 import random
 import re
-import shutil
 import stat
 import tempfile
 import threading
@@ -113,11 +112,11 @@ class Bucket(Store):
         self.work = self._own_scratch / f"{name}-{digest}"
         self._patience_seconds = _SHORT_PATIENCE_SECONDS
         self._silent_since: float | None = None  # when the store stopped answering; -inf: for longer than patience
-        self._client: ObjectStore | None = None
+        self._clients: dict[str, ObjectStore] = {}  # by URL: of the run, and of its whole bucket
         self._opening = threading.Lock()  # looking up credentials takes time, and boto3 allows only one thread
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_client": None, "_silent_since": None, "_opening": None}
+        return {**vars(self), "_clients": {}, "_silent_since": None, "_opening": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _opening=threading.Lock())
@@ -228,18 +227,21 @@ class Bucket(Store):
 
     def publish(self, staged: str, name: str) -> None:
         try:
-            try:
-                self._request(name, lambda client: client.copy(staged, name))
-            except StoreUnavailableError:
-                raise
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP):
-                    raise
-                # S3 copies no object of more than 5 GB, and none into a bucket whose policy asks for conditional puts
-                self._copy_through_scratch(staged, name)
+            self._copy(staged, self, name, lambda client: client.copy(staged, name))
         except FileNotFoundError:  # moved by another process
             return
         self.remove(staged)
+
+    def copy_to(self, name: str, target: Store, new_name: str) -> None:
+        source = parse_url(self.location)
+        other = parse_url(target.location) if isinstance(target, Bucket) else None
+        is_same = other is not None and (other.scheme, other.bucket) == (source.scheme, source.bucket)
+        if other is None or not is_same or source.scheme == "memory":  # each of whose URLs is a store by itself
+            super().copy_to(name, target, new_name)
+            return
+        client = self._client(f"{source.scheme}://{source.bucket}/")
+        path, new_path = f"{source.prefix}/{name}".lstrip("/"), f"{other.prefix}/{new_name}".lstrip("/")
+        self._copy(name, target, new_name, lambda _: client.copy(path, new_path))
 
     def confirm(self, name: str) -> None:
         """Do nothing: an object is durable before the store answers."""
@@ -258,9 +260,19 @@ class Bucket(Store):
             name, lambda client: bytes(client.get(name, options={"range": (start, end), "if_match": etag}).bytes())
         )
 
-    def _copy_through_scratch(self, staged: str, name: str) -> None:
-        with self.open(staged) as source, self.staged(name) as path, open(path, "xb") as copy:
-            shutil.copyfileobj(source, copy, _MAX_AHEAD_BYTES)
+    def _copy(self, name: str, target: Store, new_name: str, request: Callable[["ObjectStore"], object]) -> None:
+        """Copy an object by `request`, or through scratch where the server refuses to copy it.
+
+        S3 copies no object of more than 5 GB, and none into a bucket whose policy asks for conditional puts.
+        """
+        try:
+            self._request(name, request)
+        except StoreUnavailableError:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            super().copy_to(name, target, new_name)
 
     def _has_content(self, name: str, content: bytes) -> bool:
         """Return whether the object `name`, of any size, has this content.
@@ -293,9 +305,7 @@ class Bucket(Store):
 
         All requests share one time of patience. So several of them in a row do not wait for it one after the other.
         """
-        with self._opening:
-            client = self._client = self._client or open_object_store(self.location, self._option)
-        since = self._silent_since
+        client, since = self._client(self.location), self._silent_since
         patience = self._patience_seconds - (0 if since is None else time.monotonic() - since)
         try:
             result = repeated(lambda: request(client), self.locate(name), patience, self._note_silence)
@@ -307,6 +317,12 @@ class Bucket(Store):
             raise
         self._silent_since = None
         return result
+
+    def _client(self, url: str) -> "ObjectStore":
+        with self._opening:
+            if url not in self._clients:
+                self._clients[url] = open_object_store(url, self._option)
+            return self._clients[url]
 
     def _note_silence(self) -> None:
         if self._silent_since is None:

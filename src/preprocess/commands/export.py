@@ -6,6 +6,7 @@ from typing import Any
 
 from datamodules.errors import ConfigError
 from preprocess.commands.arguments import add_dest, add_folder, add_samples
+from preprocess.destination import destination
 from preprocess.export.format import Format, all_formats
 from preprocess.terminal import Parser, say
 
@@ -20,8 +21,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.help or chosen is None:
         return _explain(_list_of_formats() if chosen is None else _options_of(chosen), arguments)
     parsed = _parsed(chosen, arguments)
-    for path in chosen.write(parsed.pop("folder"), parsed.pop("dest"), **parsed):
-        say(str(path))
+    with destination(parsed.pop("dest")) as dest:
+        written = chosen.write(parsed.pop("folder"), dest.folder, **parsed)
+    for path in written:
+        say(dest.locate(path))
     return 0
 
 

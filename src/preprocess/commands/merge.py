@@ -19,31 +19,30 @@
 
 import hashlib
 import os
-import shutil
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from datamodules.card import declared_fields, write_card
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
-from datamodules.run.files import SUPERSEDED, sync
 from datamodules.run.folder import Run
 from datamodules.run.opening import differences
 from datamodules.run.plan import Shard
 from datamodules.run.planning import write_batches
-from datamodules.run.record import Record, ShardFile, StagedFile, record_name
+from datamodules.run.record import ShardFile, StagedFile, record_name
 from datamodules.run.shard_files import write_table
 from datamodules.run.store import Folder, Store
 from datamodules.samples.fields import common_type
 from preprocess.commands.arguments import add_dest
-from preprocess.scratch import scratch_beside
+from preprocess.destination import each, new_store
 from preprocess.terminal import Parser, say
+
+Location = str | os.PathLike[str]
 
 _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how they are laid out
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `preprocess merge`, print the folder of the merged run, and return the exit status."""
     parser = Parser("preprocess merge", description="Merge complete runs over different splits or items into one run.")
     parser.add_argument(
-        "folders", metavar="O", nargs="+", type=Path, help="folders of complete runs; they stay as they are"
+        "folders", metavar="O", nargs="+", help="folders or URLs of complete runs; they stay as they are"
     )
     add_dest(parser)
     options = parser.parse_args(arguments)
@@ -60,34 +59,33 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def merge(folders: Sequence[Path], dest: Path) -> Run:
+def merge(folders: Sequence[Location], dest: Location) -> Run:
     """Make one run in `dest` of the complete runs in `folders`, which are left unchanged.
 
-    It streams: memory holds 8 bytes for each key. `dest` appears whole or not at all.
+    It streams: memory holds 8 bytes for each key. `dest` appears whole or not at all; in a bucket see `destination.py`.
+
+    Args:
+        folders: folders or URLs of the runs.
+        dest: a new or empty folder, or a URL below which there are no objects.
 
     Raises:
-        ConfigError: there are fewer than two folders, or `dest` exists and is not empty.
+        ConfigError: there are fewer than two folders, or `dest` is not empty.
         RunError: a folder is not a run, or not complete; two runs have a key in common, or were made with different
             settings (the message names them); a field of their corpora has no common type; a file is not as its record
             says.
         EnvironmentFailure: `dest` cannot be written.
     """
-    dest = dest.resolve()
     if len(folders) < 2:
         raise ConfigError(f"{len(folders)} folder to merge: give two or more")
-    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
-        raise ConfigError(f"--dest {dest} exists and is not empty: give a new folder")
     runs = [Run(folder) for folder in folders]
-    for run in runs:
-        _refuse_incomplete(run)
-    for run in runs[1:]:
-        _refuse_different_settings(runs[0], run)
-    _refuse_common_keys(runs)
     try:
-        with scratch_beside(dest) as scratch:
-            _fill(scratch, runs)
-            write_card(Run(scratch))
-            os.rename(scratch, dest)
+        with new_store(dest) as store:
+            for run in runs:
+                _refuse_incomplete(run)
+            for run in runs[1:]:
+                _refuse_different_settings(runs[0], run)
+            _refuse_common_keys(runs)
+            _fill(store, runs)
     except OSError as error:
         raise EnvironmentFailure(f"cannot merge into {dest}: {error}. Nothing was written there") from error
     return Run(dest)
@@ -137,34 +135,79 @@ def _keys(run: Run) -> Iterator[str]:
         yield from run.plan.keys(shard.number)
 
 
-def _fill(folder: Path, runs: Sequence[Run]) -> None:
+@dataclass(frozen=True)
+class _Move:
+    """A shard of a run, and what it becomes in the merged run.
+
+    Attributes:
+        run: the run or retry that has the shard.
+        shard: its shard.
+        target: the shard in the merged run or in a retry of it.
+        fingerprint: digest of the fingerprint of the merged run or of that retry.
+        is_superseded: whether a retry has replaced the shard as a whole.
+    """
+
+    run: Run
+    shard: Shard
+    target: Shard
+    fingerprint: str
+    is_superseded: bool
+
+    def files(self, store: Store) -> tuple[str, str, str]:
+        """Return the names of its tar, table and record in the store of the merged run."""
+        tar = ShardFile(store, self.target.name, "tar")
+        table = ShardFile(store, self.target.name, "parquet")
+        return tar.superseded_name if self.is_superseded else tar.name, table.name, record_name(self.target.name)
+
+
+_Names = dict[tuple[str, str], str]  # by store and name of a shard: its name in the merged run
+
+
+def _fill(store: Store, runs: Sequence[Run]) -> None:
+    """Write all files of the merged run to an empty store: its plan last, which makes the run appear."""
+    with TemporaryDirectory(prefix="framemill-") as scratch:
+        plans = Folder(scratch)
+        moves, names = _planned(plans, runs)
+        written = [name for run in reversed(Run(plans).with_retries) for name in (run.plan.rows_name, run.plan.name)]
+        try:
+            each(lambda move: _add(move, store, names), moves)
+            for name in written:
+                plans.copy_to(name, store, name)
+            write_card(Run(store))
+        except BaseException:
+            with suppress(OSError):
+                each(store.remove, (*reversed(written), *chain.from_iterable(move.files(store) for move in moves)))
+            raise
+
+
+def _planned(plans: Folder, runs: Sequence[Run]) -> tuple[list[_Move], _Names]:
+    """Write the plans of the merged run and its retries to `plans`, and return what becomes of each shard."""
     splits = dict.fromkeys(shard.split for run in runs for shard in run.plan.shards)
     sources = [(run, shard) for split in splits for run in runs for shard in run.plan.shards if shard.split == split]
-    _write_plan(Folder(folder), sources, runs)
-    merged = Run(folder)
-    for name in ("tables", "records"):
-        (folder / name).mkdir()
-    names: dict[tuple[str, str], str] = {}  # folder and name of a shard: its name in the merged run
-    for (run, shard), target in zip(sources, merged.plan.shards, strict=True):
-        names[str(run.store), shard.name] = target.name
-        _add(run, shard, merged, target, names)
+    _write_plan(plans, sources, runs)
+    merged = Run(plans)
+    replaced = {(str(run.store), name) for run in runs for retry in run.retries for name in retry.plan.replaces}
+    moves: list[_Move] = []
+    names: _Names = {}
+
+    def plan(sources: Iterable[tuple[Run, Shard]], target: Run) -> None:
+        for (run, shard), new in zip(sources, target.plan.shards, strict=True):
+            place = str(run.store), shard.name
+            moves.append(_Move(run, shard, new, target.fingerprint_digest, place in replaced))
+            names[place] = new.name
+
+    plan(sources, merged)
     for number, retry in enumerate((retry for run in runs for retry in run.retries), start=1):
-        _add_retry(retry, merged, number, names)
-    for path in (folder / "tables", folder / "records", *_move_superseded(Run(folder)), folder):
-        sync(path)
-
-
-def _move_superseded(merged: Run) -> list[Path]:
-    """Move the tars of superseded shards to `superseded/`, and return that folder, if there are any."""
-    folder, names = _folder(merged) / SUPERSEDED, merged.replaced
-    for name in names:
-        folder.mkdir(exist_ok=True)
-        os.rename(merged.tar_file(name).location, folder / f"{name}.tar")
-    return [folder] if names else []
-
-
-def _folder(run: Run) -> Path:
-    return Path(str(run.store))
+        fingerprint = {
+            **retry.plan.fingerprint,
+            "retry": {**retry.plan.fingerprint["retry"], "of": merged.fingerprint_digest},
+        }
+        batches = (retry.plan.batch(shard.number) for shard in retry.plan.shards)
+        replaces = [_renamed(names, retry, name) for name in retry.plan.replaces]
+        listing, roots = retry.plan.listing, retry.plan.roots
+        write_batches(plans, batches, fingerprint, listing, number, replaces, roots=roots, is_alone=True)
+        plan(((retry, shard) for shard in retry.plan.shards), Run(plans, number))
+    return moves, names
 
 
 def _write_plan(store: Store, sources: Sequence[tuple[Run, Shard]], runs: Sequence[Run]) -> None:
@@ -214,85 +257,55 @@ def _would_round(run: Run, name: str) -> bool:
     return any(isinstance(number, int) and abs(number) > 1 << 53 for number in numbers)
 
 
-def _add_retry(retry: Run, merged: Run, number: int, names: dict[tuple[str, str], str]) -> None:
-    retried = {**retry.plan.fingerprint["retry"], "of": merged.fingerprint_digest}
-    batches = (retry.plan.batch(shard.number) for shard in retry.plan.shards)
-    fingerprint = {**retry.plan.fingerprint, "retry": retried}
-    replaces = [_renamed(names, retry, name) for name in retry.plan.replaces]
-    listing, roots = retry.plan.listing, retry.plan.roots
-    write_batches(merged.store, batches, fingerprint, listing, number, replaces, roots=roots, is_alone=True)
-    taken = Run(merged.store, number)
-    for shard, target in zip(retry.plan.shards, taken.plan.shards, strict=True):
-        names[str(retry.store), shard.name] = target.name
-        _add(retry, shard, taken, target, names)
-
-
-def _add(run: Run, shard: Shard, merged: Run, target: Shard, names: dict[tuple[str, str], str]) -> None:
-    """Add a shard of `run` to the merged run as `target`. `names` are the new names of all shards so far."""
-    record, tar, table = run.record(shard.name), run.tar_file(shard.name), run.table_file(shard.name)
-    run.table(shard.name, ["key"])  # raises RunError if these are not the planned keys
-    new_tar, new_table = merged.tar_file(target.name), merged.table_file(target.name)
+def _add(move: _Move, store: Store, names: _Names) -> None:
+    """Add a shard to the merged run."""
+    run, shard, target = move.run, move.shard.name, move.target
+    record = run.record(shard)
+    run.table(shard, ["key"])  # raises RunError if these are not the planned keys
+    tar, table, record_file = move.files(store)
     named = replace(
         record,
         shard=target.name,
         attempt=f"{target.name}.{record.rank}",
-        tar=replace(record.tar, name=new_tar.name),
-        table=replace(record.table, name=new_table.name),
-        fingerprint=merged.fingerprint_digest,
+        tar=replace(record.tar, name=ShardFile(store, target.name, "tar").name),
+        table=replace(record.table, name=table),
+        fingerprint=move.fingerprint,
         replaces=target.replaces,
     )
-    _link_or_copy(tar, Path(new_tar.location), record.tar)
-    _link_or_copy(table, Path(new_table.location), record.table)
+    _copy(run.tar_file(shard), record.tar, store, tar)
     if run.retry:
-        named = _with_supersedes(run, record, merged, named, names)
-    path = _folder(merged) / record_name(target.name)
-    path.write_text(named.to_json())
-    sync(path)
+        with store.staged(table) as path:
+            named = replace(named, table=write_table(path, table, _superseding_rows(run, shard, names)))
+    else:
+        _copy(run.table_file(shard), record.table, store, table)
+    store.replace(record_file, named.to_json().encode())
 
 
-def _with_supersedes(run: Run, record: Record, merged: Run, named: Record, names: dict[tuple[str, str], str]) -> Record:
-    """Rewrite the table of a shard of a retry with the names that the superseded shards have in the merged run."""
-    rows, file = run.table(record.shard), merged.table_file(named.shard)
-    column = [_renamed(names, run, name) for name in rows["supersedes"].to_pylist()]
-    rows = rows.set_column(rows.schema.get_field_index("supersedes"), "supersedes", pa.array(column, pa.string()))
-    path = Path(file.location)
-    path.unlink()  # it may be a link to that of the source run
-    return replace(named, table=write_table(path, file.name, rows.to_pylist()))
+def _superseding_rows(retry: Run, shard: str, names: _Names) -> list[dict[str, Any]]:
+    """Return the rows of a shard of a retry, with the names that the superseded shards have in the merged run."""
+    rows = retry.table(shard).to_pylist()
+    return [{**row, "supersedes": _renamed(names, retry, row["supersedes"])} for row in rows]
 
 
-def _renamed(names: dict[tuple[str, str], str], run: Run, shard: str) -> str:
+def _renamed(names: _Names, run: Run, shard: str) -> str:
     """Return the name that a shard of `run` has in the merged run."""
     if (str(run.store), shard) not in names:
         raise RunError(f"{run.plan.location} names shards that {run.store} does not have, such as {shard!r}")
     return names[str(run.store), shard]
 
 
-def _link_or_copy(source: ShardFile, target: Path, expected: StagedFile) -> None:
-    """Link or copy a file of a run into the merged run.
+def _copy(source: ShardFile, recorded: StagedFile, store: Store, name: str) -> None:
+    """Copy a file of a run to the file `name` of the merged run.
 
     Raises:
-        RunError: it is missing, has another size than its record says, or is not a regular file. A symbolic link in
-            someone else's run folder could bring any file of this machine into the merged run.
+        RunError: it is missing, has another size than its record says, or is a link or not a file.
     """
-    for path in map(source.store.locate, source.possible_names()):
-        with suppress(FileNotFoundError):
-            status = os.lstat(path)
-            if not stat.S_ISREG(status.st_mode):
-                raise RunError(f"{path} is a link or not a file, and is not merged: put the file itself there")
-            if status.st_size != expected.bytes:
-                raise RunError(
-                    f"{path} has {status.st_size:,} bytes instead of {expected.bytes:,}; run `preprocess verify`"
-                )
-            _link_or_copy_file(Path(path), target)
-            return
+    for found in filter(None, map(source.store.find, source.possible_names())):
+        source.store.copy_to(found.name, store, name)  # first, as the size of a link is not that of its file
+        if found.size != recorded.bytes:
+            raise RunError(
+                f"{source.store.locate(found.name)} has {found.size:,} bytes instead of {recorded.bytes:,}; run "
+                "`preprocess verify`"
+            )
+        return
     raise RunError(f"{source.location} is missing, although its shard is committed; run `preprocess verify`")
-
-
-def _link_or_copy_file(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)  # safe, as committed files are never written to
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target, follow_symlinks=False)
-        sync(target)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from datamodules.run.folder import Run
 from preprocess.commands.arguments import add_dest, add_samples, parser_of
+from preprocess.destination import destination
 from preprocess.draw.visualize import visualize
 from preprocess.terminal import say
 
@@ -19,11 +20,13 @@ def main(arguments: Sequence[str]) -> int:
     add_samples(parser)
     parser.add_argument("--num-samples", metavar="N", type=int, default=4, help="samples to draw (default: 4)")
     parser.add_argument("--split", help="draw samples of this split only")
-    parser.add_argument("--root", metavar="R", help="folder of the corpus, if it has moved since it was planned")
+    parser.add_argument("--root", metavar="R", help="folder or URL of the corpus, if it has moved since it was planned")
     options = parser.parse_args(arguments)
     run = Run(options.folder)
     if options.root:
-        run.plan.roots.insert(0, options.root)
-    for path in visualize(run, options.dest, options.num_samples, options.split):
-        say(str(path))
+        run.plan.roots = [options.root, *run.plan.roots]
+    with destination(options.dest) as dest:
+        written = visualize(run, dest.folder, options.num_samples, options.split)
+    for path in written:
+        say(dest.locate(path))
     return 0

@@ -10,7 +10,8 @@ from PIL import Image
 
 from datamodules.errors import RunError
 from datamodules.media.video import read_frames
-from preprocess.draw.video import VideoWriter
+from datamodules.run.bucket import open_store
+from preprocess.draw.video import StoredVideoWriter, VideoWriter
 from preprocess.draw.visualize import visualize
 from support.track_runs import TrackItems, gray_of, made_sample, make_track_run, write_videos
 
@@ -73,6 +74,19 @@ def test_a_video_that_breaks_off_leaves_nothing_and_one_that_was_there_stays(tmp
     with VideoWriter(tmp_path / "b.mp4", (48, 64)):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("where", ["folder", "bucket"])
+def test_a_video_of_a_run_is_in_its_store_once_it_is_closed(tmp_path: Path, where: str) -> None:
+    if where == "bucket":
+        pytest.importorskip("obstore")
+    store = open_store(tmp_path / "run" if where == "folder" else "memory://videos/run", str(tmp_path / "local"))
+    with StoredVideoWriter(store, "videos/train/a.mp4", tmp_path / "scratch", (48, 64)) as video:
+        video.add(np.zeros((48, 64, 3), np.uint8), 0.0)
+        assert store.find("videos/train/a.mp4") is None
+    (tmp_path / "copy.mp4").write_bytes(store.open("videos/train/a.mp4").readall())
+    assert len(decoded(tmp_path / "copy.mp4")[0]) == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_tracks_of_a_run_are_drawn_over_their_frames_at_their_times(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/simulation.py --interleavings 1000000 --processes 2
     python benchmarks/simulation.py --store bucket --seed 12345
+    python benchmarks/simulation.py --ranks 1000 --shards 5000
 
 The first command tries the seeds from `--first` on, and prints those that fail. The second prints the steps of one
 seed, shrunk first if it fails. `tests/support/simulated/` describes what is simulated and which conditions must hold.
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from measuring import print_machine, print_table, print_verdict
 from support.simulated.choices import FAULTS, STORES, Choices, RandomChoices
+from support.simulated.crowd import claim_all
 from support.simulated.line import interleave, shrunk, simulated, story_of
 
 _BATCH = 500
@@ -45,11 +47,16 @@ def main() -> None:
     parser.add_argument("--interleavings", type=int, default=20_000, help="number of seeds (default: 20,000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--processes", type=int, default=2, help="processes that share the seeds (default: 2)")
+    parser.add_argument("--ranks", type=int, help="let so many ranks claim the shards of a run in a bucket instead")
+    parser.add_argument("--shards", type=int, default=5000, help="that these ranks claim (default: 5,000)")
     parser.add_argument("--seed", type=int, help="print the steps of this seed instead")
     options = parser.parse_args()
     if options.seed is not None:
         sys.exit(_print_steps(options.store, options.seed))
     print_machine("greenlet")
+    if options.ranks is not None:
+        _claim(options.ranks, options.shards)
+        return
     seeds = range(options.first, options.first + options.interleavings)
     started = time.perf_counter()
     total = _Tally()
@@ -60,6 +67,20 @@ def main() -> None:
             total.faults += tally.faults
             total.failures |= tally.failures
     _print(options.store, total, len(seeds), time.perf_counter() - started)
+
+
+def _claim(num_ranks: int, num_shards: int) -> None:
+    with simulated():
+        crowd = claim_all(num_ranks, num_shards)
+    num_requests = sum(crowd.requests.values())
+    rows = [
+        ("claims that another rank was faster with", f"{crowd.num_lost:,}"),
+        ("claims on shards committed since they were listed", f"{crowd.num_late:,}"),
+        ("requests", f"{num_requests:,} ({', '.join(f'{n:,} {m}' for m, n in crowd.requests.most_common())})"),
+        ("requests per shard", f"{num_requests / num_shards:.1f}"),
+        ("requests per second", f"{num_requests / crowd.seconds:,.0f}"),
+    ]
+    print_table((f"{num_ranks:,} ranks, {num_shards:,} shards", f"in {crowd.seconds:,.0f} s, simulated"), rows)
 
 
 def _batches(seeds: range) -> Iterator[range]:

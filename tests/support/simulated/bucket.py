@@ -29,11 +29,10 @@ T = TypeVar("T")
 
 
 class Object(NamedTuple):
-    """An object, with the time of its last write in seconds since the start."""
+    """The content of an object, and what obstore says of it."""
 
     content: bytes
-    etag: str
-    modified: float
+    meta: dict[str, Any]
 
 
 class Server:
@@ -43,7 +42,6 @@ class Server:
         folders: the objects by folder, then by name in it.
         changed: called with the path of an object that was written or removed.
         late_paths: objects that late requests were to change.
-        num_requests: number of requests so far by method.
     """
 
     def __init__(self, world: "World") -> None:
@@ -69,8 +67,10 @@ class Server:
         if creates and self.find(path):
             raise _already_exists(path)
         folder, _, name = path.rpartition("/")
+        modified = datetime.fromtimestamp(_EPOCH + int(self._world.now), timezone.utc)  # S3 gives whole seconds
         etag = f'"{hashlib.md5(content).hexdigest()}"'
-        self.folders.setdefault(folder, {})[name] = Object(content, etag, self._world.now)
+        meta = {"path": path, "size": len(content), "e_tag": etag, "last_modified": modified, "version": None}
+        self.folders.setdefault(folder, {})[name] = Object(content, meta)
         self.changed(path)
 
     def copy(self, source: str, target: str) -> None:
@@ -136,15 +136,15 @@ class Client:
 
     def get(self, path: str, options: Mapping[str, Any] = {}) -> Reply:
         found = self._request("GET", path, lambda: self._server.get(path), _READS)
-        if options.get("if_match", found.etag) != found.etag:
+        if options.get("if_match", found.meta["e_tag"]) != found.meta["e_tag"]:
             from obstore.exceptions import PreconditionError
 
             raise PreconditionError(f"Object at location {path} has another ETag")
         start, end = options.get("range", (0, len(found.content)))
-        return Reply(_meta(path, found), found.content[start:end])
+        return Reply(found.meta, found.content[start:end])
 
     def head(self, path: str) -> dict[str, Any]:
-        return _meta(path, self._request("HEAD", path, lambda: self._server.get(path), _READS))
+        return self._request("HEAD", path, lambda: self._server.get(path), _READS).meta
 
     def list_with_delimiter(self, folder: str | None) -> dict[str, Any]:
         return self._request("LIST", folder or "", lambda: self._listing(folder or ""), _READS)
@@ -159,7 +159,7 @@ class Client:
         below = f"{folder}/" if folder else ""
         objects = self._server.folders.get(folder, {})
         folders = [below + name for name in self._server.names(folder) if name not in objects]
-        return {"common_prefixes": folders, "objects": [_meta(below + name, found) for name, found in objects.items()]}
+        return {"common_prefixes": folders, "objects": [found.meta for found in objects.values()]}
 
     def _change(self, method: str, path: str, effect: Callable[[], None], creates: bool = False) -> None:
         from support.simulated.world import Killed
@@ -202,11 +202,6 @@ class Client:
 
     def _draw(self, options: tuple[float, ...]) -> float:
         return options[self._world.choices.choose(len(options))]
-
-
-def _meta(path: str, found: Object) -> dict[str, Any]:
-    modified = datetime.fromtimestamp(_EPOCH + int(found.modified), timezone.utc)  # S3 gives whole seconds
-    return {"path": path, "size": len(found.content), "e_tag": found.etag, "last_modified": modified, "version": None}
 
 
 def _already_exists(path: str) -> Exception:

@@ -212,6 +212,12 @@ class _Line:
         if path.startswith("work/leases/train-") and path.endswith(".000002") and not self._world.faults:
             raise Broken(f"{path}: the holders of the claims before it are alive")
         shard, _, ending = path.rpartition("/")[2].rpartition(".")
+        if path.startswith("records/"):
+            record = json.loads(self.content(path) or b"")
+            for name, ending in ((record["tar"]["name"], "tar"), (record["table"]["name"], "parquet")):
+                staged = f"work/staging/{record['attempt']}.{ending}"
+                if self.content(name) is None and self.content(staged) is None:
+                    raise Broken(f"{name}: the record exists, but the file is missing")
         if not path.startswith(("work/", "plan")) and (ending == "tar" or self.content(f"{shard}.tar") is not None):
             self._check_shard(shard)
 

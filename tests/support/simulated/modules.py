@@ -499,7 +499,13 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
         "_machine": lambda: Here.world.machine.identity,
         "_started": _started,
     },
-    store: {"os": Os, "open": simulated_open, "Path": Path, "require_own_folders": lambda _: None},  # no links
+    store: {
+        "os": Os,
+        "open": simulated_open,
+        "Path": Path,
+        "require_own_folders": lambda _: None,  # no links
+        "make_folder": lambda _, path: path.mkdir(parents=True, exist_ok=True),
+    },
     shard_files: {"open": simulated_open, "_encode_table": _encode_table},
     spool: {"os": Os, "open": simulated_open},
     plan: {"Summary": SimpleNamespace(decode=lru_cache(Summary.decode)), "unpack": lru_cache(plan_rows.unpack)},

@@ -375,8 +375,11 @@ class Rank:
             raise self._no_output(self._failure[1])
 
     def _no_output(self, error: OSError) -> EnvironmentFailure:
+        try:
+            committed = f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe"
+        except OSError:  # it cannot be read either
+            committed = "Committed shards are safe"
         return EnvironmentFailure(
-            f"the output folder {self.run.store} cannot be written to: {error.strerror or error}. "
-            f"{len(self.run.committed())} of {len(self.run.plan.shards)} shards are committed and safe. "
+            f"the output folder {self.run.store} cannot be written to: {error.strerror or error}. {committed}. "
             "Fix the problem and rerun the same command"
         )

@@ -459,3 +459,20 @@ def test_a_scratch_folder_that_cannot_be_made_fails_no_item(tmp_path: Path) -> N
     (run.work / "scratch").write_bytes(b"")
     with Rank(run) as rank, pytest.raises(EnvironmentFailure, match=r"cannot be written to: .* Fix the problem"):
         _ = rank.scratch
+
+
+def test_a_store_that_cannot_be_listed_either_gives_the_first_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, 4)
+    with Rank(run) as rank:
+        opened = lease(rank)
+
+        def unreachable(*_: Any, **__: Any) -> Any:
+            raise OSError(113, "No route to host")
+
+        with monkeypatch.context() as cut_off:
+            for method in ("names", "staged"):
+                cut_off.setattr(run.store, method, unreachable)
+            with pytest.raises(EnvironmentFailure, match=r"No route to host\. Committed"):
+                finish(rank, opened)

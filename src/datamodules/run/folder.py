@@ -19,6 +19,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class Run:
 
     Raises:
         RunError: the folder is not a run, has no such retry, or contains a link in place of a folder of its own.
+        OSError: the store cannot be read.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | Store, retry: int = 0) -> None:
@@ -61,6 +63,8 @@ class Run:
         self.retry = retry
         name = plan_name(retry)
         if self.store.find(name) is None:
+            with suppress(NotADirectoryError):
+                self.store.names()  # raises if there is no such bucket, which the answer for one object does not tell
             raise RunError(f"{self.store} is no run: it has no {name}; give the folder that was --output.dir")
         self.store.check_folders()
         self.plan = Plan(self.store, retry)

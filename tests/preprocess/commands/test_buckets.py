@@ -257,7 +257,7 @@ def test_two_ranks_one_of_which_is_killed_make_the_tars_of_a_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["status", "s3://no-such-bucket/run"], "error: s3://no-such-bucket/run/plan.arrow: there is no such bucket"),
+        (["status", "s3://no-such-bucket/run"], "error: s3://no-such-bucket/run/: there is no such bucket"),
         (["view", "memory://empty/run"], "error: memory://empty/run is no run: it has no plan.arrow"),
         (["verify", "ftp://host/run"], "ftp:// is not supported"),
         (["export", "memory://a/run", "--format", "jsonl", "--dest", "s3:/bucket/x"], "s3:/bucket/x lacks a slash"),

@@ -215,7 +215,7 @@ def test_a_disk_that_refuses_fails_and_nothing_is_left(tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.link", refuse)
-    monkeypatch.setattr("shutil.copyfile", refuse)
+    monkeypatch.setattr("shutil.copyfileobj", refuse)
 
     with pytest.raises(EnvironmentFailure, match=r"cannot merge into .*merged.*No space left on device"):
         merge(folders, tmp_path / "merged")

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -12,6 +13,7 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.run.bucket import Bucket
 from datamodules.run.folder import Run
 from datamodules.run.record import ShardFile
+from datamodules.run.store import Entry
 from datamodules.run.tar_cache import TarCache
 from support.runs import make_run, start, wait_for, work
 
@@ -39,12 +41,23 @@ def sizes(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob("*.tar*")]
 
 
+def record_fetches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the names of the files that are read from buckets from now on are appended."""
+    fetched: list[str] = []
+    read_range = Bucket.read_range
+
+    def recorded(bucket: Bucket, entry: Entry, size: int, offset: int) -> bytes:
+        fetched.append(entry.name)
+        return read_range(bucket, entry, size, offset)
+
+    monkeypatch.setattr(Bucket, "read_range", recorded)
+    return fetched
+
+
 def test_the_least_recently_used_tar_is_removed_within_the_limit(
     tars: list[ShardFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched: list[str] = []
-    read_range = Bucket.read_range
-    monkeypatch.setattr(Bucket, "read_range", lambda *args: (fetched.append(args[1].name), read_range(*args))[1])
+    fetched = record_fetches(monkeypatch)
     size = tars[0].find().size
     cache = TarCache(tmp_path / "cache", 2 * size)
     for number in (0, 1, 0, 2, 0, 1):  # 2 removes 1, which 1 replaces by removing 2
@@ -61,9 +74,7 @@ def test_a_tar_larger_than_the_cache_is_not_kept(tars: list[ShardFile], tmp_path
 def test_threads_and_caches_fetch_a_tar_once(
     tars: list[ShardFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched: list[str] = []
-    read_range = Bucket.read_range
-    monkeypatch.setattr(Bucket, "read_range", lambda *args: (fetched.append(args[1].name), read_range(*args))[1])
+    fetched = record_fetches(monkeypatch)
     results: list[bool] = []
 
     def use(tar: ShardFile) -> None:
@@ -79,12 +90,12 @@ def test_threads_and_caches_fetch_a_tar_once(
 
 
 def _fetch_slowly(tar: ShardFile, folder: Path) -> None:
-    def pause(*_: object) -> bytes:
+    def pause(bucket: Bucket, entry: Entry, size: int, offset: int) -> bytes:
         signal.pause()
         return b""
 
-    Bucket.read_range = pause  # type: ignore[method-assign]
-    read(TarCache(folder, 1 << 20), tar)
+    with patch.object(Bucket, "read_range", pause):
+        read(TarCache(folder, 1 << 20), tar)
 
 
 def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_that_counts(

@@ -146,14 +146,15 @@ class Chaotic(Extractor):
     Args:
         poisonous: whether poison acts.
         seconds_per_frame: time that a worker sleeps for a frame instead of running a model.
+        tally: see `MeanTransform`.
     """
 
     samples = MeanSamples()
 
-    def __init__(self, poisonous: bool = True, seconds_per_frame: float = 0.0) -> None:
+    def __init__(self, poisonous: bool = True, seconds_per_frame: float = 0.0, tally: str | None = None) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.frames = FrameRequest(8, partial(MeanTransform, poisonous, seconds_per_frame))
+        self.frames = FrameRequest(8, partial(MeanTransform, poisonous, seconds_per_frame, tally))
 
     def extract(self, batch: Batch) -> list[Any]:
         """Return the means. Poison acts if its name is among them."""
@@ -168,10 +169,16 @@ class Chaotic(Extractor):
 
 
 class MeanTransform:
-    """Transform that returns the mean of a frame, or the name of the item's poison if that acts in the rank."""
+    """Transform that returns the mean of a frame, or the name of the item's poison if that acts in the rank.
 
-    def __init__(self, poisonous: bool, seconds_per_frame: float) -> None:
-        self._poisonous, self._seconds_per_frame = poisonous, seconds_per_frame
+    Args:
+        poisonous: whether poison acts.
+        seconds_per_frame: time that it sleeps for a frame.
+        tally: file on this machine that grows by one byte for every frame whose mean is returned; None: none.
+    """
+
+    def __init__(self, poisonous: bool, seconds_per_frame: float, tally: str | None = None) -> None:
+        self._poisonous, self._seconds_per_frame, self._tally = poisonous, seconds_per_frame, tally
         self._poison: str | None = None
 
     def start(self, item: Item) -> None:
@@ -185,4 +192,7 @@ class MeanTransform:
         if self._poison:
             POISONS[self._poison].act()
         time.sleep(self._seconds_per_frame)
+        if self._tally is not None:
+            with open(self._tally, "ab", buffering=0) as tally:  # appends of several processes do not collide
+                tally.write(b".")
         return frame.double().mean().item()

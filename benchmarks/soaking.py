@@ -151,13 +151,19 @@ def _send(disturbance: Disturbance, running: Sequence[subprocess.Popen[bytes]]) 
 
 
 def _workers(rank: psutil.Process) -> Iterator[psutil.Process]:
-    """Yield the workers of a rank: the children of its fork server, or its own if they were spawned."""
+    """Yield the workers of a rank: the children of its fork server or Ray node, or its own if they were spawned."""
     for child in rank.children():
         command = " ".join(child.cmdline())
         if "forkserver" in command:
             yield from child.children()
         elif "spawn_main" in command:
             yield child
+        elif "/raylet" in command:  # Ray names its workers after what they run
+            yield from (worker for worker in child.children() if _is_busy_in_ray(" ".join(worker.cmdline())))
+
+
+def _is_busy_in_ray(command: str) -> bool:
+    return command.startswith("ray::") and not command.startswith("ray::IDLE")
 
 
 def _exit_name(status: int) -> str:

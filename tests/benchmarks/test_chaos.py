@@ -1,12 +1,18 @@
 """What the soak counts, on tars made here; and that it notices what a command does."""
 
 import io
+import re
 import signal
+import subprocess
 import sys
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from datamodules.corpus import Item
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -75,3 +81,39 @@ def test_a_corpus_lists_the_same_poison_each_time_and_each_kind_as_often() -> No
     items = list(corpus.items())
     assert items == list(corpus.items())
     assert sorted(item.meta["poison"] for item in items if item.meta["poison"]) == sorted(kinds * 2)
+
+
+@pytest.mark.slow  # 12 starts of ranks and 6 of Ray
+def test_the_smallest_benchmark_loses_nothing_in_a_folder_and_in_a_bucket(tmp_path: Path) -> None:
+    sizes = ["--items=24", "--poisoned=0.05", "--kinds=damaged", "--kills=1", "--every-seconds=4"]
+    contenders = ["--contenders", "framemill", *(["ray-data"] if find_spec("ray") and find_spec("pandas") else [])]
+    command = [sys.executable, str(BENCHMARKS / "chaos.py"), "--store=s3", *contenders, *sizes]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout
+    assert "target every item once, written or failed; measured the table above: yes" in output
+    assert re.search(r"target the same tars, poisoned and disturbed, in all stores; measured \d+ tars: yes", output)
+    for store in ("folder", "s3"):
+        for name in ("undisturbed", "poisoned", "disturbed"):
+            assert re.search(rf"^{store}-{name} +24 ", output, re.MULTILINE)
+
+
+def test_a_frame_of_a_written_item_that_was_computed_again_is_lost_work(tmp_path: Path) -> None:
+    from chaos import repeated_share
+    from poison import Poisoned
+
+    corpus = Poisoned("/nowhere", num_items=4, num_poisoned=0, kinds=[])
+    keys = [item.key for item in corpus.items()]
+    num_frames = sum(len(item.frames) for item in corpus.items())
+    tally = tmp_path / "frames"
+    tally.write_bytes(b"." * num_frames * 2)
+    assert repeated_share(corpus, keys, tally) == 1.0
+    tally.write_bytes(b"." * num_frames)
+    assert repeated_share(corpus, keys, tally) == 0.0
+
+
+def test_a_mean_that_is_returned_adds_a_byte_to_the_tally(tmp_path: Path) -> None:
+    from poison import MeanTransform
+
+    mean = MeanTransform(False, 0.0, str(tmp_path / "frames"))
+    mean.start(Item("train/0", "train", ".", ("a",), cost=1, meta={"poison": "damaged"}))
+    assert [mean(torch.full((1, 2, 2), value)) for value in (1, 3)] == [1.0, 3.0]
+    assert (tmp_path / "frames").read_bytes() == b".."

@@ -67,7 +67,7 @@ def test_a_signal_reaches_a_rank_and_a_command_that_does_not_end_is_told_of(tmp_
     from soaking import Disturbance, soak
 
     sleeper = [sys.executable, "-c", "import time; time.sleep(1000)"]
-    result = soak([sleeper], tmp_path / "log", [Disturbance(0.0, "rank", signal.SIGKILL, 0.5)], max_seconds=1)
+    result = soak([sleeper], tmp_path / "log", [Disturbance(0.0, "rank", signal.SIGKILL, 0.5)], max_seconds=5)
     assert not result.ended
     assert dict(result.sent) == {"SIGKILL to a rank": 1}
     assert dict(result.exits) == {"SIGKILL": 1}

@@ -158,12 +158,8 @@ def _workers(rank: psutil.Process) -> Iterator[psutil.Process]:
             yield from child.children()
         elif "spawn_main" in command:
             yield child
-        elif "/raylet" in command:  # Ray names its workers after what they run
-            yield from (worker for worker in child.children() if _is_busy_in_ray(" ".join(worker.cmdline())))
-
-
-def _is_busy_in_ray(command: str) -> bool:
-    return command.startswith("ray::") and not command.startswith("ray::IDLE")
+        elif "/raylet" in command:  # Ray names its processes after what they do; the others are its own services
+            yield from (worker for worker in child.children() if "ray::MapBatches" in " ".join(worker.cmdline()))
 
 
 def _exit_name(status: int) -> str:

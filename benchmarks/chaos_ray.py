@@ -26,8 +26,9 @@ _ROWS_PER_FILE = 20  # as many as a chunk of litData's has
 def write_items(corpus: Poisoned, path: Path) -> None:
     """Write the items of `corpus` as a Parquet file: `__key__`, `frames` and `poison`."""
     items = list(corpus.items())
-    columns = {"frames": [item.frames for item in items], "poison": [item.meta["poison"] for item in items]}
-    pq.write_table(pa.table({_KEY: [item.key for item in items], **columns}), path)
+    poisons = pa.array([item.meta["poison"] for item in items], pa.string())  # Ray Data reads a column of nulls as NaN
+    columns = {_KEY: [item.key for item in items], "frames": [item.frames for item in items], "poison": poisons}
+    pq.write_table(pa.table(columns), path)
 
 
 def run(items: str, root: str, dest: str, num_cpus: int, seconds_per_frame: float, poisonous: bool, tally: str) -> None:

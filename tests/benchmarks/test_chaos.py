@@ -117,3 +117,16 @@ def test_a_mean_that_is_returned_adds_a_byte_to_the_tally(tmp_path: Path) -> Non
     mean.start(Item("train/0", "train", ".", ("a",), cost=1, meta={"poison": "damaged"}))
     assert [mean(torch.full((1, 2, 2), value)) for value in (1, 3)] == [1.0, 3.0]
     assert (tmp_path / "frames").read_bytes() == b".."
+
+
+def test_items_without_poison_have_none_and_not_nan_for_ray_data(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from chaos_ray import write_items
+    from poison import Poisoned
+
+    corpus = Poisoned("/nowhere", num_items=3, num_poisoned=0, kinds=[])
+    write_items(corpus, tmp_path / "items.parquet")
+    table = pq.read_table(tmp_path / "items.parquet")
+    assert table["__key__"].to_pylist() == [item.key for item in corpus.items()]
+    assert table["poison"].to_numpy().tolist() == [None] * 3

@@ -18,6 +18,7 @@ begin at different shards, as the ranks of one launch do. A conflict is a claim 
 import argparse
 import os
 import re
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -36,6 +37,9 @@ from datamodules.run.result import Result
 from datamodules.run.store import Store
 from measuring import Ratio, in_fresh_process, print_machine, print_table, print_verdict
 from scaling import Repeated, claim_all, make_frames
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
 from support.faulty_proxy import FaultyProxy, faulty_proxy
 from support.s3_server import S3Server, running_s3_server
 

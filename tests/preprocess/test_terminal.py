@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _write_rank(run: Run) -> None:
     activity = Activity(rank=EVIL, host=EVIL, started=0, updated=1)
-    (run.work / "ranks" / "evil.json").write_text(json.dumps(vars(activity)))
+    (run.work / "ranks" / "evil").write_text(json.dumps({"activity": vars(activity)}))
 
 
 def misleading(text: str) -> set[str]:

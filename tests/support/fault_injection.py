@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -138,7 +139,7 @@ def _report_failure(errors: str, function: Callable[..., None], args: Any) -> No
         function(*args)
         message = ""
     except AssertionError as error:
-        message = str(error) or "an assertion failed"
+        message = str(error) or traceback.format_exc()
     finally:
         with _real_open(errors, "w") as file:
             file.write(message)

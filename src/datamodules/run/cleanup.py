@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datamodules.run.commit import finalize_all
 from datamodules.run.files import is_folder, remove
-from datamodules.run.folder import PLANNING, Run
+from datamodules.run.folder import Run
 from datamodules.run.leases import RANKS, has_ended, is_of_this_host
 from datamodules.run.planning import discard_unfinished
 from datamodules.run.shared_attempts import ATTEMPTS
@@ -22,8 +22,7 @@ def clean_up(run: Run) -> None:
     discard_unfinished([owner.plan for owner in run.with_retries])
     for folder in ("work/staging", "work/leases", ATTEMPTS):
         for name in run.store.names(folder):
-            shard = name.partition(".")[0]
-            if shard == PLANNING or run.is_committed(shard):
+            if _is_finished(run, name.partition(".")[0]):
                 run.store.remove(f"{folder}/{name}")
     entries = {entry.name.removeprefix(f"{RANKS}/"): entry for entry in run.store.list(RANKS)}
     for name in entries:
@@ -36,12 +35,17 @@ def clean_up(run: Run) -> None:
         _clean_up_locally(run, work)
 
 
+def _is_finished(run: Run, name: str) -> bool:
+    """Return whether `name` is that of a committed shard, or the stem of the name of an existing plan."""
+    plans = {owner.plan.name.removesuffix(".arrow") for owner in run.with_retries}
+    return name in plans or run.is_committed(name)
+
+
 def _clean_up_locally(run: Run, work: Path) -> None:
     """Remove the spools and uploads of committed shards from the folder `work`, and what dead ranks left there."""
     for folder in (work / "spool", run.store.work / "staging"):
         for path in folder.glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
-            shard = path.name.partition(".")[0]
-            if shard == PLANNING or run.is_committed(shard):
+            if _is_finished(run, path.name.partition(".")[0]):
                 remove(path)
     for path in (work / "ranks").glob("*.fault"):
         if has_ended(run.store, path.stem):

@@ -49,12 +49,14 @@ def require_own_folders(folder: Path) -> None:
 
 
 def make_folder(root: Path, path: Path) -> None:
-    """Create the folder `root`, whose parent exists, and the folders from there down to `path`, where missing.
+    """Create the folders from `root`, which exists and may be a link, down to `path`, where missing.
 
     Raises:
         RunError: one of them is a link or a file.
     """
-    for folder in (*(root / name for name in reversed(path.relative_to(root).parents)), path):
+    folder = root
+    for name in path.relative_to(root).parts:
+        folder = folder / name
         _require_folder(folder)
         folder.mkdir(exist_ok=True)
 

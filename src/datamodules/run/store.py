@@ -324,9 +324,8 @@ class Folder(Store):
     def staged(self, name: str) -> Iterator[Path]:
         path = self._path(name)
         self.path.mkdir(parents=True, exist_ok=True)
-        make_folder(
-            self.path, path.parent
-        )  # `/` in the key of a video makes folders that `check_folders` does not know
+        # `/` in the key of a video makes folders that `check_folders` does not know
+        make_folder(self.path, path.parent)
         self._sync_above(name)
         try:
             yield path

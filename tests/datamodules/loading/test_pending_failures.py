@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.corpus import Item
 from datamodules.errors import EnvironmentFailure
-from datamodules.loading import reading as reading_module
+from datamodules.loading import item_files
 from datamodules.media.content import read_file
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
@@ -29,7 +29,7 @@ def failing_reads(monkeypatch: pytest.MonkeyPatch, names: Any, error_for: Any) -
             raise error
         return read(path)
 
-    monkeypatch.setattr(reading_module, "read_file", reading)
+    monkeypatch.setattr(item_files, "read_file", reading)
 
 
 def consumed(run: Run, root: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Runs of several ranks in a bucket whose server loses replies and refuses requests."""
 
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from datamodules.run.bucket import open_store
 from datamodules.run.folder import Run
 from datamodules.run.store import Store
 from support.faulty_proxy import Fault, faulty_proxy
-from support.runs import make_run, start, tars, wait_for, work, work_slowly
+from support.runs import make_run, tars, wait_for, work, work_slowly
 from support.s3_server import S3Server
 
 pytest.importorskip("obstore")
@@ -22,6 +24,13 @@ _NUM_ITEMS = 24
 
 def _tars_of(store: Store) -> dict[str, bytes]:
     return {name: store.read(name) for name in store.names() if name.endswith(".tar")}
+
+
+def start(target: Any, *args: Any) -> Any:
+    """Start a process with today's environment: that of the fork server may be older than the credentials."""
+    process = multiprocessing.get_context("spawn").Process(target=target, args=args, daemon=True)
+    process.start()
+    return process
 
 
 def test_ranks_in_a_bucket_make_the_tars_of_a_folder(

@@ -185,7 +185,8 @@ def retry_at_every_call(
             _, raised = attempt(retry_and_clean_up, run)
         assert (at, raised if raised.startswith("Run") else "") == (at, "")
         clean_up(Run(run))
-        assert (at, list(problems_at_the_end(run, tars_without_faults))) == (at, [])
+        problems = list(problems_at_the_end(run, tars_without_faults))
+        assert (at, problems) == (at, []), (at, problems)
 
 
 @STEPS

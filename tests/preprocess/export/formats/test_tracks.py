@@ -317,6 +317,10 @@ def test_frames_that_a_video_does_not_have_fail_before_nulls_are_written_for_the
         export(folder_of(run), "coco-video", tmp_path / "out")
 
 
+def files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 @pytest.mark.parametrize("format", ["grounded-sam2", "mot", "coco-video", "parquet", "jsonl"])
 def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
     tmp_path: Path, corpus: TrackItems, format: str
@@ -328,15 +332,15 @@ def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
             member.name = member.name.replace("train/", "../../")
             new.addfile(member, old.extractfile(member))
     tar.write_bytes(moved.read_bytes())
-    before = sorted(tmp_path.rglob("*"))
+    before = files_in(tmp_path)
     with pytest.raises(RunError, match=r"train-000000\.tar cannot be read at byte 0: '\.\./\.\./a' cannot be a key"):
         export(folder_of(run), format, tmp_path / "dest" / "out")
+    assert files_in(tmp_path) == before
     keys = ["/tmp/xa", *run.plan.keys(0)[1:]]
     rewrite(
         run.plan, [with_column(run.plan.batch(0), "key", keys), *map(run.plan.batch, range(1, len(run.plan.shards)))]
     )
+    before = files_in(tmp_path)
     with pytest.raises(RunError, match=r"\.zst is damaged: shard 0: '/tmp/xa' cannot be a key"):
         export(folder_of(run), format, tmp_path / "dest" / "out")
-    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
-        path for path in before if path.is_file()
-    ]
+    assert files_in(tmp_path) == before

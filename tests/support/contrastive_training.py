@@ -1,4 +1,4 @@
-"""A minimal contrastive training step on clips, under DDP and bf16: `python contrastive_training.py SHARDS DEST`.
+"""A minimal contrastive training step on clips under DDP and bf16: `contrastive_training.py SHARDS DEST [WORKERS]`.
 
 Each rank writes `{rank}.json` to DEST: the keys it was given in each epoch, its losses, and its weights at the end.
 """
@@ -48,10 +48,10 @@ class TinyClip(LightningModule):
 
 
 if __name__ == "__main__":
-    shards, dest = map(Path, sys.argv[1:])
+    shards, dest, num_workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
     warnings.filterwarnings("ignore")
     seed_everything(0)
-    data = FramesDataModule(shards=shards, samples=ClipSamples("float32"), batch_size=4, num_workers=0)
+    data = FramesDataModule(shards=shards, samples=ClipSamples("float32"), batch_size=4, num_workers=num_workers)
     quiet = {
         "logger": False,
         "enable_checkpointing": False,

@@ -397,14 +397,23 @@ def test_a_retry_keeps_the_form_of_the_clips(
     assert main(["retry", str(tmp_path / "run"), "--model.short", "pad"]) == 0
 
 
-def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("in_bucket", "num_workers"), [(False, 0), pytest.param(True, 1, marks=pytest.mark.slow)])
+def test_two_ranks_train_contrastively_on_committed_clips(
+    tmp_path: Path, request: pytest.FixtureRequest, in_bucket: bool, num_workers: int
+) -> None:
     make_clip_run(tmp_path / "run", ClipItems({"train": 8}))
+    shards = str(tmp_path / "run")
+    if in_bucket:
+        server = request.getfixturevalue("s3")
+        bucket = server.make_bucket()
+        server.upload(tmp_path / "run", bucket, "run/")
+        shards = f"s3://{bucket}/run"
     script = Path(__file__).parents[2] / "support/contrastive_training.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run"), str(tmp_path)],
+        [sys.executable, str(script), shards, str(tmp_path), str(num_workers)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=170,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -413,8 +422,8 @@ def test_two_ranks_train_contrastively_on_committed_clips(tmp_path: Path) -> Non
         assert sorted(first["keys"][epoch] + second["keys"][epoch]) == [f"train/v{number}" for number in range(8)]
     assert first["keys"][0] != first["keys"][1]
     assert first["weights"] == second["weights"]
-    for told in (first, second):
-        assert np.mean(told["losses"][-5:]) < 0.9 * told["losses"][0]
+    for rank in (first, second):
+        assert np.mean(rank["losses"][-5:]) < 0.9 * rank["losses"][0]
 
 
 def test_two_ranks_of_which_one_is_killed_end_with_the_shards_of_an_undisturbed_run(

@@ -34,7 +34,7 @@ _READ_AHEAD_BYTES = 256 << 10  # an S3 server sends so much within the time that
 
 
 class FileFacts(NamedTuple):
-    """What a listing tells of a file or object.
+    """What a listing says about a file or object.
 
     Attributes:
         num_bytes: its size.

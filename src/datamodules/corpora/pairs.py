@@ -123,7 +123,8 @@ class Pairs(Corpus):
 
     Args:
         root: folder or URL of the videos.
-        pairs: the list, a file or URL; its ending tells the format: .json, .jsonl, .ndjson, .csv, .tsv or .parquet.
+        pairs: file or URL of the list, whose ending determines the format: .json, .jsonl, .ndjson, .csv, .tsv or
+            .parquet.
         columns: names of the list's columns.
         split: how pairs are assigned to splits.
         max_items: list at most this many pairs, from the beginning; None: all.

@@ -171,7 +171,7 @@ def _require_needed(video: _Video) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError of the scratch folder into an EnvironmentFailure: the object is not to blame."""
+    """Turn an OSError of the scratch folder into an EnvironmentFailure, since the object did not cause it."""
     try:
         yield
     except OSError as error:

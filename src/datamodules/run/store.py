@@ -142,7 +142,8 @@ class Store(ABC):
 
         Args:
             name: of the file.
-            content: of the file. No other call may pass equal content: it tells whose file it is.
+            content: of the file. No other call may pass equal content: it identifies the call that created
+                the file.
             is_durable: whether the file survives a crash of the machine once this returns.
 
         Returns:

@@ -6,8 +6,8 @@
 | `{digest}.tar.partial` | a tar that a process fetches, which holds a lock of the file; it has its final size at once |
 | `lock`                 | locked while a process makes room                                                          |
 
-The digest is that of the tar's URL and version, so the name of a tar tells its content. The system releases the locks
-of a process that is killed; its partial files are fetched anew or removed by the next process.
+The digest is that of the tar's URL and version, so the name of a tar identifies its content. The system releases the
+locks of a process that is killed; its partial files are fetched anew or removed by the next process.
 """
 
 import errno

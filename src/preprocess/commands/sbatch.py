@@ -22,7 +22,7 @@ from datamodules.printable import printable
 from preprocess.terminal import Parser, note, say
 
 _COMMANDS = ("run", "retry")
-_SIGNAL_SECONDS = 120  # the ranks are told to stop this long before the time limit
+_SIGNAL_SECONDS = 120  # the ranks get the signal to stop this long before the time limit
 _GRACE_SECONDS = 100  # of these, for in-flight items
 _FIXED = {  # options of sbatch that the script relies on: what to use instead
     "array": "--nodes, the number of tasks",

@@ -151,7 +151,7 @@ def rank_position() -> float:
     """
     if POSITION in os.environ:
         return float(os.environ[POSITION])
-    if index := os.environ.get("JOB_COMPLETION_INDEX"):  # the number of pods is not told
+    if index := os.environ.get("JOB_COMPLETION_INDEX"):  # the number of pods is unknown here
         return int(index) * _GOLDEN_RATIO % 1  # spreads any number of them about evenly
     position, names = 0.0, (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE"))
     for rank, size in names:

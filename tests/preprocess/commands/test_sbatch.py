@@ -245,8 +245,8 @@ def test_what_sbatch_refuses_is_told_in_its_words(
     make_command(tmp_path / "bin", "sbatch", refusal)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert main(["sbatch", "--submit", "--partition", "x", "run"]) == 2
-    told = "error: sbatch refuses the job: sbatch: error: invalid partition specified: x sbatch: error: failed\n"
-    assert capsys.readouterr().err == told
+    expected = "error: sbatch refuses the job: sbatch: error: invalid partition specified: x sbatch: error: failed\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_without_sbatch_a_message_says_where_to_submit(

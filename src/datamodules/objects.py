@@ -25,6 +25,7 @@ from datamodules.object_store import (
     repeated,
 )
 from datamodules.regular import open_regular
+from datamodules.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -257,34 +258,19 @@ def open_input(path: str) -> BinaryIO:
     Raises:
         ConfigError, OSError: see `object_store` and `open_regular`.
     """
-    return io.BufferedReader(_ObjectReader(path), _READ_AHEAD_BYTES) if is_url(path) else open_regular(path)
+    return io.BufferedReader(_Object(path), _READ_AHEAD_BYTES) if is_url(path) else open_regular(path)
 
 
-class _ObjectReader(io.RawIOBase):
-    """The content of an object, read by ranges of one version."""
+class _Object(StoredFile):
+    """An object, open for reading. All reads see one version of it."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._facts, self._position = url, stat_object(url), 0
+        self._url, self._facts = url, stat_object(url)
+        super().__init__(self._facts.num_bytes)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._facts.num_bytes}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        num_bytes = min(len(buffer), self._facts.num_bytes - self._position)
-        if num_bytes <= 0:
-            return 0
-        content, _ = read_object(self._url, self._facts.version, self._position, num_bytes)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
+    def read_at(self, size: int, offset: int) -> bytes:
+        size = min(size, self.size - offset)
+        return read_object(self._url, self._facts.version, offset, size)[0] if size > 0 else b""
 
 
 def _facts(meta: Any) -> FileFacts:

@@ -38,7 +38,8 @@ from datamodules.object_store import (
     repeated,
 )
 from datamodules.run.files import MAX_BYTES, remove
-from datamodules.run.store import STAGING, Entry, Folder, Store, StoredFile
+from datamodules.run.store import STAGING, Entry, Folder, Store
+from datamodules.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from obstore import ListResult, ObjectMeta

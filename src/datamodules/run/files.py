@@ -15,10 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from datamodules.errors import RunError
+from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.regular import NotRegularError, open_regular
 
 _BLOCK_BYTES = 1 << 20
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 CONFIG = "config.yaml"  # the configuration that started the run
 SUPERSEDED = "superseded"  # folder of the tars that shards of retries have replaced
@@ -104,6 +105,44 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         remove(partial)
         raise
+
+
+def write_new(path: Path, content: bytes, is_durable: bool) -> None:
+    """Write `content` to the new file `path`, and fsync it if it is to be durable.
+
+    Raises:
+        OSError: see `open`; FileExistsError if the file exists.
+    """
+    with open(path, "xb") as file:
+        file.write(content)
+        if is_durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def link_new(temporary: Path, path: Path) -> bool:
+    """Give the file `temporary` the name `path` too; return whether it has that name afterwards.
+
+    Raises:
+        EnvironmentFailure: the file system has no hard links.
+        OSError: see `os.link`.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        try:
+            # NFS may repeat a request whose reply was lost, and then report this call's own link as "exists"
+            return temporary.samefile(path)
+        except FileNotFoundError:  # removed in the meantime
+            return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise EnvironmentFailure(
+            f"cannot create a hard link in {path.parent}: {error.strerror}. Use an --output.dir whose file system has "
+            "hard links"
+        ) from error
+    return True
 
 
 def remove(path: Path) -> None:

@@ -23,7 +23,8 @@ from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError, EnvironmentFailure, RunError
 from datamodules.run.plan_rows import read_item, unpack
 from datamodules.run.plan_summary import Summary
-from datamodules.run.store import Store, StoredFile
+from datamodules.run.store import Store
+from datamodules.stored_file import StoredFile
 
 _MAX_SUMMARY_BYTES = 256 << 20  # a shard takes some 90 bytes
 _REMEDY = "Restore it from a copy, or start a new run in another folder"

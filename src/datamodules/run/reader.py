@@ -15,8 +15,8 @@ from datamodules.corpus import check_key
 from datamodules.errors import CorpusError, RunError
 from datamodules.run.folder import Run
 from datamodules.run.record import ShardFile
-from datamodules.run.store import StoredFile
 from datamodules.samples import Sample, SampleKind
+from datamodules.stored_file import StoredFile
 from datamodules.tar_members import read_members, split_name
 
 

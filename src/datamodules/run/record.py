@@ -15,8 +15,9 @@ from typing import Any
 
 from datamodules.errors import RunError
 from datamodules.run.files import SUPERSEDED
-from datamodules.run.store import STAGING, Entry, Store, StoredFile
+from datamodules.run.store import STAGING, Entry, Store
 from datamodules.run.typed_json import build, load
+from datamodules.stored_file import StoredFile
 
 RECORDS = "records"
 _RANK = re.compile(r"[\w-]+")  # names that `RankIdentity.of_this_process` makes

@@ -14,8 +14,6 @@ other module knows which. Names are relative to the run, with `/` between folder
 What only appends, or is written by other code through a path, stays on a local disk: `Store.work`.
 """
 
-import errno
-import io
 import os
 import shutil
 import stat
@@ -23,14 +21,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from datamodules.errors import EnvironmentFailure, RunError
-from datamodules.run.files import make_folder, open_file, read_file, remove, require_own_folders, sync, write_whole
+from datamodules.errors import RunError
+from datamodules.run.files import (
+    link_new,
+    make_folder,
+    open_file,
+    read_file,
+    remove,
+    require_own_folders,
+    sync,
+    write_new,
+    write_whole,
+)
+from datamodules.stored_file import StoredFile
 
 STAGING = "work/staging"
 _COPY_BYTES = 8 << 20  # read at once
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 class Entry(NamedTuple):
@@ -47,55 +55,6 @@ class Entry(NamedTuple):
     size: int
     version: str
     modified: float
-
-
-class StoredFile(io.RawIOBase):
-    """An open file of a store, for reading at any offset. Can be read by several threads through `read_at`.
-
-    Args:
-        size: of the file in bytes.
-
-    Attributes:
-        block_bytes: least size of a read that is worth its cost, for buffers.
-    """
-
-    block_bytes = io.DEFAULT_BUFFER_SIZE
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._position = 0
-
-    def read_at(self, size: int, offset: int) -> bytes:
-        """Return `size` bytes from `offset` on; fewer only at the end of the file.
-
-        Raises:
-            OSError: the file cannot be read any more.
-        """
-        raise NotImplementedError
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        content = self.read_at(len(buffer), self._position)
-        buffer[: len(content)] = content
-        self._position += len(content)
-        return len(content)
-
-    def readall(self) -> bytes:
-        content = self.read_at(max(0, self.size - self._position), self._position)
-        self._position += len(content)
-        return content
 
 
 class Store(ABC):
@@ -277,8 +236,8 @@ class Folder(Store):
         if is_durable:
             self._sync_above(name)
         try:
-            _write(temporary, content, is_durable)
-            is_created = _link(temporary, path)
+            write_new(temporary, content, is_durable)
+            is_created = link_new(temporary, path)
         except FileNotFoundError:
             if temporary.exists():
                 raise
@@ -397,31 +356,3 @@ class _LocalFile(StoredFile):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-def _write(path: Path, content: bytes, is_durable: bool) -> None:
-    with open(path, "xb") as file:
-        file.write(content)
-        if is_durable:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _link(temporary: Path, path: Path) -> bool:
-    """Give the file `temporary` the name `path` too; return whether it has that name afterwards."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        try:
-            # NFS may repeat a request whose reply was lost, and then report this call's own link as "exists"
-            return temporary.samefile(path)
-        except FileNotFoundError:  # removed in the meantime
-            return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        raise EnvironmentFailure(
-            f"cannot create a hard link in {path.parent}: {error.strerror}. Use an --output.dir whose file system has "
-            "hard links"
-        ) from error
-    return True

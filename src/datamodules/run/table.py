@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from datamodules.object_store import StoreUnavailableError
 from datamodules.run.plan_summary import check_shard_name
-from datamodules.run.store import StoredFile
+from datamodules.stored_file import StoredFile
 
 TABLE_SCHEMA = pa.schema(
     [

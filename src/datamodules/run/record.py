@@ -13,13 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from datamodules.errors import RunError
+from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.run.files import SUPERSEDED
 from datamodules.run.store import STAGING, Entry, Store
 from datamodules.run.typed_json import build, load
 from datamodules.stored_file import StoredFile
 
 RECORDS = "records"
+_DAMAGE = (errno.ENOENT, errno.EIO, errno.ELOOP)  # errors of a file that is missing or damaged
 _RANK = re.compile(r"[\w-]+")  # names that `RankIdentity.of_this_process` makes
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -145,11 +146,16 @@ def read_record(store: Store, shard: str) -> Record:
 
     Raises:
         RunError: the shard is not committed, or its record is damaged.
+        EnvironmentFailure: the record cannot be read for another reason, such as permissions; it may be intact.
     """
     name = record_name(shard)
     try:
         return Record.from_json(store.read(name).decode(), shard)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _DAMAGE:
+            raise EnvironmentFailure(
+                f"the record {store.locate(name)} cannot be read: {error.strerror}. Fix that, and try again"
+            ) from error
         raise RunError(
             f"the record {store.locate(name)} is missing or damaged ({error}); run `preprocess verify`"
         ) from error

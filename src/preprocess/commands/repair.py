@@ -31,6 +31,7 @@ from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.plan import Shard
 from datamodules.run.record import record_name
+from datamodules.run.shared_attempts import ATTEMPTS
 from datamodules.run.store import Store
 from preprocess.integrity import Problem, file_problems, recorded_files, strays
 
@@ -75,9 +76,10 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
 def _move_back(run: Run) -> Iterator[str]:
     """Move the tars of shards that are not superseded any more out of `superseded/`."""
     run = Run(run.store)  # with its present retries
+    replaced = run.replaced
     for name in (name for name in run.store.names(SUPERSEDED) if name.endswith(".tar")):
         shard = name.removesuffix(".tar")
-        if shard not in run.replaced and run.is_committed(shard) and run.store.find(name) is None:
+        if shard not in replaced and run.is_committed(shard) and run.store.find(name) is None:
             run.store.publish(f"{SUPERSEDED}/{name}", name)
             yield f"{SUPERSEDED}/{name}: moved back to {run.store}, as its shard is not superseded"
 
@@ -134,7 +136,7 @@ def _withdraw(retry: Run) -> None:
     for names in zip(*(_files_of(retry, shard) for shard in shards), strict=True):
         _delete(store, names)  # all tars, then all tables, then all records
     planned = {shard.name for shard in shards}
-    for folder in ("work/leases", "work/staging"):  # leftovers must not go into the next retry of this number
+    for folder in ("work/leases", "work/staging", ATTEMPTS):  # leftovers must not go into the next retry of this number
         leftovers = (name for name in store.names(folder) if name.partition(".")[0] in planned)
         _delete(store, [f"{folder}/{name}" for name in leftovers])
     for shard in shards:

@@ -1,5 +1,6 @@
 """`verify --repair` deletes damaged shards; once they are made again, each key is in one tar."""
 
+import errno
 import json
 import os
 import tarfile
@@ -15,7 +16,9 @@ from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.rank import Rank
 from datamodules.run.shard_files import write_table
+from datamodules.run.shared_attempts import ATTEMPTS
 from datamodules.run.spool import Spool
+from datamodules.run.store import Folder
 from preprocess.cli import main
 from preprocess.commands.repair import repair
 from preprocess.integrity import Problem, coverage, verify
@@ -133,8 +136,10 @@ def test_a_retry_inherits_nothing_from_a_withdrawn_one_of_the_same_number(
         assert opened is not None
         spool = Spool(folder / "work" / "spool", opened.shard.name, opened.shard.num_items, "dead")
         spool.close()
+        rank.run.store.replace(f"{ATTEMPTS}/{opened.shard.name}.dead", b'{"active": [0]}')
     _flip(folder / "train-000000.tar")
     verify_and_repair(folder, capsys)
+    assert Run(folder).store.names(ATTEMPTS) == []
     assert list((folder / "work" / "spool").iterdir()) == []
     assert list((folder / "work" / "leases").iterdir()) == []
 
@@ -340,3 +345,19 @@ def test_a_killed_repair_is_finished_by_the_next(folder: Path, monkeypatch: pyte
     assert list(verify(Run(folder))) == []
     assert keys_in_tars(folder) == sorted(set(keys_in_tars(folder)))
     assert set(KEYS) - set(keys_in_tars(folder)) == {"train/d-bad-twice", "train/e-bad-always", "train/g-crash"}
+
+
+def test_a_record_that_may_not_be_read_is_not_called_damaged(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, read = listing(folder), Folder.read
+
+    def refused(store: Folder, name: str) -> bytes:
+        if name == "records/train-000000.json":
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return read(store, name)
+
+    monkeypatch.setattr(Folder, "read", refused)
+    assert main(["verify", str(folder), "--repair"]) == 3
+    assert "train-000000.json cannot be read: Permission denied. Fix that" in capsys.readouterr().err
+    assert listing(folder) == before

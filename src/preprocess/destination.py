@@ -114,9 +114,11 @@ def claimed(store: Store) -> Iterator[None]:
                     store.remove(UNFINISHED)
             raise
         store.remove(UNFINISHED)
-    except OSError as error:
+    except OSError as error:  # also of a source or of the local disk
+        where = f"{error.filename}: " if error.filename else ""
         raise EnvironmentFailure(
-            f"{_OPTION} {store} cannot be written: {error.strerror or error}. Remove what is left there, and try again"
+            f"{_OPTION} {store} was not finished. {where}{error.strerror or error}. Remove what is left there, and try "
+            "again"
         ) from error
 
 

@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,8 @@ class Leases:
 
         def beat() -> None:
             while not done.wait(self._store.beat_seconds):
-                self.beat()
+                with suppress(OSError):  # the next one may succeed; what the block writes fails by itself
+                    self.beat()
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()

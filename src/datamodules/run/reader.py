@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import numpy as np
 
 from datamodules.corpus import check_key
-from datamodules.errors import CorpusError, RunError
+from datamodules.errors import CorpusError, EnvironmentFailure, RunError
+from datamodules.object_store import StoreUnavailableError
 from datamodules.run.folder import Run
 from datamodules.run.record import ShardFile
 from datamodules.samples import Sample, SampleKind
@@ -155,7 +156,7 @@ def read_sample(
     try:
         content = _open(file, token).read(size, offset)
     except (OSError, tarfile.TarError) as error:
-        raise damaged(file.location, offset, error) from error
+        raise _unreadable(file.location, offset, error) from error
     return parse_sample(file.location, offset, content, key)
 
 
@@ -190,13 +191,20 @@ def open_sample(
     try:
         sample = _Part(file.location, _open(file, token), offset, size)
     except OSError as error:
-        raise damaged(file.location, offset, error) from error
+        raise _unreadable(file.location, offset, error) from error
     key, members = _members(file.location, offset, cast(BinaryIO, sample), key)
     return key, {ending: _buffered(sample.part(start, size)) for ending, (start, size) in members.items()}
 
 
 def _buffered(part: "_Part") -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(part, part.block_bytes))
+
+
+def _unreadable(location: str, offset: int, error: Exception) -> RunError | EnvironmentFailure:
+    """Return the error for a sample at `offset` of a tar that cannot be read because of `error`."""
+    if isinstance(error, StoreUnavailableError):  # the tar may be intact
+        return EnvironmentFailure(f"{location} cannot be read: {error.strerror}. Fix that, and rerun the same command")
+    return damaged(location, offset, error)
 
 
 def damaged(location: str, offset: int, error: Exception | str) -> RunError:
@@ -267,7 +275,7 @@ class _Part(StoredFile):
         try:
             return self._tar.read(max(0, min(size, self.size - offset)), self._start + offset)
         except (OSError, tarfile.TarError) as error:
-            raise damaged(self._location, self._start, error) from error
+            raise _unreadable(self._location, self._start, error) from error
 
 
 @lru_cache(maxsize=64)

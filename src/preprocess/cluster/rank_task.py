@@ -105,7 +105,7 @@ def is_complete(folder: str, retry: int) -> bool:
     """Return whether the run (0) or the retry in `folder` is planned and complete."""
     try:
         return Run(folder, retry).is_complete()
-    except FramemillError:  # it is not planned yet; or it is damaged or out of reach, which the rank will report
+    except (FramemillError, OSError):  # not planned yet; or damaged or out of reach, which the rank will report
         return False
 
 

@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import pickle
@@ -12,7 +13,8 @@ import pytest
 import webdataset
 
 from datamodules.corpus import Item, key_from_path
-from datamodules.errors import RunError
+from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.object_store import StoreUnavailableError
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples, open_sample, read_sample
 from datamodules.run.record import ShardFile
@@ -223,3 +225,14 @@ def test_a_sample_larger_than_its_tar_or_of_another_key_is_refused_before_alloca
         for offset, wrong in ((0, 10**15), (10**15, size), (-1, size)):
             with pytest.raises(RunError, match="cannot be read at byte"):
                 read(file, offset, wrong)
+
+
+@pytest.mark.parametrize("read", [CommittedSamples.__getitem__, CommittedSamples.open])
+def test_a_store_that_does_not_answer_is_no_damaged_tar(run: Run, monkeypatch: pytest.MonkeyPatch, read: Any) -> None:
+    def silent(*_: Any) -> Any:
+        raise StoreUnavailableError(errno.EHOSTUNREACH, "the store does not answer", "s3://bucket/run")
+
+    committed = CommittedSamples(run)
+    monkeypatch.setattr(Folder, "open", silent)
+    with pytest.raises(EnvironmentFailure, match=r"train-000000\.tar cannot be read: the store does not answer"):
+        read(committed, 0)

@@ -133,12 +133,13 @@ def strays(store: Store, where: Sequence[tuple[str, str]] = (*_RECORDS, *_SAMPLE
     files = [PurePosixPath(*names) for names in listed]
     run = Run(store)  # opened after the listing, so that it knows the plan of each listed file
     planned, replaced = {shard.name for part in run.with_retries for shard in part.plan.shards}, run.replaced
+    committed = {name for part in run.with_retries for name in part.committed()}
     problems = []
     for file in files:
         is_superseded, why = file.stem in replaced, ""
         if file.stem not in planned:
             why = "no planned shard has this name"
-        elif not run.is_committed(file.stem):
+        elif file.stem not in committed and not run.is_committed(file.stem):  # an NFS client may list it late
             why = "its shard is not committed"
         elif file.suffix == ".tar" and is_superseded != (file.parent.name == SUPERSEDED):
             why = "its shard is superseded" if is_superseded else "its shard is not superseded"

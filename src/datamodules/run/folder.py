@@ -269,8 +269,14 @@ class Run:
     @property
     def replaced(self) -> dict[str, str]:
         """Names of the shards that committed shards of retries have replaced as a whole, with the names of those."""
-        shards = (shard for retry in self.retries if retry.plan.replaces for shard in retry.plan.shards)
-        return {shard.replaces: shard.name for shard in shards if shard.replaces and self.is_committed(shard.name)}
+        replaced: dict[str, str] = {}
+        for retry in (retry for retry in self.retries if retry.plan.replaces):
+            committed = retry.committed()
+            for shard in retry.plan.shards:
+                # an NFS client may list a record later than it finds it
+                if shard.replaces and (shard.name in committed or self.is_committed(shard.name)):
+                    replaced[shard.replaces] = shard.name
+        return replaced
 
     def records(self, split: str | None = None) -> Iterator[Record]:
         """Yield the records of the committed shards of this plan (of `split`; None: of all), in planned order."""

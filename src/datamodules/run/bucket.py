@@ -193,7 +193,7 @@ class Bucket(Store):
         return _StoredObject(self, name, self._head(name))
 
     def read_range(self, entry: Entry, size: int, offset: int) -> bytes:
-        etag = entry.version.rpartition(" ")[0]
+        etag = entry.version.rpartition(" ")[0] or None
         return self.fetch(entry.name, offset, min(offset + size, entry.size), etag) if offset < entry.size else b""
 
     def find(self, name: str) -> Entry | None:
@@ -398,7 +398,7 @@ class _StoredObject(StoredFile):
 def _entry(name: str, found: "ObjectMeta") -> Entry:
     modified = found["last_modified"].timestamp()
     # whole seconds: some servers give fractions in listings only
-    return Entry(name, found["size"], f"{found['e_tag']} {int(modified)}", modified)
+    return Entry(name, found["size"], f"{found['e_tag'] or ''} {int(modified)}", modified)
 
 
 def _name_in(folder: str, path: str) -> str:

@@ -121,10 +121,10 @@ def _current_retry(run: Run, made_by: Mapping[str, Any], began: float) -> Run | 
         if not retry.is_complete():
             return retry
     last = run.retries[-1] if run.retries else None
-    return last if last and last.plan.fingerprint == made_by and _completed(last) > began else None
+    return last if last and last.plan.fingerprint == made_by and completed_at(last) > began else None
 
 
-def _completed(retry: Run) -> float:
+def completed_at(retry: Run) -> float:
     """Return when a complete retry was completed, in seconds since the epoch."""
     return max(retry.committed_at(shard.name) for shard in retry.plan.shards)
 

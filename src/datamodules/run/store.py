@@ -101,8 +101,8 @@ class Store(ABC):
 
         Args:
             name: of the file.
-            content: of the file. No other call may pass equal content: it identifies the call that created
-                the file.
+            content: of the file. In a bucket it identifies the call that created the file: of two calls with equal
+                content, both return True.
             is_durable: whether the file survives a crash of the machine once this returns.
 
         Returns:

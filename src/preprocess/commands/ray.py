@@ -12,6 +12,7 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.object_store import is_url
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run
+from datamodules.run.retries import completed_at
 from preprocess.cluster.rank_task import RankTask
 from preprocess.commands.retry import parse_retry
 from preprocess.commands.run import conclude
@@ -112,8 +113,12 @@ def _retry_number(job: Job) -> int:
     if job.retry is None:
         return 0
     retries = Run(job.output.dir).retries
-    unfinished = (retry.retry for retry in retries if not retry.is_complete())
-    return next(unfinished, retries[-1].retry + 1 if retries else 1)
+    for retry in retries:
+        if not retry.is_complete():
+            return retry.retry
+    if retries and completed_at(retries[-1]) > job.retry.began:  # ranks that began before take part in it
+        return retries[-1].retry
+    return len(retries) + 1
 
 
 def _parser() -> Parser:

@@ -40,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
     options, others = parser.parse_known_args(arguments[:start])
     if start == len(arguments):
         parser.error("name the command that the ranks run, with its options: run … or retry …")
+    if arguments[start + 1 : start + 2] and arguments[start + 1] in _COMMANDS:
+        name = arguments[start]
+        parser.error(f"{name} {arguments[start + 1]}: write --OPTION={name} if the first {name} is a value of sbatch")
     if not 0 <= options.gpus_per_rank <= 1:
         parser.error(f"--gpus-per-rank {options.gpus_per_rank:g}: a rank uses 1 GPU, a part of one (0.5) or none (0)")
     made_by = " ".join(["preprocess sbatch", *map(_quoted, arguments)])

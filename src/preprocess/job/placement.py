@@ -151,13 +151,13 @@ def rank_position() -> float:
     """
     if POSITION in os.environ:
         return float(os.environ[POSITION])
-    if index := os.environ.get("JOB_COMPLETION_INDEX"):  # the number of pods is unknown here
-        return int(index) * _GOLDEN_RATIO % 1  # spreads any number of them about evenly
     position, names = 0.0, (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"), ("LOCAL_RANK", "WORLD_SIZE"))
     for rank, size in names:
         if rank in os.environ and size in os.environ:
             position = int(os.environ[rank]) / int(os.environ[size])
             break
+    if index := os.environ.get("JOB_COMPLETION_INDEX"):  # the number of pods is unknown here
+        return (int(index) * _GOLDEN_RATIO + position) % 1  # spreads any number of them about evenly
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return position
     task, first, last = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX"))

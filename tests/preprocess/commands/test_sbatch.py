@@ -199,6 +199,7 @@ def test_a_task_of_a_job_completes_a_run(
     ("arguments", "message"),
     [
         (["--nodes", "2"], "name the command that the ranks run, with its options: run … or retry …"),
+        (["--partition", "run", "run"], "run run: write --OPTION=run if the first run is a value of sbatch"),
         (["--nodes", "0", "run"], "argument --nodes: '0' is not a whole number from 1"),
         (["--gpus-per-rank", "2", "run"], "--gpus-per-rank 2: a rank uses 1 GPU, a part of one (0.5) or none (0)"),
         (["--gpus-per-rank", "nan", "run"], "--gpus-per-rank nan: a rank uses"),

@@ -67,7 +67,7 @@ def absolute_root(root: str) -> str:
 
 def join(root: str, path: str) -> str:
     """Return the path or URL of `path`, which is below `root` unless it is absolute or a URL itself."""
-    if is_url(path):
+    if is_url(path) or path.startswith("/"):
         return path
     if is_url(root):
         return "/".join(part for part in (root.rstrip("/"), path) if part not in ("", "."))
@@ -151,6 +151,8 @@ def download(
     facts = stat_object(url)
     if version is None:
         version = facts.version
+    elif facts.version is None:  # this store has no ETags; size and time are compared
+        version = None
     elif version != facts.version:
         raise StaleVersionError(errno.ESTALE, "the object has another version", url)
     for start in range(0, facts.num_bytes, RANGE_BYTES):
@@ -188,7 +190,7 @@ def list_objects(url: str) -> Iterator[tuple[str, FileFacts]]:
     store, prefix = _locate(url)
     skipped_chars = len(prefix) + 1 if prefix else 0
     stream: Any = None
-    offset: str | None = None  # key of the last object, after which a listing goes on whose page has failed
+    offset: str | None = None  # key of the last object: where to resume the listing after a page that failed
 
     def next_page() -> Any:
         nonlocal stream

@@ -57,7 +57,7 @@ def _rows(path: str, lines: _Lines) -> RawRows:
             yield where, dict(zip(header, fields, strict=True))
             continue
         problem = f"it has {len(fields)} fields, and the header {len(header)}"
-        # such a row may be the rest of another one, whose values would be wrong; any other is alone to blame
+        # such a row may be the rest of another one, whose values would be wrong; any other affects only itself
         if len(fields) == 1 or any(sign in field for sign in '"\n' for field in fields):
             raise CorpusError(
                 f"{where}: {problem}. It may be part of another row: look for a line break or a quote within a field"

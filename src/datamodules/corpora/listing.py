@@ -97,7 +97,7 @@ def require_existing(items: Iterator[Item], listed: str, folder: str) -> Iterato
 
 
 def repeated(texts: Iterable[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether a text occurs more than once in `texts`.
+    """Return a predicate: whether a text occurs more than once in `texts`.
 
     It compares 64-bit hashes and keeps only those that repeat, because a corpus may have 100 million files.
     """
@@ -115,7 +115,7 @@ def repeated(texts: Iterable[str]) -> Callable[[str], bool]:
 
 
 def ambiguous_stems(paths: Iterable[str]) -> Callable[[str], bool]:
-    """Return a function that tells whether the key of one of `paths` has to keep the extension.
+    """Return a predicate: whether the key of one of `paths` has to keep the extension.
 
     It has to if the path without extension is also that of another path (`a.jpg` and `a.png`), or another whole path
     (`a.jpg.png` beside `a.jpg`).

@@ -172,7 +172,9 @@ class Lookup:
     def _listing(self, folder: str) -> ObjectListing:
         if folder not in self._listings:
             if len(self._listings) == _MAX_LISTINGS:
-                del self._listings[next(iter(self._listings))]
+                evicted = next(iter(self._listings))
+                del self._listings[evicted]
+                self._num_requests[evicted] = 0  # else files of many folders in turn would list one for each file
             self._listings[folder] = ObjectListing(folder)
         return self._listings[folder]
 

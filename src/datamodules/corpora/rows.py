@@ -37,7 +37,7 @@ def read_rows(path: str, columns: Collection[str] | None = None, quoting: Quotin
     one field, a line break or a quote) is an error instead, because the values of the other row would be wrong.
 
     Args:
-        path: of the list; its ending tells the format.
+        path: of the list; its ending determines the format.
         columns: the columns that are needed, where leaving out others saves time (Parquet); None: all.
         quoting: of `.csv` and `.tsv`: see `csv_rows`.
 

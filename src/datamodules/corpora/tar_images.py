@@ -13,8 +13,9 @@ have becomes `{tar without .tar}/{key}`.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from datamodules.corpora.paths import describe_error
 from datamodules.corpora.roots import open_root
 from datamodules.corpora.skipped import HIDDEN_FILE, OTHER_EXTENSION, Skipped
 from datamodules.corpus import JSON_FILES, Corpus, Item, check_key, check_split, key_from_path
+from datamodules.daemon_threads import DaemonThreads
 from datamodules.errors import CorpusError
 from datamodules.media.suffixes import READABLE_IMAGE_SUFFIXES
 from datamodules.object_store import is_url
@@ -177,17 +179,17 @@ def _content(path: str) -> _Content:
 def _contents_in_threads(paths: Iterable[str]) -> Iterator[_Content]:
     """Yield the contents of tars in order, and read some of those that follow meanwhile."""
     futures: deque[Future[_Content]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        try:
-            for path in paths:
-                futures.append(pool.submit(_content, path))
-                if len(futures) == _THREADS:
-                    yield futures.popleft().result()
-            while futures:
+    threads = DaemonThreads(_THREADS)
+    try:
+        for path in paths:
+            futures.append(threads.submit(partial(_content, path)))
+            if len(futures) == _THREADS:
                 yield futures.popleft().result()
-        finally:
-            for future in futures:
-                future.cancel()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def _with_key(member: TarMember) -> tuple[str, TarMember]:

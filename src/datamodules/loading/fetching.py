@@ -1,17 +1,10 @@
-"""Fetching the objects of a corpus in an object store: limits, threads, and what an error says of the item."""
+"""Fetching the objects of a corpus in an object store: limits, and what an error says of the item."""
 
-import queue
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
 
 from datamodules.corpus import Item
 from datamodules.errors import ChangedError, ConfigError, EnvironmentFailure, MissingError
 from datamodules.object_store import StaleVersionError, StoreUnavailableError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,35 +31,6 @@ class Fetching:
         for name in (field.name for field in fields(self)):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--data.fetching.{name} {getattr(self, name)}: it must be 1 or more")
-
-
-class DaemonThreads:
-    """Threads for requests. They do not outlive the process, whatever they wait for.
-
-    Args:
-        count: number of threads.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-        for _ in range(count):
-            threading.Thread(target=self._run, name="fetch", daemon=True).start()
-
-    def submit(self, task: Callable[[], T]) -> "Future[T]":
-        """Let a thread run `task`, after those that were submitted before, unless the future is cancelled first."""
-        future: Future[T] = Future()
-        self._tasks.put((future, task))
-        return future
-
-    def _run(self) -> None:
-        while True:
-            future, task = self._tasks.get()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(task())
-            except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
-                future.set_exception(error)
 
 
 def error_of(item: Item, error: OSError) -> Exception:

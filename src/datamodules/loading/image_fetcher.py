@@ -7,7 +7,8 @@ from functools import partial
 from typing import NamedTuple
 
 from datamodules.corpus import Item
-from datamodules.loading.fetching import DaemonThreads, Fetching, error_of
+from datamodules.daemon_threads import DaemonThreads
+from datamodules.loading.fetching import Fetching, error_of
 from datamodules.media.content import member_content, require_content, require_small
 from datamodules.objects import FileFacts, join, read_object
 from datamodules.run.drift import require_same
@@ -92,8 +93,7 @@ class ImageFetcher:
         while not self._started and self._next is not None and self._next.key != key:
             self._next = next(self._expected, None)
         self._start()
-        if not self._started:  # it was not expected
-            return _read(self._root, _Image(item, frame_idx, item.cost))
+        assert self._started, f"the item {item.key} was not expected"
         _, future = self._started.popleft()
         while not wait([future], _WAIT_SECONDS).done:
             on_wait()

@@ -3,7 +3,7 @@
 A worker that dies, or is killed because it makes no progress, costs its active item one attempt; new workers start, and
 take the tickets that were not delivered. A file that cannot be read at the moment costs its item an attempt, too, and
 is tried again after all other tickets. An item without attempts left becomes a failure once it is known that the
-environment is not to blame (`pending_failures.py`).
+environment works (`pending_failures.py`).
 """
 
 import time

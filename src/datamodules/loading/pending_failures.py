@@ -53,7 +53,7 @@ class PendingFailures:
         return False
 
     def confirm(self, readable: Item | None) -> None:
-        """Record the pending failures: a file was opened meanwhile, so the environment is not to blame.
+        """Record the pending failures: a file was opened meanwhile, so the environment works.
 
         Args:
             readable: the item that was read; None if it failed by its own fault.
@@ -64,7 +64,7 @@ class PendingFailures:
             self._rank.add_failed_attempt(shard, row, reason, reason_class)
 
     def decide(self) -> None:
-        """Record the pending failures, unless the environment is to blame for them.
+        """Record the pending failures, unless the environment caused them.
 
         Raises:
             EnvironmentFailure: an item that was read before cannot be read now; or none was ever read, and two or more

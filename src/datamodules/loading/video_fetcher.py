@@ -26,8 +26,9 @@ from itertools import count
 from pathlib import Path
 
 from datamodules.corpus import Item
+from datamodules.daemon_threads import DaemonThreads
 from datamodules.errors import ChangedError, EnvironmentFailure, FramemillError, MissingError
-from datamodules.loading.fetching import DaemonThreads, Fetching, error_of
+from datamodules.loading.fetching import Fetching, error_of
 from datamodules.objects import download, join
 from datamodules.run.drift import require_same
 from datamodules.run.files import write_whole
@@ -95,15 +96,19 @@ class VideoFetcher:
             EnvironmentFailure: the scratch folder cannot be written to.
         """
         video = self._videos.get((item.path, item.version))
+        is_new = video is None
         if video is None:
             folder = self._scratch() / "videos" / str(next(self._numbers))
             with _writing(folder):
                 folder.mkdir(parents=True)
             video = self._videos[item.path, item.version] = _Video(folder, item.cost)
+        video.users.add((shard, row))  # before the thread may ask whether the video is needed
+        failure = video.folder / "failure"
+        if is_new or failure.exists():  # another attempt asks the store again, though other parts keep the folder
+            failure.unlink(missing_ok=True)
             self._threads = self._threads or DaemonThreads(self._max_videos)
-            future = self._threads.submit(partial(_fetch, self._root, item, folder, partial(_require_needed, video)))
-            future.add_done_callback(partial(_report_crash, folder))
-        video.users.add((shard, row))
+            fetch = partial(_fetch, self._root, item, video.folder, partial(_require_needed, video))
+            self._threads.submit(fetch).add_done_callback(partial(_report_crash, video.folder))
         return str(video.folder)
 
     def discard(self, shard: int, row: int) -> None:
@@ -149,7 +154,7 @@ def _fetch(root: str, item: Item, folder: Path, on_wait: Callable[[], None]) -> 
     part, path = folder / "part", _path(folder, item)
     try:
         with _writing(folder):
-            path.parent.mkdir()
+            path.parent.mkdir(exist_ok=True)
             file = open(part, "wb", buffering=0)
         with file:
             facts = download(join(root, item.path), item.version, partial(_write, file), on_wait)
@@ -200,7 +205,7 @@ def _write_failure(folder: Path, error: BaseException) -> None:
 
 
 def _report_crash(folder: Path, future: "Future[None]") -> None:
-    """Tell the worker that waits for a video of an error that no code expected."""
+    """Report an error that no code expected to the worker that waits for the video."""
     if error := future.exception():
         _write_failure(folder, error)
 

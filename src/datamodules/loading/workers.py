@@ -92,7 +92,7 @@ class Workers:
         """Return the exit codes of the workers that died, and the items that were active in them."""
         assert self._progress is not None
         dead = self._dead()
-        if self._first_dead:  # the others were killed by the watchdog, so their items are not to blame
+        if self._first_dead:  # the others were killed by the watchdog, so their items did not cause it
             dead = {pid: code for pid, code in dead.items() if pid in self._first_dead}
         crashed = []
         for item in self._progress.read():

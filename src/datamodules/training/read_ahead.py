@@ -6,9 +6,11 @@ of a batch at once, and for those of its next batch before it decodes the presen
 
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple
 
+from datamodules.daemon_threads import DaemonThreads
 from datamodules.run.reader import CommittedSamples, SamplePlace, parse_sample
 from datamodules.run.remote_tars import RemoteTars
 from datamodules.samples import SampleKind
@@ -45,11 +47,11 @@ class ReadAhead:
 
     def __init__(self, committed: CommittedSamples, tars: RemoteTars, kind: SampleKind[Any], num_requests: int) -> None:
         self._committed, self._tars, self._kind, self.num_requests = committed, tars, kind, num_requests
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: DaemonThreads | None = None
         self._ahead: _Group | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_pool": None, "_ahead": None}
+        return {**vars(self), "_threads": None, "_ahead": None}
 
     def read(self, indices: Sequence[int], following: Sequence[int]) -> Iterator[Any]:
         """Yield the decoded samples of a batch, in order.
@@ -85,7 +87,7 @@ class ReadAhead:
 
     def _ask(self, indices: list[int]) -> _Group:
         """Request the samples of a group, those that follow one another in a tar together."""
-        self._pool = self._pool or ThreadPoolExecutor(self.num_requests, thread_name_prefix="read-ahead")
+        self._threads = self._threads or DaemonThreads(self.num_requests)
         places = {index: self._committed.place(index) for index in indices if not self._is_opened(index)}
         runs: list[tuple[list[int], SamplePlace]] = []
         for index in sorted(places, key=places.__getitem__):
@@ -97,9 +99,9 @@ class ReadAhead:
                     runs[-1] = [*joined, index], start._replace(size=size)
                     continue
             runs.append(([index], place))
-        submit = self._pool.submit
+        submit = self._threads.submit
         return _Group(
-            indices, [_Request(of, at, submit(self._tars.read, at.tar, at.size, at.offset)) for of, at in runs]
+            indices, [_Request(of, at, submit(partial(self._tars.read, at.tar, at.size, at.offset))) for of, at in runs]
         )
 
     def _decode(self, group: _Group) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.corpus import JSON_FILES, Corpus, Item
 from datamodules.errors import ConfigError, CorpusError, EnvironmentFailure
-from datamodules.objects import list_objects
+from datamodules.objects import join, list_objects
 from support.s3_server import PAGE_SIZE, S3Server
 
 pytest.importorskip("obstore")
@@ -114,6 +114,29 @@ def test_lists_name_files_of_a_store_by_path_or_url(
     assert "https:// is not supported" in str(items[6].problem)
     of_folder = list(Videos(str(folder), str(videos)).items())  # the list also names objects for a folder
     assert [item.cost for item in of_folder[:4]] == [2, 2, 0, 2]
+
+
+def test_files_of_many_folders_in_turn_do_not_list_a_folder_for_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_listing, "_MAX_REQUESTS", 5)
+    listed: list[str] = []
+
+    class Counted(object_listing.ObjectListing):
+        def __init__(self, folder: str) -> None:
+            listed.append(folder)
+            super().__init__(folder)
+
+    monkeypatch.setattr(object_listing, "ObjectListing", Counted)
+    names = [f"{folder}/{number}.mp4" for number in range(30) for folder in "abcdef"]
+    root, lookup = write(tmp_path, *names), object_listing.Lookup()
+    assert {lookup.stat(f"file://{root}/{name}").num_bytes for name in names} == {2}
+    assert len(listed) <= len(names) / 5  # each after as many lookups again
+
+
+def test_an_absolute_path_is_no_object(tmp_path: Path) -> None:
+    assert join("s3://bucket/root", "/data/v.mp4") == "/data/v.mp4"
+    assert join("s3://bucket/root/", "v.mp4") == "s3://bucket/root/v.mp4"
 
 
 def test_pairs_of_a_store_are_those_of_a_folder(tmp_path: Path, url_of: Callable[[Path], str]) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import resource
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,8 @@ from datamodules.corpora.phoenix import Phoenix2014T
 from datamodules.corpora.tar_images import TarImages
 from datamodules.corpora.videos import Videos
 from datamodules.corpus import Corpus, Item
-from datamodules.errors import EnvironmentFailure
+from datamodules.daemon_threads import DaemonThreads
+from datamodules.errors import EnvironmentFailure, MissingError
 from datamodules.loading.fetching import Fetching
 from datamodules.loading.image_fetcher import ImageFetcher
 from datamodules.loading.video_fetcher import VideoFetcher, fetch_video, wait_for_video
@@ -283,6 +286,43 @@ def test_a_video_that_is_dropped_while_it_is_fetched_can_be_fetched_anew(
         proxy.wait()
         fetcher.discard(0, 0)
         assert list((tmp_path / "videos").iterdir()) == []
+
+
+def test_a_video_is_needed_before_a_thread_may_ask(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = DaemonThreads.submit
+
+    def submitted_and_done(threads: DaemonThreads, task: Callable[[], object]) -> Any:
+        future = submit(threads, task)
+        future.exception(10)  # the rank's thread goes on after it
+        return future
+
+    monkeypatch.setattr(DaemonThreads, "submit", submitted_and_done)
+    item = Item("a", "train", "a.mp4", cost=100)
+    fetcher = VideoFetcher(f"s3://{s3.make_bucket({'a.mp4': bytes(100)})}", Fetching(), 1, lambda: tmp_path)
+    assert (Path(fetcher.start(0, 0, item)) / "whole" / "a.mp4").read_bytes() == bytes(100)
+
+
+def test_every_attempt_at_a_part_of_a_video_asks_the_store_again(tmp_path: Path, s3: S3Server) -> None:
+    bucket, item = s3.make_bucket(), Item("a", "train", "a.mp4", cost=100)
+    fetcher = VideoFetcher(f"s3://{bucket}", Fetching(), 1, lambda: tmp_path)
+    for row in (0, 1):
+        with pytest.raises(MissingError, match=r"a\.mp4 is missing"):
+            wait_for_video(fetcher.start(0, row, item), item, lambda: None)
+    fetcher.discard(0, 0)  # the other part keeps the folder
+    s3.client.put_object(Bucket=bucket, Key="a.mp4", Body=bytes(100))
+    assert wait_for_video(fetcher.start(0, 0, item), item, lambda: None).read_bytes() == bytes(100)
+
+
+def test_threads_end_with_their_object_and_give_errors_to_who_asks() -> None:
+    before = threading.active_count()
+    threads = DaemonThreads(8)
+    assert (threads.submit(lambda: 3).result(), threading.active_count()) == (3, before + 8)
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(lambda: 1 // 0).result()
+    del threads
+    wait_for(lambda: threading.active_count() == before)
 
 
 def test_a_full_scratch_folder_is_the_environments_fault(tmp_path: Path, s3: S3Server) -> None:

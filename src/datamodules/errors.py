@@ -47,7 +47,7 @@ class RunError(FramemillError):
 
 
 class EnvironmentFailure(FramemillError):
-    """The environment failed (disk full, folder read-only, mount gone). No item is to blame; rerun to resume."""
+    """The environment failed (disk full, folder read-only, mount gone). No item caused it; rerun to resume."""
 
     exit_status = 3
 

@@ -128,7 +128,8 @@ def upright(frame: Tensor, orientation: int) -> Tensor:
 def open_image(content: bytes, name: str) -> Iterator[OpenedImage]:
     """Open an image file with Pillow, which reads its header, and turn Pillow's errors in the block into DecodeError.
 
-    Keep the block to calls of Pillow and to what reads their results, so a bug elsewhere is not blamed on the file.
+    Keep the block to calls of Pillow and to what reads their results, so a bug elsewhere does not count as the
+    fault of a file.
 
     Args:
         content: of the file.

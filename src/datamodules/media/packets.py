@@ -82,7 +82,7 @@ def read_packets(container: "InputContainer", stream: "VideoStream") -> Packets:
     if container.format.name in _WITHOUT_TIMES or not scan.is_proven:
         packets = _as_decoded(container, stream, scan)
     else:
-        # where leading pictures may need what was cut off, a decoder tells which frame is the first that can be shown
+        # where leading pictures may need what was cut off, a decoder shows which frame is the first that can be shown
         first_pts = None if scan.begins_closed else _first_pts(container, stream, scan.start)
         packets = _as_timed(stream, scan, first_pts)
     if int(packets.pts[-1]) - int(packets.pts[0]) > _MAX_TICKS:

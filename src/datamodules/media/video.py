@@ -1,6 +1,6 @@
 """Videos to RGB frames: the requested ones, or a failure.
 
-One pass over a file's packets tells how many frames it has and when each is shown (`packets`); a selection says which
+One pass over a file's packets gives the number of frames and when each is shown (`packets`); a selection says which
 to take (`sampling`); a backend decodes them (`backends`), and each frame is checked to be the requested one. Frames are
 resized in one place, and once, so the pixels do not depend on the backend.
 """

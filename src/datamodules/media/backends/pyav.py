@@ -1,7 +1,7 @@
 """PyAV, which brings FFmpeg's newest decoders in its wheel; one thread.
 
 Frames that are neither requested nor needed by others are not decoded: about half of an H.264 file with B-frames.
-Before each packet whose frame is not requested, the decoder is told to skip it if it is a non-reference frame.
+Before each packet whose frame is not requested, the decoder is set to skip it if it is a non-reference frame.
 
 Decoding begins at the last keyframe before a requested frame. Some streams (intra-refresh, some edit lists, MPEG-TS)
 have keyframes that are not real keyframes. Where they do not lead to the requested frame, all frames are decoded from

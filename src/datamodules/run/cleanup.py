@@ -1,6 +1,7 @@
 """Clean-up: remove what ranks leave in `work/` once the run is complete."""
 
 import shutil
+from collections.abc import Set
 from pathlib import Path
 
 from datamodules.run.commit import finalize_all
@@ -20,9 +21,10 @@ def clean_up(run: Run) -> None:
     if not finalize_all(run):
         return
     discard_unfinished([owner.plan for owner in run.with_retries])
+    finished = _finished(run)
     for folder in ("work/staging", "work/leases", ATTEMPTS):
         for name in run.store.names(folder):
-            if _is_finished(run, name.partition(".")[0]):
+            if name.partition(".")[0] in finished:
                 run.store.remove(f"{folder}/{name}")
     entries = {entry.name.removeprefix(f"{RANKS}/"): entry for entry in run.store.list(RANKS)}
     for name in entries:
@@ -32,20 +34,20 @@ def clean_up(run: Run) -> None:
         if not is_elsewhere and has_ended(run.store, rank):
             run.store.remove(f"{RANKS}/{name}")
     for work in {owner.work for owner in run.with_retries}:
-        _clean_up_locally(run, work)
+        _clean_up_locally(run, work, finished)
 
 
-def _is_finished(run: Run, name: str) -> bool:
-    """Return whether `name` is that of a committed shard, or the stem of the name of an existing plan."""
+def _finished(run: Run) -> set[str]:
+    """Return the names of the committed shards, and the stems of the names of the existing plans."""
     plans = {owner.plan.name.removesuffix(".arrow") for owner in run.with_retries}
-    return name in plans or run.is_committed(name)
+    return plans.union(*(owner.committed() for owner in run.with_retries))
 
 
-def _clean_up_locally(run: Run, work: Path) -> None:
+def _clean_up_locally(run: Run, work: Path, finished: Set[str]) -> None:
     """Remove the spools and uploads of committed shards from the folder `work`, and what dead ranks left there."""
     for folder in (work / "spool", run.store.work / "staging"):
         for path in folder.glob("[!.]*"):  # NFS keeps open files that are removed as `.nfs…`
-            if _is_finished(run, path.name.partition(".")[0]):
+            if path.name.partition(".")[0] in finished:
                 remove(path)
     for path in (work / "ranks").glob("*.fault"):
         if has_ended(run.store, path.stem):

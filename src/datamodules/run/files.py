@@ -107,6 +107,14 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """Return `size` bytes of an open file from `offset` on; fewer only at its end."""
+    content = os.pread(descriptor, size, offset)
+    while len(content) < size and (more := os.pread(descriptor, size - len(content), offset + len(content))):
+        content += more  # Linux reads at most 2 GiB at once
+    return content
+
+
 def write_new(path: Path, content: bytes, is_durable: bool) -> None:
     """Write `content` to the new file `path`, and fsync it if it is to be durable.
 

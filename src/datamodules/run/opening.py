@@ -86,13 +86,15 @@ def plan_once(store: Store, name: str, write: Callable[[], None]) -> None:
         EnvironmentFailure: the plan cannot be written.
     """
     store.prepare()
+    pause = store.beat_seconds / 20
     try:
         with closing(Leases(store)) as leases:
             while not store.find(name):
                 claims = leases.list_claims().get(PLANNING, [])
                 generation = claims[-1].generation + 1 if claims else 0
                 if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
-                    time.sleep(store.beat_seconds / 20)
+                    time.sleep(pause)  # longer and longer: many ranks may wait for hours
+                    pause = min(1.5 * pause, store.beat_seconds)
                     continue
                 with leases.beating():
                     write()

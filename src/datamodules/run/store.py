@@ -28,6 +28,7 @@ from datamodules.run.files import (
     link_new,
     make_folder,
     open_file,
+    read_at,
     read_file,
     remove,
     require_own_folders,
@@ -345,12 +346,7 @@ class _LocalFile(StoredFile):
 
     def read_at(self, size: int, offset: int) -> bytes:
         size = max(0, min(size, self.size - offset))  # before memory is allocated for it
-        content = os.pread(self._file.fileno(), size, offset)
-        while len(content) < size and (
-            more := os.pread(self._file.fileno(), size - len(content), offset + len(content))
-        ):
-            content += more  # Linux reads at most 2 GiB at once
-        return content
+        return read_at(self._file.fileno(), size, offset)
 
     def close(self) -> None:
         if not self.closed:

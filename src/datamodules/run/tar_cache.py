@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from datamodules.errors import EnvironmentFailure, RunError
+from datamodules.run.files import read_at
 from datamodules.run.record import ShardFile, read_record
 from datamodules.run.store import Entry
 
@@ -75,7 +76,7 @@ class TarCache:
                 return None
             try:
                 os.utime(file, ns=(time.time_ns(),) * 2)  # the kernel's own "now" is up to 4 ms old
-                return os.pread(file, size, offset)
+                return read_at(file, size, offset)
             finally:
                 os.close(file)
 

@@ -12,7 +12,8 @@
 | a dataset card that is out of date                | rewritten                                                      |
 | another fingerprint, other keys or counts         | none                                                           |
 
-A retry has no results if none is committed or spooled. It has no rank if all of its ranks have died or been silent for
+A retry has no results if none is committed, or spooled where this machine sees it (the spools of a run in a bucket are
+on the disks of its machines). It has no rank if all of its ranks have died or been silent for
 a minute; more cannot be known of a rank on another machine, or before a restart.
 
 A retry is withdrawn because items that failed may become samples when their shard is made again, and a key must not be

@@ -64,7 +64,8 @@ def make_caption_run(
                     rank.add(opened.shard.number, Result(row, reason=REASON, reason_class="decode"), {})
                 else:
                     sample = made_caption(item, number, **options)
-                    result = Result(row, num_frames=1, status=sample.meta["status"])
-                    rank.add(opened.shard.number, result, CaptionSamples().encode(sample))
+                    kind, status = CaptionSamples(), sample.meta["status"]
+                    result = Result(row, num_frames=1, status=status, metrics=kind.metrics_of(sample))
+                    rank.add(opened.shard.number, result, kind.encode(sample))
                 number += 1
     return run

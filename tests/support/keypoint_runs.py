@@ -128,4 +128,5 @@ def _outcome(row: int, item: Item, layout: int, failed: tuple[str, ...]) -> tupl
     if item.key in failed:
         return Result(row, reason=REASON, reason_class="decode"), {}
     sample = made_sample(item, layout)
-    return Result(row, num_frames=len(sample.keypoints)), KeypointSamples().encode(sample)
+    kind = KeypointSamples()
+    return Result(row, num_frames=len(sample.keypoints), metrics=kind.metrics_of(sample)), kind.encode(sample)

@@ -138,12 +138,13 @@ class FrameLoader:
     def _next(self, workers: Workers) -> Batch:
         started = time.monotonic()
         batch = workers.next()
+        shard = batch["shard"]
         self._num_idle_deaths = 0
-        self._rank.activity.add_seconds("wait", time.monotonic() - started)
-        batch["alone"] = self._rank.is_suspect(batch["shard"], batch["rows"])
+        self._rank.add_seconds(shard, "wait", time.monotonic() - started)
+        batch["alone"] = self._rank.is_suspect(shard, batch["rows"])
         for summary in batch["summaries"]:
-            self._rank.activity.add_seconds("read", summary.read_seconds)
-            self._rank.activity.add_seconds("transform", summary.transform_seconds)
+            self._rank.add_seconds(shard, "read", summary.read_seconds)
+            self._rank.add_seconds(shard, "transform", summary.transform_seconds)
         batch["summaries"] = [summary for summary in batch["summaries"] if self._note_end(batch, summary)]
         return batch
 

@@ -12,7 +12,7 @@ from datamodules.run.store import Store
 from datamodules.run.typed_json import build, load
 
 _MAX_SECONDS = 1e12  # limit for the times in a file, since the epoch or not: 30,000 years
-_PHASES = ("read", "transform", "wait", "compute", "write")
+PHASES = ("read", "transform", "wait", "compute", "write")
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,9 @@ class Activity:
     frames: int = 0
     tokens: int = 0
     workers: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PHASES, 0.0))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
-
-    def add_seconds(self, phase: str, seconds: float) -> None:
-        """Add `seconds` to the time spent in `phase`."""
-        self.seconds[phase] += seconds
 
 
 def mean_and_peak(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

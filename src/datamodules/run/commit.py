@@ -28,15 +28,18 @@ from typing import Any
 
 from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
-from datamodules.run.record import Record, record_name
+from datamodules.run.record import Record, Timing, record_name
 from datamodules.run.shard_files import count_devices, count_rows, write_table, write_tar
 from datamodules.run.spool import Spool
 
-_UNKNOWN: Mapping[str, Any] = {}
+Figures = Mapping[str, Any]
+
+_NONE: Figures = {}
+_UNTIMED = Timing()
 
 
 def commit(
-    run: Run, shard: Shard, spool: Spool, rank: str, seconds: float, machine: Mapping[str, Any] = _UNKNOWN
+    run: Run, shard: Shard, spool: Spool, rank: str, seconds: float, machine: Figures = _NONE, timing: Timing = _UNTIMED
 ) -> bool:
     """Commit `shard` from `spool`, and remove the shard's spools.
 
@@ -47,8 +50,7 @@ def commit(
         shard: the shard to commit.
         spool: holds a result for every row of the shard.
         rank: name of the rank that commits.
-        seconds: since the shard was leased.
-        machine: mean and peak of the rank's figures since then; see `Record.machine`.
+        seconds, machine, timing: see `Record`.
 
     Returns:
         Whether this call committed the shard; False if another rank had, in which case this one's files are removed.
@@ -71,6 +73,7 @@ def commit(
         seconds=round(seconds, 3),
         fingerprint=run.fingerprint_digest,
         machine=dict(machine),
+        timing=timing,
         **contents,
     )
     # an error here propagates and removes nothing: the store may have created the record and lost only its reply

@@ -177,6 +177,14 @@ class Leases:
         """Return the generation of this rank's claim on `name`."""
         return self._held[name]
 
+    def earlier_holders(self, name: str) -> list[str]:
+        """Return the names of the ranks that claimed `name` before this rank did, oldest first.
+
+        Claims that cannot be read are left out. Ranks that died, or were slower, are among them.
+        """
+        claims = (_claim_name(name, generation) for generation in range(self._held[name]))
+        return [holder.rank for claim in claims if (holder := _read_identity(self._store, claim))]
+
     def release(self, name: str) -> None:
         """Give up the claim on `name`. It is no error if its file is already removed."""
         self._store.remove(_claim_name(name, self._held.pop(name)))

@@ -1,10 +1,11 @@
 """Open shards: shards that this rank has leased, with their items and the results so far."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from datamodules.corpus import Item
+from datamodules.run.activity import PHASES
 from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
 from datamodules.run.prior_results import PriorResult, prior_results
@@ -21,6 +22,7 @@ class OpenShard:
         shard: the shard.
         rank: name of this rank.
         death, shared: see `Spool`.
+        holders: names of the ranks that claimed the shard before.
 
     Attributes:
         items: of the shard, by row.
@@ -28,6 +30,9 @@ class OpenShard:
         before: prior results of the rows that a retry tries again. Such a sample is kept if the new attempt fails.
         spool: the results so far.
         since: when the shard was opened, as `time.monotonic` counts.
+        began: the same in seconds since the epoch.
+        phases: seconds spent on the shard since then, by phase.
+        holders: as given.
         measured: figures of the machine, one entry for each heartbeat since then.
 
     Raises:
@@ -42,8 +47,9 @@ class OpenShard:
         rank: str,
         death: Callable[[str], tuple[str, str] | None],
         shared: SharedAttempts | None = None,
+        holders: Sequence[str] = (),
     ) -> None:
-        self.shard = shard
+        self.shard, self.holders = shard, list(holders)
         self.items: list[Item] = run.plan.items(shard.number)
         self.kept: set[int] = set()
         self.before: dict[int, PriorResult] = {}
@@ -57,7 +63,8 @@ class OpenShard:
                 self.kept.add(row)
                 if row not in self.spool.results:
                     self.spool.append(previous.result, previous.members())
-        self.since = time.monotonic()
+        self.since, self.began = time.monotonic(), time.time()
+        self.phases = dict.fromkeys(PHASES, 0.0)
         self.measured: list[dict[str, Any]] = []
 
     @property

@@ -48,6 +48,7 @@ def prior_results(run: Run, shard: Shard) -> Iterator[PriorResult]:
     _require_intact(tar)
     classes = run.plan.fingerprint["retry"]["classes"]
     for number, row in enumerate(run.superseded(shard)):
+        row["metrics"] = dict(row["metrics"] or ())
         result = Result(number, **{name: row[name] for name in _RESULT_FIELDS})
         yield PriorResult(
             result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), is_selected(row, classes)

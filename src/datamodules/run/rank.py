@@ -25,6 +25,7 @@ from datamodules.run.folder import Run
 from datamodules.run.leases import Leases
 from datamodules.run.open_shard import OpenShard
 from datamodules.run.plan import Shard
+from datamodules.run.record import Timing
 from datamodules.run.result import Result
 from datamodules.run.schedule import Schedule
 from datamodules.run.shared_attempts import SharedAttempts
@@ -151,7 +152,19 @@ class Rank:
                 self.sync()
             if opened.is_complete:
                 self._commit(opened)
-        self.activity.add_seconds("write", time.monotonic() - started)
+        self.add_seconds(number, "write", time.monotonic() - started)
+
+    def add_seconds(self, number: int, phase: str, seconds: float) -> None:
+        """Add to the time that this rank has spent in `phase`, on the shard `number` if that is open.
+
+        Args:
+            number: of the shard.
+            phase: one of `activity.PHASES`.
+            seconds: to add.
+        """
+        self.activity.seconds[phase] += seconds
+        if opened := self.open.get(number):
+            opened.phases[phase] += seconds
 
     def add_failed_attempt(self, number: int, row: int, reason: str, reason_class: str) -> bool:
         """Charge an item with a failed attempt. If it has no attempts left, the item fails.
@@ -308,10 +321,10 @@ class Rank:
         if self.run.is_committed(shard.name):  # after it was listed and before it was claimed
             self.leases.clear(shard.name)
             return None
-        shared = None
+        holders, shared = self.leases.earlier_holders(shard.name), None
         if self.leases.generation(shard.name) and not self.run.store.shares_work:
             shared = SharedAttempts(self.run.store, shard.name, self.name, self.leases.is_dead)
-        opened = OpenShard(self.run, shard, self.name, self._death, shared)
+        opened = OpenShard(self.run, shard, self.name, self._death, shared, holders)
         self.open[shard.number] = opened
         self._give_up(opened)
         if opened.is_complete:  # its last holder died just before the commit
@@ -323,7 +336,9 @@ class Rank:
         seconds = time.monotonic() - opened.since
         try:
             machine = mean_and_peak(opened.measured or [self.activity.machine])  # a short shard has no heartbeat
-            won = commit(self.run, opened.shard, opened.spool, self.name, seconds, machine)
+            phases = {phase: round(spent, 3) for phase, spent in opened.phases.items()}
+            timing = Timing(opened.began, self.activity.workers, phases, opened.holders)
+            won = commit(self.run, opened.shard, opened.spool, self.name, seconds, machine, timing)
         except OSError:
             if not self.run.is_committed(opened.shard.name):
                 raise

@@ -41,6 +41,27 @@ class StagedFile:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When a rank made a shard, and how it spent the time.
+
+    Attributes:
+        began: when the rank leased the shard, in seconds since the epoch by its machine's clock; 0: not recorded.
+        workers: number of its DataLoader workers.
+        phases: seconds spent on the shard by phase, see `activity.PHASES`. `read` and `transform` are summed over the
+            workers, and go on while the rank waits, computes or writes.
+        holders: names of the ranks that claimed the shard before, oldest first: they died, or were slower.
+    """
+
+    began: float = 0.0
+    workers: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+    holders: list[str] = field(default_factory=list)
+
+
+_UNKNOWN = Timing()
+
+
+@dataclass(frozen=True)
 class Record:
     """The record of one committed shard; its existence is the commit.
 
@@ -62,6 +83,7 @@ class Record:
         seconds: from lease to commit.
         fingerprint: digest of the fingerprint of the run or, for a shard of a retry, of the retry.
         machine: mean and peak of the rank's figures from lease to commit; see `preprocess.job.telemetry`.
+        timing: see `Timing`.
         devices: number of samples by the model of the device that computed them; empty if no row records one.
     """
 
@@ -83,12 +105,13 @@ class Record:
     seconds: float
     fingerprint: str
     machine: dict[str, Any]
+    timing: Timing = _UNKNOWN
     devices: dict[str, int] = field(default_factory=dict)
     superseded_devices: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the text of the record file: the fields and `sha256`, a digest of the other fields."""
-        fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table)}
+        fields = {**vars(self), "tar": vars(self.tar), "table": vars(self.table), "timing": vars(self.timing)}
         for name in ("devices", "superseded_devices"):  # older records lack them
             if not fields[name]:
                 del fields[name]

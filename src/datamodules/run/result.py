@@ -1,6 +1,6 @@
 """Results: whether a planned item became a sample or a failure, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 OK = "ok"  # status of a sample without anything to report
 EMPTY = "empty"  # status of a sample in which the model detected nothing
@@ -21,6 +21,7 @@ class Result:
         decoder: the backends that decoded its video, in order, separated by commas; None for other items.
         status: of a sample, as `Extractor.status` returned it.
         device: model of the device of the rank that made the result; None: not recorded.
+        metrics: numbers of the sample by name; see `datamodules.samples.metrics`.
     """
 
     row: int
@@ -33,3 +34,4 @@ class Result:
     decoder: str | None = None
     status: str = OK
     device: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)

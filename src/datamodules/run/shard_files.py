@@ -64,6 +64,7 @@ def write_tar(path: Path, name: str, keys: Sequence[str], spool: Spool) -> tuple
                         "split_to": result.split_to,
                         "decoder": result.decoder,
                         "device": result.device,
+                        "metrics": list(result.metrics.items()),
                         "tar_offset": start if ok else None,
                         "tar_bytes": tar.offset - start if ok else None,
                     }

@@ -16,6 +16,8 @@
 | tar_bytes      | int64  | bytes of the sample in the tar, headers included; null when failed            |
 | supersedes     | string | the shard whose row of this key a retry's row replaces; else null             |
 | device         | string | model of the device of the rank that gave the result; null: not recorded      |
+| metrics        | map    | numbers of the sample by name (`datamodules.samples.metrics`); empty when     |
+|                |        | failed; null: not recorded                                                    |
 """
 
 from collections.abc import Sequence
@@ -44,8 +46,10 @@ TABLE_SCHEMA = pa.schema(
         ("tar_bytes", pa.int64()),
         ("supersedes", pa.string()),
         ("device", pa.string()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
 )
+_LATER = ("device", "metrics")  # columns that older tables lack
 _MAX_ROW_BYTES = 1 << 20  # limit for all texts of a row; reasons have some 100 bytes
 
 
@@ -68,8 +72,7 @@ def read_table(file: BinaryIO | StoredFile, keys: Any, columns: Sequence[str] | 
     try:
         parquet = pq.ParquetFile(file)
         _check_size(parquet, len(keys))
-        has_device = "device" in parquet.schema_arrow.names  # older tables lack it
-        stored = [name for name in requested if name != "device" or has_device]
+        stored = [name for name in requested if name not in _LATER or name in parquet.schema_arrow.names]
         read = dict.fromkeys(["key", *stored])
         for name in read:
             _check_column(parquet.schema_arrow, name)
@@ -84,8 +87,8 @@ def read_table(file: BinaryIO | StoredFile, keys: Any, columns: Sequence[str] | 
         raise ValueError("its keys are not those of the plan")
     for name in stored:
         _check_values(table[name], TABLE_SCHEMA.field(name))
-    if not has_device:
-        table = table.append_column("device", pa.nulls(len(keys), pa.string()))
+    for name in set(requested) - set(stored):
+        table = table.append_column(name, pa.nulls(len(keys), TABLE_SCHEMA.field(name).type))
     return table.select(requested)
 
 
@@ -115,7 +118,8 @@ def _check_values(column: Any, field: Any) -> None:
         raise ValueError(f"its column {field.name} has nulls")
     if pa.types.is_integer(field.type) and (pc.min(column).as_py() or 0) < 0:
         raise ValueError(f"its column {field.name} has a negative number")
-    if pa.types.is_floating(field.type) and not pc.all(pc.is_finite(column)).as_py():
+    numbers = pa.chunked_array([part.items for part in column.chunks]) if pa.types.is_map(field.type) else column
+    if pa.types.is_floating(numbers.type) and not pc.all(pc.is_finite(numbers), min_count=0).as_py():
         raise ValueError(f"its column {field.name} has a number that is not finite")
     if field.name == "supersedes":
         for name in column.unique().drop_null().to_pylist():

@@ -9,6 +9,7 @@ from datamodules.samples.columns import Column, overview_of, row_of
 from datamodules.samples.content import Content
 from datamodules.samples.drawing import Drawing, SourceFrames
 from datamodules.samples.fields import Field
+from datamodules.samples.metrics import Metric, metrics_of
 
 Sample = TypeVar("Sample")
 
@@ -24,12 +25,14 @@ class SampleKind(ABC, Generic[Sample]):
         fields: the declared fields of a sample's `json`. If there are any, each field of the corpus has one type in all
             samples of a run (`fields.py`), and the run gets a dataset card (`card.py`).
         columns: further values of a sample, for exported tables and `preprocess view`.
+        metrics: numbers of a sample, for the tables of the shards and `preprocess report`.
         opens_files: whether `decode` is given open files, which it can read in parts, instead of bytes. For samples
             that are too large for memory.
     """
 
     fields: tuple[Field, ...] = ()
     columns: tuple[Column, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     opens_files: bool = False
 
     @abstractmethod
@@ -58,6 +61,10 @@ class SampleKind(ABC, Generic[Sample]):
     def row(self, sample: Sample) -> dict[str, Any]:
         """Return the values of `sample` for the `columns` that are in tables, by name."""
         return row_of(sample, self.columns)
+
+    def metrics_of(self, sample: Sample) -> dict[str, float]:
+        """Return the `metrics` of `sample` by name, without those that are unknown."""
+        return metrics_of(sample, self.metrics)
 
     def overview(self, samples: Iterable[Sample]) -> dict[str, str]:
         """Return what `preprocess view` says of `samples`, by name of the column; see `Column.summary`."""

@@ -24,6 +24,7 @@ from datamodules.samples.batching import stack
 from datamodules.samples.columns import Column, span
 from datamodules.samples.drawing import Image, SourceFrames, TextDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json, struct_of
+from datamodules.samples.metrics import Metric
 from datamodules.samples.stored_image import decode_stored, find_image, require_image
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ COLUMNS = (
     ),
     Column("characters", "of a caption", lambda sample: len(sample.caption), summary=span),
     Column("tokens", "that were generated", lambda sample: sample.meta.get("num_tokens"), summary=span),
+)
+METRICS = (
+    Metric("num_characters", "of the caption", lambda sample: len(sample.caption), worst="low"),
+    Metric("num_tokens", "that were generated", lambda sample: sample.meta.get("num_tokens")),
 )
 _TOKENIZER_FILES = (
     ("tokenizer.json",),
@@ -108,6 +113,7 @@ class CaptionSamples(SampleKind[CaptionSample]):
 
     fields = FIELDS
     columns = COLUMNS
+    metrics = METRICS
 
     def __init__(
         self, tokenizer: str | None = None, max_tokens: int = 128, size: tuple[int, int] | None = None

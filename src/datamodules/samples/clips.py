@@ -37,6 +37,7 @@ from datamodules.samples.batching import require_alike
 from datamodules.samples.columns import Column, span
 from datamodules.samples.drawing import MAX_FRAMES, Image, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
+from datamodules.samples.metrics import Metric
 
 Dtype = Literal["uint8", "float32"]
 
@@ -73,6 +74,11 @@ COLUMNS = (
         pa.list_(pa.int64()),
     ),
     Column("tokens_of_text", "start and end among them", lambda sample: sample.meta.get("num_tokens"), summary=span),
+)
+METRICS = (
+    Metric("clip_seconds", "from the first to the last frame of the clip", lambda sample: _span(sample), "s", "low"),
+    Metric("video_frames", "of the whole video", lambda sample: sample.meta.get("num_frames")),
+    Metric("num_tokens", "of the whole text, start and end among them", lambda sample: sample.meta.get("num_tokens")),
 )
 _MAX_BYTES = 1 << 30  # of the decoded frames of a clip: 3,640 frames of 256x384 px
 _MAX_INDEX_BYTES = 256 << 20  # of memory to open the MP4 of a clip
@@ -130,6 +136,7 @@ class ClipSamples(SampleKind[ClipSample]):
 
     fields = FIELDS
     columns = COLUMNS
+    metrics = METRICS
 
     def __init__(self, dtype: Dtype = "uint8") -> None:
         if dtype not in get_args(Dtype):
@@ -299,3 +306,9 @@ def _holds_frames(name: str) -> bool:
 
 def _jpeg_number(name: str) -> int:
     return int(name.partition(".")[0])
+
+
+def _span(sample: ClipSample) -> float | None:
+    """Return the time from the first to the last frame of a clip in s; None if it has no times."""
+    times = sample.meta.get("pts_seconds")
+    return times[-1] - times[0] if times else None

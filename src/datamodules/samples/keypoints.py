@@ -12,6 +12,7 @@ The json holds the `FIELDS` below, and any other fields that the corpus has for 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from datamodules.samples.columns import Column, rates, span
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json
 from datamodules.samples.keypoint_layouts import PARTS
+from datamodules.samples.metrics import Metric, mean
 
 FIELDS = (
     Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
@@ -84,6 +86,16 @@ COLUMNS = (
 )
 
 
+def _rate(sample: "KeypointSample", index: int) -> float | None:
+    return mean(sample.presence[:, index])
+
+
+METRICS = tuple(
+    Metric(f"{part}_rate", "share of frames in which it was found, 0 to 1", partial(_rate, index=index), worst="low")
+    for index, part in enumerate(PARTS)
+)
+
+
 @dataclass
 class KeypointSample:
     """The keypoints of one item.
@@ -108,6 +120,7 @@ class KeypointSamples(SampleKind[KeypointSample]):
 
     fields = FIELDS
     columns = COLUMNS
+    metrics = METRICS
 
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
         """Return the files of the table above. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""

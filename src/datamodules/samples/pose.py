@@ -26,6 +26,7 @@ from datamodules.samples.batching import stack
 from datamodules.samples.columns import Column, counts, rates
 from datamodules.samples.drawing import ImageDrawing, SourceFrames, display_size
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
+from datamodules.samples.metrics import Metric, mean
 from datamodules.samples.skeleton import JOINTS, Keypoints, draw, mirrored, pose_map, rescaled
 from datamodules.samples.stored_image import decode_stored, find_image, require_image
 
@@ -70,6 +71,16 @@ COLUMNS = (
         "the same in px of the original image",
         lambda sample: np.ravel(sample.keypoints_in("original")),
         _FLOATS,
+    ),
+)
+METRICS = (
+    Metric("num_people", "people in the image", lambda sample: len(sample.scores), worst="low"),
+    Metric("mean_score", "of the people, on the backend's scale", lambda sample: mean(sample.scores), worst="low"),
+    Metric(
+        "mean_joints",
+        "joints found of a person, 0 to 18",
+        lambda sample: mean((sample.keypoints[..., 2] > 0).sum(-1)),
+        worst="low",
     ),
 )
 _POSE_MAP = "pose.png"
@@ -128,6 +139,7 @@ class PoseSamples(SampleKind[PoseSample]):
 
     fields = FIELDS
     columns = COLUMNS
+    metrics = METRICS
 
     def __init__(
         self, condition: Condition = "pose_map", size: tuple[int, int] | None = None, flip: float = 0.0

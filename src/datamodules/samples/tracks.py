@@ -33,6 +33,7 @@ from datamodules.samples.columns import Column, span
 from datamodules.samples.content import size_of
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json, size_of_frames, struct_of
+from datamodules.samples.metrics import Metric, mean
 from datamodules.samples.track_batches import object_tensors, pad_objects
 from datamodules.samples.track_lines import TrackLine, TrackLines
 
@@ -88,6 +89,11 @@ COLUMNS = (
         _FLOATS,
     ),
 )
+METRICS = (
+    Metric("num_objects", "of all frames", lambda sample: sample.meta.get("num_objects"), worst="low"),
+    Metric("mean_score", "of each object of each frame, 0 to 1", lambda sample: sample.mean_score, worst="low"),
+    Metric("mean_track_frames", "frames that an object is in", lambda sample: mean(sample.track_lengths), worst="low"),
+)
 # entries of a batch with a dimension of N objects, and which dimension that is without B
 _PADDED = (("obj_ids", 0), ("boxes", 1), ("scores", 1), ("present", 1), ("masks", 1))
 
@@ -126,6 +132,21 @@ class TrackSample:
         """Label and score of each object of each frame, in the lines' order."""
         return [(entry["label"], entry["score"]) for line in self.lines for entry in line["objects"]]
 
+    @property
+    def mean_score(self) -> float | None:
+        """Mean score of each object of each frame, 0 to 1; None without any. Holds one line in memory."""
+        total, count = 0.0, 0
+        for line in self.lines:
+            total += sum(entry["score"] for entry in line["objects"])
+            count += len(line["objects"])
+        return total / count if count else None
+
+    @property
+    def track_lengths(self) -> NDArray[np.int64]:
+        """Number of frames that each object is in, ascending by its id."""
+        lengths: NDArray[np.int64] = np.unique(self.array("obj_ids.npy"), return_counts=True)[1]
+        return lengths
+
     @cached_property
     def _arrays(self) -> dict[str, NDArray[Any]]:
         try:
@@ -153,6 +174,7 @@ class TrackSamples(SampleKind[TrackSample]):
     opens_files = True
     fields = FIELDS
     columns = COLUMNS
+    metrics = METRICS
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ class ShardWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write a batch; if its results are late, when the device has the next one."""
-        self._rank.activity.add_seconds("compute", time.monotonic() - self._computing_since)
+        self._rank.add_seconds(batch["shard"], "compute", time.monotonic() - self._computing_since)
         self._write_late()
         extracted = _Extracted(batch["shard"], batch["rows"], batch["frame_idx"], batch["summaries"], prediction)
         if any(outcome.is_late for outcome in prediction):
@@ -117,6 +117,7 @@ class ShardWriter(BasePredictionWriter):
     def _finish(self, shard: int, summary: ItemSummary) -> None:
         """Make and encode the sample of an item, and give the rank the sample or the failure."""
         members: Mapping[str, Content] = {}
+        metrics: dict[str, float] = {}
         reason, reason_class, status = summary.reason, summary.reason_class, OK
         open_item = self._items.get(shard, summary.row)
         if reason is None:
@@ -129,6 +130,7 @@ class ShardWriter(BasePredictionWriter):
                     if fields := self._extractor.samples.fields:
                         sample.meta = uniform(sample.meta, self._corpus_types, fields)
                     members, status = self._extractor.samples.encode(sample), self._extractor.status(sample)
+                    metrics = self._extractor.samples.metrics_of(sample)
             except ItemError as error:
                 reason, reason_class = str(error), error.reason_class
         result = Result(
@@ -140,6 +142,7 @@ class ShardWriter(BasePredictionWriter):
             split_to=open_item.split_to if open_item else None,
             decoder=",".join(summary.video["backends"]) or None if summary.video else None,
             status=status,
+            metrics=metrics,
         )
         self._rank.add(shard, result, members)
         self._items.close(shard, summary.row)

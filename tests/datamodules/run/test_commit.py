@@ -265,6 +265,7 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Pa
     assert failed == {
         "reason": "cut", "reason_class": "decode", "attempts": 2, "num_frames": 0, "seconds": 0.0,
         "split_to": None, "decoder": None, "tar_offset": None, "tar_bytes": None, "supersedes": None, "device": None,
+            "metrics": [],
     }  # fmt: skip
     content = (tmp_path / record.tar.name).read_bytes()
     items = {item.key: item for item in run.plan.items(0)}

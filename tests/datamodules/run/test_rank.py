@@ -17,7 +17,7 @@ from datamodules.run.activity import read_activity
 from datamodules.run.cleanup import clean_up
 from datamodules.run.commit import commit
 from datamodules.run.folder import Run
-from datamodules.run.leases import RANKS
+from datamodules.run.leases import RANKS, Leases
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.run.store import Folder
@@ -476,3 +476,34 @@ def test_a_store_that_cannot_be_listed_either_gives_the_first_error(
                 cut_off.setattr(run.store, method, unreachable)
             with pytest.raises(EnvironmentFailure, match=r"No route to host\. Committed"):
                 finish(rank, opened)
+
+
+def test_a_record_says_how_its_rank_spent_the_time_and_who_had_the_shard_before(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 8)
+    before = time.time()
+    done = context.Queue()
+    process = start(work_slowly, folder_of(run), 3, done)
+    taken = done.get(timeout=30)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+    [claim] = Leases(Folder(tmp_path)).list_claims()[taken]
+    assert claim.holder is not None
+    with Rank(run) as rank:
+        rank.activity.workers = 2
+        while opened := rank.lease():
+            rank.add_seconds(opened.shard.number, "compute", 1.5)
+            rank.add_seconds(opened.shard.number, "compute", 0.25)
+            finish(rank, opened)
+        rank.add_seconds(0, "wait", 4.0)  # of a shard that is committed: counts for the rank only
+        assert rank.activity.seconds["wait"] == 4.0
+        assert rank.activity.seconds["compute"] == 3.5
+
+    records = {record.shard: record for record in run.records()}
+    assert records.keys() == {"train-000000", "train-000001"}
+    for name, record in records.items():
+        timing = record.timing
+        assert before - 1 < timing.began <= time.time()
+        assert timing.workers == 2
+        assert (timing.phases["compute"], timing.phases["wait"], timing.phases["read"]) == (1.75, 0.0, 0.0)
+        assert 0 <= timing.phases["write"] <= record.seconds
+        assert timing.holders == ([claim.holder.rank] if name == taken else [])

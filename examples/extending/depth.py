@@ -2,9 +2,9 @@
 
     python -m preprocess run --model examples.extending.depth.Depth --data.corpus datamodules.corpora.videos.Videos \\
         --data.corpus.root /data/videos --output.dir O
-    python -m preprocess view O --samples examples.extending.depth.DepthSamples
-    python -m preprocess visualize O --samples examples.extending.depth.DepthSamples --dest D
-    python -m preprocess export O --samples examples.extending.depth.DepthSamples --format parquet --dest D
+    python -m preprocess view O --kind examples.extending.depth.DepthSamples
+    python -m preprocess visualize O --kind examples.extending.depth.DepthSamples --dest D
+    python -m preprocess export O --kind examples.extending.depth.DepthSamples --format parquet --dest D
 
 and for training `FramesDataModule(shards="O", samples=DepthSamples())`. The "model" takes dark pixels for far
 ones, so that the example needs no weights. An hour of maps does not fit into memory: `depth.npy` is written map by map

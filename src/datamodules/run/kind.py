@@ -41,7 +41,7 @@ def class_of(run: Run) -> type[SampleKind[Any]]:
     if not class_path.startswith(_OWN) and _imported_module(class_path) is None:
         raise ConfigError(
             f"{run.store} holds samples of {class_path}, which is not Framemill's, and importing it runs its code. If "
-            f"you trust it, add --samples {class_path}"
+            f"you trust it, add --kind {class_path}"
         )
     try:
         return _checked(_resolved(class_path))
@@ -62,7 +62,7 @@ def class_path_of(run: Run) -> str:
 
 
 def import_kind(class_path: str) -> str:
-    """Import the class that `--samples` names, and return its path. Runs with samples of this class can then be read.
+    """Import the class that `--kind` names, and return its path. Runs with samples of this class can then be read.
 
     Raises:
         ConfigError: the class cannot be imported, or is not a `SampleKind`.
@@ -70,7 +70,7 @@ def import_kind(class_path: str) -> str:
     try:
         _checked(resolve_name(class_path))
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigError(f"--samples {class_path} cannot be used: {error}") from error
+        raise ConfigError(f"--kind {class_path} cannot be used: {error}") from error
     return class_path
 
 

@@ -38,10 +38,10 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def add_samples(parser: ArgumentParser) -> None:
-    """Add the option `--samples`, which imports the class that it names: see `datamodules.run.kind`."""
+def add_kind(parser: ArgumentParser) -> None:
+    """Add the option `--kind`, which imports the class that it names: see `datamodules.run.kind`."""
     parser.add_argument(
-        "--samples",
+        "--kind",
         metavar="CLASS",
         type=import_kind,
         help="sample kind of your own, as a dotted class path. It is imported: name only code that you trust",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datamodules.errors import ConfigError
-from preprocess.commands.arguments import add_dest, add_folder, add_samples
+from preprocess.commands.arguments import add_dest, add_folder, add_kind
 from preprocess.destination import destination
 from preprocess.export.format import Format, all_formats
 from preprocess.terminal import Parser, say
@@ -52,7 +52,7 @@ def _parsed(format: Format, arguments: Sequence[str]) -> dict[str, Any]:
         parsed = parser.parse_args(list(arguments)).as_dict()
     except ArgumentError as error:
         raise ConfigError(f"--format {format.name}: {' '.join(str(error).split())}") from error
-    return {name: value for name, value in parsed.items() if name not in ("format", "samples")}
+    return {name: value for name, value in parsed.items() if name not in ("format", "kind")}
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help="name of a format, or dotted path of your own module; `--format F --help` shows the options of the format",
     )
     add_dest(parser)
-    add_samples(parser)
+    add_kind(parser)
 
 
 def _options_of(format: Format) -> str:

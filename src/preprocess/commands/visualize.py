@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from datamodules.run.folder import Run
-from preprocess.commands.arguments import add_dest, add_samples, parser_of
+from preprocess.commands.arguments import add_dest, add_kind, parser_of
 from preprocess.destination import destination
 from preprocess.draw.visualize import visualize
 from preprocess.terminal import say
@@ -17,8 +17,8 @@ def main(arguments: Sequence[str]) -> int:
         "and clips, as PNG and MP4; captions beside their images as an HTML page.",
     )
     add_dest(parser)
-    add_samples(parser)
-    parser.add_argument("--num-samples", metavar="N", type=int, default=4, help="samples to draw (default: 4)")
+    add_kind(parser)
+    parser.add_argument("--samples", metavar="N", type=int, default=4, help="samples to draw (default: 4)")
     parser.add_argument("--split", help="draw samples of this split only")
     parser.add_argument("--root", metavar="R", help="folder or URL of the corpus, if it has moved since it was planned")
     options = parser.parse_args(arguments)
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.root:
         run.plan.roots = [options.root, *run.plan.roots]
     with destination(options.dest) as dest:
-        written = visualize(run, dest.folder, options.num_samples, options.split)
+        written = visualize(run, dest.folder, options.samples, options.split)
     for path in written:
         say(dest.locate(path))
     return 0

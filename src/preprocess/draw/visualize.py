@@ -49,7 +49,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
         RunError: no shard is committed, or a sample cannot be drawn.
     """
     if num_samples < 1:
-        raise ConfigError(f"{num_samples = }: give 1 or more")
+        raise ConfigError(f"--samples {num_samples}: give 1 or more")
     if os.path.lexists(dest) and (not dest.is_dir() or any(dest.iterdir())):
         raise ConfigError(f"{dest} is not empty: name a folder that is new or empty")
     kind, samples = kind_of(run), CommittedSamples(run, split)

@@ -34,7 +34,7 @@ def test_a_kind_of_framemill_is_that_of_the_plan(tmp_path: Path) -> None:
 def test_a_kind_from_elsewhere_is_not_imported_until_it_is_named(tmp_path: Path, own_module: str) -> None:
     run = run_of(tmp_path / "run", "own_kind.Own")
 
-    with pytest.raises(ConfigError, match=r"holds samples of own_kind\.Own.* add --samples own_kind\.Own"):
+    with pytest.raises(ConfigError, match=r"holds samples of own_kind\.Own.* add --kind own_kind\.Own"):
         kind_of(run)
     assert own_module not in sys.modules
 
@@ -59,5 +59,5 @@ def test_a_class_that_is_not_a_sample_kind_is_refused(tmp_path: Path, class_path
 
 @pytest.mark.parametrize("class_path", ["own_kind.Missing", "own_kind.Other", "no_such_module.Kind", "own_kind"])
 def test_a_named_class_that_cannot_be_used_is_an_error(own_module: str, class_path: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--samples {class_path} cannot be used: "):
+    with pytest.raises(ConfigError, match=f"^--kind {class_path} cannot be used: "):
         import_kind(class_path)

@@ -18,7 +18,7 @@ from examples.extending import depth
 from preprocess.cli import main
 from preprocess.draw.video import VideoWriter
 
-SAMPLES = ["--samples", "examples.extending.depth.DepthSamples"]
+KIND = ["--kind", "examples.extending.depth.DepthSamples"]
 GRAYS = {"near": 255, "far": 0, "between": 128}  # of the videos
 METERS = {"near": 1.0, "far": 10.0, "between": 10 - 9 * 128 / 255}
 NUM_FRAMES = 5
@@ -61,10 +61,10 @@ def test_a_run_and_its_retry_commit_one_map_per_frame(folder: Path) -> None:
 
 
 def test_the_run_and_a_sample_are_viewed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["view", str(folder), *SAMPLES]) == 0
+    assert main(["view", str(folder), *KIND]) == 0
     assert "mean depth  1 to 10, median 5.4" in " ".join(capsys.readouterr().out.split("\n"))
     key = Run(folder).plan.item(0, 0).key
-    assert main(["view", str(folder), key, *SAMPLES]) == 0
+    assert main(["view", str(folder), key, *KIND]) == 0
     shown = capsys.readouterr().out
     assert "depth.npy" in shown
     assert "mean depth" in shown
@@ -72,7 +72,7 @@ def test_the_run_and_a_sample_are_viewed(folder: Path, capsys: pytest.CaptureFix
 
 def test_a_sample_is_drawn_beside_its_frames(folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "out"
-    assert main(["visualize", str(folder), *SAMPLES, "--num-samples", "1", "--dest", str(dest)]) == 0
+    assert main(["visualize", str(folder), *KIND, "--samples", "1", "--dest", str(dest)]) == 0
 
     [path], [video] = dest.rglob("*.png"), dest.rglob("*.mp4")
     assert path.stem == video.stem
@@ -83,7 +83,7 @@ def test_a_sample_is_drawn_beside_its_frames(folder: Path, tmp_path: Path) -> No
 
 def test_samples_are_exported(folder: Path, tmp_path: Path) -> None:
     for name in ("jsonl", "parquet"):
-        assert main(["export", str(folder), *SAMPLES, "--format", name, "--dest", str(tmp_path / name)]) == 0
+        assert main(["export", str(folder), *KIND, "--format", name, "--dest", str(tmp_path / name)]) == 0
 
     [lines] = (tmp_path / "jsonl").glob("*.jsonl")
     documents = [json.loads(line) for line in lines.read_text().splitlines()]
@@ -131,4 +131,4 @@ def test_a_class_that_is_not_named_is_not_imported(
     for module in ("examples", "examples.extending", "examples.extending.depth"):
         monkeypatch.delitem(sys.modules, module)
     assert main(["visualize", str(folder), "--dest", str(tmp_path / "out")]) == 2
-    assert "add --samples examples.extending.depth.DepthSamples" in capsys.readouterr().err
+    assert "add --kind examples.extending.depth.DepthSamples" in capsys.readouterr().err

@@ -130,7 +130,7 @@ def test_an_export_that_fails_leaves_nothing_in_the_bucket(folder: Path, capsys:
 
 def test_samples_are_drawn_from_a_bucket_to_a_bucket(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest = new_url()
-    assert main(["visualize", copied(folder), "--num-samples", "1", "--dest", dest]) == 0
+    assert main(["visualize", copied(folder), "--samples", "1", "--dest", dest]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{dest}/train/v0.png"]
     assert contents(dest)["train/v0.png"].startswith(b"\x89PNG")
 

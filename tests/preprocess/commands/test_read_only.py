@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
         (["view", "{}", "train/v0"], "keypoints.npy"),
         (["failures", "{}"], "train/v1"),
         (["export", "{}", "--format", "jsonl", "--dest", "{}-out"], "train.jsonl"),
-        (["visualize", "{}", "--num-samples", "1", "--dest", "{}-out"], "train/v0.png"),
+        (["visualize", "{}", "--samples", "1", "--dest", "{}-out"], "train/v0.png"),
         (["verify", "{}"], "train-000000.tar: complete, but not at its final name yet"),
     ],
     ids=["status", "view", "view-item", "failures", "export", "visualize", "verify"],

@@ -274,7 +274,7 @@ def test_visualize_into_a_folder_with_something_in_it_fails(tmp_path: Path) -> N
 
 def test_visualize_of_no_samples_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", MadeItems({"train": 1}))
-    with pytest.raises(ConfigError, match=r"num_samples = 0: give 1 or more"):
+    with pytest.raises(ConfigError, match="--samples 0: give 1 or more"):
         visualize(run, tmp_path / "out", num_samples=0)
     assert not (tmp_path / "out").exists()
 

@@ -208,7 +208,7 @@ def test_statistics_of_clips_are_in_the_metadata(tmp_path: Path) -> None:
 def test_samples_of_a_class_that_is_not_imported_fail(tmp_path: Path) -> None:
     make_run(tmp_path / "run", CORPUS, fingerprint={"samples": {"class_path": "elsewhere.FlowSamples"}})
 
-    with pytest.raises(ConfigError, match=r"If you trust it, add --samples elsewhere\.FlowSamples"):
+    with pytest.raises(ConfigError, match=r"If you trust it, add --kind elsewhere\.FlowSamples"):
         export(tmp_path / "run", "parquet", tmp_path / "out")
 
 

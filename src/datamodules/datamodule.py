@@ -20,6 +20,7 @@ from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
+from datamodules.run.keys import planned_keys
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.tar_cache import TarCache
@@ -30,7 +31,7 @@ _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
 _TRAINING_OPTIONS = (
     *("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split"),
-    *("cache_dir", "cache_bytes"),
+    *("exclude", "cache_dir", "cache_bytes"),
 )
 _CACHE_BYTES = 64 << 30
 
@@ -52,6 +53,8 @@ class FramesDataModule(LightningDataModule):
         train_split: split of `train_dataloader`. Training only.
         val_split: split of `val_dataloader`; None: `dev` if the run has it, else `val`. Training only.
         test_split: split of `test_dataloader`. Training only.
+        exclude: file with the keys of samples to leave out, one per line, or the keys; the same on all ranks. Training
+            only.
         cache_dir: folder on a local disk that keeps whole tars of a run in a bucket; all processes of the machine may
             share it. None: every sample is requested from the bucket. Training only.
         cache_bytes: of the tars in `cache_dir`, at most; the least recently used ones are removed. Training only.
@@ -73,6 +76,7 @@ class FramesDataModule(LightningDataModule):
         train_split: str = "train",
         val_split: str | None = None,
         test_split: str = "test",
+        exclude: str | Path | Sequence[str] | None = None,
         cache_dir: str | Path | None = None,
         cache_bytes: int = _CACHE_BYTES,
         pin_memory: bool | None = None,
@@ -87,11 +91,13 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError(f"{worker_timeout_seconds = } must be above 0")
         self.corpus, self.worker_timeout_seconds = corpus, worker_timeout_seconds
         self.decoding, self.fetching = decoding, fetching
-        self.shards, self.samples, self.batch_size, self.seed = shards, samples, batch_size, seed
+        self.shards, self.samples, self.exclude = shards, samples, exclude
+        self.batch_size, self.seed = batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self._opened: dict[str, CommittedSamples] = {}  # by split
+        self._excluded: frozenset[str] | None = None
 
     def setup(self, stage: str) -> None:
         """Check that the shards have samples for a stage of the Trainer.
@@ -100,12 +106,14 @@ class FramesDataModule(LightningDataModule):
             stage: `fit`, `validate` or `test`; `predict` is refused, see `predict_dataloader`.
 
         Raises:
-            ConfigError: an option is missing, or has no effect in training.
+            ConfigError: an option is missing, or has no effect in training; or `exclude` cannot be read, or names keys
+                that the run does not have.
             RunError: `shards` is not a run, or has no committed samples of a split that the stage needs.
         """
         if stage == "predict":
             self.predict_dataloader()
         self._opened.clear()  # the run may have more samples since the last stage
+        self._excluded = None
         self._training().require(stage)
 
     def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
@@ -189,8 +197,11 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError("training needs samples=…, the kind of the samples in the shards")
         if self.cache_bytes < 1 or (self.cache_dir is None and self.cache_bytes != _CACHE_BYTES):
             raise ConfigError(f"cache_bytes = {self.cache_bytes} must be 1 or more, and needs cache_dir=…")
+        run = Run(self.shards)
+        if self._excluded is None:
+            self._excluded = planned_keys(self.exclude or (), run)
         return TrainingSplits(
-            Run(self.shards),
+            run,
             self.samples,
             {"train": self.train_split, "val": self.val_split, "test": self.test_split},
             self.batch_size,
@@ -199,6 +210,7 @@ class FramesDataModule(LightningDataModule):
             self._pins_memory(),
             None if self.cache_dir is None else TarCache(self.cache_dir, self.cache_bytes),
             self._opened,
+            self._excluded,
         )
 
     def _pins_memory(self) -> bool:

@@ -198,6 +198,64 @@ def test_fitting_without_a_validation_split_gives_no_warning(
     assert [len(batch["key"]) for batch in data.val_dataloader()] == ([2] if "dev" in splits else [])
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_excluded_samples_are_left_out_of_every_epoch_and_count(
+    shards: Path, tmp_path: Path, ranks: Callable[[int, int], None], num_ranks: int
+) -> None:
+    left_out = [item.key for item in some_items(17)[::4]] + ["dev/item001"]
+    flagged = tmp_path / "flagged.txt"
+    flagged.write_text("\n".join(left_out))
+    for exclude in (flagged, str(flagged), left_out):
+        by_rank = []
+        for rank in range(num_ranks):
+            ranks(rank, num_ranks)
+            loader: Any = data_of(shards, exclude=exclude).train_dataloader()
+            by_rank.append(keys_of(loader))
+            assert len(loader) == len(by_rank[-1]) == {1: 3, 3: 1}[num_ranks]
+            assert len(loader.dataset) == 12
+        keys = sorted(key for batches in by_rank for batch in batches for key in batch)
+        assert keys == [item.key for item in some_items(17) if item.key not in left_out]
+
+
+def test_excluded_samples_are_found_without_the_tars(tmp_path: Path) -> None:
+    folder = folder_of(keypoint_run(tmp_path / "run", {"train": 9}))
+    for tar in folder.glob("*.tar"):
+        tar.unlink()
+    data = data_of(folder, exclude=["train/item000"])
+    data.setup("fit")
+    assert len(data.train_dataloader().dataset) == 8  # type: ignore[arg-type]
+
+
+def test_a_list_that_changed_is_read_anew_by_the_next_stage(shards: Path, tmp_path: Path) -> None:
+    flagged = tmp_path / "flagged.txt"
+    data = data_of(shards, exclude=flagged)
+    counts = []
+    for keys in ("dev/item000\n", "dev/item000\ndev/item001\n"):
+        flagged.write_text(keys)
+        data.setup("validate")
+        counts.append(len(data.val_dataloader().dataset))  # type: ignore[union-attr, arg-type]
+    assert counts == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "kind", "message"),
+    [
+        (["train/v99"], ConfigError, r"the list of keys names a key that is not in .*: 'train/v99'\. The nearest key"),
+        ("nowhere.txt", ConfigError, r"the list of keys nowhere\.txt cannot be read: No such file"),
+        (
+            ["test/item000", "test/item001"],
+            RunError,
+            r"has no samples of split 'test' but those that exclude=… leaves out",
+        ),
+    ],
+)
+def test_a_wrong_list_of_excluded_keys_fails_before_the_first_batch(
+    shards: Path, exclude: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        data_of(shards, exclude=exclude).setup("test")
+
+
 def test_a_split_that_was_not_planned_fails(shards: Path) -> None:
     data = data_of(shards, train_split="training")
     with pytest.raises(RunError, match=r"has no split 'training'\. Set train_split to one of dev, test, train"):
@@ -252,6 +310,7 @@ def test_options_of_preprocessing_are_refused_in_training(shards: Path, options:
         {"train_split": "a"},
         {"val_split": "a"},
         {"test_split": "a"},
+        {"exclude": "flagged.txt"},
     ],
     ids=lambda options: next(iter(options)),
 )

@@ -94,6 +94,15 @@ def test_batches_are_those_of_the_same_run_in_a_folder(bucket: str, shards: Path
     assert_equal(data_of(bucket).val_dataloader(), data_of(shards).val_dataloader())
 
 
+def test_excluded_samples_are_not_requested(bucket: str, shards: Path, proxy: FaultyProxy, tmp_path: Path) -> None:
+    flagged = tmp_path / "flagged.txt"
+    flagged.write_text("dev/v4\ntrain/v0\n")  # v4 is alone in its shard
+    loader = data_of(bucket, exclude=flagged).val_dataloader()
+    assert_equal(loader, data_of(shards, exclude=flagged).val_dataloader())
+    assert sum(len(batch["key"]) for batch in loader) == 4
+    assert {path.rpartition("/")[2] for path in tar_requests(proxy)} == {"dev-000000.tar"}
+
+
 def test_an_epoch_takes_at_most_one_request_per_sample(bucket: str, proxy: FaultyProxy) -> None:
     loader = data_of(bucket).train_dataloader()
     assert tar_requests(proxy) == []

@@ -1,7 +1,7 @@
 """Runs with failures, and retries of them, made without torch; an item's key says how often it fails."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ def named(key: str) -> Item:
 def make_failing_run(folder: Path, keys: list[str] = KEYS, per_shard: int = 3, **fingerprint: Any) -> Path:
     """A complete run, made as keys say: `-bad-once` and `-crash` fail in it, `-bad-twice` in retry 1 too, …
 
-    The samples of `-cut-once` are truncated in it, those of `-cut-twice` in retry 1 too, …
+    The samples of `-cut-once` are truncated in it, those of `-cut-twice` in retry 1 too, … Those of `-then-bad` fail in
+    every retry.
     """
     made_by, size = {**FINGERPRINT, **fingerprint}, ShardSize(max_items=per_shard, min_shards=1)
     do(open_or_plan(folder, Listed([named(key) for key in keys]), made_by, size))
@@ -36,14 +37,18 @@ def make_failing_run(folder: Path, keys: list[str] = KEYS, per_shard: int = 3, *
 
 
 def open_retry(
-    folder: Path, *classes: str, fingerprint: Mapping[str, Any] = FINGERPRINT, began: float | None = None
+    folder: Path,
+    *classes: str,
+    fingerprint: Mapping[str, Any] = FINGERPRINT,
+    began: float | None = None,
+    keys: Iterable[str] | None = None,
 ) -> Run:
     """The retry that a command started at `began`, or just now, works on; two items in a shard."""
     return open_or_plan_retry(
         folder,
         fingerprint,
         ShardSize(max_items=2, min_shards=1),
-        RetryRequest(classes, time.time() if began is None else began),
+        RetryRequest(classes, time.time() if began is None else began, keys=None if keys is None else frozenset(keys)),
     )
 
 
@@ -69,7 +74,7 @@ def do(run: Run, num_shards: int | None = None, device: str = "cpu") -> None:
 def _failure(key: str, retry: int) -> tuple[str | None, str | None]:
     if "crash" in key and retry < 2:
         return "crashed: SIGSEGV", "crash"
-    if key.endswith("cut-then-bad") and retry:
+    if key.endswith("-then-bad") and retry:
         return "gone", "missing"
     fails = "-bad-" in key and {"once": retry < 1, "twice": retry < 2, "always": True}[key.rpartition("-")[2]]
     return (f"bad in {retry}", "decode") if fails else (None, None)

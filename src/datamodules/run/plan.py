@@ -17,7 +17,9 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, CorpusError, EnvironmentFailure, RunError
@@ -129,7 +131,7 @@ class Plan:
         self.fingerprint, self.listing, self.roots = summary.fingerprint, summary.listing, list(summary.roots)
         self.device, self.retry, self.corpus_types = summary.device, summary.retry, summary.corpus_types
         self.rows_name = rows_name(self.name, summary.digest)
-        self._shards = summary.shards
+        self._shards, self._tried = summary.shards, summary.tried
 
     def __getstate__(self) -> dict[str, Any]:
         derived = ("shards", "_first_items", "_offsets", "_rows")  # the file is opened again by the other process
@@ -173,6 +175,19 @@ class Plan:
     def item(self, number: int, row: int) -> Item:
         """Return the item in row `row` of shard `number`."""
         return self._item(self.batch(number).slice(row, 1).to_pylist()[0])
+
+    def tried(self, number: int) -> NDArray[np.bool_]:
+        """Return which rows of shard `number` a retry tries again, bool [rows]. It copies the results of the others.
+
+        Raises:
+            RunError: the plan replaces no shards, or another version of Framemill wrote it.
+        """
+        if self._tried is None:
+            raise RunError(
+                f"{self.location} does not say which items it tries again. Finish this retry with the version of "
+                "Framemill that began it; or, if nothing of it is done, withdraw it with `preprocess verify --repair`"
+            )
+        return self._tried[slice(*self._first_items[number : number + 2])]
 
     def batch(self, number: int) -> Any:
         """Return the rows of shard `number`: a pyarrow RecordBatch with the columns of `SCHEMA`."""

@@ -25,19 +25,23 @@ The metadata of its schema are in the same file, so that a plan and its fingerpr
 | device       | device model of the rank that wrote the plan; empty: not recorded                                   |
 | corpus_types | JSON: type of every field of `meta` in the samples of the run; see `samples/fields.py`              |
 | roots        | JSON: absolute folders of the corpus at planning. Not part of the fingerprint: a corpus may move    |
+| tried        | base64 of one bit per item, if the retry replaces shards: whether it is tried again; else empty     |
 | digest       | first 16 hexadecimal digits of the sha256 of the file with the items                                |
 """
 
 import hashlib
 import json
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from datamodules.corpus import check_split
 from datamodules.errors import CorpusError
@@ -79,6 +83,7 @@ class Summary:
     device: str
     corpus_types: CorpusTypes | None
     roots: Sequence[str]
+    tried: NDArray[np.bool_] | None = None
 
     def encode(self) -> bytes:
         """Return the content of the file."""
@@ -90,6 +95,7 @@ class Summary:
             "device": self.device,
             "corpus_types": json.dumps(self.corpus_types),
             "roots": json.dumps(list(self.roots)),
+            "tried": "" if self.tried is None else b64encode(np.packbits(self.tried).tobytes()).decode(),
             "digest": self.digest,
         }
         sink = pa.BufferOutputStream()
@@ -124,6 +130,7 @@ class Summary:
                 device=metadata["device"],
                 corpus_types=_corpus_types(load(metadata["corpus_types"])),
                 roots=_texts(load(metadata["roots"])),
+                tried=_tried(metadata.get("tried", ""), sum(shards["num_items"].to_pylist())),
             )
         except KeyError as error:
             raise ValueError(f"it has no {error} in its metadata") from error
@@ -201,6 +208,15 @@ def _fingerprint(value: Any) -> dict[str, Any]:
         _texts([part.get("class_path", "")])
     _texts(document.get("retry", {}).get("classes") or [])
     return document
+
+
+def _tried(text: str, num_items: int) -> NDArray[np.bool_] | None:
+    if not text:
+        return None
+    bits = np.frombuffer(b64decode(text, validate=True), np.uint8)
+    if len(bits) != -(-num_items // 8):
+        raise ValueError(f"it says of {8 * len(bits):,} items whether they are tried again, and has {num_items:,}")
+    return np.unpackbits(bits, count=num_items).astype(bool)
 
 
 def _object(value: Any, name: str) -> dict[str, Any]:

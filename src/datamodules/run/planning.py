@@ -17,7 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datamodules.corpus import Item
 from datamodules.errors import CorpusError
@@ -80,6 +82,7 @@ def write_batches(
     corpus_types: CorpusTypes | None = None,
     roots: Sequence[str] = (),
     is_alone: bool = False,
+    tried: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write a plan, which appears whole or not at all.
 
@@ -95,6 +98,7 @@ def write_batches(
         corpus_types: type of every field of the items' `meta`; None: not recorded. Retries have the types of the run.
         roots: absolute folders that the items' paths are relative to; for a merged run those of all its runs.
         is_alone: whether no other process can write this plan; it needs no exclusive creation then.
+        tried: which rows of all batches, in order, a retry that replaces shards tries again, bool [rows].
 
     Raises:
         CorpusError: an item has more frames or metadata than a plan can hold.
@@ -103,7 +107,7 @@ def write_batches(
     """
     name = plan_name(retry)
     shards, digest = _publish_rows(store, name, batches, replaces)
-    summary = Summary(shards, digest, fingerprint, listing, retry, device, corpus_types, roots).encode()
+    summary = Summary(shards, digest, fingerprint, listing, retry, device, corpus_types, roots, tried).encode()
     if is_alone:
         with store.staged(name) as path:
             path.write_bytes(summary)

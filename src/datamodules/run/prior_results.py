@@ -6,7 +6,6 @@ from functools import partial
 from typing import NamedTuple
 
 from datamodules.errors import RunError
-from datamodules.run.failures import is_selected
 from datamodules.run.files import sha256_of
 from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
@@ -46,13 +45,12 @@ def prior_results(run: Run, shard: Shard) -> Iterator[PriorResult]:
         return
     tar = run.tar_file(shard.replaces)
     _require_intact(tar)
-    classes = run.plan.fingerprint["retry"]["classes"]
-    for number, row in enumerate(run.superseded(shard)):
+    tried = run.plan.tried(shard.number).tolist()
+    for number, (row, is_tried) in enumerate(zip(run.superseded(shard), tried, strict=True)):
         row["metrics"] = dict(row["metrics"] or ())
         result = Result(number, **{name: row[name] for name in _RESULT_FIELDS})
-        yield PriorResult(
-            result, partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"]), is_selected(row, classes)
-        )
+        members = partial(_members, tar, row["key"], row["tar_offset"], row["tar_bytes"])
+        yield PriorResult(result, members, is_tried)
 
 
 def _require_intact(tar: ShardFile) -> None:

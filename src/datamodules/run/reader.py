@@ -4,17 +4,18 @@ import io
 import os
 import tarfile
 import weakref
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
+import pyarrow as pa
 
 from datamodules.corpus import check_key
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.object_store import StoreUnavailableError
 from datamodules.run.folder import Run
+from datamodules.run.parallel_reads import read_each
 from datamodules.run.record import ShardFile
 from datamodules.samples import Sample, SampleKind
 from datamodules.stored_file import StoredFile
@@ -43,15 +44,16 @@ class CommittedSamples:
     Args:
         run: the run. Shards that are committed later are not part of this object.
         split: only this split; None: all.
+        exclude: keys of samples to leave out, a set.
 
     Attributes:
         tars: those with samples, in the order of their first samples.
 
     Raises:
-        RunError: the run has no such split (the message names its splits), or no shard is committed.
+        RunError: the run has no such split (the message names its splits), no shard is committed, or all items failed.
     """
 
-    def __init__(self, run: Run, split: str | None = None) -> None:
+    def __init__(self, run: Run, split: str | None = None, exclude: Collection[str] = frozenset()) -> None:
         shards = run.plan.shards
         splits = sorted({shard.split for shard in shards})
         if split is not None and split not in splits:
@@ -61,15 +63,17 @@ class CommittedSamples:
         tars: dict[str, int] = {}
         parts = []
         names = [shard.name for shard in shards if shard.name in committed and split in (None, shard.split)]
-        for rows in _rows_of(run, names):
+        of_split = f" of split {split!r}" if split else ""
+        if not names:
+            raise RunError(f"no shard is committed in {run.store}{of_split} yet: run it first")
+        for rows in _rows_of(run, names, exclude):
             owners = rows["shard"].combine_chunks()
             numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
             parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
-        if not tars:
-            of_split = f" of split {split!r}" if split else ""
-            raise RunError(f"no shard is committed in {run.store}{of_split} yet: run it first")
         self.tars = [run.tar_file(name) for name in tars]
         self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        if not len(self) and not exclude:
+            raise RunError(f"{run.store} has no samples{of_split}: all items of its committed shards failed")
 
     def __len__(self) -> int:
         return len(self._tar)
@@ -118,21 +122,15 @@ class CommittedSamples:
         return (self[index] for index in range(len(self)))
 
 
-def _rows_of(run: Run, shards: Sequence[str]) -> Iterator[Any]:
-    """Yield the tables of `shards` with the columns `shard`, `tar_offset` and `tar_bytes`, without failed items."""
+def _rows_of(run: Run, shards: Sequence[str], exclude: Collection[str]) -> Iterator[Any]:
+    """Yield the rows of the samples of `shards`, with the columns `shard`, `tar_offset` and `tar_bytes`."""
+    columns = ["tar_offset", "tar_bytes", *(["key"] if exclude else [])]
 
     def read(shard: str) -> Any:
-        return run.rows(shard, ["tar_offset", "tar_bytes"]).drop_null()
+        rows = run.rows(shard, columns).drop_null()  # failed items have no place in a tar
+        return rows.filter(pa.array([key not in exclude for key in rows["key"].to_pylist()])) if exclude else rows
 
-    if run.store.num_reads_at_once == 1:
-        yield from map(read, shards)
-        return
-    yield from map(read, shards[:1])  # reads what all need, such as the tables of retries, once
-    with ThreadPoolExecutor(run.store.num_reads_at_once) as pool:
-        try:
-            yield from pool.map(read, shards[1:])
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return read_each(run.store, read, shards)
 
 
 def read_sample(

@@ -4,9 +4,9 @@ The plan of a retry is leased, spooled and committed like any plan, and reads th
 committed file is changed, and the current tars of a run and its retries hold every sample once:
 
 - Failed items have no sample. The shards of a retry of failures only add samples beside the others.
-- Samples are retried if their status is named (such as `truncated`). For every shard with such a sample the retry has a
-  shard that replaces it as a whole. It has copies of the samples that are not retried, and of those that fail when they
-  are retried. The tar of the replaced shard moves to `superseded/`.
+- Samples are retried if their status is named (such as `truncated`), or their key. For every shard with such a sample
+  the retry has a shard that replaces it as a whole. It has copies of the samples that are not retried, and of those
+  that fail when they are retried. The tar of the replaced shard moves to `superseded/`.
 
 `Run.rows` returns the rows that are valid after all retries. A retry is planned only when all before it are complete.
 
@@ -19,22 +19,27 @@ committed file is changed, and the current tars of a run and its retries hold ev
 
 | fingerprint of a retry | content                                                                                     |
 |------------------------|---------------------------------------------------------------------------------------------|
-| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures}   |
+| retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures,   |
+|                        | "keys": number and hash of those tried again, null: not selected by key}                    |
 | all other fields       | as a run with the settings of the retry has them                                            |
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datamodules.errors import RunError
 from datamodules.run.commit import finalize_all
 from datamodules.run.failures import count_failures, failures, is_selected
 from datamodules.run.folder import Run
+from datamodules.run.keys import shards_with
 from datamodules.run.opening import differences, plan_once
 from datamodules.run.plan import Shard, ShardSize, plan_name
 from datamodules.run.planning import write_batches, write_plan
@@ -47,16 +52,23 @@ class RetryRequest:
     """Which items a command tries again.
 
     Attributes:
-        classes: failed items of these classes, and samples of these statuses; empty: all failed items.
+        classes: failed items of these classes, and samples of these statuses; empty: all failed items, or all items of
+            `keys`.
         began: start of the command, in seconds since the epoch. The ranks of one launch start together, and fast ranks
             may complete a retry before a slow one opens it. So a rank that began before a retry was complete takes part
             in that retry, and plans no new one.
         roots: absolute folder of the corpus now, for the plan of the retry.
+        keys: only items with these keys, all of them planned, whether they failed or are samples; None: any item.
     """
 
     classes: tuple[str, ...]
     began: float
     roots: tuple[str, ...] = ()
+    keys: frozenset[str] | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what the fingerprint of the retry says of the selection, the same for all ranks of a retry."""
+        return {"classes": sorted(self.classes) or None, "keys": None if self.keys is None else _digest(self.keys)}
 
 
 def refuse_unfinished(run: Run) -> None:
@@ -92,7 +104,7 @@ def open_or_plan_retry(
     run = Run(folder)
     refuse_unfinished(run)
     finalize_all(run)
-    made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, "classes": sorted(request.classes) or None}}
+    made_by = {**fingerprint, "retry": {"of": run.fingerprint_digest, **request.fingerprint()}}
     made_by = json.loads(json.dumps(made_by))
     _refuse_changed(differences(run.plan.fingerprint, made_by), fixed)
     retry = _current_retry(run, made_by, request.began) or _plan_retry(run, made_by, size, request)
@@ -131,14 +143,16 @@ def completed_at(retry: Run) -> float:
 
 def _plan_retry(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: RetryRequest) -> Run:
     """Plan the next retry of `run`, once among all ranks, and open it."""
-    if not count_failures(run, request.classes):
+    counts = count_failures(run, request.classes, request.keys)
+    if not counts:
         raise RunError(f"{run.store} has nothing to retry")
     number = run.retries[-1].retry + 1 if run.retries else 1
     name = plan_name(number)
-    if set(request.classes) & run.outcome().statuses.keys():
+    if counts.keys() & run.outcome().statuses.keys():
         plan_once(run.store, name, lambda: _write_replacing(run, made_by, number, request))
     else:
-        failed = (replace(failure.item, modified=None, version=None) for failure in failures(run, request.classes))
+        selected = failures(run, request.classes, keys=request.keys)
+        failed = (replace(failure.item, modified=None, version=None) for failure in selected)
         plan_once(run.store, name, lambda: write_plan(failed, run.store, made_by, size, number, roots=request.roots))
     return Run(run.store, number)
 
@@ -146,19 +160,49 @@ def _plan_retry(run: Run, made_by: Mapping[str, Any], size: ShardSize, request: 
 def _write_replacing(run: Run, made_by: Mapping[str, Any], number: int, request: RetryRequest) -> None:
     """Write the plan of a retry of samples: for every shard with rows to retry a shard of all its valid rows."""
     superseded = _superseded(run)
-    chosen: list[tuple[Run, Shard, Any]] = []  # with a mask of the valid rows, bool [rows]
+    chosen: list[_Replaced] = []
     for owner in run.with_retries:
-        names = {record.shard for record in owner.records() if _has(record, request.classes)}
-        for shard in (shard for shard in owner.plan.shards if shard.name in names):
+        for shard in _candidates(owner, request):
             rows = owner.table(shard.name, ["key", "status", "reason_class"]).to_pylist()
             valid = [row["key"] not in superseded.get(shard.name, ()) for row in rows]
-            if any(is_valid and is_selected(row, request.classes) for row, is_valid in zip(rows, valid, strict=True)):
-                chosen.append((owner, shard, pa.array(valid)))
+            tried = [is_selected(row, request.classes, request.keys) for row in rows]
+            if np.logical_and(valid, tried).any():
+                chosen.append(_Replaced(owner, shard, np.array(valid), np.array(tried)[valid]))
     splits = list(dict.fromkeys(shard.split for shard in run.plan.shards))
-    chosen.sort(key=lambda entry: splits.index(entry[1].split))  # the shards of a split follow one another in a plan
-    batches = (_without_versions(owner.plan.batch(shard.number).filter(valid)) for owner, shard, valid in chosen)
-    replaces = [shard.name for _, shard, _ in chosen]
-    write_batches(run.store, batches, made_by, run.plan.listing, number, replaces, roots=request.roots)
+    chosen.sort(key=lambda entry: splits.index(entry.shard.split))  # a plan has the shards of a split together
+    batches = (
+        _without_versions(entry.owner.plan.batch(entry.shard.number).filter(pa.array(entry.valid))) for entry in chosen
+    )
+    replaces = [entry.shard.name for entry in chosen]
+    tried_rows = np.concatenate([entry.tried for entry in chosen])
+    write_batches(
+        run.store, batches, made_by, run.plan.listing, number, replaces, roots=request.roots, tried=tried_rows
+    )
+
+
+class _Replaced(NamedTuple):
+    """A shard that a retry replaces.
+
+    Attributes:
+        owner: the run or the retry that has it in its plan.
+        shard: the shard.
+        valid: which of its rows no retry has superseded yet, bool [rows].
+        tried: which of the valid rows are tried again, bool [valid rows].
+    """
+
+    owner: Run
+    shard: Shard
+    valid: NDArray[np.bool_]
+    tried: NDArray[np.bool_]
+
+
+def _candidates(owner: Run, request: RetryRequest) -> Iterator[Shard]:
+    """Yield the shards of a plan that may have rows to retry: those with one of the keys, or one of the classes."""
+    if request.keys is not None:
+        yield from (owner.plan.shards[number] for number in shards_with(owner.plan, request.keys))
+        return
+    names = {record.shard for record in owner.records() if _has(record, request.classes)}
+    yield from (shard for shard in owner.plan.shards if shard.name in names)
 
 
 def _without_versions(batch: Any) -> Any:
@@ -172,6 +216,12 @@ def _without_versions(batch: Any) -> Any:
 def _has(record: Record, classes: Collection[str]) -> bool:
     """Return whether a shard has rows of these failure classes or statuses."""
     return not record.statuses.keys().isdisjoint(classes) or not record.failure_classes.keys().isdisjoint(classes)
+
+
+def _digest(keys: Collection[str]) -> str:
+    """Return the number of keys, and a hash that does not depend on their order."""
+    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16]
+    return f"{len(keys):,} keys, sha256 {digest}"
 
 
 def _superseded(run: Run) -> dict[str, set[str]]:

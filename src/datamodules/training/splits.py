@@ -1,7 +1,7 @@
 """DataLoaders of the splits of a run: for training, validation and test."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
@@ -34,6 +34,7 @@ class TrainingSplits:
         pin_memory: put batches into page-locked memory.
         cache: keeps tars of a run in a bucket on a local disk; None: every sample is requested from the bucket.
         opened: the samples of splits, by name, that an earlier object opened; this one adds those that it opens.
+        excluded: keys of samples to leave out, a set.
 
     Raises:
         ConfigError: there is a cache, but the run is in a folder.
@@ -50,13 +51,14 @@ class TrainingSplits:
         pin_memory: bool,
         cache: TarCache | None,
         opened: dict[str, CommittedSamples],
+        excluded: Collection[str],
     ) -> None:
         if cache and run.store.num_reads_at_once == 1:
             raise ConfigError("cache_dir has no effect for a run in a folder. Leave it out")
         self._run, self._samples, self._names = run, samples, names
         self._batch_size, self._seed = batch_size, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._cache, self._opened = cache, opened
+        self._cache, self._opened, self._excluded = cache, opened, excluded
         self._planned = sorted({shard.split for shard in run.plan.shards})
 
     @property
@@ -71,7 +73,7 @@ class TrainingSplits:
             stage: `fit`, `validate` or `test`.
 
         Raises:
-            RunError: a split is not in the plan, or has no committed samples.
+            RunError: a split is not in the plan, or has no committed samples, or all are left out.
         """
         fit: tuple[Use, ...] = ("train", "val") if self.has_validation else ("train",)
         uses: dict[str, tuple[Use, ...]] = {"fit": fit, "validate": ("val",), "test": ("test",)}
@@ -125,7 +127,12 @@ class TrainingSplits:
                 f"{self._run.store} has no split {split!r}. Set {use}_split to one of {', '.join(self._planned)}"
             )
         if split not in self._opened:
-            self._opened[split] = CommittedSamples(self._run, split)
+            committed = CommittedSamples(self._run, split, self._excluded)
+            if not len(committed):
+                raise RunError(
+                    f"{self._run.store} has no samples of split {split!r} but those that exclude=… leaves out"
+                )
+            self._opened[split] = committed
             self._run.store.wait_longer()  # workers get the store as it is now
         return self._opened[split]
 

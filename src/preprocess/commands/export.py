@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datamodules.errors import ConfigError
-from preprocess.commands.arguments import add_dest, add_folder, add_kind
+from preprocess.commands.arguments import add_dest, add_folder, add_kind, local_path
 from preprocess.destination import destination
 from preprocess.export.format import Format, all_formats
 from preprocess.terminal import Parser, say
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         return _explain(_list_of_formats() if chosen is None else _options_of(chosen), arguments)
     parsed = _parsed(chosen, arguments)
     with destination(parsed.pop("dest")) as dest:
-        written = chosen.write(parsed.pop("folder"), dest.folder, **parsed)
+        written = chosen.write(parsed.pop("folder"), dest.folder, parsed.pop("exclude") or (), **parsed)
     for path in written:
         say(dest.locate(path))
     return 0
@@ -65,6 +65,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help="name of a format, or dotted path of your own module; `--format F --help` shows the options of the format",
     )
     add_dest(parser)
+    parser.add_argument(
+        "--exclude",
+        metavar="FILE",
+        type=local_path,
+        help="leave out the samples whose keys this text file lists, one key per line",
+    )
     add_kind(parser)
 
 

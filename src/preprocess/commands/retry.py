@@ -1,4 +1,4 @@
-"""`preprocess retry`: try the failed items of a run again, or its samples that have a given status."""
+"""`preprocess retry`: try the failed items of a run again, or its samples that have a given status or key."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Collection, Sequence
@@ -12,7 +12,9 @@ from datamodules.objects import absolute_root
 from datamodules.run.failures import count_failures
 from datamodules.run.files import CONFIG
 from datamodules.run.folder import Run
+from datamodules.run.keys import planned_keys
 from datamodules.run.retries import RetryRequest, refuse_unfinished
+from preprocess.commands.arguments import local_path
 from preprocess.commands.run import predict
 from preprocess.job.folder_config import FolderConfig, named_classes, require_trusted
 from preprocess.job.pipeline_cli import parse_pipeline, with_section
@@ -22,9 +24,9 @@ from preprocess.job.session import Job
 from preprocess.terminal import note
 
 _DESCRIPTION = (
-    "Try the failed items of a run again, with the configuration in its folder and the options of `run` that follow, "
-    "for example --data.worker_timeout_seconds 600. Repeat classes of your own, and options that run code or send data "
-    "elsewhere. Rerun the same command to resume an interrupted retry, or to join one."
+    "Try the failed items of a run again, or those of a list, with the configuration in its folder and the options of "
+    "`run` that follow, for example --data.worker_timeout_seconds 600. Repeat classes of your own, and options that "
+    "run code or send data elsewhere. Rerun the same command to resume an interrupted retry, or to join one."
 )
 
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str], began: float) -> int:
     """Try items of a run again, with the run's configuration and the options that override it.
 
     Args:
-        argv: the run's folder, classes of failures, options of `run`.
+        argv: the run's folder, classes of failures, a list of keys, options of `run`.
         began: when the command started; see `RetryRequest`.
 
     Returns:
@@ -48,6 +50,12 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     parser.add_argument("folder", metavar="O", help="folder or URL of a complete run (its --output.dir)")
     parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="only of this class")
     parser.add_argument(
+        "--keys",
+        metavar="FILE",
+        type=local_path,
+        help="only the items whose keys this text file lists, one key per line. Samples are tried again as well",
+    )
+    parser.add_argument(
         "--since",
         metavar="TIME",
         type=_seconds,
@@ -59,7 +67,8 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     if not run.store.find(CONFIG):
         raise ConfigError(f"{run.store} has no {CONFIG} to retry with. It was merged, or made by other means")
     refuse_unfinished(run)
-    if not count_failures(run, options.classes) and all(retry.is_complete() for retry in run.retries):
+    keys = planned_keys(options.keys, run) if options.keys else None
+    if not count_failures(run, options.classes, keys) and all(retry.is_complete() for retry in run.retries):
         if is_first_on_machine():
             note(f"{run.store}: nothing to retry", "green")
         return None
@@ -68,7 +77,7 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     corpus, overrides = _planned_corpus(run, overrides, named)
     cli = parse_pipeline(overrides, FolderConfig(run.store, named))
     corpus = cli.data.corpus or corpus
-    request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),))
+    request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),), keys)
     return cli.job(corpus, request)
 
 

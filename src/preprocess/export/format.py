@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import ConfigError, EnvironmentFailure, RunError
+from datamodules.run.keys import KeyList
 from datamodules.run.kind import class_path_of
 from datamodules.samples import SampleKind
 from preprocess.export import formats
@@ -44,7 +45,7 @@ class Format:
         """Add the options of the format, which are the further arguments of its function `export`."""
         parser.add_function_arguments(self._module.export, skip={"source", "dest"}, as_group=False)
 
-    def write(self, folder: str | os.PathLike[str], dest: Path, **options: Any) -> list[Path]:
+    def write(self, folder: str | os.PathLike[str], dest: Path, exclude: KeyList = (), **options: Any) -> list[Path]:
         """Write the committed samples of the run in `folder` to `dest`.
 
         Shards that are committed meanwhile are left out.
@@ -52,23 +53,27 @@ class Format:
         Args:
             folder: the run's folder.
             dest: folder to write to; made if it is missing.
+            exclude: file with the keys of samples to leave out, or the keys; see `datamodules.run.keys`.
             options: the format's options.
 
         Returns:
             The files written.
 
         Raises:
-            ConfigError: the format cannot hold these samples, or a file that it would write exists.
+            ConfigError: the format cannot hold these samples, a file that it would write exists, `exclude` has keys
+                that are not planned, or no sample is left.
             RunError: `folder` is not a run, has nothing committed, holds samples of another kind, or is damaged.
             EnvironmentFailure: the files cannot be written. None of them exists then.
         """
-        source = Source(folder, self.samples)
+        source = Source(folder, self.samples, exclude)
         self._require_kind(source)
         committed = [
             part.committed() for part in source.run.with_retries
         ]  # listed for all parts now: shards committed later are not exported
         if not any(committed):
             raise RunError(f"no shard is committed in {folder} yet: run it first")
+        if exclude and not any(source.committed(split) for split in source.splits):
+            raise ConfigError(f"{source.run.store} has no samples but those that --exclude leaves out")
         try:
             written: list[Path] = self._module.export(source, dest, **options)
         except OSError as error:
@@ -96,9 +101,11 @@ def all_formats() -> Iterator[Format]:
     return map(Format, format_names())
 
 
-def export(folder: str | os.PathLike[str], format: str, dest: Path, **options: Any) -> list[Path]:
+def export(
+    folder: str | os.PathLike[str], format: str, dest: Path, exclude: KeyList = (), **options: Any
+) -> list[Path]:
     """Write the committed samples of a run in a format; see `Format` and its `write`."""
-    return Format(format).write(folder, dest, **options)
+    return Format(format).write(folder, dest, exclude, **options)
 
 
 def _module_of(name: str) -> ModuleType:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Generic
 
 from datamodules.run.folder import Run
+from datamodules.run.keys import KeyList, planned_keys
 from datamodules.run.kind import kind_of
 from datamodules.run.reader import CommittedSamples
 from datamodules.samples import Sample, SampleKind
@@ -13,19 +14,30 @@ from preprocess.export.statistics import counts
 
 
 class Source(Generic[Sample]):
-    """The committed samples of a run, as they are when the export begins.
+    """The committed samples of a run, as they are when the export begins, but for those that are left out.
 
     Args:
         folder: of the run.
         kind: the class of its samples; None: the class that the run's plan names.
+        exclude: file with the keys of samples to leave out, or the keys; see `datamodules.run.keys`.
 
     Attributes:
         run: the run and its retries. It does not see shards that are committed later.
         splits: those of the plan, in its order; some may have no samples.
+
+    Raises:
+        ConfigError: the list of keys cannot be read, or has keys that are not planned.
+        RunError: `folder` is not a run.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], kind: type[SampleKind[Sample]] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        kind: type[SampleKind[Sample]] | None = None,
+        exclude: KeyList = (),
+    ) -> None:
         self.run: Run = _Snapshot(folder)
+        self._excluded = planned_keys(exclude, self.run)
         self.splits = list(dict.fromkeys(shard.split for shard in self.run.plan.shards))
         self._class = kind
 
@@ -39,8 +51,10 @@ class Source(Generic[Sample]):
         return self._class() if self._class else kind_of(self.run)
 
     def committed(self, split: str) -> CommittedSamples | None:
-        """Return the samples of `split` for random access, not decoded; None if it has no samples."""
-        return CommittedSamples(self.run, split) if self.run.outcome(split).committed else None
+        """Return the samples of `split` for random access, not decoded; None if it has no samples, or none is left."""
+        if not self.run.outcome(split).committed:
+            return None
+        return CommittedSamples(self.run, split, self._excluded) or None
 
     def samples(self, split: str) -> Iterator[Sample]:
         """Yield the samples of `split` in planned order, one at a time.
@@ -54,7 +68,7 @@ class Source(Generic[Sample]):
 
     def statistics(self, split: str) -> dict[str, Any]:
         """Return what became of the planned items of `split`; see `statistics.py`."""
-        return counts(self.run, split)
+        return counts(self.run, split, self._excluded)
 
 
 class _Snapshot(Run):

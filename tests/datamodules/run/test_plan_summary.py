@@ -33,6 +33,8 @@ from support.runs import FINGERPRINT, some_items
         ({"roots": "{}"}, "where texts are required"),
         ({"corpus_types": '{"a": "list<list<int64>>"}'}, "is not the type of a field"),
         ({"digest": "../../../etc/pass"}, "is not the digest of a file"),
+        ({"tried": "AAA="}, "it says of 16 items whether they are tried again, and has 1"),
+        ({"tried": "?"}, "base64"),
     ],
 )
 def test_invalid_metadata_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:

@@ -138,7 +138,7 @@ def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
 def test_a_split_of_which_everything_failed_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Item("bad", "train", "bad", ("f.png",))])
     work(tmp_path)
-    with pytest.raises(RunError, match="no shard is committed"):
+    with pytest.raises(RunError, match="has no samples: all items of its committed shards failed"):
         CommittedSamples(run)
 
 

@@ -65,7 +65,7 @@ def test_a_retry_plans_the_failed_items_alone(folder: Path) -> None:
         ("dev-retry001-000000", ["dev/x-bad-once"]),
     ]
     assert retry.plan.items(2) == [named("dev/x-bad-once")]
-    retried = {"of": Run(folder).fingerprint_digest, "classes": None}
+    retried = {"of": Run(folder).fingerprint_digest, "classes": None, "keys": None}
     assert retry.plan.fingerprint == {**FINGERPRINT, "retry": retried}
 
 

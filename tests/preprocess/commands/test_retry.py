@@ -97,7 +97,7 @@ def test_failed_items_are_committed_with_other_settings_and_read_by_all(
     assert list(verify(Run(folder))) == []
     fingerprint = Run(folder, 1).plan.fingerprint
     assert fingerprint["extractor"]["init_args"]["poison"] is None
-    assert fingerprint["retry"] == {"of": Run(folder).fingerprint_digest, "classes": ["extract"]}
+    assert fingerprint["retry"] == {"of": Run(folder).fingerprint_digest, "classes": ["extract"], "keys": None}
 
 
 def test_a_corpus_with_another_root_option_is_read_from_another_folder(
@@ -170,6 +170,33 @@ def test_a_file_that_was_fixed_is_committed_by_a_second_retry(folder: Path, capf
     assert [retry.plan.num_items for retry in Run(folder).retries] == [3, 1]
     assert main(command) == 0
     assert last_line(capfd) == "nothing to retry"
+
+
+def test_the_items_of_a_list_are_tried_again_whether_they_failed_or_are_samples(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flagged = folder.parent / "flagged.txt"
+    flagged.write_text("train/i3\n\ntrain/i5\n")
+    _picture(33).save(folder.parent / "corpus" / "i3.png")
+    _picture(44).save(folder.parent / "corpus" / "i4.png")
+    before = brightness(folder)
+    command = ["retry", str(folder), *OWN, "--keys", str(flagged), "--model.poison", "null"]
+    assert main(command) == 0
+    assert last_line(capfd) == "8 planned = 6 committed + 2 failed + 0 missing"
+    assert brightness(folder) == before | {"train/i3": 33, "train/i5": 7}
+    assert list(verify(Run(folder))) == []
+    assert main([*command, "--class", "decode"]) == 0
+    assert last_line(capfd) == "nothing to retry"
+
+
+def test_a_list_with_unknown_keys_plans_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flagged = folder.parent / "flagged.txt"
+    flagged.write_text("train/i3\ntrain/i33\n")
+    assert main(["retry", str(folder), *OWN, "--keys", str(flagged)]) == 2
+    error = capfd.readouterr().err
+    assert f"{flagged} names a key that is not in {folder}: 'train/i33'. The nearest key is 'train/i3'" in error
+    assert error.count("\n") == 1
+    assert Run(folder).retries == []
 
 
 def test_a_retry_that_died_is_finished_by_the_same_command_and_others_are_refused(

@@ -163,8 +163,8 @@ def test_key_without_its_split_fails_and_names_those_that_contain_it(run: Run) -
         view(run, "v2", Terminal())
 
 
-def test_key_like_no_other_fails_and_names_the_first(run: Run) -> None:
-    with pytest.raises(RunError, match=r"no item '%%%' among 8; the first is 'train/v0'"):
+def test_key_like_no_other_fails_and_names_one_of_the_run(run: Run) -> None:
+    with pytest.raises(RunError, match=r"no item '%%%' among 8; closest: 'dev/v0'$"):
         view(run, "%%%", Terminal())
 
 

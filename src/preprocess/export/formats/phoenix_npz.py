@@ -58,7 +58,8 @@ def export(source: Source[KeypointSample], dest: Path) -> list[Path]:
 
 
 def _write_npz(path: Path, source: Source[KeypointSample], split: str) -> KeypointStatistics:
-    statistics, num_frames = KeypointStatistics(source.statistics(split)), source.run.outcome(split).num_frames
+    counts = source.statistics(split)
+    statistics, num_frames = KeypointStatistics(counts), counts["frames"]
     with zipfile.ZipFile(path, "w") as archive, FrameNames(path.parent) as names:
         written = 0
         with _array(archive, "keypoints", (num_frames, _NUM_KEYPOINTS, 3), np.dtype("<f4")) as file:

@@ -89,8 +89,8 @@ def test_failed_items_are_in_the_statistics_and_nowhere_else(tmp_path: Path) -> 
         "train": 2, "val": 2, "test": 0,
     }  # fmt: skip
     assert json.loads(statistics.read_text())["train"] == {
-        "split": "train", "frames": 32, "videos": 2, "planned": 3, "committed": 2, "failed": 1, "not_done": 0,
-        "failures": [{"key": "train/v1", "reason": REASON}],
+        "split": "train", "frames": 32, "videos": 2, "planned": 3, "committed": 2, "excluded": 0, "failed": 1,
+        "not_done": 0, "failures": [{"key": "train/v1", "reason": REASON}],
     }  # fmt: skip
 
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import html
-import json
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,13 +13,12 @@ from torch import Tensor
 
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError, ExtractError
-from datamodules.hub import find_files
 from datamodules.loading.batch import Batch, ItemSummary
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.media.sampling import Short, Uniform
-from datamodules.printable import printable
 from datamodules.samples.clips import ClipSample, ClipSamples, jpeg, jpeg_frames, mp4_frames, raw_frames
+from preprocess.clip_vocabulary import END, INSTALLED, read_vocabulary
 from preprocess.job.extractor import Extractor
 
 TextCleaning = Literal["none", "openai"]
@@ -32,10 +29,7 @@ _STORES: dict[str, Callable[[Sequence[Any]], dict[str, bytes]]] = {
     "jpeg": jpeg_frames,
     "mp4": mp4_frames,
 }
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # of a tokenizer: one of these sets
 _FACTS = ("codec", "width", "height", "pixel_aspect_ratio", "num_frames", "num_skipped_frames", "backends")
-_ADVICE = "Give a folder with CLIP's vocab.json and merges.txt, or null for clips without tokens"
 
 
 class Clips(Extractor):
@@ -47,7 +41,8 @@ class Clips(Extractor):
         width: of the frames, in px.
         short: what to do with videos of fewer frames: `fail`, `repeat` or `pad`; see `media.sampling.Uniform`.
         store: frames as one array (`raw`), as `jpeg`s of quality 95, or as one `mp4`.
-        tokenizer: CLIP's tokenizer: a folder with its files, or its name on the Hugging Face hub; null: no tokens.
+        tokenizer: `clip`: CLIP's own, which is installed; or a folder with the files of one, or its name on the Hugging
+            Face hub; null: no tokens.
         text_cleaning: how a text is cleaned before it is tokenized. `none`: not at all; `openai`: as by the tokenizers
             of OpenAI's CLIP and open_clip, see `cleaned`. The json keeps the original text.
         decode: `cpu`; or `cuda`: with NVDEC of the rank's GPU.
@@ -70,7 +65,7 @@ class Clips(Extractor):
         width: int = 256,
         short: Short = "fail",
         store: Literal["raw", "jpeg", "mp4"] = "raw",
-        tokenizer: str | None = "openai/clip-vit-base-patch32",
+        tokenizer: str | None = INSTALLED,
         text_cleaning: TextCleaning = "none",
         decode: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
@@ -172,8 +167,7 @@ class ClipTokenizer:
     end of the text; OpenAI's tokenizer makes them the special tokens.
 
     Args:
-        name: a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`; or a name on the Hugging Face hub,
-            which is asked only if its cache on this machine does not have the files.
+        name: see `read_vocabulary`.
         text_cleaning: see `Clips`.
 
     Attributes:
@@ -184,16 +178,16 @@ class ClipTokenizer:
         ConfigError: the files are missing, damaged, or not those of CLIP's tokenizer.
     """
 
-    def __init__(self, name: str, text_cleaning: TextCleaning = "none") -> None:
+    def __init__(self, name: str = INSTALLED, text_cleaning: TextCleaning = "none") -> None:
         from transformers import CLIPTokenizer
 
-        vocabulary, merges = _read(find_files(name, "--model.tokenizer", _FILES, advice=_ADVICE))
+        vocabulary, merges = read_vocabulary(name)
         self._tokenizer = CLIPTokenizer(vocabulary, merges).backend_tokenizer  # type: ignore[arg-type] # it accepts pairs
         self._tokenizer.encode_special_tokens = True  # in a text, as text
         self.clean: Callable[[str], str] = str
         if text_cleaning == "openai":
             self.clean, self._tokenizer.normalizer = cleaned, None  # which would compose letters again after lower()
-        self._end = vocabulary[_END]
+        self._end = vocabulary[END]
         self.sha256 = hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def __call__(self, text: str) -> tuple[NDArray[np.int64], int]:
@@ -221,29 +215,3 @@ def cleaned(text: str) -> str:
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip().lower()
-
-
-def _read(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Return the complete vocabulary and merges of CLIP's tokenizer in `folder`."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    try:
-        if (folder / "tokenizer.json").is_file():
-            model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
-            vocabulary, lines = model["vocab"], model["merges"]
-        else:
-            vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
-            lines = (folder / "merges.txt").read_text("utf-8").split("\n")[1:]  # the first line is the version
-        pairs = [line.split() if isinstance(line, str) else line for line in lines if line]
-        merges = [(str(first), str(second)) for first, second in pairs]
-        words = set(vocabulary)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"the tokenizer in {folder} is damaged: {printable(str(error))[:300]}") from error
-    letters = {letter + end for letter in ByteLevel.alphabet() for end in ("", "</w>")}
-    merged = {first + second for first, second in merges}
-    if words != letters | merged | {_START, _END}:
-        raise ConfigError(
-            f"the tokenizer in {folder} is not CLIP's, or cut off: {len(words):,} words, {len(merges):,} merges. "
-            "CLIP's has start, end, 512 letters, and a word for each merge"
-        )
-    return vocabulary, merges

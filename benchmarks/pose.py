@@ -14,7 +14,7 @@ because others may use the machine.
 |------------|--------------------------------------------------------------------------------------------------------|
 | script     | the usual: a process pool, `mp.solutions.pose.Pose` made for every image; a text file for each         |
 | once       | the same with `Pose` made once in each process                                                         |
-| preprocess | `preprocess run --config configs/pose.yaml`                                                            |
+| preprocess | `preprocess run pose`                                                            |
 
 These have the same number of computing processes, and take turns. The steady rate counts from the first finished
 image, or shard, to the last; the whole rate from starting the process to its end.

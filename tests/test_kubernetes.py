@@ -36,7 +36,7 @@ def rank(pod: dict[str, Any]) -> dict[str, Any]:
 def parsed(rank: dict[str, Any]) -> PipelineCLI:
     words: list[str] = [*rank["command"], *rank["args"]]
     assert words[:2] == ["preprocess", "run"]
-    return parse_pipeline([word.replace("/framemill", str(ROOT)) for word in words[2:]])
+    return parse_pipeline(words[2:])
 
 
 def test_every_pod_is_replaced_by_itself_until_it_succeeds(job: dict[str, Any], pod: dict[str, Any]) -> None:

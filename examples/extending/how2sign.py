@@ -1,6 +1,6 @@
 """A corpus of one's own: How2Sign, a list of sentences that says where each is in a long video.
 
-    python -m preprocess run --config configs/keypoints_videos.yaml --output.dir O \
+    python -m preprocess run keypoints_videos --output.dir O \
         --data.corpus examples.extending.how2sign.How2Sign --data.root /data/how2sign/raw_videos \
         --data.sentences /data/how2sign/how2sign_realigned_train.csv
 

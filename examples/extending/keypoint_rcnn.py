@@ -1,6 +1,6 @@
 """A backend of one's own for the pose pipeline: torchvision's Keypoint R-CNN.
 
-    python -m preprocess run --config configs/pose.yaml --data.root R --output.dir O --trainer.accelerator gpu \
+    python -m preprocess run pose --data.root R --output.dir O --trainer.accelerator gpu \
         --model.backend examples.extending.keypoint_rcnn.KeypointRcnn \
         --model.backend.weights keypointrcnn_resnet50_fpn_coco-fc266e95.pth
 

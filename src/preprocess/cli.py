@@ -28,6 +28,7 @@ from preprocess.terminal import Parser, note
 
 _COMMANDS = {  # each is a module of preprocess.commands
     "run": "run a pipeline over a corpus, resume a run, or join one",
+    "configs": "list the configurations that `run` takes by name, or print one",
     "check": "list the items that would fail in a run, without running the pipeline",
     "estimate": "run a few items of a corpus, and estimate hours and disk space for all of it",
     "retry": "try the failed items of a run again",

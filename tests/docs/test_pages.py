@@ -36,8 +36,9 @@ def test_links_lead_to_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_configurations_that_a_page_names_exist(page: Path) -> None:
-    names = re.findall(r"configs/[\w/]+\.\w+", page.read_text())
-    assert [name for name in names if not (ROOT / name).is_file()] == []
+    files = re.findall(r"configs/[\w/]+\.\w+", page.read_text())
+    names = re.findall(r" (?:run|estimate|check|configs) (?:\\\n +)?([a-z]\w+) (?:--|…|>|\\)", page.read_text())
+    assert [name for name in (*files, *(f"configs/{name}.yaml" for name in names)) if not (ROOT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -19,6 +19,7 @@ from jinja2 import StrictUndefined, Template
 
 from datamodules.errors import ConfigError
 from datamodules.printable import printable
+from preprocess.configurations import with_config
 from preprocess.terminal import Parser, note, say
 
 _COMMANDS = ("run", "retry")
@@ -127,11 +128,15 @@ def _script(made_by: str, options: Mapping[str, str | None], command: Sequence[s
         made_by: the command line, for its header.
         options: of sbatch, by name; None: without a value.
         command: `run` or `retry` and its options.
+
+    Raises:
+        ConfigError: `run` is followed by a bare word that is no configuration.
     """
     own = [f"--output.grace_seconds={_GRACE_SECONDS}"]  # before the options of the user, which take precedence
     if command[0] == "retry":  # all tasks, late ones too, are to work on one retry
         own.append(f"--since={datetime.now(timezone.utc).isoformat(timespec='seconds')}")
-    words = [sys.executable, "-m", "preprocess", command[0], *own, *command[1:]]
+    given = with_config(command[1:]) if command[0] == "run" else command[1:]
+    words = [sys.executable, "-m", "preprocess", command[0], *own, *given]
     lines = [f"--{name}" + ("" if value is None else f"={_sbatch_quoted(value)}") for name, value in options.items()]
     template = files("preprocess.commands").joinpath("sbatch.sh.jinja").read_text("utf-8")
     script: str = Template(template, undefined=StrictUndefined, keep_trailing_newline=True).render(

@@ -12,6 +12,7 @@ from datamodules import FramesDataModule
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError
 from datamodules.run.retries import RetryRequest
+from preprocess.configurations import with_config
 from preprocess.job.extractor import Extractor
 from preprocess.job.folder_config import FolderConfig, denied_import
 from preprocess.job.output import Output
@@ -84,12 +85,14 @@ def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> P
     """Parse the options of `preprocess run`.
 
     Args:
-        argv: the options.
+        argv: the options, which the name of an installed configuration may precede.
         folder: see `PipelineCLI`.
 
     Raises:
-        ConfigError: an option is unknown or has a wrong value. The message is one line.
+        ConfigError: an option or the name is unknown, or an option has a wrong value. The message is one line.
     """
+    if folder is None:
+        argv = with_config(argv)
     imports = folder.importing_named() if folder else nullcontext()
     with warnings.catch_warnings(), imports, escaped_output():  # `retry --print_config` prints text of the folder
         # these warnings are about Lightning's use of jsonargparse; users can do nothing about them

@@ -123,7 +123,20 @@ def test_the_tasks_of_a_retry_work_on_one_retry(capsys: pytest.CaptureFixture[st
 def test_arguments_reach_the_ranks_as_they_were_given(
     run_script: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
-    arguments = ["two words", "it's", 'a "b"', "$HOME `id` $(id)", "*", "\\n", "", "#", "ü 猫", "-x=\x1b[1m", "a\nb'\\"]
+    arguments = [
+        "--model.prompt",
+        "two words",
+        "it's",
+        'a "b"',
+        "$HOME `id` $(id)",
+        "*",
+        "\\n",
+        "",
+        "#",
+        "ü 猫",
+        "-x=\x1b[1m",
+        "a\nb'\\",
+    ]
     arguments.append(os.fsdecode(b"not UTF-8: \xff"))
     (tmp_path / "statuses").write_text("0\n")
     done = run_script("run", *arguments)

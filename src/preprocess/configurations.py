@@ -1,0 +1,45 @@
+"""The configurations that are installed with the package, by name: the files `configs/*.yaml`. Without torch."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from datamodules.errors import ConfigError
+
+_IN_WHEEL = Path(__file__).parent / "configs"
+_IN_CHECKOUT = Path(__file__).parents[2] / "configs"  # for an editable install
+_FOLDER = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CHECKOUT
+
+
+def summaries() -> dict[str, str]:
+    """Return the first line of the header of each configuration, by name."""
+    files = sorted(_FOLDER.glob("*.yaml"))
+    return {file.stem: file.read_text("utf-8").partition("\n")[0].removeprefix("# ") for file in files}
+
+
+def find_configuration(name: str) -> Path:
+    """Return the file of the configuration `name`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    names = list(summaries())
+    if name in names:
+        return _FOLDER / f"{name}.yaml"
+    if Path(name).is_file():
+        raise ConfigError(f"{name} is a file, not the name of a configuration. Write --config {name}")
+    nearest = get_close_matches(name, names, n=1)
+    meant = f"Did you mean {nearest[0]}? " if nearest else ""
+    known = ", ".join(names)
+    raise ConfigError(f"there is no configuration {name!r}. {meant}Known: {known}. For a file, write --config FILE")
+
+
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """Return arguments of `run` whose first one, if it is a bare name of a configuration, is `--config FILE` instead.
+
+    Raises:
+        ConfigError: there is no configuration of that name.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        return list(arguments)
+    return ["--config", str(find_configuration(arguments[0])), *arguments[1:]]

@@ -29,7 +29,7 @@ from datamodules.training.splits import TrainingSplits
 
 _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
-_TRAINING_OPTIONS = (
+TRAINING_OPTIONS = (
     *("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split"),
     *("exclude", "cache_dir", "cache_bytes"),
 )
@@ -184,7 +184,7 @@ class FramesDataModule(LightningDataModule):
         Raises:
             ConfigError: an option has no effect in preprocessing, or this machine lacks the requested decoder.
         """
-        self._refuse(_TRAINING_OPTIONS, "preprocessing")
+        self._refuse(TRAINING_OPTIONS, "preprocessing")
         request = extractor_request.resolve(self.decoding, device)
         request.decoding.require()
         return request

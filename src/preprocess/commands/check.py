@@ -7,7 +7,6 @@ extractor that discards the frames. So files that hang or crash their decoder ar
 
 import os
 import tempfile
-from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from signal import Signals
@@ -29,6 +28,7 @@ from datamodules.samples import SampleKind
 from preprocess.commands.failures import print_json, show, summary
 from preprocess.job.extractor import Extractor
 from preprocess.job.pipeline_cli import parse_pipeline
+from preprocess.job.pipeline_help import PipelineParser
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
 from preprocess.terminal import Terminal, note, say
@@ -36,12 +36,19 @@ from preprocess.terminal import Terminal, note, say
 
 def main(argv: Sequence[str]) -> int:
     """Run the check; `argv` are options of `run`, `--full` and `--json`. Returns the exit status."""
-    parser = ArgumentParser("preprocess check", add_help=False, allow_abbrev=False)
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    options, argv = parser.parse_known_args(argv)
+    command = parser()
+    options, argv = command.parse_known_args(argv)
     quiet()
-    return check(parse_pipeline([*argv, "--trainer.devices", "1"]).job(), options.full, options.json)
+    job = parse_pipeline([*argv, "--trainer.devices", "1"], command=command).job()
+    return check(job, options.full, options.json)
+
+
+def parser() -> PipelineParser:
+    """Return the parser of the command's own options."""
+    parser = PipelineParser("check", "List the items that would fail in a run, without running the pipeline.")
+    parser.add_argument("--full", action="store_true", help="decode every frame, not only the first and the last")
+    parser.add_argument("--json", action="store_true", help="print the failures as JSON Lines")
+    return parser
 
 
 def check(job: Job, full: bool, json: bool) -> int:

@@ -15,6 +15,7 @@ from datamodules.errors import ConfigError
 from datamodules.run.failures import failures
 from datamodules.run.store import Folder
 from preprocess.job.pipeline_cli import parse_pipeline
+from preprocess.job.pipeline_help import PipelineParser
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
 from preprocess.report.status import bottleneck, disk_free_bytes, duration
@@ -75,10 +76,18 @@ class Estimate:
 
 def main(argv: Sequence[str]) -> int:
     """Print the estimate; `argv` are options of `run`. Returns the exit status."""
+    command = parser()
+    _, argv = command.parse_known_args(argv)
     quiet()
-    for line in str(estimate(parse_pipeline([*argv, "--trainer.devices", "1"]).job())).splitlines():
+    job = parse_pipeline([*argv, "--trainer.devices", "1"], command=command).job()
+    for line in str(estimate(job)).splitlines():
         say(line)
     return 0
+
+
+def parser() -> PipelineParser:
+    """Return the parser of the command's own options."""
+    return PipelineParser("estimate", "Run a few items of a corpus, and estimate hours and disk space for all of it.")
 
 
 def estimate(job: Job) -> Estimate:

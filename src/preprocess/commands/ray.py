@@ -16,6 +16,7 @@ from datamodules.run.retries import completed_at
 from preprocess.cluster.rank_task import RankTask
 from preprocess.commands.retry import parse_retry
 from preprocess.commands.run import conclude
+from preprocess.commands.run import parser as run_parser
 from preprocess.job.interrupt import SignalListener
 from preprocess.job.pipeline_cli import parse_pipeline
 from preprocess.job.progress import quiet
@@ -42,7 +43,7 @@ def main(argv: Sequence[str], began: float) -> int:
         raise ConfigError("Ray is not installed. Install framemill[ray]")
     quiet()
     if options.command == "run":
-        job: Job | None = parse_pipeline(options.arguments).job()
+        job: Job | None = parse_pipeline(options.arguments, command=run_parser()).job()
     else:
         job = parse_retry(options.arguments, began)
     return _work(job, options) if job else 0

@@ -75,7 +75,7 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     quiet()
     named = named_classes(overrides)
     corpus, overrides = _planned_corpus(run, overrides, named)
-    cli = parse_pipeline(overrides, FolderConfig(run.store, named))
+    cli = parse_pipeline(overrides, folder=FolderConfig(run.store, named))
     corpus = cli.data.corpus or corpus
     request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),), keys)
     return cli.job(corpus, request)

@@ -10,6 +10,7 @@ from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run
 from preprocess.integrity import coverage
 from preprocess.job.pipeline_cli import parse_pipeline
+from preprocess.job.pipeline_help import PipelineParser
 from preprocess.job.placement import is_first_on_machine
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
@@ -21,7 +22,12 @@ _NO_LIMIT = FailureLimit()
 def main(argv: Sequence[str]) -> int:
     """Run `preprocess run` with the options `argv`. Returns the exit status."""
     quiet()
-    return predict(parse_pipeline(argv).job())
+    return predict(parse_pipeline(argv, command=parser()).job())
+
+
+def parser() -> PipelineParser:
+    """Return the parser of the command's own options: none but those of the pipeline."""
+    return PipelineParser("run", "Run a pipeline over a corpus, resume a run, or join one.")
 
 
 def predict(job: Job) -> int:

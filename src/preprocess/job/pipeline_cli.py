@@ -16,15 +16,10 @@ from preprocess.configurations import with_config
 from preprocess.job.extractor import Extractor
 from preprocess.job.folder_config import FolderConfig, denied_import
 from preprocess.job.output import Output
+from preprocess.job.pipeline_help import HelpAction, PipelineParser
 from preprocess.job.placement import is_first_on_machine
 from preprocess.job.session import TRAINER_DEFAULTS, Job
 from preprocess.terminal import escaped_output, note
-
-_DESCRIPTION = (
-    "Run a pipeline over a corpus, resume a run, or join one. The options of a class are shown by "
-    "--model.help CLASS and --data.corpus.help CLASS; --data.NAME is short for --data.corpus.init_args.NAME, and "
-    "--max-failures for --output.max_failures."
-)
 
 
 class PipelineCLI(LightningCLI):
@@ -33,11 +28,14 @@ class PipelineCLI(LightningCLI):
     Args:
         folder: configuration of the run to retry; the command line overrides it. None: use only the command line and
             its `--config` files.
+        command: parser of the command's own options, for `--help`; None: the command has a help of its own.
         options: options of `LightningCLI`.
     """
 
-    def __init__(self, folder: FolderConfig | None = None, **options: Any) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: FolderConfig | None = None, command: PipelineParser | None = None, **options: Any
+    ) -> None:
+        self._folder, self._command = folder, command
         super().__init__(Extractor, FramesDataModule, **options)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -52,7 +50,9 @@ class PipelineCLI(LightningCLI):
             note(line, "yellow")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the section `output` and the Trainer's defaults for preprocessing."""
+        """Add the section `output`, the Trainer's defaults for preprocessing, and `--help`."""
+        if self._command:
+            parser.add_argument("-h", "--help", "--help-all", action=HelpAction, command=self._command)
         parser.add_class_arguments(Output, "output")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
 
@@ -81,12 +81,14 @@ class PipelineCLI(LightningCLI):
         return Job(self.extractor, corpus, self.data, self.output, self.trainer_options, text, retry)
 
 
-def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> PipelineCLI:
+def parse_pipeline(
+    argv: Sequence[str], folder: FolderConfig | None = None, command: PipelineParser | None = None
+) -> PipelineCLI:
     """Parse the options of `preprocess run`.
 
     Args:
         argv: the options, which the name of an installed configuration may precede.
-        folder: see `PipelineCLI`.
+        folder, command: see `PipelineCLI`.
 
     Raises:
         ConfigError: an option or the name is unknown, or an option has a wrong value. The message is one line.
@@ -101,13 +103,14 @@ def parse_pipeline(argv: Sequence[str], folder: FolderConfig | None = None) -> P
         try:
             return PipelineCLI(
                 folder,
+                command,
                 args=[with_section(argument) for argument in argv],
                 run=False,
                 subclass_mode_model=True,
                 save_config_callback=None,
                 seed_everything_default=False,
                 auto_configure_optimizers=False,
-                parser_kwargs={"prog": "preprocess run", "description": _DESCRIPTION, "exit_on_error": False},
+                parser_kwargs={"prog": "preprocess run", "add_help": False, "exit_on_error": False},
             )
         except ArgumentError as error:
             raise ConfigError(denied_import(str(error)) or _in_one_line(str(error))) from error

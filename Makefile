@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python examples/demo.py $(DEMO)
+	$(BIN)/preprocess demo $(DEMO)
 
 # Without mediapipe, its models are downloaded once into the user's cache, before the tests that need them start at once.
 test: $(INSTALLED)

@@ -43,6 +43,7 @@ _COMMANDS = {  # each is a module of preprocess.commands
     "merge": "merge complete runs into one",
     "models": "show where the models of MediaPipe Holistic are, or fetch them ahead of a run",
     "sample": "create a small demo corpus",
+    "demo": "preprocess the demo corpus, and look at the result",
 }
 
 

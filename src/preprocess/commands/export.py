@@ -30,15 +30,21 @@ def main(arguments: Sequence[str]) -> int:
 
 def _explain(more: str, arguments: Sequence[str]) -> int:
     """Exit with the help and `more`, or with the message that `--format` is missing."""
+    command = parser()
+    command.epilog = more
+    command.parse_args(arguments)
+    raise AssertionError("--format is required")
+
+
+def parser() -> Parser:
+    """Return the parser of the options that all formats have."""
     parser = Parser(
         "preprocess export",
         description="Write the committed samples of a run in a format that other code reads.",
-        epilog=more,
         formatter_class=RawDescriptionHelpFormatter,
     )
     _add_arguments(parser)
-    parser.parse_args(arguments)
-    raise AssertionError("--format is required")
+    return parser
 
 
 def _parsed(format: Format, arguments: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from datamodules.run.failures import Failure, count_failures, failures
 from datamodules.run.folder import Run
 from preprocess.commands.arguments import local_path, parser_of
 from preprocess.export.destination import all_or_none
-from preprocess.terminal import Terminal, cell, say
+from preprocess.terminal import Parser, Terminal, cell, say
 
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("key", "split", "path", "reason_class", "reason")]
@@ -40,17 +40,7 @@ _CHUNK_ROWS = 1000
 
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess failures` and return its exit status."""
-    parser = parser_of(
-        "failures",
-        "List the items that failed, where and why. Items that a later `retry` turned into samples are not listed.",
-    )
-    parser.add_argument(
-        "--class", dest="classes", metavar="C", action="append", default=[], help="list this class of failures only"
-    )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
-    form.add_argument("--parquet", metavar="FILE", type=local_path, help="write a Parquet file instead of a table")
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     run = Run(options.folder)
     counts, failed = count_failures(run, options.classes), failures(run, options.classes)
     if options.json:
@@ -63,6 +53,21 @@ def main(arguments: Sequence[str]) -> int:
         show(failed, Terminal())
     say(summary(counts))
     return 0
+
+
+def parser() -> Parser:
+    """Return the parser of the command's options."""
+    parser = parser_of(
+        "failures",
+        "List the items that failed, where and why. Items that a later `retry` turned into samples are not listed.",
+    )
+    parser.add_argument(
+        "--class", dest="classes", metavar="C", action="append", default=[], help="list this class of failures only"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
+    form.add_argument("--parquet", metavar="FILE", type=local_path, help="write a Parquet file instead of a table")
+    return parser
 
 
 def show(failed: Iterable[Failure], console: Terminal) -> None:

@@ -49,14 +49,19 @@ _MAY_DIFFER = ("corpus", "shards")  # in the fingerprints: which items, and how 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess merge`, print the folder of the merged run, and return the exit status."""
+    options = parser().parse_args(arguments)
+    say(str(merge(options.folders, options.dest).store))
+    return 0
+
+
+def parser() -> Parser:
+    """Return the parser of the command's options."""
     parser = Parser("preprocess merge", description="Merge complete runs over different splits or items into one run.")
     parser.add_argument(
         "folders", metavar="O", nargs="+", help="folders or URLs of complete runs; they stay as they are"
     )
     add_dest(parser)
-    options = parser.parse_args(arguments)
-    say(str(merge(options.folders, options.dest).store))
-    return 0
+    return parser
 
 
 def merge(folders: Sequence[Location], dest: Location) -> Run:

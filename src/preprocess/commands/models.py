@@ -17,6 +17,14 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 1 if a model of a default run is missing, or a file is not the model of its name.
     """
+    options = parser().parse_args(arguments)
+    if options.fetch:
+        find_models((name for name, model in MODELS.items() if model.folder), options.model_dir)
+    return _show(options.model_dir)
+
+
+def parser() -> Parser:
+    """Return the parser of the command's options."""
     parser = Parser(
         "preprocess models",
         description="Show the models of MediaPipe Holistic, and where each is: in --model_dir, in the installed "
@@ -34,10 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         help="put models that are missing into the cache folder, from the wheel in --model_dir, or from the one that "
         "pip downloads: 35 MB",
     )
-    options = parser.parse_args(arguments)
-    if options.fetch:
-        find_models((name for name, model in MODELS.items() if model.folder), options.model_dir)
-    return _show(options.model_dir)
+    return parser
 
 
 def _show(folder: Path | None) -> int:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str], began: float) -> int:
         argv: options of Ray, the command, its options.
         began: when the command started; see `RetryRequest`.
     """
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     if find_spec("ray") is None:
         raise ConfigError("Ray is not installed. Install framemill[ray]")
     quiet()
@@ -122,7 +122,8 @@ def _retry_number(job: Job) -> int:
     return len(retries) + 1
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Return the parser of the command's own options."""
     parser = Parser(
         "preprocess ray",
         description=_DESCRIPTION,

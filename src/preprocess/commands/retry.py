@@ -21,7 +21,7 @@ from preprocess.job.pipeline_cli import parse_pipeline, with_section
 from preprocess.job.placement import is_first_on_machine
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job
-from preprocess.terminal import note
+from preprocess.terminal import Parser, note
 
 _DESCRIPTION = (
     "Try the failed items of a run again, or those of a list, with the configuration in its folder and the options of "
@@ -44,9 +44,9 @@ def main(argv: Sequence[str], began: float) -> int:
     return predict(job) if job else 0
 
 
-def parse_retry(argv: Sequence[str], began: float) -> Job | None:
-    """Return the job of `preprocess retry` with the options `argv`; None, with a message, if nothing is to be done."""
-    parser = ArgumentParser("preprocess retry", allow_abbrev=False, description=_DESCRIPTION)
+def parser() -> Parser:
+    """Return the parser of the command's own options."""
+    parser = Parser("preprocess retry", allow_abbrev=False, description=_DESCRIPTION)
     parser.add_argument("folder", metavar="O", help="folder or URL of a complete run (its --output.dir)")
     parser.add_argument("--class", dest="classes", metavar="C", action="append", default=[], help="only of this class")
     parser.add_argument(
@@ -62,7 +62,12 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
         help="take part in a retry that was completed after this time, such as 2026-11-30T18:00:00+00:00, instead of "
         "beginning another one: for the processes of one job, which may start late",
     )
-    options, overrides = parser.parse_known_args(argv)
+    return parser
+
+
+def parse_retry(argv: Sequence[str], began: float) -> Job | None:
+    """Return the job of `preprocess retry` with the options `argv`; None, with a message, if nothing is to be done."""
+    options, overrides = parser().parse_known_args(argv)
     run = Run(options.folder)
     if not run.store.find(CONFIG):
         raise ConfigError(f"{run.store} has no {CONFIG} to retry with. It was merged, or made by other means")

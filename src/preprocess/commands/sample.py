@@ -70,12 +70,17 @@ _SENTENCES = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess sample`, print the folder of the corpus, and return the exit status."""
+    say(str(make_sample_corpus(parser().parse_args(arguments).dest)))
+    return 0
+
+
+def parser() -> Parser:
+    """Return the parser of the command's options."""
     parser = Parser(
         "preprocess sample", description="Make a small corpus with PHOENIX-2014-T's layout, to try Framemill on."
     )
     parser.add_argument("dest", metavar="D", type=local_path, help="folder to make")
-    say(str(make_sample_corpus(parser.parse_args(arguments).dest)))
-    return 0
+    return parser
 
 
 def make_sample_corpus(dest: Path, num_frames: int = 24) -> Path:

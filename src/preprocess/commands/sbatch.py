@@ -36,16 +36,16 @@ _FIXED = {  # options of sbatch that the script relies on: what to use instead
 
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess sbatch` and return its exit status."""
-    parser = _parser()
+    command = parser()
     start = next((index for index, word in enumerate(arguments) if word in _COMMANDS), len(arguments))
-    options, others = parser.parse_known_args(arguments[:start])
+    options, others = command.parse_known_args(arguments[:start])
     if start == len(arguments):
-        parser.error("name the command that the ranks run, with its options: run … or retry …")
+        command.error("name the command that the ranks run, with its options: run … or retry …")
     if arguments[start + 1 : start + 2] and arguments[start + 1] in _COMMANDS:
         name = arguments[start]
-        parser.error(f"{name} {arguments[start + 1]}: write --OPTION={name} if the first {name} is a value of sbatch")
+        command.error(f"{name} {arguments[start + 1]}: write --OPTION={name} if the first {name} is a value of sbatch")
     if not 0 <= options.gpus_per_rank <= 1:
-        parser.error(f"--gpus-per-rank {options.gpus_per_rank:g}: a rank uses 1 GPU, a part of one (0.5) or none (0)")
+        command.error(f"--gpus-per-rank {options.gpus_per_rank:g}: a rank uses 1 GPU, a part of one (0.5) or none (0)")
     made_by = " ".join(["preprocess sbatch", *map(_quoted, arguments)])
     script = _script(made_by, {**_resources(options), **_sbatch_options(others)}, arguments[start:])
     if options.submit:
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def parser() -> Parser:
+    """Return the parser of the command's own options."""
     parser = Parser(
         "preprocess sbatch",
         usage="preprocess sbatch [options] [any option of sbatch, in its long form] {run,retry} …",

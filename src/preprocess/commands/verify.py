@@ -9,20 +9,12 @@ from datamodules.run.store import Store
 from preprocess.commands.arguments import parser_of
 from preprocess.commands.repair import repair
 from preprocess.integrity import Coverage, coverage, plan_problems, verify
-from preprocess.terminal import say
+from preprocess.terminal import Parser, say
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `preprocess verify` and return its exit status: 1 if a problem is left, else 0."""
-    parser = parser_of(
-        "verify", "Check every record, hash, count and key of a run. The exit status is 1 if something is wrong."
-    )
-    parser.add_argument(
-        "--repair",
-        action="store_true",
-        help="delete damaged shards, so that the command of the run makes them again; move stray files to O/stray",
-    )
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     store = open_store(options.folder)
     if damaged := plan_problems(store):
         for line in damaged:
@@ -39,6 +31,19 @@ def main(arguments: Sequence[str]) -> int:
         problems = [problem for problem in problems if not problem.is_open and not problem.is_repairable]
     _say_verdict(store, coverage(Run(store)), len(problems))
     return 1 if problems else 0
+
+
+def parser() -> Parser:
+    """Return the parser of the command's options."""
+    parser = parser_of(
+        "verify", "Check every record, hash, count and key of a run. The exit status is 1 if something is wrong."
+    )
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="delete damaged shards, so that the command of the run makes them again; move stray files to O/stray",
+    )
+    return parser
 
 
 def _say_verdict(store: Store, covered: Coverage, num_problems: int) -> None:

@@ -19,6 +19,7 @@ from datamodules.loading.loader import FrameLoader
 from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
+from datamodules.run.bucket import open_store
 from datamodules.run.folder import Run
 from datamodules.run.keys import planned_keys
 from datamodules.run.rank import Rank
@@ -197,7 +198,7 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError("training needs samples=…, the kind of the samples in the shards")
         if self.cache_bytes < 1 or (self.cache_dir is None and self.cache_bytes != _CACHE_BYTES):
             raise ConfigError(f"cache_bytes = {self.cache_bytes} must be 1 or more, and needs cache_dir=…")
-        run = Run(self.shards)
+        run = Run(open_store(self.shards, option="shards"))
         if self._excluded is None:
             self._excluded = planned_keys(self.exclude or (), run)
         return TrainingSplits(

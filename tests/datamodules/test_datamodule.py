@@ -270,6 +270,18 @@ def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
         data_of(tmp_path).setup("fit")
 
 
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ("ftp://host/run", r"^shards ftp://host/run: ftp:// is not supported\. Give a local folder, or s3://"),
+        (Path("s3://bucket/run"), r"^shards s3:/bucket/run lacks a slash: s3://bucket/run"),
+    ],
+)
+def test_a_wrong_url_of_a_run_is_called_shards(shards: str | Path, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FramesDataModule(shards=shards, samples=KeypointSamples()).setup("fit")
+
+
 def test_a_folder_that_is_not_a_run_fails(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"is no run: it has no plan\.arrow"):
         data_of(tmp_path).setup("fit")

@@ -26,6 +26,7 @@ class ItemFiles:
         fetcher: fetches images of a store; it expects this item.
         videos: folder into which the rank fetches the video of a store; None: this process fetches it.
         on_wait: called while an object is awaited, at least every 15 s.
+        scratch: folder for a video that this process fetches; None: the system's temporary folder.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class ItemFiles:
         fetcher: ImageFetcher,
         videos: str | None = None,
         on_wait: Callable[[], None] = lambda: None,
+        scratch: Path | None = None,
     ) -> None:
         self._item, self._root, self._fetcher, self._videos, self._on_wait = item, root, fetcher, videos, on_wait
+        self._scratch = scratch
         self._is_remote = is_remote(root, item.path)
 
     def require_unchanged(self) -> None:
@@ -78,5 +81,5 @@ class ItemFiles:
 
     @contextmanager
     def _fetched_video(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="framemill-video-") as folder:
+        with tempfile.TemporaryDirectory(prefix="framemill-video-", dir=self._scratch) as folder:
             yield fetch_video(folder, self._root, self._item, self._on_wait)

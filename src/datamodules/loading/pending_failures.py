@@ -73,7 +73,7 @@ class PendingFailures:
         reason, _ = next(reversed(self._pending.values()))
         known = self._known_readable()
         is_io = any(reason_class == "io" for _, reason_class in self._pending.values())
-        is_gone = known and is_io and not is_readable(known, self._root, self._decoding)
+        is_gone = known and is_io and not is_readable(known, self._root, self._decoding, self._rank.scratch)
         if is_gone or (known is None and len(self._pending) > 1):
             raise EnvironmentFailure(
                 f"{len(self._pending)} items in a row failed, the last one: {reason}. Is something wrong with the "

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,8 +188,14 @@ class ItemReader:
             yield from video.frames(indices, self._request.size)
 
 
-def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator[Tensor]:
+def frames_of(item: Item, root: str, decoding: Decoding = _DECODING, scratch: Path | None = None) -> Iterator[Tensor]:
     """Yield every frame of `item`, uint8 [3, H, W]. Images are decoded on the CPU, whatever `Decoding.images` says.
+
+    Args:
+        item: the item.
+        root: folder or URL that its paths are relative to.
+        decoding: how its files are decoded.
+        scratch: folder for the file of a video in a store; None: the system's temporary folder.
 
     Raises:
         DecodeError, OSError: see `ItemReader.decoded`.
@@ -196,13 +203,13 @@ def frames_of(item: Item, root: str, decoding: Decoding = _DECODING) -> Iterator
     fetcher = ImageFetcher(root, Fetching())
     fetcher.expect([item])
     request = FrameRequest(decoding=replace(decoding, images="pillow"))
-    return ItemReader(item, ItemFiles(item, root, fetcher), request).decoded()  # type: ignore[return-value]  # no frame is left encoded
+    return ItemReader(item, ItemFiles(item, root, fetcher, scratch=scratch), request).decoded()  # type: ignore[return-value]  # no frame is left encoded
 
 
-def is_readable(item: Item, root: str, decoding: Decoding = _DECODING) -> bool:
-    """Return whether the first frame of `item` can be read now."""
+def is_readable(item: Item, root: str, decoding: Decoding = _DECODING, scratch: Path | None = None) -> bool:
+    """Return whether the first frame of `item` can be read now; see `frames_of`."""
     try:
-        return next(frames_of(item, root, decoding), None) is not None
+        return next(frames_of(item, root, decoding, scratch), None) is not None
     except (OSError, DecodeError):
         return False
 

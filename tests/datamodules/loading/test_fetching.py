@@ -21,14 +21,17 @@ from datamodules.daemon_threads import DaemonThreads
 from datamodules.errors import EnvironmentFailure, MissingError
 from datamodules.loading.fetching import Fetching
 from datamodules.loading.image_fetcher import ImageFetcher
+from datamodules.loading.pending_failures import PendingFailures
 from datamodules.loading.video_fetcher import VideoFetcher, fetch_video, wait_for_video
+from datamodules.media.decoding import Decoding
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
+from datamodules.run.rank import Rank
 from support.faulty_proxy import Fault, faulty_proxy
 from support.frame_corpora import consume, write_image, write_video
 from support.image_files import image_bytes, write_tar
-from support.runs import FINGERPRINT, tars, wait_for
+from support.runs import FINGERPRINT, lease, tars, wait_for
 from support.s3_server import S3Server
 
 pytest.importorskip("obstore")
@@ -115,6 +118,25 @@ def test_a_run_over_a_bucket_gives_the_tars_of_one_over_a_folder(kind: str, tmp_
     assert tars(tmp_path / "bucket") == tars(tmp_path / "folder")
     assert len(tars(tmp_path / "bucket")) == len(of_folder.plan.shards)
     assert failures_of(of_bucket) == failures_of(of_folder)
+
+
+def test_a_video_that_proves_that_files_can_be_read_is_fetched_to_the_scratch_of_the_rank(
+    tmp_path: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_videos(tmp_path / "corpus")
+    bucket = s3.make_bucket()
+    s3.upload(tmp_path / "corpus", bucket)
+    run = planned(moved_to(f"s3://{bucket}", corpus), tmp_path / "run")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+    with Rank(run) as rank:
+        opened = lease(rank)
+        pending = PendingFailures(rank, f"s3://{bucket}", Decoding())
+        pending.confirm(opened.items[1])
+        for _ in range(3):
+            pending.add_attempt(opened.shard.number, 0, "0.mp4 cannot be read", "io")
+        pending.decide()
+        assert opened.failed == {0}
+        assert list(rank.scratch.iterdir()) == []
 
 
 def test_workers_fetch_objects(tmp_path: Path, s3: S3Server) -> None:

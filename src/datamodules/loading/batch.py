@@ -56,6 +56,7 @@ class Batch(TypedDict):
     | frame_idx   | list[int], B            | index of each frame among those that are taken of its item      |
     | pts_seconds | list[float or None], B  | time of each frame in s since its video's first; None: an image |
     | items       | dict[int, Item]         | by row, the items whose first frame is in it, as `located`      |
+    | num_frames  | dict[int, int]          | by row, how many frames are to be taken of each of these items  |
     | summaries   | list[ItemSummary]       | the items that this slice completes, or that failed             |
     | frames      | uint8 [B, 3, H, W], RGB | the frames; a list of B times [3, H, W] where sizes differ      |
     | encoded     | list[Jpeg], B           | instead of `frames`, where the rank's GPU decodes images        |
@@ -74,6 +75,7 @@ class Batch(TypedDict):
     frame_idx: list[int]
     pts_seconds: list[float | None]
     items: dict[int, Item]
+    num_frames: dict[int, int]
     summaries: list[ItemSummary]
     frames: NotRequired[Tensor | list[Tensor]]
     encoded: NotRequired[list[Jpeg]]
@@ -85,7 +87,7 @@ class Batch(TypedDict):
 
 def idle_batch() -> Batch:
     """Return the batch of a rank that has nothing to do now: no frames of no shard."""
-    return Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], items={}, summaries=[], results=[])
+    return Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], items={}, num_frames={}, summaries=[], results=[])
 
 
 class Slice:
@@ -102,19 +104,22 @@ class Slice:
         self._frame_idx: list[int] = []
         self._pts_seconds: list[float | None] = []
         self._items: dict[int, Item] = {}
+        self._num_frames: dict[int, int] = {}
         self._contents: list[Any] = []
         self._summaries: list[ItemSummary] = []
 
     def __len__(self) -> int:
         return len(self._contents)
 
-    def add(self, row: int, item: Item, frame_idx: int, pts_seconds: float | None, content: Any) -> None:
+    def begin(self, row: int, item: Item, num_frames: int) -> None:
+        """Add an item before its first frame. `num_frames` are to be taken of it."""
+        self._items[row], self._num_frames[row] = item, num_frames  # once: an item may list 100,000 file names
+
+    def add(self, row: int, frame_idx: int, pts_seconds: float | None, content: Any) -> None:
         """Add a frame, or the transform's result of it."""
         self._rows.append(row)
         self._frame_idx.append(frame_idx)
         self._pts_seconds.append(pts_seconds)
-        if frame_idx == 0:  # once: an item may list 100,000 file names
-            self._items[row] = item
         self._contents.append(content)
 
     def end(self, summary: ItemSummary) -> None:
@@ -129,6 +134,7 @@ class Slice:
             frame_idx=self._frame_idx,
             pts_seconds=self._pts_seconds,
             items=self._items,
+            num_frames=self._num_frames,
             summaries=self._summaries,
         )
         if self._has_results:
@@ -151,6 +157,7 @@ def part_of(batch: Batch, indices: Sequence[int], summaries: Iterable[ItemSummar
         frame_idx=[batch["frame_idx"][index] for index in indices],
         pts_seconds=[batch["pts_seconds"][index] for index in indices],
         items={row: batch["items"][row] for row in rows},
+        num_frames={row: batch["num_frames"][row] for row in rows},
         summaries=list(summaries),
         results=[batch["results"][index] for index in indices],
     )

@@ -103,6 +103,11 @@ class ItemReader:
         self._files.require_unchanged()
         yield from self._images() if self._item.frames else self._video_frames()
 
+    @property
+    def num_planned(self) -> int:
+        """Number of frames to take of the item. Of a video it is known once the first frame has been read."""
+        return len(self._item.frames) if self._pts_seconds is None else len(self._pts_seconds)
+
     def summary(self, row: int, reason: str | None = None, reason_class: str | None = None) -> ItemSummary:
         """Return the item's summary, after its last frame or its failure.
 

@@ -126,7 +126,9 @@ class _TicketReader:
                     if len(current) == slice_frames:
                         yield current.batch()
                         current = Slice(ticket.shard, self._transform is not None)
-                    current.add(row, item, *frame)
+                    if frame.frame_idx == 0:
+                        current.begin(row, item, reader.num_planned)
+                    current.add(row, *frame)
             except (ItemError, OSError, MemoryError) as error:
                 reason, reason_class = self._failure(item, error)
             current.end(reader.summary(row, reason, reason_class))

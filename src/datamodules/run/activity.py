@@ -36,6 +36,26 @@ class MachineFigures:
     gpu: GpuFigures = GpuFigures()
 
 
+@dataclass(frozen=True)
+class ShardProgress:
+    """How far a rank is with an open shard, those items included that other ranks finished before it.
+
+    Attributes:
+        rows: number of finished items, failures included.
+        num_rows: number of items.
+        frames: frames of the finished items, and of those in progress the extracted ones.
+        cost: bytes of input (`Item.cost`) of the finished items, and of those in progress the extracted share; and 1
+            for each item, so that one of unknown size counts, too.
+        seconds: since the lease.
+    """
+
+    rows: int
+    num_rows: int
+    frames: int
+    cost: int
+    seconds: float
+
+
 @dataclass
 class Activity:
     """What one rank is doing, for other processes to read.
@@ -47,12 +67,13 @@ class Activity:
         updated: when this was written, in seconds since the epoch.
         items: items finished since the start, failures included.
         failed: failures among them.
-        frames: frames of the finished items.
+        frames: frames extracted since the start, those of items in progress included.
+        cost: bytes of input that were processed since the start, as in `ShardProgress`.
         tokens: tokens that models have generated; 0 for models that generate none.
         workers: number of DataLoader workers.
         seconds: time spent by phase: `read` and `transform` in the workers (summed over them), `wait` for a worker,
             `compute`, and `write`.
-        shards: open shards by name: (rows done, rows in all, seconds since the lease).
+        shards: progress of the open shards, by name.
         machine: see `MachineFigures`.
     """
 
@@ -63,10 +84,11 @@ class Activity:
     items: int = 0
     failed: int = 0
     frames: int = 0
+    cost: int = 0
     tokens: int = 0
     workers: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    shards: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    shards: dict[str, ShardProgress] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
 
 
@@ -97,7 +119,7 @@ def read_activity(store: Store, rank: str) -> Activity | None:
         content = load(store.read(f"{RANKS}/{rank}"))
         activity = build(Activity, content.get("activity") if isinstance(content, dict) else None)
         build(MachineFigures, activity.machine, "machine")
-        open_seconds = (seconds for _, _, seconds in activity.shards.values())
+        open_seconds = (shard.seconds for shard in activity.shards.values())
         times = (activity.started, activity.updated, *activity.seconds.values(), *open_seconds)
         if all(0 <= seconds < _MAX_SECONDS for seconds in times):
             return activity

@@ -112,7 +112,7 @@ class Leases:
 
     Attributes:
         identity: of this rank.
-        activity: what this rank is doing, as JSON-able values; part of each heartbeat.
+        activity: what this rank is doing, as JSON-able values and dataclasses; part of each heartbeat.
         random: random numbers of this rank.
 
     Raises:
@@ -258,7 +258,7 @@ class Leases:
         return f"{RANKS}/{self.identity.rank}"
 
     def _content(self, **more: Any) -> bytes:
-        return json.dumps({"identity": vars(self.identity), **more}).encode()
+        return json.dumps({"identity": self.identity, **more}, default=vars).encode()
 
     def _holder(self, claim: Entry) -> RankIdentity | None:
         """Return the rank that holds a claim; None if the file cannot be read."""

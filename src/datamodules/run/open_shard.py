@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from datamodules.corpus import Item
-from datamodules.run.activity import PHASES
+from datamodules.run.activity import PHASES, ShardProgress
 from datamodules.run.folder import Run
 from datamodules.run.plan import Shard
 from datamodules.run.prior_results import PriorResult, prior_results
@@ -33,6 +33,7 @@ class OpenShard:
         began: the same in seconds since the epoch.
         phases: seconds spent on the shard since then, by phase.
         holders: as given.
+        extracted: by row of an item in progress, the numbers of its extracted frames and of those to extract.
         measured: figures of the machine, one entry for each heartbeat since then.
 
     Raises:
@@ -65,7 +66,12 @@ class OpenShard:
                     self.spool.append(previous.result, previous.members())
         self.since, self.began = time.monotonic(), time.time()
         self.phases = dict.fromkeys(PHASES, 0.0)
+        self.extracted: dict[int, tuple[int, int]] = {}
         self.measured: list[dict[str, Any]] = []
+
+    def cost(self, row: int, num_frames: int = 1, of: int = 1) -> float:
+        """Return the cost of `num_frames` frames of the item in `row`, which has `of`; see `ShardProgress.cost`."""
+        return (self.items[row].cost + 1) * min(1.0, num_frames / of)
 
     @property
     def is_complete(self) -> bool:
@@ -81,6 +87,19 @@ class OpenShard:
     def failed(self) -> frozenset[int]:
         """The rows whose result is a failure."""
         return frozenset(row for row, result in self.spool.results.items() if result.reason is not None)
+
+    def progress(self) -> ShardProgress:
+        """Return how far this rank is with the shard. Other threads may call this."""
+        # copies, because the main thread goes on; in this order, a row that it finishes meanwhile is in one of them
+        extracted, results = self.extracted.copy(), self.spool.results.copy()
+        in_progress = [(row, counts) for row, counts in extracted.items() if row not in results]
+        return ShardProgress(
+            rows=len(results),
+            num_rows=len(self.items),
+            frames=sum(result.num_frames for result in results.values()) + sum(count for _, (count, _) in in_progress),
+            cost=round(sum(map(self.cost, results)) + sum(self.cost(row, *counts) for row, counts in in_progress)),
+            seconds=round(time.monotonic() - self.since, 1),
+        )
 
     def given_up(self, max_attempts: int) -> Iterator[Result]:
         """Yield a failure for each row that has used up its attempts, at least one of them alone.

@@ -80,6 +80,7 @@ class Rank:
         self.stopping: int | None = None
         self.tolerance = tolerance
         self._failures = FailureWatch(run, tolerance.limit)
+        self._cost = 0.0  # see `Activity.cost`
         self._active: OpenShard | None = None
         self._scratch: Path | None = None
         self._measure, self._device = measure, device
@@ -165,6 +166,20 @@ class Rank:
         self.activity.seconds[phase] += seconds
         if opened := self.open.get(number):
             opened.phases[phase] += seconds
+
+    def add_frame(self, number: int, row: int, frame_idx: int, num_frames: int) -> None:
+        """Count an extracted frame of an item in progress. Does nothing if the shard is not open any more.
+
+        Args:
+            number: of the shard.
+            row: of the item.
+            frame_idx: index of the frame; those before it are extracted, too.
+            num_frames: number of frames that are to be taken of the item.
+        """
+        if opened := self.open.get(number):
+            opened.extracted[row] = frame_idx + 1, num_frames
+            self.activity.frames += 1
+            self._cost += opened.cost(row, 1, num_frames)
 
     def add_failed_attempt(self, number: int, row: int, reason: str, reason_class: str) -> bool:
         """Charge an item with a failed attempt. If it has no attempts left, the item fails.
@@ -276,9 +291,9 @@ class Rank:
             before = opened.before[result.row]
             result, members = before.result, before.members()
         opened.spool.append(result, members)
+        self._cost += opened.cost(result.row) - opened.cost(result.row, *opened.extracted.pop(result.row, (0, 1)))
         self.activity.items += 1
         self.activity.failed += result.reason is not None
-        self.activity.frames += result.num_frames
         if result.reason is not None:
             num_failed = sum(len(shard.failed) for shard in self.open.values())
             num_done = sum(len(shard.spool.results) for shard in self.open.values())
@@ -374,14 +389,10 @@ class Rank:
     def publish(self) -> None:
         """Write a heartbeat with this rank's activity, for other processes to read."""
         self.activity.machine = self._measure()
-        now = time.monotonic()
-        self.activity.updated = time.time()
+        self.activity.updated, self.activity.cost = time.time(), round(self._cost)
         for opened in list(self.open.values()):
             opened.measured.append(self.activity.machine)
-        self.activity.shards = {
-            opened.shard.name: (len(opened.spool.results), len(opened.items), round(now - opened.since, 1))
-            for opened in list(self.open.values())
-        }
+        self.activity.shards = {opened.shard.name: opened.progress() for opened in list(self.open.values())}
         self.leases.beat()
 
     def _check(self) -> None:

@@ -13,7 +13,8 @@ class Result:
     Attributes:
         row: row of the item in its shard, from 0.
         num_frames: frames in the sample; 0 for a failure.
-        seconds: spent on reading and computing the item. Timings are never part of a tar.
+        seconds: spent on the item: reading and transforming it in its worker, and its share, by frames, of the time
+            that extracting its batches took. Timings are never part of a tar.
         reason: why the item failed; None for a sample.
         reason_class: class of the failure, see `datamodules.errors`; None for a sample.
         attempts: number of attempts at the item, this one included.

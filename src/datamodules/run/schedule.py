@@ -123,9 +123,11 @@ class Schedule:
         activity = read_activity(self._run.store, claim.holder.rank) if claim.holder else None
         if not activity or claim.name not in activity.shards:
             return 0.0
-        done, total, seconds = activity.shards[claim.name]
-        seconds += max(0.0, time.time() - activity.updated)  # a holder that has stopped publishing gets slower
-        return seconds * (total - done) / max(done, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0
+        shard = activity.shards[claim.name]
+        # a holder that has stopped publishing gets slower
+        seconds = shard.seconds + max(0.0, time.time() - activity.updated)
+        left = shard.num_rows - shard.rows
+        return seconds * left / max(shard.rows, 0.5) if seconds > _BACKUP_AFTER_SECONDS else 0.0
 
     def _list_todo(self, tried: Set[str] = frozenset()) -> bool:
         """Set `_todo` to the shards that are not committed, claimed or `tried`; return whether there are any."""

@@ -126,7 +126,7 @@ def estimate(job: Job) -> Estimate:
         gpu_hours=seconds / 3600 if session.device.type == "cuda" else 0.0,
         shard_bytes=round(sum(r.tar.bytes + r.table.bytes for r in records) * num_frames / sampled_frames),
         disk_free_bytes=disk_free_bytes(store.path) if isinstance(store, Folder) else None,
-        bottleneck=bottleneck([session.rank.activity]),
+        bottleneck=bottleneck([session.rank.activity.seconds]),
         proposed=job.extractor.suggest_options(),
     )
 

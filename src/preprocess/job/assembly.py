@@ -102,14 +102,17 @@ class OpenItem:
 
     Args:
         item: the planned item.
+        num_frames: number of frames that are to be taken of it.
         open_assembly: makes the assembly. Called when `assembly` is first read.
 
     Attributes:
+        seconds: time that extracting its frames has taken; of a batch, the share of its frames.
         split_to: size of the smallest batch that a frame of the item was extracted in, if a batch was split; else None.
     """
 
-    def __init__(self, item: Item, open_assembly: Callable[[Item], Assembly]) -> None:
-        self.item = item
+    def __init__(self, item: Item, num_frames: int, open_assembly: Callable[[Item], Assembly]) -> None:
+        self.item, self.num_frames = item, num_frames
+        self.seconds = 0.0
         self.split_to: int | None = None
         self._open_assembly = open_assembly
         self._assembly: Assembly | None = None
@@ -161,10 +164,16 @@ class OpenItems:
         self._open_assembly = open_assembly
         self._items: dict[tuple[int, int], OpenItem] = {}
 
-    def begin(self, shard: int, row: int, item: Item) -> None:
-        """Open an item when its first frame arrives. Drops an earlier, incomplete attempt at the item."""
+    def begin(self, shard: int, row: int, item: Item, num_frames: int) -> None:
+        """Open an item when its first frame arrives. Drops an earlier, incomplete attempt at the item.
+
+        Args:
+            shard, row: of the item in the plan.
+            item: the planned item.
+            num_frames: number of frames that are to be taken of it.
+        """
         self.close(shard, row)
-        self._items[shard, row] = OpenItem(item, self._open_assembly)
+        self._items[shard, row] = OpenItem(item, num_frames, self._open_assembly)
 
     def __getitem__(self, key: tuple[int, int]) -> OpenItem:
         """Return the open item of this (shard, row)."""

@@ -73,7 +73,7 @@ class Extraction(LightningModule):
             self.wait()
         for row, frame_idx in zip(batch["rows"], batch["frame_idx"], strict=True):
             if frame_idx == 0:
-                self._items.begin(batch["shard"], row, batch["items"][row])
+                self._items.begin(batch["shard"], row, batch["items"][row], batch["num_frames"][row])
         parts = _by_item(batch) if batch.get("alone") else [batch] if batch["rows"] else []
         outcomes = [outcome for part in parts for outcome in self._outcomes(part, may_be_late=part is batch)]
         self.wait(batch["rows"])
@@ -226,6 +226,7 @@ def _part(batch: Batch, indices: slice) -> Batch:
         frame_idx=batch["frame_idx"][indices],
         pts_seconds=batch["pts_seconds"][indices],
         items=batch["items"],
+        num_frames=batch["num_frames"],
         summaries=[],
     )
     if "results" in batch:

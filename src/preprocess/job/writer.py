@@ -21,13 +21,14 @@ from preprocess.job.tokens import count_tokens
 
 
 class _Extracted(NamedTuple):
-    """A batch without its frames, and the outcome of each."""
+    """A batch without its frames, the outcome of each, and the seconds that extracting them took."""
 
     shard: int
     rows: Sequence[int]
     frame_idx: Sequence[int]
     summaries: Sequence[ItemSummary]
     outcomes: Sequence[Outcome]
+    seconds: float
 
 
 class ShardWriter(BasePredictionWriter):
@@ -68,9 +69,12 @@ class ShardWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write a batch; if its results are late, when the device has the next one."""
-        self._rank.add_seconds(batch["shard"], "compute", time.monotonic() - self._computing_since)
+        seconds = time.monotonic() - self._computing_since
+        self._rank.add_seconds(batch["shard"], "compute", seconds)
         self._write_late()
-        extracted = _Extracted(batch["shard"], batch["rows"], batch["frame_idx"], batch["summaries"], prediction)
+        extracted = _Extracted(
+            batch["shard"], batch["rows"], batch["frame_idx"], batch["summaries"], prediction, seconds
+        )
         if any(outcome.is_late for outcome in prediction):
             self._late = extracted
         else:
@@ -99,11 +103,15 @@ class ShardWriter(BasePredictionWriter):
     def _write(self, extracted: _Extracted) -> None:
         """Add the results of one batch, and finish the items that end with it."""
         self._rank.activity.tokens += count_tokens(outcome.result for outcome in extracted.outcomes)
-        shard = extracted.shard
+        shard, frame_seconds = extracted.shard, extracted.seconds / max(1, len(extracted.rows))
         for row, frame_idx, outcome in zip(extracted.rows, extracted.frame_idx, extracted.outcomes, strict=True):
             if self._is_pending(shard, row):
+                open_item = self._items[shard, row]
                 with self._attributed(shard, row):
-                    self._items[shard, row].add(frame_idx, outcome)
+                    open_item.add(frame_idx, outcome)
+                open_item.seconds += frame_seconds
+                if not open_item.has_failed:
+                    self._rank.add_frame(shard, row, frame_idx, open_item.num_frames)
         for summary in extracted.summaries:
             if self._is_pending(shard, summary.row):
                 self._finish(shard, summary)
@@ -120,6 +128,7 @@ class ShardWriter(BasePredictionWriter):
         metrics: dict[str, float] = {}
         reason, reason_class, status = summary.reason, summary.reason_class, OK
         open_item = self._items.get(shard, summary.row)
+        seconds = open_item.seconds if open_item else 0.0
         if reason is None:
             assert open_item is not None  # an item without frames has a reason
             try:
@@ -136,7 +145,7 @@ class ShardWriter(BasePredictionWriter):
         result = Result(
             row=summary.row,
             num_frames=summary.num_frames if reason is None else 0,
-            seconds=round(summary.read_seconds + summary.transform_seconds, 4),
+            seconds=round(summary.read_seconds + summary.transform_seconds + seconds, 4),
             reason=reason,
             reason_class=reason_class,
             split_to=open_item.split_to if open_item else None,

@@ -1,10 +1,15 @@
-"""The state of a run, read from its folder alone: while it runs, after a crash, from any machine that sees it."""
+"""The state of a run, read from its folder alone: while it runs, after a crash, from any machine that sees it.
+
+Its progress is the share of its input that is processed, in bytes (`Item.cost`), because the plan knows them for
+videos, too. A finished item counts as a whole, and an item in progress by its extracted frames of those to extract,
+which are known as soon as a video is opened. The time left follows from the bytes that the ranks processed per second.
+"""
 
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from datamodules.printable import json_line
-from datamodules.run.activity import Activity, read_activity
+from datamodules.run.activity import Activity, ShardProgress, read_activity
 from datamodules.run.folder import Run
 from datamodules.run.leases import RANKS
 from datamodules.run.outcome import Outcome
+from datamodules.run.plan import Shard
 from datamodules.run.record import Record
 from datamodules.run.result import OK
 from datamodules.run.store import Store
@@ -34,6 +40,7 @@ class Status:
         retry: number of the retry that this status describes; 0: the run.
         planned_items, planned_shards: numbers in the plan.
         planned_frames: number of frames that the listing knows: those of image sequences; 0 for videos.
+        progress: share of the run that is done, 0 to 1; see the top of this module.
         shards: number of committed shards.
         items: number of committed items, without failures.
         statuses: number of these by status: `ok`, or a word of the pipeline.
@@ -41,12 +48,14 @@ class Status:
         failure_classes: number of these by class; see `datamodules.errors`.
         frames: number of frames of the committed items.
         spooled: number of rows of open shards that are done.
+        open_frames: number of frames that are extracted for open shards.
         ranks: activity of each rank; silent ones are included until they are known to be dead.
         items_per_second, frames_per_second: rates of the ranks alive, since they started; 0 if none is alive.
         tokens_per_second: rate at which models generate tokens, likewise.
         gpu_percent: mean utilization of the ranks' GPUs while the committed shards were made; None without GPUs.
         eta_seconds: time to the end at that rate; None without a rate, 0 if the run is complete.
-        bottleneck: phase that takes most of the time: `read`, `transform`, `compute` or `write`; None if nothing runs.
+        bottleneck: phase that takes most of the time of the ranks alive: `read`, `transform`, `compute` or `write`;
+            None if none is.
         disk_free_bytes: free space on this machine for what ranks keep locally; in a folder also for the shards.
         silent_seconds: a rank that has not written its activity for this long is silent.
         retries: status of each retry by itself, in order.
@@ -57,6 +66,7 @@ class Status:
     planned_items: int
     planned_shards: int
     planned_frames: int
+    progress: float
     shards: int
     items: int
     statuses: dict[str, int]
@@ -64,6 +74,7 @@ class Status:
     failure_classes: dict[str, int]
     frames: int
     spooled: int
+    open_frames: int
     ranks: list[Activity] = field(repr=False)
     items_per_second: float
     frames_per_second: float
@@ -80,6 +91,11 @@ class Status:
         """Return whether every shard is committed."""
         return self.shards == self.planned_shards
 
+    @property
+    def alive(self) -> list[Activity]:
+        """Activity of the ranks that are not silent."""
+        return [rank for rank in self.ranks if _is_alive(rank, self.silent_seconds)]
+
     def to_json(self) -> str:
         """Return the attributes above as a JSON object, on one line of ASCII."""
         return json_line(self._document())
@@ -95,7 +111,7 @@ class StatusReader:
     def __init__(self, run: Run) -> None:
         self._run, self._silent_seconds = run, silent_seconds(run.store)
         self._records: dict[str, Record] = {}
-        self._planned = {shard.name: shard.num_items for shard in run.plan.shards}  # ranks may work on a retry's shards
+        self._planned = {shard.name: shard for shard in run.plan.shards}  # ranks may work on a retry's shards
         self._retries = [StatusReader(retry) for retry in run.retries]
 
     def read(self) -> Status:
@@ -111,38 +127,52 @@ class StatusReader:
         outcome = Outcome.of(records, (record for reader in self._retries for record in reader._records.values()))
         ranks = list(_ranks(self._run))
         alive = [rank for rank in ranks if _is_alive(rank, self._silent_seconds)]
-        open_shards: dict[str, int] = {}  # rows done; a shard that two ranks work on counts once
-        for name, (rows, _, _) in (shard for rank in alive for shard in rank.shards.items()):
-            if name in self._planned and name not in self._records:
-                open_shards[name] = min(self._planned[name], max(rows, open_shards.get(name, 0)))
-        spooled = sum(open_shards.values())
-        done = sum(record.planned for record in records)
-        rate = sum(_per_second(rank, rank.items) for rank in alive)
-        left = self._run.plan.num_items - done - spooled
+        open_shards = self._open_shards(alive)
+        cost = sum(map(_cost, shards))
+        left = cost - sum(_cost(self._planned[name]) for name in self._records) - sum(s.cost for s in open_shards)
+        rate = sum(_per_second(rank, rank.cost) for rank in alive)
         return Status(
             folder=str(self._run.store),
             retry=self._run.retry,
             planned_items=self._run.plan.num_items,
             planned_shards=len(shards),
             planned_frames=sum(shard.num_frames for shard in shards),
+            progress=(cost - left) / cost,
             shards=len(self._records),
             items=outcome.committed,
             statuses=outcome.statuses,
             failed=outcome.failed,
             failure_classes=outcome.failure_classes,
             frames=outcome.num_frames,
-            spooled=spooled,
+            spooled=sum(shard.rows for shard in open_shards),
+            open_frames=sum(shard.frames for shard in open_shards),
             ranks=ranks,
-            items_per_second=round(rate, 3),
+            items_per_second=round(sum(_per_second(rank, rank.items) for rank in alive), 3),
             frames_per_second=round(sum(_per_second(rank, rank.frames) for rank in alive), 3),
             tokens_per_second=round(sum(_per_second(rank, rank.tokens) for rank in alive), 3),
             gpu_percent=_gpu_percent(records),
-            eta_seconds=0.0 if done == self._run.plan.num_items else round(left / rate, 1) if rate else None,
-            bottleneck=bottleneck(alive),
+            eta_seconds=0.0 if not left else round(left / rate, 1) if rate else None,
+            bottleneck=bottleneck(rank.seconds for rank in alive),
             disk_free_bytes=disk_free_bytes(self._run.work),
             silent_seconds=self._silent_seconds,
             retries=retries,
         )
+
+    def _open_shards(self, alive: Iterable[Activity]) -> list[ShardProgress]:
+        """Return the progress of each open shard; of two ranks that work on one, that of the rank that is further."""
+        furthest: dict[str, ShardProgress] = {}
+        for name, found in (shard for rank in alive for shard in rank.shards.items()):
+            if name in self._planned and name not in self._records:
+                planned = self._planned[name]
+                # the file of a rank may come from someone else
+                found = replace(found, rows=min(found.rows, planned.num_items), cost=min(found.cost, _cost(planned)))
+                furthest[name] = max(found, furthest.get(name, found), key=lambda shard: shard.cost)
+        return list(furthest.values())
+
+
+def _cost(shard: Shard) -> int:
+    """Return the cost of a whole shard, as `ShardProgress.cost` counts it."""
+    return shard.cost + shard.num_items
 
 
 def _ranks(run: Run) -> Iterator[Activity]:
@@ -184,14 +214,17 @@ def _percent(figures: Any, *names: str) -> float | None:
     return figures if isinstance(figures, (int, float)) and 0 <= figures <= 100 else None
 
 
-def bottleneck(ranks: list[Activity]) -> str | None:
-    """Return the phase that takes most of the ranks' time.
+def bottleneck(phases: Iterable[Mapping[str, float]]) -> str | None:
+    """Return the phase that takes most of the ranks' time; None if there are no ranks.
 
     If ranks mostly wait for their workers, it is the longer phase of the workers: `read` or `transform`.
+
+    Args:
+        phases: seconds by phase, of each rank or of several together; see `activity.PHASES`.
     """
     seconds: Counter[str] = Counter()
-    for rank in ranks:
-        seconds.update({phase: int(1000 * spent) for phase, spent in rank.seconds.items()})
+    for spent in phases:
+        seconds.update({phase: int(1000 * spent_in_phase) for phase, spent_in_phase in spent.items()})
     if not seconds:
         return None
     if seconds["wait"] > seconds["compute"] + seconds["write"]:
@@ -201,23 +234,23 @@ def bottleneck(ranks: list[Activity]) -> str | None:
 
 def headline(status: Status) -> str:
     """Return one line that says how far the run is."""
-    done = status.items + status.failed
-    percent = 100 * (done + status.spooled) / status.planned_items
+    done = status.items + status.failed + status.spooled
+    percent = min(99.9, 100 * status.progress) if status.progress < 1 else 100.0
     parts = [
         f"{done:,} of {status.planned_items:,} items ({percent:.1f} %)",
         f"{status.shards:,} of {status.planned_shards:,} shards",
-        f"{status.frames:,} frames",
-        f"{status.failed:,} failed" + (f" ({_counts(status.failure_classes)})" if status.failed else ""),
+        f"{status.frames + status.open_frames:,} frames",
+        f"{status.failed:,} failed" + (f" ({counts(status.failure_classes)})" if status.failed else ""),
     ]
     if notable := {name: count for name, count in status.statuses.items() if name != OK}:
-        parts.append(_counts(notable))
+        parts.append(counts(notable))
     if not status.is_complete:
-        if status.items_per_second:
+        if status.items_per_second or status.frames_per_second:
             tokens = f", {status.tokens_per_second:,.1f} tokens/s" if status.tokens_per_second else ""
             parts.append(f"{status.items_per_second:,.1f} items/s, {status.frames_per_second:,.1f} frames/s{tokens}")
         if status.eta_seconds is not None:
             parts.append(f"ETA {duration(status.eta_seconds)}")
-        elif not any(_is_alive(rank, status.silent_seconds) for rank in status.ranks):
+        elif not status.alive:
             parts.append("no rank at work")
     if status.gpu_percent is not None:
         parts.append(f"GPUs busy: {status.gpu_percent:.0f} %")
@@ -226,16 +259,19 @@ def headline(status: Status) -> str:
     return " · ".join(parts)
 
 
+def headlines(status: Status) -> list[str]:
+    """Return one line that says how far the run is, and one for each retry that is not complete."""
+    going_on = (f"retry {retry.retry}: {headline(retry)}" for retry in status.retries if not retry.is_complete)
+    return [headline(status), *going_on]
+
+
 def render(status: Status) -> RenderableType:
     """Return the status for a terminal: a progress bar, the headline, and a row per rank."""
-    done = status.items + status.failed + status.spooled
     rows = Table.grid()
     rows.add_row(cell(status.folder + (f", retry {status.retry}" if status.retry else ""), style="bold"))
-    rows.add_row(ProgressBar(total=status.planned_items, completed=done, width=60))
-    rows.add_row(cell(headline(status)))
-    for retry in status.retries:
-        if not retry.is_complete:
-            rows.add_row(cell(f"retry {retry.retry}: {headline(retry)}"))
+    rows.add_row(ProgressBar(total=1.0, completed=status.progress, width=60))
+    for line in headlines(status):
+        rows.add_row(cell(line))
     rows.add_row(cell(f"disk free: {status.disk_free_bytes / 1e9:,.1f} GB", style="dim"))
     if status.ranks:
         rows.add_row(_rank_table(status))
@@ -263,8 +299,9 @@ def _rank_table(status: Status) -> Table:
     return table
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+def counts(numbers: Mapping[str, int]) -> str:
+    """Return numbers by name as text: `decode 2, io 1`."""
+    return ", ".join(f"{name} {number:,}" for name, number in sorted(numbers.items()))
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:

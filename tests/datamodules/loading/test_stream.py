@@ -54,6 +54,13 @@ def test_a_batch_has_the_items_whose_first_frame_it_holds(corpus: tuple[Run, Pat
     assert [batch["items"] for batch in slices(corpus, (9,), slice_frames=10)] == [{9: plan.item(0, 9)}, {}, {}]
 
 
+def test_a_batch_says_how_many_frames_its_new_items_have_in_all(corpus: tuple[Run, Path]) -> None:
+    [batch] = slices(corpus, (3, 4, 5))
+    assert batch["num_frames"] == {3: 1}
+    batches = list(slices(corpus, (9,), slice_frames=10))
+    assert [batch["num_frames"] for batch in batches] == [{9: sum(len(batch["rows"]) for batch in batches)}, {}, {}]
+
+
 def test_frames_of_different_sizes_are_a_list(corpus: tuple[Run, Path]) -> None:
     [batch] = slices(corpus, (1, 2))
     assert isinstance(batch["frames"], list)

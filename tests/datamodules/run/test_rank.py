@@ -305,10 +305,37 @@ def test_activity_reports_what_a_rank_is_doing(tmp_path: Path) -> None:
         rank.publish()
         activity = read_activity(run.store, rank.name)
         assert activity is not None
-        assert (activity.items, activity.failed, activity.frames) == (2, 1, 1)
+        assert (activity.items, activity.failed) == (2, 1)
         assert list(activity.shards) == ["train-000000"]
-        assert activity.shards["train-000000"][:2] == (2, 4)
+        progress = activity.shards["train-000000"]
+        assert (progress.rows, progress.num_rows, progress.frames) == (2, 4, 1)
     assert read_activity(run.store, rank.name) is None
+
+
+def test_an_item_in_progress_counts_by_its_extracted_frames(tmp_path: Path) -> None:
+    frames = tuple(f"{number}.png" for number in range(10))
+    run = make_run(tmp_path, [Item("a", "train", "a", frames, cost=999), Item("b", "train", "b", frames, cost=99)])
+
+    def published() -> tuple[int, int, int, int]:
+        rank.publish()
+        activity = read_activity(run.store, rank.name)
+        assert activity is not None
+        progress = activity.shards["train-000000"]
+        return activity.frames, activity.cost, progress.frames, progress.cost
+
+    with Rank(run) as rank:
+        opened = lease(rank)
+        rank.add_frame(99, 0, 0, 10)  # of no open shard
+        assert published() == (0, 0, 0, 0)
+        for frame_idx in range(3):
+            rank.add_frame(opened.shard.number, 0, frame_idx, 10)
+        assert published() == (3, 300, 3, 300)
+        rank.add_frame(opened.shard.number, 0, 0, 10)  # the item is read anew: its first attempt is work, not progress
+        assert published() == (4, 400, 1, 100)
+        rank.add(opened.shard.number, Result(0, num_frames=10), {"json": b"{}"})
+        assert published() == (4, 1300, 10, 1000)
+        rank.add(opened.shard.number, Result(1, reason="it is bad", reason_class="decode"), {})
+    assert rank.activity.items == 2
 
 
 def test_a_full_disk_is_an_environment_failure_and_the_run_can_resume(

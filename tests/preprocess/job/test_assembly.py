@@ -40,7 +40,7 @@ def test_a_list_assembly_passes_all_results_and_the_summary_to_assemble() -> Non
 @pytest.mark.parametrize("second", [ExtractError("a bad frame"), "bad"])
 def test_the_first_failure_closes_the_assembly_and_is_the_items_reason(second: Any) -> None:
     recorded = Recorded()
-    item = OpenItem(ITEM, lambda _: recorded)
+    item = OpenItem(ITEM, 2, lambda _: recorded)
     for frame_idx, result in enumerate(["a", second, "c", ExtractError("another")]):
         item.add(frame_idx, Outcome(result, None))
     with pytest.raises(ExtractError, match=r"a bad (frame|result)"):
@@ -51,7 +51,7 @@ def test_the_first_failure_closes_the_assembly_and_is_the_items_reason(second: A
 
 
 def test_an_item_keeps_the_size_of_the_smallest_batch_of_its_frames() -> None:
-    item = OpenItem(ITEM, lambda _: Recorded())
+    item = OpenItem(ITEM, 4, lambda _: Recorded())
     for frame_idx, split_to in enumerate([None, 4, 2, 3]):
         item.add(frame_idx, Outcome("a", split_to))
     assert item.split_to == 2
@@ -66,7 +66,7 @@ def test_an_item_that_begins_again_gets_a_new_assembly_and_the_old_one_is_closed
 
     items = OpenItems(open_assembly)
     for result in ("old", "new"):
-        items.begin(0, 1, ITEM)
+        items.begin(0, 1, ITEM, 2)
         items[0, 1].add(0, Outcome(result, None))
     assert items[0, 1].assembly.finish(ItemSummary(row=1, num_frames=1)) == (1, [(0, "new")])
     assert made[0].calls == [(0, "old"), "closed"]
@@ -75,7 +75,7 @@ def test_an_item_that_begins_again_gets_a_new_assembly_and_the_old_one_is_closed
 def test_only_items_without_a_result_stay_open() -> None:
     items = OpenItems(lambda _: Recorded())
     for row in range(3):
-        items.begin(0, row, ITEM)
+        items.begin(0, row, ITEM, 2)
     items.close_unless(lambda shard, row: row == 1)
     assert [items.get(0, row) is not None for row in range(3)] == [False, True, False]
     items.close_all()

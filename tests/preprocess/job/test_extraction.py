@@ -43,7 +43,8 @@ def batch_of(values: Any, rows: Any = None, **more: Any) -> Any:
     rows = list(range(len(values))) if rows is None else rows
     each = {"rows": rows, "frame_idx": [0] * len(rows), "pts_seconds": [None] * len(rows)}
     items = {row: Item(str(row), "train", "") for row in rows}
-    return {"shard": 0, **each, "items": items, "summaries": [], "frames": frames, **more}
+    new = {"items": items, "num_frames": dict.fromkeys(rows, 1)}
+    return {"shard": 0, **each, **new, "summaries": [], "frames": frames, **more}
 
 
 @pytest.fixture

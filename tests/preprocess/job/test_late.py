@@ -76,7 +76,8 @@ def test_late_results_are_read_when_the_next_batch_is_computed(tmp_path: Path) -
 def batch_of(rows: list[int], frame_idx: int = 0, **more: Any) -> Any:
     frames = torch.zeros(len(rows), 3, 2, 2, dtype=torch.uint8)
     each = {"rows": rows, "frame_idx": [frame_idx] * len(rows), "pts_seconds": [None] * len(rows)}
-    return {"shard": 0, **each, "items": dict.fromkeys(rows), "summaries": [], "frames": frames, **more}
+    new = {"items": dict.fromkeys(rows), "num_frames": dict.fromkeys(rows, 1)}
+    return {"shard": 0, **each, **new, "summaries": [], "frames": frames, **more}
 
 
 def extraction(rank: Rank, extractor: Brightness) -> Extraction:

@@ -165,6 +165,7 @@ def test_the_writer_counts_the_tokens_of_results_that_tell_them(tmp_path: Path) 
     assert session.rank.activity.tokens == 0 + 10 + 20
 
 
+PROGRESS = {"rows": 1, "num_rows": 1, "frames": 3, "cost": 4, "seconds": 5.0}
 OF_A_RANK = {"rank": "r", "host": "h", "started": 0.0, "items": 3}
 
 
@@ -179,8 +180,9 @@ OF_A_RANK = {"rank": "r", "host": "h", "started": 0.0, "items": 3}
         {"seconds": {"read": 1e308}},
         {"seconds": [1]},
         {"shards": [["train-000000", 1]]},
-        {"shards": {"train-000000": [1, 2]}},
-        {"shards": {"train-000000": ["1", 2, 3.0]}},
+        {"shards": {"train-000000": {"rows": 1}}},
+        {"shards": {"train-000000": {**PROGRESS, "rows": "1"}}},
+        {"shards": {"train-000000": {**PROGRESS, "seconds": 1e300}}},
         {"machine": "fast"},
         {"machine": {"cpu_percent": "50"}},
         {"machine": {"gpu": {"power_watts": None}}},
@@ -194,10 +196,10 @@ def test_status_ignores_rank_files_that_no_rank_writes(tmp_path: Path, fields: d
     (run.work / "ranks").mkdir(parents=True, exist_ok=True)
     (run.work / "ranks" / "bad").write_text(json.dumps({"activity": of_a_rank | fields}))
     (run.work / "ranks" / "deep").write_text("[" * 5000)
-    good = of_a_rank | {"shards": {"train-000000": [70, 1, 2.0]}}
+    good = of_a_rank | {"shards": {"train-000000": {**PROGRESS, "rows": 70, "cost": 1 << 60}}}
     (run.work / "ranks" / "good").write_text(json.dumps({"activity": good}))
     status = StatusReader(run).read()
     assert [rank.rank for rank in status.ranks] == ["r"]
-    assert status.spooled == 1  # of the one that is planned
+    assert (status.spooled, status.progress) == (1, 1.0)  # of the one that is planned
     assert "r " in drawn(status)
     assert json.loads(status.to_json())["spooled"] == 1

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.corpus import Item
 from datamodules.errors import ConfigError, EnvironmentFailure
 from datamodules.run.activity import Activity, mean_and_peak
 from datamodules.run.attempts import FailedAttempt, FaultFile, cause_of_death
@@ -53,6 +54,7 @@ class Rank:
         activity: what this rank is doing, for others to read.
         open: the open shards by number.
         num_committed: shards that this rank has committed.
+        on_result: called with the name of the shard, the item and its result whenever this rank has finished an item.
         stopping: the signal that asked this rank to stop; None: none has. What it has spooled is kept.
     """
 
@@ -77,6 +79,7 @@ class Rank:
         self.leases.activity = vars(self.activity)
         self.open: dict[int, OpenShard] = {}
         self.num_committed = 0
+        self.on_result: Callable[[str, Item, Result], None] = lambda shard, item, result: None
         self.stopping: int | None = None
         self.tolerance = tolerance
         self._failures = FailureWatch(run, tolerance.limit)
@@ -286,12 +289,13 @@ class Rank:
             self.abandon_committed()  # the rank that was faster has removed this rank's spool
 
     def _keep(self, opened: OpenShard, result: Result, members: Mapping[str, Content]) -> None:
-        result = replace(result, device=self._device)
+        attempt = result = replace(result, device=self._device)
         if result.reason is not None and result.row in opened.before:  # a failed retry must not lose a good sample
             before = opened.before[result.row]
             result, members = before.result, before.members()
         opened.spool.append(result, members)
         self._cost += opened.cost(result.row) - opened.cost(result.row, *opened.extracted.pop(result.row, (0, 1)))
+        self.on_result(opened.shard.name, opened.items[result.row], attempt)
         self.activity.items += 1
         self.activity.failed += result.reason is not None
         if result.reason is not None:

@@ -70,7 +70,7 @@ def check(job: Job, full: bool, json: bool) -> int:
     checked = _Check(job.extractor, full, job.data.decoding)
     corpus = job.corpus if full else _Ends(job.corpus)
     with tempfile.TemporaryDirectory(prefix="preprocess-check-") as folder:
-        output = replace(job.output, dir=folder, scratch=None, only=None, videos=False, max_failures="100%")
+        output = replace(job.output, dir=folder, scratch=None, only=None, log=None, videos=False, max_failures="100%")
         with Session(replace(job, extractor=checked, corpus=corpus, output=output, config=None)) as session:
             session.predict()
         run = session.run

@@ -100,9 +100,8 @@ def estimate(job: Job) -> Estimate:
     sample = _Sample(job.corpus, max(1, num_items // _NUM_SAMPLED))
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="preprocess-estimate-") as folder:
-        sampled = replace(
-            job, corpus=sample, output=replace(job.output, dir=folder, scratch=None, only=None), config=None
-        )
+        output = replace(job.output, dir=folder, scratch=None, only=None, log=None)
+        sampled = replace(job, corpus=sample, output=output, config=None)
         with Session(sampled) as session:
             session.predict([stopwatch])
         records = list(session.run.records())

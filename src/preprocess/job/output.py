@@ -7,6 +7,7 @@ from datamodules.run.bucket import open_store
 from datamodules.run.failure_limit import FailureLimit, Tolerance
 from datamodules.run.plan import ShardSize
 from datamodules.run.store import Folder, Store
+from preprocess.job.item_log import Form
 
 _DEFAULT_SIZE = ShardSize()
 
@@ -34,6 +35,8 @@ class Output:
             SLURM kill the process 30 s after their signal.
         same_device: refuse to work on this rank if its device model differs from that of the rank that wrote the plan.
             Results are the same bytes only on the same device model.
+        log: `items`: a line on standard error for each item that this process finishes; `jsonl`: a JSON object on
+            standard output, with the fields that `preprocess.job.item_log` lists. None: neither.
         videos: during the run, write each video with its results drawn over it to `{dir}/videos`, for viewing only.
             Videos that an earlier command has finished are not drawn; `preprocess visualize` draws them.
 
@@ -51,6 +54,7 @@ class Output:
     extract_timeout_seconds: float = 600.0
     grace_seconds: float = 25.0
     same_device: bool = False
+    log: Form | None = None
     videos: bool = False
 
     def __post_init__(self) -> None:

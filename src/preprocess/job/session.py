@@ -31,6 +31,7 @@ from preprocess.job.extraction import Extraction
 from preprocess.job.extractor import Extractor
 from preprocess.job.fingerprint import fingerprint
 from preprocess.job.interrupt import StopOnSignal
+from preprocess.job.item_log import ItemLog
 from preprocess.job.output import Output
 from preprocess.job.placement import device_name, gpu_uuid, placement, rank_position
 from preprocess.job.progress import Progress
@@ -123,6 +124,8 @@ class Session:
             )
         measure = partial(machine_figures, gpu_uuid(device))
         rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
+        if output.log:
+            rank.on_result = ItemLog(output.log, rank.name, str(device))
         with ExitStack() as stack:  # closes the rank if what follows fails
             self.rank = stack.enter_context(rank)
             if is_resumed and not job.retry and self._is_to_compare():

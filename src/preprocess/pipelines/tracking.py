@@ -1,7 +1,6 @@
 """Tracking: objects that a text names, carried through videos. Samples: `datamodules.samples.tracks`."""
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -164,20 +162,16 @@ class _TrackAssembly(Assembly):
         self._key, self._meta = key, meta
         self._tracker, self._recording, self._open_drawing = tracker, recording, open_drawing
         self._drawing: VideoWriter | None = None
-        self._device = torch.device("cpu")
         self._undecided: deque[tuple[float, Tensor | None]] = deque()  # time and image of each frame
-        self._seconds = 0.0
 
     def track(self, first: int, frames: Sequence[Tensor], pts_seconds: Sequence[float | None]) -> list[_Tracked]:
         """Track the next frames, uint8 [3, H, W]. May be called again with fewer, when memory ran out."""
-        started = time.monotonic()
         decided = [described(objects) for objects in self._tracker.track(first, frames)]
         results = []
         for frame, seconds in zip(frames, pts_seconds, strict=True):
             assert seconds is not None  # only images have no time
             results.append(_Tracked(seconds, frame.cpu() if self._open_drawing else None, []))
         results[-1].decided.extend(decided)
-        self._device, self._seconds = frames[0].device, self._seconds + time.monotonic() - started
         return results
 
     def add(self, frame_idx: int, result: _Tracked) -> None:
@@ -195,21 +189,11 @@ class _TrackAssembly(Assembly):
                 self._drawing.close()
                 self._drawing = None
             files = self._recording.files()
-        num_frames, num_objects = summary.num_frames, len(self._recording.obj_ids)
-        _log.info(
-            "%s: %s frames in %.1f s (%.1f frames/s), %d objects, %s",
-            self._key,
-            f"{num_frames:,}",
-            self._seconds,
-            num_frames / max(self._seconds, 1e-9),
-            num_objects,
-            self._device,
-        )
         meta = {
             **self._meta,
             "video_info": _video_info(summary),
-            "num_frames": num_frames,
-            "num_objects": num_objects,
+            "num_frames": summary.num_frames,
+            "num_objects": len(self._recording.obj_ids),
         }
         return TrackSample(self._key, meta, files)
 

@@ -1,5 +1,9 @@
-"""What a run shows and writes while it goes on: progress by frames."""
+"""What a run shows and writes while it goes on: progress by frames, and the log of items."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,13 +13,20 @@ from PIL import Image
 
 from datamodules import FramesDataModule
 from datamodules.corpora.videos import Videos
+from datamodules.corpus import Item
 from datamodules.run.folder import Run
+from datamodules.run.rank import Rank
+from datamodules.run.result import Result
+from datamodules.samples.metrics import Metric
+from preprocess.job.item_log import ItemLog
 from preprocess.job.output import Output
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
 from preprocess.report.status import Status, StatusReader, headline
-from support.brightness import Brightness, ImageFolders
+from support.brightness import Brightness, BrightnessSamples, ImageFolders
+from support.environment import process_environment
 from support.frame_corpora import write_video
+from support.runs import lease, make_run
 
 NUM_FRAMES = {"a": 20, "b": 4}
 
@@ -32,6 +43,16 @@ class Watched(Brightness):
     def extract(self, batch: Any) -> list[Any]:
         self.seen.append(self.look())
         return super().extract(batch)
+
+
+class MeasuredSamples(BrightnessSamples):
+    metrics = (Metric("mean", "of all frames", lambda sample: float(sample.brightness.mean())),)
+
+
+class Measured(Brightness):
+    """Has a metric."""
+
+    samples = MeasuredSamples()
 
 
 @pytest.fixture
@@ -93,9 +114,97 @@ def test_progress_is_the_share_of_the_bytes_of_input(corpus: Path) -> None:
     assert [status.progress for status in seen] == pytest.approx([done / total for done in expected], abs=2 / total)
 
 
+def lines_of(text: str) -> list[str]:
+    return [line.partition(" ")[2] for line in text.splitlines() if " cpu " in line]
+
+
+def test_the_log_has_a_line_for_each_item_with_the_metrics_of_its_kind(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(job_of(corpus, Measured(poison=7), log="items"))
+    good, bad = lines_of(capsys.readouterr().err)
+    assert good.startswith("cpu a: 20 frames in ")
+    assert good.endswith(" frames/s), mean 100")
+    assert bad == "cpu b: failed (extract): a frame is all 7"
+
+
+def test_the_log_of_machines_has_an_object_for_each_item_on_standard_output(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = predict(job_of(corpus, Measured(poison=7), log="jsonl"))
+    good, bad = map(json.loads, capsys.readouterr().out.splitlines())
+    row = run.table("train-000000").to_pylist()[0]
+    assert {name: good[name] for name in ("device", "shard", "key", "file", "status", "frames", "attempts")} == {
+        "device": "cpu",
+        "shard": "train-000000",
+        "key": "train/a",
+        "file": "a",
+        "status": "ok",
+        "frames": 20,
+        "attempts": 1,
+    }
+    assert good["seconds"] == row["seconds"] > 0
+    assert good["frames_per_second"] == pytest.approx(20 / row["seconds"], abs=0.001)
+    assert (good["metrics"], good["reason"]) == ({"mean": 100.0}, None)
+    assert (bad["status"], bad["frames"], bad["frames_per_second"], bad["metrics"]) == ("failed", 0, None, {})
+    assert (bad["reason_class"], bad["reason"]) == ("extract", "a frame is all 7")
+    assert good.keys() == bad.keys()
+
+
+def test_an_item_that_was_given_up_after_crashes_is_logged(tmp_path: Path) -> None:
+    logged = []
+    with Rank(make_run(tmp_path, 2)) as rank:
+        rank.on_result = lambda *result: logged.append(result)
+        opened = lease(rank)
+        while rank.add_failed_attempt(opened.shard.number, 1, "its worker died", "crash"):
+            pass
+    [(shard, item, result)] = logged
+    assert (shard, item.key, result.reason, result.attempts) == ("train-000000", "train/item001", "its worker died", 3)
+
+
 def test_the_seconds_of_an_item_contain_its_share_of_the_extraction(corpus: Path) -> None:
     run = predict(job_of(corpus, Brightness(seconds_per_frame=0.01)))
     rows = [row for shard in run.plan.shards for row in run.table(shard.name).to_pylist()]
     seconds = {row["key"]: row["seconds"] for row in rows}
     assert 0.2 <= seconds["train/a"] < 2
     assert 0.04 <= seconds["train/b"] < 0.2
+
+
+def arguments_of(corpus: Path, *more: str) -> list[str]:
+    config = corpus.parent / "config.yaml"
+    config.write_text(
+        "model: {class_path: support.brightness.Brightness}\n"
+        "data: {num_workers: 0, corpus: {class_path: support.brightness.ImageFolders, "
+        f"init_args: {{root: {corpus}}}}}}}\n"
+        f"output: {{dir: {corpus.parent / 'run'}}}\n"
+        "trainer: {accelerator: cpu}\n"
+    )
+    return ["run", "--config", str(config), *more]
+
+
+def test_a_log_whose_reader_ends_does_not_stop_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        log = ItemLog("jsonl", "rank", "cpu")
+        for _ in range(2):
+            log("train-000000", Item("a", "train", "a.mp4"), Result(0, num_frames=1))
+        closed.flush()  # as Python does at its end
+    told = capsys.readouterr().err
+    assert told == "standard output cannot be written to (Broken pipe). Items are not logged any more\n"
+
+
+@pytest.mark.slow
+def test_a_run_whose_log_goes_to_a_closed_pipe_is_completed(corpus: Path) -> None:
+    command = [sys.executable, "-m", "preprocess", *arguments_of(corpus, "--output.log", "jsonl")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, env=process_environment(), stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert "2 planned = 2 committed + 0 failed + 0 missing" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

@@ -94,8 +94,9 @@ def test_ids_frames_boxes_scores_and_masks_are_the_true_ones(root: Path, tmp_pat
 def test_a_line_of_the_log_tells_of_each_video(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, tmp_path / "run") == 0
     told = capsys.readouterr().err
-    assert re.search(r"^\d\d:\d\d:\d\d a: 26 frames in [\d.]+ s \([\d.]+ frames/s\), 3 objects, cpu$", told, re.M), told
-    assert re.search(r" sub/b: 9 frames in ", told)
+    line = r"^\d\d:\d\d:\d\d cpu a\.mkv: 26 frames in [\d.]+ s \([\d.,]+ frames/s\), num_objects 3, mean_score 0\.\d+, "
+    assert re.search(line, told, re.M), told
+    assert re.search(r" sub/b\.mkv: 9 frames in ", told)
 
 
 def test_the_arrays_hold_what_the_lines_do(root: Path, tmp_path: Path) -> None:

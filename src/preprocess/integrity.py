@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from datamodules.card import CARD, is_stale
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
+from datamodules.run.effort import Effort
 from datamodules.run.files import SUPERSEDED, sha256_of
 from datamodules.run.folder import Run, retry_numbers
 from datamodules.run.outcome import Outcome
@@ -65,7 +66,9 @@ class Coverage:
         committed: items that are samples.
         failed: items that failed.
         missing: items of shards that are not committed.
+        failure_classes: failed items by class.
         devices: committed items by the model of the device that computed them.
+        efforts: what the run took, by the number 0, and each retry, by its number.
         problems: records that are missing or damaged, or contradict the plan.
     """
 
@@ -73,7 +76,9 @@ class Coverage:
     committed: int
     failed: int
     missing: int
+    failure_classes: dict[str, int]
     devices: dict[str, int]
+    efforts: dict[int, Effort]
     problems: list[Problem]
 
     @property
@@ -86,15 +91,18 @@ def coverage(run: Run) -> Coverage:
     """Compare the records of `run` with its plans. Reads no tar."""
     problems: list[Problem] = []
     done = run.committed()
-    own, *retries = (_records(part, problems) for part in run.with_retries)
-    outcome = Outcome.of(own, (record for records in retries for record in records))
+    records = {part.retry: list(_records(part, problems)) for part in run.with_retries}
+    own, *retries = records.values()
+    outcome = Outcome.of(own, chain.from_iterable(retries))
     problems += strays(run.store, _RECORDS)
     return Coverage(
         planned=run.plan.num_items,
         committed=outcome.committed,
         failed=outcome.failed,
         missing=sum(shard.num_items for shard in run.plan.shards if shard.name not in done),
+        failure_classes=outcome.failure_classes,
         devices=outcome.devices,
+        efforts={number: Effort.of(part) for number, part in records.items()},
         problems=problems,
     )
 

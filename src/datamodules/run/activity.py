@@ -11,7 +11,7 @@ from datamodules.run.leases import RANKS
 from datamodules.run.store import Store
 from datamodules.run.typed_json import build, load
 
-_MAX_SECONDS = 1e12  # limit for the times in a file, since the epoch or not: 30,000 years
+MAX_SECONDS = 1e12  # limit for the times in a file, since the epoch or not: 30,000 years
 PHASES = ("read", "transform", "wait", "compute", "write")
 
 
@@ -121,6 +121,6 @@ def read_activity(store: Store, rank: str) -> Activity | None:
         build(MachineFigures, activity.machine, "machine")
         open_seconds = (shard.seconds for shard in activity.shards.values())
         times = (activity.started, activity.updated, *activity.seconds.values(), *open_seconds)
-        if all(0 <= seconds < _MAX_SECONDS for seconds in times):
+        if all(0 <= seconds < MAX_SECONDS for seconds in times):
             return activity
     return None

@@ -24,9 +24,9 @@ from datamodules.errors import ConfigError, EnvironmentFailure, FramemillError, 
 from datamodules.run.folder import Run
 from preprocess.cluster.rank_task import RankExit, RankTask, is_complete, run_rank
 from preprocess.job.placement import POSITION
-from preprocess.job.progress import Display
+from preprocess.report.display import Display
 from preprocess.report.status import StatusReader
-from preprocess.terminal import note
+from preprocess.terminal import Terminal, note
 
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 100_000_000  # of a Ray that is started here
@@ -202,7 +202,7 @@ class RayRanks:
         if self._display is None:
             with suppress(FramemillError):  # it is not planned yet; or it is damaged, which the ranks report
                 run = Run(*self._of_run)
-                self._display, self._reader = Display(run), StatusReader(run)
+                self._display, self._reader = Display(run, Terminal(stderr=True)), StatusReader(run)
 
     def _end(self, number: int, reference: Any) -> None:
         """Take the result of a task that has ended."""

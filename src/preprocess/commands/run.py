@@ -14,6 +14,7 @@ from preprocess.job.pipeline_help import PipelineParser
 from preprocess.job.placement import is_first_on_machine
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
+from preprocess.report.summary import summary
 from preprocess.terminal import note
 
 _NO_LIMIT = FailureLimit()
@@ -86,6 +87,9 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
                 f"{run.store}` for a common cause, then try them again with `preprocess retry {run.store}`",
                 "red",
             )
+        elif is_done:
+            for line in summary(worked_on, covered.failure_classes, covered.efforts[worked_on.retry]):
+                note(line)
     if has_failed:
         return TooManyFailures.exit_status
     return 0 if is_done or (partial and not covered.problems) else 1

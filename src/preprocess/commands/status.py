@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from datamodules.run.folder import Run
 from preprocess.commands.arguments import parser_of
+from preprocess.report.display import watch
 from preprocess.report.status import StatusReader, render
+from preprocess.report.summary import summary
 from preprocess.terminal import Terminal, say
 
 
@@ -15,11 +17,20 @@ def main(arguments: Sequence[str]) -> int:
         "Show how far a run is: items done and failed, rate, time left, bottleneck. Reads the run folder only, so it "
         "works from any machine, while the run is going on and afterwards.",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    forms.add_argument("--watch", action="store_true", help="go on showing it until the run is complete")
     options = parser.parse_args(arguments)
-    status = StatusReader(Run(options.folder)).read()
-    if options.json:
-        say(status.to_json())
+    run, terminal = Run(options.folder), Terminal()
+    if options.watch:
+        status = watch(run, terminal)
     else:
-        Terminal().print(render(status))
+        status = StatusReader(run).read()
+        if options.json:
+            say(status.to_json())
+            return 0
+        terminal.print(render(status))
+    if status.effort:
+        for line in summary(run, status.failure_classes, status.effort):
+            say(line)
     return 0

@@ -1,17 +1,14 @@
 """What a run shows: a live display or lines, and the messages of loggers. Third parties' messages are silenced."""
 
 import logging
-import threading
 import time
 import warnings
-from contextlib import suppress
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.live import Live
 
 from datamodules.run.folder import Run
 from preprocess.job.placement import is_first_on_machine
-from preprocess.report.status import StatusReader, headline, render
+from preprocess.report.display import Display
 from preprocess.terminal import Terminal, note
 
 _CHATTER = ("lightning.pytorch", "lightning.fabric", "absl")  # advertisements, "GPU available", …
@@ -21,50 +18,6 @@ _HARMLESS_WARNINGS = (
     "GPU available but not used",  # --trainer.accelerator cpu says so
     "The `srun` command is available",  # ranks need no srun, and this is a login node or a batch script of SLURM
 )
-
-
-class Display:
-    """Shows the state of a whole run, with all ranks of all machines, from its construction until it is closed.
-
-    On a terminal, a display is redrawn twice as often as ranks write heartbeats; elsewhere, a line is printed every
-    `line_seconds`. While the store cannot be read, the display stays as it is.
-
-    Args:
-        run: the run.
-        console: where to print; None: standard error.
-        line_seconds: seconds between lines if the console is no terminal.
-    """
-
-    def __init__(self, run: Run, console: Terminal | None = None, line_seconds: float = 10.0) -> None:
-        self._run = run
-        self._console = console or Terminal(stderr=True)
-        self._line_seconds = line_seconds
-        self._done = threading.Event()
-        show = self._draw if self._console.is_terminal else self._print
-        self._thread = threading.Thread(target=show, name="progress", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Show the final state and stop the thread."""
-        self._done.set()
-        self._thread.join()
-
-    def _draw(self) -> None:
-        reader = StatusReader(self._run)
-        with Live(render(reader.read()), console=self._console, auto_refresh=False) as live:
-            while not self._done.wait(self._run.store.beat_seconds / 2):
-                self._update(live, reader)
-            self._update(live, reader)
-
-    def _update(self, live: Live, reader: StatusReader) -> None:
-        with suppress(OSError):  # if the store stays away, the rank ends with a message of its own
-            live.update(render(reader.read()), refresh=True)
-
-    def _print(self) -> None:
-        reader = StatusReader(self._run)
-        while not self._done.wait(self._line_seconds):
-            with suppress(OSError):  # see `_update`
-                self._console.print(time.strftime("%H:%M:%S"), headline(reader.read()), soft_wrap=True)
 
 
 class Progress(Callback):
@@ -77,7 +30,7 @@ class Progress(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the display."""
         if is_first_on_machine() and trainer.local_rank == 0:
-            self._display = Display(self._run)
+            self._display = Display(self._run, Terminal(stderr=True))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Show the final state and end the display."""

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from datamodules.printable import json_line
 from datamodules.run.activity import Activity, ShardProgress, read_activity
+from datamodules.run.effort import Effort
 from datamodules.run.folder import Run
 from datamodules.run.leases import RANKS
 from datamodules.run.outcome import Outcome
@@ -56,6 +57,7 @@ class Status:
         eta_seconds: time to the end at that rate; None without a rate, 0 if the run is complete.
         bottleneck: phase that takes most of the time of the ranks alive: `read`, `transform`, `compute` or `write`;
             None if none is.
+        effort: what the run took, without its retries; None: it is not complete.
         disk_free_bytes: free space on this machine for what ranks keep locally; in a folder also for the shards.
         silent_seconds: a rank that has not written its activity for this long is silent.
         retries: status of each retry by itself, in order.
@@ -82,6 +84,7 @@ class Status:
     gpu_percent: float | None
     eta_seconds: float | None
     bottleneck: str | None
+    effort: Effort | None
     disk_free_bytes: int
     silent_seconds: float
     retries: "list[Status]" = field(repr=False)
@@ -153,6 +156,7 @@ class StatusReader:
             gpu_percent=_gpu_percent(records),
             eta_seconds=0.0 if not left else round(left / rate, 1) if rate else None,
             bottleneck=bottleneck(rank.seconds for rank in alive),
+            effort=Effort.of(records) if len(self._records) == len(shards) else None,
             disk_free_bytes=disk_free_bytes(self._run.work),
             silent_seconds=self._silent_seconds,
             retries=retries,

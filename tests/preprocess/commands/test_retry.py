@@ -55,7 +55,9 @@ def _picture(value: int) -> Image.Image:
 
 
 def last_line(capfd: pytest.CaptureFixture[str]) -> str:
-    return capfd.readouterr().err.splitlines()[-1].partition(": ")[2]
+    """Return the last line of standard error before the summary, which is indented, without the name of the run."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("  ")]
+    return lines[-1].partition(": ")[2]
 
 
 def brightness(folder: Path) -> dict[str, float]:

@@ -203,7 +203,7 @@ def test_a_task_of_a_job_completes_a_run(
     )
     done = run_script("--nodes", "2", "run", "--config", "a config.yaml", "--output.dir", "O")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "O: 4 planned = 4 committed + 0 failed + 0 missing\n"
+    assert done.stderr.startswith("O: 4 planned = 4 committed + 0 failed + 0 missing\n  took ")
     assert coverage(Run(tmp_path / "O")).is_exact
     assert not (tmp_path / "scontrol.txt").exists()
 

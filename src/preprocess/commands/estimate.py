@@ -1,8 +1,11 @@
 """`preprocess estimate`: estimate time and disk space for a corpus from a run over a sample of its items."""
 
+import math
 import tempfile
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from textwrap import indent
 from typing import Any
@@ -26,7 +29,7 @@ _NUM_SAMPLED = 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimated cost of a corpus on this machine, with these settings and one rank.
+    """The estimated time and disk space of a corpus on this machine, with these settings and one rank.
 
     Attributes:
         num_items: number of items of the corpus.
@@ -40,6 +43,7 @@ class Estimate:
         disk_free_bytes: free space of the file system of the output folder; None: the output is in a bucket.
         bottleneck: the slowest part of a run: `read`, `transform`, `compute` or `write`; None: unknown.
         proposed: options that the pipeline suggests; None: none.
+        price_per_hour: price of an hour of what one rank uses, in any currency; None: not given.
     """
 
     num_items: int
@@ -53,6 +57,7 @@ class Estimate:
     disk_free_bytes: int | None
     bottleneck: str | None
     proposed: str | None
+    price_per_hour: float | None = None
 
     def __str__(self) -> str:
         free = ""
@@ -69,25 +74,45 @@ class Estimate:
         ]
         if self.gpu_hours:
             lines.insert(4, f"GPU-hours    {self.gpu_hours:,.1f}")
+        if self.price_per_hour is not None:
+            cost = self.price_per_hour * self.seconds / 3600
+            price = f"{self.price_per_hour:,g} an hour for each rank"
+            lines.append(f"cost         {cost:,.2f} at {price}; about the same with more ranks")
         if self.proposed:
             lines.append(f"proposed     {indent(self.proposed, ' ' * 13).lstrip()}")
         return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the estimate; `argv` are options of `run`. Returns the exit status."""
+    """Print the estimate; `argv` are options of `run`, and `--price-per-hour`. Returns the exit status."""
     command = parser()
-    _, argv = command.parse_known_args(argv)
+    options, argv = command.parse_known_args(argv)
     quiet()
-    job = parse_pipeline([*argv, "--trainer.devices", "1"], command=command).job()
-    for line in str(estimate(job)).splitlines():
+    estimated = estimate(parse_pipeline([*argv, "--trainer.devices", "1"], command=command).job())
+    for line in str(replace(estimated, price_per_hour=options.price_per_hour)).splitlines():
         say(line)
     return 0
 
 
 def parser() -> PipelineParser:
     """Return the parser of the command's own options."""
-    return PipelineParser("estimate", "Run a few items of a corpus, and estimate hours and disk space for all of it.")
+    description = "Run a few items of a corpus, and estimate hours, disk space and cost for all of it."
+    parser = PipelineParser("estimate", description)
+    parser.add_argument(
+        "--price-per-hour",
+        metavar="PRICE",
+        type=_price,
+        help="what one rank uses costs so much an hour, for example one GPU with its share of the machine",
+    )
+    return parser
+
+
+def _price(text: str) -> float:
+    """Return a price as a number."""
+    with suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise ArgumentTypeError(f"{text!r} is not a price. Give the price of an hour of what one rank uses, such as 1.53")
 
 
 def estimate(job: Job) -> Estimate:

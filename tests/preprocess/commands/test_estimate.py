@@ -59,6 +59,23 @@ def test_output_only_does_not_limit_the_sample_of_an_estimate(
     assert "items        4 (4 of them run, 0 of these failed)" in capsys.readouterr().out
 
 
+def test_a_price_adds_the_cost_of_the_whole_corpus(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("preprocess.commands.estimate._Stopwatch.frames_per_second", 4 / 7200)  # two hours
+    assert main([*command, "--price-per-hour", "1.53"]) == 0
+    assert "cost         3.06 at 1.53 an hour for each rank; about the same with more ranks" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "cost" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "cheap"])
+def test_a_price_that_is_none_is_refused(command: list[str], price: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--price-per-hour", price])
+    assert f"{price!r} is not a price" in capsys.readouterr().err
+
+
 @pytest.mark.gpu
 @pytest.mark.timeout(580)
 def test_keypoints_on_a_gpu_propose_a_micro_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

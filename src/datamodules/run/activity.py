@@ -74,6 +74,7 @@ class Activity:
         seconds: time spent by phase: `read` and `transform` in the workers (summed over them), `wait` for a worker,
             `compute`, and `write`.
         shards: progress of the open shards, by name.
+        writes_figures: whether the rank may write the figures of the run to loggers; see `preprocess.job.figures`.
         machine: see `MachineFigures`.
     """
 
@@ -89,6 +90,7 @@ class Activity:
     workers: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     shards: dict[str, ShardProgress] = field(default_factory=dict)
+    writes_figures: bool = False
     machine: dict[str, Any] = field(default_factory=dict)
 
 

@@ -126,7 +126,8 @@ def estimate(job: Job) -> Estimate:
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="preprocess-estimate-") as folder:
         output = replace(job.output, dir=folder, scratch=None, only=None, log=None)
-        sampled = replace(job, corpus=sample, output=output, config=None)
+        trainer = {**job.trainer, "logger": False}
+        sampled = replace(job, corpus=sample, output=output, trainer=trainer, config=None)
         with Session(sampled) as session:
             session.predict([stopwatch])
         records = list(session.run.records())

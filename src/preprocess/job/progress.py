@@ -7,6 +7,7 @@ import warnings
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.run.folder import Run
+from preprocess.job.figures import FigureLog
 from preprocess.job.placement import is_first_on_machine
 from preprocess.report.display import Display
 from preprocess.terminal import Terminal, note
@@ -21,21 +22,32 @@ _HARMLESS_WARNINGS = (
 
 
 class Progress(Callback):
-    """Shows the state of the run on the first rank of each machine; see `Display`."""
+    """Shows the state of the run on the first rank of each machine, and writes its figures to loggers.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    Args:
+        run: the run or retry.
+        figures: writes the figures; None: this rank writes none.
+    """
+
+    def __init__(self, run: Run, figures: FigureLog | None = None) -> None:
+        self._run, self._figures = run, figures
         self._display: Display | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the display."""
-        if is_first_on_machine() and trainer.local_rank == 0:
-            self._display = Display(self._run, Terminal(stderr=True))
+        """Start the display. The log of figures shares its reading of the run."""
+        is_shown = is_first_on_machine() and trainer.local_rank == 0
+        if is_shown or self._figures:
+            console = Terminal(stderr=True, quiet=not is_shown)
+            self._display = Display(self._run, console, self._figures.add if self._figures else None)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Show the final state and end the display."""
+        """Show and log the final state, and end the display."""
+        if self._figures:
+            self._figures.publish()
         if self._display:
             self._display.close()
+        if self._figures:
+            self._figures.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """End the display: after an exception Lightning does not call `teardown`."""

@@ -29,6 +29,7 @@ from datamodules.run.store import Store
 from preprocess.job.assembly import OpenItems
 from preprocess.job.extraction import Extraction
 from preprocess.job.extractor import Extractor
+from preprocess.job.figures import FigureLog, may_write_figures
 from preprocess.job.fingerprint import fingerprint
 from preprocess.job.interrupt import StopOnSignal
 from preprocess.job.item_log import ItemLog
@@ -124,6 +125,7 @@ class Session:
             )
         measure = partial(machine_figures, gpu_uuid(device))
         rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
+        self._figures = FigureLog(self._loggers, rank) if self._loggers and may_write_figures() else None
         if output.log:
             rank.on_result = ItemLog(output.log, rank.name, str(device))
         with ExitStack() as stack:  # closes the rank if what follows fails
@@ -156,7 +158,7 @@ class Session:
         items = OpenItems(lambda item: job.extractor.open_assembly(item, lambda: rank.scratch))
         own = [
             ShardWriter(rank, job.extractor, items, self._corpus_types),
-            Progress(self.run),
+            Progress(self.run, self._figures),
             StopOnSignal(rank, job.output.grace_seconds),
         ]
         trainer = self._trainer
@@ -188,6 +190,8 @@ class Session:
                 f"Lightning places this rank on {trainer.strategy.root_device}, not on {self.device}: set "
                 "--trainer.accelerator and --trainer.devices otherwise"
             )
+        # Lightning would open the user's loggers in every rank
+        self._loggers, trainer.loggers = trainer.loggers, []
         return trainer
 
     def _open(self, store: Store, device: str) -> tuple[Run, Mapping[str, str]]:

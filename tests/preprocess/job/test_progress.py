@@ -1,5 +1,6 @@
-"""What a run shows and writes while it goes on: progress by frames, and the log of items."""
+"""What a run shows and writes while it goes on: progress by frames, the log of items, and figures for loggers."""
 
+import csv
 import json
 import os
 import subprocess
@@ -9,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from datamodules import FramesDataModule
 from datamodules.corpora.videos import Videos
 from datamodules.corpus import Item
+from datamodules.run.activity import PHASES
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.samples.metrics import Metric
+from preprocess.cli import main
+from preprocess.job.figures import FigureLog
 from preprocess.job.item_log import ItemLog
 from preprocess.job.output import Output
 from preprocess.job.progress import quiet
@@ -26,7 +31,7 @@ from preprocess.report.status import Status, StatusReader, headline
 from support.brightness import Brightness, BrightnessSamples, ImageFolders
 from support.environment import process_environment
 from support.frame_corpora import write_video
-from support.runs import lease, make_run
+from support.runs import finish, lease, make_run
 
 NUM_FRAMES = {"a": 20, "b": 4}
 
@@ -208,3 +213,62 @@ def test_a_run_whose_log_goes_to_a_closed_pipe_is_completed(corpus: Path) -> Non
     assert "2 planned = 2 committed + 0 failed + 0 missing" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def metrics_in(folder: Path) -> list[dict[str, str]]:
+    texts = (path.read_text() for path in sorted(folder.rglob("metrics.csv")))
+    return [row for text in texts for row in csv.DictReader(text.splitlines())]
+
+
+def test_a_logger_of_lightning_gets_the_figures_of_the_run(corpus: Path, tmp_path: Path) -> None:
+    logger = [
+        "--trainer.logger",
+        "lightning.pytorch.loggers.CSVLogger",
+        "--trainer.logger.save_dir",
+        str(tmp_path / "logs"),
+    ]
+    assert main(arguments_of(corpus, *logger)) == 0
+    *_, last = metrics_in(tmp_path / "logs")
+    figures = {name: float(value) for name, value in last.items() if value}
+    assert {name: figures[name] for name in ("progress", "items", "failed", "frames", "ranks")} == {
+        "progress": 1.0,
+        "items": 2,
+        "failed": 0,
+        "frames": 24,
+        "ranks": 1,
+    }
+    assert figures["frames_per_second"] > 0
+    assert {f"seconds/{phase}" for phase in PHASES} < figures.keys()
+    assert 0 <= figures["cpu_percent"] <= 100
+    assert len(list((tmp_path / "logs").rglob("metrics.csv"))) == 1
+
+
+def test_one_rank_writes_figures_and_when_it_ends_the_next(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 8)
+    with Rank(run) as second:
+        with Rank(run) as first:
+            first.activity.started, second.activity.started = 100.0, 200.0
+            logs = [FigureLog([CSVLogger(str(tmp_path / "logs"))], rank) for rank in (first, second)]
+            finish(first, lease(first))
+            for rank in (first, second):
+                rank.publish()
+            for log in logs:
+                log.add(StatusReader(run).read())
+            assert [row["items"] for row in metrics_in(tmp_path / "logs")] == ["4.0"]
+        finish(second, lease(second))
+        logs[1].add(StatusReader(run).read())
+        for log in logs:
+            log.close()
+    assert [row["items"] for row in metrics_in(tmp_path / "logs")] == ["4.0", "8.0"]
+    assert {path.parent.name for path in (tmp_path / "logs").rglob("metrics.csv")} == {"version_0", "version_1"}
+
+
+def test_a_full_disk_of_the_logger_does_not_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs").touch()  # no folder can be made here
+    run = make_run(tmp_path / "run", 4)
+    with Rank(run) as rank:
+        log = FigureLog([CSVLogger(str(tmp_path / "logs"))], rank)
+        rank.publish()
+        log.add(StatusReader(run).read())
+        log.close()
+    assert "Figures are not logged any more" in capsys.readouterr().err

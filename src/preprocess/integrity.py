@@ -14,6 +14,7 @@ from datamodules.run.effort import Effort
 from datamodules.run.files import SUPERSEDED, sha256_of
 from datamodules.run.folder import Run, retry_numbers
 from datamodules.run.outcome import Outcome
+from datamodules.run.parallel_reads import read_each
 from datamodules.run.plan import Plan, Shard, plan_name
 from datamodules.run.record import RECORDS, Record, ShardFile, StagedFile
 from datamodules.run.shard_files import count_devices, count_rows
@@ -198,12 +199,18 @@ def recorded_files(run: Run, record: Record, stands: bool) -> list[tuple[ShardFi
 def _records(run: Run, problems: list[Problem]) -> list[Record]:
     """Return the records of `run` that can be read, and add what is wrong with any to `problems`."""
     done = run.committed()
-    records = []
-    for shard in (shard for shard in run.plan.shards if shard.name in done):
+    shards = [shard for shard in run.plan.shards if shard.name in done]
+
+    def read(shard: Shard) -> Record | Problem:
         try:
-            record = run.record(shard.name)
+            return run.record(shard.name)
         except RunError as error:
-            problems.append(Problem(str(error), damaged=shard))
+            return Problem(str(error), damaged=shard)
+
+    records = []
+    for shard, record in zip(shards, read_each(run.store, read, shards), strict=True):
+        if isinstance(record, Problem):
+            problems.append(record)
             continue
         records.append(record)
         failed = sum(record.failure_classes.values())

@@ -30,6 +30,7 @@ from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.object_store import StoreUnavailableError
 from datamodules.run.bucket import as_store
 from datamodules.run.outcome import Outcome
+from datamodules.run.parallel_reads import read_each
 from datamodules.run.plan import Plan, Shard, plan_name
 from datamodules.run.record import RECORDS, Record, ShardFile, read_record, record_name
 from datamodules.run.store import Store
@@ -281,9 +282,8 @@ class Run:
     def records(self, split: str | None = None) -> Iterator[Record]:
         """Yield the records of the committed shards of this plan (of `split`; None: of all), in planned order."""
         committed = self.committed()
-        for shard in self.plan.shards:
-            if shard.name in committed and split in (None, shard.split):
-                yield self.record(shard.name)
+        names = [shard.name for shard in self.plan.shards if shard.name in committed and split in (None, shard.split)]
+        yield from read_each(self.store, self.record, names)
 
     def outcome(self, split: str | None = None) -> Outcome:
         """Count what became of the planned items (of `split`; None: of all), retries included.

@@ -26,7 +26,7 @@ from datamodules.messages import escape_messages
 from datamodules.object_store import is_url
 from preprocess.terminal import Parser, note
 
-_COMMANDS = {  # each is a module of preprocess.commands
+COMMANDS = {  # each is a module of preprocess.commands
     "run": "run a pipeline over a corpus, resume a run, or join one",
     "configs": "list the configurations that `run` takes by name, or print one",
     "check": "list the items that would fail in a run, without running the pipeline",
@@ -42,6 +42,7 @@ _COMMANDS = {  # each is a module of preprocess.commands
     "export": "write the samples in a format that other code reads",
     "merge": "merge complete runs into one",
     "models": "show where the models of MediaPipe Holistic are, or fetch them ahead of a run",
+    "completion": "print a script that completes commands and options in a shell",
     "sample": "create a small demo corpus",
     "demo": "preprocess the demo corpus, and look at the result",
 }
@@ -84,7 +85,7 @@ def _parser() -> Parser:
         epilog="`preprocess COMMAND --help` shows the options of a command.",
     )
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
-    for name, text in _COMMANDS.items():
+    for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False)  # the command's own module parses its options
     return parser
 

@@ -50,22 +50,17 @@ class PipelineParser(Parser):
         super().__init__(
             f"preprocess {command}",
             usage=f"preprocess {command} NAME [options]\n       preprocess {command} --config FILE [options]",
-            description=description,
+            description=f"{description} NAME is an installed configuration: see `preprocess configs`.",
             add_help=False,
             allow_abbrev=False,
         )
 
     def add_general(self) -> None:
         """Add the options of every such command, for its help: they are parsed with those of the pipeline."""
-        self.add_argument(
-            "name", metavar="NAME", nargs="?", help="an installed configuration; see `preprocess configs`"
-        )
         self.add_argument("--config", metavar="FILE", help="a configuration of yours, or one more")
         self.add_argument("--print_config", action="store_true", help="print the configuration that would run")
         self.add_argument("-h", "--help", action="store_true", help="show this help, also after NAME or --config FILE")
-        self.add_argument(
-            "--help-all", action="store_true", help="show all options, with all that is to say about them"
-        )
+        self.add_argument("--help-all", action="store_true", help="show all options, and all about each")
 
 
 class HelpAction(_HelpAction):
@@ -177,15 +172,16 @@ class _Short(_Complete):
     """Shows the first sentence about an option, and its default."""
 
     def start_section(self, heading: str | None) -> None:
-        super().start_section(_first_sentence(heading or ""))
+        super().start_section(first_sentence(heading or ""))
 
     def _get_help_string(self, action: Action) -> str:
         value = ""
         if not action.required and action.default not in (None, ""):
             value = action.default if isinstance(action.default, str) else json.dumps(action.default, default=str)
             value = f" ({value})"
-        return textwrap.shorten(_first_sentence(action.help or ""), _MAX_TEXT - len(value), placeholder=" …") + value
+        return textwrap.shorten(first_sentence(action.help or ""), _MAX_TEXT - len(value), placeholder=" …") + value
 
 
-def _first_sentence(text: str) -> str:
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a text, without its full stop."""
     return re.split(r"\.\s+(?=[A-Z0-9`])|\.$", text)[0]

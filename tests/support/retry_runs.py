@@ -37,7 +37,7 @@ def make_failing_run(folder: Path, keys: list[str] = KEYS, per_shard: int = 3, *
 
 
 def open_retry(
-    folder: Path,
+    folder: Path | str,
     *classes: str,
     fingerprint: Mapping[str, Any] = FINGERPRINT,
     began: float | None = None,

@@ -49,7 +49,7 @@ def test_results_come_in_order_and_the_first_read_is_alone(tmp_path: Path) -> No
 
 
 def test_reads_that_have_not_begun_are_dropped_when_the_caller_stops(tmp_path: Path) -> None:
-    names = []
+    names: list[int] = []
     results = read_each(TwoAtOnce(tmp_path), names.append, range(1000))
     next(results)
     results.close()  # type: ignore[attr-defined]

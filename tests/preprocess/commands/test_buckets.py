@@ -14,6 +14,8 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.object_store import open_object_store
 from datamodules.run.bucket import open_store
 from datamodules.run.folder import Run
+from datamodules.run.keys import planned_keys
+from datamodules.run.reader import CommittedSamples
 from preprocess.cli import main
 from preprocess.commands.merge import merge
 from preprocess.integrity import verify
@@ -168,6 +170,21 @@ def test_runs_of_one_bucket_merge_with_their_retries(tmp_path: Path, s3: S3Serve
 
     assert contents(f"{base}/merged") == files(folder_of(expected))
     assert "superseded/train-000000.tar" in contents(f"{base}/merged")
+
+
+def test_a_list_of_keys_is_retried_and_excluded_in_a_bucket_as_in_a_folder(tmp_path: Path) -> None:
+    folder = make_failing_run(tmp_path / "run", ["train/a", "train/b-cut-once", "train/c-bad-once", "dev/d"])
+    url = copied(folder)
+    flagged = tmp_path / "flagged.txt"
+    flagged.write_text("train/b-cut-once\ntrain/c-bad-once\n")
+    for place in (folder, url):
+        do(open_retry(place, keys=planned_keys(flagged, Run(place))))
+        assert list(verify(Run(place))) == []
+    retried = {name: content for name, content in contents(url).items() if name.endswith(".tar")}
+    assert retried == {name: content for name, content in files(folder).items() if name.endswith(".tar")}
+    assert "superseded/train-000000.tar" in retried
+    samples = CommittedSamples(Run(url), exclude=planned_keys(flagged, Run(url)))
+    assert [key for key, _ in samples] == ["train/a", "dev/d"]
 
 
 def test_a_merge_that_fails_leaves_nothing_in_the_bucket(folder: Path, tmp_path: Path) -> None:

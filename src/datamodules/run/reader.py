@@ -128,7 +128,9 @@ def _rows_of(run: Run, shards: Sequence[str], exclude: Collection[str]) -> Itera
 
     def read(shard: str) -> Any:
         rows = run.rows(shard, columns).drop_null()  # failed items have no place in a tar
-        return rows.filter(pa.array([key not in exclude for key in rows["key"].to_pylist()])) if exclude else rows
+        if exclude:
+            rows = rows.filter(pa.array([key not in exclude for key in rows["key"].to_pylist()], pa.bool_()))
+        return rows
 
     return read_each(run.store, read, shards)
 

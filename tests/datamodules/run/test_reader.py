@@ -135,6 +135,17 @@ def test_a_run_with_nothing_committed_fails(tmp_path: Path) -> None:
         CommittedSamples(make_run(tmp_path, 3), "train")
 
 
+def test_excluded_samples_are_left_out_of_shards_with_all_some_or_no_failed_items(tmp_path: Path) -> None:
+    keys = ["bad-a", "bad-b", "c", "bad-d", "e", "f", "g", "h"]
+    run = make_run(tmp_path, [Item(key, "train", key, ("f.png",)) for key in keys], per_shard=2)
+    work(tmp_path)
+    samples = CommittedSamples(run, "train", {"bad-a", "c", "e", "h"})
+    assert [key for key, _ in samples] == ["f", "g"]
+    assert len(samples) == 2
+    assert [tar.shard for tar in samples.tars] == ["train-000002", "train-000003"]
+    assert len(CommittedSamples(run, exclude=set(keys))) == 0
+
+
 def test_a_split_of_which_everything_failed_fails(tmp_path: Path) -> None:
     run = make_run(tmp_path, [Item("bad", "train", "bad", ("f.png",))])
     work(tmp_path)

@@ -37,6 +37,7 @@ COMMANDS = {  # each is a module of preprocess.commands
     "status": "show the progress of a run, while it runs and afterwards",
     "view": "show what a run holds, or one of its samples",
     "failures": "list the items that failed, where and why",
+    "report": "make a page to look at: counts, timeline, failures, distributions, samples",
     "verify": "check every record, hash, count and key of a run; `--repair` repairs the run",
     "visualize": "draw samples: PNG, MP4 or HTML",
     "export": "write the samples in a format that other code reads",

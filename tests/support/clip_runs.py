@@ -88,8 +88,9 @@ def make_clip_run(folder: Path, corpus: Corpus, failed: tuple[str, ...] = (), **
                 if item.key in failed:
                     rank.add(opened.shard.number, Result(row, reason=REASON, reason_class="extract"), {})
                 else:
-                    members = ClipSamples().encode(made_clip(item, **options))
-                    rank.add(opened.shard.number, Result(row, num_frames=16), members)
+                    sample, kind = made_clip(item, **options), ClipSamples()
+                    result = Result(row, num_frames=16, metrics=kind.metrics_of(sample))
+                    rank.add(opened.shard.number, result, kind.encode(sample))
     return run
 
 

@@ -68,7 +68,8 @@ def make_pose_run(
                     rank.add(opened.shard.number, Result(row, reason=REASON, reason_class="decode"), {})
                 else:
                     sample = made_pose(item, people[number], **options)
-                    rank.add(opened.shard.number, Result(row, num_frames=1), PoseSamples().encode(sample))
+                    result = Result(row, num_frames=1, metrics=PoseSamples().metrics_of(sample))
+                    rank.add(opened.shard.number, result, PoseSamples().encode(sample))
                 number += 1
     return run
 

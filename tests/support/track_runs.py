@@ -163,8 +163,9 @@ def make_track_run(folder: Path, corpus: TrackItems, failed: tuple[str, ...] = (
                 if item.key in failed:
                     rank.add(opened.shard.number, Result(row, reason=REASON, reason_class="extract"), {})
                 else:
-                    members = TrackSamples().encode(corpus.sample(item))
-                    rank.add(opened.shard.number, Result(row, num_frames=len(corpus.frames(item))), members)
+                    sample, kind = corpus.sample(item), TrackSamples()
+                    result = Result(row, num_frames=len(corpus.frames(item)), metrics=kind.metrics_of(sample))
+                    rank.add(opened.shard.number, result, kind.encode(sample))
     return run
 
 

@@ -12,6 +12,7 @@ from datamodules.loading.reading import frames_of
 from datamodules.media.decoding import Decoding
 from datamodules.objects import exists, join
 from datamodules.run.folder import Run
+from datamodules.run.plan import Plan
 from datamodules.samples.drawing import Colour, Image, resized
 from preprocess.draw.lettering import GREY, write_line
 from preprocess.report.find import find
@@ -20,24 +21,48 @@ _BLANK: Colour = (244, 246, 248)
 
 
 class CorpusFrames:
-    """The frames of the item with a key, as the run that made its sample took them: the `SourceFrames` of drawings."""
+    """The frames of an item, as the run or retry that made its sample took them: the `SourceFrames` of drawings.
 
-    def __init__(self, run: Run, key: str) -> None:
-        self._run, self._key = run, key
+    Args:
+        run: the run.
+        shard: name of the shard with the sample, of the run or of a retry.
+        key: of the item.
+
+    Attributes:
+        problem: why frames are missing; None: none are, of those that were asked for.
+        num_read: number of frames that were read.
+    """
+
+    def __init__(self, run: Run, shard: str, key: str) -> None:
+        self._run, self._shard, self._key = run, shard, key
+        self.problem: str | None = None
+        self.num_read = 0
+
+    @classmethod
+    def of_key(cls, run: Run, key: str) -> "CorpusFrames":
+        """Return the frames of the item with this key.
+
+        Raises:
+            RunError: no item has this key, or its table is damaged.
+        """
+        shard, row = find(run, key)
+        return cls(run, run.rows(shard.name, ["key"])["shard"][row].as_py(), key)
 
     def images(self, size: tuple[int, int]) -> Iterator[Image]:
         """Yield the frames, resized to `size` (height, width), then blank images without end.
 
         A frame that cannot be read ends the frames; the blank images say so.
         """
-        missing = "the source ends here"
+        problem = "the source ends here"
         try:
             for frame in self._frames():
+                self.num_read += 1
                 yield resized(frame, size)
         except (DecodeError, OSError) as error:
-            missing = f"the source is gone: {error}"
+            problem = f"the source is gone: {error}"
+        self.problem = problem
         while True:
-            yield blank(size, missing)
+            yield blank(size, problem)
 
     def first(self) -> Image:
         """Return the first frame in its own size.
@@ -48,9 +73,10 @@ class CorpusFrames:
         return next(self._frames())
 
     def _frames(self) -> Iterator[Image]:
-        made_by = _made_by(self._run, self._key)
-        shard, row = find(made_by, self._key)
-        item, decided = made_by.plan.item(shard.number, row), made_by.plan.fingerprint.get("decoding", {})
+        plan = _plan_of(self._run, self._shard)  # that of a retry describes the file as it was then
+        [shard] = (shard for shard in plan.shards if shard.name == self._shard)
+        item = plan.item(shard.number, plan.keys(shard.number).index(self._key))
+        decided = plan.fingerprint.get("decoding", {})
         decoding = Decoding(  # not its backend, as all give the same frames
             fallback=decided.get("fallback", False),
             stream=decided.get("stream"),
@@ -67,11 +93,10 @@ def blank(size: tuple[int, int], text: str) -> Image:
     return np.array(page)
 
 
-def _made_by(run: Run, key: str) -> Run:
-    """Return the run or the one of its retries that made the current sample of this key."""
-    shard, row = find(run, key)
-    name = run.rows(shard.name, ["key"])["shard"][row].as_py()
-    return next((retry for retry in run.retries if name in retry.committed()), run)
+def _plan_of(run: Run, shard: str) -> Plan:
+    """Return the plan, of the run or of one of its retries, that has the shard of this name."""
+    plans = (part.plan for part in run.with_retries)
+    return next(plan for plan in plans if any(planned.name == shard for planned in plan.shards))
 
 
 def _root(run: Run, item: Item) -> str:

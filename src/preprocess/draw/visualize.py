@@ -57,7 +57,7 @@ def visualize(run: Run, dest: Path, num_samples: int = 4, split: str | None = No
     entries: list[str] = []  # of the page
     for index in np.unique(np.linspace(0, len(samples) - 1, num_samples).round().astype(int)).tolist():
         sample = samples.decode(index, kind)
-        drawing = kind.draw(sample, CorpusFrames(run, sample.key))
+        drawing = kind.draw(sample, CorpusFrames.of_key(run, sample.key))
         if isinstance(drawing, VideoDrawing):
             written += _write_video(sample.key, drawing, dest)
         elif isinstance(drawing, ImageDrawing):

@@ -44,9 +44,10 @@ def folder(tmp_path: Path) -> Path:
         (["failures", "{}"], "train/v1"),
         (["export", "{}", "--format", "jsonl", "--dest", "{}-out"], "train.jsonl"),
         (["visualize", "{}", "--samples", "1", "--dest", "{}-out"], "train/v0.png"),
+        (["report", "{}", "--dest", "{}-out"], "index.html"),
         (["verify", "{}"], "train-000000.tar: complete, but not at its final name yet"),
     ],
-    ids=["status", "view", "view-item", "failures", "export", "visualize", "verify"],
+    ids=["status", "view", "view-item", "failures", "export", "visualize", "report", "verify"],
 )
 def test_a_command_that_only_reads_changes_nothing(
     folder: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]

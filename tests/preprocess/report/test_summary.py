@@ -50,7 +50,7 @@ def test_the_status_of_a_finished_run_ends_with_what_it_took_and_how_to_go_on(
         "  failed  decode 1",
         f"  next    preprocess failures {folder}",
         f"          preprocess retry {folder}",
-        f"          preprocess visualize {folder} --dest D",
+        f"          preprocess report {folder} --open",
         f"          preprocess export {folder} --format parquet --dest D",
         f"          training: FramesDataModule(shards='{folder}', samples=KeypointSamples()), see docs/training.md",
     ]
@@ -104,7 +104,7 @@ def test_watching_follows_the_ranks_until_the_run_is_complete(tmp_path: Path) ->
     output, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")
     assert "8 of 8 items (100.0 %)" in output
-    assert "preprocess visualize" in output
+    assert "preprocess report" in output
 
 
 def test_watching_ends_with_ctrl_c_without_a_traceback(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def _percent(figures: Any, *names: str) -> float | None:
 
 
 def bottleneck(phases: Iterable[Mapping[str, float]]) -> str | None:
-    """Return the phase that takes most of the ranks' time; None if there are no ranks.
+    """Return the phase that takes most of the ranks' time; None if they spent none.
 
     If ranks mostly wait for their workers, it is the longer phase of the workers: `read` or `transform`.
 
@@ -229,7 +229,7 @@ def bottleneck(phases: Iterable[Mapping[str, float]]) -> str | None:
     seconds: Counter[str] = Counter()
     for spent in phases:
         seconds.update({phase: int(1000 * spent_in_phase) for phase, spent_in_phase in spent.items()})
-    if not seconds:
+    if not seconds.total():
         return None
     if seconds["wait"] > seconds["compute"] + seconds["write"]:
         return max(("read", "transform"), key=lambda phase: seconds[phase])

@@ -3,7 +3,7 @@
 | output                       | function or class                                         |
 |------------------------------|-----------------------------------------------------------|
 | a line of standard output    | `say`; JSON by `printable.json_line`                      |
-| a line of standard error     | `note`                                                    |
+| a line of standard error     | `note`; several: `note_all`                               |
 | tables, the live display     | `Terminal`, of plain strings, `cell` or `block`           |
 | wrong options                | `Parser`                                                  |
 | output of libraries          | `escaped_output`                                          |
@@ -12,7 +12,8 @@
 
 import argparse
 import io
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, NoReturn
 
@@ -53,8 +54,17 @@ def say(text: str) -> None:
 
 
 def note(text: str, style: str = "") -> None:
-    """Print a line to standard error."""
-    Terminal(stderr=True).print(text, style=style, soft_wrap=True)
+    """Print a line to standard error, above the live display if one is shown."""
+    note_all([text], style)
+
+
+def note_all(lines: Iterable[str], style: str = "") -> None:
+    """Print lines to standard error at once. With a live display, which is redrawn, it takes some milliseconds."""
+    terminal = Terminal(stderr=True)
+    with terminal.capture() as printed:
+        for line in lines:
+            terminal.print(line, style=style, soft_wrap=True)
+    sys.stderr.write(printed.get())  # which rich's Live replaces; a Console of its own writes to the terminal itself
 
 
 @contextmanager

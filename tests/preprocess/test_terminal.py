@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.live import Live
 
 from datamodules.corpus import Item
 from datamodules.loading.stream import _next
@@ -27,7 +28,7 @@ from datamodules.run.result import Result
 from datamodules.samples.captions import CaptionSamples
 from preprocess.cli import main
 from preprocess.report.status import StatusReader, render
-from preprocess.terminal import Terminal, cell, escaped_output
+from preprocess.terminal import Terminal, cell, escaped_output, note
 from support.caption_runs import made_caption
 from support.runs import Listed
 
@@ -94,6 +95,16 @@ def test_the_live_display_has_no_escape_sequence_but_its_own(folder: Path) -> No
     shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.file.getvalue())  # type: ignore[attr-defined]
     assert misleading(shown) == set()
     assert shown.count(SHOWN) == 4  # the folder, a status, a class of failures, a rank
+
+
+def test_a_note_is_printed_above_the_live_display(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Terminal(file=io.StringIO(), force_terminal=True, width=80)
+    with Live("the display", console=console, auto_refresh=False) as live:
+        live.refresh()
+        note("a note")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert capsys.readouterr().err == ""
+    assert "\x1b[2Ka note\nthe display" in shown  # the display is erased first, and drawn again
 
 
 def test_json_has_the_text_itself_on_a_line_of_ascii(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

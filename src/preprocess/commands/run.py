@@ -15,7 +15,7 @@ from preprocess.job.placement import is_first_on_machine
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job, Session
 from preprocess.report.summary import summary
-from preprocess.terminal import note
+from preprocess.terminal import note, note_all
 
 _NO_LIMIT = FailureLimit()
 
@@ -88,8 +88,7 @@ def conclude(worked_on: Run, partial: bool, limit: FailureLimit = _NO_LIMIT) -> 
                 "red",
             )
         elif is_done:
-            for line in summary(worked_on, covered.failure_classes, covered.efforts[worked_on.retry]):
-                note(line)
+            note_all(summary(worked_on, covered.failure_classes, covered.efforts[worked_on.retry]))
     if has_failed:
         return TooManyFailures.exit_status
     return 0 if is_done or (partial and not covered.problems) else 1

@@ -19,6 +19,7 @@ Each rank logs the items that it finishes. An item that two ranks work on at the
 
 import os
 import sys
+import threading
 import time
 from datetime import datetime, timezone
 from typing import Literal
@@ -26,9 +27,10 @@ from typing import Literal
 from datamodules.corpus import Item
 from datamodules.printable import json_line
 from datamodules.run.result import OK, Result
-from preprocess.terminal import note
+from preprocess.terminal import note, note_all
 
 Form = Literal["items", "jsonl"]
+_DELAY_SECONDS = 0.25  # within which lines are printed at once: on a terminal each time takes some milliseconds
 
 
 class ItemLog:
@@ -43,11 +45,17 @@ class ItemLog:
     def __init__(self, form: Form, rank: str, device: str) -> None:
         self._form, self._rank, self._device = form, rank, device
         self._is_open = True
+        self._lines: list[str] = []  # to print
+        self._lock = threading.Lock()
 
-    def __call__(self, shard: str, item: Item, result: Result) -> None:
+    def add(self, shard: str, item: Item, result: Result) -> None:
         """Log an item of the shard named `shard`. If standard output cannot be written to, the run goes on."""
         if self._form == "items":
-            note(f"{time.strftime('%H:%M:%S')} {self._line(item, result)}", "" if result.reason is None else "red")
+            line = f"{time.strftime('%H:%M:%S')} {self._line(item, result)}"
+            with self._lock:
+                self._lines.append(line)
+                if len(self._lines) == 1:
+                    threading.Timer(_DELAY_SECONDS, self.flush).start()
         elif self._is_open:
             try:
                 # in one system call, so that lines of several ranks are not mixed
@@ -60,6 +68,12 @@ class ItemLog:
                     f"standard output cannot be written to ({error.strerror}). Items are not logged any more", "yellow"
                 )
 
+    def flush(self) -> None:
+        """Print the lines that wait to be printed."""
+        with self._lock:
+            lines, self._lines = self._lines, []
+        note_all(lines)
+
     def _line(self, item: Item, result: Result) -> str:
         start = f"{self._device} {item.source}"
         if result.reason is not None:
@@ -67,7 +81,7 @@ class ItemLog:
             return f"{start}: failed{attempts} ({result.reason_class}): {result.reason}"
         frames = f"{result.num_frames:,} frame" + ("s" if result.num_frames > 1 else "")
         rate = f" ({result.num_frames / result.seconds:,.1f} frames/s)" if result.seconds else ""
-        metrics = (f"{name} {value:.6g}" for name, value in result.metrics.items())
+        metrics = (f"{name} {round(value, 3):,.10g}" for name, value in result.metrics.items())
         status = [result.status] if result.status != OK else []
         return ", ".join([f"{start}: {frames} in {result.seconds:,.1f} s{rate}", *status, *metrics])
 

@@ -126,9 +126,11 @@ class Session:
         measure = partial(machine_figures, gpu_uuid(device))
         rank = Rank(self.run, output.part(), output.stale_seconds, rank_position(), measure, output.tolerance(), name)
         self._figures = FigureLog(self._loggers, rank) if self._loggers and may_write_figures() else None
-        if output.log:
-            rank.on_result = ItemLog(output.log, rank.name, str(device))
         with ExitStack() as stack:  # closes the rank if what follows fails
+            if output.log:
+                log = ItemLog(output.log, rank.name, str(device))
+                rank.on_result = log.add
+                stack.callback(log.flush)
             self.rank = stack.enter_context(rank)
             if is_resumed and not job.retry and self._is_to_compare():
                 self._relisting = Relisting(self.run.plan, job.corpus)

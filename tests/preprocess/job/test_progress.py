@@ -196,7 +196,7 @@ def test_a_log_whose_reader_ends_does_not_stop_the_run(
         monkeypatch.setattr(sys, "stdout", closed)
         log = ItemLog("jsonl", "rank", "cpu")
         for _ in range(2):
-            log("train-000000", Item("a", "train", "a.mp4"), Result(0, num_frames=1))
+            log.add("train-000000", Item("a", "train", "a.mp4"), Result(0, num_frames=1))
         closed.flush()  # as Python does at its end
     told = capsys.readouterr().err
     assert told == "standard output cannot be written to (Broken pipe). Items are not logged any more\n"

@@ -8,7 +8,7 @@ which are known as soon as a video is opened. The time left follows from the byt
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from datamodules.printable import json_line
-from datamodules.run.activity import Activity, ShardProgress, read_activity
+from datamodules.run.activity import Activity, ShardProgress
 from datamodules.run.effort import Effort
 from datamodules.run.folder import Run
-from datamodules.run.leases import RANKS
 from datamodules.run.outcome import Outcome
+from datamodules.run.parallel_reads import read_each
 from datamodules.run.plan import Shard
 from datamodules.run.record import Record
 from datamodules.run.result import OK
 from datamodules.run.store import Store
+from preprocess.report.rank_files import RankFiles
 from preprocess.terminal import cell
 
 _LATE_SECONDS = 10.0  # a heartbeat may be late by so much
@@ -109,13 +110,19 @@ class Status:
 
 
 class StatusReader:
-    """Reads the status of one run repeatedly, and each record only once."""
+    """Reads the status of one run repeatedly, and each record only once.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: the run, or a retry of it.
+        rank_files: reads what the ranks are doing; None: the run's own.
+    """
+
+    def __init__(self, run: Run, rank_files: RankFiles | None = None) -> None:
+        self._rank_files = rank_files or RankFiles(run.store)
         self._run, self._silent_seconds = run, silent_seconds(run.store)
         self._records: dict[str, Record] = {}
         self._planned = {shard.name: shard for shard in run.plan.shards}  # ranks may work on a retry's shards
-        self._retries = [StatusReader(retry) for retry in run.retries]
+        self._retries = [StatusReader(retry, self._rank_files) for retry in run.retries]
 
     def read(self) -> Status:
         """Return the status now.
@@ -123,12 +130,12 @@ class StatusReader:
         Raises:
             RunError: a record is damaged.
         """
-        for name in self._run.committed() - self._records.keys():
-            self._records[name] = self._run.record(name)
+        new = sorted(self._run.committed() - self._records.keys())
+        self._records.update(zip(new, read_each(self._run.store, self._run.record, new), strict=True))
         retries = [reader.read() for reader in self._retries]
         records, shards = self._records.values(), self._run.plan.shards
         outcome = Outcome.of(records, (record for reader in self._retries for record in reader._records.values()))
-        ranks = list(_ranks(self._run))
+        ranks = self._rank_files.read()
         alive = [rank for rank in ranks if _is_alive(rank, self._silent_seconds)]
         open_shards = self._open_shards(alive)
         cost = sum(map(_cost, shards))
@@ -177,12 +184,6 @@ class StatusReader:
 def _cost(shard: Shard) -> int:
     """Return the cost of a whole shard, as `ShardProgress.cost` counts it."""
     return shard.cost + shard.num_items
-
-
-def _ranks(run: Run) -> Iterator[Activity]:
-    for rank in run.store.names(RANKS):
-        if "." not in rank and (activity := read_activity(run.store, rank)):
-            yield activity
 
 
 def silent_seconds(store: Store) -> float:

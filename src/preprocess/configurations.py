@@ -8,6 +8,7 @@ from datamodules.errors import ConfigError
 
 _IN_WHEEL = Path(__file__).parent / "configs"
 _IN_CHECKOUT = Path(__file__).parents[2] / "configs"  # for an editable install
+_OTHERWISE = ("--config", "-c", "--model", "--help", "-h")  # options that can do without a name
 _FOLDER = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CHECKOUT
 
 
@@ -38,8 +39,13 @@ def with_config(arguments: Sequence[str]) -> list[str]:
     """Return arguments of `run` whose first one, if it is a bare name of a configuration, is `--config FILE` instead.
 
     Raises:
-        ConfigError: there is no configuration of that name.
+        ConfigError: there is no configuration of that name; or the arguments name neither one nor a file nor a model.
     """
-    if not arguments or arguments[0].startswith("-"):
-        return list(arguments)
-    return ["--config", str(find_configuration(arguments[0])), *arguments[1:]]
+    if arguments and not arguments[0].startswith("-"):
+        return ["--config", str(find_configuration(arguments[0])), *arguments[1:]]
+    if not any(argument.startswith(_OTHERWISE) for argument in arguments):
+        raise ConfigError(
+            "no pipeline is named. Write the name of a configuration first, such as `run keypoints --data.root R`, or "
+            "--config FILE; `preprocess configs` lists the names"
+        )
+    return list(arguments)

@@ -16,7 +16,15 @@ def test_a_bare_first_word_is_the_name_of_a_configuration() -> None:
     file = str(CONFIGS / "keypoints.yaml")
     assert with_config(["keypoints", "--data.root", "R"]) == ["--config", file, "--data.root", "R"]
     assert with_config(["--config", "my.yaml", "pose"]) == ["--config", "my.yaml", "pose"]
-    assert with_config([]) == []
+    assert with_config(["--model", "my.Extractor"]) == ["--model", "my.Extractor"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--data.root", "R", "keypoints"]])
+def test_without_a_name_in_the_first_place_the_message_says_where_it_goes(arguments: list[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no pipeline is named\. Write the name of a configuration first, such as `run "
+    ):
+        with_config(arguments)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_a_rank_that_failed_starts_again_and_a_stopped_task_is_requeued(
     is_requeued: bool,
 ) -> None:
     (tmp_path / "statuses").write_text("".join(f"{status}\n" for status in [*statuses, 0]))
-    assert run_script("--nodes", "2", "run").returncode == statuses[-1]
+    assert run_script("--nodes", "2", "run", "keypoints").returncode == statuses[-1]
     assert (tmp_path / "statuses").read_text() == "0\n"
     requeued = tmp_path / "scontrol.txt"
     assert (requeued.read_text() if requeued.exists() else "") == ("requeue 7_1\n" if is_requeued else "")
@@ -183,7 +183,7 @@ def test_a_task_that_is_stopped_while_no_rank_runs_is_requeued(
 ) -> None:
     (tmp_path / "statuses").write_text("3\n0\n")
     (tmp_path / "signal").write_text(signal)
-    assert run_script("run").returncode == status
+    assert run_script("run", "keypoints").returncode == status
     assert (tmp_path / "statuses").read_text() == "0\n"
     assert (tmp_path / "sleep.txt").read_text() == "30\n"
     assert (tmp_path / "scontrol.txt").read_text() == "requeue 7_1\n"
@@ -258,7 +258,7 @@ def test_what_sbatch_refuses_is_told_in_its_words(
     refusal = 'echo "sbatch: error: invalid partition specified: x" >&2; echo "sbatch: error: failed" >&2; exit 1'
     make_command(tmp_path / "bin", "sbatch", refusal)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert main(["sbatch", "--submit", "--partition", "x", "run"]) == 2
+    assert main(["sbatch", "--submit", "--partition", "x", "run", "pose"]) == 2
     expected = "error: sbatch refuses the job: sbatch: error: invalid partition specified: x sbatch: error: failed\n"
     assert capsys.readouterr().err == expected
 
@@ -267,5 +267,5 @@ def test_without_sbatch_a_message_says_where_to_submit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["sbatch", "--submit", "run"]) == 2
+    assert main(["sbatch", "--submit", "run", "pose"]) == 2
     assert capsys.readouterr().err.startswith("error: there is no sbatch on this machine. Use --submit on a login node")

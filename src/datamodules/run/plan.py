@@ -177,11 +177,15 @@ class Plan:
         return self._item(self.batch(number).slice(row, 1).to_pylist()[0])
 
     def tried(self, number: int) -> NDArray[np.bool_]:
-        """Return which rows of shard `number` a retry tries again, bool [rows]. It copies the results of the others.
+        """Return which rows of shard `number` are processed, bool [rows].
+
+        All are, but where a retry replaces a shard: it copies the results of rows that it does not try again.
 
         Raises:
-            RunError: the plan replaces no shards, or another version of Framemill wrote it.
+            RunError: another version of Framemill planned this retry.
         """
+        if self.shards[number].replaces is None:
+            return np.ones(self.shards[number].num_items, bool)
         if self._tried is None:
             raise RunError(
                 f"{self.location} does not say which items it tries again. Finish this retry with the version of "

@@ -20,7 +20,7 @@ committed file is changed, and the current tars of a run and its retries hold ev
 | fingerprint of a retry | content                                                                                     |
 |------------------------|---------------------------------------------------------------------------------------------|
 | retry                  | {"of": digest of the run's fingerprint, "classes": those tried again, null: all failures,   |
-|                        | "keys": number and hash of those tried again, null: not selected by key}                    |
+|                        | "keys": {"number", "sha256"} of those tried again, null: not selected by key}               |
 | all other fields       | as a run with the settings of the retry has them                                            |
 """
 
@@ -68,7 +68,11 @@ class RetryRequest:
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what the fingerprint of the retry says of the selection, the same for all ranks of a retry."""
-        return {"classes": sorted(self.classes) or None, "keys": None if self.keys is None else _digest(self.keys)}
+        keys = None
+        if self.keys is not None:
+            digest = hashlib.sha256("\n".join(sorted(self.keys)).encode()).hexdigest()[:16]
+            keys = {"number": len(self.keys), "sha256": digest}
+        return {"classes": sorted(self.classes) or None, "keys": keys}
 
 
 def refuse_unfinished(run: Run) -> None:
@@ -216,12 +220,6 @@ def _without_versions(batch: Any) -> Any:
 def _has(record: Record, classes: Collection[str]) -> bool:
     """Return whether a shard has rows of these failure classes or statuses."""
     return not record.statuses.keys().isdisjoint(classes) or not record.failure_classes.keys().isdisjoint(classes)
-
-
-def _digest(keys: Collection[str]) -> str:
-    """Return the number of keys, and a hash that does not depend on their order."""
-    digest = hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16]
-    return f"{len(keys):,} keys, sha256 {digest}"
 
 
 def _superseded(run: Run) -> dict[str, set[str]]:

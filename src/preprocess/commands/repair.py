@@ -59,7 +59,7 @@ def repair(run: Run, problems: Sequence[Problem]) -> Iterator[str]:
     withdrawn = withdrawn or [retry for retry in run.retries[-1:] if not _is_begun(retry)]
     for retry in reversed(withdrawn):
         _withdraw(retry)
-        yield f"retry {retry.retry}: withdrawn; its items count as failed, so retry them again"
+        yield f"retry {retry.retry}: withdrawn; its items are as they were before, so retry them again"
     for shard in damaged:
         if shard.retry not in {retry.retry for retry in withdrawn}:
             _delete(run.store, _files_of(run, shard))

@@ -115,6 +115,7 @@ def test_failed_items_are_retried_by_key_in_new_shards(folder: Path) -> None:
         (None, ["train/c-bad-twice"]),
         (None, ["dev/y-bad-once"]),
     ]
+    assert retry.plan.tried(0).tolist() == [True]
     do(retry)
     assert before.items() <= tars(folder).items()
     assert [failure.item.key for failure in failures(Run(folder))] == ["train/c-bad-twice", "train/f-bad-once"]
@@ -174,10 +175,10 @@ def test_samples_that_a_retry_made_are_retried_by_key(folder: Path) -> None:
 def test_ranks_join_a_retry_with_the_same_keys_in_any_order_and_no_others(folder: Path) -> None:
     do(open_retry(folder, keys=KEYS[:4]), num_shards=1)
     with pytest.raises(
-        RunError, match=r"unfinished retry.*retry\.keys: '4 keys, sha256 \w{16}' there, '1 keys, sha256"
+        RunError, match=r"unfinished retry.*retry\.keys\.number: 4 there, 1 here; retry\.keys\.sha256: "
     ):
         open_retry(folder, keys=["train/a"])
-    with pytest.raises(RunError, match=r"retry\.keys: '4 keys, sha256 \w{16}' there, None here"):
+    with pytest.raises(RunError, match=r"retry\.keys: \{'number': 4, 'sha256': '\w{16}'\} there, None here"):
         open_retry(folder)
     retry = open_retry(folder, keys=KEYS[3::-1])
     assert retry.retry == 1

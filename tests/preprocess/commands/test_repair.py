@@ -105,8 +105,8 @@ def test_a_shard_whose_failures_were_retried_withdraws_that_retry_and_the_later(
     assert (status, lines[:-1]) == (
         0,
         [
-            "retry 2: withdrawn; its items count as failed, so retry them again",
-            "retry 1: withdrawn; its items count as failed, so retry them again",
+            "retry 2: withdrawn; its items are as they were before, so retry them again",
+            "retry 1: withdrawn; its items are as they were before, so retry them again",
             "train-000001: deleted; rerun the same `run` command to make it again",
         ],
     )

@@ -160,7 +160,7 @@ class Bucket(Store):
         self._patience_seconds = self.patience_seconds
 
     def create(self, name: str, content: bytes, is_durable: bool = True) -> bool:
-        deadline = time.monotonic() + self._patience_seconds
+        deadline: float | None = None  # a slow request before the first conflict must not use up the time
         while True:
             try:
                 self._request(name, lambda client: client.put(name, content, mode="create"))
@@ -168,6 +168,7 @@ class Bucket(Store):
             except FileExistsError:
                 with suppress(FileNotFoundError):
                     return self._has_content(name, content)
+            deadline = deadline or time.monotonic() + self._patience_seconds
             if time.monotonic() > deadline:
                 raise OSError(
                     errno.EAGAIN, "the store says that the object exists, but does not have it", self.locate(name)

@@ -366,9 +366,15 @@ class World:
         self.pause(seconds)
 
     def read_local(self, path: str) -> bytes:
-        """Return the content of a file of this machine, which it uploads."""
+        """Return the content of a file of this machine, which it uploads.
+
+        Raises:
+            FileNotFoundError: another process of the machine has removed it, as obstore says it.
+        """
         self.step("read", path)
         file = self.files.lookup(self.machine, path)
+        if file is None:
+            raise FileNotFoundError("No such file or directory (os error 2)")
         assert isinstance(file, File)
         return self.files.content(self.machine, file)
 

@@ -23,7 +23,7 @@ def summary(run: Run, failure_classes: Mapping[str, int], effort: Effort) -> lis
         ("took", _took(effort, is_retry=bool(run.retry))),
         ("time", _where_time_went(effort.phases)),
         ("failed", counts(failure_classes)),
-        *zip(["next", *[""] * 9], [*next_commands(run, bool(failure_classes)), _training(run)], strict=False),
+        *zip(["next", *[""] * 9], _next_steps(run, bool(failure_classes)), strict=False),
     ]
     return [f"  {name:<7} {text}" for name, text in texts if text]
 
@@ -49,8 +49,17 @@ def _where_time_went(phases: Mapping[str, float]) -> str:
     return f"{shares}" + (f"; in workers {spent}" if spent else "") + f"; bottleneck: {bottleneck([phases])}"
 
 
+def _next_steps(run: Run, has_failed: bool) -> list[str]:
+    samples = run.plan.fingerprint.get("samples", {}).get("class_path", "").rpartition(".")[2]
+    return [
+        f"preprocess report {shlex.quote(str(run.store))} --open",
+        *next_commands(run, has_failed),
+        f"training: FramesDataModule(shards={str(run.store)!r}, samples={samples or '…'}()), see docs/training.md",
+    ]
+
+
 def next_commands(run: Run, has_failed: bool) -> list[str]:
-    """Return the commands with which users go on from a run.
+    """Return the commands with which users go on from a run that they have looked at.
 
     Args:
         run: the run or the retry.
@@ -59,11 +68,5 @@ def next_commands(run: Run, has_failed: bool) -> list[str]:
     folder = shlex.quote(str(run.store))
     return [
         *([f"preprocess failures {folder}", f"preprocess retry {folder}"] if has_failed else []),
-        f"preprocess report {folder} --open",
         f"preprocess export {folder} --format parquet --dest D",
     ]
-
-
-def _training(run: Run) -> str:
-    samples = run.plan.fingerprint.get("samples", {}).get("class_path", "").rpartition(".")[2]
-    return f"training: FramesDataModule(shards={str(run.store)!r}, samples={samples or '…'}()), see docs/training.md"

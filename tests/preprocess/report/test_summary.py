@@ -48,9 +48,9 @@ def test_the_status_of_a_finished_run_ends_with_what_it_took_and_how_to_go_on(
         "  took    1 min 20 s with 2 ranks: 0.1 items/s, 0.1 frames/s",
         "  time    wait 60 %, compute 30 %, write 10 %; in workers read 3 min 30 s; bottleneck: read",
         "  failed  decode 1",
-        f"  next    preprocess failures {folder}",
+        f"  next    preprocess report {folder} --open",
+        f"          preprocess failures {folder}",
         f"          preprocess retry {folder}",
-        f"          preprocess report {folder} --open",
         f"          preprocess export {folder} --format parquet --dest D",
         f"          training: FramesDataModule(shards='{folder}', samples=KeypointSamples()), see docs/training.md",
     ]

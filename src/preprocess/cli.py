@@ -45,7 +45,7 @@ COMMANDS = {  # each is a module of preprocess.commands
     "models": "show where the models of MediaPipe Holistic are, or fetch them ahead of a run",
     "completion": "print a script that completes commands and options in a shell",
     "sample": "create a small demo corpus",
-    "demo": "preprocess the demo corpus, and look at the result",
+    "demo": "preprocess the demo corpus, and open the report of the run",
 }
 
 

@@ -1,4 +1,4 @@
-"""`preprocess demo`: preprocess a small corpus, check and export the run, load a batch of it, and draw its samples.
+"""`preprocess demo`: preprocess a small corpus, check and export the run, load a batch of it, and open its report.
 
 Each step is a command that a user would type, and is printed before it runs.
 """
@@ -26,32 +26,31 @@ def main(arguments: Sequence[str]) -> int:
     folder: Path = parser().parse_args(arguments).dest
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty: name a folder that is new or empty")
-    corpus, shards, exported, pictures = (folder / name for name in ("corpus", "shards", "npz", "pictures"))
+    corpus, shards, exported, report = (folder / name for name in ("corpus", "shards", "npz", "report"))
     two_ranks = ("--trainer.devices", "2", "--data.num_workers", "1")
     steps: list[list[str | Path]] = [
         ["sample", corpus],
         ["run", "keypoints", "--data.root", corpus, "--output.dir", shards, *two_ranks],
         ["verify", shards],
         ["export", shards, "--format", "phoenix-npz", "--dest", exported],
-        ["visualize", shards, "--dest", pictures],
     ]
     for step in steps:
         if status := _run(step):
             return status
     _show_batch(shards)
     say("")
-    for name, path in (("corpus", corpus), ("shards", shards), ("export", exported), ("pictures", pictures)):
-        say(f"{name:<8}  {path}")
-    say("next      `preprocess configs` lists the pipelines for a corpus of yours")
-    return 0
+    for name, path in (("corpus", corpus), ("shards", shards), ("export", exported)):
+        say(f"{name}  {path}")
+    say("next    `preprocess configs` lists the pipelines for a corpus of yours")
+    return _run(["report", shards, "--dest", report, "--open"])
 
 
 def parser() -> Parser:
     """Return the parser of the command's options."""
     parser = Parser(
         "preprocess demo",
-        description="Make a small corpus from two photographs, extract its keypoints, check, export and draw the run, "
-        "and load a training batch of it. It takes a minute on a CPU.",
+        description="Make a small corpus from two photographs, extract its keypoints, check and export the run, load a "
+        "training batch of it, and open its report in a browser. It takes a minute on a CPU.",
     )
     parser.add_argument("dest", metavar="D", nargs="?", type=local_path, default=Path("demo"), help="new folder (demo)")
     return parser

@@ -27,12 +27,15 @@ from datamodules.run.failures import failures
 from datamodules.run.files import CONFIG
 from datamodules.run.folder import Run
 from datamodules.run.kind import kind_of
+from datamodules.run.outcome import Outcome
+from datamodules.run.record import Record
 from datamodules.samples.metrics import Metric
 from preprocess.report.distributions import Distributions
 from preprocess.report.gallery import Gallery
+from preprocess.report.rank_files import RankFiles
 from preprocess.report.rows import tables
 from preprocess.report.selection import Selection
-from preprocess.report.status import StatusReader, bottleneck
+from preprocess.report.status import bottleneck, is_alive, silent_seconds
 from preprocess.report.summary import next_commands
 from preprocess.report.timeline import Bar, bars, figures_in, thinned
 
@@ -56,17 +59,17 @@ def document(run: Run, media: Path, num_samples: int, compared: Run | None, trac
         RunError: a plan, record or table is damaged. A damaged tar costs only its samples in the gallery.
         ConfigError: the sample kind cannot be used; see `datamodules.run.kind.class_of`.
     """
-    kind = kind_of(run)
-    made, selection = bars(run), Selection(kind.metrics, num_samples)
-    summary = summarized(run, kind.metrics, made, selection)
+    kind, records = kind_of(run), Records(run)
+    selection = Selection(kind.metrics, num_samples)
+    summary = summarized(run, kind.metrics, records, selection)
     rows = selection.chosen()
     return {
         "location": printable(str(run.store)),
         "made": time.time(),
         "run": summary,
-        "compared": summarized(compared, kind_of(compared).metrics, bars(compared)) if compared else None,
-        "timeline": _timeline(run, made),
-        "failures": _failures(run),
+        "compared": summarized(compared, kind_of(compared).metrics, Records(compared)) if compared else None,
+        "timeline": _timeline(run, bars(records.all)),
+        "failures": _failures(run, summary["failed"]),
         "gallery": list(track(Gallery(run, kind, media).entries(rows), len(rows))) if rows else [],
         "commands": next_commands(run, bool(summary["failed"])),
         "config": _config(run),
@@ -74,20 +77,50 @@ def document(run: Run, media: Path, num_samples: int, compared: Run | None, trac
     }
 
 
+class Records:
+    """The records of a run and its retries, each read once.
+
+    Args:
+        run: the run.
+
+    Attributes:
+        splits: number of planned items of each split.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._own = list(run.records())
+        self._of_retries = [record for retry in run.retries for record in retry.records()]
+        self._split_of = {shard.name: shard.split for part in run.with_retries for shard in part.plan.shards}
+        self.splits: Counter[str] = Counter()
+        for shard in run.plan.shards:
+            self.splits[shard.split] += shard.num_items
+
+    @property
+    def all(self) -> list[Record]:
+        """Those of the run, then those of its retries."""
+        return self._own + self._of_retries
+
+    def outcome(self, split: str | None = None) -> Outcome:
+        """Count what became of the items of `split`; None: of all."""
+        own, of_retries = (
+            [record for record in records if split in (None, self._split_of[record.shard])]
+            for records in (self._own, self._of_retries)
+        )
+        return Outcome.of(own, of_retries)
+
+
 def summarized(
-    run: Run, metrics: Sequence[Metric], made: Sequence[Bar], selection: Selection | None = None
+    run: Run, metrics: Sequence[Metric], records: Records, selection: Selection | None = None
 ) -> dict[str, Any]:
     """Return counts, times and distributions of a run; gives all rows to `selection`.
 
     Args:
         run: the run.
         metrics: of its sample kind.
-        made: its bars.
+        records: its records.
         selection: chooses samples; None: none are chosen.
     """
-    outcome = run.outcome()
-    records = [record for part in run.with_retries for record in part.records()]
-    effort = Effort.of(records)
+    outcome, effort, made = records.outcome(), Effort.of(records.all), bars(records.all)
     distributions = Distributions(metrics)
     for shard, table in tables(run):
         distributions.add(table)
@@ -100,11 +133,11 @@ def summarized(
         "failed": outcome.failed,
         "missing": run.plan.num_items - outcome.committed - outcome.failed,
         "frames": outcome.num_frames,
-        "bytes": sum(record.tar.bytes for record in records),
+        "bytes": sum(record.tar.bytes for record in records.all),
         "statuses": outcome.statuses,
         "failure_classes": outcome.failure_classes,
         "devices": outcome.devices,
-        "splits": _splits(run),
+        "splits": [_split(name, planned, records.outcome(name)) for name, planned in records.splits.items()],
         "began": min((bar.began for bar in made), default=None),
         "ended": max((bar.ended for bar in made), default=None),
         "seconds": effort.seconds,
@@ -117,37 +150,29 @@ def summarized(
     }
 
 
-def _splits(run: Run) -> list[dict[str, Any]]:
-    """Return name, planned, committed, failed and frames of each split."""
-    planned: Counter[str] = Counter()
-    for shard in run.plan.shards:
-        planned[shard.split] += shard.num_items
-    outcomes = {split: run.outcome(split) for split in planned}
-    return [
-        {
-            "name": split,
-            "planned": planned[split],
-            "committed": outcome.committed,
-            "failed": outcome.failed,
-            "frames": outcome.num_frames,
-        }
-        for split, outcome in outcomes.items()
-    ]
+def _split(name: str, planned: int, outcome: Outcome) -> dict[str, Any]:
+    counts = {"committed": outcome.committed, "failed": outcome.failed, "frames": outcome.num_frames}
+    return {"name": name, "planned": planned, **counts}
 
 
 def _timeline(run: Run, made: Sequence[Bar]) -> dict[str, Any]:
     """Return the ranks, the bars, and the figures that the machines measured."""
-    shown = thinned(made)
-    status = StatusReader(run).read()
-    at_work = {rank.rank: rank for rank in status.ranks}
-    alive = {rank.rank for rank in status.alive}
-    names = dict.fromkeys([*(bar.rank for bar in made), *(name for bar in made for name in bar.holders), *at_work])
+    shown, silent = thinned(made), silent_seconds(run.store)
+    at_work = {rank.rank: rank for rank in RankFiles(run.store).read()}
+    replaced = {name for bar in made for name in bar.holders}
+    names = dict.fromkeys([*(bar.rank for bar in made), *sorted(replaced), *at_work])
+
+    def state(name: str) -> str:
+        if name not in at_work:
+            return "ended"
+        return "at work" if is_alive(at_work[name], silent) else "silent"
+
     ranks = [
         {
             "name": printable(name),
-            "state": "at work" if name in alive else "silent" if name in at_work else "ended",
+            "state": state(name),
             "seen": at_work[name].updated if name in at_work else None,
-            "replaced": any(name in bar.holders for bar in made),
+            "replaced": name in replaced,
         }
         for name in names
     ]
@@ -167,7 +192,7 @@ def _timeline(run: Run, made: Sequence[Bar]) -> dict[str, Any]:
     }
 
 
-def _failures(run: Run) -> dict[str, Any]:
+def _failures(run: Run, num_failed: int) -> dict[str, Any]:
     rows = [
         {
             "key": failure.item.key,
@@ -180,7 +205,7 @@ def _failures(run: Run) -> dict[str, Any]:
         }
         for failure in islice(failures(run), _MAX_FAILURES)
     ]
-    return {"num_failed": run.outcome().failed, "rows": rows}
+    return {"num_failed": num_failed, "rows": rows}
 
 
 def _config(run: Run) -> str | None:

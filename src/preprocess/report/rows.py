@@ -1,7 +1,6 @@
 """The rows of all tables of a run, part by part, and the numbers in them."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from datamodules.run.folder import Run
+from datamodules.run.parallel_reads import read_each
 from datamodules.run.plan import Shard
 from datamodules.samples.metrics import Metric
 
@@ -53,12 +53,7 @@ def tables(run: Run) -> Iterator[tuple[Shard, Any]]:
     def read(shard: Shard) -> tuple[Shard, Any]:
         return shard, run.rows(shard.name, COLUMNS)
 
-    yield from map(read, shards[:1])  # reads what all need, such as the tables of retries, once
-    with ThreadPoolExecutor(run.store.num_reads_at_once) as pool:
-        try:
-            yield from pool.map(read, shards[1:])
-        finally:
-            pool.shutdown(cancel_futures=True)
+    yield from read_each(run.store, read, shards)
 
 
 def failed(table: Any) -> NDArray[np.bool_]:

@@ -98,7 +98,7 @@ class Status:
     @property
     def alive(self) -> list[Activity]:
         """Activity of the ranks that are not silent."""
-        return [rank for rank in self.ranks if _is_alive(rank, self.silent_seconds)]
+        return [rank for rank in self.ranks if is_alive(rank, self.silent_seconds)]
 
     def to_json(self) -> str:
         """Return the attributes above as a JSON object, on one line of ASCII."""
@@ -136,7 +136,7 @@ class StatusReader:
         records, shards = self._records.values(), self._run.plan.shards
         outcome = Outcome.of(records, (record for reader in self._retries for record in reader._records.values()))
         ranks = self._rank_files.read()
-        alive = [rank for rank in ranks if _is_alive(rank, self._silent_seconds)]
+        alive = [rank for rank in ranks if is_alive(rank, self._silent_seconds)]
         open_shards = self._open_shards(alive)
         cost = sum(map(_cost, shards))
         left = cost - sum(_cost(self._planned[name]) for name in self._records) - sum(s.cost for s in open_shards)
@@ -197,7 +197,8 @@ def disk_free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _is_alive(rank: Activity, silent_seconds: float) -> bool:
+def is_alive(rank: Activity, silent_seconds: float) -> bool:
+    """Return whether a rank has written a heartbeat within the last `silent_seconds`."""
     return time.time() - rank.updated < silent_seconds
 
 

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from datamodules.run.activity import PHASES
-from datamodules.run.folder import Run
 from datamodules.run.record import Record
 
 MAX_BARS = 20_000  # more are joined: those of one rank, one after another
@@ -70,10 +69,9 @@ class Bar(NamedTuple):
         )
 
 
-def bars(run: Run) -> list[Bar]:
-    """Return the bars of a run and its retries, by rank and time. A shard whose record has no times is left out."""
-    made = [_bar(record) for part in run.with_retries for record in part.records() if record.timing.began]
-    return sorted(made)
+def bars(records: Iterable[Record]) -> list[Bar]:
+    """Return the bars of records, by rank and time. A shard whose record has no times is left out."""
+    return sorted(_bar(record) for record in records if record.timing.began)
 
 
 def thinned(bars: Sequence[Bar]) -> list[Bar]:

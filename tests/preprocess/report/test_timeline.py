@@ -23,7 +23,7 @@ def test_a_bar_is_a_committed_shard_with_times_counts_and_figures(tmp_path: Path
         while opened := rank.lease():
             rank.add_seconds(opened.shard.number, "compute", 0.5)
             finish(rank, opened)
-    made = bars(Run(tmp_path))
+    made = bars(Run(tmp_path).records())
     assert [(one.shards, one.num_shards, one.num_items, one.num_failed, one.num_frames) for one in made] == [
         (("train-000000", "train-000000"), 1, 3, 0, 3),
         (("train-000001", "train-000001"), 1, 2, 0, 2),

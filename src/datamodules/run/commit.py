@@ -22,8 +22,10 @@ A tar is visible to any WebDataset reader once it is published. So it is the las
 durable before: no crash of the machine can take back the record of a tar that a reader has seen.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from datamodules.run.folder import Run
@@ -50,7 +52,7 @@ def commit(
         shard: the shard to commit.
         spool: holds a result for every row of the shard.
         rank: name of the rank that commits.
-        seconds, machine, timing: see `Record`.
+        seconds, machine, timing: see `Record`; of the time before this call.
 
     Returns:
         Whether this call committed the shard; False if another rank had, in which case this one's files are removed.
@@ -59,6 +61,7 @@ def commit(
         OSError: a step failed. Either the shard is not committed, or it is and only step 3 is unfinished.
     """
     staged = run.tar_file(shard.name).staged(rank), run.table_file(shard.name).staged(rank)
+    started = time.monotonic()
     try:
         contents = _stage(run, shard, spool, *staged)
     except BaseException:
@@ -70,10 +73,9 @@ def commit(
         attempt=f"{shard.name}.{rank}",
         replaces=shard.replaces,
         rank=rank,
-        seconds=round(seconds, 3),
         fingerprint=run.fingerprint_digest,
         machine=dict(machine),
-        timing=timing,
+        **_times(seconds, timing, time.monotonic() - started),
         **contents,
     )
     # an error here propagates and removes nothing: the store may have created the record and lost only its reply
@@ -155,6 +157,14 @@ def _counts(rows: Sequence[Mapping[str, Any]], superseded: Sequence[Mapping[str,
         "devices": count_devices(rows),
         "superseded_devices": count_devices(superseded),
     }
+
+
+def _times(seconds: float, timing: Timing, staging_seconds: float) -> dict[str, Any]:
+    """Return the fields of a record that say how long its shard took, with the time in which its files were staged."""
+    phases = timing.phases
+    if phases:
+        phases = {**phases, "write": round(phases["write"] + staging_seconds, 3)}
+    return {"seconds": round(seconds + staging_seconds, 3), "timing": replace(timing, phases=phases)}
 
 
 def _discard(run: Run, staged: Sequence[str]) -> None:

@@ -251,7 +251,8 @@ def test_a_committed_shard_is_a_tar_a_table_and_a_record_that_agree(tmp_path: Pa
     ]
     record = run.record(SHARD)
     assert (record.planned, record.committed, record.failed, record.num_frames) == (4, 3, 1, 1 + 3 + 4)
-    assert (record.rank, record.seconds, record.fingerprint) == ("rank", 1.5, run.fingerprint_digest)
+    assert (record.rank, record.fingerprint) == ("rank", run.fingerprint_digest)
+    assert 1.5 <= record.seconds < 10  # the given ones, and those in which the files were written
     for file in (record.tar, record.table):
         content = (tmp_path / file.name).read_bytes()
         assert (file.sha256, file.bytes) == (hashlib.sha256(content).hexdigest(), len(content))

@@ -20,6 +20,7 @@ from datamodules.run.folder import Run
 from datamodules.run.leases import RANKS, Leases
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
+from datamodules.run.shard_files import write_tar
 from datamodules.run.store import Folder
 from support.run_paths import folder_of
 from support.runs import (
@@ -534,3 +535,14 @@ def test_a_record_says_how_its_rank_spent_the_time_and_who_had_the_shard_before(
         assert (timing.phases["compute"], timing.phases["wait"], timing.phases["read"]) == (1.75, 0.0, 0.0)
         assert 0 <= timing.phases["write"] <= record.seconds
         assert timing.holders == ([claim.holder.rank] if name == taken else [])
+
+
+def test_the_time_in_which_the_files_of_a_shard_are_written_is_in_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.run.commit.write_tar", spied(write_tar, lambda *_: time.sleep(0.1)))
+    run = make_run(tmp_path, 1)
+    with Rank(run) as rank:
+        finish(rank, lease(rank))
+    [record] = run.records()
+    assert 0.1 <= record.timing.phases["write"] <= record.seconds < 10

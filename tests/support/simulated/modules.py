@@ -21,6 +21,7 @@ from datamodules import object_store
 from datamodules.run import (
     bucket,
     cleanup,
+    commit,
     failure_limit,
     files,
     leases,
@@ -516,6 +517,7 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     rank: {"os": Os, "time": Time, "threading": Threading, "FaultFile": NoFaultFile},
     open_shard: {"time": Time},
     schedule: {"time": Time},
+    commit: {"time": Time},
     cleanup: {"is_folder": lambda _: True},
     failure_limit: {"time": Time},
     bucket: {

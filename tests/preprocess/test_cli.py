@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lightning_utilities.core.imports import RequirementCache
 
 from preprocess.cli import main
 from support.keypoint_runs import MadeItems, make_run
@@ -47,6 +48,15 @@ def test_wrong_options_fail_in_one_line(
     assert result == status
     assert message in error
     assert not (tmp_path / "run" / "plan.arrow").exists()
+
+
+def test_a_logger_whose_package_is_not_installed_fails_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", RequirementCache("no-such-package"))
+    options = ("--trainer.logger", "lightning.pytorch.loggers.WandbLogger", "--output.dir", str(tmp_path / "run"))
+    assert run_fails(capsys, *options)[0] == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_output_folder_that_cannot_be_made_fails_in_one_line(

@@ -2,7 +2,7 @@
 
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -115,12 +115,22 @@ def parse_pipeline(
         except ArgumentError as error:
             raise ConfigError(denied_import(str(error)) or _in_one_line(str(error))) from error
         except (ValueError, TypeError) as error:  # jsonargparse wraps what a constructor raised
-            if isinstance(error.__cause__, FramemillError):
-                raise error.__cause__ from None
+            cause = next((cause for cause in _causes(error) if isinstance(cause, (FramemillError, ImportError))), None)
+            if isinstance(cause, FramemillError):
+                raise cause from None
+            if cause:  # a package of a logger, for example, is not installed
+                raise ConfigError(" ".join(str(cause).split())) from error
             if folder:  # some wrong types in its configuration are detected only when the objects are made
                 reason = denied_import(str(error)) or _in_one_line(str(error))
                 raise ConfigError(f"{folder.path} cannot be used with these options: {reason}") from error
             raise
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error from which `error` was raised, the one from which that was, and so on."""
+    while error.__cause__:
+        error = error.__cause__
+        yield error
 
 
 def with_section(argument: str) -> str:

@@ -15,6 +15,7 @@
 import errno
 import importlib
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from datamodules.errors import ConfigError, EnvironmentFailure, FramemillError
 from datamodules.messages import escape_messages
 from datamodules.object_store import is_url
 from preprocess.terminal import Parser, note
+
+_BEGAN = "FRAMEMILL_BEGAN"  # environment variable
 
 COMMANDS = {  # each is a module of preprocess.commands
     "run": "run a pipeline over a corpus, resume a run, or join one",
@@ -94,10 +97,14 @@ def _parser() -> Parser:
 def _run(command: str, arguments: Sequence[str], began: float) -> int:
     """Import the module of `command` and run it: importing all of them would cost seconds."""
     module = importlib.import_module(f"preprocess.commands.{command}")
-    status: int = module.main(arguments, began) if command in ("retry", "ray") else module.main(arguments)
+    status: int = module.main(arguments, began) if command in ("run", "retry", "ray") else module.main(arguments)
     return status
 
 
 def _began() -> float:
-    """Return when this process was started, in seconds since the epoch; up to 1 s late."""
-    return psutil.Process().create_time() + 1.0  # create_time is up to 1 s early: Linux has its boot time in whole s
+    """Return when this command was started, in seconds since the epoch; up to 1 s late.
+
+    Ranks that Lightning starts, as copies of this process, find the time in their environment: they are one command.
+    """
+    began = psutil.Process().create_time() + 1.0  # create_time is up to 1 s early: Linux has its boot time in whole s
+    return float(os.environ.setdefault(_BEGAN, repr(began)))

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from datamodules.corpus import Item
-from datamodules.run.plan import Plan, ShardSize, rows_name
+from datamodules.run.plan import Plan, ShardSize
+from datamodules.run.plan_part import rows_name
 from datamodules.run.plan_rows import pack
 from datamodules.run.planning import write_plan
 from datamodules.run.store import Folder

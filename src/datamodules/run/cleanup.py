@@ -39,7 +39,7 @@ def clean_up(run: Run) -> None:
 
 def _finished(run: Run) -> set[str]:
     """Return the names of the committed shards, and the stems of the names of the existing plans."""
-    plans = {owner.plan.name.removesuffix(".arrow") for owner in run.with_retries}
+    plans = {part.name.removesuffix(".arrow") for owner in run.with_retries for part in owner.plan.parts}
     return plans.union(*(owner.committed() for owner in run.with_retries))
 
 

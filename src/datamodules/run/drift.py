@@ -15,7 +15,7 @@ from datamodules.object_store import is_url
 from datamodules.objects import FileFacts, join, list_objects, stat_object, version_of
 from datamodules.run.plan import Plan
 
-_SAME_TIME_SECONDS = 2.0  # precision that copies and file systems keep (FAT: 2 s)
+SAME_TIME_SECONDS = 2.0  # precision that copies and file systems keep (FAT: 2 s)
 _NUM_CHECKED = 32  # items compared to recognise a corpus, at least
 
 
@@ -60,7 +60,7 @@ def require_same(item: Item, facts: Sequence[FileFacts]) -> None:
     if item.version is not None and version is not None:
         if version != item.version:
             raise ChangedError(f"{item.source} has changed since it was planned: it has another ETag")
-    elif abs(modified - item.modified) > _SAME_TIME_SECONDS:
+    elif abs(modified - item.modified) > SAME_TIME_SECONDS:
         now, then = _as_time(modified), _as_time(item.modified)
         raise ChangedError(f"{item.source} was written {now}, after it was planned with the time {then}")
 
@@ -133,7 +133,7 @@ class Drift(NamedTuple):
         new = f"{_items(self.num_new, '')} of the corpus {_are(self.num_new)} not in this run's plan{made}"
         gone = f"{_items(self.num_gone, 'planned ')} {_are(self.num_gone)} gone"
         changes = "; ".join(text for text, number in zip((new, gone), self, strict=True) if number)
-        return f"{changes}. The run keeps to its plan: to plan the corpus as it is now, use another --output.dir"
+        return f"{changes}. The run keeps to its plan. Add --extend to plan the new items too"
 
 
 def drift(plan: Plan, items: Iterable[Item]) -> Drift:

@@ -72,8 +72,8 @@ def _plan(
         _log.warning("%s", note)
 
 
-def plan_once(store: Store, name: str, write: Callable[[], None]) -> None:
-    """Let one of the ranks that call this write the plan; the others return once it exists.
+def plan_once(store: Store, name: str, write: Callable[[], None], is_done: Callable[[], bool] | None = None) -> None:
+    """Let one of the ranks that call this write the plan; the others return once it is written.
 
     If the writing rank dies, another takes over, as for a shard.
 
@@ -81,15 +81,17 @@ def plan_once(store: Store, name: str, write: Callable[[], None]) -> None:
         store: of the run.
         name: of the plan in it.
         write: writes it.
+        is_done: returns whether it is written; None: it is once the file `name` exists.
 
     Raises:
         EnvironmentFailure: the plan cannot be written.
     """
+    is_done = is_done or (lambda: store.find(name) is not None)
     store.prepare()
     pause = store.beat_seconds / 20
     try:
         with closing(Leases(store)) as leases:
-            while not store.find(name):
+            while not is_done():
                 claims = leases.list_claims().get(PLANNING, [])
                 generation = claims[-1].generation + 1 if claims else 0
                 if (claims and not claims[-1].dead) or not leases.claim(PLANNING, generation):
@@ -99,8 +101,9 @@ def plan_once(store: Store, name: str, write: Callable[[], None]) -> None:
                 with leases.beating():
                     write()
                 leases.clear(PLANNING)
+                return
     except OSError as error:
-        if not store.find(name):  # if it exists, a rank that was taken for dead has written it, and its plan is valid
+        if not is_done():  # if it is, a rank that was taken for dead has written it, and its plan is valid
             raise EnvironmentFailure(f"cannot write the plan {store.locate(name)}: {error}") from error
 
 

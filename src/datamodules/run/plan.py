@@ -1,4 +1,4 @@
-"""The plan: the items of a run and the shard of every item. It is written once and is the same for every rank.
+"""The plan: the items of a run and the shard of every item. It is the same for every rank, and never rewritten.
 
 A plan has two files, so that it opens at once and in little memory, whatever the number of items:
 
@@ -6,30 +6,27 @@ A plan has two files, so that it opens at once and in little memory, whatever th
 - `plan.{digest}.zst` has the items, in one segment per shard: `plan_rows.py`. The items of a shard are one range of it.
 
 A retry, which tries items again (`retries.py`), has such a plan too: `plan-001.arrow` and `plan-001.{digest}.zst`.
+Items that a corpus has gained are planned as an extension (`extension.py`), `plan-extension001.arrow` and its rows. To
+readers the plan of a run and its extensions are one plan, in which the shards of a split are numbered on.
 """
 
-import errno
-import hashlib
-import weakref
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from datamodules.corpus import Item
-from datamodules.errors import ConfigError, CorpusError, EnvironmentFailure, RunError
-from datamodules.run.plan_rows import read_item, unpack
-from datamodules.run.plan_summary import Summary
+from datamodules.errors import ConfigError, RunError
+from datamodules.run.plan_part import REMEDY, PlanPart
+from datamodules.run.plan_rows import read_item
 from datamodules.run.store import Store
-from datamodules.stored_file import StoredFile
 
-_MAX_SUMMARY_BYTES = 256 << 20  # a shard takes some 90 bytes
-_REMEDY = "Restore it from a copy, or start a new run in another folder"
+_SHARD_COLUMNS = ("split", "num_items", "num_frames", "cost", "replaces")
 _NUM_KEPT = 4  # shards whose rows a process keeps: workers read item by item, of one or two shards at a time
 
 
@@ -99,53 +96,61 @@ class Shard:
 class Plan:
     """A written plan, opened for reading. Can be pickled.
 
-    The files may come from someone else, so everything in them is checked before it is used: the summary when the plan
-    is opened, and the rows of a shard whenever they are read.
-
     Args:
         store: of the run.
-        retry: number of the retry; 0 for the run's own plan.
+        retry: number of the retry; 0 for the run's own plan, with all its extensions.
 
     Attributes:
-        name: of the summary in the store.
+        name: of the summary in the store; of an extended plan, of the first one.
         location: of the summary, for messages.
         fingerprint: everything that changes results.
-        listing: sha256 of what the corpus listed.
+        listing: sha256 of what the corpus listed when it was first planned.
         roots: absolute folders of the corpus at planning: one, or those of all runs of a merged run.
         device: device model of the rank that wrote the plan; empty: not recorded.
         retry: number of the retry; 0 for the run's own plan.
         corpus_types: type of every field of `meta`; None: not recorded.
-        rows_name: name of the file with the rows in the store.
+        parts: the summary and rows that were planned at first, and those of each extension.
 
     Raises:
-        RunError: a file is missing or damaged; also raised by every method.
+        RunError: a file is missing or damaged, or an extension belongs to another run; also raised by every method.
         EnvironmentFailure: a file cannot be read; also raised by every method.
     """
 
     def __init__(self, store: Store, retry: int = 0) -> None:
         self.store, self.name, self.location = store, plan_name(retry), store.locate(plan_name(retry))
-        try:
-            summary = Summary.decode(_content(store, self.name))
-        except ValueError as error:
-            raise RunError(f"{self.location} is no plan, or damaged: {error}. {_REMEDY}") from error
+        self.parts = [PlanPart(store, self.name)]
+        summary = self.parts[0].summary
         self.fingerprint, self.listing, self.roots = summary.fingerprint, summary.listing, list(summary.roots)
         self.device, self.retry, self.corpus_types = summary.device, summary.retry, summary.corpus_types
-        self.rows_name = rows_name(self.name, summary.digest)
-        self._shards, self._tried = summary.shards, summary.tried
+        self._tried = summary.tried
+        while not retry and store.find(name := plan_name(extension=len(self.parts))):
+            extension = PlanPart(store, name)
+            if extension.summary.fingerprint != self.fingerprint:
+                raise RunError(f"{extension.location} extends another run: its fingerprint differs. {REMEDY}")
+            self.parts.append(extension)
+            self.roots += [root for root in extension.summary.roots if root not in self.roots]
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("shards", "_first_items", "_offsets", "_rows")  # the file is opened again by the other process
+        derived = ("shards", "_first_items", "_first_shards")
         return {name: value for name, value in vars(self).items() if name not in derived}
 
     @cached_property
     def shards(self) -> list[Shard]:
         """All planned shards, by number."""
         shards: list[Shard] = []
-        columns = (self._shards[name].to_pylist() for name in ("split", "num_items", "num_frames", "cost", "replaces"))
-        for number, (split, num_items, num_frames, cost, replaces) in enumerate(zip(*columns, strict=True)):
-            index = shards[-1].index + 1 if shards and shards[-1].split == split else 0
-            shards.append(Shard(number, split, index, num_items, num_frames, cost, self.retry, replaces))
+        num_of_split: Counter[str] = Counter()
+        for part in self.parts:
+            columns = (part.summary.shards[name].to_pylist() for name in _SHARD_COLUMNS)
+            for split, num_items, num_frames, cost, replaces in zip(*columns, strict=True):
+                index, number = num_of_split[split], len(shards)
+                shards.append(Shard(number, split, index, num_items, num_frames, cost, self.retry, replaces))
+                num_of_split[split] += 1
         return shards
+
+    @property
+    def rows_name(self) -> str:
+        """Name of the file with the rows in the store; of an extended plan, of the first one."""
+        return self.parts[0].rows_name
 
     @property
     def num_items(self) -> int:
@@ -155,7 +160,7 @@ class Plan:
     @property
     def replaces(self) -> list[str]:
         """By shard number the name of the shard that it replaces; empty: none replaces another."""
-        names: list[str] = self._shards["replaces"].drop_null().to_pylist()
+        names: list[str] = self.parts[0].summary.shards["replaces"].drop_null().to_pylist()  # only retries replace
         return names
 
     def place(self, position: int) -> tuple[int, int]:
@@ -170,11 +175,11 @@ class Plan:
 
     def items(self, number: int) -> list[Item]:
         """Return the items of shard `number`, in order."""
-        return [self._item(row) for row in self.batch(number).to_pylist()]
+        return [self._item(row, number) for row in self.batch(number).to_pylist()]
 
     def item(self, number: int, row: int) -> Item:
         """Return the item in row `row` of shard `number`."""
-        return self._item(self.batch(number).slice(row, 1).to_pylist()[0])
+        return self._item(self.batch(number).slice(row, 1).to_pylist()[0], number)
 
     def tried(self, number: int) -> NDArray[np.bool_]:
         """Return which rows of shard `number` are processed, bool [rows].
@@ -199,60 +204,35 @@ class Plan:
 
     def require_intact(self) -> None:
         """Read all rows, and raise RunError unless they are as they were written."""
-        for number in range(self._shards.num_rows):
-            self._segment(number)
-        if (left := self._rows.size - self._offsets[-1]) != 0:
-            raise self._damaged(f"{left:,} bytes follow its shards")
+        for part in self.parts:
+            part.require_intact()
 
     def read_batch(self, number: int) -> Any:
         """Read what `batch` returns."""
-        segment = self._segment(number)
-        summary = self._shards.slice(number, 1).to_pylist()[0]
-        try:
-            batch = unpack(segment, summary["num_items"], summary["raw_bytes"])
-            sums = len(batch["frames"].flatten()), sum(batch["cost"].to_pylist()), batch["split"][0].as_py()
-            if sums != (summary["num_frames"], summary["cost"], summary["split"]):
-                raise ValueError(f"it has {sums[0]:,} frames and {sums[1]:,} bytes of {sums[2]}, unlike in {self.name}")
-        except (OSError, pa.ArrowException, ValueError, CorpusError) as error:
-            raise self._damaged(f"shard {number}: {error}") from error
-        return batch
+        part, index = self._part_of(number)
+        return part.batch(index)
 
     @cached_property
     def _first_items(self) -> list[int]:
         """By shard the number of items before it; at the end, that of all items."""
-        return list(accumulate(self._shards["num_items"].to_pylist(), initial=0))
+        sizes = (part.summary.shards["num_items"].to_pylist() for part in self.parts)
+        return list(accumulate(chain.from_iterable(sizes), initial=0))
 
     @cached_property
-    def _offsets(self) -> list[int]:
-        """By shard the offset of its segment in bytes; at the end, that of the end of the file."""
-        return list(accumulate(self._shards["bytes"].to_pylist(), initial=0))
+    def _first_shards(self) -> list[int]:
+        """By part the number of its first shard."""
+        return list(accumulate((part.num_shards for part in self.parts[:-1]), initial=0))
 
-    @cached_property
-    def _rows(self) -> StoredFile:
-        """The open file with the rows, closed when the plan is not referenced any more."""
-        rows = _open(self.store, self.rows_name)
-        weakref.finalize(self, rows.close)
-        return rows
+    def _part_of(self, number: int) -> tuple[PlanPart, int]:
+        """Return (the part with shard `number`, the index of the shard in it)."""
+        part = bisect_right(self._first_shards, number) - 1
+        return self.parts[part], number - self._first_shards[part]
 
-    def _segment(self, number: int) -> bytes:
-        """Return the packed rows of shard `number`. Their sha256 is right."""
-        start, stop = self._offsets[number : number + 2]
-        try:
-            segment = self._rows.read_at(stop - start, start)
-        except OSError as error:
-            raise _unreadable(self.store, self.rows_name, error) from error
-        if hashlib.sha256(segment).digest() != self._shards["sha256"][number].as_py():
-            raise self._damaged(f"the content of shard {number} has changed (sha256 differs)")
-        return segment
-
-    def _item(self, row: dict[str, Any]) -> Item:
+    def _item(self, row: dict[str, Any], number: int) -> Item:
         try:
             return read_item(row)
         except ValueError as error:
-            raise self._damaged(f"the item {row['key']}: {error}") from error
-
-    def _damaged(self, problem: str) -> RunError:
-        return RunError(f"{self.store.locate(self.rows_name)} is damaged: {problem}. {_REMEDY}")
+            raise self._part_of(number)[0].damaged(f"the item {row['key']}: {error}") from error
 
 
 @lru_cache(maxsize=_NUM_KEPT)
@@ -260,47 +240,13 @@ def _batch(plan: Plan, number: int) -> Any:
     return plan.read_batch(number)
 
 
-def plan_name(retry: int = 0) -> str:
-    """Return the name of the plan of a run, or of a retry of it, in the store of the run."""
-    return f"plan-{retry:03d}.arrow" if retry else "plan.arrow"
-
-
-def rows_name(plan: str, digest: str) -> str:
-    """Return the name of the file with the rows of the plan named `plan`.
+def plan_name(retry: int = 0, extension: int = 0) -> str:
+    """Return the name of a summary in the store of its run.
 
     Args:
-        plan: what `plan_name` returns.
-        digest: first 16 hexadecimal digits of the file's sha256.
+        retry: number of the retry whose plan it is; 0: it is the run's own.
+        extension: how many times the run was extended, this time included; 0: it is what was planned at first.
     """
-    return f"{plan.removesuffix('.arrow')}.{digest}.zst"
-
-
-def _open(store: Store, name: str) -> StoredFile:
-    try:
-        return store.open(name)
-    except OSError as error:
-        raise _unreadable(store, name, error) from error
-
-
-def _content(store: Store, name: str) -> bytes:
-    """Return the content of the summary `name`.
-
-    Raises:
-        ValueError: it is larger than any summary.
-    """
-    with _open(store, name) as file:
-        if file.size > _MAX_SUMMARY_BYTES:
-            raise ValueError(f"it has {file.size:,} bytes; the limit is {_MAX_SUMMARY_BYTES:,}")
-        try:
-            return file.readall()
-        except OSError as error:
-            raise _unreadable(store, name, error) from error
-
-
-def _unreadable(store: Store, name: str, error: OSError) -> RunError | EnvironmentFailure:
-    """Return the exception for a file of a plan that cannot be read because of `error`."""
-    if error.errno in (errno.ENOENT, errno.ELOOP):
-        return RunError(f"{store.locate(name)} cannot be read: {error.strerror}. {_REMEDY}")
-    return EnvironmentFailure(
-        f"{store.locate(name)} cannot be read: {error.strerror or error}. Fix that, and rerun the same command"
-    )
+    if extension:
+        return f"plan-extension{extension:03d}.arrow"
+    return f"plan-{retry:03d}.arrow" if retry else "plan.arrow"

@@ -25,11 +25,12 @@ from datamodules.corpus import Item
 from datamodules.errors import CorpusError
 from datamodules.run.files import is_folder
 from datamodules.run.listing import Listing
-from datamodules.run.plan import Plan, ShardSize, plan_name, rows_name
+from datamodules.run.plan import Plan, ShardSize, plan_name
+from datamodules.run.plan_part import rows_name
 from datamodules.run.plan_rows import pack
 from datamodules.run.plan_summary import SHARDS, Summary
 from datamodules.run.store import STAGING, Store
-from datamodules.samples.fields import CorpusTypes
+from datamodules.samples.fields import CorpusTypes, common_type
 
 _SCRATCH = "planning"  # folder in `Store.work`
 _ROWS = re.compile(r"(.+)\.[0-9a-f]{16}\.zst")  # what `rows_name` makes
@@ -43,6 +44,7 @@ def write_plan(
     retry: int = 0,
     device: str = "",
     roots: Sequence[str] = (),
+    extended: Plan | None = None,
 ) -> None:
     """Divide `items` into shards and write the plan, which appears whole or not at all.
 
@@ -53,22 +55,46 @@ def write_plan(
         store: of the run.
         fingerprint, retry, device, roots: see `write_batches`.
         size: of the shards.
+        extended: the plan that the items extend; None: they are all of a new run or a retry.
 
     Raises:
-        CorpusError: there are no items; all of them have a problem (except in a retry); two have one key (the message
-            names both paths); or an item has more frames or metadata than a plan can hold.
+        CorpusError: there are no items; all of them have a problem (only in a new run); two have one key (the message
+            names both paths); an item has more frames or metadata than a plan can hold; or a field of their metadata
+            has another type than in the plan that they extend.
         FileExistsError: another process was faster, and its plan is valid.
         OSError: the plan cannot be written.
     """
-    with _scratch(store, plan_name(retry)) as scratch:
+    extension = len(extended.parts) if extended else 0
+    with _scratch(store, plan_name(retry, extension)) as scratch:
         listing = Listing(scratch)
         listing.fill(items)
-        if not retry:
+        if not retry and not extended:
             listing.require_usable()
-        batches, types = listing.shards(size), listing.corpus_types
+        types = _types_of_both(extended, listing.corpus_types) if extended else listing.corpus_types
         write_batches(
-            store, batches, fingerprint, listing.digest, retry, device=device, corpus_types=types, roots=roots
+            store,
+            listing.shards(size),
+            fingerprint,
+            listing.digest,
+            retry,
+            device=device,
+            corpus_types=types,
+            roots=roots,
+            extension=extension,
         )
+
+
+def _types_of_both(extended: Plan, types: CorpusTypes) -> CorpusTypes:
+    """Return the types of the corpus's fields in a plan, which those of new items must fit: samples have one type."""
+    planned = extended.corpus_types or {}
+    for name, kind in types.items():
+        if name not in planned or common_type(planned[name], kind) != planned[name]:
+            before = f"is {planned[name]}" if name in planned else "is missing"
+            raise CorpusError(
+                f"the corpus field {name!r} {before} in {extended.store}, and {kind} in its new items. A run has one "
+                "type for each field: correct the corpus, or start a new run in another folder"
+            )
+    return planned
 
 
 def write_batches(
@@ -83,6 +109,7 @@ def write_batches(
     roots: Sequence[str] = (),
     is_alone: bool = False,
     tried: NDArray[np.bool_] | None = None,
+    extension: int = 0,
 ) -> None:
     """Write a plan, which appears whole or not at all.
 
@@ -99,13 +126,14 @@ def write_batches(
         roots: absolute folders that the items' paths are relative to; for a merged run those of all its runs.
         is_alone: whether no other process can write this plan; it needs no exclusive creation then.
         tried: which rows of all batches, in order, a retry that replaces shards tries again, bool [rows].
+        extension: see `plan_name`.
 
     Raises:
         CorpusError: an item has more frames or metadata than a plan can hold.
         FileExistsError: another process was faster, and its plan is valid.
         OSError: the plan cannot be written.
     """
-    name = plan_name(retry)
+    name = plan_name(retry, extension)
     shards, digest = _publish_rows(store, name, batches, replaces)
     summary = Summary(shards, digest, fingerprint, listing, retry, device, corpus_types, roots, tried).encode()
     if is_alone:
@@ -167,8 +195,9 @@ def discard_unfinished(plans: Sequence[Plan]) -> None:
     Args:
         plans: of one run and its retries.
     """
-    store, stems = plans[0].store, {plan.name.removesuffix(".arrow") for plan in plans}
-    used = {plan.rows_name for plan in plans}
+    parts = [part for plan in plans for part in plan.parts]
+    store, stems = plans[0].store, {part.name.removesuffix(".arrow") for part in parts}
+    used = {part.rows_name for part in parts}
     for folder in ("", STAGING):
         for name in store.names(folder):
             if (rows := _ROWS.fullmatch(name)) and rows[1] in stems and name not in used:

@@ -1,6 +1,7 @@
 """Arguments that several commands have in common."""
 
 from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
 from pathlib import Path
 
 from datamodules.object_store import is_url
@@ -25,6 +26,23 @@ def add_dest(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dest", metavar="D", required=True, help="folder to write to, or URL of a new one in a bucket"
     )
+
+
+def add_since(parser: ArgumentParser, what: str) -> None:
+    """Add the option `--since`, a time in seconds since the epoch, which does `what`."""
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        type=_seconds,
+        help=f"{what}; such as 2026-11-30T18:00:00+00:00. For the processes of one job, which may start late",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is not a time such as 2026-11-30T18:00:00+00:00") from error
 
 
 def local_path(text: str) -> Path:

@@ -15,10 +15,8 @@ from datamodules.run.folder import Run
 from datamodules.run.retries import completed_at
 from preprocess.cluster.rank_task import RankTask
 from preprocess.commands.retry import parse_retry
-from preprocess.commands.run import conclude
-from preprocess.commands.run import parser as run_parser
+from preprocess.commands.run import conclude, parse_run
 from preprocess.job.interrupt import SignalListener
-from preprocess.job.pipeline_cli import parse_pipeline
 from preprocess.job.progress import quiet
 from preprocess.job.session import Job
 from preprocess.terminal import Parser, note
@@ -43,7 +41,7 @@ def main(argv: Sequence[str], began: float) -> int:
         raise ConfigError("Ray is not installed. Install framemill[ray]")
     quiet()
     if options.command == "run":
-        job: Job | None = parse_pipeline(options.arguments, command=run_parser()).job()
+        job: Job | None = parse_run(options.arguments, began)
     else:
         job = parse_retry(options.arguments, began)
     return _work(job, options) if job else 0
@@ -73,9 +71,9 @@ def _work(job: Job, options: argparse.Namespace) -> int:
 
 def _task(job: Job, command: str, arguments: Sequence[str]) -> RankTask:
     """Return what each rank of the job does."""
-    own = []
-    if job.retry:  # ranks that start late are to work on the same retry
-        own = [f"--since={datetime.fromtimestamp(job.retry.began, timezone.utc).isoformat()}"]
+    own, began = [], job.retry.began if job.retry else job.extended_since
+    if began is not None:  # ranks that start late are to work on the same retry, or extension
+        own = [f"--since={datetime.fromtimestamp(began, timezone.utc).isoformat()}"]
     return RankTask(
         [command, *own, *arguments, "--trainer.devices", "1"],
         os.getcwd(),
@@ -83,7 +81,7 @@ def _task(job: Job, command: str, arguments: Sequence[str]) -> RankTask:
         job.output.grace_seconds,
         job.output.dir if is_url(job.output.dir) else os.path.abspath(job.output.dir),
         _retry_number(job),
-        may_be_late=True,
+        may_be_late=job.extended_since is None,  # what is complete may be about to be extended
     )
 
 

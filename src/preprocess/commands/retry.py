@@ -1,8 +1,7 @@
 """`preprocess retry`: try the failed items of a run again, or its samples that have a given status or key."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from inspect import isabstract
 from pkgutil import resolve_name
 
@@ -14,7 +13,7 @@ from datamodules.run.files import CONFIG
 from datamodules.run.folder import Run
 from datamodules.run.keys import planned_keys
 from datamodules.run.retries import RetryRequest, refuse_unfinished
-from preprocess.commands.arguments import local_path
+from preprocess.commands.arguments import add_since, local_path
 from preprocess.commands.run import predict
 from preprocess.job.folder_config import FolderConfig, named_classes, require_trusted
 from preprocess.job.pipeline_cli import parse_pipeline, with_section
@@ -55,13 +54,7 @@ def parser() -> Parser:
         type=local_path,
         help="only the items whose keys this text file lists, one key per line. Samples are tried again as well",
     )
-    parser.add_argument(
-        "--since",
-        metavar="TIME",
-        type=_seconds,
-        help="take part in a retry that was completed after this time, such as 2026-11-30T18:00:00+00:00, instead of "
-        "beginning another one: for the processes of one job, which may start late",
-    )
+    add_since(parser, "take part in a retry that was completed after this time, instead of beginning another one")
     return parser
 
 
@@ -84,14 +77,6 @@ def parse_retry(argv: Sequence[str], began: float) -> Job | None:
     corpus = cli.data.corpus or corpus
     request = RetryRequest(tuple(options.classes), options.since or began, (absolute_root(corpus.root),), keys)
     return cli.job(corpus, request)
-
-
-def _seconds(text: str) -> float:
-    """Return a time as seconds since the epoch."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError as error:
-        raise ArgumentTypeError(f"{text!r} is not a time such as 2026-11-30T18:00:00+00:00") from error
 
 
 def _planned_corpus(run: Run, overrides: Sequence[str], named: Collection[str]) -> tuple[Corpus, list[str]]:

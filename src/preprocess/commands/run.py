@@ -2,12 +2,14 @@
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datamodules.card import write_card
 from datamodules.errors import TooManyFailures
 from datamodules.run.cleanup import clean_up
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run
+from preprocess.commands.arguments import add_since
 from preprocess.integrity import coverage
 from preprocess.job.pipeline_cli import parse_pipeline
 from preprocess.job.pipeline_help import PipelineParser
@@ -20,15 +22,33 @@ from preprocess.terminal import note, note_all
 _NO_LIMIT = FailureLimit()
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `preprocess run` with the options `argv`. Returns the exit status."""
+def main(argv: Sequence[str], began: float) -> int:
+    """Run `preprocess run`.
+
+    Args:
+        argv: its options.
+        began: when the command started; see `extension.extend`.
+
+    Returns:
+        The exit status.
+    """
     quiet()
-    return predict(parse_pipeline(argv, command=parser()).job())
+    return predict(parse_run(argv, began))
 
 
 def parser() -> PipelineParser:
-    """Return the parser of the command's own options: none but those of the pipeline."""
-    return PipelineParser("run", "Run a pipeline over a corpus, resume a run, or join one.")
+    """Return the parser of the command's own options."""
+    parser = PipelineParser("run", "Run a pipeline over a corpus, resume a run, or join one.")
+    parser.add_argument("--extend", action="store_true", help="plan the items too that the corpus has gained since")
+    add_since(parser, "with --extend: do not list the corpus again if the run was extended after this time")
+    return parser
+
+
+def parse_run(argv: Sequence[str], began: float) -> Job:
+    """Return the job of `preprocess run` with the options `argv`."""
+    options, others = parser().parse_known_args(argv)
+    job = parse_pipeline(others, command=parser()).job()
+    return replace(job, extended_since=options.since or began) if options.extend else job
 
 
 def predict(job: Job) -> int:

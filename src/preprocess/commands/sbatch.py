@@ -134,7 +134,7 @@ def _script(made_by: str, options: Mapping[str, str | None], command: Sequence[s
         ConfigError: `run` is followed by a bare word that is no configuration.
     """
     own = [f"--output.grace_seconds={_GRACE_SECONDS}"]  # before the options of the user, which take precedence
-    if command[0] == "retry":  # all tasks, late ones too, are to work on one retry
+    if command[0] == "retry" or "--extend" in command:  # all tasks, late ones too, are to work on one of them
         own.append(f"--since={datetime.now(timezone.utc).isoformat(timespec='seconds')}")
     given = with_config(command[1:]) if command[0] == "run" else command[1:]
     words = [sys.executable, "-m", "preprocess", command[0], *own, *given]

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from datamodules import FramesDataModule
 from datamodules.corpus import Corpus
 from datamodules.errors import ConfigError, FramemillError, RunError
+from datamodules.run.extension import extend
 from datamodules.run.files import CONFIG
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
@@ -65,6 +66,8 @@ class Job:
         trainer: options of Lightning's Trainer; they override `TRAINER_DEFAULTS`.
         config: text of the configuration, stored in the run's folder for people and for `retry`; None: store nothing.
         retry: which items of the run in `output.dir` to try again; None: process the run itself.
+        extended_since: plan the new items of the corpus, unless the run was extended after this time, in seconds since
+            the epoch; None: plan none. See `extension.extend`.
     """
 
     extractor: Extractor
@@ -74,6 +77,7 @@ class Job:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     config: str | None = None
     retry: RetryRequest | None = None
+    extended_since: float | None = None
 
 
 class Session:
@@ -132,7 +136,7 @@ class Session:
                 rank.on_result = log.add
                 stack.callback(log.flush)
             self.rank = stack.enter_context(rank)
-            if is_resumed and not job.retry and self._is_to_compare():
+            if is_resumed and not job.retry and job.extended_since is None and self._is_to_compare():
                 self._relisting = Relisting(self.run.plan, job.corpus)
                 self._relisting.start()
             self._stack = stack.pop_all()
@@ -207,6 +211,8 @@ class Session:
                 f"{output.dir} was started on {first_device}, but this rank has {device}. Use the same device model, "
                 "or set --output.same_device false"
             )
+        if job.extended_since is not None:
+            run = extend(run, job.corpus, current, output.shards, job.extended_since, device)
         types = run.plan.corpus_types or {}
         if job.retry:
             run = open_or_plan_retry(store, current, output.shards, job.retry, job.extractor.retry_invariants)

@@ -110,7 +110,7 @@ def test_a_corpus_is_compared_with_its_plan(root: Path, tmp_path: Path) -> None:
     os.utime(plan.location, (1e9, 1e9))
     assert drift(plan, videos.items()).line(plan) == (
         "2 items of the corpus are not in this run's plan of 2001-09-09; 3 planned items are gone. The run keeps to "
-        "its plan: to plan the corpus as it is now, use another --output.dir"
+        "its plan. Add --extend to plan the new items too"
     )
     assert Drift(1, 0).line(plan).startswith("1 item of the corpus is not in this run's plan of 2001-09-09. The run")
     assert Drift(0, 1).line(plan).startswith("1 planned item is gone. The run")

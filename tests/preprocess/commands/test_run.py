@@ -416,3 +416,30 @@ def test_a_sequence_whose_frames_differ_in_size_fails_with_both_sizes(tmp_path: 
     (row,) = Run(tmp_path / "run").table("train-000000").to_pylist()
     assert row["status"] == "failed"
     assert row["reason"] == "frame 2 is 50x40 px, but the first is 48x40: all frames of an item must have the same size"
+
+
+def test_a_run_grows_with_its_corpus_by_extend(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, folder = tmp_path / "corpus", tmp_path / "run"
+    rng = np.random.default_rng(1)
+    root.mkdir()
+    for image in range(4):
+        _picture(rng, 48).save(root / f"image{image:02d}.png")
+    mine = [*arguments(folder), "--data.root", str(root), "--output.shards.max_items", "2"]
+    assert main(mine) == 0
+    before = tars(folder)
+
+    for image in range(4, 7):
+        _picture(rng, 48).save(root / f"image{image:02d}.png")
+    finish(start(preprocess([*mine, "--extend", "--trainer.devices", "2"])))
+    run = Run(folder)
+    assert (run.plan.num_items, len(run.plan.parts), coverage(run).committed) == (7, 2, 7)
+    assert {name: tar for name, tar in tars(folder).items() if name in before} == before
+    assert list(verify(run)) == []
+
+    capsys.readouterr()
+    assert main([*mine, "--extend", "--since", "2020-01-01"]) == 0  # it was extended since: nothing is listed
+    assert main([*mine, "--extend"]) == 0
+    assert "7 planned = 7 committed + 0 failed + 0 missing" in capsys.readouterr().err
+    assert len(Run(folder).plan.parts) == 2

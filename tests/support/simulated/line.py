@@ -1,7 +1,8 @@
 """Ranks that do a small run together under faults, and the checks of that run.
 
 1. One to three ranks start. When all have ended or died, one or two more may start, and more after these. Every rank
-   does what `preprocess run` does: it opens the run (and sometimes plans it), leases, spools, commits, and cleans up.
+   does what `preprocess run` does: it opens the run (and sometimes plans or extends it), leases, spools, commits, and
+   cleans up.
 2. At last, perhaps after a crash of the machine, one more rank completes the run without faults.
 
 Checked at every link and rename, and at every change in a bucket: a visible tar has a record, and the tar and its table
@@ -23,6 +24,7 @@ from datamodules.corpus import Corpus, Item
 from datamodules.errors import EnvironmentFailure, RunError
 from datamodules.run.bucket import Bucket
 from datamodules.run.cleanup import clean_up
+from datamodules.run.extension import extend
 from datamodules.run.failure_limit import Tolerance
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
@@ -111,6 +113,8 @@ class _Line:
         Os.reset()
         self._world = world
         self.num_shards = 1 + world.choices.choose(2)
+        # the corpus gains the items of the second shard after it was planned, and ranks extend the run
+        self.grows = self.num_shards == 2 and world.choices.choose(3) == 2
         self._item_seconds = _ITEM_SECONDS
         if world.server:
             self._item_seconds = _BUCKET_ITEM_SECONDS[world.choices.choose(len(_BUCKET_ITEM_SECONDS))]
@@ -177,15 +181,17 @@ class _Line:
             clean_up(rank.run)
 
     def _open(self) -> Run:
-        size = ShardSize(max_items=_ROWS, min_shards=1)
+        size, made = ShardSize(max_items=_ROWS, min_shards=1), {"made": "here"}
         location = Bucket(_URL, _SCRATCH) if self._world.server else str(_FOLDER)
-        return open_or_plan(location, _Numbered(self.num_shards * _ROWS), {"made": "here"}, size)
+        began, num_items = Time.time(), self.num_shards * _ROWS
+        run = open_or_plan(location, _Numbered(_ROWS if self.grows else num_items), made, size)
+        return extend(run, _Numbered(num_items), made, size, began) if self.grows else run
 
     def _write_plan(self) -> None:
         """Write the plan, durably, as if the run were planned already."""
         machine = self._world.machines[0]
         files = machine.files
-        for name, content in _PLANS[self.num_shards].items():
+        for name, content in _PLANS[1 if self.grows else self.num_shards].items():
             if self._world.server:
                 self._world.server.put(name, content)
                 continue
@@ -248,7 +254,8 @@ class _Line:
 
     def _check_run(self) -> None:
         planned = [f"train-{index:06d}" for index in range(self.num_shards)]
-        expected = {*_PLANS[self.num_shards], "records", "tables", *(f"{shard}.tar" for shard in planned)}
+        plans = {*_PLANS[1], *_EXTENSION} if self.grows else _PLANS[self.num_shards]
+        expected = {*plans, "records", "tables", *(f"{shard}.tar" for shard in planned)}
         if set(self.names()) - {"work"} != expected:
             raise Broken(f"the run folder has {sorted(self.names())}")
         for folder, ending in (("records", ".json"), ("tables", ".parquet")):
@@ -322,18 +329,22 @@ def _result(item: Item, row: int, seconds: float) -> tuple[Result, dict[str, byt
 # files of plans, and tars, of runs without faults, by number of shards
 _PLANS: dict[int, dict[str, bytes]] = {}
 _TARS: dict[int, dict[str, bytes | None]] = {}
+_EXTENSION: set[str] = set()  # names of the files of the plan that extends a run of one shard to two
 
 
-def _run_without_faults(num_shards: int) -> None:
-    """Add the plan and the tars of a run without faults to `_PLANS` and `_TARS`."""
+def _run_without_faults(num_shards: int, grows: bool = False) -> None:
+    """Add the plan and the tars of a run without faults to `_PLANS` and `_TARS`, or to `_EXTENSION`."""
     world = Here.world = World(Choices({}), None, 1)
     world.calm = True
     line = _Line(world)
-    line.num_shards = num_shards
+    line.num_shards, line.grows = num_shards, grows
     process = line.start(world.machines[0])
     world.run()
     if process.error:
         raise process.error
+    if grows:
+        _EXTENSION.update(name for name in line.names() if name.startswith("plan-extension"))
+        return
     _TARS[num_shards] = {name: line.content(name) for name in line.names() if name.endswith(".tar")}
     _PLANS[num_shards] = {name: line.content(name) or b"" for name in line.names() if name.startswith("plan.")}
 
@@ -342,8 +353,8 @@ def _run_without_faults(num_shards: int) -> None:
 def simulated() -> Iterator[None]:
     """Allow calls of `interleave` while the block runs. No other code may use `datamodules.run` in the block."""
     with installed():
-        for num_shards in (1, 2):
-            _run_without_faults(num_shards)
+        for num_shards, grows in ((1, False), (2, False), (2, True)):
+            _run_without_faults(num_shards, grows)
         yield
 
 

@@ -22,13 +22,14 @@ from datamodules.run import (
     bucket,
     cleanup,
     commit,
+    extension,
     failure_limit,
     files,
     leases,
     listing,
     open_shard,
     opening,
-    plan,
+    plan_part,
     plan_rows,
     planning,
     rank,
@@ -509,7 +510,8 @@ _STAND_INS: dict[ModuleType, dict[str, Any]] = {
     },
     shard_files: {"open": simulated_open, "_encode_table": _encode_table},
     spool: {"os": Os, "open": simulated_open},
-    plan: {"Summary": SimpleNamespace(decode=lru_cache(Summary.decode)), "unpack": lru_cache(plan_rows.unpack)},
+    plan_part: {"Summary": SimpleNamespace(decode=lru_cache(Summary.decode)), "unpack": lru_cache(plan_rows.unpack)},
+    extension: {"_log": _SILENT},
     planning: {"os": Os, "open": simulated_open, "is_folder": lambda _: True},
     listing: {"open": simulated_open},
     files: {"os": Os, "open": simulated_open, "open_regular": lambda path: simulated_open(path, "rb")},
@@ -540,6 +542,10 @@ def installed() -> Iterator[None]:
         for module, names in _STAND_INS.items():
             for name, stand_in in names.items():
                 stack.enter_context(patch.object(module, name, stand_in, create=True))
-        for module in (rank, opening):  # the clock of `Leases` is a default value, which no stand-in replaces
+        for module in (
+            rank,
+            opening,
+            extension,
+        ):  # the clock of `Leases` is a default value, which no stand-in replaces
             stack.enter_context(patch.object(module, "Leases", partial(leases.Leases, clock=Time.monotonic)))
         yield

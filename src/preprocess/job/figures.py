@@ -18,6 +18,7 @@ it ends before the run does, the next one goes on, in a log of its own.
 """
 
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,27 +42,30 @@ _LOADS = ("cpu_percent", "memory_percent", *(f"gpu/{name}" for name in _GPU_LOAD
 class FigureLog:
     """Writes the figures of a run to Lightning's loggers, every 10 s and at the end, if it is this rank's turn.
 
+    A thread of its own calls the loggers. One that waits for its server, or raises an error, stops nothing else.
+
     Args:
         loggers: as the user configured them.
         rank: this process's rank.
     """
 
     def __init__(self, loggers: Sequence[Logger], rank: Rank) -> None:
-        self._loggers, self._rank = list(loggers), rank
-        self._next_write = 0.0  # in monotonic s
+        self._loggers, self._rank = loggers, rank
         self._unwritten: Status | None = None
-        self._has_written = False
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
         rank.activity.writes_figures = True
 
     def add(self, status: Status) -> None:
-        """Write the figures of `status`, or keep them for `close` if the last ones are younger than 10 s."""
+        """Let the figures of `status` be written next, if it is this rank's turn."""
         writers = (rank for rank in status.alive if rank.writes_figures)
         first = min(writers, key=lambda rank: (rank.started, rank.rank), default=None)
-        if first is not None and first.rank == self._rank.name:
-            self._unwritten = status
-            if time.monotonic() >= self._next_write:
-                self._next_write = time.monotonic() + _INTERVAL_SECONDS
-                self._write()
+        if first is None or first.rank != self._rank.name:
+            return
+        self._unwritten = status
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_all, name="figures", daemon=True)
+            self._thread.start()
 
     def publish(self) -> None:
         """Write a heartbeat, so that the next status has this rank's current figures."""
@@ -70,23 +74,27 @@ class FigureLog:
 
     def close(self) -> None:
         """Write the last figures."""
-        self._write()
-        if self._has_written:
+        self._closing.set()
+        if self._thread:
+            self._thread.join()
+
+    def _write_all(self) -> None:
+        try:
+            while not self._closing.wait(_INTERVAL_SECONDS):
+                self._write()
+            self._write()
             for logger in self._loggers:
                 logger.finalize("success")
+        except OSError as error:  # a full disk, a server that does not answer
+            note(f"the logger cannot be written to ({error}). Figures are not logged any more", "yellow")
 
     def _write(self) -> None:
-        if self._unwritten is None:
-            return
-        numbers, step = figures(self._unwritten), round(time.time() - self._rank.activity.started)
-        self._unwritten, self._has_written = None, True
-        try:
+        status, self._unwritten = self._unwritten, None
+        if status is not None:
+            numbers, step = figures(status), round(time.time() - self._rank.activity.started)
             for logger in self._loggers:
                 logger.log_metrics(numbers, step)
                 logger.save()
-        except OSError as error:  # a full disk, a server that does not answer; the run goes on
-            self._loggers = []
-            note(f"the logger cannot be written to ({error}). Figures are not logged any more", "yellow")
 
 
 def may_write_figures() -> bool:

@@ -1,5 +1,6 @@
 """The configurations that are installed with the package, by name: the files `configs/*.yaml`. Without torch."""
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +28,7 @@ def find_configuration(name: str) -> Path:
     names = list(summaries())
     if name in names:
         return _FOLDER / f"{name}.yaml"
-    if Path(name).is_file():
+    if os.path.isfile(name):  # unlike Path.is_file, False for a name that is too long for a path
         raise ConfigError(f"{name} is a file, not the name of a configuration. Write --config {name}")
     nearest = get_close_matches(name, names, n=1)
     meant = f"Did you mean {nearest[0]}? " if nearest else ""

@@ -35,6 +35,7 @@ def test_without_a_name_in_the_first_place_the_message_says_where_it_goes(argume
             "zzz",
             r"there is no configuration 'zzz'\. Known: captions, .*, tracking_sam3\. For a file, write --config",
         ),
+        ("k" * 5000, "there is no configuration 'kkk"),
         ("../configs/pose", r"there is no configuration '\.\./configs/pose'"),
     ],
 )

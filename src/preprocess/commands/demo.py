@@ -66,7 +66,11 @@ def _run(step: Sequence[str | Path]) -> int:
     say("")
     say(f"$ preprocess {shlex.join(words)}")
     sys.stdout.flush()
-    status = subprocess.run([sys.executable, "-m", "preprocess", *words], check=False).returncode
+    with subprocess.Popen([sys.executable, "-m", "preprocess", *words]) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # the command got Ctrl-C as well, and may need some seconds to end
+            status = process.wait()
     return status if status >= 0 else 128 - status
 
 

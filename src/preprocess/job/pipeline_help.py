@@ -169,14 +169,16 @@ class _Complete(DefaultHelpFormatter):
 
 
 class _Short(_Complete):
-    """Shows the first sentence about an option, and its default."""
+    """Shows the first sentence about an option, and its value in the configuration or else its default."""
 
     def start_section(self, heading: str | None) -> None:
+        """Leave out what follows the first sentence about a dataclass."""
         super().start_section(first_sentence(heading or ""))
 
     def _get_help_string(self, action: Action) -> str:
+        """Return the text in place of jsonargparse's, which adds the type."""
         value = ""
-        if not action.required and action.default not in (None, ""):
+        if action.default not in (None, ""):
             value = action.default if isinstance(action.default, str) else json.dumps(action.default, default=str)
             value = f" ({value})"
         return textwrap.shorten(first_sentence(action.help or ""), _MAX_TEXT - len(value), placeholder=" …") + value

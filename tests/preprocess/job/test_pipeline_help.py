@@ -43,6 +43,7 @@ def test_values_are_those_of_the_configuration_and_of_options_before_help(capsys
     assert "--model.backend preprocess.pose.openpose.OpenPose:" in help_text
     assert "--data.corpus datamodules.corpora.images.Images:" in help_text
     assert "--model.size_px N see `resize` (64)" in help_text
+    assert "relative paths of a list are below it (images)" in help_text
     assert "height that an image is resized to at scale 1 (368)" in help_text
     assert (
         "--output.shards.min_shards N number of shards of a split, at least, if it has that many items (32)"

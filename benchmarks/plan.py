@@ -11,6 +11,7 @@
 | resume | the start of a rank before its first frame: `open_or_plan`, enter `Rank`, lease a shard                  |
 | worker | a DataLoader worker gets the plan and reads all items of one shard, one by one                           |
 | status | `preprocess status`: `StatusReader.read`                                                                 |
+| extend | `run --extend` after the corpus gained 1,000 items: list it, compare it with the plan, plan these       |
 
 A step is a fresh process; its time is without imports, its memory with them. The items come from a generator that opens
 no file; `--frames` gives every item that many frame names, as in a corpus of image folders. With `--copied` all shards
@@ -20,6 +21,7 @@ have the first 1,000 items, which takes seconds where planning takes hours, and 
 import argparse
 import pickle
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -28,7 +30,7 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from datamodules.corpus import Corpus, Item
-from datamodules.run import planning
+from datamodules.run import extension, planning
 from datamodules.run.folder import Run
 from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import Plan, ShardSize
@@ -113,6 +115,12 @@ def status(folder: Path, corpus: GeneratedItems) -> int:
     return StatusReader(Run(folder)).read().items
 
 
+def extend(folder: Path, corpus: GeneratedItems) -> int:
+    """Extend the run by 1,000 items. Returns its number of items."""
+    grown = GeneratedItems(corpus.num_items + 1000, corpus.num_frames)
+    return extension.extend(Run(folder), grown, _FINGERPRINT, ShardSize(), time.time()).plan.num_items
+
+
 def main() -> None:
     """Run the benchmark and print its tables and verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     print_machine("pyarrow")
     first: list[Callable[[Path, GeneratedItems], int]] = [plan_copied] if options.copied else [plan, commit_half]
-    steps = [*first, resume, worker, status]
+    steps = [*first, resume, worker, status, *([] if options.copied else [extend])]
     measured: dict[int, dict[str, Measured[int]]] = {}
     sizes: dict[int, tuple[int, int]] = {}  # bytes of plan.arrow, and of the items
     for num_items in options.items:

@@ -31,5 +31,6 @@ It returns the files that it has written. All formats have in common that they
 | statistics.py   | what became of the items of a split                                      |
 | split_files.py  | files for each split, with its statistics                                |
 | image_tree.py   | a folder whose files are named like the images of the corpus             |
+| seqinfo.py      | the description of a sequence in MOTChallenge and MOTS                   |
 | json_text.py    | JSON documents, and lists that are too long for memory                   |
 """

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 
 from datamodules.errors import ConfigError, RunError
@@ -18,7 +19,7 @@ from datamodules.run.opening import open_or_plan
 from datamodules.run.plan import ShardSize
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
-from datamodules.samples.track_lines import TrackLine, line_of
+from datamodules.samples.track_lines import TrackLine, line_of, rle_of
 from datamodules.samples.tracks import TrackSample, TrackSamples
 from preprocess.export.format import export
 from preprocess.export.statistics import counts
@@ -27,7 +28,7 @@ from support.plans import rewrite, with_column
 from support.run_paths import folder_of
 from support.track_runs import REASON, TRACKS, Shape, TrackItems, make_track_run, write_videos
 
-FORMATS = ("tracks-jsonl", "grounded-sam2", "coco-video", "mot")
+FORMATS = ("tracks-jsonl", "grounded-sam2", "coco-video", "mot", "mots")
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,80 @@ def test_mot_takes_the_rate_of_the_video_where_all_frames_have_one_time(tmp_path
     assert (info["Sequence"]["framerate"], info["Sequence"]["seqlength"]) == ("25", "12")
 
 
+def test_mots_has_masks_as_png_and_as_text_that_pycocotools_reads(run: Run, corpus: TrackItems, tmp_path: Path) -> None:
+    assert export(folder_of(run), "mots", tmp_path / "out") == [tmp_path / "out"]
+    for key in corpus.videos:
+        frames, folder = truth(corpus, key), tmp_path / "out" / key.partition("/")[0] / key
+        lines = [line.split(" ") for line in (folder / "gt" / "gt.txt").read_text().splitlines()]
+        names = [path.name for path in sorted((folder / "instances").iterdir())]
+        assert names == [f"{number:06d}.png" for number in range(1, 1 + len(frames))]
+        for number, (name, shapes) in enumerate(zip(names, frames, strict=True), 1):
+            expected = np.zeros((64, 96), np.uint16)
+            for shape in sorted(shapes, key=lambda shape: shape.score):
+                expected[shape.mask] = {"car": 1000, "person": 2000}[shape.label] + shape.obj_id
+            with Image.open(folder / "instances" / name) as image:
+                assert image.mode == "I;16"
+                np.testing.assert_array_equal(np.array(image), expected)
+            from_text = np.zeros((64, 96), int)
+            for frame, obj_id, class_id, height, width, run_lengths in lines:
+                if int(frame) == number:
+                    assert int(obj_id) // 1000 == int(class_id)
+                    rle = {"size": [int(height), int(width)], "counts": run_lengths}
+                    from_text += int(obj_id) * coco.decode(rle).astype(int)  # MOTS refuses masks that overlap
+            np.testing.assert_array_equal(from_text, expected)
+        info = configparser.ConfigParser()
+        info.read(folder / "seqinfo.ini")
+        assert (info["Sequence"]["framerate"], info["Sequence"]["seqlength"]) == ("12.5", str(len(frames)))
+    classes = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert classes == {"car": 1, "pedestrian": 2, "person": 2}
+
+
+def test_mots_numbers_other_labels_from_3_and_leaves_out_what_is_covered(tmp_path: Path, corpus: TrackItems) -> None:
+    class Covered(TrackItems):
+        def lines(self, item: Any) -> list[TrackLine]:
+            return [{**line, "objects": self.objects(line)} for line in super().lines(item)]
+
+        def objects(self, line: TrackLine) -> Any:
+            car = next(entry for entry in line["objects"] if entry["label"] == "car")
+            number = line["frame_idx"]
+            below = {"obj_id": 20 + number, "label": f"toy {number}", "score": 0.1}
+            left = rle_of(np.arange(96 * 64).reshape(64, 96) % 96 < 4)
+            return [{**car, **below}, {**car, **below, "obj_id": 50, "mask": left}]
+
+    videos = {"train/a": corpus.videos["train/a"]}
+    make_track_run(tmp_path / "run", Covered(corpus.root, videos))
+    export(tmp_path / "run", "mots", tmp_path / "out")
+    classes = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert [classes[f"toy {number}"] for number in range(9)] == [3, 4, 5, 6, 7, 8, 9, 11, 12]  # 10 is ignored in MOTS
+    with Image.open(tmp_path / "out" / "train" / "train" / "a" / "instances" / "000001.png") as image:
+        assert set(np.unique(np.array(image))) == {0, 3020, 3050}
+
+
+@pytest.mark.parametrize(
+    ("obj_id", "num_classes", "message"),
+    [
+        (1000, 1, r"train/a has the object 1000: MOTS cannot hold ids above 999"),
+        (1, 65, r"train/a has one class too many, 'toy 61': MOTS holds 64"),
+    ],
+)
+def test_mots_refuses_what_16_bits_cannot_hold(
+    tmp_path: Path, corpus: TrackItems, obj_id: int, num_classes: int, message: str
+) -> None:
+    class Toys(TrackItems):
+        def lines(self, item: Any) -> list[TrackLine]:
+            [first, *_] = super().lines(item)
+            toys = [
+                {**first["objects"][0], "obj_id": obj_id + n, "label": f"toy {n}", "score": 0.5}
+                for n in range(num_classes)
+            ]
+            return [{**first, "objects": toys}]  # type: ignore[typeddict-item]
+
+    make_track_run(tmp_path / "run", Toys(corpus.root, {"train/a": corpus.videos["train/a"]}))
+    with pytest.raises(ConfigError, match=message):
+        export(tmp_path / "run", "mots", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_statistics_count_failed_items_and_videos_without_objects(
     tmp_path: Path, format: str, corpus: TrackItems
@@ -215,7 +290,7 @@ def test_statistics_count_failed_items_and_videos_without_objects(
     if format == "coco-video":
         documents = [json.loads((out / f"{split}.json").read_text()) for split in ("train", "dev")]
         assert [[len(d[name]) for name in YOUTUBE_VIS] for d in documents] == [[1, 0, 0], [0, 0, 0]]
-    elif format == "mot":
+    elif format in ("mot", "mots"):
         assert [path.stat().st_size for path in out.rglob("gt.txt")] == [0]
     elif format == "grounded-sam2":
         assert {int(np.load(path).max()) for path in out.rglob("*.npy")} == {0}
@@ -321,7 +396,7 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("format", ["grounded-sam2", "mot", "coco-video", "parquet", "jsonl"])
+@pytest.mark.parametrize("format", ["grounded-sam2", "mot", "mots", "coco-video", "parquet", "jsonl"])
 def test_a_tar_or_a_plan_whose_keys_lead_out_of_dest_writes_nothing(
     tmp_path: Path, corpus: TrackItems, format: str
 ) -> None:

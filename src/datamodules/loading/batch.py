@@ -1,6 +1,6 @@
 """Batches: what workers send to the extractor, and the summary of each item that a batch completes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -57,6 +57,7 @@ class Batch(TypedDict):
     | pts_seconds | list[float or None], B  | time of each frame in s since its video's first; None: an image |
     | items       | dict[int, Item]         | by row, the items whose first frame is in it, as `located`      |
     | num_frames  | dict[int, int]          | by row, how many frames are to be taken of each of these items  |
+    | seconds     | dict[str, float]        | time that the worker spent by phase, `read` and `transform`     |
     | summaries   | list[ItemSummary]       | the items that this slice completes, or that failed             |
     | frames      | uint8 [B, 3, H, W], RGB | the frames; a list of B times [3, H, W] where sizes differ      |
     | encoded     | list[Jpeg], B           | instead of `frames`, where the rank's GPU decodes images        |
@@ -76,6 +77,7 @@ class Batch(TypedDict):
     pts_seconds: list[float | None]
     items: dict[int, Item]
     num_frames: dict[int, int]
+    seconds: dict[str, float]
     summaries: list[ItemSummary]
     frames: NotRequired[Tensor | list[Tensor]]
     encoded: NotRequired[list[Jpeg]]
@@ -87,7 +89,9 @@ class Batch(TypedDict):
 
 def idle_batch() -> Batch:
     """Return the batch of a rank that has nothing to do now: no frames of no shard."""
-    return Batch(shard=-1, rows=[], frame_idx=[], pts_seconds=[], items={}, num_frames={}, summaries=[], results=[])
+    return Batch(
+        shard=-1, rows=[], frame_idx=[], pts_seconds=[], items={}, num_frames={}, seconds={}, summaries=[], results=[]
+    )
 
 
 class Slice:
@@ -106,6 +110,7 @@ class Slice:
         self._items: dict[int, Item] = {}
         self._num_frames: dict[int, int] = {}
         self._contents: list[Any] = []
+        self._seconds = {"read": 0.0, "transform": 0.0}
         self._summaries: list[ItemSummary] = []
 
     def __len__(self) -> int:
@@ -122,6 +127,11 @@ class Slice:
         self._pts_seconds.append(pts_seconds)
         self._contents.append(content)
 
+    def add_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Add time that was spent on the frames, by phase."""
+        for phase, spent in seconds.items():
+            self._seconds[phase] += spent
+
     def end(self, summary: ItemSummary) -> None:
         """Add the summary of an item that has no more frames."""
         self._summaries.append(summary)
@@ -135,6 +145,7 @@ class Slice:
             pts_seconds=self._pts_seconds,
             items=self._items,
             num_frames=self._num_frames,
+            seconds=self._seconds,
             summaries=self._summaries,
         )
         if self._has_results:
@@ -148,8 +159,8 @@ class Slice:
         return batch
 
 
-def part_of(batch: Batch, indices: Sequence[int], summaries: Iterable[ItemSummary] = ()) -> Batch:
-    """Return some images of a batch of results, with these summaries."""
+def part_of(batch: Batch, indices: Sequence[int], is_last: bool) -> Batch:
+    """Return some images of a batch of results. The last part has its summaries, and the time that it took."""
     rows = [batch["rows"][index] for index in indices]
     return Batch(
         shard=batch["shard"],
@@ -158,7 +169,8 @@ def part_of(batch: Batch, indices: Sequence[int], summaries: Iterable[ItemSummar
         pts_seconds=[batch["pts_seconds"][index] for index in indices],
         items={row: batch["items"][row] for row in rows},
         num_frames={row: batch["num_frames"][row] for row in rows},
-        summaries=list(summaries),
+        seconds=batch["seconds"] if is_last else {},
+        summaries=batch["summaries"] if is_last else [],
         results=[batch["results"][index] for index in indices],
     )
 
@@ -167,8 +179,8 @@ def by_size(window: Batch, max_images: int, batching: Batching) -> Iterable[Batc
     """Yield the images of a window of results in batches of similar size, the summaries with the last of them."""
     groups = batching.groups(window["results"], max_images) or [[]]
     for group in groups[:-1]:
-        yield part_of(window, group)
-    yield part_of(window, groups[-1], window["summaries"])
+        yield part_of(window, group, is_last=False)
+    yield part_of(window, groups[-1], is_last=True)
 
 
 def _stack(frames: Sequence[Tensor]) -> Tensor:

@@ -142,9 +142,8 @@ class FrameLoader:
         self._num_idle_deaths = 0
         self._rank.add_seconds(shard, "wait", time.monotonic() - started)
         batch["alone"] = self._rank.is_suspect(shard, batch["rows"])
-        for summary in batch["summaries"]:
-            self._rank.add_seconds(shard, "read", summary.read_seconds)
-            self._rank.add_seconds(shard, "transform", summary.transform_seconds)
+        for phase, seconds in batch["seconds"].items():
+            self._rank.add_seconds(shard, phase, seconds)
         batch["summaries"] = [summary for summary in batch["summaries"] if self._note_end(batch, summary)]
         return batch
 

@@ -69,7 +69,8 @@ class ItemReader:
         self._facts: VideoFacts | None = None
         self._pts_seconds: list[float] | None = None
         self._content: bytes | None = None
-        self._read_seconds = self._transform_seconds = 0.0
+        self._seconds = {"read": 0.0, "transform": 0.0}
+        self._taken_seconds = self._seconds.copy()
 
     def frames(self) -> Iterator[ReadFrame]:
         """Read the frames, check that they have one size, and apply the transform.
@@ -108,6 +109,11 @@ class ItemReader:
         """Number of frames to take of the item. Of a video it is known once the first frame has been read."""
         return len(self._item.frames) if self._pts_seconds is None else len(self._pts_seconds)
 
+    def take_seconds(self) -> dict[str, float]:
+        """Return the time spent on the item by phase, `read` and `transform`, since the last call."""
+        before, self._taken_seconds = self._taken_seconds, self._seconds.copy()
+        return {phase: seconds - before[phase] for phase, seconds in self._seconds.items()}
+
     def summary(self, row: int, reason: str | None = None, reason_class: str | None = None) -> ItemSummary:
         """Return the item's summary, after its last frame or its failure.
 
@@ -126,8 +132,8 @@ class ItemReader:
             content=self._content,
             reason=reason,
             reason_class=reason_class,
-            read_seconds=self._read_seconds,
-            transform_seconds=self._transform_seconds,
+            read_seconds=self._seconds["read"],
+            transform_seconds=self._seconds["transform"],
         )
 
     def _read_group(self, frames: Iterator[Tensor | Jpeg]) -> list[Tensor | Jpeg]:
@@ -143,7 +149,7 @@ class ItemReader:
         self._mark_active()
         started = time.perf_counter()
         frame = next(frames, None)
-        self._read_seconds += time.perf_counter() - started
+        self._seconds["read"] += time.perf_counter() - started
         return frame
 
     def _require_one_size(self, frame: Tensor | Jpeg, frame_idx: int) -> None:
@@ -167,7 +173,7 @@ class ItemReader:
             results = self._transform.results(tensors)
         else:
             results = [self._transform(frame) for frame in tensors]
-        self._transform_seconds += time.perf_counter() - started
+        self._seconds["transform"] += time.perf_counter() - started
         return results
 
     def _images(self) -> Iterator[Tensor | Jpeg]:

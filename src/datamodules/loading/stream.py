@@ -124,6 +124,7 @@ class _TicketReader:
             try:
                 for frame in reader.frames():
                     if len(current) == slice_frames:
+                        current.add_seconds(reader.take_seconds())
                         yield current.batch()
                         current = Slice(ticket.shard, self._transform is not None)
                     if frame.frame_idx == 0:
@@ -131,6 +132,7 @@ class _TicketReader:
                     current.add(row, *frame)
             except (ItemError, OSError, MemoryError) as error:
                 reason, reason_class = self._failure(item, error)
+            current.add_seconds(reader.take_seconds())
             current.end(reader.summary(row, reason, reason_class))
         yield current.batch()
 

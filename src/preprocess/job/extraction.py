@@ -227,6 +227,7 @@ def _part(batch: Batch, indices: slice) -> Batch:
         pts_seconds=batch["pts_seconds"][indices],
         items=batch["items"],
         num_frames=batch["num_frames"],
+        seconds={},
         summaries=[],
     )
     if "results" in batch:

@@ -61,6 +61,15 @@ def test_a_batch_says_how_many_frames_its_new_items_have_in_all(corpus: tuple[Ru
     assert [batch["num_frames"] for batch in batches] == [{9: sum(len(batch["rows"]) for batch in batches)}, {}, {}]
 
 
+def test_batches_say_how_long_their_frames_took(corpus: tuple[Run, Path]) -> None:
+    batches = list(slices(corpus, (9,), slice_frames=10))
+    [summary] = batches[-1]["summaries"]
+    assert all(batch["seconds"]["read"] > 0 for batch in batches)
+    assert sum(batch["seconds"]["read"] for batch in batches) == pytest.approx(summary.read_seconds)
+    [images] = slices(corpus, (0, 1, 3))
+    assert images["seconds"]["read"] == pytest.approx(sum(summary.read_seconds for summary in images["summaries"]))
+
+
 def test_frames_of_different_sizes_are_a_list(corpus: tuple[Run, Path]) -> None:
     [batch] = slices(corpus, (1, 2))
     assert isinstance(batch["frames"], list)

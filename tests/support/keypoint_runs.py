@@ -80,17 +80,21 @@ def make_run(
     return run
 
 
-def retry_made(folder: Path, failed: tuple[str, ...] = (), layout: int = 143) -> Run:
-    """A retry over the failed items of a run; those with a key in `failed` fail again."""
+def retry_made(
+    folder: Path, failed: tuple[str, ...] = (), layout: int = 143, keys: frozenset[str] | None = None
+) -> Run:
+    """A retry over the failed items of a run, or over those with `keys`; those with a key in `failed` fail again."""
     size = ShardSize(max_items=2, min_shards=1)
-    retry = open_or_plan_retry(folder, Run(folder).plan.fingerprint, size, RetryRequest((), time.time()))
+    request = RetryRequest((), time.time(), keys=keys)
+    retry = open_or_plan_retry(folder, Run(folder).plan.fingerprint, size, request)
     with Rank(retry) as rank:
         for _ in retry.plan.shards:
             opened = rank.lease()
             assert opened is not None
             for row, item in enumerate(opened.items):
-                result, members = _outcome(row, item, layout, failed)
-                rank.add(opened.shard.number, result, members)
+                if row not in opened.kept:
+                    result, members = _outcome(row, item, layout, failed)
+                    rank.add(opened.shard.number, result, members)
     return retry
 
 

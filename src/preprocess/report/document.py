@@ -84,11 +84,12 @@ class Records:
         run: the run.
 
     Attributes:
+        own: those of the run, without its retries.
         splits: number of planned items of each split.
     """
 
     def __init__(self, run: Run) -> None:
-        self._own = list(run.records())
+        self.own = list(run.records())
         self._of_retries = [record for retry in run.retries for record in retry.records()]
         self._split_of = {shard.name: shard.split for part in run.with_retries for shard in part.plan.shards}
         self.splits: Counter[str] = Counter()
@@ -98,13 +99,19 @@ class Records:
     @property
     def all(self) -> list[Record]:
         """Those of the run, then those of its retries."""
-        return self._own + self._of_retries
+        return self.own + self._of_retries
+
+    @property
+    def tar_bytes(self) -> int:
+        """Bytes of the tars, without those that retries have replaced."""
+        replaced = {record.replaces for record in self._of_retries}
+        return sum(record.tar.bytes for record in self.all if record.shard not in replaced)
 
     def outcome(self, split: str | None = None) -> Outcome:
         """Count what became of the items of `split`; None: of all."""
         own, of_retries = (
             [record for record in records if split in (None, self._split_of[record.shard])]
-            for records in (self._own, self._of_retries)
+            for records in (self.own, self._of_retries)
         )
         return Outcome.of(own, of_retries)
 
@@ -114,13 +121,16 @@ def summarized(
 ) -> dict[str, Any]:
     """Return counts, times and distributions of a run; gives all rows to `selection`.
 
+    Counts are those after all retries. Rates, `ranks` and `phases` are of the run without its retries, whose shards may
+    hold samples that they did not compute.
+
     Args:
         run: the run.
         metrics: of its sample kind.
         records: its records.
         selection: chooses samples; None: none are chosen.
     """
-    outcome, effort, made = records.outcome(), Effort.of(records.all), bars(records.all)
+    outcome, effort, made = records.outcome(), Effort.of(records.own), bars(records.all)
     distributions = Distributions(metrics)
     for shard, table in tables(run):
         distributions.add(table)
@@ -133,7 +143,7 @@ def summarized(
         "failed": outcome.failed,
         "missing": run.plan.num_items - outcome.committed - outcome.failed,
         "frames": outcome.num_frames,
-        "bytes": sum(record.tar.bytes for record in records.all),
+        "bytes": records.tar_bytes,
         "statuses": outcome.statuses,
         "failure_classes": outcome.failure_classes,
         "devices": outcome.devices,
@@ -203,7 +213,7 @@ def _failures(run: Run, num_failed: int) -> dict[str, Any]:
             "reason": printable(failure.reason[:_MAX_REASON]),
             "attempts": failure.attempts,
         }
-        for failure in islice(failures(run), _MAX_FAILURES)
+        for failure in islice(failures(run), min(num_failed, _MAX_FAILURES))  # of 0, nothing is read
     ]
     return {"num_failed": num_failed, "rows": rows}
 

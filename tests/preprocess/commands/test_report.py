@@ -61,12 +61,23 @@ def test_the_page_counts_the_run_and_its_retries(tmp_path: Path) -> None:
     counts = [(split["planned"], split["committed"], split["failed"]) for split in run["splits"]]
     assert counts == [(5, 4, 1), (1, 1, 0)]
     assert (run["failure_classes"], run["statuses"], run["devices"]) == ({"decode": 1}, {"ok": 5}, {"cpu": 5})
-    assert run["ranks"] == 2
+    assert run["ranks"] == 1  # of the run, without the retry
     assert len(made["timeline"]["bars"]) == 3 + 1 + 1
     assert [row["key"] for row in made["failures"]["rows"]] == ["train/v3"]
     assert made["gallery"] == []
     assert made["compared"] is None
     assert made["commands"][:2] == [f"preprocess failures {tmp_path}", f"preprocess retry {tmp_path}"]
+
+
+def test_rates_and_bytes_do_not_count_samples_twice_that_a_retry_copied(tmp_path: Path) -> None:
+    run = make_run(tmp_path, MadeItems({"train": 4}), fingerprint=KIND, per_shard=2)
+    before = report(tmp_path, "--samples", "0")["run"]
+    retry_made(tmp_path, keys=frozenset({"train/v0"}))  # replaces the first shard, with a copy of train/v1
+    after = report(tmp_path, "--samples", "0")["run"]
+
+    same = ("committed", "frames", "ranks", "seconds", "items_per_second", "frames_per_second", "phases", "bytes")
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    assert after["bytes"] == sum(path.stat().st_size for path in folder_of(run).glob("*.tar"))
 
 
 def test_distributions_are_those_of_all_samples(tmp_path: Path) -> None:

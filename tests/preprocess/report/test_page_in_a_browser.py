@@ -1,6 +1,7 @@
 """The page of a report in a real browser, from `file://`: filters, sorting, flags, keyboard, themes, hostile texts."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,22 @@ def test_the_gallery_is_filtered_by_text_status_and_a_brushed_histogram(tmp_path
     assert sorted(names(page)) == ["dev/v1", "train/v1", "train/v5"]  # begins 2 px right of 1 frame
     page.locator(".plot.brushed").get_by_text("All", exact=True).click()
     assert len(names(page)) == 10
+
+
+def test_each_bar_of_a_histogram_has_the_same_number_of_bins(tmp_path: Path, open_page: Any) -> None:
+    make_run(tmp_path / "run", MadeItems({"train": 4}), fingerprint=KIND)  # of 1 to 4 frames
+    page = open_page(tmp_path / "run", "--samples", "0")
+    html = tmp_path / "run" / "report" / "index.html"
+    text, num_plots = re.subn(
+        r'"counts": \[1, 1, 1, 1\], "greatest": 4.0(.*?)"num_values": 4',
+        rf'"counts": {[1] * 100}, "greatest": 100.0\1"num_values": 100',
+        html.read_text("utf-8"),
+    )
+    assert num_plots == 1
+    html.write_text(text, "utf-8")
+    page.reload()
+    bars = page.get_by_label("Histogram of num frames").locator("rect title").all_text_contents()
+    assert bars == [f"{start} to {start + 2}: 2" for start in range(1, 100, 2)]
 
 
 def test_failures_are_searched_sorted_and_have_their_retry_command(tmp_path: Path, open_page: Any) -> None:

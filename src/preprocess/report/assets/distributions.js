@@ -72,35 +72,41 @@ function viewOf(plot, other) {
   return end - start < (full - start) / 3 ? { start, end, above: rest } : { start, end: full, above: 0 };
 }
 
-/** Return counts in at most `BARS` bins of the shown range, as shares of all values. */
+/**
+ * Return bars of the shown range, each of the same whole number of the plot's bins, so that none is higher only because it
+ * has more bins: `start` of the first bar, `width` of a bar, and `counts`.
+ */
 function binned(plot, view) {
-  const width = (view.end - view.start) / Math.min(BARS, Math.max(1, Math.round((view.end - view.start) / plot.width)));
-  const bins = new Array(Math.max(1, Math.round((view.end - view.start) / width))).fill(0);
+  const bin = (value) => Math.floor((value - plot.start) / plot.width);
+  const first = bin(view.start);
+  const size = Math.ceil(((view.end - view.start) / plot.width) / BARS) || 1;
+  const counts = new Array(Math.ceil(((view.end - view.start) / plot.width) / size) || 1).fill(0);
   plot.counts.forEach((count, index) => {
-    const bin = Math.floor((plot.start + (index + 0.5) * plot.width - view.start) / width);
-    if (count && bin >= 0 && bin < bins.length) bins[bin] += count;
+    const bar = Math.floor((index - first) / size);
+    if (bar >= 0 && bar < counts.length) counts[bar] += count;
   });
-  return { width, bins };
+  return { start: plot.start + first * plot.width, width: size * plot.width, counts };
 }
 
 function histogram(plot, other, view) {
   const svg = svgElement("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `Histogram of ${words(plot.name)}` });
   const main = binned(plot, view);
   const second = other && other.num_values ? binned(other, view) : null;
-  const peak = (made, of) => Math.max(...made.bins) / of.num_values / made.width;
+  const peak = (bars, of) => Math.max(...bars.counts) / of.num_values / bars.width;
   const top = Math.max(peak(main, plot), second ? peak(second, other) : 0);
-  const scaled = (count, of, made) => (HEIGHT - 2) * (count / of.num_values / made.width / top);
-  const step = WIDTH / main.bins.length;
-  main.bins.forEach((count, index) => {
-    const height = count ? Math.max(1.5, scaled(count, plot, main)) : 0;
-    const bar = svgElement("rect", { x: index * step, y: HEIGHT - height, width: Math.max(1, step - 1), height, fill: "var(--accent)" });
-    const from = view.start + index * main.width;
+  const x = (value) => ((value - view.start) / (view.end - view.start)) * WIDTH;
+  const y = (count, bars, of) => HEIGHT - (HEIGHT - 2) * (count / of.num_values / bars.width / top);
+  main.counts.forEach((count, index) => {
+    if (!count) return;
+    const from = main.start + index * main.width, left = x(from);
+    const height = Math.max(1.5, HEIGHT - y(count, main, plot));
+    const bar = svgElement("rect", { x: left, y: HEIGHT - height, width: Math.max(1, x(from + main.width) - left - 1), height, fill: "var(--accent)" });
     bar.append(svgElement("title", {}, `${valueText(plot, from)} to ${valueText(plot, from + main.width)}: ${number(count)}`));
     svg.append(bar);
   });
   if (second) {
-    const wide = WIDTH / second.bins.length;
-    const points = second.bins.map((count, index) => `${index * wide},${HEIGHT - scaled(count, other, second)} ${(index + 1) * wide},${HEIGHT - scaled(count, other, second)}`);
+    const points = second.counts.flatMap((count, index) => [index, index + 1].map((end) =>
+      `${x(second.start + end * second.width)},${y(count, second, other)}`));
     svg.append(svgElement("polyline", { points: points.join(" "), fill: "none", stroke: "var(--compared)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }));
   }
   return svg;

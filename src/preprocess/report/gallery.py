@@ -11,7 +11,7 @@ The files are numbered, because keys may be long or have characters that a URL o
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from datamodules.corpus import Item
 from datamodules.errors import FramemillError
 from datamodules.printable import printable, printable_lines
 from datamodules.run.folder import Run
+from datamodules.run.parallel_reads import read_each
 from datamodules.run.reader import open_sample
 from datamodules.samples import SampleKind
 from datamodules.samples.drawing import Drawing, Image, ImageDrawing, VideoDrawing, resized
@@ -78,13 +79,18 @@ class Gallery:
     def _shown(self, chosen: Sequence[Chosen]) -> list[Shown]:
         """Return the chosen rows with their items and tables' rows; each table is read once."""
         order = {(row.shard, row.row): number for number, row in enumerate(chosen)}
-        shown = []
-        for shard, rows in groupby(sorted(chosen), lambda row: row.shard):
-            table = self._run.rows(self._run.plan.shards[shard].name)
-            for _, row, why in rows:
-                values = table.slice(row, 1).to_pylist()[0]
-                shown.append(Shown(order[shard, row], self._run.plan.item(shard, row), values, why))
-        return sorted(shown, key=lambda one: one.number)
+        shards = [list(rows) for _, rows in groupby(sorted(chosen), lambda row: row.shard)]
+
+        def read(rows: Sequence[Chosen]) -> list[Shown]:
+            number, plan = rows[0].shard, self._run.plan
+            values = self._run.rows(plan.shards[number].name).take([row for _, row, _ in rows]).to_pylist()
+            items = [plan.item(number, row) for _, row, _ in rows]
+            return [
+                Shown(order[number, chosen.row], item, row, chosen.why)
+                for chosen, item, row in zip(rows, items, values, strict=True)
+            ]
+
+        return sorted(chain.from_iterable(read_each(self._run.store, read, shards)), key=lambda shown: shown.number)
 
     def _entry(self, shown: Shown) -> dict[str, Any]:
         item, row = shown.item, shown.row

@@ -116,9 +116,11 @@ function hideTip() {
   tip.hidden = true;
 }
 
+const MAX_CANVAS = 16000; // pixels in height: browsers draw nothing in canvases above their limits
+
 /** Size a canvas for the screen's pixels, and return its context in CSS pixels. */
 function sized(canvas, width, height) {
-  const scale = devicePixelRatio || 1;
+  const scale = Math.min(devicePixelRatio || 1, MAX_CANVAS / height);
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
   canvas.style.height = `${height}px`;

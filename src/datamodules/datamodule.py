@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
@@ -26,6 +27,7 @@ from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.tar_cache import TarCache
 from datamodules.samples import SampleKind
+from datamodules.training.resume import ResumableLoader, require_same
 from datamodules.training.splits import TrainingSplits
 
 _DECODING, _FETCHING = Decoding(), Fetching()
@@ -99,6 +101,7 @@ class FramesDataModule(LightningDataModule):
         self.num_workers, self.pin_memory = num_workers, pin_memory
         self._opened: dict[str, CommittedSamples] = {}  # by split
         self._excluded: frozenset[str] | None = None
+        self._source: dict[str, Any] = {}  # of the training split, once a training is set up
 
     def setup(self, stage: str) -> None:
         """Check that the shards have samples for a stage of the Trainer.
@@ -115,7 +118,26 @@ class FramesDataModule(LightningDataModule):
             self.predict_dataloader()
         self._opened.clear()  # the run may have more samples since the last stage
         self._excluded = None
-        self._training().require(stage)
+        training = self._training()
+        training.require(stage)
+        if stage == "fit":
+            self._source = training.source("train")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the settings of the run, and the training split.
+
+        The position in the epoch is in the state of `train_dataloader()`, which Lightning saves, too.
+        """
+        return self._source
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a training resumes on the data of its checkpoint.
+
+        Raises:
+            RunError: the checkpoint is of another run or split. The message names what differs.
+        """
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:  # else it may test on another run
+            require_same(state_dict, self._source)
 
     def frames(self, rank: Rank, root: str, request: FrameRequest, device: torch.device) -> Iterable[Batch]:
         """Return the batches of the shards that `rank` leases. For a GPU, frames are copied to it ahead of use.
@@ -143,13 +165,15 @@ class FramesDataModule(LightningDataModule):
             "Trainer.predict cannot lease frames by itself: use preprocess.job.session.Session, or `preprocess run`"
         )
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches of the training split. Over all ranks, every sample occurs once an epoch.
+
+        The loader has `state_dict` and `load_state_dict`, by which a training resumes within an epoch.
 
         With Lightning's `overfit_batches`, which takes the first batches of an epoch, they are in planned order.
         """
         overfits = self.trainer is not None and self.trainer.overfit_batches  # type: ignore[attr-defined]
-        return self._training().dataloader("train", shuffle=not overfits)
+        return self._training().dataloader("train", not overfits, self.trainer)
 
     @property
     def val_dataloader(self) -> Callable[[], DataLoader[dict[str, Any]] | list[Any]]:

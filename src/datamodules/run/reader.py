@@ -1,5 +1,6 @@
 """Random access to committed samples, whose offsets in the tars are in the tables."""
 
+import hashlib
 import io
 import os
 import tarfile
@@ -82,6 +83,13 @@ class CommittedSamples:
     def num_bytes(self) -> int:
         """Number of bytes of all samples in their tars."""
         return int(self._bytes.sum())
+
+    def digest(self) -> bytes:
+        """Return a digest of the places of all samples, by which another selection of samples is noticed."""
+        digest = hashlib.sha256("\n".join(tar.shard for tar in self.tars).encode())
+        for column in (self._tar, self._offset, self._bytes):
+            digest.update(column.tobytes())
+        return digest.digest()
 
     def place(self, index: int) -> "SamplePlace":
         """Return where the sample at `index` is."""

@@ -19,6 +19,10 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
     `DistributedSampler` repeats or drops samples until all ranks have equally many. Here, the sizes of batches differ
     by at most one instead, and every rank gets the same number of batches, as DDP needs.
 
+    A step is one batch of every rank: samples that follow one another in the order of the epoch, which does not depend
+    on the number of ranks. So a position in that order is all that is needed to continue an epoch on other ranks. How
+    many samples a step has follows from the number of those that are left, so that continuing changes no batch.
+
     The class derives from `SequentialSampler` because Lightning's `overfit_batches` replaces any other sampler by one
     that yields single samples.
 
@@ -28,6 +32,9 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
             batch.
         shuffle: use a new order each epoch, drawn from `seed` and the epoch (`set_epoch`, which Lightning calls).
         seed: seed of the order; the same on all ranks.
+
+    Attributes:
+        start: number of samples of this epoch, over all ranks, that are left out because they were read before.
 
     Raises:
         ConfigError: the dataset has fewer samples than there are ranks.
@@ -44,28 +51,69 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
             seed=seed,
         )
         self._num_samples = len(dataset)  # type: ignore[arg-type]
+        self._batch_size, self.start = batch_size, 0
         if self._num_samples < self.num_replicas:
             raise ConfigError(
                 f"{self._num_samples} samples cannot be shared by {self.num_replicas} ranks. Use fewer ranks"
             )
-        # as many as `batch_size` requires, but no more than every rank can fill with one sample a batch
-        needed = math.ceil(self._num_samples / (batch_size * self.num_replicas))
-        self._num_batches = min(needed, self._num_samples // self.num_replicas)
 
     def __len__(self) -> int:
-        """Return the number of batches of this rank."""
-        return self._num_batches
+        """Return the number of batches of this rank in a whole epoch, which is the number of steps."""
+        return self._num_steps(0)
+
+    @property
+    def num_steps_left(self) -> int:
+        """Number of steps from `start` on."""
+        return self._num_steps(self.start)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which determines the order. Another epoch than before begins at its first sample."""
+        if epoch != self.epoch:
+            self.start = 0
+        super().set_epoch(epoch)
+
+    def resume(self, epoch: int, start: int) -> None:
+        """Continue an epoch after its first `start` samples.
+
+        Raises:
+            ConfigError: fewer samples are left than there are ranks.
+        """
+        num_left = self._num_samples - start
+        if 0 < num_left < self.num_replicas:
+            raise ConfigError(
+                f"the checkpoint leaves {num_left} samples of epoch {epoch}, which cannot be shared by "
+                f"{self.num_replicas} ranks. Resume on {num_left} ranks or fewer, or from another checkpoint"
+            )
+        self.epoch, self.start = epoch, start
+
+    def position(self, step: int) -> int:
+        """Return the number of samples in the order of the epoch that come before a step.
+
+        Args:
+            step: counted from `start`; `num_steps_left`: the end of the epoch.
+        """
+        num_steps = self.num_steps_left
+        if not num_steps:
+            return self._num_samples
+        size, num_larger = divmod(self._num_samples - self.start, num_steps)  # the last steps have one sample more
+        return self.start + step * size + max(0, step - (num_steps - num_larger))
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         order = torch.arange(self._num_samples)
         if self.shuffle:
             order = torch.randperm(self._num_samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        num_all_batches = self._num_batches * self.num_replicas
-        for step in range(self._num_batches):
-            batch = step * self.num_replicas + self.rank
-            # exact integer bounds: the batches partition the samples, and their sizes differ by at most one
-            start, stop = (self._num_samples * index // num_all_batches for index in (batch, batch + 1))
+        for step in range(self.num_steps_left):
+            begin, end = self.position(step), self.position(step + 1)
+            start, stop = (begin + (end - begin) * rank // self.num_replicas for rank in (self.rank, self.rank + 1))
             yield order[start:stop].tolist()
+
+    def _num_steps(self, start: int) -> int:
+        """Return the number of steps from a position on: as many as `batch_size` requires.
+
+        But no more than every rank can fill with one sample a batch.
+        """
+        num_left = self._num_samples - start
+        return min(math.ceil(num_left / (self._batch_size * self.num_replicas)), num_left // self.num_replicas)
 
 
 class ReadAheadSampler(EpochSampler):

@@ -1,10 +1,12 @@
 """DataLoaders of the splits of a run: for training, validation and test."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from torch.utils.data import DataLoader
+from lightning.pytorch import Trainer
 
 from datamodules.errors import ConfigError, RunError
 from datamodules.run.folder import Run
@@ -13,6 +15,7 @@ from datamodules.run.remote_tars import RemoteTars
 from datamodules.run.tar_cache import TarCache
 from datamodules.samples import SampleKind
 from datamodules.training.batches import RemoteSampleBatches, SampleBatches
+from datamodules.training.resume import ResumableLoader
 from datamodules.training.sampler import EpochSampler, ReadAheadSampler
 from datamodules.worker_process import begin_worker, fork_server
 
@@ -80,12 +83,13 @@ class TrainingSplits:
         for use in uses[stage]:
             self._committed(use)
 
-    def dataloader(self, use: Use, shuffle: bool = False) -> DataLoader[dict[str, Any]]:
+    def dataloader(self, use: Use, shuffle: bool = False, trainer: Trainer | None = None) -> ResumableLoader:
         """Return a DataLoader of the batches of this rank.
 
         Args:
             use: what the split is for.
             shuffle: use a new order each epoch; False: planned order.
+            trainer: trains on the batches; None: no Trainer, or for evaluation.
 
         Raises:
             ConfigError: the split has fewer samples than there are ranks.
@@ -93,16 +97,30 @@ class TrainingSplits:
         """
         batches, sampler = self._batches(use, shuffle)
         has_workers = self._num_workers > 0
-        return DataLoader(
+        order = {"seed": self._seed, "shuffle": shuffle}
+        return ResumableLoader(
             batches,
-            batch_size=None,  # the sampler yields whole batches
-            sampler=sampler,
+            sampler,
+            {"samples": self._identity(use), "order": order},
+            trainer,
             num_workers=self._num_workers,
             multiprocessing_context=fork_server([SampleBatches.__module__]) if has_workers else None,
             worker_init_fn=begin_worker if has_workers else None,
             persistent_workers=has_workers,
             pin_memory=self._pin_memory,
         )
+
+    def source(self, use: Use) -> dict[str, Any]:
+        """Return the settings that made the samples of a split, a digest of the corpus, and its name; JSON-able."""
+        plan = self._run.plan
+        return {"run": plan.fingerprint, "corpus": plan.listing, "split": self._split(use)}
+
+    def _identity(self, use: Use) -> str:
+        """Return the number of samples of a split, and a digest of what and where they are, in one line."""
+        committed = self._committed(use)
+        digest = hashlib.sha256(json.dumps(self.source(use), sort_keys=True).encode())
+        digest.update(committed.digest())
+        return f"{len(committed):,} (digest {digest.hexdigest()[:16]})"
 
     def _batches(self, use: Use, shuffle: bool) -> tuple[SampleBatches, EpochSampler]:
         committed, store = self._committed(use), self._run.store

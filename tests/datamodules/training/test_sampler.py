@@ -30,6 +30,38 @@ def test_the_batches_of_all_ranks_partition_the_samples(
         assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 1), (23, 4), (64, 16), (101, 1)])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
+def test_an_epoch_that_is_continued_after_any_step_has_the_same_batches(
+    ranks: Callable[[int, int], None], num_samples: int, batch_size: int, num_ranks: int
+) -> None:
+    if num_samples < num_ranks:
+        return
+    ranks(num_ranks - 1, num_ranks)
+    whole = sampler(num_samples, batch_size)
+    batches = list(whole)
+    for step in range(len(batches) + 1):
+        rest = sampler(num_samples, batch_size)
+        rest.resume(0, whole.position(step))
+        assert list(rest) == batches[step:]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3, 4])
+def test_an_epoch_that_is_continued_on_other_ranks_has_the_samples_that_are_left(
+    ranks: Callable[[int, int], None], num_ranks: int
+) -> None:
+    order = [index for batch in sampler(50) for index in batch]
+    for start in (0, 1, 30, 45, 46, 50):
+        by_rank = []
+        for rank in range(num_ranks):
+            ranks(rank, num_ranks)
+            rest = sampler(50)
+            rest.resume(0, start)
+            by_rank.append(list(rest))
+            assert len(rest) - rest.num_steps_left >= 0
+        assert [index for step in zip(*by_rank, strict=True) for batch in step for index in batch] == order[start:]
+
+
 def test_without_shuffling_samples_come_in_order() -> None:
     assert list(sampler(10, shuffle=False)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
 

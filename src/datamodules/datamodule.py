@@ -21,6 +21,7 @@ from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
 from datamodules.run.bucket import open_store
+from datamodules.run.condition import Condition
 from datamodules.run.folder import Run
 from datamodules.run.keys import planned_keys
 from datamodules.run.rank import Rank
@@ -34,7 +35,7 @@ _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
 TRAINING_OPTIONS = (
     *("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split"),
-    *("exclude", "cache_dir", "cache_bytes"),
+    *("exclude", "where", "cache_dir", "cache_bytes"),
 )
 _CACHE_BYTES = 64 << 30
 
@@ -58,6 +59,9 @@ class FramesDataModule(LightningDataModule):
         test_split: split of `test_dataloader`. Training only.
         exclude: file with the keys of samples to leave out, one per line, or the keys; the same on all ranks. Training
             only.
+        where: only samples that meet this condition on the tables, for example
+            `status == 'ok' and num_frames >= 16 and left_hand_rate > 0.5`; see `datamodules.run.condition`. Training
+            only.
         cache_dir: folder on a local disk that keeps whole tars of a run in a bucket; all processes of the machine may
             share it. None: every sample is requested from the bucket. Training only.
         cache_bytes: of the tars in `cache_dir`, at most; the least recently used ones are removed. Training only.
@@ -80,6 +84,7 @@ class FramesDataModule(LightningDataModule):
         val_split: str | None = None,
         test_split: str = "test",
         exclude: str | Path | Sequence[str] | None = None,
+        where: str | None = None,
         cache_dir: str | Path | None = None,
         cache_bytes: int = _CACHE_BYTES,
         pin_memory: bool | None = None,
@@ -94,7 +99,8 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError(f"{worker_timeout_seconds = } must be above 0")
         self.corpus, self.worker_timeout_seconds = corpus, worker_timeout_seconds
         self.decoding, self.fetching = decoding, fetching
-        self.shards, self.samples, self.exclude = shards, samples, exclude
+        self.shards, self.samples = shards, samples
+        self.exclude, self.where = exclude, where
         self.batch_size, self.seed = batch_size, seed
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
@@ -111,7 +117,7 @@ class FramesDataModule(LightningDataModule):
 
         Raises:
             ConfigError: an option is missing, or has no effect in training; or `exclude` cannot be read, or names keys
-                that the run does not have.
+                that the run does not have; or `where` is no condition on its tables.
             RunError: `shards` is not a run, or has no committed samples of a split that the stage needs.
         """
         if stage == "predict":
@@ -236,6 +242,7 @@ class FramesDataModule(LightningDataModule):
             None if self.cache_dir is None else TarCache(self.cache_dir, self.cache_bytes),
             self._opened,
             self._excluded,
+            None if self.where is None else Condition(self.where, [metric.name for metric in self.samples.metrics]),
         )
 
     def _pins_memory(self) -> bool:

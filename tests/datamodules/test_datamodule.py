@@ -217,11 +217,37 @@ def test_excluded_samples_are_left_out_of_every_epoch_and_count(
         assert keys == [item.key for item in some_items(17) if item.key not in left_out]
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_samples_that_meet_a_condition_come_once_an_epoch(
+    shards: Path, ranks: Callable[[int, int], None], num_ranks: int
+) -> None:
+    by_rank = []
+    for rank in range(num_ranks):
+        ranks(rank, num_ranks)
+        data = data_of(shards, where="num_frames >= 2 and key != 'train/item001'", exclude=["train/item002"])
+        by_rank.append(keys_of(data.train_dataloader()))
+        assert len(data.train_dataloader().dataset) == 9  # type: ignore[arg-type]
+    keys = sorted(key for batches in by_rank for batch in batches for key in batch)
+    assert keys == [item.key for number, item in enumerate(some_items(17)) if number % 3 and number not in (1, 2)]
+
+
+def test_a_condition_is_checked_with_the_metrics_of_the_kind_before_the_first_batch(
+    shards: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match=r"names 'num_people', which .*metrics of these samples are pose_rate, face_"):
+        data_of(shards, where="num_people == 1").setup("fit")
+    with pytest.raises(RunError, match=r"no samples of split 'train' but those that exclude=… or where=… leaves out"):
+        data_of(shards, where="num_frames > 3").setup("fit")
+    with pytest.raises(RunError, match="leaves out"):  # the fixture records no metrics
+        data_of(shards, where="pose_rate >= 0").setup("fit")
+    assert "leaves out 17 samples of split 'train'" in caplog.text
+
+
 def test_excluded_samples_are_found_without_the_tars(tmp_path: Path) -> None:
     folder = folder_of(keypoint_run(tmp_path / "run", {"train": 9}))
     for tar in folder.glob("*.tar"):
         tar.unlink()
-    data = data_of(folder, exclude=["train/item000"])
+    data = data_of(folder, exclude=["train/item000"], where="num_frames < 9")
     data.setup("fit")
     assert len(data.train_dataloader().dataset) == 8  # type: ignore[arg-type]
 
@@ -245,7 +271,7 @@ def test_a_list_that_changed_is_read_anew_by_the_next_stage(shards: Path, tmp_pa
         (
             ["test/item000", "test/item001"],
             RunError,
-            r"has no samples of split 'test' but those that exclude=… leaves out",
+            r"has no samples of split 'test' but those that exclude=… or where=… leaves out",
         ),
     ],
 )
@@ -323,6 +349,7 @@ def test_options_of_preprocessing_are_refused_in_training(shards: Path, options:
         {"val_split": "a"},
         {"test_split": "a"},
         {"exclude": "flagged.txt"},
+        {"where": "num_frames > 3"},
     ],
     ids=lambda options: next(iter(options)),
 )

@@ -11,10 +11,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datamodules.corpus import check_key
 from datamodules.errors import CorpusError, EnvironmentFailure, RunError
 from datamodules.object_store import StoreUnavailableError
+from datamodules.run.condition import Condition
 from datamodules.run.folder import Run
 from datamodules.run.parallel_reads import read_each
 from datamodules.run.record import ShardFile
@@ -46,15 +48,23 @@ class CommittedSamples:
         run: the run. Shards that are committed later are not part of this object.
         split: only this split; None: all.
         exclude: keys of samples to leave out, a set.
+        where: only samples whose rows meet this condition; None: all.
 
     Attributes:
         tars: those with samples, in the order of their first samples.
+        num_undecided: number of samples for which a value that `where` compares is not recorded; they are left out.
 
     Raises:
         RunError: the run has no such split (the message names its splits), no shard is committed, or all items failed.
     """
 
-    def __init__(self, run: Run, split: str | None = None, exclude: Collection[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        run: Run,
+        split: str | None = None,
+        exclude: Collection[str] = frozenset(),
+        where: Condition | None = None,
+    ) -> None:
         shards = run.plan.shards
         splits = sorted({shard.split for shard in shards})
         if split is not None and split not in splits:
@@ -67,13 +77,15 @@ class CommittedSamples:
         of_split = f" of split {split!r}" if split else ""
         if not names:
             raise RunError(f"no shard is committed in {run.store}{of_split} yet: run it first")
-        for rows in _rows_of(run, names, exclude):
+        self.num_undecided = 0
+        for rows, num_undecided in _rows_of(run, names, exclude, where):
+            self.num_undecided += num_undecided
             owners = rows["shard"].combine_chunks()
             numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
             parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
         self.tars = [run.tar_file(name) for name in tars]
         self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        if not len(self) and not exclude:
+        if not len(self) and not exclude and where is None:
             raise RunError(f"{run.store} has no samples{of_split}: all items of its committed shards failed")
 
     def __len__(self) -> int:
@@ -130,15 +142,24 @@ class CommittedSamples:
         return (self[index] for index in range(len(self)))
 
 
-def _rows_of(run: Run, shards: Sequence[str], exclude: Collection[str]) -> Iterator[Any]:
-    """Yield the rows of the samples of `shards`, with the columns `shard`, `tar_offset` and `tar_bytes`."""
-    columns = ["tar_offset", "tar_bytes", *(["key"] if exclude else [])]
+def _rows_of(
+    run: Run, shards: Sequence[str], exclude: Collection[str], where: Condition | None
+) -> Iterator[tuple[Any, int]]:
+    """Yield (rows of the selected samples of a shard, number of its samples for which `where` is not decided).
 
-    def read(shard: str) -> Any:
-        rows = run.rows(shard, columns).drop_null()  # failed items have no place in a tar
+    The rows have the columns `shard`, `tar_offset` and `tar_bytes`.
+    """
+    columns = {"tar_offset", "tar_bytes", *(["key"] if exclude else []), *(where.columns if where else [])}
+
+    def read(shard: str) -> tuple[Any, int]:
+        rows = run.rows(shard, list(columns))
+        rows = rows.filter(pc.is_valid(rows["tar_offset"]))  # failed items have no place in a tar
         if exclude:
             rows = rows.filter(pa.array([key not in exclude for key in rows["key"].to_pylist()], pa.bool_()))
-        return rows
+        if where is None:
+            return rows, 0
+        is_selected = where.evaluate(rows)
+        return rows.filter(is_selected), is_selected.null_count
 
     return read_each(run.store, read, shards)
 

@@ -102,6 +102,6 @@ def require_same(saved: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     """
     if different := differences(saved, data):
         raise RunError(
-            "the checkpoint was saved by a training on other data. Give the same run, split, exclude=… and seed, or "
-            f"load only its weights. It differs in: {'; '.join(different)}"
+            "the checkpoint was saved by a training on other data. Give the same run, split, exclude=…, where=… "
+            f"and seed, or load only its weights. It differs in: {'; '.join(different)}"
         )

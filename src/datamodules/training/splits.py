@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 
 from datamodules.errors import ConfigError, RunError
+from datamodules.run.condition import Condition
 from datamodules.run.folder import Run
 from datamodules.run.reader import CommittedSamples
 from datamodules.run.remote_tars import RemoteTars
@@ -38,6 +39,7 @@ class TrainingSplits:
         cache: keeps tars of a run in a bucket on a local disk; None: every sample is requested from the bucket.
         opened: the samples of splits, by name, that an earlier object opened; this one adds those that it opens.
         excluded: keys of samples to leave out, a set.
+        where: only samples that meet this condition; None: all.
 
     Raises:
         ConfigError: there is a cache, but the run is in a folder.
@@ -55,13 +57,14 @@ class TrainingSplits:
         cache: TarCache | None,
         opened: dict[str, CommittedSamples],
         excluded: Collection[str],
+        where: Condition | None,
     ) -> None:
         if cache and run.store.num_reads_at_once == 1:
             raise ConfigError("cache_dir has no effect for a run in a folder. Leave it out")
         self._run, self._samples, self._names = run, samples, names
         self._batch_size, self._seed = batch_size, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
-        self._cache, self._opened, self._excluded = cache, opened, excluded
+        self._cache, self._opened, self._excluded, self._where = cache, opened, excluded, where
         self._planned = sorted({shard.split for shard in run.plan.shards})
 
     @property
@@ -145,10 +148,16 @@ class TrainingSplits:
                 f"{self._run.store} has no split {split!r}. Set {use}_split to one of {', '.join(self._planned)}"
             )
         if split not in self._opened:
-            committed = CommittedSamples(self._run, split, self._excluded)
+            committed = CommittedSamples(self._run, split, self._excluded, self._where)
+            if self._where and committed.num_undecided:
+                _log.warning(
+                    "where=%r leaves out %s samples of split %r in %s that lack a value which it compares",
+                    *(self._where.text, f"{committed.num_undecided:,}", split, self._run.store),
+                )
             if not len(committed):
                 raise RunError(
-                    f"{self._run.store} has no samples of split {split!r} but those that exclude=… leaves out"
+                    f"{self._run.store} has no samples of split {split!r} "
+                    "but those that exclude=… or where=… leaves out"
                 )
             self._opened[split] = committed
             self._run.store.wait_longer()  # workers get the store as it is now

@@ -81,7 +81,9 @@ def write_report(run: Run, folder: Path, num_samples: int, compared: Run | None 
 
 
 def _track(entries: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, Any]]:
-    yield from track(entries, "drawing", total, console=Terminal(stderr=True), transient=True)
+    console = Terminal(stderr=True)
+    disable = not console.is_terminal  # elsewhere it would print an empty line
+    yield from track(entries, "drawing", total, console=console, transient=True, disable=disable)
 
 
 @contextmanager

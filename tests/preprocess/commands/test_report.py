@@ -192,6 +192,7 @@ def test_a_second_report_replaces_the_first_and_another_folder_is_not_replaced(
     report(tmp_path / "run")
     (tmp_path / "run" / "report" / "media" / "old.jpg").write_bytes(b"old")
     report(tmp_path / "run", "--samples", "1")
+    assert capsys.readouterr().err == ""  # the bar of progress is for terminals
     assert {path.name for path in (tmp_path / "run" / "report" / "media").iterdir()} <= {"00000.jpg", "00000.mp4"}
 
     other = tmp_path / "other"

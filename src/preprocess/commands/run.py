@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from datamodules.card import write_card
-from datamodules.errors import TooManyFailures
+from datamodules.errors import ConfigError, TooManyFailures
 from datamodules.run.cleanup import clean_up
 from datamodules.run.failure_limit import FailureLimit
 from datamodules.run.folder import Run
@@ -45,8 +45,14 @@ def parser() -> PipelineParser:
 
 
 def parse_run(argv: Sequence[str], began: float) -> Job:
-    """Return the job of `preprocess run` with the options `argv`."""
+    """Return the job of `preprocess run` with the options `argv`.
+
+    Raises:
+        ConfigError: see `parse_pipeline`; or `--since` has no effect.
+    """
     options, others = parser().parse_known_args(argv)
+    if options.since and not options.extend:
+        raise ConfigError("--since has no effect without --extend: add it, or leave --since out")
     job = parse_pipeline(others, command=parser()).job()
     return replace(job, extended_since=options.since or began) if options.extend else job
 

@@ -418,6 +418,11 @@ def test_a_sequence_whose_frames_differ_in_size_fails_with_both_sizes(tmp_path: 
     assert row["reason"] == "frame 2 is 50x40 px, but the first is 48x40: all frames of an item must have the same size"
 
 
+def test_since_without_extend_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "keypoints", "--since", "2026-11-30"]) == 2
+    assert "--since has no effect without --extend" in capsys.readouterr().err
+
+
 def test_a_run_grows_with_its_corpus_by_extend(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Histograms of numbers that arrive part by part and whose range is not known before."""
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,8 @@ class Histogram:
         self._least, self._greatest = min(self._least, float(known.min())), max(self._greatest, float(known.max()))
         self._widen()
         assert self.exponent is not None
-        bins = np.floor(np.ldexp(known, -self.exponent)).astype(np.int64) - self._first_bin
+        # not the floor of a quotient: that of the least negative numbers underflows to 0
+        bins = np.floor_divide(known, math.ldexp(1.0, self.exponent)).astype(np.int64) - self._first_bin
         self._counts += np.bincount(bins, minlength=len(self._counts))
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class Histogram:
     def _widen(self) -> None:
         """Join bins until all numbers from the least to the greatest fit into `_MAX_BINS`."""
         exponent = self._needed()
-        first, last = (math.floor(math.ldexp(value, -exponent)) for value in (self._least, self._greatest))
+        first, last = self._ends(exponent)
         counts = np.zeros(last - first + 1, np.int64)
         if len(self._counts):
             assert self.exponent is not None
@@ -81,11 +83,16 @@ class Histogram:
 
     def _needed(self) -> int:
         """Return the least exponent, not below the present one, with which the range fits."""
-        span = self._greatest - self._least
+        span = min(self._greatest - self._least, sys.float_info.max)
         narrowest = math.frexp(max(span, abs(self._greatest) * 2**-40, 2.0**-40) / _MAX_BINS)[1] - 1
         exponent = narrowest if self.exponent is None else max(narrowest, self.exponent)
-        while math.floor(math.ldexp(self._greatest, -exponent)) - math.floor(math.ldexp(self._least, -exponent)) >= (
-            _MAX_BINS
-        ):
+        while True:
+            first, last = self._ends(exponent)
+            if last - first < _MAX_BINS:
+                return exponent
             exponent += 1
-        return exponent
+
+    def _ends(self, exponent: int) -> tuple[int, int]:
+        """Return the bins of the least and the greatest number, where bins are `2 ** exponent` wide."""
+        width = math.ldexp(1.0, exponent)
+        return int(self._least // width), int(self._greatest // width)

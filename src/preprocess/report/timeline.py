@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from datamodules.run.activity import PHASES
+from datamodules.run.activity import MAX_SECONDS, PHASES
 from datamodules.run.record import Record
 
 MAX_BARS = 20_000  # more are joined: those of one rank, one after another
@@ -70,8 +70,8 @@ class Bar(NamedTuple):
 
 
 def bars(records: Iterable[Record]) -> list[Bar]:
-    """Return the bars of records, by rank and time. A shard whose record has no times is left out."""
-    return sorted(_bar(record) for record in records if record.timing.began)
+    """Return the bars of records, by rank and time, without shards whose records have no times, or impossible ones."""
+    return sorted(_bar(record) for record in records if _has_times(record))
 
 
 def thinned(bars: Sequence[Bar]) -> list[Bar]:
@@ -94,6 +94,10 @@ def _joined(bars: Sequence[Bar], at_once: int) -> Iterator[Bar]:
             for other in others:
                 joined = joined.joined(other)
             yield joined
+
+
+def _has_times(record: Record) -> bool:
+    return 0 < record.timing.began < MAX_SECONDS and 0 <= record.seconds < MAX_SECONDS  # it may come from someone else
 
 
 def _bar(record: Record) -> Bar:

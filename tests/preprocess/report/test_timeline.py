@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_a_bar_is_a_committed_shard_with_times_counts_and_figures(tmp_path: Path
     assert before - 1 < made[0].began <= made[0].ended < time.time() + 1
     assert made[0].began <= made[1].began
     assert made[0].phases["compute"] == 0.5
+
+
+@pytest.mark.parametrize(("began", "seconds"), [(0.0, 1.0), (1e300, 1.0), (1e9, 1e300), (-5.0, 1.0)])
+def test_a_record_without_possible_times_has_no_bar(began: float, seconds: float, tmp_path: Path) -> None:
+    run = make_run(tmp_path, 3, per_shard=3)
+    with Rank(run) as rank:
+        while opened := rank.lease():
+            finish(rank, opened)
+    [record] = run.records()
+    assert len(bars([record])) == 1
+    assert bars([replace(record, seconds=seconds, timing=replace(record.timing, began=began))]) == []
 
 
 def test_a_joined_bar_has_the_sums_and_the_means_by_time() -> None:

@@ -95,7 +95,7 @@ function paintLanes(canvas, bars, ranks, width) {
 
 function paintAxis(context, began, ended, x, height) {
   const steps = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 604800, 2592000];
-  const step = steps.find((seconds) => (ended - began) / seconds <= 8) || steps.at(-1);
+  const step = steps.find((seconds) => (ended - began) / seconds <= 8) || (ended - began) / 8;
   context.fillStyle = colour("soft");
   for (let time = 0; time <= ended - began; time += step) {
     context.globalAlpha = 1;

@@ -29,15 +29,16 @@ from datamodules.run.reader import CommittedSamples
 from datamodules.run.tar_cache import TarCache
 from datamodules.samples import SampleKind
 from datamodules.training.resume import ResumableLoader, require_same
-from datamodules.training.splits import TrainingSplits
+from datamodules.training.splits import Reading, TrainingSplits
 
 _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
 TRAINING_OPTIONS = (
     *("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split"),
-    *("exclude", "where", "cache_dir", "cache_bytes"),
+    *("exclude", "where", "reading", "shuffle_buffer", "cache_dir", "cache_bytes"),
 )
 _CACHE_BYTES = 64 << 30
+_SHUFFLE_BUFFER = 1000
 
 
 class FramesDataModule(LightningDataModule):
@@ -62,6 +63,10 @@ class FramesDataModule(LightningDataModule):
         where: only samples that meet this condition on the tables, for example
             `status == 'ok' and num_frames >= 16 and left_hand_rate > 0.5`; see `datamodules.run.condition`. Training
             only.
+        reading: how `train_dataloader` reads. `random`: each sample by itself, in a random order of all. `sequential`:
+            whole shards, one after another, for disks that seek slowly and data larger than memory. Training only.
+        shuffle_buffer: number of samples that `sequential` shuffles together, which each worker holds in memory.
+            Training only.
         cache_dir: folder on a local disk that keeps whole tars of a run in a bucket; all processes of the machine may
             share it. None: every sample is requested from the bucket. Training only.
         cache_bytes: of the tars in `cache_dir`, at most; the least recently used ones are removed. Training only.
@@ -85,6 +90,8 @@ class FramesDataModule(LightningDataModule):
         test_split: str = "test",
         exclude: str | Path | Sequence[str] | None = None,
         where: str | None = None,
+        reading: Reading = "random",
+        shuffle_buffer: int = _SHUFFLE_BUFFER,
         cache_dir: str | Path | None = None,
         cache_bytes: int = _CACHE_BYTES,
         pin_memory: bool | None = None,
@@ -102,6 +109,7 @@ class FramesDataModule(LightningDataModule):
         self.shards, self.samples = shards, samples
         self.exclude, self.where = exclude, where
         self.batch_size, self.seed = batch_size, seed
+        self.reading, self.shuffle_buffer = reading, shuffle_buffer
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -228,6 +236,10 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError("training needs samples=…, the kind of the samples in the shards")
         if self.cache_bytes < 1 or (self.cache_dir is None and self.cache_bytes != _CACHE_BYTES):
             raise ConfigError(f"cache_bytes = {self.cache_bytes} must be 1 or more, and needs cache_dir=…")
+        if self.shuffle_buffer < 1 or (self.reading == "random" and self.shuffle_buffer != _SHUFFLE_BUFFER):
+            raise ConfigError(
+                f"shuffle_buffer = {self.shuffle_buffer} must be 1 or more, and needs reading='sequential'"
+            )
         run = Run(open_store(self.shards, option="shards"))
         if self._excluded is None:
             self._excluded = planned_keys(self.exclude or (), run)
@@ -243,6 +255,8 @@ class FramesDataModule(LightningDataModule):
             self._opened,
             self._excluded,
             None if self.where is None else Condition(self.where, [metric.name for metric in self.samples.metrics]),
+            self.reading,
+            self.shuffle_buffer,
         )
 
     def _pins_memory(self) -> bool:

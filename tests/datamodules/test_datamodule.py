@@ -350,6 +350,8 @@ def test_options_of_preprocessing_are_refused_in_training(shards: Path, options:
         {"test_split": "a"},
         {"exclude": "flagged.txt"},
         {"where": "num_frames > 3"},
+        {"reading": "sequential"},
+        {"shuffle_buffer": 5},
     ],
     ids=lambda options: next(iter(options)),
 )

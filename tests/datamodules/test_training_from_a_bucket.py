@@ -94,6 +94,16 @@ def test_batches_are_those_of_the_same_run_in_a_folder(bucket: str, shards: Path
     assert_equal(data_of(bucket).val_dataloader(), data_of(shards).val_dataloader())
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_sequential_reading_takes_a_request_for_each_part_of_a_shard(
+    bucket: str, shards: Path, proxy: FaultyProxy, tmp_path: Path, cached: bool
+) -> None:
+    cache = {"cache_dir": tmp_path / "cache"} if cached else {}
+    loader = data_of(bucket, reading="sequential", shuffle_buffer=8, **cache).train_dataloader()
+    assert_equal(loader, data_of(shards, reading="sequential", shuffle_buffer=8).train_dataloader())
+    assert len(tar_requests(proxy)) <= 7 + 3 + 2  # tars, buffers, and samples of a retry among those of a shard
+
+
 def test_excluded_samples_are_not_requested(bucket: str, shards: Path, proxy: FaultyProxy, tmp_path: Path) -> None:
     flagged = tmp_path / "flagged.txt"
     flagged.write_text("dev/v4\ntrain/v0\n")  # v4 is alone in its shard

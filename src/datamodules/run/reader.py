@@ -53,6 +53,8 @@ class CommittedSamples:
     Attributes:
         tars: those with samples, in the order of their first samples.
         num_undecided: number of samples for which a value that `where` compares is not recorded; they are left out.
+        tar_numbers: index in `tars` of each sample.
+        offsets: of each sample in its tar, in bytes.
 
     Raises:
         RunError: the run has no such split (the message names its splits), no shard is committed, or all items failed.
@@ -84,12 +86,12 @@ class CommittedSamples:
             numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
             parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
         self.tars = [run.tar_file(name) for name in tars]
-        self._tar, self._offset, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        self.tar_numbers, self.offsets, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         if not len(self) and not exclude and where is None:
             raise RunError(f"{run.store} has no samples{of_split}: all items of its committed shards failed")
 
     def __len__(self) -> int:
-        return len(self._tar)
+        return len(self.tar_numbers)
 
     @property
     def num_bytes(self) -> int:
@@ -99,13 +101,13 @@ class CommittedSamples:
     def digest(self) -> bytes:
         """Return a digest of the places of all samples, by which another selection of samples is noticed."""
         digest = hashlib.sha256("\n".join(tar.shard for tar in self.tars).encode())
-        for column in (self._tar, self._offset, self._bytes):
+        for column in (self.tar_numbers, self.offsets, self._bytes):
             digest.update(column.tobytes())
         return digest.digest()
 
     def place(self, index: int) -> "SamplePlace":
         """Return where the sample at `index` is."""
-        return SamplePlace(int(self._tar[index]), int(self._offset[index]), int(self._bytes[index]))
+        return SamplePlace(int(self.tar_numbers[index]), int(self.offsets[index]), int(self._bytes[index]))
 
     def __getitem__(self, index: int) -> tuple[str, dict[str, bytes]]:
         """Return (key, content of its files by ending) of the sample at `index`.

@@ -88,17 +88,8 @@ class ReadAhead:
     def _ask(self, indices: list[int]) -> _Group:
         """Request the samples of a group, those that follow one another in a tar together."""
         self._threads = self._threads or DaemonThreads(self.num_requests)
-        places = {index: self._committed.place(index) for index in indices if not self._is_opened(index)}
-        runs: list[tuple[list[int], SamplePlace]] = []
-        for index in sorted(places, key=places.__getitem__):
-            place = places[index]
-            if runs:
-                joined, start = runs[-1]
-                size = place.offset + place.size - start.offset
-                if (place.tar, place.offset) == (start.tar, start.offset + start.size) and size <= _REQUEST_BYTES:
-                    runs[-1] = [*joined, index], start._replace(size=size)
-                    continue
-            runs.append(([index], place))
+        fetched = [index for index in indices if not self._is_opened(index)]
+        runs = neighbours(self._committed, fetched, _REQUEST_BYTES)
         submit = self._threads.submit
         return _Group(
             indices, [_Request(of, at, submit(partial(self._tars.read, at.tar, at.size, at.offset))) for of, at in runs]
@@ -120,3 +111,26 @@ class ReadAhead:
             key, files = parse_sample(self._committed.tars[tar].location, offset, contents[index])
             opened: dict[str, Any] = {ending: io.BytesIO(file) for ending, file in files.items()}
             yield self._kind.decode(key, opened if self._kind.opens_files else files)
+
+
+def neighbours(
+    committed: CommittedSamples, indices: Sequence[int], max_bytes: int
+) -> list[tuple[list[int], SamplePlace]]:
+    """Join samples that follow one another in a tar to one place of at most `max_bytes`, or of one larger sample.
+
+    Returns:
+        (indices in the order of the tar, their place), in the order of the tars.
+    """
+    places = {index: committed.place(index) for index in indices}
+    runs: list[tuple[list[int], SamplePlace]] = []
+    for index in sorted(places, key=places.__getitem__):
+        place = places[index]
+        if runs:
+            joined, start = runs[-1]
+            size = place.offset + place.size - start.offset
+            if (place.tar, place.offset) == (start.tar, start.offset + start.size) and size <= max_bytes:
+                joined.append(index)
+                runs[-1] = joined, start._replace(size=size)
+                continue
+        runs.append(([index], place))
+    return runs

@@ -43,7 +43,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         # A generator: Lightning calls `iter` before it has told the sampler the epoch, and workers would read ahead in
         # the order of another epoch. Nothing is read before the first `next`.
         if self._taken_epoch == self._order.epoch:
-            self._order.start = 0  # a second pass over one epoch, in a loop that never calls `set_epoch`
+            self._order.begin_epoch()  # a second pass over one epoch, in a loop that never calls `set_epoch`
         self._taken_epoch, self._num_taken = self._order.epoch, 0
         for number, batch in enumerate(super().__iter__(), 1):
             self._num_taken = number

@@ -69,25 +69,31 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which determines the order. Another epoch than before begins at its first sample."""
         if epoch != self.epoch:
-            self.start = 0
+            self.begin_epoch()
         super().set_epoch(epoch)
 
-    def resume(self, epoch: int, start: int) -> None:
-        """Continue an epoch after its first `start` samples.
+    def begin_epoch(self) -> None:
+        """Let the next pass begin with the first sample."""
+        self.start = 0
+
+    def resume(self, epoch: int, position: Any) -> None:
+        """Continue an epoch at a position that `position` returned, on any number of ranks.
 
         Raises:
             ConfigError: fewer samples are left than there are ranks.
         """
-        num_left = self._num_samples - start
+        self._require_left(self._num_samples - position, epoch)
+        self.epoch, self.start = epoch, position
+
+    def _require_left(self, num_left: int, epoch: int) -> None:
         if 0 < num_left < self.num_replicas:
             raise ConfigError(
                 f"the checkpoint leaves {num_left} samples of epoch {epoch}, which cannot be shared by "
                 f"{self.num_replicas} ranks. Resume on {num_left} ranks or fewer, or from another checkpoint"
             )
-        self.epoch, self.start = epoch, start
 
-    def position(self, step: int) -> int:
-        """Return the number of samples in the order of the epoch that come before a step.
+    def position(self, step: int) -> Any:
+        """Return how many samples of the epoch come before a step.
 
         Args:
             step: counted from `start`; `num_steps_left`: the end of the epoch.

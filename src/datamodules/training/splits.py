@@ -18,8 +18,10 @@ from datamodules.samples import SampleKind
 from datamodules.training.batches import RemoteSampleBatches, SampleBatches
 from datamodules.training.resume import ResumableLoader
 from datamodules.training.sampler import EpochSampler, ReadAheadSampler
+from datamodules.training.sequential import SectionSampler, SequentialBatches
 from datamodules.worker_process import begin_worker, fork_server
 
+Reading = Literal["random", "sequential"]
 Use = Literal["train", "val", "test"]
 _log = logging.getLogger(__name__)
 _VALIDATION_SPLITS = ("dev", "val")  # usual names of the validation split, the preferred one first
@@ -40,6 +42,8 @@ class TrainingSplits:
         opened: the samples of splits, by name, that an earlier object opened; this one adds those that it opens.
         excluded: keys of samples to leave out, a set.
         where: only samples that meet this condition; None: all.
+        reading: `random`: each sample by itself; `sequential`: whole shards, one after another, for shuffled batches.
+        shuffle_buffer: number of samples that `sequential` shuffles together.
 
     Raises:
         ConfigError: there is a cache, but the run is in a folder.
@@ -58,6 +62,8 @@ class TrainingSplits:
         opened: dict[str, CommittedSamples],
         excluded: Collection[str],
         where: Condition | None,
+        reading: Reading,
+        shuffle_buffer: int,
     ) -> None:
         if cache and run.store.num_reads_at_once == 1:
             raise ConfigError("cache_dir has no effect for a run in a folder. Leave it out")
@@ -65,6 +71,7 @@ class TrainingSplits:
         self._batch_size, self._seed = batch_size, seed
         self._num_workers, self._pin_memory = num_workers, pin_memory
         self._cache, self._opened, self._excluded, self._where = cache, opened, excluded, where
+        self._reading, self._shuffle_buffer = reading, shuffle_buffer
         self._planned = sorted({shard.split for shard in run.plan.shards})
 
     @property
@@ -100,7 +107,9 @@ class TrainingSplits:
         """
         batches, sampler = self._batches(use, shuffle)
         has_workers = self._num_workers > 0
-        order = {"seed": self._seed, "shuffle": shuffle}
+        order: dict[str, Any] = {"seed": self._seed, "shuffle": shuffle, "reading": self._reading}
+        if self._reading == "sequential":
+            order["shuffle_buffer"] = self._shuffle_buffer
         return ResumableLoader(
             batches,
             sampler,
@@ -128,6 +137,11 @@ class TrainingSplits:
     def _batches(self, use: Use, shuffle: bool) -> tuple[SampleBatches, EpochSampler]:
         committed, store = self._committed(use), self._run.store
         order = (self._batch_size, shuffle, self._seed)
+        if shuffle and self._reading == "sequential":
+            section = SequentialBatches(committed, self._samples, RemoteTars(store, committed.tars, self._cache))
+            return section, SectionSampler(
+                committed, self._batch_size, self._seed, self._num_workers, self._shuffle_buffer
+            )
         if store.num_reads_at_once == 1:
             batches = SampleBatches(committed, self._samples)
             return batches, EpochSampler(batches, *order)

@@ -119,6 +119,18 @@ def test_a_training_continues_from_each_checkpoint_with_the_batches_that_were_le
         assert fit(data_of(shards), path, **options) == batches[num_trained:], path.name
 
 
+def test_a_training_that_reads_sequentially_continues_too(shards: Path, tmp_path: Path) -> None:
+    reading = {"reading": "sequential", "shuffle_buffer": 6}
+    saving = Saving(tmp_path)
+    batches = fit(data_of(shards, **reading), callbacks=[saving], max_epochs=2)
+    for name in ("02-batch", "06-batch", "09-batch"):
+        num_trained = int(name[:2])
+        path = tmp_path / f"{name}.ckpt"
+        assert fit(data_of(shards, **reading), path, max_epochs=2) == batches[num_trained:]
+        rest = in_order(fit(data_of(shards, batch_size=3, **reading), path, max_epochs=2))
+        assert sorted(rest) == sorted(in_order(batches[num_trained:]))
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 12])
 @pytest.mark.parametrize("options", [{}, {"limit_train_batches": 0.5}], ids=str)
 def test_batches_of_another_size_continue_where_the_checkpoint_was_saved(
@@ -278,13 +290,14 @@ def start_training(shards: Path, dest: Path, num_ranks: int, *checkpoint: Path) 
     """Start the ranks of a training in a process group of their own."""
     dest.mkdir(parents=True)
     script = Path(__file__).parents[2] / "support/resumable_training.py"
-    return subprocess.Popen(
-        [sys.executable, script, shards, dest, str(num_ranks), *checkpoint],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=(dest / "stderr").open("w"),
-        start_new_session=True,
-        text=True,
-    )
+    with (dest / "stderr").open("w") as stderr:
+        return subprocess.Popen(
+            [sys.executable, script, shards, dest, str(num_ranks), *checkpoint],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=stderr,
+            start_new_session=True,
+            text=True,
+        )
 
 
 def trained_keys(dest: Path, num_ranks: int) -> list[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
-from datamodules.run.keys import nearest_keys
+from datamodules.run.keys import nearest_keys, shards_with
 from datamodules.run.plan import Shard
 
 
@@ -12,9 +12,7 @@ def find(run: Run, key: str) -> tuple[Shard, int]:
     Raises:
         RunError: no item has this key; the message names the closest keys.
     """
-    for shard in run.plan.shards:
-        keys = run.plan.keys(shard.number)
-        if key in keys:
-            return shard, keys.index(key)
+    for number in shards_with(run.plan, {key}):
+        return run.plan.shards[number], run.plan.keys(number).index(key)
     nearest = ", ".join(map(repr, nearest_keys(run, key)))
     raise RunError(f"{run.store} has no item {key!r} among {run.plan.num_items:,}; closest: {nearest}")

@@ -1,7 +1,6 @@
 """`preprocess report`: a page with what became of a run, to look at in a browser."""
 
 import os
-import shutil
 import webbrowser
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         run.plan.roots = [options.root, *run.plan.roots]
     compared = Run(options.compare) if options.compare else None
     with _own_folder(run.store) if options.dest is None else destination(options.dest) as dest:
-        written = write_report(run, dest.folder, options.samples, compared)
+        written = write_report(run, dest.folder, options.samples, compared, may_replace=options.dest is None)
     say(dest.locate(written))
     if options.open:
         _open(dest, written)
@@ -67,14 +66,23 @@ def parser() -> Parser:
     return parser
 
 
-def write_report(run: Run, folder: Path, num_samples: int, compared: Run | None = None) -> Path:
-    """Write the page of a run and its media to a new or empty folder. Return the path of the page.
+def write_report(
+    run: Run, folder: Path, num_samples: int, compared: Run | None = None, may_replace: bool = False
+) -> Path:
+    """Write the page of a run and its media to a folder. Return the path of the page.
+
+    Args:
+        run: the run.
+        folder: a new or empty folder; with `may_replace`, also the folder of an earlier report.
+        num_samples: number of samples in the gallery, at most.
+        compared: another run to compare with; None: none.
+        may_replace: replace what is in `folder`, once the new page is complete.
 
     Raises:
         ConfigError: `folder` is not empty, or the sample kind cannot be used.
         RunError: a plan, record or table of the run is damaged.
     """
-    with whole_folder(folder) as new:
+    with whole_folder(folder, may_replace) as new:
         made = document(run, new / _MEDIA, num_samples, compared, _track)
         (new / PAGE).write_text(page(made), "utf-8", "replace")
     return folder / PAGE
@@ -88,7 +96,7 @@ def _track(entries: Iterable[dict[str, Any]], total: int) -> Iterator[dict[str, 
 
 @contextmanager
 def _own_folder(store: Store) -> Iterator[Destination]:
-    """Yield the destination `report` in the run, without the report that is there."""
+    """Yield the destination `report` in the run. In a bucket the report that is there is removed before."""
     location = store.locate(_OWN)
     own = open_store(location)
     if isinstance(own, Folder):
@@ -96,7 +104,6 @@ def _own_folder(store: Store) -> Iterator[Destination]:
             raise ConfigError(f"{own.path} is not a folder. Remove it, or give --dest")
         if not os.access(own.path.parent, os.W_OK):
             raise ConfigError(f"{own.path.parent} cannot be written to. Give a folder to write to: --dest")
-        shutil.rmtree(own.path, ignore_errors=True)
         yield Destination(own.path)
         return
     each(own.remove, [*own.names(), *(f"{_MEDIA}/{name}" for name in own.names(_MEDIA))])

@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and replace nothing."""
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,16 +45,22 @@ def all_or_none(paths: Sequence[Path], option: str = "--dest") -> Iterator[list[
 
 
 @contextmanager
-def whole_folder(dest: Path) -> Iterator[Path]:
+def whole_folder(dest: Path, may_replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside `dest` to write to, which becomes `dest` if the block ends without an error.
+
+    Args:
+        dest: the folder.
+        may_replace: whether a folder `dest` that is there is removed, at the end.
 
     Raises:
         ConfigError: `dest` exists and is not an empty folder, or another process is writing it. Nothing has been
             written then.
     """
-    if os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
+    if not may_replace and os.path.lexists(dest) and not (dest.is_dir() and not any(dest.iterdir())):
         raise ConfigError(f"--dest {dest} exists, and is not replaced: name a folder that is new or empty")
     with scratch_beside(dest) as scratch:
         yield scratch
         os.sync()  # one call for all files; a call for each of a million small ones would take hours
+        if may_replace and dest.exists():
+            shutil.rmtree(dest)
         os.rename(scratch, dest)

@@ -203,6 +203,15 @@ def test_a_second_report_replaces_the_first_and_another_folder_is_not_replaced(
     assert [path.name for path in other.iterdir()] == ["mine.txt"]
 
 
+def test_a_report_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    make_run(tmp_path, MadeItems({"train": 2}), fingerprint=KIND)
+    before = report(tmp_path)["made"]
+    (tmp_path / "tables" / "train-000000.parquet").write_bytes(b"no")
+    assert main(["report", str(tmp_path)]) == 2
+    assert document((tmp_path / "report" / "index.html").read_text("utf-8"))["made"] == before
+    assert not list(tmp_path.glob(".report*"))
+
+
 def test_two_runs_are_compared(tmp_path: Path) -> None:
     make_run(tmp_path / "one", MadeItems({"train": 4}), fingerprint=KIND)
     make_run(tmp_path / "two", MadeItems({"train": 6}), failed=("train/v0",), fingerprint=KIND)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from datamodules.card import write_card
+from support.caption_runs import caption_items, make_caption_run
 from support.keypoint_runs import MadeItems, make_run
 
 README = Path(__file__).parents[1] / "README.md"
@@ -40,10 +41,11 @@ class OneWeight(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.shapes: list[tuple[int, ...]] = []
+        self.shapes: list[tuple[int, ...]] = []  # of the keypoints of a frame
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
-        self.shapes.append(tuple(batch["keypoints"].shape[2:]))
+        assert batch["keypoints"]["key"] == batch["captions"]["key"] == batch["key"]
+        self.shapes.append(tuple(batch["keypoints"]["keypoints"].shape[2:]))
         return self.weight.sum()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -55,8 +57,9 @@ def test_the_training_snippet_trains_when_run_and_starts_nothing_when_a_worker_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [lines] = re.findall(r"```python\n(from lightning.pytorch import Trainer.*?)```", README.read_text(), re.DOTALL)
-    make_run(tmp_path / "O", MadeItems({"train": 3}))
-    here = lines.replace("/data/keypoints", str(tmp_path / "O")).replace("num_workers=4", "num_workers=0")
+    make_run(tmp_path / "keypoints", MadeItems({"train": 3}))
+    make_caption_run(tmp_path / "captions", caption_items("train/v0.png", "train/v2.png"))
+    here = lines.replace("/data", str(tmp_path)).replace("samples=kinds", "samples=kinds, num_workers=0")
     monkeypatch.chdir(tmp_path)
     model = OneWeight()
     exec(here, {"__name__": "__mp_main__", "model": model})

@@ -2,9 +2,9 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -20,22 +20,19 @@ from datamodules.loading.loader import FrameLoader
 from datamodules.loading.prefetch import CopyStream, PrefetchedBatches
 from datamodules.loading.request import FrameRequest
 from datamodules.media.decoding import Decoding
-from datamodules.run.bucket import open_store
-from datamodules.run.condition import Condition
-from datamodules.run.folder import Run
 from datamodules.run.keys import planned_keys
 from datamodules.run.rank import Rank
-from datamodules.run.reader import CommittedSamples
 from datamodules.run.tar_cache import TarCache
 from datamodules.samples import SampleKind
 from datamodules.training.resume import ResumableLoader, require_same
+from datamodules.training.runs import Shards, open_runs, splits_of
 from datamodules.training.splits import Reading, TrainingSplits
 
 _DECODING, _FETCHING = Decoding(), Fetching()
 _PREPROCESSING_OPTIONS = ("corpus", "worker_timeout_seconds", "decoding", "fetching")
 TRAINING_OPTIONS = (
     *("shards", "samples", "batch_size", "seed", "train_split", "val_split", "test_split"),
-    *("exclude", "where", "reading", "shuffle_buffer", "cache_dir", "cache_bytes"),
+    *("exclude", "where", "weights", "on", "join", "reading", "shuffle_buffer", "cache_dir", "cache_bytes"),
 )
 _CACHE_BYTES = 64 << 30
 _SHUFFLE_BUFFER = 1000
@@ -49,9 +46,11 @@ class FramesDataModule(LightningDataModule):
 
     Args:
         corpus: lists the items to preprocess. Preprocessing only.
-        shards: folder or URL of a run (its `--output.dir`). Training only.
-        samples: kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`.
-            Training only.
+        shards: folder or URL of a run (its `--output.dir`). A list of runs: batches have samples of all of them. Runs
+            by name, `{"keypoints": A, "captions": B}`: their samples of the same item are joined in a batch. Training
+            only.
+        samples: kind of the samples in `shards`, for example `datamodules.samples.keypoints.KeypointSamples()`; by
+            name if `shards` are. Training only.
         num_workers: number of DataLoader workers of each rank; 0: the rank's own process reads.
         batch_size: number of samples in a training batch of one rank. Training only.
         seed: seed of the sample order of `train_dataloader`, which differs from epoch to epoch. Training only.
@@ -61,10 +60,15 @@ class FramesDataModule(LightningDataModule):
         exclude: file with the keys of samples to leave out, one per line, or the keys; the same on all ranks. Training
             only.
         where: only samples that meet this condition on the tables, for example
-            `status == 'ok' and num_frames >= 16 and left_hand_rate > 0.5`; see `datamodules.run.condition`. Training
-            only.
+            `status == 'ok' and num_frames >= 16 and left_hand_rate > 0.5`; see `datamodules.run.condition`. Of joined
+            runs: one for all, or by name. Training only.
+        weights: share of each run of a list in the training batches, in any unit; None: every sample once an epoch.
+            Training only.
+        on: what samples of joined runs have in common: `key`, or a field of their corpora. Training only.
+        join: `inner`: only what all runs have; `outer`: also what some lack, with masks in `present`. Training only.
         reading: how `train_dataloader` reads. `random`: each sample by itself, in a random order of all. `sequential`:
-            whole shards, one after another, for disks that seek slowly and data larger than memory. Training only.
+            whole shards of one run, one after another, for disks that seek slowly and data larger than memory. Training
+            only.
         shuffle_buffer: number of samples that `sequential` shuffles together, which each worker holds in memory.
             Training only.
         cache_dir: folder on a local disk that keeps whole tars of a run in a bucket; all processes of the machine may
@@ -80,8 +84,8 @@ class FramesDataModule(LightningDataModule):
     def __init__(
         self,
         corpus: Corpus | None = None,
-        shards: str | Path | None = None,
-        samples: SampleKind[Any] | None = None,
+        shards: Shards | None = None,
+        samples: SampleKind[Any] | Mapping[str, SampleKind[Any]] | None = None,
         num_workers: int = 2,
         batch_size: int = 16,
         seed: int = 0,
@@ -89,7 +93,10 @@ class FramesDataModule(LightningDataModule):
         val_split: str | None = None,
         test_split: str = "test",
         exclude: str | Path | Sequence[str] | None = None,
-        where: str | None = None,
+        where: str | Mapping[str, str] | None = None,
+        weights: Sequence[float] | None = None,
+        on: str = "key",
+        join: Literal["inner", "outer"] = "inner",
         reading: Reading = "random",
         shuffle_buffer: int = _SHUFFLE_BUFFER,
         cache_dir: str | Path | None = None,
@@ -107,13 +114,14 @@ class FramesDataModule(LightningDataModule):
         self.corpus, self.worker_timeout_seconds = corpus, worker_timeout_seconds
         self.decoding, self.fetching = decoding, fetching
         self.shards, self.samples = shards, samples
+        self.weights, self.on, self.join = weights, on, join
         self.exclude, self.where = exclude, where
         self.batch_size, self.seed = batch_size, seed
         self.reading, self.shuffle_buffer = reading, shuffle_buffer
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.cache_dir, self.cache_bytes = cache_dir, cache_bytes
         self.num_workers, self.pin_memory = num_workers, pin_memory
-        self._opened: dict[str, CommittedSamples] = {}  # by split
+        self._opened: dict[str, dict[str, Any]] = {}  # by name of the run and by split
         self._excluded: frozenset[str] | None = None
         self._source: dict[str, Any] = {}  # of the training split, once a training is set up
 
@@ -240,23 +248,22 @@ class FramesDataModule(LightningDataModule):
             raise ConfigError(
                 f"shuffle_buffer = {self.shuffle_buffer} must be 1 or more, and needs reading='sequential'"
             )
-        run = Run(open_store(self.shards, option="shards"))
+        runs = open_runs(self.shards)
         if self._excluded is None:
-            self._excluded = planned_keys(self.exclude or (), run)
-        return TrainingSplits(
-            run,
-            self.samples,
-            {"train": self.train_split, "val": self.val_split, "test": self.test_split},
-            self.batch_size,
-            self.seed,
-            self.num_workers,
-            self._pins_memory(),
+            self._excluded = planned_keys(self.exclude or (), *runs.values())
+        return splits_of(
+            *(runs, self.shards, self.samples, self.weights, self.on, self.join, self.where, self._excluded),
             None if self.cache_dir is None else TarCache(self.cache_dir, self.cache_bytes),
             self._opened,
-            self._excluded,
-            None if self.where is None else Condition(self.where, [metric.name for metric in self.samples.metrics]),
-            self.reading,
-            self.shuffle_buffer,
+            {
+                "names": {"train": self.train_split, "val": self.val_split, "test": self.test_split},
+                "batch_size": self.batch_size,
+                "seed": self.seed,
+                "num_workers": self.num_workers,
+                "pin_memory": self._pins_memory(),
+                "reading": self.reading,
+                "shuffle_buffer": self.shuffle_buffer,
+            },
         )
 
     def _pins_memory(self) -> bool:

@@ -18,23 +18,25 @@ KeyList = str | os.PathLike[str] | Iterable[str]  # the path of a file on this m
 _NUM_NAMED = 3  # keys in a message
 
 
-def planned_keys(keys: KeyList, run: Run) -> frozenset[str]:
-    """Return the keys of a list, after a check that all of them are in the plan of `run`.
+def planned_keys(keys: KeyList, *runs: Run) -> frozenset[str]:
+    """Return the keys of a list, after a check that each is in the plan of one of `runs`.
 
     Raises:
-        ConfigError: the file is missing, empty or not a text; or `run` has no item with one of the keys (the message
-            names the first few, and the nearest key of the run).
+        ConfigError: the file is missing, empty or not a text; or no run has an item with one of the keys (the message
+            names the first few, and the nearest key of the first run).
     """
     if isinstance(keys, (str, os.PathLike)):
         name, listed = os.fspath(keys), read_keys(keys)
     else:
         name, listed = "the list of keys", list(dict.fromkeys(keys))
-    known = {key for found in shards_with(run.plan, frozenset(listed)).values() for key in found}
+    by_shard = (found for run in runs for found in shards_with(run.plan, frozenset(listed)).values())
+    known = {key for found in by_shard for key in found}
     if unknown := [key for key in listed if key not in known]:
         what = f"{len(unknown):,} keys that are" if len(unknown) > 1 else "a key that is"
         named = ", ".join(f"{key!r:.100}" for key in unknown[:_NUM_NAMED]) + (", …" if unknown[_NUM_NAMED:] else "")
-        nearest = nearest_keys(run, unknown[0])[0]
-        raise ConfigError(f"{name} names {what} not in {run.store}: {named}. The nearest key is {nearest!r}")
+        nearest = nearest_keys(runs[0], unknown[0])[0]
+        stores = " or ".join(str(run.store) for run in runs)
+        raise ConfigError(f"{name} names {what} not in {stores}: {named}. The nearest key is {nearest!r}")
     return frozenset(known)
 
 

@@ -49,8 +49,10 @@ class CommittedSamples:
         split: only this split; None: all.
         exclude: keys of samples to leave out, a set.
         where: only samples whose rows meet this condition; None: all.
+        keeps_keys: whether to keep the keys of the samples.
 
     Attributes:
+        item_keys: pyarrow ChunkedArray of the key of each sample; None: not kept. Pickling drops them.
         tars: those with samples, in the order of their first samples.
         num_undecided: number of samples for which a value that `where` compares is not recorded; they are left out.
         tar_numbers: index in `tars` of each sample.
@@ -66,6 +68,7 @@ class CommittedSamples:
         split: str | None = None,
         exclude: Collection[str] = frozenset(),
         where: Condition | None = None,
+        keeps_keys: bool = False,
     ) -> None:
         shards = run.plan.shards
         splits = sorted({shard.split for shard in shards})
@@ -80,15 +83,21 @@ class CommittedSamples:
         if not names:
             raise RunError(f"no shard is committed in {run.store}{of_split} yet: run it first")
         self.num_undecided = 0
-        for rows, num_undecided in _rows_of(run, names, exclude, where):
+        keys: list[Any] = []
+        for rows, num_undecided in _rows_of(run, names, exclude, where, keeps_keys):
+            keys += rows["key"].chunks if keeps_keys else []
             self.num_undecided += num_undecided
             owners = rows["shard"].combine_chunks()
             numbers = [tars.setdefault(name, len(tars)) for name in owners.dictionary.to_pylist()]
             parts.append((np.array(numbers, np.int32)[owners.indices], rows["tar_offset"], rows["tar_bytes"]))
+        self.item_keys = pa.chunked_array(keys, pa.string()) if keeps_keys else None
         self.tars = [run.tar_file(name) for name in tars]
         self.tar_numbers, self.offsets, self._bytes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         if not len(self) and not exclude and where is None:
             raise RunError(f"{run.store} has no samples{of_split}: all items of its committed shards failed")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "item_keys": None}  # workers need no keys
 
     def __len__(self) -> int:
         return len(self.tar_numbers)
@@ -145,13 +154,15 @@ class CommittedSamples:
 
 
 def _rows_of(
-    run: Run, shards: Sequence[str], exclude: Collection[str], where: Condition | None
+    run: Run, shards: Sequence[str], exclude: Collection[str], where: Condition | None, keeps_keys: bool
 ) -> Iterator[tuple[Any, int]]:
     """Yield (rows of the selected samples of a shard, number of its samples for which `where` is not decided).
 
-    The rows have the columns `shard`, `tar_offset` and `tar_bytes`.
+    The rows have the columns `shard`, `tar_offset` and `tar_bytes`, and `key` if it is kept.
     """
-    columns = {"tar_offset", "tar_bytes", *(["key"] if exclude else []), *(where.columns if where else [])}
+    columns = {"tar_offset", "tar_bytes", *(where.columns if where else [])}
+    if exclude or keeps_keys:
+        columns.add("key")
 
     def read(shard: str) -> tuple[Any, int]:
         rows = run.rows(shard, list(columns))

@@ -27,7 +27,20 @@ class SampleBatches(Dataset[dict[str, Any]]):
         return len(self._committed)
 
     def __getitem__(self, indices: Sequence[int]) -> dict[str, Any]:
-        return self._samples.collate([self._committed.decode(index, self._samples) for index in indices])
+        return self.collate(self.read(indices))
+
+    def read(self, indices: Sequence[int], following: Sequence[int] = ()) -> list[Any]:
+        """Return the decoded samples of a batch, in order.
+
+        Args:
+            indices: of the batch.
+            following: of the batch that this process reads next, which may be read ahead.
+        """
+        return [self._committed.decode(index, self._samples) for index in indices]
+
+    def collate(self, samples: Sequence[Any]) -> dict[str, Any]:
+        """Return a batch of decoded samples."""
+        return self._samples.collate(samples)
 
 
 class RemoteSampleBatches(SampleBatches):
@@ -47,5 +60,8 @@ class RemoteSampleBatches(SampleBatches):
         self.ahead = ReadAhead(committed, tars, samples, num_requests)
 
     def __getitem__(self, batches: Sequence[Sequence[int]]) -> dict[str, Any]:  # type: ignore[override]
-        indices, following = batches
-        return self._samples.collate(list(self.ahead.read(indices, following)))
+        return self.collate(self.read(*batches))
+
+    def read(self, indices: Sequence[int], following: Sequence[int] = ()) -> list[Any]:
+        """Return the decoded samples of a batch, in order; see `SampleBatches.read`."""
+        return list(self.ahead.read(indices, following))

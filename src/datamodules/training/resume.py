@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import RunError
 from datamodules.run.opening import differences
-from datamodules.training.batches import SampleBatches
 from datamodules.training.sampler import EpochSampler
 
 
@@ -28,7 +27,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 
     def __init__(
         self,
-        batches: SampleBatches,
+        batches: Dataset[dict[str, Any]],
         sampler: EpochSampler,
         data: Mapping[str, Any],
         trainer: Trainer | None,

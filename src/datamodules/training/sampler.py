@@ -104,10 +104,14 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
         size, num_larger = divmod(self._num_samples - self.start, num_steps)  # the last steps have one sample more
         return self.start + step * size + max(0, step - (num_steps - num_larger))
 
+    def order(self) -> torch.Tensor:
+        """Return the indices of the samples of this epoch, of all ranks, in their order: int64 [number of samples]."""
+        if not self.shuffle:
+            return torch.arange(self._num_samples)
+        return torch.randperm(self._num_samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
-        order = torch.arange(self._num_samples)
-        if self.shuffle:
-            order = torch.randperm(self._num_samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        order = self.order()
         for step in range(self.num_steps_left):
             begin, end = self.position(step), self.position(step + 1)
             start, stop = (begin + (end - begin) * rank // self.num_replicas for rank in (self.rank, self.rank + 1))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from datamodules.run.reader import CommittedSamples, damaged
 from datamodules.run.remote_tars import RemoteTars
@@ -188,7 +188,8 @@ class SequentialBatches(SampleBatches):
             location = self._committed.tars[place.tar].location
             part = io.BytesIO(self._tars.read(place.tar, place.size, place.offset))
             try:
-                samples = list(group_by_keys(tar_file_expander([{"url": location, "stream": part}]), lcase=False))
+                files = ({**file, "__url__": location} for file in tar_file_iterator(part, skip_meta=None))
+                samples = list(group_by_keys(files, lcase=False))
             except (tarfile.TarError, ValueError, AttributeError) as error:
                 raise damaged(location, place.offset, f"{error.args[0]}") from error
             if len(samples) != len(in_tar):

@@ -71,6 +71,13 @@ def test_excluded_samples_are_left_out(shards: Path) -> None:
     assert set(in_order(keys_of(loader_of(shards, exclude=["train/v0", "dev/v1"])))) == _KEYS - {"train/v0"}
 
 
+def test_keys_that_webdataset_takes_for_metadata_are_read(tmp_path: Path) -> None:
+    make_run(tmp_path, MadeItems({"__a__": 3}, prefix="V"))
+    assert sorted(in_order(keys_of(loader_of(tmp_path, train_split="__a__")))) == sorted(
+        in_order(keys_of(loader_of(tmp_path, train_split="__a__", **_RANDOM)))
+    )
+
+
 def test_each_epoch_has_its_own_order_of_shards_and_samples(shards: Path) -> None:
     loader, orders = loader_of(shards), []
     for epoch in (0, 1, 0):

@@ -12,7 +12,7 @@ from argparse import SUPPRESS, Action, ArgumentParser, _HelpAction
 from collections.abc import Iterator, Mapping
 from inspect import signature
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from jsonargparse import ArgumentParser as TypedParser
 from jsonargparse import DefaultHelpFormatter
@@ -113,11 +113,20 @@ def pipeline_parser(config: Mapping[str, Any], everything: bool) -> TypedParser:
     hidden = set() if everything else signature(Trainer).parameters.keys() - _TRAINER
     group.add_class_arguments(Trainer, "trainer", as_group=False, skip=hidden, fail_untyped=False)
     for action in parser._actions:
+        action.metavar = _choices_or_none(getattr(action, "_typehint", None)) or action.metavar
         if action.metavar == "CONFIG" or action.dest.endswith(".help") or (not everything and _RARE.match(action.dest)):
             action.help = SUPPRESS
     _set_defaults(parser, {"trainer": TRAINER_DEFAULTS}, "")
     _set_defaults(parser, config, "")
     return parser
+
+
+def _choices_or_none(hint: Any) -> str | None:
+    """Return the choices of `Literal[…] | None` as jsonargparse shows those of `Literal[…]`; None for other types."""
+    literal, *others = get_args(hint) or (None,)
+    if get_origin(literal) is not Literal or others != [type(None)]:
+        return None
+    return f"{{{','.join(map(str, get_args(literal)))}}}"
 
 
 def _objects(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -44,6 +44,7 @@ def test_commands_and_configurations_are_completed(script: Path) -> None:
         (("run", "keypoints", "--model.layout", ""), ["143", "75", "543", "553"]),
         (("run", "pose_openpose", "--model.backend.d"), ["--model.backend.dtype"]),
         (("run", "--config", "my.yaml", "--data.num"), ["--data.num_workers"]),
+        (("run", "keypoints", "--output.log", ""), ["items", "jsonl"]),
         (("run", "keypoints", "--data.num_workers", ""), []),
         (("estimate", "tracking", "--trainer.accelerator", "g"), ["gpu"]),
         (("check", "--f"), ["--full"]),

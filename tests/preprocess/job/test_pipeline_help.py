@@ -49,6 +49,7 @@ def test_values_are_those_of_the_configuration_and_of_options_before_help(capsys
         "--output.shards.min_shards N number of shards of a split, at least, if it has that many items (32)"
         in help_text
     )
+    assert "--output.log {items,jsonl} `items`: a line on standard error" in help_text
     assert "--output.stale_seconds" not in help_text
     assert "--data.batch_size" not in help_text
 

@@ -156,6 +156,16 @@ def test_flags_are_set_by_mouse_and_keyboard_saved_and_kept(tmp_path: Path, open
     assert page.locator(".sample.flagged").count() == 0
 
 
+def test_flags_are_not_those_of_another_run_that_was_in_the_folder(tmp_path: Path, open_page: Any) -> None:
+    folder = captions(tmp_path)
+    page = open_page(folder)
+    page.get_by_label(f"Flag {names(page)[0]}").click()
+    html = folder / "report" / "index.html"
+    html.write_text(html.read_text("utf-8").replace("captions.CaptionSamples", "captions.CaptionSamplez"), "utf-8")
+    page.reload()
+    assert page.locator(".sample.flagged").count() == 0
+
+
 def test_the_viewer_plays_videos_and_goes_on_by_the_keyboard(tmp_path: Path, open_page: Any) -> None:
     corpus = write_videos(tmp_path / "corpus", "train/a", "train/b", "train/c")
     run = make_track_run(tmp_path / "run", corpus, failed=("train/c",))

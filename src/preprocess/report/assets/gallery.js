@@ -119,7 +119,7 @@ function showFlags() {
 
 // Flags survive a reload where the browser lets pages store something.
 function storageKey() {
-  return `framemill flags ${report.location} ${JSON.stringify(report.fingerprint).length} ${report.run.planned}`;
+  return `framemill flags ${report.location} ${JSON.stringify(report.fingerprint)}`; // another run may be in this folder later
 }
 
 function storedFlags() {

@@ -58,14 +58,14 @@ function span() {
 }
 
 function paintLanes(canvas, bars, ranks, width) {
-  const [lane, thick] = ranks.length < MANY_RANKS ? [30, 20] : [16, 12];
+  const [laneHeight, barHeight] = ranks.length < MANY_RANKS ? [30, 20] : [16, 12];
   const numLanes = ranks.map(() => 1);
   for (const bar of bars) numLanes[bar.rank] = Math.max(numLanes[bar.rank], bar.lane + 1);
   const tops = [];
   let height = AXIS;
   for (const lanes of numLanes) {
     tops.push(height);
-    height += lane + (Math.min(lanes, 3) - 1) * (thick / 2);
+    height += laneHeight + (Math.min(lanes, 3) - 1) * (barHeight / 2);
   }
   const context = sized(canvas, width, height + 4);
   const [began, ended] = span();
@@ -79,16 +79,16 @@ function paintLanes(canvas, bars, ranks, width) {
     context.fillText(fitted(context, rank.name, NAME - 14), 0, tops[index] + 15);
     const seen = rank.seen ? `, last seen ${clock(rank.seen)}` : "";
     const text = `${rank.name}\n${rank.state}${seen}${rank.replaced ? "\nlost or slow: another rank made a shard that it had claimed" : ""}`;
-    regions.push({ left: 0, top: tops[index], right: NAME - 14, bottom: tops[index] + thick, text });
+    regions.push({ left: 0, top: tops[index], right: NAME - 14, bottom: tops[index] + barHeight, text });
     context.fillStyle = colour("line");
-    context.fillRect(NAME, tops[index] + thick + 3, width - NAME - 8, 1);
+    context.fillRect(NAME, tops[index] + barHeight + 3, width - NAME - 8, 1);
   });
   for (const bar of bars) {
     const half = numLanes[bar.rank] > 1;
-    const top = tops[bar.rank] + (half ? (bar.lane % 3) * (thick / 2 + 1) : 0);
+    const top = tops[bar.rank] + (half ? (bar.lane % 3) * (barHeight / 2 + 1) : 0);
     const left = x(bar.began), right = Math.max(left + 1, x(bar.ended) - 0.5);
-    paintBar(context, bar, left, right, top, half ? thick / 2 : thick);
-    regions.push({ left, right: Math.max(right, left + 3), top, bottom: top + (half ? thick / 2 : thick), text: barText(bar, ranks) });
+    paintBar(context, bar, left, right, top, half ? barHeight / 2 : barHeight);
+    regions.push({ left, right: Math.max(right, left + 3), top, bottom: top + (half ? barHeight / 2 : barHeight), text: barText(bar, ranks) });
   }
   return regions.reverse(); // the last painted is on top
 }

@@ -114,6 +114,10 @@ def test_each_bar_of_a_histogram_has_the_same_number_of_bins(tmp_path: Path, ope
     page.reload()
     bars = page.get_by_label("Histogram of num frames").locator("rect title").all_text_contents()
     assert bars == [f"{start} to {start + 2}: 2" for start in range(1, 100, 2)]
+    box, ends = page.get_by_label("Histogram of num frames").bounding_box(), []
+    for bar in page.get_by_label("Histogram of num frames").locator("rect").all():
+        ends.append(bar.bounding_box()["x"] + bar.bounding_box()["width"])
+    assert box["x"] < max(ends) <= box["x"] + box["width"]  # the greatest values are in the picture
 
 
 def test_failures_are_searched_sorted_and_have_their_retry_command(tmp_path: Path, open_page: Any) -> None:

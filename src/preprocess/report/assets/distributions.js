@@ -61,15 +61,28 @@ function plotCard(plot, other) {
   return card;
 }
 
-/** Return start and end of the shown range, and how many values are above: a few extremes must not flatten the rest. */
+/** Return start and end of the shown range, in whole bars of `plot`, and how many of its values are above. */
 function viewOf(plot, other) {
   const plots = [plot, other].filter((one) => one && one.num_values);
   const start = Math.min(...plots.map((one) => one.start));
   const full = Math.max(...plots.map((one) => one.start + one.width * one.counts.length));
+  const most = Math.max(...plots.map(withoutExtremes));
+  let end = most - start < (full - start) / 3 ? most : full;
+  const width = plot.width * binsPerBar(plot, { start, end });
+  end = start + Math.ceil((end - start) / width) * width;
+  const above = plot.counts.reduce((sum, count, index) => sum + (plot.start + index * plot.width >= end ? count : 0), 0);
+  return { start, end, above };
+}
+
+/** Return where the bins of all values but the greatest 0.5 % end: a few extremes must not flatten the rest. */
+function withoutExtremes(plot) {
   let rest = 0, index = plot.counts.length;
   while (index > 1 && rest + plot.counts[index - 1] <= plot.num_values / 200) rest += plot.counts[--index];
-  const end = plot.start + plot.width * index;
-  return end - start < (full - start) / 3 ? { start, end, above: rest } : { start, end: full, above: 0 };
+  return plot.start + plot.width * index;
+}
+
+function binsPerBar(plot, view) {
+  return Math.ceil((view.end - view.start) / plot.width / BARS) || 1;
 }
 
 /**
@@ -77,15 +90,15 @@ function viewOf(plot, other) {
  * has more bins: `start` of the first bar, `width` of a bar, and `counts`.
  */
 function binned(plot, view) {
-  const bin = (value) => Math.floor((value - plot.start) / plot.width);
-  const first = bin(view.start);
-  const size = Math.ceil(((view.end - view.start) / plot.width) / BARS) || 1;
-  const counts = new Array(Math.ceil(((view.end - view.start) / plot.width) / size) || 1).fill(0);
+  const first = Math.floor((view.start - plot.start) / plot.width);
+  const size = binsPerBar(plot, view);
+  const start = plot.start + first * plot.width, width = size * plot.width;
+  const counts = new Array(Math.ceil((view.end - start) / width)).fill(0);
   plot.counts.forEach((count, index) => {
     const bar = Math.floor((index - first) / size);
-    if (bar >= 0 && bar < counts.length) counts[bar] += count;
+    if (bar < counts.length) counts[bar] += count;
   });
-  return { start: plot.start + first * plot.width, width: size * plot.width, counts };
+  return { start, width, counts };
 }
 
 function histogram(plot, other, view) {

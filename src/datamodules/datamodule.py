@@ -134,14 +134,15 @@ class FramesDataModule(LightningDataModule):
         Raises:
             ConfigError: an option is missing, or has no effect in training; or `exclude` cannot be read, or names keys
                 that the run does not have; or `where` is no condition on its tables.
-            RunError: `shards` is not a run, or has no committed samples of a split that the stage needs.
+            RunError: `shards` is not a run, or has no committed samples of a split that the stage needs; or the ranks
+                do not have the same samples.
         """
         if stage == "predict":
             self.predict_dataloader()
         self._opened.clear()  # the run may have more samples since the last stage
         self._excluded = None
         training = self._training()
-        training.require(stage)
+        training.require(stage, self.trainer)
         if stage == "fit":
             self._source = training.source("train")
 

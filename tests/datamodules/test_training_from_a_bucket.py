@@ -77,7 +77,13 @@ def assert_equal(batches: Any, expected: Any) -> None:
     for batch, other in zip(batches, expected, strict=True):
         assert batch.keys() == other.keys()
         for name, value in batch.items():
-            assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+            assert is_equal(value, other[name])
+
+
+def is_equal(value: Any, other: Any) -> bool:
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(is_equal(value[name], other[name]) for name in value)
+    return torch.equal(value, other) if isinstance(value, torch.Tensor) else bool(value == other)
 
 
 def tar_requests(proxy: FaultyProxy) -> list[str]:
@@ -102,6 +108,34 @@ def test_sequential_reading_takes_a_request_for_each_part_of_a_shard(
     loader = data_of(bucket, reading="sequential", shuffle_buffer=8, **cache).train_dataloader()
     assert_equal(loader, data_of(shards, reading="sequential", shuffle_buffer=8).train_dataloader())
     assert len(tar_requests(proxy)) <= 7 + 3 + 2  # tars, buffers, and samples of a retry among those of a shard
+
+
+@pytest.mark.parametrize("join", ["inner", "outer"])
+def test_runs_in_a_bucket_and_a_folder_are_joined_as_runs_in_folders(
+    bucket: str, shards: Path, tmp_path: Path, join: Any
+) -> None:
+    make_run(tmp_path, MadeItems({"train": 9}), layout=75)
+    kinds = {"body": Samples(), "face": Samples()}
+
+    def batches(body: Any) -> list[Any]:
+        data = FramesDataModule(
+            shards={"body": body, "face": tmp_path}, samples=kinds, num_workers=0, batch_size=4, join=join
+        )
+        return list(data.train_dataloader())
+
+    expected = batches(shards)
+    assert sum(len(batch["key"]) for batch in expected) == {"inner": 8, "outer": 23}[join]
+    assert_equal(batches(bucket), expected)
+
+
+def test_runs_in_a_bucket_and_a_folder_are_mixed_as_runs_in_folders(bucket: str, shards: Path, tmp_path: Path) -> None:
+    make_run(tmp_path, MadeItems({"train": 9}, prefix="other"))
+
+    def batches(first: Any) -> list[Any]:
+        data = FramesDataModule(shards=[first, tmp_path], samples=Samples(), num_workers=0, weights=[1, 2])
+        return list(data.train_dataloader())
+
+    assert_equal(batches(bucket), batches(shards))
 
 
 def test_excluded_samples_are_not_requested(bucket: str, shards: Path, proxy: FaultyProxy, tmp_path: Path) -> None:

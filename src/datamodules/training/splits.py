@@ -88,19 +88,27 @@ class TrainingSplits(ABC):
         """Whether a validation split is configured, or the run has one under a usual name."""
         return self.names["val"] is not None or any(name in self.planned for name in _VALIDATION_SPLITS)
 
-    def require(self, stage: str) -> None:
-        """Check that the splits that a stage of the Trainer needs have committed samples.
+    def require(self, stage: str, trainer: Trainer | None) -> None:
+        """Check that the splits that a stage of the Trainer needs have committed samples, the same on all ranks.
 
         Args:
             stage: `fit`, `validate` or `test`.
+            trainer: of these ranks; None: they are not compared.
 
         Raises:
-            RunError: see `open`.
+            RunError: see `open`; or rank 0 has other samples.
         """
         fit: tuple[Use, ...] = ("train", "val") if self.has_validation else ("train",)
         uses: dict[str, tuple[Use, ...]] = {"fit": fit, "validate": ("val",), "test": ("test",)}
         for use in uses[stage]:
             self.open(use)
+        if trainer is not None and trainer.world_size > 1:
+            identities = [self.identity(use) for use in uses[stage]]
+            if trainer.strategy.broadcast(identities) != identities:
+                raise RunError(
+                    f"rank {trainer.global_rank} and rank 0 do not have the same samples, as a shard was committed "
+                    "between their starts, or their exclude=… or where=… differ. Start the training again"
+                )
 
     def dataloader(self, use: Use, shuffle: bool = False, trainer: Trainer | None = None) -> ResumableLoader:
         """Return a DataLoader of the batches of this rank.
@@ -236,8 +244,10 @@ class RunSplits(TrainingSplits):
 
     def _report_progress(self) -> None:
         """Log how much of a run that is still being written is committed, when the first split is opened."""
+        if self._opened:
+            return
         num_committed, num_planned = len(self.run.committed()), len(self.run.plan.shards)
-        if not self._opened and num_committed < num_planned:
+        if num_committed < num_planned:
             rank_zero_info(
                 f"{self.run.store} is not complete: {num_committed:,} of {num_planned:,} shards are committed. "
                 "The training uses what is committed now"

@@ -1,6 +1,8 @@
 """Mixed runs: samples of several runs of one kind in one batch."""
 
 import logging
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +121,39 @@ def test_a_run_that_is_still_being_written_gives_what_is_committed_and_says_so_o
     assert [message for message in caplog.messages if "committed" in message] == [
         f"{tmp_path} is not complete: 2 of 3 shards are committed. The training uses what is committed now"
     ]
+
+
+RANK = """
+import os
+import sys
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from datamodules import FramesDataModule
+from datamodules.samples.keypoints import KeypointSamples
+
+
+class Model(LightningModule):
+    def training_step(self, batch, batch_idx):
+        raise AssertionError("the training has begun")
+
+    def configure_optimizers(self):
+        return None
+
+
+if __name__ == "__main__":
+    excluded = ["train/b1"] if os.environ.get("LOCAL_RANK") == "1" else ["train/b2"]
+    data = FramesDataModule(shards=sys.argv[1:], samples=KeypointSamples(), num_workers=0, exclude=excluded)
+    Trainer(devices=2, strategy="ddp", accelerator="cpu", logger=False).fit(Model(), datamodule=data)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_do_not_have_the_same_samples_do_not_train(tmp_path: Path, shards: list[Path]) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(RANK)
+    ended = subprocess.run([sys.executable, script, *shards], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert ended.returncode != 0
+    assert "rank 1 and rank 0 do not have the same samples" in ended.stderr
+    assert "the training has begun" not in ended.stderr

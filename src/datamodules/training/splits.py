@@ -96,7 +96,7 @@ class TrainingSplits(ABC):
             trainer: of these ranks; None: they are not compared.
 
         Raises:
-            RunError: see `open`; or rank 0 has other samples.
+            RunError: see `open`; or the ranks do not have the same samples.
         """
         fit: tuple[Use, ...] = ("train", "val") if self.has_validation else ("train",)
         uses: dict[str, tuple[Use, ...]] = {"fit": fit, "validate": ("val",), "test": ("test",)}
@@ -104,10 +104,12 @@ class TrainingSplits(ABC):
             self.open(use)
         if trainer is not None and trainer.world_size > 1:
             identities = [self.identity(use) for use in uses[stage]]
-            if trainer.strategy.broadcast(identities) != identities:
+            is_same = trainer.strategy.broadcast(identities) == identities
+            # all ranks raise: those that went on would lose their connections, and end with an error about them
+            if not trainer.strategy.reduce_boolean_decision(is_same):
                 raise RunError(
-                    f"rank {trainer.global_rank} and rank 0 do not have the same samples, as a shard was committed "
-                    "between their starts, or their exclude=… or where=… differ. Start the training again"
+                    "the ranks do not have the same samples, as a shard was committed between their starts, or their "
+                    "exclude=… or where=… differ. Start the training again"
                 )
 
     def dataloader(self, use: Use, shuffle: bool = False, trainer: Trainer | None = None) -> ResumableLoader:

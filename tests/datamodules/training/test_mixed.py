@@ -155,5 +155,5 @@ def test_ranks_that_do_not_have_the_same_samples_do_not_train(tmp_path: Path, sh
     script.write_text(RANK)
     ended = subprocess.run([sys.executable, script, *shards], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert ended.returncode != 0
-    assert "rank 1 and rank 0 do not have the same samples" in ended.stderr
+    assert "the ranks do not have the same samples" in ended.stderr
     assert "the training has begun" not in ended.stderr

@@ -166,7 +166,9 @@ def test_opening_reads_the_plan_the_listing_and_the_tables_of_the_split(bucket: 
     assert len(set(tables)) == 2
     others = ("/tables/train-0", "/records/train-0", "/records/dev-0")
     assert not [path for _, path in proxy.requests if any(other in path for other in others)]
-    assert len([path for _, path in proxy.requests if path.endswith("/records/")]) == 2  # one is of the retry
+    assert (
+        len([path for _, path in proxy.requests if path.endswith("/records/")]) == 3
+    )  # of the run, of the retry, and whether all are done
 
 
 def test_setting_up_and_loading_open_a_split_once(bucket: str, proxy: FaultyProxy) -> None:

@@ -53,7 +53,7 @@ def test_a_batch_has_the_samples_of_all_runs_with_the_same_key(
 
 
 def test_an_outer_join_has_masks_of_what_is_present(shards: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):  # which a command of ours may have silenced
         batches = batches_of(shards, join="outer", batch_size=2)
     assert caplog.messages == ["split 'train' joined on key: of 8 values small lacks 1; large lacks 3"]
     found: dict[str, list[str]] = {"small": [], "large": []}

@@ -114,7 +114,7 @@ def test_a_run_that_is_still_being_written_gives_what_is_committed_and_says_so_o
 ) -> None:
     make_run(tmp_path, MadeItems({"train": 6}, prefix="c"), max_shards=2)
     data = data_of([tmp_path, shards[1]])
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):  # which a command of ours may have silenced
         data.setup("fit")
         keys = flat(epoch_of(data))
     assert sorted(keys) == [f"train/{name}{number}" for name, count in (("b", 6), ("c", 4)) for number in range(count)]

@@ -153,6 +153,11 @@ class Workers:
                     _kill(worker.pid)
                 # A read ends only when no process has the writing end open, and this process has a copy of it.
                 self._batches._worker_result_queue._writer.close()
+                # A worker may have been killed while it held the lock of the event that DataLoader shares with it. Any
+                # process may release it; DataLoader would wait for it for ever.
+                lock = self._batches._workers_done_event._cond._lock
+                lock.acquire(block=False)
+                lock.release()
             self._killed = True
 
 

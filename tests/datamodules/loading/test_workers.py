@@ -8,6 +8,7 @@ import pytest
 from datamodules.errors import EnvironmentFailure
 from datamodules.loading.loader import FrameLoader
 from datamodules.loading.request import Batching, FrameRequest
+from datamodules.loading.workers import Workers
 from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.reader import CommittedSamples
@@ -67,6 +68,27 @@ def test_workers_that_are_killed_while_they_wait_are_replaced(tmp_path: Path) ->
             if process.pid not in before and is_worker(process):
                 process.kill()
 
+    assert results(run, tmp_path / "media", fatal({}), 2, disturb=disturb) == {}
+
+
+@pytest.mark.timeout(60)
+def test_workers_that_are_killed_while_one_holds_a_lock_do_not_hang_their_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", image_items(tmp_path / "media", 40), per_shard=40)
+    before, iterators, start = {p.pid for p in children()}, [], Workers.__init__
+
+    def remember(workers: Workers, *arguments: Any) -> None:
+        start(workers, *arguments)
+        iterators.append(workers._batches)
+
+    def disturb() -> None:
+        iterators[0]._workers_done_event._cond.acquire()  # each worker holds this lock whenever it gets a ticket
+        for process in children():
+            if process.pid not in before and is_worker(process):
+                process.kill()
+
+    monkeypatch.setattr(Workers, "__init__", remember)
     assert results(run, tmp_path / "media", fatal({}), 2, disturb=disturb) == {}
 
 

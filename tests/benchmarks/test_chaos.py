@@ -84,6 +84,7 @@ def test_a_corpus_lists_the_same_poison_each_time_and_each_kind_as_often() -> No
 
 
 @pytest.mark.slow  # 12 starts of ranks and 6 of Ray
+@pytest.mark.timeout(960)  # it took more than 180 s beside other work
 def test_the_smallest_benchmark_loses_nothing_in_a_folder_and_in_a_bucket(tmp_path: Path) -> None:
     sizes = ["--items=24", "--poisoned=0.05", "--kinds=damaged", "--kills=1", "--every-seconds=4"]
     contenders = ["--contenders", "framemill", *(["ray-data"] if find_spec("ray") and find_spec("pandas") else [])]

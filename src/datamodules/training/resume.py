@@ -39,7 +39,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
         self._taken_epoch: int | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        # A generator: Lightning calls `iter` before it has told the sampler the epoch, and workers would read ahead in
+        # A generator: Lightning calls `iter` before it sets the epoch of the sampler, and workers would read ahead in
         # the order of another epoch. Nothing is read before the first `next`.
         if self._taken_epoch == self._order.epoch:
             self._order.begin_epoch()  # a second pass over one epoch, in a loop that never calls `set_epoch`

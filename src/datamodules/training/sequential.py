@@ -28,7 +28,7 @@ Section = list[tuple[int, int]]  # ranges (begin, end) of positions in the order
 
 
 class SectionBatch(NamedTuple):
-    """What a worker is told of one batch.
+    """What a worker gets to know of one batch.
 
     Attributes:
         size: number of samples, the next of the worker's section.

@@ -113,7 +113,7 @@ def _data_yaml(splits: list[str]) -> str:
     for split in splits:
         name = _SPLITS.get(split, split) if len(splits) > 1 else "train"
         if name in folders:
-            raise ConfigError(f"the splits {', '.join(splits)} cannot be told apart: two of them would be `{name}`")
+            raise ConfigError(f"the splits {', '.join(splits)} cannot be distinguished: two of them would be `{name}`")
         folders[name] = f"images/{split}"
     comment = ""
     if "train" in folders and "val" not in folders:

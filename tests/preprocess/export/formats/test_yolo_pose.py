@@ -116,7 +116,7 @@ def test_a_single_split_is_trained_and_validated_on_with_a_comment(tmp_path: Pat
 def test_two_splits_for_val_are_refused(tmp_path: Path) -> None:
     items = [*caption_items("a.png"), *caption_items("b.png", split="dev"), *caption_items("c.png", split="val")]
     make_pose_run(tmp_path / "run", items, people=[1, 1, 1])
-    with pytest.raises(ConfigError, match="train, dev, val cannot be told apart: two of them would be `val`"):
+    with pytest.raises(ConfigError, match="train, dev, val cannot be distinguished: two of them would be `val`"):
         export(tmp_path / "run", "yolo-pose", tmp_path / "yolo")
     assert not (tmp_path / "yolo").exists()
 

@@ -51,6 +51,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
         page.on("requestfailed", lambda request: faults.append(request.url))
         page.on("request", lambda request: requests.append(request.url))
         page.goto((folder / "report" / "index.html").as_uri())
+        wait_until_drawn(page)
         return page
 
     yield open_page
@@ -58,6 +59,18 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
         context.close()
     assert faults == []
     assert [url for url in requests if not url.startswith(("file:", "blob:"))] == []
+
+
+def wait_until_drawn(page: Any) -> None:
+    """Wait for a tile of this document: one script draws all sections at once, so the others are there as well."""
+    page.locator("html:not([data-left]) .tile").first.wait_for()
+
+
+def reload(page: Any) -> None:
+    """Reload the page, and wait until it is drawn: `page.reload()` alone was once seen to return before."""
+    page.evaluate("document.documentElement.dataset.left = ''")
+    page.reload()
+    wait_until_drawn(page)
 
 
 def names(page: Any, selector: str = ".sample .name") -> list[str]:
@@ -111,7 +124,7 @@ def test_each_bar_of_a_histogram_has_the_same_number_of_bins(tmp_path: Path, ope
     )
     assert num_plots == 1
     html.write_text(text, "utf-8")
-    page.reload()
+    reload(page)
     bars = page.get_by_label("Histogram of num frames").locator("rect title").all_text_contents()
     assert bars == [f"{start} to {start + 2}: 2" for start in range(1, 100, 2)]
     box, ends = page.get_by_label("Histogram of num frames").bounding_box(), []
@@ -154,7 +167,7 @@ def test_flags_are_set_by_mouse_and_keyboard_saved_and_kept(tmp_path: Path, open
     assert Path(started.value.path()).read_text() == f"{shown[0]}\n{shown[1]}\n"
     assert names(page, "#gallery .command code")[0] == f"preprocess retry {folder} --keys flagged.txt"
 
-    page.reload()
+    reload(page)
     assert page.locator(".sample.flagged").count() == 2
     page.get_by_role("button", name="Clear flags").click()
     assert page.locator(".sample.flagged").count() == 0
@@ -166,7 +179,7 @@ def test_flags_are_not_those_of_another_run_that_was_in_the_folder(tmp_path: Pat
     page.get_by_label(f"Flag {names(page)[0]}").click()
     html = folder / "report" / "index.html"
     html.write_text(html.read_text("utf-8").replace("captions.CaptionSamples", "captions.CaptionSamplez"), "utf-8")
-    page.reload()
+    reload(page)
     assert page.locator(".sample.flagged").count() == 0
 
 

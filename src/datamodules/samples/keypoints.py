@@ -12,7 +12,6 @@ The json holds the `FIELDS` below, and any other fields that the corpus has for 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from datamodules.samples.columns import Column, rates, span
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json
 from datamodules.samples.keypoint_layouts import PARTS
-from datamodules.samples.metrics import Metric, mean
+from datamodules.samples.keypoint_metrics import METRICS
 
 FIELDS = (
     Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
@@ -83,16 +82,6 @@ COLUMNS = (
         lambda sample: np.ravel(sample.visibility),
         _FLOATS,
     ),
-)
-
-
-def _rate(sample: "KeypointSample", index: int) -> float | None:
-    return mean(sample.presence[:, index])
-
-
-METRICS = tuple(
-    Metric(f"{part}_rate", "share of frames in which it was found, 0 to 1", partial(_rate, index=index), worst="low")
-    for index, part in enumerate(PARTS)
 )
 
 

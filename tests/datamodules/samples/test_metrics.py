@@ -11,6 +11,7 @@ from datamodules.run.table import TABLE_SCHEMA
 from datamodules.samples import SampleKind
 from datamodules.samples.captions import CaptionSample, CaptionSamples
 from datamodules.samples.clips import ClipSample, ClipSamples
+from datamodules.samples.keypoint_layouts import LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from datamodules.samples.metrics import Metric, metrics_of
 from datamodules.samples.pose import PoseSample, PoseSamples
@@ -43,7 +44,10 @@ def clip(times: list[float]) -> ClipSample:
         (
             KeypointSamples(),
             keypoint_sample(PRESENCE),
-            {"pose_rate": 1.0, "face_rate": 0.25, "left_hand_rate": 0.25, "right_hand_rate": 0.0},
+            {
+                **{"pose_rate": 1.0, "face_rate": 0.25, "left_hand_rate": 0.25, "right_hand_rate": 0.0},
+                **{"left_hand_longest_gap": 3.0, "right_hand_longest_gap": 4.0, "mean_visibility": 0.0},
+            },
         ),
         (PoseSamples(), people(18, 4), {"num_people": 2.0, "mean_score": 0.5, "mean_joints": 11.0}),
         (PoseSamples(), people(), {"num_people": 0.0}),
@@ -56,6 +60,45 @@ def test_a_kind_has_the_numbers_of_a_sample_that_are_known(
     kind: SampleKind[Any], sample: Any, expected: dict[str, float]
 ) -> None:
     assert kind.metrics_of(sample) == expected
+
+
+def signing(presence: list[int], wrists: list[tuple[float, float]], layout: int = 143) -> KeypointSample:
+    """A sample whose shoulders are 50 px apart; the left wrist's x is of `wrists`[t][0], the right one's of [1]."""
+    count = len(presence)
+    keypoints = np.full((count, layout, 3), 7, np.float32)
+    pose = keypoints[:, LAYOUTS[layout].part_slices["pose"]]
+    pose[:, 11], pose[:, 12] = (130, 140, 0.5), (100, 100, -0.5)  # 30 px and 40 px apart; z has no part in it
+    pose[:, (15, 16), 0] = wrists
+    pose[:, (15, 16), 2] = np.arange(count)[:, None] ** 3
+    keypoints[np.array(presence) == 0] = 0
+    visibility = np.full((count, 33), 0.5, np.float32)
+    visibility[:, 16] = 1
+    parts = np.array(presence, np.uint8)[:, None] * np.array([1, 0, 0, 1], np.uint8)
+    return KeypointSample("a", keypoints, parts, visibility * parts[:, :1], {})
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_the_jitter_is_the_median_acceleration_of_the_wrists_in_shoulder_widths(layout: int) -> None:
+    # left: 0, 1, 4, 9, 16 has an acceleration of 2 px; right: 10 px, -20 px, 10 px; the median of (2, 2, 2, 10, 20, 10)
+    wrists = [(0, 5), (1, 5), (4, 15), (9, 5), (16, 5)]
+    assert KeypointSamples().metrics_of(signing([1] * 5, wrists, layout))["jitter"] == pytest.approx(6 / 50)
+
+
+def test_the_jitter_is_that_of_three_frames_in_a_row_with_a_pose() -> None:
+    wrists = [(0, 0), (0, 0), (100, 100), (0, 0), (5, 5), (20, 20), (900, 900)]
+    metrics = KeypointSamples().metrics_of(signing([1, 1, 0, 1, 1, 1, 0], wrists))
+    assert metrics["jitter"] == pytest.approx(10 / 50)
+    assert metrics["mean_visibility"] == pytest.approx((32 * 0.5 + 1) / 33)
+    assert (metrics["left_hand_longest_gap"], metrics["right_hand_longest_gap"]) == (7, 1)
+
+
+@pytest.mark.parametrize("presence", [[], [0, 0, 0], [1, 1], [1, 1, 0, 1, 1]])
+def test_without_three_frames_with_a_pose_the_jitter_is_unknown(presence: list[int]) -> None:
+    wrists = [(0, 0)] * len(presence)
+    metrics = KeypointSamples().metrics_of(signing(presence, wrists) if presence else keypoint_sample(PRESENCE[:0]))
+    assert "jitter" not in metrics
+    assert ("mean_visibility" in metrics) == any(presence)
+    assert ("right_hand_longest_gap" in metrics) == bool(presence)
 
 
 def test_tracks_have_objects_scores_and_lengths() -> None:

@@ -1,5 +1,6 @@
 """Metrics of sample kinds: numbers of each sample, in the tables of the shards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_a_kind_has_the_numbers_of_a_sample_that_are_known(
     assert kind.metrics_of(sample) == expected
 
 
-def signing(presence: list[int], wrists: list[tuple[float, float]], layout: int = 143) -> KeypointSample:
+def signing(presence: Sequence[int], wrists: Sequence[tuple[float, float]], layout: int = 143) -> KeypointSample:
     """A sample whose shoulders are 50 px apart; the left wrist's x is of `wrists`[t][0], the right one's of [1]."""
     count = len(presence)
     keypoints = np.full((count, layout, 3), 7, np.float32)

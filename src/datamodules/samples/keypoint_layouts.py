@@ -152,6 +152,27 @@ HAND_EDGES = _chains(
     (0, 17),
 )
 
+# PoseLandmark and HandLandmark of mediapipe/python/solutions, in order.
+_FACE_NAMES = "nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear"
+_LIMB_POINTS = "shoulder elbow wrist pinky index thumb hip knee ankle heel foot_index"
+POSE_NAMES = tuple(
+    name.upper()
+    for name in (
+        *_FACE_NAMES.split(),
+        *("mouth_left", "mouth_right"),
+        *(f"{side}_{point}" for point in _LIMB_POINTS.split() for side in ("left", "right")),
+    )
+)
+HAND_NAMES = (
+    "WRIST",
+    *(f"THUMB_{joint}" for joint in ("CMC", "MCP", "IP", "TIP")),
+    *(
+        f"{finger}_{joint}"
+        for finger in ("INDEX_FINGER", "MIDDLE_FINGER", "RING_FINGER", "PINKY")
+        for joint in ("MCP", "PIP", "DIP", "TIP")
+    ),
+)
+
 _POSE = Part("pose", tuple(range(33)), POSE_EDGES)
 _FACE_68 = Part("face", FACE_68, FACE_68_EDGES)
 _FACE_468 = Part("face", tuple(range(468)), FACE_468_EDGES)

@@ -82,7 +82,7 @@ def test_processes_that_plan_at_once_get_one_plan(tmp_path: Path) -> None:
 def test_planning_after_a_killed_planner_succeeds(tmp_path: Path) -> None:
     leases = Leases(Folder(tmp_path))
     leases.claim("plan")
-    for path in (tmp_path / "work" / "ranks").iterdir():
+    for path in [*(tmp_path / "work" / "ranks").iterdir(), *(tmp_path / "work" / "leases").iterdir()]:
         path.write_text(path.read_text().replace('"started": ', '"started": 1'))  # a reused process id
     assert make_run(tmp_path, 3).plan.num_items == 3
 

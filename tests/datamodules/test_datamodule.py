@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from datamodules.run.folder import Run
 from datamodules.run.rank import Rank
 from datamodules.run.result import Result
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from datamodules.samples.pose import PoseSamples
+from datamodules.samples.tracks import TrackSamples
+from support.pose_runs import make_pose_run
 from support.run_paths import folder_of
 from support.runs import make_run, some_items
 
@@ -116,6 +120,23 @@ def test_a_batch_is_padded_with_lengths_and_mask(shards: Path) -> None:
     for number in range(5):
         assert (batch["keypoints"][number][batch["mask"][number]] == number).all()
         assert not batch["keypoints"][number][~batch["mask"][number]].any()
+
+
+def test_samples_are_changed_at_random_in_training_alone(tmp_path: Path) -> None:
+    items = [replace(item, split=split) for split in ("train", "dev", "test") for item in some_items(2, split)]
+    items = [replace(item, meta={"image": f"{item.key}.png"}) for item in items]
+    run = make_pose_run(tmp_path / "poses", items, [1] * len(items))
+    samples = PoseSamples("keypoints", size=(32, 48), flip=1.0)
+    data = FramesDataModule(shards=folder_of(run), samples=samples, num_workers=0)
+    [trained], [validated], [tested] = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    assert trained["flipped"].all()
+    assert not validated["flipped"].any()
+    assert not tested["flipped"].any()
+    assert validated["images"].shape == (2, 3, 32, 48)  # all else is as given
+    assert "keypoints" in tested
+
+    tracked = TrackSamples(num_frames=3, step=2, root="/videos", size=(8, 8)).for_evaluation()
+    assert vars(tracked) == vars(TrackSamples(num_frames=3, step=2, root="/videos", size=(8, 8), start="first"))
 
 
 def test_a_run_without_validation_split_validates_nothing(tmp_path: Path) -> None:

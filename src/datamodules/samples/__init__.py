@@ -58,6 +58,10 @@ class SampleKind(ABC, Generic[Sample]):
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return a training batch of `samples`."""
 
+    def for_evaluation(self) -> "SampleKind[Sample]":
+        """Return the kind that makes the batches of validation and test: without random changes."""
+        return self
+
     def row(self, sample: Sample) -> dict[str, Any]:
         """Return the values of `sample` for the `columns` that are in tables, by name."""
         return row_of(sample, self.columns)

@@ -131,7 +131,8 @@ class PoseSamples(SampleKind[PoseSample]):
         condition: what a model is conditioned on: a `pose_map`, drawn for the batch, or the `keypoints`.
         size: (height, width) in px to which images, pose maps and keypoints are resized; None: size of the processed
             image.
-        flip: probability, 0 to 1, that a sample is mirrored, by torch's generator; right joints become left ones.
+        flip: probability, 0 to 1, that a training sample is mirrored, by torch's generator; right joints become left
+            ones.
 
     Raises:
         ConfigError: an argument has none of these values.
@@ -149,6 +150,10 @@ class PoseSamples(SampleKind[PoseSample]):
         if min(size or (1,)) < 1 or not 0 <= flip <= 1:
             raise ConfigError(f"{size = } must be 1 or more, and {flip = } from 0 to 1")
         self.condition, self.size, self.flip = condition, size, flip
+
+    def for_evaluation(self) -> "PoseSamples":
+        """Return the same kind, without mirrored samples."""
+        return PoseSamples(self.condition, self.size)
 
     def encode(self, sample: PoseSample) -> dict[str, bytes]:
         """Return the files of the table above."""

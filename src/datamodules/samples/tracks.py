@@ -164,7 +164,8 @@ class TrackSamples(SampleKind[TrackSample]):
         root: folder or URL that the paths of the videos are relative to: the run's `--data.root`, or where it is now.
             Only training needs it.
         size: (height, width) in px to which frames, boxes and masks are resized; None: the size of the video.
-        start: where in the video a clip begins: at a `random` frame, by torch's generator, or at the `first` one.
+        start: where in the video a clip begins: at a `random` frame, by torch's generator, or at the `first` one. In
+            validation and test it is the first one.
         decoding: how the videos are decoded: the run's `--data.decoding`; None: `Decoding()`.
 
     Raises:
@@ -191,6 +192,10 @@ class TrackSamples(SampleKind[TrackSample]):
             raise ConfigError(f"{start = }: choose from {', '.join(get_args(Start))}")
         self.num_frames, self.step, self.root, self.size = num_frames, step, root, size
         self.start, self.decoding = start, decoding
+
+    def for_evaluation(self) -> "TrackSamples":
+        """Return the same kind, whose clips begin at the first frame."""
+        return TrackSamples(self.num_frames, self.step, self.root, self.size, "first", self.decoding)
 
     def encode(self, sample: TrackSample) -> dict[str, bytes | BinaryIO]:
         """Return the files of the table above; open files stay open files."""

@@ -210,8 +210,9 @@ class RunSplits(TrainingSplits):
     def dataset(self, use: Use) -> SampleBatches:
         """Return the batches of a split."""
         committed, store = self.open(use), self.run.store
+        samples = self._samples if use == "train" else self._samples.for_evaluation()
         if store.num_reads_at_once == 1:
-            return SampleBatches(committed, self._samples)
+            return SampleBatches(committed, samples)
         tars = RemoteTars(store, committed.tars, self._cache)
         if self._cache and tars.num_bytes > self._cache.max_bytes:
             _log.warning(
@@ -219,7 +220,7 @@ class RunSplits(TrainingSplits):
                 "again and again. Give more, or leave cache_dir out",
                 *(self.split(use), f"{tars.num_bytes:,}", f"{self._cache.max_bytes:,}"),
             )
-        return RemoteSampleBatches(committed, self._samples, tars, store.num_reads_at_once)
+        return RemoteSampleBatches(committed, samples, tars, store.num_reads_at_once)
 
     def open(self, use: Use) -> CommittedSamples:
         """Return the committed samples of a split; see `TrainingSplits.open`."""

@@ -64,9 +64,43 @@ class Layout:
             for part in self.parts
         }
 
+    @cached_property
+    def part_columns(self) -> tuple[int, ...]:
+        """The part of each keypoint, as a column of `presence`."""
+        return tuple(PARTS.index(part.name) for part in self.parts for _ in part.points)
+
+    @cached_property
+    def mirrored(self) -> tuple[int, ...]:
+        """For each keypoint the one that takes its place in a mirror: of the other hand, the other side of the body."""
+        points = {part.name: part.points for part in self.parts}
+        return tuple(
+            self.part_slices[other].start + points[other].index(_MIRRORED.get(part.name, {}).get(point, point))
+            for part in self.parts
+            for other in [swap_sides(part.name)]
+            for point in part.points
+        )
+
+    @cached_property
+    def reduced(self) -> tuple[int, ...]:
+        """Keypoints without doubles and legs: shoulders, elbows, wrists and hips, hands, and the contours of the face.
+
+        These are the points of `reduce_holistic` in pose_format/utils/generic.py of pose-format 0.15; of 68 face points
+        all.
+        """
+        contours = {point for edge in FACE_468_EDGES for point in edge}
+        is_mesh = any(part.name == "face" and part.points != FACE_68 for part in self.parts)
+        kept = {"pose": _BODY, **({"face": contours} if is_mesh else {})}
+        points = [(part.name, point) for part in self.parts for point in part.points]
+        return tuple(index for index, (name, point) in enumerate(points) if point in kept.get(name, (point,)))
+
     @property
     def num_keypoints(self) -> int:
         return sum(len(part.points) for part in self.parts)
+
+
+def swap_sides(name: str) -> str:
+    """Return a name with `left` in place of `right` and the other way round."""
+    return "left".join(part.replace("left", "right") for part in name.split("right"))
 
 
 def _chains(*chains: Iterable[int]) -> tuple[Edge, ...]:
@@ -172,6 +206,20 @@ HAND_NAMES = (
         for joint in ("MCP", "PIP", "DIP", "TIP")
     ),
 )
+
+_BODY = tuple(
+    point for point, name in enumerate(POSE_NAMES) if name.rpartition("_")[2] in ("SHOULDER", "ELBOW", "WRIST", "HIP")
+)
+
+# The mesh of the face is symmetric. These points are on its midline; the others below 248, on the person's right,
+# mirror 248 to 467 in this order. From MediaPipe's canonical face model, as FLIPPED_FACE_POINTS of pose-format 0.15.
+_MIDLINE = (*range(3), 4, 5, 6, *range(8, 20), 94, 151, 152, 164, 168, 175, 195, 197, 199, 200)
+_RIGHT = (*(point for point in range(248) if point not in _MIDLINE), 468, 469, 470, 471, 472)
+_LEFT = (*range(248, 468), 473, 476, 475, 474, 477)
+_MIRRORED = {
+    "pose": {point: POSE_NAMES.index(swap_sides(name.lower()).upper()) for point, name in enumerate(POSE_NAMES)},
+    "face": dict([*zip(_RIGHT, _LEFT, strict=True), *zip(_LEFT, _RIGHT, strict=True)]),
+}
 
 _POSE = Part("pose", tuple(range(33)), POSE_EDGES)
 _FACE_68 = Part("face", FACE_68, FACE_68_EDGES)

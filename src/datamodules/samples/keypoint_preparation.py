@@ -6,6 +6,7 @@ Points of a part that was not found stay zeros throughout: a model tells them by
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from datamodules.errors import ConfigError, RunError
 from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS, Layout
 
+Normalization = Literal["none", "shoulders"]
 Bools = NDArray[np.bool_]
 
 _HANDS = [PARTS.index("left_hand"), PARTS.index("right_hand")]
@@ -46,18 +48,43 @@ class Augmentation:
         if not 0 <= self.flip <= 1 or not all(0 <= value < math.inf for value in vars(self).values()):
             raise ConfigError(f"{self} must have a flip from 0 to 1, and nothing below 0")
 
+    def mirrored(self, keypoints: "Keypoints", width: float) -> "Keypoints":
+        """Return keypoints of frames `width` px wide, mirrored or as they are."""
+        return mirrored(keypoints, width) if _drawn("rand") < self.flip else keypoints
+
+    def in_time(self, keypoints: "Keypoints") -> "Keypoints":
+        """Return keypoints at another speed."""
+        return at_speed(keypoints, math.exp(self.speed * _drawn("randn")))
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Return a rotation, shear and scaling of x and y, float32 [2, 2]."""
+        angle = math.radians(self.rotation) * _drawn("randn")
+        rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        shear = np.array([[1, self.shear * _drawn("randn")], [0, 1]])
+        matrix: NDArray[np.float32] = (math.exp(self.scale * _drawn("randn")) * rotation @ shear).astype(np.float32)
+        return matrix
+
+
+def _drawn(kind: Literal["rand", "randn"]) -> float:
+    """Return a number by torch's generator."""
+    import torch  # exports and `view` decode samples without it
+
+    return float(getattr(torch, kind)(()))
+
 
 @dataclass
 class Keypoints:
     """The arrays of a sample.
 
     Attributes:
+        layout: which keypoints there are.
         points: float32 [T, K, 3], in px of the frame; zeros of parts that were not found.
         presence: bool [T, 4], see `PARTS`.
         visibility: float32 [T, 33], of the pose points.
         filled: bool [T, 4], parts that were not found, but are interpolated.
     """
 
+    layout: Layout
     points: NDArray[np.float32]
     presence: Bools
     visibility: NDArray[np.float32]
@@ -65,10 +92,6 @@ class Keypoints:
 
     def __len__(self) -> int:
         return len(self.points)
-
-    @property
-    def layout(self) -> Layout:
-        return LAYOUTS[self.points.shape[1]]
 
     @property
     def known(self) -> Bools:
@@ -99,14 +122,18 @@ def fill_hands(keypoints: Keypoints, max_gap: int) -> Keypoints:
     return replace(keypoints, points=points, filled=filled)
 
 
-def mirrored(keypoints: Keypoints, width: int) -> Keypoints:
+def mirrored(keypoints: Keypoints, width: float) -> Keypoints:
     """Mirror keypoints at the middle of a frame `width` px wide: left parts become right ones."""
     layout, pose = keypoints.layout, _POSE_LAYOUT.mirrored[:33]
     points = keypoints.points[:, layout.mirrored]
     points[..., 0] = width - points[..., 0]  # MediaPipe measures from the edge of the image, not from a pixel's centre
     parts = [PARTS.index(swapped) for swapped in ("pose", "face", "right_hand", "left_hand")]
-    swapped = Keypoints(points, keypoints.presence[:, parts], keypoints.visibility[:, pose], keypoints.filled[:, parts])
-    return replace(swapped, points=np.where(swapped.known[..., None], points, np.float32(0)))
+    return _zeros_where_unknown(
+        Keypoints(
+            *(layout, points, keypoints.presence[:, parts], keypoints.visibility[:, pose]),
+            keypoints.filled[:, parts],
+        )
+    )
 
 
 def at_speed(keypoints: Keypoints, speed: float) -> Keypoints:
@@ -126,6 +153,7 @@ def at_speed(keypoints: Keypoints, speed: float) -> Keypoints:
     visibility = (1 - share)[:, None] * keypoints.visibility[before] + share[:, None] * keypoints.visibility[after]
     has_pose = keypoints.presence[before, _POSE] & keypoints.presence[after, _POSE]
     return Keypoints(
+        keypoints.layout,
         np.where(between[..., None], moved, points[nearest]),
         keypoints.presence[nearest],
         np.where(has_pose[:, None], visibility, keypoints.visibility[nearest]),
@@ -137,7 +165,7 @@ def changed(keypoints: Keypoints, matrix: NDArray[np.float32], centre: tuple[flo
     """Change x and y by a matrix [2, 2] about a centre."""
     points, middle = keypoints.points.copy(), np.array(centre, np.float32)
     points[..., :2] = (points[..., :2] - middle) @ matrix.T + middle
-    return replace(keypoints, points=np.where(keypoints.known[..., None], points, np.float32(0)))
+    return _zeros_where_unknown(replace(keypoints, points=points))
 
 
 def relative_to_shoulders(key: str, keypoints: Keypoints) -> Keypoints:
@@ -156,4 +184,42 @@ def relative_to_shoulders(key: str, keypoints: Keypoints) -> Keypoints:
         raise RunError(f"{key} has no shoulders to be relative to. Leave such samples out: where='pose_rate > 0'")
     middle = np.array([*shoulders[..., :2].mean(axis=(0, 1)), 0], np.float32)
     points = (keypoints.points - middle) / np.float32(width)
-    return replace(keypoints, points=np.where(keypoints.known[..., None], points, np.float32(0)))
+    return _zeros_where_unknown(replace(keypoints, points=points))
+
+
+def _zeros_where_unknown(keypoints: Keypoints) -> Keypoints:
+    return replace(keypoints, points=np.where(keypoints.known[..., None], keypoints.points, np.float32(0)))
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the keypoints of a sample are prepared.
+
+    Args:
+        fill_hands: longest gap of a hand that is interpolated, in frames; see `fill_hands`.
+        augment: random changes; None: none.
+        normalize: `shoulders`: see `relative_to_shoulders`; `none`: px of the frame.
+    """
+
+    fill_hands: int
+    augment: Augmentation | None
+    normalize: Normalization
+
+    def __call__(self, key: str, keypoints: Keypoints, size: tuple[float, float]) -> Keypoints:
+        """Return the keypoints, prepared.
+
+        Args:
+            key: of the sample, for errors.
+            keypoints: are not changed.
+            size: (width, height) of the frames in px.
+
+        Raises:
+            RunError: see `relative_to_shoulders`.
+        """
+        keypoints = fill_hands(keypoints, self.fill_hands)
+        if self.augment:
+            keypoints = self.augment.in_time(self.augment.mirrored(keypoints, size[0]))
+        middle = size[0] / 2, size[1] / 2
+        if self.normalize == "shoulders":
+            keypoints, middle = relative_to_shoulders(key, keypoints), (0.0, 0.0)
+        return changed(keypoints, self.augment.matrix(), middle) if self.augment else keypoints

@@ -12,21 +12,24 @@ The json holds the `FIELDS` below, and any other fields that the corpus has for 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from datamodules.errors import RunError
+from datamodules.errors import ConfigError, RunError
 from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays, to_npy
 from datamodules.samples.batching import require_alike
 from datamodules.samples.columns import Column, rates, span
 from datamodules.samples.drawing import SourceFrames, VideoDrawing
 from datamodules.samples.fields import Field, decode_json, encode_json
-from datamodules.samples.keypoint_layouts import PARTS
+from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS, Layout
 from datamodules.samples.keypoint_metrics import METRICS
+from datamodules.samples.keypoint_preparation import Augmentation, Keypoints, Normalization, Preparation
+
+Points = Literal["all", "reduced"]
 
 FIELDS = (
     Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
@@ -103,13 +106,62 @@ class KeypointSample:
     visibility: NDArray[np.float32]
     meta: dict[str, Any]
 
+    @property
+    def layout(self) -> Layout:
+        """The layout that the json names.
+
+        Raises:
+            RunError: there is no such layout, or the arrays do not have its shape.
+        """
+        number, num_frames = self.meta.get("layout"), len(self.keypoints)
+        layout = LAYOUTS.get(number) if isinstance(number, int) else None
+        if layout is None:
+            raise RunError(f"{self.key} has the layout {number!r}; known are {', '.join(map(str, LAYOUTS))}")
+        shapes = (self.keypoints.shape, self.presence.shape)
+        if shapes != ((num_frames, number, 3), (num_frames, len(PARTS))):
+            raise RunError(f"{self.key}: keypoints and presence have shapes {shapes}, not those of layout {number}")
+        return layout
+
 
 class KeypointSamples(SampleKind[KeypointSample]):
-    """The sample kind of the keypoints pipeline."""
+    """The sample kind of the keypoints pipeline. Its training batches have keypoints, as they are or prepared.
+
+    Points of parts that were not found are zeros, whatever is chosen here.
+
+    Args:
+        points: `all` of the layout, or the `reduced` ones: without doubles and legs; see `Layout.reduced`.
+        dims: 3: x, y and z; 2: x and y.
+        normalize: `shoulders`: shoulders 1 apart around 0; `none`: px. See `keypoint_preparation`.
+        fill_hands: longest gap of a hand that is interpolated, in frames; 0: none. The batch says where, in `filled`.
+        augment: random changes of training samples.
+
+    Raises:
+        ConfigError: an argument has none of these values.
+    """
 
     fields = FIELDS
     columns = COLUMNS
     metrics = METRICS
+
+    def __init__(
+        self,
+        points: Points = "all",
+        dims: Literal[2, 3] = 3,
+        normalize: Normalization = "none",
+        fill_hands: int = 0,
+        augment: Augmentation | None = None,
+    ) -> None:
+        for name, value, choices in (("points", points, Points), ("normalize", normalize, Normalization)):
+            if value not in get_args(choices):
+                raise ConfigError(f"{name} = {value!r}: choose from {', '.join(get_args(choices))}")
+        if dims not in (2, 3) or fill_hands < 0:
+            raise ConfigError(f"{dims = } must be 2 or 3, and {fill_hands = } 0 or more")
+        self.points, self.dims, self.normalize = points, dims, normalize
+        self.fill_hands, self.augment = fill_hands, augment
+
+    def for_evaluation(self) -> "KeypointSamples":
+        """Return the same kind, without random changes."""
+        return KeypointSamples(self.points, self.dims, self.normalize, self.fill_hands)
 
     def encode(self, sample: KeypointSample) -> dict[str, bytes]:
         """Return the files of the table above. A lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
@@ -148,30 +200,53 @@ class KeypointSamples(SampleKind[KeypointSample]):
 
         Returns:
             `keypoints` float32 [B, T, K, 3], `presence` uint8 [B, T, 4], `visibility` float32 [B, T, 33], `lengths`
-            int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta`, lists of B.
+            int64 [B], `mask` bool [B, T] (True: a frame, not padding), `key` and `meta`, lists of B. With `fill_hands`
+            also `filled` bool [B, T, 4]: parts that are interpolated, and absent in `presence`.
 
         Raises:
-            RunError: their layouts differ.
+            RunError: their layouts differ, or one cannot be prepared as asked.
         """
         import torch  # exports and `view` decode samples without it
 
         require_alike([(sample.key, f"{sample.keypoints.shape[1]} keypoints") for sample in samples])
-        lengths = torch.tensor([len(sample.keypoints) for sample in samples])
+        arrays = [self._arrays(sample) for sample in samples]
+        lengths = torch.tensor([len(of_sample["keypoints"]) for of_sample in arrays])
         longest = int(lengths.max())
 
         def pad(name: str) -> "torch.Tensor":
-            arrays = [getattr(sample, name) for sample in samples]
-            padded = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), arrays[0].dtype)
-            for row, values in zip(padded, arrays, strict=True):
-                row[: len(values)] = values
+            first = arrays[0][name]
+            padded = np.zeros((len(arrays), longest, *first.shape[1:]), first.dtype)
+            for row, of_sample in zip(padded, arrays, strict=True):
+                row[: len(of_sample[name])] = of_sample[name]
             return torch.from_numpy(padded)
 
         return {
             "key": [sample.key for sample in samples],
-            "keypoints": pad("keypoints"),
-            "presence": pad("presence"),
-            "visibility": pad("visibility"),
+            **{name: pad(name) for name in arrays[0]},
             "lengths": lengths,
             "mask": torch.arange(longest) < lengths[:, None],
             "meta": [sample.meta for sample in samples],
         }
+
+    def _arrays(self, sample: KeypointSample) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a sample for a batch, by name."""
+        arrays: dict[str, NDArray[Any]] = {
+            "keypoints": sample.keypoints,
+            "presence": sample.presence,
+            "visibility": sample.visibility,
+        }
+        if self.fill_hands or self.augment or self.normalize != "none":
+            prepared = self._prepared(sample)
+            presence = prepared.presence.astype(np.uint8)
+            arrays = {"keypoints": prepared.points, "presence": presence, "visibility": prepared.visibility}
+            if self.fill_hands:
+                arrays["filled"] = prepared.filled
+        if self.points == "reduced":
+            arrays["keypoints"] = arrays["keypoints"][:, sample.layout.reduced]
+        return {**arrays, "keypoints": arrays["keypoints"][..., : self.dims]}
+
+    def _prepared(self, sample: KeypointSample) -> Keypoints:
+        presence = sample.presence > 0
+        keypoints = Keypoints(sample.layout, sample.keypoints, presence, sample.visibility, np.zeros_like(presence))
+        preparation = Preparation(self.fill_hands, self.augment, self.normalize)
+        return preparation(sample.key, keypoints, (sample.meta["width"], sample.meta["height"]))

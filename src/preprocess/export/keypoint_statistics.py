@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.errors import RunError
-from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS, Layout
+from datamodules.samples.keypoint_layouts import PARTS
 from datamodules.samples.keypoints import KeypointSample
 
 
@@ -72,26 +71,10 @@ class KeypointStatistics:
         return {"x": [low[0], high[0]], "y": [low[1], high[1]]}
 
 
-def layout_of(sample: KeypointSample) -> Layout:
-    """Return the layout that the json of `sample` names.
-
-    Raises:
-        RunError: there is no such layout, or the arrays do not have its shape.
-    """
-    number, num_frames = sample.meta.get("layout"), len(sample.keypoints)
-    layout = LAYOUTS.get(number) if isinstance(number, int) else None
-    if layout is None:
-        raise RunError(f"{sample.key} has the layout {number!r}; known are {', '.join(map(str, LAYOUTS))}")
-    shapes = (sample.keypoints.shape, sample.presence.shape)
-    if shapes != ((num_frames, number, 3), (num_frames, len(PARTS))):
-        raise RunError(f"{sample.key}: keypoints and presence have shapes {shapes}, not those of layout {number}")
-    return layout
-
-
 def parts_of(sample: KeypointSample) -> dict[str, NDArray[np.float32]]:
     """Return float32 [T, n, 3], x, y, z in px, of each part, in the order of the sample's layout.
 
     Raises:
-        RunError: see `layout_of`.
+        RunError: see `KeypointSample.layout`.
     """
-    return {name: sample.keypoints[:, points] for name, points in layout_of(sample).part_slices.items()}
+    return {name: sample.keypoints[:, points] for name, points in sample.layout.part_slices.items()}

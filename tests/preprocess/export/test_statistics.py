@@ -8,7 +8,7 @@ import pytest
 from datamodules.errors import RunError
 from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSample
-from preprocess.export.keypoint_statistics import KeypointStatistics, layout_of, parts_of
+from preprocess.export.keypoint_statistics import KeypointStatistics, parts_of
 from preprocess.export.statistics import counts
 from support.keypoint_runs import PART_SLICES, PRESENCE_COLUMNS, REASON, MadeItems, made_samples, make_run
 
@@ -79,4 +79,4 @@ def test_a_layout_that_is_not_the_samples_fails(layout: int | None, message: str
     sample.key, sample.meta["layout"] = "a", layout
 
     with pytest.raises(RunError, match=message):
-        layout_of(sample)
+        _ = sample.layout

@@ -33,7 +33,7 @@ from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.export.destination import whole_folder
 from preprocess.export.image_tree import create
 from preprocess.export.json_text import as_json
-from preprocess.export.keypoint_statistics import KeypointStatistics, layout_of, parts_of
+from preprocess.export.keypoint_statistics import KeypointStatistics, parts_of
 from preprocess.export.source import Source
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _encoded(sample: KeypointSample, fps: float | None) -> bytes:
     rate = sample.meta["fps"] or fps
     if rate is None:
         raise ConfigError(f"{sample.key} has no frame rate, as its frames are images. Give it with --fps")
-    parts = sorted(layout_of(sample).parts, key=lambda part: PARTS.index(part.name))  # in pose-format's order
+    parts = sorted(sample.layout.parts, key=lambda part: PARTS.index(part.name))  # in pose-format's order
     points, confidences = [], []
     for part in parts:
         points.append(parts_of(sample)[part.name] / np.array([1, 1, sample.meta["width"]], np.float32))

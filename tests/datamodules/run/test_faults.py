@@ -21,8 +21,8 @@ from support.run_paths import path_of
 from support.runs import finish, make_run, tars, work
 
 ITEMS, PER_SHARD = 4, 2
-# by default every fifth call, with another offset for kills than for errors; all calls take 71 s and are marked slow
-STEPS = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+# by default every tenth call, with another offset for kills than for errors; all calls take 71 s and are marked slow
+STEPS = pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.slow)])
 KILLS = pytest.mark.parametrize("is_kill", [True, False], ids=["kill", "error"])
 EXPLAINED = ("EnvironmentFailure", "RunError", "OSError", "FileNotFoundError")
 
@@ -131,7 +131,7 @@ def test_a_run_with_a_fault_at_any_call_resumes_to_the_same_bytes(tmp_path: Path
 
 
 def test_a_run_with_faults_at_two_calls_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    in_forker(fault_at_pairs_of_calls, tmp_path, 30)
+    in_forker(fault_at_pairs_of_calls, tmp_path, 12)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from datamodules.errors import ConfigError, RunError
 from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS, Layout
 
 Normalization = Literal["none", "shoulders"]
-Bools = NDArray[np.bool_]
+_Bools = NDArray[np.bool_]
 
 _HANDS = [PARTS.index("left_hand"), PARTS.index("right_hand")]
 _POSE = PARTS.index("pose")
@@ -86,17 +86,17 @@ class Keypoints:
 
     layout: Layout
     points: NDArray[np.float32]
-    presence: Bools
+    presence: _Bools
     visibility: NDArray[np.float32]
-    filled: Bools
+    filled: _Bools
 
     def __len__(self) -> int:
         return len(self.points)
 
     @property
-    def known(self) -> Bools:
+    def known(self) -> _Bools:
         """Bool [T, K], whether a keypoint was found or is interpolated."""
-        known: Bools = (self.presence | self.filled)[:, self.layout.part_columns]
+        known: _Bools = (self.presence | self.filled)[:, self.layout.part_columns]
         return known
 
 

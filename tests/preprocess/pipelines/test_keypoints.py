@@ -21,11 +21,12 @@ from datamodules.samples.keypoint_layouts import FACE_68, LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
+from preprocess.holistic.frame_results import HolisticBatches, point_order, results_of
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.integrity import coverage
 from preprocess.mediapipe_graph import Landmarks
-from preprocess.pipelines.keypoints import HolisticBatches, Keypoints, point_order, results_of
+from preprocess.pipelines.keypoints import Keypoints
 from support.keypoint_runs import PART_SLICES
 from support.model_wheels import hide_models, make_wheel
 from support.undeclared_fields import undeclared_fields

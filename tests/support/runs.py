@@ -166,7 +166,7 @@ class Clock:
         return self.now
 
 
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
     """Wait until `condition()` is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -58,7 +58,7 @@ class GeneratedItems(Corpus):
     def items(self) -> Iterator[Item]:
         """Yield the items."""
         frames = tuple(f"images{number:04d}.png" for number in range(1, self.num_frames + 1))
-        meta = {"signer": "Signer01", "glosses": "MORGEN REGEN MOEGLICH", "translation": "morgen kann es regnen"}
+        meta = {"signer": "Signer01", "glosses": "MORGEN REGEN MOEGLICH", "text": "morgen kann es regnen"}
         for number in range(self.num_items):
             name = f"{number // 1000:04d}/video{number:07d}"
             cost = (1 << 20) + number * 2654435761 % 99991  # any size and any time

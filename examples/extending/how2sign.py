@@ -10,7 +10,7 @@
 | SENTENCE_NAME   | unique; it becomes the item's key                                          |
 | START_REALIGNED | first second of the sentence in the video                                  |
 | END_REALIGNED   | second at which the sentence has ended                                     |
-| SENTENCE        | the English text; the samples have it as `translation`                     |
+| SENTENCE        | the English text; the samples have it as `text`                            |
 
 The columns are separated by tabs.
 """
@@ -72,7 +72,7 @@ class How2Sign(Corpus):
                 cost=facts.num_bytes,
                 modified=facts.modified,
                 version=facts.version,
-                meta={"translation": as_text("SENTENCE", row.values["SENTENCE"])},
+                meta={"text": as_text("SENTENCE", row.values["SENTENCE"])},
             )
         except CorpusError as error:
             return faulty_row(row.where, error, key, self.split, path)

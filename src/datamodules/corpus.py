@@ -14,7 +14,7 @@
 | modified | float or None, s      | newest modification time of its files, since the epoch; None: not known           |
 | version  | str or None           | ETag of its object in an object store; of several, a hash of theirs; None: of     |
 |          |                       | files, or not known                                                               |
-| meta     | JSON-able dict        | what the corpus knows about it: glosses, transcript, prompt                       |
+| meta     | JSON-able dict        | what the corpus knows about it: text, glosses, prompt                       |
 | problem  | str or None           | why the item cannot be used, found by the listing; it becomes a failure row of    |
 |          |                       | the class `listing`, and none of its files is opened                              |
 """

@@ -43,7 +43,7 @@ def clip(key: str, number: int) -> ClipSample:
     tokens = np.zeros(77, np.int64)
     tokens[:3] = 49406, 100 + number, 49407
     frames = raw_frames([np.full((16, 24, 3), colour(number), np.uint8)] * 16)
-    return ClipSample(key, frames, tokens, {"transcript": f"colour {number}", "num_frames": 16})
+    return ClipSample(key, frames, tokens, {"text": f"colour {number}", "num_frames": 16})
 
 
 def caption(key: str, number: int) -> CaptionSample:

@@ -19,7 +19,7 @@ from datamodules.run.result import Result
 from datamodules.samples.clips import ClipSample, ClipSamples, raw_frames
 from support.video_files import Kind, write
 
-REASON = "its transcript is empty"
+REASON = "its text is empty"
 MERGES = ["c o", "co w</w>", "m i", "mi l", "mil k</w>"]
 CLIPS = {"samples": {"class_path": "datamodules.samples.clips.ClipSamples"}}
 
@@ -64,7 +64,7 @@ def made_clip(item: Item, num_frames: int = 16, with_tokens: bool = True) -> Cli
 
 
 class ClipItems(Corpus):
-    """`items_per_split` videos, whose `vid` is no safe name; every second has sizes, and its transcript is long."""
+    """`items_per_split` videos, whose `vid` is no safe name; every second has sizes, and its text is long."""
 
     def __init__(self, items_per_split: dict[str, int], root: str = "/clips", **meta: Any) -> None:
         self.root, self.items_per_split, self._meta = root, items_per_split, meta
@@ -73,7 +73,7 @@ class ClipItems(Corpus):
         for split, num_items in self.items_per_split.items():
             for number in range(num_items):
                 meta = {
-                    "vid": f"../{split}.é/{number}", "transcript": f"milk the cow, {number}", "begin_time": 1.5,
+                    "vid": f"../{split}.é/{number}", "text": f"milk the cow, {number}", "begin_time": 1.5,
                     "end_time": 4.0 + number, "duration": 2.5 + number, "size": [0.25, 0.5] if number % 2 else None,
                 }  # fmt: skip
                 yield Item(f"{split}/v{number}", split, f"{split} {number}.mp4", cost=10, meta={**meta, **self._meta})

@@ -45,7 +45,7 @@ class MadeItems(Corpus):
                 name = f"{self.prefix}{i}"
                 frames = () if self.videos else tuple(f"images{frame:04d}.png" for frame in range(1, 2 + i % 4))
                 path = f"{split}/{name}.mp4" if self.videos else f"features/{split}/{name}"
-                yield Item(f"{split}/{name}", split, path, frames, cost=10, meta={"name": name, **self.meta})
+                yield Item(f"{split}/{name}", split, path, frames, cost=10, meta={"sentence_id": name, **self.meta})
 
 
 def make_run(

@@ -5,7 +5,7 @@
 | meta of an item | in older files   | meaning                                                          |
 |-----------------|------------------|------------------------------------------------------------------|
 | vid             |                  | name of the pair                                                 |
-| transcript      | transcript clip  | what is said                                                     |
+| text            | transcript clip  | `transcript` of the file: what is said                           |
 | begin_time      | begin position   | s, where the clip starts in the original video                   |
 | end_time        | end position     | s                                                                |
 | duration        |                  | s                                                                |

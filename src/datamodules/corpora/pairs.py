@@ -2,7 +2,7 @@
 
 | meta of an item | meaning                                                                                       |
 |-----------------|-----------------------------------------------------------------------------------------------|
-| transcript      | the text; "" where the row has none, which fails the item if the pipeline needs a text        |
+| text            | the text; "" where the row has none, which fails the item if the pipeline needs a text        |
 | others          | the other columns, or those of `Columns.meta`, by name, unchanged; without the video          |
 
 A video that is missing, a malformed row and wrong values (a time that is not a number, a path that leads out of the
@@ -186,10 +186,10 @@ class Pairs(Corpus):
         columns = self._columns
         names = row if columns.meta is None else columns.meta
         meta = as_meta({name: row.get(name) for name in names if name not in (columns.video, columns.text)})
-        if "transcript" in meta:
-            raise CorpusError(f"it has a 'transcript' besides the text {columns.text!r}: leave it out of columns.meta")
+        if "text" in meta:
+            raise CorpusError(f"it has a 'text' besides the text {columns.text!r}: leave it out of columns.meta")
         text = row[columns.text]
-        return {"transcript": "" if text is None else as_text(columns.text, text), **meta}
+        return {"text": "" if text is None else as_text(columns.text, text), **meta}
 
     def _item(self, number: int, row: Row) -> Item:
         """Return the item of a row, or its failure."""

@@ -4,12 +4,13 @@ Expected below `root`: `features/fullFrame-210x260px/{split}/{name}/images0001.p
 `annotations/manual/PHOENIX-2014-T.{split}.corpus.csv`, whose columns `name|video|start|end|speaker|orth|translation`
 are separated by `|`. The `video` column is not used: it names a folder `1/` that does not exist.
 
-| meta of an item    | meaning                                                                 |
-|--------------------|-------------------------------------------------------------------------|
-| name               | of the sentence                                                         |
-| signer             | `Signer01` …                                                            |
-| glosses            | `orth`: the signs, in capitals                                          |
-| translation        | spoken German                                                           |
+| meta of an item    | meaning                                                                  |
+|--------------------|--------------------------------------------------------------------------|
+| sentence_id        | `name`: of the sentence                                                  |
+| text               | `translation`: spoken German                                             |
+| glosses            | `orth`: the signs, in capitals                                           |
+| signer             | `speaker`: `Signer01` …                                                  |
+| language           | `gsg`, German Sign Language                                              |
 | num_missing_frames | int: how many numbers the names of the frames leave out; they start at 1 |
 """
 
@@ -121,10 +122,11 @@ class Phoenix2014T(Corpus):
             modified=modified,
             version=version,
             meta={
-                "name": name,
-                "signer": row["speaker"],
+                "sentence_id": name,
+                "text": row["translation"],
                 "glosses": row["orth"],
-                "translation": row["translation"],
+                "signer": row["speaker"],
+                "language": "gsg",
                 "num_missing_frames": num_missing,
             },
             problem=problem,

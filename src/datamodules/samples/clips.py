@@ -38,13 +38,14 @@ from datamodules.samples.columns import Column, span
 from datamodules.samples.drawing import MAX_FRAMES, Image, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
 from datamodules.samples.metrics import Metric
+from datamodules.samples.sentence_fields import SENTENCE_FIELDS
 
 Dtype = Literal["uint8", "float32"]
 
 FIELDS = (
     Field("path", pa.string(), "of the video; relative to the corpus root"),
     Field("vid", pa.string(), "CLIP4MC: name of the pair", of_corpus=True),
-    Field("transcript", pa.string(), "the text", of_corpus=True),
+    *SENTENCE_FIELDS,
     Field("begin_time", pa.float64(), "where the corpus says that the clip begins in its video", "s", of_corpus=True),
     Field("end_time", pa.float64(), "where it ends", "s", of_corpus=True),
     Field("duration", pa.float64(), "as the corpus says", "s", of_corpus=True),
@@ -176,7 +177,7 @@ class ClipSamples(SampleKind[ClipSample]):
             frames=at_rate((resized(frame, size) for frame in shown), _FPS),
             num_frames=len(shown),
             size=size,
-            facts=[*facts, str(sample.meta.get("transcript") or "")],
+            facts=[*facts, str(sample.meta.get("text") or "")],
         )
 
     def collate(self, samples: Sequence[ClipSample]) -> dict[str, Any]:
@@ -204,7 +205,7 @@ class ClipSamples(SampleKind[ClipSample]):
         batch["sizes_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
         return {
             **batch,
-            "text": [sample.meta.get("transcript") or "" for sample in samples],
+            "text": [sample.meta.get("text") or "" for sample in samples],
             "key": [sample.key for sample in samples],
             "meta": [sample.meta for sample in samples],
         }

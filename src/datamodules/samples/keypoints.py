@@ -28,16 +28,14 @@ from datamodules.samples.fields import Field, decode_json, encode_json
 from datamodules.samples.keypoint_layouts import LAYOUTS, PARTS, Layout
 from datamodules.samples.keypoint_metrics import METRICS
 from datamodules.samples.keypoint_preparation import Augmentation, Keypoints, Normalization, Preparation
+from datamodules.samples.sentence_fields import SENTENCE_FIELDS
 
 Points = Literal["all", "reduced"]
 
 FIELDS = (
     Field("path", pa.string(), "of the video, or the folder of the frames; relative to the corpus root"),
     Field("frames", pa.list_(pa.string()), "file names in that folder; empty for a video"),
-    Field("name", pa.string(), "PHOENIX: of the sentence", of_corpus=True),
-    Field("signer", pa.string(), "PHOENIX: `Signer01` …", of_corpus=True),
-    Field("glosses", pa.string(), "PHOENIX: the signs, in capitals", of_corpus=True),
-    Field("translation", pa.string(), "PHOENIX: spoken German", of_corpus=True),
+    *SENTENCE_FIELDS,
     Field("num_missing_frames", pa.int32(), "PHOENIX: gaps in the numbering of the frames", of_corpus=True),
     Field("layout", pa.int32(), "K, the number of keypoints: 143, 75, 543 or 553"),
     Field("width", pa.int32(), "of the frames", "px"),

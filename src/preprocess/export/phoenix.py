@@ -72,7 +72,7 @@ class FrameNames:
         Raises:
             RunError: it names more or fewer frames than it has keypoints for.
         """
-        video_id, paths = str(sample.meta.get("name") or sample.key), _image_paths(sample)
+        video_id, paths = str(sample.meta.get("sentence_id") or sample.key), _image_paths(sample)
         self.longest_id = max(self.longest_id, len(video_id))
         self.longest_path = max(self.longest_path, *map(len, paths), 0)
         print(json.dumps([video_id, paths]), file=self._file)

@@ -108,10 +108,10 @@ class Clips(Extractor):
         """
         if item.frames:
             raise ExtractError(f"{item.path} is not a video, which clips need")
-        if self.tokenizer or "transcript" in item.meta:
-            _require_transcript(item)
-        if self.tokenizer and not self.tokenizer.clean(item.meta["transcript"]).strip():
-            raise ExtractError("its transcript is empty after cleaning. Set --model.text_cleaning none to keep it")
+        if self.tokenizer or "text" in item.meta:
+            _require_text(item)
+        if self.tokenizer and not self.tokenizer.clean(item.meta["text"]).strip():
+            raise ExtractError("its text is empty after cleaning. Set --model.text_cleaning none to keep it")
         super().validate(item)
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> ClipSample:
@@ -120,7 +120,7 @@ class Clips(Extractor):
         meta = {**item.meta, "path": item.path, **_video_fields(summary)}
         tokens = None
         if self.tokenizer:
-            tokens, meta["num_tokens"] = self.tokenizer(item.meta["transcript"])
+            tokens, meta["num_tokens"] = self.tokenizer(item.meta["text"])
             meta["truncated"] = meta["num_tokens"] > NUM_TOKENS
         return ClipSample(item.key, store(results), tokens, meta)
 
@@ -136,15 +136,15 @@ def _video_fields(summary: ItemSummary) -> dict[str, Any]:
     }
 
 
-def _require_transcript(item: Item) -> None:
+def _require_text(item: Item) -> None:
     """Raise ExtractError unless `item` has a text that can be tokenized and stored as UTF-8."""
-    if "transcript" not in item.meta:
-        raise ExtractError("its corpus gives no transcript. Set --model.tokenizer null for clips without text")
-    text = item.meta["transcript"]
+    if "text" not in item.meta:
+        raise ExtractError("its corpus gives no text. Set --model.tokenizer null for clips without text")
+    text = item.meta["text"]
     if not isinstance(text, str) or not text.strip():
-        raise ExtractError("its transcript is empty")
+        raise ExtractError("its text is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ExtractError("its transcript has a lone surrogate, which UTF-8 cannot store")
+        raise ExtractError("its text has a lone surrogate, which UTF-8 cannot store")
 
 
 class JpegTransform:

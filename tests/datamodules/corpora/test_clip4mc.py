@@ -55,20 +55,20 @@ def test_older_and_newer_keys_give_the_same_items(clips: Path, spelling: tuple[s
     assert (item.key, item.split, item.path, item.cost) == ("v1", "train", "v1.mp4", 6)
     assert (item.start_seconds, item.stop_seconds) == (None, None)
     assert item.meta == {
-        "vid": "v1", "transcript": "dig down", "begin_time": 12.0, "end_time": 20.5, "duration": 8.5,
+        "vid": "v1", "text": "dig down", "begin_time": 12.0, "end_time": 20.5, "duration": 8.5,
         "size": [0.1, 0.25],
     }  # fmt: skip
 
 
 def test_rows_may_mix_older_and_newer_keys_and_the_newer_wins(clips: Path) -> None:
     rows = [row(), row("v2", spelling=OLDER), {**row("v3"), "transcript clip": "older"}]
-    assert [item.meta["transcript"] for item in corpus(clips, rows).items()] == ["dig down"] * 3
+    assert [item.meta["text"] for item in corpus(clips, rows).items()] == ["dig down"] * 3
 
 
 def test_fields_that_a_row_lacks_are_null(clips: Path) -> None:
     [item] = corpus(clips, [{"vid": 7, "clip_path": "v1.mp4", "transcript": "x"}]).items()
     assert item.meta == {
-        "vid": "7", "transcript": "x", "begin_time": None, "end_time": None, "duration": None, "size": None
+        "vid": "7", "text": "x", "begin_time": None, "end_time": None, "duration": None, "size": None
     }  # fmt: skip
 
 

@@ -50,9 +50,9 @@ def test_pairs_come_in_the_order_of_the_list_with_their_meta(root: Path) -> None
     modified = [(root / name).stat().st_mtime for name in ("b c.mp4", "sub/ü.mp4")]
     assert items == [
         Item("z", "train", "b c.mp4", cost=7, modified=modified[0],
-             meta={"transcript": "grün", "id": "z", "tags": ["x", {"y": None}]}),
+             meta={"text": "grün", "id": "z", "tags": ["x", {"y": None}]}),
         Item("é/1%2E2", "train", "sub/ü.mp4", cost=9, modified=modified[1],
-             meta={"transcript": "two", "id": "é/1.2"}),
+             meta={"text": "two", "id": "é/1.2"}),
     ]  # fmt: skip
     assert items == list(pairs(root, rows).items())
 
@@ -62,7 +62,7 @@ def test_columns_are_found_by_their_configured_names(root: Path) -> None:
     columns = Columns(video="clip", text="caption", id="key", start="from", stop="to", meta=["y", "to"])
     [item] = Pairs(str(root), str(root.parent / "list.csv"), columns).items()
     assert (item.key, item.path, item.start_seconds, item.stop_seconds) == ("k", "a.mp4", 0.5, 2.0)
-    assert item.meta == {"transcript": "hi", "y": "4", "to": "2"}
+    assert item.meta == {"text": "hi", "y": "4", "to": "2"}
 
 
 def test_no_row_after_max_items_is_read(root: Path) -> None:
@@ -79,7 +79,7 @@ def test_without_ids_keys_are_the_numbers_of_the_rows(root: Path) -> None:
         root, [{"video": "a.mp4", "text": "one"}, {"video": "a.mp4", "text": "two"}], columns=Columns(id=None)
     )
     assert [(item.key, item.meta) for item in corpus.items()] == [
-        ("00000001", {"transcript": "one"}), ("00000002", {"transcript": "two"})
+        ("00000001", {"text": "one"}), ("00000002", {"text": "two"})
     ]  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def test_quotes_in_a_tsv_are_text_by_default(root: Path) -> None:
     path = root.parent / "list.tsv"
     path.write_text('id\tvideo\ttext\na\ta.mp4\t"So there.\nb\ta.mp4\tThat ought to do it."\n')
     items = list(Pairs(str(root), str(path)).items())
-    assert [item.meta["transcript"] for item in items] == ['"So there.', 'That ought to do it."']
+    assert [item.meta["text"] for item in items] == ['"So there.', 'That ought to do it."']
     with pytest.raises(CorpusError, match="has a line break"):
         list(Pairs(str(root), str(path), quoting="csv").items())
     with pytest.raises(ConfigError, match=r"--data\.quoting excel: choose from auto, none, csv"):
@@ -112,9 +112,9 @@ def test_an_absolute_path_below_the_root_becomes_relative(root: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("text", ["", None, float("nan"), "nan", "NaN"])
-def test_a_row_without_text_is_listed_with_an_empty_transcript(root: Path, text: str | float | None) -> None:
+def test_a_row_without_text_is_listed_with_an_empty_text(root: Path, text: str | float | None) -> None:
     [item] = pairs(root, [row("a", text=text)]).items()
-    assert item.meta["transcript"] == ""
+    assert item.meta["text"] == ""
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(1.5, 1.5), ("00:01:02.5", 62.5), (None, None)])
@@ -158,7 +158,6 @@ BAD_ROWS = [
     (row("b", video="a\0.mp4"), r"'a\\x00\.mp4' cannot be used as a path: .*null (byte|character)"),
     (row("b", video="a\ud800.mp4"), "cannot be used as a path: .*surrogates not allowed"),
     (row("b", video="a" * 256), "cannot be read: File name too long"),
-    (row("b", transcript="x"), "it has a 'transcript' besides the text 'text'"),
     (row("b", **{"x\ud83d": 1}), r"its field 'x\\ud83d' has a lone surrogate in its name: rename it"),
 ]
 
@@ -201,14 +200,14 @@ def test_the_split_is_read_from_a_column(root: Path) -> None:
     rows = [row("a", split="test"), row("b", split="train"), row("c", split=2)]
     items = list(pairs(root, rows, split=Split("column")).items())
     assert [item.split for item in items] == ["test", "train", "2"]
-    assert items[0].meta == {"transcript": "hello", "id": "a", "split": "test"}
+    assert items[0].meta == {"text": "hello", "id": "a", "split": "test"}
 
 
 def test_the_split_column_of_a_parquet_file_is_read_even_if_it_is_not_meta(root: Path) -> None:
     table = pa.Table.from_pylist([row("a", split="test", jpg=b"\xff")])
     pq.write_table(table, root.parent / "list.parquet")
     [item] = Pairs(str(root), str(root.parent / "list.parquet"), Columns(meta=[]), Split("column")).items()
-    assert (item.split, item.meta) == ("test", {"transcript": "hello"})
+    assert (item.split, item.meta) == ("test", {"text": "hello"})
 
 
 @pytest.mark.parametrize(("split", "match"), [("a-b", "'a-b' cannot name a split"), (None, "'split' is None")])
@@ -282,3 +281,8 @@ def test_the_fingerprint_has_the_hash_of_the_list_and_not_its_path(root: Path, t
     assert public(corpus)["columns"]["meta"] == ["x"]
     assert public(corpus)["split"]["seed"] == 1
     assert public(pairs(root, [row("b")], columns=Columns(meta=["x"]), split=Split(seed=1))) != public(copy)
+
+
+def test_a_column_named_text_besides_the_text_fails_its_row(root: Path) -> None:
+    problem = fault(pairs(root, [{**row("a"), "caption": "hello"}], columns=Columns(text="caption")))[-1]
+    assert problem.endswith("row 1: it has a 'text' besides the text 'caption': leave it out of columns.meta")

@@ -42,8 +42,8 @@ def test_sentences_come_in_the_order_of_the_table_with_their_frames(tmp_path: Pa
     assert item.frames == ("images0001.png", "images0002.png", "images0003.png")
     assert item.cost == sum((tmp_path / item.path / name).stat().st_size for name in item.frames)
     assert item.meta == {
-        "name": "zwei-02", "signer": "Signer01", "glosses": "MORGEN REGEN", "translation": "morgen „regen“ im süden",
-        "num_missing_frames": 0,
+        "sentence_id": "zwei-02", "text": "morgen „regen“ im süden", "glosses": "MORGEN REGEN", "signer": "Signer01",
+        "language": "gsg", "num_missing_frames": 0,
     }  # fmt: skip
     assert items == list(Phoenix2014T(str(tmp_path), ["train", "dev"]).items())
 
@@ -57,7 +57,7 @@ def test_max_items_limits_each_split(tmp_path: Path) -> None:
 
 def test_quotes_in_a_translation_are_text(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", ['a|x|-1|-1|Signer01|"A|"so', "b"])
-    assert next(Phoenix2014T(str(tmp_path), ["dev"]).items()).meta["translation"] == '"so'
+    assert next(Phoenix2014T(str(tmp_path), ["dev"]).items()).meta["text"] == '"so'
 
 
 def test_hidden_files_of_macos_are_not_frames(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_two_frames_with_the_same_number_fail_their_sentence(tmp_path: Path, oth
 def test_a_table_with_a_byte_order_mark_is_read(tmp_path: Path, encoding: str) -> None:
     write_split(tmp_path, "dev", ["a"], encoding=encoding)
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
-    assert (item.key, item.meta["translation"]) == ("dev/a", "morgen „regen“ im süden")
+    assert (item.key, item.meta["text"]) == ("dev/a", "morgen „regen“ im süden")
 
 
 @pytest.mark.parametrize("table", ["", "phoenix-2014-multisigner", "phoenix-2014-signerindependent-SI5"])
@@ -233,7 +233,7 @@ def test_a_name_that_leads_out_of_the_corpus_fails_its_sentence(tmp_path: Path) 
 def test_a_text_may_be_longer_than_the_default_limit_of_the_csv_module(tmp_path: Path) -> None:
     write_split(tmp_path, "dev", [f"a|x|-1|-1|Signer01|A|{'a' * 131_073}"])
     [item] = Phoenix2014T(str(tmp_path), ["dev"]).items()
-    assert (item.problem, len(item.meta["translation"])) == (None, 131_073)
+    assert (item.problem, len(item.meta["text"])) == (None, 131_073)
 
 
 def test_short_rows_below_a_huge_header_fail_fast(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ STORES = {
 
 def make(key: str = "a", store: str = "raw", pictures: Any = PICTURES, tokens: Any = True, **meta: Any) -> ClipSample:
     ids = np.arange(77, dtype=np.int64) if tokens else None
-    return ClipSample(key, STORES[store](pictures), ids, {"transcript": "Kühe", "size": None, **meta})
+    return ClipSample(key, STORES[store](pictures), ids, {"text": "Kühe", "size": None, **meta})
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -98,7 +98,7 @@ def test_a_stock_webdataset_reader_decodes_arrays_and_jpegs(tmp_path: Path) -> N
             tar.write({"__key__": "train/a", **ClipSamples().encode(make(store=store, pictures=SMOOTH))})
     [raw] = list(webdataset.WebDataset(str(tmp_path / "raw.tar"), shardshuffle=False).decode("rgb8"))
     [jpegs] = list(webdataset.WebDataset(str(tmp_path / "jpeg.tar"), shardshuffle=False).decode("rgb8"))
-    assert (raw["__key__"], raw["json"]["transcript"], raw["tokens.npy"].tolist()) == ("train/a", "Kühe", [*range(77)])
+    assert (raw["__key__"], raw["json"]["text"], raw["tokens.npy"].tolist()) == ("train/a", "Kühe", [*range(77)])
     np.testing.assert_array_equal(raw["frames.npy"], np.stack(SMOOTH))
     assert [jpegs[f"{k:03d}.jpg"].shape for k in range(12)] == [(32, 48, 3)] * 12
 

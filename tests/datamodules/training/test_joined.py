@@ -74,10 +74,10 @@ def test_runs_are_joined_on_a_field_of_their_corpora(tmp_path: Path, shards: dic
     runs = {"small": shards["small"], "large": tmp_path}
     with pytest.raises(RunError, match=r"have the same key: small has 'train/v0', large has 'train/clip0'"):
         batches_of(runs)
-    with pytest.raises(ConfigError, match=r"on='video' is not a field,.*run small .* are glosses, name, signer"):
+    with pytest.raises(ConfigError, match=r"on='video' is not a field,.*run small .* are glosses, sentence_id, signer"):
         batches_of(runs, on="video")
-    make_run(tmp_path / "named", MadeItems({"train": 4}, prefix="clip", meta={"name": "v3"}), layout=75)
-    [batch] = batches_of({"small": shards["small"], "large": tmp_path / "named"}, on="name", batch_size=9)
+    make_run(tmp_path / "named", MadeItems({"train": 4}, prefix="clip", meta={"sentence_id": "v3"}), layout=75)
+    [batch] = batches_of({"small": shards["small"], "large": tmp_path / "named"}, on="sentence_id", batch_size=9)
     assert batch["key"] == ["v3"] * 4
     assert batch["small"]["key"] == ["train/v3"] * 4
     assert sorted(batch["large"]["key"]) == [f"train/clip{number}" for number in range(4)]
@@ -137,4 +137,4 @@ def test_names_that_batches_have_of_their_own_are_refused(shards: dict[str, Path
     with pytest.raises(ConfigError, match="shards is empty"):
         data_of({}).setup("fit")
     with pytest.raises(ConfigError, match="on and join have no effect"):
-        FramesDataModule(shards=shards["small"], samples=KeypointSamples(), on="name").setup("fit")
+        FramesDataModule(shards=shards["small"], samples=KeypointSamples(), on="sentence_id").setup("fit")

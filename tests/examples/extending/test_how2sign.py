@@ -39,7 +39,7 @@ def test_each_sentence_becomes_the_frames_of_its_part_of_the_video(options: list
     samples = [ClipSamples().decode(key, files) for key, files in CommittedSamples(run, "train")]
     frames = {sample.key: [number_in(frame) for frame in sample.frames] for sample in samples}
     assert frames == {"long_0": [10, 19], "long_1": [30, 49]}
-    assert [sample.meta["translation"] for sample in samples] == ["Hello.", 'He said: "Hi."']
+    assert [sample.meta["text"] for sample in samples] == ["Hello.", 'He said: "Hi."']
     reasons = {failure.item.key: failure.reason for failure in failures(run)}
     assert reasons == {
         "long_2": f"{tmp_path}/train.tsv, line 4: the sentence goes from 2.0 s to 1.0 s",

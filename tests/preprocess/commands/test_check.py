@@ -65,11 +65,11 @@ def test_check_reports_the_items_that_a_run_fails(
     assert main(["check", *options, "--json"]) == 1
     quick = reported_failures(capfd)
     assert {key: reason[:60] for key, reason in quick.items()} == {
-        "v3": "its transcript is empty",
+        "v3": "its text is empty",
         "v4": "short.mp4: it has 12 frames, and 16 are requested",
         "v5": quick["v5"][:60],
         "v6": "missing.mp4 is missing",
-        "v7": "its transcript has a lone surrogate, which UTF-8 cannot store"[:60],
+        "v7": "its text has a lone surrogate, which UTF-8 cannot store"[:60],
         "v8": f"{tmp_path}/pairs.json, row 9: 'transcript' is 3, and not text"[:60],
     }
     assert "of the 30 frames that it promises: it was cut off" in quick["v5"]

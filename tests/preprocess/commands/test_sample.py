@@ -31,10 +31,11 @@ def test_phoenix_lists_six_two_and_two_sentences(items: list[Item]) -> None:
     assert all(item.frames == tuple(f"images{n:04d}.png" for n in range(1, 5)) for item in items)
     assert items[0].key == "train/demo_hopper_train-1"
     assert items[0].meta == {
-        "name": "demo_hopper_train-1",
-        "signer": "Signer01",
+        "sentence_id": "demo_hopper_train-1",
+        "text": "der wind weht erst nach westen und dann nach norden",
         "glosses": "WEST NORD",
-        "translation": "der wind weht erst nach westen und dann nach norden",
+        "signer": "Signer01",
+        "language": "gsg",
         "num_missing_frames": 0,
     }
 

@@ -87,7 +87,7 @@ def test_the_json_describes_the_pair_and_the_video(shards: Path) -> None:
     first = samples(shards)[0].meta
     assert first.pop("pts_seconds") == pytest.approx([0.04 * number for number in EVENLY])
     assert first == {
-        "vid": "a", "transcript": "Milk the  COW!", "begin_time": 1.0, "end_time": 2.6, "duration": 1.6, "size": [],
+        "vid": "a", "text": "Milk the  COW!", "begin_time": 1.0, "end_time": 2.6, "duration": 1.6, "size": [],
         "path": "a.mp4", "width": 128, "height": 96, "pixel_aspect_ratio": 1.0, "fps": 25.0, "num_frames": 40,
         "num_skipped_frames": 0, "codec": "h264", "backends": ["pyav"], "num_tokens": 8, "truncated": False,
     }  # fmt: skip
@@ -99,7 +99,7 @@ def test_tokens_are_those_of_transformers_padded_with_0(shards: Path, tokenizer:
         ids = peer(text, truncation=True, max_length=77)["input_ids"]
         assert sample.tokens is not None
         assert (sample.tokens.dtype, sample.tokens.tolist()) == (np.dtype(np.int64), ids + [0] * (77 - len(ids)))
-        assert sample.meta["transcript"] == text
+        assert sample.meta["text"] == text
     assert [s.meta["truncated"] for s in samples(shards)] == [False, True, False]
     assert samples(shards)[1].meta["num_tokens"] == len(peer.tokenize(LONG)) + 2
 
@@ -119,7 +119,7 @@ def test_frames_are_stored_as_asked(corpus: Path, shards: Path, tmp_path: Path, 
         assert numbers(list(sample.frames)) == EVENLY
         assert np.abs(sample.frames.astype(int) - raw.frames).mean() < 4
         assert "num_tokens" not in sample.meta
-        assert sample.meta["transcript"] == raw.meta["transcript"]
+        assert sample.meta["text"] == raw.meta["text"]
 
 
 def test_an_empty_text_fails_its_pair_alone(tokenizer: Path, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_an_empty_text_fails_its_pair_alone(tokenizer: Path, tmp_path: Path) -> 
     assert {
         failure.item.path: (failure.reason, failure.reason_class) for failure in failures(Run(tmp_path / "run"))
     } == {
-        "b.mp4": ("its transcript is empty", "extract"),
-        "c.mp4": ("its transcript is empty", "extract"),
+        "b.mp4": ("its text is empty", "extract"),
+        "c.mp4": ("its text is empty", "extract"),
     }
 
 
@@ -163,7 +163,7 @@ def test_videos_without_texts_become_clips_whose_fields_have_one_type(tmp_path: 
     sample, other = samples(tmp_path / "run")
     fields = [repr([each.meta[name] for name in ("rate", "note", "tags")]) for each in (sample, other)]
     assert fields == ["[5.0, '7', None]", "[0.5, '\"7\"', ['x']]"]
-    assert (sample.frames.shape, sample.tokens, "transcript" in sample.meta) == ((5, 160, 256, 3), None, False)
+    assert (sample.frames.shape, sample.tokens, "text" in sample.meta) == ((5, 160, 256, 3), None, False)
     assert numbers(list(sample.frames)) == [0, 4, 9, 14, 19]
 
 
@@ -277,9 +277,9 @@ def test_cleaning_changes_the_fingerprint(tokenizer: Path) -> None:
     assert plain.provenance()["tokenizer"] != clean.provenance()["tokenizer"]
     assert clean.provenance()["ftfy"] == version("ftfy")
     assert "ftfy" not in plain.provenance()
-    item = Item("a", "train", "a.mp4", meta={"transcript": "&nbsp;"})
+    item = Item("a", "train", "a.mp4", meta={"text": "&nbsp;"})
     plain.validate(item)
-    with pytest.raises(ExtractError, match="its transcript is empty after cleaning"):
+    with pytest.raises(ExtractError, match="its text is empty after cleaning"):
         clean.validate(item)
 
 
@@ -293,27 +293,27 @@ def test_exactly_77_tokens_are_not_truncated(tokenizer: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (Item("a", "train", "a.mp4"), r"its corpus gives no transcript\. Set --model\.tokenizer null"),
-        (Item("a", "train", "a.mp4", meta={"transcript": " \n"}), "its transcript is empty"),
+        (Item("a", "train", "a.mp4"), r"its corpus gives no text\. Set --model\.tokenizer null"),
+        (Item("a", "train", "a.mp4", meta={"text": " \n"}), "its text is empty"),
         (
-            Item("a", "train", "a.mp4", meta={"transcript": "cow \ud83d"}),
-            "its transcript has a lone surrogate",
+            Item("a", "train", "a.mp4", meta={"text": "cow \ud83d"}),
+            "its text has a lone surrogate",
         ),
-        (Item("a", "train", "a", ("0.png",), meta={"transcript": "cow"}), "a is not a video, which clips need"),
+        (Item("a", "train", "a", ("0.png",), meta={"text": "cow"}), "a is not a video, which clips need"),
         (
-            Item("a", "train", "a.mp4", meta={"transcript": "cow", "width": 3}),
+            Item("a", "train", "a.mp4", meta={"text": "cow", "width": 3}),
             "corpus field 'width' collides with a field",
         ),
         (
-            Item("a", "train", "a.mp4", meta={"transcript": "cow", "begin_time": "00:12"}),
+            Item("a", "train", "a.mp4", meta={"text": "cow", "begin_time": "00:12"}),
             "'begin_time' is '00:12', where a number",
         ),
         (
-            Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": 0.5}),
+            Item("a", "train", "a.mp4", meta={"text": "cow", "size": 0.5}),
             r"'size' is 0\.5, where a list is needed",
         ),
         (
-            Item("a", "train", "a.mp4", meta={"transcript": "cow", "size": ["a"]}),
+            Item("a", "train", "a.mp4", meta={"text": "cow", "size": ["a"]}),
             r"'size' is \['a'\], where a number is",
         ),
     ],
@@ -325,8 +325,8 @@ def test_items_without_text_or_video_are_refused(item: Item, reason: str, tokeni
 
 def test_without_a_tokenizer_a_video_needs_no_text() -> None:
     Clips(tokenizer=None).validate(Item("a", "train", "a.mp4"))
-    with pytest.raises(ExtractError, match="its transcript is empty"):
-        Clips(tokenizer=None).validate(Item("a", "train", "a.mp4", meta={"transcript": ""}))
+    with pytest.raises(ExtractError, match="its text is empty"):
+        Clips(tokenizer=None).validate(Item("a", "train", "a.mp4", meta={"text": ""}))
 
 
 @pytest.mark.parametrize(

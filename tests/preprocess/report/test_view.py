@@ -142,7 +142,7 @@ def test_key_of_a_clip_shows_its_frames_tokens_and_text(tmp_path: Path) -> None:
     size = ["uint8", "[16,", "16,", "24,", "3]", f"{frames.min()}", f"{frames.max()}"]
     assert ["frames.npy", f"{frames.nbytes + 128:,}", *size] in lines
     assert ["tokens.npy", "744", "int64", "[77]", "0", "518"] in lines
-    assert ['"transcript":', '"milk', "the", "cow,", '1",'] in lines
+    assert ['"text":', '"milk', "the", "cow,", '1",'] in lines
     assert ['"…', "16", "in", 'all"'] in lines  # pts_seconds
 
 

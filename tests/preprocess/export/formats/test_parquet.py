@@ -37,7 +37,7 @@ def test_pandas_gives_back_every_sample(tmp_path: Path, layout: int) -> None:
     assert len(frame) == len(samples)
     for row, sample in zip(frame.itertuples(), samples, strict=True):
         assert row.key == sample.key
-        assert (row.name, row.signer, row.glosses) == (sample.meta["name"], "Signer01", "REGEN MÖGLICH")
+        assert (row.sentence_id, row.signer, row.glosses) == (sample.meta["sentence_id"], "Signer01", "REGEN MÖGLICH")
         assert (row.path, row.layout, row.width, row.height) == (sample.meta["path"], layout, 210, 260)
         assert row.num_frames == len(sample.keypoints)
         assert row.keypoints.dtype == np.float32
@@ -47,7 +47,7 @@ def test_pandas_gives_back_every_sample(tmp_path: Path, layout: int) -> None:
 
 
 def test_columns_have_the_types_of_the_table_and_only_texts_that_the_corpus_gives(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", MadeItems({"train": 2}, meta={"translation": "regen möglich", "weight": 3}, videos=True))
+    make_run(tmp_path / "run", MadeItems({"train": 2}, meta={"text": "regen möglich", "weight": 3}, videos=True))
 
     (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
 
@@ -56,8 +56,8 @@ def test_columns_have_the_types_of_the_table_and_only_texts_that_the_corpus_give
         "key": "string",
         "path": "string",
         "frames": "list<element: string>",
-        "name": "string",
-        "translation": "string",
+        "sentence_id": "string",
+        "text": "string",
         "layout": "int32",
         "width": "int32",
         "height": "int32",
@@ -71,9 +71,9 @@ def test_columns_have_the_types_of_the_table_and_only_texts_that_the_corpus_give
         "presence": "list<element: uint8>",
         "visibility": "list<element: float>",
     }
-    assert pq.read_table(path, columns=["fps", "translation"]).to_pylist() == [
-        {"fps": 25.0, "translation": "regen möglich"},
-        {"fps": 25.0, "translation": "regen möglich"},
+    assert pq.read_table(path, columns=["fps", "text"]).to_pylist() == [
+        {"fps": 25.0, "text": "regen möglich"},
+        {"fps": 25.0, "text": "regen möglich"},
     ]
 
 
@@ -91,9 +91,9 @@ def test_numbers_in_columns_of_texts_are_written_as_texts(tmp_path: Path) -> Non
     (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
     assert pq.read_table(path, columns=["signer", "glosses"]).to_pylist() == [{"signer": "5", "glosses": None}]
 
-    make_clip_run(tmp_path / "clips", ClipItems({"train": 1}, vid=7, transcript=None), with_tokens=False)
+    make_clip_run(tmp_path / "clips", ClipItems({"train": 1}, vid=7, text=None), with_tokens=False)
     (path,) = export(tmp_path / "clips", "parquet", tmp_path / "out_clips")
-    assert pq.read_table(path, columns=["vid", "transcript"]).to_pylist() == [{"vid": "7", "transcript": None}]
+    assert pq.read_table(path, columns=["vid", "text"]).to_pylist() == [{"vid": "7", "text": None}]
 
 
 def test_statistics_are_in_the_metadata(tmp_path: Path) -> None:
@@ -150,11 +150,11 @@ def test_pandas_gives_back_all_of_a_clip_but_its_frames(tmp_path: Path) -> None:
     assert len(frame) == len(samples)
     for row, sample in zip(frame.itertuples(), samples, strict=True):
         meta = sample.meta
-        assert (row.key, row.path, row.vid, row.transcript) == (
+        assert (row.key, row.path, row.vid, row.text) == (
             sample.key,
             meta["path"],
             meta["vid"],
-            meta["transcript"],
+            meta["text"],
         )
         assert (row.begin_time, row.end_time, row.duration) == (1.5, meta["end_time"], meta["duration"])
         assert (row.width, row.height, row.fps, row.num_frames, row.codec) == (640, 360, 25.0, 100, "h264")
@@ -167,7 +167,7 @@ def test_pandas_gives_back_all_of_a_clip_but_its_frames(tmp_path: Path) -> None:
 
 def test_columns_of_clips_are_those_that_the_corpus_gives(tmp_path: Path) -> None:
     corpus = ClipItems({"train": 1})
-    bare = [replace(item, meta={"transcript": "cow"}) for item in corpus.items()]
+    bare = [replace(item, meta={"text": "cow"}) for item in corpus.items()]
     make_clip_run(tmp_path / "run", Listed(bare), with_tokens=False)
 
     (path,) = export(tmp_path / "run", "parquet", tmp_path / "out")
@@ -176,7 +176,7 @@ def test_columns_of_clips_are_those_that_the_corpus_gives(tmp_path: Path) -> Non
     assert types == {
         "key": "string",
         "path": "string",
-        "transcript": "string",
+        "text": "string",
         "width": "int32",
         "height": "int32",
         "fps": "double",

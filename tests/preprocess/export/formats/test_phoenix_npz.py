@@ -48,11 +48,11 @@ def test_numpy_load_gives_keypoints_paths_and_ids(tmp_path: Path, layout: int) -
         np.testing.assert_array_equal(arrays["keypoints"], expected_keypoints(samples, layout))
         paths = [f"{s.meta['path']}/{name}" for s in samples for name in s.meta["frames"]]
         assert arrays["image_paths"].tolist() == paths
-        assert arrays["video_ids"].tolist() == [s.meta["name"] for s in samples for _ in s.meta["frames"]]
+        assert arrays["video_ids"].tolist() == [s.meta["sentence_id"] for s in samples for _ in s.meta["frames"]]
 
 
 def test_an_item_without_a_name_is_called_by_its_key(tmp_path: Path) -> None:
-    make_run(tmp_path / "run", MadeItems({"train": 1}, meta={"name": None}))
+    make_run(tmp_path / "run", MadeItems({"train": 1}, meta={"sentence_id": None}))
 
     export(tmp_path / "run", "phoenix-npz", tmp_path / "out")
 

@@ -42,7 +42,7 @@ def expected_content(corpus: MadeItems, layout: int = 143, failed: tuple[str, ..
         content[split] = {
             "keypoints": [frame for sample in samples for frame in expected_frames(sample)],
             "image_paths": [f"{s.meta['path']}/{name}" for s in samples for name in s.meta["frames"]],
-            "video_ids": [s.meta["name"] for s in samples for _ in s.meta["frames"]],
+            "video_ids": [s.meta["sentence_id"] for s in samples for _ in s.meta["frames"]],
         }
     return content
 

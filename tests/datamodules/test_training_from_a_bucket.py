@@ -16,6 +16,7 @@ from datamodules.run.bucket import Bucket
 from datamodules.run.folder import Run
 from datamodules.samples.keypoints import KeypointSamples
 from datamodules.training import read_ahead
+from support.bucket_samples import BucketSamples
 from support.faulty_proxy import Fault, FaultyProxy, faulty_proxy
 from support.keypoint_runs import MadeItems, make_run, retry_made
 from support.run_paths import folder_of
@@ -54,20 +55,9 @@ def bucket(proxy: FaultyProxy, s3: S3Server, shards: Path) -> str:
     return f"s3://{name}/run"
 
 
-class Samples(KeypointSamples):
-    """Gives workers the server's address of their test: the server that forks them may come from an earlier one."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"environment": {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        os.environ.update(state["environment"])
-        self.__init__()  # type: ignore[misc]
-
-
 def data_of(run: Path | str, **options: Any) -> FramesDataModule:
     options = {"num_workers": 0, "batch_size": 4, **options}
-    samples = Samples() if options["num_workers"] else KeypointSamples()
+    samples = BucketSamples() if options["num_workers"] else KeypointSamples()
     return FramesDataModule(shards=run, samples=samples, **options)
 
 
@@ -115,7 +105,7 @@ def test_runs_in_a_bucket_and_a_folder_are_joined_as_runs_in_folders(
     bucket: str, shards: Path, tmp_path: Path, join: Any
 ) -> None:
     make_run(tmp_path, MadeItems({"train": 9}), layout=75)
-    kinds = {"body": Samples(), "face": Samples()}
+    kinds = {"body": BucketSamples(), "face": BucketSamples()}
 
     def batches(body: Any) -> list[Any]:
         data = FramesDataModule(
@@ -132,7 +122,7 @@ def test_runs_in_a_bucket_and_a_folder_are_mixed_as_runs_in_folders(bucket: str,
     make_run(tmp_path, MadeItems({"train": 9}, prefix="other"))
 
     def batches(first: Any) -> list[Any]:
-        data = FramesDataModule(shards=[first, tmp_path], samples=Samples(), num_workers=0, weights=[1, 2])
+        data = FramesDataModule(shards=[first, tmp_path], samples=BucketSamples(), num_workers=0, weights=[1, 2])
         return list(data.train_dataloader())
 
     assert_equal(batches(bucket), batches(shards))

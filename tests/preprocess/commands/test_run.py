@@ -370,15 +370,19 @@ def test_a_signal_ends_the_run_in_order_and_the_same_command_resumes(
     undisturbed: dict[str, str],
     tmp_path: Path,
     no_process_left: None,
+    fork_server: ForkServer,
     number: signal.Signals,
     status: int,
 ) -> None:
     slow = arguments(tmp_path / "run", "--data.num_workers", "1", "--model.seconds_per_frame", "0.03")
-    process = start(preprocess(slow))
-    wait_for(lambda: len(list((tmp_path / "run").glob("*.tar"))) >= 1, process)
-    os.killpg(process.pid, number)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == status, output
+    rank = fork_server.start(slow, tmp_path / "log")
+    while not list((tmp_path / "run").glob("*.tar")):
+        assert fork_server.poll(rank) is None, (tmp_path / "log").read_text()
+        time.sleep(0.05)
+    os.killpg(rank, number)
+    ended = fork_server.wait(rank)
+    output = (tmp_path / "log").read_text()
+    assert ended == status, output
     assert "Traceback" not in output
     assert f"stopped by {number.name}. Finished work is safe" in output
     assert not list((tmp_path / "run" / "work" / "leases").iterdir())
@@ -423,8 +427,9 @@ def test_since_without_extend_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     assert "--since has no effect without --extend" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_grows_with_its_corpus_by_extend(
-    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], num_ranks: int
 ) -> None:
     root, folder = tmp_path / "corpus", tmp_path / "run"
     rng = np.random.default_rng(1)
@@ -437,7 +442,10 @@ def test_a_run_grows_with_its_corpus_by_extend(
 
     for image in range(4, 7):
         _picture(rng, 48).save(root / f"image{image:02d}.png")
-    finish(start(preprocess([*mine, "--extend", "--trainer.devices", "2"])))
+    if num_ranks > 1:
+        finish(start(preprocess([*mine, "--extend", "--trainer.devices", str(num_ranks)])))
+    else:
+        assert main([*mine, "--extend"]) == 0
     run = Run(folder)
     assert (run.plan.num_items, len(run.plan.parts), coverage(run).committed) == (7, 2, 7)
     assert {name: tar for name, tar in tars(folder).items() if name in before} == before

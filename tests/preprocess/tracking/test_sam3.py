@@ -144,7 +144,7 @@ HOT_STARTS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("classes", "config"), [HOT_STARTS[0], pytest.param(*HOT_STARTS[1], marks=pytest.mark.slow), HOT_STARTS[2]]
+    ("classes", "config"), [*(pytest.param(*each, marks=pytest.mark.slow) for each in HOT_STARTS[:2]), HOT_STARTS[2]]
 )
 def test_objects_are_removed_as_by_a_session_over_the_whole_video(
     folder: Path, classes: tuple[str, ...], config: dict[str, Any]

@@ -67,8 +67,8 @@ class FramesDataModule(LightningDataModule):
         on: what samples of joined runs have in common: `key`, or a field of their corpora. Training only.
         join: `inner`: only what all runs have; `outer`: also what some lack, with masks in `present`. Training only.
         reading: how `train_dataloader` reads. `random`: each sample by itself, in a random order of all. `sequential`:
-            whole shards of one run, one after another, for disks that seek slowly and data larger than memory. Training
-            only.
+            whole shards, one after another, for disks that seek slowly and data larger than memory; not for joined
+            runs. Training only.
         shuffle_buffer: number of samples that `sequential` shuffles together, which each worker holds in memory.
             Training only.
         cache_dir: folder on a local disk that keeps whole tars of a run in a bucket; all processes of the machine may

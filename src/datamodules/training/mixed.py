@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.errors import RunError
 from datamodules.training.batches import SampleBatches
-from datamodules.training.sampler import EpochSampler, ReadAheadSampler
+from datamodules.training.sampler import EpochSampler, ReadAheadSampler, continued_passes
 from datamodules.training.splits import RunSplits, TrainingSplits, Use
 
 
@@ -64,30 +66,30 @@ class WeightedSampler(ReadAheadSampler):
         self, dataset: MixedBatches, weights: Sequence[float], batch_size: int, seed: int, num_workers: int
     ) -> None:
         super().__init__(dataset, batch_size, True, seed, num_workers)
-        self._starts = [0, *dataset.ends.tolist()]
-        # rounded so that they add up exactly: each run ends where its share of the whole does
-        ends = np.round(np.cumsum(weights) / np.sum(weights) * len(dataset)).astype(np.int64)
-        self.counts: list[int] = np.diff(ends, prepend=0).tolist()
+        self._ends: list[int] = dataset.ends.tolist()
+        self._counts = shares(weights, len(dataset))
 
     def order(self) -> torch.Tensor:
         """Return the indices of the samples of this epoch, of all ranks, in their order."""
-        drawn = torch.cat([self._drawn(number, count) for number, count in enumerate(self.counts)])
-        return drawn[torch.randperm(len(drawn), generator=torch.Generator().manual_seed(self.seed + self.epoch))]
-
-    def _drawn(self, number: int, count: int) -> torch.Tensor:
-        """Return the next `count` samples of a run: a piece of its endless sequence of shuffled passes."""
-        start, size = self._starts[number], self._starts[number + 1] - self._starts[number]
-        first, last = self.epoch * count, (self.epoch + 1) * count
-        passes = [
-            torch.randperm(size, generator=torch.Generator().manual_seed(self._seed_of(number, index)))
-            for index in range(first // size, -(-last // size))
+        drawn = [
+            start + continued_passes(self.epoch, count, end - start, partial(self._pass, number, end - start))
+            for number, (start, end, count) in enumerate(zip([0, *self._ends], self._ends, self._counts, strict=False))
         ]
-        offset = first - first // size * size
-        drawn = torch.cat([torch.empty(0, dtype=torch.int64), *passes])[offset : offset + count]
-        return torch.add(drawn, start)
+        order = torch.from_numpy(np.concatenate(drawn))
+        return order[torch.randperm(len(order), generator=torch.Generator().manual_seed(self.seed + self.epoch))]
 
-    def _seed_of(self, number: int, index: int) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self.seed} {number} {index}".encode()).digest()[:8], "little") >> 1
+    def _pass(self, number: int, size: int, index: int) -> NDArray[np.int64]:
+        """Return the order of the samples of a run in one of its passes."""
+        seed = int.from_bytes(hashlib.sha256(f"{self.seed} {number} {index}".encode()).digest()[:8], "little") >> 1
+        order: NDArray[np.int64] = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).numpy()
+        return order
+
+
+def shares(weights: Sequence[float], num_samples: int) -> list[int]:
+    """Return how many of the samples of an epoch each run has; they add up exactly."""
+    ends = np.round(np.cumsum(weights) / np.sum(weights) * num_samples).astype(np.int64)
+    counts: list[int] = np.diff(ends, prepend=0).tolist()
+    return counts
 
 
 class MixedSplits(TrainingSplits):
@@ -119,8 +121,11 @@ class MixedSplits(TrainingSplits):
         digest = hashlib.sha256(json.dumps([identities, self._weights and list(self._weights)]).encode())
         return f"{sum(map(len, self.open(use))):,} (digest {digest.hexdigest()[:16]})"
 
-    def batches(self, use: Use, shuffle: bool) -> tuple[MixedBatches, EpochSampler]:
+    def batches(self, use: Use, shuffle: bool) -> tuple[Dataset[dict[str, Any]], EpochSampler]:
         """Return (batches of a split, the order of its samples)."""
+        if shuffle and self._reading == "sequential":
+            sizes = list(map(len, self.open(use)))
+            return self.sequential(self._parts_with(use).values(), use, shares(self._weights or sizes, sum(sizes)))
         batches = MixedBatches([part.dataset(use) for part in self._parts_with(use).values()])
         if self._weights and shuffle:
             return batches, WeightedSampler(batches, self._weights, self._batch_size, self._seed, self._num_workers)

@@ -77,8 +77,10 @@ def splits_of(
         raise ConfigError(f"{join = } must be 'inner' or 'outer'")
     if not is_joined and (on, join) != ("key", "inner"):
         raise ConfigError("on and join have no effect without runs by name in shards. Leave them out")
-    if loading["reading"] == "sequential" and not isinstance(shards, (str, Path)):
-        raise ConfigError("reading='sequential' reads one run. Leave it out where shards has several")
+    if loading["reading"] == "sequential" and is_joined:
+        raise ConfigError(
+            "reading='sequential' cannot join runs, whose shards have their samples in different orders. Leave it out"
+        )
     is_mixed = not is_joined and not isinstance(shards, (str, Path))
     _check_weights(weights, len(runs), is_mixed)
     parts = {}

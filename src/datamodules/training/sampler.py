@@ -2,11 +2,13 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
@@ -101,8 +103,8 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
         num_steps = self.num_steps_left
         if not num_steps:
             return self._num_samples
-        size, num_larger = divmod(self._num_samples - self.start, num_steps)  # the last steps have one sample more
-        return self.start + step * size + max(0, step - (num_steps - num_larger))
+        size, num_larger = divmod(self._num_samples - self.start, num_steps)  # the first steps have one sample more
+        return self.start + step * size + min(step, num_larger)
 
     def order(self) -> torch.Tensor:
         """Return the indices of the samples of this epoch, of all ranks, in their order: int64 [number of samples]."""
@@ -112,10 +114,17 @@ class EpochSampler(DistributedSampler[list[int]], SequentialSampler):
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         order = self.order()
-        for step in range(self.num_steps_left):
-            begin, end = self.position(step), self.position(step + 1)
-            start, stop = (begin + (end - begin) * rank // self.num_replicas for rank in (self.rank, self.rank + 1))
+        for start, stop in self._own_ranges():
             yield order[start:stop].tolist()
+
+    def _own_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield the positions (start, stop) of this rank's batch in the order of the epoch, for each step left."""
+        for step in range(self.num_steps_left):
+            begin, end = EpochSampler.position(self, step), EpochSampler.position(self, step + 1)
+            yield (
+                begin + (end - begin) * self.rank // self.num_replicas,
+                begin + (end - begin) * (self.rank + 1) // self.num_replicas,
+            )
 
     def _num_steps(self, start: int) -> int:
         """Return the number of steps from a position on: as many as `batch_size` requires.
@@ -145,3 +154,24 @@ class ReadAheadSampler(EpochSampler):
             batch = following.popleft()
             following.extend(islice(batches, 1))
             yield batch, following[self._distance - 1] if len(following) == self._distance else []
+
+
+def continued_passes(
+    epoch: int, count: int, size: int, one_pass: Callable[[int], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Return the samples of an epoch of a run that goes through all its samples before one comes again.
+
+    An epoch begins where the one before has ended. With `count` = `size`, it is one pass.
+
+    Args:
+        epoch: number of the epoch.
+        count: number of samples in each epoch.
+        size: number of samples of the run.
+        one_pass: returns the order of the pass with a number: int64 [size].
+
+    Returns:
+        int64 [count], indices of samples.
+    """
+    first = epoch * count
+    passes = [one_pass(number) for number in range(first // size, -(-(first + count) // size))]
+    return np.concatenate([np.empty(0, np.int64), *passes])[first % size :][:count]

@@ -1,224 +1,216 @@
 """Sequential reading: each worker reads whole shards, one after another, through `webdataset`.
 
-The shards of an epoch come in a shuffled order, and the samples of a shuffle buffer, a block of this order, in another.
-Each worker of each rank has a section of the order, so nobody skips samples of others. The tables say which samples a
-section has: counts are exact, and samples that are superseded or excluded are not read.
+The shards of an epoch come in a shuffled order, which is cut into lanes of equal length. A lane is read front to back,
+one shuffle buffer after another, each in a random order. Batches take turns among the lanes, so that the order of an
+epoch is one sequence, of which steps, ranks and workers take their parts as with random access. There are as many lanes
+as the training has workers when it begins: each of them reads a lane of its own. The number of lanes belongs to the
+order and is in its position. So a training that resumes on others has the same order; its workers share lanes.
+
+The tables say which samples a lane has: counts are exact, and samples that are superseded or excluded are not read.
 """
 
 import io
 import tarfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from datamodules.run.reader import CommittedSamples, damaged
 from datamodules.run.remote_tars import RemoteTars
 from datamodules.samples import SampleKind
-from datamodules.training.batches import SampleBatches
 from datamodules.training.read_ahead import neighbours
-from datamodules.training.sampler import EpochSampler
+from datamodules.training.sampler import EpochSampler, continued_passes
 
 _READ_BYTES = 8 << 20  # of samples that follow one another, read at once; a larger sample is read alone
-Section = list[tuple[int, int]]  # ranges (begin, end) of positions in the order of an epoch
 
 
-class SectionBatch(NamedTuple):
+class SequentialBatch(NamedTuple):
     """What a worker gets to know of one batch.
 
     Attributes:
-        size: number of samples, the next of the worker's section.
-        section: with the first batch of a worker: indices of the samples of its section in order, a list per buffer.
+        indices: of the samples of the batch.
+        buffers: the worker's part of each shuffle buffer that begins with this batch, indices of its samples.
+        is_first: whether this is the first batch of the worker in a pass.
     """
 
-    size: int
-    section: list[list[int]] | None
+    indices: list[int]
+    buffers: list[list[int]]
+    is_first: bool
 
 
-class SectionSampler(EpochSampler):
-    """Yields a `SectionBatch` for each batch of one rank. Over all ranks, every sample occurs once an epoch.
+class SequentialSampler(EpochSampler):
+    """Yields a `SequentialBatch` for each batch of one rank. Over all ranks, every sample occurs once an epoch.
 
     Args:
-        committed: the samples.
+        runs: the samples of each run. They have consecutive indices.
+        counts: number of samples of each run in an epoch. A run goes through all its samples before one comes again,
+            see `continued_passes`. Runs are mixed: a batch has samples of each, in a random order.
         batch_size, seed: see `EpochSampler`.
         num_workers: of the DataLoader, which hands batches to its workers in turn.
-        shuffle_buffer: number of samples that are shuffled together.
+        shuffle_buffer: number of samples of a lane that are shuffled together.
 
     Raises:
         ConfigError: see `EpochSampler`.
     """
 
     def __init__(
-        self, committed: CommittedSamples, batch_size: int, seed: int, num_workers: int, shuffle_buffer: int
+        self,
+        runs: Sequence[CommittedSamples],
+        counts: Sequence[int],
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        shuffle_buffer: int,
     ) -> None:
-        super().__init__(committed, batch_size, shuffle=True, seed=seed)  # type: ignore[arg-type]
-        self._committed, self._num_workers, self._shuffle_buffer = committed, max(1, num_workers), shuffle_buffer
-        self.begin_epoch()
+        super().__init__(range(sum(counts)), batch_size, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self._runs, self._counts, self._shuffle_buffer = runs, counts, shuffle_buffer
+        self._num_workers = max(1, num_workers)
+        self._num_lanes = self.num_replicas * self._num_workers
+        self._turn = batch_size  # number of samples of a lane that follow one another
 
-    def __len__(self) -> int:
-        return self._num_steps_of(self._shares(self._num_samples))
+    def position(self, step: int) -> dict[str, int]:
+        """Return the number of samples that come before a step, and what the order of the epoch depends on."""
+        return {"samples": super().position(step), "lanes": self._num_lanes, "turn": self._turn}
 
-    @property
-    def num_steps_left(self) -> int:
-        """Number of steps of this epoch that are left."""
-        return self._num_steps_of(self._counts(self._sections))
-
-    def begin_epoch(self) -> None:
-        """Let the next pass begin with the first sample."""
-        self._sections = self._divide([(0, self._num_samples)])
-
-    def resume(self, epoch: int, position: Any) -> None:
-        """Continue an epoch with the sections that `position` returned.
-
-        As many workers and ranks as before continue them, with the same batches. Others divide what is left anew.
+    def resume(self, epoch: int, position: dict[str, int]) -> None:
+        """Continue an epoch at a position that `position` returned, in its order, which later epochs keep.
 
         Raises:
             ConfigError: fewer samples are left than there are ranks.
         """
-        sections: list[Section] = [[(begin, end) for begin, end in section] for section in position]
-        self._require_left(sum(map(_length, sections)), epoch)
-        is_kept = len(sections) == self.num_replicas * self._num_workers
-        if not is_kept or list(map(_length, sections)) != self._lengths(self._counts(sections)):
-            sections = self._divide([part for section in sections for part in section])
-        self.epoch, self._sections = epoch, sections
+        super().resume(epoch, position["samples"])
+        self._num_lanes, self._turn = position["lanes"], position["turn"]
 
-    def position(self, step: int) -> list[Section]:
-        """Return what is left before a step: a section for each worker of each rank, from the one that is next on."""
-        left = []
-        for rank, count in enumerate(self._counts(self._sections)):
-            sections = self._of_rank(rank)
-            sizes = list(islice(_sizes(count, self.num_steps_left), step))
-            for worker, section in enumerate(sections):
-                num_read = sum(sizes[worker :: self._num_workers])
-                sections[worker] = _cut(section, [num_read, _length(section) - num_read])[1]
-            is_next = step % self._num_workers
-            left += sections[is_next:] + sections[:is_next]
-        return left
+    def __iter__(self) -> Iterator[SequentialBatch]:  # type: ignore[override]
+        order, buffers = self._order_and_buffers()
+        ranges = list(self._own_ranges())
+        starting = self._starting_buffers(order, buffers, ranges)
+        for step, (start, stop) in enumerate(ranges):
+            yield SequentialBatch(order[start:stop].tolist(), starting.pop(step, []), step < self._num_workers)
 
-    def __iter__(self) -> Iterator[SectionBatch]:  # type: ignore[override]
-        order, sections = self._order_of_epoch(), self._of_rank(self.rank)
-        count = sum(map(_length, sections))
-        for step, size in enumerate(_sizes(count, self.num_steps_left)):
-            yield SectionBatch(size, self._buffers(order, sections[step]) if step < len(sections) else None)
+    def _starting_buffers(
+        self, order: NDArray[np.int64], buffers: NDArray[np.int64], ranges: Sequence[tuple[int, int]]
+    ) -> dict[int, list[list[int]]]:
+        """Return the buffers that begin at each step; those of workers that share a lane have their own samples."""
+        starts, stops = np.array(ranges, np.int64).reshape(-1, 2).T
+        steps = np.repeat(np.arange(len(ranges)), stops - starts)
+        begun = np.cumsum(stops - starts) - (stops - starts)
+        positions = np.arange(len(steps)) + (starts - begun)[steps]
+        owners = buffers[positions] * self._num_workers + steps % self._num_workers
+        grouped = np.argsort(owners, kind="stable")
+        _, firsts, sizes = np.unique(owners, return_index=True, return_counts=True)
+        starting = defaultdict(list)
+        for first, group in zip(firsts, np.split(order[positions[grouped]], np.cumsum(sizes)[:-1]), strict=False):
+            starting[int(steps[first])].append(group.tolist())
+        return starting
 
-    def _order_of_epoch(self) -> NDArray[np.int64]:
-        """Return the indices of all samples: shards in a shuffled order, then their samples within buffers."""
+    def _order_and_buffers(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return (indices of the samples of this epoch in their order, the number of the shuffle buffer of each)."""
         rng = np.random.default_rng((self.seed, self.epoch))
-        shards = rng.permutation(len(self._committed.tars))[self._committed.tar_numbers]
-        in_shards = np.lexsort((self._committed.offsets, shards))
-        buffers = np.arange(len(in_shards)) // self._shuffle_buffer
-        order: NDArray[np.int64] = in_shards[np.lexsort((rng.random(len(in_shards)), buffers))]
+        columns = zip(*(self._lanes_of(number, rng) for number in range(len(self._runs))), strict=True)
+        samples, lanes, buffers, keys = (np.concatenate(column) for column in columns)
+        by_lane = np.argsort(keys)
+        sizes = np.bincount(lanes, minlength=self._num_lanes)
+        turns = (np.arange(len(lanes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)) // self._turn
+        order = by_lane[np.argsort(turns * self._num_lanes + lanes[by_lane], kind="stable")]
+        return samples[order], buffers[order]
+
+    def _lanes_of(self, number: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
+        """Divide the samples of a run in this epoch among the lanes.
+
+        Returns:
+            (indices of the samples in the order of each lane, lane by lane; the lane of each; the number of its shuffle
+            buffer; keys by which the lane takes the samples of all runs: increasing, from its number to the next).
+        """
+        run, count, num_lanes = self._runs[number], self._counts[number], self._num_lanes
+        drawn = continued_passes(self.epoch, count, len(run), partial(self._pass, number))
+        bounds = -(-count * np.arange(num_lanes + 1) // num_lanes)
+        lanes = np.repeat(np.arange(num_lanes), np.diff(bounds))
+        size = max(1, self._shuffle_buffer * count // self._num_samples)  # the runs share the buffer
+        within = np.arange(count) - bounds[lanes]
+        shuffled = np.argsort(np.cumsum(within % size == 0) + rng.random(count))
+        buffers = (within // size * num_lanes + lanes) * len(self._runs) + number
+        first_index = sum(map(len, self._runs[:number]))
+        return drawn[shuffled] + first_index, lanes, buffers, np.sort(lanes + rng.random(count))
+
+    def _pass(self, number: int, index: int) -> NDArray[np.int64]:
+        """Return the samples of a run in one of its passes: shards in a shuffled order, each front to back."""
+        run = self._runs[number]
+        shards = np.random.default_rng((self.seed, number, index)).permutation(len(run.tars))
+        order: NDArray[np.int64] = np.lexsort((run.offsets, shards[run.tar_numbers]))
         return order
 
-    def _buffers(self, order: NDArray[np.int64], section: Section) -> list[list[int]]:
-        """Return the samples of a section, each part of a shuffle buffer as a list."""
-        size = self._shuffle_buffer
-        return [
-            order[max(begin, start) : min(end, start + size)].tolist()
-            for begin, end in section
-            for start in range(begin // size * size, end, size)
-        ]
 
-    def _divide(self, left: Section) -> list[Section]:
-        """Divide ranges among all workers of all ranks."""
-        return _cut(left, self._lengths(self._shares(_length(left))))
+class SequentialBatches(Dataset[dict[str, Any]]):
+    """Dataset that returns a collated batch for an element of `SequentialSampler`. Can be pickled.
 
-    def _shares(self, num_left: int) -> list[int]:
-        """Return how many samples each rank gets; they differ by at most one."""
-        bounds = [num_left * rank // self.num_replicas for rank in range(self.num_replicas + 1)]
-        return [end - begin for begin, end in pairwise(bounds)]
-
-    def _lengths(self, counts: Sequence[int]) -> list[int]:
-        """Return how many samples each worker of each rank reads, if ranks read `counts`."""
-        num_steps, turns = self._num_steps_of(counts), range(self._num_workers)
-        sizes = [list(_sizes(count, num_steps)) for count in counts]
-        return [sum(of_rank[worker :: self._num_workers]) for of_rank in sizes for worker in turns]
-
-    def _counts(self, sections: Sequence[Section]) -> list[int]:
-        """Return how many samples the sections of each rank have."""
-        lengths = list(map(_length, sections))
-        return [sum(lengths[first : first + self._num_workers]) for first in range(0, len(lengths), self._num_workers)]
-
-    def _of_rank(self, rank: int) -> list[Section]:
-        return self._sections[rank * self._num_workers : (rank + 1) * self._num_workers]
-
-    def _num_steps_of(self, counts: Sequence[int]) -> int:
-        return min(-(-max(counts) // self._batch_size), min(counts))
-
-
-class SequentialBatches(SampleBatches):
-    """Reads the samples of a section in shuffle buffers, for an element of `SectionSampler`. Can be pickled.
+    Shuffle buffers that have begun are in memory, undecoded.
 
     Args:
-        committed: the samples of one split.
+        runs: the samples of each run. They have consecutive indices.
+        tars: reads the tars of each run.
         samples: kind of the samples, which decodes and collates them.
-        tars: reads `committed.tars`.
     """
 
-    def __init__(self, committed: CommittedSamples, samples: SampleKind[Any], tars: RemoteTars) -> None:
-        super().__init__(committed, samples)
-        self._tars, self._section = tars, iter(())
+    def __init__(self, runs: Sequence[CommittedSamples], tars: Sequence[RemoteTars], samples: SampleKind[Any]) -> None:
+        self._runs, self._tars, self._samples = runs, tars, samples
+        self._ends = np.cumsum(list(map(len, runs)))
+        self._undecoded: dict[int, list[dict[str, Any]]] = {}  # the same sample once for each of its occurrences
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_section": iter(())}
+        return {**vars(self), "_undecoded": {}}
 
-    def __getitem__(self, batch: SectionBatch) -> dict[str, Any]:  # type: ignore[override]
-        if batch.section is not None:
-            self._section = self._read(batch.section)
-        return self._samples.collate(list(islice(self._section, batch.size)))
+    def __len__(self) -> int:
+        """Return the number of samples, not of batches."""
+        return int(self._ends[-1])
 
-    def _read(self, section: Iterable[list[int]]) -> Iterator[Any]:
-        """Yield the decoded samples of a section. Those of one shuffle buffer are in memory, undecoded."""
-        for indices in section:
-            buffer = dict(self._fill(indices))
+    def __getitem__(self, batch: SequentialBatch) -> dict[str, Any]:
+        if batch.is_first:
+            self._undecoded = {}  # a pass may have been left before its end
+        for indices in batch.buffers:
+            read = dict(self._read(np.unique(indices)))
             for index in indices:
-                sample = buffer.pop(index)
-                key = sample.pop("__key__")
-                files = {ending: content for ending, content in sample.items() if ending != "__url__"}
-                opened: dict[str, Any] = {ending: io.BytesIO(content) for ending, content in files.items()}
-                yield self._samples.decode(key, opened if self._samples.opens_files else files)
+                self._undecoded.setdefault(index, []).append(read[index])
+        return self._samples.collate(list(map(self._decode, batch.indices)))
 
-    def _fill(self, indices: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (index, sample of webdataset) of the samples of a shuffle buffer, as they follow in their tars."""
-        for in_tar, place in neighbours(self._committed, indices, _READ_BYTES):
-            location = self._committed.tars[place.tar].location
-            part = io.BytesIO(self._tars.read(place.tar, place.size, place.offset))
-            try:
-                files = ({**file, "__url__": location} for file in tar_file_iterator(part, skip_meta=None))
-                samples = list(group_by_keys(files, lcase=False))
-            except (tarfile.TarError, ValueError, AttributeError) as error:
-                raise damaged(location, place.offset, f"{error.args[0]}") from error
-            if len(samples) != len(in_tar):
-                raise damaged(location, place.offset, f"it has {len(samples)} samples there, not {len(in_tar)}")
-            yield from zip(in_tar, samples, strict=True)
+    def _decode(self, index: int) -> Any:
+        """Return the decoded sample of one occurrence of `index`."""
+        occurrences = self._undecoded[index]
+        sample = occurrences.pop()
+        if not occurrences:
+            del self._undecoded[index]
+        files = {ending: content for ending, content in sample.items() if ending not in ("__key__", "__url__")}
+        opened: dict[str, Any] = {ending: io.BytesIO(content) for ending, content in files.items()}
+        return self._samples.decode(sample["__key__"], opened if self._samples.opens_files else files)
 
-
-def _length(section: Section) -> int:
-    return sum(end - begin for begin, end in section)
+    def _read(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (index, sample of webdataset) of samples, which are read as they follow in their tars."""
+        owners = np.searchsorted(self._ends, indices, side="right")
+        for owner in np.unique(owners):
+            first_index = int(self._ends[owner]) - len(self._runs[owner])
+            own = (indices[owners == owner] - first_index).tolist()
+            for index, sample in _fill(self._runs[owner], self._tars[owner], own):
+                yield first_index + index, sample
 
 
-def _sizes(count: int, num_steps: int) -> Iterator[int]:
-    """Yield the sizes of `num_steps` batches of `count` samples in all, which differ by at most one."""
-    for num_left in range(num_steps, 0, -1):
-        yield count // num_left
-        count -= count // num_left
-
-
-def _cut(ranges: Section, lengths: Iterable[int]) -> list[Section]:
-    """Cut ranges into sections of the given lengths, one after another."""
-    rest, sections = deque(ranges), []
-    for length in lengths:
-        section: Section = []
-        while length:
-            begin, end = rest.popleft()
-            taken = min(length, end - begin)
-            section.append((begin, begin + taken))
-            if begin + taken < end:
-                rest.appendleft((begin + taken, end))
-            length -= taken
-        sections.append(section)
-    return sections
+def _fill(
+    committed: CommittedSamples, tars: RemoteTars, indices: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (index, sample of webdataset) of samples of one run, as they follow in their tars."""
+    for in_tar, place in neighbours(committed, indices, _READ_BYTES):
+        location = committed.tars[place.tar].location
+        part = io.BytesIO(tars.read(place.tar, place.size, place.offset))
+        try:
+            files = ({**file, "__url__": location} for file in tar_file_iterator(part, skip_meta=None))
+            samples = list(group_by_keys(files, lcase=False))
+        except (tarfile.TarError, ValueError, AttributeError) as error:
+            raise damaged(location, place.offset, f"{error.args[0]}") from error
+        if len(samples) != len(in_tar):
+            raise damaged(location, place.offset, f"it has {len(samples)} samples there, not {len(in_tar)}")
+        yield from zip(in_tar, samples, strict=True)

@@ -21,7 +21,7 @@ from datamodules.samples import SampleKind
 from datamodules.training.batches import RemoteSampleBatches, SampleBatches
 from datamodules.training.resume import ResumableLoader
 from datamodules.training.sampler import EpochSampler, ReadAheadSampler
-from datamodules.training.sequential import SectionSampler, SequentialBatches
+from datamodules.training.sequential import SequentialBatches, SequentialSampler
 from datamodules.worker_process import begin_worker, fork_server
 
 Reading = Literal["random", "sequential"]
@@ -141,6 +141,21 @@ class TrainingSplits(ABC):
             pin_memory=self._pin_memory,
         )
 
+    def sequential(
+        self, parts: Collection["RunSplits"], use: Use, counts: Sequence[int]
+    ) -> tuple[SequentialBatches, SequentialSampler]:
+        """Return (shuffled batches of a split of several runs of one kind, the order of their samples).
+
+        Args:
+            parts: the runs.
+            use: what the split is for.
+            counts: number of samples of each run in an epoch.
+        """
+        runs = [part.open(use) for part in parts]
+        batches = SequentialBatches(runs, [part.tars(use) for part in parts], next(iter(parts)).samples)
+        order = (self._batch_size, self._seed, self._num_workers, self._shuffle_buffer)
+        return batches, SequentialSampler(runs, counts, *order)
+
     def split(self, use: Use) -> str:
         """Return the name of the split of a use."""
         default = next((name for name in _VALIDATION_SPLITS if name in self.planned), _VALIDATION_SPLITS[0])
@@ -160,6 +175,9 @@ class RunSplits(TrainingSplits):
         keeps_keys: see `CommittedSamples`.
         loading: see `TrainingSplits`.
 
+    Attributes:
+        run, samples: as given.
+
     Raises:
         ConfigError: there is a cache, but the run is in a folder.
     """
@@ -178,7 +196,7 @@ class RunSplits(TrainingSplits):
         super().__init__(**loading)
         if cache and run.store.num_reads_at_once == 1:
             raise ConfigError("cache_dir has no effect for a run in a folder. Leave it out")
-        self.run, self._samples, self._keeps_keys = run, samples, keeps_keys
+        self.run, self.samples, self._keeps_keys = run, samples, keeps_keys
         self._cache, self._opened, self._excluded, self._where = cache, opened, excluded, where
         self.planned = sorted({shard.split for shard in run.plan.shards})
 
@@ -194,13 +212,10 @@ class RunSplits(TrainingSplits):
         digest.update(committed.digest())
         return f"{len(committed):,} (digest {digest.hexdigest()[:16]})"
 
-    def batches(self, use: Use, shuffle: bool) -> tuple[SampleBatches, EpochSampler]:
+    def batches(self, use: Use, shuffle: bool) -> tuple[Dataset[dict[str, Any]], EpochSampler]:
         """Return (batches of a split, the order of its samples); those of a bucket are read ahead."""
         if shuffle and self._reading == "sequential":
-            committed = self.open(use)
-            tars = RemoteTars(self.run.store, committed.tars, self._cache)
-            sampler = SectionSampler(committed, self._batch_size, self._seed, self._num_workers, self._shuffle_buffer)
-            return SequentialBatches(committed, self._samples, tars), sampler
+            return self.sequential([self], use, [len(self.open(use))])
         batches = self.dataset(use)
         order = (self._batch_size, shuffle, self._seed)
         if isinstance(batches, RemoteSampleBatches):
@@ -210,10 +225,10 @@ class RunSplits(TrainingSplits):
     def dataset(self, use: Use) -> SampleBatches:
         """Return the batches of a split."""
         committed, store = self.open(use), self.run.store
-        samples = self._samples if use == "train" else self._samples.for_evaluation()
+        samples = self.samples if use == "train" else self.samples.for_evaluation()
         if store.num_reads_at_once == 1:
             return SampleBatches(committed, samples)
-        tars = RemoteTars(store, committed.tars, self._cache)
+        tars = self.tars(use)
         if self._cache and tars.num_bytes > self._cache.max_bytes:
             _log.warning(
                 "the tars of the split %s have %s bytes, more than cache_bytes = %s. In a random order each is fetched "
@@ -221,6 +236,10 @@ class RunSplits(TrainingSplits):
                 *(self.split(use), f"{tars.num_bytes:,}", f"{self._cache.max_bytes:,}"),
             )
         return RemoteSampleBatches(committed, samples, tars, store.num_reads_at_once)
+
+    def tars(self, use: Use) -> RemoteTars:
+        """Return what reads the tars of a split."""
+        return RemoteTars(self.run.store, self.open(use).tars, self._cache)
 
     def open(self, use: Use) -> CommittedSamples:
         """Return the committed samples of a split; see `TrainingSplits.open`."""

@@ -63,7 +63,7 @@ def test_an_epoch_that_is_continued_on_other_ranks_has_the_samples_that_are_left
 
 
 def test_without_shuffling_samples_come_in_order() -> None:
-    assert list(sampler(10, shuffle=False)) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+    assert list(sampler(10, shuffle=False)) == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 def test_each_epoch_has_its_own_order_which_the_seed_decides() -> None:

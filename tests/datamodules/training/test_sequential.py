@@ -1,5 +1,6 @@
 """Sequential reading through webdataset: exact counts, locality and resuming, for any number of ranks and workers."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def loader_of(shards: Path | str, **options: Any) -> Any:
+def loader_of(shards: Any, **options: Any) -> Any:
     options = {"num_workers": 0, "batch_size": 4, "reading": "sequential", "shuffle_buffer": 6, **options}
     return FramesDataModule(shards=shards, samples=KeypointSamples(), **options).train_dataloader()
 
@@ -104,49 +105,102 @@ def test_a_shuffle_buffer_has_samples_of_neighbouring_shards(shards: Path, monke
         assert offsets == sorted(offsets)
 
 
-def test_workers_read_sections_of_their_own(shards: Path) -> None:
-    loader = loader_of(shards, num_workers=2)
+def test_workers_read_lanes_of_their_own(shards: Path, ranks: Callable[[int, int], None]) -> None:
+    """Over two ranks of two workers each, a buffer is begun by one worker, whose later batches empty it."""
+    begun, excluded = [], [f"train/v{number}" for number in range(10, 17)]
+    for rank in range(2):
+        ranks(rank, 2)
+        held: dict[int, list[int]] = {0: [], 1: []}
+        loader = loader_of(shards, num_workers=2, batch_size=2, shuffle_buffer=3, exclude=excluded)
+        for step, batch in enumerate(loader.sampler):
+            held[step % 2] += [index for buffer in batch.buffers for index in buffer]
+            assert batch.is_first == (step < 2)
+            begun += batch.buffers
+            for index in batch.indices:
+                held[step % 2].remove(index)
+        assert not any(held.values())
+    assert len(begun) == 4 * 2  # lanes of 4 samples
+    assert sorted(index for buffer in begun for index in buffer) == list(range(16))
+
+
+def test_workers_give_the_order_of_the_samples(shards: Path) -> None:
+    """Of one process that reads the lanes of two workers."""
+    loader, alone = loader_of(shards, num_workers=2), loader_of(shards)
+    alone.sampler.resume(0, loader.sampler.position(0))
     for _ in range(2):
-        assert sorted(in_order(keys_of(loader))) == sorted(_KEYS)
+        assert keys_of(loader) == keys_of(alone)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
-@pytest.mark.parametrize("workers", [(0, 0), (2, 2), (3, 1)], ids=str)
-def test_an_epoch_continues_with_the_samples_that_were_left(
+@pytest.mark.parametrize("workers", [(2, 2), (3, 1)], ids=str)
+def test_an_epoch_continues_in_the_same_order_on_any_number_of_ranks_and_workers(
     shards: Path, ranks: Callable[[int, int], None], num_ranks: int, workers: tuple[int, int]
 ) -> None:
     """The orders to workers are compared; what they read is tested above."""
 
-    def sampler_of(rank: int, num_ranks: int, num_workers: int) -> Any:
-        ranks(rank, num_ranks)
-        return loader_of(shards, batch_size=2, num_workers=num_workers).sampler
-
-    def indices_of(sampler: Any, num_workers: int) -> list[list[int]]:
-        sections, batches = [], []
-        for step, batch in enumerate(sampler):
-            if batch.section is not None:
-                sections.append([index for buffer in batch.section for index in buffer])
-            section = sections[step % max(1, num_workers)]
-            batches.append([section.pop(0) for _ in range(batch.size)])
-        assert not any(sections)
-        return batches
-
-    first, second = workers
-    begun = [indices_of(sampler_of(rank, 2, first), first) for rank in range(2)]
-    for step in range(len(begun[0]) + 1):
-        position = sampler_of(0, 2, first).position(step)
-        rest = []
+    def samplers_of(num_ranks: int, num_workers: int) -> list[Any]:
+        samplers = []
         for rank in range(num_ranks):
-            sampler = sampler_of(rank, num_ranks, second)
-            sampler.resume(0, position)
-            rest.append(indices_of(sampler, second))
-            assert len(rest[-1]) == sampler.num_steps_left <= len(sampler)
-        left = [batches[step:] for batches in begun]
-        assert sorted(i for batches in rest for b in batches for i in b) == sorted(
-            i for bs in left for b in bs for i in b
-        )
-        if num_ranks == 2 and first == second:
-            assert rest == left
+            ranks(rank, num_ranks)
+            samplers.append(loader_of(shards, batch_size=2, num_workers=num_workers).sampler)
+        return samplers
+
+    def steps_of(samplers: list[Any], epoch: int) -> list[list[list[int]]]:
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        by_rank = [[batch.indices for batch in sampler] for sampler in samplers]
+        assert {len(batches) for batches in by_rank} == {samplers[0].num_steps_left}
+        return [list(step) for step in zip(*by_rank, strict=True)]
+
+    def flat(steps: list[list[list[int]]]) -> list[int]:
+        return [index for step in steps for batch in step for index in batch]
+
+    before, after = samplers_of(2, workers[0]), samplers_of(num_ranks, workers[1])
+    begun, following = steps_of(before, 0), steps_of(before, 1)
+    for step in range(len(begun)):
+        for sampler in after:
+            sampler.resume(0, before[0].position(step))
+        rest = steps_of(after, 0)
+        assert flat(rest) == flat(begun[step:])
+        assert num_ranks != 2 or rest == begun[step:]
+        assert flat(steps_of(after, 1)) == flat(following)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("other")
+    make_run(folder, MadeItems({"train": 6}, prefix="w"))
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_several_runs_are_mixed(shards: Path, other: Path, num_workers: int) -> None:
+    loader = loader_of([shards, other], num_workers=num_workers, batch_size=10)
+    batches = keys_of(loader)
+    assert sorted(in_order(batches)) == sorted(_KEYS | {f"train/w{number}" for number in range(6)})
+    assert num_workers or all("train/w" in "".join(batch) for batch in batches)
+
+
+def test_each_run_has_its_weight(shards: Path, other: Path) -> None:
+    """A run goes through all its samples before one comes again, over the epochs, and a position is exact."""
+    loader = loader_of([shards, other], weights=[1, 1])
+    counts = Counter[str]()
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        keys = in_order(keys_of(loader))
+        assert sum("/w" in key for key in keys) in (14, 15)
+        assert len(keys) == 29
+        counts.update(keys)
+    assert {counts[f"train/w{number}"] for number in range(6)} <= {4, 5}  # 28 or 30 of 6
+    assert {counts[key] for key in _KEYS} == {1, 2}
+    loader.load_state_dict({**loader.state_dict(), "position": loader.sampler.position(3)})
+    assert in_order(keys_of(loader)) == keys[12:]
+
+
+def test_runs_are_not_joined_sequentially(shards: Path) -> None:
+    data = FramesDataModule(shards={"a": shards}, samples={"a": KeypointSamples()}, reading="sequential")
+    with pytest.raises(ConfigError, match=r"reading='sequential' cannot join runs, .*\. Leave it out"):
+        data.setup("fit")
 
 
 def test_a_loader_continues_after_the_batches_that_were_taken(shards: Path) -> None:

@@ -47,6 +47,12 @@ FIELDS = (
         "width of the pixels that the video stores by their height; 1.0: square, or unknown",
     ),
     Field("num_skipped_frames", pa.int32(), "frames of the video that no decoder can show; 0 for images"),
+    Field(
+        "crop",
+        pa.list_(pa.int32()),
+        "left, top, right, bottom of the part of the frames that was searched; null: all of it",
+        "px",
+    ),
     Field("backend", pa.string(), "what found the keypoints, and its version"),
 )
 ARRAYS = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,8 +20,24 @@ from preprocess.holistic.replay import Replay
 from preprocess.job.late import LateResults
 from preprocess.mediapipe_graph import HolisticGraph, Mode
 
-Result: TypeAlias = tuple[Any, Any, Any]
-"""Keypoints float32 [K, 3], presence uint8 [4] and visibility float32 [33] of a frame."""
+Crop = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of a frame in px, half-open."""
+
+
+class Result(NamedTuple):
+    """What is found in a frame.
+
+    Attributes:
+        keypoints: float32 [K, 3].
+        presence: uint8 [4].
+        visibility: float32 [33].
+        crop: the part of the frame that was searched; None: all of it.
+    """
+
+    keypoints: Any
+    presence: Any
+    visibility: Any
+    crop: Crop | None = None
 
 
 class MediaPipeTransform:
@@ -42,7 +58,7 @@ class MediaPipeTransform:
             ExtractError: MediaPipe failed on it.
         """
         landmarks = self._graph(frame.permute(1, 2, 0).numpy())
-        return landmarks.keypoints(self._layout), landmarks.presence, landmarks.pose_visibility
+        return Result(landmarks.keypoints(self._layout), landmarks.presence, landmarks.pose_visibility)
 
 
 class LiteRTTransform:
@@ -129,7 +145,8 @@ def late_results(landmarks: HolisticLandmarks, order: Tensor, number: int) -> La
     def read() -> list[Result]:
         starts = [len(order) * 3, len(order) * 3 + 33]
         keypoints, visibility, presence = np.split(copy().numpy(), starts, axis=1)
-        return list(zip(keypoints.reshape(-1, len(order), 3), presence.astype(np.uint8), visibility, strict=True))
+        of_frames = (keypoints.reshape(-1, len(order), 3), presence.astype(np.uint8), visibility)
+        return [Result(*values) for values in zip(*of_frames, strict=True)]
 
     return LateResults(number, read)
 

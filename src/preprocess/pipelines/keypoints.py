@@ -1,6 +1,6 @@
 """Keypoints pipeline: pose, face and hands by MediaPipe Holistic. Samples: `datamodules.samples.keypoints`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +12,10 @@ import torch
 from datamodules.corpus import Item
 from datamodules.errors import ConfigError
 from datamodules.loading.batch import Batch, ItemSummary
-from datamodules.loading.request import FrameRequest
+from datamodules.loading.request import FrameRequest, FrameTransform, GroupTransform
 from datamodules.samples.keypoint_layouts import LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
+from preprocess.holistic.follow import FollowTransform, Person
 from preprocess.holistic.frame_results import HolisticBatches, LiteRTTransform, MediaPipeTransform
 from preprocess.holistic.landmarker import HolisticLandmarker
 from preprocess.holistic.litert_landmarker import litert_versions
@@ -52,6 +53,8 @@ class Keypoints(Extractor):
         refine_face_landmarks: whether to find the irises too, and the lips and eyes more closely.
         model_dir: a folder with model files that are preferred to those found elsewhere (`preprocess models`); not for
             backend mediapipe.
+        person: whom to follow where several people are in the picture: `any`, the most prominent one of each frame;
+            who is in the `left` or `right` half of the image; or in the `box` of the corpus. Not for backend torch.
 
     Raises:
         ConfigError: an argument is out of range or not for this backend, or mediapipe is missing.
@@ -60,7 +63,18 @@ class Keypoints(Extractor):
     samples = KeypointSamples()
     retry_invariants = ("extractor.init_args.layout",)
     reserved_fields = frozenset(
-        {"layout", "height", "width", "pixel_aspect_ratio", "num_skipped_frames", "fps", "path", "frames", "backend"}
+        {
+            "layout",
+            "height",
+            "width",
+            "pixel_aspect_ratio",
+            "num_skipped_frames",
+            "fps",
+            "path",
+            "frames",
+            "backend",
+            "crop",
+        }
     )
 
     def __init__(
@@ -75,6 +89,7 @@ class Keypoints(Extractor):
         cuda_graph: bool = True,
         refine_face_landmarks: bool = False,
         model_dir: Path | None = None,
+        person: Person = "any",
     ) -> None:
         super().__init__()
         if refine_face_landmarks and layout == 75:
@@ -85,6 +100,8 @@ class Keypoints(Extractor):
             raise ConfigError(f"{batch_size = }: use 1 or more")
         if backend not in get_args(Backend):
             raise ConfigError(f"{backend = } is not one of {', '.join(get_args(Backend))}")
+        if person not in get_args(Person):
+            raise ConfigError(f"{person = } is not one of {', '.join(get_args(Person))}")
         require_precision(precision)
         self.save_hyperparameters(
             ignore=["backend", "model_dir"]
@@ -117,9 +134,13 @@ class Keypoints(Extractor):
         size, layout = self.hparams["batch_size"], LAYOUTS[self.layout]
         if self.backend == "torch":
             return FrameRequest(size)
+        find: Callable[[], FrameTransform | GroupTransform]
         if self.backend == "litert":
-            return FrameRequest(size, partial(LiteRTTransform, layout, self._options, self._model_dir))
-        return FrameRequest(size, partial(MediaPipeTransform, layout, self.hparams["mode"], self._options))
+            find = partial(LiteRTTransform, layout, self._options, self._model_dir)
+        else:
+            find = partial(MediaPipeTransform, layout, self.hparams["mode"], self._options)
+        person: Person = self.hparams["person"]
+        return FrameRequest(size, find if person == "any" else partial(FollowTransform, find, person, layout))
 
     def _require(self, backend: UsedBackend) -> UsedBackend:
         if backend == self._checked:
@@ -134,6 +155,10 @@ class Keypoints(Extractor):
             raise ConfigError(
                 f"--model.mode {self.hparams['mode']} needs MediaPipe's own tracking. Set --model.backend mediapipe, "
                 "or --model.mode static"
+            )
+        if backend == "torch" and self.hparams["person"] != "any":
+            raise ConfigError(
+                f"--model.person {self.hparams['person']} is not for backend torch. Set --model.backend litert"
             )
         if backend != "torch" and (self.hparams["precision"] != "fp32" or self.hparams["compile"]):
             raise ConfigError(
@@ -192,7 +217,7 @@ class Keypoints(Extractor):
         return suggest_batch_size(run_trial)
 
     def extract(self, batch: Batch) -> list[Any] | LateResults:
-        """Return (keypoints float32 [K, 3], presence uint8 [4], visibility float32 [33]) for each frame."""
+        """Return the result of each frame: see `Result`."""
         if self.backend != "torch":
             return batch["results"]
         assert self._torch is not None
@@ -202,7 +227,9 @@ class Keypoints(Extractor):
 
     def assemble(self, item: Item, results: Sequence[Any], summary: ItemSummary) -> KeypointSample:
         """Return the sample of an item: the keypoints of all its frames."""
-        keypoints, presence, visibility = (np.stack(values) for values in zip(*results, strict=True))
+        keypoints, presence, visibility = (
+            np.stack([getattr(result, name) for result in results]) for name in ("keypoints", "presence", "visibility")
+        )
         assert summary.size is not None
         meta = {
             **item.meta,
@@ -214,6 +241,7 @@ class Keypoints(Extractor):
             "path": item.path,
             "frames": list(item.frames),
             "num_skipped_frames": summary.video["num_skipped_frames"] if summary.video else 0,
+            "crop": results[0].crop and list(results[0].crop),
             "backend": self._made_by(),
         }
         return KeypointSample(item.key, keypoints, presence, visibility, meta)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules import FramesDataModule
 from datamodules.corpus import Item
@@ -21,7 +23,8 @@ from datamodules.samples.keypoint_layouts import FACE_68, LAYOUTS
 from datamodules.samples.keypoints import KeypointSample, KeypointSamples
 from preprocess.cli import main
 from preprocess.commands.sample import make_sample_corpus
-from preprocess.holistic.frame_results import HolisticBatches, point_order, results_of
+from preprocess.holistic.follow import Person, crop_of
+from preprocess.holistic.frame_results import Crop, HolisticBatches, point_order, results_of
 from preprocess.holistic.landmarks import HolisticLandmarks
 from preprocess.holistic.models import HOLISTIC, find_models
 from preprocess.integrity import coverage
@@ -94,7 +97,6 @@ def test_a_face_and_a_pose_are_found_in_every_frame_and_absent_parts_are_zeros(s
 @pytest.mark.reference
 def test_samples_equal_mediapipe_made_fresh_for_each_frame(corpus: Path, tmp_path: Path) -> None:
     import mediapipe as mp
-    from PIL import Image
 
     options = ["--model.backend", "mediapipe", "--data.num_workers", "0", "--data.max_items", "1"]
     assert main([*run_by_default(corpus, tmp_path / "run"), *options]) == 0
@@ -128,6 +130,53 @@ def test_npz_export_holds_the_samples_frames(shards: Path, tmp_path: Path) -> No
         np.testing.assert_array_equal(exported["keypoints"], expected)
     statistics = json.loads((tmp_path / "npz" / "dev_statistics.json").read_text())
     assert statistics["frames"] == 8
+
+
+def two_signers(corpus: Path, folder: Path) -> tuple[str, str]:
+    """Write the corpus again, where a second person is to the right of the first. Returns the keys of both."""
+    left, right = sorted(path for path in corpus.glob("features/*/train/*") if path.is_dir())[:2]
+    shutil.copytree(corpus, folder)
+    for one, other in zip(sorted(left.iterdir()), sorted(right.iterdir()), strict=True):
+        both = np.concatenate([np.asarray(Image.open(path).convert("RGB")) for path in (one, other)], axis=1)
+        Image.fromarray(both).save(folder / one.relative_to(corpus))
+    return f"train/{left.name}", f"train/{right.name}"
+
+
+def test_one_of_two_signers_is_followed_in_px_of_the_whole_frame(corpus: Path, shards: Path, tmp_path: Path) -> None:
+    left, right = two_signers(corpus, tmp_path / "corpus")
+    alone = {sample.key.replace("%2D", "-"): sample for sample in samples(shards)}
+    for person, expected, origin in (("left", alone[left], 0), ("right", alone[right], 210)):
+        folder = tmp_path / person
+        options = ["--model.person", person, "--data.num_workers", "0", "--data.splits", "[train]"]
+        assert main([*run_by_default(tmp_path / "corpus", folder), *options]) == 0
+        assert not undeclared_fields(folder)
+        found = next(sample for sample in samples(folder) if sample.key == alone[left].key)
+        assert (found.meta["width"], found.meta["crop"]) == (420, [origin, 0, origin + 210, 260])
+        np.testing.assert_array_equal(found.presence, expected.presence)
+        is_present = expected.presence[:, list(LAYOUTS[143].part_columns)] > 0
+        shifted = expected.keypoints + np.array([origin, 0, 0], np.float32) * is_present[..., None]
+        np.testing.assert_allclose(found.keypoints, shifted, atol=0.01)  # stored as PNG anew: the same pixels
+    assert alone[left].meta["crop"] is None
+
+
+@pytest.mark.parametrize(
+    ("person", "box", "crop"),
+    [
+        ("left", None, (0, 0, 51, 50)),
+        ("right", None, (50, 0, 101, 50)),
+        ("box", [0.1, 0.2, 0.5, 0.55], (10, 10, 51, 28)),
+        ("box", [-1, 0, 2, 0.5], (0, 0, 101, 25)),
+    ],
+)
+def test_the_part_that_is_searched_is_rounded_outwards(person: Person, box: Any, crop: Crop) -> None:
+    item = Item("a", "train", "a.mp4", meta={} if box is None else {"box": box})
+    assert crop_of(person, item, 101, 50) == crop
+
+
+@pytest.mark.parametrize("box", [None, "0,0,1,1", [0, 0, 1], [0.5, 0, 0.5, 1], [1.5, 0, 2, 1], [0, 0, float("nan"), 1]])
+def test_an_item_without_a_usable_box_fails(box: Any) -> None:
+    with pytest.raises(ExtractError, match=r"box .*left, top, right, bottom"):
+        crop_of("box", Item("a", "train", "a.mp4", meta={"box": box}), 100, 50)
 
 
 @pytest.mark.parametrize(("layout", "num_keypoints"), [(75, 75), (543, 543)])
@@ -291,6 +340,10 @@ def test_options_that_do_not_go_with_the_backend_fail() -> None:
         Keypoints(backend="mediapipe", model_dir=Path("models"))
     with pytest.raises(ConfigError, match=r"'bf16' moves pose points by 2\.4 px"):
         Keypoints(precision="bf16", backend="torch")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"--model\.person left is not for backend torch\. Set --model\.back"):
+        Keypoints(person="left", backend="torch")
+    with pytest.raises(ConfigError, match="person = 'best' is not one of any, left, right, box"):
+        Keypoints(person="best")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="backend = 'onnx' is not one of auto, litert, torch, mediapipe"):
         Keypoints(backend="onnx")  # type: ignore[arg-type]
 
@@ -334,7 +387,7 @@ def test_batches_are_filled_up_and_parts_to_halves_only() -> None:
         frames = torch.zeros(number, 3, 4, 4, dtype=torch.uint8)
         found = batches(frames, is_part)
         assert [result[0][0, 0] for result in found] == list(range(number))
-        assert [each.shape for each in found[0]] == [(75, 3), (4,), (33,)]
+        assert [each.shape for each in found[0][:3]] == [(75, 3), (4,), (33,)]
     batches([frames[0], torch.zeros(3, 2, 9, dtype=torch.uint8)])
     assert sizes == [10, 10, 5, 5, 1, 10]
 

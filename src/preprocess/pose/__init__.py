@@ -8,4 +8,6 @@
 | `openpose`     | `OpenPose`: OpenPose's body network                                                  |
 | `openpose_net` | the network and its weights                                                          |
 | `decoding`     | people from the network's output, by way of `maps`, `peaks` and `limbs`              |
+| `yolox`        | input and output of YOLOX, which detects people                                      |
+| `simcc`        | input and output of RTMPose, RTMW and DWPose, which estimate a person's points       |
 """

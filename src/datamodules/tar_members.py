@@ -21,6 +21,12 @@ _MAX_NAME_CHARS = 4096  # Linux, PATH_MAX
 _MAX_PADDING_BYTES = 1 << 30  # zeros after the last file; writers fill up a record, mostly of 10 KiB
 _READ_BYTES = 1 << 20
 _PAX_LENGTH = re.compile(rb"([0-9]{1,20}) ")  # starts each record
+# All fields but the name have a fixed length, so it ends within its 100 bytes: name, mode, two owners, size, time,
+# checksum, type, no target of a link, magic, no names of owners, two numbers of a device, no prefix, padding.
+_PLAIN = re.compile(
+    rb"(?P<name>[^\0]+)\0*(?:[0-7]{7}\0){3}(?P<size>[0-7]{11})\0[0-7]{11}\0(?P<checksum>[0-7]{6})\0 0\0{100}"
+    rb"ustar\x0000\0{64}(?:[0-7]{7}\0|\0{8}){2}\0{167}"
+)
 # offsets of the flag "another header of the map follows" in GNU's old sparse headers, and in their continuations
 _IS_CONTINUED, _IS_CONTINUED_AGAIN = 482, 504
 
@@ -97,7 +103,7 @@ def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
     for number in range(_MAX_EXTENDED_HEADERS + 1):
         block = file.read(tarfile.BLOCKSIZE)
         try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            header = _plain_header(block) or tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError:
             if number == 0:
                 return None
@@ -119,6 +125,19 @@ def _read_header(file: BinaryIO) -> tarfile.TarInfo | None:
     while is_continued:
         block = file.read(tarfile.BLOCKSIZE)
         is_continued = len(block) == tarfile.BLOCKSIZE and block[_IS_CONTINUED_AGAIN]
+    return header
+
+
+def _plain_header(block: bytes) -> tarfile.TarInfo | None:
+    """Return the name and size of a regular file whose header is as Python writes it; None: it may be another header.
+
+    `frombuf` checks a header number by number, which takes longer than to read a small file.
+    """
+    fields = _PLAIN.fullmatch(block)
+    if fields is None or sum(block[:148]) + 8 * ord(" ") + sum(block[156:]) != int(fields["checksum"], 8):
+        return None
+    header = tarfile.TarInfo(fields["name"].decode("utf-8", "surrogateescape"))
+    header.size = int(fields["size"], 8)
     return header
 
 

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from tokenize import TokenError
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from datamodules.samples.content import Content, size_of
 
 _MAX_BYTES = 4 << 30  # of the values of an array; the boxes of 5 objects in two hours of video have 0.02 GB
+_PREFACE_BYTES = 10  # magic and version, and the length of the rest of the header in two bytes
 _NO_HEADER = (
     ValueError,
     TypeError,
@@ -64,12 +66,8 @@ def read_header(content: Content) -> Header:
     num_bytes = size_of(content)
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     file.seek(0)
-    try:
-        if npy.read_magic(file) != (1, 0):
-            raise ValueError("its format is not version 1.0 of .npy")
-        shape, is_fortran, dtype = npy.read_array_header_1_0(file)
-    except _NO_HEADER as error:
-        raise ValueError(f"its header cannot be read: {error!s:.200}") from error
+    preface = file.read(_PREFACE_BYTES)
+    shape, is_fortran, dtype = _parse_header(preface + file.read(int.from_bytes(preface[-2:], "little")))
     start = file.tell()
     if dtype.hasobject or not dtype.itemsize:
         raise ValueError(f"its values have the type {dtype!s:.200}")
@@ -78,6 +76,23 @@ def read_header(content: Content) -> Header:
     if math.prod(shape) * dtype.itemsize != num_bytes - start:
         raise ValueError(f"it has {num_bytes - start:,} bytes, which are not {dtype} {list(shape)!s:.200}")
     return Header(shape, dtype, "F" if is_fortran else "C", start)
+
+
+@lru_cache  # NumPy parses a header as Python's source code, which takes longer than to copy the values of a small array
+def _parse_header(header: bytes) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Return (shape, whether the order is Fortran's, type) of the header of an `.npy` file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    file = io.BytesIO(header)
+    try:
+        if npy.read_magic(file) != (1, 0):
+            raise ValueError("its format is not version 1.0 of .npy")
+        shape, is_fortran, dtype = npy.read_array_header_1_0(file)
+    except _NO_HEADER as error:
+        raise ValueError(f"its header cannot be read: {error!s:.200}") from error
+    return shape, is_fortran, dtype
 
 
 def read_array(content: Content) -> NDArray[Any]:

@@ -20,8 +20,9 @@ A field that an item does not have is null in its sample.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import pyarrow as pa
@@ -87,12 +88,16 @@ def read_json(content: Content) -> Any:
     Raises:
         ValueError: it is not JSON, is too large, or is nested too deeply.
     """
+    return load(_read(content))
+
+
+def _read(content: Content) -> bytes:
     if size_of(content) > _MAX_JSON_BYTES:
         raise ValueError(f"its json has {size_of(content):,} bytes; at most {_MAX_JSON_BYTES:,} are read")
     if not isinstance(content, bytes):
         content.seek(0)
         content = content.read()
-    return load(content)
+    return content
 
 
 def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
@@ -101,10 +106,12 @@ def decode_json(content: Content, fields: Iterable[Field]) -> dict[str, Any]:
     Raises:
         ValueError: it is not a JSON object, or the value of a field does not fit its type.
     """
-    document = read_json(content)
+    text = _read(content)
+    document = load(text)
     if not isinstance(document, dict):
         raise ValueError("its json is not an object")
-    json.dumps(document, ensure_ascii=False).encode()  # raises ValueError for a lone surrogate
+    if b"\\u" in text:  # UTF-8 holds no lone surrogate, but an escape may be one
+        json.dumps(document, ensure_ascii=False).encode()  # raises ValueError for a lone surrogate
     for field in (field for field in fields if field.name in document):
         try:
             document[field.name] = as_type(document[field.name], field.type)
@@ -155,31 +162,56 @@ def as_type(value: Any, type: pa.DataType) -> Any:
     Raises:
         ValueError: the value does not fit; the message says what would fit.
     """
-    if value is None:
-        return None
+    return None if value is None else _converter(type)(value)
+
+
+@cache  # asking Arrow about a type takes longer than to convert a value
+def _converter(type: pa.DataType) -> Callable[[Any], Any]:
+    """Return the function that converts a value, not None, to a type; see `as_type`."""
     if pa.types.is_floating(type):
-        return _as_float(value)
+        return _as_float
     if pa.types.is_integer(type):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError("a whole number")
-        if not -(1 << type.bit_width - 1) <= value < 1 << type.bit_width - 1:
-            raise ValueError(f"a whole number of {type.bit_width} bits")
-    if pa.types.is_boolean(type) and not isinstance(value, bool):
-        raise ValueError("true or false")
-    if pa.types.is_string(type) and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+        return partial(_as_integer, type.bit_width)
+    if pa.types.is_boolean(type):
+        return _as_bool
+    if pa.types.is_string(type):
+        return _as_text
     if pa.types.is_list(type):
-        if not isinstance(value, (list, tuple)):
-            raise ValueError("a list")
-        return [as_type(element, type.value_type) for element in value]
+        return partial(_as_list, _converter(type.value_type))
     if pa.types.is_struct(type):
-        if not isinstance(value, Mapping):
-            raise ValueError("an object")
-        return {
-            **value,
-            **{field.name: as_type(value[field.name], field.type) for field in type if field.name in value},
-        }
+        return partial(_as_struct, {field.name: _converter(field.type) for field in type})
+    return lambda value: value
+
+
+def _as_integer(bit_width: int, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("a whole number")
+    if not -(1 << bit_width - 1) <= value < 1 << bit_width - 1:
+        raise ValueError(f"a whole number of {bit_width} bits")
     return value
+
+
+def _as_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _as_list(convert: Callable[[Any], Any], value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("a list")
+    return [None if element is None else convert(element) for element in value]
+
+
+def _as_struct(converters: Mapping[str, Callable[[Any], Any]], value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError("an object")
+    known = {name: convert for name, convert in converters.items() if value.get(name) is not None}
+    return {**value, **{name: convert(value[name]) for name, convert in known.items()}}
 
 
 def _as_float(value: Any) -> float | None:

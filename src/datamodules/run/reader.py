@@ -24,6 +24,8 @@ from datamodules.samples import Sample, SampleKind
 from datamodules.stored_file import StoredFile
 from datamodules.tar_members import read_members, split_name
 
+_SLICED_BLOCKS = 128  # of a sample that is read at once, then divided; of a larger one, each file is read by itself
+
 
 class SamplePlace(NamedTuple):
     """Where a sample is.
@@ -196,7 +198,11 @@ def read_sample(
         RunError: the tar is missing or damaged, or its sample has another key.
     """
     try:
-        content = _open(file, token).read(size, offset)
+        tar = _open(file, token)
+        if size > _SLICED_BLOCKS * tar.block_bytes:
+            key, files = open_sample(file, offset, size, token, key)
+            return key, {ending: content.read() for ending, content in files.items()}
+        content = tar.read(size, offset)
     except (OSError, tarfile.TarError) as error:
         raise _unreadable(file.location, offset, error) from error
     return parse_sample(file.location, offset, content, key)

@@ -1,7 +1,10 @@
 """What the training batches of several kinds have in common."""
 
+import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from datamodules.errors import RunError
 
@@ -28,7 +31,26 @@ def require_alike(forms: Sequence[tuple[str, str]]) -> None:
 
 
 def stack(values: "Sequence[Tensor]") -> "Tensor | list[Tensor]":
-    """Return `values` stacked along a new first dimension; as a list if their shapes differ."""
-    import torch  # exports and `view` decode samples without it
+    """Return `values` stacked along a new first dimension; as a list if their shapes differ.
 
-    return torch.stack(list(values)) if len({value.shape for value in values}) == 1 else list(values)
+    In a worker of a DataLoader, the result lies in shared memory, so that sending it copies nothing. Images whose
+    colours are last in memory keep that.
+    """
+    from torch.utils.data import default_collate  # exports and `view` decode samples without torch
+
+    if len({value.shape for value in values}) > 1:
+        return list(values)
+    if values[0].is_contiguous():
+        stacked: Tensor = default_collate(list(values))
+        return stacked
+    stacked = default_collate([value.movedim(0, -1) for value in values])
+    return stacked.movedim(-1, 1)
+
+
+def as_tensor(values: NDArray[Any]) -> "Tensor":
+    """Return `values` as a tensor on the same memory, which may be the bytes of a file: it must not be changed."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)

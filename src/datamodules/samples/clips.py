@@ -12,7 +12,7 @@
 
 The json holds the `FIELDS` below, and any other fields that the corpus has for the item.
 
-Pillow reads and writes the JPEGs, because torchvision's codec is deprecated since 0.29 (`datamodules.media.image`).
+Pillow writes the JPEGs, and libjpeg-turbo reads them (`datamodules.media.turbo_jpeg`).
 """
 
 import io
@@ -31,9 +31,10 @@ from PIL import Image as PillowImage
 from datamodules.errors import ConfigError, DecodeError, RunError
 from datamodules.media.container import error_text
 from datamodules.media.limits import MAX_PIXELS, limited_memory
+from datamodules.media.turbo_jpeg import decode_jpeg
 from datamodules.samples import SampleKind
 from datamodules.samples.arrays import Array, read_arrays, read_header, to_npy
-from datamodules.samples.batching import require_alike
+from datamodules.samples.batching import as_tensor, require_alike
 from datamodules.samples.columns import Column, span
 from datamodules.samples.drawing import MAX_FRAMES, Image, SourceFrames, VideoDrawing, at_rate, display_size, resized
 from datamodules.samples.fields import Field, decode_json, encode_json
@@ -192,13 +193,14 @@ class ClipSamples(SampleKind[ClipSample]):
             RunError: the frames of a clip are damaged, the clips differ in shape, or only some have tokens.
         """
         import torch  # exports and `view` decode samples without it
+        from torch.utils.data import default_collate
 
         require_alike([(sample.key, _form(sample)) for sample in samples])
-        frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).permute(0, 1, 4, 2, 3)
+        frames = default_collate([as_tensor(sample.frames) for sample in samples]).permute(0, 1, 4, 2, 3)
         batch = {"frames": frames.float().div_(255) if self.dtype == "float32" else frames}
-        tokens = [sample.tokens for sample in samples if sample.tokens is not None]
+        tokens = [torch.from_numpy(sample.tokens) for sample in samples if sample.tokens is not None]
         if tokens:
-            batch["tokens"] = torch.from_numpy(np.stack(tokens))
+            batch["tokens"] = torch.stack(tokens)
         sizes = [torch.tensor(sample.meta.get("size") or [], dtype=torch.float32) for sample in samples]
         lengths = torch.tensor([len(size) for size in sizes])
         batch["sizes"] = torch.nn.utils.rnn.pad_sequence(sizes, batch_first=True)
@@ -260,6 +262,8 @@ def _as_array(content: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_jpeg(content: bytes) -> Image:
+    if (frame := decode_jpeg(content)) is not None:
+        return frame
     with PillowImage.open(io.BytesIO(content), formats=["JPEG"]) as image:
         return np.asarray(image)
 

@@ -211,6 +211,7 @@ class KeypointSamples(SampleKind[KeypointSample]):
             RunError: their layouts differ, or one cannot be prepared as asked.
         """
         import torch  # exports and `view` decode samples without it
+        from torch.utils.data import default_collate  # stacks in shared memory, in a worker
 
         require_alike([(sample.key, f"{sample.keypoints.shape[1]} keypoints") for sample in samples])
         arrays = [self._arrays(sample) for sample in samples]
@@ -218,11 +219,11 @@ class KeypointSamples(SampleKind[KeypointSample]):
         longest = int(lengths.max())
 
         def pad(name: str) -> "torch.Tensor":
-            first = arrays[0][name]
-            padded = np.zeros((len(arrays), longest, *first.shape[1:]), first.dtype)
-            for row, of_sample in zip(padded, arrays, strict=True):
-                row[: len(of_sample[name])] = of_sample[name]
-            return torch.from_numpy(padded)
+            tensors = [torch.from_numpy(of_sample[name]) for of_sample in arrays]
+            unchanged = [0, 0] * (tensors[0].ndim - 1)  # the last dimensions; `pad` takes them first
+            pads = [torch.nn.functional.pad(values, [*unchanged, 0, longest - len(values)]) for values in tensors]
+            stacked: torch.Tensor = default_collate(pads)
+            return stacked
 
         return {
             "key": [sample.key for sample in samples],

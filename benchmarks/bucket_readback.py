@@ -11,7 +11,7 @@
 
 Epochs of the contenders take turns. The bucket is moto's, on this machine, behind a proxy that delays every
 request. Both are Python and take a few ms of CPU per request, more than real stores take, so "folder" is out of reach
-of "read ahead" here. The run is that of `readback.py`.
+of "read ahead" here. The run is that of the keypoints in `readback_corpus.py`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 from datamodules import FramesDataModule
 from datamodules.samples.keypoints import KeypointSamples
 from measuring import Ratio, print_machine, print_table, print_verdict
-from readback import Sentences, epoch, make_run
+from readback_corpus import KINDS, Sentences, epoch, make_run
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, running_s3_server(1000) as server, faulty_proxy(server.url) as proxy:
         os.environ.update(server.environment, AWS_ENDPOINT_URL=proxy.url)
         folder, bucket = Path(scratch, "run"), server.make_bucket()
-        make_run(folder, Sentences(options.samples, options.frames), options.samples_per_shard)
+        make_run(folder, Sentences(options.samples, options.frames), KINDS["keypoints"], options.samples_per_shard)
         server.upload(folder, bucket, "run/")
         url = f"s3://{bucket}/run"
         loaders = {
